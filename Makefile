@@ -1,0 +1,27 @@
+# Each target first makes the environment, .venv/, if it is missing or older than the lock.
+
+PYTHON = $(shell for python in python3.11 python3 /usr/bin/python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+ENVIRONMENT = .venv/.complete
+
+.PHONY: demo test lint clean
+
+demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
+	.venv/bin/imagepipe demo
+
+test: $(ENVIRONMENT)  ## all tests
+	.venv/bin/pytest
+
+lint: $(ENVIRONMENT)  ## linter, formatter, types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+$(ENVIRONMENT): uv.lock pyproject.toml setup.py
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one (Debian, Ubuntu: apt install python3)."; exit 1; }
+	$(PYTHON) tools/install_uv.py .uv
+	UV_PROJECT_ENVIRONMENT=.venv .uv/bin/uv sync --frozen --compile-bytecode
+	@touch $@
+
+clean:  ## what the targets made
+	rm -rf .venv .uv demo .mypy_cache .pytest_cache .ruff_cache *.egg-info build

@@ -1,0 +1,105 @@
+"""Champion: the model that is live, as an artifact for the Evaluator to compare the candidate with.
+
+TFX's own way, a Resolver node, looks for the last blessed model in ML Metadata. It doesn't run on open-source Kubeflow,
+and what was blessed need not be what is live: a version may have been rolled back, or copied in from elsewhere. So this
+component looks into the folder that the model server reads.
+"""
+
+from typing import Any
+
+from tfx import types
+from tfx.dsl.components.base import base_component, base_driver, base_executor, executor_spec
+from tfx.orchestration import data_types_utils, metadata
+from tfx.orchestration.portable import base_driver as portable_driver
+from tfx.orchestration.portable import data_types
+from tfx.proto.orchestration import driver_output_pb2
+from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.utils import io_utils, path_utils
+
+from serving.versions import same_model, version_folders
+
+_SERVING_DIR = "serving_dir"
+_LIVE_VERSION = "live_version"
+_MODEL = standard_component_specs.MODEL_KEY
+_CHAMPION = "champion"
+
+
+def live_version(serving_dir: str, candidate: str) -> str:
+    """The version that a candidate has to beat.
+
+    Args:
+        serving_dir: the folder with the version folders.
+        candidate: folder of the candidate's SavedModel.
+
+    Returns:
+        The name of the newest version that isn't the candidate itself, or '' if there is none. The candidate is among
+        them when a pipeline is run again without changes: it is then compared with what it was compared with before,
+        so that nothing has to run anew.
+    """
+    return next((v.name for v in reversed(version_folders(serving_dir)) if not same_model(candidate, v)), "")
+
+
+def _candidate_folder(input_dict: dict[str, list[types.Artifact]]) -> str:
+    return path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL]))
+
+
+class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
+    """Makes the live version an execution property, and thereby a part of the cache key.
+
+    A component takes the first kind of driver only; the launcher runs the second.
+    """
+
+    def __init__(self, metadata_handle: metadata.Metadata):
+        base_driver.BaseDriver.__init__(self, metadata_handle)
+        portable_driver.BaseDriver.__init__(self, metadata_handle)
+
+    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
+        """Returns the execution properties with the live version added."""
+        properties = dict(execution_info.exec_properties)
+        properties[_LIVE_VERSION] = live_version(properties[_SERVING_DIR], _candidate_folder(execution_info.input_dict))
+        result = driver_output_pb2.DriverOutput()
+        for key, value in properties.items():
+            data_types_utils.set_metadata_value(result.exec_properties[key], value)
+        return result
+
+
+class Executor(base_executor.BaseExecutor):
+    """Copies the live model, so that the Evaluator finds it even if it is replaced meanwhile."""
+
+    def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
+        """Writes the champion as a Model artifact, or leaves the artifact empty if nothing is live."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        serving_dir = exec_properties[_SERVING_DIR]
+        version = exec_properties.get(_LIVE_VERSION)
+        if version is None:  # a runner without drivers
+            version = live_version(serving_dir, _candidate_folder(input_dict))
+        champion = artifact_utils.get_single_instance(output_dict[_CHAMPION])
+        champion.set_string_custom_property(_LIVE_VERSION, version)
+        if version:
+            io_utils.copy_dir(f"{serving_dir}/{version}", path_utils.serving_model_path(champion.uri))
+
+
+class _Spec(types.ComponentSpec):
+    PARAMETERS = {  # noqa: RUF012 (TFX's way)
+        _SERVING_DIR: component_spec.ExecutionParameter(type=str),
+        _LIVE_VERSION: component_spec.ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {_MODEL: component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+    OUTPUTS = {_CHAMPION: component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+
+
+class Champion(base_component.BaseComponent):
+    """Finds the model that is live; its output ``champion`` is an empty Model where nothing is.
+
+    Args:
+        model: channel of the candidate, which is not its own champion.
+        serving_dir: the folder with the version folders.
+    """
+
+    SPEC_CLASS = _Spec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, model: types.BaseChannel, serving_dir: str):
+        champion = types.Channel(type=standard_artifacts.Model)
+        super().__init__(spec=_Spec(model=model, serving_dir=serving_dir, champion=champion))

@@ -1,0 +1,279 @@
+"""The command line. Imports nothing heavy before a command needs it."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# Results go to stdout, what is said on the way to stderr.
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="From labelled images to a gated, served classifier.",
+    epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Workdir = Annotated[
+    Path | None, typer.Option(help="Folder for artifacts, models and runs; by default that of the configuration.")
+]
+ConfigFile = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The configuration file.")]
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Turns what is the user's to mend into a message and an exit status, without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        from ingest.dataset import IngestError
+        from pipeline.config import ConfigError
+        from serving.versions import ModelError
+
+        if not isinstance(error, ConfigError | IngestError | ModelError):
+            raise
+        _err.print(f"[red]imagepipe:[/] {_escape(str(error))}")
+        raise typer.Exit(WRONG_USE) from None
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def ingest(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .jsonl).")],
+    out: Annotated[str, typer.Option(help="The dataset's folder; images are added to one that exists.")],
+    task: Annotated[
+        Literal["classification", "multilabel", "regression"], typer.Option(help="How labels are read.")
+    ] = "classification",
+    splits: Annotated[str, typer.Option(help="Shares of train/eval/test.")] = "80/10/10",
+    max_side: Annotated[int | None, typer.Option(help="Shrink photos whose longer side is over this.", min=1)] = None,
+    max_pixels: Annotated[int, typer.Option(help="Set aside images of more pixels.", min=1)] = 100_000_000,
+    compress: Annotated[Literal["gzip"] | None, typer.Option(help="JPEG hardly shrinks.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read and decode; all cores by default.", min=1)] = (
+        None
+    ),
+    as_json: Json = False,
+) -> None:
+    """Make a dataset from labelled images. Options for Beam go after --."""
+    with _errors_in_words():
+        from ingest import pipeline
+
+        result = pipeline.run(
+            source,
+            out,
+            task=task,
+            splits=_parse_splits(splits),
+            max_side=max_side,
+            max_pixels=max_pixels,
+            compress=compress,
+            workers=workers,
+            beam_args=tuple(context.args),
+        )
+    if as_json:
+        _out.print_json(data=dataclasses.asdict(result) | {"written": result.written})
+    else:
+        _out.print(str(result))
+
+
+def _parse_splits(text: str) -> dict[str, int]:
+    shares = text.split("/")
+    if len(shares) != 3 or not all(share.isdigit() for share in shares) or not any(int(share) for share in shares):
+        raise typer.BadParameter("expected three whole numbers such as 80/10/10", param_hint="--splits")
+    return dict(zip(("train", "eval", "test"), map(int, shares), strict=True))
+
+
+@app.command()
+def init(
+    dataset: Annotated[Path, typer.Argument(help="A folder that `imagepipe ingest` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The file; by default pipeline.yaml beside the dataset.")] = None,
+) -> None:
+    """Write a commented configuration for a dataset."""
+    with _errors_in_words():
+        from pipeline.init import write_config
+
+        path = out or dataset.resolve().parent / "pipeline.yaml"
+        for note in write_config(dataset, path):
+            _err.print(note)
+    _out.print(f"Wrote {path}. Next: imagepipe run {path}")
+
+
+@app.command()
+def run(
+    config: ConfigFile = Path("pipeline.yaml"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
+    ] = None,
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Run the pipeline: validate, train, evaluate, and push what the gate lets through."""
+    with _errors_in_words():
+        from pipeline.config import read
+
+        settings = read(config, tuple(overrides or ()))
+        summary = _run(settings, workdir or config.resolve().parent)
+    if as_json:
+        _out.print_json(data=summary.model_dump())
+    raise typer.Exit(_report(summary))
+
+
+def _run(settings, workdir: Path):  # type: ignore[no-untyped-def]  # their types would have to be imported
+    from pipeline.logs import quiet
+    from pipeline.workdir import Workdir
+
+    _err.print("loading TFX …")
+    with quiet():
+        from pipeline.run import run as run_pipeline
+
+    return run_pipeline(settings, Workdir(workdir.resolve()), _err)
+
+
+def _report(summary) -> int:  # type: ignore[no-untyped-def]
+    """Says how a run ended, and returns the exit status for it."""
+    if summary.status == "failed":
+        _err.print(f"[red]{_escape(str(summary.error))}[/]\nThe whole log: {summary.log}")
+        _err.print("What was done before is kept: the next run goes on from there.")
+        return FAILED
+    shown = {k: v for k, v in summary.metrics.items() if k != "example_count"}
+    _err.print(
+        f"eval split of {summary.metrics['example_count']:g}: " + ", ".join(f"{k} {v:.4f}" for k, v in shown.items())
+    )
+    if summary.champion_metrics:
+        _err.print(f"champion's accuracy on it: {summary.champion_metrics['accuracy']:.4f}")
+    if not summary.blessed:
+        _err.print("[yellow]Not blessed, not pushed:[/] " + "; ".join(summary.not_blessed_because))
+        return NOT_BLESSED
+    _err.print(f"[green]Blessed[/] and pushed as version {summary.pushed_version}: {summary.serving_dir}")
+    return 0
+
+
+@app.command()
+def runs(
+    workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """List runs: when, how long, metrics, blessed, pushed, live."""
+    from pipeline.summary import read_all
+    from pipeline.workdir import Workdir
+    from serving.versions import version_folders
+
+    rows = []
+    for summary in read_all(Workdir(workdir).runs):
+        newest = version_folders(summary.serving_dir)[-1:]
+        live = bool(newest) and newest[0].name == summary.pushed_version
+        rows.append(summary.model_dump() | {"live": live})
+    if as_json:
+        _out.print_json(data=rows)
+        return
+    table = Table("run", "status", "time", "accuracy", "macro F1", "blessed", "version", "live", box=box.SIMPLE)
+    for column in table.columns:
+        column.no_wrap = True
+    for row in rows:
+        figures = [row["metrics"].get(name) for name in ("accuracy", "macro_f1")]
+        table.add_row(
+            row["run_id"],
+            row["status"],
+            f"{row['seconds']:.0f} s",
+            *("" if figure is None else f"{figure:.4f}" for figure in figures),
+            {True: "yes", False: "no", None: ""}[row["blessed"]],
+            row["pushed_version"] or "",
+            "live" if row["live"] else "",
+        )
+    _out.print(table)
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN).")
+    ],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.")],
+    top: Annotated[int, typer.Option(help="Show so many classes.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Ask a model about images: label, score and file, a line each."""
+    with _errors_in_words():
+        from pipeline.logs import quiet
+        from serving.files import image_files
+        from serving.versions import find_model
+
+        folder = find_model(model)
+        paths = image_files(images)
+        with quiet():
+            from serving.model import Failure, load, predict_files
+
+            ask = load(folder)
+
+        failed = False
+        for result in predict_files(ask, paths):
+            if isinstance(result, Failure):
+                failed = True
+                if as_json:
+                    print(json.dumps({"id": result.id, "error": result.error}))
+                else:
+                    _err.print(f"[red]{_escape(result.id)}: {_escape(result.error)}[/]")
+            elif as_json:
+                best = dict(list(result.classes.items())[:top])
+                print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": best}))
+            else:
+                best_line = "  ".join(f"{name} {score:.4f}" for name, score in list(result.classes.items())[:top])
+                print(f"{best_line}  {result.id}")
+    raise typer.Exit(FAILED if failed else 0)
+
+
+@app.command()
+def demo(
+    workdir: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
+) -> None:
+    """From handwritten digits to a served classifier, in a few minutes."""
+    with _errors_in_words():
+        from pipeline import demo as steps
+
+        root = workdir.resolve()
+        _err.print("[bold]1. Images[/]: scikit-learn's handwritten digits, as files")
+        images = steps.write_images(root)
+        _err.print(f"[bold]2. Ingest[/]: {images}")
+        _err.print(str(steps.ingest(root)))
+        _err.print(f"[bold]3. Run[/]: {steps.write_config(root)}")
+        settings = steps.read_config(root)
+        summary = _run(settings, root)
+        status = _report(summary)
+        if status == 0:
+            _err.print(
+                "[bold]4. Predict[/]: the test split, which training and gate have not seen, through the pushed model"
+            )
+            picture, accuracy, examples = steps.predict_test_split(root, summary)
+            table = Table("image", "digit", "predicted", "score")
+            for example in examples:
+                table.add_row(example.id, example.actual, example.label, f"{example.score:.3f}")
+            _out.print(table)
+            _out.print(f"test accuracy {accuracy:.4f}; picture: {picture}")
+            _out.print(f"Ask it yourself: imagepipe predict {summary.serving_dir} {images}/7")
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    main()

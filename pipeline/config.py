@@ -1,0 +1,198 @@
+"""The configuration: one YAML file, checked when it is read."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
+from transform.features import IMAGE, TARGET, Features
+
+# keras.applications.InceptionV3 takes no smaller ones.
+_LEAST_SIDE = 75
+_MOST_SIDE = 4096
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Column = Annotated[str, Field(min_length=1)]
+Side = Annotated[int, Field(ge=_LEAST_SIDE, le=_MOST_SIDE)]
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; the message names the keys, what is wrong with them and what would be right."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeaturesConfig(_Section):
+    """Names of the features in the Examples, see ``transform.features.Features``."""
+
+    input: Column = "input"
+    label: Column = "label"
+    metadata: Column = "metadata"
+    numeric: tuple[Column, ...] = ()
+    categorical: tuple[Column, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "FeaturesConfig":
+        names = [self.input, self.label, self.metadata, *self.numeric, *self.categorical]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: a feature has one role")
+        reserved = sorted({IMAGE, TARGET} & {*self.numeric, *self.categorical})
+        if reserved:
+            raise ValueError(f"{', '.join(reserved)}: the pipeline uses this name itself; rename the column")
+        return self
+
+    def names(self) -> Features:
+        """The same, for those who don't know the configuration."""
+        return Features(**self.model_dump())
+
+
+class DataConfig(_Section):
+    """Where the Examples are."""
+
+    path: Annotated[str, Field(min_length=1)]
+    features: FeaturesConfig = FeaturesConfig()
+    split: dict[Literal["train", "eval", "test"], Annotated[int, Field(ge=1)]] = {"train": 8, "eval": 1, "test": 1}
+    curated_schema: str | None = None
+
+    @model_validator(mode="after")
+    def _train_and_eval(self) -> "DataConfig":
+        missing = sorted({"train", "eval"} - set(self.split))
+        if missing:
+            raise ValueError(f"split: the pipeline needs the splits train and eval; {' and '.join(missing)} is missing")
+        return self
+
+
+class ImageConfig(_Section):
+    """What the model sees."""
+
+    size: tuple[Side, Side] = (299, 299)
+
+
+class EvaluationConfig(_Section):
+    """What a model must reach to be pushed."""
+
+    thresholds: dict[Literal["accuracy", "top_k_accuracy", "macro_f1", "log_loss"], Annotated[float, Field(ge=0)]] = {
+        "accuracy": 0.8
+    }
+    margin: Share = 0.01
+    top_k: Annotated[int, Field(ge=2)] = 5
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "EvaluationConfig":
+        for name, value in self.thresholds.items():
+            if name != "log_loss" and value > 1:
+                raise ValueError(f"thresholds.{name}: {value} can't be reached, it is a share of 1")
+        return self
+
+
+class DeployConfig(_Section):
+    """Where a blessed model goes."""
+
+    target: Literal["filesystem"] = "filesystem"
+    path: str | None = None
+
+
+class BeamConfig(_Section):
+    """How Beam runs the data work."""
+
+    # Without the first two, Beam may hand the work to a runner that it downloads as a binary.
+    args: tuple[str, ...] = ("--runner=DirectRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
+
+
+class Config(_Section):
+    """All of the configuration.
+
+    Paths are absolute once it is read: relative ones in the file are relative to the file.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)]
+    task: Literal["classification"] = "classification"
+    data: DataConfig
+    image: ImageConfig = ImageConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    deploy: DeployConfig = DeployConfig()
+    beam: BeamConfig = BeamConfig()
+
+
+def read(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.path=value`` each, the value in YAML; they replace what the file says.
+
+    Returns:
+        The configuration, its paths absolute.
+
+    Raises:
+        ConfigError: if the file or an override can't be read, or says what can't be.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. 'imagepipe init DATASET' writes a configuration.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values such as 'name: flowers'")
+    for override in overrides:
+        _set(values, override)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join([f"{path}:", *(f"  {_describe(e)}" for e in error.errors())])) from error
+    return _with_absolute_paths(config, path.parent)
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, such as trainer.batch_size=64")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {section} has no keys of its own")
+        values = inner
+    values[last] = value
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(top level)"
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in error["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"{key}: unknown key; known are {', '.join(section.model_fields)}"
+    if error["type"] == "missing":
+        return f"{key}: has to be given"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}" + (
+        "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
+    )
+
+
+def _with_absolute_paths(config: Config, root: Path) -> Config:
+    def absolute(value: str) -> str:
+        return value if "://" in value else str((root / Path(value).expanduser()).resolve())
+
+    def update(section: _Section | TrainerConfig, **paths: str | None) -> Any:
+        return section.model_copy(update={key: absolute(value) for key, value in paths.items() if value is not None})
+
+    weights = config.trainer.weights
+    return config.model_copy(
+        update={
+            "data": update(config.data, path=config.data.path, curated_schema=config.data.curated_schema),
+            "deploy": update(config.deploy, path=config.deploy.path),
+            "trainer": update(config.trainer, weights=None if weights in (IMAGENET, NO_WEIGHTS) else weights),
+        }
+    )

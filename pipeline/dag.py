@@ -1,0 +1,151 @@
+"""The DAG: from raw Examples to a pushed model. It reads top to bottom."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from tfx import components as tfx
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.base import executor_spec
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
+
+import trainer
+import transform
+from components.champion import Champion
+from components.evaluator import Evaluator
+from components.pusher import Executor as AtomicPushExecutor
+from components.schema_gen import ImageSchemaGen
+from pipeline.config import Config
+from pipeline.evaluation import eval_config
+from pipeline.source import SPLITS, Source
+
+# Columns that ingest adds and that are worth statistics, next to the label and the side features.
+_IMAGE_COLUMNS = ("width", "height", "format")
+
+
+def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_dir: str, metadata: Any) -> Pipeline:
+    """Builds the pipeline.
+
+    Args:
+        config: what to train on what, and what the result must reach.
+        source: the TFRecords to read.
+        pipeline_root: folder for artifacts.
+        serving_dir: folder for the version folders of blessed models.
+        metadata: ``ConnectionConfig`` of ML Metadata.
+
+    Returns:
+        The pipeline, for any TFX runner.
+    """
+    features = config.data.features.names()
+
+    # Reads the splits as they were ingested, or makes splits where there is one set of records only.
+    example_gen = tfx.ImportExampleGen(input_base=source.base, **_splits(config, source))
+
+    # Statistics of everything but pixels: over encoded images they would cost much and say nothing.
+    statistics_gen = tfx.StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        stats_options=tfdv.StatsOptions(feature_allowlist=[features.label, *features.side, *_IMAGE_COLUMNS]),
+    )
+
+    # The schema that a person has curated if there is one, else what the statistics say.
+    if config.data.curated_schema:
+        schema_gen = ImportSchemaGen(schema_file=config.data.curated_schema)
+    else:
+        schema_gen = ImageSchemaGen(statistics=statistics_gen.outputs["statistics"], image_feature=features.input)
+
+    example_validator = tfx.ExampleValidator(
+        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+    )
+
+    # Decode, resize and vocabularies as a graph. Nothing is materialized: pixels never leave a process.
+    image = {"features": asdict(features), "image_size": list(config.image.size)}
+    transform_component = tfx.Transform(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        preprocessing_fn="transform.preprocessing.preprocessing_fn",
+        splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train"]),
+        materialize=False,
+        disable_statistics=True,
+        custom_config=image | {"code": _code_fingerprint(transform)},
+    )
+
+    # Raw Examples through that graph, into the network; the graph is exported with it.
+    trainer_component = tfx.Trainer(
+        run_fn="trainer.run.run_fn",
+        examples=example_gen.outputs["examples"],
+        transform_graph=transform_component.outputs["transform_graph"],
+        schema=schema_gen.outputs["schema"],
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config=image | {"trainer": config.trainer.model_dump(mode="json"), "code": _code_fingerprint(trainer)},
+    )
+
+    # What is live now, as the baseline. An empty model where nothing is.
+    champion = Champion(model=trainer_component.outputs["model"], serving_dir=serving_dir)
+
+    # The gate: on the SavedModel that will serve, from raw bytes.
+    evaluator = Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer_component.outputs["model"],
+        baseline_model=champion.outputs["champion"],
+        example_splits=["eval"],
+        eval_config=eval_config(config.evaluation, features),
+    )
+
+    # Only what is blessed goes live.
+    pusher = tfx.Pusher(
+        model=trainer_component.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=serving_dir)
+        ),
+        custom_executor_spec=executor_spec.ExecutorClassSpec(AtomicPushExecutor),
+    )
+
+    return Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=pipeline_root,
+        components=[
+            example_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            transform_component,
+            trainer_component,
+            champion,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata,
+        beam_pipeline_args=list(config.beam.args),
+    )
+
+
+def _splits(config: Config, source: Source) -> dict[str, Any]:
+    if source.patterns:
+        splits = [example_gen_pb2.Input.Split(name=name, pattern=source.patterns[name]) for name in source.patterns]
+        return {"input_config": example_gen_pb2.Input(splits=splits)}
+    buckets = [
+        example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=config.data.split[name])
+        for name in SPLITS
+        if name in config.data.split
+    ]
+    return {
+        "input_config": example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=source.all)]),
+        "output_config": example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=buckets)),
+    }
+
+
+def _code_fingerprint(package: Any) -> str:
+    """Hash of a package's sources. As an argument of a component it is part of the component's cache key.
+
+    TFX knows functions by their import path only, and would take results of the code before an upgrade from its cache.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(package.__path__[0]).glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

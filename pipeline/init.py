@@ -1,0 +1,91 @@
+"""Writes a commented configuration for a dataset."""
+
+import json
+import re
+from pathlib import Path
+
+from ingest import dataset
+from pipeline.config import ConfigError
+from trainer.weights import imagenet_available
+
+_TEMPLATE = """\
+# What `imagepipe run` does. Every key has a default; those shown are worth knowing.
+# `imagepipe run --set trainer.batch_size=64` overrides one key for one run.
+
+name: {name}            # names the served model: serving/{name}/<version>/
+task: classification
+
+data:
+  path: {path}       # made by `imagepipe ingest`; relative to this file
+{features}
+image:
+  size: [299, 299]      # height and width that the network sees; InceptionV3 takes 75 and more, 299 is its own
+
+trainer:
+  weights: {weights}
+  epochs: 20            # at most; it stops early when the eval split no longer improves
+  batch_size: 32        # larger is faster on a GPU, if it fits
+
+evaluation:
+  thresholds:           # the gate: a model below any of these is not pushed
+    accuracy: 0.8       # also: macro_f1, top_k_accuracy, and log_loss (an upper bound)
+  margin: 0.01          # by how much its accuracy may be below that of the model that is live
+"""
+
+_OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256"}
+_DOWNLOADED = "imagenet     # imagenet | none (from scratch) | a file of InceptionV3 weights without the top"
+_SCRATCH = "none         # imagenet | none (from scratch) | a file; imagenet, which could not be reached, trains better"
+
+
+def write_config(dataset_dir: Path, out: Path) -> list[str]:
+    """Writes a configuration.
+
+    Args:
+        dataset_dir: a folder that ``imagepipe ingest`` wrote.
+        out: the file to write; its folder's name becomes the pipeline's.
+
+    Returns:
+        What the user should know about it, a sentence each.
+
+    Raises:
+        ConfigError: if ``out`` exists, or the pipeline can't train on this dataset.
+        ingest.dataset.IngestError: if there is no dataset.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
+    made = dataset.load(str(dataset_dir))
+    if made.options.task != "classification":
+        raise ConfigError(f"{dataset_dir} was ingested for {made.options.task}; the pipeline trains classifiers only")
+    reachable = imagenet_available()
+    text = _TEMPLATE.format(
+        name=re.sub(r"[^a-z0-9_-]+", "-", out.resolve().parent.name.lower()).strip("-_")[:63] or "images",
+        path=_relative(dataset_dir, out),
+        features=_side_features(made.features),
+        weights=_DOWNLOADED if reachable else _SCRATCH,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
+    return (
+        [] if reachable else ["ImageNet weights can't be reached from here: the network will be trained from scratch."]
+    )
+
+
+def _relative(dataset_dir: Path, out: Path) -> str:
+    """The dataset's path as YAML, seen from the configuration where it is below that."""
+    path, root = dataset_dir.resolve(), out.resolve().parent
+    return json.dumps(str(path.relative_to(root) if path.is_relative_to(root) else path), ensure_ascii=False)
+
+
+def _side_features(types: dict[str, str]) -> str:
+    """The lines for the columns of the manifest; nothing if it had no further ones."""
+    side = {name: kind for name, kind in types.items() if name not in _OWN_FEATURES}
+    if not side:
+        return ""
+    numeric = [name for name, kind in side.items() if kind != "bytes"]
+    categorical = [name for name, kind in side.items() if kind == "bytes"]
+    return (
+        "  features:             # columns of the manifest that enter the network next to the image;\n"
+        "                        # remove those that say the label, or that are not known when it is asked\n"
+        f"    numeric: {json.dumps(numeric, ensure_ascii=False)}\n"
+        f"    categorical: {json.dumps(categorical, ensure_ascii=False)}\n"
+    )

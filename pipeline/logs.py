@@ -1,0 +1,38 @@
+"""Keeps what TensorFlow, Beam and TFX print away from what a person reads."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def redirected(log: Path) -> Iterator[TextIO]:
+    """Sends all that this process prints to a file, C++ code included: that prints past Python's streams.
+
+    Yields:
+        A stream to what was standard error, for what a person should read.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(descriptor) for descriptor in (1, 2)]
+    with log.open("ab", buffering=0) as file, os.fdopen(saved[1], "w", buffering=1, closefd=False) as terminal:
+        try:
+            for descriptor in (1, 2):
+                os.dup2(file.fileno(), descriptor)
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what is printed, around the import of TensorFlow and its likes. Exceptions are raised as ever."""
+    with redirected(Path(os.devnull)):
+        yield

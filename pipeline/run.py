@@ -1,0 +1,153 @@
+"""One run: checks what can be checked before, runs the DAG, and leaves a summary and pictures."""
+
+import datetime
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from tfx import types
+from tfx.orchestration import metadata as mlmd
+from tfx.utils import path_utils
+
+from pipeline import logs, results, runner, source, summary
+from pipeline.config import Config, ConfigError
+from pipeline.dag import create_pipeline
+from pipeline.workdir import Workdir
+from serving.versions import labels
+from trainer import weights
+from trainer.run import TRAINING_FOLDER
+
+Outputs = dict[str, dict[str, list[types.Artifact]]]
+
+
+def check(config: Config) -> source.Source:
+    """Finds what would fail a run after minutes, in seconds.
+
+    Raises:
+        ConfigError: if the data or the weights aren't what the configuration says.
+    """
+    found = source.find(config)
+    try:
+        weights.check(config.trainer.weights)
+    except weights.WeightsError as error:
+        raise ConfigError(str(error)) from error
+    schema = config.data.curated_schema
+    if schema and not Path(schema).is_file():
+        raise ConfigError(f"data.curated_schema: there is no file {schema}")
+    return found
+
+
+def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
+    """Runs the pipeline once.
+
+    Args:
+        config: the configuration.
+        workdir: where it keeps what it makes; made if missing.
+        console: shows a line a node.
+
+    Returns:
+        The summary, which is in ``runs/<run_id>/summary.json`` as well. Its status is ``failed`` if a node failed.
+
+    Raises:
+        ConfigError: if it can't be run; nothing is left behind.
+    """
+    with _locked(workdir), _run_dir(workdir) as run_dir:
+        log = run_dir / "log.txt"
+        serving_dir = Path(config.deploy.path or workdir.serving(config.name))
+        state = summary.Summary(
+            run_id=run_dir.name, name=config.name, status="running", serving_dir=str(serving_dir), log=str(log)
+        )
+        with logs.redirected(log) as terminal:
+            shown = Console(file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False)
+            return _run(config, workdir, state, run_dir, shown)
+
+
+def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path, console: Console) -> summary.Summary:
+    start = time.monotonic()
+    outputs: Outputs = {}
+    pipeline = create_pipeline(
+        config,
+        check(config),
+        pipeline_root=str(workdir.artifacts),
+        serving_dir=state.serving_dir,
+        metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
+    )
+
+    with console.status("") as status:
+
+        def started(node: str) -> None:
+            status.update(f"{node} …")
+
+        def done(node: runner.NodeResult) -> None:
+            outputs[node.id] = node.outputs
+            state.nodes.append(summary.Node(id=node.id, seconds=round(node.seconds, 2), cached=node.cached))
+            state.seconds = round(time.monotonic() - start, 2)
+            summary.write(state, run_dir)
+            console.print(f"  {node.id:<20} {'cached' if node.cached else f'{node.seconds:6.1f} s'}")
+
+        summary.write(state, run_dir)
+        try:
+            runner.run(pipeline, f"{config.name}.{state.run_id}", started, done)
+            _add_results(state, outputs, run_dir)
+            state.status = "done"
+        except runner.NodeError as error:
+            state.status, state.error = "failed", str(error)
+        except BaseException as error:
+            state.status, state.error = "failed", f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            state.seconds = round(time.monotonic() - start, 2)
+            summary.write(state, run_dir)
+    return state
+
+
+def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> None:
+    model = Path(path_utils.serving_model_path(_only(outputs, "Trainer", "model").uri))
+    state.model_dir = str(model)
+    folder = _only(outputs, "Evaluator", "evaluation").uri
+    evaluation = results.load(folder)
+    state.metrics = evaluation.metrics
+    state.champion_metrics = evaluation.champion_metrics
+    state.metrics_by_class = evaluation.metrics_by_class
+    state.blessed = _only(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
+    if not state.blessed:
+        state.not_blessed_because = results.reasons(folder, evaluation)
+    state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
+
+    results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
+    (run_dir / "curves.png").write_bytes((model.parent / TRAINING_FOLDER / "curves.png").read_bytes())
+
+
+def _only(outputs: Outputs, node: str, key: str) -> types.Artifact:
+    (artifact,) = outputs[node][key]
+    return artifact
+
+
+@contextmanager
+def _run_dir(workdir: Workdir) -> Iterator[Path]:
+    """A new folder for the run, which is taken away again if it doesn't get as far as a summary."""
+    folder = workdir.runs / datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    except ConfigError:
+        if not (folder / summary.FILENAME).exists():
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def _locked(workdir: Workdir) -> Iterator[None]:
+    """Keeps a second run out of the same workdir; the lock goes with the process."""
+    workdir.root.mkdir(parents=True, exist_ok=True)
+    with (workdir.root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another run is using {workdir.root}; wait for it, or give another --workdir") from None
+        yield

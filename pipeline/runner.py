@@ -1,0 +1,99 @@
+"""Runs a pipeline on this machine, a node at a time, on TFX's portable launcher.
+
+TFX's LocalDagRunner does the same, but says nothing a person would read, and buries it in thousands of lines of logs.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from absl import logging
+from ml_metadata.proto import metadata_store_pb2
+from tfx import types
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.pipeline import Pipeline
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What became of a node.
+
+    Attributes:
+        id: the node's name in the DAG.
+        seconds: how long it took.
+        cached: whether its outputs are those of an earlier run.
+        outputs: its artifacts, by output key.
+    """
+
+    id: str
+    seconds: float
+    cached: bool
+    outputs: dict[str, list[types.Artifact]]
+
+
+class NodeError(RuntimeError):
+    """A node failed; the nodes before it are kept, and the next run goes on from there."""
+
+    def __init__(self, node: str, cause: BaseException):
+        super().__init__(f"{node} failed: {cause}")
+        self.node = node
+
+
+def run(pipeline: Pipeline, run_id: str, started: Callable[[str], None], done: Callable[[NodeResult], None]) -> None:
+    """Runs all nodes of a pipeline in order.
+
+    Args:
+        pipeline: the pipeline.
+        run_id: name of the run in ML Metadata.
+        started: called with a node's name before it runs.
+        done: called with its result after.
+
+    Raises:
+        NodeError: if a node fails; no node after it is run.
+    """
+    ir = compiler.Compiler().compile(pipeline)
+    runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
+    deployment = runner_utils.extract_local_deployment_config(ir)
+    connection = pipeline.metadata_connection_config
+    for node in (node.pipeline_node for node in ir.nodes):
+        node_id = node.node_info.id
+        started(node_id)
+        start = time.monotonic()
+        try:
+            info = launcher.Launcher(
+                pipeline_node=node,
+                mlmd_connection=metadata.Metadata(connection),
+                pipeline_info=ir.pipeline_info,
+                pipeline_runtime_spec=ir.runtime_spec,
+                executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
+            ).launch()
+        except Exception as error:
+            logging.exception("%s failed", node_id)
+            raise NodeError(node_id, error) from error
+        cached, outputs = _published(connection, info.execution_id)
+        done(NodeResult(node_id, time.monotonic() - start, cached, outputs))
+
+
+def _published(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:
+    """Whether an execution was taken from the cache, and its output artifacts as ML Metadata has them."""
+    with metadata.Metadata(connection) as handle:
+        store = handle.store
+        (execution,) = store.get_executions_by_id([execution_id])
+        events = [e for e in store.get_events_by_execution_ids([execution_id]) if e.type in _OUTPUT_EVENTS]
+        artifacts = {a.id: a for a in store.get_artifacts_by_id([e.artifact_id for e in events])}
+        artifact_types = {t.id: t for t in store.get_artifact_types()}
+    outputs: dict[str, list[types.Artifact]] = {}
+    for event in events:
+        raw = artifacts[event.artifact_id]
+        artifact = types.Artifact(artifact_types[raw.type_id])
+        artifact.set_mlmd_artifact(raw)
+        outputs.setdefault(event.path.steps[0].key, []).append(artifact)
+    return execution.last_known_state == metadata_store_pb2.Execution.CACHED, outputs
+
+
+_OUTPUT_EVENTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}

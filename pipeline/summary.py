@@ -1,0 +1,72 @@
+"""What came out of a run, for a program (``summary.json``) and for ``imagepipe runs``. Imports nothing heavy."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+FILENAME = "summary.json"
+
+Metrics = dict[str, float | None]
+
+
+class Node(BaseModel):
+    """A node of the DAG in a run."""
+
+    id: str
+    seconds: float
+    cached: bool
+
+
+class Summary(BaseModel):
+    """A run.
+
+    Attributes:
+        run_id: its name: when it was started, UTC.
+        name: the pipeline's.
+        status: ``done`` also if the model was not blessed.
+        error: why it failed.
+        seconds: how long it took so far.
+        nodes: those that finished.
+        metrics: of the candidate on the eval split; null for what is not a number.
+        champion_metrics: of the model that was live; null if none was.
+        metrics_by_class: of the candidate, by label.
+        test_accuracy: of the pushed model on the test split, where it was asked (the demo does).
+        blessed: null if the Evaluator did not get to say.
+        not_blessed_because: the reasons in words, with figures.
+        pushed_version: null if not pushed.
+        serving_dir: the folder of the version folders.
+        model_dir: the candidate's SavedModel.
+        log: the file with all that TFX and TensorFlow say.
+    """
+
+    run_id: str
+    name: str
+    status: Literal["running", "done", "failed"]
+    error: str | None = None
+    seconds: float = 0
+    nodes: list[Node] = []
+    metrics: Metrics = {}
+    champion_metrics: Metrics | None = None
+    metrics_by_class: dict[str, Metrics] = {}
+    test_accuracy: float | None = None
+    blessed: bool | None = None
+    not_blessed_because: list[str] = []
+    pushed_version: str | None = None
+    serving_dir: str
+    model_dir: str | None = None
+    log: str
+
+
+def write(summary: Summary, run_dir: Path) -> None:
+    """Writes ``summary.json``, atomically: others read it while the run goes on."""
+    partial = run_dir / f".{FILENAME}"
+    partial.write_text(json.dumps(summary.model_dump(), indent=1, allow_nan=False) + "\n")
+    partial.replace(run_dir / FILENAME)
+
+
+def read_all(runs_dir: Path) -> list[Summary]:
+    """The runs in a folder, newest first; none if there is no such folder."""
+    files = sorted(runs_dir.glob(f"*/{FILENAME}"), reverse=True)
+    return [Summary.model_validate_json(file.read_text()) for file in files]

@@ -1,0 +1,108 @@
+"""Asks a SavedModel in this process."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from ingest.images import BadImage, normalize
+from serving.versions import ModelError, labels
+
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of an image.
+
+    Attributes:
+        id: the caller's name of the image.
+        label: the most probable class.
+        score: its probability.
+        classes: probabilities of all classes by name, the most probable first.
+    """
+
+    id: str
+    label: str
+    score: float
+    classes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be asked about.
+
+    Attributes:
+        id: the caller's name of the image.
+        error: why.
+    """
+
+    id: str
+    error: str
+
+
+def load(model: Path) -> Callable[[list[bytes], list[str]], list[Prediction]]:
+    """Loads a SavedModel.
+
+    Args:
+        model: its folder.
+
+    Returns:
+        A function from encoded images (JPEG, PNG, BMP or GIF) and their ids to predictions, for one batch.
+
+    Raises:
+        ModelError: if it can't be loaded, or needs more than an image.
+    """
+    try:
+        loaded = tf.saved_model.load(str(model))
+        serve = loaded.signatures["serving_default"]
+        names = labels(model)
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(f"{model} can't be loaded as a model of this pipeline: {error}") from error
+    side = sorted(set(serve.structured_input_signature[1]) - {"input", "metadata"})
+    if side:
+        raise ModelError(f"{model} needs side features next to an image: {', '.join(side)}")
+
+    def predict(images: list[bytes], ids: list[str]) -> list[Prediction]:
+        answer = serve(input=tf.constant(images, tf.string), metadata=tf.constant(ids, tf.string))
+        return [
+            _prediction(*row, names=names)
+            for row in zip(answer["metadata"].numpy(), answer["label"].numpy(), answer["classes"].numpy(), strict=True)
+        ]
+
+    # The folder's variables belong to `loaded`; TensorFlow frees them with it.
+    predict.model = loaded  # type: ignore[attr-defined]
+    return predict
+
+
+def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[str]) -> Prediction:
+    order = np.argsort(-classes, kind="stable")
+    scores = {names[i]: float(classes[i]) for i in order}
+    return Prediction(metadata.decode(), label.decode(), float(classes.max()), scores)
+
+
+def predict_files(
+    predict: Callable[[list[bytes], list[str]], list[Prediction]], paths: Iterable[Path]
+) -> Iterator[Prediction | Failure]:
+    """Asks about files of any format that ``imagepipe ingest`` takes, treated as it treats them (orientation too).
+
+    Returns:
+        One result a path, in their order; its id is the path.
+    """
+    remaining = iter(paths)
+    while batch := list(itertools.islice(remaining, _BATCH_SIZE)):
+        images: list[bytes] = []
+        failures: list[Failure | None] = []  # one a path; None where there is an image
+        for path in batch:
+            try:
+                images.append(normalize(path.read_bytes()).data)
+                failures.append(None)
+            except (OSError, BadImage) as error:
+                failures.append(Failure(str(path), getattr(error, "strerror", None) or str(error)))
+        ids = [str(path) for path, failure in zip(batch, failures, strict=True) if failure is None]
+        answers = iter(predict(images, ids) if images else ())
+        for failure in failures:
+            yield failure or next(answers)

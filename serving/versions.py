@@ -1,0 +1,65 @@
+"""Where models are: TensorFlow Serving's layout, a folder for a model and in it one for each version, by number.
+
+Reads names and small files only, so that it is quick to import.
+"""
+
+import json
+from pathlib import Path
+
+_SAVED_MODEL = "saved_model.pb"
+_FINGERPRINT = "fingerprint.pb"  # TensorFlow writes it beside each SavedModel: hashes of the graph and of the weights
+_SUMMARY = "summary.json"
+
+
+class ModelError(ValueError):
+    """There is no model to ask, or not a fitting one; the message says where and what to do."""
+
+
+def version_folders(serving_dir: str | Path) -> list[Path]:
+    """The version folders of a model, oldest first; none if ``serving_dir`` doesn't exist."""
+    root = Path(serving_dir)
+    if not root.is_dir():
+        return []
+    return sorted((entry for entry in root.iterdir() if entry.name.isdigit() and entry.is_dir()), key=_number)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name)
+
+
+def same_model(one: str | Path, other: str | Path) -> bool:
+    """Whether two folders hold copies of one SavedModel; False where one has no fingerprint."""
+    fingerprints = [Path(folder) / _FINGERPRINT for folder in (one, other)]
+    return all(f.is_file() for f in fingerprints) and len({f.read_bytes() for f in fingerprints}) == 1
+
+
+def find_model(path: Path) -> Path:
+    """Finds the SavedModel that a path stands for.
+
+    Args:
+        path: a SavedModel, a folder of versions (its newest is meant) or the folder of a run (its model is meant,
+            blessed or not).
+
+    Returns:
+        The SavedModel's folder.
+
+    Raises:
+        ModelError: if ``path`` is none of these.
+    """
+    if (path / _SAVED_MODEL).is_file():
+        return path
+    if versions := version_folders(path):
+        return find_model(versions[-1])
+    if (path / _SUMMARY).is_file():
+        model = json.loads((path / _SUMMARY).read_text()).get("model_dir")
+        if model is None:
+            raise ModelError(f"{path}: this run did not get as far as a model")
+        return find_model(Path(model))
+    raise ModelError(
+        f"{path} is neither a SavedModel, nor a folder of its versions (serving/NAME), nor a run (runs/RUN)"
+    )
+
+
+def labels(model: Path) -> list[str]:
+    """The class names of a SavedModel, in the order of ``classes``."""
+    return (model / "assets" / "labels").read_text().splitlines()

@@ -1,0 +1,10 @@
+"""Names the packages to ship; everything else about the project is in pyproject.toml.
+
+Beam workers get the code through ``--setup_file`` and the container image by ``pip install``: both run this file.
+"""
+
+from setuptools import find_packages, setup
+
+PACKAGES = ["components", "ingest", "pipeline", "serving", "trainer", "transform"]
+
+setup(packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]))

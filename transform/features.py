@@ -1,0 +1,47 @@
+"""Names: of the features in an Example, and of what the transform graph makes of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+IMAGE = "image"
+"""Transformed image: uint8 ``[n, height, width, 3]``, RGB."""
+
+TARGET = "target"
+"""Transformed label: int64 ``[n]``, the index into the sorted class names; -1 for a label that training did not see."""
+
+LABELS_VOCABULARY = "labels"
+"""Name of the asset that holds the class names, one a line, in the order of their indices."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which feature of a ``tf.train.Example`` is what.
+
+    Attributes:
+        input: the encoded image (bytes).
+        label: the class (bytes or int64); absent at serving.
+        metadata: the caller's identifier of the image (bytes), passed through to every prediction.
+        numeric: side features (float or int64) that enter the model's head, scaled to zero mean and unit variance.
+        categorical: side features (bytes or int64) that enter the head one-hot, one place for unseen values.
+    """
+
+    input: str = "input"
+    label: str = "label"
+    metadata: str = "metadata"
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+
+    @property
+    def side(self) -> tuple[str, ...]:
+        """All side features, numeric first; the order in which the head concatenates them."""
+        return (*self.numeric, *self.categorical)
+
+    def vocabulary(self, name: str) -> str:
+        """File name of a categorical feature's vocabulary: a column's own name need not be a safe file name."""
+        return f"categorical_{self.categorical.index(name)}"
+
+
+def from_json(values: dict[str, Any]) -> Features:
+    """Rebuilds ``Features`` from ``dataclasses.asdict`` after a trip through JSON (lists become tuples)."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Features(**fields)

@@ -1,0 +1,64 @@
+"""A sorted vocabulary.
+
+``tft.vocabulary`` orders by frequency, so a nightly retraining could permute the classes and break whoever reads
+``classes`` by position. Alphabetical order changes only when a class comes or goes.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam.experimental as tft_beam
+
+
+class _WriteSorted(tft_beam.PTransformAnalyzer):
+    """From batches of strings to the path of a text file with the distinct ones, sorted, one a line."""
+
+    def __init__(self, filename: str):
+        super().__init__()
+        self._filename = filename
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Returns a PCollection of one element, the path."""
+        return (
+            batches
+            | "Flatten" >> beam.FlatMap(_distinct)
+            | "Distinct" >> beam.Distinct()
+            | "ToList" >> beam.combiners.ToList()
+            | "Write" >> beam.Map(_write, self.base_temp_dir, self._filename)
+        )
+
+
+def _distinct(batch: tuple[np.ndarray]) -> Iterable[bytes]:
+    return set(batch[0].ravel().tolist()) - {b""}
+
+
+def _write(values: list[bytes], folder: str, filename: str) -> Any:
+    tf.io.gfile.makedirs(folder)
+    path = f"{folder}/{filename}"
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(b"".join(value + b"\n" for value in sorted(values)))
+    return np.array(path.encode())
+
+
+def compute_and_apply_sorted_vocabulary(x: tf.Tensor, filename: str) -> tf.Tensor:
+    """Like ``tft.compute_and_apply_vocabulary``, in the byte order of the values.
+
+    Args:
+        x: string ``[n]``.
+        filename: name of the vocabulary's asset, as for ``tft.TFTransformOutput.vocabulary_by_name``.
+
+    Returns:
+        int64 ``[n]``: 0 for the first value in order; -1 for a value that the analysis did not see.
+    """
+    (path,) = tft.experimental.ptransform_analyzer(
+        inputs=[x],
+        ptransform=_WriteSorted(filename),
+        output_dtypes=[tf.string],
+        output_shapes=[[]],
+        output_asset_default_values=[b"placeholder"],
+    )
+    return tft.apply_vocabulary(x, path)
