@@ -17,6 +17,7 @@ _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
+_RUNS_WIDTH = 100  # a row of the list of runs is of use only if it is whole, also where it is piped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -188,9 +189,7 @@ def runs(
     if as_json:
         _out.print_json(data=rows)
         return
-    table = Table("run", "status", "time", "accuracy", "macro F1", "blessed", "version", "live", box=box.SIMPLE)
-    for column in table.columns:
-        column.no_wrap = True
+    table = Table("run", "status", "time", "accuracy", "macro F1", "blessed", "version", "live", box=box.SIMPLE_HEAD)
     for row in rows:
         figures = [row["metrics"].get(name) for name in ("accuracy", "macro_f1")]
         table.add_row(
@@ -202,7 +201,7 @@ def runs(
             row["pushed_version"] or "",
             "live" if row["live"] else "",
         )
-    _out.print(table)
+    Console(width=max(_out.width, _RUNS_WIDTH), highlight=False).print(table)
 
 
 @app.command()

@@ -1,0 +1,115 @@
+import threading
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+import tensorflow as tf
+from apache_beam.options.pipeline_options import PipelineOptions
+from tfx_bsl.tfxio import tf_example_record
+
+from components import pusher
+from components.champion import live_version
+from components.evaluator import _fixed_batches
+from serving.versions import version_folders
+
+
+def make_model(folder: Path, fingerprint: bytes, files: int = 3) -> Path:
+    (folder / "variables").mkdir(parents=True)
+    for number in range(files):
+        (folder / "variables" / str(number)).write_bytes(b"x" * 10_000)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "fingerprint.pb").write_bytes(fingerprint)
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_reader_never_sees_half_a_pushed_model(tmp_path):
+    model = make_model(tmp_path / "model", b"1", files=300)
+    seen: list[set[str]] = []
+    pushed = threading.Event()
+
+    def read():
+        while not pushed.is_set():
+            seen.extend(files_of(folder) for folder in version_folders(tmp_path / "serving"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        folder, version = pusher.push(str(model), str(tmp_path / "serving"))
+    finally:
+        time.sleep(0.05)
+        pushed.set()
+        reader.join()
+    assert Path(folder).name == version
+    assert seen
+    assert all(files == files_of(model) for files in seen)
+
+
+def test_an_interrupted_push_leaves_no_version(tmp_path, monkeypatch):
+    model = make_model(tmp_path / "model", b"1")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pusher.fileio, "rename", fail)
+    with pytest.raises(OSError, match="disk full"):
+        pusher.push(str(model), str(tmp_path / "serving"))
+    assert version_folders(tmp_path / "serving") == []
+
+
+def test_each_new_model_gets_a_later_version_and_the_live_one_is_not_pushed_twice(tmp_path):
+    serving = str(tmp_path / "serving")
+    future = str(int(time.time()) + 1000)
+    make_model(tmp_path / "serving" / future, b"old")
+    one = make_model(tmp_path / "one", b"1")
+    assert pusher.push(str(one), serving)[1] == str(int(future) + 1)
+    assert pusher.push(str(one), serving)[1] == str(int(future) + 1)
+    assert len(version_folders(serving)) == 2
+
+
+def test_the_champion_is_the_newest_version_that_is_not_the_candidate(tmp_path):
+    candidate = str(make_model(tmp_path / "candidate", b"c"))
+    serving = tmp_path / "serving"
+    assert live_version(str(serving), candidate) == ""
+    make_model(serving / "9", b"nine")
+    make_model(serving / "10", b"ten")
+    make_model(serving / ".partial-11", b"half")
+    make_model(serving / "notes", b"no version")
+    assert live_version(str(serving), candidate) == "10"
+    make_model(serving / "11", b"c")
+    assert live_version(str(serving), candidate) == "10"
+
+
+def test_the_evaluator_reads_batches_of_one_size(tmp_path):
+    path = str(tmp_path / "x.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number in range(500):
+            example = tf.train.Example()
+            example.features.feature["x"].int64_list.value.append(number)
+            writer.write(example.SerializeToString())
+
+    def batch_sizes() -> list[int]:
+        sizes: list[int] = []
+        source = tf_example_record.TFExampleRecord(path, raw_record_column_name="raw")
+        with beam.Pipeline("DirectRunner", PipelineOptions(["--direct_running_mode=in_memory"])) as pipeline:
+            out = tmp_path / "sizes"
+            _ = (
+                pipeline
+                | source.BeamSource()
+                | beam.Map(lambda batch: str(batch.num_rows))
+                | beam.io.WriteToText(str(out))
+            )
+        for file in tmp_path.glob("sizes-*"):
+            sizes += [int(line) for line in file.read_text().split()]
+            file.unlink()
+        return sizes
+
+    with _fixed_batches(32):
+        fixed = batch_sizes()
+    assert sum(fixed) == 500
+    assert max(fixed) == 32
+    assert max(batch_sizes()) > 32  # what TFX would do, and does again afterwards

@@ -1,0 +1,128 @@
+"""What several folders' tests share: real images, and one run of Transform's analysis over them."""
+
+import io
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A photo of 640 by 427 pixels, in colour."""
+    return Image.fromarray(load_sample_images().images[0])
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def digit_images(count: int) -> list[tuple[str, bytes]]:
+    """The first ``count`` of scikit-learn's handwritten digits, as (label, PNG)."""
+    digits = load_digits()
+    return [
+        (str(label), encode(Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).resize((80, 80)), "PNG"))
+        for pixels, label in zip(digits.images[:count], digits.target[:count], strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with 400 digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    for number, (label, png) in enumerate(digit_images(400)):
+        (folder / label).mkdir(exist_ok=True)
+        (folder / label / f"{number:04}.png").write_bytes(png)
+    return folder
+
+
+def example(image: bytes, label: str | None = None, metadata: str | None = None, **side: float | str):
+    """A tf.train.Example of the data contract."""
+    import tensorflow as tf
+
+    made = tf.train.Example()
+    feature = made.features.feature
+    feature["input"].bytes_list.value.append(image)
+    if label is not None:
+        feature["label"].bytes_list.value.append(label.encode())
+    if metadata is not None:
+        feature["metadata"].bytes_list.value.append(metadata.encode())
+    for name, value in side.items():
+        if isinstance(value, str):
+            feature[name].bytes_list.value.append(value.encode())
+        else:
+            feature[name].float_list.value.append(value)
+    return made
+
+
+SIZE = (32, 24)
+
+
+@pytest.fixture(scope="session")
+def analyzed(tmp_path_factory: pytest.TempPathFactory):
+    """Transform's output for digits with two side features; what it was made of; and the serialized Examples.
+
+    ``weight`` is missing in every third Example. Label "7" is the most frequent, "b" comes last in the alphabet.
+    """
+    import functools
+
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+
+    from transform.features import Features
+    from transform.preprocessing import preprocessing_fn
+
+    features = Features(numeric=("weight",), categorical=("camera",))
+    rows = []
+    for i, (label, png) in enumerate(digit_images(48)):
+        name = {"0": "b", "1": "10"}.get(label, "7")
+        side = {"camera": "new" if i % 2 else "old"} | ({"weight": float(i)} if i % 3 else {})
+        rows.append({"input": png, "label": name.encode(), "metadata": f"id-{i}"} | side)
+    spec = {
+        "input": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.string),
+        "weight": tf.io.VarLenFeature(tf.float32),
+        "camera": tf.io.FixedLenFeature([1], tf.string),
+    }
+    raw = [
+        {
+            "input": row["input"],
+            "label": row["label"],
+            "weight": [row["weight"]] if "weight" in row else [],
+            "camera": [row["camera"].encode()],
+        }
+        for row in rows
+    ]
+    metadata = tft.DatasetMetadata.from_feature_spec(spec)
+    folder = tmp_path_factory.mktemp("transform")
+    custom = {"features": asdict(features), "image_size": list(SIZE)}
+    options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
+    with (
+        beam.Pipeline("DirectRunner", options=options) as pipeline,
+        tft_beam.Context(temp_dir=str(tmp_path_factory.mktemp("tmp"))),
+    ):
+        transform_fn = ((pipeline | beam.Create(raw)), metadata) | tft_beam.AnalyzeDataset(
+            functools.partial(preprocessing_fn, custom_config=custom)
+        )
+        transform_fn | tft_beam.WriteTransformFn(str(folder))
+        metadata | tft_beam.WriteMetadata(str(folder / "metadata"), pipeline=pipeline)
+    serialized = [
+        example(
+            row["input"],
+            row["label"].decode(),
+            row["metadata"],
+            **{name: row[name] for name in ("weight", "camera") if name in row},
+        ).SerializeToString()
+        for row in rows
+    ]
+    return tft.TFTransformOutput(str(folder)), features, serialized

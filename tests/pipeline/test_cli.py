@@ -1,0 +1,83 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import logs, summary
+from pipeline.cli import app
+
+runner = CliRunner()
+
+
+def test_help_needs_nothing_heavy():
+    heavy = "{'tensorflow', 'tfx', 'apache_beam', 'keras', 'pydantic', 'numpy'}"
+    code = f"import sys, pipeline.cli; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
+
+
+@pytest.mark.parametrize("command", ["ingest", "init", "run", "runs", "predict", "demo"])
+def test_every_command_has_help(command):
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_wrong_use_is_told_in_words_with_status_2(tmp_path):
+    for arguments in (
+        ["run", str(tmp_path / "none.yaml")],
+        ["init", str(tmp_path)],
+        ["ingest", str(tmp_path / "none"), "--out", str(tmp_path / "out")],
+        ["ingest", str(tmp_path), "--out", str(tmp_path / "out"), "--splits", "80/20"],
+        ["predict", str(tmp_path), "x.jpg"],
+    ):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 2, arguments
+        assert "Traceback" not in result.output
+        assert isinstance(result.exception, SystemExit)
+
+
+def make_run(workdir, run_id: str, **values) -> None:
+    folder = workdir / "runs" / run_id
+    folder.mkdir(parents=True)
+    serving = str(workdir / "serving" / "x")
+    summary.write(summary.Summary(run_id=run_id, name="x", serving_dir=serving, log="log.txt", **values), folder)
+
+
+def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
+    make_run(tmp_path, "20260101-000000-000", status="done", blessed=True, pushed_version="1", metrics={"accuracy": 0.5})
+    make_run(tmp_path, "20260102-000000-000", status="done", blessed=True, pushed_version="2")
+    make_run(tmp_path, "20260103-000000-000", status="done", blessed=False, metrics={"log_loss": None})
+    make_run(tmp_path, "20260104-000000-000", status="failed", error="Trainer failed")
+    for version in ("1", "2"):
+        (tmp_path / "serving" / "x" / version).mkdir(parents=True)
+    rows = json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout)
+    assert [row["run_id"][:8] for row in rows] == ["20260104", "20260103", "20260102", "20260101"]
+    assert [row["live"] for row in rows] == [False, False, True, False]
+    (tmp_path / "serving" / "x" / "2").rmdir()  # rolled back by hand
+    rows = json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout)
+    assert [row["live"] for row in rows] == [False, False, False, True]
+    table = runner.invoke(app, ["runs", str(tmp_path)])
+    assert "0.5000" in table.stdout
+    assert table.stdout.count("live") == 2  # the heading and one run
+
+
+def test_an_empty_workdir_has_no_runs(tmp_path):
+    assert json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout) == []
+
+
+def test_what_native_code_prints_goes_to_the_log_and_the_terminal_stays_usable(tmp_path, capfd):
+    log = tmp_path / "log.txt"
+    with pytest.raises(KeyError), logs.redirected(log) as terminal:
+        os.write(1, b"native out\n")
+        os.write(2, b"native err\n")
+        terminal.write("for a person\n")
+        raise KeyError
+    os.write(1, b"after\n")
+    captured = capfd.readouterr()
+    assert captured.out == "after\n"
+    assert captured.err == "for a person\n"
+    assert "native out" in log.read_text()
+    assert "native err" in log.read_text()

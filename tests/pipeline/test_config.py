@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, read
+
+MINIMAL = "name: flowers\ndata: {path: dataset}\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str = MINIMAL) -> Path:
+        path = tmp_path / "pipeline.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_name_and_data_path_are_enough_and_paths_are_relative_to_the_file(file, tmp_path):
+    config = read(file())
+    assert config.data.path == str(tmp_path / "dataset")
+    assert config.image.size == (299, 299)
+    assert config.trainer.weights == "imagenet"
+    relative = read(file(), ("trainer.weights=w/base.weights.h5", "deploy.path=../live", "data.path=gs://bucket/x"))
+    assert relative.trainer.weights == str(tmp_path / "w" / "base.weights.h5")
+    assert relative.deploy.path == str(tmp_path.parent / "live")
+    assert relative.data.path == "gs://bucket/x"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.batch_size=0", r"trainer\.batch_size: .*greater than or equal to 1 \(it is 0\)"),
+        ("trainer.batchsize=8", r"trainer\.batchsize: unknown key; known are weights, epochs"),
+        ("image.size=[64, 299]", r"image\.size\.0: .*greater than or equal to 75"),
+        ("image.size=96", r"image\.size: .*tuple"),
+        ("name=Flowers!", r"name: .*match pattern"),
+        ("nmae=x", r"nmae: unknown key; known are name, task"),
+        ("evaluation.thresholds.accuracy=95", r"evaluation: thresholds\.accuracy: 95.* share of 1"),
+        ("evaluation.thresholds.f1=0.5", r"evaluation\.thresholds\.f1"),
+        ("data.features.numeric=[label]", r"data\.features: label: a feature has one role"),
+        ("data.features.categorical=[image]", r"data\.features: image: the pipeline uses this name itself"),
+        ("data.split={train: 8, test: 2}", r"data: split: .*eval is missing"),
+        ("task=detection", r"task: .*'classification'"),
+        ("data.path=", r"data\.path: "),
+    ],
+)
+def test_what_is_wrong_is_named_by_key_with_what_would_be_right(file, override, message):
+    with pytest.raises(ConfigError, match=message):
+        read(file(), (override,))
+
+
+def test_all_that_is_wrong_is_said_at_once(file):
+    with pytest.raises(ConfigError) as error:
+        read(file("name: x\ntrainer: {epochs: -1, seed: a}\n"))
+    assert all(key in str(error.value) for key in ("data: has to be given", "trainer.epochs", "trainer.seed"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.epochs", "expected KEY=VALUE"),
+        ("name.first=x", "name has no keys of its own"),
+        ("trainer.epochs=[1", "not YAML"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_refused(file, override, message):
+    with pytest.raises(ConfigError, match=message):
+        read(file(), (override,))
+
+
+@pytest.mark.parametrize("text", ["- a list", "name: [", "!!python/object/apply:os.system ['true']", ""])
+def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, text):
+    with pytest.raises(ConfigError):
+        read(file(text))
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(ConfigError, match="imagepipe init"):
+        read(tmp_path / "none.yaml")

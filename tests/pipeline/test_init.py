@@ -1,0 +1,40 @@
+import pytest
+
+from ingest import pipeline as ingest
+from pipeline import init
+from pipeline.config import ConfigError, read
+from pipeline.source import find
+
+
+@pytest.fixture(scope="module")
+def dataset(digits_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("Two Words")
+    rows = sorted(digits_folder.glob("*/*.png"))[:60]
+    lines = ["path,label,price,camera", *(f"{row},{row.parent.name},{i / 2},cam{i % 2}" for i, row in enumerate(rows))]
+    (folder / "all.csv").write_text("\n".join(lines) + "\n")
+    ingest.run(str(folder / "all.csv"), str(folder / "dataset"))
+    return folder / "dataset"
+
+
+@pytest.mark.parametrize(("reachable", "weights"), [(True, "imagenet"), (False, "none")])
+def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
+    dataset, tmp_path, monkeypatch, reachable, weights
+):
+    monkeypatch.setattr(init, "imagenet_available", lambda: reachable)
+    path = tmp_path / "My Flowers!" / "pipeline.yaml"
+    notes = init.write_config(dataset, path)
+    config = read(path)
+    assert config.name == "my-flowers"
+    assert config.trainer.weights == weights
+    assert bool(notes) != reachable
+    assert config.data.features.numeric == ("price",)
+    assert config.data.features.categorical == ("camera",)
+    assert set(find(config).patterns) == {"train", "eval", "test"}
+
+
+def test_a_configuration_is_never_overwritten(dataset, tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="exists"):
+        init.write_config(dataset, path)
+    assert path.read_text() == "mine"

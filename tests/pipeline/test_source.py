@@ -1,0 +1,50 @@
+import pytest
+import tensorflow as tf
+
+from pipeline.config import Config, ConfigError
+from pipeline.source import Source, find
+from tests.conftest import example
+
+
+def config(path, **features) -> Config:
+    return Config.model_validate({"name": "x", "data": {"path": str(path), "features": features}})
+
+
+def write(path, *examples) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for one in examples:
+            writer.write(one.SerializeToString())
+
+
+def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
+    for split in ("train", "eval"):
+        write(tmp_path / split / "0.tfrecord", example(b"image", "a"))
+    assert find(config(tmp_path)) == Source(str(tmp_path), {"train": "train/*", "eval": "eval/*"}, "*")
+
+
+@pytest.mark.parametrize(("path", "pattern"), [("", "*"), ("/part-*", "part-*"), ("/part-0.tfrecord", "part-0.tfrecord")])
+def test_one_set_of_tfrecords_is_left_to_be_split(tmp_path, path, pattern):
+    write(tmp_path / "part-0.tfrecord", example(b"image", "a"))
+    assert find(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
+
+
+def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
+    record = tf.train.Example()
+    record.features.feature["image/encoded"].bytes_list.value.append(b"image")
+    record.features.feature["image/class/label"].int64_list.value.append(3)
+    write(tmp_path / "0.tfrecord", record)
+    names = {"input": "image/encoded", "label": "image/class/label"}
+    assert find(config(tmp_path, **names)).all == "*"
+    with pytest.raises(ConfigError, match=r"data\.features\.input: .*image/class/label \(int64\), image/encoded"):
+        find(config(tmp_path))
+    with pytest.raises(ConfigError, match=r"data\.features\.label: .*no feature 'klass'"):
+        find(config(tmp_path, **names | {"label": "klass"}))
+
+
+def test_what_is_no_dataset_is_refused_in_words(tmp_path):
+    with pytest.raises(ConfigError, match="imagepipe ingest"):
+        find(config(tmp_path / "missing"))
+    (tmp_path / "notes.txt").write_text("these are not records")
+    with pytest.raises(ConfigError, match=r"notes\.txt is not a TFRecord file"):
+        find(config(tmp_path))

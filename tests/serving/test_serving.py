@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from serving.files import image_files
+from serving.model import Failure, Prediction, load, predict_files
+from serving.versions import ModelError, find_model, labels, same_model
+from tests.conftest import encode
+
+
+class Brightness(tf.Module):
+    """A real SavedModel of the contract: says 'dark' or 'light'."""
+
+    def __init__(self, assets: Path):
+        super().__init__()
+        (assets / "labels").write_text("dark\nlight\n")
+        self.labels = tf.saved_model.Asset(str(assets / "labels"))
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name="input"),
+            tf.TensorSpec([None], tf.string, name="metadata"),
+        ]
+    )
+    def serve(self, images, metadata):
+        pixels = tf.map_fn(
+            lambda x: tf.reduce_mean(tf.cast(tf.io.decode_image(x, channels=3, expand_animations=False), tf.float32)),
+            images,
+            fn_output_signature=tf.float32,
+        )
+        light = pixels / 255
+        classes = tf.stack([1 - light, light], axis=1)
+        names = tf.constant(["dark", "light"])
+        return {
+            "classes": classes,
+            "label": tf.gather(names, tf.argmax(classes, 1)),
+            "score": tf.reduce_max(classes, 1),
+            "metadata": metadata,
+        }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    module = Brightness(tmp_path_factory.mktemp("assets"))
+    path = tmp_path_factory.mktemp("serving") / "brightness" / "7"
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+    return path
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for name, value in (("a.png", 10), ("sub/é b.webp", 250), ("c.jpg", 240)):
+        image = Image.new("RGB", (8, 8), (value,) * 3)
+        (folder / name).write_bytes(encode(image, {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}[name[-3:].strip(".")] if not name.endswith("webp") else "WEBP"))
+    return folder
+
+
+def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, images):
+    (images / "b.jpg").write_bytes(b"no image")
+    paths = [images / "a.png", images / "b.jpg", images / "missing.jpg", images / "sub" / "é b.webp"]
+    a, b, missing, webp = predict_files(load(model), paths)
+    assert isinstance(a, Prediction)
+    assert (a.label, a.id) == ("dark", str(images / "a.png"))
+    assert a.score == pytest.approx(1 - 10 / 255, abs=1e-5)
+    assert list(a.classes) == ["dark", "light"]
+    assert isinstance(webp, Prediction)
+    assert list(webp.classes) == ["light", "dark"]
+    assert isinstance(b, Failure)
+    assert "not an image" in b.error
+    assert missing == Failure(str(images / "missing.jpg"), "No such file or directory")
+
+
+def test_more_images_than_a_batch_are_all_answered_in_order(model, images):
+    paths = [images / ("a.png" if i % 3 else "c.jpg") for i in range(70)]
+    answers = list(predict_files(load(model), paths))
+    assert [answer.label for answer in answers] == ["dark" if i % 3 else "light" for i in range(70)]
+
+
+def test_a_photo_lying_on_its_side_is_asked_about_upright(model, tmp_path):
+    seen = []
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
+    (tmp_path / "lying.jpg").write_bytes(encode(wide, exif=exif))
+
+    def spy(images, ids):
+        seen.extend(images)
+        return load(model)(images, ids)
+
+    list(predict_files(spy, [tmp_path / "lying.jpg"]))
+    assert tf.io.decode_image(seen[0]).shape == (40, 20, 3)
+
+
+def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path):
+    (model.parent / "6").mkdir(exist_ok=True)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "summary.json").write_text(json.dumps({"model_dir": str(model)}))
+    assert find_model(model) == find_model(model.parent) == find_model(run) == model
+    assert labels(model) == ["dark", "light"]
+    assert same_model(model, model)
+    assert not same_model(model, tmp_path)
+
+
+def test_what_is_no_model_is_refused_in_words(tmp_path):
+    with pytest.raises(ModelError, match="neither a SavedModel"):
+        find_model(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ModelError, match="did not get as far"):
+        find_model(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match="can't be loaded"):
+        load(tmp_path)
+
+
+def test_files_folders_and_globs_are_expanded_in_order(images):
+    everything = [images / "a.png", images / "c.jpg", images / "sub" / "é b.webp"]
+    (images / "notes.txt").write_text("not an image")
+    assert image_files([str(images)]) == everything
+    assert image_files([f"{images}/*.jpg", f"{images}/**/*.webp"]) == everything[1:]
+    (images / "[1].png").write_bytes(b"")
+    assert image_files([f"{images}/[1].png"]) == [images / "[1].png"]
+    assert image_files([f"{images}/missing.png"]) == [images / "missing.png"]
+    with pytest.raises(ModelError, match="no image there"):
+        image_files([f"{images}/*.gif"])

@@ -1,0 +1,106 @@
+"""The exported signatures, on a small network behind the real transform graph."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import SIZE
+from trainer import export, inputs
+from transform import graph
+from transform.features import IMAGE
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(1)
+    image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
+    weight, camera = keras.Input((), name="weight"), keras.Input((), dtype="int64", name="camera")
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    side = [keras.layers.Reshape((1,))(weight), keras.layers.CategoryEncoding(3, output_mode="one_hot")(camera)]
+    joined = keras.layers.Concatenate()([pooled, *side])
+    return keras.Model(
+        {IMAGE: image, "weight": weight, "camera": camera}, keras.layers.Dense(3, activation="softmax")(joined)
+    )
+
+
+@pytest.fixture(scope="module")
+def served(analyzed, network, tmp_path_factory):
+    output, features, _ = analyzed
+    path = str(tmp_path_factory.mktemp("export") / "model")
+    export.save(network, output, features, path)
+    return tf.saved_model.load(path), path
+
+
+def request(serialized: list[bytes], ids: list[str]) -> dict[str, tf.Tensor]:
+    features = [tf.train.Example.FromString(s).features.feature for s in serialized]
+    return {
+        "input": tf.constant([f["input"].bytes_list.value[0] for f in features]),
+        "weight": tf.constant([f["weight"].float_list.value[0] for f in features]),
+        "camera": tf.constant([f["camera"].bytes_list.value[0] for f in features]),
+        "metadata": tf.constant(ids),
+    }
+
+
+def test_signatures_are_those_of_the_contract(served):
+    model, path = served
+    assert set(model.signatures) == {"serving_default", "tf_examples", "transform_features"}
+    for name in ("serving_default", "tf_examples"):
+        outputs = model.signatures[name].structured_outputs
+        assert {key: (spec.dtype.name, spec.shape.rank) for key, spec in outputs.items()} == {
+            "classes": ("float32", 2),
+            "label": ("string", 1),
+            "score": ("float32", 1),
+            "metadata": ("string", 1),
+        }
+    taken = model.signatures["serving_default"].structured_input_signature[1]
+    assert set(taken) == {"input", "metadata", "weight", "camera"}
+    assert all(spec.shape.rank == 1 for spec in taken.values())
+    assert list(tf.io.gfile.GFile(f"{path}/assets/labels")) == ["10\n", "7\n", "b\n"]
+
+
+def test_training_and_both_serving_signatures_see_the_same_pixels_and_say_the_same(served, analyzed, network, tmp_path):
+    model, _ = served
+    output, features, serialized = analyzed
+    serialized = [s for s in serialized if tf.train.Example.FromString(s).features.feature["weight"].float_list.value]
+    with tf.io.TFRecordWriter(str(tmp_path / "x.tfrecord")) as writer:
+        for record in serialized:
+            writer.write(record)
+    _, transform = graph.load(output)
+    parse = export.example_parser(output, features, with_label=True)
+    split = inputs.load([str(tmp_path / "*.tfrecord")], lambda s: transform(parse(s)), str(tmp_path))
+    ((trained_on, _),) = inputs.evaluation_batches(split, len(serialized))
+
+    seen = model.signatures["transform_features"](examples=tf.constant(serialized))
+    by_examples = model.signatures["tf_examples"](examples=tf.constant(serialized))
+    by_default = model.signatures["serving_default"](**request(serialized, ["x"] * len(serialized)))
+
+    assert np.array_equal(trained_on[IMAGE], seen[IMAGE])
+    assert np.array_equal(by_examples["classes"], by_default["classes"])
+    assert np.array_equal(by_examples["classes"], tf.function(network)(trained_on))
+
+
+def test_metadata_passes_through_and_label_and_score_are_those_of_the_best_class(served, analyzed):
+    model, _ = served
+    serialized = [s for i, s in enumerate(analyzed[2]) if i % 3]
+    answer = model.signatures["serving_default"](**request(serialized[:5], [f"é-{i}" for i in range(5)]))
+    assert [m.decode() for m in answer["metadata"].numpy()] == [f"é-{i}" for i in range(5)]
+    names = np.array([b"10", b"7", b"b"])
+    assert np.array_equal(names[answer["classes"].numpy().argmax(axis=1)], answer["label"].numpy())
+    assert np.array_equal(answer["classes"].numpy().max(axis=1), answer["score"].numpy())
+    by_examples = model.signatures["tf_examples"](examples=tf.constant(serialized[:2]))
+    assert by_examples["metadata"].numpy().tolist() == [b"id-1", b"id-2"]
+
+
+def test_an_example_without_identifier_is_answered_with_an_empty_one(served, analyzed):
+    model, _ = served
+    bare = tf.train.Example.FromString(analyzed[2][1])
+    del bare.features.feature["metadata"]
+    del bare.features.feature["label"]
+    answer = model.signatures["tf_examples"](examples=tf.constant([bare.SerializeToString()]))
+    assert answer["metadata"].numpy().tolist() == [b""]
+
+
+def test_an_empty_batch_gets_an_empty_answer(served):
+    model, _ = served
+    assert model.signatures["tf_examples"](examples=tf.constant([], tf.string))["classes"].shape == (0, 3)
