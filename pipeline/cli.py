@@ -80,9 +80,9 @@ def ingest(
 ) -> None:
     """Make a dataset from labelled images. Options for Beam go after --."""
     with _errors_in_words():
-        from ingest import pipeline
+        from ingest.pipeline import run as _ingest
 
-        result = pipeline.run(
+        result = _ingest(
             source,
             out,
             task=task,
@@ -97,6 +97,8 @@ def ingest(
         _out.print_json(data=dataclasses.asdict(result) | {"written": result.written})
     else:
         _out.print(str(result))
+    if result.quarantined:
+        _err.print(f"What was set aside, with reasons: {_escape(out)}/quarantine.jsonl")
 
 
 def _parse_splits(text: str) -> dict[str, int]:

@@ -55,6 +55,7 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
         ConfigError: if it can't be run; nothing is left behind.
     """
     with _locked(workdir), _run_dir(workdir) as run_dir:
+        _close_killed_runs(workdir)
         log = run_dir / "log.txt"
         serving_dir = Path(config.deploy.path or workdir.serving(config.name))
         state = summary.Summary(
@@ -124,6 +125,14 @@ def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> Non
 def _only(outputs: Outputs, node: str, key: str) -> types.Artifact:
     (artifact,) = outputs[node][key]
     return artifact
+
+
+def _close_killed_runs(workdir: Workdir) -> None:
+    """Says of runs that never came to an end that they were killed: with the lock held, none is running."""
+    for killed in summary.read_all(workdir.runs):
+        if killed.status == "running":
+            closed = killed.model_copy(update={"status": "failed", "error": "the run was killed"})
+            summary.write(closed, workdir.runs / killed.run_id)
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """The Examples that a run reads: a dataset that ``imagepipe ingest`` made, or TFRecords made elsewhere."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from ingest import dataset
 from pipeline.config import Config, ConfigError
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
+_RECORDS_CHECKED = 100  # a side feature may be missing in some
+_BYTES, _INTEGERS, _FLOATS = {"bytes_list"}, {"int64_list"}, {"float_list"}
 
 
 @dataclass(frozen=True)
@@ -80,25 +82,26 @@ def _files(source: Source) -> list[str]:
 
 
 def _check_features(source: Source, config: Config) -> None:
-    """Compares the first record with the names that the configuration gives."""
+    """Compares the first records with the names that the configuration gives."""
     file = _files(source)[0]
     compression = "GZIP" if file.endswith(".gz") else ""
+    kinds: dict[str, str] = {}
     try:
-        first = next(iter(tf.data.TFRecordDataset(file, compression_type=compression).take(1)), None)
-        example = tf.train.Example.FromString(b"" if first is None else first.numpy())
-    except Exception as error:
+        for record in tf.data.TFRecordDataset(file, compression_type=compression).take(_RECORDS_CHECKED):
+            feature = tf.train.Example.FromString(record.numpy()).features.feature
+            kinds |= {name: feature[name].WhichOneof("kind") for name in feature}
+    except (tf.errors.OpError, DecodeError) as error:
         raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
-    kinds = {name: feature.WhichOneof("kind") for name, feature in example.features.feature.items()}
+
     features = config.data.features
-    for key, allowed in (("input", {"bytes_list"}), ("label", {"bytes_list", "int64_list"})):
-        name = getattr(features, key)
+    wanted = [("input", features.input, _BYTES), ("label", features.label, _BYTES | _INTEGERS)]
+    wanted += [("numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
+    wanted += [("categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    for key, name, allowed in wanted:
         if kinds.get(name) not in allowed:
+            found = ", ".join(f"{n} ({str(kind).removesuffix('_list')})" for n, kind in sorted(kinds.items()))
+            types = " or ".join(sorted(kind.removesuffix("_list") for kind in allowed))
             raise ConfigError(
-                f"data.features.{key}: the first record of {file} has no feature '{name}' of the right type; "
-                f"it has {_list(kinds)}"
+                f"data.features.{key}: no record at the start of {file} has a feature '{name}' of type {types}; "
+                f"there are {found or 'no features at all'}"
             )
-
-
-def _list(kinds: dict[str, Any]) -> str:
-    found = [f"{name} ({str(kind).removesuffix('_list')})" for name, kind in sorted(kinds.items())]
-    return ", ".join(found) or "no features at all"

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from ingest.images import BadImage, normalize
+from ingest import files
+from ingest.images import MAX_BYTES, BadImage, normalize
 from serving.versions import ModelError, labels
 
 _BATCH_SIZE = 32
@@ -98,7 +99,7 @@ def predict_files(
         failures: list[Failure | None] = []  # one a path; None where there is an image
         for path in batch:
             try:
-                images.append(normalize(path.read_bytes()).data)
+                images.append(normalize(files.read(str(path), MAX_BYTES)).data)
                 failures.append(None)
             except (OSError, BadImage) as error:
                 failures.append(Failure(str(path), getattr(error, "strerror", None) or str(error)))

@@ -57,7 +57,14 @@ def images(tmp_path):
     (folder / "sub").mkdir(parents=True)
     for name, value in (("a.png", 10), ("sub/é b.webp", 250), ("c.jpg", 240)):
         image = Image.new("RGB", (8, 8), (value,) * 3)
-        (folder / name).write_bytes(encode(image, {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}[name[-3:].strip(".")] if not name.endswith("webp") else "WEBP"))
+        (folder / name).write_bytes(
+            encode(
+                image,
+                {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}[name[-3:].strip(".")]
+                if not name.endswith("webp")
+                else "WEBP",
+            )
+        )
     return folder
 
 

@@ -1,0 +1,82 @@
+"""What the benchmarks share: images, measuring a process, and printing."""
+
+import io
+import json
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WIDTH, HEIGHT = 320, 240
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def photo_crops(count: int) -> Iterator[bytes]:
+    """Distinct JPEGs of 320x240: crops of scikit-learn's two sample photos, the same ones each time."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    places = [
+        (number, left, top)
+        for number, photo in enumerate(photos)
+        for left in range(photo.width - WIDTH)
+        for top in range(photo.height - HEIGHT)
+    ]
+    for number, left, top in random.Random(0).sample(places, count):  # noqa: S311 (no secret)
+        buffer = io.BytesIO()
+        photos[number].crop((left, top, left + WIDTH, top + HEIGHT)).save(buffer, "JPEG", quality=85)
+        yield buffer.getvalue()
+
+
+def measure(command: list[str]) -> tuple[float, int]:
+    """Seconds from start to exit, and the most memory in bytes that the program and its children held together."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603 (our own command)
+        command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while process.poll() is None:
+            total = 0
+            try:
+                family = psutil.Process(process.pid)
+                for member in (family, *family.children(recursive=True)):
+                    total += member.memory_full_info().pss  # a page shared by n processes counts 1/n in each
+            except psutil.Error:  # one of them has just ended
+                pass
+            peak = max(peak, total)
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, errors = process.communicate()
+    took = time.perf_counter() - begun
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{command} ended with status {process.returncode}:\n{errors.decode()[-2000:]}")
+    return took, peak
+
+
+def report(as_json: bool, result: dict[str, Any], header: list[str], rows: list[list[str]], lines: list[str]) -> None:
+    """Prints one line of JSON, or a table and what follows from it."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+    for line in lines:
+        print(line)

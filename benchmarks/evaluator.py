@@ -1,0 +1,114 @@
+"""Peak memory of the Evaluator on photos at 299x299: our fixed batches against the batches that TFX lets grow.
+
+The model is an InceptionV3 with random weights behind the transform graph, exported as the Trainer does. Each side is a
+process of its own, on the same SavedModel and the same Examples (320x240 JPEGs, crops of scikit-learn's sample photos).
+
+    python -m benchmarks.evaluator [--images N] [--json]
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import measure, report
+
+SIZE = (299, 299)
+SIDES = ("ours", "tfx")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--side", choices=["prepare", *SIDES], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side == "prepare":
+        prepare(arguments.folder, arguments.images)
+        return
+    if arguments.side:
+        evaluate(arguments.folder, arguments.side)
+        return
+
+    seconds, memory = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.evaluator", "--folder", folder]
+        measure([*command, "--side", "prepare", "--images", str(arguments.images)])
+        for side in SIDES:
+            seconds[side], peak = measure([*command, "--side", side])
+            memory[side] = peak / 2**20
+    rates = {side: arguments.images / seconds[side] for side in SIDES}
+    report(
+        arguments.json,
+        {
+            "benchmark": "evaluator",
+            "images": arguments.images,
+            "images_per_second": rates,
+            "peak_memory_mib": memory,
+            "memory_ratio": memory["ours"] / memory["tfx"],
+        },
+        ["", "images/s, start-up included", "peak MiB"],
+        [[side, f"{rates[side]:.1f}", f"{memory[side]:,.0f}"] for side in SIDES],
+        [f"memory, ours/tfx: {memory['ours'] / memory['tfx']:.2f}"],
+    )
+
+
+def prepare(folder: Path, images: int) -> None:
+    """Writes Examples as ImportExampleGen does, Transform's analysis of them, and a model."""
+    import keras
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from benchmarks import transform_and_input
+    from trainer import export, model
+    from trainer.config import TrainerConfig
+    from transform.features import Features
+
+    transform_and_input.prepare(folder, images)
+    split = folder / "examples" / "Split-eval"
+    split.mkdir(parents=True)
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    with tf.io.TFRecordWriter(str(split / "data_tfrecord-00000-of-00001.gz"), options) as writer:
+        for record in tf.data.TFRecordDataset(str(folder / "examples.tfrecord")).as_numpy_iterator():
+            writer.write(record)
+    keras.utils.set_random_seed(0)
+    network, _ = model.build(SIZE, 10, {}, TrainerConfig(weights="none"))
+    output = tft.TFTransformOutput(str(folder / "transform"))
+    export.save(network, output, Features(), str(folder / "model" / "Format-Serving"))
+
+
+def evaluate(folder: Path, side: str) -> None:
+    from tfx.components.evaluator import executor as tfx_executor
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.types import standard_artifacts
+    from tfx.utils import proto_utils
+
+    from components import evaluator
+    from pipeline.config import BeamConfig, EvaluationConfig
+    from pipeline.evaluation import eval_config
+    from transform.features import Features
+
+    examples, model, champion = standard_artifacts.Examples(), standard_artifacts.Model(), standard_artifacts.Model()
+    examples.uri, model.uri, champion.uri = (str(folder / name) for name in ("examples", "model", "no-champion"))
+    examples.split_names = '["eval"]'
+    evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
+    evaluation.uri, blessing.uri = str(folder / side / "evaluation"), str(folder / side / "blessing")
+    inputs = {"examples": [examples], "model": [model]}
+    if side == "ours":
+        inputs["baseline_model"] = [champion]
+    executor = evaluator.Executor if side == "ours" else tfx_executor.Executor
+    context = BaseBeamExecutor.Context(beam_pipeline_args=list(BeamConfig().args), unique_id="0")
+    executor(context).Do(
+        inputs,
+        {"evaluation": [evaluation], "blessing": [blessing]},
+        {
+            "eval_config": proto_utils.proto_to_json(eval_config(EvaluationConfig(), Features())),
+            "example_splits": '["eval"]',
+            "fairness_indicator_thresholds": "null",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

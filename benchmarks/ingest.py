@@ -1,0 +1,93 @@
+"""Ingest against a bare loop that reads, hashes and decodes each file once, with as many workers.
+
+Both sides are whole programs, timed from start to exit: importing Beam counts. The images are distinct 320x240 JPEGs,
+crops of scikit-learn's sample photos. The sides take turns, and the median counts.
+
+    python -m benchmarks.ingest [--images N] [--workers N] [--repeats N] [--json]
+"""
+
+import argparse
+import hashlib
+import io
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.common import measure, photo_crops, report
+
+GOAL = 0.5
+INGEST = "import sys; from ingest.pipeline import run; print(run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)  # the other side: this script, on a folder
+    arguments = parser.parse_args()
+    if arguments.bare:
+        bare_loop(arguments.bare, arguments.workers)
+        return
+
+    seconds: dict[str, list[float]] = {"bare loop": [], "ingest": []}
+    memory: dict[str, list[float]] = {"bare loop": [], "ingest": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "images"
+        for index, jpeg in enumerate(photo_crops(arguments.images)):
+            path = folder / f"class-{index % 10}" / f"{index:06}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg)
+        workers = str(arguments.workers)
+        for repeat in range(arguments.repeats):
+            commands = {
+                "bare loop": ["-m", "benchmarks.ingest", "--bare", str(folder), "--workers", workers],
+                "ingest": ["-c", INGEST, str(folder), f"{temporary}/out-{repeat}", workers],
+            }
+            for side, command in commands.items():
+                took, peak = measure([sys.executable, *command])
+                seconds[side].append(took)
+                memory[side].append(peak / 2**20)
+
+    rates = {side: arguments.images / statistics.median(took) for side, took in seconds.items()}
+    ratio = rates["ingest"] / rates["bare loop"]
+    report(
+        arguments.json,
+        {
+            "benchmark": "ingest",
+            "images": arguments.images,
+            "workers": arguments.workers,
+            "images_per_second": rates,
+            "seconds": seconds,
+            "peak_memory_mib": memory,
+            "ratio": ratio,
+            "goal": GOAL,
+        },
+        ["", "images/s, start-up included", "peak MiB"],
+        [[side, f"{rate:,.0f}", f"{max(memory[side]):,.0f}"] for side, rate in rates.items()],
+        [f"ratio: {ratio:.2f} (goal: at least {GOAL:g})"],
+    )
+
+
+def bare_loop(folder: Path, workers: int) -> None:
+    paths = sorted(folder.glob("*/*.jpg"))
+    with multiprocessing.Pool(workers) as pool:
+        hashes = set(pool.imap_unordered(read_hash_decode, paths, chunksize=16))
+    if len(hashes) != len(paths):
+        raise SystemExit(f"{len(hashes)} distinct images of {len(paths)}")
+
+
+def read_hash_decode(path: Path) -> bytes:
+    data = path.read_bytes()
+    Image.open(io.BytesIO(data)).load()
+    return hashlib.sha256(data).digest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""From a folder of images to predictions of the pushed model, by the commands that a user types.
+
+One workdir and two trainings are shared by all tests here, and told in the order in which they happen.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.summary import Summary, read_all
+from serving.versions import version_folders
+from tests.conftest import encode
+from trainer import export, inputs
+from transform import graph
+from transform.features import IMAGE, TARGET
+
+QUICK = ["image.size=[75, 75]", "trainer.epochs=1", "evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
+
+
+class Project:
+    """A user's folder, and the commands run in it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.serving = root / "serving" / root.name
+
+    def command(self, *arguments: str):
+        return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+    def run(self, *overrides: str) -> tuple[int, Summary]:
+        sets = [argument for override in [*QUICK, *overrides] for argument in ("--set", override)]
+        result = self.command("run", str(self.root / "pipeline.yaml"), *sets)
+        return result.exit_code, read_all(self.root / "runs")[0]
+
+    def versions(self) -> list[str]:
+        return [folder.name for folder in version_folders(self.serving)]
+
+
+@pytest.fixture(scope="module")
+def project(digits_folder, tmp_path_factory) -> Project:
+    project = Project(tmp_path_factory.mktemp("e2e") / "digits")
+    source = tmp_path_factory.mktemp("source") / "images"
+    shutil.copytree(digits_folder, source)
+    (source / "3" / "broken.png").write_bytes(b"")
+    ingested = project.command("ingest", str(source), "--out", str(project.root / "dataset"))
+    assert ingested.exit_code == 0
+    assert "401 records in = 400 written" in ingested.stdout
+    assert project.command("init", str(project.root / "dataset")).exit_code == 0
+    return project
+
+
+@pytest.fixture(scope="module")
+def first(project) -> Summary:
+    """The first run, in a process of its own as a user starts it: nothing is live yet."""
+    sets = [argument for override in [*QUICK, "trainer.weights=none"] for argument in ("--set", override)]
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(project.root / "pipeline.yaml"), *sets, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
+    assert done.returncode == 0, done.stderr
+    summary = Summary.model_validate_json(done.stdout)  # nothing else is printed there
+    assert [summary] == read_all(project.root / "runs")
+    assert all(f"  {node.id}" in done.stderr for node in summary.nodes)
+    return summary
+
+
+@pytest.fixture(scope="module")
+def refused(project, first) -> Summary:
+    """The same model, held against a threshold that it can't reach."""
+    status, summary = project.run("trainer.weights=none", "evaluation.thresholds.log_loss=0")
+    assert (status, summary.status) == (3, "done"), summary.error
+    return summary
+
+
+@pytest.fixture(scope="module")
+def second(project, first, refused) -> Summary:
+    """Another model, fine-tuned from the first one's weights, against the first one as champion."""
+    weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
+    status, summary = project.run(f"trainer.weights={weights}", "trainer.head_epochs=1", "evaluation.margin=0.9")
+    assert (status, summary.status) == (0, "done"), summary.error
+    return summary
+
+
+def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
+    assert first.blessed
+    assert first.champion_metrics is None
+    assert not any(node.cached for node in first.nodes)
+    assert [node.id for node in first.nodes][-3:] == ["Champion", "Evaluator", "Pusher"]
+    pushed = Path(first.serving_dir) / str(first.pushed_version)
+    assert (pushed / "saved_model.pb").exists()
+    assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
+    assert set(first.metrics) == {"accuracy", "top_k_accuracy", "macro_f1", "log_loss", "example_count"}
+    dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
+    assert first.metrics["example_count"] == dataset["splits"]["eval"]["records"]
+    assert set(first.metrics_by_class) == set(dataset["splits"]["eval"]["labels"])
+
+
+def test_a_run_leaves_curves_a_confusion_matrix_and_the_whole_log(project, first):
+    folder = project.root / "runs" / first.run_id
+    for picture in ("curves.png", "confusion_matrix.png"):
+        with Image.open(folder / picture) as image:
+            assert image.width > 300
+    assert "images/s" in (folder / "log.txt").read_text()
+    training = Path(str(first.model_dir)).parent / "training"
+    (epoch,) = json.loads((training / "history.json").read_text())
+    assert epoch["images_per_second"] > 0
+    assert not list(training.glob("tmp*"))  # the pixels kept while training are gone
+
+
+def test_what_the_gate_refuses_is_not_pushed_and_the_reason_has_the_figures(project, first, refused):
+    assert refused.blessed is False
+    assert refused.not_blessed_because == [f"log_loss is {refused.metrics['log_loss']:.4f}, above the threshold of 0"]
+    assert refused.pushed_version is None
+    assert [node.id for node in refused.nodes if not node.cached] == ["Evaluator", "Pusher"]
+
+
+def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, first, refused):
+    before = project.versions()
+    status, again = project.run("trainer.weights=none")
+    assert status == 0
+    assert all(node.cached for node in again.nodes)
+    assert again.metrics == first.metrics
+    assert again.pushed_version == first.pushed_version
+    assert project.versions() == before
+
+
+def test_a_second_model_is_held_against_the_champion(project, first, second):
+    assert second.champion_metrics == first.metrics
+    assert second.metrics != first.metrics
+    assert [node.id for node in second.nodes if node.cached] == [
+        "ImportExampleGen",
+        "StatisticsGen",
+        "ImageSchemaGen",
+        "ExampleValidator",
+        "Transform",
+    ]
+    assert project.versions() == [first.pushed_version, second.pushed_version]
+    history = json.loads((Path(str(second.model_dir)).parent / "training" / "history.json").read_text())
+    assert [row["phase"] for row in history] == ["head", "upper blocks"]
+
+
+class Oracle(tf.Module):
+    """A champion that is always right, but was made before there was a digit 9: it knows nine classes."""
+
+    def __init__(self):
+        super().__init__()
+        digits = tf.constant([str(digit) for digit in range(9)])
+        indices = tf.range(9, dtype=tf.int64)
+        self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(digits, indices), -1)
+
+    def target(self, examples: tf.Tensor) -> tf.Tensor:
+        parsed = tf.io.parse_example(examples, {"label": tf.io.FixedLenFeature([], tf.string)})
+        return self.table.lookup(parsed["label"])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def transform_features(self, examples):
+        return {TARGET: self.target(examples)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def tf_examples(self, examples):
+        return {"classes": tf.one_hot(tf.maximum(self.target(examples), 0), 9)}
+
+
+def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first, second):
+    live = project.serving / "99999999999"
+    oracle = Oracle()
+    signatures = {"tf_examples": oracle.tf_examples, "transform_features": oracle.transform_features}
+    tf.saved_model.save(oracle, str(live), signatures=signatures)
+    status, summary = project.run("trainer.weights=none", "evaluation.margin=0.001")
+    shutil.rmtree(live)
+
+    nines = (first.metrics_by_class.get("9") or {}).get("example_count") or 0
+    champion = 1 - nines / first.metrics["example_count"]
+    assert nines > 0
+    assert summary.champion_metrics["accuracy"] == pytest.approx(champion)
+    assert summary.champion_metrics["log_loss"] > 0  # it doesn't know every label, and that is no error
+    assert status == 3
+    assert summary.not_blessed_because == [
+        f"accuracy is {first.metrics['accuracy']:.4f}, more than 0.001 below the champion's {champion:.4f}"
+    ]
+
+
+def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(project, first, tmp_path):
+    import tensorflow_transform as tft
+
+    from transform.features import Features
+
+    model = tf.saved_model.load(first.model_dir)
+    (transform_output,) = (project.root / "artifacts" / "Transform" / "transform_graph").iterdir()
+    output = tft.TFTransformOutput(str(transform_output))
+    _, transform = graph.load(output)
+    parse = export.example_parser(output, Features(), with_label=True)
+    pattern = str(next((project.root / "artifacts" / "ImportExampleGen" / "examples").iterdir()) / "Split-eval" / "*")
+    split = inputs.load([pattern], lambda serialized: transform(parse(serialized)), str(tmp_path))
+    ((trained_on, targets),) = inputs.evaluation_batches(split, 1000)
+    serialized = list(inputs.records([pattern]).as_numpy_iterator())
+
+    transformed = model.signatures["transform_features"](examples=tf.constant(serialized))
+    by_examples = model.signatures["tf_examples"](examples=tf.constant(serialized))
+    features = [tf.train.Example.FromString(record).features.feature for record in serialized]
+    by_default = model.signatures["serving_default"](
+        input=tf.constant([f["input"].bytes_list.value[0] for f in features]),
+        metadata=tf.constant([f["metadata"].bytes_list.value[0] for f in features]),
+    )
+    assert np.array_equal(trained_on[IMAGE], transformed[IMAGE])
+    assert np.array_equal(targets, transformed[TARGET])
+    for key in ("classes", "label", "score", "metadata"):
+        assert np.array_equal(by_examples[key], by_default[key]), key
+    labels = np.array([f["label"].bytes_list.value[0] for f in features])
+    assert (by_default["label"].numpy() == labels).mean() == pytest.approx(first.metrics["accuracy"])
+
+
+def test_predict_answers_for_a_model_a_serving_folder_and_a_run(project, first, second, digits_folder):
+    images = sorted(str(path) for path in digits_folder.glob("5/*.png"))[:3]
+    answers = {}
+    for model in (project.serving, Path(str(second.model_dir)), project.root / "runs" / second.run_id):
+        result = project.command("predict", str(model), *images, "--json", "--top", "2")
+        assert result.exit_code == 0
+        answers[model] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert answers[project.serving] == answers[Path(str(second.model_dir))]
+    assert [a["id"] for a in answers[project.serving]] == images
+    assert all(len(a["classes"]) == 2 and a["score"] == max(a["classes"].values()) for a in answers[project.serving])
+    plain = project.command("predict", str(project.serving), images[0])
+    first_answer = answers[project.serving][0]
+    assert plain.stdout == f"{first_answer['label']} {first_answer['score']:.4f}  {images[0]}\n"
+
+
+def test_one_bad_image_has_its_own_error_and_the_others_are_answered(project, second, digits_folder, tmp_path):
+    good = str(next(digits_folder.glob("2/*.png")))
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    result = project.command("predict", str(project.serving), str(tmp_path / "bad.jpg"), good, "--json")
+    bad, answered = (json.loads(line) for line in result.stdout.splitlines())
+    assert result.exit_code == 1
+    assert set(bad) == {"id", "error"}
+    assert answered["id"] == good
+
+
+def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "upright.jpg").write_bytes(encode(photo, quality=95))
+    lying = photo.transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / "lying.jpg").write_bytes(encode(lying, quality=95, exif=exif))
+    result = project.command("predict", str(project.serving), str(tmp_path), "--json", "--top", "10")
+    one, other = (json.loads(line)["classes"] for line in result.stdout.splitlines())
+    assert one == pytest.approx(other, abs=0.02)
+
+
+def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project, first, tmp_path):
+    (tmp_path / "wrong.weights.h5").write_bytes(b"no weights")
+    status, failed = project.run(f"trainer.weights={tmp_path}/wrong.weights.h5")
+    assert status == 1
+    assert failed.status == "failed"
+    assert f"Trainer failed: trainer.weights: {tmp_path}/wrong.weights.h5 does not hold weights" in str(failed.error)
+    assert Path(failed.log).exists()
+    assert [node.id for node in failed.nodes] == [node.id for node in first.nodes][:5]
+    status, again = project.run("trainer.weights=none")
+    assert status == 0
+    assert all(node.cached for node in again.nodes)
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(project, first):
+    before = len(read_all(project.root / "runs"))
+    sets = ["--set", "trainer.weights=none", "--set", "data.features.categorical=[colour]"]
+    result = project.command("run", str(project.root / "pipeline.yaml"), *sets)
+    assert result.exit_code == 2
+    assert "data.features.categorical" in result.stderr
+    assert "colour" in result.stderr
+    assert len(read_all(project.root / "runs")) == before

@@ -1,0 +1,91 @@
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from ingest import examples
+from ingest.dataset import load
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """scikit-learn's two sample photos, 640 x 427, RGB."""
+    return [Image.fromarray(pixels) for pixels in load_sample_images().images]
+
+
+@pytest.fixture(scope="session")
+def encode():
+    def encode(image, format_, **options):
+        out = io.BytesIO()
+        image.save(out, format_, **options)
+        return out.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes a file below ``tmp_path`` and returns its path."""
+
+    def put(name, data):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def crops(photos, encode):
+    """``crops(n)``: n different small JPEGs."""
+
+    def crops(n):
+        return [encode(photos[i % 2].crop((i, i, i + 48, i + 32)), "JPEG", quality=90) for i in range(n)]
+
+    return crops
+
+
+@pytest.fixture(scope="session")
+def records():
+    """Every record of a dataset, checked by ``load``: sha256 to (split, TensorFlow's tf.train.Example's features)."""
+    import tensorflow as tf
+
+    def records(folder):
+        found = {}
+        for name, split in load(str(folder)).splits.items():
+            for shard in split.shards:
+                path = Path(folder) / shard.file
+                with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                    for data in examples.read_records(file):
+                        feature = dict(tf.train.Example.FromString(data).features.feature)
+                        sha256 = feature["sha256"].bytes_list.value[0].decode()
+                        assert sha256 not in found
+                        found[sha256] = (name, feature)
+        return found
+
+    return records
+
+
+@pytest.fixture(scope="session")
+def lines():
+    """The objects of a JSON-lines file."""
+    return lambda path: [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def tree():
+    """Content and time of change of every file below a folder."""
+
+    def tree(folder):
+        return {
+            str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }
+
+    return tree

@@ -1,0 +1,90 @@
+import os
+
+import pytest
+
+from ingest import commit, files
+from ingest.dataset import IngestError
+
+
+def stage(folder, **contents):
+    """Stages files and returns what commit is to be told."""
+    for name, content in contents.items():
+        files.write_whole(f"{folder}/.staging-1/{name}", content)
+    return {f".staging-1/{name}": name for name in contents}
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interruption_at_any_step_leaves_the_old_or_is_finished_to_the_new(tmp_path, monkeypatch):
+    """Stops before the 1st, 2nd, … change of a file in place, until none is left to stop at."""
+    old = {"gone": b"1", "kept": b"2", "changed": b"3", "dataset.json": b"old"}
+    new = {"kept": b"2", "changed": b"33", "added": b"4", "dataset.json": b"new"}
+    steps = 0
+    while True:
+        folder = tmp_path / str(steps)
+        for name, data in old.items():
+            files.write_whole(f"{folder}/{name}", data)
+        moves = stage(folder, **{name: new[name] for name in ("changed", "added", "dataset.json")})
+        left = steps
+
+        def interrupted(do):
+            def step(*paths):
+                nonlocal left
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+                do(*paths)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in ("rename", "delete", "write_whole"):
+                patch.setattr(files, name, interrupted(getattr(files, name)))
+            try:
+                commit.commit(str(folder), moves, ["gone"])
+                stopped = False
+            except KeyboardInterrupt:
+                stopped = True
+        described = (folder / "dataset.json").read_bytes()
+        if described == b"new":
+            assert {name: data for name, data in content(folder).items() if name in new or name in old} == new
+        commit.recover(str(folder))
+        found = content(folder)
+        assert found in (old, new)
+        assert not stopped or (found == old) == (steps == 0)
+        assert not list(folder.glob(".staging-*"))
+        if not stopped:
+            break
+        steps += 1
+    assert steps == 6  # the journal, one deletion, three moves, the journal's deletion
+
+
+def test_a_file_that_would_replace_an_equal_one_is_left_alone(tmp_path):
+    files.write_whole(f"{tmp_path}/same", b"1")
+    os.utime(tmp_path / "same", ns=(5, 5))
+    commit.commit(str(tmp_path), stage(tmp_path, same=b"1"), [])
+    assert (tmp_path / "same").stat().st_mtime_ns == 5
+    assert not (tmp_path / "journal.json").exists()
+
+
+def test_a_second_ingest_into_the_same_folder_is_refused(tmp_path):
+    with commit.locked(str(tmp_path / "out")):
+        with pytest.raises(IngestError, match="Another ingest"), commit.locked(str(tmp_path / "out")):
+            pass
+        files.write_whole(f"{tmp_path}/out/x", b"")
+    with commit.locked(str(tmp_path / "out")):
+        pass
+
+
+def test_a_folder_that_stays_empty_is_removed_again(tmp_path):
+    with commit.locked(str(tmp_path / "out")), commit.staging(str(tmp_path / "out")) as staging:
+        files.write_whole(f"{staging}/x", b"")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(IngestError, match="can't be used"), commit.locked(f"{tmp_path}/file/out"):
+        pass

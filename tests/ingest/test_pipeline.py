@@ -1,0 +1,462 @@
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ingest import dataset, progress, steps
+from ingest.dataset import IngestError
+from ingest.pipeline import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folders(put, crops, tmp_path):
+    """A folder of 30 images in 3 classes, and the path of a dataset to make."""
+    for i, data in enumerate(crops(30)):
+        put(f"source/{'abc'[i % 3]}/{i:02}.jpg", data)
+    return tmp_path / "source", tmp_path / "out"
+
+
+def reasons(lines, out):
+    return {Path(entry["path"]).name: entry["reason"] for entry in lines(out / "quarantine.jsonl")}
+
+
+def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, encode, records, lines):
+    """As an ordinary user, whom permissions stop; as root they would not."""
+    photo = photos[0].crop((100, 100, 260, 220))
+    upright = encode(photo, "JPEG", quality=95, subsampling=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise, so stored turned the other way
+    turned = encode(photo.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, subsampling=0, exif=exif.tobytes())
+    alpha = photo.convert("RGBA")
+    alpha.putalpha(128)
+    contents = {
+        "empty.jpg": b"",
+        "text.jpg": b"Dear reader, this is no image.",
+        "truncated.jpg": upright[:3000],
+        "alpha.png": encode(alpha, "PNG"),
+        "gray16.png": encode(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16), "PNG"),
+        "cmyk.jpg": encode(photo.convert("CMYK"), "JPEG"),
+        "turned.jpg": turned,
+        "upright.jpg": upright,
+        "animated.gif": encode(photo, "GIF", save_all=True, append_images=[photos[1].crop((0, 0, 160, 120))]),
+        "image.webp": encode(photo, "WEBP"),
+        "pixel.png": encode(Image.new("RGB", (1, 1), "red"), "PNG"),
+        "zz duplicate.jpg": upright,
+        "unreadable.jpg": upright + b" ",
+        "with spaces and àccénts.jpg": encode(photos[1], "JPEG"),
+    }
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o777)
+        source, out = folder / "source", folder / "out"
+        (source / "class").mkdir(parents=True)
+        for name, data in contents.items():
+            (source / "class" / name).write_bytes(data)
+        (source / "class" / "unreadable.jpg").chmod(0)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            result = run(str(source), str(out))
+        finally:
+            os.seteuid(user)
+
+        assert (result.read, result.new, result.already, result.quarantined, result.duplicates) == (14, 9, 0, 4, 1)
+        assert str(result) == "14 records in = 9 written (9 new, 0 were there already) + 4 quarantined + 1 duplicates"
+        assert reasons(lines, out) == {
+            "empty.jpg": "empty file",
+            "text.jpg": "not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP)",
+            "truncated.jpg": "truncated image",
+            "unreadable.jpg": "permission denied",
+        }
+        assert lines(out / "duplicates.jsonl") == [
+            {
+                "path": str(source / "class/zz duplicate.jpg"),
+                "row": None,
+                "same_as": str(source / "class/upright.jpg"),
+            }
+        ]
+        found = {
+            feature["metadata"].bytes_list.value[0].decode().partition("/")[2]: feature
+            for _, feature in records(out).values()
+        }
+    formats = {name: feature["format"].bytes_list.value[0].decode() for name, feature in found.items()}
+    assert formats == {
+        "alpha.png": "png",
+        "gray16.png": "png",
+        "cmyk.jpg": "jpeg",
+        "turned.jpg": "jpeg",
+        "upright.jpg": "jpeg",
+        "animated.gif": "gif",
+        "image.webp": "webp",
+        "pixel.png": "png",
+        "with spaces and àccénts.jpg": "jpeg",
+    }
+    import tensorflow as tf
+
+    pixels = {}
+    for name, feature in found.items():
+        image = tf.io.decode_image(feature["input"].bytes_list.value[0], channels=3, expand_animations=False).numpy()
+        size = tuple(feature[side].int64_list.value[0] for side in ("height", "width"))
+        assert image.shape == (*size, 3)
+        assert feature["label"].bytes_list.value == [b"class"]
+        pixels[name] = image.astype(int)
+    assert np.abs(pixels["turned.jpg"] - pixels["upright.jpg"]).mean() < 3  # of JPEG; unturned it is 50
+    assert found["upright.jpg"]["input"].bytes_list.value[0] == upright
+
+
+def test_the_same_command_twice_changes_no_file(folders, tree):
+    source, out = folders
+    (source / "a" / "bad.jpg").write_bytes(b"no image")
+    shutil.copy(source / "a" / "00.jpg", source / "a" / "copy.jpg")
+    first = run(str(source), str(out))
+    before = tree(out)
+    second = run(str(source), str(out))
+    assert tree(out) == before
+    assert (first.new, first.already, first.quarantined, first.duplicates) == (30, 0, 1, 1)
+    assert (second.new, second.already, second.quarantined, second.duplicates) == (0, 30, 1, 1)
+
+
+def test_new_images_are_added_and_old_ones_stay_in_their_split(folders, crops, put, records):
+    source, out = folders
+    run(str(source), str(out))
+    before = {sha256: split for sha256, (split, _) in records(out).items()}
+    for i, data in enumerate(crops(60)[30:]):
+        put(f"source/new/{i}.jpg", data)
+    result = run(str(source), str(out))
+    after = {sha256: split for sha256, (split, _) in records(out).items()}
+    assert (result.new, result.already) == (30, 30)
+    assert len(after) == 60
+    assert before.items() <= after.items()
+    found = dataset.load(str(out))
+    labels = {label for split in found.splits.values() for label in split.labels}
+    assert labels == {"a", "b", "c", "new"}
+    assert found.records == sum(sum(split.labels.values()) for split in found.splits.values()) == 60
+
+
+def test_the_same_images_give_the_same_tree_wherever_they_are(folders, tmp_path, tree):
+    source, out = folders
+    run(str(source), str(out), workers=1)
+    shutil.copytree(source, tmp_path / "elsewhere")
+    run(str(tmp_path / "elsewhere"), str(tmp_path / "other"), workers=3)
+
+    def shards(folder):
+        return {name: data for name, (data, _) in tree(folder).items() if name.endswith(".tfrecord")}
+
+    assert shards(out) == shards(tmp_path / "other")
+    assert len(shards(out)) == 3
+
+
+def test_a_disputed_label_takes_the_image_out_and_its_correction_brings_it_back(folders, records, lines, tree):
+    source, out = folders
+    shutil.copy(source / "a" / "00.jpg", source / "b" / "copy.jpg")
+    sha256 = hashlib.sha256((source / "a" / "00.jpg").read_bytes()).hexdigest()
+    (source / "b" / "copy.jpg").rename(source / "copy")
+    (source / "copy").rename(source.parent / "copy")
+    run(str(source), str(out))
+    assert sha256 in records(out)
+
+    (source.parent / "copy").rename(source / "b" / "copy.jpg")
+    result = run(str(source), str(out))
+    assert (result.already, result.new, result.quarantined, result.removed) == (29, 0, 2, 1)
+    assert sha256 not in records(out)
+    assert reasons(lines, out) == dict.fromkeys(
+        ("00.jpg", "copy.jpg"), "copies of one file carry different labels: a, b"
+    )
+    before = tree(out)
+    assert run(str(source), str(out)).quarantined == 2
+    assert tree(out) == before
+
+    manifest = source.parent / "corrected.csv"
+    manifest.write_text("path,label\nsource/b/copy.jpg,a\nsource/a/00.jpg,a\n")
+    result = run(str(manifest), str(out))
+    assert (result.new, result.duplicates) == (1, 1)
+    assert sha256 in records(out)
+    assert lines(out / "quarantine.jsonl") == []
+
+
+def test_a_copy_that_comes_alone_takes_out_the_image_and_names_both_files(folders, records, lines):
+    source, out = folders
+    run(str(source), str(out))
+    manifest = source.parent / "more.csv"
+    manifest.write_text("path,label\nsource/a/00.jpg,a\nsource/b/01.jpg,zebra\nalone.jpg,zebra\n")
+    shutil.copy(source / "a" / "03.jpg", source.parent / "alone.jpg")
+    result = run(str(manifest), str(out))
+    # 01.jpg has one label, which was corrected; 03.jpg has two.
+    assert (result.already, result.new, result.quarantined, result.removed) == (1, 1, 1, 2)
+    assert reasons(lines, out) == dict.fromkeys(
+        ("03.jpg", "alone.jpg"), "copies of one file carry different labels: a, zebra"
+    )
+    found = dataset.load(str(out))
+    assert found.records == len(records(out)) == 29
+    counts = [sum(split.labels.get(label, 0) for split in found.splits.values()) for label in ("a", "b", "zebra")]
+    assert counts == [9, 9, 1]
+
+
+def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, lines):
+    source, out = folders
+    manifest = source / "list.csv"
+    manifest.write_text(
+        "path,label,price,count,shop\n"
+        "a/00.jpg,cat,1,1,é\n"
+        f"{source}/b/01.jpg,dog,2.5,2,\n"
+        "c/02.jpg,,1,1,x\n"
+        "nowhere.jpg,cat,1,1,x\n"
+        "a,cat,1,1,x\n"
+        "a/03.jpg,cat\n"
+        f"unknown://x.jpg,cat,1,1,x\n"
+    )
+    result = run(str(manifest), str(out))
+    assert (result.read, result.new, result.quarantined) == (7, 2, 5)
+    found = {(entry["row"], entry["path"]): entry["reason"] for entry in lines(out / "quarantine.jsonl")}
+    assert found == {
+        (4, str(source / "c/02.jpg")): "missing label",
+        (5, str(source / "nowhere.jpg")): "missing file",
+        (6, str(source / "a")): "can't be read: not an ordinary file",
+        (7, str(manifest)): "unreadable row, lines 7 to 7: 2 columns, the header has 5",
+        (8, "unknown://x.jpg"): "can't be read: Beam knows no file system unknown://; "
+        "is apache-beam's extra for it installed?",
+    }
+    by_path = {feature["metadata"].bytes_list.value[0].decode(): feature for _, feature in records(out).values()}
+    one, other = by_path["a/00.jpg"], by_path[f"{source}/b/01.jpg"]
+    assert (one["price"].float_list.value, one["count"].int64_list.value) == ([1.0], [1])
+    assert one["shop"].bytes_list.value == ["é".encode()]
+    assert "shop" not in other
+    features = dataset.load(str(out)).features
+    assert [features[name] for name in ("price", "count", "shop")] == ["float", "int64", "bytes"]
+
+    manifest.write_text("path,label,count\nc/05.jpg,cat,many\n")
+    with pytest.raises(IngestError, match=r"Column 'count' is int64 in the dataset, and holds bytes values"):
+        run(str(manifest), str(out))
+
+
+def test_quarantine_holds_what_was_last_seen(folders, lines):
+    source, out = folders
+    bad = source / "a" / "bad.jpg"
+    bad.write_bytes(b"no image")
+    run(str(source), str(out))
+    assert set(reasons(lines, out)) == {"bad.jpg"}
+    shutil.copy(source / "a" / "00.jpg", bad)
+    run(str(source), str(out))
+    assert reasons(lines, out) == {}
+    assert [entry["path"] for entry in lines(out / "duplicates.jsonl")] == [str(bad)]
+
+
+def test_multilabel_and_regression_labels(folders, records):
+    source, out = folders
+    manifest = source / "list.jsonl"
+    rows = [
+        {"path": "a/00.jpg", "label": "x|y"},
+        {"path": "b/01.jpg", "label": "2.5"},
+        {"path": "c/02.jpg", "label": 4},
+    ]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    run(str(manifest), f"{out}-m", task="multilabel")
+    labels = sorted(list(feature["label"].bytes_list.value) for _, feature in records(f"{out}-m").values())
+    assert labels == [[b"2.5"], [b"4"], [b"x", b"y"]]
+    result = run(str(manifest), f"{out}-r", task="regression")
+    assert result.quarantined == 1
+    assert sorted(feature["label"].float_list.value[0] for _, feature in records(f"{out}-r").values()) == [2.5, 4.0]
+    assert dataset.load(f"{out}-r").features["label"] == "float"
+
+
+def test_shards_are_of_about_the_size_that_is_asked_for(folders, monkeypatch, records):
+    source, out = folders
+    monkeypatch.setattr(steps, "SHARD_BYTES", 6_000)
+    run(str(source), str(out), splits={"all": 1})
+    shards = dataset.load(str(out)).splits["all"].shards
+    assert len(shards) > 3
+    assert len(records(out)) == 30
+
+
+def test_gzip_shards_are_read_back_and_can_lose_a_record(folders, records):
+    source, out = folders
+    run(str(source), str(out), compress="gzip")
+    assert all(shard.file.endswith(".gz") for shard in dataset.load(str(out)).splits["train"].shards)
+    assert len(records(out)) == 30
+    shutil.copy(source / "a" / "00.jpg", source / "b" / "copy.jpg")
+    run(str(source), str(out), compress="gzip")
+    assert len(records(out)) == 29
+
+
+def test_progress_of_a_runner_outside_this_process_comes_from_its_metrics(folders, monkeypatch):
+    source, out = folders
+    (source / "a" / "bad.jpg").write_bytes(b"no image")
+    asked = []
+    shown = progress.shown
+    monkeypatch.setattr(progress, "shown", lambda total, counts: asked.extend((total, counts)) or shown(total, counts))
+    # By its full name it is taken for one that reports from elsewhere.
+    run(str(source), str(out), beam_args=["--runner=apache_beam.runners.direct.direct_runner.DirectRunner"])
+    total, counts = asked
+    assert total == 31
+    assert counts() == progress.Counts(read=31, done=31)
+
+
+def test_max_side_and_max_pixels_reach_the_images(folders, records, lines, photos):
+    source, out = folders
+    photos[0].save(source / "a" / "large.png")
+    photos[1].crop((0, 0, 640, 400)).save(source / "a" / "huge.bmp")
+    result = run(str(source), str(out), max_side=20, max_pixels=640 * 400)
+    assert result.quarantined == 1
+    assert reasons(lines, out) == {"large.png": "0.3 megapixels, over the limit of 0.256"}
+    sides = [max(f[side].int64_list.value[0] for side in ("width", "height")) for _, f in records(out).values()]
+    assert set(sides) == {20}
+
+
+def test_a_file_that_changes_meanwhile_is_set_aside(folders, monkeypatch, lines, records):
+    source, out = folders
+    victim = source / "a" / "00.jpg"
+    content = victim.read_bytes()
+    decide = steps.decide
+
+    def change(*arguments):
+        victim.write_bytes(content + b"more")
+        return decide(*arguments)
+
+    monkeypatch.setattr(steps, "decide", change)
+    result = run(str(source), str(out))
+    assert (result.new, result.quarantined) == (29, 1)
+    assert reasons(lines, out) == {"00.jpg": "changed while it was ingested"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_side": 100}, "made with max_side None, and now it is 100"),
+        ({"splits": {"train": 1}}, "made with splits train 80/eval 10/test 10, and now it is train 1"),
+        ({"task": "multilabel"}, "made with task classification"),
+        ({"compress": "gzip"}, "made with compress None"),
+    ],
+)
+def test_other_options_than_the_dataset_was_made_with_are_refused(made, options, message, tree):
+    source, out = made
+    before = tree(out)
+    with pytest.raises(IngestError, match=message):
+        run(str(source), str(out), **options)
+    assert tree(out) == before
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, crops):
+    """A dataset of three images that tests only look at."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "source/a").mkdir(parents=True)
+    for i, data in enumerate(crops(3)):
+        (folder / f"source/a/{i}.jpg").write_bytes(data)
+    run(str(folder / "source"), str(folder / "out"))
+    return folder / "source", folder / "out"
+
+
+def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_path, put):
+    put("empty/.hidden", b"")
+    put("full/notes.txt", b"mine")
+    put("source/a/1.jpg", b"x")
+    put("headless.csv", b"a,b\n")
+    out = tmp_path / "out"
+    for source, target, options, message in (
+        ("nowhere", out, {}, "no such folder or file"),
+        ("empty", out, {}, "no file or row"),
+        ("headless.csv", out, {}, "no column 'path'"),
+        ("source", tmp_path / "full", {}, "is no dataset, and not empty"),
+        ("source", tmp_path / "source/out", {}, "lie in each other"),
+        ("source", out, {"splits": {"train": 0}}, "weights"),
+        ("source", out, {"splits": {"../up": 1}}, "can't name a split"),
+        ("source", out, {"max_side": 0}, "max_side is 0"),
+        ("source", out, {"workers": 0}, "workers is 0"),
+        ("source", out, {"task": "sorting"}, "task is 'sorting'"),
+        ("source", out, {"compress": "zip"}, "compress is 'zip'"),
+    ):
+        with pytest.raises(IngestError, match=message):
+            run(str(tmp_path / source), str(target), **options)
+        assert not out.exists()
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_load_refuses_what_is_missing_damaged_or_newer(made, tmp_path):
+    _, out = made
+    with pytest.raises(IngestError, match="holds no dataset"):
+        dataset.load(str(tmp_path))
+    for change, message in (
+        (lambda copy: next(copy.glob("*/*.tfrecord")).unlink(), "between two states"),
+        (lambda copy: next(copy.glob("*/*.tfrecord")).open("ab").write(b"x"), "between two states"),
+        (lambda copy: (copy / "train" / "more.tfrecord").write_bytes(b""), "between two states"),
+        (lambda copy: (copy / "journal.json").write_text("{}"), "between two states"),
+        (lambda copy: (copy / "dataset.json").write_text("{"), "is damaged"),
+        (lambda copy: (copy / "dataset.json").write_text('{"version": 1}'), "is damaged"),
+        (lambda copy: (copy / "dataset.json").write_text('{"version": 2}'), "has version 2"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(out, copy)
+        (copy / "train").mkdir(exist_ok=True)
+        dataset.load(str(copy))
+        change(copy)
+        with pytest.raises(IngestError, match=message):
+            dataset.load(str(copy))
+
+
+KILLED = """
+import os, signal, sys, time
+from ingest import commit, files, shards, steps
+from ingest.pipeline import run
+where, source, out = sys.argv[1:]
+def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
+rename = files.rename
+moved = []
+def third(*paths):
+    moved.append(paths)
+    kill() if len(moved) == 3 else rename(*paths)
+def slow(*_):
+    print("working", flush=True)
+    time.sleep(0.1)
+    return steps.images.BadImage("never seen")
+if where == "before the journal": commit.commit = kill
+if where == "while moving": files.rename = third
+if where == "while working": steps.to_example = slow
+run(source, out, workers=2)
+"""
+
+
+def command(where, source, out):
+    return [sys.executable, "-c", KILLED, where, str(source), str(out)]
+
+
+@pytest.mark.parametrize("where", ["before the journal", "while moving"])
+def test_a_killed_ingest_is_not_taken_for_a_dataset_and_the_next_one_makes_it_whole(where, folders, tree, tmp_path):
+    source, out = folders
+    killed = subprocess.run(command(where, source, out), cwd=ROOT, check=False)  # noqa: S603
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(IngestError):
+        dataset.load(str(out))
+    run(str(source), str(out))
+    run(str(source), str(tmp_path / "undisturbed"))
+    found, expected = tree(out), tree(tmp_path / "undisturbed")
+    assert {name: data for name, (data, _) in found.items()} == {name: data for name, (data, _) in expected.items()}
+    assert not list(out.glob(".staging-*"))
+
+
+def test_ctrl_c_ends_it_soon_and_leaves_nothing(folders):
+    source, out = folders
+    with subprocess.Popen(  # noqa: S603
+        command("while working", source, out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"working\n"
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert b"KeyboardInterrupt" in errors
+    assert time.monotonic() - begun < 10
+    assert not out.exists()
