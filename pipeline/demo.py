@@ -25,7 +25,8 @@ image:
   size: [75, 75]
 trainer:
   weights: none
-  epochs: 6
+  epochs: 10
+  batch_size: 64
 evaluation:
   thresholds:
     accuracy: 0.95
