@@ -5,6 +5,7 @@ Pure functions of bytes, on Pillow alone, so that whoever serves a model can sen
 
 import contextlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +57,8 @@ _UPRIGHT = {
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_END = 0xD9
-_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # a byte of 0xFF in the data, and markers without a segment
+# A marker with a segment: neither padding, nor a byte of 0xFF in the data, nor one of those that stand alone.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 _PNG_PLAIN = bytes((8, 2, 0, 0, 0))  # IHDR: 8 bits, RGB, deflate, filters of one kind, not interlaced
 
@@ -185,18 +187,13 @@ def _jpeg_frame(data: bytes) -> int | None:
     Pillow decodes past the end of cut data where enough of the last rows is there; TensorFlow refuses it.
     """
     frame, at = None, 2
-    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
-        marker = data[at + 1]
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
         if marker == _JPEG_END:
             return frame
         if marker in _FRAMES and frame is None:
             frame = marker
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in _BARE:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at += int.from_bytes(data[at : at + 2], "big")
     raise BadImage("truncated image")
 
 

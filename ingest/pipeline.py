@@ -27,6 +27,7 @@ from ingest.dataset import (
     read,
 )
 from ingest.limits import MAX_PIXELS
+from ingest.workers import processes
 
 if TYPE_CHECKING:
     from ingest.steps import Plan
@@ -105,7 +106,8 @@ def run(
         max_side: longest side in pixels that larger images are shrunk to, 1 or more; None keeps every size.
         max_pixels: images of more are set aside, 1 or more.
         compress: ``gzip`` or None; JPEG hardly shrinks.
-        workers: threads that read and decode, of each worker process; by default as many as this process has cores.
+        workers: processes that read and decode here, or threads in each remote worker; by default as many as there are
+            cores here.
         beam_args: Beam pipeline options, such as ``--runner=DataflowRunner``; by default Beam runs in this process.
 
     Raises:
@@ -131,11 +133,13 @@ def run(
             if not spooled.files:
                 raise IngestError(f"{source} holds no file or row to ingest.")
             index = [path for path, _ in files.walk(f"{out}/index")] if files.is_folder(f"{out}/index") else []
-            from ingest.steps import Plan  # Beam, whose import takes longer than all before
+            count = workers or len(os.sched_getaffinity(0))
+            with contextlib.nullcontext() if beam_args else processes(count):
+                from ingest.steps import Plan  # Beam, whose import takes longer than all before
 
-            buckets = min(_MAX_BUCKETS, 1 + (spooled.rows + dataset.records) // _ROWS_IN_BUCKET)
-            plan = Plan(staging, options, spooled.features, buckets, workers or len(os.sched_getaffinity(0)))
-            _run_beam(plan, spooled, index, beam_args)
+                buckets = min(_MAX_BUCKETS, 1 + (spooled.rows + dataset.records) // _ROWS_IN_BUCKET)
+                plan = Plan(staging, options, spooled.features, buckets, count)
+                _run_beam(plan, spooled, index, beam_args)
             return _finish(out, staging, source, dataset, spooled)
 
 

@@ -9,23 +9,22 @@ the steps find out goes to small files in the staging folder (``outcomes``), one
 """
 
 import dataclasses
-import hashlib
+import functools
 import json
-import os
 import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from ingest import examples, files, images, progress, shards
+from ingest import files, progress, shards, workers
 from ingest.beam import beam
 from ingest.dataset import Options
-from ingest.limits import MAX_BYTES
+from ingest.images import BadImage
+from ingest.reading import Hashed, hash_rows, to_examples
 from ingest.shards import Known
-from ingest.sources import Row, feature
 
 SHARD_BYTES = 128 * 2**20
 """Aimed-at size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""
@@ -39,20 +38,6 @@ Out = TypeVar("Out")
 Json = dict[str, Any]
 
 
-class Hashed(Row):
-    """A row with what reading its file told.
-
-    Attributes:
-        sha256: hex, of the file; empty where the row was rejected.
-        size: bytes of the file.
-        copies: path and row of further rows of the same file.
-    """
-
-    sha256: str
-    size: int
-    copies: list[tuple[str, int | None]]
-
-
 @dataclass(frozen=True)
 class Plan:
     """What every worker must know.
@@ -62,7 +47,7 @@ class Plan:
         options: of the dataset.
         features: side features and their types.
         buckets: the number of groups in which rows are compared.
-        workers: threads of one worker process.
+        workers: threads or processes that read and decode, of one worker.
     """
 
     staging: str
@@ -110,8 +95,8 @@ def split_of(sha256: str, splits: Mapping[str, int]) -> str:
     raise AssertionError("the place is below the sum of the weights")
 
 
-def in_order(pool: ThreadPoolExecutor, do: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
-    """Maps in threads and yields in order, with at most ``ahead`` results or calls waiting."""
+def in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
+    """Maps in workers and yields in order, with at most ``ahead`` results or calls waiting."""
     waiting: deque[Future[Out]] = deque()
     for item in items:
         waiting.append(pool.submit(do, item))
@@ -133,16 +118,17 @@ def _count(read: int = 0, done: int = 0) -> None:
 
 
 class _Pooled(beam.DoFn):
-    """A DoFn with a thread pool, made where it runs."""
+    """A DoFn with a pool of workers, taken or made where it runs."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def setup(self) -> None:
-        self.pool = ThreadPoolExecutor(self.plan.workers)
+        self.pool = workers.shared() or ThreadPoolExecutor(self.plan.workers)
 
     def teardown(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        if self.pool is not workers.shared():
+            self.pool.shutdown(cancel_futures=True)
 
 
 class _Hash(_Pooled):
@@ -151,7 +137,7 @@ class _Hash(_Pooled):
     def process(self, path: str) -> Iterator[tuple[int, bytes]]:
         buckets: dict[int, list[Hashed]] = defaultdict(list)
         with files.open_read(path) as file:
-            batches = in_order(self.pool, _hash, _batches(map(json.loads, file)), 2 * self.plan.workers)
+            batches = in_order(self.pool, hash_rows, _batches(map(json.loads, file)), 2 * self.plan.workers)
             for batch in batches:
                 _count(read=len(batch))
                 for row in batch:
@@ -182,36 +168,6 @@ def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
             batch, total = [], 0
     if batch:
         yield batch
-
-
-def _hash(rows: list[Row]) -> list[Hashed]:
-    return [_hash_one(row) for row in rows]
-
-
-def _hash_one(row: Row) -> Hashed:
-    reason, sha256, size = row["reason"], "", 0
-    if reason is None:
-        try:
-            data = files.read(row["path"], MAX_BYTES)
-            images.check_kind(data)
-            sha256, size = hashlib.sha256(data).hexdigest(), len(data)
-        except images.BadImage as error:
-            reason = str(error)
-        except OSError as error:
-            reason = _why_unread(error)
-        except ValueError as error:  # a path with a NUL
-            reason = f"can't be read: {error}"
-    return cast(Hashed, {**row, "reason": reason, "sha256": sha256, "size": size, "copies": []})
-
-
-def _why_unread(error: OSError) -> str:
-    match error:
-        case FileNotFoundError() | NotADirectoryError():
-            return "missing file"
-        case PermissionError():
-            return "permission denied"
-        case _:
-            return f"can't be read: {error.strerror or error}"
 
 
 # --- deciding
@@ -353,7 +309,7 @@ class _Write(_Pooled):
             for row, example in self._examples(rows):
                 copies = [(row["path"], row["row"]), *row["copies"]]
                 _count(done=len(copies))
-                if isinstance(example, images.BadImage):
+                if isinstance(example, BadImage):
                     outcomes.extend(_aside(path, line, str(example)) for path, line in copies)
                     continue
                 outcomes.extend(_duplicate(path, line, row["path"]) for path, line in row["copies"])
@@ -365,38 +321,7 @@ class _Write(_Pooled):
             outcomes.append({"kind": "shard", "shard": dataclasses.asdict(shard), "labels": labels})
         _report(self.plan, f"shard-{split}-{number}", outcomes)
 
-    def _examples(self, rows: list[Hashed]) -> Iterator[tuple[Hashed, bytes | images.BadImage]]:
-        def convert(batch: list[Hashed]) -> list[tuple[Hashed, bytes | images.BadImage]]:
-            return [(row, to_example(row, self.plan.options, self.plan.features)) for row in batch]
-
+    def _examples(self, rows: list[Hashed]) -> Iterator[tuple[Hashed, bytes | BadImage]]:
+        convert = functools.partial(to_examples, self.plan.options, self.plan.features)
         for batch in in_order(self.pool, convert, _batches(rows), 2 * self.plan.workers):
             yield from batch
-
-
-def to_example(row: Hashed, options: Options, types: Mapping[str, str]) -> bytes | images.BadImage:
-    """Reads an image again, and makes its serialized tf.train.Example; or the reason why it can't be one."""
-    try:
-        data = files.read(row["path"], MAX_BYTES)
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            return images.BadImage("changed while it was ingested")
-        image = images.normalize(data, max_pixels=options.max_pixels, max_side=options.max_side)
-    except images.BadImage as error:
-        return error
-    except OSError as error:
-        return images.BadImage(_why_unread(error))
-    if options.task == "regression":
-        label: list[examples.Value] = [float(row["labels"][0])]
-    else:
-        label = [os.fsencode(text) for text in row["labels"]]
-    return examples.encode(
-        {
-            "input": [image.data],
-            "metadata": [os.fsencode(row["metadata"])],
-            "label": label,
-            "width": [image.width],
-            "height": [image.height],
-            "format": [image.format.encode()],
-            "sha256": [row["sha256"].encode()],
-            **{name: [feature(value, types[name])] for name, value in row["side"].items()},
-        }
-    )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import tensorflow_data_validation as tfdv
+from google.protobuf import text_format
 from rich.console import Console
 from tfx import types
 from tfx.orchestration import metadata as mlmd
@@ -19,6 +21,7 @@ from pipeline.workdir import Workdir
 from serving.versions import labels
 from trainer import weights
 from trainer.run import TRAINING_FOLDER
+from transform.features import Features
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]
 
@@ -34,10 +37,23 @@ def check(config: Config) -> source.Source:
         weights.check(config.trainer.weights)
     except weights.WeightsError as error:
         raise ConfigError(str(error)) from error
-    schema = config.data.curated_schema
-    if schema and not Path(schema).is_file():
-        raise ConfigError(f"data.curated_schema: there is no file {schema}")
+    if config.data.curated_schema:
+        _check_schema(config.data.curated_schema, config.data.features.names())
     return found
+
+
+def _check_schema(path: str, features: Features) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f"data.curated_schema: there is no file {path}")
+    try:
+        known = {feature.name for feature in tfdv.load_schema_text(path).feature}
+    except text_format.ParseError as error:
+        raise ConfigError(f"data.curated_schema: {path} is not a schema: {error}") from error
+    if missing := sorted({features.input, features.label, *features.side} - known):
+        raise ConfigError(
+            f"data.curated_schema: {path} lacks {', '.join(missing)}. The schema of an earlier run, "
+            "artifacts/ImageSchemaGen/schema/*/schema.pbtxt, is one to start from."
+        )
 
 
 def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
@@ -77,6 +93,7 @@ def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
 
+    console.print(f"run {state.run_id}, its log: {state.log}")
     with console.status("") as status:
 
         def started(node: str) -> None:

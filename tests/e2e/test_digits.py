@@ -266,6 +266,22 @@ def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project
     assert all(node.cached for node in again.nodes)
 
 
+def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tmp_path):
+    (inferred,) = (project.root / "artifacts" / "ImageSchemaGen" / "schema").glob("*/schema.pbtxt")
+    shutil.copy(inferred, tmp_path / "curated.pbtxt")
+    (tmp_path / "wrong.weights.h5").write_bytes(b"no weights, so that it ends there")
+    overrides = [f"data.curated_schema={tmp_path}/curated.pbtxt", f"trainer.weights={tmp_path}/wrong.weights.h5"]
+    _, summary = project.run(*overrides)
+    assert [node.id for node in summary.nodes][-3:] == ["ImportSchemaGen", "ExampleValidator", "Transform"]
+    assert "Trainer failed" in str(summary.error)
+
+    (tmp_path / "curated.pbtxt").write_text('feature { name: "label" type: BYTES }')
+    sets = [argument for override in overrides[:1] for argument in ("--set", override)]
+    result = project.command("run", str(project.root / "pipeline.yaml"), "--set", "trainer.weights=none", *sets)
+    assert result.exit_code == 2
+    assert "curated.pbtxt lacks input" in result.stderr
+
+
 def test_what_cannot_work_is_refused_before_anything_runs(project, first):
     before = len(read_all(project.root / "runs"))
     sets = ["--set", "trainer.weights=none", "--set", "data.features.categorical=[colour]"]

@@ -409,7 +409,7 @@ def test_load_refuses_what_is_missing_damaged_or_newer(made, tmp_path):
 
 KILLED = """
 import os, signal, sys, time
-from ingest import commit, files, shards, steps
+from ingest import commit, files, reading, shards
 from ingest.pipeline import run
 where, source, out = sys.argv[1:]
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
@@ -421,10 +421,10 @@ def third(*paths):
 def slow(*_):
     print("working", flush=True)
     time.sleep(0.1)
-    return steps.images.BadImage("never seen")
+    return reading.images.BadImage("never seen")
 if where == "before the journal": commit.commit = kill
 if where == "while moving": files.rename = third
-if where == "while working": steps.to_example = slow
+if where == "while working": reading.to_example = slow
 run(source, out, workers=2)
 """
 
