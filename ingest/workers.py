@@ -6,6 +6,7 @@ other's way. Processes don't, but can only be forked safely before Beam and Tens
 
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ def processes(count: int) -> Iterator[None]:
     if threading.active_count() > 1 or _THREADED_LIBRARIES & sys.modules.keys():
         yield
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("fork"), initializer=_depend_on_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("fork"), initializer=_start) as pool:
         pool.submit(os.getpid)  # the first call is when they are forked
         _processes = pool
         try:
@@ -46,7 +47,8 @@ def shared() -> Executor | None:
     return _processes
 
 
-def _depend_on_parent() -> None:
-    """Leaves Ctrl-C to the parent, and ends when it is killed: nobody else would tell."""
+def _start() -> None:
+    """Leaves Ctrl-C to the parent, ends when it is killed (nobody else would tell), and gets ready while it imports."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    importlib.import_module("ingest.reading")

@@ -263,7 +263,7 @@ def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project
     assert [node.id for node in failed.nodes] == [node.id for node in first.nodes][:5]
     status, again = project.run("trainer.weights=none")
     assert status == 0
-    assert all(node.cached for node in again.nodes)
+    assert [node.id for node in again.nodes if node.cached][:6] == [node.id for node in first.nodes][:6]
 
 
 def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tmp_path):
