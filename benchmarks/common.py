@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 WIDTH, HEIGHT = 320, 240
+_SAMPLE_SECONDS = 0.25  # reading a process's memory maps stops it for a moment
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,7 +54,7 @@ def measure(command: list[str]) -> tuple[float, int]:
             except psutil.Error:  # one of them has just ended
                 pass
             peak = max(peak, total)
-            time.sleep(0.1)
+            time.sleep(_SAMPLE_SECONDS)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

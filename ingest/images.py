@@ -109,10 +109,30 @@ def normalize(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None
     Raises:
         BadImage: with the reason, whatever is wrong with the bytes.
     """
+    with _opened(data) as (name, image):
+        return _as_is(data, name, image, max_pixels, max_side) or _converted(data, name, image, max_side)
+
+
+def as_is(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> NormalizedImage | None:
+    """The first half of ``normalize``: decodes what is to go through byte for byte, and nothing else.
+
+    Returns:
+        What ``normalize`` would return, or None where it would convert.
+
+    Raises:
+        BadImage: with the reason, as far as the image had to be looked at to know.
+    """
+    with _opened(data) as (name, image):
+        return _as_is(data, name, image, max_pixels, max_side)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
+    """Opens an image by its kind, and turns all that can go wrong with its bytes into a BadImage."""
     name, opener = _opener(data)
     try:
         with opener(io.BytesIO(data)) as image:
-            return _normalize(data, name, image, max_pixels, max_side)
+            yield name, image
     except BadImage:
         raise
     except MemoryError as error:
@@ -132,22 +152,24 @@ def _opener(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFil
     raise BadImage("not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP)")
 
 
-def _normalize(
+def _as_is(
     data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None
-) -> NormalizedImage:
+) -> NormalizedImage | None:
     width, height = image.size
     if width * height > max_pixels:
         raise BadImage(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
-    kind = (image.format or name).lower()
-    shrink = max_side is not None and max(width, height) > max_side
-    is_common = _is_common(data, name, image)
-    if is_common and not shrink and _orientation(image) not in _UPRIGHT:
-        # Decoding at an eighth of the size in gray reads the file to its end all the same: what can be wrong with a
-        # JPEG is in its markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
-        image.draft("L", (1, 1))
-        image.load()
-        return NormalizedImage(data, width, height, kind)
+    if not _is_common(data, name, image) or _shrinks(image, max_side) or _orientation(image) in _UPRIGHT:
+        return None
+    # Decoding at an eighth of the size in gray reads the file to its end all the same: what can be wrong with a JPEG is
+    # in its markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
+    image.draft("L", (1, 1))
+    image.load()
+    return NormalizedImage(data, width, height, _kind(name, image))
 
+
+def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int | None) -> NormalizedImage:
+    width, height = image.size
+    shrink = _shrinks(image, max_side)
     if shrink and max_side:
         scale = max_side / max(width, height)
         image.draft(image.mode, (ceil(2 * width * scale), ceil(2 * height * scale)))  # a JPEG of 20 MP decodes as 5
@@ -163,7 +185,15 @@ def _normalize(
         rgb.save(encoded, "JPEG", quality=95, subsampling=0)
     else:
         rgb.save(encoded, "PNG")
-    return NormalizedImage(encoded.getvalue(), *rgb.size, kind)
+    return NormalizedImage(encoded.getvalue(), *rgb.size, _kind(name, image))
+
+
+def _shrinks(image: ImageFile.ImageFile, max_side: int | None) -> bool:
+    return max_side is not None and max(image.size) > max_side
+
+
+def _kind(name: str, image: ImageFile.ImageFile) -> str:
+    return (image.format or name).lower()
 
 
 def _is_common(data: bytes, name: str, image: ImageFile.ImageFile) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import warnings
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
-from ingest import commit, files, progress, shards, sources
+from ingest import commit, files, progress, reading, shards, sources
 from ingest.dataset import (
     DESCRIPTION,
     JOURNAL,
@@ -27,7 +28,7 @@ from ingest.dataset import (
     read,
 )
 from ingest.limits import MAX_PIXELS
-from ingest.workers import processes
+from ingest.workers import begin, processes
 
 if TYPE_CHECKING:
     from ingest.steps import Plan
@@ -134,11 +135,17 @@ def run(
                 raise IngestError(f"{source} holds no file or row to ingest.")
             index = [path for path, _ in files.walk(f"{out}/index")] if files.is_folder(f"{out}/index") else []
             count = workers or len(os.sched_getaffinity(0))
-            with contextlib.nullcontext() if beam_args else processes(count):
-                from ingest.steps import Plan  # Beam, whose import takes longer than all before
+            prove = not dataset.records  # else most files may be known, and need not be decoded again
+            is_local = not (beam_args or files.is_uri(source) or files.is_uri(out))
+            with processes(count) if is_local else contextlib.nullcontext():
+                # Beam takes longer to import and to start than the rest of a small ingest: work on its first rows now.
+                with files.open_read(spooled.files[0]) as first:
+                    hashing = functools.partial(reading.hash_rows, options, prove)
+                    begin(spooled.files[0], hashing, reading.batches(map(json.loads, first)))
+                from ingest.steps import Plan
 
                 buckets = min(_MAX_BUCKETS, 1 + (spooled.rows + dataset.records) // _ROWS_IN_BUCKET)
-                plan = Plan(staging, options, spooled.features, buckets, count)
+                plan = Plan(staging, options, spooled.features, buckets, count, prove)
                 _run_beam(plan, spooled, index, beam_args)
             return _finish(out, staging, source, dataset, spooled)
 

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 from ingest import examples, files, images
 from ingest.dataset import Options
 from ingest.limits import MAX_BYTES
 from ingest.sources import Row, feature
+
+_BATCH_ROWS = 16
+_BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
 
 
 class Hashed(Row):
@@ -18,32 +21,63 @@ class Hashed(Row):
         sha256: hex, of the file; empty where the row was rejected.
         size: bytes of the file.
         copies: path and row of further rows of the same file.
+        proved: width, height and format of an image that goes through byte for byte, where it was decoded already.
     """
 
     sha256: str
     size: int
     copies: list[tuple[str, int | None]]
+    proved: tuple[int, int, str] | None
 
 
-def hash_rows(rows: list[Row]) -> list[Hashed]:
-    """Reads and hashes files; a row whose file can't be read, or can't be an image, gets a reason."""
-    return [_hash_one(row) for row in rows]
+def batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Rows in lists of at most _BATCH_ROWS, and of at most _BATCH_BYTES where their sizes are known."""
+    batch: list[Any] = []
+    total = 0
+    for row in rows:
+        batch.append(row)
+        total += row.get("size", 0)
+        if len(batch) == _BATCH_ROWS or total >= _BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
-def _hash_one(row: Row) -> Hashed:
-    reason, sha256, size = row["reason"], "", 0
+def hash_rows(options: Options, prove: bool, rows: list[Row]) -> list[Hashed]:
+    """Reads and hashes files; a row whose file can't be read, or can't be an image, gets a reason.
+
+    Args:
+        options: of the dataset.
+        prove: decodes what is to go through byte for byte as well. Worth it where nothing is known of the files yet.
+        rows: as the source has them.
+    """
+    return [_hash_one(row, options, prove) for row in rows]
+
+
+def _hash_one(row: Row, options: Options, prove: bool) -> Hashed:
+    reason, sha256, size, proved = row["reason"], "", 0, None
     if reason is None:
         try:
             data = files.read(row["path"], MAX_BYTES)
             images.check_kind(data)
             sha256, size = hashlib.sha256(data).hexdigest(), len(data)
+            if prove and (image := images.as_is(data, max_pixels=options.max_pixels, max_side=options.max_side)):
+                proved = (image.width, image.height, image.format)
         except images.BadImage as error:
             reason = str(error)
         except OSError as error:
             reason = _why_unread(error)
         except ValueError as error:  # a path with a NUL
             reason = f"can't be read: {error}"
-    return cast(Hashed, {**row, "reason": reason, "sha256": sha256, "size": size, "copies": []})
+    found: dict[str, Any] = {
+        "reason": reason,
+        "sha256": "" if reason else sha256,
+        "size": size,
+        "copies": [],
+        "proved": proved,
+    }
+    return cast(Hashed, {**row, **found})
 
 
 def _why_unread(error: OSError) -> str:
@@ -75,7 +109,10 @@ def to_example(row: Hashed, options: Options, types: Mapping[str, str]) -> bytes
         data = files.read(row["path"], MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             return images.BadImage("changed while it was ingested")
-        image = images.normalize(data, max_pixels=options.max_pixels, max_side=options.max_side)
+        if row["proved"]:
+            image = images.NormalizedImage(data, *row["proved"])
+        else:
+            image = images.normalize(data, max_pixels=options.max_pixels, max_side=options.max_side)
     except images.BadImage as error:
         return error
     except OSError as error:

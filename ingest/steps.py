@@ -23,14 +23,12 @@ from ingest import files, progress, shards, workers
 from ingest.beam import beam
 from ingest.dataset import Options
 from ingest.images import BadImage
-from ingest.reading import Hashed, hash_rows, to_examples
+from ingest.reading import Hashed, batches, hash_rows, to_examples
 from ingest.shards import Known
 
 SHARD_BYTES = 128 * 2**20
 """Aimed-at size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""
 
-_BATCH_ROWS = 16
-_BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
 _ELEMENT_ROWS = 500
 
 In = TypeVar("In")
@@ -48,6 +46,7 @@ class Plan:
         features: side features and their types.
         buckets: the number of groups in which rows are compared.
         workers: threads or processes that read and decode, of one worker.
+        prove: decode as soon as a file is read, see ``reading.hash_rows``.
     """
 
     staging: str
@@ -55,6 +54,7 @@ class Plan:
     features: dict[str, str]
     buckets: int
     workers: int
+    prove: bool
 
 
 def build(pipeline: Any, plan: Plan, row_files: list[str], index_files: list[str]) -> None:
@@ -136,38 +136,27 @@ class _Hash(_Pooled):
 
     def process(self, path: str) -> Iterator[tuple[int, bytes]]:
         buckets: dict[int, list[Hashed]] = defaultdict(list)
-        with files.open_read(path) as file:
-            batches = in_order(self.pool, hash_rows, _batches(map(json.loads, file)), 2 * self.plan.workers)
-            for batch in batches:
-                _count(read=len(batch))
-                for row in batch:
-                    # Rejected rows are not compared with any, and spread evenly.
-                    key = row["sha256"] or f"{zlib.crc32(row['path'].encode(errors='replace')):08x}"
-                    bucket = _bucket(key, self.plan.buckets)
-                    buckets[bucket].append(row)
-                    if len(buckets[bucket]) >= _ELEMENT_ROWS:
-                        yield bucket, json.dumps(buckets.pop(bucket)).encode()
+        for batch in workers.begun(path) or self._hashed(path):
+            _count(read=len(batch))
+            for row in batch:
+                # Rejected rows are not compared with any, and spread evenly.
+                key = row["sha256"] or f"{zlib.crc32(row['path'].encode(errors='replace')):08x}"
+                bucket = _bucket(key, self.plan.buckets)
+                buckets[bucket].append(row)
+                if len(buckets[bucket]) >= _ELEMENT_ROWS:
+                    yield bucket, json.dumps(buckets.pop(bucket)).encode()
         for bucket, hashed in buckets.items():
             yield bucket, json.dumps(hashed).encode()
+
+    def _hashed(self, path: str) -> Iterator[list[Hashed]]:
+        hashing = functools.partial(hash_rows, self.plan.options, self.plan.prove)
+        with files.open_read(path) as file:
+            yield from in_order(self.pool, hashing, batches(map(json.loads, file)), 2 * self.plan.workers)
 
 
 def _bucket(sha256: str, buckets: int) -> int:
     # Of the hash's last digits; the first ones choose the split, and those after them the shard.
     return int(sha256[-8:], 16) % buckets
-
-
-def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """Rows in lists of at most _BATCH_ROWS, and of at most _BATCH_BYTES where their sizes are known."""
-    batch: list[Any] = []
-    total = 0
-    for row in rows:
-        batch.append(row)
-        total += row.get("size", 0)
-        if len(batch) == _BATCH_ROWS or total >= _BATCH_BYTES:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
 
 
 # --- deciding
@@ -323,5 +312,5 @@ class _Write(_Pooled):
 
     def _examples(self, rows: list[Hashed]) -> Iterator[tuple[Hashed, bytes | BadImage]]:
         convert = functools.partial(to_examples, self.plan.options, self.plan.features)
-        for batch in in_order(self.pool, convert, _batches(rows), 2 * self.plan.workers):
+        for batch in in_order(self.pool, convert, batches(rows), 2 * self.plan.workers):
             yield from batch

@@ -11,14 +11,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any, TypeVar
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
+Item = TypeVar("Item")
+
 _processes: Executor | None = None
+_begun: dict[str, list[Future[Any]]] = {}
 
 
 @contextlib.contextmanager
@@ -39,12 +43,25 @@ def processes(count: int) -> Iterator[None]:
             yield
         finally:
             _processes = None
+            _begun.clear()
             pool.shutdown(cancel_futures=True)
 
 
 def shared() -> Executor | None:
     """The processes, if there are any in this process."""
     return _processes
+
+
+def begin(key: str, do: Callable[[Item], Any], items: Iterable[Item]) -> None:
+    """Lets the processes, if there are any, work on items that ``begun`` will be asked for."""
+    if _processes:
+        _begun[key] = [_processes.submit(do, item) for item in items]
+
+
+def begun(key: str) -> Iterator[Any] | None:
+    """The results of what was begun under a key, in order, once; None where nothing was."""
+    futures = _begun.pop(key, None)
+    return None if futures is None else (future.result() for future in futures)
 
 
 def _start() -> None:
