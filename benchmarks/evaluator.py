@@ -7,6 +7,7 @@ process of its own, on the same SavedModel and the same Examples (320x240 JPEGs,
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.side == "prepare":
         prepare(arguments.folder, arguments.images)
-        return
+        os._exit(0)  # Keras and Transform in one process may crash when they are torn down; all is written by now
     if arguments.side:
         evaluate(arguments.folder, arguments.side)
         return

@@ -452,7 +452,7 @@ def test_ctrl_c_ends_it_soon_and_leaves_nothing(folders):
     with subprocess.Popen(  # noqa: S603
         command("while working", source, out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout.readline() == b"working\n"
+        assert process.stdout.readline().startswith(b"working")  # two processes may print at once
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
