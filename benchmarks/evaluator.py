@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.side == "prepare":
         prepare(arguments.folder, arguments.images)
-        os._exit(0)  # Keras and Transform in one process may crash when they are torn down; all is written by now
+        os._exit(0)  # see transform_and_input
     if arguments.side:
         evaluate(arguments.folder, arguments.side)
         return
