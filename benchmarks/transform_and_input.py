@@ -2,7 +2,7 @@
 
 - ours: `trainer.inputs`, that is the graph that Transform wrote, inside tf.data; uint8 pixels kept in memory
 - plain: what one would write by hand: parse, decode, antialiased resize, a map an image, `cache()`
-- materialized: TFX's Transform with `materialize=True` writes float pixels to TFRecords, and those are read back
+- materialized: TFX's Transform by its defaults writes float pixels to TFRecords, with statistics, and those are read
 
 Each side is a process of its own. The first two start from the graph of an earlier analysis, as the Trainer does; TFX
 does its analysis (a vocabulary of ten labels) on the way. 320x240 JPEGs, crops of scikit-learn's sample photos, become
@@ -193,16 +193,30 @@ def materialized(folder: Path) -> dict[str, float]:
     graph.uri, transformed.uri = str(folder / "graph"), str(folder / "transformed")
     examples.split_names = transformed.split_names = '["train"]'
 
+    outputs = {"transform_graph": [graph], "transformed_examples": [transformed]}
+    for prefix, kinds in {
+        "pre_transform": {"schema": standard_artifacts.Schema, "stats": standard_artifacts.ExampleStatistics},
+        "post_transform": {
+            "schema": standard_artifacts.Schema,
+            "stats": standard_artifacts.ExampleStatistics,
+            "anomalies": standard_artifacts.ExampleAnomalies,
+        },
+    }.items():
+        for name, kind in kinds.items():
+            artifact = kind()
+            artifact.uri = str(folder / f"{prefix}_{name}")
+            Path(artifact.uri).mkdir()
+            outputs[f"{prefix}_{name}"] = [artifact]
+
     start = time.perf_counter()
     context = Executor.Context(beam_pipeline_args=list(BEAM_ARGS), tmp_dir=str(folder / "tmp"), unique_id="0")
     Executor(context).Do(
         {"examples": [examples], "schema": [schema]},
-        {"transform_graph": [graph], "transformed_examples": [transformed]},
+        outputs,
         {
             "preprocessing_fn": "transform.preprocessing.preprocessing_fn",
             "custom_config": json.dumps({"features": asdict(Features()), "image_size": list(SIZE)}),
             "splits_config": '{"analyze": ["train"], "transform": ["train"]}',
-            "disable_statistics": 1,
         },
     )
     spec = tft.TFTransformOutput(graph.uri).transformed_feature_spec()
