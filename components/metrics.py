@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
+
+# isort: split
 import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma

@@ -5,8 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tfx.components
+
+# isort: split
 import tensorflow_data_validation as tfdv
-from tfx import components as tfx
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline

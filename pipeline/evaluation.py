@@ -2,6 +2,9 @@
 
 import json
 
+import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
+
+# isort: split
 from tensorflow_model_analysis.proto import config_pb2
 
 from pipeline.config import EvaluationConfig

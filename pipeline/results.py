@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
+
+# isort: split
 import numpy as np
 import tensorflow_model_analysis as tfma
 

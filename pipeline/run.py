@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from rich.console import Console
 from tfx import types
 from tfx.orchestration import metadata as mlmd
-from tfx.utils import path_utils
+from tfx.utils import io_utils, path_utils
 
 from pipeline import logs, results, runner, source, summary
 from pipeline.config import Config, ConfigError
@@ -46,7 +45,7 @@ def _check_schema(path: str, features: Features) -> None:
     if not Path(path).is_file():
         raise ConfigError(f"data.curated_schema: there is no file {path}")
     try:
-        known = {feature.name for feature in tfdv.load_schema_text(path).feature}
+        known = {feature.name for feature in io_utils.SchemaReader().read(path).feature}
     except text_format.ParseError as error:
         raise ConfigError(f"data.curated_schema: {path} is not a schema: {error}") from error
     if missing := sorted({features.input, features.label, *features.side} - known):

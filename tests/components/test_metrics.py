@@ -1,7 +1,6 @@
 import apache_beam as beam
 import numpy as np
 import pytest
-import tfx.components  # noqa: F401  (completes TFMA, see there)
 from sklearn.metrics import f1_score
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2

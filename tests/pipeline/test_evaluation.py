@@ -1,5 +1,3 @@
-import tfx.components  # noqa: F401  (completes TFMA, see there)
-
 from pipeline.config import EvaluationConfig
 from pipeline.evaluation import eval_config
 from pipeline.results import draw_confusion_matrix
