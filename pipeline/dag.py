@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import tfx.components
+from tfx import components as tfx  # first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
 
 # isort: split
 import tensorflow_data_validation as tfdv
