@@ -50,7 +50,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
     cache_dir = tempfile.mkdtemp(dir=folder)  # on the workdir's disk: /tmp is often small, or memory
     try:
-        transform_owner, transform = graph.load(output)
+        _, transform = graph.load(output)
         parse = export.example_parser(output, features, with_label=True)
         train, evaluation = (
             inputs.load(patterns, lambda serialized: transform(parse(serialized)), cache_dir)
@@ -63,7 +63,6 @@ def run_fn(fn_args: FnArgs) -> None:
             side[name] = output.vocabulary_size_by_name(features.vocabulary(name)) + 1  # one for unseen values
         network, base = model.build(tuple(custom["image_size"]), len(export.labels(output)), side, config)
         history = fit(network, base, train, evaluation, config)
-        del transform_owner
     finally:
         shutil.rmtree(cache_dir, ignore_errors=True)
 
@@ -71,7 +70,7 @@ def run_fn(fn_args: FnArgs) -> None:
     (folder / "config.json").write_text(json.dumps(custom, indent=1) + "\n")
     with (folder / "summary.txt").open("w") as file:
         network.summary(print_fn=lambda line: file.write(f"{line}\n"), expand_nested=False)
-    network = keras.Model(network.inputs, network.outputs[0], name=network.name)  # the same layers, without optimizer
+    network = keras.Model(network.input, network.output, name=network.name)  # the same layers, without the optimizer
     network.save(folder / "model.keras")
     base.save_weights(folder / "base.weights.h5")
     export.save(network, output, features, fn_args.serving_model_dir)
