@@ -139,9 +139,8 @@ def run(
             is_local = not (beam_args or files.is_uri(source) or files.is_uri(out))
             with processes(count) if is_local else contextlib.nullcontext():
                 # Beam takes longer to import and to start than the rest of a small ingest: work on its first rows now.
-                with files.open_read(spooled.files[0]) as first:
-                    hashing = functools.partial(reading.hash_rows, options, prove)
-                    begin(spooled.files[0], hashing, reading.batches(map(json.loads, first)))
+                first = spooled.files[0]
+                begin(first, functools.partial(reading.hash_rows, options, prove), reading.row_batches(first))
                 from ingest.steps import Plan
 
                 buckets = min(_MAX_BUCKETS, 1 + (spooled.rows + dataset.records) // _ROWS_IN_BUCKET)

@@ -1,6 +1,7 @@
 """A row's file to its hash and to its Example. Imports no Beam: worker processes of a local run do without."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -42,6 +43,12 @@ def batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
             batch, total = [], 0
     if batch:
         yield batch
+
+
+def row_batches(path: str) -> Iterator[list[Row]]:
+    """Batches of the rows in a file of JSON lines, which is opened when the first is asked for."""
+    with files.open_read(path) as file:
+        yield from batches(map(json.loads, file))
 
 
 def hash_rows(options: Options, prove: bool, rows: list[Row]) -> list[Hashed]:

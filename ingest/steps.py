@@ -23,7 +23,7 @@ from ingest import files, progress, shards, workers
 from ingest.beam import beam
 from ingest.dataset import Options
 from ingest.images import BadImage
-from ingest.reading import Hashed, batches, hash_rows, to_examples
+from ingest.reading import Hashed, batches, hash_rows, row_batches, to_examples
 from ingest.shards import Known
 
 SHARD_BYTES = 128 * 2**20
@@ -150,8 +150,7 @@ class _Hash(_Pooled):
 
     def _hashed(self, path: str) -> Iterator[list[Hashed]]:
         hashing = functools.partial(hash_rows, self.plan.options, self.plan.prove)
-        with files.open_read(path) as file:
-            yield from in_order(self.pool, hashing, batches(map(json.loads, file)), 2 * self.plan.workers)
+        return in_order(self.pool, hashing, row_batches(path), 2 * self.plan.workers)
 
 
 def _bucket(sha256: str, buckets: int) -> int:
