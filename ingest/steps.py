@@ -296,7 +296,6 @@ class _Write(_Pooled):
         def records() -> Iterator[shards.Record]:
             for row, example in self._examples(rows):
                 copies = [(row["path"], row["row"]), *row["copies"]]
-                _count(done=len(copies))
                 if isinstance(example, BadImage):
                     outcomes.extend(_aside(path, line, str(example)) for path, line in copies)
                     continue
@@ -313,3 +312,4 @@ class _Write(_Pooled):
         convert = functools.partial(to_examples, self.plan.options, self.plan.features)
         for batch in in_order(self.pool, convert, batches(rows), 2 * self.plan.workers):
             yield from batch
+            _count(done=sum(1 + len(row["copies"]) for row, _ in batch))

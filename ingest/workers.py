@@ -65,7 +65,11 @@ def begun(key: str) -> Iterator[Any] | None:
 
 
 def _start() -> None:
-    """Leaves Ctrl-C to the parent, ends when it is killed (nobody else would tell), and gets ready while it imports."""
+    """Leaves Ctrl-C to the parent, ends when it is killed (nobody else would tell), and gets ready while it imports.
+
+    The parent goes first where all want a core: what it does (importing and starting Beam, writing) nobody else can.
+    """
+    os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     importlib.import_module("ingest.reading")
