@@ -1,6 +1,7 @@
 """The network: InceptionV3 on pixels, a head on its features and on side features."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import keras
 
@@ -11,6 +12,17 @@ from transform.features import IMAGE
 _SIDE_UNITS = 20
 _HEAD_UNITS = 1024
 _DEFAULT_MOMENTUM = 0.99  # Keras's
+
+
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class Network:
+    model: keras.Model
+    base: keras.Model
+    head: keras.Model
+    pooled: keras.Model
 
 
 def build(
