@@ -8,6 +8,36 @@ IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
 
 
+class AugmentationConfig(BaseModel):
+    """Random changes to the images of training, drawn anew for each image each time it is seen.
+
+    The defaults suit photographs of things that have no preferred side. What is 0 or false costs nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    horizontal_flip: bool = Field(True, description="mirrors half of the images left to right")
+    vertical_flip: bool = Field(False, description="mirrors half of the images top to bottom")
+    rotation: Annotated[float, Field(ge=0, le=90)] = Field(10, description="degrees, each way")
+    zoom: Annotated[float, Field(ge=0, le=0.9)] = Field(0.15, description="share, larger or smaller")
+    shift: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="share of the width and height, each way")
+    brightness: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of full white, added or taken away")
+    contrast: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="share, more or less of it")
+    blur_sigma: Annotated[float, Field(ge=0, le=5)] = Field(0, description="pixels, of the strongest Gaussian blur")
+    rand_augment: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="magnitude of two RandAugment operations on each image"
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(0, description="alpha of MixUp's share: images blend in pairs")
+    cutmix: Annotated[float, Field(ge=0)] = Field(
+        0, description="alpha of CutMix's share: a box comes from another image; with mixup, one of them for each batch"
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed at all."""
+        return any(self.model_dump().values())
+
+
 class TrainerConfig(BaseModel):
     """The ``trainer`` section. With weights, the head is trained first, on a frozen base; without, all at once."""
 
@@ -25,4 +55,5 @@ class TrainerConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Adam's, of the head or from scratch")
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="Adam's, of the upper blocks")
     patience: Annotated[int, Field(ge=1)] = Field(5, description="epochs without a better eval loss before it stops")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights and shuffling")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights, shuffling and augmentation")
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="of the images of training only")
