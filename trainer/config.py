@@ -11,6 +11,36 @@ Distribution = Literal["auto", "none", "mirrored", "multi_worker"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 
+class AugmentationConfig(BaseModel):
+    """Random changes to the images of training, drawn anew for each image each time it is seen.
+
+    The defaults suit photographs of things that have no preferred side. What is 0 or false costs nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    horizontal_flip: bool = Field(True, description="mirrors half of the images left to right")
+    vertical_flip: bool = Field(False, description="mirrors half of the images top to bottom")
+    rotation: Annotated[float, Field(ge=0, le=90)] = Field(10, description="degrees, each way")
+    zoom: Annotated[float, Field(ge=0, le=0.9)] = Field(0.15, description="share, larger or smaller")
+    shift: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="share of the width and height, each way")
+    brightness: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of full white, added or taken away")
+    contrast: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="share, more or less of it")
+    blur_sigma: Annotated[float, Field(ge=0, le=5)] = Field(0, description="pixels, of the strongest Gaussian blur")
+    rand_augment: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="magnitude of two RandAugment operations on each image"
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(0, description="alpha of MixUp's share: images blend in pairs")
+    cutmix: Annotated[float, Field(ge=0)] = Field(
+        0, description="alpha of CutMix's share: a box comes from another image; with mixup, one of them for each batch"
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed at all."""
+        return any(self.model_dump().values())
+
+
 class TrainerConfig(BaseModel):
     """The ``trainer`` section. With weights, the head is trained first, on a frozen base; without, all at once."""
 
@@ -42,3 +72,4 @@ class TrainerConfig(BaseModel):
     precision: Precision = "auto"
     distribution: Distribution = "auto"
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights, shuffling and augmentation")
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="of the images of training only")
