@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def fit(
         _log.info("going on after %d epochs and %d steps", len(progress.history), progress.step)
     while progress.phase < len(begin):
         phase = begin[progress.phase]()
-        training = _Training(phase, task, config, strategy, class_weights)
+        training = _Training(phase, task, config, strategy, class_weights, progress)
         training.restore(arrays)
         best = arrays.get("best") or checkpoint.values(phase.variables)
         with _terminated() as is_terminated:
@@ -217,23 +218,32 @@ class _Training:
         config: TrainerConfig,
         strategy: tf.distribute.Strategy,
         class_weights: np.ndarray | None,
+        progress: Progress,
     ):
         self._phase = phase
         self._config = config
         self._strategy = strategy
         self._sizes = devices.batch_sizes(strategy, phase.train.count, config.batch_size)
-        self._worker, workers = devices.worker(strategy)
         # SIGTERM reaches workers at different steps: together they can only go on from an epoch's end.
-        self._saves_steps = workers == 1
+        self._saves_steps = devices.worker(strategy)[1] == 1
         with strategy.scope():
             rate = optimizers.learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = optimizers.optimizer(config, rate, phase.model)
             self._trackers = loop.Trackers(task)
         eval_batches = inputs.batches(phase.evaluation, self._sizes.replica).prefetch(_PREFETCHED)
         self._eval_batches = loop.distribute(strategy, eval_batches)
-        spec = self._train_batches(0, 0).element_spec
+        # One dataset for all epochs: building and compiling it anew for each would cost a second of each.
+        train_batches = self._batches(len(progress.history), progress.step)
+        self._train_batches = iter(train_batches)
         self._train_step = loop.train_step(
-            strategy, phase.model, task, self._optimizer, self._trackers, config.batch_size, class_weights, spec
+            strategy,
+            phase.model,
+            task,
+            self._optimizer,
+            self._trackers,
+            config.batch_size,
+            class_weights,
+            train_batches.element_spec,
         )
         self._eval_step = loop.eval_step(strategy, phase.model, task, self._trackers, self._eval_batches.element_spec)
 
@@ -262,7 +272,7 @@ class _Training:
             self._trackers.reset()
         first = progress.step
         clock = loop.Clock()
-        for clock in loop.run(self._train_step, self._train_batches(number, first)):
+        for clock in loop.run(self._train_step, islice(self._train_batches, self._sizes.steps - first)):
             progress.step = first + clock.steps
             reporter.after(progress.step, clock, progress.step == self._sizes.steps)
             if is_terminated() and progress.step < self._sizes.steps and self._saves_steps:
@@ -279,22 +289,25 @@ class _Training:
         _log.info("%s: %s", label, ", ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float)))
         return row
 
-    def _train_batches(self, epoch: int, first_step: int) -> loop.Batches:
-        """The batches of an epoch from a step on: the same ones, whatever was trained in this process before."""
-        sizes, seed = self._sizes, self._config.seed
-        order = inputs.shuffled(self._phase.train.count, seed, epoch, sizes.examples)
-        batches = inputs.batches(self._phase.train, sizes.replica, order[first_step * sizes.local :])
+    def _batches(self, epoch: int, step: int) -> loop.Batches:
+        """All batches from a step of an epoch on: the same ones, whatever was trained in this process before."""
+        sizes, seed, split = self._sizes, self._config.seed, self._phase.train
+        batches_in_epoch = -(-sizes.examples // sizes.replica)
+        indices = inputs.epochs(split.count, sizes.examples, sizes.replica, seed, epoch)
+        batches = inputs.read(split, indices.skip(step * (sizes.local // sizes.replica)))
         if self._phase.augmented:
             change = augment(self._config.augmentation)
-            epoch_seed = np.random.default_rng([seed, epoch, self._worker]).integers(2**31, dtype=np.int32)
 
-            def one_batch(step: tf.Tensor, batch: tuple[inputs.Tensors, tf.Tensor]) -> tuple[inputs.Tensors, tf.Tensor]:
-                images, target = change(batch[0][IMAGE], batch[1], tf.stack([epoch_seed, tf.cast(step, tf.int32)]))
+            def one_batch(
+                number: tf.Tensor, batch: tuple[inputs.Tensors, tf.Tensor]
+            ) -> tuple[inputs.Tensors, tf.Tensor]:
+                of_batch = tf.cast([seed, number * workers + worker], tf.int32)
+                images, target = change(batch[0][IMAGE], batch[1], of_batch)
                 return {**batch[0], IMAGE: images}, target
 
-            batches = batches.enumerate(first_step * (sizes.local // sizes.replica)).map(
-                one_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-            )
+            worker, workers = devices.worker(self._strategy)
+            first = epoch * batches_in_epoch + step * (sizes.local // sizes.replica)
+            batches = batches.enumerate(first).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return loop.distribute(self._strategy, batches.prefetch(_PREFETCHED))
 
     def _evaluate(self) -> dict[str, float]:
@@ -302,7 +315,7 @@ class _Training:
         training_weights = checkpoint.values(self._phase.model.trainable_variables) if self._config.ema else None
         self._optimizer.finalize_variable_values(self._phase.model.trainable_variables)
         self._trackers.reset()
-        for _ in loop.run(self._eval_step, self._eval_batches):
+        for _ in loop.run(self._eval_step, iter(self._eval_batches)):
             pass
         self.kept = checkpoint.values(self._phase.variables)
         if training_weights:

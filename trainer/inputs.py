@@ -138,49 +138,51 @@ def write(large: str, batches: tf.data.Dataset, path: Path) -> Split:
     )
 
 
-def batches(split: Split, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
-    """Batches of (inputs, targets), the last one smaller where the number of examples is no multiple.
+def batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """Batches of (inputs, targets), all examples in their order; the last batch may be smaller."""
+    return read(split, tf.data.Dataset.range(split.count).batch(batch_size))
 
-    Args:
-        split: the examples.
-        batch_size: examples in a batch.
-        order: indices, int64 ``[n]``; by default all, in their order.
-    """
+
+def read(split: Split, indices: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches of (inputs, targets), for a dataset of batches of indices, int64 ``[n]``."""
     name, rows = split.large
-
-    def read(indices: np.ndarray) -> list[np.ndarray]:
-        return [rows.read(indices), *(values[indices] for values in split.small.values()), split.targets[indices]]
-
     specs = [
         tf.TensorSpec([None, *rows.shape], rows.dtype),
         *(tf.TensorSpec([None, *values.shape[1:]], values.dtype) for values in split.small.values()),
         tf.TensorSpec([None, *split.targets.shape[1:]], split.targets.dtype),
     ]
 
-    def one_batch(indices: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
-        tensors = tf.numpy_function(read, [indices], [spec.dtype for spec in specs], stateful=False)
+    def of_indices(chosen: np.ndarray) -> list[np.ndarray]:
+        return [rows.read(chosen), *(values[chosen] for values in split.small.values()), split.targets[chosen]]
+
+    def one_batch(chosen: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+        tensors = tf.numpy_function(of_indices, [chosen], [spec.dtype for spec in specs], stateful=False)
         *inputs, targets = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
         return dict(zip([name, *split.small], inputs, strict=True)), targets
 
-    indices = np.arange(split.count) if order is None else order
-    return (
-        tf.data.Dataset.from_tensor_slices(indices)
-        .batch(batch_size)
-        .map(one_batch, num_parallel_calls=_READERS, deterministic=True)
-    )
+    return indices.map(one_batch, num_parallel_calls=_READERS, deterministic=True)
 
 
-def shuffled(count: int, seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order of an epoch's examples: another one each epoch, the same one for the same seed.
+def epochs(count: int, examples: int, batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+    """Batches of indices without end: in each epoch another order, the same one for the same seed.
 
     Args:
-        count: of the split's examples.
+        count: number of examples there are.
+        examples: how many an epoch takes; none a second time before all had their turn.
+        batch_size: of all batches but an epoch's last.
         seed: 0 or more.
-        epoch: 0 or more.
-        examples: how many the epoch takes; none of the others twice before all had their turn.
+        first: number of the first epoch, 0 or more.
 
     Returns:
-        Indices, int64 ``[examples]``.
+        Of indices, int64 ``[n]``.
     """
-    rng = np.random.default_rng([seed, epoch])
-    return np.concatenate([rng.permutation(count) for _ in range(-(-examples // count))])[:examples]
+
+    def order(epoch: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([seed, int(epoch)])
+        return np.concatenate([rng.permutation(count) for _ in range(-(-examples // count))])[:examples]
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64, stateful=False), [examples])
+        return tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
+
+    return tf.data.Dataset.counter(first).flat_map(one_epoch)

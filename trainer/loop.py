@@ -129,7 +129,7 @@ def _step(strategy: tf.distribute.Strategy, of_replica: Callable[..., None], spe
     return step
 
 
-def run(step: Callable[[Any], None], batches: Batches) -> Iterator[Clock]:
+def run(step: Callable[[Any], None], batches: Iterator[Any]) -> Iterator[Clock]:
     """Runs a step over batches.
 
     Yields:
@@ -137,10 +137,9 @@ def run(step: Callable[[Any], None], batches: Batches) -> Iterator[Clock]:
     """
     clock = Clock()
     begun = time.perf_counter()
-    iterator = iter(batches)
     while True:
         asked = time.perf_counter()
-        batch = next(iterator, None)
+        batch = next(batches, None)
         clock.waiting += time.perf_counter() - asked
         if batch is None:
             return
