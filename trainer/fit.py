@@ -85,7 +85,7 @@ def fit(
     base.trainable = False
     head_loss = phase("head", config.head_epochs, config.learning_rate)
     head_weights = network.get_weights()
-    model.unfreeze_after(base, config.unfreeze_after)
+    model.unfreeze_after(base, model.fine_tuned_after(config))
     if phase("upper blocks", config.epochs, config.fine_tune_learning_rate) > head_loss:
         network.set_weights(head_weights)
     return history
