@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from trainer.backbones import BACKBONES, Backbone
+from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
 from transform.features import IMAGE, TARGET, Features
 
@@ -122,22 +122,22 @@ class Config(_Section):
     @classmethod
     def _size_of_backbone(cls, image: Any, info: ValidationInfo) -> Any:
         if isinstance(image, dict) and image.get("size") is None:
-            return image | {"size": _backbone(info).size}
+            return image | {"size": BACKBONES[_backbone(info)].size}
         return image
 
     @field_validator("image")
     @classmethod
     def _large_enough(cls, image: ImageConfig, info: ValidationInfo) -> ImageConfig:
-        least = _backbone(info).least
+        backbone = _backbone(info)
+        least = BACKBONES[backbone].least
         if min(image.size) < least:
-            height, width = image.size
-            raise ValueError(f"size: [{height}, {width}] is too small for the backbone, which takes {least} and more")
+            raise ValueError(f"size: {list(image.size)} is too small, {backbone} takes {least} and more a side")
         return image
 
 
-def _backbone(info: ValidationInfo) -> Backbone:
-    trainer = info.data.get("trainer", TrainerConfig())  # it is missing if it is wrong itself, which is said then
-    return BACKBONES[trainer.backbone]
+def _backbone(info: ValidationInfo) -> str:
+    trainer: TrainerConfig = info.data.get("trainer", TrainerConfig())  # not there if it is wrong itself
+    return trainer.backbone
 
 
 def read(path: Path, overrides: tuple[str, ...] = ()) -> Config:

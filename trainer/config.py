@@ -31,7 +31,7 @@ class TrainerConfig(BaseModel):
     head_epochs: Annotated[int, Field(ge=1)] = Field(5, description="with weights: of the head on the frozen base")
     unfreeze_after: str | None = Field(
         None,
-        description="with weights: the layer after which fine-tuning changes the base; by default all of its last stage",
+        description="with weights: the layer after which fine-tuning changes the base; by default its last stage is",
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(32, description="images a step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Adam's, of the head or from scratch")

@@ -2,14 +2,15 @@
 
 Three layouts are known: Keras 3's ``.weights.h5``; its ``.keras``, a zip with such a file inside; and the ``.h5`` of
 earlier Keras, which is also that of the ImageNet weights that Keras offers. The file may hold the base alone, the base
-with its classifier (what comes after the base is left out), or a model that has the base inside, as ``model.keras`` of a
-run has.
+with its classifier (what comes after the base is left out), or a model that has the base inside, such as the
+``model.keras`` that a run leaves.
 """
 
+import itertools
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ def load(base: keras.Model, path: str, backbone: str) -> None:
                     raise WeightsError(
                         f"trainer.weights: {path} does not hold weights of {backbone}: its layer '{layer.layer.name}' "
                         f"takes {_shapes(layer.layer.weights)}, and the file has "
-                        f"{_shapes(layer.found)}{layer.found_name}. Give a file of {backbone}'s weights, or set "
+                        f"{_shapes(layer.found)} in '{layer.found_name}'. Give a file of {backbone}'s weights, or set "
                         "trainer.backbone to the one that these are of."
                     )
             for layer in layers:
@@ -86,19 +87,21 @@ def _keras_3(base: keras.Model, file: h5py.File) -> Iterator[_Layer]:
     yield from _in_group(base.layers, file[inside] if f"{inside}/layers" in file else file)
 
 
-def _in_group(layers: Sequence[keras.Layer], group: h5py.Group | None) -> Iterator[_Layer]:
+def _in_group(layers: Sequence[keras.Layer], group: Mapping[str, Any]) -> Iterator[_Layer]:
     seen: Counter[str] = Counter()
     for layer in layers:
         kind = _snake_case(type(layer).__name__)
         name = f"layers/{kind}_{seen[kind]}" if seen[kind] else f"layers/{kind}"
         seen[kind] += 1
-        found = group.get(name) if group else None
         if isinstance(layer, keras.Sequential):
-            yield from _in_group(layer.layers, found)
-        elif layer.weights:
-            stored = found.get("vars") if found else None
-            named = f" in '{stored.attrs['name']}'" if stored and "name" in stored.attrs else ""
-            yield _Layer(layer, [stored[key] for key in sorted(stored or ())], named)
+            yield from _in_group(layer.layers, group.get(name, {}))
+        elif not layer.weights:
+            continue
+        elif f"{name}/vars" in group:
+            stored = group[f"{name}/vars"]
+            yield _Layer(layer, [stored[key] for key in sorted(stored)], stored.attrs.get("name", name))
+        else:
+            yield _Layer(layer, [], name)
 
 
 def _snake_case(name: str) -> str:
@@ -110,12 +113,12 @@ def _earlier_keras(base: keras.Model, file: h5py.File) -> Iterator[_Layer]:
     """Finds layers by their place among those with weights, as Keras does: names have changed over its versions."""
     group = file.get("model_weights", file)  # where a whole model was saved
     names = [_text(name) for name in group.attrs.get("layer_names", ())]
-    stored = [group[name] for name in names if len(group[name].attrs.get("weight_names", ()))]
-    for i, layer in enumerate(layer for layer in base.layers if layer.weights):
-        found = stored[i] if i < len(stored) else None
-        keys = [_text(key) for key in found.attrs["weight_names"]] if found else []
-        named = f" in '{found.name.rpartition('/')[2]}'" if found else ""
-        yield _Layer(layer, [found[key] for key in keys], named)
+    weights = {name: [_text(weight) for weight in group[name].attrs["weight_names"]] for name in names}
+    stored = [name for name in names if weights[name]]
+    for layer, name in itertools.zip_longest((layer for layer in base.layers if layer.weights), stored):
+        if layer is None:
+            return  # what is left is the classifier
+        yield _Layer(layer, [group[name][weight] for weight in weights[name]] if name else [], name or "its end")
 
 
 def _text(value: Any) -> str:
