@@ -65,10 +65,7 @@ def build(
         _index(base, fine_tuned_after(config))  # better now than after the head's epochs
     image = keras.Input((*image_size, 3), dtype="uint8", name=IMAGE)
     scaled = _scale(image, config, statistics)
-    # With given weights BatchNormalization stays in inference mode also while its layers are fine-tuned: statistics of
-    # small batches would undo what the weights know (Keras's transfer learning guide).
-    features = base(scaled) if config.weights == NO_WEIGHTS else base(scaled, training=False)
-    average = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(features)
+    average = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(base(scaled))
 
     head = _head(average.shape[-1], task, side, config)
     side_inputs = _side_inputs(side)
@@ -168,13 +165,18 @@ def fine_tuned_after(config: TrainerConfig) -> str:
 def unfreeze_after(base: keras.Model, layer_name: str) -> None:
     """Makes the layers of ``base`` above the one named trainable, and all up to it not.
 
+    BatchNormalization stays as it is, and so in inference mode, also above: statistics of small batches would undo what
+    the weights know. Calling the base with ``training=False``, as Keras's transfer learning guide does, would not do it:
+    in Keras 3 ``fit`` calls all layers with ``training=True``.
+
     Raises:
         ValueError: if there is no such layer.
     """
     index = _index(base, layer_name)
     base.trainable = True
-    for layer in base.layers[: index + 1]:
-        layer.trainable = False
+    for i, layer in enumerate(base.layers):
+        if i <= index or isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
 
 
 def _index(base: keras.Model, layer_name: str) -> int:

@@ -29,7 +29,6 @@ def test_side_features_and_pixels_give_a_probability_for_each_class(built):
     assert probabilities.shape == (2, 4)
     assert probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     assert not np.allclose(probabilities[0], probabilities[1])  # the side features count
-    assert not np.allclose(probabilities, built.model(rows()).numpy())  # and the pixels
 
 
 @pytest.mark.parametrize("task", [multilabel(3), regression("huber")])
@@ -41,11 +40,14 @@ def test_a_task_gives_the_number_of_outputs_and_their_activation(task):
 
 def test_the_head_on_pooled_features_is_the_model_on_images(built):
     features = built.pooled(rows()["image"]).numpy()
+    assert not np.allclose(features[0], features[1], atol=1e-3 * features.max())  # the pixels count
     assert features.shape == (2, built.base.output_shape[-1])
     assert features.dtype == np.float32
     np.testing.assert_allclose(built.head(rows() | {"image": features}), built.model(rows()), rtol=1e-5, atol=1e-6)
     scaled = rows()["image"] / np.float32(127.5) - 1
-    np.testing.assert_allclose(np.mean(built.base(scaled), axis=(1, 2)), features, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        np.mean(built.base(scaled), axis=(1, 2)), features, rtol=1e-2, atol=1e-4 * features.max()
+    )
 
 
 def test_training_the_head_alone_is_training_the_model(built):
@@ -99,15 +101,21 @@ def test_featurewise_scaling_standardizes_each_channel_instead_of_the_backbones_
         model.build(SIZE, classification(2), {}, config)
 
 
-def test_batch_normalization_keeps_given_statistics_and_follows_the_data_from_scratch(built, tmp_path):
-    built.base.save_weights(tmp_path / "base.weights.h5")
-    given = SCRATCH.model_copy(update={"weights": str(tmp_path / "base.weights.h5")})
-    for config, kept in ((given, True), (SCRATCH, False)):
-        network = model.build(SIZE, classification(4), SIDE, config)
-        mean = network.base.get_layer("bn_Conv1").moving_mean
-        before = mean.numpy()
-        network.model(rows(4), training=True)
-        assert np.array_equal(mean.numpy(), before) == kept
+def test_batch_normalization_follows_the_data_from_scratch_and_not_when_it_is_fine_tuned():
+    built = model.build(SIZE, classification(4), SIDE, SCRATCH)
+    built.model.compile("sgd", "categorical_crossentropy")
+
+    def changed(layer: str) -> bool:
+        before = built.base.get_layer(layer).get_weights()
+        built.model.fit(rows(4), np.eye(4), verbose=0)
+        return not all(map(np.array_equal, before, built.base.get_layer(layer).get_weights()))
+
+    assert changed("Conv_1_bn")
+    model.unfreeze_after(built.base, "block_12_add")
+    built.model.compile("sgd", "categorical_crossentropy")
+    assert not changed("Conv_1_bn")
+    assert not changed("Conv1")
+    assert changed("Conv_1")
 
 
 def test_a_layer_that_the_base_lacks_is_refused_before_training(built, tmp_path):
