@@ -33,7 +33,7 @@ def check(config: Config) -> source.Source:
     """
     found = source.find(config)
     try:
-        weights.check(config.trainer.weights)
+        weights.check(config.trainer.weights, config.trainer.backbone)
     except weights.WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:

@@ -21,7 +21,7 @@ from trainer.augmentation import augment
 from trainer.checkpoint import Progress
 from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.errors import TrainingError
-from trainer.model import POOLED, Network
+from trainer.model import Network
 from trainer.tasks import Task
 from transform.features import IMAGE
 
@@ -152,7 +152,7 @@ def _phases(
         return Phase("head", network.head, network.head.variables, kept[0], kept[1], False, **common)
 
     def upper_blocks() -> Phase:
-        model.unfreeze_after(network.base, config.unfreeze_after)
+        model.unfreeze_after(network.base, model.fine_tuned_after(config))
         return Phase(
             "upper blocks",
             network.model,
@@ -173,10 +173,10 @@ def features(network: Network, split: inputs.Split, batch_size: int, path: Path)
 
     def one_batch(batch: inputs.Tensors, target: tf.Tensor) -> tuple[inputs.Tensors, tf.Tensor]:
         small = {name: batch[name] for name in split.small}
-        return {POOLED: forward(batch[IMAGE]), **small}, target
+        return {IMAGE: forward(batch[IMAGE]), **small}, target
 
     batches = inputs.batches(split, batch_size)
-    return inputs.write(POOLED, batches.map(one_batch).prefetch(1), path)
+    return inputs.write(IMAGE, batches.map(one_batch).prefetch(1), path)
 
 
 def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:

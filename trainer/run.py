@@ -11,9 +11,10 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from absl import logging
 
-from trainer import curves, export, inputs, model
+from trainer import curves, export, inputs, model, tasks
 from trainer.config import TrainerConfig
 from trainer.fit import fit
+from trainer.normalization import channel_statistics
 from transform import features as f
 from transform import graph
 
@@ -61,7 +62,12 @@ def run_fn(fn_args: FnArgs) -> None:
         side: dict[str, int | None] = dict.fromkeys(features.numeric)
         for name in features.categorical:
             side[name] = output.vocabulary_size_by_name(features.vocabulary(name)) + 1  # one for unseen values
-        network, base = model.build(tuple(custom["image_size"]), len(export.labels(output)), side, config)
+        task = tasks.classification(len(export.labels(output)))
+        statistics = None
+        if config.normalization == "featurewise":
+            statistics = channel_statistics(train.examples.batch(config.batch_size).map(lambda x, _: x[f.IMAGE]))
+        built = model.build(tuple(custom["image_size"]), task, side, config, statistics)
+        network, base = built.model, built.base
         history = fit(network, base, train, evaluation, config)
     finally:
         shutil.rmtree(cache_dir, ignore_errors=True)

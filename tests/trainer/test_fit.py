@@ -14,7 +14,7 @@ from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.errors import TrainingError
 from trainer.fit import features, fit
 from trainer.inputs import Rows, Split
-from trainer.model import POOLED, Network
+from trainer.model import Network
 from transform.features import IMAGE
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
@@ -38,10 +38,10 @@ def make_network(config: TrainerConfig, dropout: float = 0.2) -> Network:
     image = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE)
     features = base(keras.layers.Rescaling(1 / 255)(image), training=None if config.weights == "none" else False)
     pooled = keras.Model(image, keras.layers.GlobalAveragePooling2D()(features))
-    features = keras.Input((4,), name=POOLED)
+    features = keras.Input((4,), name=IMAGE)
     outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.Dropout(dropout)(features))
-    head = keras.Model({POOLED: features}, outputs)
-    return Network(keras.Model({IMAGE: image}, head({POOLED: pooled(image)})), base, head, pooled)
+    head = keras.Model({IMAGE: features}, outputs)
+    return Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
 
 
 def make_split(folder: Path, count: int = 60, turned: bool = False) -> Split:
