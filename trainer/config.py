@@ -1,6 +1,6 @@
 """What can be tuned about training: the ``trainer`` section of the configuration."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,3 +26,7 @@ class TrainerConfig(BaseModel):
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="Adam's, of the upper blocks")
     patience: Annotated[int, Field(ge=1)] = Field(5, description="epochs without a better eval loss before it stops")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights and shuffling")
+    loss: Literal["mean_squared_error", "huber"] = Field("mean_squared_error", description="of a regression")
+    label_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="multilabel: from which probability on a label is said of an image, where not from 0.5"
+    )

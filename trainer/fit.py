@@ -9,6 +9,7 @@ from absl import logging
 
 from trainer import inputs, model
 from trainer.config import NO_WEIGHTS, TrainerConfig
+from trainer.tasks import Task
 
 History = list[dict[str, Any]]
 
@@ -38,14 +39,14 @@ class _Log(keras.callbacks.Callback):
         }
         self._history.append(row)
         logging.info(
-            "epoch %(epoch)d (%(phase)s): loss %(loss).4f, accuracy %(accuracy).4f, eval loss %(val_loss).4f, "
-            "eval accuracy %(val_accuracy).4f, %(images_per_second).0f images/s",
+            "epoch %(epoch)d (%(phase)s): loss %(loss).4f, eval loss %(val_loss).4f, "
+            "%(images_per_second).0f images/s",
             row,
         )
 
 
 def fit(
-    network: keras.Model, base: keras.Model, train: inputs.Split, evaluation: inputs.Split, config: TrainerConfig
+    network: keras.Model, base: keras.Model, train: inputs.Split, evaluation: inputs.Split, config: TrainerConfig, task: Task
 ) -> History:
     """Trains ``network`` in place and leaves it with the weights of its best epoch (least loss on the eval split).
 
@@ -56,16 +57,21 @@ def fit(
         A row an epoch: ``epoch`` (from 1), ``phase``, ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``,
         ``images_per_second`` (of training alone).
     """
-    train_batches = inputs.training_batches(train, config.batch_size, config.seed)
-    eval_batches = inputs.evaluation_batches(evaluation, config.batch_size)
+    train_batches, eval_batches = (
+        batches.map(lambda images, target: (images, task.encode(target)))
+        for batches in (
+            inputs.training_batches(train, config.batch_size, config.seed),
+            inputs.evaluation_batches(evaluation, config.batch_size),
+        )
+    )
     history: History = []
 
     def phase(name: str, epochs: int, learning_rate: float) -> float:
         steps = math.ceil(train.count / config.batch_size)
         network.compile(
             optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)),
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
+            loss=task.loss,
+            metrics=list(task.metrics().values()),
         )
         stop = keras.callbacks.EarlyStopping(patience=config.patience, restore_best_weights=True)
         network.fit(

@@ -44,13 +44,19 @@ def records(patterns: Sequence[str]) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(files, compression_type=compression, num_parallel_reads=min(len(files), 8) or None)
 
 
-def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], Raw], cache_dir: str) -> Split:
+def load(
+    patterns: Sequence[str],
+    transform: Callable[[tf.Tensor], Raw],
+    cache_dir: str,
+    known: Callable[[tf.Tensor], tf.Tensor],
+) -> Split:
     """Reads a split, transforms it and keeps the result for later passes: in memory if it fits, else on disk.
 
     Args:
         patterns: of the TFRecord files.
         transform: from serialized Examples, string ``[n]``, to transformed features.
         cache_dir: an existing local folder for what does not fit into memory.
+        known: says of a target whether there is something to learn from it, see ``trainer.tasks.Task.known``.
 
     Returns:
         The split. Its first pass decodes; later ones read pixels.
@@ -62,7 +68,7 @@ def load(patterns: Sequence[str], transform: Callable[[tf.Tensor], Raw], cache_d
         .map(lambda batch: _inputs_and_target(transform(batch)), num_parallel_calls=tf.data.AUTOTUNE)
         .unbatch()
         # A label that training has not seen has no place in the loss. The Evaluator counts it, as wrong.
-        .filter(lambda _, target: target >= 0)
+        .filter(lambda _, target: known(target))
     )
     image_bytes = examples.element_spec[0][IMAGE].shape.num_elements()
     fits = count * image_bytes < _CACHE_SHARE_OF_MEMORY * psutil.virtual_memory().available

@@ -14,7 +14,7 @@ _DEFAULT_MOMENTUM = 0.99  # Keras's
 
 
 def build(
-    image_size: tuple[int, int], classes: int, side: Mapping[str, int | None], config: TrainerConfig
+    image_size: tuple[int, int], classes: int, side: Mapping[str, int | None], config: TrainerConfig, activation: str = "softmax"
 ) -> tuple[keras.Model, keras.Model]:
     """Builds the classifier.
 
@@ -23,6 +23,7 @@ def build(
         classes: number of classes.
         side: the side features by name: None for a numeric one, for a categorical one its number of values.
         config: says where the base's weights come from.
+        activation: of the output layer.
 
     Returns:
         The model, from a dict of ``image`` uint8 ``[n, height, width, 3]`` and side features ``[n]`` (float32 or int64)
@@ -55,7 +56,7 @@ def build(
         pooled = keras.layers.Concatenate(name="image_and_side")([pooled, reduced])
 
     hidden = keras.layers.Dense(_HEAD_UNITS, activation="relu", name="head")(pooled)
-    probabilities = keras.layers.Dense(classes, activation="softmax", name="probabilities")(hidden)
+    probabilities = keras.layers.Dense(classes, activation=activation, name="probabilities")(hidden)
     return keras.Model({IMAGE: image, **side_inputs}, probabilities, name="classifier"), base
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from absl import logging
 
-from trainer import curves, export, inputs, model
+from trainer import curves, export, inputs, model, tasks
 from trainer.config import TrainerConfig
 from trainer.fit import fit
 from transform import features as f
@@ -37,7 +37,8 @@ def run_fn(fn_args: FnArgs) -> None:
     Args:
         fn_args: ``train_files`` and ``eval_files`` (patterns of raw Examples), ``transform_output`` (what Transform
             wrote), ``serving_model_dir`` (the SavedModel to write; training's other results go beside it) and
-            ``custom_config``: ``features``, ``image_size`` and ``trainer``, as dicts of the classes that own them.
+            ``custom_config``: ``task``, ``features``, ``image_size`` and ``trainer``, as dicts of the classes that own
+            them.
     """
     custom = fn_args.custom_config
     features = f.from_json(custom["features"])
@@ -50,10 +51,13 @@ def run_fn(fn_args: FnArgs) -> None:
 
     cache_dir = tempfile.mkdtemp(dir=folder)  # on the workdir's disk: /tmp is often small, or memory
     try:
+        names = export.labels(custom["task"], output, features)
+        task = tasks.make(custom["task"], len(names), config)
+        tasks.thresholds(names, config.label_thresholds)  # refuses what can't be exported before it is trained
         _, transform = graph.load(output)
         parse = export.example_parser(output, features, with_label=True)
         train, evaluation = (
-            inputs.load(patterns, lambda serialized: transform(parse(serialized)), cache_dir)
+            inputs.load(patterns, lambda serialized: transform(parse(serialized)), cache_dir, task.known)
             for patterns in (fn_args.train_files, fn_args.eval_files)
         )
         logging.info("%d training and %d eval images", train.count, evaluation.count)
@@ -61,17 +65,17 @@ def run_fn(fn_args: FnArgs) -> None:
         side: dict[str, int | None] = dict.fromkeys(features.numeric)
         for name in features.categorical:
             side[name] = output.vocabulary_size_by_name(features.vocabulary(name)) + 1  # one for unseen values
-        network, base = model.build(tuple(custom["image_size"]), len(export.labels(output)), side, config)
-        history = fit(network, base, train, evaluation, config)
+        network, base = model.build(tuple(custom["image_size"]), task.outputs, side, config, task.activation)
+        history = fit(network, base, train, evaluation, config, task)
     finally:
         shutil.rmtree(cache_dir, ignore_errors=True)
 
-    curves.write(history, folder)
+    curves.write(history, folder, next(iter(task.metrics())))
     (folder / "config.json").write_text(json.dumps(custom, indent=1) + "\n")
     with (folder / "summary.txt").open("w") as file:
         network.summary(print_fn=lambda line: file.write(f"{line}\n"), expand_nested=False)
     network = keras.Model(network.input, network.output, name=network.name)  # the same layers, without the optimizer
     network.save(folder / "model.keras")
     base.save_weights(folder / "base.weights.h5")
-    export.save(network, output, features, fn_args.serving_model_dir)
+    export.save(network, output, features, task.name, config.label_thresholds, fn_args.serving_model_dir)
     logging.info("exported to %s, loads as TensorFlow %s", fn_args.serving_model_dir, tf.__version__)

@@ -1,11 +1,13 @@
 """Tasks: what a target looks like, what the head's outputs mean, what is minimised and what is measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import keras
 import tensorflow as tf
+
+from trainer.config import TrainerConfig
 
 TaskName = Literal["classification", "multilabel", "regression"]
 
@@ -37,6 +39,27 @@ class Task:
         if self.name == "classification":
             return tf.one_hot(target, self.outputs)
         return tf.reshape(tf.cast(target, tf.float32), [-1, self.outputs])
+
+    def known(self, target: tf.Tensor) -> tf.Tensor:
+        """Whether there is something to learn from one example, bool ``[]``.
+
+        Args:
+            target: the transform graph's, of one example: ``[]``, or ``[outputs]`` in a multilabel task.
+
+        Returns:
+            False for a class that training has not seen, and for a number that is missing. True in a multilabel task:
+            no label at all is an answer too.
+        """
+        if self.name == "multilabel":
+            return tf.constant(True)
+        return target >= 0 if self.name == "classification" else tf.math.is_finite(target)
+
+
+def make(name: TaskName, outputs: int, config: TrainerConfig) -> Task:
+    """The task that a configuration names; ``outputs`` counts the classes or labels, 1 for regression."""
+    if name == "regression":
+        return regression(config.loss)
+    return classification(outputs) if name == "classification" else multilabel(outputs)
 
 
 def classification(classes: int, label_smoothing: float = 0.0) -> Task:
@@ -86,3 +109,20 @@ def regression(loss: Literal["mean_squared_error", "huber"]) -> Task:
             "root_mean_squared_error": keras.metrics.RootMeanSquaredError("root_mean_squared_error"),
         },
     )
+
+
+DEFAULT_THRESHOLD = 0.5
+
+
+def thresholds(labels: Sequence[str], given: Mapping[str, float]) -> list[float]:
+    """From which probability on each label of a multilabel task is said of an image, in the order of ``labels``.
+
+    Raises:
+        ValueError: if ``given`` names a label that is not among ``labels``.
+    """
+    if unknown := sorted(set(given) - set(labels)):
+        raise ValueError(
+            f"trainer.label_thresholds: {', '.join(unknown)}: not among the labels of the training split, "
+            f"which are {', '.join(labels)}"
+        )
+    return [given.get(label, DEFAULT_THRESHOLD) for label in labels]
