@@ -133,7 +133,7 @@ def _label_prediction_weight(
 class RSquared(tfma.metrics.Metric):
     """Coefficient of determination of a regression: 1 is perfect, 0 no better than always to say the targets' mean.
 
-    NaN if all targets are the same. (TFMA's SquaredPearsonCorrelation doesn't see a prediction that is off by a factor.)
+    NaN if all targets are the same. TFMA's SquaredPearsonCorrelation doesn't see predictions that are off by a factor.
     """
 
     def __init__(self, name: str = "r_squared"):
@@ -201,18 +201,14 @@ class LabelScore(tfma.metrics.Metric):
     """
 
     def __init__(self, name: str, label_feature: str):
-        super().__init__(
-            metric_util.merge_per_key_computations(_label_score), name=name, label_feature=label_feature
-        )
+        super().__init__(metric_util.merge_per_key_computations(_label_score), name=name, label_feature=label_feature)
 
 
 class LabelDetails(tfma.metrics.Metric):
     """By label what ``label_scores`` gives, as JSON in bytes. Arguments as those of ``LabelScore``."""
 
     def __init__(self, name: str, label_feature: str):
-        super().__init__(
-            metric_util.merge_per_key_computations(_label_details), name=name, label_feature=label_feature
-        )
+        super().__init__(metric_util.merge_per_key_computations(_label_details), name=name, label_feature=label_feature)
 
 
 def _label_score(name: str, label_feature: str, model_name: str = "", output_name: str = "") -> list[Any]:
@@ -295,8 +291,8 @@ def _pooled(name: str) -> Callable[[LabelCounts], float]:
 
 
 def _mean_f1(counts: LabelCounts) -> float:
-    values = [scores(count)["f1"] for count in counts.values()]
-    return float(np.mean(values)) if values else float("nan")
+    values = [scores(count)["f1"] or 0.0 for count in counts.values()]
+    return sum(values) / len(values) if values else float("nan")
 
 
 LABEL_SCORES: dict[str, Callable[[LabelCounts], float]] = {

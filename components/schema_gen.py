@@ -1,4 +1,4 @@
-"""SchemaGen for images: TFX's, plus what the statistics can't say: the image feature, and that labels come in numbers."""
+"""SchemaGen for images: TFX's, plus what statistics can't say: the image, which they leave out, and what may vary."""
 
 from typing import Any
 

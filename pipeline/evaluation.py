@@ -21,9 +21,10 @@ def eval_config(task: Task, config: EvaluationConfig, features: Features) -> con
     """Makes TFMA's configuration.
 
     The model is evaluated as it will serve: from raw Examples, through its own signatures. Slices are the whole split
-    and in a classification each class. (A slice of the images with one of several labels would say nothing about that
-    label: the images on which it was said wrongly are elsewhere. Its own counts do.) Absolute thresholds and the comparison
-    with the champion apply to the whole split; TFX's Evaluator leaves the comparison out where there is no champion.
+    and in a classification each class. (Where there are several labels, the images with one of them would say little
+    about it: those where it was said wrongly are elsewhere. It has counts of its own.) Absolute thresholds and the
+    comparison with the champion apply to the whole split; TFX's Evaluator leaves the comparison out where there is no
+    champion.
     """
     models = [
         config_pb2.ModelSpec(
@@ -57,7 +58,7 @@ def eval_config(task: Task, config: EvaluationConfig, features: Features) -> con
 
 def _metric(name: str, task: Task, config: EvaluationConfig, features: Features) -> config_pb2.MetricConfig:
     measure = MEASURES[task][name]
-    options = {"name": name}
+    options: dict[str, str | int] = {"name": name}
     if name == "top_k_accuracy":
         options["k"] = config.top_k
     if measure.metric == "LabelScore":
@@ -87,15 +88,11 @@ def _details(task: Task, features: Features) -> list[config_pb2.MetricConfig]:
     if task == "classification":
         by_arg_max = {"name": CONFUSION_MATRIX, "thresholds": [0.0]}
         return [
-            config_pb2.MetricConfig(
-                class_name="MultiClassConfusionMatrixAtThresholds", config=json.dumps(by_arg_max)
-            )
+            config_pb2.MetricConfig(class_name="MultiClassConfusionMatrixAtThresholds", config=json.dumps(by_arg_max))
         ]
     if task == "multilabel":
         options = {"name": LABEL_DETAILS, "label_feature": features.label}
         return [
-            config_pb2.MetricConfig(
-                class_name="LabelDetails", module="components.metrics", config=json.dumps(options)
-            )
+            config_pb2.MetricConfig(class_name="LabelDetails", module="components.metrics", config=json.dumps(options))
         ]
     return []

@@ -1,8 +1,7 @@
-"""What is measured of a model, by task: for the configuration, the Evaluator and whoever shows it. Imports nothing heavy."""
+"""What is measured of a model, by task: for the configuration, the Evaluator and the reports. Imports nothing heavy."""
 
 import math
 from dataclasses import dataclass
-
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "r_squared": Measure("RSquared", _OURS, lowest=-math.inf),
     },
 }
-"""By task the metrics by name. A model with several labels is measured by what it says at its own thresholds, except for
-``auc``, the area under the ROC curve over all pairs of image and label."""
+"""By task the metrics by name. A model with several labels is measured by what it says at its own thresholds, but for
+``auc``: the area under the ROC curve over all pairs of image and label."""
 
 CHAMPION_METRIC: dict[str, str] = {
     "classification": "accuracy",
@@ -57,7 +56,7 @@ CHAMPION_METRIC: dict[str, str] = {
 """The metric in which a candidate may not fall behind the champion by more than the margin."""
 
 RELATIVE_MARGIN: set[str] = {"regression"}
-"""Where the margin is a share of the champion's figure, since that is in the target's unit; elsewhere it is a difference."""
+"""Where the margin is a share of the champion's figure, which is in the target's unit. Elsewhere it is a difference."""
 
 DEFAULT_THRESHOLDS: dict[str, dict[str, float]] = {
     "classification": {"accuracy": 0.8},

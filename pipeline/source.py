@@ -6,7 +6,6 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from ingest import dataset
-from ingest.dataset import Task
 from pipeline.config import Config, ConfigError
 from trainer import tasks
 
@@ -89,7 +88,7 @@ def _files(source: Source) -> list[str]:
     return sorted(file for file in tf.io.gfile.glob(f"{source.base}/{pattern}") if not tf.io.gfile.isdir(file))
 
 
-def label_types(task: Task) -> list[str]:
+def label_types(task: dataset.Task) -> list[str]:
     """The types that a label may have in an Example: of ``bytes``, ``int64`` and ``float``."""
     return sorted(_FLOATS | _INTEGERS if task == "regression" else _BYTES | _INTEGERS)
 

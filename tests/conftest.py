@@ -105,7 +105,7 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
     ]
     metadata = tft.DatasetMetadata.from_feature_spec(spec)
     folder = tmp_path_factory.mktemp("transform")
-    custom = {"features": asdict(features), "image_size": list(SIZE)}
+    custom = {"task": "classification", "features": asdict(features), "image_size": list(SIZE)}
     options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
     with (
         beam.Pipeline("DirectRunner", options=options) as pipeline,

@@ -9,7 +9,7 @@ Signatures (n = batch, k = outputs):
 
 By task:
 
-- classification: ``classes`` are probabilities that add up to 1, ``label`` is the best class, ``score`` its probability.
+- classification: ``classes`` are probabilities that add up to 1, ``label`` the best class, ``score`` its probability.
 - multilabel: ``classes`` are probabilities of their own, ``label`` the labels at or above their thresholds, joined by |
   in the order of ``classes`` ('' if there are none), ``score`` the highest probability.
 - regression: ``classes`` [n, 1] and ``score`` are the value, ``label`` is its text.
@@ -19,7 +19,6 @@ regression the target's feature. ``assets/task`` names the task.
 """
 
 import tempfile
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

@@ -39,14 +39,18 @@ class _Log(keras.callbacks.Callback):
         }
         self._history.append(row)
         logging.info(
-            "epoch %(epoch)d (%(phase)s): loss %(loss).4f, eval loss %(val_loss).4f, "
-            "%(images_per_second).0f images/s",
+            "epoch %(epoch)d (%(phase)s): loss %(loss).4f, eval loss %(val_loss).4f, %(images_per_second).0f images/s",
             row,
         )
 
 
 def fit(
-    network: keras.Model, base: keras.Model, train: inputs.Split, evaluation: inputs.Split, config: TrainerConfig, task: Task
+    network: keras.Model,
+    base: keras.Model,
+    train: inputs.Split,
+    evaluation: inputs.Split,
+    config: TrainerConfig,
+    task: Task,
 ) -> History:
     """Trains ``network`` in place and leaves it with the weights of its best epoch (least loss on the eval split).
 

@@ -14,7 +14,11 @@ _DEFAULT_MOMENTUM = 0.99  # Keras's
 
 
 def build(
-    image_size: tuple[int, int], classes: int, side: Mapping[str, int | None], config: TrainerConfig, activation: str = "softmax"
+    image_size: tuple[int, int],
+    classes: int,
+    side: Mapping[str, int | None],
+    config: TrainerConfig,
+    activation: str = "softmax",
 ) -> tuple[keras.Model, keras.Model]:
     """Builds the classifier.
 

@@ -9,12 +9,12 @@ IMAGE = "image"
 TARGET = "target"
 """Transformed label, by task. Classification: int64 ``[n]``, the index into the sorted class names, -1 for a class that
 training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]``, an index a label; from
-``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32 ``[n]``,
-NaN where there is none."""
+``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
+``[n]``, NaN where there is none."""
 
 LABELS_VOCABULARY = "labels"
-"""Name of the asset that holds the names of the model's outputs, one a line, in their order: the sorted classes or labels;
-in a regression the target's feature."""
+"""Name of the asset that holds the names of the model's outputs, one a line, in their order: the sorted classes or
+labels; in a regression the target's feature."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,7 @@ def _write(values: list[bytes], folder: str, filename: str) -> Any:
     return np.array(path.encode())
 
 
-def compute_and_apply_sorted_vocabulary(
-    x: tf.Tensor | tf.SparseTensor, filename: str
-) -> tf.Tensor | tf.SparseTensor:
+def compute_and_apply_sorted_vocabulary(x: tf.Tensor | tf.SparseTensor, filename: str) -> tf.Tensor | tf.SparseTensor:
     """Like ``tft.compute_and_apply_vocabulary``, in the byte order of the values.
 
     Args:

@@ -4,8 +4,8 @@ from pipeline.results import draw_confusion_matrix
 from transform.features import Features
 
 
-def thresholds(config: EvaluationConfig):
-    (spec,) = eval_config(config, Features()).metrics_specs
+def thresholds(config: EvaluationConfig, task="classification"):
+    (spec,) = eval_config(task, config, Features()).metrics_specs
     return {metric.class_name: metric.per_slice_thresholds for metric in spec.metrics if metric.per_slice_thresholds}
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import SIZE
-from trainer import export, inputs
+from trainer import export, inputs, tasks
 from transform import graph
 from transform.features import IMAGE
 
@@ -28,7 +28,7 @@ def network():
 def served(analyzed, network, tmp_path_factory):
     output, features, _ = analyzed
     path = str(tmp_path_factory.mktemp("export") / "model")
-    export.save(network, output, features, path)
+    export.save(network, output, features, "classification", {}, path)
     return tf.saved_model.load(path), path
 
 
@@ -68,7 +68,9 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_say_the_sa
             writer.write(record)
     _, transform = graph.load(output)
     parse = export.example_parser(output, features, with_label=True)
-    split = inputs.load([str(tmp_path / "*.tfrecord")], lambda s: transform(parse(s)), str(tmp_path))
+    split = inputs.load(
+        [str(tmp_path / "*.tfrecord")], lambda s: transform(parse(s)), str(tmp_path), tasks.classification(3).known
+    )
     ((trained_on, _),) = inputs.evaluation_batches(split, len(serialized))
 
     seen = model.signatures["transform_features"](examples=tf.constant(serialized))

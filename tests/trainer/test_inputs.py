@@ -13,6 +13,10 @@ def fake_transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     return {IMAGE: tf.tile(pixels, [1, 4, 4, 3]), TARGET: numbers % 3 - 1}
 
 
+def known(target: tf.Tensor) -> tf.Tensor:
+    return target >= 0
+
+
 @pytest.fixture
 def pattern(tmp_path):
     for shard in range(2):
@@ -28,7 +32,7 @@ def numbers(batches: tf.data.Dataset) -> list[int]:
 
 
 def test_every_known_example_is_read_once_and_those_of_unknown_label_are_left_out(pattern, tmp_path):
-    split = inputs.load([pattern], fake_transform, str(tmp_path))
+    split = inputs.load([pattern], fake_transform, str(tmp_path), known)
     assert split.count == 60
     assert sorted(numbers(inputs.evaluation_batches(split, 7))) == [n for n in range(60) if n % 3]
 
@@ -36,7 +40,7 @@ def test_every_known_example_is_read_once_and_those_of_unknown_label_are_left_ou
 def test_training_order_changes_with_each_epoch_and_is_the_same_for_the_same_seed(pattern, tmp_path):
     def epochs(seed: int) -> list[list[int]]:
         tf.keras.utils.set_random_seed(seed)
-        batches = inputs.training_batches(inputs.load([pattern], fake_transform, str(tmp_path)), 8, seed)
+        batches = inputs.training_batches(inputs.load([pattern], fake_transform, str(tmp_path), known), 8, seed)
         return [numbers(batches), numbers(batches)]
 
     first = epochs(1)
@@ -58,7 +62,7 @@ def test_each_image_is_transformed_once_wherever_the_pixels_are_kept(pattern, tm
 
     cache = tmp_path / "cache"
     cache.mkdir()
-    batches = inputs.evaluation_batches(inputs.load([pattern], counting, str(cache)), 8)
+    batches = inputs.evaluation_batches(inputs.load([pattern], counting, str(cache), known), 8)
     assert numbers(batches) == numbers(batches) == numbers(batches)
     assert int(calls) == 60
     assert any(cache.rglob("pixels*")) == (available == 1)
