@@ -139,7 +139,7 @@ class Config(_Section):
                     f"it lies between {measures[name].lowest:g} and {measures[name].highest:g}"
                 )
         for key, task in (("loss", "regression"), ("label_thresholds", "multilabel")):
-            if key in self.trainer.model_fields_set and self.task != task:
+            if self.task != task and getattr(self.trainer, key) != TrainerConfig.model_fields[key].default:
                 raise ValueError(f"trainer.{key}: is for task: {task}, and the task is {self.task}")
         return self
 

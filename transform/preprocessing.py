@@ -30,9 +30,8 @@ def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -
     """
     features = f.from_json(custom_config["features"])
     pixels = decode_and_resize(_dense(inputs[features.input]), tuple(custom_config["image_size"]))
-    outputs: dict[str, Tensor] = {
-        f.IMAGE: tf.cast(pixels, tf.float32)
-    }  # Transform takes no uint8; transform.graph casts back
+    # Transform takes no uint8; transform.graph casts back.
+    outputs: dict[str, Tensor] = {f.IMAGE: tf.cast(pixels, tf.float32)}
     for name in features.numeric:
         outputs[name] = _dense(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
     for name in features.categorical:

@@ -11,7 +11,10 @@ from trainer import curves, model
 from trainer.config import TrainerConfig
 from trainer.fit import fit
 from trainer.inputs import Split
+from trainer.tasks import classification
 from transform.features import IMAGE
+
+TASK = classification(2)
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_na
 
     monkeypatch.setattr(model, "unfreeze_after", spy)
     config = TrainerConfig(weights="somewhere.h5", head_epochs=2, epochs=3, learning_rate=0.05, patience=9)
-    history = fit(net, base, split, split, config)
+    history = fit(net, base, split, split, config, TASK)
 
     assert [row["phase"] for row in history] == ["head"] * 2 + ["upper blocks"] * 3
     assert all(np.array_equal(before[name], at_unfreezing[name]) for name in before)
@@ -67,7 +70,8 @@ def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_na
 def test_from_scratch_everything_is_trained_and_it_learns(network, split):
     net, base = network
     before = weights_of(base)
-    history = fit(net, base, split, split, TrainerConfig(weights="none", epochs=8, learning_rate=0.02, batch_size=8))
+    config = TrainerConfig(weights="none", epochs=8, learning_rate=0.02, batch_size=8)
+    history = fit(net, base, split, split, config, TASK)
     assert not any(np.array_equal(before[name], now) for name, now in weights_of(base).items())
     assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
     assert max(row["val_accuracy"] for row in history) > 0.9
@@ -78,9 +82,9 @@ def test_the_best_epoch_is_kept_and_training_stops_when_nothing_improves(network
     # Labels turned round: each step towards the training data is one away from the eval data.
     worse = Split(split.examples.map(lambda x, y: (x, 1 - y)), 64, 192)
     config = TrainerConfig(weights="none", epochs=30, learning_rate=0.02, patience=3)
-    history = fit(net, base, split, worse, config)
+    history = fit(net, base, split, worse, config, TASK)
     assert len(history) < 30
-    kept, _accuracy = net.evaluate(worse.examples.batch(32), verbose=0)
+    kept, _accuracy = net.evaluate(worse.examples.batch(32).map(lambda x, y: (x, TASK.encode(y))), verbose=0)
     assert kept == pytest.approx(min(row["val_loss"] for row in history), rel=1e-4)
 
 
@@ -99,6 +103,6 @@ def test_an_unknown_block_is_named_with_those_there_are(network):
 def test_curves_are_drawn_and_written(tmp_path):
     row = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.4, "images_per_second": 9.0}
     history = [{"epoch": i + 1, "phase": "head" if i < 2 else "upper blocks"} | row for i in range(4)]
-    curves.write(history, tmp_path)
+    curves.write(history, tmp_path, "accuracy")
     assert json.loads((tmp_path / "history.json").read_text()) == history
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
