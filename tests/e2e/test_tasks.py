@@ -1,6 +1,7 @@
 """Several labels an image, and a number: from a manifest to predictions of the pushed model, as a user does it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,18 @@ def test_predict_says_the_labels_at_their_thresholds_as_the_model_does(multilabe
     assert plain.rstrip().endswith(images[0])
 
 
+def test_a_champion_with_several_labels_is_measured_by_what_it_says_itself(multilabel):
+    root, first = multilabel
+    pushed = Path(first.serving_dir) / str(first.pushed_version)
+    live = pushed.parent / "99999999999"
+    shutil.copytree(pushed, live)
+    (live / "fingerprint.pb").unlink()  # or it would be known as the candidate itself
+    status, summary, said = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.margin=0")
+    assert (status, summary.status) == (0, "done"), summary.error
+    assert summary.champion_metrics == summary.metrics == first.metrics
+    assert f"champion's macro_f1 on it: {first.metrics['macro_f1']:.4f}" in said
+
+
 def test_a_regression_is_measured_blessed_and_pushed_and_predict_says_the_value(regression):
     root, summary = regression
     assert set(summary.metrics) == {"mean_absolute_error", "mean_squared_error", "r_squared", "example_count"}
@@ -160,9 +173,9 @@ def test_what_does_not_fit_the_task_is_refused_before_anything_runs(multilabel, 
         (regression[0], f"data.path={multilabel[0]}/dataset/*/*.tfrecord", "of type float or int64 (task: regression)"),
         (regression[0], f"deploy.path={multilabel[1].serving_dir}", "which is live, does multilabel"),
     ):
-        before = len(read_all(root / "runs"))
+        runs = len(read_all(root / "runs"))
         sets = [argument for one in [*QUICK, override] for argument in ("--set", one)]
         result = command("run", str(root / "pipeline.yaml"), *sets)
         assert result.exit_code == 2, override
         assert message in result.stderr.replace("\n", " ")
-        assert len(read_all(root / "runs")) == before
+        assert len(read_all(root / "runs")) == runs

@@ -68,7 +68,7 @@ def test_each_task_has_its_own_metrics(file):
         (
             "regression",
             "evaluation.thresholds.mean_absolute_error=-1",
-            r"-1\.0 can't be reached; it lies between 0 and inf",
+            r"-1\.0 can't be reached; .* between 0 and inf",
         ),
         ("regression", "evaluation.thresholds.r_squared=1.1", r"r_squared: 1\.1 can't be reached"),
         ("multilabel", "trainer.label_thresholds={a: 2}", r"trainer\.label_thresholds\.a: .*less than or equal to 1"),
