@@ -76,7 +76,7 @@ def prepare(folder: Path, images: int) -> None:
     keras.utils.set_random_seed(0)
     network = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none")).model
     output = tft.TFTransformOutput(str(folder / "transform"))
-    export.save(network, output, Features(), str(folder / "model" / "Format-Serving"))
+    export.save(network, output, Features(), "classification", {}, str(folder / "model" / "Format-Serving"))
 
 
 def evaluate(folder: Path, side: str) -> None:
@@ -104,7 +104,7 @@ def evaluate(folder: Path, side: str) -> None:
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
-            "eval_config": proto_utils.proto_to_json(eval_config(EvaluationConfig(), Features())),
+            "eval_config": proto_utils.proto_to_json(eval_config("classification", EvaluationConfig(), Features())),
             "example_splits": '["eval"]',
             "fairness_indicator_thresholds": "null",
         },

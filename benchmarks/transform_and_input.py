@@ -93,7 +93,7 @@ def _preprocessing() -> Any:
     from transform.features import Features
     from transform.preprocessing import preprocessing_fn
 
-    config = {"features": asdict(Features()), "image_size": list(SIZE)}
+    config = {"task": "classification", "features": asdict(Features()), "image_size": list(SIZE)}
     return functools.partial(preprocessing_fn, custom_config=config)
 
 
@@ -145,14 +145,19 @@ def _passes(batches: Any) -> dict[str, float]:
 def ours(folder: Path) -> dict[str, float]:
     import tensorflow_transform as tft
 
-    from trainer import export, inputs
+    from trainer import export, inputs, tasks
     from transform import graph
     from transform.features import Features
 
     output = tft.TFTransformOutput(str(folder / "transform"))
     _owner, transform = graph.load(output)
     parse = export.example_parser(output, Features(), with_label=True)
-    split = inputs.load([str(folder / "examples.tfrecord")], lambda x: transform(parse(x)), str(folder))
+    split = inputs.load(
+        [str(folder / "examples.tfrecord")],
+        lambda x: transform(parse(x)),
+        str(folder),
+        tasks.classification(10).known,
+    )
     return _passes(inputs.training_batches(split, BATCH, seed=0))
 
 

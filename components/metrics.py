@@ -1,6 +1,8 @@
-"""Metrics that TFMA lacks for classification by arg max. TFMA finds them by class name and module."""
+"""Metrics that TFMA lacks. TFMA finds them by class name and module."""
 
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
@@ -14,6 +16,7 @@ from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_metrics impo
 from tensorflow_model_analysis.proto import config_pb2
 
 _EPSILON = 1e-7  # Keras's, for the logarithm of a probability
+_SEPARATOR = "|"  # of several labels, as ``trainer.export`` joins them
 
 
 class MacroF1(tfma.metrics.Metric):
@@ -97,19 +100,8 @@ class _LogLossCombiner(beam.CombineFn):
         return _Total(0.0, 0.0)
 
     def add_input(self, accumulator: _Total, element: Any) -> _Total:
-        label, probabilities, weight = next(
-            metric_util.to_label_prediction_example_weight(
-                element,
-                eval_config=self._eval_config,
-                model_name=self._key.model_name,
-                output_name=self._key.output_name,
-                example_weighted=self._key.example_weighted,
-                flatten=False,
-                require_single_example_weight=True,
-            )
-        )
-        index, w = int(np.asarray(label).item()), float(np.asarray(weight).item())
-        probability = probabilities[index] if index >= 0 else 0.0
+        label, probabilities, w = _label_prediction_weight(element, self._key, self._eval_config)
+        probability = probabilities[int(label)] if label >= 0 else 0.0
         return _Total(accumulator.loss - w * float(np.log(max(probability, _EPSILON))), accumulator.weight + w)
 
     def merge_accumulators(self, accumulators: Iterable[_Total]) -> _Total:
@@ -120,5 +112,196 @@ class _LogLossCombiner(beam.CombineFn):
         return {self._key: accumulator.loss / accumulator.weight if accumulator.weight else float("nan")}
 
 
-metric_types.register_metric(MacroF1)
-metric_types.register_metric(LogLoss)
+def _label_prediction_weight(
+    element: Any, key: Any, eval_config: config_pb2.EvalConfig | None
+) -> tuple[float, np.ndarray, float]:
+    """Of an example with one label: the label, the model's outputs ``[k]`` and the weight."""
+    label, prediction, weight = next(
+        metric_util.to_label_prediction_example_weight(
+            element,
+            eval_config=eval_config,
+            model_name=key.model_name,
+            output_name=key.output_name,
+            example_weighted=key.example_weighted,
+            flatten=False,
+            require_single_example_weight=True,
+        )
+    )
+    return np.asarray(label).item(), np.atleast_1d(prediction), float(np.asarray(weight).item())
+
+
+class RSquared(tfma.metrics.Metric):
+    """Coefficient of determination of a regression: 1 is perfect, 0 no better than always to say the targets' mean.
+
+    NaN if all targets are the same. TFMA's SquaredPearsonCorrelation doesn't see predictions that are off by a factor.
+    """
+
+    def __init__(self, name: str = "r_squared"):
+        super().__init__(metric_util.merge_per_key_computations(_r_squared), name=name)
+
+
+def _r_squared(
+    name: str,
+    eval_config: config_pb2.EvalConfig | None = None,
+    model_name: str = "",
+    output_name: str = "",
+    example_weighted: bool = False,
+) -> list[Any]:
+    key = metric_types.MetricKey(
+        name=name, model_name=model_name, output_name=output_name, example_weighted=example_weighted
+    )
+    return [
+        metric_types.MetricComputation(keys=[key], preprocessors=None, combiner=_RSquaredCombiner(key, eval_config))
+    ]
+
+
+class _RSquaredCombiner(beam.CombineFn):
+    """Accumulates float64 ``[4]``: the sums of weights, of targets, of their squares and of squared errors."""
+
+    def __init__(self, key: Any, eval_config: config_pb2.EvalConfig | None):
+        self._key = key
+        self._eval_config = eval_config
+
+    def create_accumulator(self) -> np.ndarray:
+        return np.zeros(4)
+
+    def add_input(self, accumulator: np.ndarray, element: Any) -> np.ndarray:
+        target, (value,), w = _label_prediction_weight(element, self._key, self._eval_config)
+        return accumulator + w * np.array([1, target, target**2, (target - float(value)) ** 2])
+
+    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
+        return np.sum(list(accumulators), axis=0)
+
+    def extract_output(self, accumulator: np.ndarray) -> dict[Any, float]:
+        weight, total, squares, errors = accumulator
+        variation = squares - total**2 / weight if weight else 0.0
+        return {self._key: float(1 - errors / variation) if variation > 0 else float("nan")}
+
+
+class LabelCount(NamedTuple):
+    """How a label was said: rightly, wrongly, or not although it should have been; in number of examples."""
+
+    right: float = 0
+    wrong: float = 0
+    missed: float = 0
+
+
+LabelCounts = dict[str, LabelCount]
+
+
+class LabelScore(tfma.metrics.Metric):
+    """A figure of what a model with several labels says, its thresholds included: of its output ``label``.
+
+    The names that it says are held against those in the Example, so that a label it doesn't know is one that it missed,
+    and models that know other labels can be compared.
+
+    Args:
+        name: a key of ``LABEL_SCORES``.
+        label_feature: the feature of an Example with its labels.
+    """
+
+    def __init__(self, name: str, label_feature: str):
+        super().__init__(metric_util.merge_per_key_computations(_label_score), name=name, label_feature=label_feature)
+
+
+class LabelDetails(tfma.metrics.Metric):
+    """By label what ``label_scores`` gives, as JSON in bytes. Arguments as those of ``LabelScore``."""
+
+    def __init__(self, name: str, label_feature: str):
+        super().__init__(metric_util.merge_per_key_computations(_label_details), name=name, label_feature=label_feature)
+
+
+def _label_score(name: str, label_feature: str, model_name: str = "", output_name: str = "") -> list[Any]:
+    return _of_label_counts(name, label_feature, model_name, output_name, LABEL_SCORES[name])
+
+
+def _label_details(name: str, label_feature: str, model_name: str = "", output_name: str = "") -> list[Any]:
+    def details(counts: LabelCounts) -> bytes:
+        return json.dumps({label: scores(count) for label, count in sorted(counts.items())}).encode()
+
+    return _of_label_counts(name, label_feature, model_name, output_name, details)
+
+
+def _of_label_counts(
+    name: str, label_feature: str, model_name: str, output_name: str, figure: Callable[[LabelCounts], Any]
+) -> list[Any]:
+    """Counts once for all metrics: TFMA knows equal computations by their keys."""
+    counts_key = metric_types.MetricKey(name="_label_counts", model_name=model_name, output_name=output_name)
+    key = metric_types.MetricKey(name=name, model_name=model_name, output_name=output_name)
+
+    def result(metrics: dict[Any, Any]) -> dict[Any, Any]:
+        return {key: figure(metrics[counts_key])}
+
+    counts = metric_types.MetricComputation(
+        keys=[counts_key],
+        preprocessors=[metric_types.FeaturePreprocessor(feature_keys=[label_feature])],
+        combiner=_LabelCounter(counts_key, label_feature),
+    )
+    return [counts, metric_types.DerivedMetricComputation(keys=[key], result=result)]
+
+
+class _LabelCounter(beam.CombineFn):
+    """Accumulates a count of labels rightly said, wrongly said, and missed."""
+
+    def __init__(self, key: Any, label_feature: str):
+        self._key = key
+        self._label_feature = label_feature
+
+    def create_accumulator(self) -> tuple[Counter, Counter, Counter]:
+        return Counter(), Counter(), Counter()
+
+    def add_input(self, accumulator: tuple[Counter, Counter, Counter], element: Any) -> Any:
+        values = (element.features or {}).get(self._label_feature)
+        actual = {_text(value) for value in np.asarray([] if values is None else values).ravel().tolist()} - {""}
+        answer = element.get_predictions(self._key.model_name)["label"]
+        said = set(_text(np.asarray(answer).item()).split(_SEPARATOR)) - {""}
+        for counter, labels in zip(accumulator, (said & actual, said - actual, actual - said), strict=True):
+            counter.update(labels)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[tuple[Counter, Counter, Counter]]) -> Any:
+        return tuple(sum(counters, Counter()) for counters in zip(*accumulators, strict=True))
+
+    def extract_output(self, accumulator: tuple[Counter, Counter, Counter]) -> dict[Any, LabelCounts]:
+        labels = set().union(*accumulator)
+        return {self._key: {label: LabelCount(*(counter[label] for counter in accumulator)) for label in labels}}
+
+
+def _text(value: bytes | str | int) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def scores(count: LabelCount) -> dict[str, float | None]:
+    """Precision, recall and F1 of a label, and the number of its examples; None for what divides by zero."""
+    said, actual = count.right + count.wrong, count.right + count.missed
+    return {
+        "example_count": actual,
+        "precision": count.right / said if said else None,
+        "recall": count.right / actual if actual else None,
+        "f1": 2 * count.right / (said + actual) if said + actual else None,
+    }
+
+
+def _pooled(name: str) -> Callable[[LabelCounts], float]:
+    def figure(counts: LabelCounts) -> float:
+        value = scores(LabelCount(*map(sum, zip(*counts.values(), strict=True))))[name]
+        return float("nan") if value is None else value
+
+    return figure
+
+
+def _mean_f1(counts: LabelCounts) -> float:
+    values = [scores(count)["f1"] or 0.0 for count in counts.values()]
+    return sum(values) / len(values) if values else float("nan")
+
+
+LABEL_SCORES: dict[str, Callable[[LabelCounts], float]] = {
+    "precision": _pooled("precision"),
+    "recall": _pooled("recall"),
+    "micro_f1": _pooled("f1"),
+    "macro_f1": _mean_f1,
+}
+"""Over all labels, pooled; but ``macro_f1`` is the mean over those labels that occur or are said."""
+
+for metric in (MacroF1, LogLoss, RSquared, LabelScore, LabelDetails):
+    metric_types.register_metric(metric)

@@ -1,4 +1,4 @@
-"""SchemaGen for images: TFX's, plus the image feature, which the statistics leave out."""
+"""SchemaGen for images: TFX's, plus what statistics can't say: the image, which they leave out, and what may vary."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 from tfx.utils import io_utils
 
 _IMAGE_FEATURE = "image_feature"
+_VARYING_FEATURE = "varying_feature"
 
 
 class Executor(executor.Executor):
@@ -24,6 +25,12 @@ class Executor(executor.Executor):
         # Without a presence: a feature that has to be there and has no statistics would be an anomaly.
         image = schema.feature.add(name=exec_properties[_IMAGE_FEATURE], type=schema_pb2.BYTES)
         image.value_count.min = image.value_count.max = 1
+        for feature in schema.feature:
+            if feature.name == exec_properties[_VARYING_FEATURE]:
+                # Tonight all images may have two labels; a model that is made for just that fails on tomorrow's.
+                feature.ClearField("shape")
+                feature.ClearField("value_count")
+                feature.ClearField("presence")
         io_utils.write_pbtxt_file(path, schema)
 
 
@@ -31,6 +38,7 @@ class _Spec(types.ComponentSpec):
     PARAMETERS = {  # noqa: RUF012 (TFX's way)
         **standard_component_specs.SchemaGenSpec.PARAMETERS,
         _IMAGE_FEATURE: component_spec.ExecutionParameter(type=str),
+        _VARYING_FEATURE: component_spec.ExecutionParameter(type=str),
     }
     INPUTS = standard_component_specs.SchemaGenSpec.INPUTS
     OUTPUTS = standard_component_specs.SchemaGenSpec.OUTPUTS
@@ -42,12 +50,13 @@ class ImageSchemaGen(base_component.BaseComponent):
     Args:
         statistics: channel of ``ExampleStatistics``.
         image_feature: name of the feature that holds the encoded image.
+        varying_feature: name of a feature with any number of values, whatever the statistics say; '' for none.
     """
 
     SPEC_CLASS = _Spec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, statistics: types.BaseChannel, image_feature: str):
+    def __init__(self, statistics: types.BaseChannel, image_feature: str, varying_feature: str = ""):
         schema = types.Channel(type=standard_artifacts.Schema)
         super().__init__(
             spec=_Spec(
@@ -55,6 +64,7 @@ class ImageSchemaGen(base_component.BaseComponent):
                 infer_feature_shape=1,
                 exclude_splits="[]",
                 image_feature=image_feature,
+                varying_feature=varying_feature,
                 schema=schema,
             )
         )

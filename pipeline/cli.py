@@ -160,17 +160,25 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
         _err.print(f"[red]{_escape(str(summary.error))}[/]\nThe whole log: {summary.log}")
         _err.print("What was done before is kept: the next run goes on from there.")
         return FAILED
+    from pipeline.measures import CHAMPION_METRIC
+
     shown = {k: v for k, v in summary.metrics.items() if k != "example_count"}
     _err.print(
-        f"eval split of {summary.metrics['example_count']:g}: " + ", ".join(f"{k} {v:.4f}" for k, v in shown.items())
+        f"eval split of {summary.metrics['example_count']:g}: "
+        + ", ".join(f"{k} {_figure(v)}" for k, v in shown.items())
     )
     if summary.champion_metrics:
-        _err.print(f"champion's accuracy on it: {summary.champion_metrics['accuracy']:.4f}")
+        name = CHAMPION_METRIC[summary.task]
+        _err.print(f"champion's {name} on it: {_figure(summary.champion_metrics[name])}")
     if not summary.blessed:
         _err.print("[yellow]Not blessed, not pushed:[/] " + "; ".join(summary.not_blessed_because))
         return NOT_BLESSED
     _err.print(f"[green]Blessed[/] and pushed as version {summary.pushed_version}: {summary.serving_dir}")
     return 0
+
+
+def _figure(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4f}"
 
 
 @app.command()
@@ -179,6 +187,7 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List runs: when, how long, metrics, blessed, pushed, live."""
+    from pipeline.measures import SHOWN
     from pipeline.summary import read_all
     from pipeline.workdir import Workdir
     from serving.versions import version_folders
@@ -191,9 +200,11 @@ def runs(
     if as_json:
         _out.print_json(data=rows)
         return
-    table = Table("run", "status", "time", "accuracy", "macro F1", "blessed", "version", "live", box=box.SIMPLE_HEAD)
+    metrics = list(dict.fromkeys(name for row in rows for name in SHOWN[row["task"]]))
+    headings = [name.replace("_", " ") for name in metrics]
+    table = Table("run", "status", "time", *headings, "blessed", "version", "live", box=box.SIMPLE_HEAD)
     for row in rows:
-        figures = [row["metrics"].get(name) for name in ("accuracy", "macro_f1")]
+        figures = [row["metrics"].get(name) for name in metrics]
         table.add_row(
             row["run_id"],
             row["status"],
@@ -212,10 +223,13 @@ def predict(
         Path, typer.Argument(help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN).")
     ],
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.")],
-    top: Annotated[int, typer.Option(help="Show so many classes.", min=1)] = 1,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Show so many, the most probable first; by default what the model says.", min=1),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a model about images: label, score and file, a line each."""
+    """Ask a model about images. A line each: the label, or all that it says, with the score, or the value; the file."""
     with _errors_in_words():
         from pipeline.logs import quiet
         from serving.files import image_files
@@ -236,12 +250,14 @@ def predict(
                     print(json.dumps({"id": result.id, "error": result.error}))
                 else:
                     _err.print(f"[red]{_escape(result.id)}: {_escape(result.error)}[/]")
-            elif as_json:
-                best = dict(list(result.classes.items())[:top])
-                print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": best}))
+                continue
+            names = list(result.classes)[:top] if top else result.said
+            shown = {name: result.classes[name] for name in names}
+            if as_json:
+                print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": shown}))
             else:
-                best_line = "  ".join(f"{name} {score:.4f}" for name, score in list(result.classes.items())[:top])
-                print(f"{best_line}  {result.id}")
+                line = "  ".join(f"{name} {score:.4f}" for name, score in shown.items()) or "(no label)"
+                print(f"{line}  {result.id}")
     raise typer.Exit(FAILED if failed else 0)
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from ingest.dataset import Task
+from pipeline.measures import DEFAULT_THRESHOLDS, MEASURES
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
 from transform.features import IMAGE, TARGET, Features
@@ -73,20 +75,18 @@ class ImageConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What a model must reach to be pushed."""
+    """What a model must reach to be pushed.
 
-    thresholds: dict[Literal["accuracy", "top_k_accuracy", "macro_f1", "log_loss"], Annotated[float, Field(ge=0)]] = {
-        "accuracy": 0.8
-    }
+    Attributes:
+        thresholds: by metric, see ``pipeline.measures``; a classification's accuracy has one by default.
+        margin: by how much the model may be behind the one that is live: in accuracy or macro F1 a difference, in a
+            regression's mean absolute error a share of the live model's.
+        top_k: so many classes count in a classification's top_k_accuracy.
+    """
+
+    thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     margin: Share = 0.01
     top_k: Annotated[int, Field(ge=2)] = 5
-
-    @model_validator(mode="after")
-    def _reachable(self) -> "EvaluationConfig":
-        for name, value in self.thresholds.items():
-            if name != "log_loss" and value > 1:
-                raise ValueError(f"thresholds.{name}: {value} can't be reached, it is a share of 1")
-        return self
 
 
 class DeployConfig(_Section):
@@ -110,7 +110,7 @@ class Config(_Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)]
-    task: Literal["classification"] = "classification"
+    task: Task = "classification"
     data: DataConfig
     trainer: TrainerConfig = TrainerConfig()
     image: ImageConfig = Field({}, validate_default=True)  # after trainer, on which it depends
@@ -133,6 +133,34 @@ class Config(_Section):
         if min(image.size) < least:
             raise ValueError(f"size: {list(image.size)} is too small, {backbone} takes {least} and more a side")
         return image
+
+    @model_validator(mode="before")
+    @classmethod
+    def _thresholds_of_the_task(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("evaluation", {}), dict):
+            return values  # which is then refused
+        default = DEFAULT_THRESHOLDS.get(str(values.get("task", "classification")), {})
+        return values | {"evaluation": {"thresholds": default} | values.get("evaluation", {})}
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> "Config":
+        measures = MEASURES[self.task]
+        for name, value in self.evaluation.thresholds.items():
+            if name not in measures:
+                raise ValueError(f"evaluation.thresholds.{name}: a {self.task} has {', '.join(measures)}")
+            if not measures[name].lowest <= value <= measures[name].highest:
+                raise ValueError(
+                    f"evaluation.thresholds.{name}: {value} can't be reached; "
+                    f"it lies between {measures[name].lowest:g} and {measures[name].highest:g}"
+                )
+        for key, task in (
+            ("loss", "regression"),
+            ("label_thresholds", "multilabel"),
+            ("class_weights", "classification"),
+        ):
+            if self.task != task and getattr(self.trainer, key) != TrainerConfig.model_fields[key].default:
+                raise ValueError(f"trainer.{key}: is for task: {task}, and the task is {self.task}")
+        return self
 
 
 def _backbone(info: ValidationInfo) -> str:
@@ -188,7 +216,7 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 
 def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(top level)"
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         section: Any = Config
         for part in error["loc"][:-1]:
@@ -196,9 +224,10 @@ def _describe(error: Any) -> str:
         return f"{key}: unknown key; known are {', '.join(section.model_fields)}"
     if error["type"] == "missing":
         return f"{key}: has to be given"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}" + (
-        "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
-    )
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:  # it is about several keys, and names them
+        return message
+    return f"{key}: {message}" + ("" if error["type"] == "value_error" else f" (it is {error['input']!r})")
 
 
 def _with_absolute_paths(config: Config, root: Path) -> Config:

@@ -56,14 +56,18 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
     if config.data.curated_schema:
         schema_gen = ImportSchemaGen(schema_file=config.data.curated_schema)
     else:
-        schema_gen = ImageSchemaGen(statistics=statistics_gen.outputs["statistics"], image_feature=features.input)
+        schema_gen = ImageSchemaGen(
+            statistics=statistics_gen.outputs["statistics"],
+            image_feature=features.input,
+            varying_feature=features.label if config.task == "multilabel" else "",
+        )
 
     example_validator = tfx.ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
     # Decode, resize and vocabularies as a graph. Nothing is materialized: pixels never leave a process.
-    image = {"features": asdict(features), "image_size": list(config.image.size)}
+    common = {"task": config.task, "features": asdict(features), "image_size": list(config.image.size)}
     transform_component = tfx.Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
@@ -71,7 +75,7 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train"]),
         materialize=False,
         disable_statistics=True,
-        custom_config=image | {"code": _code_fingerprint(transform)},
+        custom_config=common | {"code": _code_fingerprint(transform)},
     )
 
     # Raw Examples through that graph, into the network; the graph is exported with it.
@@ -82,7 +86,12 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         schema=schema_gen.outputs["schema"],
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config=image | {"trainer": config.trainer.model_dump(mode="json"), "code": _code_fingerprint(trainer)},
+        custom_config=common
+        | {
+            "trainer": config.trainer.model_dump(mode="json"),
+            "code": _code_fingerprint(trainer),
+            "state_dir": f"{pipeline_root}/.training",
+        },
     )
 
     # What is live now, as the baseline. An empty model where nothing is.
@@ -94,7 +103,7 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         model=trainer_component.outputs["model"],
         baseline_model=champion.outputs["champion"],
         example_splits=["eval"],
-        eval_config=eval_config(config.evaluation, features),
+        eval_config=eval_config(config.task, config.evaluation, features),
     )
 
     # Only what is blessed goes live.

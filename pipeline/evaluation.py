@@ -7,28 +7,24 @@ import tfx.components  # noqa: F401  first: it stands in for a module that TFDV 
 # isort: split
 from tensorflow_model_analysis.proto import config_pb2
 
+from ingest.dataset import Task
 from pipeline.config import EvaluationConfig
+from pipeline.measures import CHAMPION_METRIC, MEASURES, RELATIVE_MARGIN
 from transform.features import TARGET, Features
 
-_METRIC_CLASSES = {
-    "accuracy": config_pb2.MetricConfig(class_name="SparseCategoricalAccuracy"),
-    "top_k_accuracy": config_pb2.MetricConfig(class_name="SparseTopKCategoricalAccuracy"),
-    "macro_f1": config_pb2.MetricConfig(class_name="MacroF1", module="components.metrics"),
-    "log_loss": config_pb2.MetricConfig(class_name="LogLoss", module="components.metrics"),
-}
-LOWER_IS_BETTER = {"log_loss"}
 CANDIDATE, CHAMPION = "candidate", "champion"
 CONFUSION_MATRIX = "multi_class_confusion_matrix"
-CHAMPION_METRIC = "accuracy"
-"""The metric in which a candidate may not fall behind the champion by more than the margin."""
+LABEL_DETAILS = "label_details"
 
 
-def eval_config(config: EvaluationConfig, features: Features) -> config_pb2.EvalConfig:
+def eval_config(task: Task, config: EvaluationConfig, features: Features) -> config_pb2.EvalConfig:
     """Makes TFMA's configuration.
 
     The model is evaluated as it will serve: from raw Examples, through its own signatures. Slices are the whole split
-    and each label. Absolute thresholds and the comparison with the champion apply to the whole split; TFX's Evaluator
-    leaves the comparison out where there is no champion.
+    and in a classification each class. (Where there are several labels, the images with one of them would say little
+    about it: those where it was said wrongly are elsewhere. It has counts of its own.) Absolute thresholds and the
+    comparison with the champion apply to the whole split; TFX's Evaluator leaves the comparison out where there is no
+    champion.
     """
     models = [
         config_pb2.ModelSpec(
@@ -42,39 +38,61 @@ def eval_config(config: EvaluationConfig, features: Features) -> config_pb2.Eval
         )
         for name in (CANDIDATE, CHAMPION)
     ]
+    slices = [config_pb2.SlicingSpec()]
+    if task == "classification":
+        slices.append(config_pb2.SlicingSpec(feature_keys=[features.label]))
     return config_pb2.EvalConfig(
         model_specs=models,
-        slicing_specs=[config_pb2.SlicingSpec(), config_pb2.SlicingSpec(feature_keys=[features.label])],
+        slicing_specs=slices,
         metrics_specs=[
             config_pb2.MetricsSpec(
                 metrics=[
                     config_pb2.MetricConfig(class_name="ExampleCount"),
-                    *(_metric(name, config) for name in _METRIC_CLASSES),
-                    config_pb2.MetricConfig(
-                        class_name="MultiClassConfusionMatrixAtThresholds",
-                        config=json.dumps({"name": CONFUSION_MATRIX, "thresholds": [0.0]}),  # 0: by arg max
-                    ),
+                    *(_metric(name, task, config, features) for name in MEASURES[task]),
+                    *_details(task, features),
                 ]
             )
         ],
     )
 
 
-def _metric(name: str, config: EvaluationConfig) -> config_pb2.MetricConfig:
-    metric = config_pb2.MetricConfig()
-    metric.CopyFrom(_METRIC_CLASSES[name])
-    metric.config = json.dumps({"name": name} | ({"k": config.top_k} if name == "top_k_accuracy" else {}))
+def _metric(name: str, task: Task, config: EvaluationConfig, features: Features) -> config_pb2.MetricConfig:
+    measure = MEASURES[task][name]
+    options: dict[str, str | int] = {"name": name}
+    if name == "top_k_accuracy":
+        options["k"] = config.top_k
+    if measure.metric == "LabelScore":
+        options["label_feature"] = features.label
+    metric = config_pb2.MetricConfig(class_name=measure.metric, module=measure.module, config=json.dumps(options))
     threshold = config_pb2.MetricThreshold()
     if name in config.thresholds:
         bound = config.thresholds[name]
-        if name in LOWER_IS_BETTER:
+        if measure.lower_is_better:
             threshold.value_threshold.upper_bound.value = bound
         else:
             threshold.value_threshold.lower_bound.value = bound
-    if name == CHAMPION_METRIC:
-        threshold.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
-        threshold.change_threshold.absolute.value = -config.margin
+    if name == CHAMPION_METRIC[task]:
+        change = threshold.change_threshold
+        worse = config.margin if measure.lower_is_better else -config.margin
+        directions = config_pb2.MetricDirection
+        change.direction = directions.LOWER_IS_BETTER if measure.lower_is_better else directions.HIGHER_IS_BETTER
+        (change.relative if task in RELATIVE_MARGIN else change.absolute).value = worse
     if threshold.ByteSize():
         # Of the whole split only: a plain `threshold` would hold for each class as well.
         metric.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)
     return metric
+
+
+def _details(task: Task, features: Features) -> list[config_pb2.MetricConfig]:
+    """What is shown of single classes or labels."""
+    if task == "classification":
+        by_arg_max = {"name": CONFUSION_MATRIX, "thresholds": [0.0]}
+        return [
+            config_pb2.MetricConfig(class_name="MultiClassConfusionMatrixAtThresholds", config=json.dumps(by_arg_max))
+        ]
+    if task == "multilabel":
+        options = {"name": LABEL_DETAILS, "label_feature": features.label}
+        return [
+            config_pb2.MetricConfig(class_name="LabelDetails", module="components.metrics", config=json.dumps(options))
+        ]
+    return []

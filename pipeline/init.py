@@ -13,7 +13,7 @@ _TEMPLATE = """\
 # `imagepipe run --set trainer.batch_size=64` overrides one key for one run.
 
 name: {name}            # names the served model: serving/{name}/<version>/
-task: classification
+task: {task}
 
 data:
   path: {path}       # made by `imagepipe ingest`; relative to this file
@@ -25,12 +25,37 @@ trainer:
   weights: {weights}
   epochs: 20            # at most; it stops early when the eval split no longer improves
   batch_size: 32        # larger is faster on a GPU, if it fits
-
+{training}
 evaluation:
+{gate}"""
+
+_TRAINING = {
+    "classification": "",
+    "multilabel": """\
+  label_thresholds: {}  # by label, from which probability on it is said of an image, where not from 0.5
+""",
+    "regression": """\
+  loss: mean_squared_error  # or huber, which minds outliers less
+""",
+}
+
+_GATE = {
+    "classification": """\
   thresholds:           # the gate: a model below any of these is not pushed
     accuracy: 0.8       # also: macro_f1, top_k_accuracy, and log_loss (an upper bound)
   margin: 0.01          # by how much its accuracy may be below that of the model that is live
-"""
+""",
+    "multilabel": """\
+  thresholds: {}        # the gate, such as {macro_f1: 0.7}; also: micro_f1, precision, recall, auc. A model below any
+                        # is not pushed. There are none by default: what is good depends on how rare the labels are
+  margin: 0.01          # by how much its macro_f1 may be below that of the model that is live
+""",
+    "regression": """\
+  thresholds: {}        # the gate, such as {mean_absolute_error: 2.5}, in the label's unit. Upper bounds, as is
+                        # mean_squared_error; r_squared is a lower one. There are none by default
+  margin: 0.01          # by what share its mean_absolute_error may be above that of the model that is live
+""",
+}
 
 _OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256"}
 _DOWNLOADED = "imagenet     # imagenet | none (from scratch) | a file of InceptionV3 weights without the top"
@@ -48,20 +73,22 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
         What the user should know about it, a sentence each.
 
     Raises:
-        ConfigError: if ``out`` exists, or the pipeline can't train on this dataset.
+        ConfigError: if ``out`` exists.
         ingest.dataset.IngestError: if there is no dataset.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
     made = dataset.load(str(dataset_dir))
-    if made.options.task != "classification":
-        raise ConfigError(f"{dataset_dir} was ingested for {made.options.task}; the pipeline trains classifiers only")
+    task = made.options.task
     reachable = imagenet_available()
     text = _TEMPLATE.format(
         name=re.sub(r"[^a-z0-9_-]+", "-", out.resolve().parent.name.lower()).strip("-_")[:63] or "images",
+        task=task,
         path=_relative(dataset_dir, out),
         features=_side_features(made.features),
         weights=_DOWNLOADED if reachable else _SCRATCH,
+        training=_TRAINING[task],
+        gate=_GATE[task],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)

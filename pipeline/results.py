@@ -1,5 +1,7 @@
 """Reads the Evaluator's output: metrics, confusion matrix, and the reasons for a refusal in words."""
 
+import base64
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +11,9 @@ import tfx.components  # noqa: F401  first: it stands in for a module that TFDV 
 # isort: split
 import numpy as np
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 
-from pipeline.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX
+from pipeline.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
 from pipeline.summary import Metrics
 
 
@@ -21,8 +24,9 @@ class Evaluation:
     Attributes:
         metrics: of the candidate, on the whole eval split.
         champion_metrics: of the champion, None if there was none.
-        metrics_by_class: of the candidate, by label.
-        confusion: counts, by (actual class, predicted class); actual -1 is a label unknown to the model.
+        metrics_by_class: of the candidate, by class or label; empty for a regression.
+        confusion: of a classification, counts by (actual class, predicted class); actual -1 is a label unknown to the
+            model. Empty for other tasks.
     """
 
     metrics: Metrics
@@ -39,7 +43,8 @@ def load(folder: str) -> Evaluation:
     return Evaluation(
         metrics=_numbers(slices[()]),
         champion_metrics=_numbers(champion[()]) if champion else None,
-        metrics_by_class={str(key[0][1]): _numbers(slices[key]) for key in sorted(slices) if key},
+        metrics_by_class=_by_label(slices[()])
+        or {str(key[0][1]): _numbers(slices[key]) for key in sorted(slices) if key},
         confusion=_confusion(slices[()]),
     )
 
@@ -55,7 +60,15 @@ def _numbers(values: dict[str, Any]) -> Metrics:
     return {name: None if math.isnan(number) else number for name, number in sorted(numbers.items())}
 
 
+def _by_label(values: dict[str, Any]) -> dict[str, Metrics]:
+    if LABEL_DETAILS not in values:
+        return {}
+    return json.loads(base64.b64decode(values[LABEL_DETAILS]["bytesValue"]))
+
+
 def _confusion(values: dict[str, Any]) -> dict[tuple[int, int], float]:
+    if CONFUSION_MATRIX not in values:
+        return {}
     (matrix,) = values[CONFUSION_MATRIX]["multiClassConfusionMatrixAtThresholds"]["matrices"]
     return {
         (entry.get("actualClassId", 0), entry.get("predictedClassId", 0)): entry["numWeightedExamples"]
@@ -82,9 +95,12 @@ def _describe(failure: Any, evaluation: Evaluation) -> str:
     value = evaluation.metrics[name]
     shown = f"{name} is " + ("not a number" if value is None else f"{value:.4f}")
     if failure.metric_key.is_diff:
-        margin = -failure.metric_threshold.change_threshold.absolute.value
+        change = failure.metric_threshold.change_threshold
+        relative = change.HasField("relative")
+        margin = f"{100 * abs(change.relative.value):g}%" if relative else f"{abs(change.absolute.value):g}"
+        side = "above" if change.direction == config_pb2.MetricDirection.LOWER_IS_BETTER else "below"
         champion = (evaluation.champion_metrics or {}).get(name)
-        return f"{shown}, more than {margin:g} below the champion's {champion or 0:.4f}"
+        return f"{shown}, more than {margin} {side} the champion's {champion or 0:.4f}"
     threshold = failure.metric_threshold.value_threshold
     if threshold.HasField("upper_bound"):
         return f"{shown}, above the threshold of {threshold.upper_bound.value:g}"

@@ -9,15 +9,17 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from rich.console import Console
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
+from ingest.dataset import Task
 from pipeline import logs, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
 from pipeline.workdir import Workdir
-from serving.versions import labels
+from serving.versions import labels, model_task, version_folders
 from trainer import weights
 from trainer.run import TRAINING_FOLDER
 from transform.features import Features
@@ -25,33 +27,51 @@ from transform.features import Features
 Outputs = dict[str, dict[str, list[types.Artifact]]]
 
 
-def check(config: Config) -> source.Source:
+def check(config: Config, serving_dir: str) -> source.Source:
     """Finds what would fail a run after minutes, in seconds.
 
     Raises:
-        ConfigError: if the data or the weights aren't what the configuration says.
+        ConfigError: if the data, the weights or the model that is live aren't what the configuration says.
     """
+    _check_live(serving_dir, config)
     found = source.find(config)
     try:
         weights.check(config.trainer.weights, config.trainer.backbone)
     except weights.WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:
-        _check_schema(config.data.curated_schema, config.data.features.names())
+        _check_schema(config.data.curated_schema, config.data.features.names(), config.task)
     return found
 
 
-def _check_schema(path: str, features: Features) -> None:
+def _check_live(serving_dir: str, config: Config) -> None:
+    """A candidate is held against what is live, and takes its place: that must do the same task."""
+    live = version_folders(serving_dir)[-1:]
+    if live and (task := model_task(live[0])) != config.task:
+        raise ConfigError(
+            f"task: {config.task}, but {live[0]}, which is live, does {task}. "
+            "Give the pipeline another name, or remove that folder's versions."
+        )
+
+
+def _check_schema(path: str, features: Features, task: Task) -> None:
     if not Path(path).is_file():
         raise ConfigError(f"data.curated_schema: there is no file {path}")
     try:
-        known = {feature.name for feature in io_utils.SchemaReader().read(path).feature}
+        known = {feature.name: feature for feature in io_utils.SchemaReader().read(path).feature}
     except text_format.ParseError as error:
         raise ConfigError(f"data.curated_schema: {path} is not a schema: {error}") from error
-    if missing := sorted({features.input, features.label, *features.side} - known):
+    if missing := sorted({features.input, features.label, *features.side} - set(known)):
         raise ConfigError(
             f"data.curated_schema: {path} lacks {', '.join(missing)}. The schema of an earlier run, "
             "artifacts/ImageSchemaGen/schema/*/schema.pbtxt, is one to start from."
+        )
+    kind = schema_pb2.FeatureType.Name(known[features.label].type)
+    allowed = [name.upper() for name in source.label_types(task)]
+    if kind not in allowed:
+        raise ConfigError(
+            f"data.curated_schema: in {path} the label '{features.label}' has the type {kind}; "
+            f"task: {task} needs {' or '.join(allowed)}"
         )
 
 
@@ -74,7 +94,12 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
         log = run_dir / "log.txt"
         serving_dir = Path(config.deploy.path or workdir.serving(config.name))
         state = summary.Summary(
-            run_id=run_dir.name, name=config.name, status="running", serving_dir=str(serving_dir), log=str(log)
+            run_id=run_dir.name,
+            name=config.name,
+            task=config.task,
+            status="running",
+            serving_dir=str(serving_dir),
+            log=str(log),
         )
         with logs.redirected(log) as terminal:
             shown = Console(file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False)
@@ -86,7 +111,7 @@ def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path
     outputs: Outputs = {}
     pipeline = create_pipeline(
         config,
-        check(config),
+        check(config, state.serving_dir),
         pipeline_root=str(workdir.artifacts),
         serving_dir=state.serving_dir,
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
@@ -134,7 +159,8 @@ def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> Non
         state.not_blessed_because = results.reasons(folder, evaluation)
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 
-    results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
+    if evaluation.confusion:
+        results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
     (run_dir / "curves.png").write_bytes((model.parent / TRAINING_FOLDER / "curves.png").read_bytes())
 
 

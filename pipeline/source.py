@@ -7,11 +7,12 @@ from google.protobuf.message import DecodeError
 
 from ingest import dataset
 from pipeline.config import Config, ConfigError
+from trainer import tasks
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
 _RECORDS_CHECKED = 100  # a side feature may be missing in some
-_BYTES, _INTEGERS, _FLOATS = {"bytes_list"}, {"int64_list"}, {"float_list"}
+_BYTES, _INTEGERS, _FLOATS = {"bytes"}, {"int64"}, {"float"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,15 @@ def _ingested(path: str, config: Config) -> Source:
             raise ConfigError(
                 f"data.path: {path} has no image in its {split} split; ingest more images, or with other --splits"
             )
-    if len(made.splits["train"].labels) < 2:
-        only = ", ".join(made.splits["train"].labels)
-        raise ConfigError(f"data.path: {path} has only one class to train on ({only}); a classifier needs two")
+    names = list(made.splits["train"].labels)
+    if config.task == "classification" and len(names) < 2:
+        raise ConfigError(
+            f"data.path: {path} has only one class to train on ({', '.join(names)}); a classifier needs two"
+        )
+    try:
+        tasks.thresholds(names, config.trainer.label_thresholds)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return Source(
         path, {split: f"{split}/*.tfrecord*" for split in SPLITS if split in made.splits and made.splits[split].records}
     )
@@ -81,27 +88,41 @@ def _files(source: Source) -> list[str]:
     return sorted(file for file in tf.io.gfile.glob(f"{source.base}/{pattern}") if not tf.io.gfile.isdir(file))
 
 
+def label_types(task: dataset.Task) -> list[str]:
+    """The types that a label may have in an Example: of ``bytes``, ``int64`` and ``float``."""
+    return sorted(_FLOATS | _INTEGERS if task == "regression" else _BYTES | _INTEGERS)
+
+
 def _check_features(source: Source, config: Config) -> None:
     """Compares the first records with the names that the configuration gives."""
     file = _files(source)[0]
     compression = "GZIP" if file.endswith(".gz") else ""
     kinds: dict[str, str] = {}
+    values: dict[str, int] = {}
     try:
         for record in tf.data.TFRecordDataset(file, compression_type=compression).take(_RECORDS_CHECKED):
             feature = tf.train.Example.FromString(record.numpy()).features.feature
-            kinds |= {name: feature[name].WhichOneof("kind") for name in feature}
+            for name in feature:
+                if kind := feature[name].WhichOneof("kind"):
+                    kinds[name] = kind.removesuffix("_list")
+                    values[name] = max(values.get(name, 0), len(getattr(feature[name], kind).value))
     except (tf.errors.OpError, DecodeError) as error:
         raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
 
     features = config.data.features
-    wanted = [("input", features.input, _BYTES), ("label", features.label, _BYTES | _INTEGERS)]
+    wanted = [("input", features.input, _BYTES), ("label", features.label, set(label_types(config.task)))]
     wanted += [("numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
     wanted += [("categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
     for key, name, allowed in wanted:
         if kinds.get(name) not in allowed:
-            found = ", ".join(f"{n} ({str(kind).removesuffix('_list')})" for n, kind in sorted(kinds.items()))
-            types = " or ".join(sorted(kind.removesuffix("_list") for kind in allowed))
+            found = ", ".join(f"{n} ({kind})" for n, kind in sorted(kinds.items()))
+            needed = f" (task: {config.task})" if key == "label" else ""
             raise ConfigError(
-                f"data.features.{key}: no record at the start of {file} has a feature '{name}' of type {types}; "
-                f"there are {found or 'no features at all'}"
+                f"data.features.{key}: no record at the start of {file} has a feature '{name}' of type "
+                f"{' or '.join(sorted(allowed))}{needed}; there are {found or 'no features at all'}"
             )
+    if config.task != "multilabel" and values[features.label] > 1:
+        raise ConfigError(
+            f"task: {config.task}, but in {file} an image has {values[features.label]} values of '{features.label}'. "
+            "Images with several labels are for task: multilabel."
+        )

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from ingest.dataset import Task
+
 FILENAME = "summary.json"
 
 Metrics = dict[str, float | None]
@@ -25,13 +27,14 @@ class Summary(BaseModel):
     Attributes:
         run_id: its name: when it was started, UTC.
         name: the pipeline's.
+        task: the pipeline's.
         status: ``done`` also if the model was not blessed.
         error: why it failed.
         seconds: how long it took so far.
         nodes: those that finished.
         metrics: of the candidate on the eval split; null for what is not a number.
         champion_metrics: of the model that was live; null if none was.
-        metrics_by_class: of the candidate, by label.
+        metrics_by_class: of the candidate, by class or label; empty for a regression.
         test_accuracy: of the pushed model on the test split, where it was asked (the demo does).
         blessed: null if the Evaluator did not get to say.
         not_blessed_because: the reasons in words, with figures.
@@ -43,6 +46,7 @@ class Summary(BaseModel):
 
     run_id: str
     name: str
+    task: Task = "classification"  # as it was before a run had a task
     status: Literal["running", "done", "failed"]
     error: str | None = None
     seconds: float = 0

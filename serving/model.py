@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from ingest import files
 from ingest.images import MAX_BYTES, BadImage, normalize
-from serving.versions import ModelError, labels
+from serving.versions import ModelError, labels, model_task
 
 _BATCH_SIZE = 32
+_SEPARATOR = "|"  # of several labels, as ``trainer.export`` joins them
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,18 @@ class Prediction:
 
     Attributes:
         id: the caller's name of the image.
-        label: the most probable class.
-        score: its probability.
-        classes: probabilities of all classes by name, the most probable first.
+        label: the most probable class; or the labels at their thresholds, joined by |; or the value as text.
+        score: the highest probability, or the value.
+        classes: probabilities of all classes or labels by name, the most probable first; or the value by the target's
+            name.
+        said: the names in ``label``, in the order of ``classes``; of a regression the target's name.
     """
 
     id: str
     label: str
     score: float
     classes: dict[str, float]
+    said: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def load(model: Path) -> Callable[[list[bytes], list[str]], list[Prediction]]:
     try:
         loaded = tf.saved_model.load(str(model))
         serve = loaded.signatures["serving_default"]
-        names = labels(model)
+        names, task = labels(model), model_task(model)
     except (OSError, KeyError, ValueError) as error:
         raise ModelError(f"{model} can't be loaded as a model of this pipeline: {error}") from error
     side = sorted(set(serve.structured_input_signature[1]) - {"input", "metadata"})
@@ -70,7 +74,7 @@ def load(model: Path) -> Callable[[list[bytes], list[str]], list[Prediction]]:
     def predict(images: list[bytes], ids: list[str]) -> list[Prediction]:
         answer = serve(input=tf.constant(images, tf.string), metadata=tf.constant(ids, tf.string))
         return [
-            _prediction(*row, names=names)
+            _prediction(*row, names=names, task=task)
             for row in zip(answer["metadata"].numpy(), answer["label"].numpy(), answer["classes"].numpy(), strict=True)
         ]
 
@@ -79,10 +83,14 @@ def load(model: Path) -> Callable[[list[bytes], list[str]], list[Prediction]]:
     return predict
 
 
-def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[str]) -> Prediction:
+def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[str], task: str) -> Prediction:
     order = np.argsort(-classes, kind="stable")
     scores = {names[i]: float(classes[i]) for i in order}
-    return Prediction(metadata.decode(), label.decode(), float(classes.max()), scores)
+    text = label.decode()
+    said = {"classification": [text], "multilabel": text.split(_SEPARATOR), "regression": names}[task]
+    return Prediction(
+        metadata.decode(), text, float(classes.max()), scores, tuple(name for name in scores if name in said)
+    )
 
 
 def predict_files(

@@ -61,5 +61,11 @@ def find_model(path: Path) -> Path:
 
 
 def labels(model: Path) -> list[str]:
-    """The class names of a SavedModel, in the order of ``classes``."""
+    """The names of a SavedModel's outputs, in the order of ``classes``; of a regression the target's."""
     return (model / "assets" / "labels").read_text().splitlines()
+
+
+def model_task(model: Path) -> str:
+    """What a SavedModel does: classification, multilabel or regression."""
+    file = model / "assets" / "task"
+    return file.read_text().strip() if file.is_file() else "classification"  # as all did before they said it

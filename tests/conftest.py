@@ -66,21 +66,39 @@ def example(image: bytes, label: str | None = None, metadata: str | None = None,
 SIZE = (32, 24)
 
 
+def analyze(raw: list[dict], spec: dict, custom_config: dict, folder: Path):
+    """Runs Transform's analysis of parsed Examples, and returns its output, which it writes into ``folder``."""
+    import functools
+
+    import apache_beam as beam
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+
+    from transform.preprocessing import preprocessing_fn
+
+    metadata = tft.DatasetMetadata.from_feature_spec(spec)
+    options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
+    with (
+        beam.Pipeline("DirectRunner", options=options) as pipeline,
+        tft_beam.Context(temp_dir=str(folder / "tmp")),
+    ):
+        transform_fn = ((pipeline | beam.Create(raw)), metadata) | tft_beam.AnalyzeDataset(
+            functools.partial(preprocessing_fn, custom_config=custom_config)
+        )
+        transform_fn | tft_beam.WriteTransformFn(str(folder))
+        metadata | tft_beam.WriteMetadata(str(folder / "metadata"), pipeline=pipeline)
+    return tft.TFTransformOutput(str(folder))
+
+
 @pytest.fixture(scope="session")
 def analyzed(tmp_path_factory: pytest.TempPathFactory):
     """Transform's output for digits with two side features; what it was made of; and the serialized Examples.
 
     ``weight`` is missing in every third Example. Label "7" is the most frequent, "b" comes last in the alphabet.
     """
-    import functools
-
-    import apache_beam as beam
     import tensorflow as tf
-    import tensorflow_transform as tft
-    import tensorflow_transform.beam as tft_beam
 
     from transform.features import Features
-    from transform.preprocessing import preprocessing_fn
 
     features = Features(numeric=("weight",), categorical=("camera",))
     rows = []
@@ -103,19 +121,8 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
         }
         for row in rows
     ]
-    metadata = tft.DatasetMetadata.from_feature_spec(spec)
-    folder = tmp_path_factory.mktemp("transform")
-    custom = {"features": asdict(features), "image_size": list(SIZE)}
-    options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
-    with (
-        beam.Pipeline("DirectRunner", options=options) as pipeline,
-        tft_beam.Context(temp_dir=str(tmp_path_factory.mktemp("tmp"))),
-    ):
-        transform_fn = ((pipeline | beam.Create(raw)), metadata) | tft_beam.AnalyzeDataset(
-            functools.partial(preprocessing_fn, custom_config=custom)
-        )
-        transform_fn | tft_beam.WriteTransformFn(str(folder))
-        metadata | tft_beam.WriteMetadata(str(folder / "metadata"), pipeline=pipeline)
+    custom = {"task": "classification", "features": asdict(features), "image_size": list(SIZE)}
+    output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
     serialized = [
         example(
             row["input"],
@@ -125,4 +132,47 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
         ).SerializeToString()
         for row in rows
     ]
-    return tft.TFTransformOutput(str(folder)), features, serialized
+    return output, features, serialized
+
+
+def example_of(image: bytes, labels: list[str] | list[float]) -> bytes:
+    """A serialized Example with any number of labels."""
+    made = example(image)
+    feature = made.features.feature["label"]
+    if labels and isinstance(labels[0], float):
+        feature.float_list.value.extend(labels)
+    elif labels:
+        feature.bytes_list.value.extend(label.encode() for label in labels)
+    return made.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def analyzed_multilabel(tmp_path_factory: pytest.TempPathFactory):
+    """Transform's output for digits with some of the labels a, b and c or none; and the serialized Examples."""
+    import tensorflow as tf
+
+    from transform.features import Features
+
+    labels = [["b", "a"], [], ["c"], ["b"], ["a", "b", "c"], ["b"]]
+    pngs = [png for _, png in digit_images(len(labels))]
+    spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.VarLenFeature(tf.string)}
+    raw = [{"input": png, "label": [x.encode() for x in ls]} for png, ls in zip(pngs, labels, strict=True)]
+    custom = {"task": "multilabel", "features": asdict(Features()), "image_size": list(SIZE)}
+    output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
+    return output, [example_of(png, ls) for png, ls in zip(pngs, labels, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def analyzed_regression(tmp_path_factory: pytest.TempPathFactory):
+    """Transform's output for digits with numbers, one of them missing; and the serialized Examples."""
+    import tensorflow as tf
+
+    from transform.features import Features
+
+    values = [[0.5], [-3.0], [], [1e6]]
+    pngs = [png for _, png in digit_images(len(values))]
+    spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.VarLenFeature(tf.float32)}
+    raw = [{"input": png, "label": value} for png, value in zip(pngs, values, strict=True)]
+    custom = {"task": "regression", "features": asdict(Features()), "image_size": list(SIZE)}
+    output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
+    return output, [example_of(png, value) for png, value in zip(pngs, values, strict=True)]

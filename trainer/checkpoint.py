@@ -56,7 +56,7 @@ def save(folder: Path, progress: Progress, arrays: Arrays) -> None:
     flat = {f"{name}/{number}": array for name, group in arrays.items() for number, array in enumerate(group)}
     partial = folder / f"{_FILE}.partial"
     with partial.open("wb") as file:
-        np.savez(file, progress=np.array(json.dumps(vars(progress))), **flat)
+        np.savez(file, allow_pickle=False, progress=np.array(json.dumps(vars(progress))), **flat)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / _FILE)

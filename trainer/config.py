@@ -85,6 +85,10 @@ class TrainerConfig(BaseModel):
     distribution: Distribution = "auto"
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights, shuffling and augmentation")
     augmentation: AugmentationConfig = Field(AugmentationConfig(), description="of the images of training only")
+    loss: Literal["mean_squared_error", "huber"] = Field("mean_squared_error", description="of a regression")
+    label_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="multilabel: from which probability on a label is said of an image, where not from 0.5"
+    )
 
     @field_validator("backbone")
     @classmethod

@@ -14,13 +14,13 @@ import matplotlib.pyplot as plt
 from trainer.fit import History
 
 
-def write(history: History, folder: Path) -> None:
-    """Writes ``history.json`` and ``curves.png`` into ``folder``, which exists."""
+def write(history: History, folder: Path, metric_name: str) -> None:
+    """Writes ``history.json`` and ``curves.png``, of a metric and the loss, into ``folder``, which exists."""
     (folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    for axis, metric in zip(axes, ("accuracy", "loss"), strict=True):
+    for axis, metric in zip(axes, (metric_name, "loss"), strict=True):
         axis.plot(epochs, [row[metric] for row in history], marker=".", label="train")
         axis.plot(epochs, [row[f"val_{metric}"] for row in history], marker=".", label="eval")
         for before, row in itertools.pairwise(history):

@@ -1,26 +1,40 @@
 """Export: one SavedModel that takes raw images, with preprocessing inside and the signatures of the contract.
 
-Signatures (n = batch, k = classes):
+Signatures (n = batch, k = outputs):
 
 - ``serving_default``: ``input`` string [n], encoded images; ``metadata`` string [n]; side features [n], if any
   → ``classes`` float [n, k], ``label`` string [n], ``score`` float [n], ``metadata`` string [n].
 - ``tf_examples``: ``examples`` string [n], serialized Examples → the same.
 - ``transform_features``: ``examples`` string [n] → what Transform makes, the target included (for the Evaluator).
 
-The class names in the order of ``classes`` are ``assets/labels``: the vocabulary of the transform graph.
+By task:
+
+- classification: ``classes`` are probabilities that add up to 1, ``label`` the best class, ``score`` its probability.
+- multilabel: ``classes`` are probabilities of their own, ``label`` the labels at or above their thresholds, joined by |
+  in the order of ``classes`` ('' if there are none), ``score`` the highest probability.
+- regression: ``classes`` [n, 1] and ``score`` are the value, ``label`` is its text.
+
+The names of the outputs in the order of ``classes`` are ``assets/labels``: the vocabulary of the transform graph; of a
+regression the target's feature. ``assets/task`` names the task.
 """
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from trainer import tasks
 from transform import graph
 from transform.features import IMAGE, LABELS_VOCABULARY, Features
 
 Raw = dict[str, tf.Tensor]
 FeatureSpec = dict[str, tf.io.FixedLenFeature | tf.io.VarLenFeature]
+
+_SEPARATOR = "|"  # of several labels, as ingest reads them
+_DIGITS = 7  # what a float32 holds
 
 
 def example_parser(output: tft.TFTransformOutput, features: Features, with_label: bool) -> Callable[[tf.Tensor], Raw]:
@@ -35,20 +49,30 @@ def example_parser(output: tft.TFTransformOutput, features: Features, with_label
     return parse
 
 
-def labels(output: tft.TFTransformOutput) -> list[str]:
-    """The class names, in the order of their indices."""
+def labels(task: tasks.TaskName, output: tft.TFTransformOutput, features: Features) -> list[str]:
+    """The names of the model's outputs, in their order: classes or labels; of a regression the target's feature."""
+    if task == "regression":
+        return [features.label]
     return [label.decode() for label in output.vocabulary_by_name(LABELS_VOCABULARY)]
 
 
 class _Servable(tf.Module):
     """Owns all that the signatures use, so that it is saved with them."""
 
-    def __init__(self, model: keras.Model, output: tft.TFTransformOutput, features: Features):
+    def __init__(
+        self,
+        model: keras.Model,
+        output: tft.TFTransformOutput,
+        features: Features,
+        in_words: Callable[[tf.Tensor], tf.Tensor],
+        assets: list[str],
+    ):
         super().__init__()
         self._model = model
+        self._in_words = in_words
+        self._assets = [tf.saved_model.Asset(path) for path in assets]
         self._transform_owner, self._transform = graph.load(output)
         self._features = features
-        self._labels = tf.constant(labels(output))
         self._raw_spec: FeatureSpec = output.raw_feature_spec()
         self._parse = example_parser(output, features, with_label=False)
         self._parse_with_label = example_parser(output, features, with_label=True)
@@ -80,11 +104,11 @@ class _Servable(tf.Module):
 
     def _predict(self, raw: Raw, metadata: tf.Tensor) -> Raw:
         transformed = self._transform(raw)
-        probabilities = self._model({name: transformed[name] for name in (IMAGE, *self._features.side)}, training=False)
+        classes = self._model({name: transformed[name] for name in (IMAGE, *self._features.side)}, training=False)
         return {
-            "classes": probabilities,
-            "label": tf.gather(self._labels, tf.argmax(probabilities, axis=-1)),
-            "score": tf.reduce_max(probabilities, axis=-1),
+            "classes": classes,
+            "label": self._in_words(classes),
+            "score": tf.reduce_max(classes, axis=-1),
             "metadata": tf.identity(metadata),
         }
 
@@ -98,14 +122,62 @@ def _as_parsed(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) 
     return tf.reshape(x, [-1, *spec.shape])
 
 
-def save(model: keras.Model, output: tft.TFTransformOutput, features: Features, path: str) -> None:
+def in_words(
+    task: tasks.TaskName, names: list[str], label_thresholds: Mapping[str, float]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes the function from a model's outputs, float ``[n, k]``, to ``label``, string ``[n]``.
+
+    Args:
+        task: says what the outputs mean.
+        names: of the outputs.
+        label_thresholds: by label, where it isn't 0.5.
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label that is not among ``names``.
+    """
+    thresholds = tasks.thresholds(names, label_thresholds)
+
+    def best(probabilities: tf.Tensor) -> tf.Tensor:
+        return tf.gather(tf.constant(names), tf.argmax(probabilities, axis=-1))
+
+    def all_at_threshold(probabilities: tf.Tensor) -> tf.Tensor:
+        said = tf.where(probabilities >= tf.constant(thresholds))  # [m, 2]: row and label, in order
+        found = tf.gather(tf.constant(names), said[:, 1])
+        return tf.strings.unsorted_segment_join(found, said[:, 0], tf.shape(probabilities)[0], _SEPARATOR)
+
+    def value(values: tf.Tensor) -> tf.Tensor:
+        return tf.strings.as_string(values[:, 0], precision=_DIGITS, shortest=True)
+
+    return {"classification": best, "multilabel": all_at_threshold, "regression": value}[task]
+
+
+def save(
+    model: keras.Model,
+    output: tft.TFTransformOutput,
+    features: Features,
+    task: tasks.TaskName,
+    label_thresholds: Mapping[str, float],
+    path: str,
+) -> None:
     """Writes the SavedModel.
 
     Args:
-        model: from a dict of ``image`` and side features to probabilities ``[n, k]``, see ``trainer.model``.
+        model: from a dict of ``image`` and side features to the task's outputs ``[n, k]``, see ``trainer.model``.
         output: what Transform wrote.
         features: which feature of an Example is what.
+        task: what the outputs mean.
+        label_thresholds: of a multilabel task: by label, from which probability on it is said, where not from 0.5.
         path: the folder to make.
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label that training has not seen.
     """
-    servable = _Servable(model, output, features)
-    tf.saved_model.save(servable, path, signatures=servable.signatures())
+    names = labels(task, output, features)
+    assets = {"task": task} | ({LABELS_VOCABULARY: "\n".join(names)} if task == "regression" else {})
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in assets.items():
+            (Path(folder) / name).write_text(f"{text}\n")
+        servable = _Servable(
+            model, output, features, in_words(task, names, label_thresholds), [f"{folder}/{name}" for name in assets]
+        )
+        tf.saved_model.save(servable, path, signatures=servable.signatures())

@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoint, inputs, loop, model, optimizers
-from trainer import devices
+from trainer import checkpoint, devices, inputs, loop, model, optimizers
 from trainer.augmentation import augment
 from trainer.checkpoint import Progress
 from trainer.config import NO_WEIGHTS, TrainerConfig
@@ -65,6 +64,7 @@ def fit(
     folder: Path,
     strategy: tf.distribute.Strategy,
     class_weights: np.ndarray | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> History:
     """Trains a network in place and leaves it with the weights of its best epoch (least loss on the eval split).
 
@@ -81,6 +81,7 @@ def fit(
             A training that was killed goes on from the state it finds there.
         strategy: what it is spread over.
         class_weights: see ``loop.train_step``.
+        report: called with the row of each epoch, also with those of epochs before a kill.
 
     Returns:
         A row an epoch: ``epoch`` (from 1), ``phase``, ``loss`` and the task's metrics, the same with ``val_`` before,
@@ -95,6 +96,8 @@ def fit(
     progress, arrays = found or (Progress(0, 0, 0, []), {})
     if found:
         _log.info("going on after %d epochs and %d steps", len(progress.history), progress.step)
+    for before in progress.history:
+        report(before)
     while progress.phase < len(begin):
         phase = begin[progress.phase]()
         training = _Training(phase, task, config, strategy, class_weights, progress)
@@ -112,6 +115,7 @@ def fit(
                 if not progress.history or row["val_loss"] < min(before["val_loss"] for before in progress.history):
                     best = training.kept
                 progress.history.append(row)
+                report(row)
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 if devices.is_chief(strategy):
                     checkpoint.save(folder, progress, training.state(best))
@@ -141,15 +145,15 @@ def _phases(
 
     def head() -> Phase:
         network.base.trainable = False
-        common = {"epochs": config.head_epochs, "learning_rate": config.learning_rate}
+        epochs, rate = config.head_epochs, config.learning_rate
         if config.augmentation.is_on:
-            return Phase("head", network.model, network.head.variables, train, evaluation, True, **common)
+            return Phase("head", network.model, network.head.variables, train, evaluation, True, epochs, rate)
         # Without augmentation the base says the same of an image each time: it is asked once.
         kept = [
             features(network, split, config.batch_size, folder / name)
             for name, split in (("train.features", train), ("eval.features", evaluation))
         ]
-        return Phase("head", network.head, network.head.variables, kept[0], kept[1], False, **common)
+        return Phase("head", network.head, network.head.variables, kept[0], kept[1], False, epochs, rate)
 
     def upper_blocks() -> Phase:
         model.unfreeze_after(network.base, model.fine_tuned_after(config))

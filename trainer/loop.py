@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from trainer.tasks import Task
 _log = logging.getLogger("trainer.progress")
 _LOG_SECONDS = 5.0
 
-Batches = tf.data.Dataset | tf.distribute.DistributedDataset
+Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -29,21 +29,25 @@ class Trackers:
         self.metrics = task.metrics()
 
     def update(self, target: tf.Tensor, outputs: tf.Tensor, losses: tf.Tensor) -> None:
+        """Takes a batch: targets and outputs ``[n, outputs]``, losses ``[n]``."""
         self.loss.update_state(losses)
         for metric in self.metrics.values():
             metric.update_state(target, outputs)
 
     def results(self, prefix: str = "") -> dict[str, float]:
+        """The figures by name, each with a prefix."""
         return {
             f"{prefix}{name}": float(metric.result()) for name, metric in {"loss": self.loss, **self.metrics}.items()
         }
 
     def reset(self) -> None:
+        """Begins anew."""
         for metric in (self.loss, *self.metrics.values()):
             metric.reset_state()
 
     @property
     def variables(self) -> list[keras.Variable]:
+        """What a state has to hold."""
         return [variable for metric in (self.loss, *self.metrics.values()) for variable in metric.variables]
 
 

@@ -166,8 +166,8 @@ def unfreeze_after(base: keras.Model, layer_name: str) -> None:
     """Makes the layers of ``base`` above the one named trainable, and all up to it not.
 
     BatchNormalization stays as it is, and so in inference mode, also above: statistics of small batches would undo what
-    the weights know. Calling the base with ``training=False``, as Keras's transfer learning guide does, would not do it:
-    in Keras 3 ``fit`` calls all layers with ``training=True``.
+    the weights know. Calling the base with ``training=False``, as Keras's transfer learning guide does, would not do:
+    whoever calls the whole model with ``training=True`` overrides it in Keras 3.
 
     Raises:
         ValueError: if there is no such layer.

@@ -1,5 +1,7 @@
 """Optimizers and their learning rates over time."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -17,11 +19,13 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         self._schedule = schedule
         self._steps = steps
 
-    def __call__(self, step):  # type: ignore[no-untyped-def]  # a tensor of any backend
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step, a scalar tensor or number."""
         share = ops.minimum(1.0, (ops.cast(step, "float32") + 1) / self._steps)
         return share * self._schedule(step)
 
     def get_config(self) -> dict:
+        """What Keras saves."""
         return {"schedule": keras.saving.serialize_keras_object(self._schedule), "steps": self._steps}
 
 

@@ -1,11 +1,14 @@
 """Tasks: what a target looks like, what the head's outputs mean, what is minimised and what is measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from trainer.config import TrainerConfig
 
 TaskName = Literal["classification", "multilabel", "regression"]
 
@@ -37,6 +40,31 @@ class Task:
         if self.name == "classification":
             return tf.one_hot(target, self.outputs)
         return tf.reshape(tf.cast(target, tf.float32), [-1, self.outputs])
+
+    def known(self, targets: np.ndarray) -> np.ndarray:
+        """Which targets say something: not those of a class that training hasn't seen, and not missing numbers.
+
+        Args:
+            targets: float32 ``[n, outputs]``, encoded.
+
+        Returns:
+            bool ``[n]``; all true in a multilabel task, as no label at all is an answer too.
+        """
+        match self.name:
+            case "classification":
+                return np.any(targets, axis=1)
+            case "multilabel":
+                return np.ones(len(targets), bool)
+            case "regression":
+                return np.all(np.isfinite(targets), axis=1)
+
+
+def make(name: TaskName, outputs: int, config: TrainerConfig) -> Task:
+    """The task that a configuration names; ``outputs`` counts the classes or labels, 1 for regression."""
+    if name == "regression":
+        return regression(config.loss)
+    made = classification if name == "classification" else multilabel
+    return made(outputs, config.label_smoothing)
 
 
 def classification(classes: int, label_smoothing: float = 0.0) -> Task:
@@ -86,3 +114,20 @@ def regression(loss: Literal["mean_squared_error", "huber"]) -> Task:
             "root_mean_squared_error": keras.metrics.RootMeanSquaredError("root_mean_squared_error"),
         },
     )
+
+
+DEFAULT_THRESHOLD = 0.5
+
+
+def thresholds(labels: Sequence[str], given: Mapping[str, float]) -> list[float]:
+    """From which probability on each label of a multilabel task is said of an image, in the order of ``labels``.
+
+    Raises:
+        ValueError: if ``given`` names a label that is not among ``labels``.
+    """
+    if unknown := sorted(set(given) - set(labels)):
+        raise ValueError(
+            f"trainer.label_thresholds: {', '.join(unknown)}: not among the labels of the training split, "
+            f"which are {', '.join(labels)}"
+        )
+    return [given.get(label, DEFAULT_THRESHOLD) for label in labels]

@@ -7,10 +7,14 @@ IMAGE = "image"
 """Transformed image: uint8 ``[n, height, width, 3]``, RGB."""
 
 TARGET = "target"
-"""Transformed label: int64 ``[n]``, the index into the sorted class names; -1 for a label that training did not see."""
+"""Transformed label, by task. Classification: int64 ``[n]``, the index into the sorted class names, -1 for a class that
+training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]``, an index a label; from
+``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
+``[n]``, NaN where there is none."""
 
 LABELS_VOCABULARY = "labels"
-"""Name of the asset that holds the class names, one a line, in the order of their indices."""
+"""Name of the asset that holds the names of the model's outputs, one a line, in their order: the sorted classes or
+labels; in a regression the target's feature."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Features:
 
     Attributes:
         input: the encoded image (bytes).
-        label: the class (bytes or int64); absent at serving.
+        label: the target; absent at serving. In a classification the class (bytes or int64), in a multilabel task any
+            number of labels (bytes or int64), in a regression a number (float or int64).
         metadata: the caller's identifier of the image (bytes), passed through to every prediction.
         numeric: side features (float or int64) that enter the model's head, scaled to zero mean and unit variance.
         categorical: side features (bytes or int64) that enter the head one-hot, one place for unseen values.

@@ -44,18 +44,18 @@ def _write(values: list[bytes], folder: str, filename: str) -> Any:
     return np.array(path.encode())
 
 
-def compute_and_apply_sorted_vocabulary(x: tf.Tensor, filename: str) -> tf.Tensor:
+def compute_and_apply_sorted_vocabulary(x: tf.Tensor | tf.SparseTensor, filename: str) -> tf.Tensor | tf.SparseTensor:
     """Like ``tft.compute_and_apply_vocabulary``, in the byte order of the values.
 
     Args:
-        x: string ``[n]``.
+        x: string, dense ``[n]`` or sparse ``[n, ?]``.
         filename: name of the vocabulary's asset, as for ``tft.TFTransformOutput.vocabulary_by_name``.
 
     Returns:
-        int64 ``[n]``: 0 for the first value in order; -1 for a value that the analysis did not see.
+        int64, in the form of ``x``: 0 for the first value in order; -1 for a value that the analysis did not see.
     """
     (path,) = tft.experimental.ptransform_analyzer(
-        inputs=[x],
+        inputs=[x.values if isinstance(x, tf.SparseTensor) else x],
         ptransform=_WriteSorted(filename),
         output_dtypes=[tf.string],
         output_shapes=[[]],

@@ -1,14 +1,16 @@
 import apache_beam as beam
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_score, r2_score, recall_score
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
 from components import metrics
 
 
-def compute(metric: metrics.MacroF1 | metrics.LogLoss, labels: list[int], probabilities: np.ndarray) -> float:
+def compute(
+    metric: metrics.MacroF1 | metrics.LogLoss | metrics.RSquared, labels: list[float], probabilities: np.ndarray
+) -> float:
     """Runs a metric's computations as TFMA does: combine over examples on Beam, then derive."""
     config = config_pb2.EvalConfig(model_specs=[config_pb2.ModelSpec()])
     (combined, *derived) = metric.computations(eval_config=config, model_names=[""], example_weighted=False)
@@ -61,3 +63,64 @@ def test_without_examples_there_is_no_figure():
     combiner = metrics._LogLossCombiner(metric_types.MetricKey("x"), None)
     assert isinstance(combiner, beam.CombineFn)
     assert all(np.isnan(v) for v in combiner.extract_output(combiner.create_accumulator()).values())
+
+
+def test_r_squared_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    targets = rng.normal(50, 3, 200)
+    values = targets + rng.normal(1, 2, 200)
+    computed = compute(metrics.RSquared(), list(targets), values[:, None])
+    assert computed == pytest.approx(r2_score(targets, values))
+    assert np.isnan(compute(metrics.RSquared(), [2.0] * 4, np.ones((4, 1))))  # nothing varies
+
+
+TRUE = [{"a", "b"}, {"a"}, set(), {"c"}, {"b", "new"}]
+SAID = [{"a"}, {"a", "b"}, {"c"}, {"c"}, {"b"}]
+
+
+def count_labels(element_of) -> metrics.LabelCounts:
+    key = metric_types.MetricKey("_label_counts")
+    counter = metrics._LabelCounter(key, "tags")
+    accumulators = []
+    for true, said in zip(TRUE, SAID, strict=True):
+        features, answer = element_of(true, said)
+        element = metric_types.StandardMetricInputs(features=features, predictions={"label": answer})
+        accumulators.append(counter.add_input(counter.create_accumulator(), element))
+    (counts,) = counter.extract_output(counter.merge_accumulators(accumulators)).values()
+    return counts
+
+
+def as_arrays(true: set[str], said: set[str]):
+    return {"tags": np.array([x.encode() for x in sorted(true)])}, np.array("|".join(sorted(said)).encode())
+
+
+def test_what_is_said_of_labels_is_scored_as_scikit_learn_does():
+    names = ["a", "b", "c", "new"]
+    true, said = ([[int(name in row) for name in names] for row in rows] for rows in (TRUE, SAID))
+    counts = count_labels(as_arrays)
+    for name, function, average in (
+        ("precision", precision_score, "micro"),
+        ("recall", recall_score, "micro"),
+        ("micro_f1", f1_score, "micro"),
+        ("macro_f1", f1_score, "macro"),
+    ):
+        expected = function(true, said, average=average, zero_division=0)
+        assert metrics.LABEL_SCORES[name](counts) == pytest.approx(expected), name
+    assert metrics.scores(counts["a"]) == {"example_count": 2, "precision": 1, "recall": 1, "f1": 1}
+
+
+def test_a_label_that_the_model_does_not_know_is_one_that_it_missed():
+    counts = count_labels(as_arrays)
+    assert counts["new"] == metrics.LabelCount(missed=1)
+    assert metrics.scores(counts["new"]) == {"example_count": 1, "precision": None, "recall": 0, "f1": 0}
+
+
+def test_an_example_without_the_feature_has_no_labels_and_whole_numbers_are_names():
+    counts = count_labels(lambda true, said: ({"tags": None}, b"7"))
+    assert counts == {"7": metrics.LabelCount(wrong=5)}
+    counts = count_labels(lambda true, said: ({"tags": np.array([7])}, b"7"))
+    assert counts == {"7": metrics.LabelCount(right=5)}
+
+
+def test_without_labels_there_is_no_figure():
+    assert all(np.isnan(score({})) for score in metrics.LABEL_SCORES.values())

@@ -67,6 +67,14 @@ def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
     assert table.stdout.count("live") == 2  # the heading and one run
 
 
+def test_runs_show_the_metrics_of_their_task(tmp_path):
+    make_run(tmp_path, "1", status="done", task="regression", metrics={"mean_absolute_error": 2.5, "r_squared": None})
+    table = runner.invoke(app, ["runs", str(tmp_path)]).stdout
+    assert "mean absolute error" in table
+    assert "2.5000" in table
+    assert "accuracy" not in table
+
+
 def test_an_empty_workdir_has_no_runs(tmp_path):
     assert json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout) == []
 

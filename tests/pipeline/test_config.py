@@ -53,18 +53,47 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
         ("image.size=96", r"image\.size: .*tuple"),
         ("name=Flowers!", r"name: .*match pattern"),
         ("nmae=x", r"nmae: unknown key; known are name, task"),
-        ("evaluation.thresholds.accuracy=95", r"evaluation: thresholds\.accuracy: 95.* share of 1"),
-        ("evaluation.thresholds.f1=0.5", r"evaluation\.thresholds\.f1"),
+        ("evaluation.thresholds.accuracy=95", r"evaluation\.thresholds\.accuracy: 95.* between 0 and 1"),
+        ("evaluation.thresholds.f1=0.5", r"evaluation\.thresholds\.f1: .*accuracy, top_k_accuracy, macro_f1, log_loss"),
         ("data.features.numeric=[label]", r"data\.features: label: a feature has one role"),
         ("data.features.categorical=[image]", r"data\.features: image: the pipeline uses this name itself"),
         ("data.split={train: 8, test: 2}", r"data: split: .*eval is missing"),
         ("task=detection", r"task: .*'classification'"),
         ("data.path=", r"data\.path: "),
+        ("trainer.loss=huber", r"trainer\.loss: is for task: regression, and the task is classification"),
+        ("trainer.label_thresholds={a: 0.4}", r"trainer\.label_thresholds: is for task: multilabel"),
     ],
 )
 def test_what_is_wrong_is_named_by_key_with_what_would_be_right(file, override, message):
     with pytest.raises(ConfigError, match=message):
         read(file(), (override,))
+
+
+def test_each_task_has_its_own_metrics(file):
+    assert read(file()).evaluation.thresholds == {"accuracy": 0.8}
+    assert read(file(), ("evaluation.margin=0.5",)).evaluation.thresholds == {"accuracy": 0.8}
+    assert read(file(), ("task=multilabel", "trainer.label_thresholds={a: 0.4}")).evaluation.thresholds == {}
+    bounds = ("evaluation.thresholds={mean_absolute_error: 1e6, r_squared: -2}", "trainer.loss=huber")
+    assert read(file(), ("task=regression", *bounds)).evaluation.thresholds["mean_absolute_error"] == 1e6
+
+
+@pytest.mark.parametrize(
+    ("task", "override", "message"),
+    [
+        ("multilabel", "evaluation.thresholds.accuracy=0.5", r"thresholds\.accuracy: a multilabel has macro_f1"),
+        (
+            "regression",
+            "evaluation.thresholds.mean_absolute_error=-1",
+            r"-1\.0 can't be reached; .* between 0 and inf",
+        ),
+        ("regression", "evaluation.thresholds.r_squared=1.1", r"r_squared: 1\.1 can't be reached"),
+        ("multilabel", "trainer.label_thresholds={a: 2}", r"trainer\.label_thresholds\.a: .*less than or equal to 1"),
+        ("regression", "trainer.loss=mae", r"trainer\.loss: .*'mean_squared_error' or 'huber'"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused(file, task, override, message):
+    with pytest.raises(ConfigError, match=message):
+        read(file(), (f"task={task}", override))
 
 
 def test_all_that_is_wrong_is_said_at_once(file):

@@ -1,11 +1,16 @@
+import json
+
+import pytest
+from tensorflow_model_analysis.proto import config_pb2
+
 from pipeline.config import EvaluationConfig
 from pipeline.evaluation import eval_config
 from pipeline.results import draw_confusion_matrix
 from transform.features import Features
 
 
-def thresholds(config: EvaluationConfig):
-    (spec,) = eval_config(config, Features()).metrics_specs
+def thresholds(config: EvaluationConfig, task="classification"):
+    (spec,) = eval_config(task, config, Features()).metrics_specs
     return {metric.class_name: metric.per_slice_thresholds for metric in spec.metrics if metric.per_slice_thresholds}
 
 
@@ -24,6 +29,31 @@ def test_without_thresholds_the_champion_is_still_compared_with():
     ((per_slice,),) = thresholds(EvaluationConfig(thresholds={})).values()
     assert not per_slice.threshold.HasField("value_threshold")
     assert per_slice.threshold.HasField("change_threshold")
+
+
+def test_errors_are_upper_bounds_and_the_champions_margin_is_a_share_of_its_error():
+    config = EvaluationConfig(thresholds={"mean_squared_error": 4, "r_squared": -1}, margin=0.1)
+    found = thresholds(config, "regression")
+    assert found["MeanSquaredError"][0].threshold.value_threshold.upper_bound.value == 4
+    assert found["RSquared"][0].threshold.value_threshold.lower_bound.value == -1
+    change = found["MeanAbsoluteError"][0].threshold.change_threshold
+    assert change.direction == config_pb2.MetricDirection.LOWER_IS_BETTER
+    assert change.relative.value == 0.1
+    assert not change.HasField("absolute")
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_only_a_classification_is_sliced_by_label_and_has_a_confusion_matrix(task):
+    made = eval_config(task, EvaluationConfig(), Features())
+    assert [list(s.feature_keys) for s in made.slicing_specs] == [[]]
+    assert "MultiClassConfusionMatrixAtThresholds" not in {m.class_name for m in made.metrics_specs[0].metrics}
+
+
+def test_a_model_with_several_labels_is_held_against_the_champion_by_macro_f1():
+    made = eval_config("multilabel", EvaluationConfig(margin=0.02), Features(label="tags"))
+    (metric,) = [m for m in made.metrics_specs[0].metrics if m.per_slice_thresholds]
+    assert json.loads(metric.config) == {"name": "macro_f1", "label_feature": "tags"}
+    assert metric.per_slice_thresholds[0].threshold.change_threshold.absolute.value == -0.02
 
 
 def test_a_confusion_matrix_is_drawn_with_unknown_labels_and_many_classes(tmp_path):

@@ -32,6 +32,21 @@ def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
     assert set(find(config).patterns) == {"train", "eval", "test"}
 
 
+@pytest.mark.parametrize(("task", "label"), [("multilabel", "a|b"), ("regression", "1.5")])
+def test_any_task_gets_a_configuration_that_can_be_run(digits_folder, tmp_path, monkeypatch, task, label):
+    monkeypatch.setattr(init, "imagenet_available", lambda: True)
+    rows = sorted(digits_folder.glob("*/*.png"))[:60]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label", *(f"{row},{label}" for row in rows)]) + "\n")
+    ingest.run(str(tmp_path / "all.csv"), str(tmp_path / "dataset"), task=task)
+    init.write_config(tmp_path / "dataset", tmp_path / "pipeline.yaml")
+    config = read(tmp_path / "pipeline.yaml")
+    assert config.task == task
+    assert config.evaluation.thresholds == {}
+    assert set(find(config).patterns) == {"train", "eval", "test"}
+    with pytest.raises(ConfigError, match=f"was ingested for {task}"):
+        find(config.model_copy(update={"task": "classification"}))
+
+
 def test_a_configuration_is_never_overwritten(dataset, tmp_path):
     path = tmp_path / "pipeline.yaml"
     path.write_text("mine")

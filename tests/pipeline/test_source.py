@@ -44,6 +44,18 @@ def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
         find(config(tmp_path, **names | {"label": "klass"}))
 
 
+def test_labels_that_are_not_the_tasks_are_refused_in_words(tmp_path):
+    write(tmp_path / "words" / "0.tfrecord", example(b"image", "a"))
+    several = example(b"image", "a")
+    several.features.feature["label"].bytes_list.value.append(b"b")
+    write(tmp_path / "several" / "0.tfrecord", several, example(b"unlabelled"))
+    with pytest.raises(ConfigError, match=r"of type float or int64 \(task: regression\); there are .*label \(bytes\)"):
+        find(config(tmp_path / "words").model_copy(update={"task": "regression"}))
+    with pytest.raises(ConfigError, match=r"task: classification, but in .* has 2 values of 'label'.*multilabel"):
+        find(config(tmp_path / "several"))
+    assert find(config(tmp_path / "several").model_copy(update={"task": "multilabel"})).all == "*"
+
+
 def test_what_is_no_dataset_is_refused_in_words(tmp_path):
     with pytest.raises(ConfigError, match="imagepipe ingest"):
         find(config(tmp_path / "missing"))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from serving.files import image_files
 from serving.model import Failure, Prediction, load, predict_files
-from serving.versions import ModelError, find_model, labels, same_model
+from serving.versions import ModelError, find_model, labels, model_task, same_model
 from tests.conftest import encode
 
 
@@ -81,6 +81,12 @@ def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, image
     assert isinstance(b, Failure)
     assert "not an image" in b.error
     assert missing == Failure(str(images / "missing.jpg"), "No such file or directory")
+
+
+def test_a_model_without_a_task_is_a_classifier_and_says_its_best_class(model, images):
+    assert model_task(model) == "classification"
+    (answer,) = predict_files(load(model), [images / "a.png"])
+    assert answer.said == ("dark",)
 
 
 def test_more_images_than_a_batch_are_all_answered_in_order(model, images):

@@ -1,14 +1,17 @@
 """The exported signatures, on a small network behind the real transform graph."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving.versions import labels, model_task
 from tests.conftest import SIZE
-from trainer import export, inputs
+from trainer import export, inputs, tasks
 from transform import graph
-from transform.features import IMAGE
+from transform.features import IMAGE, TARGET, Features
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def network():
 def served(analyzed, network, tmp_path_factory):
     output, features, _ = analyzed
     path = str(tmp_path_factory.mktemp("export") / "model")
-    export.save(network, output, features, path)
+    export.save(network, output, features, "classification", {}, path)
     return tf.saved_model.load(path), path
 
 
@@ -68,7 +71,9 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_say_the_sa
             writer.write(record)
     _, transform = graph.load(output)
     parse = export.example_parser(output, features, with_label=True)
-    split = inputs.load([str(tmp_path / "*.tfrecord")], lambda s: transform(parse(s)), str(tmp_path))
+    split = inputs.load(
+        [str(tmp_path / "*.tfrecord")], lambda s: transform(parse(s)), str(tmp_path), tasks.classification(3).known
+    )
     ((trained_on, _),) = inputs.evaluation_batches(split, len(serialized))
 
     seen = model.signatures["transform_features"](examples=tf.constant(serialized))
@@ -104,3 +109,52 @@ def test_an_example_without_identifier_is_answered_with_an_empty_one(served, ana
 def test_an_empty_batch_gets_an_empty_answer(served):
     model, _ = served
     assert model.signatures["tf_examples"](examples=tf.constant([], tf.string))["classes"].shape == (0, 3)
+
+
+def constant_network(outputs: list[float]) -> keras.Model:
+    """Says the same of every image."""
+    image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(image))
+    dense = keras.layers.Dense(len(outputs), bias_initializer=lambda shape, dtype: tf.constant(outputs, dtype))
+    return keras.Model({IMAGE: image}, dense(pooled))
+
+
+def test_several_labels_are_said_at_their_thresholds_and_joined_in_order(analyzed_multilabel, tmp_path):
+    output, serialized = analyzed_multilabel
+    for name, probabilities, label in (
+        ("some", [0.5, 0.8, 0.25], b"a|c"),  # at the threshold is enough
+        ("none", [0.49, 0.8, 0.24], b""),
+    ):
+        path = str(tmp_path / name)
+        thresholds = {"b": 0.9, "c": 0.25}
+        export.save(constant_network(probabilities), output, Features(), "multilabel", thresholds, path)
+        model = tf.saved_model.load(path)
+        answer = model.signatures["tf_examples"](examples=tf.constant(serialized))
+        assert answer["label"].numpy().tolist() == [label] * len(serialized)
+        assert answer["classes"].numpy()[0] == pytest.approx(probabilities)
+        assert answer["score"].numpy()[0] == pytest.approx(0.8)
+        assert model.signatures["tf_examples"](examples=tf.constant([], tf.string))["label"].shape == (0,)
+        seen = model.signatures["transform_features"](examples=tf.constant(serialized))
+        assert seen[TARGET].numpy()[0].tolist() == [1, 1, 0]
+    assert labels(Path(path)) == ["a", "b", "c"]
+    assert model_task(Path(path)) == "multilabel"
+
+
+def test_a_threshold_for_a_label_that_there_is_not_is_refused_with_those_there_are(analyzed_multilabel, tmp_path):
+    output, _ = analyzed_multilabel
+    with pytest.raises(ValueError, match=r"trainer\.label_thresholds: d: .*which are a, b, c"):
+        export.save(constant_network([0, 0, 0]), output, Features(), "multilabel", {"d": 0.5}, str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(("value", "text"), [(3.2, b"3.2"), (-1234567.0, b"-1234567"), (0.0, b"0")])
+def test_a_regression_says_its_value_as_class_score_and_text(analyzed_regression, tmp_path, value, text):
+    output, serialized = analyzed_regression
+    path = str(tmp_path / "model")
+    export.save(constant_network([value]), output, Features(), "regression", {}, path)
+    model = tf.saved_model.load(path)
+    answer = model.signatures["tf_examples"](examples=tf.constant(serialized[:1]))
+    assert answer["classes"].numpy().tolist() == [[np.float32(value)]]
+    assert answer["score"].numpy().tolist() == [np.float32(value)]
+    assert answer["label"].numpy().tolist() == [text]
+    assert labels(Path(path)) == ["label"]
+    assert model_task(Path(path)) == "regression"

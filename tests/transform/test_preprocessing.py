@@ -1,8 +1,10 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import SIZE, example
+from tests.conftest import SIZE, analyze, digit_images, example, example_of
 from trainer.export import example_parser
 from transform import features as f
 from transform import graph
@@ -58,3 +60,41 @@ def test_without_a_label_everything_else_is_still_transformed(analyzed):
     _, transform = graph.load(output)
     served = transform(example_parser(output, features, with_label=False)(tf.constant(serialized[:2])))
     assert set(served) == {f.IMAGE, "weight", "camera"}
+
+
+def targets(output, serialized: list[bytes]) -> np.ndarray:
+    _, transform = graph.load(output)
+    return transform(example_parser(output, f.Features(), with_label=True)(tf.constant(serialized)))[f.TARGET].numpy()
+
+
+def test_several_labels_become_multi_hot_in_alphabetical_order_and_none_is_all_zeros(analyzed_multilabel):
+    output, serialized = analyzed_multilabel
+    assert output.vocabulary_by_name(f.LABELS_VOCABULARY) == [b"a", b"b", b"c"]
+    expected = [[1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 1, 1], [0, 1, 0]]
+    multi_hot = targets(output, serialized)
+    assert multi_hot.dtype == np.float32
+    assert multi_hot.tolist() == expected
+    assert targets(output, serialized[1:2]).tolist() == [[0, 0, 0]]  # a batch without a single label
+
+
+def test_labels_that_training_did_not_see_are_left_out_and_repeated_ones_count_once(analyzed_multilabel):
+    output, serialized = analyzed_multilabel
+    image = tf.train.Example.FromString(serialized[0]).features.feature["input"].bytes_list.value[0]
+    rows = [example_of(image, labels) for labels in (["new", "c"], ["new"], ["b", "b"])]
+    assert targets(output, rows).tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_whole_numbers_as_labels_and_as_many_for_each_image_work_too(tmp_path):
+    pngs = [png for _, png in digit_images(2)]
+    spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([2], tf.int64)}
+    raw = [{"input": png, "label": labels} for png, labels in zip(pngs, ([0, 7], [7, 12]), strict=True)]
+    custom = {"task": "multilabel", "features": asdict(f.Features()), "image_size": list(SIZE)}
+    output = analyze(raw, spec, custom, tmp_path)
+    assert output.vocabulary_by_name(f.LABELS_VOCABULARY) == [b"0", b"12", b"7"]
+    _, transform = graph.load(output)
+    given = {"input": tf.constant(pngs), "label": tf.constant([[0, 7], [7, 12]], tf.int64)}
+    assert transform(given)[f.TARGET].numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
+
+
+def test_a_number_stays_what_it_is_and_a_missing_one_is_no_zero(analyzed_regression):
+    assert targets(*analyzed_regression).tolist() == [0.5, -3.0, pytest.approx(np.nan, nan_ok=True), 1e6]
