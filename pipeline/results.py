@@ -56,7 +56,12 @@ def _slices(folder: str, model_name: str) -> dict[Any, dict[str, Any]]:
 
 
 def _numbers(values: dict[str, Any]) -> Metrics:
-    numbers = {name: value["doubleValue"] for name, value in values.items() if "doubleValue" in value}
+    # Where there is a champion, TFMA adds the difference from it to each metric.
+    numbers = {
+        name: value["doubleValue"]
+        for name, value in values.items()
+        if "doubleValue" in value and not name.endswith("_diff")
+    }
     return {name: None if math.isnan(number) else number for name, number in sorted(numbers.items())}
 
 

@@ -31,10 +31,10 @@ def check(config: Config, serving_dir: str) -> source.Source:
     """Finds what would fail a run after minutes, in seconds.
 
     Raises:
-        ConfigError: if the data, the weights or the model that is live aren't what the configuration says.
+        ConfigError: if the data, the model that is live or the weights aren't what the configuration says.
     """
-    _check_live(serving_dir, config)
     found = source.find(config)
+    _check_live(serving_dir, config)
     try:
         weights.check(config.trainer.weights, config.trainer.backbone)
     except weights.WeightsError as error:
@@ -50,7 +50,7 @@ def _check_live(serving_dir: str, config: Config) -> None:
     if live and (task := model_task(live[0])) != config.task:
         raise ConfigError(
             f"task: {config.task}, but {live[0]}, which is live, does {task}. "
-            "Give the pipeline another name, or remove that folder's versions."
+            "Give the pipeline another name, or remove what is live."
         )
 
 
