@@ -162,6 +162,9 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
         return FAILED
     from pipeline.measures import CHAMPION_METRIC
 
+    if summary.hyperparameters:
+        listed = ", ".join(f"{k} {_setting(v)}" for k, v in summary.hyperparameters.items())
+        _err.print(f"the best of the search: {_escape(listed)}")
     shown = {k: v for k, v in summary.metrics.items() if k != "example_count"}
     _err.print(
         f"eval split of {summary.metrics['example_count']:g}: "
@@ -175,6 +178,10 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
         return NOT_BLESSED
     _err.print(f"[green]Blessed[/] and pushed as version {summary.pushed_version}: {summary.serving_dir}")
     return 0
+
+
+def _setting(value: bool | int | float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _figure(value: float | None) -> str:

@@ -1,15 +1,17 @@
 """The configuration: one YAML file, checked when it is read."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ingest.dataset import Task
 from pipeline.measures import DEFAULT_THRESHOLDS, MEASURES
+from trainer import space
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
+from trainer.space import TunerConfig
 from transform.features import IMAGE, TARGET, Features
 
 _MOST_SIDE = 4096
@@ -113,6 +115,7 @@ class Config(_Section):
     task: Task = "classification"
     data: DataConfig
     trainer: TrainerConfig = TrainerConfig()
+    tuner: TunerConfig | None = None
     image: ImageConfig = Field({}, validate_default=True)  # after trainer, on which it depends
     evaluation: EvaluationConfig = EvaluationConfig()
     deploy: DeployConfig = DeployConfig()
@@ -160,6 +163,12 @@ class Config(_Section):
         ):
             if self.task != task and getattr(self.trainer, key) != TrainerConfig.model_fields[key].default:
                 raise ValueError(f"trainer.{key}: is for task: {task}, and the task is {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> "Config":
+        if self.tuner:
+            space.check(self.tuner.space, self.trainer)
         return self
 
 
@@ -220,7 +229,10 @@ def _describe(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         section: Any = Config
         for part in error["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            if part in section.model_fields:  # or it is a key of a dict of sections
+                annotation = section.model_fields[part].annotation
+                inner = [kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")]
+                section = inner[0] if inner else section
         return f"{key}: unknown key; known are {', '.join(section.model_fields)}"
     if error["type"] == "missing":
         return f"{key}: has to be given"

@@ -78,20 +78,33 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         custom_config=common | {"code": _code_fingerprint(transform)},
     )
 
-    # Raw Examples through that graph, into the network; the graph is exported with it.
+    # Raw Examples through that graph, into a network: what all trainings have in common.
+    training: dict[str, Any] = {
+        "examples": example_gen.outputs["examples"],
+        "transform_graph": transform_component.outputs["transform_graph"],
+        "schema": schema_gen.outputs["schema"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+    }
+    training_config = common | {
+        "trainer": config.trainer.model_dump(mode="json"),
+        "code": _code_fingerprint(trainer),
+        "state_dir": f"{pipeline_root}/.training",
+    }
+
+    # Where a space is given, the best settings in it; they go over those of the configuration.
+    tuner = config.tuner and tfx.Tuner(
+        tuner_fn="trainer.tune.tuner_fn",
+        custom_config=training_config | {"tuner": config.tuner.model_dump(mode="json")},
+        **training,
+    )
+
+    # The network that is to be served; the graph is exported with it.
     trainer_component = tfx.Trainer(
         run_fn="trainer.run.run_fn",
-        examples=example_gen.outputs["examples"],
-        transform_graph=transform_component.outputs["transform_graph"],
-        schema=schema_gen.outputs["schema"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config=common
-        | {
-            "trainer": config.trainer.model_dump(mode="json"),
-            "code": _code_fingerprint(trainer),
-            "state_dir": f"{pipeline_root}/.training",
-        },
+        hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
+        custom_config=training_config,
+        **training,
     )
 
     # What is live now, as the baseline. An empty model where nothing is.
@@ -125,6 +138,7 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
             schema_gen,
             example_validator,
             transform_component,
+            *([tuner] if tuner else []),
             trainer_component,
             champion,
             evaluator,

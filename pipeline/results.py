@@ -12,6 +12,7 @@ import tfx.components  # noqa: F401  first: it stands in for a module that TFDV 
 import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
+from tfx.utils import io_utils
 
 from pipeline.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
 from pipeline.summary import Metrics
@@ -79,6 +80,11 @@ def _confusion(values: dict[str, Any]) -> dict[tuple[int, int], float]:
         (entry.get("actualClassId", 0), entry.get("predictedClassId", 0)): entry["numWeightedExamples"]
         for entry in matrix["entries"]
     }
+
+
+def best_hyperparameters(folder: str) -> dict[str, Any]:
+    """The best values that the Tuner found, by key of the section ``trainer``, from its artifact in ``folder``."""
+    return json.loads(io_utils.read_string_file(io_utils.get_only_uri_in_dir(folder)))["values"]
 
 
 def reasons(folder: str, evaluation: Evaluation) -> list[str]:

@@ -149,6 +149,8 @@ def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path
 def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> None:
     model = Path(path_utils.serving_model_path(_only(outputs, "Trainer", "model").uri))
     state.model_dir = str(model)
+    if "Tuner" in outputs:
+        state.hyperparameters = results.best_hyperparameters(_only(outputs, "Tuner", "best_hyperparameters").uri)
     folder = _only(outputs, "Evaluator", "evaluation").uri
     evaluation = results.load(folder)
     state.metrics = evaluation.metrics

@@ -32,6 +32,7 @@ class Summary(BaseModel):
         error: why it failed.
         seconds: how long it took so far.
         nodes: those that finished.
+        hyperparameters: the best that the Tuner found, by key of the section ``trainer``; empty without a Tuner.
         metrics: of the candidate on the eval split; null for what is not a number.
         champion_metrics: of the model that was live; null if none was.
         metrics_by_class: of the candidate, by class or label; empty for a regression.
@@ -51,6 +52,7 @@ class Summary(BaseModel):
     error: str | None = None
     seconds: float = 0
     nodes: list[Node] = []
+    hyperparameters: dict[str, bool | int | float | str] = {}
     metrics: Metrics = {}
     champion_metrics: Metrics | None = None
     metrics_by_class: dict[str, Metrics] = {}
