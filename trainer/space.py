@@ -38,12 +38,8 @@ class SpanConfig(BaseModel):
         if self.values is not None:
             if self.min is not None or self.max is not None or self.log:
                 raise ValueError("give either values, or min and max (and log)")
-            kinds = {type(value) for value in self.values}
-            if len(self.values) < 2 or not any(kinds <= kind for kind in ({int, float}, {str}, {bool})):
-                raise ValueError(
-                    "values: expected two or more numbers, or texts, or true and false "
-                    f"(they are {list(self.values)}); one value alone belongs into the section trainer"
-                )
+            if len(self.values) < 2:
+                raise ValueError("values: give two or more; one alone belongs into the section trainer")
         elif self.min is None or self.max is None:
             raise ValueError("give min and max, or values: [...]")
         elif self.min >= self.max:
@@ -51,11 +47,6 @@ class SpanConfig(BaseModel):
         elif self.log and self.min <= 0:
             raise ValueError(f"log needs a min above 0 (it is {self.min:g})")
         return self
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """All values, or the least and the greatest of a range."""
-        return self.values or (self.min, self.max)
 
 
 class TunerConfig(BaseModel):
@@ -80,16 +71,28 @@ def check(space: Mapping[str, SpanConfig], config: TrainerConfig) -> None:
     for key, span in space.items():
         if key not in SEARCHABLE:
             raise ValueError(f"tuner.space.{key}: can't be searched; what can be is {', '.join(SEARCHABLE)}")
-        for value in span.ends:
-            try:
-                made = get(with_values(config, {key: value}), key)
-            except ValidationError as error:
-                raise ValueError(f"tuner.space.{key}: {error.errors()[0]['msg']} (it is {value!r})") from error
-        if not span.values and type(made) not in (int, float):
+        try:
+            found = ends(span, key, config)
+        except ValidationError as error:
+            (first, *_) = error.errors()
+            raise ValueError(f"tuner.space.{key}: {first['msg']} (it is {first['input']!r})") from error
+        if None in found:
+            raise ValueError(f"tuner.space.{key}: null can't be one of the values that are searched")
+        if not span.values and type(found[0]) not in (int, float):
             raise ValueError(f"tuner.space.{key}: a range is for numbers; give values: [...]")
 
 
-def with_values(config: TrainerConfig, values: Mapping[str, Value]) -> TrainerConfig:
+def ends(span: SpanConfig, key: str, config: TrainerConfig) -> list[Any]:
+    """All values of a span, or the least and the greatest of its range, as the key has them: whole, or fractions.
+
+    Raises:
+        pydantic.ValidationError: if the key can't have one.
+    """
+    made = (with_values(config, {key: value}) for value in span.values or (span.min, span.max))
+    return [reduce(getattr, key.split("."), settings) for settings in made]
+
+
+def with_values(config: TrainerConfig, values: Mapping[str, Any]) -> TrainerConfig:
     """A configuration with other values, by dotted key such as ``augmentation.rotation``.
 
     Raises:
@@ -100,8 +103,3 @@ def with_values(config: TrainerConfig, values: Mapping[str, Value]) -> TrainerCo
         *sections, last = key.split(".")
         reduce(lambda section, name: section[name], sections, settings)[last] = value
     return TrainerConfig(**settings)
-
-
-def get(config: TrainerConfig, key: str) -> Any:
-    """The value of a dotted key."""
-    return reduce(getattr, key.split("."), config)

@@ -125,16 +125,15 @@ class Search(BaseTuner):
 
 
 def hyperparameters(spans: Mapping[str, SpanConfig], config: TrainerConfig) -> keras_tuner.HyperParameters:
-    """A space as keras-tuner has it: whole numbers for keys that take only those."""
+    """A space as keras-tuner has it."""
     made = keras_tuner.HyperParameters()
     for key, span in spans.items():
+        ends = space.ends(span, key, config)
         if span.values:
-            floats = any(isinstance(value, float) for value in span.values)  # keras-tuner takes no mixture
-            made.Choice(key, [float(value) if floats else value for value in span.values])
+            made.Choice(key, ends)
         else:
-            low, high = (space.get(space.with_values(config, {key: end}), key) for end in span.ends)
-            add = made.Int if isinstance(low, int) else made.Float
-            add(key, low, high, sampling="log" if span.log else "linear")
+            add = made.Int if isinstance(ends[0], int) else made.Float
+            add(key, *ends, sampling="log" if span.log else "linear")
     return made
 
 

@@ -62,11 +62,39 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
         ("data.path=", r"data\.path: "),
         ("trainer.loss=huber", r"trainer\.loss: is for task: regression, and the task is classification"),
         ("trainer.label_thresholds={a: 0.4}", r"trainer\.label_thresholds: is for task: multilabel"),
+        ("tuner.trials=3", r"tuner\.space: has to be given"),
+        ("tuner.space={}", r"tuner\.space: .*at least 1 item"),
+        ("tuner.space={rate: {min: 1, max: 2}}", r"tuner\.space\.rate: can't be searched; what can be is .*dropout"),
+        ("tuner.space={loss: {values: [huber, a]}}", r"tuner\.space\.loss: can't be searched"),
+        ("tuner.space={dropout: {min: 0, max: 1}}", r"tuner\.space\.dropout: .*less than 1 \(it is 1"),
+        ("tuner.space={dropout: {min: 0, mx: 1}}", r"tuner\.space\.dropout\.mx: unknown key; known are min, max, log"),
+        ("tuner.space={dropout: {min: 0.5, max: 0.1}}", r"tuner\.space\.dropout: min has to be less than max"),
+        ("tuner.space={dropout: {min: 0, max: 0.5, log: true}}", r"tuner\.space\.dropout: log needs a min above 0"),
+        ("tuner.space={dropout: {min: 0.1}}", r"tuner\.space\.dropout: give min and max, or values"),
+        ("tuner.space={dropout: {min: 0.1, values: [0, 0.2]}}", r"tuner\.space\.dropout: give either values, or min"),
+        ("tuner.space={head_units: {min: 8, max: 9.5}}", r"tuner\.space\.head_units: .*integer.* \(it is 9\.5\)"),
+        ("tuner.space={learning_rate: {min: 1, max: .inf}}", r"tuner\.space\.learning_rate\.max: .*finite"),
+        ("tuner.space={optimizer: {min: 1, max: 2}}", r"tuner\.space\.optimizer: .*'adam'"),
+        ("tuner.space={optimizer: {values: [adam, sdg]}}", r"tuner\.space\.optimizer: .*'sgd' \(it is 'sdg'\)"),
+        ("tuner.space={augmentation.vertical_flip: {min: 0, max: 1}}", r"vertical_flip: a range is for numbers"),
+        ("tuner.space={dropout: {values: [0.1]}}", r"tuner\.space\.dropout: values: give two or more"),
+        ("tuner.space={ema: {values: [null, 0.9]}}", r"tuner\.space\.ema: null can't be one"),
     ],
 )
 def test_what_is_wrong_is_named_by_key_with_what_would_be_right(file, override, message):
     with pytest.raises(ConfigError, match=message):
         read(file(), (override,))
+
+
+def test_without_a_tuner_there_is_none_and_its_space_is_by_key_of_the_trainer(file):
+    assert read(file()).tuner is None
+    assert read(file(), ("tuner=null",)).tuner is None
+    space = "{learning_rate: {min: 1e-5, max: 1.e-2, log: true}, augmentation.mixup: {values: [0, 0.2]}, \
+batch_size: {values: [16, 32]}, unfreeze_after: {values: [mixed7, mixed9]}}"
+    tuner = read(file(), ("tuner.trials=4", f"tuner.space={space}")).tuner
+    assert (tuner.trials, tuner.search, tuner.epochs) == (4, "random", None)
+    assert tuner.space["learning_rate"].min == 1e-5
+    assert tuner.space["augmentation.mixup"].values == (0, 0.2)
 
 
 def test_each_task_has_its_own_metrics(file):

@@ -1,0 +1,133 @@
+"""The search, with trainings that only say a loss; a real one is in tests/e2e."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from keras_tuner.errors import FatalError
+
+from trainer import space, tune
+from trainer.config import TrainerConfig
+from trainer.errors import TrainingError
+from trainer.space import TunerConfig
+
+CONFIG = TrainerConfig()
+SPACE = {
+    "learning_rate": {"min": 1e-4, "max": 1e-1, "log": True},
+    "head_units": {"min": 8, "max": 64},
+    "dropout": {"values": [0, 0.25, "5e-1"]},
+    "unfreeze_after": {"values": ["mixed7", "mixed9"]},
+    "augmentation.rotation": {"min": 0, "max": 20},
+    "augmentation.horizontal_flip": {"values": [True, False]},
+}
+
+
+def settings(**changes) -> TunerConfig:
+    return TunerConfig(**{"trials": 6, "space": SPACE} | changes)
+
+
+def searched(folder, train, tuner=None):
+    folder.mkdir(exist_ok=True)
+    search = tune.Search(tuner or settings(), CONFIG, folder)
+    search.search(train=train)
+    return search
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian"])
+def test_the_best_values_are_those_of_the_trial_with_the_least_loss(tmp_path, kind):
+    tried = {}
+
+    def train(values, _):
+        loss = abs(values["dropout"] - 0.25) + values["learning_rate"]
+        tried[loss] = values
+        return loss
+
+    small = {key: SPACE[key] for key in ("learning_rate", "dropout")}
+    search = searched(tmp_path / "state", train, settings(search=kind, trials=8, space=small))
+    (best,) = search.get_best_hyperparameters()
+    assert len(tried) == 8
+    assert best.get_config()["values"] == tried[min(tried)]
+    search.results_summary()  # as TFX calls it at the end
+    assert not (tmp_path / "state").exists()
+
+
+def test_each_trial_has_values_of_the_space_which_make_a_configuration(tmp_path):
+    made = []
+    searched(tmp_path / "state", lambda values, _: made.append(space.with_values(CONFIG, values)) or 1.0)
+    assert len({str(config) for config in made}) == 6
+    for config in made:
+        assert 1e-4 <= config.learning_rate <= 1e-1
+        assert config.head_units in range(8, 65)
+        assert config.dropout in (0, 0.25, 0.5)
+        assert config.unfreeze_after in ("mixed7", "mixed9")
+        assert 0 <= config.augmentation.rotation <= 20
+        assert isinstance(config.augmentation.horizontal_flip, bool)
+        assert config.augmentation.zoom == CONFIG.augmentation.zoom
+        assert config.batch_size == CONFIG.batch_size
+
+
+def test_the_same_seed_tries_the_same_values(tmp_path):
+    tried = []
+    for name in ("a", "b"):
+        searched(tmp_path / name, lambda values, _: tried.append(json.dumps(values)) or 1.0)
+    assert tried[:6] == tried[6:]
+
+
+def test_a_trial_that_can_not_be_trained_counts_as_none(tmp_path):
+    folders = []
+
+    def train(values, folder):
+        assert not list(folder.iterdir())  # each has a fresh one
+        (folder / "state").write_text("")
+        folders.append(folder)
+        if len(folders) != 4:
+            raise TrainingError("the loss is no number any more")
+        return 7.0
+
+    search = searched(tmp_path / "state", train)
+    assert len(set(folders)) == 6
+    assert [trial.score for trial in search.oracle.get_best_trials()] == [7.0]
+
+
+def test_a_search_without_any_result_says_so(tmp_path):
+    def train(values, _):
+        raise TrainingError("the loss is no number any more")
+
+    with pytest.raises(TrainingError, match=r"tuner\.space: none of 6 trials could be trained"):
+        searched(tmp_path / "state", train)
+
+
+def test_an_error_that_no_other_values_would_mend_ends_the_search(tmp_path):
+    def train(values, _):
+        raise ValueError("trainer.unfreeze_after: there is no such layer")
+
+    with pytest.raises(FatalError, match=r"trainer\.unfreeze_after: there is no such layer"):
+        searched(tmp_path / "state", train)
+
+
+def test_a_killed_search_goes_on_with_its_trials_and_in_the_state_of_the_one_it_was_killed_in(tmp_path):
+    tried = []
+
+    def train(values, folder):
+        tried.append(dict(values))
+        if len(tried) == 3:
+            (folder / "epoch").write_text("2")
+            raise SystemExit(143)
+        if len(tried) == 4:
+            assert (folder / "epoch").read_text() == "2"
+        return float(len(tried))
+
+    with pytest.raises(SystemExit):
+        searched(tmp_path / "state", train)
+    search = searched(tmp_path / "state", train)
+    assert len(tried) == 7
+    assert tried[3] == tried[2]
+    (best,) = search.oracle.get_best_trials()
+    assert (best.score, best.hyperparameters.values) == (1.0, tried[0])
+
+
+def test_a_search_over_several_workers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune.devices, "worker", lambda strategy: (0, 2))
+    custom = {"tuner": settings().model_dump(), "trainer": CONFIG.model_dump()}
+    with pytest.raises(TrainingError, match="a search runs on one machine"):
+        tune.tuner_fn(SimpleNamespace(custom_config=custom))
