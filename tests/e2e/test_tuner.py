@@ -49,7 +49,8 @@ def test_the_trainer_takes_the_best_of_the_search_and_both_come_from_the_cache_t
     best = min(trials, key=lambda trial: trial["score"])
     values = {key: best[key] for key in ("head_units", "augmentation.rotation")}
     assert summary.hyperparameters == values
-    assert f"the best of the search: head_units {values['head_units']}" in said
+    assert "the best of the search: augmentation.rotation " in said
+    assert f", head_units {values['head_units']}\n" in said
 
     training = Path(str(summary.model_dir)).parent / "training"
     used = json.loads((training / "config.json").read_text())["trainer"]
