@@ -9,6 +9,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from rich.console import Console
+from rich.markup import escape
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
 from tfx.orchestration import metadata as mlmd
@@ -118,7 +119,13 @@ def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path
     )
 
     console.print(f"run {state.run_id}, its log: {state.log}")
-    with console.status("") as status:
+    with (
+        console.status("") as status,
+        logs.training_shown(
+            line=lambda text: console.print(f"    {escape(text)}"),
+            moment=lambda text: status.update(f"Trainer … {escape(text)}"),
+        ),
+    ):
 
         def started(node: str) -> None:
             status.update(f"{node} …")

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import absl.logging
 import keras
 import numpy as np
 import tensorflow as tf
@@ -30,7 +29,7 @@ base.weights.h5."""
 
 _PREVIEWED, _VARIANTS = 6, 7
 
-_log = logging.getLogger("trainer.progress")
+_log = logging.getLogger("trainer")
 
 
 class FnArgs(Protocol):
@@ -62,7 +61,7 @@ def run_fn(fn_args: FnArgs) -> None:
     config = TrainerConfig(**custom["trainer"])
     features = f.from_json(custom["features"])
     strategy = devices.strategy(config.distribution)  # before anything else runs on a device
-    absl.logging.set_verbosity(absl.logging.INFO)  # the Trainer's log is where a person looks for the epochs
+    _log.setLevel(logging.INFO)  # the log is where a person looks for the epochs
     keras.utils.set_random_seed(config.seed)
     if tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()  # on CPUs the same seed gives the same weights without it
