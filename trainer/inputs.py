@@ -56,7 +56,7 @@ def load(
         patterns: of the TFRecord files.
         transform: from serialized Examples, string ``[n]``, to transformed features.
         cache_dir: an existing local folder for what does not fit into memory.
-        known: says of targets whether there is something to learn from them, see ``trainer.tasks.Task.known``.
+        known: says of a target whether there is something to learn from it, see ``trainer.tasks.Task.known``.
 
     Returns:
         The split. Its first pass decodes; later ones read pixels.
@@ -65,8 +65,10 @@ def load(
     count = int(serialized.reduce(tf.constant(0, tf.int64), lambda n, _: n + 1))
     examples = (
         serialized.batch(_TRANSFORM_BATCH)
-        .map(lambda batch: _inputs_and_target(transform(batch), known), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(lambda batch: _inputs_and_target(transform(batch)), num_parallel_calls=tf.data.AUTOTUNE)
         .unbatch()
+        # A label that training has not seen has no place in the loss. The Evaluator counts it, as wrong.
+        .filter(lambda _, target: known(target))
     )
     image_bytes = examples.element_spec[0][IMAGE].shape.num_elements()
     fits = count * image_bytes < _CACHE_SHARE_OF_MEMORY * psutil.virtual_memory().available
@@ -74,10 +76,7 @@ def load(
     return Split(examples, count, image_bytes)
 
 
-def _inputs_and_target(transformed: Raw, known: Callable[[tf.Tensor], tf.Tensor]) -> tuple[Raw, tf.Tensor]:
-    # A label that training has not seen has no place in the loss. The Evaluator counts it, as wrong.
-    keep = known(transformed[TARGET])
-    transformed = {name: tf.boolean_mask(values, keep) for name, values in transformed.items()}
+def _inputs_and_target(transformed: Raw) -> tuple[Raw, tf.Tensor]:
     target = transformed.pop(TARGET)
     return transformed, target
 

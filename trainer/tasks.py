@@ -41,17 +41,17 @@ class Task:
         return tf.reshape(tf.cast(target, tf.float32), [-1, self.outputs])
 
     def known(self, target: tf.Tensor) -> tf.Tensor:
-        """Whether there is something to learn from the examples of a batch, bool ``[n]``.
+        """Whether there is something to learn from one example, bool ``[]``.
 
         Args:
-            target: the transform graph's, ``[n]``, or ``[n, outputs]`` in a multilabel task.
+            target: the transform graph's, of one example: ``[]``, or ``[outputs]`` in a multilabel task.
 
         Returns:
             False for a class that training has not seen, and for a number that is missing. True in a multilabel task:
             no label at all is an answer too.
         """
         if self.name == "multilabel":
-            return tf.ones(tf.shape(target)[:1], tf.bool)
+            return tf.constant(True)
         return target >= 0 if self.name == "classification" else tf.math.is_finite(target)
 
 
