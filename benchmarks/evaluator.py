@@ -62,7 +62,7 @@ def prepare(folder: Path, images: int) -> None:
     import tensorflow_transform as tft
 
     from benchmarks import transform_and_input
-    from trainer import export, model
+    from trainer import export, model, tasks
     from trainer.config import TrainerConfig
     from transform.features import Features
 
@@ -74,7 +74,7 @@ def prepare(folder: Path, images: int) -> None:
         for record in tf.data.TFRecordDataset(str(folder / "examples.tfrecord")).as_numpy_iterator():
             writer.write(record)
     keras.utils.set_random_seed(0)
-    network, _ = model.build(SIZE, 10, {}, TrainerConfig(weights="none"))
+    network = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none")).model
     output = tft.TFTransformOutput(str(folder / "transform"))
     export.save(network, output, Features(), "classification", {}, str(folder / "model" / "Format-Serving"))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -28,12 +29,14 @@ def without(*modules: str) -> Iterator[None]:
 _collects = gc.isenabled()
 gc.disable()
 try:
+    logging.disable(logging.WARNING)  # it complains of what is missing
     with without("IPython", "pandas", "bson", "pymongo", *(["google.cloud", "apitools"] if shared() else [])):
         import apache_beam as beam
         from apache_beam.io.filesystem import CompressionTypes
         from apache_beam.io.filesystems import FileSystems
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 finally:
+    logging.disable(logging.NOTSET)
     gc.freeze()
     if _collects:
         gc.enable()

@@ -42,7 +42,7 @@ _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images o
 _ROWS_IN_BUCKET = 500
 _MAX_BUCKETS = 4096  # a billion rows make buckets of some 100 MB
 
-# In the process itself: Beam's default may download and start another program. Beam's checks of the steps' types, always
+# In the process itself: Beam's default may download and start another program. Its checks of the steps' types, always
 # the same ones, cost 0.15 s a run.
 _LOCAL = (
     "--runner=DirectRunner",

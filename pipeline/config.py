@@ -4,20 +4,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ingest.dataset import Task
 from pipeline.measures import DEFAULT_THRESHOLDS, MEASURES
+from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
 from transform.features import IMAGE, TARGET, Features
 
-# keras.applications.InceptionV3 takes no smaller ones.
-_LEAST_SIDE = 75
 _MOST_SIDE = 4096
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Column = Annotated[str, Field(min_length=1)]
-Side = Annotated[int, Field(ge=_LEAST_SIDE, le=_MOST_SIDE)]
+Side = Annotated[int, Field(ge=1, le=_MOST_SIDE)]
 
 
 class ConfigError(ValueError):
@@ -70,9 +69,9 @@ class DataConfig(_Section):
 
 
 class ImageConfig(_Section):
-    """What the model sees."""
+    """What the model sees: (height, width) in pixels, where none is given those of the backbone."""
 
-    size: tuple[Side, Side] = (299, 299)
+    size: tuple[Side, Side]
 
 
 class EvaluationConfig(_Section):
@@ -113,11 +112,27 @@ class Config(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)]
     task: Task = "classification"
     data: DataConfig
-    image: ImageConfig = ImageConfig()
     trainer: TrainerConfig = TrainerConfig()
+    image: ImageConfig = Field({}, validate_default=True)  # after trainer, on which it depends
     evaluation: EvaluationConfig = EvaluationConfig()
     deploy: DeployConfig = DeployConfig()
     beam: BeamConfig = BeamConfig()
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _size_of_backbone(cls, image: Any, info: ValidationInfo) -> Any:
+        if isinstance(image, dict) and image.get("size") is None:
+            return image | {"size": BACKBONES[_backbone(info)].size}
+        return image
+
+    @field_validator("image")
+    @classmethod
+    def _large_enough(cls, image: ImageConfig, info: ValidationInfo) -> ImageConfig:
+        backbone = _backbone(info)
+        least = BACKBONES[backbone].least
+        if min(image.size) < least:
+            raise ValueError(f"size: {list(image.size)} is too small, {backbone} takes {least} and more a side")
+        return image
 
     @model_validator(mode="before")
     @classmethod
@@ -138,10 +153,19 @@ class Config(_Section):
                     f"evaluation.thresholds.{name}: {value} can't be reached; "
                     f"it lies between {measures[name].lowest:g} and {measures[name].highest:g}"
                 )
-        for key, task in (("loss", "regression"), ("label_thresholds", "multilabel")):
+        for key, task in (
+            ("loss", "regression"),
+            ("label_thresholds", "multilabel"),
+            ("class_weights", "classification"),
+        ):
             if self.task != task and getattr(self.trainer, key) != TrainerConfig.model_fields[key].default:
                 raise ValueError(f"trainer.{key}: is for task: {task}, and the task is {self.task}")
         return self
+
+
+def _backbone(info: ValidationInfo) -> str:
+    trainer: TrainerConfig = info.data.get("trainer", TrainerConfig())  # not there if it is wrong itself
+    return trainer.backbone
 
 
 def read(path: Path, overrides: tuple[str, ...] = ()) -> Config:

@@ -86,7 +86,12 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         schema=schema_gen.outputs["schema"],
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config=common | {"trainer": config.trainer.model_dump(mode="json"), "code": _code_fingerprint(trainer)},
+        custom_config=common
+        | {
+            "trainer": config.trainer.model_dump(mode="json"),
+            "code": _code_fingerprint(trainer),
+            "state_dir": f"{pipeline_root}/.training",
+        },
     )
 
     # What is live now, as the baseline. An empty model where nothing is.

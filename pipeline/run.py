@@ -36,7 +36,7 @@ def check(config: Config, serving_dir: str) -> source.Source:
     found = source.find(config)
     _check_live(serving_dir, config)
     try:
-        weights.check(config.trainer.weights)
+        weights.check(config.trainer.weights, config.trainer.backbone)
     except weights.WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:

@@ -1,25 +1,59 @@
 """Raw Examples to training-ready batches.
 
-Each image is decoded and resized once, by the Transform graph inside tf.data, and kept as uint8 pixels at model size.
-Letting pixels pass through Transform's materialized output instead is some 80 times slower and five times larger.
+Each image is decoded and resized once, by the Transform graph inside tf.data, and kept as uint8 pixels at model size in
+a file of the local disk: what fits into memory the operating system keeps there anyway, and the process itself stays
+small whatever the size of the data. Letting pixels pass through Transform's materialized output instead is some 50
+times slower and five times larger.
 """
 
-import tempfile
+import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import numpy as np
 import tensorflow as tf
 
 from transform.features import IMAGE, TARGET
 
 # Decoded together; enough to make the graph's per-call cost vanish, few enough that all cores share a small split.
-_TRANSFORM_BATCH = 16
-_CACHE_SHARE_OF_MEMORY = 0.4
-_SHUFFLE_BYTES = 512 * 1024**2
+_TRANSFORM_BATCH = 8
 
-Raw = dict[str, tf.Tensor]
+# TensorFlow takes an array over without a copy if it begins at a multiple of this (EIGEN_MAX_ALIGN_BYTES): two to three
+# times as fast here.
+_ALIGNMENT = 64
+_READERS = 2
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Arrays of one shape and type in a file, one after the other.
+
+    Attributes:
+        path: of the file.
+        shape: of one array.
+        dtype: of its numbers.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Arrays ``[n, *shape]``, those of some indices, int ``[n]``."""
+        size = self.dtype.itemsize * math.prod(self.shape)
+        memory = np.empty(len(indices) * size + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        batch = memory[start : start + len(indices) * size].view(self.dtype).reshape(-1, *self.shape)
+        with self.path.open("rb", buffering=0) as file:
+            for row, index in zip(batch, indices, strict=True):
+                # Not a memory map: its pages would count as the process's own.
+                if os.preadv(file.fileno(), [row.data], int(index) * size) != size:
+                    raise OSError(f"{self.path} ends before row {index}: it was changed while it was read")
+        return batch
 
 
 @dataclass(frozen=True)
@@ -27,66 +61,128 @@ class Split:
     """One split, ready to be batched.
 
     Attributes:
-        examples: of (inputs, target): what the model takes, without a batch dimension, and int64 ``[]``.
-        count: number of examples.
-        image_bytes: size of one image's pixels.
+        large: name of the input that is kept in a file, the image or what a frozen base makes of it; and its rows.
+        small: the other inputs by name, ``[count, ...]``.
+        targets: float32 ``[count, outputs]``.
     """
 
-    examples: tf.data.Dataset
-    count: int
-    image_bytes: int
+    large: tuple[str, Rows]
+    small: dict[str, np.ndarray]
+    targets: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.targets)
 
 
-def records(patterns: Sequence[str]) -> tf.data.Dataset:
-    """Serialized Examples of the TFRecord files that match, in a fixed order; gzip'd if their names end in .gz."""
+def records(patterns: Sequence[str], worker: int = 0, workers: int = 1) -> tf.data.Dataset:
+    """Serialized Examples of the TFRecord files that match, in a fixed order; gzip'd if their names end in .gz.
+
+    Of several workers each gets whole files, or where there are fewer files than workers, every so many-th record.
+    """
     files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
-    return tf.data.TFRecordDataset(files, compression_type=compression, num_parallel_reads=min(len(files), 8) or None)
+    by_file = len(files) >= workers
+    mine = files[worker::workers] if by_file else files
+    found = tf.data.TFRecordDataset(mine, compression_type=compression, num_parallel_reads=min(len(mine), 8) or None)
+    return found if by_file else found.shard(workers, worker)
 
 
 def load(
-    patterns: Sequence[str],
-    transform: Callable[[tf.Tensor], Raw],
-    cache_dir: str,
-    known: Callable[[tf.Tensor], tf.Tensor],
+    serialized: tf.data.Dataset,
+    transform: Callable[[tf.Tensor], Tensors],
+    encode: Callable[[tf.Tensor], tf.Tensor],
+    path: Path,
 ) -> Split:
-    """Reads a split, transforms it and keeps the result for later passes: in memory if it fits, else on disk.
+    """Transforms a split and keeps the result.
 
     Args:
-        patterns: of the TFRecord files.
+        serialized: Examples, see ``records``.
         transform: from serialized Examples, string ``[n]``, to transformed features.
-        cache_dir: an existing local folder for what does not fit into memory.
-        known: says of a target whether there is something to learn from it, see ``trainer.tasks.Task.known``.
+        encode: from the transformed target to float32 ``[n, outputs]``.
+        path: the file to make for the pixels, on a local disk.
 
     Returns:
-        The split. Its first pass decodes; later ones read pixels.
+        The split, in the order of the Examples.
     """
-    serialized = records(patterns)
-    count = int(serialized.reduce(tf.constant(0, tf.int64), lambda n, _: n + 1))
-    examples = (
-        serialized.batch(_TRANSFORM_BATCH)
-        .map(lambda batch: _inputs_and_target(transform(batch)), num_parallel_calls=tf.data.AUTOTUNE)
-        .unbatch()
-        # A label that training has not seen has no place in the loss. The Evaluator counts it, as wrong.
-        .filter(lambda _, target: known(target))
+
+    def one_batch(batch: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+        transformed = transform(batch)
+        return transformed, encode(transformed.pop(TARGET))
+
+    batches = serialized.batch(_TRANSFORM_BATCH).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return write(IMAGE, batches.prefetch(2), path)
+
+
+def write(large: str, batches: tf.data.Dataset, path: Path) -> Split:
+    """Writes one input of batches of (inputs, targets) to a file, and keeps the others in memory."""
+    inputs_spec, targets_spec = batches.element_spec
+    small: dict[str, list[np.ndarray]] = {name: [] for name in inputs_spec if name != large}
+    targets: list[np.ndarray] = []
+    with path.open("wb") as file:
+        for inputs, target in batches.as_numpy_iterator():
+            file.write(np.ascontiguousarray(inputs[large]).data)
+            targets.append(target)
+            for name, values in small.items():
+                values.append(inputs[name])
+
+    def joined(arrays: list[np.ndarray], spec: tf.TensorSpec) -> np.ndarray:
+        return np.concatenate([np.empty((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype), *arrays])
+
+    spec = inputs_spec[large]
+    return Split(
+        (large, Rows(path, tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))),
+        {name: joined(values, inputs_spec[name]) for name, values in small.items()},
+        joined(targets, targets_spec),
     )
-    image_bytes = examples.element_spec[0][IMAGE].shape.num_elements()
-    fits = count * image_bytes < _CACHE_SHARE_OF_MEMORY * psutil.virtual_memory().available
-    examples = examples.cache("" if fits else str(Path(tempfile.mkdtemp(dir=cache_dir)) / "pixels"))
-    return Split(examples, count, image_bytes)
 
 
-def _inputs_and_target(transformed: Raw) -> tuple[Raw, tf.Tensor]:
-    target = transformed.pop(TARGET)
-    return transformed, target
+def batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """Batches of (inputs, targets), all examples in their order; the last batch may be smaller."""
+    return read(split, tf.data.Dataset.range(split.count).batch(batch_size))
 
 
-def training_batches(split: Split, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Batches of (inputs, target), in another order each epoch; the shuffle buffer holds 512 MB of pixels at most."""
-    buffer = max(1, min(split.count, _SHUFFLE_BYTES // split.image_bytes))
-    return split.examples.shuffle(buffer, seed=seed).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+def read(split: Split, indices: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches of (inputs, targets), for a dataset of batches of indices, int64 ``[n]``."""
+    name, rows = split.large
+    specs = [
+        tf.TensorSpec([None, *rows.shape], rows.dtype),
+        *(tf.TensorSpec([None, *values.shape[1:]], values.dtype) for values in split.small.values()),
+        tf.TensorSpec([None, *split.targets.shape[1:]], split.targets.dtype),
+    ]
+
+    def of_indices(chosen: np.ndarray) -> list[np.ndarray]:
+        return [rows.read(chosen), *(values[chosen] for values in split.small.values()), split.targets[chosen]]
+
+    def one_batch(chosen: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+        tensors = tf.numpy_function(of_indices, [chosen], [spec.dtype for spec in specs], stateful=False)
+        *inputs, targets = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
+        return dict(zip([name, *split.small], inputs, strict=True)), targets
+
+    return indices.map(one_batch, num_parallel_calls=_READERS, deterministic=True)
 
 
-def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
-    """Batches of (inputs, target), in a fixed order."""
-    return split.examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+def epochs(count: int, examples: int, batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+    """Batches of indices without end: in each epoch another order, the same one for the same seed.
+
+    Args:
+        count: number of examples there are.
+        examples: how many an epoch takes; none a second time before all had their turn.
+        batch_size: of all batches but an epoch's last.
+        seed: 0 or more.
+        first: number of the first epoch, 0 or more.
+
+    Returns:
+        Of indices, int64 ``[n]``.
+    """
+
+    def order(epoch: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([seed, int(epoch)])
+        return np.concatenate([rng.permutation(count) for _ in range(-(-examples // count))])[:examples]
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64, stateful=False), [examples])
+        return tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
+
+    return tf.data.Dataset.counter(first).flat_map(one_epoch)

@@ -1,82 +1,143 @@
-"""The network: InceptionV3 on pixels, a head on its features and on side features."""
+"""The network: a backbone on pixels, a head on its features and on side features."""
 
+import difflib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import keras
 
+from trainer import weights_file
+from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
+from trainer.normalization import Statistics
+from trainer.tasks import Task
 from trainer.weights import WeightsError
 from transform.features import IMAGE
 
 _SIDE_UNITS = 20
-_HEAD_UNITS = 1024
 _DEFAULT_MOMENTUM = 0.99  # Keras's
+_LEAST_VARIANCE = 1.0  # in levels squared: a channel that is all but constant is not blown up
+
+
+class Network(NamedTuple):
+    """The classifier and its parts, which share their layers and so their weights.
+
+    Attributes:
+        model: from a dict of ``image`` uint8 ``[n, height, width, 3]`` and side features ``[n]`` (float32 or int64) to
+            outputs float32 ``[n, task.outputs]``.
+        base: from scaled images, floats ``[n, height, width, 3]``, to the backbone's features, floats ``[n, h, w, d]``;
+            fine-tuning unfreezes its layers.
+        pooled: from images, uint8 ``[n, height, width, 3]``, to their features averaged, float32 ``[n, d]``.
+        head: like ``model``, but its ``image`` is what ``pooled`` gives: with a frozen base it can be trained alone.
+    """
+
+    model: keras.Model
+    base: keras.Model
+    pooled: keras.Model
+    head: keras.Model
 
 
 def build(
     image_size: tuple[int, int],
-    classes: int,
+    task: Task,
     side: Mapping[str, int | None],
     config: TrainerConfig,
-    activation: str = "softmax",
-) -> tuple[keras.Model, keras.Model]:
+    statistics: Statistics | None = None,
+) -> Network:
     """Builds the classifier.
 
     Args:
-        image_size: (height, width) in pixels, 75 or more each (InceptionV3's least).
-        classes: number of classes.
+        image_size: (height, width) in pixels; the backbone has a least one, see ``trainer.backbones``.
+        task: gives the number of outputs and their activation.
         side: the side features by name: None for a numeric one, for a categorical one its number of values.
-        config: says where the base's weights come from.
-        activation: of the output layer.
+        config: which backbone, its weights, its scaling and the head.
+        statistics: of the training split's pixels, for ``normalization: featurewise``.
 
     Returns:
-        The model, from a dict of ``image`` uint8 ``[n, height, width, 3]`` and side features ``[n]`` (float32 or int64)
-        to probabilities float32 ``[n, classes]``; and its base, from which fine-tuning unfreezes layers.
+        The model and its parts. Without weights from elsewhere it is initialized at random.
 
     Raises:
         WeightsError: if the weights can't be had or don't fit.
+        ValueError: if the base has no layer ``config.unfreeze_after``, or featurewise ``statistics`` are missing.
     """
+    base = _base(image_size, config)
+    if config.weights != NO_WEIGHTS:
+        _index(base, fine_tuned_after(config))  # better now than after the head's epochs
     image = keras.Input((*image_size, 3), dtype="uint8", name=IMAGE)
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(image)  # to [-1, 1], as InceptionV3 was trained
-    base = _base(image_size, config.weights)
-    # With given weights BatchNormalization stays in inference mode also while its layers are fine-tuned: statistics of
-    # small batches would undo what the weights know (Keras's transfer learning guide).
-    features = base(scaled) if config.weights == NO_WEIGHTS else base(scaled, training=False)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    scaled = _scale(image, config, statistics)
+    average = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(base(scaled))
 
-    side_inputs: dict[str, keras.KerasTensor] = {}
+    head = _head(average.shape[-1], task, side, config)
+    side_inputs = _side_inputs(side)
+    outputs = head({IMAGE: average, **side_inputs})
+    model = keras.Model({IMAGE: image, **side_inputs}, outputs, name="classifier")
+    return Network(model, base, keras.Model(image, average, name="pooled"), head)
+
+
+def _base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
+    backbone = BACKBONES[config.backbone]
+    application = getattr(keras.applications, backbone.application)
+    raw = {"include_preprocessing": False} if backbone.scaling is None and config.normalization == "featurewise" else {}
+    imagenet = config.weights == IMAGENET
+    try:
+        base = application(
+            include_top=False, input_shape=(*image_size, 3), weights=IMAGENET if imagenet else None, **raw
+        )
+    except Exception as error:  # Keras's download raises many kinds, and Exception itself
+        if not imagenet:
+            raise
+        raise WeightsError(
+            f"trainer.weights: imagenet: Keras could not download the weights of {config.backbone} ({error}). Give a "
+            "file of them (trainer.weights: FILE), or train from scratch (trainer.weights: none)."
+        ) from error
+    if not imagenet and config.weights != NO_WEIGHTS:
+        weights_file.load(base, config.weights, config.backbone)
+    return base
+
+
+def _scale(image: keras.KerasTensor, config: TrainerConfig, statistics: Statistics | None) -> keras.KerasTensor:
+    """Pixels as the base takes them, float32; those of a base that scales inside as they are."""
+    scaling = BACKBONES[config.backbone].scaling
+    if config.normalization == "featurewise":
+        if statistics is None:
+            raise ValueError("trainer.normalization: featurewise needs the statistics of the training split")
+        variance = [max(value, _LEAST_VARIANCE) for value in statistics.variance]
+        layer = keras.layers.Normalization(mean=statistics.mean, variance=variance, dtype="float32", name="scale")
+    elif scaling is None:
+        layer = keras.layers.Rescaling(1.0, dtype="float32", name="scale")
+    else:
+        layer = keras.layers.Rescaling(scaling.scale, scaling.offset, dtype="float32", name="scale")
+    scaled = layer(image)
+    return keras.ops.flip(scaled, axis=-1) if scaling and scaling.bgr else scaled
+
+
+def _side_inputs(side: Mapping[str, int | None]) -> dict[str, keras.KerasTensor]:
+    return {
+        name: keras.Input((), dtype="float32" if values is None else "int64", name=name)
+        for name, values in side.items()
+    }
+
+
+def _head(features: int, task: Task, side: Mapping[str, int | None], config: TrainerConfig) -> keras.Model:
+    image = keras.Input((features,), dtype="float32", name=IMAGE)
+    side_inputs = _side_inputs(side)
     encoded = []
     for i, (name, values) in enumerate(side.items()):
         if values is None:
-            side_inputs[name] = keras.Input((), dtype="float32", name=name)
             encoded.append(keras.layers.Reshape((1,), name=f"numeric_{i}")(side_inputs[name]))
         else:
-            side_inputs[name] = keras.Input((), dtype="int64", name=name)
             one_hot = keras.layers.CategoryEncoding(values, output_mode="one_hot", name=f"categorical_{i}")
             encoded.append(one_hot(side_inputs[name]))
+    joined = image
     if encoded:
-        joined = encoded[0] if len(encoded) == 1 else keras.layers.Concatenate(name="side")(encoded)
-        reduced = keras.layers.Dense(_SIDE_UNITS, activation="relu", name="side_dense")(joined)
-        pooled = keras.layers.Concatenate(name="image_and_side")([pooled, reduced])
-
-    hidden = keras.layers.Dense(_HEAD_UNITS, activation="relu", name="head")(pooled)
-    probabilities = keras.layers.Dense(classes, activation=activation, name="probabilities")(hidden)
-    return keras.Model({IMAGE: image, **side_inputs}, probabilities, name="classifier"), base
-
-
-def _base(image_size: tuple[int, int], weights: str) -> keras.Model:
-    source = None if weights == NO_WEIGHTS else weights
-    try:
-        return keras.applications.InceptionV3(include_top=False, input_shape=(*image_size, 3), weights=source)
-    except (ValueError, OSError) as error:
-        if weights == IMAGENET:
-            raise WeightsError(
-                f"Keras could not download the ImageNet weights ({error}). Give a file of them (trainer.weights: "
-                "FILE), or train from scratch (trainer.weights: none)."
-            ) from error
-        raise WeightsError(
-            f"trainer.weights: {weights} does not hold weights of InceptionV3 without its top: {error}"
-        ) from error
+        all_side = encoded[0] if len(encoded) == 1 else keras.layers.Concatenate(name="side")(encoded)
+        reduced = keras.layers.Dense(_SIDE_UNITS, activation="relu", name="side_dense")(all_side)
+        joined = keras.layers.Concatenate(name="image_and_side")([image, reduced])
+    hidden = keras.layers.Dense(config.head_units, activation="relu", name="hidden")(joined)
+    kept = keras.layers.Dropout(config.dropout, name="dropout")(hidden)
+    # float32 also where the rest computes in 16 bits: a softmax loses too much there.
+    outputs = keras.layers.Dense(task.outputs, activation=task.activation, dtype="float32", name="outputs")(kept)
+    return keras.Model({IMAGE: image, **side_inputs}, outputs, name="head")
 
 
 def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
@@ -96,16 +157,31 @@ def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
             layer.momentum = momentum
 
 
+def fine_tuned_after(config: TrainerConfig) -> str:
+    """The layer of the base after which fine-tuning changes it: the one configured, else the backbone's own."""
+    return config.unfreeze_after or BACKBONES[config.backbone].unfreeze_after
+
+
 def unfreeze_after(base: keras.Model, layer_name: str) -> None:
     """Makes the layers of ``base`` above the one named trainable, and all up to it not.
+
+    BatchNormalization stays as it is, and so in inference mode, also above: statistics of small batches would undo what
+    the weights know. Calling the base with ``training=False``, as Keras's transfer learning guide does, would not do:
+    whoever calls the whole model with ``training=True`` overrides it in Keras 3.
 
     Raises:
         ValueError: if there is no such layer.
     """
+    index = _index(base, layer_name)
+    base.trainable = True
+    for i, layer in enumerate(base.layers):
+        if i <= index or isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def _index(base: keras.Model, layer_name: str) -> int:
     names = [layer.name for layer in base.layers]
     if layer_name not in names:
-        blocks = ", ".join(name for name in names if name.startswith("mixed"))
-        raise ValueError(f"trainer.unfreeze_after: InceptionV3 has no layer '{layer_name}'. Its blocks are {blocks}.")
-    base.trainable = True
-    for layer in base.layers[: names.index(layer_name) + 1]:
-        layer.trainable = False
+        near = ", ".join(difflib.get_close_matches(layer_name, names, n=5, cutoff=0))
+        raise ValueError(f"trainer.unfreeze_after: {base.name} has no layer '{layer_name}'. Similar names: {near}.")
+    return names.index(layer_name)

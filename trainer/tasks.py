@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.config import TrainerConfig
@@ -40,26 +41,30 @@ class Task:
             return tf.one_hot(target, self.outputs)
         return tf.reshape(tf.cast(target, tf.float32), [-1, self.outputs])
 
-    def known(self, target: tf.Tensor) -> tf.Tensor:
-        """Whether there is something to learn from one example, bool ``[]``.
+    def known(self, targets: np.ndarray) -> np.ndarray:
+        """Which targets say something: not those of a class that training hasn't seen, and not missing numbers.
 
         Args:
-            target: the transform graph's, of one example: ``[]``, or ``[outputs]`` in a multilabel task.
+            targets: float32 ``[n, outputs]``, encoded.
 
         Returns:
-            False for a class that training has not seen, and for a number that is missing. True in a multilabel task:
-            no label at all is an answer too.
+            bool ``[n]``; all true in a multilabel task, as no label at all is an answer too.
         """
-        if self.name == "multilabel":
-            return tf.constant(True)
-        return target >= 0 if self.name == "classification" else tf.math.is_finite(target)
+        match self.name:
+            case "classification":
+                return np.any(targets, axis=1)
+            case "multilabel":
+                return np.ones(len(targets), bool)
+            case "regression":
+                return np.all(np.isfinite(targets), axis=1)
 
 
 def make(name: TaskName, outputs: int, config: TrainerConfig) -> Task:
     """The task that a configuration names; ``outputs`` counts the classes or labels, 1 for regression."""
     if name == "regression":
         return regression(config.loss)
-    return classification(outputs) if name == "classification" else multilabel(outputs)
+    made = classification if name == "classification" else multilabel
+    return made(outputs, config.label_smoothing)
 
 
 def classification(classes: int, label_smoothing: float = 0.0) -> Task:

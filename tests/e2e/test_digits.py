@@ -19,7 +19,7 @@ from pipeline.cli import app
 from pipeline.summary import Summary, read_all
 from serving.versions import version_folders
 from tests.conftest import encode
-from trainer import export, inputs
+from trainer import export, inputs, tasks
 from transform import graph
 from transform.features import IMAGE, TARGET
 
@@ -198,7 +198,9 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     _, transform = graph.load(output)
     parse = export.example_parser(output, Features(), with_label=True)
     pattern = str(next((project.root / "artifacts" / "ImportExampleGen" / "examples").iterdir()) / "Split-eval" / "*")
-    split = inputs.load([pattern], lambda serialized: transform(parse(serialized)), str(tmp_path), lambda _: True)
+    split = inputs.load(
+        [pattern], lambda serialized: transform(parse(serialized)), str(tmp_path), tasks.classification(10).known
+    )
     ((trained_on, targets),) = inputs.evaluation_batches(split, 1000)
     serialized = list(inputs.records([pattern]).as_numpy_iterator())
 

@@ -29,11 +29,27 @@ def test_name_and_data_path_are_enough_and_paths_are_relative_to_the_file(file, 
 
 
 @pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        ((), (299, 299)),
+        (("image.size=null", "trainer.backbone=efficientnet_v2_b1"), (240, 240)),
+        (("image={}", "trainer.backbone=mobilenet_v2"), (224, 224)),
+        (("image.size=[32, 40]", "trainer.backbone=mobilenet_v2"), (32, 40)),
+    ],
+)
+def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, overrides, size):
+    assert read(file(), overrides).image.size == size
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("trainer.batch_size=0", r"trainer\.batch_size: .*greater than or equal to 1 \(it is 0\)"),
-        ("trainer.batchsize=8", r"trainer\.batchsize: unknown key; known are weights, epochs"),
-        ("image.size=[64, 299]", r"image\.size\.0: .*greater than or equal to 75"),
+        ("trainer.batchsize=8", r"trainer\.batchsize: unknown key; known are backbone, weights"),
+        ("image.size=[64, 299]", r"image: size: \[64, 299\] is too small, inception_v3 takes 75 and more"),
+        ("image.size=[299, 5000]", r"image\.size\.1: .*less than or equal to 4096"),
+        ("trainer.backbone=resnet", r"trainer\.backbone: .*no backbone 'resnet'; known are inception_v3, "),
+        ("trainer.dropout=1", r"trainer\.dropout: .*less than 1"),
         ("image.size=96", r"image\.size: .*tuple"),
         ("name=Flowers!", r"name: .*match pattern"),
         ("nmae=x", r"nmae: unknown key; known are name, task"),

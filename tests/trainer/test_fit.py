@@ -1,54 +1,81 @@
 """The schedule, on a network small enough for seconds; the real one is in tests/e2e."""
 
-import json
+import os
+import signal
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import curves, model
-from trainer.config import TrainerConfig
-from trainer.fit import fit
-from trainer.inputs import Split
-from trainer.tasks import classification
+from trainer import checkpoint, inputs, loop, model, tasks
+from trainer.config import AugmentationConfig, TrainerConfig
+from trainer.errors import TrainingError
+from trainer.fit import features, fit
+from trainer.inputs import Rows, Split
+from trainer.model import Network
 from transform.features import IMAGE
 
-TASK = classification(2)
+OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
+SCRATCH = {"weights": "none", "batch_size": 8, "learning_rate": 0.02, "patience": 99}
+GIVEN = {"weights": "some.h5", "head_epochs": 2, "epochs": 3, "learning_rate": 0.05, "unfreeze_after": "middle"}
+TASK = tasks.classification(2)
+ONE_DEVICE = tf.distribute.get_strategy()
 
 
-@pytest.fixture
-def network():
+def make_network(config: TrainerConfig, dropout: float = 0.2) -> Network:
     keras.utils.set_random_seed(3)
     base = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
             keras.layers.Conv2D(4, 3, name="lower"),
             keras.layers.BatchNormalization(name="norm"),
-            keras.layers.ReLU(name="mixed8"),
+            keras.layers.ReLU(name="middle"),
             keras.layers.Conv2D(4, 3, name="upper"),
         ]
     )
     image = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE)
-    pooled = keras.layers.GlobalAveragePooling2D()(base(keras.layers.Rescaling(1 / 255)(image)))
-    return keras.Model({IMAGE: image}, keras.layers.Dense(2, activation="softmax", name="head")(pooled)), base
+    features = base(keras.layers.Rescaling(1 / 255)(image), training=None if config.weights == "none" else False)
+    pooled = keras.Model(image, keras.layers.GlobalAveragePooling2D()(features))
+    features = keras.Input((4,), name=IMAGE)
+    outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.Dropout(dropout)(features))
+    head = keras.Model({IMAGE: features}, outputs)
+    return Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
+
+
+def make_split(folder: Path, count: int = 60, turned: bool = False) -> Split:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, count)
+    pixels = (rng.integers(0, 100, (count, 8, 8, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
+    path = folder / f"pixels-{count}-{turned}"
+    path.write_bytes(pixels.tobytes())
+    targets = np.eye(2, dtype=np.float32)[1 - labels if turned else labels]
+    return Split((IMAGE, Rows(path, (8, 8, 3), np.dtype(np.uint8))), {}, targets)
 
 
 @pytest.fixture
-def split():
-    rng = np.random.default_rng(0)
-    targets = rng.integers(0, 2, 64)
-    pixels = (rng.integers(0, 100, (64, 8, 8, 3)) + 100 * targets[:, None, None, None]).astype(np.uint8)
-    return Split(tf.data.Dataset.from_tensor_slices(({IMAGE: pixels}, targets)), 64, 192)
+def split(tmp_path):
+    return make_split(tmp_path)
+
+
+def train(split, config, folder, evaluation=None, task=TASK, network=None):
+    folder.mkdir(exist_ok=True)
+    network = network or make_network(config)
+    return network, fit(network, task, split, evaluation or split, config, folder, ONE_DEVICE)
 
 
 def weights_of(base: keras.Model) -> dict[str, np.ndarray]:
     return {layer.name: layer.get_weights()[0] for layer in base.layers if layer.get_weights()}
 
 
-def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_named_one(network, split, monkeypatch):
-    net, base = network
-    before = weights_of(base)
+@pytest.mark.parametrize("augmentation", [OFF, AugmentationConfig()], ids=["on kept features", "augmented"])
+def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_named_one(
+    split, tmp_path, monkeypatch, augmentation
+):
+    config = TrainerConfig(**GIVEN, augmentation=augmentation)
+    network = make_network(config)
+    before = weights_of(network.base)
     at_unfreezing = {}
     original = model.unfreeze_after
 
@@ -57,52 +84,146 @@ def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_na
         original(base, name)
 
     monkeypatch.setattr(model, "unfreeze_after", spy)
-    config = TrainerConfig(weights="somewhere.h5", head_epochs=2, epochs=3, learning_rate=0.05, patience=9)
-    history = fit(net, base, split, split, config, TASK)
+    _, history = train(split, config, tmp_path / "state", network=network)
 
     assert [row["phase"] for row in history] == ["head"] * 2 + ["upper blocks"] * 3
     assert all(np.array_equal(before[name], at_unfreezing[name]) for name in before)
-    after = weights_of(base)
+    after = weights_of(network.base)
     assert np.array_equal(before["lower"], after["lower"])
     assert not np.array_equal(before["upper"], after["upper"])
 
 
-def test_from_scratch_everything_is_trained_and_it_learns(network, split):
-    net, base = network
-    before = weights_of(base)
-    config = TrainerConfig(weights="none", epochs=8, learning_rate=0.02, batch_size=8)
-    history = fit(net, base, split, split, config, TASK)
-    assert not any(np.array_equal(before[name], now) for name, now in weights_of(base).items())
-    assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
+def test_kept_features_are_what_the_network_says_of_the_images(split, tmp_path):
+    network = make_network(TrainerConfig(**GIVEN))
+    kept = features(network, split, 8, tmp_path / "features")
+    (batch, targets), (images, _) = (inputs.batches(of, 60).get_single_element() for of in (kept, split))
+    assert np.allclose(network.head(batch), network.model(images), atol=1e-6)
+    assert np.array_equal(targets, split.targets)
+
+
+def test_from_scratch_everything_is_trained_and_it_learns(split, tmp_path):
+    config = TrainerConfig(**SCRATCH, epochs=8, augmentation=OFF)
+    network = make_network(config)
+    before = weights_of(network.base)
+    _, history = train(split, config, tmp_path / "state", network=network)
+    assert not any(np.array_equal(before[name], now) for name, now in weights_of(network.base).items())
+    assert [row["epoch"] for row in history] == list(range(1, 9))
     assert max(row["val_accuracy"] for row in history) > 0.9
+    assert all(0 <= row["input_wait"] <= 1 and row["images_per_second"] > 0 for row in history)
 
 
-def test_the_best_epoch_is_kept_and_training_stops_when_nothing_improves(network, split):
-    net, base = network
+def test_the_best_epoch_is_kept_and_training_stops_when_nothing_improves(split, tmp_path):
     # Labels turned round: each step towards the training data is one away from the eval data.
-    worse = Split(split.examples.map(lambda x, y: (x, 1 - y)), 64, 192)
-    config = TrainerConfig(weights="none", epochs=30, learning_rate=0.02, patience=3)
-    history = fit(net, base, split, worse, config, TASK)
+    worse = make_split(tmp_path, turned=True)
+    config = TrainerConfig(**{**SCRATCH, "patience": 3}, epochs=30, augmentation=OFF)
+    network, history = train(split, config, tmp_path / "state", worse)
     assert len(history) < 30
-    kept, _accuracy = net.evaluate(worse.examples.batch(32).map(lambda x, y: (x, TASK.encode(y))), verbose=0)
-    assert kept == pytest.approx(min(row["val_loss"] for row in history), rel=1e-4)
+    best = min(row["val_loss"] for row in history)
+    x, y = inputs.batches(worse, 60).get_single_element()
+    assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(best, rel=1e-4)
 
 
-@pytest.mark.parametrize(("steps", "momentum"), [(1, 0.5), (45, 1 - 5 / 45), (10_000, 0.99)])
-def test_batch_norm_momentum_follows_the_number_of_steps(network, steps, momentum):
-    _, base = network
-    model.set_batch_norm_momentum(base, steps)
-    assert base.get_layer("norm").momentum == pytest.approx(momentum)
+CONFIGS = {
+    "from scratch": TrainerConfig(**SCRATCH, epochs=6),
+    "averaged weights": TrainerConfig(**SCRATCH, epochs=6, ema=0.9, optimizer="sgd"),
+    "with weights": TrainerConfig(**{**GIVEN, "epochs": 4}),
+    "on kept features": TrainerConfig(**{**GIVEN, "head_epochs": 4, "epochs": 2}, augmentation=OFF),
+}
 
 
-def test_an_unknown_block_is_named_with_those_there_are(network):
-    with pytest.raises(ValueError, match=r"no layer 'mixed99'.*mixed8"):
-        model.unfreeze_after(network[1], "mixed99")
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is caught, nothing is saved any more."""
 
 
-def test_curves_are_drawn_and_written(tmp_path):
-    row = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.4, "images_per_second": 9.0}
-    history = [{"epoch": i + 1, "phase": "head" if i < 2 else "upper blocks"} | row for i in range(4)]
-    curves.write(history, tmp_path, "accuracy")
-    assert json.loads((tmp_path / "history.json").read_text()) == history
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_training_killed_in_its_third_epoch_goes_on_there_and_ends_with_the_very_same_weights(
+    split, tmp_path, monkeypatch, config
+):
+    undisturbed, expected = train(split, config, tmp_path / "undisturbed")
+
+    epochs = []
+    original = loop.Reporter.after
+
+    def killed(self, step, clock, is_last):
+        original(self, step, clock, is_last)
+        epochs.append(self._label)
+        if len(set(epochs)) == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Reporter, "after", killed)
+        with pytest.raises(Killed):
+            train(split, config, tmp_path / "killed")
+    before = checkpoint.load(tmp_path / "killed")[0].history
+    assert len(before) == 2
+
+    resumed, history = train(split, config, tmp_path / "killed")
+    assert history[:2] == before
+    figures = [[{k: v for k, v in row.items() if k not in TIMINGS} for row in rows] for rows in (history, expected)]
+    assert figures[0] == figures[1]
+    for ours, theirs in zip(resumed.model.get_weights(), undisturbed.model.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+TIMINGS = ("images_per_second", "input_wait")
+
+
+def test_sigterm_saves_in_the_middle_of_an_epoch_and_the_next_training_goes_on_with_the_next_batch(
+    split, tmp_path, monkeypatch
+):
+    config = CONFIGS["from scratch"]
+    undisturbed, _ = train(split, config, tmp_path / "undisturbed")
+
+    def terminated(self, step, clock, is_last):
+        if "epoch 2" in self._label and step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Reporter, "after", terminated)
+        with pytest.raises(SystemExit) as stopped:
+            train(split, config, tmp_path / "state")
+    assert stopped.value.code == 143
+    progress, _ = checkpoint.load(tmp_path / "state")
+    assert (len(progress.history), progress.step) == (1, 3)
+
+    resumed, _ = train(split, config, tmp_path / "state")
+    for ours, theirs in zip(resumed.model.get_weights(), undisturbed.model.get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_half_written_state_is_not_taken_for_one(split, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "state.npz").write_bytes(b"PK\x03\x04 and no more")
+    _, history = train(split, TrainerConfig(**SCRATCH, epochs=1), tmp_path / "state")
+    assert len(history) == 1
+
+
+def test_a_loss_that_is_no_number_stops_training_and_says_what_to_do(split, tmp_path):
+    broken = tasks.Task("classification", 2, "softmax", lambda y, p: TASK.loss(y, p) * np.nan, TASK.metrics)
+    with pytest.raises(TrainingError, match=r"loss is nan in all, epoch 1 of 2.*trainer\.learning_rate"):
+        train(split, TrainerConfig(**SCRATCH, epochs=2), tmp_path / "state", task=broken)
+
+
+@pytest.mark.parametrize(("batch_size", "advice"), [(8, "Try 4"), (1, "smaller image.size")])
+def test_out_of_memory_names_the_batch_size_and_a_smaller_one(split, tmp_path, monkeypatch, batch_size, advice):
+    def full(*args):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(loop, "run", full)
+    config = TrainerConfig(**{**SCRATCH, "batch_size": batch_size}, epochs=1)
+    with pytest.raises(TrainingError, match=advice):
+        train(split, config, tmp_path / "state")
+
+
+def test_class_weights_scale_the_loss_of_their_class(split, tmp_path):
+    nothing = [np.array([0, 0], np.float32), np.array([1, 1], np.float32), np.array([2, 2], np.float32)]
+    losses = []
+    for class_weights in nothing:
+        (tmp_path / f"{class_weights[0]}").mkdir()
+        config = TrainerConfig(**SCRATCH, epochs=1, clip_norm=None, optimizer="sgd", weight_decay=0, augmentation=OFF)
+        network = make_network(config, dropout=0.0)
+        before = network.head.get_weights()
+        fit(network, TASK, split, split, config, tmp_path / f"{class_weights[0]}", ONE_DEVICE, class_weights)
+        losses.append(np.abs(network.head.get_weights()[0] - before[0]).sum())
+    assert losses[0] == 0
+    assert losses[1] < losses[2]

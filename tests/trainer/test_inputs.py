@@ -7,14 +7,16 @@ from transform.features import IMAGE, TARGET
 
 
 def fake_transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Records are numbers: the pixel, and the target that is it modulo 3 less 1, so that every third is unknown."""
+    """Records are numbers: the pixel, the side feature, and the target, which is it modulo 3."""
     numbers = tf.strings.to_number(serialized, tf.int64)
-    pixels = tf.cast(tf.reshape(numbers, [-1, 1, 1, 1]), tf.uint8)
-    return {IMAGE: tf.tile(pixels, [1, 4, 4, 3]), TARGET: numbers % 3 - 1}
+    pixels = tf.ensure_shape(
+        tf.tile(tf.cast(tf.reshape(numbers, [-1, 1, 1, 1]), tf.uint8), [1, 4, 4, 3]), [None, 4, 4, 3]
+    )
+    return {IMAGE: pixels, "weight": tf.cast(numbers, tf.float32) / 2, TARGET: numbers % 3}
 
 
-def known(target: tf.Tensor) -> tf.Tensor:
-    return target >= 0
+def encode(target: tf.Tensor) -> tf.Tensor:
+    return tf.one_hot(target, 3)
 
 
 @pytest.fixture
@@ -27,47 +29,82 @@ def pattern(tmp_path):
     return str(tmp_path / "*.gz")
 
 
+@pytest.fixture
+def split(pattern, tmp_path):
+    return inputs.load(inputs.records([pattern]), fake_transform, encode, tmp_path / "pixels")
+
+
 def numbers(batches: tf.data.Dataset) -> list[int]:
     return [int(n) for images, _ in batches for n in images[IMAGE][:, 0, 0, 0]]
 
 
-def test_every_known_example_is_read_once_and_those_of_unknown_label_are_left_out(pattern, tmp_path):
-    split = inputs.load([pattern], fake_transform, str(tmp_path), known)
+def test_every_example_is_read_once_with_its_own_side_features_and_target(split):
     assert split.count == 60
-    assert sorted(numbers(inputs.evaluation_batches(split, 7))) == [n for n in range(60) if n % 3]
+    assert sorted(numbers(inputs.batches(split, 7))) == list(range(60))
+    for batch, target in inputs.batches(split, 7):
+        pixel = batch[IMAGE][:, 3, 3, 2].numpy()
+        assert np.array_equal(batch["weight"], pixel / 2)
+        assert np.array_equal(target, np.eye(3)[pixel % 3])
 
 
-def test_training_order_changes_with_each_epoch_and_is_the_same_for_the_same_seed(pattern, tmp_path):
-    def epochs(seed: int) -> list[list[int]]:
-        tf.keras.utils.set_random_seed(seed)
-        batches = inputs.training_batches(inputs.load([pattern], fake_transform, str(tmp_path), known), 8, seed)
-        return [numbers(batches), numbers(batches)]
-
-    first = epochs(1)
-    assert first[0] != first[1]
-    assert sorted(first[0]) == sorted(first[1])
-    assert epochs(1) == first
-    assert epochs(2) != first
-
-
-@pytest.mark.parametrize("available", [1, 10**9], ids=["on disk", "in memory"])
-def test_each_image_is_transformed_once_wherever_the_pixels_are_kept(pattern, tmp_path, monkeypatch, available):
-    memory = type("Memory", (), {"available": available})()
-    monkeypatch.setattr(inputs.psutil, "virtual_memory", lambda: memory)
+def test_each_image_is_transformed_once_however_often_it_is_read(pattern, tmp_path):
     calls = tf.Variable(0)
 
     def counting(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         calls.assign_add(tf.size(serialized))
         return fake_transform(serialized)
 
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    batches = inputs.evaluation_batches(inputs.load([pattern], counting, str(cache), known), 8)
+    batches = inputs.batches(inputs.load(inputs.records([pattern]), counting, encode, tmp_path / "pixels"), 8)
     assert numbers(batches) == numbers(batches) == numbers(batches)
     assert int(calls) == 60
-    assert any(cache.rglob("pixels*")) == (available == 1)
+
+
+def epochs(split: inputs.Split, count: int, examples: int = 60, seed: int = 1, first: int = 0) -> list[list[int]]:
+    steps = -(-examples // 8)
+    indices = inputs.epochs(split.count, examples, 8, seed, first)
+    read = [numbers([batch]) for batch in inputs.read(split, indices).take(count * steps)]
+    return [sum(read[i * steps : (i + 1) * steps], []) for i in range(count)]
+
+
+def test_training_order_changes_with_each_epoch_and_is_the_same_for_the_same_seed(split):
+    first = epochs(split, 2)
+    assert sorted(first[0]) == sorted(first[1]) == list(range(60))
+    assert first[0] != first[1]
+    assert epochs(split, 2) == first
+    assert epochs(split, 2, seed=2) != first
+
+
+def test_an_epoch_is_the_same_whether_or_not_those_before_it_were_read(split):
+    assert epochs(split, 1, first=2) == epochs(split, 3)[2:]
+
+
+@pytest.mark.parametrize("examples", [40, 90])
+def test_an_epoch_may_take_fewer_examples_than_there_are_or_more(split, examples):
+    (taken,) = epochs(split, 1, examples)
+    assert len(taken) == examples
+    counts = np.bincount(taken, minlength=60)
+    assert set(counts) == ({0, 1} if examples < 60 else {1, 2})
 
 
 def test_records_come_in_the_same_order_each_time(pattern):
     first, second = (np.array(list(inputs.records([pattern]).as_numpy_iterator())) for _ in range(2))
     assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("workers", [2, 3], ids=["by file", "by record"])
+def test_workers_share_the_records_out(pattern, workers):
+    shares = [set(inputs.records([pattern], n, workers).as_numpy_iterator()) for n in range(workers)]
+    assert sum(len(share) for share in shares) == len(set.union(*shares)) == 60
+
+
+def test_an_empty_split_is_one(tmp_path):
+    (tmp_path / "none.gz").write_bytes(b"")
+    split = inputs.load(inputs.records([str(tmp_path / "none.gz")]), fake_transform, encode, tmp_path / "pixels")
+    assert split.count == 0
+
+
+def test_a_file_that_was_cut_off_is_told_from_one_that_is_whole(split):
+    path = split.large[1].path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match="ends before row 59"):
+        split.large[1].read(np.array([3, 59]))

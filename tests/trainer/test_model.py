@@ -2,58 +2,126 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import model, weights
+from trainer import model
 from trainer.config import TrainerConfig
-from trainer.weights import WeightsError
+from trainer.normalization import Statistics
+from trainer.tasks import classification, multilabel, regression
 
-SCRATCH = TrainerConfig(weights="none")
+SIZE = (40, 48)
+SCRATCH = TrainerConfig(weights="none", backbone="mobilenet_v2")
+SIDE = {"price": None, "camera": 3}
+STATISTICS = Statistics((10.0, 100.0, 200.0), (4.0, 900.0, 0.0))
+
+
+def rows(n: int = 2) -> dict[str, np.ndarray]:
+    pixels = np.random.default_rng(1).integers(0, 256, (n, *SIZE, 3)).astype(np.uint8)
+    return {"image": pixels, "price": np.linspace(-3, 3, n).astype(np.float32), "camera": np.arange(n) % 3}
 
 
 @pytest.fixture(scope="module")
 def built():
-    return model.build((75, 80), 4, {"price": None, "camera": 3}, SCRATCH)
+    return model.build(SIZE, classification(4), SIDE, SCRATCH)
 
 
 def test_side_features_and_pixels_give_a_probability_for_each_class(built):
-    network, _ = built
-    rows = {
-        "image": np.zeros((2, 75, 80, 3), np.uint8),
-        "price": np.array([0.5, -3.0], np.float32),
-        "camera": np.array([0, 2]),
-    }
-    probabilities = network(rows).numpy()
+    same_pixels = rows() | {"image": np.zeros((2, *SIZE, 3), np.uint8)}
+    probabilities = built.model(same_pixels).numpy()
     assert probabilities.shape == (2, 4)
     assert probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     assert not np.allclose(probabilities[0], probabilities[1])  # the side features count
 
 
-def test_weights_saved_from_one_network_are_those_of_the_next(built, tmp_path):
-    _, base = built
-    path = tmp_path / "base.weights.h5"
-    base.save_weights(path)
-    _, loaded = model.build((75, 75), 2, {}, TrainerConfig(weights=str(path)))
-    assert all(np.array_equal(a, b) for a, b in zip(base.get_weights(), loaded.get_weights(), strict=True))
+@pytest.mark.parametrize("task", [multilabel(3), regression("huber")])
+def test_a_task_gives_the_number_of_outputs_and_their_activation(task):
+    outputs = model.build(SIZE, task, {}, SCRATCH).model.get_layer("head").get_layer("outputs")
+    assert outputs.units == task.outputs
+    assert outputs.activation is keras.activations.get(task.activation)
 
 
-def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
-    path = tmp_path / "other.weights.h5"
-    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(path)
-    with pytest.raises(WeightsError, match=r"other\.weights\.h5 does not hold weights of InceptionV3"):
-        model.build((75, 75), 2, {}, TrainerConfig(weights=str(path)))
+def test_the_head_on_pooled_features_is_the_model_on_images(built):
+    features = built.pooled(rows()["image"]).numpy()
+    assert not np.allclose(features[0], features[1], atol=1e-3 * features.max())  # the pixels count
+    assert features.shape == (2, built.base.output_shape[-1])
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(built.head(rows() | {"image": features}), built.model(rows()), rtol=1e-5, atol=1e-6)
+    scaled = rows()["image"] / np.float32(127.5) - 1
+    np.testing.assert_allclose(
+        np.mean(built.base(scaled), axis=(1, 2)), features, rtol=1e-2, atol=1e-4 * features.max()
+    )
 
 
-def test_a_missing_file_of_weights_is_found_before_anything_runs(tmp_path):
-    with pytest.raises(WeightsError, match="no file"):
-        weights.check(str(tmp_path / "none.h5"))
+def test_training_the_head_alone_is_training_the_model(built):
+    before = built.model(rows()).numpy()
+    built.head.get_layer("outputs").bias.assign_add([1, 0, 0, 0])
+    assert (built.model(rows()).numpy()[:, 0] > before[:, 0]).all()
 
 
-def test_without_network_imagenet_names_the_two_ways_out(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
+@pytest.mark.parametrize(
+    ("backbone", "normalization"),
+    [("mobilenet_v2", "featurewise"), ("resnet50", "backbone"), ("convnext_tiny", "featurewise")],
+)
+def test_a_model_is_what_it_was_after_saving_and_loading(tmp_path, backbone, normalization):
+    config = TrainerConfig(weights="none", backbone=backbone, normalization=normalization)
+    network = model.build(SIZE, classification(4), SIDE, config, STATISTICS).model
+    network.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in network.layers]
+    assert np.array_equal(loaded(rows()), network(rows()))
 
-    monkeypatch.setattr(weights, "_KERAS_CACHE", tmp_path)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
-    with pytest.raises(WeightsError, match=r"trainer\.weights: FILE.*trainer\.weights: none"):
-        weights.check("imagenet")
-    (tmp_path / weights._IMAGENET_URL.rpartition("/")[2]).write_bytes(b"cached")
-    weights.check("imagenet")  # Keras takes it from its cache
+
+def test_the_hidden_layer_and_its_dropout_are_as_configured():
+    config = TrainerConfig(weights="none", backbone="mobilenet_v2", head_units=7, dropout=0.5)
+    head = model.build(SIZE, classification(4), {}, config).head
+    assert head.get_layer("hidden").units == 7
+    assert head.get_layer("dropout").rate == 0.5
+    assert [layer.name for layer in head.layers] == ["image", "hidden", "dropout", "outputs"]
+
+
+def test_outputs_and_pooled_features_are_float32_also_where_the_rest_computes_in_16_bits():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        built = model.build(SIZE, classification(4), SIDE, SCRATCH)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert built.base.layers[-1].compute_dtype == "bfloat16"
+    assert built.head.get_layer("hidden").compute_dtype == "bfloat16"
+    assert built.pooled(rows()["image"]).dtype == "float32"
+    assert built.model(rows()).dtype == "float32"
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "mobilenet_v3_small"])
+def test_featurewise_scaling_standardizes_each_channel_instead_of_the_backbones_scaling(backbone):
+    config = TrainerConfig(weights="none", backbone=backbone, normalization="featurewise")
+    built = model.build(SIZE, classification(2), {}, config, STATISTICS)
+    pixels = np.stack([np.full(SIZE, level, np.uint8) for level in (12, 70, 203)], axis=-1)
+    # The last channel never varied: its 3 levels more are 3, not millions.
+    assert built.model.get_layer("scale")(pixels[None]).numpy()[0, 0, 0] == pytest.approx([1, -1, 3])
+    assert not any(isinstance(layer, keras.layers.Rescaling) for layer in built.base.layers)
+    with pytest.raises(ValueError, match="featurewise needs the statistics"):
+        model.build(SIZE, classification(2), {}, config)
+
+
+def test_batch_normalization_follows_the_data_from_scratch_and_not_when_it_is_fine_tuned():
+    built = model.build(SIZE, classification(4), SIDE, SCRATCH)
+    built.model.compile("sgd", "categorical_crossentropy")
+
+    def changed(layer: str) -> bool:
+        before = built.base.get_layer(layer).get_weights()
+        built.model.fit(rows(4), np.eye(4), verbose=0)
+        return not all(map(np.array_equal, before, built.base.get_layer(layer).get_weights()))
+
+    assert changed("Conv_1_bn")
+    model.unfreeze_after(built.base, "block_12_add")
+    built.model.compile("sgd", "categorical_crossentropy")
+    assert not changed("Conv_1_bn")
+    assert not changed("Conv1")
+    assert changed("Conv_1")
+
+
+def test_a_layer_that_the_base_lacks_is_refused_before_training(built, tmp_path):
+    built.base.save_weights(tmp_path / "base.weights.h5")
+    config = TrainerConfig(
+        backbone="mobilenet_v2", weights=str(tmp_path / "base.weights.h5"), unfreeze_after="block_99_add"
+    )
+    with pytest.raises(ValueError, match=r"unfreeze_after: mobilenet\S* has no layer 'block_99_add'\. .*block_9_add"):
+        model.build(SIZE, classification(2), {}, config)

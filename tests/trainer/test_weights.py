@@ -1,0 +1,179 @@
+"""Random weights in each layout that a file of them can have, into a network with other random weights."""
+
+import pickle
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from trainer import model, weights, weights_file
+from trainer.config import TrainerConfig
+from trainer.tasks import classification
+from trainer.weights import WeightsError
+
+SIZE = (32, 32)
+
+
+def application(name: str = "MobileNetV2", **options) -> keras.Model:
+    return getattr(keras.applications, name)(weights=None, input_shape=(*SIZE, 3), **options)
+
+
+@pytest.fixture(scope="module")
+def bare():
+    return application(include_top=False)
+
+
+@pytest.fixture(scope="module")
+def files(bare, tmp_path_factory):
+    """Files with the same base in all of them."""
+    folder = tmp_path_factory.mktemp("weights")
+    bare.save_weights(folder / "base.weights.h5")
+    bare.save(folder / "base.keras")
+    bare.save(folder / "base-model.h5")
+    topped = application(include_top=True, classes=5)
+    topped.set_weights(bare.get_weights() + topped.get_weights()[-2:])
+    topped.save_weights(folder / "top.weights.h5")
+    topped.save(folder / "top.keras")
+    topped.save(folder / "top-model.h5")
+    config = TrainerConfig(backbone="mobilenet_v2", weights=str(folder / "base.weights.h5"))
+    model.build(SIZE, classification(3), {"price": None}, config).model.save(folder / "model.keras")
+    with h5py.File(folder / "base-model.h5") as whole, h5py.File(folder / "weights-only.h5", "w") as only:
+        group = whole["model_weights"]
+        for name in group:
+            group.copy(name, only)
+        only.attrs.update(group.attrs)
+    return folder
+
+
+ALL = [
+    "base.weights.h5",
+    "base.keras",
+    "base-model.h5",
+    "weights-only.h5",
+    "top.weights.h5",
+    "top.keras",
+    "top-model.h5",
+    "model.keras",
+]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_layout_is_read_with_and_without_the_classifier(bare, files, name):
+    config = TrainerConfig(backbone="mobilenet_v2", weights=str(files / name))
+    loaded = model.build((64, 40), classification(2), {}, config).base
+    assert all(np.array_equal(a, b) for a, b in zip(bare.get_weights(), loaded.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("top", [False, True])
+@pytest.mark.parametrize("name", ["ConvNeXtTiny", "MobileNetV3Small"])
+def test_layers_within_layers_and_own_scaling_change_nothing(tmp_path, name, top):
+    saved = application(name, include_top=top, **({"classes": 5} if top else {}))
+    path = tmp_path / "saved.weights.h5"
+    saved.save_weights(path)
+    base = application(name, include_top=False, include_preprocessing=False)
+    weights_file.load(base, str(path), name)
+    assert all(np.array_equal(a, b) for a, b in zip(saved.get_weights(), base.get_weights(), strict=False))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_of_another_architecture_are_refused_by_the_first_layer_that_differs(files, name):
+    base = application("MobileNetV3Small", include_top=False)
+    before = base.get_weights()
+    message = (
+        rf"{name} does not hold weights of mobilenet_v3_small: its layer 'conv' takes \(3,3,3,16\), "
+        r"and the file has \(3,3,3,32\) in 'Conv1'.*trainer\.backbone"
+    )
+    with pytest.raises(WeightsError, match=message):
+        weights_file.load(base, str(files / name), "mobilenet_v3_small")
+    assert all(np.array_equal(a, b) for a, b in zip(before, base.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["base.weights.h5", "base-model.h5"])
+def test_weights_that_are_too_few_name_the_first_layer_without(files, name, bare):
+    longer = keras.Model(bare.input, keras.layers.Dense(2, name="more")(bare.output))
+    with pytest.raises(WeightsError, match=r"its layer 'more' takes \(1280,2\) \(2,\), and the file has none"):
+        weights_file.load(longer, str(files / name), "longer")
+
+
+def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files):
+    class Evil:
+        def __reduce__(self):
+            return (pytest.fail, ("it was run",))
+
+    whole = (files / "base.weights.h5").read_bytes()
+    contents = {
+        "pickle.h5": pickle.dumps(Evil()),
+        "empty.h5": b"",
+        "truncated.weights.h5": whole[: len(whole) // 2],
+        "truncated.keras": (files / "base.keras").read_bytes()[:-100],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("readme.txt", "no weights")
+    with h5py.File(tmp_path / "table.h5", "w") as file:
+        file["rows"] = np.zeros(3)
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(WeightsError, match=rf"trainer\.weights: {path} does not hold weights"):
+            weights_file.load(application(include_top=False), str(path), "mobilenet_v2")
+
+
+def test_a_file_that_points_to_another_one_is_refused(tmp_path, files, bare):
+    with h5py.File(files / "base.weights.h5") as source, h5py.File(tmp_path / "link.h5", "w") as link:
+        for name in source["layers"]:
+            link[f"layers/{name}"] = h5py.ExternalLink(files / "base.weights.h5", f"layers/{name}")
+    with pytest.raises(WeightsError, match="in another file"):
+        weights_file.load(bare, str(tmp_path / "link.h5"), "mobilenet_v2")
+
+
+def test_a_missing_file_of_weights_is_found_before_anything_runs(tmp_path):
+    with pytest.raises(WeightsError, match="no file"):
+        weights.check(str(tmp_path / "none.h5"), "mobilenet_v2")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A machine without network and with an empty cache; gives the cache's folder."""
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file", "other"),
+    [
+        ("inception_v3", "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5", "inception_v3_weights_tf.h5"),
+        ("resnet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "resnet50v2_weights_tf_notop.h5"),
+        (
+            "mobilenet_v2",
+            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_160_no_top.h5",
+            "mobilenet_1_0_no_top.h5",
+        ),
+        ("mobilenet_v3_small", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5", "efficientnetv2-s_notop.h5"),
+        ("efficientnet_v2_b0", "efficientnetv2-b0_notop.h5", "efficientnetv2-b0.h5"),
+        ("convnext_tiny", "convnext_tiny_notop.h5", "convnext_small_notop.h5"),
+    ],
+)
+def test_without_network_imagenet_names_the_two_ways_out_unless_keras_has_its_copy(offline, backbone, file, other):
+    (offline / other).write_bytes(b"of another network, or with its top")
+    with pytest.raises(WeightsError, match=rf"weights of {backbone} .*trainer\.weights: FILE.*trainer\.weights: none"):
+        weights.check("imagenet", backbone)
+    (offline / file).write_bytes(b"cached")
+    weights.check("imagenet", backbone)
+
+
+def test_a_download_that_fails_names_the_two_ways_out_too(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise Exception("URL fetch failure")  # as keras.utils.get_file does
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", refuse)
+    config = TrainerConfig(backbone="mobilenet_v2", weights="imagenet")
+    with pytest.raises(WeightsError, match=r"URL fetch failure.*trainer\.weights: FILE.*trainer\.weights: none"):
+        model.build(SIZE, classification(2), {}, config)
