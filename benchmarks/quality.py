@@ -119,7 +119,7 @@ def plain(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(images)
     features = keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")(scaled)
     model = keras.Model(images, keras.layers.Dense(int(train[1].max()) + 1, activation="softmax")(features))
-    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     begun = time.perf_counter()
     history = model.fit(*train, batch_size=BATCH, epochs=epochs, validation_data=evaluation, verbose=0)
     return history.history["val_accuracy"][-1], time.perf_counter() - begun

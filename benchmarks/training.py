@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
 
     config = TrainerConfig()
     rate = optimizers.learning_rate(config, config.learning_rate, epochs, steps)
-    model.compile(optimizers.optimizer(config, rate, model), "categorical_crossentropy", ["accuracy"])
+    model.compile(optimizers.optimizer(config, rate, model), "categorical_crossentropy", metrics=["accuracy"])
     data = tf.data.Dataset.from_tensors((batch, targets)).cache().repeat(steps)
     model.fit(data, epochs=epochs, verbose=0, callbacks=[Clock()])
     return seconds
@@ -223,7 +224,7 @@ def on_features(folder: Path) -> float:
     return ended[-1] - begun
 
 
-CASES = {
+CASES: dict[str, Callable[..., float]] = {
     "bare fit": bare_fit,
     "ours": ours,
     "head through the base": through_base,

@@ -27,6 +27,8 @@ from transform.features import Features
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]
 
+_SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
+
 
 def check(config: Config, serving_dir: str) -> source.Source:
     """Finds what would fail a run after minutes, in seconds.
@@ -68,7 +70,7 @@ def _check_schema(path: str, features: Features, task: Task) -> None:
             "artifacts/ImageSchemaGen/schema/*/schema.pbtxt, is one to start from."
         )
     kind = schema_pb2.FeatureType.Name(known[features.label].type)
-    allowed = [name.upper() for name in source.label_types(task)]
+    allowed = [_SCHEMA_TYPES[name] for name in source.label_types(task)]
     if kind not in allowed:
         raise ConfigError(
             f"data.curated_schema: in {path} the label '{features.label}' has the type {kind}; "
