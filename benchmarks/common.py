@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -35,25 +35,42 @@ def photo_crops(count: int) -> Iterator[bytes]:
         yield buffer.getvalue()
 
 
-def measure(command: list[str]) -> tuple[float, int]:
-    """Seconds from start to exit, and the most memory in bytes that the program and its children held together."""
+class Measured(NamedTuple):
+    """What a program took.
+
+    Attributes:
+        seconds: from start to exit.
+        peak: most memory in bytes that it and its children held together.
+        peak_anonymous: the same without what is only a copy of files, such as shared libraries and what was read: the
+            system takes that back when it is short of memory, before it kills anything.
+    """
+
+    seconds: float
+    peak: int
+    peak_anonymous: int
+
+
+def measure(command: list[str]) -> Measured:
+    """Runs a program, and measures it."""
     begun = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603 (our own command)
         command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    peak = 0
+    peak = peak_anonymous = 0
 
     def watch() -> None:
-        nonlocal peak
+        nonlocal peak, peak_anonymous
         while process.poll() is None:
-            total = 0
+            total = anonymous = 0
             try:
                 family = psutil.Process(process.pid)
                 for member in (family, *family.children(recursive=True)):
-                    total += member.memory_full_info().pss  # a page shared by n processes counts 1/n in each
-            except psutil.Error:  # one of them has just ended
+                    held = _held(member.pid)
+                    total += held["Pss"]
+                    anonymous += held["Pss_Anon"]
+            except (psutil.Error, OSError, KeyError):  # one of them has just ended
                 pass
-            peak = max(peak, total)
+            peak, peak_anonymous = max(peak, total), max(peak_anonymous, anonymous)
             time.sleep(_SAMPLE_SECONDS)
 
     watcher = threading.Thread(target=watch)
@@ -63,7 +80,13 @@ def measure(command: list[str]) -> tuple[float, int]:
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{command} ended with status {process.returncode}:\n{errors.decode()[-2000:]}")
-    return took, peak
+    return Measured(took, peak, peak_anonymous)
+
+
+def _held(pid: int) -> dict[str, int]:
+    """A process's memory in bytes, by kind; a page shared by n processes counts 1/n in each."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name.rstrip(":"): 1024 * int(size) for name, size, _ in map(str.split, lines)}
 
 
 def report(as_json: bool, result: dict[str, Any], header: list[str], rows: list[list[str]], lines: list[str]) -> None:

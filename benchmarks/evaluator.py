@@ -37,7 +37,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.evaluator", "--folder", folder]
         measure([*command, "--side", "prepare", "--images", str(arguments.images)])
         for side in SIDES:
-            seconds[side], peak = measure([*command, "--side", side])
+            seconds[side], peak, _ = measure([*command, "--side", side])
             memory[side] = peak / 2**20
     rates = {side: arguments.images / seconds[side] for side in SIDES}
     report(

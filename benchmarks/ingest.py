@@ -51,7 +51,7 @@ def main() -> None:
                 "ingest": ["-c", INGEST, str(folder), f"{temporary}/out-{repeat}", workers],
             }
             for side, command in commands.items():
-                took, peak = measure([sys.executable, *command])
+                took, peak, _ = measure([sys.executable, *command])
                 seconds[side].append(took)
                 memory[side].append(peak / 2**20)
 

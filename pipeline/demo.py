@@ -27,6 +27,8 @@ trainer:
   weights: none
   epochs: 10
   batch_size: 64
+  augmentation:
+    horizontal_flip: false    # a mirrored 2 is no 2
 evaluation:
   thresholds:
     accuracy: 0.95

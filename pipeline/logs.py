@@ -1,8 +1,9 @@
 """Keeps what TensorFlow, Beam and TFX print away from what a person reads."""
 
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -29,6 +30,31 @@ def redirected(log: Path) -> Iterator[TextIO]:
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
+
+
+@contextmanager
+def training_shown(line: Callable[[str], None], moment: Callable[[str], None]) -> Iterator[None]:
+    """Shows how training goes, and writes it to standard error, which is the log's.
+
+    Args:
+        line: shows what a person should find again later, such as an epoch's results.
+        moment: shows how far it is, until the next time it is called.
+    """
+    shown = logging.Handler()
+    shown.emit = lambda record: (moment if record.name == "trainer.progress" else line)(record.getMessage())  # type: ignore[method-assign]
+    logged = logging.StreamHandler()
+    logged.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    trainer = logging.getLogger("trainer")
+    level = trainer.level
+    trainer.setLevel(logging.INFO)
+    for handler in (shown, logged):
+        trainer.addHandler(handler)
+    try:
+        yield
+    finally:
+        trainer.setLevel(level)
+        for handler in (shown, logged):
+            trainer.removeHandler(handler)
 
 
 @contextmanager

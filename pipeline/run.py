@@ -9,6 +9,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from rich.console import Console
+from rich.markup import escape
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
 from tfx.orchestration import metadata as mlmd
@@ -25,6 +26,8 @@ from trainer.run import TRAINING_FOLDER
 from transform.features import Features
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]
+
+_SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
 
 
 def check(config: Config, serving_dir: str) -> source.Source:
@@ -67,7 +70,7 @@ def _check_schema(path: str, features: Features, task: Task) -> None:
             "artifacts/ImageSchemaGen/schema/*/schema.pbtxt, is one to start from."
         )
     kind = schema_pb2.FeatureType.Name(known[features.label].type)
-    allowed = [name.upper() for name in source.label_types(task)]
+    allowed = [_SCHEMA_TYPES[name] for name in source.label_types(task)]
     if kind not in allowed:
         raise ConfigError(
             f"data.curated_schema: in {path} the label '{features.label}' has the type {kind}; "
@@ -109,6 +112,7 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
 def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path, console: Console) -> summary.Summary:
     start = time.monotonic()
     outputs: Outputs = {}
+    running = ""
     pipeline = create_pipeline(
         config,
         check(config, state.serving_dir),
@@ -118,9 +122,17 @@ def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path
     )
 
     console.print(f"run {state.run_id}, its log: {state.log}")
-    with console.status("") as status:
+    with (
+        console.status("") as status,
+        logs.training_shown(
+            line=lambda text: console.print(f"    {escape(text)}"),
+            moment=lambda text: status.update(f"{running} … {escape(text)}"),
+        ),
+    ):
 
         def started(node: str) -> None:
+            nonlocal running
+            running = node
             status.update(f"{node} …")
 
         def done(node: runner.NodeResult) -> None:

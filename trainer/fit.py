@@ -24,7 +24,7 @@ from trainer.model import Network
 from trainer.tasks import Task
 from transform.features import IMAGE
 
-_log = logging.getLogger("trainer.progress")
+_log = logging.getLogger("trainer")
 _PREFETCHED = 2  # batches
 
 History = list[dict[str, Any]]
@@ -117,8 +117,9 @@ def fit(
                 progress.history.append(row)
                 report(row)
                 progress.epoch, progress.step = progress.epoch + 1, 0
+                state = training.state(best)  # on all workers: they add up what each of them has tracked
                 if devices.is_chief(strategy):
-                    checkpoint.save(folder, progress, training.state(best))
+                    checkpoint.save(folder, progress, state)
         # From the best weights the next phase goes on, and they are what is exported.
         checkpoint.assign(phase.variables, best)
         progress.phase, progress.epoch, arrays = progress.phase + 1, 0, {}
@@ -290,7 +291,7 @@ class _Training:
             "images_per_second": round(clock.steps * self._config.batch_size / clock.total, 1),
             "input_wait": round(clock.waiting / clock.total, 4),
         }
-        _log.info("%s: %s", label, ", ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float)))
+        _log.info("%s: %s", label, ", ".join(f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)))
         return row
 
     def _batches(self, epoch: int, step: int) -> loop.Batches:

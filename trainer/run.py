@@ -23,7 +23,7 @@ base.weights.h5."""
 
 _PREVIEWED, _VARIANTS = 6, 7
 
-_log = logging.getLogger("trainer.progress")
+_log = logging.getLogger("trainer")
 
 
 def run_fn(fn_args: FnArgs) -> None:

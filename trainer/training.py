@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import absl.logging
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -20,6 +20,8 @@ from trainer.fit import History, fit
 from trainer.normalization import Statistics, channel_statistics
 from transform import features as f
 from transform import graph
+
+_log = logging.getLogger("trainer")
 
 
 class FnArgs(Protocol):
@@ -74,7 +76,7 @@ class Trained(NamedTuple):
 def start(config: TrainerConfig) -> tf.distribute.Strategy:
     """Sets the process up for training, and says what it is spread over."""
     strategy = devices.strategy(config.distribution)  # before anything else runs on a device
-    absl.logging.set_verbosity(absl.logging.INFO)  # the component's log is where a person looks for the epochs
+    _log.setLevel(logging.INFO)  # the log is where a person looks for the epochs
     if tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()  # on CPUs the same seed gives the same weights without it
     return strategy

@@ -24,7 +24,7 @@ _ORACLES = {
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
 }
 
-_log = logging.getLogger("trainer.progress")
+_log = logging.getLogger("trainer")
 
 Train = Callable[[Mapping[str, Value], Path], float]
 

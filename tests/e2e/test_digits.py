@@ -198,10 +198,10 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     _, transform = graph.load(output)
     parse = export.example_parser(output, Features(), with_label=True)
     pattern = str(next((project.root / "artifacts" / "ImportExampleGen" / "examples").iterdir()) / "Split-eval" / "*")
-    split = inputs.load(
-        [pattern], lambda serialized: transform(parse(serialized)), str(tmp_path), tasks.classification(10).known
-    )
-    ((trained_on, targets),) = inputs.evaluation_batches(split, 1000)
+    encode = tasks.classification(10).encode
+    records = inputs.records([pattern])
+    split = inputs.load(records, lambda serialized: transform(parse(serialized)), encode, tmp_path / "pixels")
+    ((trained_on, targets),) = inputs.batches(split, 1000)
     serialized = list(inputs.records([pattern]).as_numpy_iterator())
 
     transformed = model.signatures["transform_features"](examples=tf.constant(serialized))
@@ -212,7 +212,7 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
         metadata=tf.constant([f["metadata"].bytes_list.value[0] for f in features]),
     )
     assert np.array_equal(trained_on[IMAGE], transformed[IMAGE])
-    assert np.array_equal(targets, transformed[TARGET])
+    assert np.array_equal(targets, encode(transformed[TARGET]))
     for key in ("classes", "label", "score", "metadata"):
         assert np.array_equal(by_examples[key], by_default[key]), key
     labels = np.array([f["label"].bytes_list.value[0] for f in features])

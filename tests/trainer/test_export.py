@@ -71,10 +71,9 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_say_the_sa
             writer.write(record)
     _, transform = graph.load(output)
     parse = export.example_parser(output, features, with_label=True)
-    split = inputs.load(
-        [str(tmp_path / "*.tfrecord")], lambda s: transform(parse(s)), str(tmp_path), tasks.classification(3).known
-    )
-    ((trained_on, _),) = inputs.evaluation_batches(split, len(serialized))
+    read = inputs.records([str(tmp_path / "*.tfrecord")])
+    split = inputs.load(read, lambda s: transform(parse(s)), tasks.classification(3).encode, tmp_path / "pixels")
+    trained_on, _ = inputs.batches(split, len(serialized)).get_single_element()
 
     seen = model.signatures["transform_features"](examples=tf.constant(serialized))
     by_examples = model.signatures["tf_examples"](examples=tf.constant(serialized))

@@ -62,8 +62,8 @@ def test_each_image_is_transformed_once_however_often_it_is_read(pattern, tmp_pa
 def epochs(split: inputs.Split, count: int, examples: int = 60, seed: int = 1, first: int = 0) -> list[list[int]]:
     steps = -(-examples // 8)
     indices = inputs.epochs(split.count, examples, 8, seed, first)
-    read = [numbers([batch]) for batch in inputs.read(split, indices).take(count * steps)]
-    return [sum(read[i * steps : (i + 1) * steps], []) for i in range(count)]
+    batches = inputs.read(split, indices)
+    return [numbers(batches.skip(epoch * steps).take(steps)) for epoch in range(count)]
 
 
 def test_training_order_changes_with_each_epoch_and_is_the_same_for_the_same_seed(split):

@@ -1,0 +1,19 @@
+import pytest
+
+from pipeline.config import ConfigError
+from pipeline.run import _check_schema
+from transform.features import Features
+
+
+def test_a_curated_schema_whose_label_is_not_the_tasks_is_refused_in_words(tmp_path):
+    path = tmp_path / "curated.pbtxt"
+    path.write_text('feature { name: "input" type: BYTES } feature { name: "label" type: BYTES }')
+    for task in ("classification", "multilabel"):
+        _check_schema(str(path), Features(), task)
+    with pytest.raises(
+        ConfigError, match=r"the label 'label' has the type BYTES; task: regression needs FLOAT or INT$"
+    ):
+        _check_schema(str(path), Features(), "regression")
+    path.write_text('feature { name: "input" type: BYTES } feature { name: "label" type: INT }')
+    for task in ("classification", "multilabel", "regression"):
+        _check_schema(str(path), Features(), task)

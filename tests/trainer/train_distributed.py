@@ -1,0 +1,64 @@
+"""A process of test_devices.py: trains a small network for three steps, and writes what came out.
+
+Each step takes all examples, so that however they are spread the global batches are the same.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import devices, tasks
+from trainer.config import AugmentationConfig, TrainerConfig
+from trainer.fit import fit
+from trainer.inputs import Rows, Split
+from trainer.model import Network
+from transform.features import IMAGE
+
+OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
+COUNT, STEPS = 32, 3
+
+
+def main(distribution: str, folder: Path, index: int) -> None:
+    if distribution == "mirrored":
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = devices.strategy(distribution)
+    worker, workers = devices.worker(strategy)
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, COUNT)
+    pixels = (rng.integers(0, 100, (COUNT, 8, 8, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
+    mine = slice(worker, None, workers)
+    path = folder / f"pixels-{worker}"
+    path.write_bytes(pixels[mine].tobytes())
+    rows = Rows(path, (8, 8, 3), np.dtype(np.uint8))
+    split = Split((IMAGE, rows), {}, np.eye(2, dtype=np.float32)[labels[mine]])
+
+    config = TrainerConfig(weights="none", epochs=STEPS, batch_size=COUNT, augmentation=OFF, learning_rate=0.01)
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        base = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu")])
+        image = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE)
+        pooled = keras.Model(image, keras.layers.GlobalAveragePooling2D()(base(keras.layers.Rescaling(1 / 255)(image))))
+        features = keras.Input((4,), name=IMAGE)
+        head = keras.Model({IMAGE: features}, keras.layers.Dense(2, activation="softmax")(features))
+        network = Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
+    state = folder / f"state-{index}"
+    state.mkdir()
+    history = fit(network, tasks.classification(2), split, split, config, state, strategy)
+    result = {
+        "replicas": strategy.num_replicas_in_sync,
+        "chief": devices.is_chief(strategy),
+        "loss": history[-1]["loss"],
+        "val_loss": history[-1]["val_loss"],
+        "weights": [float(x) for w in network.model.get_weights() for x in w.ravel()],
+    }
+    (folder / f"{index}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
