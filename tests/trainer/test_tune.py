@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import tensorflow as tf
 from keras_tuner.errors import FatalError
 
 from trainer import space, tune
@@ -124,6 +125,26 @@ def test_a_killed_search_goes_on_with_its_trials_and_in_the_state_of_the_one_it_
     assert tried[3] == tried[2]
     (best,) = search.oracle.get_best_trials()
     assert (best.score, best.hyperparameters.values) == (1.0, tried[0])
+
+
+def test_all_trials_share_the_data_and_have_the_epochs_of_the_tuner(tmp_path, monkeypatch):
+    loaded, trained = [], []
+
+    def train(data, config, folder, strategy):
+        trained.append((data, config.epochs))
+        return SimpleNamespace(history=[{"val_loss": loss} for loss in (2.0, 1.0, 3.0)])
+
+    monkeypatch.setattr(tune.training, "start", lambda config: tf.distribute.get_strategy())
+    monkeypatch.setattr(tune.training, "state_folder", lambda fn_args: tmp_path / "state")
+    monkeypatch.setattr(tune.training, "load", lambda *_: loaded.append("data") or "data")
+    monkeypatch.setattr(tune.training, "train", train)
+    (tmp_path / "state").mkdir()
+    custom = {"tuner": settings(epochs=3).model_dump(), "trainer": CONFIG.model_dump()}
+    search, keywords = tune.tuner_fn(SimpleNamespace(custom_config=custom))
+    search.search(**keywords)
+    assert len(loaded) == 1
+    assert trained == [("data", 3)] * 6
+    assert search.oracle.get_best_trials()[0].score == 1.0
 
 
 def test_a_search_over_several_workers_is_refused(tmp_path, monkeypatch):
