@@ -54,10 +54,11 @@ def main() -> None:
                 name = f"{side} px, {'frozen base' if frozen else 'all'}: {kind}"
                 figures[name] = statistics.median(each[kind][0] for each in runs)
                 memory[name] = max(each[kind][1] for each in runs)
-        for what, options in {
+        variants: dict[str, Case] = {
             "augmented": {"augmented": True},
             "mixed_bfloat16": {"precision": "mixed_bfloat16"},
-        }.items():
+        }
+        for what, options in variants.items():
             name = f"{side} px, all: ours, {what}"
             figures[name], memory[name] = run({"kind": "ours", "side": side, "frozen": False, **options})
     seconds = {kind: run({"kind": kind})[0] for kind in ("head through the base", "head on kept features")}

@@ -63,7 +63,7 @@ def example(image: bytes, label: str | None = None, metadata: str | None = None,
     return made
 
 
-SIZE = (32, 24)
+SIZE = (32, 40)
 
 
 def analyze(raw: list[dict], spec: dict, custom_config: dict, folder: Path):

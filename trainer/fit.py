@@ -120,6 +120,8 @@ def fit(
                 state = training.state(best)  # on all workers: they add up what each of them has tracked
                 if devices.is_chief(strategy):
                     checkpoint.save(folder, progress, state)
+                # Last: once it is said, a kill can't undo it.
+                _log.info("%s: %s", training.label(progress.epoch), _in_words(row))
         # From the best weights the next phase goes on, and they are what is exported.
         checkpoint.assign(phase.variables, best)
         progress.phase, progress.epoch, arrays = progress.phase + 1, 0, {}
@@ -189,6 +191,10 @@ def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:
     return progress.epoch >= phase.epochs or (
         progress.epoch > 0 and len(losses) - 1 - losses.index(min(losses)) >= patience
     )
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float))
 
 
 def _out_of_memory(config: TrainerConfig) -> str:
@@ -268,10 +274,14 @@ class _Training:
             "trackers": self._trackers.variables,
         }
 
+    def label(self, epoch: int) -> str:
+        """What an epoch, from 1, is called."""
+        return f"{self._phase.name}, epoch {epoch} of {self._phase.epochs}"
+
     def epoch(self, progress: Progress, is_terminated: Callable[[], bool]) -> dict[str, Any] | None:
         """Trains and evaluates for an epoch; returns its row, or None where SIGTERM came before all was trained."""
         number = len(progress.history) + 1
-        label = f"{self._phase.name}, epoch {progress.epoch + 1} of {self._phase.epochs}"
+        label = self.label(progress.epoch + 1)
         reporter = loop.Reporter(label, self._sizes.steps, self._config.batch_size, self._trackers)
         if not progress.step:
             self._trackers.reset()
@@ -282,7 +292,7 @@ class _Training:
             reporter.after(progress.step, clock, progress.step == self._sizes.steps)
             if is_terminated() and progress.step < self._sizes.steps and self._saves_steps:
                 return None
-        row = {
+        return {
             "epoch": number,
             "phase": self._phase.name,
             **self._trackers.results(),
@@ -291,8 +301,6 @@ class _Training:
             "images_per_second": round(clock.steps * self._config.batch_size / clock.total, 1),
             "input_wait": round(clock.waiting / clock.total, 4),
         }
-        _log.info("%s: %s", label, ", ".join(f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)))
-        return row
 
     def _batches(self, epoch: int, step: int) -> loop.Batches:
         """All batches from a step of an epoch on: the same ones, whatever was trained in this process before."""

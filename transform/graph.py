@@ -25,7 +25,8 @@ def load(output: tft.TFTransformOutput) -> tuple[tf.Module, Callable[[dict], dic
     def transform(raw: dict) -> dict[str, tf.Tensor]:
         transformed = dict(layer(raw))
         transformed[f.IMAGE] = tf.cast(transformed[f.IMAGE], tf.uint8)
-        if isinstance(target := transformed.get(f.TARGET), tf.SparseTensor):
+        target = transformed.get(f.TARGET)
+        if isinstance(target, tf.SparseTensor):
             transformed[f.TARGET] = _multi_hot(target, output.vocabulary_size_by_name(f.LABELS_VOCABULARY))
         return transformed
 

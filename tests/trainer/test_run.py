@@ -1,0 +1,161 @@
+"""What TFX's Trainer calls, on a small backbone: what it leaves behind, and what a kill does to it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import SIZE
+from trainer.errors import TrainingError
+from trainer.run import run_fn
+
+SCRIPT = Path(__file__).parent / "run_training.py"
+EPOCHS = 6
+SMALL = {
+    "backbone": "mobilenet_v3_small",
+    "weights": "none",
+    "epochs": EPOCHS,
+    "batch_size": 8,
+    "head_units": 8,
+    "patience": 99,
+    "precision": "float32",
+}
+
+
+@pytest.fixture(scope="module")
+def arguments(analyzed, tmp_path_factory):
+    """Makes what TFX hands over, for a folder of its own and some options of the trainer section."""
+    output, features, serialized = analyzed
+    folder = tmp_path_factory.mktemp("examples")
+    with tf.io.TFRecordWriter(str(folder / "all.tfrecord")) as writer:
+        for record in serialized:
+            writer.write(record)
+
+    def make(folder_of_run: Path, **options) -> dict:
+        return {
+            "train_files": [f"{folder}/*.tfrecord"],
+            "eval_files": [f"{folder}/*.tfrecord"],
+            "transform_output": output.transform_savedmodel_dir.removesuffix("/transform_fn"),
+            "serving_model_dir": str(folder_of_run / "model" / "Format-Serving"),
+            "model_run_dir": str(folder_of_run / "model_run"),
+            "custom_config": {
+                "task": "classification",
+                "features": asdict(features),
+                "image_size": list(SIZE),
+                "trainer": SMALL | options,
+                "state_dir": str(folder_of_run / "state"),
+            },
+        }
+
+    return make
+
+
+def start(arguments: dict, folder: Path) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    (folder / "arguments.json").write_text(json.dumps(arguments))
+    command = [sys.executable, str(SCRIPT), str(folder / "arguments.json")]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
+
+
+@pytest.fixture(scope="module")
+def trained(arguments, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    process = start(arguments(folder), folder)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log[-3000:]
+    return folder, log
+
+
+def history_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "model" / "training" / "history.json").read_text())
+
+
+def test_all_that_a_person_looks_at_is_beside_the_model(trained):
+    folder, _ = trained
+    training = folder / "model" / "training"
+    assert {file.name for file in training.iterdir()} == {
+        "augmentation.png",
+        "base.weights.h5",
+        "config.json",
+        "curves.png",
+        "history.json",
+        "model.keras",
+        "summary.txt",
+    }
+    assert "hidden" in (training / "summary.txt").read_text()
+    assert json.loads((training / "config.json").read_text())["trainer"]["head_units"] == 8
+    assert list((folder / "model_run").glob("events.out.tfevents.*"))
+    assert not list((folder / "state").iterdir())
+
+
+def test_the_log_tells_how_far_it_is_and_how_fast(trained):
+    _, log = trained
+    assert "48 training and 48 eval images" in log
+    for epoch in range(1, EPOCHS + 1):
+        assert f"all, epoch {epoch} of {EPOCHS}: step 6 of 6" in log
+    assert "images/s" in log
+    assert "waiting for input" in log
+
+
+def test_what_is_exported_is_what_was_trained(trained, analyzed):
+    folder, _ = trained
+    best = min(history_of(folder), key=lambda row: row["val_loss"])
+    served = tf.saved_model.load(str(folder / "model" / "Format-Serving"))
+    labels = [tf.train.Example.FromString(s).features.feature["label"].bytes_list.value[0] for s in analyzed[2]]
+    answers = served.signatures["tf_examples"](examples=tf.constant(analyzed[2]))
+    assert np.mean(answers["label"].numpy() == np.array(labels)) == pytest.approx(best["val_accuracy"], abs=1e-6)
+    # It can be trained on: without an optimizer, in float32.
+    assert keras.models.load_model(folder / "model" / "training" / "model.keras").dtype_policy.name == "float32"
+
+
+def test_a_run_killed_in_its_third_epoch_trains_only_the_rest_and_ends_with_the_same_weights(
+    trained, arguments, tmp_path
+):
+    process = start(arguments(tmp_path), tmp_path)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f"epoch 2 of {EPOCHS}: loss" in line:  # and so in the third
+            process.kill()
+            break
+    process.wait(timeout=60)
+    assert not (tmp_path / "model").exists()
+
+    process = start(arguments(tmp_path), tmp_path)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log[-3000:]
+    assert "going on after 2 epochs" in log
+    assert f"epoch 2 of {EPOCHS}" not in log
+    assert f"epoch 3 of {EPOCHS}" in log
+    assert len(history_of(tmp_path)) == EPOCHS
+    expected, resumed = (
+        keras.models.load_model(folder / "model" / "training" / "model.keras").get_weights()
+        for folder in (trained[0], tmp_path)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(expected, resumed, strict=True))
+
+
+def test_what_was_trained_in_bfloat16_is_exported_in_float32(arguments, tmp_path):
+    run_fn(SimpleNamespace(**arguments(tmp_path, precision="mixed_bfloat16", epochs=1)))
+    model = keras.models.load_model(tmp_path / "model" / "training" / "model.keras")
+    assert {weight.dtype for weight in model.weights} <= {"float32", "uint32"}
+    assert model.dtype_policy.name == keras.config.dtype_policy().name == "float32"
+
+
+def test_a_class_that_training_lacks_is_named_before_training(arguments, tmp_path):
+    strange = tf.train.Example()
+    png = tf.io.encode_png(tf.zeros([8, 8, 3], tf.uint8)).numpy()
+    for name, value in {"input": png, "label": b"zebra", "camera": b"old"}.items():
+        strange.features.feature[name].bytes_list.value.append(value)
+    with tf.io.TFRecordWriter(str(tmp_path / "eval.tfrecord")) as writer:
+        writer.write(strange.SerializeToString())
+    given = arguments(tmp_path) | {"eval_files": [str(tmp_path / "eval.tfrecord")]}
+    with pytest.raises(TrainingError, match=r"1 of 1 images of the eval split .* 'zebra' \(1\)"):
+        run_fn(SimpleNamespace(**given))
+    assert not (tmp_path / "model").exists()
