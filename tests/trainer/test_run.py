@@ -42,7 +42,8 @@ def arguments(analyzed, tmp_path_factory):
         return {
             "train_files": [f"{folder}/*.tfrecord"],
             "eval_files": [f"{folder}/*.tfrecord"],
-            "transform_output": output.transform_savedmodel_dir.removesuffix("/transform_fn"),
+            "transform_graph_path": output.transform_savedmodel_dir.removesuffix("/transform_fn"),
+            "hyperparameters": None,
             "serving_model_dir": str(folder_of_run / "model" / "Format-Serving"),
             "model_run_dir": str(folder_of_run / "model_run"),
             "custom_config": {
