@@ -53,6 +53,10 @@ def _errors_in_words() -> Iterator[None]:
             raise
         _err.print(f"[red]imagepipe:[/] {_escape(str(error))}")
         raise typer.Exit(WRONG_USE) from None
+    except OSError as error:  # a full disk, a file system that isn't there, a folder that can't be written
+        where = f"{error.filename}: " if error.filename else ""
+        _err.print(f"[red]imagepipe:[/] {_escape(f'{where}{error.strerror or error}')}")
+        raise typer.Exit(FAILED) from None
 
 
 def _escape(text: str) -> str:

@@ -92,3 +92,10 @@ def test_what_native_code_prints_goes_to_the_log_and_the_terminal_stays_usable(t
     assert captured.err == "for a person\n"
     assert "native out" in log.read_text()
     assert "native err" in log.read_text()
+
+
+def test_a_file_system_that_is_not_there_is_told_in_words_with_status_1(tmp_path):
+    for arguments in (["foo://images", "--out", str(tmp_path / "out")], [str(tmp_path), "--out", "foo://dataset"]):
+        result = runner.invoke(app, ["ingest", *arguments])
+        assert result.exit_code == 1
+        assert "Beam knows no file system foo://" in result.stderr
