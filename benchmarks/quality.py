@@ -146,7 +146,7 @@ def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed:
         for name, (images, labels) in {"train": train, "eval": evaluation}.items():
             (folder / name).write_bytes(images.data)
             rows = Rows(folder / name, images.shape[1:], np.dtype(np.uint8))
-            splits.append(Split(("image", rows), {}, np.eye(classes, dtype=np.float32)[labels]))
+            splits.append(Split(rows, {}, np.eye(classes, dtype=np.float32)[labels]))
         network = model.build((SIDE, SIDE), task, {}, config)
         begun = time.perf_counter()
         history = fit(network, task, splits[0], splits[1], config, folder, tf.distribute.get_strategy())

@@ -166,7 +166,7 @@ def _split(folder: Path, side: int, images: int) -> Any:
     path = folder / f"pixels-{images}"
     path.write_bytes(rng.integers(0, 256, (images, side, side, 3), np.uint8).data)
     targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, images)]
-    return Split(("image", Rows(path, (side, side, 3), np.dtype(np.uint8))), {}, targets)
+    return Split(Rows(path, (side, side, 3), np.dtype(np.uint8)), {}, targets)
 
 
 def _config(augmented: bool = False, **options: Any) -> Any:

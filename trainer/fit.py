@@ -177,13 +177,12 @@ def _phases(
 def features(network: Network, split: inputs.Split, batch_size: int, path: Path) -> inputs.Split:
     """A split with what a frozen base makes of its images in their place."""
     forward = tf.function(lambda images: network.pooled(images, training=False), reduce_retracing=True)
-
-    def one_batch(batch: inputs.Tensors, target: tf.Tensor) -> tuple[inputs.Tensors, tf.Tensor]:
-        small = {name: batch[name] for name in split.small}
-        return {IMAGE: forward(batch[IMAGE]), **small}, target
-
-    batches = inputs.batches(split, batch_size)
-    return inputs.write(IMAGE, batches.map(one_batch).prefetch(1), path)
+    with path.open("wb") as file:
+        # Not in the dataset's map, which is for CPUs only.
+        for batch, _ in inputs.batches(split, batch_size).prefetch(_PREFETCHED):
+            file.write(forward(batch[IMAGE]).numpy().data)
+    rows = inputs.Rows(path, network.pooled.output_shape[1:], np.dtype(np.float32))
+    return inputs.Split(rows, split.side, split.targets)
 
 
 def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:
@@ -235,8 +234,7 @@ class _Training:
         self._config = config
         self._strategy = strategy
         self._sizes = devices.batch_sizes(strategy, phase.train.count, config.batch_size)
-        # SIGTERM reaches workers at different steps: together they can only go on from an epoch's end.
-        self._saves_steps = devices.worker(strategy)[1] == 1
+        self._worker, self._workers = devices.worker(strategy)
         with strategy.scope():
             rate = optimizers.learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = optimizers.optimizer(config, rate, phase.model)
@@ -290,7 +288,8 @@ class _Training:
         for clock in loop.run(self._train_step, islice(self._train_batches, self._sizes.steps - first)):
             progress.step = first + clock.steps
             reporter.after(progress.step, clock, progress.step == self._sizes.steps)
-            if is_terminated() and progress.step < self._sizes.steps and self._saves_steps:
+            # It reaches several workers at different steps: together they can only go on from an epoch's end.
+            if is_terminated() and self._workers == 1 and progress.step < self._sizes.steps:
                 return None
         return {
             "epoch": number,
@@ -298,7 +297,9 @@ class _Training:
             **self._trackers.results(),
             **self._evaluate(),
             "learning_rate": float(self._optimizer.learning_rate),
-            "images_per_second": round(clock.steps * self._config.batch_size / clock.total, 1),
+            "images_per_second": round(
+                self._workers * (self._sizes.examples - first * self._sizes.local) / clock.total, 1
+            ),
             "input_wait": round(clock.waiting / clock.total, 4),
         }
 
@@ -314,11 +315,10 @@ class _Training:
             def one_batch(
                 number: tf.Tensor, batch: tuple[inputs.Tensors, tf.Tensor]
             ) -> tuple[inputs.Tensors, tf.Tensor]:
-                of_batch = tf.cast([seed, number * workers + worker], tf.int32)
+                of_batch = tf.cast([seed, number * self._workers + self._worker], tf.int32)
                 images, target = change(batch[0][IMAGE], batch[1], of_batch)
                 return {**batch[0], IMAGE: images}, target
 
-            worker, workers = devices.worker(self._strategy)
             first = epoch * batches_in_epoch + step * (sizes.local // sizes.replica)
             batches = batches.enumerate(first).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return loop.distribute(self._strategy, batches.prefetch(_PREFETCHED))

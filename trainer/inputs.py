@@ -61,13 +61,13 @@ class Split:
     """One split, ready to be batched.
 
     Attributes:
-        large: name of the input that is kept in a file, the image or what a frozen base makes of it; and its rows.
-        small: the other inputs by name, ``[count, ...]``.
+        images: uint8 pixels ``[height, width, 3]``, or float32 ``[d]``, what a frozen base makes of them.
+        side: the side features by name, ``[count]``.
         targets: float32 ``[count, outputs]``.
     """
 
-    large: tuple[str, Rows]
-    small: dict[str, np.ndarray]
+    images: Rows
+    side: dict[str, np.ndarray]
     targets: np.ndarray
 
     @property
@@ -111,29 +111,24 @@ def load(
         transformed = transform(batch)
         return transformed, encode(transformed.pop(TARGET))
 
-    batches = serialized.batch(_TRANSFORM_BATCH).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return write(IMAGE, batches.prefetch(2), path)
-
-
-def write(large: str, batches: tf.data.Dataset, path: Path) -> Split:
-    """Writes one input of batches of (inputs, targets) to a file, and keeps the others in memory."""
-    inputs_spec, targets_spec = batches.element_spec
-    small: dict[str, list[np.ndarray]] = {name: [] for name in inputs_spec if name != large}
+    transformed = serialized.batch(_TRANSFORM_BATCH).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    inputs_spec, targets_spec = transformed.element_spec
+    side: dict[str, list[np.ndarray]] = {name: [] for name in inputs_spec if name != IMAGE}
     targets: list[np.ndarray] = []
     with path.open("wb") as file:
-        for inputs, target in batches.as_numpy_iterator():
-            file.write(np.ascontiguousarray(inputs[large]).data)
+        for inputs, target in transformed.prefetch(2).as_numpy_iterator():
+            file.write(np.ascontiguousarray(inputs[IMAGE]).data)
             targets.append(target)
-            for name, values in small.items():
+            for name, values in side.items():
                 values.append(inputs[name])
 
     def joined(arrays: list[np.ndarray], spec: tf.TensorSpec) -> np.ndarray:
         return np.concatenate([np.empty((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype), *arrays])
 
-    spec = inputs_spec[large]
+    spec = inputs_spec[IMAGE]
     return Split(
-        (large, Rows(path, tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))),
-        {name: joined(values, inputs_spec[name]) for name, values in small.items()},
+        Rows(path, tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype)),
+        {name: joined(values, inputs_spec[name]) for name, values in side.items()},
         joined(targets, targets_spec),
     )
 
@@ -145,20 +140,20 @@ def batches(split: Split, batch_size: int) -> tf.data.Dataset:
 
 def read(split: Split, indices: tf.data.Dataset) -> tf.data.Dataset:
     """Batches of (inputs, targets), for a dataset of batches of indices, int64 ``[n]``."""
-    name, rows = split.large
+    rows = split.images
     specs = [
         tf.TensorSpec([None, *rows.shape], rows.dtype),
-        *(tf.TensorSpec([None, *values.shape[1:]], values.dtype) for values in split.small.values()),
+        *(tf.TensorSpec([None, *values.shape[1:]], values.dtype) for values in split.side.values()),
         tf.TensorSpec([None, *split.targets.shape[1:]], split.targets.dtype),
     ]
 
     def of_indices(chosen: np.ndarray) -> list[np.ndarray]:
-        return [rows.read(chosen), *(values[chosen] for values in split.small.values()), split.targets[chosen]]
+        return [rows.read(chosen), *(values[chosen] for values in split.side.values()), split.targets[chosen]]
 
     def one_batch(chosen: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
         tensors = tf.numpy_function(of_indices, [chosen], [spec.dtype for spec in specs], stateful=False)
         *inputs, targets = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
-        return dict(zip([name, *split.small], inputs, strict=True)), targets
+        return dict(zip([IMAGE, *split.side], inputs, strict=True)), targets
 
     return indices.map(one_batch, num_parallel_calls=_READERS, deterministic=True)
 

@@ -87,7 +87,7 @@ def _to_tensorboard(writer: tf.summary.SummaryWriter) -> Callable[[dict[str, Any
 
 def _preview(train: inputs.Split, config: AugmentationConfig, path: Path) -> None:
     """Draws what augmentation makes of the first images."""
-    images = train.large[1].read(np.arange(min(_PREVIEWED, train.count)))
+    images = train.images.read(np.arange(min(_PREVIEWED, train.count)))
     targets = tf.constant(train.targets[: len(images)])
     change = augment(config)
     variants = [change(tf.constant(images), targets, tf.constant([0, n]))[0].numpy() for n in range(_VARIANTS)]

@@ -7,9 +7,8 @@ import pytest
 from trainer import checks, tasks
 from trainer.errors import TrainingError
 from trainer.inputs import Rows, Split
-from transform.features import IMAGE
 
-ROWS = (IMAGE, Rows(Path("unread"), (1, 1, 3), np.dtype(np.uint8)))
+ROWS = Rows(Path("unread"), (1, 1, 3), np.dtype(np.uint8))
 TWO = tasks.classification(2)
 
 

@@ -51,7 +51,7 @@ def make_split(folder: Path, count: int = 60, turned: bool = False) -> Split:
     path = folder / f"pixels-{count}-{turned}"
     path.write_bytes(pixels.tobytes())
     targets = np.eye(2, dtype=np.float32)[1 - labels if turned else labels]
-    return Split((IMAGE, Rows(path, (8, 8, 3), np.dtype(np.uint8))), {}, targets)
+    return Split(Rows(path, (8, 8, 3), np.dtype(np.uint8)), {}, targets)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_an_empty_split_is_one(tmp_path):
 
 
 def test_a_file_that_was_cut_off_is_told_from_one_that_is_whole(split):
-    path = split.large[1].path
+    path = split.images.path
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(OSError, match="ends before row 59"):
-        split.large[1].read(np.array([3, 59]))
+        split.images.read(np.array([3, 59]))

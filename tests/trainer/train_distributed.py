@@ -36,7 +36,7 @@ def main(distribution: str, folder: Path, index: int) -> None:
     path = folder / f"pixels-{worker}"
     path.write_bytes(pixels[mine].tobytes())
     rows = Rows(path, (8, 8, 3), np.dtype(np.uint8))
-    split = Split((IMAGE, rows), {}, np.eye(2, dtype=np.float32)[labels[mine]])
+    split = Split(rows, {}, np.eye(2, dtype=np.float32)[labels[mine]])
 
     config = TrainerConfig(weights="none", epochs=STEPS, batch_size=COUNT, augmentation=OFF, learning_rate=0.01)
     keras.utils.set_random_seed(3)
