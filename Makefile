@@ -4,13 +4,16 @@ PYTHON = $(shell for python in python3.11 python3 /usr/bin/python3 python3.12 py
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 ENVIRONMENT = .venv/.complete
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
-test: $(ENVIRONMENT)  ## all tests
-	.venv/bin/pytest
+test: $(ENVIRONMENT)  ## the tests that each change should pass
+	.venv/bin/pytest -m "not slow"
+
+test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
+	.venv/bin/pytest -m slow
 
 lint: $(ENVIRONMENT)  ## linter, formatter, types
 	.venv/bin/ruff check .

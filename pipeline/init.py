@@ -22,10 +22,13 @@ image:
   size: [299, 299]      # height and width that the network sees; InceptionV3 takes 75 and more, 299 is its own
 
 trainer:
+  backbone: inception_v3  # smaller and faster: mobilenet_v2, efficientnet_v2_b0; larger: convnext_base, …
   weights: {weights}
   epochs: 20            # at most; it stops early when the eval split no longer improves
   batch_size: 32        # larger is faster on a GPU, if it fits
-{training}
+{training}  augmentation:         # of training's images; also: rotation, zoom, shift, contrast, mixup, … The run shows examples
+    horizontal_flip: true  # not where left and right make a difference, as in writing
+
 evaluation:
 {gate}"""
 
@@ -58,7 +61,9 @@ _GATE = {
 }
 
 _OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256"}
-_DOWNLOADED = "imagenet     # imagenet | none (from scratch) | a file of InceptionV3 weights without the top"
+_DOWNLOADED = (
+    "imagenet     # imagenet | none (from scratch) | a file of weights, such as an earlier run's base.weights.h5"
+)
 _SCRATCH = "none         # imagenet | none (from scratch) | a file; imagenet, which could not be reached, trains better"
 
 

@@ -13,7 +13,15 @@ from pipeline.cli import app
 from pipeline.summary import Summary, read_all
 from tests.conftest import digit_images
 
-QUICK = ["image.size=[75, 75]", "trainer.weights=none", "trainer.epochs=1", "evaluation.margin=1"]
+pytestmark = pytest.mark.slow
+
+QUICK = [
+    "trainer.backbone=mobilenet_v2",
+    "image.size=[48, 48]",
+    "trainer.weights=none",
+    "trainer.epochs=1",
+    "evaluation.margin=1",
+]
 IMAGES = 300
 
 LABELS = {"even": {0, 2, 4, 6, 8}, "small": {0, 1, 2, 3}, "round": {0, 8}, "other": {5, 7, 9}}

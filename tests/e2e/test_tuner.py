@@ -10,6 +10,8 @@ from pipeline.cli import app
 from pipeline.summary import Summary, read_all
 from tests.conftest import digit_images
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "image.size=[32, 32]",
     "trainer={backbone: mobilenet_v3_small, weights: none, epochs: 1}",

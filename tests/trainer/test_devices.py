@@ -50,6 +50,7 @@ def one_device(tmp_path_factory):
     return result
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_does_with_the_same_global_batch(one_device, tmp_path):
     (mirrored,) = results(tmp_path, train(tmp_path, "mirrored"))
     assert mirrored["replicas"] == 2
@@ -58,6 +59,7 @@ def test_two_devices_learn_what_one_does_with_the_same_global_batch(one_device, 
     assert np.allclose(mirrored["weights"], one_device["weights"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_only_the_chief_leaves_a_state(one_device, tmp_path):
     cluster = {"worker": [free_address(), free_address()]}
     first, second = results(tmp_path, train(tmp_path, "multi_worker", cluster))
