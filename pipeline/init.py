@@ -26,7 +26,7 @@ trainer:
   weights: {weights}
   epochs: 20            # at most; it stops early when the eval split no longer improves
   batch_size: 32        # larger is faster on a GPU, if it fits
-{training}  augmentation:         # of training's images; also: rotation, zoom, shift, contrast, mixup, … The run shows examples
+{training}  augmentation:         # of training's images; also: rotation, zoom, shift, contrast, mixup, …
     horizontal_flip: true  # not where left and right make a difference, as in writing
 
 evaluation:
@@ -62,7 +62,7 @@ _GATE = {
 
 _OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256"}
 _DOWNLOADED = (
-    "imagenet     # imagenet | none (from scratch) | a file of weights, such as an earlier run's base.weights.h5"
+    "imagenet     # imagenet | none (from scratch) | a file, such as an earlier run's base.weights.h5"
 )
 _SCRATCH = "none         # imagenet | none (from scratch) | a file; imagenet, which could not be reached, trains better"
 
