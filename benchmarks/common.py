@@ -65,7 +65,7 @@ def measure(command: list[str]) -> Measured:
             try:
                 family = psutil.Process(process.pid)
                 for member in (family, *family.children(recursive=True)):
-                    held = _held(member.pid)
+                    held = held_by(member.pid)
                     total += held["Pss"]
                     anonymous += held["Pss_Anon"]
             except (psutil.Error, OSError, KeyError):  # one of them has just ended
@@ -83,7 +83,7 @@ def measure(command: list[str]) -> Measured:
     return Measured(took, peak, peak_anonymous)
 
 
-def _held(pid: int) -> dict[str, int]:
+def held_by(pid: int) -> dict[str, int]:
     """A process's memory in bytes, by kind; a page shared by n processes counts 1/n in each."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {name.rstrip(":"): 1024 * int(size) for name, size, _ in map(str.split, lines)}
