@@ -16,6 +16,8 @@ from tests.conftest import SIZE
 from trainer.errors import TrainingError
 from trainer.run import run_fn
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "run_training.py"
 EPOCHS = 6
 SMALL = {
@@ -116,7 +118,6 @@ def test_what_is_exported_is_what_was_trained(trained, analyzed):
     assert keras.models.load_model(folder / "model" / "training" / "model.keras").dtype_policy.name == "float32"
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_its_third_epoch_trains_only_the_rest_and_ends_with_the_same_weights(
     trained, arguments, tmp_path
 ):
@@ -143,7 +144,6 @@ def test_a_run_killed_in_its_third_epoch_trains_only_the_rest_and_ends_with_the_
     assert all(np.array_equal(a, b) for a, b in zip(expected, resumed, strict=True))
 
 
-@pytest.mark.slow
 def test_what_was_trained_in_bfloat16_is_exported_in_float32(arguments, tmp_path):
     run_fn(SimpleNamespace(**arguments(tmp_path, precision="mixed_bfloat16", epochs=1)))
     model = keras.models.load_model(tmp_path / "model" / "training" / "model.keras")
