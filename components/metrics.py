@@ -15,8 +15,9 @@ from tensorflow_model_analysis.metrics import metric_types, metric_util
 from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_metrics import multi_class_confusion_matrices
 from tensorflow_model_analysis.proto import config_pb2
 
+from transform.features import LABEL_SEPARATOR
+
 _EPSILON = 1e-7  # Keras's, for the logarithm of a probability
-_SEPARATOR = "|"  # of several labels, as ``trainer.export`` joins them
 
 
 class MacroF1(tfma.metrics.Metric):
@@ -63,6 +64,24 @@ def macro_f1(matrix: dict[tuple[int, int], float]) -> float:
     return float(np.mean([2 * correct.get(one, 0) / total for one, total in seen.items()])) if seen else float("nan")
 
 
+def _by(combiner: Callable[[Any, config_pb2.EvalConfig | None], beam.CombineFn]) -> Callable[..., list[Any]]:
+    """Makes what TFMA calls for a metric that one combiner computes, given the metric's key and the configuration."""
+
+    def computations(
+        name: str,
+        eval_config: config_pb2.EvalConfig | None = None,
+        model_name: str = "",
+        output_name: str = "",
+        example_weighted: bool = False,
+    ) -> list[Any]:
+        key = metric_types.MetricKey(
+            name=name, model_name=model_name, output_name=output_name, example_weighted=example_weighted
+        )
+        return [metric_types.MetricComputation(keys=[key], preprocessors=None, combiner=combiner(key, eval_config))]
+
+    return computations
+
+
 class LogLoss(tfma.metrics.Metric):
     """Mean negative logarithm of the label's probability, which is taken as 1e-7 for a label the model doesn't know.
 
@@ -70,20 +89,7 @@ class LogLoss(tfma.metrics.Metric):
     """
 
     def __init__(self, name: str = "log_loss"):
-        super().__init__(metric_util.merge_per_key_computations(_log_loss), name=name)
-
-
-def _log_loss(
-    name: str,
-    eval_config: config_pb2.EvalConfig | None = None,
-    model_name: str = "",
-    output_name: str = "",
-    example_weighted: bool = False,
-) -> list[Any]:
-    key = metric_types.MetricKey(
-        name=name, model_name=model_name, output_name=output_name, example_weighted=example_weighted
-    )
-    return [metric_types.MetricComputation(keys=[key], preprocessors=None, combiner=_LogLossCombiner(key, eval_config))]
+        super().__init__(metric_util.merge_per_key_computations(_by(_LogLossCombiner)), name=name)
 
 
 class _Total(NamedTuple):
@@ -137,22 +143,7 @@ class RSquared(tfma.metrics.Metric):
     """
 
     def __init__(self, name: str = "r_squared"):
-        super().__init__(metric_util.merge_per_key_computations(_r_squared), name=name)
-
-
-def _r_squared(
-    name: str,
-    eval_config: config_pb2.EvalConfig | None = None,
-    model_name: str = "",
-    output_name: str = "",
-    example_weighted: bool = False,
-) -> list[Any]:
-    key = metric_types.MetricKey(
-        name=name, model_name=model_name, output_name=output_name, example_weighted=example_weighted
-    )
-    return [
-        metric_types.MetricComputation(keys=[key], preprocessors=None, combiner=_RSquaredCombiner(key, eval_config))
-    ]
+        super().__init__(metric_util.merge_per_key_computations(_by(_RSquaredCombiner)), name=name)
 
 
 class _RSquaredCombiner(beam.CombineFn):
@@ -254,7 +245,7 @@ class _LabelCounter(beam.CombineFn):
         values = (element.features or {}).get(self._label_feature)
         actual = {_text(value) for value in np.asarray([] if values is None else values).ravel().tolist()} - {""}
         answer = element.get_predictions(self._key.model_name)["label"]
-        said = set(_text(np.asarray(answer).item()).split(_SEPARATOR)) - {""}
+        said = set(_text(np.asarray(answer).item()).split(LABEL_SEPARATOR)) - {""}
         for counter, labels in zip(accumulator, (said & actual, said - actual, actual - said), strict=True):
             counter.update(labels)
         return accumulator

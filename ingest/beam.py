@@ -27,16 +27,17 @@ def without(*modules: str) -> Iterator[None]:
 # them. What an import makes lives as long as the process: looking for garbage in it, and once more at exit unless it is
 # frozen, costs 0.5 s.
 _collects = gc.isenabled()
+_silenced = logging.root.manager.disable
 gc.disable()
+logging.disable(logging.WARNING)  # it complains of what is missing
 try:
-    logging.disable(logging.WARNING)  # it complains of what is missing
     with without("IPython", "pandas", "bson", "pymongo", *(["google.cloud", "apitools"] if shared() else [])):
         import apache_beam as beam
         from apache_beam.io.filesystem import CompressionTypes
         from apache_beam.io.filesystems import FileSystems
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 finally:
-    logging.disable(logging.NOTSET)
+    logging.disable(_silenced)
     gc.freeze()
     if _collects:
         gc.enable()

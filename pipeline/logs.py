@@ -40,8 +40,13 @@ def training_shown(line: Callable[[str], None], moment: Callable[[str], None]) -
         line: shows what a person should find again later, such as an epoch's results.
         moment: shows how far it is, until the next time it is called.
     """
-    shown = logging.Handler()
-    shown.emit = lambda record: (moment if record.name == "trainer.progress" else line)(record.getMessage())  # type: ignore[method-assign]
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show = moment if record.name == "trainer.progress" else line
+            show(record.getMessage())
+
+    shown = Shown()
     logged = logging.StreamHandler()
     logged.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     trainer = logging.getLogger("trainer")

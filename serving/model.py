@@ -11,9 +11,9 @@ import tensorflow as tf
 from ingest import files
 from ingest.images import MAX_BYTES, BadImage, normalize
 from serving.versions import ModelError, labels, model_task
+from transform.features import LABEL_SEPARATOR
 
 _BATCH_SIZE = 32
-_SEPARATOR = "|"  # of several labels, as ``trainer.export`` joins them
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[
     order = np.argsort(-classes, kind="stable")
     scores = {names[i]: float(classes[i]) for i in order}
     text = label.decode()
-    said = {"classification": [text], "multilabel": text.split(_SEPARATOR), "regression": names}[task]
+    said = {"classification": [text], "multilabel": text.split(LABEL_SEPARATOR), "regression": names}[task]
     return Prediction(
         metadata.decode(), text, float(classes.max()), scores, tuple(name for name in scores if name in said)
     )

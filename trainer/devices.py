@@ -118,10 +118,10 @@ def policy(precision: Precision) -> str:
         return "mixed_float16" if capability[0] >= _TENSOR_CORES else "float32"
     if tf.config.list_physical_devices("TPU"):
         return "mixed_bfloat16"
-    return "mixed_bfloat16" if _BFLOAT16_FLAGS & cpu_flags() else "float32"
+    return "mixed_bfloat16" if _BFLOAT16_FLAGS & _cpu_flags() else "float32"
 
 
-def cpu_flags() -> set[str]:
+def _cpu_flags() -> set[str]:
     """The processor's features, as Linux names them."""
     try:
         lines = _CPU_FLAGS.read_text().splitlines()

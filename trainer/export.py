@@ -28,12 +28,11 @@ import tensorflow_transform as tft
 
 from trainer import tasks
 from transform import graph
-from transform.features import IMAGE, LABELS_VOCABULARY, Features
+from transform.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
 
 Raw = dict[str, tf.Tensor]
 FeatureSpec = dict[str, tf.io.FixedLenFeature | tf.io.VarLenFeature]
 
-_SEPARATOR = "|"  # of several labels, as ingest reads them
 _DIGITS = 7  # what a float32 holds
 
 
@@ -143,7 +142,7 @@ def in_words(
     def all_at_threshold(probabilities: tf.Tensor) -> tf.Tensor:
         said = tf.where(probabilities >= tf.constant(thresholds))  # [m, 2]: row and label, in order
         found = tf.gather(tf.constant(names), said[:, 1])
-        return tf.strings.unsorted_segment_join(found, said[:, 0], tf.shape(probabilities)[0], _SEPARATOR)
+        return tf.strings.unsorted_segment_join(found, said[:, 0], tf.shape(probabilities)[0], LABEL_SEPARATOR)
 
     def value(values: tf.Tensor) -> tf.Tensor:
         return tf.strings.as_string(values[:, 0], precision=_DIGITS, shortest=True)

@@ -132,24 +132,20 @@ def _phases(
     network: Network, train: inputs.Split, evaluation: inputs.Split, config: TrainerConfig, folder: Path
 ) -> list[Callable[[], Phase]]:
     """What begins each phase: it freezes the layers that the phase doesn't train."""
+    augmented = config.augmentation.is_on
+
+    def whole(name: str, learning_rate: float) -> Phase:
+        net = network.model
+        return Phase(name, net, net.variables, train, evaluation, augmented, config.epochs, learning_rate)
 
     def everything() -> Phase:
         model.set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
-        return Phase(
-            "all",
-            network.model,
-            network.model.variables,
-            train,
-            evaluation,
-            config.augmentation.is_on,
-            config.epochs,
-            config.learning_rate,
-        )
+        return whole("all", config.learning_rate)
 
     def head() -> Phase:
         network.base.trainable = False
         epochs, rate = config.head_epochs, config.learning_rate
-        if config.augmentation.is_on:
+        if augmented:
             return Phase("head", network.model, network.head.variables, train, evaluation, True, epochs, rate)
         # Without augmentation the base says the same of an image each time: it is asked once.
         kept = [
@@ -160,16 +156,7 @@ def _phases(
 
     def upper_blocks() -> Phase:
         model.unfreeze_after(network.base, model.fine_tuned_after(config))
-        return Phase(
-            "upper blocks",
-            network.model,
-            network.model.variables,
-            train,
-            evaluation,
-            config.augmentation.is_on,
-            config.epochs,
-            config.fine_tune_learning_rate,
-        )
+        return whole("upper blocks", config.fine_tune_learning_rate)
 
     return [everything] if config.weights == NO_WEIGHTS else [head, upper_blocks]
 
@@ -307,8 +294,9 @@ class _Training:
         """All batches from a step of an epoch on: the same ones, whatever was trained in this process before."""
         sizes, seed, split = self._sizes, self._config.seed, self._phase.train
         batches_in_epoch = -(-sizes.examples // sizes.replica)
+        skipped = step * (sizes.local // sizes.replica)
         indices = inputs.epochs(split.count, sizes.examples, sizes.replica, seed, epoch)
-        batches = inputs.read(split, indices.skip(step * (sizes.local // sizes.replica)))
+        batches = inputs.read(split, indices.skip(skipped))
         if self._phase.augmented:
             change = augment(self._config.augmentation)
 
@@ -319,7 +307,7 @@ class _Training:
                 images, target = change(batch[0][IMAGE], batch[1], of_batch)
                 return {**batch[0], IMAGE: images}, target
 
-            first = epoch * batches_in_epoch + step * (sizes.local // sizes.replica)
+            first = epoch * batches_in_epoch + skipped
             batches = batches.enumerate(first).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return loop.distribute(self._strategy, batches.prefetch(_PREFETCHED))
 

@@ -18,7 +18,6 @@ _log = logging.getLogger("trainer.progress")
 _LOG_SECONDS = 5.0
 
 Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
-Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class Trackers:

@@ -12,6 +12,9 @@ training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]
 ``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
 ``[n]``, NaN where there is none."""
 
+LABEL_SEPARATOR = "|"
+"""Between several labels in one text, in a manifest as in a model's answer."""
+
 LABELS_VOCABULARY = "labels"
 """Name of the asset that holds the names of the model's outputs, one a line, in their order: the sorted classes or
 labels; in a regression the target's feature."""
