@@ -4,11 +4,13 @@ import io
 import json
 import random
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import psutil
 
@@ -35,6 +37,24 @@ def photo_crops(count: int) -> Iterator[bytes]:
         yield buffer.getvalue()
 
 
+def export_model(transform: Path, path: Path, bfloat16: bool = False) -> None:
+    """Exports an InceptionV3 at 299x299 with random weights as the Trainer does, into the folder ``path``.
+
+    ``transform`` is the folder with Transform's output.
+    """
+    import keras
+    import tensorflow_transform as tft
+
+    from trainer import export, model, optimize, tasks
+    from trainer.config import TrainerConfig
+    from transform.features import Features
+
+    keras.utils.set_random_seed(0)
+    network = model.build((299, 299), tasks.classification(10), {}, TrainerConfig(weights="none")).model
+    graph = optimize.optimized(network, bfloat16)
+    export.save(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))
+
+
 class Measured(NamedTuple):
     """What a program took.
 
@@ -52,35 +72,80 @@ class Measured(NamedTuple):
 
 def measure(command: list[str]) -> Measured:
     """Runs a program, and measures it."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603 (our own command)
-        command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    peak = peak_anonymous = 0
+    return measure_in_turns([command])[0]
 
-    def watch() -> None:
-        nonlocal peak, peak_anonymous
-        while process.poll() is None:
+
+def measure_in_turns(commands: list[list[str]]) -> list[Measured]:
+    """Runs programs, only one of them at a time, such that a machine's slow minutes hit them all alike.
+
+    One after the other is started and runs until it calls ``next_turn``. Then each in turn goes on from there to its
+    next call, until all have ended. ``seconds`` include the others' turns.
+    """
+    programs = []
+    for command in commands:
+        programs.append(_Program(command))
+        programs[-1].pauses()
+    paused = programs
+    while paused:
+        paused = [program for program in paused if program.goes_on() and program.pauses()]
+    return [program.measured() for program in programs]
+
+
+def next_turn() -> None:
+    """In a program that ``measure_in_turns`` runs: lets the others go on, and waits until it may."""
+    print(flush=True)
+    sys.stdin.readline()
+
+
+class _Program:
+    def __init__(self, command: list[str]):
+        self._command = command
+        self._begun = time.perf_counter()
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the program has ended)
+        self._process = subprocess.Popen(  # noqa: S603 (our own command)
+            command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+        )
+        self._stdin, self._stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        self._peak = self._peak_anonymous = 0
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+
+    def pauses(self) -> bool:
+        """Waits until it has written a line, or has ended: then it is False."""
+        return bool(self._stdout.readline())
+
+    def goes_on(self) -> bool:
+        """Answers the line; False if it waits for nothing, having ended."""
+        try:
+            self._stdin.write("\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
+
+    def measured(self) -> Measured:
+        self._watcher.join()
+        if self._process.returncode:
+            self._errors.seek(0)
+            raise SystemExit(
+                f"{self._command} ended with status {self._process.returncode}:\n{self._errors.read()[-2000:]}"
+            )
+        return Measured(self._ended - self._begun, self._peak, self._peak_anonymous)
+
+    def _watch(self) -> None:
+        while self._process.poll() is None:
             total = anonymous = 0
             try:
-                family = psutil.Process(process.pid)
+                family = psutil.Process(self._process.pid)
                 for member in (family, *family.children(recursive=True)):
                     held = held_by(member.pid)
                     total += held["Pss"]
                     anonymous += held["Pss_Anon"]
             except (psutil.Error, OSError, KeyError):  # one of them has just ended
                 pass
-            peak, peak_anonymous = max(peak, total), max(peak_anonymous, anonymous)
+            self._peak, self._peak_anonymous = max(self._peak, total), max(self._peak_anonymous, anonymous)
             time.sleep(_SAMPLE_SECONDS)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    _, errors = process.communicate()
-    took = time.perf_counter() - begun
-    watcher.join()
-    if process.returncode:
-        raise SystemExit(f"{command} ended with status {process.returncode}:\n{errors.decode()[-2000:]}")
-    return Measured(took, peak, peak_anonymous)
+        self._ended = time.perf_counter()
 
 
 def held_by(pid: int) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Peak memory of the Evaluator on photos at 299x299: our fixed batches against the batches that TFX lets grow.
 
-The model is an InceptionV3 with random weights behind the transform graph, exported as the Trainer does. Each side is a
-process of its own, on the same SavedModel and the same Examples (320x240 JPEGs, crops of scikit-learn's sample photos).
+The model is an InceptionV3 with random weights behind the transform graph, exported as the Trainer does, in float32.
+Each side is a process of its own, on the same SavedModel and the same Examples (320x240 JPEGs, crops of scikit-learn's
+sample photos).
 
     python -m benchmarks.evaluator [--images N] [--json]
 """
@@ -12,9 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import measure, report
+from benchmarks.common import export_model, measure, report
 
-SIZE = (299, 299)
 SIDES = ("ours", "tfx")
 
 
@@ -57,14 +57,9 @@ def main() -> None:
 
 def prepare(folder: Path, images: int) -> None:
     """Writes Examples as ImportExampleGen does, Transform's analysis of them, and a model."""
-    import keras
     import tensorflow as tf
-    import tensorflow_transform as tft
 
     from benchmarks import transform_and_input
-    from trainer import export, model, tasks
-    from trainer.config import TrainerConfig
-    from transform.features import Features
 
     transform_and_input.prepare(folder, images)
     split = folder / "examples" / "Split-eval"
@@ -73,10 +68,7 @@ def prepare(folder: Path, images: int) -> None:
     with tf.io.TFRecordWriter(str(split / "data_tfrecord-00000-of-00001.gz"), options) as writer:
         for record in tf.data.TFRecordDataset(str(folder / "examples.tfrecord")).as_numpy_iterator():
             writer.write(record)
-    keras.utils.set_random_seed(0)
-    network = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none")).model
-    output = tft.TFTransformOutput(str(folder / "transform"))
-    export.save(network, output, Features(), "classification", {}, str(folder / "model" / "Format-Serving"))
+    export_model(folder / "transform", folder / "model" / "Format-Serving")
 
 
 def evaluate(folder: Path, side: str) -> None:

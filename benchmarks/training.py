@@ -3,10 +3,10 @@
 - bare fit: `model.fit` of the same network, with the same optimizer, on one batch in memory, again and again
 - ours: `trainer.fit`, each image read from the pixels' file, in another order each epoch
 
-Each measurement is a process of its own; tracing is not timed, as of each the first epoch is left out. The sides take
-turns, and the median counts.
+Each side is a process of its own, traced in its first epoch, which doesn't count. From then on they take turns of one
+epoch, and what counts is the median of the turns: of a side's images/s, and of the ratios within each turn.
 
-    python -m benchmarks.training [--repeats N] [--json]
+    python -m benchmarks.training [--turns N] [--json]
 """
 
 import argparse
@@ -20,23 +20,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import measure, report
+from benchmarks.common import measure_in_turns, next_turn, report
 
-BATCH = 32
 CLASSES = 5
 GOAL, HEAD_GOAL = 0.95, 5.0
-EPOCHS = 4
 HEAD_EPOCHS = 10
-BATCHES = {75: 16, 299: 3}  # of an epoch, by the images' side in pixels: seconds on two cores
+BATCH = {75: 32, 299: 16}  # by the images' side in pixels
+BATCHES = {75: 16, 299: 6}  # of an epoch: seconds on two cores, and more than what is prefetched
+SIDES: dict[str, dict[str, dict[str, Any]]] = {
+    "all": {
+        "bare fit": {},
+        "ours": {},
+        "ours, augmented": {"augmented": True},
+        "ours, mixed_bfloat16": {"precision": "mixed_bfloat16"},
+    },
+    "frozen base": {"bare fit": {}, "ours": {}},
+}
 
 Case = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
-    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # one measurement, and where to write it
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # one side, and where to write its figures
     arguments = parser.parse_args()
     if arguments.case:
         measured = CASES[arguments.case.pop("kind")]
@@ -46,43 +54,31 @@ def main() -> None:
 
     figures: dict[str, float] = {}
     memory: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for side in BATCHES:
-        for frozen in (False, True):
-            cases = {kind: {"kind": kind, "side": side, "frozen": frozen} for kind in ("bare fit", "ours")}
-            runs = [{kind: run(case) for kind, case in cases.items()} for _ in range(arguments.repeats)]
-            for kind in cases:
-                name = f"{side} px, {'frozen base' if frozen else 'all'}: {kind}"
-                figures[name] = statistics.median(each[kind][0] for each in runs)
-                memory[name] = max(each[kind][1] for each in runs)
-        variants: dict[str, Case] = {
-            "augmented": {"augmented": True},
-            "mixed_bfloat16": {"precision": "mixed_bfloat16"},
-        }
-        for what, options in variants.items():
-            name = f"{side} px, all: ours, {what}"
-            figures[name], memory[name] = run({"kind": "ours", "side": side, "frozen": False, **options})
-    seconds = {kind: run({"kind": kind})[0] for kind in ("head through the base", "head on kept features")}
-
-    ratios = {
-        f"{side} px, {layers}": figures[f"{side} px, {layers}: ours"] / figures[f"{side} px, {layers}: bare fit"]
-        for side in BATCHES
-        for layers in ("all", "frozen base")
-    }
-    options_ratios = {
-        f"{side} px, {what}": figures[f"{side} px, all: ours, {what}"] / figures[f"{side} px, all: ours"]
-        for side in BATCHES
-        for what in ("augmented", "mixed_bfloat16")
-    }
+        for layers, variants in SIDES.items():
+            case = {"side": side, "frozen": layers == "frozen base", "epochs": 1 + arguments.turns}
+            turns, peaks = run(
+                {name: {"kind": name.partition(",")[0], **case, **options} for name, options in variants.items()}
+            )
+            for name in variants:
+                figures[f"{side} px, {layers}: {name}"] = statistics.median(turns[name])
+                memory[f"{side} px, {layers}: {name}"] = peaks[name]
+                other = "bare fit" if name == "ours" else "ours"
+                if name != "bare fit":
+                    ratios[f"{side} px, {layers}: {name} / {other}"] = statistics.median(
+                        one / another for one, another in zip(turns[name], turns[other], strict=True)
+                    )
+    seconds, peaks = run({kind: {"kind": kind} for kind in ("head through the base", "head on kept features")})
     head = seconds["head through the base"] / seconds["head on kept features"]
     report(
         arguments.json,
         {
             "benchmark": "training",
             "images_per_second": figures,
-            "peak_memory_mib": memory,
-            "ours/bare fit": ratios,
+            "peak_memory_mib": memory | peaks,
+            "ratios": ratios,
             "goal": GOAL,
-            "with/without": options_ratios,
             "head_seconds": seconds,
             "head_times_as_fast": head,
             "head_goal": HEAD_GOAL,
@@ -90,8 +86,10 @@ def main() -> None:
         ["", "images/s", "peak MiB"],
         [[name, f"{figure:,.1f}", f"{memory[name]:,.0f}"] for name, figure in figures.items()],
         [
-            *(f"ours/bare fit, {name}: {ratio:.2f} (goal: at least {GOAL:g})" for name, ratio in ratios.items()),
-            *(f"{name}: {ratio:.2f} of the images/s without" for name, ratio in options_ratios.items()),
+            *(
+                f"{name}: {ratio:.2f}" + (f" (goal: at least {GOAL:g})" if name.endswith("bare fit") else "")
+                for name, ratio in ratios.items()
+            ),
             f"{HEAD_EPOCHS} epochs of the head at 299 px: {seconds['head on kept features']:.1f} s on kept features, "
             f"{seconds['head through the base']:.1f} s through the frozen base by fit, {head:.1f} times as fast "
             f"(goal: at least {HEAD_GOAL:g})",
@@ -99,13 +97,18 @@ def main() -> None:
     )
 
 
-def run(case: Case) -> tuple[float, float]:
-    """One measurement in a process of its own: its figure, and its peak memory in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "benchmarks.training", "--case", json.dumps(case | {"result": str(path)})]
-        peak = measure(command).peak
-        return json.loads(path.read_text()), peak / 2**20
+def run(cases: dict[str, Case]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The figures of each case, each a process of its own, and its peak memory in MiB."""
+    with contextlib.ExitStack() as stack:
+        paths = {name: Path(stack.enter_context(tempfile.TemporaryDirectory())) / "result.json" for name in cases}
+        measured = measure_in_turns(
+            [
+                [sys.executable, "-m", "benchmarks.training", "--case", json.dumps(case | {"result": str(paths[name])})]
+                for name, case in cases.items()
+            ]
+        )
+        peaks = {name: each.peak / 2**20 for name, each in zip(cases, measured, strict=True)}
+        return {name: json.loads(path.read_text()) for name, path in paths.items()}, peaks
 
 
 def _network(side: int, frozen: bool, precision: str = "float32") -> tuple[Any, Any]:
@@ -123,7 +126,7 @@ def _network(side: int, frozen: bool, precision: str = "float32") -> tuple[Any, 
 
 
 def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
-    """Seconds of each epoch of Keras's fit, on one batch again and again."""
+    """Seconds of each epoch of Keras's fit, on one batch again and again; each but the first is a turn."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -132,8 +135,8 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
     from trainer.config import TrainerConfig
 
     rng = np.random.default_rng(0)
-    batch = {"image": rng.integers(0, 256, (BATCH, side, side, 3), np.uint8)}
-    targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, BATCH)]
+    batch = {"image": rng.integers(0, 256, (BATCH[side], side, side, 3), np.uint8)}
+    targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, BATCH[side])]
     seconds: list[float] = []
 
     class Clock(keras.callbacks.Callback):
@@ -142,6 +145,7 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             seconds.append(time.perf_counter() - self.begun)
+            next_turn()
 
     config = TrainerConfig()
     rate = optimizers.learning_rate(config, config.learning_rate, epochs, steps)
@@ -151,10 +155,10 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
     return seconds
 
 
-def bare_fit(folder: Path, side: int, frozen: bool) -> float:
+def bare_fit(folder: Path, side: int, frozen: bool, epochs: int) -> list[float]:
     network, _ = _network(side, frozen)
-    seconds = _fit(network.model, side, BATCHES[side], EPOCHS)
-    return BATCHES[side] * BATCH / statistics.median(seconds[1:])
+    seconds = _fit(network.model, side, BATCHES[side], epochs)
+    return [BATCHES[side] * BATCH[side] / each for each in seconds[1:]]
 
 
 def _split(folder: Path, side: int, images: int) -> Any:
@@ -169,34 +173,37 @@ def _split(folder: Path, side: int, images: int) -> Any:
     return Split(Rows(path, (side, side, 3), np.dtype(np.uint8)), {}, targets)
 
 
-def _config(augmented: bool = False, **options: Any) -> Any:
+def _config(side: int, augmented: bool = False, **options: Any) -> Any:
     from trainer.config import AugmentationConfig, TrainerConfig
 
     off = dict.fromkeys(AugmentationConfig.model_fields, 0)
     augmentation = AugmentationConfig() if augmented else AugmentationConfig(**off)
-    return TrainerConfig(batch_size=BATCH, patience=99, augmentation=augmentation, **options)
+    return TrainerConfig(batch_size=BATCH[side], patience=99, augmentation=augmentation, **options)
 
 
-def ours(folder: Path, side: int, frozen: bool, augmented: bool = False, precision: str = "float32") -> float:
+def ours(
+    folder: Path, side: int, frozen: bool, epochs: int, augmented: bool = False, precision: str = "float32"
+) -> list[float]:
     import tensorflow as tf
 
     from trainer.fit import fit
 
     network, task = _network(side, frozen, precision)
-    images = BATCHES[side] * BATCH
-    train, evaluation = _split(folder, side, images), _split(folder, side, 1)
-    config = _config(augmented, weights="none", epochs=EPOCHS)
-    history = fit(network, task, train, evaluation, config, folder, tf.distribute.get_strategy())
-    return statistics.median(row["images_per_second"] for row in history[1:])
+    train, evaluation = _split(folder, side, BATCHES[side] * BATCH[side]), _split(folder, side, 1)
+    config = _config(side, augmented, weights="none", epochs=epochs)
+    strategy = tf.distribute.get_strategy()
+    history = fit(network, task, train, evaluation, config, folder, strategy, report=lambda row: next_turn())
+    return [row["images_per_second"] for row in history[1:]]
 
 
-HEAD_BATCHES = 4
+HEAD_BATCHES = 16
 
 
 def through_base(folder: Path) -> float:
+    """Seconds; of the later epochs, which are all alike, one is timed."""
     network, _ = _network(299, frozen=True)
-    first, *later = _fit(network.model, 299, HEAD_BATCHES, 3)
-    return first + statistics.median(later) * (HEAD_EPOCHS - 1)
+    first, later = _fit(network.model, 299, HEAD_BATCHES, 2)
+    return first + later * (HEAD_EPOCHS - 1)
 
 
 def on_features(folder: Path) -> float:
@@ -205,10 +212,9 @@ def on_features(folder: Path) -> float:
     from trainer.fit import fit
 
     network, task = _network(299, frozen=True)
-    images = HEAD_BATCHES * BATCH
-    train, evaluation = _split(folder, 299, images), _split(folder, 299, 1)
+    train, evaluation = _split(folder, 299, HEAD_BATCHES * BATCH[299]), _split(folder, 299, 1)
     # Given weights let the head come first. The upper blocks are none of this.
-    config = _config(weights="some.weights.h5", head_epochs=HEAD_EPOCHS, epochs=1)
+    config = _config(299, weights="some.weights.h5", head_epochs=HEAD_EPOCHS, epochs=1)
     begun = time.perf_counter()
     ended: list[float] = []
 
@@ -225,7 +231,7 @@ def on_features(folder: Path) -> float:
     return ended[-1] - begun
 
 
-CASES: dict[str, Callable[..., float]] = {
+CASES: dict[str, Callable[..., Any]] = {
     "bare fit": bare_fit,
     "ours": ours,
     "head through the base": through_base,

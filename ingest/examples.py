@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 Value = bytes | int | float
+_MAX_RECORD = 2**29  # bytes: an image of the most pixels that are read, as a PNG that does not shrink them, has 300 MB
 _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 
 
@@ -93,6 +95,22 @@ def encode(features: Mapping[str, Sequence[Value]]) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def decode(serialized: bytes) -> dict[str, list[Value]]:
+    """The values of all features of a serialized tf.train.Example, by name.
+
+    Raises:
+        ValueError: it is no Example.
+    """
+    try:
+        example = _Example.FromString(serialized)
+    except DecodeError:
+        raise ValueError("not a tf.train.Example") from None
+    return {
+        name: list(getattr(feature, feature.WhichOneof("kind")).value) if feature.WhichOneof("kind") else []
+        for name, feature in example.features.feature.items()
+    }
+
+
 def bytes_feature(serialized: bytes, name: str) -> list[bytes]:
     """The values of one bytes feature of a serialized tf.train.Example; empty where it has none."""
     return list(_Example.FromString(serialized).features.feature[name].bytes_list.value)
@@ -108,12 +126,14 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
     """The records of a TFRecord file (not compressed, or opened through gzip).
 
     Raises:
-        ValueError: the file ends within a record, or a checksum is wrong.
+        ValueError: the file ends within a record, a checksum is wrong, or a record is longer than any that is written.
     """
     while head := file.read(12):
         if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
             raise ValueError("not a TFRecord file, or a damaged one: the checksum of a record's length is wrong")
         (length,) = struct.unpack("<Q", head[:8])
+        if length > _MAX_RECORD:
+            raise ValueError(f"a record of {length:,} bytes; at most {_MAX_RECORD:,} are read")
         record, crc = file.read(length), file.read(4)
         if _masked_crc(record) != crc:
             raise ValueError("damaged TFRecord file: the checksum of a record is wrong")

@@ -67,6 +67,10 @@ class BadImage(ValueError):  # noqa: N818 (reads as what it is where it is raise
     """The bytes can't be taken as an image; the message is the reason, in plain words."""
 
 
+class TooManyPixels(BadImage):
+    """The image is larger than is taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class NormalizedImage:
     """An image that ``tf.io.decode_image`` takes, upright, in gray or RGB of 8 bits.
@@ -157,7 +161,7 @@ def _as_is(
 ) -> NormalizedImage | None:
     width, height = image.size
     if width * height > max_pixels:
-        raise BadImage(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
+        raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
     if not _is_common(data, name, image) or _shrinks(image, max_side) or _orientation(image) in _UPRIGHT:
         return None
     # Decoding at an eighth of the size in gray reads the file to its end all the same: what can be wrong with a JPEG is

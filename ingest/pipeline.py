@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
 from ingest import commit, files, progress, reading, shards, sources
+from ingest.counts import Counts, local
 from ingest.dataset import (
     DESCRIPTION,
     JOURNAL,
@@ -257,7 +258,7 @@ def _run_beam(plan: "Plan", spooled: _Spooled, index: list[str], beam_args: Sequ
     from ingest.steps import build
 
     arguments = PipelineOptions([*_LOCAL, *beam_args])
-    progress.local.read = progress.local.done = 0
+    local.read = local.done = 0
     running: list[Any] = []  # the job, once a remote runner has accepted it
     is_local = arguments.view_as(StandardOptions).runner == "DirectRunner"
     with warnings.catch_warnings(), without("IPython"):
@@ -265,14 +266,14 @@ def _run_beam(plan: "Plan", spooled: _Spooled, index: list[str], beam_args: Sequ
         warnings.filterwarnings("ignore", module=r"PIL\.")
         pipeline = beam.Pipeline(options=arguments)
         build(pipeline, plan, spooled.files, index)
-        with progress.shown(spooled.rows, lambda: progress.local if is_local else _counted(running)):
+        with progress.shown(spooled.rows, "images", lambda: (local if is_local else _counted(running)).by_name()):
             running.append(pipeline.run())
             running[0].wait_until_finish()
 
 
-def _counted(running: list[Any]) -> progress.Counts:
+def _counted(running: list[Any]) -> Counts:
     """What the metrics of a remote job say, once there are any."""
-    counts = progress.Counts()
+    counts = Counts()
     with contextlib.suppress(Exception):  # progress is a nicety; the job goes on where it can't be asked for
         for counter in running[0].metrics().query()["counters"] if running else ():
             metric = counter.key.metric

@@ -1,34 +1,25 @@
-"""How far an ingest is, shown on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""How far the work is, shown on stderr: bars on a terminal, a line now and then elsewhere."""
 
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 
 
-@dataclass
-class Counts:
-    """Images read and hashed, and images decoded and written or set aside, so far."""
-
-    read: int = 0
-    done: int = 0
-
-
-local = Counts()
-"""What this process has done since the ingest began: a Beam runner inside the process adds to it."""
+Counts = Mapping[str, int]
+"""How much is done, by what is done."""
 
 
 @contextlib.contextmanager
-def shown(total: int, counts: Callable[[], Counts]) -> Iterator[None]:
-    """Shows the counts against a total number of images until the block ends."""
+def shown(total: int, unit: str, counts: Callable[[], Counts]) -> Iterator[None]:
+    """Shows counts, always of the same things, against a total number of ``unit`` until the block ends."""
     stop = threading.Event()
     show = _bar if sys.stderr.isatty() else _lines
-    thread = threading.Thread(target=show, args=(total, counts, stop), name="ingest-progress", daemon=True)
+    thread = threading.Thread(target=show, args=(total, unit, counts, stop), name="progress", daemon=True)
     thread.start()
     try:
         yield
@@ -37,7 +28,7 @@ def shown(total: int, counts: Callable[[], Counts]) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _bar(total: int, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -45,29 +36,24 @@ def _bar(total: int, counts: Callable[[], Counts], stop: threading.Event) -> Non
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f} images/s"),
+        TextColumn("{task.fields[rate]:,.0f} " + f"{unit}/s"),
         TimeElapsedColumn(),
     )
     begun = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        reading = progress.add_task("reading", total=total, rate=0.0)
-        writing = progress.add_task("checking and writing", total=total, rate=0.0)
+        bars = {name: progress.add_task(name, total=total, rate=0.0) for name in counts()}
         while True:
             ended = stop.wait(_BAR_SECONDS)
-            now, seconds = counts(), time.monotonic() - begun
-            progress.update(reading, completed=now.read, rate=now.read / seconds)
-            progress.update(writing, completed=now.done, rate=now.done / seconds)
+            seconds = time.monotonic() - begun
+            for name, done in counts().items():
+                progress.update(bars[name], completed=done, rate=done / seconds)
             if ended:
                 return
 
 
-def _lines(total: int, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _lines(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
     begun = time.monotonic()
     while not stop.wait(_LINE_SECONDS):
-        now, seconds = counts(), time.monotonic() - begun
-        print(
-            f"{now.read:,} of {total:,} images read, {now.done:,} checked and written, "
-            f"{now.done / seconds:,.0f} images/s",
-            file=sys.stderr,
-            flush=True,
-        )
+        seconds = time.monotonic() - begun
+        told = ", ".join(f"{done:,} {name}, {done / seconds:,.0f}/s" for name, done in counts().items())
+        print(f"of {total:,} {unit} {told}", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, TypeVar
 
-from ingest import files, progress, shards, workers
+from ingest import counts, files, shards, workers
 from ingest.beam import beam
 from ingest.dataset import Options
 from ingest.images import BadImage
@@ -108,8 +108,8 @@ def in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], ahead
 
 def _count(read: int = 0, done: int = 0) -> None:
     """Adds to the progress that this process shows, and to the metrics by which another one can."""
-    progress.local.read += read
-    progress.local.done += done
+    counts.local.read += read
+    counts.local.done += done
     beam.metrics.Metrics.counter("ingest", "read").inc(read)
     beam.metrics.Metrics.counter("ingest", "done").inc(done)
 
