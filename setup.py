@@ -7,4 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGES = ["components", "ingest", "pipeline", "serving", "trainer", "transform"]
 
-setup(packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]))
+setup(
+    packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
+    package_data={"serving": ["page.html"]},
+)

@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from serving.predictions import Prediction
+    from serving.requests import Failure
 
 # Results go to stdout, what is said on the way to stderr.
 _out = Console(highlight=False, soft_wrap=True)
@@ -31,6 +36,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Workdir = Annotated[
     Path | None, typer.Option(help="Folder for artifacts, models and runs; by default that of the configuration.")
 ]
+ModelFolder = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN)."),
+]
 ConfigFile = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The configuration file.")]
 
 
@@ -44,12 +53,13 @@ def _errors_in_words() -> Iterator[None]:
     """Turns what is the user's to mend into a message and an exit status, without a traceback."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         from ingest.dataset import IngestError
         from pipeline.config import ConfigError
         from serving.versions import ModelError
+        from trainer.errors import TrainingError
 
-        if not isinstance(error, ConfigError | IngestError | ModelError):
+        if not isinstance(error, ConfigError | IngestError | ModelError | TrainingError):
             raise
         _err.print(f"[red]imagepipe:[/] {_escape(str(error))}")
         raise typer.Exit(WRONG_USE) from None
@@ -174,11 +184,21 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
         f"eval split of {summary.metrics['example_count']:g}: "
         + ", ".join(f"{k} {_figure(v)}" for k, v in shown.items())
     )
+    if summary.served.max_difference is not None:
+        _err.print(
+            f"served in {summary.served.precision}, within {summary.served.max_difference:.2g} of the trained network"
+        )
     if summary.champion_metrics:
         name = CHAMPION_METRIC[summary.task]
         _err.print(f"champion's {name} on it: {_figure(summary.champion_metrics[name])}")
-    if not summary.blessed:
-        _err.print("[yellow]Not blessed, not pushed:[/] " + "; ".join(summary.not_blessed_because))
+    if summary.serving.p95_ms is not None:
+        _err.print(
+            f"a server answers as the graph does; an image takes {summary.serving.median_ms:.0f} ms, "
+            f"95th percentile {summary.serving.p95_ms:.0f}"
+        )
+    if not summary.pushed_version:
+        reasons = "; ".join([*summary.not_blessed_because, *summary.serving.problems])
+        _err.print(f"[yellow]Not blessed, not pushed:[/] {_escape(reasons)}")
         return NOT_BLESSED
     _err.print(f"[green]Blessed[/] and pushed as version {summary.pushed_version}: {summary.serving_dir}")
     return 0
@@ -230,10 +250,18 @@ def runs(
 
 @app.command()
 def predict(
-    model: Annotated[
-        Path, typer.Argument(help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN).")
+    asked: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL IMAGE...",
+            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint is given; "
+            "then files, folders or globs; also files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
+        ),
     ],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.")],
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask a server: its URL, or the model's there (…/v1/models/NAME)."),
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option(help="Show so many, the most probable first; by default what the model says.", min=1),
@@ -242,33 +270,178 @@ def predict(
 ) -> None:
     """Ask a model about images. A line each: the label, or all that it says, with the score, or the value; the file."""
     with _errors_in_words():
+        failed = False
+        for result in _asked_online(endpoint, asked) if endpoint else _asked_here(Path(asked[0]), asked[1:]):
+            failed |= not _show_result(result, top, as_json)
+    raise typer.Exit(FAILED if failed else 0)
+
+
+def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+    from serving import requests
+    from serving.client import Endpoint
+    from serving.files import image_files
+
+    paths = image_files(images)
+    return Endpoint(endpoint).predict_all(requests.normalized(requests.of_files(paths)))
+
+
+def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
+    from pipeline.logs import quiet
+    from serving import requests
+    from serving.files import image_files
+    from serving.versions import find_model
+
+    if not images:
+        raise typer.BadParameter("give a model and then images")
+    folder, paths = find_model(model), image_files(images)
+    with quiet():
+        from serving.model import Model, predict_all
+
+        loaded = Model(folder)
+    return predict_all(loaded, requests.normalized(requests.of_files(paths)))
+
+
+def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:
+    """Prints a line. Returns whether it is a prediction."""
+    from serving.requests import Failure
+
+    if isinstance(result, Failure):
+        if as_json:
+            print(json.dumps({"id": result.id, "error": result.error}))
+        else:
+            _err.print(f"[red]{_escape(result.id)}: {_escape(result.error)}[/]")
+        return False
+    names = list(result.classes)[:top] if top else result.said
+    shown = {name: result.classes[name] for name in names}
+    if as_json:
+        print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": shown}))
+    else:
+        line = "  ".join(f"{name} {score:.4f}" for name, score in shown.items()) or "(no label)"
+        print(f"{line}  {result.id}")
+    return True
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A SavedModel, a folder of versions (serving/NAME), which is followed, or a run (runs/RUN). "
+            "By default what the environment variable AIP_STORAGE_URI says, as Vertex AI sets it.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default its folder's.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
+    ] = 8080,
+) -> None:
+    """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
+    with _errors_in_words():
         from pipeline.logs import quiet
-        from serving.files import image_files
+        from serving.versions import model_name
+
+        with quiet():
+            from serving import server, storage
+
+        if not (path := model or storage.fetched(os.environ.get("AIP_STORAGE_URI", ""))):
+            raise typer.BadParameter("give a model")
+        server.main(path, name or model_name(path), host, port)
+
+
+@app.command()
+def export(
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="The file to write; the labels go beside it.")],
+    kind: Annotated[
+        Literal["tflite"], typer.Option("--format", help="TensorFlow Lite, weights in float16.")
+    ] = "tflite",
+) -> None:
+    """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
+    with _errors_in_words():
+        from pipeline.logs import quiet
+        from serving.versions import ModelError, find_model, labels
+
+        folder = find_model(model)
+        trained = folder.parent / "training" / "model.keras"
+        if not trained.is_file():
+            raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
+        with quiet():
+            from trainer.lite import convert
+
+            content = convert(trained)
+        out.write_bytes(content)
+        names = out.with_suffix(".labels.txt")
+        names.write_text("".join(f"{label}\n" for label in labels(folder)))
+    _out.print(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}")
+
+
+@app.command("batch-predict", context_settings={"allow_extra_args": True})
+def batch_predict(
+    context: typer.Context,
+    model: ModelFolder,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A folder or glob of images, files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz), "
+            "or a .csv with a column path.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results; what it has already is not asked again.")],
+    kind: Annotated[
+        Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Of the results.")
+    ] = "jsonl",
+    workers: Annotated[int, typer.Option(help="Processes, each with the model in its memory.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Ask a model about many images. Run again, it goes on where it was, or with what is new.
+
+    Options for Beam go after --.
+    """
+    with _errors_in_words():
+        from pipeline.logs import quiet
         from serving.versions import find_model
 
         folder = find_model(model)
-        paths = image_files(images)
         with quiet():
-            from serving.model import Failure, load, predict_files
+            from serving import batch
 
-            ask = load(folder)
+        result = batch.run(folder, source, out, kind, workers, tuple(context.args))
+    if as_json:
+        _out.print_json(data=dataclasses.asdict(result))
+    else:
+        _out.print(str(result))
+    if result.quarantined:
+        _err.print(f"What was set aside, with reasons: {_escape(str(out))}/quarantine-*.jsonl")
 
-        failed = False
-        for result in predict_files(ask, paths):
-            if isinstance(result, Failure):
-                failed = True
-                if as_json:
-                    print(json.dumps({"id": result.id, "error": result.error}))
+
+@app.command("requests")
+def write_requests(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.")],
+    out: Annotated[Path, typer.Option(help="The file: *.jsonl, *.npz (npy) or *.tfrecord.gz.")],
+    kind: Annotated[
+        Literal["jsonl", "npy", "tfrecord"], typer.Option("--format", help="What it is to hold.")
+    ] = "jsonl",
+) -> None:
+    """Write images as requests: for curl, batch jobs, saved_model_cli; and for `imagepipe predict`."""
+    failed = False
+    with _errors_in_words():
+        from serving import requests
+        from serving.files import image_files
+
+        def readable() -> Iterator[requests.Request]:
+            nonlocal failed
+            for each in requests.normalized(requests.of_images(image_files(images))):
+                if isinstance(each, requests.Request):
+                    yield each
                 else:
-                    _err.print(f"[red]{_escape(result.id)}: {_escape(result.error)}[/]")
-                continue
-            names = list(result.classes)[:top] if top else result.said
-            shown = {name: result.classes[name] for name in names}
-            if as_json:
-                print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": shown}))
-            else:
-                line = "  ".join(f"{name} {score:.4f}" for name, score in shown.items()) or "(no label)"
-                print(f"{line}  {result.id}")
+                    failed = True
+                    _err.print(f"[red]{_escape(each.id)}: {_escape(each.error)}[/]")
+
+        count = requests.write(readable(), out, kind)
+    _out.print(f"Wrote {count} request{'s' if count != 1 else ''} to {_escape(str(out))}")
     raise typer.Exit(FAILED if failed else 0)
 
 

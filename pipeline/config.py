@@ -10,7 +10,7 @@ from ingest.dataset import Task
 from pipeline.measures import DEFAULT_THRESHOLDS, MEASURES
 from trainer import space
 from trainer.backbones import BACKBONES
-from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
+from trainer.config import IMAGENET, NO_WEIGHTS, ServingConfig, TrainerConfig
 from trainer.space import TunerConfig
 from transform.features import IMAGE, TARGET, Features
 
@@ -91,6 +91,21 @@ class EvaluationConfig(_Section):
     top_k: Annotated[int, Field(ge=2)] = 5
 
 
+class ServedConfig(ServingConfig):
+    """The ``serving`` section: what of the network is exported, see ``trainer.config``, and how fast it has to be.
+
+    Attributes:
+        latency_budget_ms: most that a request of one image may take, 95th percentile on the machine that runs the
+            pipeline, in milliseconds; None for any.
+    """
+
+    latency_budget_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    def exported(self) -> dict[str, Any]:
+        """What of it concerns the Trainer."""
+        return self.model_dump(mode="json", include=set(ServingConfig.model_fields))
+
+
 class DeployConfig(_Section):
     """Where a blessed model goes."""
 
@@ -118,6 +133,7 @@ class Config(_Section):
     tuner: TunerConfig | None = None
     image: ImageConfig = Field({}, validate_default=True)  # after trainer, on which it depends
     evaluation: EvaluationConfig = EvaluationConfig()
+    serving: ServedConfig = ServedConfig()
     deploy: DeployConfig = DeployConfig()
     beam: BeamConfig = BeamConfig()
 

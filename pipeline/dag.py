@@ -1,6 +1,7 @@
 """The DAG: from raw Examples to a pushed model. It reads top to bottom."""
 
 import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
 
+import serving
 import trainer
 import transform
 from components.champion import Champion
 from components.evaluator import Evaluator
 from components.pusher import Executor as AtomicPushExecutor
 from components.schema_gen import ImageSchemaGen
+from components.serving_check import ServingCheck
 from pipeline.config import Config
 from pipeline.evaluation import eval_config
 from pipeline.source import SPLITS, Source
@@ -99,11 +102,11 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         **training,
     )
 
-    # The network that is to be served; the graph is exported with it.
+    # The network, and the graph that is to serve it, optimised for that.
     trainer_component = tfx.Trainer(
         run_fn="trainer.run.run_fn",
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
-        custom_config=training_config,
+        custom_config=training_config | {"serving": config.serving.exported()},
         **training,
     )
 
@@ -119,10 +122,21 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         eval_config=eval_config(config.task, config.evaluation, features),
     )
 
-    # Only what is blessed goes live.
+    # The other gate: a server in a fresh process gives the same answers, in every format, and fast enough.
+    serving_check = ServingCheck(
+        model=trainer_component.outputs["model"],
+        examples=example_gen.outputs["examples"],
+        features=json.dumps(asdict(features)),
+        latency_budget_ms=config.serving.latency_budget_ms,
+        code=_code_fingerprint(serving),
+    )
+    serving_check.add_upstream_node(evaluator)  # which says more of a model that is bad
+
+    # Only what both let through goes live.
     pusher = tfx.Pusher(
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=serving_check.outputs["blessing"],
         push_destination=pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=serving_dir)
         ),
@@ -142,6 +156,7 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
             trainer_component,
             champion,
             evaluator,
+            serving_check,
             pusher,
         ],
         enable_cache=True,

@@ -10,6 +10,9 @@ from ingest import pipeline as ingest_pipeline
 from pipeline.config import Config, read
 from pipeline.summary import Summary
 from pipeline.summary import write as write_summary
+from serving import requests
+from serving.requests import Failure
+from serving.versions import ModelError
 
 # Digits are 8 by 8 pixels of 17 grays.
 _WHITE = 16
@@ -85,20 +88,17 @@ def predict_test_split(root: Path, summary: Summary) -> tuple[Path, float, list[
         A picture of some predictions, the accuracy on the whole split (which the run's summary now has too), and the
         predictions in the picture.
     """
-    import tensorflow as tf
+    from serving.model import Model, predict_all
 
-    from serving.model import load
-
-    predict = load(Path(summary.serving_dir) / str(summary.pushed_version))
+    model = Model(Path(summary.serving_dir) / str(summary.pushed_version))
+    files = sorted((root / "dataset" / "test").glob("*.tfrecord"))
+    asked = [request for file in files for request in requests.read(file)]
     examples: list[Example] = []
-    files = sorted(str(file) for file in (root / "dataset" / "test").glob("*.tfrecord"))
-    for batch in tf.data.TFRecordDataset(files).batch(32).as_numpy_iterator():
-        features = [tf.train.Example.FromString(record).features.feature for record in batch]
-        images = [f["input"].bytes_list.value[0] for f in features]
-        ids = [f["metadata"].bytes_list.value[0].decode() for f in features]
-        actual = [f["label"].bytes_list.value[0].decode() for f in features]
-        for label, image, answer in zip(actual, images, predict(images, ids), strict=True):
-            examples.append(Example(answer.id, label, answer.label, answer.score, image))
+    for request, answer in zip(asked, predict_all(model, asked), strict=True):
+        if isinstance(request, Failure) or isinstance(answer, Failure):
+            raise ModelError(f"{root / 'dataset'} is damaged: {answer}")
+        actual = answer.id.partition("/")[0]  # the id is the file's path, and its first folder the label
+        examples.append(Example(answer.id, actual, answer.label, answer.score, request.image))
     accuracy = sum(e.label == e.actual for e in examples) / len(examples)
     summary.test_accuracy = accuracy
     write_summary(summary, root / "runs" / summary.run_id)

@@ -30,7 +30,10 @@ trainer:
     horizontal_flip: true  # not where left and right make a difference, as in writing
 
 evaluation:
-{gate}"""
+{gate}
+serving:
+  precision: auto       # of the served graph: bfloat16 where this processor is faster in it, else float32
+"""
 
 _TRAINING = {
     "classification": "",

@@ -15,6 +15,7 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
+from components.serving_check import REPORT
 from ingest.dataset import Task
 from pipeline import logs, results, runner, source, summary
 from pipeline.config import Config, ConfigError
@@ -22,7 +23,7 @@ from pipeline.dag import create_pipeline
 from pipeline.workdir import Workdir
 from serving.versions import labels, model_task, version_folders
 from trainer import weights
-from trainer.run import TRAINING_FOLDER
+from trainer.run import OPTIMIZED, TRAINING_FOLDER
 from transform.features import Features
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]
@@ -171,11 +172,15 @@ def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> Non
     state.blessed = _only(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
     if not state.blessed:
         state.not_blessed_because = results.reasons(folder, evaluation)
+    report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{REPORT}")
+    state.serving = summary.Serving.model_validate_json(report)
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 
     if evaluation.confusion:
         results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
-    (run_dir / "curves.png").write_bytes((model.parent / TRAINING_FOLDER / "curves.png").read_bytes())
+    training = model.parent / TRAINING_FOLDER
+    (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
+    state.served = summary.Served.model_validate_json((training / OPTIMIZED).read_text())
 
 
 def _only(outputs: Outputs, node: str, key: str) -> types.Artifact:

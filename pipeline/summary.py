@@ -21,6 +21,37 @@ class Node(BaseModel):
     cached: bool
 
 
+class Served(BaseModel):
+    """What optimising a network for serving did.
+
+    Attributes:
+        precision: of the graph that serves.
+        max_difference: of its outputs from the network's, on the eval split, in the unit of the configuration's key of
+            that name; null where it is the network itself.
+    """
+
+    precision: str
+    max_difference: float | None
+
+
+class Serving(BaseModel):
+    """What serving the model in a fresh process showed.
+
+    Attributes:
+        problems: why it can't be served, in words; empty if it can.
+        images: real images that it was asked about, in each format.
+        refusals: bad requests that it was asked.
+        median_ms: latency of a request of one image, in milliseconds; null if it wasn't measured.
+        p95_ms: the same, 95th percentile.
+    """
+
+    problems: list[str]
+    images: int
+    refusals: int
+    median_ms: float | None
+    p95_ms: float | None
+
+
 class Summary(BaseModel):
     """A run.
 
@@ -33,12 +64,14 @@ class Summary(BaseModel):
         seconds: how long it took so far.
         nodes: those that finished.
         hyperparameters: the best that the Tuner found, by key of the section ``trainer``; empty without a Tuner.
+        served: what optimising the network for serving did; null if it did not get that far.
         metrics: of the candidate on the eval split; null for what is not a number.
         champion_metrics: of the model that was live; null if none was.
         metrics_by_class: of the candidate, by class or label; empty for a regression.
         test_accuracy: of the pushed model on the test split, where it was asked (the demo does).
         blessed: null if the Evaluator did not get to say.
         not_blessed_because: the reasons in words, with figures.
+        serving: what ServingCheck found; null if it did not get that far.
         pushed_version: null if not pushed.
         serving_dir: the folder of the version folders.
         model_dir: the candidate's SavedModel.
@@ -53,12 +86,14 @@ class Summary(BaseModel):
     seconds: float = 0
     nodes: list[Node] = []
     hyperparameters: dict[str, bool | int | float | str] = {}
+    served: Served | None = None
     metrics: Metrics = {}
     champion_metrics: Metrics | None = None
     metrics_by_class: dict[str, Metrics] = {}
     test_accuracy: float | None = None
     blessed: bool | None = None
     not_blessed_because: list[str] = []
+    serving: Serving | None = None
     pushed_version: str | None = None
     serving_dir: str
     model_dir: str | None = None

@@ -1,86 +1,80 @@
 """Asks a SavedModel in this process."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from ingest import files
-from ingest.images import MAX_BYTES, BadImage, normalize
+from serving.predictions import Prediction
+from serving.requests import Failure, Request, Value
 from serving.versions import ModelError, labels, model_task
 from transform.features import LABEL_SEPARATOR
 
 _BATCH_SIZE = 32
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of an image.
+class Model:
+    """A SavedModel in memory.
 
     Attributes:
-        id: the caller's name of the image.
-        label: the most probable class; or the labels at their thresholds, joined by |; or the value as text.
-        score: the highest probability, or the value.
-        classes: probabilities of all classes or labels by name, the most probable first; or the value by the target's
-            name.
-        said: the names in ``label``, in the order of ``classes``; of a regression the target's name.
+        folder: where it came from.
+        names: of its outputs, in the order of the signature's ``classes``.
+        side: types of the side features that it needs, by name.
+        loaded: the SavedModel, as TensorFlow gives it.
     """
 
-    id: str
-    label: str
-    score: float
-    classes: dict[str, float]
-    said: tuple[str, ...]
+    def __init__(self, folder: Path):
+        """Loads it.
 
+        Args:
+            folder: the SavedModel's.
 
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be asked about.
+        Raises:
+            ModelError: if it can't be loaded.
+        """
+        try:
+            self.loaded = tf.saved_model.load(str(folder))  # it owns what the signature uses
+            self._serve = self.loaded.signatures["serving_default"]
+            self.folder, self.names, self._task = folder, labels(folder), model_task(folder)
+        except (OSError, KeyError, ValueError) as error:
+            raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
+        taken = self._serve.structured_input_signature[1]
+        self.side = {name: spec.dtype for name, spec in taken.items() if name not in ("input", "metadata")}
 
-    Attributes:
-        id: the caller's name of the image.
-        error: why.
-    """
+    def missing(self, request: Request) -> str | None:
+        """What the model needs and a request has not got, in words; None if it has all."""
+        for name, dtype in self.side.items():
+            if name not in request.side:
+                return f"the model needs '{name}' next to the image"
+            if not isinstance(request.side[name], _PYTHON_TYPES[dtype]):
+                return f"'{name}' is {request.side[name]!r}; the model needs a {dtype.name} there"
+        return None
 
-    id: str
-    error: str
+    def tensors(self, requests: list[Request]) -> dict[str, tf.Tensor]:
+        """``input`` and the side features of requests that miss nothing, ``[n]``."""
+        side = {name: [request.side[name] for request in requests] for name in self.side}
+        return {"input": tf.constant([request.image for request in requests], tf.string)} | {
+            name: tf.constant(values, self.side[name]) for name, values in side.items()
+        }
 
-
-def load(model: Path) -> Callable[[list[bytes], list[str]], list[Prediction]]:
-    """Loads a SavedModel.
-
-    Args:
-        model: its folder.
-
-    Returns:
-        A function from encoded images (JPEG, PNG, BMP or GIF) and their ids to predictions, for one batch.
-
-    Raises:
-        ModelError: if it can't be loaded, or needs more than an image.
-    """
-    try:
-        loaded = tf.saved_model.load(str(model))
-        serve = loaded.signatures["serving_default"]
-        names, task = labels(model), model_task(model)
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"{model} can't be loaded as a model of this pipeline: {error}") from error
-    side = sorted(set(serve.structured_input_signature[1]) - {"input", "metadata"})
-    if side:
-        raise ModelError(f"{model} needs side features next to an image: {', '.join(side)}")
-
-    def predict(images: list[bytes], ids: list[str]) -> list[Prediction]:
-        answer = serve(input=tf.constant(images, tf.string), metadata=tf.constant(ids, tf.string))
+    def predict(self, requests: list[Request]) -> list[Prediction]:
+        """Answers one batch of requests that miss nothing."""
+        answer = self._serve(
+            metadata=tf.constant([request.id for request in requests], tf.string), **self.tensors(requests)
+        )
         return [
-            _prediction(*row, names=names, task=task)
+            _prediction(*row, names=self.names, task=self._task)
             for row in zip(answer["metadata"].numpy(), answer["label"].numpy(), answer["classes"].numpy(), strict=True)
         ]
 
-    # The folder's variables belong to `loaded`; TensorFlow frees them with it.
-    predict.model = loaded  # type: ignore[attr-defined]
-    return predict
+
+_PYTHON_TYPES: dict[tf.DType, type[Value] | tuple[type[Value], ...]] = {
+    tf.string: str,
+    tf.float32: (float, int),
+    tf.int64: int,
+}
 
 
 def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[str], task: str) -> Prediction:
@@ -93,25 +87,19 @@ def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[
     )
 
 
-def predict_files(
-    predict: Callable[[list[bytes], list[str]], list[Prediction]], paths: Iterable[Path]
-) -> Iterator[Prediction | Failure]:
-    """Asks about files of any format that ``imagepipe ingest`` takes, treated as it treats them (orientation too).
+def predict_all(model: Model, requests: Iterable[Request | Failure]) -> Iterator[Prediction | Failure]:
+    """Asks a model, in batches.
 
     Returns:
-        One result a path, in their order; its id is the path.
+        One result a request, in their order; failures stay what they are.
     """
-    remaining = iter(paths)
+    remaining = iter(requests)
     while batch := list(itertools.islice(remaining, _BATCH_SIZE)):
-        images: list[bytes] = []
-        failures: list[Failure | None] = []  # one a path; None where there is an image
-        for path in batch:
-            try:
-                images.append(normalize(files.read(str(path), MAX_BYTES)).data)
-                failures.append(None)
-            except (OSError, BadImage) as error:
-                failures.append(Failure(str(path), getattr(error, "strerror", None) or str(error)))
-        ids = [str(path) for path, failure in zip(batch, failures, strict=True) if failure is None]
-        answers = iter(predict(images, ids) if images else ())
-        for failure in failures:
-            yield failure or next(answers)
+        checked = [
+            Failure(each.id, problem) if isinstance(each, Request) and (problem := model.missing(each)) else each
+            for each in batch
+        ]
+        good = [each for each in checked if isinstance(each, Request)]
+        answers = iter(model.predict(good) if good else ())
+        for each in checked:
+            yield each if isinstance(each, Failure) else next(answers)

@@ -60,6 +60,16 @@ def find_model(path: Path) -> Path:
     )
 
 
+def model_name(path: Path) -> str:
+    """The name of the model that a path stands for, see ``find_model``: its run's, or that of its versions' folder."""
+    if (path / _SUMMARY).is_file():
+        return str(json.loads((path / _SUMMARY).read_text())["name"])
+    path = path.resolve()
+    if version_folders(path):
+        return path.name
+    return path.parent.name if path in version_folders(path.parent) else "model"
+
+
 def labels(model: Path) -> list[str]:
     """The names of a SavedModel's outputs, in the order of ``classes``; of a regression the target's."""
     return (model / "assets" / "labels").read_text().splitlines()

@@ -96,3 +96,26 @@ class TrainerConfig(BaseModel):
         if backbone not in backbones.BACKBONES:
             raise ValueError(f"there is no backbone '{backbone}'; known are {', '.join(backbones.BACKBONES)}")
         return backbone
+
+
+class ServingConfig(BaseModel):
+    """The ``serving`` section: what of the trained network is exported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    optimize: Literal["auto", "off"] = Field(
+        "auto", description="auto: weights become constants, BatchNormalization part of the convolutions"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the optimised graph; auto: bfloat16 where this machine's processor is faster in it"
+    )
+    max_difference: Annotated[float, Field(gt=0)] = Field(
+        0.05,
+        description="most that optimising may change of a probability, or of a regression's value in standard "
+        "deviations of its target, on the eval split",
+    )
+
+    @field_validator("optimize", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        return "off" if value is False else value  # as YAML reads an off without quotes

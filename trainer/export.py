@@ -7,6 +7,10 @@ Signatures (n = batch, k = outputs):
 - ``tf_examples``: ``examples`` string [n], serialized Examples → the same.
 - ``transform_features``: ``examples`` string [n] → what Transform makes, the target included (for the Evaluator).
 
+Beside the signatures are the two halves of ``serving_default`` as functions, for a server that decodes each request by
+itself and asks the network about many at once: ``preprocess``, from ``input`` and side features to what Transform makes
+of them, and ``answer``, from that to ``classes``, ``label`` and ``score``.
+
 By task:
 
 - classification: ``classes`` are probabilities that add up to 1, ``label`` the best class, ``score`` its probability.
@@ -22,7 +26,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -60,7 +63,7 @@ class _Servable(tf.Module):
 
     def __init__(
         self,
-        model: keras.Model,
+        model: Callable[[Raw], tf.Tensor],
         output: tft.TFTransformOutput,
         features: Features,
         in_words: Callable[[tf.Tensor], tf.Tensor],
@@ -75,41 +78,49 @@ class _Servable(tf.Module):
         self._raw_spec: FeatureSpec = output.raw_feature_spec()
         self._parse = example_parser(output, features, with_label=False)
         self._parse_with_label = example_parser(output, features, with_label=True)
+        self.preprocess = tf.function(self._preprocess).get_concrete_function(**self._request_spec())
+        transformed = self.preprocess.structured_outputs
+        self.answer = tf.function(self._answer).get_concrete_function(
+            **{name: tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in transformed.items()}
+        )
 
     def signatures(self) -> dict[str, Callable]:
         examples = tf.TensorSpec([None], tf.string, name="examples")
-        serving = {key: tf.TensorSpec([None], tf.string, name=key) for key in ("input", "metadata")}
-        for name in self._features.side:
-            serving[name] = tf.TensorSpec([None], self._raw_spec[name].dtype, name=name)
+        metadata = tf.TensorSpec([None], tf.string, name="metadata")
         return {
-            "serving_default": tf.function(self._serve).get_concrete_function(**serving),
+            "serving_default": tf.function(self._serve).get_concrete_function(
+                **self._request_spec(), metadata=metadata
+            ),
             "tf_examples": tf.function(self._serve_examples).get_concrete_function(examples),
             "transform_features": tf.function(self._transform_examples).get_concrete_function(examples),
         }
 
-    def _serve(self, **request: tf.Tensor) -> Raw:
-        raw = {self._features.input: request["input"]} | {name: request[name] for name in self._features.side}
-        return self._predict(
-            {name: _as_parsed(x, self._raw_spec[name]) for name, x in raw.items()}, request["metadata"]
-        )
+    def _request_spec(self) -> dict[str, tf.TensorSpec]:
+        dtypes = {"input": tf.string} | {name: self._raw_spec[name].dtype for name in self._features.side}
+        return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
+
+    def _serve(self, metadata: tf.Tensor, **request: tf.Tensor) -> Raw:
+        return self._answer(**self._preprocess(**request)) | {"metadata": tf.identity(metadata)}
 
     def _serve_examples(self, examples: tf.Tensor) -> Raw:
         metadata_spec = {self._features.metadata: tf.io.FixedLenFeature([], tf.string, default_value="")}
         metadata = tf.io.parse_example(examples, metadata_spec)[self._features.metadata]
-        return self._predict(self._parse(examples), metadata)
+        return self._answer(**self._inputs(self._parse(examples))) | {"metadata": tf.identity(metadata)}
 
     def _transform_examples(self, examples: tf.Tensor) -> Raw:
         return self._transform(self._parse_with_label(examples))
 
-    def _predict(self, raw: Raw, metadata: tf.Tensor) -> Raw:
+    def _preprocess(self, **request: tf.Tensor) -> Raw:
+        raw = {self._features.input: request["input"]} | {name: request[name] for name in self._features.side}
+        return self._inputs({name: _as_parsed(x, self._raw_spec[name]) for name, x in raw.items()})
+
+    def _inputs(self, raw: Raw) -> Raw:
         transformed = self._transform(raw)
-        classes = self._model({name: transformed[name] for name in (IMAGE, *self._features.side)}, training=False)
-        return {
-            "classes": classes,
-            "label": self._in_words(classes),
-            "score": tf.reduce_max(classes, axis=-1),
-            "metadata": tf.identity(metadata),
-        }
+        return {name: transformed[name] for name in (IMAGE, *self._features.side)}
+
+    def _answer(self, **inputs: tf.Tensor) -> Raw:
+        classes = self._model(inputs)
+        return {"classes": classes, "label": self._in_words(classes), "score": tf.reduce_max(classes, axis=-1)}
 
 
 def _as_parsed(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) -> tf.Tensor | tf.SparseTensor:
@@ -151,7 +162,7 @@ def in_words(
 
 
 def save(
-    model: keras.Model,
+    model: Callable[[Raw], tf.Tensor],
     output: tft.TFTransformOutput,
     features: Features,
     task: tasks.TaskName,
@@ -161,7 +172,8 @@ def save(
     """Writes the SavedModel.
 
     Args:
-        model: from a dict of ``image`` and side features to the task's outputs ``[n, k]``, see ``trainer.model``.
+        model: from a dict of ``image`` and side features to the task's outputs ``[n, k]``, see ``trainer.model`` and
+            ``trainer.optimize``.
         output: what Transform wrote.
         features: which feature of an Example is what.
         task: what the outputs mean.

@@ -11,15 +11,17 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from trainer import curves, devices, export, inputs, preview, space, training
+from trainer import curves, devices, export, inputs, optimize, preview, space, training
 from trainer.augmentation import augment
-from trainer.config import AugmentationConfig, TrainerConfig
+from trainer.config import AugmentationConfig, ServingConfig, TrainerConfig
 from trainer.training import FnArgs
 from transform import features as f
 
 TRAINING_FOLDER = "training"
-"""Folder beside the SavedModel: curves.png, history.json, augmentation.png, config.json, summary.txt, model.keras and
-base.weights.h5."""
+"""Folder beside the SavedModel: curves.png, history.json, augmentation.png, config.json, summary.txt, model.keras,
+base.weights.h5 and what optimising for serving did."""
+
+OPTIMIZED = "optimized.json"
 
 _PREVIEWED, _VARIANTS = 6, 7
 
@@ -33,12 +35,13 @@ def run_fn(fn_args: FnArgs) -> None:
         fn_args: ``train_files`` and ``eval_files`` (patterns of raw Examples), ``transform_graph_path`` (what Transform
             wrote), ``serving_model_dir`` (the SavedModel to write; training's other results go beside it),
             ``model_run_dir`` (for TensorBoard's logs), ``hyperparameters`` (keras-tuner's configuration of them, whose
-            values go over those of ``trainer``; or None) and ``custom_config``: ``task``, ``features``, ``image_size``
-            and ``trainer``, as dicts of the classes that own them, and ``state_dir``, a local folder in which a
-            training that was killed finds its state again.
+            values go over those of ``trainer``; or None) and ``custom_config``: ``task``, ``features``, ``image_size``,
+            ``trainer`` and ``serving``, as dicts of the classes that own them, and ``state_dir``, a local folder in
+            which a training that was killed finds its state again.
 
     Raises:
-        TrainingError: if there is nothing to learn, or training fails for a reason that the user can mend.
+        TrainingError: if there is nothing to learn, training fails for a reason that the user can mend, or the graph
+            for serving differs too much from the network.
         WeightsError: if the weights to start from can't be had or don't fit.
     """
     custom = fn_args.custom_config
@@ -68,7 +71,10 @@ def run_fn(fn_args: FnArgs) -> None:
     exported.model.save(folder / "model.keras")
     exported.base.save_weights(folder / "base.weights.h5")
     output, features = tft.TFTransformOutput(fn_args.transform_graph_path), f.from_json(custom["features"])
-    export.save(exported.model, output, features, data.task, config.label_thresholds, fn_args.serving_model_dir)
+    serving = ServingConfig(**custom["serving"])
+    served, made = optimize.for_serving(exported.model, data.task, data.evaluation, serving)
+    (folder / OPTIMIZED).write_text(json.dumps(made) + "\n")
+    export.save(served, output, features, data.task, config.label_thresholds, fn_args.serving_model_dir)
     _log.info("exported to %s", fn_args.serving_model_dir)
     shutil.rmtree(state)
 

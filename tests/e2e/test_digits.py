@@ -16,12 +16,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.demo import predict_test_split
 from pipeline.summary import Summary, read_all
 from serving.versions import version_folders
 from tests.conftest import encode
 from trainer import export, inputs, tasks
 from transform import graph
 from transform.features import IMAGE, TARGET
+from transform.images import decode_and_resize
 
 QUICK = ["image.size=[75, 75]", "trainer.epochs=1", "evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
 
@@ -92,7 +94,7 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     assert first.blessed
     assert first.champion_metrics is None
     assert not any(node.cached for node in first.nodes)
-    assert [node.id for node in first.nodes][-3:] == ["Champion", "Evaluator", "Pusher"]
+    assert [node.id for node in first.nodes][-4:] == ["Champion", "Evaluator", "ServingCheck", "Pusher"]
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
     assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
@@ -100,6 +102,12 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
     assert first.metrics["example_count"] == dataset["splits"]["eval"]["records"]
     assert set(first.metrics_by_class) == set(dataset["splits"]["eval"]["labels"])
+
+
+def test_a_server_gives_the_answers_of_the_graph_that_was_evaluated(first):
+    assert first.serving.problems == []
+    assert first.serving.images == 32
+    assert first.serving.p95_ms >= first.serving.median_ms > 0
 
 
 def test_a_run_leaves_curves_a_confusion_matrix_and_the_whole_log(project, first):
@@ -234,6 +242,29 @@ def test_predict_answers_for_a_model_a_serving_folder_and_a_run(project, first, 
     assert plain.stdout == f"{first_answer['label']} {first_answer['score']:.4f}  {images[0]}\n"
 
 
+def test_the_demo_scores_a_pushed_model_on_images_of_the_test_split_and_their_folders(project, first, tmp_path):
+    (tmp_path / "dataset").symlink_to(project.root / "dataset")
+    (tmp_path / "runs" / first.run_id).mkdir(parents=True)
+    picture, accuracy, shown = predict_test_split(tmp_path, first.model_copy())
+    files = [str(file) for file in (tmp_path / "dataset" / "test").glob("*.tfrecord")]
+    records = [tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(files).as_numpy_iterator()]
+    labels = {
+        record.features.feature["metadata"].bytes_list.value[0]: record.features.feature["label"].bytes_list.value[0]
+        for record in records
+    }
+    assert shown
+    assert {e.id.encode(): e.actual.encode() for e in shown}.items() <= labels.items()
+    answers = [
+        json.loads(line)
+        for line in project.command("predict", first.serving_dir, *files, "--json").stdout.split("\n")
+        if line
+    ]
+    assert len(answers) == len(records)
+    assert accuracy == np.mean([a["label"].encode() == labels[a["id"].encode()] for a in answers])
+    assert read_all(tmp_path / "runs")[0].test_accuracy == accuracy
+    assert Image.open(picture).width > 0
+
+
 def test_one_bad_image_has_its_own_error_and_the_others_are_answered(project, second, digits_folder, tmp_path):
     good = str(next(digits_folder.glob("2/*.png")))
     (tmp_path / "bad.jpg").write_bytes(b"no image")
@@ -242,6 +273,58 @@ def test_one_bad_image_has_its_own_error_and_the_others_are_answered(project, se
     assert result.exit_code == 1
     assert set(bad) == {"id", "error"}
     assert answered["id"] == good
+
+
+@pytest.mark.slow
+def test_requests_written_in_each_format_are_answered_as_the_images_are(project, second, digits_folder, tmp_path):
+    images = sorted(str(path) for path in digits_folder.glob("5/*.png"))[:3]
+    shown = project.command("predict", str(project.serving), *images).stdout
+    for kind, name in {"jsonl": "x.jsonl", "npy": "x.npz", "tfrecord": "x.tfrecord.gz"}.items():
+        written = project.command("requests", *images, "--format", kind, "--out", str(tmp_path / name))
+        assert written.stdout == f"Wrote 3 requests to {tmp_path / name}\n"
+        assert project.command("predict", str(project.serving), str(tmp_path / name)).stdout == shown
+
+    tool = [
+        str(Path(sys.executable).parent / "saved_model_cli"),
+        "run",
+        "--dir",
+        str(project.serving / project.versions()[-1]),
+    ]
+    tool += ["--tag_set", "serve", "--signature_def", "serving_default", "--outdir", str(tmp_path)]
+    given = f"input={tmp_path}/x.npz[input];metadata={tmp_path}/x.npz[metadata]"
+    subprocess.run([*tool, "--inputs", given], check=True, capture_output=True)  # noqa: S603 (our own command)
+    labels = [line.split()[0] for line in shown.splitlines()]
+    assert [label.decode() for label in np.load(tmp_path / "label.npy", allow_pickle=True)] == labels
+    assert [name.decode() for name in np.load(tmp_path / "metadata.npy", allow_pickle=True)] == images
+
+
+@pytest.mark.slow
+def test_the_network_for_devices_says_what_the_served_one_says(project, second, digits_folder, tmp_path):
+    run = project.root / "runs" / second.run_id
+    written = project.command("export", str(run), "--format", "tflite", "--out", str(tmp_path / "digits.tflite"))
+    assert written.exit_code == 0
+    assert (tmp_path / "digits.labels.txt").read_text().split() == [str(digit) for digit in range(10)]
+    ask = tf.lite.Interpreter(str(tmp_path / "digits.tflite")).get_signature_runner()
+    images = [str(path) for digit in range(10) for path in sorted(digits_folder.glob(f"{digit}/*.png"))[:2]]
+    pixels = [decode_and_resize(tf.constant([Path(image).read_bytes()]), (75, 75)) for image in images]
+    by_device = [ask(image=each.numpy())["classes"][0] for each in pixels]
+    lines = project.command("predict", str(run), *images, "--top", "10", "--json").stdout.splitlines()
+    served = [[json.loads(line)["classes"][str(digit)] for digit in range(10)] for line in lines]
+    # Weights in float16 move this network's answers, which two epochs have left near a tenth each: 0.007 on average.
+    assert np.abs(np.array(by_device) - served).mean() < 0.02
+
+    refused = project.command("export", str(project.serving), "--out", str(tmp_path / "x.tflite"))
+    assert refused.exit_code == 2
+    assert "Give the run" in refused.stderr
+
+
+def test_requests_of_what_is_no_image_are_left_out_and_said(project, digits_folder, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    good = str(next(digits_folder.glob("2/*.png")))
+    result = project.command("requests", str(tmp_path / "bad.jpg"), good, "--out", str(tmp_path / "x.jsonl"))
+    assert result.exit_code == 1
+    assert "Wrote 1 request to" in result.stdout
+    assert "bad.jpg" in result.stderr
 
 
 def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, photo, tmp_path):

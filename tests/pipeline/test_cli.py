@@ -19,7 +19,9 @@ def test_help_needs_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
 
 
-@pytest.mark.parametrize("command", ["ingest", "init", "run", "runs", "predict", "demo"])
+@pytest.mark.parametrize(
+    "command", ["ingest", "init", "run", "runs", "predict", "requests", "batch-predict", "serve", "export", "demo"]
+)
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -33,6 +35,13 @@ def test_wrong_use_is_told_in_words_with_status_2(tmp_path):
         ["ingest", str(tmp_path / "none"), "--out", str(tmp_path / "out")],
         ["ingest", str(tmp_path), "--out", str(tmp_path / "out"), "--splits", "80/20"],
         ["predict", str(tmp_path), "x.jpg"],
+        ["predict", str(tmp_path)],
+        ["predict", "--endpoint", "http://127.0.0.1:9", "x.jpg"],
+        ["predict", "--endpoint", "no url", "x.jpg"],
+        ["batch-predict", str(tmp_path), "x.jpg", "--out", str(tmp_path / "out")],
+        ["export", str(tmp_path), "--out", str(tmp_path / "x.tflite")],
+        ["requests", str(tmp_path), "--out", str(tmp_path / "x.jsonl")],
+        ["requests", "x.jpg", "--format", "npy", "--out", str(tmp_path / "x.jsonl")],
     ):
         result = runner.invoke(app, arguments)
         assert result.exit_code == 2, arguments

@@ -6,49 +6,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from serving import requests
 from serving.files import image_files
-from serving.model import Failure, Prediction, load, predict_files
+from serving.model import Model, predict_all
+from serving.predictions import Prediction
+from serving.requests import Failure, Request
 from serving.versions import ModelError, find_model, labels, model_task, same_model
 from tests.conftest import encode
-
-
-class Brightness(tf.Module):
-    """A real SavedModel of the contract: says 'dark' or 'light'."""
-
-    def __init__(self, assets: Path):
-        super().__init__()
-        (assets / "labels").write_text("dark\nlight\n")
-        self.labels = tf.saved_model.Asset(str(assets / "labels"))
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, name="input"),
-            tf.TensorSpec([None], tf.string, name="metadata"),
-        ]
-    )
-    def serve(self, images, metadata):
-        pixels = tf.map_fn(
-            lambda x: tf.reduce_mean(tf.cast(tf.io.decode_image(x, channels=3, expand_animations=False), tf.float32)),
-            images,
-            fn_output_signature=tf.float32,
-        )
-        light = pixels / 255
-        classes = tf.stack([1 - light, light], axis=1)
-        names = tf.constant(["dark", "light"])
-        return {
-            "classes": classes,
-            "label": tf.gather(names, tf.argmax(classes, 1)),
-            "score": tf.reduce_max(classes, 1),
-            "metadata": metadata,
-        }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    module = Brightness(tmp_path_factory.mktemp("assets"))
-    path = tmp_path_factory.mktemp("serving") / "brightness" / "7"
-    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
-    return path
 
 
 @pytest.fixture
@@ -68,10 +32,14 @@ def images(tmp_path):
     return folder
 
 
+def predict_files(model: Path, paths: list[Path]) -> list[Prediction | Failure]:
+    return list(predict_all(Model(model), requests.normalized(requests.of_images(paths))))
+
+
 def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, images):
     (images / "b.jpg").write_bytes(b"no image")
     paths = [images / "a.png", images / "b.jpg", images / "missing.jpg", images / "sub" / "é b.webp"]
-    a, b, missing, webp = predict_files(load(model), paths)
+    a, b, missing, webp = predict_files(model, paths)
     assert isinstance(a, Prediction)
     assert (a.label, a.id) == ("dark", str(images / "a.png"))
     assert a.score == pytest.approx(1 - 10 / 255, abs=1e-5)
@@ -85,29 +53,24 @@ def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, image
 
 def test_a_model_without_a_task_is_a_classifier_and_says_its_best_class(model, images):
     assert model_task(model) == "classification"
-    (answer,) = predict_files(load(model), [images / "a.png"])
+    (answer,) = predict_files(model, [images / "a.png"])
     assert answer.said == ("dark",)
 
 
 def test_more_images_than_a_batch_are_all_answered_in_order(model, images):
     paths = [images / ("a.png" if i % 3 else "c.jpg") for i in range(70)]
-    answers = list(predict_files(load(model), paths))
+    answers = predict_files(model, paths)
     assert [answer.label for answer in answers] == ["dark" if i % 3 else "light" for i in range(70)]
 
 
-def test_a_photo_lying_on_its_side_is_asked_about_upright(model, tmp_path):
-    seen = []
+def test_a_photo_lying_on_its_side_is_asked_about_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
     (tmp_path / "lying.jpg").write_bytes(encode(wide, exif=exif))
-
-    def spy(images, ids):
-        seen.extend(images)
-        return load(model)(images, ids)
-
-    list(predict_files(spy, [tmp_path / "lying.jpg"]))
-    assert tf.io.decode_image(seen[0]).shape == (40, 20, 3)
+    (request,) = requests.normalized(requests.of_images([tmp_path / "lying.jpg"]))
+    assert isinstance(request, Request)
+    assert tf.io.decode_image(request.image).shape == (40, 20, 3)
 
 
 def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path):
@@ -129,7 +92,7 @@ def test_what_is_no_model_is_refused_in_words(tmp_path):
         find_model(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"garbage")
     with pytest.raises(ModelError, match="can't be loaded"):
-        load(tmp_path)
+        Model(tmp_path)
 
 
 def test_files_folders_and_globs_are_expanded_in_order(images):

@@ -94,6 +94,8 @@ def test_an_epoch_on_one_device_ends_with_a_smaller_batch():
     [
         ("fpu avx512f avx512_bf16", "mixed_bfloat16"),
         ("fpu amx_bf16", "mixed_bfloat16"),
+        ("fpu avx512_bf16 avx512_fp16 amx_bf16", "mixed_bfloat16"),
+        ("fpu avx512_bf16 avx512_fp16", "float32"),  # AMX is hidden
         ("fpu avx2", "float32"),
         (None, "float32"),
     ],

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving import live
+from serving.requests import Request, RequestError
 from serving.versions import labels, model_task
 from tests.conftest import SIZE
 from trainer import export, inputs, tasks
@@ -157,3 +159,18 @@ def test_a_regression_says_its_value_as_class_score_and_text(analyzed_regression
     assert answer["label"].numpy().tolist() == [text]
     assert labels(Path(path)) == ["label"]
     assert model_task(Path(path)) == "regression"
+
+
+def test_a_server_that_decodes_and_asks_by_itself_gives_the_answers_of_the_signature(served, analyzed):
+    model, path = served
+    _, _, serialized = analyzed
+    serialized = [s for s in serialized if tf.train.Example.FromString(s).features.feature["weight"].float_list.value]
+    asked = request(serialized, [str(number) for number in range(len(serialized))])
+    rows = zip(*(asked[name].numpy().tolist() for name in ("metadata", "input", "weight", "camera")), strict=True)
+    requests = [Request(i.decode(), image, {"weight": w, "camera": c.decode()}) for i, image, w, c in rows]
+    answers = live.Live(Path(path), "x", "1", lambda size: None).ask(requests)
+    expected = model.signatures["serving_default"](**asked)
+    np.testing.assert_allclose(answers.classes, expected["classes"], rtol=1e-5)
+    assert answers.labels == [label.decode() for label in expected["label"].numpy()]
+    with pytest.raises(RequestError, match="instance 1: the model needs 'camera' next to the image"):
+        live.Live(Path(path), "x", "1", lambda size: None).ask([requests[0], Request("y", requests[0].image)])

@@ -53,6 +53,7 @@ def arguments(analyzed, tmp_path_factory):
                 "features": asdict(features),
                 "image_size": list(SIZE),
                 "trainer": SMALL | options,
+                "serving": {},
                 "state_dir": str(folder_of_run / "state"),
             },
         }
@@ -90,6 +91,7 @@ def test_all_that_a_person_looks_at_is_beside_the_model(trained):
         "curves.png",
         "history.json",
         "model.keras",
+        "optimized.json",
         "summary.txt",
     }
     assert "hidden" in (training / "summary.txt").read_text()

@@ -1,0 +1,220 @@
+"""From JPEG bytes to classes: 320x240 JPEGs, an InceptionV3 at 299x299 with ten classes, random weights.
+
+- by hand: the recipe as people do it: the Keras model in float32, behind `tf.map_fn` with decode and resize
+- ours: the exported SavedModel, in float32 and in bfloat16
+- OpenVINO: the same network in bfloat16, behind the same decode as ours (`uv sync --group benchmarks` installs it)
+- server: `imagepipe serve` with the float32 export, asked by 1, 8 and 32 callers at once from another process
+
+Each side is a process of its own, and all take turns. What counts is the median of the turns: of a side's images/s, and
+of the ratios within each turn.
+
+    python -m benchmarks.serving [--turns N] [--json]
+"""
+
+import argparse
+import base64
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import export_model, measure_in_turns, next_turn, photo_crops, report
+
+SIZE = (299, 299)
+BATCHES = (1, 8, 32)
+CALLERS = (1, 8, 32)
+IMAGES = {1: 16, 8: 64, 32: 128}  # asked about in a turn, by batch or by callers
+OURS, OPENVINO = {"float32": "ours, float32", "bfloat16": "ours, bfloat16"}, "OpenVINO, bfloat16"
+SIDES = ["by hand", *OURS.values(), OPENVINO, "server"]
+GOALS = {
+    "ours, float32 / by hand": 1.05,
+    "ours, bfloat16 / by hand": 1.9,
+    "ours, bfloat16 / OpenVINO, bfloat16": 0.95,
+    "server / ours, float32": 0.85,
+}
+
+Ask = Callable[[list[bytes]], Any]
+Turns = dict[str, list[float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--side", choices=["prepare", *SIDES], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side == "prepare":
+        prepare(arguments.folder)
+        os._exit(0)  # see transform_and_input
+    if arguments.side:
+        turns_of = server if arguments.side == "server" else graph
+        found = turns_of(arguments.folder, arguments.side, arguments.turns)
+        (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(found))
+        return
+
+    sides = [side for side in SIDES if side != OPENVINO or importlib.util.find_spec("openvino")]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.serving", "--folder", folder, "--turns", str(arguments.turns)]
+        measure_in_turns([[*command, "--side", "prepare"]])
+        measured = measure_in_turns([[*command, "--side", side] for side in sides])
+        turns: dict[str, Turns] = {side: json.loads((Path(folder) / f"{side}.json").read_text()) for side in sides}
+    memory = {side: each.peak / 2**20 for side, each in zip(sides, measured, strict=True)}
+    latency = {key: statistics.median(turns["server"].pop(f"{key}, p99 ms")) for key in map(str, CALLERS)}
+    rates = {side: {key: statistics.median(turns[side][key]) for key in turns[side]} for side in sides}
+    best = {side: max(rates[side], key=lambda key: rates[side][key]) for side in sides}
+
+    def ratios_of(pair: str) -> dict[str, float]:
+        one, other = pair.split(" / ")
+        if other not in sides:
+            return {}
+        return {
+            key: statistics.median(
+                a / b
+                for a, b in zip(turns[one][key], turns[other][best[other] if one == "server" else key], strict=True)
+            )
+            for key in turns[one]
+        }
+
+    compared = {pair: ratios_of(pair) for pair in GOALS}
+    report(
+        arguments.json,
+        {
+            "benchmark": "serving",
+            "images_per_second": rates,
+            "peak_memory_mib": memory,
+            "ratios": compared,
+            "goals": GOALS,
+            "server_p99_ms": latency,
+        },
+        ["images/s", *(f"batch or callers {key}" for key in BATCHES), "peak MiB"],
+        [[side, *(f"{rates[side][str(key)]:.1f}" for key in BATCHES), f"{memory[side]:,.0f}"] for side in sides],
+        [
+            f"{pair}: {', '.join(f'{ratio:.2f}' for ratio in ratios.values()) or 'not installed'} "
+            f"(goal: at least {GOALS[pair]:g})"
+            for pair, ratios in compared.items()
+        ]
+        + [f"server's p99 by callers: {', '.join(f'{key}: {ms:,.0f} ms' for key, ms in latency.items())}"],
+    )
+
+
+def prepare(folder: Path) -> None:
+    """Writes the models."""
+    import keras
+    import tensorflow as tf
+
+    from benchmarks import transform_and_input
+    from trainer import model, tasks
+    from trainer.config import TrainerConfig
+
+    transform_and_input.prepare(folder, 10)
+    for precision, name in OURS.items():
+        export_model(folder / "transform", folder / name, bfloat16=precision == "bfloat16")
+
+    keras.utils.set_random_seed(0)
+    network = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none")).model
+    network.export(folder / "network", verbose=False)
+    module = tf.Module()
+    module.network = network
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="input")])
+    def serve(input: Any) -> dict[str, Any]:
+        def decode(one: Any) -> Any:
+            return tf.image.resize(tf.io.decode_jpeg(one, channels=3), SIZE)
+
+        pixels = tf.map_fn(decode, input, fn_output_signature=tf.float32)
+        return {"classes": network({"image": tf.cast(pixels, tf.uint8)}, training=False)}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(folder / "by hand"), signatures={"serving_default": serve})
+
+
+def graph(folder: Path, side: str, turns: int) -> Turns:
+    """Images/s of each turn, by batch."""
+    ask = openvino(folder) if side == OPENVINO else saved_model(folder / side)
+    jpegs = list(photo_crops(max(IMAGES.values())))
+    for batch in BATCHES:
+        ask(jpegs[:batch])
+    found: Turns = {str(batch): [] for batch in BATCHES}
+    for _ in range(turns):
+        next_turn()
+        for batch in BATCHES:
+            begun = time.perf_counter()
+            for first in range(0, IMAGES[batch], batch):
+                ask(jpegs[first : first + batch])
+            found[str(batch)].append(IMAGES[batch] / (time.perf_counter() - begun))
+    return found
+
+
+def saved_model(path: Path) -> Ask:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+    if path.name == "by hand":
+        return lambda jpegs: serve(input=tf.constant(jpegs))["classes"].numpy()
+    return lambda jpegs: serve(input=tf.constant(jpegs), metadata=tf.fill([len(jpegs)], ""))["classes"].numpy()
+
+
+def openvino(folder: Path) -> Ask:
+    import openvino as ov
+    import tensorflow as tf
+
+    ours = tf.saved_model.load(str(folder / OURS["float32"]))
+    network = ov.compile_model(
+        ov.convert_model(folder / "network"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+    )
+    return lambda jpegs: network(ours.preprocess(input=tf.constant(jpegs))["image"].numpy())[0]
+
+
+def server(folder: Path, _: str, turns: int) -> Turns:
+    """Images/s of each turn, by callers, and the 99th percentile of the latency."""
+    import httpx
+
+    command = [sys.executable, "-m", "serving.server", str(folder / OURS["float32"]), "bench"]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own command)
+    try:
+        port = None
+        while not port:
+            time.sleep(0.2)
+            lines = (folder / "server.log").read_text().splitlines()
+            port = next((json.loads(line).get("port") for line in lines if '"port"' in line), None)
+        bodies = [
+            json.dumps({"instances": [{"input": {"b64": base64.b64encode(jpeg).decode()}}]}).encode()
+            for jpeg in photo_crops(max(IMAGES.values()))
+        ]
+        http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)
+
+        def ask(body: bytes) -> float:
+            begun = time.perf_counter()
+            http.post("/v1/models/bench:predict", content=body).raise_for_status()
+            return time.perf_counter() - begun
+
+        found: Turns = {key: [] for callers in CALLERS for key in (str(callers), f"{callers}, p99 ms")}
+        for turn in range(turns + 1):
+            for callers in CALLERS:
+                begun = time.perf_counter()
+                with ThreadPoolExecutor(callers) as pool:
+                    times = list(pool.map(ask, bodies[: IMAGES[callers]]))
+                if turn:  # the first warms
+                    found[str(callers)].append(IMAGES[callers] / (time.perf_counter() - begun))
+                    found[f"{callers}, p99 ms"].append(1000 * statistics.quantiles(times, n=100)[-1])
+            if turn < turns:
+                next_turn()
+        return found
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Asks a model server, online."""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from serving import requests
+from serving.predictions import Prediction
+from serving.requests import Failure, Request
+from serving.versions import ModelError
+from transform.features import LABEL_SEPARATOR
+
+_TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; a busy server lets an image wait for some batches
+_ATTEMPTS = 6
+_LONGEST_WAIT = 10.0  # seconds, whatever Retry-After says
+_AT_ONCE = 8  # requests of an image each, for the server to put together
+
+
+class Endpoint:
+    """A model on a server, which speaks TensorFlow Serving's REST API, as KServe's V1 protocol does."""
+
+    def __init__(self, url: str):
+        """Finds the model.
+
+        Args:
+            url: the model's, such as ``http://host:8080/v1/models/digits``; or the server's, if it serves one model.
+
+        Raises:
+            ModelError: if there is none, or no server.
+        """
+        self._http = httpx.Client(timeout=_TIMEOUT, limits=httpx.Limits(max_connections=_AT_ONCE))
+        self.url = url.rstrip("/").removesuffix(":predict")
+        if "/models/" not in self.url:
+            served = self._get(f"{self.url}/v1/models").get("models") or []
+            if len(served) != 1:
+                raise ModelError(f"{url} serves {', '.join(served) or 'no model'}: give its URL, …/v1/models/NAME")
+            self.url = f"{self.url}/v1/models/{served[0]}"
+        self._names: list[str] = self._get(f"{self.url}/metadata").get("labels") or []
+
+    def _get(self, url: str) -> dict[str, Any]:
+        answer = self._send("GET", url)
+        if isinstance(answer, str):
+            raise ModelError(f"{url}: {answer}")
+        return answer
+
+    def _send(self, method: str, url: str, body: Any = None) -> dict[str, Any] | str:
+        """What the server answers; or in words why it doesn't."""
+        for attempt in itertools.count(1):
+            try:
+                response = self._http.request(method, url, json=body)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                return f"no answer ({error or type(error).__name__})"
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or attempt == _ATTEMPTS:
+                return _read(response)
+            time.sleep(_seconds_to_wait(response, attempt))
+        raise AssertionError
+
+    def predict_all(self, asked: Iterable[Request | Failure]) -> Iterator[Prediction | Failure]:
+        """Asks about images, some at a time, each by a request of its own, so that one that is refused fails alone.
+
+        Returns:
+            One result a request, in their order; failures stay what they are.
+        """
+        remaining = iter(asked)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            # Not all at once: the images of a large folder would be read into memory.
+            while window := list(itertools.islice(remaining, 4 * _AT_ONCE)):
+                yield from pool.map(self._ask, window)
+
+    def _ask(self, request: Request | Failure) -> Prediction | Failure:
+        if isinstance(request, Failure):
+            return request
+        answer = self._send("POST", f"{self.url}:predict", {"instances": [requests.to_instance(request)]})
+        if isinstance(answer, str):
+            return Failure(request.id, answer)
+        try:
+            (row,) = answer["predictions"]
+            names = self._names or [str(number) for number in range(len(row["classes"]))]
+            classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
+            label = str(row["label"])
+            return Prediction(request.id, label, float(row["score"]), classes, _said(label, classes))
+        except (KeyError, TypeError, ValueError) as error:
+            return Failure(request.id, f"the answer is not that of a model of this pipeline: {error!r}")
+
+
+def predict(url: str, images: Iterable[Path | str | bytes]) -> list[Prediction | Failure]:
+    """Asks a server about images.
+
+    Args:
+        url: see ``Endpoint``.
+        images: paths of images, or their bytes, whose ids are their numbers.
+
+    Returns:
+        One result an image, in their order.
+
+    Raises:
+        ModelError: if there is no such model, or no server.
+    """
+
+    def asked() -> Iterator[Request | Failure]:
+        for number, image in enumerate(images):
+            if isinstance(image, bytes):
+                yield Request(str(number), image)
+            else:
+                yield from requests.of_images([Path(image)])
+
+    return list(Endpoint(url).predict_all(requests.normalized(asked())))
+
+
+def _read(response: httpx.Response) -> dict[str, Any] | str:
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if response.is_success and isinstance(answer, dict):
+        return answer
+    words = answer.get("error") if isinstance(answer, dict) else None
+    return f"status {response.status_code}: {words or response.reason_phrase}"
+
+
+def _seconds_to_wait(response: httpx.Response, attempt: int) -> float:
+    told = response.headers.get("Retry-After", "")
+    seconds = float(told) if told.isascii() and told.isdigit() else 0.5
+    return min(seconds * 2 ** (attempt - 1), _LONGEST_WAIT)
+
+
+def _said(label: str, classes: dict[str, float]) -> tuple[str, ...]:
+    names = {label} if label in classes else set(label.split(LABEL_SEPARATOR))
+    if label and not names & classes.keys():  # a regression's label is its value
+        names = set(classes)
+    return tuple(name for name in classes if name in names)

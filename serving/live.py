@@ -1,0 +1,266 @@
+"""A model as a server asks it: requests are decoded each by itself, and the network is asked about many at once."""
+
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from ingest.images import BadImage, TooManyPixels, check_kind, normalize
+from serving.model import Model
+from serving.observed import VERSION
+from serving.requests import Request, RequestError
+from serving.versions import ModelError, find_model, version_folders
+
+BATCH_SIZE = 32
+"""Images that the network is asked about at once, at most: the throughput of a CPU is flat from 8 on."""
+
+MAX_INSTANCES = 128
+"""Images in a request."""
+
+MAX_PIXELS = 50_000_000
+"""Largest width x height of an image online: what phones take. A decoder holds some 5 bytes a pixel."""
+
+_FOLLOW_SECONDS = 1.0
+_WAIT_MICROSECONDS = 1000  # for company, by a request that finds the network idle
+
+_log = logging.getLogger("imagepipe.serve")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of n images.
+
+    Attributes:
+        classes: float32 ``[n, k]``.
+        labels: of each image.
+        scores: float32 ``[n]``.
+        ids: of each image, as it was asked.
+        name: the model's.
+        version: the model's.
+    """
+
+    classes: np.ndarray
+    labels: list[str]
+    scores: np.ndarray
+    ids: list[str]
+    name: str
+    version: str
+
+
+class Live:
+    """One version of a model, in memory and warm.
+
+    Attributes:
+        model: the SavedModel.
+        name: of the model, to callers.
+        version: of the model, to callers.
+    """
+
+    def __init__(self, folder: Path, name: str, version: str, observe: Callable[[int], None]):
+        """Loads and warms it.
+
+        Args:
+            folder: the SavedModel's.
+            name: of the model, to callers.
+            version: of the model, to callers.
+            observe: is told the size of each batch that the network is asked about.
+
+        Raises:
+            ModelError: if it can't be loaded, or can't answer.
+        """
+        self.model, self.name, self.version = Model(folder), name, version
+        try:
+            self._preprocess = self.model.loaded.preprocess
+            self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
+            self._warm()
+        except (AttributeError, tf.errors.OpError, ValueError) as error:
+            raise ModelError(f"{folder} can't be served: {error}") from error
+
+    def _warm(self) -> None:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+        side = {name: "" if dtype == tf.string else 0 for name, dtype in self.model.side.items()}
+        for size in (1, BATCH_SIZE):
+            self.ask([Request("", buffer.getvalue(), side)] * size)
+
+    def check(self, requests: Sequence[Request]) -> list[Request]:
+        """Requests as the graph takes them, their images treated as ``imagepipe ingest`` treats them.
+
+        Raises:
+            RequestError: if one can't be answered; the message says which.
+        """
+        checked = []
+        for number, request in enumerate(requests):
+            try:
+                if problem := self.model.missing(request):
+                    raise RequestError("missing_feature", problem)
+                for name in request.side.keys() - self.model.side.keys():
+                    taken = ", ".join(["input", "metadata", *self.model.side])
+                    raise RequestError("unknown_field", f"'{name}' is not known; the model takes {taken}")
+                checked.append(replace(request, image=_checked_image(request.image)))
+            except RequestError as error:
+                raise RequestError(error.kind, f"instance {number}: {error}") from None
+        return checked
+
+    def preprocess(self, requests: list[Request]) -> list[tf.Tensor]:
+        """Decodes and resizes requests that ``check`` returned.
+
+        Returns:
+            What Transform makes of them, ``[n, …]`` each.
+
+        Raises:
+            RequestError: if an image can't be decoded.
+        """
+        try:
+            made = self._preprocess(**self.model.tensors(requests))
+        except tf.errors.InvalidArgumentError as error:
+            raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
+        return [made[name] for name in sorted(made)]
+
+    def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
+        """Asks the network, together with other threads that ask at the same time."""
+        classes, labels, scores = self._answer(*tensors)
+        return Answers(
+            classes.numpy(),
+            [label.decode() for label in labels.numpy()],
+            scores.numpy(),
+            [request.id for request in requests],
+            self.name,
+            self.version,
+        )
+
+    def ask(self, requests: Sequence[Request]) -> Answers:
+        """All three steps."""
+        checked = self.check(requests)
+        return self.answer(checked, self.preprocess(checked))
+
+
+def _checked_image(data: bytes) -> bytes:
+    try:
+        check_kind(data)
+    except BadImage as error:
+        raise RequestError("unsupported_image", str(error)) from None
+    try:
+        return normalize(data, max_pixels=MAX_PIXELS).data
+    except TooManyPixels as error:
+        raise RequestError("too_many_pixels", str(error)) from None
+    except BadImage as error:
+        raise RequestError("broken_image", str(error)) from None
+
+
+def _batched(
+    answer: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec], observe: Callable[[int], None]
+) -> Callable[..., list[tf.Tensor]]:
+    """Lets concurrent calls of a graph share batches.
+
+    Returns:
+        A function for many threads, from the graph's inputs in the order of their names to ``classes``, ``label`` and
+        ``score``.
+    """
+    names = sorted(specs)
+
+    def observed(size: np.ndarray) -> np.ndarray:
+        observe(int(size))
+        return size
+
+    @tf.nondifferentiable_batch_function(
+        num_batch_threads=1,  # one batch already uses all cores; while it is computed the next one grows
+        max_batch_size=MAX_INSTANCES,  # of one call, which is divided into batches of the sizes that are allowed
+        allowed_batch_sizes=list(range(1, BATCH_SIZE + 1)),  # all: a batch would be filled up to the next
+        enable_large_batch_splitting=True,
+        batch_timeout_micros=_WAIT_MICROSECONDS,
+        max_enqueued_batches=1000,  # callers wait before, see serving.server
+    )
+    def together(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        size = tf.numpy_function(observed, [tf.shape(tensors[0])[0]], tf.int32, stateful=True)
+        with tf.control_dependencies([size]):
+            answers = answer(**dict(zip(names, map(tf.identity, tensors), strict=True)))
+        return [answers["classes"], answers["label"], answers["score"]]
+
+    # Queues are known to TensorFlow by the names of their nodes: those of two versions must not be the same.
+    unique = f"version_{id(together)}_{os.urandom(8).hex()}"
+
+    def ask(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        with tf.name_scope(unique):
+            return together(*tensors)
+
+    return tf.function(ask, [tf.TensorSpec(specs[name].shape, specs[name].dtype) for name in names], autograph=False)
+
+
+class Versions:
+    """What is live of a model, which follows its folder."""
+
+    def __init__(self, path: Path, name: str, observe: Callable[[int], None]):
+        """Loads the newest version that can be loaded.
+
+        Args:
+            path: a SavedModel, the folder of its versions, or a run, see ``serving.versions``.
+            name: of the model, to callers.
+            observe: is told the size of each batch.
+
+        Raises:
+            ModelError: if there is none.
+        """
+        self._path, self._name, self._observe = path, name, observe
+        self._refused: dict[Path, tuple[object, ModelError]] = {}
+        self._live: Live | None = None
+        self.refresh()
+        if self._live is None:
+            raise next((error for _, error in self._refused.values()), ModelError(f"{path}: no model to serve"))
+
+    @property
+    def live(self) -> Live:
+        """The version to ask. Whoever has it can go on asking it after a newer one is live."""
+        if self._live is None:
+            raise RuntimeError("asked before it was loaded")
+        return self._live
+
+    def refresh(self) -> None:
+        """Makes the newest version live that can be loaded; one that can't is tried again when its files change."""
+        for folder, version in self._candidates():
+            if self._live and (self._live.model.folder, self._live.version) == (folder, version):
+                return
+            state = _state(folder)
+            if folder in self._refused and self._refused[folder][0] == state:
+                continue
+            try:
+                self._live = Live(folder, self._name, version, self._observe)
+            except ModelError as error:
+                _log.error("version %s is refused: %s", version, error)
+                self._refused[folder] = (state, error)
+                continue
+            VERSION.set(int(version))
+            _log.info("version %s is live", version)
+            return
+
+    def _candidates(self) -> list[tuple[Path, str]]:
+        folders = version_folders(self._path)
+        if not folders:  # of one that was there all may be gone: what is in memory stays live then
+            return [] if self._live else [(find_model(self._path), "1")]
+        return [(folder, folder.name) for folder in reversed(folders)]
+
+    def follow(self) -> None:
+        """Refreshes every second from now on, in a thread of its own."""
+
+        def forever() -> None:
+            while True:
+                time.sleep(_FOLLOW_SECONDS)
+                try:
+                    self.refresh()
+                except Exception:
+                    _log.exception("the model's folder can't be followed; what is live stays")
+
+        threading.Thread(target=forever, name="versions", daemon=True).start()
+
+
+def _state(folder: Path) -> object:
+    files = [(str(file), file.stat()) for file in sorted(folder.rglob("*"))]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)

@@ -1,0 +1,142 @@
+"""Batch prediction: every input once, whatever happens on the way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ingest.examples import decode
+from serving import batch, requests
+from serving.batch import BatchResult
+from serving.model import Model, predict_all
+from serving.requests import Request
+from serving.versions import ModelError
+from tests.conftest import encode
+
+
+def png(value: int) -> bytes:
+    return encode(Image.new("RGB", (8, 8), (value,) * 3), "PNG")
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(7):
+        (folder / f"{number}.png").write_bytes(png(30 * number))
+    (folder / "bad.jpg").write_bytes(b"no image")
+    return folder
+
+
+def lines(out: Path, kind: str) -> list[dict]:
+    return [json.loads(line) for file in out.glob(f"{kind}-*.jsonl") for line in file.open()]
+
+
+def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
+    out = tmp_path / "out"
+    assert batch.run(model, str(images), out) == BatchResult(predicted=7, quarantined=1, already=0)
+    found = {row["metadata"]: row for row in lines(out, "predictions")}
+    for answer in predict_all(Model(model), requests.normalized(requests.of_images(sorted(images.glob("*.png"))))):
+        row = found.pop(answer.id)
+        assert (row["label"], row["score"]) == (answer.label, answer.score)
+        assert row["classes"] == [answer.classes["dark"], answer.classes["light"]]
+    assert not found
+    (bad,) = lines(out, "quarantine")
+    assert bad["metadata"] == str(images / "bad.jpg")
+    assert "not an image" in bad["reason"]
+
+
+def test_a_second_run_asks_about_what_is_new_alone(model, images, tmp_path):
+    out = tmp_path / "out"
+    batch.run(model, str(images), out)
+    before = {file: file.read_bytes() for file in out.rglob("*.jsonl")}
+    (images / "new.png").write_bytes(png(200))
+    assert batch.run(model, str(images), out) == BatchResult(predicted=1, quarantined=0, already=8)
+    assert batch.run(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=9)
+    assert {file: file.read_bytes() for file in before} == before
+    assert Counter(row["metadata"] for row in lines(out, "predictions")) == Counter(
+        str(file) for file in images.glob("*.png")
+    )
+
+
+def test_all_formats_say_the_same(model, images, tmp_path):
+    for kind in ("jsonl", "parquet", "tfrecord"):
+        batch.run(model, f"{images}/*.png", tmp_path / kind, kind)
+    expected = sorted(lines(tmp_path / "jsonl", "predictions"), key=lambda row: row["metadata"])
+    (table,) = (tmp_path / "parquet").glob("*.parquet")
+    by_table = sorted(pq.read_table(table).to_pylist(), key=lambda row: row["metadata"])
+    (file,) = (tmp_path / "tfrecord").glob("*.tfrecord")
+    records = [decode(record) for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()]
+    by_records = [
+        {
+            "metadata": record["metadata"][0].decode(),
+            "label": record["label"][0].decode(),
+            "score": record["score"][0],
+            "classes": record["classes"],
+        }
+        for record in sorted(records, key=lambda record: record["metadata"])
+    ]
+    for rows in (by_table, by_records):
+        assert [{**row, "classes": pytest.approx(row["classes"])} for row in rows] == expected
+
+
+def test_files_of_requests_and_tables_of_paths_are_read(model, images, tmp_path):
+    for kind, suffix in requests.SUFFIXES.items():
+        requests.write([Request(f"{kind} {n}", png(n)) for n in range(3)], tmp_path / f"x{suffix}", kind)
+    assert batch.run(model, f"{tmp_path}/x.*", tmp_path / "a").predicted == 9
+    assert {row["metadata"] for row in lines(tmp_path / "a", "predictions")} == {
+        f"{kind} {n}" for kind in requests.SUFFIXES for n in range(3)
+    }
+    (images / "list.csv").write_text("name,path\nx,1.png\ny,2.png\nz,gone.png\n")
+    assert batch.run(model, str(images / "list.csv"), tmp_path / "b") == BatchResult(2, 1, 0)
+    (images / "list.csv").write_text("name,path\nx,\n")
+    with pytest.raises(ModelError, match="line 2: no path"):
+        batch.run(model, str(images / "list.csv"), tmp_path / "b")
+    (images / "list.csv").write_text("name,file\n")
+    with pytest.raises(ModelError, match="no column 'path', only name, file"):
+        batch.run(model, str(images / "list.csv"), tmp_path / "b")
+
+
+def test_a_second_run_into_the_same_folder_is_refused_while_one_is_running(model, images, tmp_path):
+    with batch._locked(tmp_path / "out"), pytest.raises(ModelError, match="another run"):
+        batch.run(model, str(images), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_several_processes_give_what_one_gives(model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "_IMAGES_IN_SHARD", 2)
+    assert batch.run(model, str(images), tmp_path / "out", workers=2) == BatchResult(7, 1, 0)
+    assert len({row["metadata"] for row in lines(tmp_path / "out", "predictions")}) == 7
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
+    shards = 400
+    (tmp_path / "in").mkdir()
+    for shard in range(shards):
+        given = [Request(f"{shard}-{n}", png(n)) for n in range(20)]
+        requests.write(given, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline.cli", "batch-predict", str(model), f"{tmp_path}/in/*", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    while len(list(out.glob("done/*.json"))) < 20:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(out.glob("done/*.json")))
+    assert done < shards
+    (out / "predictions-half.jsonl").write_text('{"metadata": "written when it was killed"')
+
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)  # noqa: S603
+    assert json.loads(again.stdout) == {"predicted": 20 * (shards - done), "quarantined": 0, "already": done}
+    keys = Counter(row["metadata"] for row in lines(out, "predictions"))
+    assert keys == Counter(f"{shard}-{n}" for shard in range(shards) for n in range(20))

@@ -1,0 +1,58 @@
+"""The check before a push, on real servers in processes of their own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import check
+from serving.model import Model
+from serving.requests import Request
+from tests.serving.test_server import gray
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def expected(model) -> list[check.Expected]:
+    requests = [Request(f"id-{value}", gray(value)) for value in range(0, 250, 12)]
+    names = Model(model).names
+    answers = Model(model).predict(requests)
+    return [
+        check.Expected(request, np.float32([answer.classes[name] for name in names]), answer.label)
+        for request, answer in zip(requests, answers, strict=True)
+    ]
+
+
+def test_a_model_that_serves_what_its_graph_says_has_no_problem(model, expected):
+    report = check.check(model, expected, budget_ms=None)
+    assert report.problems == []
+    assert (report.images, report.refusals) == (21, 9)
+    assert report.median_ms is not None
+    assert report.p95_ms is not None
+    assert 0 < report.median_ms <= report.p95_ms
+
+
+def test_other_answers_and_a_latency_over_the_budget_are_problems(model, expected):
+    other = dataclasses.replace(expected[3], classes=expected[3].classes[::-1].copy())
+    mislabelled = dataclasses.replace(expected[4], label="light")
+    report = check.check(model, [*expected[:3], other, mislabelled], budget_ms=0.01)
+    wrong = [problem for problem in report.problems if "the server says" in problem]
+    assert [problem.split(":")[0] for problem in wrong] == [
+        name for name in ("rows", "columns", "Open Inference Protocol") for _ in range(2)
+    ]
+    assert all(("id-36" in problem) != ("id-48" in problem) for problem in wrong)
+    assert "more than the budget of 0.01 ms" in report.problems[-1]
+    assert len(report.problems) == 7
+
+
+def test_a_model_that_cannot_be_loaded_is_a_problem_with_what_the_server_said(expected, tmp_path):
+    module = tf.Module()
+    module.serve = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": module.serve})
+    report = check.check(tmp_path / "model", expected, budget_ms=None)
+    (problem,) = report.problems
+    assert "did not start" in problem
+    assert "can't be loaded as a model of this pipeline" in problem
+    assert report.p95_ms is None

@@ -1,0 +1,104 @@
+"""The client, against a server that answers as it is told."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from serving import client
+from serving.predictions import Prediction
+from serving.requests import Failure, Request
+from serving.versions import ModelError
+
+ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
+ANSWER = (200, {"predictions": [ROW]})
+
+
+@pytest.fixture
+def told():
+    """A list of (status, body) to answer with, one a POST; and what was asked."""
+    answers: list[tuple[int, object]] = []
+    asked: list[tuple[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer(200, {"labels": ["a", "b"]} if self.path.endswith("/m/metadata") else {"models": ["m", "n"]})
+
+        def do_POST(self):
+            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.answer(*answers.pop(0))
+
+        def answer(self, status, body):
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", answers, asked
+        server.shutdown()
+
+
+def ask(url: str) -> Prediction | Failure:
+    (answer,) = client.Endpoint(f"{url}/v1/models/m").predict_all([Request("x", b"image", {"weight": 2})])
+    return answer
+
+
+def test_a_busy_server_is_asked_again_and_the_answer_is_by_name(told):
+    url, answers, asked = told
+    answers += [(503, {"error": "busy"}), (503, b"no JSON"), ANSWER]
+    assert ask(url) == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
+    body = {"instances": [{"input": {"b64": "aW1hZ2U="}, "metadata": "x", "weight": 2}]}
+    assert asked == [("/v1/models/m:predict", body)] * 3
+
+
+def test_a_server_that_stays_busy_is_given_up_with_its_words(told):
+    url, answers, asked = told
+    answers += [(503, {"error": "256 images are waiting already"})] * 10
+    assert ask(url) == Failure("x", "status 503: 256 images are waiting already")
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (400, {"error": "instance 0: truncated image"}, "status 400: instance 0: truncated image"),
+        (500, b"<html>", "status 500: Internal Server Error"),
+        (200, b"<html>", "status 200: OK"),
+        (200, {"predictions": []}, "not that of a model of this pipeline"),
+        (200, {"predictions": [ROW | {"classes": [1.0]}]}, "not that of a model of this pipeline"),
+    ],
+)
+def test_nothing_else_is_asked_again(told, status, body, words):
+    url, answers, asked = told
+    answers.append((status, body))
+    failure = ask(url)
+    assert isinstance(failure, Failure)
+    assert words in failure.error
+    assert len(asked) == 1
+
+
+def test_a_server_of_several_models_wants_to_be_told_which(told):
+    with pytest.raises(ModelError, match=r"serves m, n: give its URL"):
+        client.Endpoint(told[0])
+
+
+def test_a_server_without_names_has_numbers(told):
+    url, answers, _ = told
+    answers.append((200, {"predictions": [ROW | {"label": "1"}]}))
+    (answer,) = client.Endpoint(f"{url}/v1/models/n").predict_all([Request("x", b"")])
+    assert isinstance(answer, Prediction)
+    assert (answer.classes, answer.said) == ({"1": 0.75, "0": 0.25}, ("1",))
+
+
+def test_a_value_is_said_by_the_targets_name():
+    assert client._said("3.5", {"price": 3.5}) == ("price",)
+    assert client._said("b|a", {"a": 0.9, "b": 0.8, "c": 0.1}) == ("a", "b")
+    assert client._said("", {"a": 0.1}) == ()

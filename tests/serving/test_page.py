@@ -1,0 +1,81 @@
+"""The page to try a model on, in a real browser."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.serving.test_serve import serving
+from tests.serving.test_server import gray
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not BROWSER, reason="there is no Chromium here"),
+]
+
+
+@pytest.fixture(scope="module")
+def url(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page") / "brightness"
+    folder.mkdir()
+    (folder / "7").symlink_to(model)
+    with serving(folder) as (_, url):
+        yield url
+
+
+@pytest.fixture
+def page(url):
+    # As root, as in a container, Chromium doesn't start with its sandbox.
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 900, "height": 600})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        yield page
+        assert all(each.startswith((url, "blob:")) for each in asked)  # it needs no other host
+        browser.close()
+
+
+def choose(page: Page, file: Path) -> None:
+    page.locator("#file").set_input_files(file)
+
+
+def test_an_image_is_chosen_and_its_class_shows(page, tmp_path):
+    expect(page.locator("#name")).to_have_text("brightness")
+    expect(page.locator("#version")).to_have_text("version 7")
+    for value, label in ((250, "light"), (10, "dark")):
+        (tmp_path / f"{label}.png").write_bytes(gray(value))
+        choose(page, tmp_path / f"{label}.png")
+        expect(page.locator("#label")).to_have_text(label)
+        rows = page.locator("#classes tr")
+        expect(rows).to_have_count(2)
+        expect(rows.first.locator(".name")).to_have_text(label)
+        assert float(rows.first.locator(".score").inner_text()) > 0.9
+        assert page.locator("#image").evaluate("image => image.naturalWidth") == 20
+
+
+def test_what_is_no_image_shows_the_servers_words_and_the_next_image_works(page, tmp_path):
+    (tmp_path / "text.png").write_bytes(b"text")
+    choose(page, tmp_path / "text.png")
+    expect(page.locator("#error")).to_contain_text("not an image")
+    expect(page.locator("#result")).to_be_hidden()
+    (tmp_path / "light.png").write_bytes(gray(250))
+    choose(page, tmp_path / "light.png")
+    expect(page.locator("#label")).to_have_text("light")
+    expect(page.locator("#error")).to_have_text("")
+
+
+def test_an_image_that_is_dropped_is_taken(page, tmp_path):
+    page.evaluate(
+        """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+            document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+        }""",
+        list(gray(250)),
+    )
+    expect(page.locator("#label")).to_have_text("light")

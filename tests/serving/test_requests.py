@@ -1,0 +1,177 @@
+"""Files of requests: each format comes back as it was written, and what is wrong is said of its line alone."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ingest import examples
+from serving import requests
+from serving.requests import SUFFIXES, Failure, Request, RequestError
+from serving.versions import ModelError
+from tests.conftest import encode
+
+PNG = encode(Image.new("RGB", (4, 4)), "PNG")
+JPEG = encode(Image.new("RGB", (8, 8), (200, 0, 0)))
+GIVEN = [Request("é 1", PNG, {"weight": 1.5, "camera": "neu"}), Request("2", JPEG, {"weight": -3.0, "camera": "alt"})]
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_what_was_written_is_read_back(tmp_path, kind):
+    path = tmp_path / f"asked{SUFFIXES[kind]}"
+    assert requests.write(iter(GIVEN), path, kind) == 2
+    assert requests.is_file_of_requests(path)
+    assert list(requests.read(path)) == GIVEN
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_the_same_requests_give_the_same_bytes(tmp_path, kind):
+    paths = [tmp_path / f"{name}{SUFFIXES[kind]}" for name in "ab"]
+    for path in paths:
+        requests.write(GIVEN, path, kind)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_json_lines_are_instances_of_the_rest_api(tmp_path):
+    requests.write(GIVEN[:1], tmp_path / "x.jsonl", "jsonl")
+    (line,) = (tmp_path / "x.jsonl").read_text().splitlines()
+    instance = json.loads(line)
+    assert set(instance) == {"input", "metadata", "weight", "camera"}
+    assert tf.io.decode_base64(instance["input"]["b64"].replace("+", "-").replace("/", "_")).numpy() == PNG
+
+
+def test_arrays_are_read_by_numpy_without_pickle(tmp_path):
+    requests.write(GIVEN, tmp_path / "x.npz", "npy")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as arrays:
+        assert arrays["input"].tolist() == [PNG, JPEG]
+        assert arrays["weight"].tolist() == [1.5, -3.0]
+
+
+def test_records_are_read_by_tensorflow(tmp_path):
+    requests.write(GIVEN, tmp_path / "x.tfrecord.gz", "tfrecord")
+    records = tf.data.TFRecordDataset(str(tmp_path / "x.tfrecord.gz"), compression_type="GZIP")
+    images = [tf.train.Example.FromString(x.numpy()).features.feature["input"].bytes_list.value[0] for x in records]
+    assert images == [PNG, JPEG]
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_a_failed_writing_leaves_the_old_file_and_no_other(tmp_path, kind):
+    path = tmp_path / f"x{SUFFIXES[kind]}"
+    path.write_bytes(b"old")
+
+    def killed():
+        yield GIVEN[0]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        requests.write(killed(), path, kind)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_file_whose_name_tells_another_format_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"has to end with \.npz"):
+        requests.write(GIVEN, tmp_path / "x.jsonl", "npy")
+    with pytest.raises(ModelError, match="expected a file"):
+        list(requests.read(tmp_path / "x.csv"))
+
+
+B64 = {"b64": "AAAA"}
+
+
+@pytest.mark.parametrize(
+    ("instance", "reason"),
+    [
+        ([1], "expected an object"),
+        ({}, "'input' is missing"),
+        ({"input": "AAAA"}, "has to be an object"),
+        ({"input": {"b64": 5}}, "has to be an object"),
+        ({"input": {"b64": "AAA"}}, "not valid base64"),
+        ({"input": {"b64": "é"}}, "not valid base64"),
+        ({"input": B64, "metadata": 3}, "'metadata' has to be a string"),
+        ({"input": B64, "weight": [1]}, "'weight' has to be a number"),
+        ({"input": B64, "weight": True}, "'weight' has to be a number"),
+        ({"input": B64, "weight": float("nan")}, "'weight' has to be a number"),
+        ({"input": B64, "weight": 10**400}, "'weight' has to be a number"),
+    ],
+)
+def test_what_is_no_instance_is_refused_with_the_reason(instance, reason):
+    with pytest.raises(RequestError, match=reason):
+        requests.from_instance(instance)
+
+
+def test_a_bad_line_fails_alone_and_says_which(tmp_path):
+    good = json.dumps(requests.to_instance(GIVEN[0]))
+    nested = "[" * 100_000
+    (tmp_path / "x.jsonl").write_text(f"{good}\nno json\n{{}}\n{nested}\n" + '{"input": {"b64": "AAAA"}}\n')
+    first, second, third, fourth, fifth = requests.read(tmp_path / "x.jsonl")
+    assert first == GIVEN[0]
+    assert isinstance(second, Failure)
+    assert second.id == f"{tmp_path}/x.jsonl:2"
+    assert second.error.startswith("not JSON")
+    assert third == Failure(f"{tmp_path}/x.jsonl:3", "'input' is missing")
+    assert isinstance(fourth, Failure)
+    assert fifth == Request(f"{tmp_path}/x.jsonl:5", b"\0\0\0")
+
+
+def test_a_line_too_long_ends_the_file_with_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "_MAX_LINE", 1000)
+    (tmp_path / "x.jsonl").write_text("{}\n" + "x" * 2000 + "\n{}\n")
+    assert [each.error for each in requests.read(tmp_path / "x.jsonl")] == [
+        "'input' is missing",
+        "the rest can't be read: line 2 is longer than 1,000 bytes",
+    ]
+
+
+def test_what_comes_before_a_damage_is_read(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    record = examples.frame(examples.encode({"input": [PNG], "metadata": [b"1"], "label": [b"cat"]}))
+    noise, labelless = examples.frame(b"noise"), examples.frame(examples.encode({"label": [b"cat"]}))
+    path.write_bytes(record + noise + labelless + record[:-1])
+    first, *failures = requests.read(path)
+    assert first == Request("1", PNG)
+    assert [each.error for each in failures] == [
+        "not a tf.train.Example",
+        "the Example has no bytes feature 'input'",
+        "the rest can't be read: damaged TFRecord file: the checksum of a record is wrong",
+    ]
+    (tmp_path / "y.tfrecord.gz").write_bytes(b"not gzip")
+    (failure,) = requests.read(tmp_path / "y.tfrecord.gz")
+    assert "not a gzip" in failure.error.lower()
+
+
+def test_arrays_that_are_pickled_too_many_or_of_other_shapes_are_refused(tmp_path, monkeypatch):
+    def failure(**arrays) -> str:
+        np.savez_compressed(tmp_path / "x.npz", **arrays)
+        (each,) = requests.read(tmp_path / "x.npz")
+        assert isinstance(each, Failure)
+        return each.error
+
+    assert "allow_pickle" in failure(input=np.array([b"x", None], object))
+    assert "no array 'input'" in failure(images=np.array([b"x"]))
+    assert "of one length" in failure(input=np.array([b"x"]), metadata=np.array(["1", "2"]))
+    assert "of bytes" in failure(input=np.array([1.0]))
+    monkeypatch.setattr(requests, "_MAX_ARRAYS", 10_000)
+    assert "at most 10,000 are read" in failure(input=np.zeros(20_000, "S1"))
+
+
+def test_a_file_that_is_missing_or_no_archive_is_a_failure_of_its_own(tmp_path):
+    assert list(requests.read(tmp_path / "x.npz")) == [Failure(f"{tmp_path}/x.npz", "No such file or directory")]
+    (tmp_path / "x.npz").write_text("no archive")
+    (failure,) = requests.read(tmp_path / "x.npz")
+    assert "not a zip file" in failure.error
+
+
+def test_images_that_can_not_be_decoded_fail_and_others_are_converted():
+    webp = encode(Image.new("RGB", (4, 4)), "WEBP")
+    before = Failure("0", "lost")
+    asked = [before, Request("1", webp, {"weight": 1.0}), Request("2", b"text"), Request("3", JPEG)]
+    failed, converted, bad, same = requests.normalized(asked)
+    assert failed == before
+    assert isinstance(converted, Request)
+    assert converted.side == {"weight": 1.0}
+    assert tf.io.decode_image(converted.image).shape == (4, 4, 3)
+    assert isinstance(bad, Failure)
+    assert same == asked[3]

@@ -1,0 +1,172 @@
+"""The server as a process: a soak with bad requests and changing versions, and how it ends."""
+
+import itertools
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.serving.conftest import save_brightness
+from tests.serving.test_server import PREDICT, b64, gray, instance
+
+pytestmark = pytest.mark.slow
+
+REQUESTS, CALLERS = 10_000, 16
+BAD = {
+    "not JSON": b"{",
+    "'x' is not known": {"instances": [instance(gray(1), x=1)]},
+    "nothing to predict": {"instances": []},
+    "'input' is missing": {"instances": [{"metadata": "x"}]},
+    "has to be a string": {"instances": [instance(gray(1), metadata=1)]},
+    "not valid base64": {"instances": [{"input": {"b64": "é"}}]},
+    "not an image": {"instances": [instance(b"text")]},
+    "truncated image": {"instances": [instance(gray(1)[:-20])]},
+}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """Runs ``imagepipe serve`` on any free port; gives the process and its URL once it listens."""
+    command = [sys.executable, "-m", "pipeline.cli", "serve", str(folder), "--port", "0"]
+    with (folder.parent / "log").open("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
+        try:
+            deadline = time.monotonic() + 90
+            while not (listening := [line for line in lines(log.name) if line["message"].startswith("listening")]):
+                assert process.poll() is None, Path(log.name).read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield process, f"http://127.0.0.1:{listening[0]['port']}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def lines(log: str) -> list[dict]:
+    return [json.loads(line) for line in Path(log).read_text().splitlines() if line.startswith("{")]
+
+
+def add_version(folder: Path, version: int) -> None:
+    names = (f"dark{version}", f"light{version}")
+    made = save_brightness(folder.parent / f"made-{version}", folder.parent / "assets", names)
+    made.rename(folder / str(version))
+
+
+def test_a_soak_with_bad_requests_while_versions_change(tmp_path):
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    add_version(folder, 1)
+    outcomes: Counter[str] = Counter()
+    memory = []
+    with serving(folder) as (process, url), httpx.Client(base_url=url, timeout=60) as http:
+        server = psutil.Process(process.pid)
+
+        def live() -> int:
+            return int(http.get("/v1/models/brightness").json()["model_version_status"][0]["version"])
+
+        confirmed = live()
+        done = itertools.count(1)
+        bad = itertools.cycle(BAD.items())
+        images = {"dark": b64(gray(10)), "light": b64(gray(250))}
+        lock = threading.Lock()
+
+        def ask(number: int) -> None:
+            nonlocal confirmed
+            if number % 20 == 0:
+                with lock:
+                    reason, body = next(bad)
+                response = http.post(PREDICT, **{"content" if isinstance(body, bytes) else "json": body})
+                assert (response.status_code, reason in response.json()["error"]) == (400, True), response.text
+                outcomes[reason] += 1
+            else:
+                expected, at_least = ("dark", "light")[number % 2], confirmed
+                response = http.post(
+                    PREDICT, json={"instances": [{"input": images[expected], "metadata": str(number)}]}
+                )
+                assert response.status_code == 200, response.text
+                (row,) = response.json()["predictions"]
+                assert row["metadata"] == str(number)
+                assert row["label"].rstrip("0123456789") == expected
+                assert int(row["label"].removeprefix(expected)) >= at_least
+                outcomes["answered"] += 1
+            if (count := next(done)) % 1000 == 0:
+                memory.append((count, server.memory_info().rss / 2**20))
+
+        def change_versions() -> None:
+            nonlocal confirmed
+            for version in (2, 3, 4):
+                before = sum(outcomes.values())
+                while sum(outcomes.values()) < before + 1500:
+                    time.sleep(0.01)
+                add_version(folder, version)
+                while live() != version:
+                    time.sleep(0.05)
+                confirmed = version
+
+        changing = threading.Thread(target=change_versions, daemon=True)
+        changing.start()
+        with ThreadPoolExecutor(CALLERS) as pool:
+            list(pool.map(ask, range(REQUESTS)))
+        changing.join(60)
+        assert confirmed == 4
+        assert http.post(PREDICT, json={"instances": [instance(gray(250))]}).json()["predictions"][0]["label"] == (
+            "light4"
+        )
+    print("memory, MiB by requests:", memory)
+    assert outcomes == {"answered": REQUESTS * 19 // 20} | dict.fromkeys(BAD, 0) | Counter(
+        itertools.islice(itertools.cycle(BAD), REQUESTS // 20)
+    )
+    # Of the last version's load TensorFlow's allocator keeps some; a leak of one image a request would be 4 MiB, of one
+    # batch's tensors more.
+    assert memory[-1][1] - memory[1][1] < 150
+
+
+def test_sigterm_finishes_what_was_asked_and_refuses_what_is_new(tmp_path):
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    save_brightness(folder / "1", tmp_path / "assets", rounds=3000)
+    with (
+        serving(folder) as (process, url),
+        httpx.Client(base_url=url, timeout=60) as http,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        asked = [pool.submit(http.post, PREDICT, json={"instances": [instance(gray(250))] * 64}) for _ in range(3)]
+        time.sleep(1)
+        assert not [each.result() for each in asked if each.done()]
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(httpx.ConnectError):
+            httpx.post(url + PREDICT, json={"instances": [instance(gray(1))]})
+        for each in asked:
+            assert [row["label"] for row in each.result().json()["predictions"]] == ["light"] * 64
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{folder}"], "neither a SavedModel"),
+        ([], "give a model"),
+        (["{folder}", "--port", "{taken}"], "can't listen on 127.0.0.1"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_words(tmp_path, arguments, words):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        values = {"folder": str(tmp_path), "taken": taken.getsockname()[1]}
+        command = [sys.executable, "-m", "pipeline.cli", "serve", *(each.format(**values) for each in arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

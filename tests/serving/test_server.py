@@ -1,0 +1,336 @@
+"""The model server: real requests over loopback, by every protocol."""
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+from PIL import Image
+
+from serving import client, limits, live, server
+from serving.model import Model
+from serving.predictions import Prediction
+from serving.requests import Failure, Request
+from tests.conftest import encode
+from tests.serving.conftest import save_brightness
+
+PREDICT = "/v1/models/brightness:predict"
+INFER = "/v2/models/brightness/infer"
+
+
+def gray(value: int, kind: str = "PNG") -> bytes:
+    return encode(Image.new("RGB", (20, 20), (value, value, value)), kind)
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def instance(image: bytes, **rest) -> dict:
+    return {"input": b64(image), **rest}
+
+
+@pytest.fixture(scope="module")
+def served(model, tmp_path_factory):
+    """A server in this process, as Vertex AI's environment would have it."""
+    folder = tmp_path_factory.mktemp("served") / "brightness"
+    folder.mkdir()
+    (folder / "7").symlink_to(model)
+    os.environ |= {"AIP_HEALTH_ROUTE": "/alive", "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict"}
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    threading.Thread(target=server.serve, args=(folder, "brightness", listening), daemon=True).start()
+    with httpx.Client(base_url=url, timeout=60) as http:
+        assert http.get("/v2/health/ready").json() == {"ready": True}
+        yield SimpleNamespace(http=http, url=url, folder=folder, model=Model(model))
+    for name in ("AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"):
+        del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def expected(served) -> list[Prediction]:
+    return served.model.predict([Request("a", gray(10)), Request("b", gray(250, "JPEG"))])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        PREDICT,
+        "/v1/models/brightness/versions/7:predict",
+        "/v1/projects/p/models/brightness:predict",
+        "/v1/projects/p/models/brightness/versions/7:predict",
+        "/v1/endpoints/1/deployedModels/2:predict",
+    ],
+)
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+def test_every_route_gives_the_answers_of_the_graph(served, expected, path, columns):
+    images, ids = [b64(gray(10)), b64(gray(250, "JPEG"))], ["a", "b"]
+    if columns:
+        answer = served.http.post(path, json={"inputs": {"input": images, "metadata": ids}}).json()["outputs"]
+        rows = [dict(zip(answer, values, strict=True)) for values in zip(*answer.values(), strict=True)]
+    else:
+        asked = [{"input": image, "metadata": name} for image, name in zip(images, ids, strict=True)]
+        rows = served.http.post(path, json={"instances": asked, "signature_name": "serving_default"}).json()[
+            "predictions"
+        ]
+    assert [(row["metadata"], row["label"]) for row in rows] == [("a", "dark"), ("b", "light")]
+    for row, prediction in zip(rows, expected, strict=True):
+        assert row["score"] == pytest.approx(prediction.score)
+        assert row["classes"] == pytest.approx([prediction.classes[name] for name in ("dark", "light")])
+
+
+def test_an_image_of_any_format_that_ingest_takes_is_answered(served):
+    for kind in ("WEBP", "GIF", "TIFF", "BMP"):
+        answer = served.http.post(PREDICT, json={"instances": [instance(gray(250, kind))]}).json()
+        assert answer["predictions"][0]["label"] == "light", kind
+        assert answer["predictions"][0]["metadata"] == ""
+
+
+def test_as_many_images_as_a_request_may_have_are_answered_in_their_order(served):
+    values = [10 if n % 3 else 250 for n in range(live.MAX_INSTANCES)]
+    asked = [instance(gray(value), metadata=str(n)) for n, value in enumerate(values)]
+    rows = served.http.post(PREDICT, json={"instances": asked}).json()["predictions"]
+    assert [row["label"] for row in rows] == ["dark" if value == 10 else "light" for value in values]
+    assert [row["metadata"] for row in rows] == [str(n) for n in range(live.MAX_INSTANCES)]
+    figures = dict(line.rsplit(" ", 1) for line in served.http.get("/metrics").text.splitlines() if line[0] != "#")
+    assert figures['imagepipe_batch_size_bucket{le="32.0"}'] == figures['imagepipe_batch_size_bucket{le="+Inf"}']
+
+
+def test_kserves_own_client_is_answered_by_both_protocols(served, expected):
+    async def ask() -> tuple:
+        rest = {protocol: InferenceRESTClient(RESTConfig(protocol=protocol, timeout=60)) for protocol in ("v1", "v2")}
+        rows = await rest["v1"].infer(served.url, {"instances": [instance(gray(10))]}, model_name="brightness")
+        image = InferInput("input", [2], "BYTES", [b64(gray(10))["b64"], b64(gray(250, "JPEG"))["b64"]])
+        ids = InferInput("metadata", [2], "BYTES", ["a", "b"])
+        request = InferRequest("brightness", [image, ids], request_id="42")
+        tensors = await rest["v2"].infer(served.url, request, model_name="brightness")
+        return rows, tensors, await rest["v2"].is_model_ready(served.url, "brightness")
+
+    rows, tensors, ready = asyncio.run(ask())
+    assert rows["predictions"][0]["label"] == "dark"
+    assert ready
+    assert tensors.id == "42"
+    outputs = {output.name: output for output in tensors.outputs}
+    assert outputs["label"].data == ["dark", "light"]
+    assert outputs["metadata"].data == ["a", "b"]
+    scores = [[prediction.classes[name] for name in ("dark", "light")] for prediction in expected]
+    np.testing.assert_allclose(outputs["classes"].as_numpy(), scores, rtol=1e-5)
+
+
+def test_the_binary_form_of_v2_takes_the_bytes_of_images(served):
+    packed = b"".join(struct.pack("<I", len(x)) + x for x in (gray(250), gray(10)))
+    tensor = {"name": "input", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(packed)}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    answer = served.http.post(INFER, content=head + packed, headers=headers).json()
+    assert answer["outputs"][1]["data"] == ["light", "dark"]
+    for cut in (1, len(packed) - 3):  # in the last element, and in the first length
+        refused = served.http.post(INFER, content=(head + packed)[:-cut], headers=headers)
+        assert (refused.status_code, "binary_data_size" in refused.json()["error"]) == (400, True)
+
+
+def test_what_the_server_says_of_the_model(served):
+    status = served.http.get("/v1/models/brightness").json()
+    assert status["ready"] is True
+    assert status["model_version_status"][0]["version"] == "7"
+    described = served.http.get("/v1/models/brightness/metadata").json()
+    assert described["labels"] == ["dark", "light"]
+    assert set(described["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]) == {
+        "input",
+        "metadata",
+    }
+    assert [x["name"] for x in served.http.get("/v2/models/brightness").json()["inputs"]] == ["input", "metadata"]
+    assert served.http.get("/alive").status_code == 200
+    assert served.http.get("/v1/models").json() == {"models": ["brightness"]}
+
+
+def large_png() -> bytes:
+    return encode(Image.new("1", (10_000, 5_001)), "PNG")
+
+
+REFUSALS = {
+    "no JSON": (b"{", 400, "the body is not JSON"),
+    "deep JSON": (b"[" * 100_000, 400, "the body is not JSON"),
+    "no object": ([1], 400, "expected an object"),
+    "an unknown field": ({"instances": [], "x": 1}, 400, "'x' is not known"),
+    "both formats": ({"instances": [], "inputs": {}}, 400, "either 'instances'"),
+    "another signature": ({"instances": [], "signature_name": "x"}, 400, "'signature_name' has to be serving_default"),
+    "no instances": ({"instances": []}, 400, "nothing to predict"),
+    "too many instances": ({"instances": [instance(b"")] * 129}, 400, "at most 128"),
+    "no list": ({"instances": {}}, 400, "'instances' has to be a list"),
+    "no input": ({"instances": [instance(gray(1)), {"metadata": "x"}]}, 400, "instance 1: 'input' is missing"),
+    "an unknown feature": ({"instances": [instance(gray(1), x=1)]}, 400, "instance 0: 'x' is not known; the model"),
+    "metadata of a wrong type": ({"instances": [instance(gray(1), metadata=1)]}, 400, "'metadata' has to be a string"),
+    "input of a wrong type": ({"instances": [{"input": "text"}]}, 400, "instance 0: 'input' has to be an object"),
+    "bad base64": ({"instances": [{"input": {"b64": "é"}}]}, 400, "instance 0: 'input' is not valid base64"),
+    "no image": ({"instances": [instance(b"text")]}, 400, "instance 0: not an image"),
+    "an empty image": ({"instances": [instance(b"")]}, 400, "instance 0: empty file"),
+    "a cut image": ({"instances": [instance(gray(1)), instance(gray(1, "JPEG")[:-9])]}, 400, "instance 1: truncated"),
+    "a huge image": ({"instances": [instance(large_png())]}, 400, "instance 0: 50.0 megapixels, over the limit of 50"),
+    "columns of different lengths": ({"inputs": {"input": [], "metadata": [""]}}, 400, "different lengths"),
+    "columns without input": ({"inputs": {"metadata": [""]}}, 400, "'input' is missing"),
+    "no columns": ({"inputs": 1}, 400, "'inputs' has to be an object"),
+    "a large body": (b" " * (limits.MAX_BODY + 1), 413, "the body is larger than 64 MiB"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_bad_request_is_refused_with_its_reason(served, case):
+    body, status, words = REFUSALS[case]
+    kind = "content" if isinstance(body, bytes) else "json"
+    response = served.http.post(PREDICT, **{kind: body})
+    assert (response.status_code, words in response.json()["error"]) == (status, True), response.text
+
+
+def test_a_large_body_without_a_length_is_refused_on_the_way(served):
+    response = served.http.post(PREDICT, content=(bytes(2**20) for _ in range(65)))
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ([], "'input' is missing"),
+        ([{"name": "input", "shape": [2], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
+        ([{"name": "input", "shape": [1, 3], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
+        ([{"name": "input", "shape": [1], "datatype": "FP32", "data": [1.0]}], "wrong"),
+        ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "are not BYTES"),
+        ([{"name": "input", "shape": [1], "datatype": "BYTES"}], "inputs.0.data: Field required"),
+        ([{"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": -1}}], "doesn't fit"),
+    ],
+)
+def test_a_bad_request_of_v2_is_refused_with_its_reason(served, tensors, words):
+    response = served.http.post(INFER, json={"inputs": tensors})
+    assert response.status_code == 400
+    assert words in response.json()["error"] or words == "wrong"
+
+
+def test_what_is_not_served_is_not_found(served):
+    for path in ("/v1/models/x:predict", "/v1/models/brightness/versions/8:predict"):
+        response = served.http.post(path, json={"instances": [instance(gray(1))]})
+        assert response.status_code == 404
+        assert "brightness" in response.json()["error"] or "version 7" in response.json()["error"]
+    assert served.http.get("/x").json() == {"error": "Not Found"}
+    assert served.http.post("/v2/repository/models/brightness/unload").status_code == 403
+    assert served.http.get("/v1/models/brightness").status_code == 200
+
+
+def test_requests_at_the_same_time_share_batches_and_a_bad_one_fails_alone(served):
+    def ask(number: int) -> tuple[int, str]:
+        image = b"text" if number % 10 == 0 else gray(255 * (number % 2))
+        response = served.http.post(PREDICT, json={"instances": [instance(image, metadata=str(number))]})
+        row = response.json().get("predictions", [{}])[0]
+        assert row.get("metadata", str(number)) == str(number)
+        return response.status_code, row.get("label", "")
+
+    before = batches(served)
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(200)))
+    expected = [(400, "") if n % 10 == 0 else (200, "light" if n % 2 else "dark") for n in range(200)]
+    assert answers == expected
+    count, images = (after - then for after, then in zip(batches(served), before, strict=True))
+    assert images == 180
+    assert count < 180
+
+
+def batches(served) -> tuple[int, int]:
+    lines = served.http.get("/metrics").text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return int(float(values["imagepipe_batch_size_count"])), int(float(values["imagepipe_batch_size_sum"]))
+
+
+def test_metrics_count_requests_by_route_and_refusals_by_reason(served):
+    served.http.post(PREDICT, json={"instances": [{}]})
+    figures = served.http.get("/metrics").text
+    assert 'imagepipe_requests_total{route="/v1/models/{name}:predict",status="400"}' in figures
+    assert 'imagepipe_refused_total{reason="missing_input"}' in figures
+    assert "imagepipe_model_version 7.0" in figures
+
+
+def test_a_line_of_log_for_each_request_has_no_content(served, caplog):
+    with caplog.at_level("INFO", "imagepipe.access"):
+        served.http.post(f"{PREDICT}?secret=1", json={"instances": [instance(gray(1))] * 3})
+        deadline = time.monotonic() + 5
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)  # the line is written after the answer
+    (record,) = caplog.records
+    fields = record.fields  # type: ignore[attr-defined]
+    assert {name: fields[name] for name in ("method", "path", "status", "instances")} == {
+        "method": "POST",
+        "path": PREDICT,
+        "status": 200,
+        "instances": 3,
+    }
+    assert "secret" not in json.dumps(fields)
+
+
+def test_the_client_takes_paths_and_bytes_and_carries_the_servers_words(served, tmp_path):
+    (tmp_path / "a.png").write_bytes(gray(250))
+    light, dark, missing = client.predict(served.url, [tmp_path / "a.png", gray(10), str(tmp_path / "none.png")])
+    assert isinstance(light, Prediction)
+    assert (light.id, light.label, light.said) == (str(tmp_path / "a.png"), "light", ("light",))
+    assert isinstance(dark, Prediction)
+    assert (dark.id, list(dark.classes)) == ("1", ["dark", "light"])
+    assert isinstance(missing, Failure)
+    endpoint = client.Endpoint(f"{served.url}/v1/models/brightness:predict")
+    (refused,) = endpoint.predict_all([Request("x", gray(1), {"weight": 1.0})])
+    assert refused == Failure("x", "status 400: instance 0: 'weight' is not known; the model takes input, metadata")
+
+
+def test_a_full_queue_is_said_and_nothing_that_was_taken_is_lost(served, monkeypatch):
+    monkeypatch.setattr(server, "QUEUE", 40)
+    body = {"instances": [instance(gray(250))] * 20}
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: served.http.post(PREDICT, json=body), range(32)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert all(answer.headers["Retry-After"] == "1" and "waiting" in answer.json()["error"] for answer in refused)
+    taken = [answer for answer in answers if answer.status_code == 200]
+    assert len(taken) + len(refused) == 32
+    assert taken
+    assert all([row["label"] for row in answer.json()["predictions"]] == ["light"] * 20 for answer in taken)
+
+
+def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    (folder / "7").symlink_to(model)
+    versions = live.Versions(folder, "brightness", lambda size: None)
+    old = versions.live
+    ask = [Request("x", gray(250))]
+
+    (folder / "8").mkdir()
+    (folder / "8" / "saved_model.pb").write_bytes(b"no model")
+    versions.refresh()
+    assert versions.live is old
+
+    save_brightness(folder / "9", tmp_path / "assets", ("night", "day"))
+    versions.refresh()
+    assert (versions.live.version, versions.live.ask(ask).labels) == ("9", ["day"])
+    with ThreadPoolExecutor(8) as pool:  # both at once: neither is given the other's images
+        labels = list(pool.map(lambda n: (versions.live if n % 2 else old).ask(ask).labels[0], range(200)))
+    assert labels == ["light", "day"] * 100
+
+    (folder / "9").rename(tmp_path / "gone")
+    versions.refresh()
+    assert (versions.live.version, versions.live.ask(ask).labels) == ("7", ["light"])
+
+
+def test_a_folder_without_a_model_that_works_is_refused(tmp_path):
+    (tmp_path / "8").mkdir()
+    (tmp_path / "8" / "saved_model.pb").write_bytes(b"no model")
+    with pytest.raises(live.ModelError, match="8 can't be loaded"):
+        live.Versions(tmp_path, "x", lambda size: None)
+    with pytest.raises(live.ModelError, match="neither a SavedModel"):
+        live.Versions(Path(tmp_path / "8" / "none"), "x", lambda size: None)

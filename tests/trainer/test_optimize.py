@@ -1,0 +1,110 @@
+"""The graph that serves, against the network that was trained."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import devices, optimize
+from trainer.config import ServingConfig
+from trainer.errors import TrainingError
+from trainer.inputs import Rows, Split
+from transform.features import IMAGE
+
+SIDE, COUNT = 16, 40
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    """Convolutions with BatchNormalization whose statistics are none of the initial ones, and a side feature."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIDE, SIDE, 3), dtype="uint8", name=IMAGE)
+    weight = keras.Input((), name="weight")
+    x = keras.layers.Rescaling(1 / 127.5, -1)(image)
+    for filters in (8, 16):
+        x = keras.layers.Conv2D(filters, 3, use_bias=False)(x)
+        norm = keras.layers.BatchNormalization()
+        x = keras.layers.Activation("relu")(norm(x))
+        norm.moving_mean.assign(np.linspace(-0.2, 0.2, filters))
+        norm.moving_variance.assign(np.linspace(0.3, 2, filters))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Concatenate()([x, keras.layers.Reshape((1,))(weight)])
+    return keras.Model({IMAGE: image, "weight": weight}, keras.layers.Dense(3, activation="softmax")(x))
+
+
+@pytest.fixture
+def evaluation(tmp_path) -> Split:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
+    (tmp_path / "pixels").write_bytes(pixels.data)
+    rows = Rows(tmp_path / "pixels", (SIDE, SIDE, 3), np.dtype(np.uint8))
+    return Split(rows, {"weight": rng.random(COUNT, np.float32)}, np.full((COUNT, 1), 7, np.float32))
+
+
+def asked(split: Split) -> dict[str, tf.Tensor]:
+    return {IMAGE: tf.constant(split.images.read(np.arange(split.count))), "weight": tf.constant(split.side["weight"])}
+
+
+def graph_of(function) -> tuple[tf.Graph, list[str]]:
+    """The graph that a SavedModel would hold, and the types of all its operations."""
+    specs = {IMAGE: tf.TensorSpec([None, SIDE, SIDE, 3], tf.uint8), "weight": tf.TensorSpec([None])}
+    graph = tf.function(lambda features: function(features)).get_concrete_function(specs).graph
+    library = graph.as_graph_def().library.function
+    return graph, [node.op for inner in library for node in inner.node_def]
+
+
+@pytest.mark.parametrize(("precision", "within"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_it_says_what_the_network_says(network, evaluation, precision, within):
+    function, made = optimize.for_serving(network, "classification", evaluation, ServingConfig(precision=precision))
+    inputs = asked(evaluation)
+    difference = np.abs(function(inputs) - network(inputs, training=False)).max()
+    assert difference < within
+    assert made["precision"] == precision
+    assert made["max_difference"] == pytest.approx(difference, abs=1e-6)
+
+
+def test_variables_are_constants_and_batch_normalization_is_part_of_the_convolutions(network):
+    graph, operations = graph_of(optimize.optimized(network, bfloat16=False))
+    assert not graph.variables
+    assert operations.count("Conv2D") == 2
+    assert operations.count("Mul") == 1  # of the scaling of pixels
+    assert not {"Rsqrt", "Sub", "ReadVariableOp"} & set(operations)
+
+
+def test_weights_of_convolutions_are_stored_in_bfloat16(network):
+    graph, _ = graph_of(optimize.optimized(network, bfloat16=True))
+    nodes = [node for inner in graph.as_graph_def().library.function for node in inner.node_def]
+    assert {node.attr["T"].type for node in nodes if node.op == "Conv2D"} == {tf.bfloat16.as_datatype_enum}
+    kernels = [node for node in nodes if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 4]
+    assert {node.attr["value"].tensor.dtype for node in kernels} == {tf.bfloat16.as_datatype_enum}
+
+
+@pytest.mark.parametrize(("policy", "precision"), [("mixed_bfloat16", "bfloat16"), ("float32", "float32")])
+def test_auto_computes_as_this_machine_is_faster(network, evaluation, monkeypatch, policy, precision):
+    monkeypatch.setattr(devices, "policy", lambda _: policy)
+    _, made = optimize.for_serving(network, "classification", evaluation, ServingConfig())
+    assert made["precision"] == precision
+
+
+def test_switched_off_the_network_itself_is_served(network, evaluation):
+    config = ServingConfig.model_validate({"optimize": False})  # what YAML makes of off
+    assert optimize.for_serving(network, "classification", evaluation, config) == (
+        network,
+        {"precision": "float32", "max_difference": None},
+    )
+
+
+def test_a_graph_that_differs_too_much_is_not_exported(network, evaluation, monkeypatch):
+    config = ServingConfig(precision="bfloat16", max_difference=1e-7)
+    with pytest.raises(TrainingError, match=r"serving.max_difference is 1e-07. Try serving.precision: float32"):
+        optimize.for_serving(network, "classification", evaluation, config)
+    monkeypatch.setattr(optimize, "optimized", lambda *_: lambda features: features["weight"][:, None] * np.nan)
+    with pytest.raises(TrainingError, match=r"up to inf .* Try serving.optimize: off"):
+        optimize.for_serving(network, "classification", evaluation, ServingConfig(precision="float32"))
+
+
+def test_a_regression_differs_in_units_of_its_target(network, evaluation, monkeypatch):
+    monkeypatch.setattr(optimize, "optimized", lambda *_: lambda features: network(features) + 50)
+    evaluation.targets[: COUNT // 2] += 2000  # a standard deviation of 1,000
+    _, made = optimize.for_serving(network, "regression", evaluation, ServingConfig())
+    assert made["max_difference"] == pytest.approx(0.05, rel=1e-3)

@@ -1,0 +1,39 @@
+"""A trained network for devices: TensorFlow Lite, weights in float16."""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from trainer.errors import TrainingError
+from trainer.optimize import optimized
+from transform.features import IMAGE
+
+
+def convert(file: Path) -> bytes:
+    """Converts a trained network to TensorFlow Lite.
+
+    Args:
+        file: ``model.keras``, which a training leaves beside the SavedModel.
+
+    Returns:
+        The content of a ``.tflite`` file. Its signature ``serving_default`` takes ``image``, uint8 pixels
+        ``[1, height, width, 3]`` in RGB that whoever asks has decoded and resized, and gives ``classes``, float32
+        ``[1, k]``.
+
+    Raises:
+        TrainingError: if the network needs side features: their scaling and vocabularies are in the SavedModel alone.
+    """
+    model = keras.models.load_model(file, compile=False)
+    side = sorted(x.name for x in model.inputs if x.name != IMAGE)
+    if side:
+        raise TrainingError(f"{file} needs side features next to an image: {', '.join(side)}. It can't be converted.")
+    (pixels,) = model.inputs
+    network = tf.Module()
+    function = optimized(model, bfloat16=False)
+    network.ask = tf.function(lambda image: {"classes": function({IMAGE: image})})
+    spec = tf.TensorSpec([1, *pixels.shape[1:]], pixels.dtype, name=IMAGE)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.ask.get_concrete_function(spec)], network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()

@@ -1,0 +1,112 @@
+"""A trained network as it is served: its weights are constants, and what can be computed before is."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.grappler import tf_optimizer
+
+from trainer import devices, inputs
+from trainer.config import ServingConfig
+from trainer.errors import TrainingError
+from trainer.tasks import TaskName
+
+Function: TypeAlias = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+
+_BATCH = 32
+
+
+def for_serving(
+    model: keras.Model, task: TaskName, evaluation: inputs.Split, config: ServingConfig
+) -> tuple[Function, dict[str, Any]]:
+    """What is exported of a network.
+
+    Args:
+        model: the trained network, in float32.
+        task: says what its outputs mean.
+        evaluation: what both are asked about, to be compared.
+        config: how it is optimised, and how much that may change.
+
+    Returns:
+        A function of the network's inputs, and what a person wants to know of it: ``precision`` and ``max_difference``,
+        the largest difference of an output from the network's, as the configuration counts it. None where it is the
+        network itself.
+
+    Raises:
+        TrainingError: if the difference is larger than the configuration allows.
+    """
+    if config.optimize == "off":
+        return model, {"precision": "float32", "max_difference": None}
+    fast = devices.policy("auto") == "mixed_bfloat16"
+    precision = ("bfloat16" if fast else "float32") if config.precision == "auto" else config.precision
+    function = optimized(model, precision == "bfloat16")
+    unit = float(np.std(evaluation.targets)) if task == "regression" else 1.0
+    difference = _difference(model, function, evaluation) / (unit or 1.0)
+    if not difference <= config.max_difference:
+        raise TrainingError(
+            f"The graph that was optimised for serving, in {precision}, differs from the network by up to "
+            f"{difference:.3g} on the eval split; serving.max_difference is {config.max_difference:g}. Try "
+            + ("serving.precision: float32." if precision == "bfloat16" else "serving.optimize: off.")
+        )
+    return function, {"precision": precision, "max_difference": difference}
+
+
+def _difference(model: keras.Model, function: Function, split: inputs.Split) -> float:
+    ask = [tf.function(each, reduce_retracing=True) for each in (partial(model, training=False), function)]
+    largest = 0.0
+    for features, _ in inputs.batches(split, _BATCH).prefetch(2):
+        one, other = (each(features).numpy() for each in ask)
+        largest = max(largest, float(np.nan_to_num(np.abs(one - other), nan=np.inf).max()))
+    return largest
+
+
+def optimized(model: keras.Model, bfloat16: bool) -> Function:
+    """Freezes a network and folds its BatchNormalization into the convolutions before it.
+
+    Nothing of it is tied to the processor it is made on: what is, TensorFlow does when the graph is loaded.
+
+    Args:
+        model: from a dict of named inputs ``[n, …]`` to one output ``[n, k]``.
+        bfloat16: whether convolutions and matrix products are computed in bfloat16, and the rest in float32.
+
+    Returns:
+        A function of the same inputs, without variables, that a SavedModel can hold.
+    """
+    specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
+    traced = tf.function(lambda features: model(features, training=False)).get_concrete_function(specs)
+    frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+    names, (output,) = [x.name for x in frozen.inputs], [x.name for x in frozen.outputs]
+    graph = _rewritten(frozen, bfloat16)
+
+    def imported(*tensors: tf.Tensor) -> tf.Tensor:
+        feeds = dict(zip(names, tensors, strict=True))
+        (result,) = tf.graph_util.import_graph_def(graph, input_map=feeds, return_elements=[output], name="")
+        return result
+
+    ordered = sorted(specs)  # as tf.function flattens a dict
+    wrapped = tf.compat.v1.wrap_function(imported, [specs[name] for name in ordered])
+    return lambda features: wrapped(*(features[name] for name in ordered))
+
+
+def _rewritten(function: Any, bfloat16: bool) -> tf.compat.v1.GraphDef:
+    meta = tf.compat.v1.train.export_meta_graph(graph_def=function.graph.as_graph_def(), graph=function.graph)
+    signature = meta.signature_def["serving_default"]  # says what must stay
+    for tensors, infos in ((function.inputs, signature.inputs), (function.outputs, signature.outputs)):
+        for x in tensors:
+            infos[x.name].name = x.name
+            infos[x.name].dtype = x.dtype.as_datatype_enum
+    config = config_pb2.ConfigProto()
+    rewrites = config.graph_options.rewrite_options
+    rewrites.min_graph_nodes = -1  # small graphs too
+    rewrites.meta_optimizer_iterations = RewriterConfig.ONE
+    if bfloat16:
+        rewrites.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    precision = ["auto_mixed_precision_onednn_bfloat16"] if bfloat16 else []
+    rewrites.optimizers.extend(["constfold", "arithmetic", "dependency", *precision, "constfold"])
+    return tf_optimizer.OptimizeGraph(config, meta, verbose=False)
