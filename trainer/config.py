@@ -107,7 +107,9 @@ class ServingConfig(BaseModel):
         "auto", description="auto: weights become constants, BatchNormalization part of the convolutions"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the optimised graph; auto: bfloat16 where this machine's processor is faster in it"
+        "auto",
+        description="of the optimised graph; auto: bfloat16 where this machine's processor is faster in it, "
+        "unless it differs too much",
     )
     max_difference: Annotated[float, Field(gt=0)] = Field(
         0.05,

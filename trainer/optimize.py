@@ -1,5 +1,6 @@
 """A trained network as it is served: its weights are constants, and what can be computed before is."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -18,6 +19,8 @@ from trainer.errors import TrainingError
 from trainer.tasks import TaskName
 
 Function: TypeAlias = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+
+_log = logging.getLogger(__name__)
 
 _BATCH = 32
 
@@ -39,22 +42,32 @@ def for_serving(
         network itself.
 
     Raises:
-        TrainingError: if the difference is larger than the configuration allows.
+        TrainingError: if the difference is larger than the configuration allows, in float32 too where the configuration
+            leaves the precision to the machine.
     """
     if config.optimize == "off":
         return model, {"precision": "float32", "max_difference": None}
-    fast = devices.policy("auto") == "mixed_bfloat16"
-    precision = ("bfloat16" if fast else "float32") if config.precision == "auto" else config.precision
-    function = optimized(model, precision == "bfloat16")
-    unit = float(np.std(evaluation.targets)) if task == "regression" else 1.0
-    difference = _difference(model, function, evaluation) / (unit or 1.0)
-    if not difference <= config.max_difference:
-        raise TrainingError(
-            f"The graph that was optimised for serving, in {precision}, differs from the network by up to "
-            f"{difference:.3g} on the eval split; serving.max_difference is {config.max_difference:g}. Try "
-            + ("serving.precision: float32." if precision == "bfloat16" else "serving.optimize: off.")
-        )
-    return function, {"precision": precision, "max_difference": difference}
+    unit = (float(np.std(evaluation.targets)) if task == "regression" else 1.0) or 1.0
+    tried = []
+    for precision in _precisions(config):
+        function = optimized(model, precision == "bfloat16")
+        difference = _difference(model, function, evaluation) / unit
+        if difference <= config.max_difference:
+            return function, {"precision": precision, "max_difference": difference}
+        tried.append(f"by up to {difference:.3g} in {precision}")
+        _log.warning("The graph in %s differs too much from the network: by up to %.3g", precision, difference)
+    raise TrainingError(
+        f"The graph that was optimised for serving differs from the network on the eval split, {', '.join(tried)}; "
+        f"serving.max_difference is {config.max_difference:g}. Try "
+        + ("serving.precision: float32." if config.precision == "bfloat16" else "serving.optimize: off.")
+    )
+
+
+def _precisions(config: ServingConfig) -> list[str]:
+    """Those to try, the fastest first."""
+    if config.precision != "auto":
+        return [config.precision]
+    return ["bfloat16", "float32"] if devices.policy("auto") == "mixed_bfloat16" else ["float32"]
 
 
 def _difference(model: keras.Model, function: Function, split: inputs.Split) -> float:

@@ -96,11 +96,22 @@ def test_switched_off_the_network_itself_is_served(network, evaluation):
 
 def test_a_graph_that_differs_too_much_is_not_exported(network, evaluation, monkeypatch):
     config = ServingConfig(precision="bfloat16", max_difference=1e-7)
-    with pytest.raises(TrainingError, match=r"serving.max_difference is 1e-07. Try serving.precision: float32"):
+    with pytest.raises(TrainingError, match=r"in bfloat16; serving.max_difference is 1e-07. Try .*precision: float32"):
         optimize.for_serving(network, "classification", evaluation, config)
     monkeypatch.setattr(optimize, "optimized", lambda *_: lambda features: features["weight"][:, None] * np.nan)
-    with pytest.raises(TrainingError, match=r"up to inf .* Try serving.optimize: off"):
+    with pytest.raises(TrainingError, match=r"up to inf in float32; .* Try serving.optimize: off"):
         optimize.for_serving(network, "classification", evaluation, ServingConfig(precision="float32"))
+
+
+def test_auto_takes_float32_where_bfloat16_differs_too_much(network, evaluation, monkeypatch):
+    monkeypatch.setattr(devices, "policy", lambda _: "mixed_bfloat16")
+    config = ServingConfig(max_difference=1e-5)
+    _, made = optimize.for_serving(network, "classification", evaluation, config)
+    assert made["precision"] == "float32"
+    with pytest.raises(
+        TrainingError, match=r"by up to .* in bfloat16, by up to .* in float32; .* serving.optimize: off"
+    ):
+        optimize.for_serving(network, "classification", evaluation, config.model_copy(update={"max_difference": 1e-12}))
 
 
 def test_a_regression_differs_in_units_of_its_target(network, evaluation, monkeypatch):
