@@ -1,22 +1,22 @@
 """Batch prediction against a bare loop over the graph: 320x240 JPEGs, an InceptionV3 at 299x299, start-up included.
 
-- bare loop: reads files and asks the SavedModel, a batch at a time, at each of several batch sizes; the best counts
+- bare loop: reads files and asks the SavedModel, a batch at a time, at that of several batch sizes that is best
 - ours: `imagepipe batch-predict`, by one process and by two, which checks every file and writes JSON lines
 
-Each side is a process of its own; the bare loop's figure is of the loop alone.
+Each side is a process of its own, and the graph one as the Trainer would make it on this machine.
 
     python -m benchmarks.batch_predict [--images N] [--json]
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.common import export_model, measure, photo_crops, report
+from benchmarks.common import export_model, inception_v3, measure, photo_crops, report
 
 BATCHES = (8, 32, 64)
 TRIED = 256  # images, to find the best batch
@@ -28,11 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
-    parser.add_argument("--side", choices=["prepare", "bare"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["prepare", "best", "bare"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        {"prepare": prepare, "bare": bare}[arguments.side](arguments.folder, arguments.images)
+        {"prepare": prepare, "best": best, "bare": bare}[arguments.side](arguments.folder, arguments.images)
         os._exit(0)  # see transform_and_input
 
     rates: dict[str, float] = {}
@@ -49,9 +49,11 @@ def main() -> None:
             str(arguments.images),
         ]
         measure([*own, "--side", "prepare"])
-        memory["bare loop"] = measure([*own, "--side", "bare"]).peak / 2**20
-        found = json.loads((folder / "bare.json").read_text())
-        rates["bare loop"] = found["images_per_second"]
+        measure([*own, "--side", "best"])
+        measured = measure([*own, "--side", "bare"])
+        rates["bare loop"] = arguments.images / measured.seconds
+        memory["bare loop"] = measured.peak / 2**20
+        batch = int((folder / "batch").read_text())
         for workers in WORKERS:
             name = f"ours, {workers} process{'es' if workers > 1 else ''}"
             command = [
@@ -71,7 +73,7 @@ def main() -> None:
         {
             "benchmark": "batch_predict",
             "images": arguments.images,
-            "best_batch": found["batch"],
+            "best_batch": batch,
             "images_per_second": rates,
             "peak_memory_mib": memory,
             "ratios": ratios,
@@ -79,40 +81,51 @@ def main() -> None:
         },
         ["", "images/s", "peak MiB"],
         [[name, f"{rate:.1f}", f"{memory[name]:,.0f}"] for name, rate in rates.items()],
-        [
-            f"{name} / bare loop at batch {found['batch']}: {ratio:.2f} (goal: {GOAL:g})"
-            for name, ratio in ratios.items()
-        ],
+        [f"{name} / bare loop at batch {batch}: {ratio:.2f} (goal: {GOAL:g})" for name, ratio in ratios.items()],
     )
 
 
 def prepare(folder: Path, images: int) -> None:
     from benchmarks import transform_and_input
+    from trainer import devices
 
     transform_and_input.prepare(folder, 10)
-    export_model(folder / "transform", folder / "model")
+    bfloat16 = devices.policy("auto") == "mixed_bfloat16"
+    export_model(inception_v3(), folder / "transform", folder / "model", bfloat16)
     (folder / "images").mkdir()
     for number, jpeg in enumerate(photo_crops(images)):
         (folder / "images" / f"{number:05}.jpg").write_bytes(jpeg)
 
 
+def best(folder: Path, images: int) -> None:
+    """Finds the bare loop's batch size."""
+    ask = loop(folder)
+    ask(TRIED, BATCHES[0])
+    seconds = {}
+    for batch in BATCHES:
+        begun = time.perf_counter()
+        ask(TRIED, batch)
+        seconds[batch] = time.perf_counter() - begun
+    (folder / "batch").write_text(str(min(seconds, key=lambda batch: seconds[batch])))
+
+
 def bare(folder: Path, images: int) -> None:
+    loop(folder)(images, int((folder / "batch").read_text()))
+
+
+def loop(folder: Path) -> Callable[[int, int], None]:
+    """Loads the graph; what comes back asks it about so many images, in batches of so many."""
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(folder / "model")).signatures["serving_default"]
     paths = sorted((folder / "images").iterdir())
 
-    def seconds(count: int, batch: int) -> float:
-        begun = time.perf_counter()
+    def ask(count: int, batch: int) -> None:
         for first in range(0, count, batch):
             read = [path.read_bytes() for path in paths[first : min(first + batch, count)]]
             serve(input=tf.constant(read), metadata=tf.fill([len(read)], ""))["classes"].numpy()
-        return time.perf_counter() - begun
 
-    seconds(TRIED, BATCHES[0])
-    best = min(BATCHES, key=lambda batch: seconds(TRIED, batch))
-    rate = images / seconds(images, best)
-    (folder / "bare.json").write_text(json.dumps({"batch": best, "images_per_second": rate}))
+    return ask
 
 
 if __name__ == "__main__":

@@ -37,20 +37,34 @@ def photo_crops(count: int) -> Iterator[bytes]:
         yield buffer.getvalue()
 
 
-def export_model(transform: Path, path: Path, bfloat16: bool = False) -> None:
-    """Exports an InceptionV3 at 299x299 with random weights as the Trainer does, into the folder ``path``.
+def inception_v3() -> Any:
+    """The Trainer's InceptionV3 for ten classes of images at 299x299, with random weights.
 
-    ``transform`` is the folder with Transform's output.
+    The statistics of its BatchNormalization are not the initial ones either: zeros would be optimised away.
     """
     import keras
-    import tensorflow_transform as tft
+    import numpy as np
 
-    from trainer import export, model, optimize, tasks
+    from trainer import model, tasks
     from trainer.config import TrainerConfig
-    from transform.features import Features
 
     keras.utils.set_random_seed(0)
-    network = model.build((299, 299), tasks.classification(10), {}, TrainerConfig(weights="none")).model
+    built = model.build((299, 299), tasks.classification(10), {}, TrainerConfig(weights="none"))
+    rng = np.random.default_rng(0)
+    for layer in built.base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
+            layer.moving_mean.assign(rng.normal(0, 0.1, layer.moving_mean.shape))
+    return built.model
+
+
+def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = False) -> None:
+    """Exports an ``inception_v3`` as the Trainer does, to ``path``; the folder ``transform`` has Transform's output."""
+    import tensorflow_transform as tft
+
+    from trainer import export, optimize
+    from transform.features import Features
+
     graph = optimize.optimized(network, bfloat16)
     export.save(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))
 
@@ -107,15 +121,20 @@ class _Program:
         )
         self._stdin, self._stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         self._peak = self._peak_anonymous = 0
+        self._on_turn = threading.Event()
+        self._on_turn.set()
         self._watcher = threading.Thread(target=self._watch)
         self._watcher.start()
 
     def pauses(self) -> bool:
         """Waits until it has written a line, or has ended: then it is False."""
-        return bool(self._stdout.readline())
+        written = bool(self._stdout.readline())
+        self._on_turn.clear()
+        return written
 
     def goes_on(self) -> bool:
         """Answers the line; False if it waits for nothing, having ended."""
+        self._on_turn.set()
         try:
             self._stdin.write("\n")
             self._stdin.flush()
@@ -134,6 +153,9 @@ class _Program:
 
     def _watch(self) -> None:
         while self._process.poll() is None:
+            # Who waits is not looked at: that would take time from the one whose turn it is.
+            if not self._on_turn.wait(_SAMPLE_SECONDS):
+                continue
             total = anonymous = 0
             try:
                 family = psutil.Process(self._process.pid)

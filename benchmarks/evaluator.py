@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import export_model, measure, report
+from benchmarks.common import export_model, inception_v3, measure, report
 
 SIDES = ("ours", "tfx")
 
@@ -68,7 +68,7 @@ def prepare(folder: Path, images: int) -> None:
     with tf.io.TFRecordWriter(str(split / "data_tfrecord-00000-of-00001.gz"), options) as writer:
         for record in tf.data.TFRecordDataset(str(folder / "examples.tfrecord")).as_numpy_iterator():
             writer.write(record)
-    export_model(folder / "transform", folder / "model" / "Format-Serving")
+    export_model(inception_v3(), folder / "transform", folder / "model" / "Format-Serving")
 
 
 def evaluate(folder: Path, side: str) -> None:

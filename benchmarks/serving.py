@@ -3,7 +3,7 @@
 - by hand: the recipe as people do it: the Keras model in float32, behind `tf.map_fn` with decode and resize
 - ours: the exported SavedModel, in float32 and in bfloat16
 - OpenVINO: the same network in bfloat16, behind the same decode as ours (`uv sync --group benchmarks` installs it)
-- server: `imagepipe serve` with the float32 export, asked by 1, 8 and 32 callers at once from another process
+- server: `imagepipe serve` with either of our exports, asked by 1, 8 and 32 callers at once from another process
 
 Each side is a process of its own, and all take turns. What counts is the median of the turns: of a side's images/s, and
 of the ratios within each turn.
@@ -26,19 +26,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import export_model, measure_in_turns, next_turn, photo_crops, report
+from benchmarks.common import export_model, inception_v3, measure_in_turns, next_turn, photo_crops, report
 
 SIZE = (299, 299)
 BATCHES = (1, 8, 32)
 CALLERS = (1, 8, 32)
 IMAGES = {1: 16, 8: 64, 32: 128}  # asked about in a turn, by batch or by callers
-OURS, OPENVINO = {"float32": "ours, float32", "bfloat16": "ours, bfloat16"}, "OpenVINO, bfloat16"
-SIDES = ["by hand", *OURS.values(), OPENVINO, "server"]
+PRECISIONS = ("float32", "bfloat16")
+OURS, SERVER = ({precision: f"{side}, {precision}" for precision in PRECISIONS} for side in ("ours", "server"))
+OPENVINO = "OpenVINO, bfloat16"
+SIDES = ["by hand", *OURS.values(), OPENVINO, *SERVER.values()]
 GOALS = {
     "ours, float32 / by hand": 1.05,
     "ours, bfloat16 / by hand": 1.9,
     "ours, bfloat16 / OpenVINO, bfloat16": 0.95,
-    "server / ours, float32": 0.85,
+    "server, float32 / ours, float32": 0.85,
+    "server, bfloat16 / ours, bfloat16": 0.85,
 }
 
 Ask = Callable[[list[bytes]], Any]
@@ -56,7 +59,7 @@ def main() -> None:
         prepare(arguments.folder)
         os._exit(0)  # see transform_and_input
     if arguments.side:
-        turns_of = server if arguments.side == "server" else graph
+        turns_of = server if arguments.side in SERVER.values() else graph
         found = turns_of(arguments.folder, arguments.side, arguments.turns)
         (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(found))
         return
@@ -68,7 +71,10 @@ def main() -> None:
         measured = measure_in_turns([[*command, "--side", side] for side in sides])
         turns: dict[str, Turns] = {side: json.loads((Path(folder) / f"{side}.json").read_text()) for side in sides}
     memory = {side: each.peak / 2**20 for side, each in zip(sides, measured, strict=True)}
-    latency = {key: statistics.median(turns["server"].pop(f"{key}, p99 ms")) for key in map(str, CALLERS)}
+    latency = {
+        side: {key: statistics.median(turns[side].pop(f"{key}, p99 ms")) for key in map(str, CALLERS)}
+        for side in SERVER.values()
+    }
     rates = {side: {key: statistics.median(turns[side][key]) for key in turns[side]} for side in sides}
     best = {side: max(rates[side], key=lambda key: rates[side][key]) for side in sides}
 
@@ -79,7 +85,7 @@ def main() -> None:
         return {
             key: statistics.median(
                 a / b
-                for a, b in zip(turns[one][key], turns[other][best[other] if one == "server" else key], strict=True)
+                for a, b in zip(turns[one][key], turns[other][best[other] if one in latency else key], strict=True)
             )
             for key in turns[one]
         }
@@ -102,25 +108,24 @@ def main() -> None:
             f"(goal: at least {GOALS[pair]:g})"
             for pair, ratios in compared.items()
         ]
-        + [f"server's p99 by callers: {', '.join(f'{key}: {ms:,.0f} ms' for key, ms in latency.items())}"],
+        + [
+            f"{side}: p99 by callers: {', '.join(f'{key}: {ms:,.0f} ms' for key, ms in of_side.items())}"
+            for side, of_side in latency.items()
+        ],
     )
 
 
 def prepare(folder: Path) -> None:
     """Writes the models."""
-    import keras
     import tensorflow as tf
 
     from benchmarks import transform_and_input
-    from trainer import model, tasks
-    from trainer.config import TrainerConfig
 
     transform_and_input.prepare(folder, 10)
+    network = inception_v3()
     for precision, name in OURS.items():
-        export_model(folder / "transform", folder / name, bfloat16=precision == "bfloat16")
+        export_model(network, folder / "transform", folder / name, bfloat16=precision == "bfloat16")
 
-    keras.utils.set_random_seed(0)
-    network = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none")).model
     network.export(folder / "network", verbose=False)
     module = tf.Module()
     module.network = network
@@ -175,18 +180,18 @@ def openvino(folder: Path) -> Ask:
     return lambda jpegs: network(ours.preprocess(input=tf.constant(jpegs))["image"].numpy())[0]
 
 
-def server(folder: Path, _: str, turns: int) -> Turns:
+def server(folder: Path, side: str, turns: int) -> Turns:
     """Images/s of each turn, by callers, and the 99th percentile of the latency."""
     import httpx
 
-    command = [sys.executable, "-m", "serving.server", str(folder / OURS["float32"]), "bench"]
-    with (folder / "server.log").open("wb") as log:
+    command = [sys.executable, "-m", "serving.server", str(folder / side.replace("server", "ours")), "bench"]
+    with (folder / f"{side}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own command)
     try:
         port = None
         while not port:
             time.sleep(0.2)
-            lines = (folder / "server.log").read_text().splitlines()
+            lines = (folder / f"{side}.log").read_text().splitlines()
             port = next((json.loads(line).get("port") for line in lines if '"port"' in line), None)
         bodies = [
             json.dumps({"instances": [{"input": {"b64": base64.b64encode(jpeg).decode()}}]}).encode()

@@ -254,11 +254,8 @@ def test_the_demo_scores_a_pushed_model_on_images_of_the_test_split_and_their_fo
     }
     assert shown
     assert {e.id.encode(): e.actual.encode() for e in shown}.items() <= labels.items()
-    answers = [
-        json.loads(line)
-        for line in project.command("predict", first.serving_dir, *files, "--json").stdout.split("\n")
-        if line
-    ]
+    pushed = str(Path(first.serving_dir) / str(first.pushed_version))
+    answers = [json.loads(line) for line in project.command("predict", pushed, *files, "--json").stdout.splitlines()]
     assert len(answers) == len(records)
     assert accuracy == np.mean([a["label"].encode() == labels[a["id"].encode()] for a in answers])
     assert read_all(tmp_path / "runs")[0].test_accuracy == accuracy

@@ -67,7 +67,8 @@ def test_variables_are_constants_and_batch_normalization_is_part_of_the_convolut
     graph, operations = graph_of(optimize.optimized(network, bfloat16=False))
     assert not graph.variables
     assert operations.count("Conv2D") == 2
-    assert operations.count("Mul") == 1  # of the scaling of pixels
+    assert operations.count("BiasAdd") == 2  # what is left of it
+    assert operations.count("Mul") == operations.count("AddV2") == 1  # of the scaling of pixels
     assert not {"Rsqrt", "Sub", "ReadVariableOp"} & set(operations)
 
 
@@ -75,6 +76,7 @@ def test_weights_of_convolutions_are_stored_in_bfloat16(network):
     graph, _ = graph_of(optimize.optimized(network, bfloat16=True))
     nodes = [node for inner in graph.as_graph_def().library.function for node in inner.node_def]
     assert {node.attr["T"].type for node in nodes if node.op == "Conv2D"} == {tf.bfloat16.as_datatype_enum}
+    assert {node.attr["T"].type for node in nodes if node.op in ("MatMul", "Softmax")} == {tf.float32.as_datatype_enum}
     kernels = [node for node in nodes if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 4]
     assert {node.attr["value"].tensor.dtype for node in kernels} == {tf.bfloat16.as_datatype_enum}
 
