@@ -68,8 +68,19 @@ def test_variables_are_constants_and_batch_normalization_is_part_of_the_convolut
     assert not graph.variables
     assert operations.count("Conv2D") == 2
     assert operations.count("BiasAdd") == 2  # what is left of it
-    assert operations.count("Mul") == operations.count("AddV2") == 1  # of the scaling of pixels
-    assert not {"Rsqrt", "Sub", "ReadVariableOp"} & set(operations)
+    assert not {"Rsqrt", "Sub", "Mul", "AddV2", "ReadVariableOp"} & set(operations)  # nor any of the scaling of pixels
+
+
+def test_scaling_stays_before_a_convolution_that_pads(evaluation):
+    image = keras.Input((SIDE, SIDE, 3), dtype="uint8", name=IMAGE)
+    weight = keras.Input((), name="weight")
+    x = keras.layers.Conv2D(4, 3, padding="same", bias_initializer="ones")(keras.layers.Rescaling(1 / 127.5, -1)(image))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    padded = keras.Model({IMAGE: image, "weight": weight}, keras.layers.Activation("softmax")(x))
+    function = optimize.optimized(padded, bfloat16=False)
+    assert {"Mul", "AddV2"} <= set(graph_of(function)[1])
+    inputs = asked(evaluation)
+    assert np.abs(function(inputs) - padded(inputs, training=False)).max() < 1e-6
 
 
 def test_weights_of_convolutions_are_stored_in_bfloat16(network):
@@ -77,8 +88,19 @@ def test_weights_of_convolutions_are_stored_in_bfloat16(network):
     nodes = [node for inner in graph.as_graph_def().library.function for node in inner.node_def]
     assert {node.attr["T"].type for node in nodes if node.op == "Conv2D"} == {tf.bfloat16.as_datatype_enum}
     assert {node.attr["T"].type for node in nodes if node.op in ("MatMul", "Softmax")} == {tf.float32.as_datatype_enum}
+    to_bfloat16 = [n for n in nodes if n.op == "Cast" and n.attr["DstT"].type == tf.bfloat16.as_datatype_enum]
+    assert [node.attr["SrcT"].type for node in to_bfloat16] == [tf.uint8.as_datatype_enum]  # which loses nothing
     kernels = [node for node in nodes if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 4]
     assert {node.attr["value"].tensor.dtype for node in kernels} == {tf.bfloat16.as_datatype_enum}
+
+
+def test_convolutions_in_groups_which_keras_computes_in_functions_of_its_own_are_optimised_too():
+    image = keras.Input((SIDE, SIDE, 6), name=IMAGE)
+    grouped = keras.Model({IMAGE: image}, keras.layers.Conv2D(6, 3, groups=3, bias_initializer="ones")(image))
+    pixels = {IMAGE: tf.random.stateless_uniform((2, SIDE, SIDE, 6), (0, 0))}
+    for bfloat16, within in ((True, 0.05), (False, 1e-5)):
+        function = optimize.optimized(grouped, bfloat16)
+        assert np.abs(function(pixels) - grouped(pixels, training=False)).max() < within
 
 
 @pytest.mark.parametrize(("policy", "precision"), [("mixed_bfloat16", "bfloat16"), ("float32", "float32")])
