@@ -16,7 +16,6 @@ import base64
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.common import export_model, inception_v3, measure_in_turns, next_turn, photo_crops, report
@@ -75,10 +75,12 @@ def main() -> None:
         turns: dict[str, Turns] = {side: json.loads((Path(folder) / f"{side}.json").read_text()) for side in sides}
     memory = {side: each.peak / 2**20 for side, each in zip(sides, measured, strict=True)}
     latency = {
-        side: {key: statistics.median(turns[side].pop(f"{key}, p99 ms")) for key in map(str, CALLERS)}
+        side: {
+            key: quantiles(turns[side].pop(f"{key}, ms"), n=100, method="inclusive")[-1] for key in map(str, CALLERS)
+        }
         for side in SERVER.values()
     }
-    rates = {side: {key: statistics.median(turns[side][key]) for key in turns[side]} for side in sides}
+    rates = {side: {key: median(turns[side][key]) for key in turns[side]} for side in sides}
     best = {side: max(rates[side], key=lambda key: rates[side][key]) for side in sides}
 
     def ratios_of(pair: str) -> dict[str, float]:
@@ -86,7 +88,7 @@ def main() -> None:
         if other not in sides:
             return {}
         return {
-            key: statistics.median(
+            key: median(
                 a / b
                 for a, b in zip(turns[one][key], turns[other][best[other] if one in latency else key], strict=True)
             )
@@ -184,13 +186,13 @@ def openvino(folder: Path) -> Ask:
 
 
 def server(folder: Path, side: str, turns: int) -> Turns:
-    """Images/s of each turn, by callers, and the 99th percentile of the latency."""
+    """Images/s of each turn, by callers, and the latencies of all turns."""
     command = [sys.executable, "-m", "serving.server", str(folder / side.replace("server", "ours")), "bench"]
     with (folder / f"{side}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own command)
     try:
         port = None
-        while not port:
+        while not port and process.poll() is None:
             time.sleep(0.2)
             lines = (folder / f"{side}.log").read_text().splitlines()
             port = next((json.loads(line).get("port") for line in lines if '"port"' in line), None)
@@ -211,7 +213,7 @@ def server(folder: Path, side: str, turns: int) -> Turns:
             answer.read()
             return time.perf_counter() - begun
 
-        found: Turns = {key: [] for callers in CALLERS for key in (str(callers), f"{callers}, p99 ms")}
+        found: Turns = {key: [] for callers in CALLERS for key in (str(callers), f"{callers}, ms")}
         for turn in range(turns + 1):
             for callers in CALLERS:
                 begun = time.perf_counter()
@@ -219,7 +221,7 @@ def server(folder: Path, side: str, turns: int) -> Turns:
                     times = list(pool.map(ask, bodies[: IMAGES[callers]]))
                 if turn:  # the first warms
                     found[str(callers)].append(IMAGES[callers] / (time.perf_counter() - begun))
-                    found[f"{callers}, p99 ms"].append(1000 * statistics.quantiles(times, n=100)[-1])
+                    found[f"{callers}, ms"] += [1000 * seconds for seconds in times]
             if turn < turns:
                 next_turn()
         return found

@@ -17,7 +17,8 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 from tfx.utils import io_utils, path_utils
 
 from ingest.images import BadImage, normalize
-from serving.check import Expected, Report, check
+from serving.check import MAX_BYTES, Expected, Report, check
+from serving.live import MAX_PIXELS
 from serving.model import Model
 from serving.requests import Failure, from_example
 from transform.features import Features, from_json
@@ -61,7 +62,7 @@ def expectations(model: Path, split: str, features: Features) -> list[Expected]:
 
     Returns:
         Up to 32 of those that the graph and the server see alike: with all side features, and with an image that is
-        decoded as it is. Ingest leaves no others behind; in Examples from elsewhere a photo may lie on its side.
+        decoded as it is and is not too large for a server. In Examples from elsewhere a photo may lie on its side.
     """
     loaded = Model(model)
     found = []
@@ -85,7 +86,7 @@ def expectations(model: Path, split: str, features: Features) -> list[Expected]:
 
 def _as_it_is(image: bytes) -> bool:
     try:
-        return normalize(image).data == image
+        return len(image) <= MAX_BYTES and normalize(image, max_pixels=MAX_PIXELS).data == image
     except BadImage:
         return False
 

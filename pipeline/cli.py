@@ -56,17 +56,26 @@ def _errors_in_words() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:
         from ingest.dataset import IngestError
         from pipeline.config import ConfigError
-        from serving.versions import ModelError
+        from serving.versions import ModelError, UnavailableError
         from trainer.errors import TrainingError
 
         if not isinstance(error, ConfigError | IngestError | ModelError | TrainingError):
             raise
         _err.print(f"[red]imagepipe:[/] {_escape(str(error))}")
-        raise typer.Exit(WRONG_USE) from None
+        raise typer.Exit(FAILED if isinstance(error, UnavailableError) else WRONG_USE) from None
     except OSError as error:  # a full disk, a file system that isn't there, a folder that can't be written
         where = f"{error.filename}: " if error.filename else ""
         _err.print(f"[red]imagepipe:[/] {_escape(f'{where}{error.strerror or error}')}")
         raise typer.Exit(FAILED) from None
+
+
+def _beam_args(context: typer.Context) -> tuple[str, ...]:
+    """What stands after ``--``."""
+    if context.args and not context.args[0].startswith("-"):
+        raise typer.BadParameter(
+            f"there is one source; {context.args[0]} is a second one. A pattern such as 'photos/*.jpg' goes in quotes"
+        )
+    return tuple(context.args)
 
 
 def _escape(text: str) -> str:
@@ -105,7 +114,7 @@ def ingest(
             max_pixels=max_pixels,
             compress=compress,
             workers=workers,
-            beam_args=tuple(context.args),
+            beam_args=_beam_args(context),
         )
     if as_json:
         _out.print_json(data=dataclasses.asdict(result) | {"written": result.written})
@@ -193,8 +202,8 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
         _err.print(f"champion's {name} on it: {_figure(summary.champion_metrics[name])}")
     if summary.serving.p95_ms is not None:
         _err.print(
-            f"a server answers as the graph does; an image takes {summary.serving.median_ms:.0f} ms, "
-            f"95th percentile {summary.serving.p95_ms:.0f}"
+            ("" if summary.serving.problems else "a server answers as the graph does; ")
+            + f"an image takes it {summary.serving.median_ms:.0f} ms, 95th percentile {summary.serving.p95_ms:.0f}"
         )
     if not summary.pushed_version:
         reasons = "; ".join([*summary.not_blessed_because, *summary.serving.problems])
@@ -408,7 +417,7 @@ def batch_predict(
         with quiet():
             from serving import batch
 
-        result = batch.run(folder, source, out, kind, workers, tuple(context.args))
+        result = batch.run(folder, source, out, kind, workers, _beam_args(context))
     if as_json:
         _out.print_json(data=dataclasses.asdict(result))
     else:

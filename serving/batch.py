@@ -14,12 +14,13 @@ import csv
 import fcntl
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TextIO
 
 import apache_beam as beam
 import pyarrow as pa
@@ -33,14 +34,16 @@ from serving import requests
 from serving.files import image_files
 from serving.model import Model, predict_all
 from serving.predictions import Prediction
-from serving.versions import ModelError
+from serving.versions import ModelError, UnavailableError
 
 Format = Literal["jsonl", "parquet", "tfrecord"]
 
-_IMAGES_IN_SHARD = 256  # what a kill may cost: some seconds of a GPU, half a minute of two cores
+# What a kill may cost: some seconds of a GPU, half a minute of two cores. A file of requests is a shard as it is.
+_IMAGES_IN_SHARD = 256
 _ROWS_IN_GROUP = 4096  # of Parquet: how many results are held in memory
 _DONE = "done"
 _LOCAL = ("--runner=DirectRunner", "--no_pipeline_type_check")
+_OURS = re.compile(r"(predictions|quarantine)-([0-9a-f]{32})\.(jsonl|parquet|tfrecord)")
 
 Row = dict[str, Any]
 
@@ -100,7 +103,8 @@ def run(
         beam_args: Beam pipeline options, which go over those of a local run.
 
     Raises:
-        ModelError: if there is no model or no input, or another run is writing into ``out``.
+        ModelError: if there is no model or no input.
+        UnavailableError: if another run is writing into ``out``, or a worker fails.
     """
     items = dict.fromkeys(os.path.abspath(path) for path in _items(source))  # noqa: PTH100 (keeps symbolic links)
     with _locked(out):
@@ -116,13 +120,17 @@ def run(
         def counts() -> progress.Counts:
             return {"predicted": sum(sizes.get(file.stem, 0) for file in (out / _DONE).iterdir())}
 
-        with progress.shown(len(new), "files", counts), beam.Pipeline(options=options) as pipeline:
-            _ = (
-                pipeline
-                | beam.Create(shards)
-                | beam.Reshuffle()  # spreads them over the workers
-                | RunInference(_Handler(str(model.resolve())))
-            )
+        try:
+            with progress.shown(len(new), "files", counts), beam.Pipeline(options=options) as pipeline:
+                _ = (
+                    pipeline
+                    | beam.Create(shards)
+                    | beam.Reshuffle()  # spreads them over the workers
+                    | RunInference(_Handler(str(model.resolve())))
+                )
+        except RuntimeError as error:  # into which Beam turns whatever a worker raises
+            *_, words = str(error).strip().splitlines() or [repr(error)]
+            raise UnavailableError(f"{words}. What is done is kept: run it again to go on from there.") from error
         made = [record for name, record in _done(out).items() if name not in before]
     return BatchResult(
         sum(record["predicted"] for record in made),
@@ -157,25 +165,24 @@ class _Handler(ModelHandler[Shard, str, Model]):
 def predict_shard(shard: Shard, model: Model) -> None:
     """Asks about all of a shard, and writes its files."""
     out = Path(shard.out)
-    quarantined: list[requests.Failure] = []
-    predicted = 0
+    predicted = quarantined = 0
+    set_aside = out / f"quarantine-{shard.id}.jsonl"
 
-    def rows() -> Iterator[Row]:
-        nonlocal predicted
+    def rows(quarantine: TextIO) -> Iterator[Row]:
+        nonlocal predicted, quarantined
         for answer in predict_all(model, requests.normalized(requests.of_files(map(Path, shard.items)))):
             if isinstance(answer, Prediction):
                 predicted += 1
                 yield _row(answer, model.names)
             else:
-                quarantined.append(answer)
+                quarantined += 1
+                quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}) + "\n")
 
-    path = out / f"predictions-{shard.id}.{shard.kind}"
-    with path.open("wb") as file:
-        _WRITERS[shard.kind](rows(), file)
-    if quarantined:
-        lines = [json.dumps({"metadata": each.id, "reason": each.error}) + "\n" for each in quarantined]
-        (out / f"quarantine-{shard.id}.jsonl").write_text("".join(lines))
-    record = {"items": shard.items, "model": str(model.folder), "predicted": predicted, "quarantined": len(quarantined)}
+    with (out / f"predictions-{shard.id}.{shard.kind}").open("wb") as file, set_aside.open("w") as quarantine:
+        _WRITERS[shard.kind](rows(quarantine), file)
+    if not quarantined:
+        set_aside.unlink()
+    record = {"items": shard.items, "model": str(model.folder), "predicted": predicted, "quarantined": quarantined}
     write_whole(str(out / _DONE / f"{shard.id}.json"), json.dumps(record).encode())
 
 
@@ -232,8 +239,8 @@ def _items(source: str) -> list[Path]:
 
 
 def _shards(items: Sequence[str], out: str, kind: Format) -> Iterator[Shard]:
-    whole = [item for item in items if requests.is_file_of_requests(Path(item))]
-    images = iter([item for item in items if item not in set(whole)])
+    whole = dict.fromkeys(item for item in items if requests.is_file_of_requests(Path(item)))
+    images = iter([item for item in items if item not in whole])
     chunks = iter(lambda: tuple(islice(images, _IMAGES_IN_SHARD)), ())
     for chunk in chain(((item,) for item in whole), chunks):
         yield Shard(uuid.uuid4().hex, chunk, out, kind)
@@ -245,8 +252,8 @@ def _done(out: Path) -> dict[str, dict[str, Any]]:
 
 def _remove_unfinished(out: Path, done: Iterable[str]) -> None:
     finished = set(done)
-    for file in chain(out.glob("predictions-*"), out.glob("quarantine-*")):
-        if file.name.partition("-")[2].partition(".")[0] not in finished:
+    for file in out.iterdir():
+        if (ours := _OURS.fullmatch(file.name)) and ours[2] not in finished:
             file.unlink()
 
 
@@ -258,5 +265,5 @@ def _locked(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ModelError(f"another run is writing into {out}: wait for it, or give another --out") from None
+            raise UnavailableError(f"another run is writing into {out}: wait for it, or give another --out") from None
         yield

@@ -12,7 +12,7 @@ import httpx
 from serving import requests
 from serving.predictions import Prediction
 from serving.requests import Failure, Request
-from serving.versions import ModelError
+from serving.versions import ModelError, UnavailableError
 from transform.features import LABEL_SEPARATOR
 
 _TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; a busy server lets an image wait for some batches
@@ -31,8 +31,10 @@ class Endpoint:
             url: the model's, such as ``http://host:8080/v1/models/digits``; or the server's, if it serves one model.
 
         Raises:
-            ModelError: if there is none, or no server.
+            ModelError: if there is none; UnavailableError: if there is no server, or it refuses.
         """
+        if not url.startswith(("http://", "https://")):
+            raise ModelError(f"{url} is no URL such as http://127.0.0.1:8080")
         self._http = httpx.Client(timeout=_TIMEOUT, limits=httpx.Limits(max_connections=_AT_ONCE))
         self.url = url.rstrip("/").removesuffix(":predict")
         if "/models/" not in self.url:
@@ -40,12 +42,14 @@ class Endpoint:
             if len(served) != 1:
                 raise ModelError(f"{url} serves {', '.join(served) or 'no model'}: give its URL, …/v1/models/NAME")
             self.url = f"{self.url}/v1/models/{served[0]}"
-        self._names: list[str] = self._get(f"{self.url}/metadata").get("labels") or []
+        metadata = self._get(f"{self.url}/metadata")
+        self._names: list[str] = metadata.get("labels") or []
+        self._taken = _inputs(metadata)
 
     def _get(self, url: str) -> dict[str, Any]:
         answer = self._send("GET", url)
         if isinstance(answer, str):
-            raise ModelError(f"{url}: {answer}")
+            raise UnavailableError(f"{url}: {answer}")
         return answer
 
     def _send(self, method: str, url: str, body: Any = None) -> dict[str, Any] | str:
@@ -75,14 +79,16 @@ class Endpoint:
     def _ask(self, request: Request | Failure) -> Prediction | Failure:
         if isinstance(request, Failure):
             return request
-        answer = self._send("POST", f"{self.url}:predict", {"instances": [requests.to_instance(request)]})
+        # A file of Examples has columns that the model does not take, and a server refuses what it does not know.
+        instance = {k: v for k, v in requests.to_instance(request).items() if not self._taken or k in self._taken}
+        answer = self._send("POST", f"{self.url}:predict", {"instances": [instance]})
         if isinstance(answer, str):
             return Failure(request.id, answer)
         try:
             (row,) = answer["predictions"]
-            names = self._names or [str(number) for number in range(len(row["classes"]))]
-            classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
             label = str(row["label"])
+            names = self._names or _numbers(row["classes"], label)
+            classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
             return Prediction(request.id, label, float(row["score"]), classes, _said(label, classes))
         except (KeyError, TypeError, ValueError) as error:
             return Failure(request.id, f"the answer is not that of a model of this pipeline: {error!r}")
@@ -99,7 +105,7 @@ def predict(url: str, images: Iterable[Path | str | bytes]) -> list[Prediction |
         One result an image, in their order.
 
     Raises:
-        ModelError: if there is no such model, or no server.
+        ModelError: if there is no such model; UnavailableError: if there is no server, or it refuses.
     """
 
     def asked() -> Iterator[Request | Failure]:
@@ -120,7 +126,26 @@ def _read(response: httpx.Response) -> dict[str, Any] | str:
     if response.is_success and isinstance(answer, dict):
         return answer
     words = answer.get("error") if isinstance(answer, dict) else None
+    if response.is_success:
+        words = "the answer is no object of JSON"
     return f"status {response.status_code}: {words or response.reason_phrase}"
+
+
+def _inputs(metadata: dict[str, Any]) -> frozenset[str]:
+    """What the model takes; empty where the server does not say it as TensorFlow Serving does."""
+    try:
+        signatures = metadata["metadata"]["signature_def"]["signature_def"]
+        return frozenset(signatures["serving_default"]["inputs"])
+    except (KeyError, TypeError):
+        return frozenset()
+
+
+def _numbers(classes: list[float], label: str) -> list[str]:
+    """Names of classes for a server that does not tell them: of the best one the label is known."""
+    names = [str(number) for number in range(len(classes))]
+    if len(classes) > 1 and LABEL_SEPARATOR not in label:
+        names[classes.index(max(classes))] = label
+    return names
 
 
 def _seconds_to_wait(response: httpx.Response, attempt: int) -> float:

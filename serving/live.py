@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
-from ingest.images import BadImage, TooManyPixels, check_kind, normalize
+from ingest.images import BadImage, NormalizedImage, TooManyPixels, check_kind, normalize
 from serving.model import Model
 from serving.observed import VERSION
 from serving.requests import Request, RequestError
@@ -27,6 +30,9 @@ MAX_INSTANCES = 128
 
 MAX_PIXELS = 50_000_000
 """Largest width x height of an image online: what phones take. A decoder holds some 5 bytes a pixel."""
+
+MAX_PIXELS_TOGETHER = 8 * MAX_PIXELS
+"""Of all images of a request: few bytes can hold many, and while a core decodes them it does nothing else."""
 
 _FOLLOW_SECONDS = 1.0
 _WAIT_MICROSECONDS = 1000  # for company, by a request that finds the network idle
@@ -62,6 +68,7 @@ class Live:
         model: the SavedModel.
         name: of the model, to callers.
         version: of the model, to callers.
+        signatures: of the SavedModel, as TensorFlow Serving tells them.
     """
 
     def __init__(self, folder: Path, name: str, version: str, observe: Callable[[int], None]):
@@ -79,6 +86,7 @@ class Live:
         self.model, self.name, self.version = Model(folder), name, version
         try:
             self._preprocess = self.model.loaded.preprocess
+            self.signatures = _signatures(folder)
             self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
             self._warm()
         except (AttributeError, tf.errors.OpError, ValueError) as error:
@@ -98,6 +106,7 @@ class Live:
             RequestError: if one can't be answered; the message says which.
         """
         checked = []
+        pixels = 0
         for number, request in enumerate(requests):
             try:
                 if problem := self.model.missing(request):
@@ -105,7 +114,15 @@ class Live:
                 for name in request.side.keys() - self.model.side.keys():
                     taken = ", ".join(["input", "metadata", *self.model.side])
                     raise RequestError("unknown_field", f"'{name}' is not known; the model takes {taken}")
-                checked.append(replace(request, image=_checked_image(request.image)))
+                image = _checked_image(request.image)
+                pixels += image.width * image.height
+                if pixels > MAX_PIXELS_TOGETHER:
+                    raise RequestError(
+                        "too_many_pixels",
+                        f"up to here the images have {pixels / 1e6:,.0f} megapixels, and at most "
+                        f"{MAX_PIXELS_TOGETHER / 1e6:,.0f} are taken at once",
+                    )
+                checked.append(replace(request, image=image.data))
             except RequestError as error:
                 raise RequestError(error.kind, f"instance {number}: {error}") from None
         return checked
@@ -143,13 +160,21 @@ class Live:
         return self.answer(checked, self.preprocess(checked))
 
 
-def _checked_image(data: bytes) -> bytes:
+def _signatures(folder: Path) -> dict[str, Any]:
+    parsed = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    return {
+        name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
+        for name, signature in parsed.meta_graphs[0].signature_def.items()
+    }
+
+
+def _checked_image(data: bytes) -> NormalizedImage:
     try:
         check_kind(data)
     except BadImage as error:
         raise RequestError("unsupported_image", str(error)) from None
     try:
-        return normalize(data, max_pixels=MAX_PIXELS).data
+        return normalize(data, max_pixels=MAX_PIXELS)
     except TooManyPixels as error:
         raise RequestError("too_many_pixels", str(error)) from None
     except BadImage as error:
@@ -210,11 +235,11 @@ class Versions:
             ModelError: if there is none.
         """
         self._path, self._name, self._observe = path, name, observe
-        self._refused: dict[Path, tuple[object, ModelError]] = {}
+        self._refused: dict[Path, tuple[object, str]] = {}
         self._live: Live | None = None
         self.refresh()
         if self._live is None:
-            raise next((error for _, error in self._refused.values()), ModelError(f"{path}: no model to serve"))
+            raise ModelError(next((words for _, words in self._refused.values()), f"{path}: no model to serve"))
 
     @property
     def live(self) -> Live:
@@ -225,7 +250,9 @@ class Versions:
 
     def refresh(self) -> None:
         """Makes the newest version live that can be loaded; one that can't is tried again when its files change."""
-        for folder, version in self._candidates():
+        candidates = self._candidates()
+        self._refused = {folder: self._refused[folder] for folder, _ in candidates if folder in self._refused}
+        for folder, version in candidates:
             if self._live and (self._live.model.folder, self._live.version) == (folder, version):
                 return
             state = _state(folder)
@@ -233,9 +260,10 @@ class Versions:
                 continue
             try:
                 self._live = Live(folder, self._name, version, self._observe)
-            except ModelError as error:
-                _log.error("version %s is refused: %s", version, error)
-                self._refused[folder] = (state, error)
+            except Exception as error:  # whatever TensorFlow raises over a damaged model: an older one may be sound
+                words = str(error) if isinstance(error, ModelError) else f"{folder} can't be served: {error!r}"
+                _log.error("version %s is refused: %s", version, words)
+                self._refused[folder] = (state, words)  # not the error, which holds what was loaded
                 continue
             VERSION.set(int(version))
             _log.info("version %s is live", version)
@@ -244,7 +272,10 @@ class Versions:
     def _candidates(self) -> list[tuple[Path, str]]:
         folders = version_folders(self._path)
         if not folders:  # of one that was there all may be gone: what is in memory stays live then
-            return [] if self._live else [(find_model(self._path), "1")]
+            if self._live:
+                return []
+            folder = find_model(self._path)
+            return [(folder, folder.name if folder.name.isdigit() else "1")]
         return [(folder, folder.name) for folder in reversed(folders)]
 
     def follow(self) -> None:

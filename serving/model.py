@@ -38,10 +38,10 @@ class Model:
             self.loaded = tf.saved_model.load(str(folder))  # it owns what the signature uses
             self._serve = self.loaded.signatures["serving_default"]
             self.folder, self.names, self._task = folder, labels(folder), model_task(folder)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
         taken = self._serve.structured_input_signature[1]
-        self.side = {name: spec.dtype for name, spec in taken.items() if name not in ("input", "metadata")}
+        self.side = {name: taken[name].dtype for name in sorted(taken) if name not in ("input", "metadata")}
 
     def missing(self, request: Request) -> str | None:
         """What the model needs and a request has not got, in words; None if it has all."""

@@ -135,6 +135,8 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
         is_text = all(isinstance(x, str | bytes) for x in tensor.data)
         if is_text != (tensor.datatype.upper() == "BYTES"):
             raise RequestError("wrong_type", f"'{tensor.name}' has values that are not {tensor.datatype}")
+        if tensor.name == "input" and not is_text:
+            raise RequestError("wrong_type", "'input' has to be of BYTES: images, in base64 or in the binary form")
         columns[tensor.name] = tensor.data
     if "input" not in columns:
         raise RequestError("missing_input", "the tensor 'input' is missing")

@@ -84,9 +84,9 @@ def of_images(paths: Iterable[Path]) -> Iterator[Request | Failure]:
     """Requests about image files: one a path, in their order; its id is the path."""
     for path in paths:
         try:
-            yield Request(str(path), files.read(str(path), MAX_BYTES))
+            yield _checked(Request(str(path), files.read(str(path), MAX_BYTES)))
         except OSError as error:
-            yield Failure(str(path), error.strerror or str(error))
+            yield Failure(_printable(str(path)), error.strerror or str(error))
 
 
 def of_files(paths: Iterable[Path]) -> Iterator[Request | Failure]:
@@ -127,9 +127,9 @@ def read(path: Path) -> Iterator[Request | Failure]:
     try:
         yield from reader(path)
     except OSError as error:
-        yield Failure(str(path), error.strerror or str(error))
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        yield Failure(str(path), f"the rest can't be read: {error}")
+        yield Failure(_printable(str(path)), error.strerror or str(error))
+    except Exception as error:  # of what zlib, zipfile and numpy raise over damaged bytes there is no list
+        yield Failure(_printable(str(path)), f"the rest can't be read: {error}")
 
 
 def write(requests: Iterable[Request], path: Path, kind: Format) -> int:
@@ -192,11 +192,31 @@ def from_instance(instance: Any, default_id: str = "") -> Request:
     if not isinstance(metadata, str):
         raise RequestError("wrong_type", f"'{_METADATA}' has to be a string")
     side = {name: value for name, value in instance.items() if name not in (_INPUT, _METADATA)}
-    for name, value in side.items():
+    request = Request(metadata, image, side)
+    if problem := _problem(request):
+        raise RequestError("wrong_type", problem)
+    return request
+
+
+def _problem(request: Request) -> str | None:
+    """Why an id or a side feature could be neither sent nor computed with, which would take a whole batch with it."""
+    for name, value in {_METADATA: request.id, **request.side}.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
         if not (is_number or isinstance(value, str)):
-            raise RequestError("wrong_type", f"'{name}' has to be a number (of 64 bits) or a string")
-    return Request(metadata, image, side)
+            return f"{name!a} has to be a number (of 64 bits) or a string"
+        if any(_printable(text) != text for text in (name, str(value))):
+            return f"{name!a} is no valid text: {value!a}"
+    return None
+
+
+def _printable(text: str) -> str:
+    """The text as UTF-8 can hold it: not every name of a file is text, nor is every string of JSON."""
+    return text.encode(errors="replace").decode()
+
+
+def _checked(request: Request) -> Request | Failure:
+    problem = _problem(request)
+    return Failure(_printable(request.id), problem) if problem else request
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
@@ -236,6 +256,12 @@ def _read_json_lines(path: Path) -> Iterator[Request | Failure]:
 
 def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
     given = list(requests)
+    longest = max((len(request.image) for request in given), default=0)
+    if len(given) * longest > _MAX_ARRAYS:
+        raise ModelError(
+            f"{len(given):,} images, the longest of {longest:,} bytes, to which all are padded, make an array of more "
+            f"than {_MAX_ARRAYS:,} bytes; write several files, or another format"
+        )
     side = {name: np.array([request.side[name] for request in given]) for name in (given[0].side if given else ())}
     np.savez_compressed(
         file,
@@ -266,7 +292,7 @@ def _read_arrays(path: Path) -> Iterator[Request | Failure]:
         values = {name: array[row].item() for name, array in arrays.items()}
         image = values.pop(_INPUT)
         texts = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
-        yield Request(str(texts.pop(_METADATA, f"{path}:{row}")), image, texts)
+        yield _checked(Request(str(texts.pop(_METADATA, f"{path}:{row}")), image, texts))
 
 
 def _write_records(requests: Iterable[Request], file: BinaryIO) -> int:
@@ -310,4 +336,4 @@ def from_example(serialized: bytes, place: str, names: Features) -> Request | Fa
         for name, values in features.items()
         if values and name not in (names.input, names.metadata, names.label)
     }
-    return Request(metadata.decode(errors="replace"), image, side)
+    return _checked(Request(metadata.decode(errors="replace"), image, side))

@@ -27,9 +27,8 @@ from unittest import mock
 import tensorflow as tf
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
-from google.protobuf import json_format
 from starlette.exceptions import HTTPException
-from tensorflow.core.protobuf import saved_model_pb2
+from starlette.requests import ClientDisconnect
 
 from serving import protocols
 from serving.limits import QUEUE, BodyTooLargeError, TooBusyError, limited
@@ -47,14 +46,24 @@ with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of it
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
 
+_BODY_SECONDS = 60  # for a body to arrive: who stops in the middle holds a part of MAX_BODIES
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _CORES = os.cpu_count() or 1
 _PAGE = Path(__file__).with_name("page.html")
 _JSON_LENGTH = "inference-header-content-length"
+_DIGITS = 12  # of a length
+_GONE = 499  # as nginx logs it: the caller did not wait for an answer
 
 _log = logging.getLogger("imagepipe.serve")
 
 Parse = Callable[[bytes], tuple[list[Asked], protocols.Answering]]
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII: a string of JSON may hold what is no text in UTF-8, and may have to be named in an answer."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 class Handler:
@@ -69,7 +78,8 @@ class Handler:
         """
         self._versions, self.name = versions, name
         self._waiting = 0
-        self._decoders = ThreadPoolExecutor(_CORES, "decode")  # bounds the memory of decoders, too
+        self._parsers = ThreadPoolExecutor(1, "parse")  # of its own: what is refused need not wait for decoders
+        self._decoders = ThreadPoolExecutor(_CORES, "decode")
         self._askers = ThreadPoolExecutor(QUEUE, "ask")  # each waits for its batch
 
     def live(self, name: str, version: str | None = None) -> Live:
@@ -92,23 +102,27 @@ class Handler:
             RequestError: if it can't be answered; the message says why.
             TooBusyError: if too many are waiting.
         """
-        body = await request.body()
-        requests, answering = await self._decode(parse, body)
-        if self._waiting + len(requests) > QUEUE:
-            raise TooBusyError(f"{self._waiting} images are waiting already")
+        try:
+            body = await asyncio.wait_for(request.body(), _BODY_SECONDS)
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {_BODY_SECONDS} seconds") from None
+        self._check_room(1)
+        run = asyncio.get_running_loop().run_in_executor
+        requests, answering = await run(self._parsers, parse, body)
+        self._check_room(len(requests))
         self._waiting += len(requests)
         try:
-            checked = await self._decode(live.check, requests)
-            tensors = await self._decode(live.preprocess, checked)
-            loop = asyncio.get_running_loop()
-            answers: Answers = await loop.run_in_executor(self._askers, live.answer, checked, tensors)
+            checked = await run(self._decoders, live.check, requests)
+            tensors = await run(self._decoders, live.preprocess, checked)
+            answers: Answers = await run(self._askers, live.answer, checked, tensors)
         finally:
             self._waiting -= len(requests)
         request.state.instances = len(requests)
-        return JSONResponse(answering(answers))
+        return _Json(answering(answers))
 
-    async def _decode(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, step, *arguments)
+    def _check_room(self, images: int) -> None:
+        if self._waiting + images > QUEUE:
+            raise TooBusyError(f"{self._waiting} images are waiting already")
 
 
 def routes(handler: Handler) -> APIRouter:
@@ -120,7 +134,7 @@ def routes(handler: Handler) -> APIRouter:
 
     async def infer(request: Request, name: str, version: str | None = None) -> JSONResponse:
         length = request.headers.get(_JSON_LENGTH)
-        if length is not None and not (length.isascii() and length.isdigit()):
+        if length is not None and not (length.isascii() and length.isdigit() and len(length) <= _DIGITS):
             raise RequestError("wrong_type", f"the header {_JSON_LENGTH} has to be a number")
         size = None if length is None else int(length)
         return await handler.answer(request, lambda body: protocols.parse_v2(body, size), handler.live(name, version))
@@ -140,7 +154,7 @@ def routes(handler: Handler) -> APIRouter:
         live = handler.live(name, version)
         return {
             "model_spec": {"name": name, "signature_name": "", "version": live.version},
-            "metadata": {"signature_def": {"signature_def": _signatures(live)}},
+            "metadata": {"signature_def": {"signature_def": live.signatures}},
             "labels": live.model.names,
         }
 
@@ -171,14 +185,6 @@ def routes(handler: Handler) -> APIRouter:
 
 # The page needs its own style and script, the server, and the image that the person chose; nothing else.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
-
-
-def _signatures(live: Live) -> dict[str, Any]:
-    parsed = saved_model_pb2.SavedModel.FromString((live.model.folder / "saved_model.pb").read_bytes())
-    return {
-        name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
-        for name, signature in parsed.meta_graphs[0].signature_def.items()
-    }
 
 
 class _Described(kserve_model.Model):
@@ -212,6 +218,8 @@ def _refusal(error: Exception) -> JSONResponse:
             reason, status, headers = "body_too_large", 413, {"Connection": "close"}  # what is left of it is not read
         case TooBusyError():
             reason, status, headers = "too_busy", 503, {"Retry-After": "1"}
+        case ClientDisconnect():
+            reason, status, headers = "gone", _GONE, {}
         case HTTPException():
             reason, status, headers = f"status_{error.status_code}", error.status_code, dict(error.headers or {})
         case _:
@@ -219,14 +227,14 @@ def _refusal(error: Exception) -> JSONResponse:
             return JSONResponse({"error": "the model could not answer; the server's log says why"}, 500)
     REFUSED.labels(reason).inc()
     said = error.detail if isinstance(error, HTTPException) else str(error)
-    return JSONResponse({"error": said}, status, headers)
+    return _Json({"error": said}, status, headers)
 
 
 def _say_refusals(app: FastAPI) -> None:
     async def handle(_: Request, error: Exception) -> JSONResponse:
         return _refusal(error)
 
-    for kind in (RequestError, BodyTooLargeError, TooBusyError, HTTPException, tf.errors.OpError):
+    for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, handle)
 
 

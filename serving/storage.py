@@ -1,5 +1,7 @@
 """Models that are somewhere else."""
 
+import atexit
+import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +25,9 @@ def fetched(uri: str) -> Path | None:
     if not uri:
         return None
     root = uri.rstrip("/")
-    copy = Path(tempfile.mkdtemp(prefix="imagepipe-model-")) / PurePosixPath(root).name
+    temporary = tempfile.mkdtemp(prefix="imagepipe-model-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    copy = Path(temporary) / PurePosixPath(root).name
     try:
         for folder, _, files in tf.io.gfile.walk(root, onerror=_raise):
             target = copy / folder.removeprefix(root).strip("/")

@@ -15,6 +15,10 @@ class ModelError(ValueError):
     """There is no model to ask, or not a fitting one; the message says where and what to do."""
 
 
+class UnavailableError(ModelError):
+    """What is asked for is right, but can't be done now; the message says why."""
+
+
 def version_folders(serving_dir: str | Path) -> list[Path]:
     """The version folders of a model, oldest first; none if ``serving_dir`` doesn't exist."""
     root = Path(serving_dir)

@@ -26,9 +26,10 @@ def name_biases(graph: Graph) -> None:
             continue
         for x, added in itertools.permutations(node.input[:2]):
             bias = _constant(nodes, added)
-            if bias is None or _op(nodes, x) not in _TAKE_A_BIAS:
+            kernel = _constant(nodes, nodes[x].input[1]) if _op(nodes, x) in _TAKE_A_BIAS else None
+            if bias is None or kernel is None or bias.ndim > kernel.ndim:
                 continue
-            if bias.ndim and bias.size == bias.shape[-1] > 1:
+            if bias.ndim and bias.size == bias.shape[-1] == _channels(nodes[x].op, kernel):
                 node.op = "BiasAdd"
                 node.input[:2] = [x, _add_constant(graph, f"{node.name}/bias", bias.reshape(-1))]
                 break
@@ -49,16 +50,22 @@ def fold_scaling(graph: Graph) -> None:
             takers[name].append(node)
     for convolution in [node for node in graph.node if node.op == "Conv2D" and node.attr["padding"].s == b"VALID"]:
         x, kernel_name = convolution.input[:2]
-        (biased, *others) = takers[convolution.name]
-        if _op(nodes, x) != "AddV2" or _op(nodes, nodes[x].input[0]) != "Mul" or biased.op != "BiasAdd" or others:
+        if _op(nodes, x) != "AddV2" or _op(nodes, nodes[x].input[0]) != "Mul":
             continue
+        if [taker.op for taker in takers[convolution.name]] != ["BiasAdd"]:
+            continue
+        (biased,) = takers[convolution.name]
         scaled = nodes[nodes[x].input[0]]
         factor, offset = _constant(nodes, scaled.input[1]), _constant(nodes, nodes[x].input[1])
         kernel, bias = _constant(nodes, kernel_name), _constant(nodes, biased.input[1])
         if factor is None or offset is None or kernel is None or bias is None:
             continue
         # Of kernels [height, width, channels in, channels out]; factor and offset are [], [c] or [1, 1, 1, c].
-        factor, offset = (np.broadcast_to(each, [1, 1, 1, kernel.shape[2]]).reshape(-1, 1) for each in (factor, offset))
+        if any(each.size != 1 and each.size != each.shape[-1] for each in (factor, offset)):
+            continue
+        if {factor.size, offset.size} - {1, kernel.shape[2]}:
+            continue
+        factor, offset = (each.reshape(-1, 1) for each in (factor, offset))
         shifted = bias + (kernel * offset).sum((0, 1, 2))
         convolution.input[:2] = [scaled.input[0], _add_constant(graph, f"{convolution.name}/scaled", kernel * factor)]
         biased.input[1] = _add_constant(graph, f"{biased.name}/shifted", shifted)
@@ -69,8 +76,10 @@ def cast_once(graph: Graph) -> None:
     nodes = _by_name(graph)
     for node in graph.node:
         if node.op == "Cast" and node.attr["DstT"].type == tf.bfloat16.as_datatype_enum:
-            before = nodes[node.input[0]]
-            if before.op == "Cast" and before.attr["SrcT"].type == tf.uint8.as_datatype_enum:
+            before = nodes.get(node.input[0])
+            if before is None or before.op != "Cast" or before.attr["DstT"].type != tf.float32.as_datatype_enum:
+                continue
+            if before.attr["SrcT"].type == tf.uint8.as_datatype_enum:
                 node.input[0] = before.input[0]
                 node.attr["SrcT"].type = tf.uint8.as_datatype_enum
 
@@ -88,6 +97,11 @@ def rename_functions(graph: Graph, suffix: str) -> None:
             for called in [attribute.func, *attribute.list.func]:
                 if called.name in renamed:
                     called.name = renamed[called.name]
+
+
+def _channels(op: str, kernel: np.ndarray) -> int:
+    """Of what comes out."""
+    return int(np.prod(kernel.shape[-2:]) if op == "DepthwiseConv2dNative" else kernel.shape[-1])
 
 
 def _by_name(graph: Graph) -> Nodes:

@@ -36,9 +36,9 @@ def test_wrong_use_is_told_in_words_with_status_2(tmp_path):
         ["ingest", str(tmp_path), "--out", str(tmp_path / "out"), "--splits", "80/20"],
         ["predict", str(tmp_path), "x.jpg"],
         ["predict", str(tmp_path)],
-        ["predict", "--endpoint", "http://127.0.0.1:9", "x.jpg"],
         ["predict", "--endpoint", "no url", "x.jpg"],
         ["batch-predict", str(tmp_path), "x.jpg", "--out", str(tmp_path / "out")],
+        ["ingest", "a", "b", "--out", str(tmp_path / "out")],  # what a shell makes of a pattern without quotes
         ["export", str(tmp_path), "--out", str(tmp_path / "x.tflite")],
         ["requests", str(tmp_path), "--out", str(tmp_path / "x.jsonl")],
         ["requests", "x.jpg", "--format", "npy", "--out", str(tmp_path / "x.jsonl")],
@@ -108,3 +108,20 @@ def test_a_file_system_that_is_not_there_is_told_in_words_with_status_1(tmp_path
         result = runner.invoke(app, ["ingest", *arguments])
         assert result.exit_code == 1
         assert "Beam knows no file system foo://" in result.stderr
+
+
+def test_a_server_that_is_not_there_is_told_in_words_with_status_1():
+    result = runner.invoke(app, ["predict", "--endpoint", "http://127.0.0.1:9", "x.jpg"])
+    assert result.exit_code == 1
+    assert "no answer" in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_a_pattern_that_the_shell_has_expanded_loses_no_image(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").touch()
+    result = runner.invoke(
+        app, ["batch-predict", str(tmp_path / "model"), "a.jpg", "b.jpg", "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 2
+    assert "b.jpg is a second one" in " ".join(result.output.replace("│", " ").split())

@@ -18,7 +18,7 @@ from serving import batch, requests
 from serving.batch import BatchResult
 from serving.model import Model, predict_all
 from serving.requests import Request
-from serving.versions import ModelError
+from serving.versions import ModelError, UnavailableError
 from tests.conftest import encode
 
 
@@ -110,6 +110,22 @@ def test_a_second_run_into_the_same_folder_is_refused_while_one_is_running(model
         batch.run(model, str(images), tmp_path / "out")
 
 
+def test_files_of_others_in_the_folder_of_the_results_stay(model, images, tmp_path):
+    theirs = tmp_path / "predictions-2024.csv"
+    theirs.write_text("theirs")
+    batch.run(model, str(images), tmp_path)
+    assert theirs.exists()
+
+
+def test_what_a_worker_fails_of_is_told_in_words(model, images, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch, "write_whole", full)
+    with pytest.raises(UnavailableError, match=r"No space left on device.*run it again"):
+        batch.run(model, str(images), tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(model, images, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_IMAGES_IN_SHARD", 2)
@@ -134,7 +150,7 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
     process.wait()
     done = len(list(out.glob("done/*.json")))
     assert done < shards
-    (out / "predictions-half.jsonl").write_text('{"metadata": "written when it was killed"')
+    (out / f"predictions-{'0' * 32}.jsonl").write_text('{"metadata": "written when it was killed"')
 
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)  # noqa: S603
     assert json.loads(again.stdout) == {"predicted": 20 * (shards - done), "quarantined": 0, "already": done}

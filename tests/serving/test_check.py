@@ -47,6 +47,22 @@ def test_other_answers_and_a_latency_over_the_budget_are_problems(model, expecte
     assert len(report.problems) == 7
 
 
+def test_of_classes_that_are_as_probable_either_may_be_the_best(expected):
+    tie = dataclasses.replace(expected[0], classes=np.float32([0.4999, 0.5001]), label="light")
+    assert check._same("dark", np.float32([0.5001, 0.4999]), tie)
+    clear = dataclasses.replace(tie, classes=np.float32([0.4, 0.6]))
+    assert not check._same("dark", np.float32([0.4, 0.6]), clear)
+    value = check.Expected(tie.request, np.float32([3.1415927]), "3.141593")
+    assert check._same("3.141592", np.float32([3.1415918]), value)
+
+
+def test_large_photos_are_asked_about_in_several_requests(expected, monkeypatch):
+    monkeypatch.setattr(check, "MAX_BYTES", 2 * len(expected[0].request.image) + 9)
+    batches = list(check._batches(expected))
+    assert [each for batch in batches for each in batch] == expected
+    assert len(batches) > 9
+
+
 def test_a_model_that_cannot_be_loaded_is_a_problem_with_what_the_server_said(expected, tmp_path):
     module = tf.Module()
     module.serve = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([None], tf.string)])

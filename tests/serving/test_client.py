@@ -71,7 +71,7 @@ def test_a_server_that_stays_busy_is_given_up_with_its_words(told):
     [
         (400, {"error": "instance 0: truncated image"}, "status 400: instance 0: truncated image"),
         (500, b"<html>", "status 500: Internal Server Error"),
-        (200, b"<html>", "status 200: OK"),
+        (200, b"<html>", "status 200: the answer is no object of JSON"),
         (200, {"predictions": []}, "not that of a model of this pipeline"),
         (200, {"predictions": [ROW | {"classes": [1.0]}]}, "not that of a model of this pipeline"),
     ],
@@ -90,12 +90,12 @@ def test_a_server_of_several_models_wants_to_be_told_which(told):
         client.Endpoint(told[0])
 
 
-def test_a_server_without_names_has_numbers(told):
+def test_a_server_without_names_has_numbers_and_the_label_that_it_says(told):
     url, answers, _ = told
-    answers.append((200, {"predictions": [ROW | {"label": "1"}]}))
+    answers.append((200, {"predictions": [ROW]}))
     (answer,) = client.Endpoint(f"{url}/v1/models/n").predict_all([Request("x", b"")])
     assert isinstance(answer, Prediction)
-    assert (answer.classes, answer.said) == ({"1": 0.75, "0": 0.25}, ("1",))
+    assert (answer.classes, answer.said) == ({"b": 0.75, "0": 0.25}, ("b",))
 
 
 def test_a_value_is_said_by_the_targets_name():

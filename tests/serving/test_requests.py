@@ -1,6 +1,7 @@
 """Files of requests: each format comes back as it was written, and what is wrong is said of its line alone."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -140,6 +141,40 @@ def test_what_comes_before_a_damage_is_read(tmp_path):
     (tmp_path / "y.tfrecord.gz").write_bytes(b"not gzip")
     (failure,) = requests.read(tmp_path / "y.tfrecord.gz")
     assert "not a gzip" in failure.error.lower()
+
+
+@pytest.mark.parametrize("kind", ["npy", "tfrecord"])
+def test_damage_anywhere_in_a_file_is_a_failure_and_no_exception(tmp_path, kind):
+    path = tmp_path / f"x{requests.SUFFIXES[kind]}"
+    requests.write([Request(str(n), bytes(3000), {"weight": float(n)}) for n in range(20)], path, kind)
+    whole = path.read_bytes()
+    failed = 0
+    for at in range(0, len(whole), max(1, len(whole) // 150)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        failed += any(isinstance(each, Failure) for each in requests.read(path))
+    assert failed > 50
+
+
+def test_ids_and_values_that_no_batch_could_hold_fail_alone(tmp_path):
+    np.savez(tmp_path / "x.npz", input=[b"a"] * 3, weight=[1.0, float("nan"), 2.0])
+    first, second, third = requests.read(tmp_path / "x.npz")
+    assert isinstance(first, Request)
+    assert isinstance(third, Request)
+    assert second == Failure(f"{tmp_path}/x.npz:1", "'weight' has to be a number (of 64 bits) or a string")
+    np.savez(tmp_path / "x.npz", input=[b"a"], weight=[True])
+    assert [each.error for each in requests.read(tmp_path / "x.npz")] == [second.error]
+    name = tmp_path / os.fsdecode(b"caf\xe9.png")
+    name.write_bytes(PNG)
+    (failure,) = requests.of_images([name])
+    assert failure.id == f"{tmp_path}/caf?.png"
+    assert "is no valid text" in failure.error
+
+
+def test_more_than_is_read_back_is_not_written_as_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "_MAX_ARRAYS", 100)
+    with pytest.raises(ModelError, match="write several files"):
+        requests.write([Request("1", b"x" * 60), Request("2", b"x")], tmp_path / "x.npz", "npy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_that_are_pickled_too_many_or_of_other_shapes_are_refused(tmp_path, monkeypatch):

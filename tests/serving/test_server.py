@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import socket
 import struct
 import threading
@@ -155,8 +156,8 @@ def test_what_the_server_says_of_the_model(served):
     assert served.http.get("/v1/models").json() == {"models": ["brightness"]}
 
 
-def large_png() -> bytes:
-    return encode(Image.new("1", (10_000, 5_001)), "PNG")
+def large_png(height: int) -> bytes:
+    return encode(Image.new("RGB", (10_000, height)), "PNG")
 
 
 REFUSALS = {
@@ -177,10 +178,21 @@ REFUSALS = {
     "no image": ({"instances": [instance(b"text")]}, 400, "instance 0: not an image"),
     "an empty image": ({"instances": [instance(b"")]}, 400, "instance 0: empty file"),
     "a cut image": ({"instances": [instance(gray(1)), instance(gray(1, "JPEG")[:-9])]}, 400, "instance 1: truncated"),
-    "a huge image": ({"instances": [instance(large_png())]}, 400, "instance 0: 50.0 megapixels, over the limit of 50"),
+    "a huge image": (
+        {"instances": [instance(large_png(5_001))]},
+        400,
+        "instance 0: 50.0 megapixels, over the limit of 50",
+    ),
     "columns of different lengths": ({"inputs": {"input": [], "metadata": [""]}}, 400, "different lengths"),
     "columns without input": ({"inputs": {"metadata": [""]}}, 400, "'input' is missing"),
     "no columns": ({"inputs": 1}, 400, "'inputs' has to be an object"),
+    "a name that is no text": (
+        {"instances": [instance(gray(1), metadata="\ud800")]},
+        400,
+        "'metadata' is no valid text",
+    ),
+    "a field that is no text": (b'{"\\ud800": 1}', 400, "is not known"),
+    "many large images": ({"instances": [instance(large_png(5_000))] * 9}, 400, "at most 400 are taken at once"),
     "a large body": (b" " * (limits.MAX_BODY + 1), 413, "the body is larger than 64 MiB"),
 }
 
@@ -188,8 +200,7 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_bad_request_is_refused_with_its_reason(served, case):
     body, status, words = REFUSALS[case]
-    kind = "content" if isinstance(body, bytes) else "json"
-    response = served.http.post(PREDICT, **{kind: body})
+    response = served.http.post(PREDICT, content=body if isinstance(body, bytes) else json.dumps(body).encode())
     assert (response.status_code, words in response.json()["error"]) == (status, True), response.text
 
 
@@ -204,7 +215,7 @@ def test_a_large_body_without_a_length_is_refused_on_the_way(served):
         ([], "'input' is missing"),
         ([{"name": "input", "shape": [2], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
         ([{"name": "input", "shape": [1, 3], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
-        ([{"name": "input", "shape": [1], "datatype": "FP32", "data": [1.0]}], "wrong"),
+        ([{"name": "input", "shape": [1], "datatype": "FP32", "data": [1.0]}], "'input' has to be of BYTES"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "are not BYTES"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES"}], "inputs.0.data: Field required"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": -1}}], "doesn't fit"),
@@ -213,7 +224,7 @@ def test_a_large_body_without_a_length_is_refused_on_the_way(served):
 def test_a_bad_request_of_v2_is_refused_with_its_reason(served, tensors, words):
     response = served.http.post(INFER, json={"inputs": tensors})
     assert response.status_code == 400
-    assert words in response.json()["error"] or words == "wrong"
+    assert words in response.json()["error"]
 
 
 def test_what_is_not_served_is_not_found(served):
@@ -284,8 +295,10 @@ def test_the_client_takes_paths_and_bytes_and_carries_the_servers_words(served, 
     assert (dark.id, list(dark.classes)) == ("1", ["dark", "light"])
     assert isinstance(missing, Failure)
     endpoint = client.Endpoint(f"{served.url}/v1/models/brightness:predict")
-    (refused,) = endpoint.predict_all([Request("x", gray(1), {"weight": 1.0})])
-    assert refused == Failure("x", "status 400: instance 0: 'weight' is not known; the model takes input, metadata")
+    refused, answered = endpoint.predict_all([Request("x", b"text"), Request("y", gray(1), {"width": 1})])
+    assert isinstance(refused, Failure)
+    assert refused.error.startswith("status 400: instance 0: not an image")
+    assert isinstance(answered, Prediction)  # what ingest writes into an Example is not all for the model
 
 
 def test_a_full_queue_is_said_and_nothing_that_was_taken_is_lost(served, monkeypatch):
@@ -312,9 +325,13 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
 
     (folder / "8").mkdir()
     (folder / "8" / "saved_model.pb").write_bytes(b"no model")
+    shutil.copytree(model, folder / "9")
+    index = folder / "9" / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:-20])  # for which TensorFlow has an exception of its own
     versions.refresh()
     assert versions.live is old
 
+    shutil.rmtree(folder / "9")
     save_brightness(folder / "9", tmp_path / "assets", ("night", "day"))
     versions.refresh()
     assert (versions.live.version, versions.live.ask(ask).labels) == ("9", ["day"])
@@ -325,6 +342,10 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
     (folder / "9").rename(tmp_path / "gone")
     versions.refresh()
     assert (versions.live.version, versions.live.ask(ask).labels) == ("7", ["light"])
+
+
+def test_a_version_that_is_given_itself_is_served_by_its_number(model):
+    assert live.Versions(model, "brightness", lambda size: None).live.version == "7"
 
 
 def test_a_folder_without_a_model_that_works_is_refused(tmp_path):
