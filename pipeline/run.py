@@ -106,7 +106,9 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
             log=str(log),
         )
         with logs.redirected(log) as terminal:
-            shown = Console(file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False)
+            shown = Console(
+                file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False, soft_wrap=True
+            )
             return _run(config, workdir, state, run_dir, shown)
 
 
