@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ class Endpoint:
             if len(served) != 1:
                 raise ModelError(f"{url} serves {', '.join(served) or 'no model'}: give its URL, …/v1/models/NAME")
             self.url = f"{self.url}/v1/models/{served[0]}"
+        self._described = self._describe()
+
+    def _describe(self) -> "_Described":
         metadata = self._get(f"{self.url}/metadata")
-        self._names: list[str] = metadata.get("labels") or []
-        self._taken = _inputs(metadata)
+        version = (metadata.get("model_spec") or {}).get("version")
+        of_version = f"/versions/{version}" if version and "/versions/" not in self.url else ""
+        return _Described(f"{self.url}{of_version}:predict", metadata.get("labels") or [], _inputs(metadata))
 
     def _get(self, url: str) -> dict[str, Any]:
         answer = self._send("GET", url)
@@ -79,19 +84,40 @@ class Endpoint:
     def _ask(self, request: Request | Failure) -> Prediction | Failure:
         if isinstance(request, Failure):
             return request
-        # A file of Examples has columns that the model does not take, and a server refuses what it does not know.
-        instance = {k: v for k, v in requests.to_instance(request).items() if not self._taken or k in self._taken}
-        answer = self._send("POST", f"{self.url}:predict", {"instances": [instance]})
+        described = self._described
+        answer = self._predict(described, request)
+        if isinstance(answer, str) and answer.startswith(f"status {httpx.codes.NOT_FOUND}"):
+            # Another version is live by now; its labels may be others.
+            try:
+                self._described = described = self._describe()
+            except ModelError as error:
+                return Failure(request.id, str(error))
+            answer = self._predict(described, request)
         if isinstance(answer, str):
             return Failure(request.id, answer)
         try:
             (row,) = answer["predictions"]
             label = str(row["label"])
-            names = self._names or _numbers(row["classes"], label)
+            names = described.names or _numbers(row["classes"], label)
             classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
             return Prediction(request.id, label, float(row["score"]), classes, _said(label, classes))
         except (KeyError, TypeError, ValueError) as error:
             return Failure(request.id, f"the answer is not that of a model of this pipeline: {error!r}")
+
+    def _predict(self, described: "_Described", request: Request) -> dict[str, Any] | str:
+        # A file of Examples has columns that the model does not take, and a server refuses what it does not know.
+        taken = described.taken
+        instance = {k: v for k, v in requests.to_instance(request).items() if not taken or k in taken}
+        return self._send("POST", described.url, {"instances": [instance]})
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a server says of a version: where it is asked, the names of its classes, and what it takes."""
+
+    url: str
+    names: list[str]
+    taken: frozenset[str]
 
 
 def predict(url: str, images: Iterable[Path | str | bytes]) -> list[Prediction | Failure]:

@@ -20,6 +20,7 @@ class Brightness(tf.Module):
         image = self.preprocess.structured_outputs["image"]
         self.answer = tf.function(self._answer).get_concrete_function(image=tf.TensorSpec(image.shape, image.dtype))
         self.serve = tf.function(self._serve).get_concrete_function(input=strings, metadata=strings)
+        self.serve_examples = tf.function(self._serve_examples).get_concrete_function(examples=strings)
 
     def _preprocess(self, input):
         def decode(encoded):
@@ -42,12 +43,17 @@ class Brightness(tf.Module):
     def _serve(self, input, metadata):
         return self._answer(**self._preprocess(input)) | {"metadata": tf.identity(metadata)}
 
+    def _serve_examples(self, examples):
+        features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("input", "metadata")}
+        return self._serve(**tf.io.parse_example(examples, features))
+
 
 def save_brightness(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "light"), rounds: int = 0) -> Path:
     """Writes a SavedModel, which takes the longer to answer the more rounds it makes."""
     assets.mkdir(exist_ok=True)
     module = Brightness(assets, names, rounds)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    signatures = {"serving_default": module.serve, "tf_examples": module.serve_examples}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
     return folder
 
 

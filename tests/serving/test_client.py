@@ -14,6 +14,8 @@ from serving.versions import ModelError
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
 ANSWER = (200, {"predictions": [ROW]})
 
+DESCRIBED = {"/v1/models/m/metadata": {"labels": ["a", "b"]}}
+
 
 @pytest.fixture
 def told():
@@ -23,7 +25,7 @@ def told():
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.answer(200, {"labels": ["a", "b"]} if self.path.endswith("/m/metadata") else {"models": ["m", "n"]})
+            self.answer(200, DESCRIBED.get(self.path, {"models": ["m", "n"]}))
 
         def do_POST(self):
             asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
@@ -57,6 +59,18 @@ def test_a_busy_server_is_asked_again_and_the_answer_is_by_name(told):
     assert ask(url) == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
     body = {"instances": [{"input": {"b64": "aW1hZ2U="}, "metadata": "x", "weight": 2}]}
     assert asked == [("/v1/models/m:predict", body)] * 3
+
+
+def test_scores_have_the_names_of_the_version_that_gave_them(told, monkeypatch):
+    url, answers, asked = told
+    path = "/v1/models/swapped"
+    monkeypatch.setitem(DESCRIBED, f"{path}/metadata", {"model_spec": {"version": "1"}, "labels": ["a", "b"]})
+    endpoint = client.Endpoint(url + path)
+    monkeypatch.setitem(DESCRIBED, f"{path}/metadata", {"model_spec": {"version": "2"}, "labels": ["b", "c"]})
+    answers += [(404, {"error": "version 1 is not served"}), (200, {"predictions": [ROW | {"label": "c"}]})]
+    (answer,) = endpoint.predict_all([Request("x", b"image")])
+    assert answer == Prediction("x", "c", 0.75, {"c": 0.75, "b": 0.25}, ("c",))
+    assert [where for where, _ in asked] == [f"{path}/versions/1:predict", f"{path}/versions/2:predict"]
 
 
 def test_a_server_that_stays_busy_is_given_up_with_its_words(told):

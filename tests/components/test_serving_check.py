@@ -1,0 +1,95 @@
+"""ServingCheck on a real server: what it asks about, and what it lets through."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tfx.types import artifact_utils, standard_artifacts
+
+from components import serving_check
+from tests.conftest import encode, example
+from tests.serving.conftest import save_brightness
+from transform.features import Features
+
+FEATURES = json.dumps(asdict(Features()))
+
+
+def gray(value: int, side: int = 20) -> Image.Image:
+    return Image.new("RGB", (side, side), (value,) * 3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> standard_artifacts.Model:
+    root = tmp_path_factory.mktemp("model")
+    save_brightness(root / "artifact" / "Format-Serving", root / "assets")
+    artifact = standard_artifacts.Model()
+    artifact.uri = str(root / "artifact")
+    return artifact
+
+
+def examples(folder: Path, images: list[bytes]) -> standard_artifacts.Examples:
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(folder)
+    artifact.split_names = artifact_utils.encode_split_names(["train", "eval"])
+    (folder / "Split-eval").mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(folder / "Split-eval" / "data.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
+        for number, image in enumerate(images):
+            writer.write(example(image, "light", f"id-{number}", width=3).SerializeToString())
+    return artifact
+
+
+def blessing(
+    model: standard_artifacts.Model, split: standard_artifacts.Examples, folder: Path, budget: float | None = None
+) -> tuple[int, list[str], dict]:
+    """The property, the names of the files, and the report."""
+    artifact = standard_artifacts.InfraBlessing()
+    artifact.uri = str(folder)
+    properties = {"features": FEATURES, "latency_budget_ms": budget, "code": "x"}
+    serving_check.Executor().Do({"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties)
+    files = sorted(file.name for file in folder.iterdir())
+    report = json.loads((folder / serving_check.REPORT).read_text())
+    return artifact.get_int_custom_property("blessed"), files, report
+
+
+def test_asked_about_is_what_graph_and_server_see_alike(model, tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    images = [
+        encode(gray(250)),
+        encode(gray(250), exif=exif),
+        encode(gray(10), "WEBP"),
+        b"no image",
+        encode(gray(10, side=200)),
+        encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)), "PNG"),
+        encode(gray(10)),
+    ]
+    monkeypatch.setattr(serving_check, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(serving_check, "MAX_BYTES", 20_000)
+    split = examples(tmp_path / "examples", images)
+    saved = Path(model.uri) / "Format-Serving"
+    found = serving_check.expectations(saved, artifact_utils.get_split_uri([split], "eval"), Features())
+    assert [(each.request.id, each.label) for each in found] == [("id-0", "light"), ("id-6", "dark")]
+    assert not any(each.request.side for each in found)
+
+
+def test_without_an_image_to_ask_about_nothing_is_let_through(model, tmp_path):
+    blessed, files, report = blessing(model, examples(tmp_path / "examples", [b"no image"]), tmp_path)
+    assert (blessed, "INFRA_NOT_BLESSED" in files) == (0, True)
+    assert report["problems"] == ["no Example of the split 'eval' can be asked about as it is"]
+
+
+@pytest.mark.slow
+def test_a_model_that_serves_is_let_through_unless_it_is_slower_than_the_budget(model, tmp_path):
+    split = examples(tmp_path / "examples", [encode(gray(value)) for value in range(0, 250, 10)])
+    (tmp_path / "one").mkdir()
+    blessed, files, report = blessing(model, split, tmp_path / "one")
+    assert (blessed, files, report["problems"]) == (1, ["INFRA_BLESSED", "report.json"], [])
+    assert report["images"] == 25
+    (tmp_path / "other").mkdir()
+    blessed, files, report = blessing(model, split, tmp_path / "other", budget=0.01)
+    assert (blessed, files) == (0, ["INFRA_NOT_BLESSED", "report.json"])
+    assert "more than the budget of 0.01 ms" in report["problems"][0]
