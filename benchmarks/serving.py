@@ -16,7 +16,6 @@ import base64
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -187,15 +186,10 @@ def openvino(folder: Path) -> Ask:
 
 def server(folder: Path, side: str, turns: int) -> Turns:
     """Images/s of each turn, by callers, and the latencies of all turns."""
-    command = [sys.executable, "-m", "serving.server", str(folder / side.replace("server", "ours")), "bench"]
-    with (folder / f"{side}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own command)
-    try:
-        port = None
-        while not port and process.poll() is None:
-            time.sleep(0.2)
-            lines = (folder / f"{side}.log").read_text().splitlines()
-            port = next((json.loads(line).get("port") for line in lines if '"port"' in line), None)
+    from serving.check import serving
+
+    model = folder / side.replace("server", "ours")
+    with serving(model, "bench", folder / f"{side}.log") as url:
         bodies = [
             json.dumps({"instances": [{"input": {"b64": base64.b64encode(jpeg).decode()}}]}).encode()
             for jpeg in photo_crops(max(IMAGES.values()))
@@ -204,7 +198,7 @@ def server(folder: Path, side: str, turns: int) -> Turns:
 
         def ask(body: bytes) -> float:
             if not hasattr(caller, "http"):
-                caller.http = HTTPConnection("127.0.0.1", port, timeout=120)
+                caller.http = HTTPConnection(url.removeprefix("http://"), timeout=120)
             begun = time.perf_counter()
             caller.http.request("POST", "/v1/models/bench:predict", body)
             answer = caller.http.getresponse()
@@ -225,9 +219,6 @@ def server(folder: Path, side: str, turns: int) -> Turns:
             if turn < turns:
                 next_turn()
         return found
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 from tfx.utils import io_utils, path_utils
 
 from ingest.images import BadImage, normalize
-from serving.check import MAX_BYTES, Expected, Report, check
+from serving.check import MAX_BYTES, Expected, check
 from serving.live import MAX_PIXELS
 from serving.model import Model
+from serving.report import Report
 from serving.requests import Failure, from_example
 from transform.features import Features, from_json
 

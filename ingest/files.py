@@ -6,6 +6,7 @@ others to the operating system directly. Every failure is an ``OSError``.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -41,6 +42,21 @@ def join(folder: str, path: str) -> str:
     if is_uri(folder):
         return path if path.startswith("/") else f"{folder}/{path}"
     return absolute(f"{folder}/{path}") if not path.startswith("/") else absolute(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: Exception) -> Iterator[None]:
+    """Holds a local folder, made if missing, for one process at a time, by a file ``.lock`` in it.
+
+    Raises ``busy`` if another process holds it; the lock goes with the process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
 
 
 def read(path: str, limit: int) -> bytes:

@@ -1,7 +1,7 @@
 """One run: checks what can be checked before, runs the DAG, and leaves a summary and pictures."""
 
 import datetime
-import fcntl
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,12 @@ from tfx.utils import io_utils, path_utils
 
 from components.serving_check import REPORT
 from ingest.dataset import Task
+from ingest.files import locked
 from pipeline import logs, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
 from pipeline.workdir import Workdir
+from serving.report import Report
 from serving.versions import labels, model_task, version_folders
 from trainer import weights
 from trainer.run import OPTIMIZED, TRAINING_FOLDER
@@ -93,7 +95,8 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
     Raises:
         ConfigError: if it can't be run; nothing is left behind.
     """
-    with _locked(workdir), _run_dir(workdir) as run_dir:
+    busy = ConfigError(f"another run is using {workdir.root}; wait for it, or give another --workdir")
+    with locked(workdir.root, busy), _run_dir(workdir) as run_dir:
         _close_killed_runs(workdir)
         log = run_dir / "log.txt"
         serving_dir = Path(config.deploy.path or workdir.serving(config.name))
@@ -175,7 +178,7 @@ def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> Non
     if not state.blessed:
         state.not_blessed_because = results.reasons(folder, evaluation)
     report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{REPORT}")
-    state.serving = summary.Serving.model_validate_json(report)
+    state.serving = Report(**json.loads(report))
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 
     if evaluation.confusion:
@@ -211,15 +214,3 @@ def _run_dir(workdir: Workdir) -> Iterator[Path]:
                 file.unlink()
             folder.rmdir()
         raise
-
-
-@contextmanager
-def _locked(workdir: Workdir) -> Iterator[None]:
-    """Keeps a second run out of the same workdir; the lock goes with the process."""
-    workdir.root.mkdir(parents=True, exist_ok=True)
-    with (workdir.root / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another run is using {workdir.root}; wait for it, or give another --workdir") from None
-        yield

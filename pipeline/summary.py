@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from ingest.dataset import Task
+from serving.report import Report
 
 FILENAME = "summary.json"
 
@@ -32,24 +33,6 @@ class Served(BaseModel):
 
     precision: str
     max_difference: float | None
-
-
-class Serving(BaseModel):
-    """What serving the model in a fresh process showed.
-
-    Attributes:
-        problems: why it can't be served, in words; empty if it can.
-        images: real images that it was asked about, in each format.
-        refusals: bad requests that it was asked.
-        median_ms: latency of a request of one image, in milliseconds; null if it wasn't measured.
-        p95_ms: the same, 95th percentile.
-    """
-
-    problems: list[str]
-    images: int
-    refusals: int
-    median_ms: float | None
-    p95_ms: float | None
 
 
 class Summary(BaseModel):
@@ -93,7 +76,7 @@ class Summary(BaseModel):
     test_accuracy: float | None = None
     blessed: bool | None = None
     not_blessed_because: list[str] = []
-    serving: Serving | None = None
+    serving: Report | None = None
     pushed_version: str | None = None
     serving_dir: str
     model_dir: str | None = None

@@ -9,9 +9,7 @@ In the folder of the results, for each shard:
   takes its files away and makes it again. What is in none of these is new.
 """
 
-import contextlib
 import csv
-import fcntl
 import json
 import os
 import re
@@ -29,7 +27,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from ingest import examples, progress
-from ingest.files import write_whole
+from ingest.files import locked, write_whole
 from serving import requests
 from serving.files import image_files
 from serving.model import Model, predict_all
@@ -107,7 +105,9 @@ def run(
         UnavailableError: if another run is writing into ``out``, or a worker fails.
     """
     items = dict.fromkeys(os.path.abspath(path) for path in _items(source))  # noqa: PTH100 (keeps symbolic links)
-    with _locked(out):
+    busy = UnavailableError(f"another run is writing into {out}: wait for it, or give another --out")
+    with locked(out, busy):
+        (out / _DONE).mkdir(exist_ok=True)
         before = _done(out)
         known = {item for record in before.values() for item in record["items"]}
         _remove_unfinished(out, before.keys())
@@ -255,15 +255,3 @@ def _remove_unfinished(out: Path, done: Iterable[str]) -> None:
     for file in out.iterdir():
         if (ours := _OURS.fullmatch(file.name)) and ours[2] not in finished:
             file.unlink()
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keeps a second run out of the same folder; the lock goes with the process."""
-    (out / _DONE).mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnavailableError(f"another run is writing into {out}: wait for it, or give another --out") from None
-        yield

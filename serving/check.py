@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 
 from serving.limits import MAX_BODY
+from serving.report import Report
 from serving.requests import Request, to_instance
 
 _NAME = "candidate"
@@ -28,6 +29,8 @@ MAX_BYTES = MAX_BODY // 2
 _LATENCY_REQUESTS = 40
 _TOLERANCE = 1e-3  # of a probability: batches of other sizes are computed in another order
 _LOG_CHARACTERS = 2000
+
+_Bad = tuple[str, bytes, int, str]  # path, body, status and a part of the reason
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,6 @@ class Expected:
     label: str
 
 
-@dataclass(frozen=True)
-class Report:
-    """What became of the check.
-
-    Attributes:
-        problems: why the model can't be served, in words; empty if it can.
-        images: that were asked about, in each format.
-        refusals: bad requests that were refused as they should be.
-        median_ms: latency of a request of one image, in milliseconds; None if it wasn't measured.
-        p95_ms: the same, 95th percentile.
-    """
-
-    problems: list[str]
-    images: int = 0
-    refusals: int = 0
-    median_ms: float | None = None
-    p95_ms: float | None = None
-
-
 def check(model: Path, expected: Sequence[Expected], budget_ms: float | None) -> Report:
     """Serves a model and asks it.
 
@@ -75,27 +59,38 @@ def check(model: Path, expected: Sequence[Expected], budget_ms: float | None) ->
     Returns:
         What was found; a server that doesn't start is a problem, not an exception.
     """
+    bad = _bad_requests(expected[0].request)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         try:
-            with _serving(model, log) as url, httpx.Client(base_url=url, timeout=_ANSWER_SECONDS) as http:
-                problems = [*_wrong_answers(http, expected), *_wrong_refusals(http, expected[0].request)]
+            with serving(model, _NAME, log) as url, httpx.Client(base_url=url, timeout=_ANSWER_SECONDS) as http:
+                problems = [*_wrong_answers(http, expected), *_wrong_refusals(http, bad)]
                 median, p95 = _latency(http, expected)
-        except (_StartError, httpx.HTTPError) as error:
+        except (StartError, httpx.HTTPError) as error:
             said = log.read_text(errors="replace")[-_LOG_CHARACTERS:]
             return Report([f"the server failed ({error or type(error).__name__}); it said last: {said}"])
     if budget_ms is not None and p95 > budget_ms:
         problems.append(f"an image takes {p95:.0f} ms (95th percentile), more than the budget of {budget_ms:g} ms")
-    return Report(problems, len(expected), len(_bad_requests(expected[0].request)), median, p95)
+    return Report(problems, len(expected), len(bad), median, p95)
 
 
-class _StartError(RuntimeError):
+class StartError(RuntimeError):
     """The server does not start."""
 
 
 @contextlib.contextmanager
-def _serving(model: Path, log: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "serving.server", str(model), _NAME]
+def serving(model: Path, name: str, log: Path) -> Iterator[str]:
+    """Serves a model in a process of its own while the block lasts; gives the server's URL.
+
+    Args:
+        model: the SavedModel's folder.
+        name: of the model, to callers.
+        log: the file for what the server says.
+
+    Raises:
+        StartError: if it does not start.
+    """
+    command = [sys.executable, "-m", "serving.server", str(model), name]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 (our own command)
     try:
@@ -112,7 +107,7 @@ def _port(process: subprocess.Popen, log: Path) -> int:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line of others, or half a line
                 return int(json.loads(line)["port"])
         time.sleep(0.1)
-    raise _StartError("it did not start")
+    raise StartError("it did not start")
 
 
 def _wrong_answers(http: httpx.Client, expected: Sequence[Expected]) -> Iterator[str]:
@@ -182,8 +177,8 @@ def _answers(body: dict[str, Any]) -> list[tuple[list[float], str, str]]:
     return list(zip(columns["classes"], columns["label"], columns["metadata"], strict=True))
 
 
-def _bad_requests(good: Request) -> dict[str, tuple[str, bytes, int, str]]:
-    """Path, body, status and a part of the reason, by what is bad."""
+def _bad_requests(good: Request) -> dict[str, _Bad]:
+    """What is refused, by what is bad."""
 
     def body(**changes: Any) -> bytes:
         instance = to_instance(good) | changes
@@ -204,8 +199,8 @@ def _bad_requests(good: Request) -> dict[str, tuple[str, bytes, int, str]]:
     }
 
 
-def _wrong_refusals(http: httpx.Client, good: Request) -> Iterator[str]:
-    for what, (path, body, status, words) in _bad_requests(good).items():
+def _wrong_refusals(http: httpx.Client, bad: Mapping[str, _Bad]) -> Iterator[str]:
+    for what, (path, body, status, words) in bad.items():
         response = http.post(path, content=body)
         if response.status_code != status or words not in response.text:
             said = response.text[:_LOG_CHARACTERS]

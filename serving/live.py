@@ -81,16 +81,13 @@ class Live:
             observe: is told the size of each batch that the network is asked about.
 
         Raises:
-            ModelError: if it can't be loaded, or can't answer.
+            Exception: whatever TensorFlow raises, if it can't be loaded, or can't answer.
         """
         self.model, self.name, self.version = Model(folder), name, version
-        try:
-            self._preprocess = self.model.loaded.preprocess
-            self.signatures = _signatures(folder)
-            self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
-            self._warm()
-        except (AttributeError, tf.errors.OpError, ValueError) as error:
-            raise ModelError(f"{folder} can't be served: {error}") from error
+        self._preprocess = self.model.loaded.preprocess
+        self.signatures = _signatures(folder)
+        self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
+        self._warm()
 
     def _warm(self) -> None:
         buffer = io.BytesIO()

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ingest.examples import decode
+from ingest.files import locked
 from serving import batch, requests
 from serving.batch import BatchResult
 from serving.model import Model, predict_all
@@ -106,7 +107,7 @@ def test_files_of_requests_and_tables_of_paths_are_read(model, images, tmp_path)
 
 
 def test_a_second_run_into_the_same_folder_is_refused_while_one_is_running(model, images, tmp_path):
-    with batch._locked(tmp_path / "out"), pytest.raises(ModelError, match="another run"):
+    with locked(tmp_path / "out", AssertionError()), pytest.raises(ModelError, match="another run"):
         batch.run(model, str(images), tmp_path / "out")
 
 
