@@ -5,7 +5,7 @@ Beam workers get the code through ``--setup_file`` and the container image by ``
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["components", "ingest", "pipeline", "serving", "trainer", "transform"]
+PACKAGES = ["components", "ingest", "kubeflow", "pipeline", "serving", "trainer", "transform"]
 
 setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),

@@ -91,7 +91,7 @@ def evaluate(folder: Path, side: str) -> None:
     if side == "ours":
         inputs["baseline_model"] = [champion]
     executor = evaluator.Executor if side == "ours" else tfx_executor.Executor
-    context = BaseBeamExecutor.Context(beam_pipeline_args=list(BeamConfig().args), unique_id="0")
+    context = BaseBeamExecutor.Context(beam_pipeline_args=BeamConfig().args(), unique_id="0")
     executor(context).Do(
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},

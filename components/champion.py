@@ -2,9 +2,11 @@
 
 TFX's own way, a Resolver node, looks for the last blessed model in ML Metadata. It doesn't run on open-source Kubeflow,
 and what was blessed need not be what is live: a version may have been rolled back, or copied in from elsewhere. So this
-component looks into the folder that the model server reads.
+component asks the target that models are deployed to.
 """
 
+import json
+from pathlib import PurePosixPath
 from typing import Any
 
 from tfx import types
@@ -16,35 +18,38 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils, path_utils
 
-from serving.versions import same_model, version_folders
+from serving import storage, targets
+from serving.targets.config import DeployConfig
 
-_SERVING_DIR = "serving_dir"
-_LIVE_VERSION = "live_version"
+_DEPLOY = "deploy"
+_LIVE = "live"
 _MODEL = standard_component_specs.MODEL_KEY
 _CHAMPION = "champion"
 
 
-def live_version(serving_dir: str, candidate: str) -> str:
-    """The version that a candidate has to beat.
+def live_model(deploy: DeployConfig, candidate: str) -> str:
+    """The model that a candidate has to beat.
 
     Args:
-        serving_dir: the folder with the version folders.
+        deploy: where models are deployed to.
         candidate: folder of the candidate's SavedModel.
 
     Returns:
-        The name of the newest version that isn't the candidate itself, or '' if there is none. The candidate is among
-        them when a pipeline is run again without changes: it is then compared with what it was compared with before,
-        so that nothing has to run anew.
+        The SavedModel's folder of the version with the most requests that isn't the candidate itself, or '' if there is
+        none. The candidate is live when a pipeline is run again without changes: it is then compared with what it was
+        compared with before, so that nothing has to run anew.
     """
-    return next((v.name for v in reversed(version_folders(serving_dir)) if not same_model(candidate, v)), "")
+    versions = targets.live(targets.target(deploy).status(deploy))
+    return next((v.uri for v in versions if not storage.same_model(candidate, v.uri)), "")
 
 
-def _candidate_folder(input_dict: dict[str, list[types.Artifact]]) -> str:
-    return path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL]))
+def _live(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
+    candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL]))
+    return live_model(DeployConfig(**json.loads(properties[_DEPLOY])), candidate)
 
 
 class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Makes the live version an execution property, and thereby a part of the cache key.
+    """Makes what is live an execution property, and thereby a part of the cache key.
 
     A component takes the first kind of driver only; the launcher runs the second.
     """
@@ -54,9 +59,9 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Returns the execution properties with the live version added."""
+        """Returns the execution properties with what is live added."""
         properties = dict(execution_info.exec_properties)
-        properties[_LIVE_VERSION] = live_version(properties[_SERVING_DIR], _candidate_folder(execution_info.input_dict))
+        properties[_LIVE] = _live(properties, execution_info.input_dict)
         result = driver_output_pb2.DriverOutput()
         for key, value in properties.items():
             data_types_utils.set_metadata_value(result.exec_properties[key], value)
@@ -69,20 +74,19 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the champion as a Model artifact, or leaves the artifact empty if nothing is live."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        serving_dir = exec_properties[_SERVING_DIR]
-        version = exec_properties.get(_LIVE_VERSION)
-        if version is None:  # a runner without drivers
-            version = live_version(serving_dir, _candidate_folder(input_dict))
+        live = exec_properties.get(_LIVE)
+        if live is None:  # a runner without drivers
+            live = _live(exec_properties, input_dict)
         champion = artifact_utils.get_single_instance(output_dict[_CHAMPION])
-        champion.set_string_custom_property(_LIVE_VERSION, version)
-        if version:
-            io_utils.copy_dir(f"{serving_dir}/{version}", path_utils.serving_model_path(champion.uri))
+        champion.set_string_custom_property("version", PurePosixPath(live).name)
+        if live:
+            io_utils.copy_dir(live, path_utils.serving_model_path(champion.uri))
 
 
 class _Spec(types.ComponentSpec):
     PARAMETERS = {  # noqa: RUF012 (TFX's way)
-        _SERVING_DIR: component_spec.ExecutionParameter(type=str),
-        _LIVE_VERSION: component_spec.ExecutionParameter(type=str, optional=True),
+        _DEPLOY: component_spec.ExecutionParameter(type=str),
+        _LIVE: component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {_MODEL: component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
     OUTPUTS = {_CHAMPION: component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
@@ -93,13 +97,13 @@ class Champion(base_component.BaseComponent):
 
     Args:
         model: channel of the candidate, which is not its own champion.
-        serving_dir: the folder with the version folders.
+        deploy: where models are deployed to, a ``DeployConfig`` as JSON.
     """
 
     SPEC_CLASS = _Spec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, model: types.BaseChannel, serving_dir: str):
+    def __init__(self, model: types.BaseChannel, deploy: str):
         champion = types.Channel(type=standard_artifacts.Model)
-        super().__init__(spec=_Spec(model=model, serving_dir=serving_dir, champion=champion))
+        super().__init__(spec=_Spec(model=model, deploy=deploy, champion=champion))

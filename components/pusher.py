@@ -1,22 +1,24 @@
-"""Push to a folder in TensorFlow Serving's layout, so that a reader never sees half a model."""
+"""Pusher: TFX's, for every target of the configuration."""
 
-import time
 from typing import Any
 
 from tfx.components.pusher import executor
-from tfx.dsl.io import fileio
-from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import io_utils, proto_utils
+from tfx.utils import json_utils
 
-from serving.versions import same_model, version_folders
+from serving import targets
+from serving.targets.config import DeployConfig
+
+DEPLOY = "deploy"
 
 
 class Executor(executor.Executor):
-    """Copies a blessed model to ``base_directory/<version>/`` under another name first, and renames it when complete.
+    """Deploys a blessed model to the target that ``custom_config["deploy"]``, a ``DeployConfig``, names.
 
-    TFX's own executor copies into the version folder itself: a server that looks in meanwhile, or a machine that stops
-    there, finds a model in part. Model servers ignore folders whose name isn't a number.
+    TFX's own executor for folders copies into the version folder itself: a server that looks in meanwhile, or a machine
+    that stops there, finds a model in part. Its extension for Google's clouds can't split the requests between a new
+    model and what is live, gives all of them to a model before it has answered one, and looks for ML Engine's API where
+    Google no longer describes it.
     """
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
@@ -26,29 +28,7 @@ class Executor(executor.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        destination = pusher_pb2.PushDestination()
-        proto_utils.json_to_proto(exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination)
-        folder, version = push(self.GetModelPath(input_dict), destination.filesystem.base_directory)
-        self._MarkPushed(pushed, pushed_destination=folder, pushed_version=version)
-
-
-def push(model: str, serving_dir: str) -> tuple[str, str]:
-    """Copies a SavedModel into a new version folder, atomically.
-
-    Args:
-        model: the SavedModel's folder.
-        serving_dir: the folder with the version folders; made if missing.
-
-    Returns:
-        The folder and its version: seconds since 1970, or one more than the last version if that is later. If the
-        newest version is this very model already, nothing is copied, and it is that one.
-    """
-    fileio.makedirs(serving_dir)
-    versions = version_folders(serving_dir)
-    if versions and same_model(model, versions[-1]):
-        return str(versions[-1]), versions[-1].name
-    version = str(max(int(time.time()), int(versions[-1].name) + 1 if versions else 0))
-    partial, folder = f"{serving_dir}/.partial-{version}", f"{serving_dir}/{version}"
-    io_utils.copy_dir(model, partial)
-    fileio.rename(partial, folder)
-    return folder, version
+        custom = json_utils.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
+        config = DeployConfig(**custom[DEPLOY])
+        version = targets.target(config).deploy(self.GetModelPath(input_dict), config, config.traffic)
+        self._MarkPushed(pushed, pushed_destination=version.uri, pushed_version=version.version)

@@ -40,6 +40,14 @@ ModelFolder = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN)."),
 ]
+Target = Annotated[
+    Literal["filesystem", "kserve", "vertex", "ml_engine"] | None,
+    typer.Option(help="Where models are deployed to; by default what the configuration says."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
+]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file, for its section deploy.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The configuration file.")]
 
 
@@ -149,9 +157,7 @@ def init(
 @app.command()
 def run(
     config: ConfigFile = Path("pipeline.yaml"),
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
-    ] = None,
+    overrides: Overrides = None,
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:
@@ -234,7 +240,8 @@ def runs(
 
     rows = []
     for summary in read_all(Workdir(workdir).runs):
-        newest = version_folders(summary.serving_dir)[-1:]
+        # What is live at a cluster or a cloud, only that can tell: `imagepipe status`.
+        newest = version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
         live = bool(newest) and newest[0].name == summary.pushed_version
         rows.append(summary.model_dump() | {"live": live})
     if as_json:
@@ -452,6 +459,89 @@ def write_requests(
         count = requests.write(readable(), out, kind)
     _out.print(f"Wrote {count} request{'s' if count != 1 else ''} to {_escape(str(out))}")
     raise typer.Exit(FAILED if failed else 0)
+
+
+def _deployment(config: Path, target: str | None, overrides: list[str] | None):  # type: ignore[no-untyped-def]  # imported late
+    """The section ``deploy`` of a configuration, with the target's name and folder."""
+    from pipeline.config import read
+    from pipeline.workdir import Workdir
+
+    sets = (*(overrides or ()), *([f"deploy.target={target}"] if target else ()))
+    settings = read(config, sets)
+    return settings.deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
+
+
+def _target(deployment):  # type: ignore[no-untyped-def]  # imported late
+    from pipeline.logs import quiet
+
+    with quiet():
+        from serving import targets
+
+        return targets.target(deployment)
+
+
+@app.command()
+def deploy(
+    model: ModelFolder,
+    config: ConfigOption = Path("pipeline.yaml"),
+    target: Target = None,
+    traffic: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Percent of the requests for it, where the target can; the rest stays where it is."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Deploy a model, whatever a gate said of it. Again with another --traffic, its share of the requests changes."""
+    with _errors_in_words():
+        from serving.versions import find_model
+
+        deployment = _deployment(config, target, overrides)
+        folder = find_model(model)
+        version = _target(deployment).deploy(str(folder), deployment, traffic or deployment.traffic)
+    if as_json:
+        _out.print_json(data=dataclasses.asdict(version))
+    else:
+        _out.print(f"Version {version.version} gets {version.traffic}% of the requests: {_escape(version.uri)}")
+
+
+@app.command()
+def status(
+    config: ConfigOption = Path("pipeline.yaml"),
+    target: Target = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Show which versions are deployed, and which of them are live."""
+    with _errors_in_words():
+        deployment = _deployment(config, target, overrides)
+        versions = _target(deployment).status(deployment)
+    if as_json:
+        _out.print_json(data=[dataclasses.asdict(version) for version in versions])
+        return
+    table = Table("version", "requests", "state", "model", box=box.SIMPLE_HEAD)
+    for version in versions:
+        table.add_row(version.version, f"{version.traffic}%", _escape(version.state), _escape(version.uri))
+    Console(width=max(_out.width, _RUNS_WIDTH), highlight=False).print(table)
+
+
+@app.command()
+def rollback(
+    config: ConfigOption = Path("pipeline.yaml"),
+    target: Target = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Take the newest version out of service: the one before gets its requests."""
+    with _errors_in_words():
+        deployment = _deployment(config, target, overrides)
+        version = _target(deployment).rollback(deployment)
+    if as_json:
+        _out.print_json(data=dataclasses.asdict(version))
+    else:
+        _out.print(f"Version {version.version} is live: {_escape(version.uri)}")
 
 
 @app.command()

@@ -7,7 +7,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ingest.dataset import Task
+from ingest.runners import OptionValue, RunnerName, arguments, check
+from kubeflow.config import KubeflowConfig
 from pipeline.measures import DEFAULT_THRESHOLDS, MEASURES
+from serving.targets.config import DeployConfig
 from trainer import space
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, ServingConfig, TrainerConfig
@@ -106,18 +109,25 @@ class ServedConfig(ServingConfig):
         return self.model_dump(mode="json", include=set(ServingConfig.model_fields))
 
 
-class DeployConfig(_Section):
-    """Where a blessed model goes."""
-
-    target: Literal["filesystem"] = "filesystem"
-    path: str | None = None
-
-
 class BeamConfig(_Section):
-    """How Beam runs the data work."""
+    """How Beam does the data work, in the pipeline, in ``ingest`` and in ``batch-predict``.
 
-    # Without the first two, Beam may hand the work to a runner that it downloads as a binary.
-    args: tuple[str, ...] = ("--runner=DirectRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
+    Attributes:
+        runner: what does it; ``direct`` is this machine, or the component's container.
+        options: Beam's for that runner, such as ``{project: …, region: …, temp_location: gs://…}``; a list repeats one.
+    """
+
+    runner: RunnerName = "direct"
+    options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OptionValue | list[OptionValue]] = {}
+
+    @model_validator(mode="after")
+    def _can_run(self) -> "BeamConfig":
+        check(self.runner, self.options)
+        return self
+
+    def args(self) -> list[str]:
+        """The same as Beam's arguments."""
+        return arguments(self.runner, self.options)
 
 
 class Config(_Section):
@@ -136,6 +146,7 @@ class Config(_Section):
     serving: ServedConfig = ServedConfig()
     deploy: DeployConfig = DeployConfig()
     beam: BeamConfig = BeamConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
 
     @field_validator("image", mode="before")
     @classmethod
@@ -182,10 +193,26 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
+    def _has_a_name_there(self) -> "Config":
+        if self.deploy.target != "filesystem" and not self.deploy.name:
+            try:
+                DeployConfig(name=self.name)
+            except ValidationError as error:
+                raise ValueError(
+                    f"deploy.name: has to be given, as {self.deploy.target} takes no '{self.name}'"
+                ) from error
+        return self
+
+    @model_validator(mode="after")
     def _can_be_searched(self) -> "Config":
         if self.tuner:
             space.check(self.tuner.space, self.trainer)
         return self
+
+    def deployment(self, path: str) -> DeployConfig:
+        """The ``deploy`` section, its name and path given, where needed by the pipeline's name and by ``path``."""
+        deploy = self.deploy
+        return deploy.model_copy(update={"name": deploy.name or self.name, "path": deploy.path or path})
 
 
 def _backbone(info: ValidationInfo) -> str:
@@ -262,7 +289,7 @@ def _with_absolute_paths(config: Config, root: Path) -> Config:
     def absolute(value: str) -> str:
         return value if "://" in value else str((root / Path(value).expanduser()).resolve())
 
-    def update(section: _Section | TrainerConfig, **paths: str | None) -> Any:
+    def update(section: _Section | TrainerConfig | DeployConfig, **paths: str | None) -> Any:
         return section.model_copy(update={key: absolute(value) for key, value in paths.items() if value is not None})
 
     weights = config.trainer.weights

@@ -13,32 +13,36 @@ import tensorflow_data_validation as tfdv
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
+from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
 import serving
 import trainer
 import transform
 from components.champion import Champion
 from components.evaluator import Evaluator
-from components.pusher import Executor as AtomicPushExecutor
+from components.pusher import DEPLOY
+from components.pusher import Executor as PushExecutor
 from components.schema_gen import ImageSchemaGen
 from components.serving_check import ServingCheck
 from pipeline.config import Config
 from pipeline.evaluation import eval_config
 from pipeline.source import SPLITS, Source
+from serving.targets.config import DeployConfig
 
 # Columns that ingest adds and that are worth statistics, next to the label and the side features.
 _IMAGE_COLUMNS = ("width", "height", "format")
 
 
-def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_dir: str, metadata: Any) -> Pipeline:
+def create_pipeline(
+    config: Config, source: Source, pipeline_root: str, deploy: DeployConfig, metadata: Any
+) -> Pipeline:
     """Builds the pipeline.
 
     Args:
         config: what to train on what, and what the result must reach.
         source: the TFRecords to read.
         pipeline_root: folder for artifacts.
-        serving_dir: folder for the version folders of blessed models.
+        deploy: where blessed models go, name and path given.
         metadata: ``ConnectionConfig`` of ML Metadata.
 
     Returns:
@@ -111,7 +115,8 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
     )
 
     # What is live now, as the baseline. An empty model where nothing is.
-    champion = Champion(model=trainer_component.outputs["model"], serving_dir=serving_dir)
+    deployment = deploy.model_dump(mode="json")
+    champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
 
     # The gate: on the SavedModel that will serve, from raw bytes.
     evaluator = Evaluator(
@@ -137,10 +142,8 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_check.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=serving_dir)
-        ),
-        custom_executor_spec=executor_spec.ExecutorClassSpec(AtomicPushExecutor),
+        custom_config={DEPLOY: deployment},
+        custom_executor_spec=executor_spec.ExecutorClassSpec(PushExecutor),
     )
 
     return Pipeline(
@@ -161,7 +164,7 @@ def create_pipeline(config: Config, source: Source, pipeline_root: str, serving_
         ],
         enable_cache=True,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(config.beam.args),
+        beam_pipeline_args=config.beam.args(),
     )
 
 

@@ -22,8 +22,10 @@ from pipeline import logs, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
 from pipeline.workdir import Workdir
+from serving import storage, targets
 from serving.report import Report
-from serving.versions import labels, model_task, version_folders
+from serving.targets.config import DeployConfig
+from serving.versions import labels, model_task
 from trainer import weights
 from trainer.run import OPTIMIZED, TRAINING_FOLDER
 from transform.features import Features
@@ -33,14 +35,14 @@ Outputs = dict[str, dict[str, list[types.Artifact]]]
 _SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
 
 
-def check(config: Config, serving_dir: str) -> source.Source:
+def check(config: Config, deploy: DeployConfig) -> source.Source:
     """Finds what would fail a run after minutes, in seconds.
 
     Raises:
         ConfigError: if the data, the model that is live or the weights aren't what the configuration says.
     """
     found = source.find(config)
-    _check_live(serving_dir, config)
+    _check_live(deploy, config)
     try:
         weights.check(config.trainer.weights, config.trainer.backbone)
     except weights.WeightsError as error:
@@ -50,12 +52,12 @@ def check(config: Config, serving_dir: str) -> source.Source:
     return found
 
 
-def _check_live(serving_dir: str, config: Config) -> None:
+def _check_live(deploy: DeployConfig, config: Config) -> None:
     """A candidate is held against what is live, and takes its place: that must do the same task."""
-    live = version_folders(serving_dir)[-1:]
-    if live and (task := model_task(live[0])) != config.task:
+    live = targets.live(targets.target(deploy).status(deploy))[:1]
+    if live and (task := model_task(storage.assets(live[0].uri))) != config.task:
         raise ConfigError(
-            f"task: {config.task}, but {live[0]}, which is live, does {task}. "
+            f"task: {config.task}, but {live[0].uri}, which is live, does {task}. "
             "Give the pipeline another name, or remove what is live."
         )
 
@@ -99,31 +101,34 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
     with locked(workdir.root, busy), _run_dir(workdir) as run_dir:
         _close_killed_runs(workdir)
         log = run_dir / "log.txt"
-        serving_dir = Path(config.deploy.path or workdir.serving(config.name))
+        deploy = config.deployment(str(workdir.serving(config.name)))
         state = summary.Summary(
             run_id=run_dir.name,
             name=config.name,
             task=config.task,
             status="running",
-            serving_dir=str(serving_dir),
+            target=deploy.target,
+            serving_dir=str(deploy.path),
             log=str(log),
         )
         with logs.redirected(log) as terminal:
             shown = Console(
                 file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False, soft_wrap=True
             )
-            return _run(config, workdir, state, run_dir, shown)
+            return _run(config, deploy, workdir, state, run_dir, shown)
 
 
-def _run(config: Config, workdir: Workdir, state: summary.Summary, run_dir: Path, console: Console) -> summary.Summary:
+def _run(
+    config: Config, deploy: DeployConfig, workdir: Workdir, state: summary.Summary, run_dir: Path, console: Console
+) -> summary.Summary:
     start = time.monotonic()
     outputs: Outputs = {}
     running = ""
     pipeline = create_pipeline(
         config,
-        check(config, state.serving_dir),
+        check(config, deploy),
         pipeline_root=str(workdir.artifacts),
-        serving_dir=state.serving_dir,
+        deploy=deploy,
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
 

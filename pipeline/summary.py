@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from ingest.dataset import Task
 from serving.report import Report
+from serving.targets.config import TargetName
 
 FILENAME = "summary.json"
 
@@ -56,6 +57,7 @@ class Summary(BaseModel):
         not_blessed_because: the reasons in words, with figures.
         serving: what ServingCheck found; null if it did not get that far.
         pushed_version: null if not pushed.
+        target: what serves it, see the configuration's ``deploy.target``.
         serving_dir: the folder of the version folders.
         model_dir: the candidate's SavedModel.
         log: the file with all that TFX and TensorFlow say.
@@ -78,6 +80,7 @@ class Summary(BaseModel):
     not_blessed_because: list[str] = []
     serving: Report | None = None
     pushed_version: str | None = None
+    target: TargetName = "filesystem"
     serving_dir: str
     model_dir: str | None = None
     log: str

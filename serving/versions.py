@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 _SAVED_MODEL = "saved_model.pb"
-_FINGERPRINT = "fingerprint.pb"  # TensorFlow writes it beside each SavedModel: hashes of the graph and of the weights
+FINGERPRINT = "fingerprint.pb"
+"""TensorFlow writes it beside each SavedModel: hashes of the graph and of the weights."""
+
 _SUMMARY = "summary.json"
 
 
@@ -29,12 +31,6 @@ def version_folders(serving_dir: str | Path) -> list[Path]:
 
 def _number(folder: Path) -> int:
     return int(folder.name)
-
-
-def same_model(one: str | Path, other: str | Path) -> bool:
-    """Whether two folders hold copies of one SavedModel; False where one has no fingerprint."""
-    fingerprints = [Path(folder) / _FINGERPRINT for folder in (one, other)]
-    return all(f.is_file() for f in fingerprints) and len({f.read_bytes() for f in fingerprints}) == 1
 
 
 def find_model(path: Path) -> Path:

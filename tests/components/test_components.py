@@ -8,9 +8,10 @@ import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from tfx_bsl.tfxio import tf_example_record
 
-from components import pusher
-from components.champion import live_version
+from components.champion import live_model
 from components.evaluator import _fixed_batches
+from serving import storage
+from serving.targets.config import DeployConfig
 from serving.versions import version_folders
 
 
@@ -39,12 +40,12 @@ def test_a_reader_never_sees_half_a_pushed_model(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        folder, version = pusher.push(str(model), str(tmp_path / "serving"))
+        version = storage.add_version(str(model), str(tmp_path / "serving"))
     finally:
         time.sleep(0.05)
         pushed.set()
         reader.join()
-    assert Path(folder).name == version
+    assert [folder.name for folder in version_folders(tmp_path / "serving")] == [version]
     assert seen
     assert all(files == files_of(model) for files in seen)
 
@@ -55,9 +56,9 @@ def test_an_interrupted_push_leaves_no_version(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(pusher.fileio, "rename", fail)
+    monkeypatch.setattr(storage.tf.io.gfile, "rename", fail)
     with pytest.raises(OSError, match="disk full"):
-        pusher.push(str(model), str(tmp_path / "serving"))
+        storage.add_version(str(model), str(tmp_path / "serving"))
     assert version_folders(tmp_path / "serving") == []
 
 
@@ -66,22 +67,23 @@ def test_each_new_model_gets_a_later_version_and_the_live_one_is_not_pushed_twic
     future = str(int(time.time()) + 1000)
     make_model(tmp_path / "serving" / future, b"old")
     one = make_model(tmp_path / "one", b"1")
-    assert pusher.push(str(one), serving)[1] == str(int(future) + 1)
-    assert pusher.push(str(one), serving)[1] == str(int(future) + 1)
+    assert storage.add_version(str(one), serving) == str(int(future) + 1)
+    assert storage.add_version(str(one), serving) == str(int(future) + 1)
     assert len(version_folders(serving)) == 2
 
 
 def test_the_champion_is_the_newest_version_that_is_not_the_candidate(tmp_path):
     candidate = str(make_model(tmp_path / "candidate", b"c"))
     serving = tmp_path / "serving"
-    assert live_version(str(serving), candidate) == ""
+    deploy = DeployConfig(path=str(serving))
+    assert live_model(deploy, candidate) == ""
     make_model(serving / "9", b"nine")
     make_model(serving / "10", b"ten")
     make_model(serving / ".partial-11", b"half")
     make_model(serving / "notes", b"no version")
-    assert live_version(str(serving), candidate) == "10"
+    assert live_model(deploy, candidate) == str(serving / "10")
     make_model(serving / "11", b"c")
-    assert live_version(str(serving), candidate) == "10"
+    assert live_model(deploy, candidate) == str(serving / "10")
 
 
 def test_the_evaluator_reads_batches_of_one_size(tmp_path):

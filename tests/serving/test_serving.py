@@ -11,7 +11,8 @@ from serving.files import image_files
 from serving.model import Model, predict_all
 from serving.predictions import Prediction
 from serving.requests import Failure, Request
-from serving.versions import ModelError, find_model, labels, model_task, same_model
+from serving.storage import same_model
+from serving.versions import ModelError, find_model, labels, model_task
 from tests.conftest import encode
 
 
@@ -80,8 +81,8 @@ def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path)
     (run / "summary.json").write_text(json.dumps({"model_dir": str(model)}))
     assert find_model(model) == find_model(model.parent) == find_model(run) == model
     assert labels(model) == ["dark", "light"]
-    assert same_model(model, model)
-    assert not same_model(model, tmp_path)
+    assert same_model(str(model), str(model))
+    assert not same_model(str(model), str(tmp_path))
 
 
 def test_what_is_no_model_is_refused_in_words(tmp_path):
