@@ -1,18 +1,27 @@
-"""Evaluator: TFX's, for a champion that may not exist and in a memory that stays bounded."""
+"""Evaluator: TFX's, for a champion that may not exist, in bounded memory, and with thresholds as parameters."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import tfx.components
+import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
+
+# isort: split
+from tensorflow_model_analysis.proto import config_pb2
+from tfx import types
 from tfx.components.evaluator import executor
-from tfx.dsl.components.base import executor_spec
+from tfx.dsl.components.base import base_component, executor_spec
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import path_utils
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.types.standard_component_specs import EvaluatorSpec
+from tfx.utils import path_utils, proto_utils
 from tfx_bsl.coders import batch_util
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
+_EVAL_CONFIG = standard_component_specs.EVAL_CONFIG_KEY
+_THRESHOLD = "threshold_"
 _BATCH_SIZE = 32  # from which on InceptionV3 gets no faster on a CPU
 
 
@@ -39,11 +48,67 @@ class Executor(executor.Executor):
         champion = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_BASELINE]))
         if not fileio.exists(champion):
             input_dict = {key: value for key, value in input_dict.items() if key != _BASELINE}
+        thresholds = {
+            name.removeprefix(_THRESHOLD): value
+            for name, value in exec_properties.items()
+            if name.startswith(_THRESHOLD)
+        }
+        config = proto_utils.json_to_proto(exec_properties[_EVAL_CONFIG], config_pb2.EvalConfig())
+        demanded = proto_utils.proto_to_json(with_thresholds(config, thresholds))
         with _fixed_batches(_BATCH_SIZE):
-            super().Do(input_dict, output_dict, exec_properties)
+            super().Do(input_dict, output_dict, exec_properties | {_EVAL_CONFIG: demanded})
 
 
-class Evaluator(tfx.components.Evaluator):
-    """Takes what TFX's Evaluator takes; an empty ``baseline_model`` means that there is none."""
+def with_thresholds(config: config_pb2.EvalConfig, thresholds: Mapping[str, float]) -> config_pb2.EvalConfig:
+    """A configuration with other bounds, by metric, where it has bounds."""
+    changed = config_pb2.EvalConfig()
+    changed.CopyFrom(config)
+    for specs in changed.metrics_specs:
+        for metric in specs.metrics:
+            bound = thresholds.get(json.loads(metric.config or "{}").get("name"))
+            for each in metric.per_slice_thresholds if bound is not None else ():
+                value = each.threshold.value_threshold
+                side = value.upper_bound if value.HasField("upper_bound") else value.lower_bound
+                side.value = bound
+    return changed
 
+
+class Evaluator(base_component.BaseComponent):
+    """Evaluates a model, and blesses it or not.
+
+    Args:
+        examples: channel of the Examples.
+        model: channel of the candidate.
+        baseline_model: channel of the champion; an empty model means that there is none.
+        example_splits: which splits.
+        eval_config: what to compute and to demand.
+        thresholds: the bounds in ``eval_config``, by metric: what a compiled pipeline may be run with anew.
+    """
+
+    SPEC_CLASS = EvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        examples: types.BaseChannel,
+        model: types.BaseChannel,
+        baseline_model: types.BaseChannel,
+        example_splits: list[str],
+        eval_config: config_pb2.EvalConfig,
+        thresholds: Mapping[str, float | RuntimeParameter],
+    ):
+        named = {f"{_THRESHOLD}{name}": value for name, value in thresholds.items()}
+        parameters = {name: component_spec.ExecutionParameter(type=float) for name in named}
+        spec = type("_Spec", (EvaluatorSpec,), {"PARAMETERS": EvaluatorSpec.PARAMETERS | parameters})
+        super().__init__(
+            spec=spec(
+                examples=examples,
+                model=model,
+                baseline_model=baseline_model,
+                example_splits=json.dumps(example_splits),
+                eval_config=eval_config,
+                evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
+                blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+                **named,
+            )
+        )

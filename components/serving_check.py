@@ -22,6 +22,7 @@ from serving.live import MAX_PIXELS
 from serving.model import Model
 from serving.report import Report
 from serving.requests import Failure, from_example
+from serving.storage import fetched
 from transform.features import Features, from_json
 
 REPORT = "report.json"
@@ -39,7 +40,7 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the report and the blessing, which has the property ``blessed`` and one of TFX's two files."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        model = Path(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL])))
+        model = fetched(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL])))
         split = artifact_utils.get_split_uri(input_dict[_EXAMPLES], _SPLIT)
         expected = expectations(model, split, from_json(json.loads(exec_properties[_FEATURES])))
         if expected:

@@ -361,7 +361,8 @@ def serve(
         with quiet():
             from serving import server, storage
 
-        if not (path := model or storage.fetched(os.environ.get("AIP_STORAGE_URI", ""))):
+        told = os.environ.get("AIP_STORAGE_URI")
+        if not (path := model or (told and storage.fetched(told))):
             raise typer.BadParameter("give a model")
         server.main(path, name or model_name(path), host, port)
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tfx import components as tfx  # first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
 
@@ -24,6 +25,7 @@ from components.pusher import DEPLOY
 from components.pusher import Executor as PushExecutor
 from components.schema_gen import ImageSchemaGen
 from components.serving_check import ServingCheck
+from components.trainer import Trainer, Tuner
 from pipeline.config import Config
 from pipeline.evaluation import eval_config
 from pipeline.source import SPLITS, Source
@@ -33,8 +35,21 @@ from serving.targets.config import DeployConfig
 _IMAGE_COLUMNS = ("width", "height", "format")
 
 
+Value = TypeVar("Value", int, float, str)
+
+
+def _as_it_is(name: str, value: Value) -> Value:
+    return value
+
+
 def create_pipeline(
-    config: Config, source: Source, pipeline_root: str, deploy: DeployConfig, metadata: Any
+    config: Config,
+    source: Source,
+    pipeline_root: str,
+    state_dir: str,
+    deploy: DeployConfig,
+    metadata: Any = None,
+    parameter: Callable[[str, Any], Any] = _as_it_is,
 ) -> Pipeline:
     """Builds the pipeline.
 
@@ -42,8 +57,11 @@ def create_pipeline(
         config: what to train on what, and what the result must reach.
         source: the TFRecords to read.
         pipeline_root: folder for artifacts.
+        state_dir: local folder in which a training that was killed finds its state again.
         deploy: where blessed models go, name and path given.
-        metadata: ``ConnectionConfig`` of ML Metadata.
+        metadata: ``ConnectionConfig`` of ML Metadata, of runners that don't bring their own.
+        parameter: makes of a name and a value what a run can be given another value for: of a compiled pipeline a
+            ``RuntimeParameter``.
 
     Returns:
         The pipeline, for any TFX runner.
@@ -51,7 +69,7 @@ def create_pipeline(
     features = config.data.features.names()
 
     # Reads the splits as they were ingested, or makes splits where there is one set of records only.
-    example_gen = tfx.ImportExampleGen(input_base=source.base, **_splits(config, source))
+    example_gen = tfx.ImportExampleGen(input_base=parameter("data_path", source.base), **_splits(config, source))
 
     # Statistics of everything but pixels: over encoded images they would cost much and say nothing.
     statistics_gen = tfx.StatisticsGen(
@@ -92,22 +110,24 @@ def create_pipeline(
         "schema": schema_gen.outputs["schema"],
         "train_args": trainer_pb2.TrainArgs(splits=["train"]),
         "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+        "epochs": parameter("epochs", config.trainer.epochs),
+        "batch_size": parameter("batch_size", config.trainer.batch_size),
     }
     training_config = common | {
         "trainer": config.trainer.model_dump(mode="json"),
         "code": _code_fingerprint(trainer),
-        "state_dir": f"{pipeline_root}/.training",
+        "state_dir": state_dir,
     }
 
     # Where a space is given, the best settings in it; they go over those of the configuration.
-    tuner = config.tuner and tfx.Tuner(
+    tuner = config.tuner and Tuner(
         tuner_fn="trainer.tune.tuner_fn",
         custom_config=training_config | {"tuner": config.tuner.model_dump(mode="json")},
         **training,
     )
 
     # The network, and the graph that is to serve it, optimised for that.
-    trainer_component = tfx.Trainer(
+    trainer_component = Trainer(
         run_fn="trainer.run.run_fn",
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         custom_config=training_config | {"serving": config.serving.exported()},
@@ -125,6 +145,7 @@ def create_pipeline(
         baseline_model=champion.outputs["champion"],
         example_splits=["eval"],
         eval_config=eval_config(config.task, config.evaluation, features),
+        thresholds={name: parameter(f"threshold_{name}", v) for name, v in config.evaluation.thresholds.items()},
     )
 
     # The other gate: a server in a fresh process gives the same answers, in every format, and fast enough.

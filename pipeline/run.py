@@ -128,6 +128,7 @@ def _run(
         config,
         check(config, deploy),
         pipeline_root=str(workdir.artifacts),
+        state_dir=str(workdir.artifacts / ".training"),
         deploy=deploy,
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )

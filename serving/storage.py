@@ -88,22 +88,16 @@ def assets(model: str) -> Path:
     return copy
 
 
-def fetched(uri: str) -> Path | None:
-    """Copies a model to this machine.
-
-    Args:
-        uri: a folder on whatever TensorFlow reads (``gs://…``), or ``''``.
-
-    Returns:
-        The copy, in a temporary folder that lives as long as the process; None for none.
+def fetched(model: str) -> Path:
+    """A SavedModel, or a folder of its versions, on this machine: itself, or a copy that lives as long as the process.
 
     Raises:
         ModelError: if it can't be read.
     """
-    if not uri:
-        return None
-    copy = _temporary() / PurePosixPath(uri).name
-    _fetch(uri.rstrip("/"), copy)
+    if "://" not in model:
+        return Path(model)
+    copy = _temporary() / PurePosixPath(model).name
+    _fetch(model.rstrip("/"), copy)
     return copy
 
 

@@ -1,0 +1,126 @@
+"""The digits' whole pipeline as compiled for Kubeflow, driven by kfp's own local engine. See ``containers``."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import components, local
+
+from kubeflow.compile import compile_pipeline
+from pipeline import demo
+from pipeline.config import read
+from serving import requests
+from serving.model import Model, predict_all
+from serving.versions import version_folders
+from tests.kubeflow import containers
+
+pytestmark = pytest.mark.slow
+
+DISK = Path("/minio")
+CONFIG = """\
+name: digits
+data: {path: dataset}
+image: {size: [75, 75]}
+trainer: {weights: none, epochs: 4, batch_size: 64, augmentation: {horizontal_flip: false}}
+evaluation: {thresholds: {accuracy: 0.8}, margin: 1}
+deploy: {path: serving}
+kubeflow: {image: example/imagepipe}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The digits, ingested; and the compiled pipeline."""
+    root = tmp_path_factory.mktemp("kubeflow")
+    demo.write_images(root)
+    demo.ingest(root)
+    (root / "pipeline.yaml").write_text(CONFIG)
+    (root / "compiled.yaml").write_text(compile_pipeline(read(root / "pipeline.yaml"), "kubeflow"))
+    return root
+
+
+def run(project: Path, name: str, launcher, **parameters) -> containers.Containers:
+    logs = project / name / "logs"
+    logs.mkdir(parents=True)
+    with containers.played(logs, launcher) as started:
+        local.init(runner=local.DockerRunner(), pipeline_root=str(project / name), raise_on_error=True)
+        try:
+            components.load_component_from_file(str(project / "compiled.yaml"))(**parameters)
+        except RuntimeError as error:
+            raise AssertionError(f"{error}\n{started.logs[-1][-4000:]}") from error
+    return started
+
+
+@pytest.fixture(scope="module")
+def first(project) -> containers.Containers:
+    """Nothing is live yet; artifacts are folders on this machine."""
+    return run(project, "first", containers.as_it_is)
+
+
+@pytest.fixture(scope="module")
+def second(project, first) -> containers.Containers:
+    """The first one's model is live; artifacts are in MinIO. What is trained, and demanded, is said by parameters."""
+    try:
+        DISK.mkdir(exist_ok=True)
+    except OSError:
+        pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be made here")
+    if not os.access(DISK, os.W_OK):
+        pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be written here")
+    return run(
+        project, "second", containers.of_kubeflow(project / "second", DISK), batch_size=32, threshold_accuracy=0.7
+    )
+
+
+def accuracy(project: Path, model: Path) -> float:
+    asked = [r for file in sorted((project / "dataset" / "test").glob("*.tfrecord")) for r in requests.read(file)]
+    answers = predict_all(Model(model), asked)
+    return sum(answer.label == answer.id.partition("/")[0] for answer in answers) / len(asked)
+
+
+def outputs(started: containers.Containers, executor: str) -> dict:
+    """What an executor left behind, by output."""
+    (command,) = [c for c in started.commands if executor in c]
+    asked = json.loads(command[command.index("--json_serialized_invocation_args") + 1])
+    left = json.loads(Path(asked["outputs"]["outputFile"]).read_text())
+    return {key: one["artifacts"][0] for key, one in left["artifacts"].items()}
+
+
+def test_each_container_runs_the_command_of_the_compiled_file(project, first):
+    executors = yaml.safe_load((project / "compiled.yaml").read_text())["deploymentSpec"]["executors"]
+    compiled = {e["container"]["args"][1]: e["container"] for e in executors.values()}
+    assert len(first.commands) == len(compiled) == 10
+    for command in first.commands:
+        container = compiled[command[4]]
+        assert command[:3] == container["command"] == ["python", "-m", "kubeflow.entrypoint"]
+        placeholder = container["args"].index("{{$}}")
+        assert command[3 + placeholder + 1 :] == container["args"][placeholder + 1 :]
+
+
+def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, first):
+    (version,) = version_folders(project / "serving")[:1]
+    assert accuracy(project, version) > 0.9
+    assert outputs(first, "components.champion.Executor")["champion"]["metadata"]["version"] == ""
+
+
+def test_examples_carry_the_fingerprint_of_what_was_read(first):
+    examples = outputs(first, "tfx.components.example_gen.import_example_gen.executor.Executor")["examples"]
+    assert "train" in examples["metadata"]["split_names"]
+    assert "num_files:1" in examples["metadata"]["input_fingerprint"]
+
+
+def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, second):
+    before, after = version_folders(project / "serving")
+    assert accuracy(project, after) > 0.9
+    assert outputs(second, "components.champion.Executor")["champion"]["metadata"]["version"] == before.name
+    assert "baseline_model_id" in outputs(second, "components.evaluator.Executor")["blessing"]["metadata"]
+
+
+def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
+    model = outputs(second, "components.trainer.TrainerExecutor")["model"]["uri"]
+    settings = json.loads((Path(model) / "training" / "config.json").read_text())["trainer"]
+    assert (settings["batch_size"], settings["epochs"]) == (32, 4)
+    (evaluator,) = [c for c in second.commands if "components.evaluator.Executor" in c]
+    asked = json.loads(evaluator[evaluator.index("--json_serialized_invocation_args") + 1])
+    assert asked["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
