@@ -13,9 +13,6 @@ _RUNNERS: dict[RunnerName, str] = {
     "spark": "SparkRunner",
 }
 
-# Without this, Beam may hand the work to a runner that it downloads as a binary.
-_LOCAL: dict[str, OptionValue] = {"direct_running_mode": "in_memory", "direct_num_workers": 1}
-
 _NEEDED: dict[RunnerName, tuple[str, ...]] = {"dataflow": ("project", "region", "temp_location")}
 
 
@@ -37,22 +34,27 @@ def arguments(runner: RunnerName, options: dict[str, OptionValue | list[OptionVa
     Args:
         runner: which one.
         options: by name; a list gives an option several times, ``true`` without a value, ``false`` not at all.
+    """
+    listed = [f"--runner={_RUNNERS[runner]}"]
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not False:
+                listed.append(f"--{name}" if one is True else f"--{name}={one}")
+    return listed
+
+
+def with_setup_file(args: list[str]) -> list[str]:
+    """Beam's arguments, by which workers of a cluster install this project's packages.
+
+    Args:
+        args: what ``arguments`` gave, perhaps on another machine.
 
     Returns:
-        The arguments. Workers of a cluster install this project's packages: ``--setup_file`` names the project's
-        ``setup.py``, where there is one beside the packages and the options name none.
+        The same, and for a cluster ``--setup_file``, the project's ``setup.py``; unless it is given, or the packages
+        are not beside it here: then they have to be in the workers' image.
     """
-    given: dict[str, OptionValue | list[OptionValue]] = {}
-    if runner == "direct":
-        given.update(_LOCAL)
-    elif (setup := Path(__file__).parent.parent / "setup.py").is_file():
-        given["setup_file"] = str(setup)
-    given.update(options)
-    listed = [f"--runner={_RUNNERS[runner]}"]
-    for name, value in given.items():
-        for one in value if isinstance(value, list) else [value]:
-            if one is True:
-                listed.append(f"--{name}")
-            elif one is not False:
-                listed.append(f"--{name}={one}")
-    return listed
+    setup = Path(__file__).parent.parent / "setup.py"
+    given = any(arg.startswith(("--setup_file", "--sdk_container_image")) for arg in args)
+    if f"--runner={_RUNNERS['direct']}" in args or given or not setup.is_file():
+        return args
+    return [*args, f"--setup_file={setup}"]

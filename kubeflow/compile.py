@@ -3,7 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import tensorflow as tf
 from google.protobuf import json_format
@@ -63,9 +63,10 @@ def compile_pipeline(config: Config, target: TargetName) -> str:
         pipeline_root=settings.pipeline_root or "",
         state_dir=_STATE,
         deploy=config.deployment(""),
+        beam_args=config.beam.args(),
+        enable_cache=settings.cache,
         parameter=parameter,
     )
-    pipeline.enable_cache = settings.cache
     known = ["default", *(component.id for component in pipeline.components)]
     if unknown := set(settings.resources) - set(known):
         raise ConfigError(f"kubeflow.resources: there is no component {min(unknown)}; known are {', '.join(known)}")
@@ -91,7 +92,7 @@ def compile_pipeline(config: Config, target: TargetName) -> str:
     return _text(spec, _platform(settings, sorted(executors)) if target == "kubeflow" else ir.PlatformSpec())
 
 
-_Resources = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
+_Resources: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
 
 
 def _check(config: Config, target: TargetName) -> None:

@@ -6,9 +6,10 @@
 - gives input artifacts the types that the component declares: Kubeflow's driver passes them on without;
 - replaces URIs of object stores that TFX can't open (``minio://``, ``s3://``) by the paths at which Kubeflow's launcher
   puts inputs and looks for outputs, and in what the executor leaves behind the other way round;
-- runs ImportExampleGen's driver, which Vertex AI runs by itself and Kubeflow doesn't.
+- runs ImportExampleGen's driver, which Vertex AI runs by itself and Kubeflow doesn't;
+- tells Beam where this container has the project's ``setup.py``, for the workers of a cluster.
 
-With ``gs://`` on Vertex AI none of this changes anything.
+With ``gs://`` on Vertex AI, artifacts pass as they are.
 (Launcher and driver: kubeflow/pipelines, backend/src/v2/component/launcher_v2.go and backend/src/v2/metadata.)
 """
 
@@ -18,6 +19,8 @@ import json
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from ingest.runners import with_setup_file
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
 
@@ -109,7 +112,7 @@ def main(arguments: list[str]) -> None:
     if "input_base" in asked["inputs"]["parameterValues"] and not fileio.exists(output_file):
         driver.main(_with_input(given, executor_input))
         executor_input = with_driver_output(executor_input, _read(output_file))
-    tfx_entrypoint.main((_with_input(given, executor_input), beam_args))
+    tfx_entrypoint.main((_with_input(given, executor_input), with_setup_file(beam_args)))
 
     outputs = without_nulls(_read(output_file))
     remote = {local(artifact["uri"]): artifact["uri"] for artifact in _artifacts(asked) if "uri" in artifact}

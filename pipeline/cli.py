@@ -47,6 +47,9 @@ Target = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
 ]
+BeamOption = Annotated[
+    Path | None, typer.Option("--config", help="A configuration file, for Beam's runner: its section beam.")
+]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file, for its section deploy.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The configuration file.")]
 
@@ -77,13 +80,20 @@ def _errors_in_words() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def _beam_args(context: typer.Context) -> tuple[str, ...]:
-    """What stands after ``--``."""
+def _beam_args(context: typer.Context, config: Path | None) -> tuple[str, ...]:
+    """What a configuration says in its section ``beam``, and what stands after ``--``."""
     if context.args and not context.args[0].startswith("-"):
         raise typer.BadParameter(
             f"there is one source; {context.args[0]} is a second one. A pattern such as 'photos/*.jpg' goes in quotes"
         )
-    return tuple(context.args)
+    if config is None:
+        return tuple(context.args)
+    from ingest.runners import arguments, with_setup_file
+    from pipeline.config import BeamConfig, read
+
+    beam = read(config).beam
+    configured = with_setup_file(arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
+    return (*configured, *context.args)
 
 
 def _escape(text: str) -> str:
@@ -107,6 +117,7 @@ def ingest(
     workers: Annotated[int | None, typer.Option(help="Threads that read and decode; all cores by default.", min=1)] = (
         None
     ),
+    config: BeamOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a dataset from labelled images. Options for Beam go after --."""
@@ -122,7 +133,7 @@ def ingest(
             max_pixels=max_pixels,
             compress=compress,
             workers=workers,
-            beam_args=_beam_args(context),
+            beam_args=_beam_args(context, config),
         )
     if as_json:
         _out.print_json(data=dataclasses.asdict(result) | {"written": result.written})
@@ -411,6 +422,7 @@ def batch_predict(
         Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Of the results.")
     ] = "jsonl",
     workers: Annotated[int, typer.Option(help="Processes, each with the model in its memory.", min=1)] = 1,
+    config: BeamOption = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model about many images. Run again, it goes on where it was, or with what is new.
@@ -425,7 +437,7 @@ def batch_predict(
         with quiet():
             from serving import batch
 
-        result = batch.run(folder, source, out, kind, workers, _beam_args(context))
+        result = batch.run(folder, source, out, kind, workers, _beam_args(context, config))
     if as_json:
         _out.print_json(data=dataclasses.asdict(result))
     else:
@@ -479,6 +491,29 @@ def _target(deployment):  # type: ignore[no-untyped-def]  # imported late
         from serving import targets
 
         return targets.target(deployment)
+
+
+@app.command("compile")
+def compile_(
+    config: ConfigFile = Path("pipeline.yaml"),
+    target: Annotated[
+        Literal["kubeflow", "vertex"], typer.Option(help="What is to run it: open-source Kubeflow, or Vertex AI.")
+    ] = "kubeflow",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .yaml.")] = Path("compiled.yaml"),
+    overrides: Overrides = None,
+) -> None:
+    """Compile the pipeline for Kubeflow Pipelines or Vertex AI."""
+    with _errors_in_words():
+        from pipeline.config import read
+        from pipeline.logs import quiet
+
+        settings = read(config, tuple(overrides or ()))
+        with quiet():
+            from kubeflow.compile import compile_pipeline
+
+            text = compile_pipeline(settings, target)
+        out.write_text(text)
+    _out.print(f"Wrote {_escape(str(out))}. Next: imagepipe submit {_escape(str(out))}")
 
 
 @app.command()

@@ -127,7 +127,9 @@ class BeamConfig(_Section):
 
     def args(self) -> list[str]:
         """The same as Beam's arguments."""
-        return arguments(self.runner, self.options)
+        # Without the latter two, Beam may hand the work to a runner that it downloads as a binary.
+        local = ["--direct_running_mode=in_memory", "--direct_num_workers=1"] if self.runner == "direct" else []
+        return [*local, *arguments(self.runner, self.options)]
 
 
 class Config(_Section):

@@ -48,6 +48,8 @@ def create_pipeline(
     pipeline_root: str,
     state_dir: str,
     deploy: DeployConfig,
+    beam_args: list[str],
+    enable_cache: bool = True,
     metadata: Any = None,
     parameter: Callable[[str, Any], Any] = _as_it_is,
 ) -> Pipeline:
@@ -59,6 +61,8 @@ def create_pipeline(
         pipeline_root: folder for artifacts.
         state_dir: local folder in which a training that was killed finds its state again.
         deploy: where blessed models go, name and path given.
+        beam_args: Beam's runner and its options.
+        enable_cache: whether what has not changed is taken from earlier runs.
         metadata: ``ConnectionConfig`` of ML Metadata, of runners that don't bring their own.
         parameter: makes of a name and a value what a run can be given another value for: of a compiled pipeline a
             ``RuntimeParameter``.
@@ -183,9 +187,9 @@ def create_pipeline(
             serving_check,
             pusher,
         ],
-        enable_cache=True,
+        enable_cache=enable_cache,
         metadata_connection_config=metadata,
-        beam_pipeline_args=config.beam.args(),
+        beam_pipeline_args=beam_args,
     )
 
 

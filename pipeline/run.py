@@ -18,6 +18,7 @@ from tfx.utils import io_utils, path_utils
 from components.serving_check import REPORT
 from ingest.dataset import Task
 from ingest.files import locked
+from ingest.runners import with_setup_file
 from pipeline import logs, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
@@ -130,6 +131,7 @@ def _run(
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.artifacts / ".training"),
         deploy=deploy,
+        beam_args=with_setup_file(config.beam.args()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
 

@@ -31,7 +31,7 @@ class Containers:
         self.commands: list[list[str]] = []
         self.logs: list[str] = []
         self._folder = folder
-        self._parent = subprocess.Popen(  # noqa: S603 (our own module)
+        self._parent = subprocess.Popen(
             [sys.executable, "-m", "tests.kubeflow.containers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
