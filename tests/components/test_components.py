@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 from pathlib import Path
@@ -9,10 +10,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tfx_bsl.tfxio import tf_example_record
 
 from components.champion import live_model
-from components.evaluator import _fixed_batches
+from components.evaluator import _fixed_batches, with_thresholds
+from components.trainer import with_settings
+from pipeline.config import EvaluationConfig
+from pipeline.evaluation import eval_config
 from serving import storage
 from serving.targets.config import DeployConfig
 from serving.versions import version_folders
+from transform.features import Features
 
 
 def make_model(folder: Path, fingerprint: bytes, files: int = 3) -> Path:
@@ -115,3 +120,27 @@ def test_the_evaluator_reads_batches_of_one_size(tmp_path):
     assert sum(fixed) == 500
     assert max(fixed) == 32
     assert max(batch_sizes()) > 32  # what TFX would do, and does again afterwards
+
+
+def test_what_a_run_is_given_replaces_the_trainers_settings():
+    config = json.dumps({"trainer": {"epochs": 10, "batch_size": 32, "seed": 1}, "task": "classification"})
+    changed = with_settings({"custom_config": config, "epochs": 2, "batch_size": 64, "run_fn": "x"})
+    assert json.loads(changed["custom_config"]) == {
+        "trainer": {"epochs": 2, "batch_size": 64, "seed": 1},
+        "task": "classification",
+    }
+    assert changed["run_fn"] == "x"
+
+
+def test_what_a_run_is_given_replaces_the_gates_bounds_and_no_others():
+    config = eval_config("classification", EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 1.0}), Features())
+    changed = with_thresholds(config, {"accuracy": 0.5, "log_loss": 2.0})
+    bounds = {
+        json.loads(metric.config)["name"]: metric.per_slice_thresholds[0].threshold
+        for metric in changed.metrics_specs[0].metrics
+        if metric.per_slice_thresholds
+    }
+    assert bounds["accuracy"].value_threshold.lower_bound.value == 0.5
+    assert bounds["log_loss"].value_threshold.upper_bound.value == 2.0
+    assert bounds["accuracy"].change_threshold.absolute.value == -0.01
+    assert with_thresholds(config, {"accuracy": 0.9}) == config
