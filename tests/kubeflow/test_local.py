@@ -124,3 +124,12 @@ def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
     (evaluator,) = [c for c in second.commands if "components.evaluator.Executor" in c]
     asked = json.loads(evaluator[evaluator.index("--json_serialized_invocation_args") + 1])
     assert asked["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
+
+
+def test_logs_and_what_is_compiled_hold_no_bytes_of_images(project, first, second):
+    texts = [*first.logs, *second.logs, (project / "compiled.yaml").read_text()]
+    assert all(texts)
+    for text in texts:
+        assert "PNG\\r\\n" not in text  # as Python shows bytes
+        assert "\x89PNG" not in text
+        assert "iVBORw0KGgo" not in text  # in base64
