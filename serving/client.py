@@ -1,8 +1,8 @@
-"""Asks a model server, online."""
+"""Asks a model online: on a server, a cluster or a cloud."""
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +20,42 @@ _TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; a busy server lets an image 
 _ATTEMPTS = 6
 _LONGEST_WAIT = 10.0  # seconds, whatever Retry-After says
 _AT_ONCE = 8  # requests of an image each, for the server to put together
+_BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 
 
 class Endpoint:
-    """A model on a server, which speaks TensorFlow Serving's REST API, as KServe's V1 protocol does."""
+    """A model that is asked by TensorFlow Serving's REST API, which is also KServe's, Vertex AI's and ML Engine's."""
 
-    def __init__(self, url: str):
+    def __init__(
+        self,
+        url: str,
+        auth: httpx.Auth | None = None,
+        names: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        taken: Iterable[str] = (),
+    ):
         """Finds the model.
 
         Args:
             url: the model's, such as ``http://host:8080/v1/models/digits``; or the server's, if it serves one model.
+            auth: adds the caller's credentials to each request.
+            names: of the classes, in the order of the scores; empty where nobody knows them. By default the server is
+                asked for them, which not every one can answer.
+            headers: of each request, such as the ``Host`` by which a gateway finds the model.
+            taken: with ``names``, what of a request the model takes; empty for all.
 
         Raises:
             ModelError: if there is none; UnavailableError: if there is no server, or it refuses.
         """
         if not url.startswith(("http://", "https://")):
             raise ModelError(f"{url} is no URL such as http://127.0.0.1:8080")
-        self._http = httpx.Client(timeout=_TIMEOUT, limits=httpx.Limits(max_connections=_AT_ONCE))
+        limits = httpx.Limits(max_connections=_AT_ONCE)
+        self._http = httpx.Client(timeout=_TIMEOUT, limits=limits, auth=auth, headers=headers)
         self.url = url.rstrip("/").removesuffix(":predict")
+        self._asks = names is None
+        if names is not None:
+            self._described = _Described(f"{self.url}:predict", list(names), frozenset(taken))
+            return
         if "/models/" not in self.url:
             served = self._get(f"{self.url}/v1/models").get("models") or []
             if len(served) != 1:
@@ -64,7 +82,7 @@ class Endpoint:
                 response = self._http.request(method, url, json=body)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 return f"no answer ({error or type(error).__name__})"
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or attempt == _ATTEMPTS:
+            if response.status_code not in _BUSY or attempt == _ATTEMPTS:
                 return _read(response)
             time.sleep(_seconds_to_wait(response, attempt))
         raise AssertionError
@@ -86,7 +104,7 @@ class Endpoint:
             return request
         described = self._described
         answer = self._predict(described, request)
-        if isinstance(answer, str) and answer.startswith(f"status {httpx.codes.NOT_FOUND}"):
+        if self._asks and isinstance(answer, str) and answer.startswith(f"status {httpx.codes.NOT_FOUND}"):
             # Another version is live by now; its labels may be others.
             try:
                 self._described = described = self._describe()
@@ -98,7 +116,8 @@ class Endpoint:
         try:
             (row,) = answer["predictions"]
             label = str(row["label"])
-            names = described.names or _numbers(row["classes"], label)
+            known = described.names if self._asks or _fit(described.names, row["classes"], label) else []
+            names = known or _numbers(row["classes"], label)
             classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
             return Prediction(request.id, label, float(row["score"]), classes, _said(label, classes))
         except (KeyError, TypeError, ValueError) as error:
@@ -152,6 +171,8 @@ def _read(response: httpx.Response) -> dict[str, Any] | str:
     if response.is_success and isinstance(answer, dict):
         return answer
     words = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(words, dict):  # as Google's services say it
+        words = words.get("message")
     if response.is_success:
         words = "the answer is no object of JSON"
     return f"status {response.status_code}: {words or response.reason_phrase}"
@@ -164,6 +185,13 @@ def _inputs(metadata: dict[str, Any]) -> frozenset[str]:
         return frozenset(signatures["serving_default"]["inputs"])
     except (KeyError, TypeError):
         return frozenset()
+
+
+def _fit(names: list[str], classes: list[float], label: str) -> bool:
+    """Whether names can be those of the version that answered, where several may be live."""
+    said = {label} if label in names else set(label.split(LABEL_SEPARATOR))
+    # A regression's label is its value; a multilabel's may be empty.
+    return len(names) == len(classes) and (len(names) == 1 or not label or said <= set(names))
 
 
 def _numbers(classes: list[float], label: str) -> list[str]:

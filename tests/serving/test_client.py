@@ -4,6 +4,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from serving import client
@@ -14,6 +15,7 @@ from serving.versions import ModelError
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
 ANSWER = (200, {"predictions": [ROW]})
 
+HEADERS: list[tuple[str | None, str]] = []
 DESCRIBED = {"/v1/models/m/metadata": {"labels": ["a", "b"]}}
 
 
@@ -22,12 +24,14 @@ def told():
     """A list of (status, body) to answer with, one a POST; and what was asked."""
     answers: list[tuple[int, object]] = []
     asked: list[tuple[str, object]] = []
+    HEADERS.clear()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.answer(200, DESCRIBED.get(self.path, {"models": ["m", "n"]}))
 
         def do_POST(self):
+            HEADERS.append((self.headers["Authorization"], self.headers["Host"]))
             asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
             self.answer(*answers.pop(0))
 
@@ -84,6 +88,7 @@ def test_a_server_that_stays_busy_is_given_up_with_its_words(told):
     ("status", "body", "words"),
     [
         (400, {"error": "instance 0: truncated image"}, "status 400: instance 0: truncated image"),
+        (403, {"error": {"code": 403, "message": "no right to", "status": "X"}}, "status 403: no right to"),
         (500, b"<html>", "status 500: Internal Server Error"),
         (200, b"<html>", "status 200: the answer is no object of JSON"),
         (200, {"predictions": []}, "not that of a model of this pipeline"),
@@ -110,6 +115,30 @@ def test_a_server_without_names_has_numbers_and_the_label_that_it_says(told):
     (answer,) = client.Endpoint(f"{url}/v1/models/n").predict_all([Request("x", b"")])
     assert isinstance(answer, Prediction)
     assert (answer.classes, answer.said) == ({"b": 0.75, "0": 0.25}, ("b",))
+
+
+class Token(httpx.Auth):
+    def auth_flow(self, request):
+        request.headers["Authorization"] = "Bearer secret"
+        yield request
+
+
+def test_a_service_that_describes_nothing_is_asked_with_credentials_and_names_that_are_given(told):
+    url, answers, asked = told
+    answers += [(429, {"error": {"message": "quota"}}), ANSWER]
+    endpoint = client.Endpoint(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, ["input"])
+    (answer,) = endpoint.predict_all([Request("x", b"image", {"width": 2})])
+    assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
+    assert asked == [("/v1/endpoints/5:predict", {"instances": [{"input": {"b64": "aW1hZ2U="}}]})] * 2
+    assert HEADERS == [("Bearer secret", "digits.example")] * 2
+
+
+@pytest.mark.parametrize("names", [["a", "c"], ["a", "b", "c"], []])
+def test_names_of_another_version_than_the_one_that_answered_are_not_given_to_its_scores(told, names):
+    url, answers, _ = told
+    answers.append(ANSWER)
+    (answer,) = client.Endpoint(f"{url}/v1/endpoints/5", names=names).predict_all([Request("x", b"image")])
+    assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "0": 0.25}, ("b",))
 
 
 def test_a_value_is_said_by_the_targets_name():
