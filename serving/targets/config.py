@@ -10,10 +10,16 @@ TARGETS = ("filesystem", "kserve", "vertex", "ml_engine")
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Replicas = Annotated[int, Field(ge=0)]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]  # Kubernetes's
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 _PROJECT = r"^[a-z][a-z0-9:.-]*[a-z0-9]$"
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/.*)?")
+
+
+def is_private(address: str) -> bool:
+    """Whether a credential can be sent there: encrypted, or on this machine."""
+    return address.startswith("https://") or bool(_LOOPBACK.fullmatch(address))
 
 
 class _Section(BaseModel):
@@ -32,7 +38,7 @@ class _Google(_Section):
     @field_validator("api")
     @classmethod
     def _encrypted(cls, api: str | None) -> str | None:
-        if api and not api.startswith("https://") and not _LOOPBACK.fullmatch(api):
+        if api and not is_private(api):
             raise ValueError("an access token goes there: https:// only, or http:// on this machine")
         return api and api.rstrip("/")
 
@@ -47,6 +53,7 @@ class AcceleratorConfig(_Section):
 class KServeConfig(_Section):
     """An InferenceService on Kubernetes, which is found as kubectl finds it, or from inside the cluster."""
 
+    context: str | None = Field(None, description="of the kubeconfig; by default its current one")
     namespace: Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)] = "default"
     runtime: Literal["tensorflow", "imagepipe"] = Field(
         "tensorflow", description="KServe's TensorFlow Serving | imagepipe's own server, from `image`"
@@ -58,8 +65,25 @@ class KServeConfig(_Section):
     service_account: str | None = Field(None, description="with the rights to read the models")
     min_replicas: Replicas = 1
     max_replicas: Annotated[int, Field(ge=1)] = 1
-    gpus: Replicas = 0
+    cpu: Quantity | None = Field(None, description="that a server gets, such as 2 or 500m; by default KServe's")
+    memory: Quantity | None = Field(None, description="that a server gets, such as 4Gi; by default KServe's")
+    gpus: Annotated[int, Field(ge=0)] = 0
+    ingress: str | None = Field(
+        None, description="address of the cluster's gateway, where the host in the service's URL is not known here"
+    )
     timeout: Seconds = Field(600, description="seconds until a new version has to be ready")
+
+    @field_validator("cpu", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return str(value) if isinstance(value, int | float) else value  # as YAML reads cpu: 4
+
+    @field_validator("ingress")
+    @classmethod
+    def _is_an_address(cls, ingress: str | None) -> str | None:
+        if ingress and not ingress.startswith(("http://", "https://")):
+            raise ValueError("expected http://… or https://…")
+        return ingress and ingress.rstrip("/")
 
     @model_validator(mode="after")
     def _has_an_image(self) -> "KServeConfig":
