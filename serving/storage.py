@@ -4,11 +4,14 @@ import atexit
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
 
-from serving.versions import FINGERPRINT, ModelError
+from serving.versions import FINGERPRINT, ModelError, labels
 
 
 def version_names(folder: str) -> list[str]:
@@ -86,6 +89,30 @@ def assets(model: str) -> Path:
     copy = _temporary()
     _fetch(f"{model}/assets", copy / "assets")
     return copy
+
+
+def common_labels(models: Sequence[str]) -> list[str]:
+    """The names of the outputs of SavedModels on whatever TensorFlow reads; none if they don't all have the same.
+
+    Raises:
+        ModelError: if they can't be read.
+    """
+    named = [labels(assets(model)) for model in models]
+    return named[0] if all(names == named[0] for names in named) else []
+
+
+def inputs(model: str) -> list[str]:
+    """What a SavedModel takes of a request, side features included.
+
+    Raises:
+        ModelError: if it can't be read.
+    """
+    try:
+        with tf.io.gfile.GFile(f"{model}/saved_model.pb", "rb") as file:
+            graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
+        return sorted(graph.signature_def["serving_default"].inputs)
+    except (tf.errors.OpError, DecodeError, IndexError) as error:
+        raise ModelError(f"{model} can't be read as a SavedModel: {error}") from error
 
 
 def fetched(model: str) -> Path:

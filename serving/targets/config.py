@@ -26,14 +26,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Google(_Section):
+class GoogleConfig(_Section):
     """What Google's services have in common."""
 
     project: Annotated[str, Field(pattern=_PROJECT)]
     region: Annotated[str, Field(pattern=_DNS_LABEL)]
-    machine_type: str = "n1-standard-4"
     api: str | None = Field(None, description="another address of the API, such as https://…; by default Google's")
-    timeout: Seconds = Field(1800, description="seconds that a deployment may take")
 
     @field_validator("api")
     @classmethod
@@ -41,6 +39,15 @@ class _Google(_Section):
         if api and not is_private(api):
             raise ValueError("an access token goes there: https:// only, or http:// on this machine")
         return api and api.rstrip("/")
+
+    def reads(self, uri: str) -> bool:
+        """Whether the service can read what is there: Google's read Cloud Storage."""
+        return uri.startswith("gs://") or bool(self.api and _LOOPBACK.fullmatch(self.api))
+
+
+class _ServedByGoogle(GoogleConfig):
+    machine_type: str = "n1-standard-4"
+    timeout: Seconds = Field(1800, description="seconds that a deployment may take")
 
 
 class AcceleratorConfig(_Section):
@@ -94,7 +101,7 @@ class KServeConfig(_Section):
         return self
 
 
-class VertexConfig(_Google):
+class VertexConfig(_ServedByGoogle):
     """A model on an endpoint of Vertex AI."""
 
     image: str = Field(
@@ -112,13 +119,22 @@ class VertexConfig(_Google):
         return self
 
 
-class MLEngineConfig(_Google):
+class MLEngineConfig(_ServedByGoogle):
     """A version of a model of AI Platform Prediction (ML Engine), which Google has retired in favour of Vertex AI."""
 
     runtime_version: str = "2.11"
     python_version: str = "3.7"
     min_nodes: Replicas = Field(1, description="0 lets it scale to none, where the machine type can")
-    max_nodes: Annotated[int, Field(ge=1)] | None = None
+    max_nodes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="as many as min_nodes: no scaling; by default as many as the quota allows"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(64, description="images that a batch job gives the model at once")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "MLEngineConfig":
+        if self.max_nodes is not None and self.max_nodes < self.min_nodes:
+            raise ValueError(f"max_nodes: {self.max_nodes} is below min_nodes, {self.min_nodes}")
+        return self
 
 
 class DeployConfig(_Section):
@@ -157,6 +173,9 @@ class DeployConfig(_Section):
             raise ValueError(f"{self.target}: has to be given with target: {self.target}")
         if not self.path:
             raise ValueError(f"path: has to be given with target: {self.target}, which reads the versions from there")
+        section = getattr(self, self.target)
+        if isinstance(section, GoogleConfig) and not section.reads(self.path):
+            raise ValueError(f"path: {self.target} reads from Cloud Storage only: gs://…")
         if self.target == "ml_engine" and self.traffic != 100:
             raise ValueError("traffic: ML Engine can't split the requests; 100 only")
         return self
