@@ -1,0 +1,250 @@
+"""Stands in for what Google's APIs have in common, on loopback: tokens, errors, long-running operations, HTTP.
+
+The real google-auth gets its tokens here: the key of a service account, made for the test, is in a file that
+``GOOGLE_APPLICATION_CREDENTIALS`` names, and its ``token_uri`` is on loopback. Either kind of token that Google takes
+of a service account opens the APIs: one that the token endpoint gave, and one that the account signed itself.
+"""
+
+import contextlib
+import json
+import re
+import secrets
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import google.auth.jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+PROJECT, PROJECT_NUMBER, REGION = "pictures", "123456789", "europe-west4"
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    412: "FAILED_PRECONDITION",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+_CODES = {400: 3, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 503: 14}  # google.rpc.Code
+_WIRE = {412: 400}  # a failed precondition is a 400 over HTTP
+
+Json = dict[str, Any]
+
+
+class RefusedError(Exception):
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+@dataclass
+class Accounts:
+    """A service account and the tokens it was given.
+
+    Attributes:
+        key_file: its key, as Google gives it to download.
+        secrets: what must be in no log: the private key and the tokens.
+        revoked: whether the account is no more.
+    """
+
+    key_file: Path
+    public_key: bytes
+    secrets: list[str]
+    token_uri: str = ""
+    tokens: set[str] = field(default_factory=set)
+    given: int = 0
+    revoked: bool = False
+
+    def expire(self) -> None:
+        """Makes all tokens invalid that were given."""
+        self.tokens.clear()
+
+    def give(self, form: dict[str, str]) -> Json:
+        if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer":
+            raise RefusedError(400, "unsupported_grant_type")
+        claims = google.auth.jwt.decode(form["assertion"], self.public_key, audience=self.token_uri)
+        if "https://www.googleapis.com/auth/cloud-platform" not in claims["scope"].split():
+            raise RefusedError(400, "invalid_scope")
+        if self.revoked:
+            raise RefusedError(400, "invalid_grant")
+        self.given += 1
+        token = f"ya29.{secrets.token_hex(20)}"
+        self.tokens.add(token)
+        self.secrets.append(token)
+        return {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+
+    def check(self, header: str | None) -> None:
+        scheme, _, token = (header or "").partition(" ")
+        self.secrets += [token] if token else []
+        if scheme == "Bearer" and token in self.tokens:
+            return
+        try:  # https://google.aip.dev/auth/4111
+            assert scheme == "Bearer"
+            google.auth.jwt.decode(token, self.public_key)
+        except (AssertionError, ValueError):
+            raise RefusedError(401, "Request had invalid authentication credentials.") from None
+
+
+@contextlib.contextmanager
+def accounts(folder: Path) -> Iterator[Accounts]:
+    """Runs the token endpoint, and writes a key for it into a folder."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    account = Accounts(folder / "key.json", public, private.splitlines()[1:-1])
+
+    def token(method: str, path: str, query: Json, headers: Any, body: bytes) -> Json:
+        return account.give(dict(urllib.parse.parse_qsl(body.decode())))
+
+    def refusal(error: RefusedError) -> tuple[int, Json]:
+        return error.status, {"error": error.message, "error_description": "refused"}
+
+    with serving(token, refusal) as url:
+        account.token_uri = f"{url}/token"
+        content = {
+            "type": "service_account",
+            "project_id": PROJECT,
+            "private_key_id": "1",
+            "private_key": private,
+            "client_email": f"tests@{PROJECT}.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": account.token_uri,
+        }
+        account.key_file.write_text(json.dumps(content))
+        yield account
+
+
+@dataclass
+class Operations:
+    """Long-running operations, which take some polls.
+
+    Attributes:
+        polls: how often each is looked at before it is done.
+        endless: parts of names of methods whose operations are never done.
+        failing: ``(part of a method's name, status, message)``: what its next operation ends with.
+    """
+
+    polls: int = 2
+    endless: list[str] = field(default_factory=list)
+    failing: list[tuple[str, int, str]] = field(default_factory=list)
+    _all: dict[str, list[Any]] = field(default_factory=dict)
+
+    def start(self, parent: str, method: str, work: Callable[[], Json], metadata: Json) -> Json:
+        name = f"{parent}/operations/{len(self._all) + 1}"
+        self._all[name] = [0, method, work, {"name": name, "metadata": metadata}]
+        return self._all[name][-1]
+
+    def get(self, name: str) -> Json:
+        if name not in self._all:
+            raise RefusedError(404, f"no operation {name}")
+        entry = self._all[name]
+        _, method, work, said = entry
+        entry[0] += 1
+        if entry[0] <= self.polls or said.get("done") or any(part in method for part in self.endless):
+            return said
+        said["done"] = True
+        try:
+            for failure in self.failing:
+                if failure[0] in method:
+                    self.failing.remove(failure)
+                    raise RefusedError(*failure[1:])
+            said["response"] = work()
+        except RefusedError as error:
+            said["error"] = {"code": _CODES[error.status], "message": error.message}
+        return said
+
+
+class Api:
+    """An API of Google's.
+
+    Attributes:
+        url: its address.
+        operations: its long-running operations.
+        faults: ``(method, part of the path, status, message)``: requests that are answered with that, each once.
+        calls: methods and paths, in their order.
+    """
+
+    def __init__(self, account: Accounts):
+        self.url = ""
+        self.operations = Operations()
+        self.faults: list[tuple[str, str, int, str]] = []
+        self.calls: list[str] = []
+        self.account = account
+        self._lock = threading.Lock()
+
+    def routes(self) -> dict[tuple[str, str], Callable[..., Json]]:
+        """By method and pattern of the path what answers: it takes the pattern's groups, the query and the body."""
+        raise NotImplementedError
+
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Json:
+        self.account.check(headers.get("Authorization"))
+        with self._lock:
+            self.calls.append(f"{method} {path}")
+            for fault in self.faults:
+                if fault[0] == method and fault[1] in path:
+                    self.faults.remove(fault)
+                    raise RefusedError(*fault[2:])
+            for (wanted, pattern), handler in self.routes().items():
+                if wanted == method and (match := re.fullmatch(pattern, path)):
+                    return handler(*match.groups(), query, json.loads(body) if body else {})
+        raise RefusedError(404, f"Method not found: {method} {path}")
+
+
+@contextlib.contextmanager
+def running(api: Api) -> Iterator[None]:
+    """Serves an API as long as it is entered."""
+
+    def refusal(error: RefusedError) -> tuple[int, Json]:
+        status = _WIRE.get(error.status, error.status)
+        said = {"code": status, "message": error.message, "status": _STATUS[error.status]}
+        return status, {"error": said}
+
+    with serving(api.answer, refusal) as api.url:
+        yield
+
+
+@contextlib.contextmanager
+def serving(answer: Callable[..., Json], refusal: Callable[[RefusedError], tuple[int, Json]]) -> Iterator[str]:
+    """A server on loopback; gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            url = urllib.parse.urlsplit(self.path)
+            query = dict(urllib.parse.parse_qsl(url.query))
+            try:
+                status, said = 200, answer(self.command, urllib.parse.unquote(url.path), query, self.headers, body)
+            except RefusedError as error:
+                status, said = refusal(error)
+            data = json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = handle_one  # noqa: N815 (as http.server looks for them)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
