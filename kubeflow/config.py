@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from serving.targets.config import GoogleConfig
+
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"  # Kubernetes's, of those that make sense here
 _ENVIRONMENT = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -58,13 +60,10 @@ class SecretConfig(_Section):
     env: dict[Annotated[str, Field(pattern=_ENVIRONMENT)], Name] = Field(description="by variable, the Secret's key")
 
 
-class VertexPipelinesConfig(_Section):
+class VertexPipelinesConfig(GoogleConfig):
     """Where Vertex AI Pipelines runs it."""
 
-    project: str
-    region: str
-    service_account: str | None = None
-    api: str | None = Field(None, description="another address of the API, such as https://…; by default Google's")
+    service_account: str | None = Field(None, description="as which components run; by default Compute Engine's")
 
 
 class KubeflowConfig(_Section):
@@ -104,3 +103,10 @@ class KubeflowConfig(_Section):
     namespace: str | None = None
     experiment: str = "Default"
     vertex: VertexPipelinesConfig | None = None
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str | None) -> str | None:
+        if host and not host.startswith(("https://", "http://")):
+            raise ValueError(f"{host} is no address such as https://kubeflow.example/pipeline")
+        return host and host.rstrip("/")

@@ -22,6 +22,7 @@ _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
+_SECONDS_TO_LOOK = 5.0  # from one look at a run somewhere else to the next
 _RUNS_WIDTH = 100  # a row of the list of runs is of use only if it is whole, also where it is piped
 
 app = typer.Typer(
@@ -513,7 +514,83 @@ def compile_(
 
             text = compile_pipeline(settings, target)
         out.write_text(text)
-    _out.print(f"Wrote {_escape(str(out))}. Next: imagepipe submit {_escape(str(out))}")
+    there = " --target vertex" if target == "vertex" else ""
+    _out.print(f"Wrote {_escape(str(out))}. Next: imagepipe submit {_escape(str(out))}{there}")
+
+
+@app.command()
+def submit(
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="The configuration, or what `imagepipe compile` made of it.")
+    ] = Path("pipeline.yaml"),
+    config: Annotated[
+        Path, typer.Option(help="Where FILE is compiled: the configuration file, for its section kubeflow.")
+    ] = Path("pipeline.yaml"),
+    target: Annotated[
+        Literal["kubeflow", "vertex"], typer.Option(help="What is to run it: open-source Kubeflow, or Vertex AI.")
+    ] = "kubeflow",
+    host: Annotated[
+        str | None, typer.Option(metavar="URL", help="Kubeflow's address; by default kubeflow.host, or this cluster's.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="Kubeflow's; by default kubeflow.experiment.")] = None,
+    create_experiment: Annotated[
+        bool, typer.Option("--create-experiment", help="Make the experiment if it doesn't exist.")
+    ] = False,
+    run_name: Annotated[str | None, typer.Option(help="By default the pipeline's name, and the time.")] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the run, such as epochs=3."),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Run again and again: 30m, 6h, 1d. Replaces the last such of the name."),
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="The same by minute, hour, day, month and weekday, UTC: '0 2 * * *'.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show how it goes; exit status 1 if it fails.")] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Run the pipeline on Kubeflow Pipelines or Vertex AI."""
+    if wait and (every or cron):
+        raise typer.BadParameter("there is no end to wait for with --every or --cron", param_hint="--wait")
+    if target == "vertex" and (host or experiment or create_experiment):
+        raise typer.BadParameter("--host and --experiment are of Kubeflow", param_hint="--target")
+    given = {"kubeflow.host": host, "kubeflow.experiment": experiment}
+    sets = (*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in given.items() if value))
+    with _errors_in_words():
+        from kubeflow import progress
+        from kubeflow.package import parameters as values_of
+        from kubeflow.submit import Asked, prepare, schedule
+        from kubeflow.submit import submit as submit_
+
+        when = schedule(every, cron)
+        package, settings = prepare(file, config, target, sets)
+        asked = Asked(values_of(package, parameters or ()), run_name, when, create_experiment)
+        submitted = submit_(package, settings, target, asked)
+        kind = "Recurring run" if when else "Run"
+        instead = f", in place of {', '.join(submitted.replaced)}" if submitted.replaced else ""
+        line = f"{kind} {submitted.id} ({submitted.name}){instead}" + (f": {submitted.url}" if submitted.url else "")
+        (_err if as_json else _out).print(_escape(line))
+        ended = None
+        if wait and submitted.look:
+            _err.print("waiting for its end; the run goes on also if you stop waiting (Ctrl-C) …")
+            ended = progress.follow(submitted.look, lambda told: _err.print(_escape(told)), _SECONDS_TO_LOOK)
+    if as_json:
+        said = {"id": submitted.id, "name": submitted.name, "url": submitted.url, "replaced": submitted.replaced}
+        of = {"pipeline": package.name, "version": package.version, "recurring": bool(when)}
+        how = {
+            "state": ended and ended.state,
+            "tasks": [dataclasses.asdict(task) for task in ended.tasks] if ended else [],
+        }
+        _out.print_json(data=said | of | how)
+    if ended and ended.state != "succeeded":
+        failed = [f"{task.name} failed" + (f": {task.error}" if task.error else "") for task in ended.failed]
+        why = "; ".join(failed or ([ended.error] if ended.error else []))
+        _err.print(f"[red]imagepipe:[/] the run {ended.state}" + _escape(f": {why}" if why else ""))
+        _err.print(_escape(f"What it printed: {submitted.logs}"))
+        raise typer.Exit(FAILED)
 
 
 @app.command()

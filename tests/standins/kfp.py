@@ -1,0 +1,376 @@
+"""Stands in for Kubeflow Pipelines' API server (v2beta1) on loopback, as far as ``kfp.Client`` and we use it.
+
+It holds what it is sent against the API's own types: bodies against the models of ``kfp_server_api``, packages against
+``PipelineSpec`` and ``PlatformSpec``, parameters against the package's declarations. Its runs go one step further each
+time that they are looked at, and list what the real server lists: the root, drivers, tasks and their pods, in no
+order, without errors of tasks (kubeflow/pipelines #14007).
+"""
+
+import contextlib
+import datetime
+import email.parser
+import email.policy
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kfp_server_api
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2 as ir
+
+PROFILE = "vision-team"
+STEP = 60  # seconds that a step takes, by the clock of this server
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+_NEVER = "0001-01-01T00:00:00Z"  # as the server writes a time that is not known
+_INT64 = ("max_concurrency", "interval_second")  # strings or numbers, in the JSON of protocol buffers
+_CRON_FIELDS = 6
+
+
+class RefusedError(Exception):
+    def __init__(self, status: int, message: str, code: int = 3):
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+
+
+class KubeflowPipelines:
+    """The server's state, for tests to look at and to set.
+
+    Attributes:
+        url: its address.
+        token: that it wants; None for no authentication.
+        multi_user: whether users have namespaces; there is one, ``PROFILE``.
+        failing: by task, what it fails of: the driver, or the task.
+        faults: ``(method, part of the path, status, message)``: a request each that is answered with that.
+        login_page: whether it sends everybody to a login page, as an identity-aware proxy does.
+        calls: methods and paths, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.token: str | None = None
+        self.multi_user = False
+        self.login_page = False
+        self.failing: dict[str, str] = {}
+        self.faults: list[tuple[str, str, int, str]] = []
+        self.calls: list[str] = []
+        self.experiments: dict[str, dict[str, Any]] = {}
+        self.pipelines: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, dict[str, Any]] = {}
+        self.packages: dict[str, ir.PipelineSpec] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.recurring: dict[str, dict[str, Any]] = {}
+        self.steps: dict[str, int] = {}
+        self.lock = threading.Lock()
+
+    def add_experiment(self, name: str) -> None:
+        made = {"experiment_id": _id(), "display_name": name, "namespace": PROFILE if self.multi_user else ""}
+        self.experiments[made["experiment_id"]] = made
+
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
+        if self.token and headers.get("Authorization") != f"Bearer {self.token}":
+            # Servers do repeat what they were sent.
+            raise RefusedError(401, f"Jwt verification fails: {headers.get('Authorization')}", code=16)
+        for fault in self.faults:
+            if fault[0] == method and fault[1] in path:
+                self.faults.remove(fault)
+                raise RefusedError(fault[2], fault[3], code=14)
+        for (wanted, pattern), handler in self._routes().items():
+            if wanted == method and (match := re.fullmatch(f"/apis/v2beta1/{pattern}", path)):
+                arguments = [*match.groups()]
+                if method == "POST" and "upload" not in path:
+                    arguments.append(json.loads(body) if body else {})
+                elif method == "POST":
+                    arguments += [query, _uploaded(headers, body)]
+                elif not arguments or path.endswith("/versions"):
+                    arguments.append(query)
+                return handler(*arguments)
+        raise RefusedError(404, f"no {method} {path}", code=5)
+
+    def _routes(self) -> dict[tuple[str, str], Any]:
+        return {
+            ("GET", "healthz"): lambda query: {"multi_user": self.multi_user, "pipeline_store": "database"},
+            ("GET", "experiments"): self._list_experiments,
+            ("POST", "experiments"): self._create_experiment,
+            ("GET", "pipelines"): lambda query: self._listed(
+                "pipelines", self.pipelines, query, self._namespace(query)
+            ),
+            ("POST", "pipelines"): self._create_pipeline,
+            ("GET", "pipelines/([^/]+)/versions"): self._list_versions,
+            ("POST", "pipelines/upload_version"): self._upload_version,
+            ("POST", "runs"): self._create_run,
+            ("GET", "runs/([^/]+)"): self._get_run,
+            ("GET", "recurringruns"): lambda query: self._listed(
+                "recurring_runs", self.recurring, query, self._namespace(query)
+            ),
+            ("POST", "recurringruns"): self._create_recurring,
+            ("DELETE", "recurringruns/([^/]+)"): self._delete_recurring,
+        }
+
+    def _namespace(self, asked: dict[str, Any]) -> str:
+        namespace = str(asked.get("namespace") or "")
+        if self.multi_user and namespace != PROFILE:
+            raise RefusedError(403, f"User 'ann@example.com' is not authorized in namespace '{namespace}'", code=7)
+        if not self.multi_user and namespace:
+            raise RefusedError(400, "In single-user mode, ListExperiment cannot filter by namespace.")
+        return namespace
+
+    def _listed(self, name: str, all_of: dict[str, dict[str, Any]], query: dict[str, str], namespace: str) -> Any:
+        found = [each for each in all_of.values() if each.get("namespace", namespace) == namespace]
+        for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
+            assert predicate["operation"] in (1, "EQUALS"), predicate
+            found = [each for each in found if each[predicate["key"]] == predicate["stringValue"]]
+        first, size = int(query.get("page_token") or 0), int(query.get("page_size") or 20)
+        page = {name: found[first : first + size], "total_size": len(found)} if found else {}
+        return page | ({"next_page_token": str(first + size)} if len(found) > first + size else {})
+
+    def _list_experiments(self, query: dict[str, str]) -> Any:
+        return self._listed("experiments", self.experiments, query, self._namespace(query))
+
+    def _create_experiment(self, body: dict[str, Any]) -> Any:
+        checked(body, "V2beta1Experiment")
+        self._namespace(body)
+        self.add_experiment(body["display_name"])
+        return list(self.experiments.values())[-1]
+
+    def _create_pipeline(self, body: dict[str, Any]) -> Any:
+        checked(body, "V2beta1Pipeline")
+        namespace = self._namespace(body)
+        if any(each["display_name"] == body["display_name"] for each in self.pipelines.values()):
+            raise RefusedError(409, f"the pipeline {body['display_name']} exists", code=6)
+        made = {"name": body["display_name"], "pipeline_id": _id()} | body | {"namespace": namespace}
+        self.pipelines[made["pipeline_id"]] = made
+        return made
+
+    def _list_versions(self, pipeline: str, query: dict[str, str]) -> Any:
+        mine = {key: each for key, each in self.versions.items() if each["pipeline_id"] == pipeline}
+        return self._listed("pipeline_versions", mine, query, "")
+
+    def _upload_version(self, query: dict[str, str], text: str) -> Any:
+        if query["pipelineid"] not in self.pipelines:
+            raise RefusedError(404, "pipeline not found", code=5)
+        same = [e for e in self.versions.values() if e["pipeline_id"] == query["pipelineid"]]
+        if any(each["display_name"] == query["name"] for each in same):
+            raise RefusedError(409, "Failed to create a pipeline version", code=6)
+        document, *platforms = yaml.safe_load_all(text)
+        try:
+            spec = json_format.ParseDict(document, ir.PipelineSpec())
+            for platform in platforms:
+                json_format.ParseDict(platform, ir.PlatformSpec())
+        except json_format.ParseError as error:
+            raise RefusedError(400, f"unknown template format: {error}") from error
+        if any("lifecycle" in e.get("container", {}) for e in document["deploymentSpec"]["executors"].values()):
+            raise RefusedError(400, "lifecycle is not implemented")
+        version = {"pipeline_version_id": _id(), "pipeline_id": query["pipelineid"], "display_name": query["name"]}
+        self.versions[version["pipeline_version_id"]] = version
+        self.packages[version["pipeline_version_id"]] = spec
+        return version
+
+    def _package(self, body: dict[str, Any]) -> ir.PipelineSpec:
+        """The package of a run or a recurring one; its parameters have to fit."""
+        reference = body["pipeline_version_reference"]
+        version = self.versions.get(reference["pipeline_version_id"], {})
+        if version.get("pipeline_id") != reference["pipeline_id"] or body["experiment_id"] not in self.experiments:
+            raise RefusedError(404, "no such version of the pipeline, or no such experiment", code=5)
+        spec = self.packages[version["pipeline_version_id"]]
+        declared = spec.root.input_definitions.parameters
+        given = body.get("runtime_config", {}).get("parameters", {})
+        for name, value in given.items():
+            if name not in declared or not isinstance(value, _TYPES[declared[name].parameter_type]):
+                raise RefusedError(400, f"input parameter {name} is of the wrong type, or unknown: {value!r}")
+        for name, each in declared.items():
+            if not each.is_optional and not each.HasField("default_value") and name not in given:
+                raise RefusedError(400, f"parameter {name} is not optional, yet has neither default value nor value")
+        return spec
+
+    def _create_run(self, body: dict[str, Any]) -> Any:
+        checked(body, "V2beta1Run")
+        self._package(body)
+        made = body | {"run_id": _id(), "state": "PENDING", "created_at": _time(0)}
+        self.runs[made["run_id"]] = made
+        self.steps[made["run_id"]] = 0
+        return made
+
+    def _get_run(self, run: str) -> Any:
+        if run not in self.runs:
+            raise RefusedError(404, f"Run {run} not found", code=5)
+        step = self.steps[run]
+        self.steps[run] += 1
+        spec = self.packages[self.runs[run]["pipeline_version_reference"]["pipeline_version_id"]]
+        tasks, state = self._look(spec, step)
+        return self.runs[run] | {"state": state, "run_details": {"task_details": tasks}}
+
+    def _look(self, spec: ir.PipelineSpec, now: int) -> tuple[list[dict[str, Any]], str]:
+        """The nodes of a run at a step. A task's driver takes one step and the task one; those it needs come before."""
+        ends: dict[str, int | None] = {}
+        nodes = [_node("root-driver", 0, 1, now)]
+        for name in _ordered(spec):
+            before = [ends[each] for each in spec.root.dag.tasks[name].dependent_tasks]
+            if None in before:
+                ends[name] = None
+                nodes.append(_node(name, None, None, now) | {"state": "SKIPPED"})
+                continue
+            start = max([1, *(each for each in before if each is not None)])
+            failing = self.failing.get(name)
+            nodes.append(_node(f"{name}-driver", start, start + 1, now, failed=failing == "driver"))
+            ends[name] = None if failing else start + 2
+            if failing != "driver":
+                nodes.append(_node(name, start + 1, start + 2, now, failed=bool(failing)))
+                nodes.append(_node("executor", start + 1, start + 2, now, failed=bool(failing)))
+        running = [node for node in nodes if node["state"] in ("RUNNING", "PENDING")]
+        failed = any(node["state"] == "FAILED" for node in nodes)
+        state = ("PENDING" if now == 0 else "RUNNING") if running else "FAILED" if failed else "SUCCEEDED"
+        nodes.append(_node("root", 0, None if running else now, now, failed=failed))
+        begun = [node for node in nodes if node["state"] != "PENDING"]
+        return sorted(begun, key=lambda node: node["task_id"]), state
+
+    def _create_recurring(self, body: dict[str, Any]) -> Any:
+        checked(body, "V2beta1RecurringRun")
+        self._package(body)
+        if not 1 <= int(body["max_concurrency"]) <= 10:
+            raise RefusedError(400, "Max concurrency of a recurring run must be at least 1 and at most 10")
+        cron = body["trigger"].get("cron_schedule", {}).get("cron")
+        if cron and len(cron.split()) != _CRON_FIELDS:
+            raise RefusedError(400, "Schedule cron is not a supported format: seconds come first")
+        made = body | {"recurring_run_id": _id(), "namespace": PROFILE if self.multi_user else ""}
+        self.recurring[made["recurring_run_id"]] = made
+        return made
+
+    def _delete_recurring(self, recurring: str) -> Any:
+        del self.recurring[recurring]
+        return {}
+
+
+_TYPES: dict[int, Any] = {
+    ir.ParameterType.STRING: str,
+    ir.ParameterType.NUMBER_INTEGER: int,
+    ir.ParameterType.NUMBER_DOUBLE: (int, float),
+    ir.ParameterType.BOOLEAN: bool,
+    ir.ParameterType.LIST: list,
+    ir.ParameterType.STRUCT: dict,
+}
+
+
+def checked(value: Any, kind: str, where: str = "") -> None:
+    """Refuses JSON that the API's type doesn't have.
+
+    Args:
+        value: the JSON.
+        kind: the type as ``kfp_server_api`` names it: a model, ``str``, ``list[…]``, ``dict(str, …)``.
+        where: of the value in the body, for messages.
+    """
+    if inner := re.fullmatch(r"list\[(.*)\]|dict\(str, (.*)\)", kind):
+        values = value if inner[1] else value.values()
+        for each in values:
+            checked(each, inner[1] or inner[2], where)
+        return
+    simple = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": object, "datetime": str}
+    if kind in simple:
+        if where.rpartition(".")[2] in _INT64 and str(value).isdigit():
+            return
+        if not isinstance(value, simple[kind]):
+            raise RefusedError(400, f"{where}: {value!r} is no {kind}")
+        return
+    model = getattr(kfp_server_api, kind)
+    if not model.openapi_types:
+        if value not in model.allowable_values:
+            raise RefusedError(400, f"{where}: {value!r} is none of {model.allowable_values}")
+        return
+    attributes = {key: model.openapi_types[attribute] for attribute, key in model.attribute_map.items()}
+    for key, inside in value.items():
+        if key not in attributes:
+            raise RefusedError(400, f"{where}: {kind} has no {key}")
+        checked(inside, attributes[key], f"{where}.{key}")
+
+
+def _ordered(spec: ir.PipelineSpec) -> Iterator[str]:
+    """The tasks, each after those that it depends on."""
+    left = dict(spec.root.dag.tasks)
+    while left:
+        for name in [name for name, task in left.items() if not set(task.dependent_tasks) & set(left)]:
+            del left[name]
+            yield name
+
+
+def _node(name: str, start: int | None, end: int | None, now: int, failed: bool = False) -> dict[str, Any]:
+    begun, over = start is not None and now >= start, end is not None and now >= end
+    state = ("FAILED" if failed else "SUCCEEDED") if over else "RUNNING" if begun else "PENDING"
+    return {
+        "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name}{start}")),
+        "display_name": name,
+        "create_time": _time(0),
+        "start_time": _time(start) if begun and start is not None else _NEVER,
+        "end_time": _time(end) if over and end is not None else _NEVER,
+        "state": state,
+    }
+
+
+def _time(step: int) -> str:
+    return (START + datetime.timedelta(seconds=STEP * step)).isoformat().replace("+00:00", "Z")
+
+
+def _id() -> str:
+    return str(uuid.uuid4())
+
+
+def _uploaded(headers: Any, body: bytes) -> str:
+    """The file in a multipart body."""
+    head = f"Content-Type: {headers['Content-Type']}\r\n\r\n".encode()
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
+    (part,) = message.iter_parts()
+    disposition = part["Content-Disposition"].params
+    if disposition["name"] != "uploadfile" or not disposition["filename"].endswith((".yaml", ".yml")):
+        raise RefusedError(400, f"Failed to read pipeline from file: {disposition}")
+    return part.get_payload(decode=True).decode()
+
+
+@contextlib.contextmanager
+def served() -> Iterator[KubeflowPipelines]:
+    """Serves a Kubeflow Pipelines on loopback, with an experiment ``Default``."""
+    state = KubeflowPipelines()
+    state.add_experiment("Default")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            url = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            kind, status = "application/json", 200
+            with state.lock:
+                state.calls.append(f"{self.command} {url.path}")
+                try:
+                    if state.login_page:
+                        kind, content = "text/html", "<html>Log in to Kubeflow</html>"
+                    else:
+                        content = json.dumps(state.answer(self.command, url.path, query, self.headers, body))
+                except RefusedError as error:
+                    status = error.status
+                    content = json.dumps({"error": error.message, "code": error.code, "message": error.message})
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content.encode())))
+            self.end_headers()
+            self.wfile.write(content.encode())
+
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 (as the base class names them)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
