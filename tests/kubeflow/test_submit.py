@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from tests.standins import kfp as kubeflow
 
-TOKEN = "eyJhbGciOiJSUzI1NiJ9.secret.part"
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.secret.part"  # noqa: S105 (of nobody)
 CONFIG = """\
 name: digits
 data: {path: /data/digits}
@@ -23,10 +23,10 @@ def step(epochs: int, note: str):
 
 
 @dsl.pipeline(name="digits", description="Digits.")
-def digits(path: str, epochs: int = 3, rate: float = 0.5, verbose: bool = False, names: list = ["a"]):
-    gen = step(epochs=epochs, note=path).set_display_name("gen")
-    trainer = step(epochs=epochs, note=path).after(gen).set_env_variable("RATE", "1")
-    step(epochs=epochs, note=path).after(trainer)
+def digits(path: str, epochs: int = 3, rate: float = 0.5, verbose: bool = False, names: list = []):  # noqa: B006
+    first = step(epochs=epochs, note=path)
+    second = step(epochs=epochs, note=path).after(first)
+    step(epochs=epochs, note=path).after(second)
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +75,229 @@ def test_a_run_of_a_new_version_is_made_and_its_page_is_told(kfp, submit):
     assert run["pipeline_version_reference"]["pipeline_version_id"] in kfp.versions
     (experiment,) = kfp.experiments.values()
     assert run["experiment_id"] == experiment["experiment_id"]
+
+
+def test_what_has_not_changed_is_no_new_version_and_what_has_is_one(kfp, submit, package, tmp_path):
+    submit()
+    submit()
+    assert len(kfp.versions) == 1
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(package.read_text().replace("example/imagepipe", "example/imagepipe:2"))
+    assert CliRunner().invoke(cli.app, ["submit", str(changed), "--param", "path=/d"]).exit_code == 0
+    assert len(kfp.pipelines) == 1
+    assert len(kfp.versions) == 2
+    assert len(kfp.runs) == 3
+
+
+def test_waiting_shows_each_task_begin_and_end(kfp, submit):
+    said = json.loads(submit("--wait", "--json")[0])
+    _, lines = submit("--wait")
+    assert "step: running step: succeeded, 60 s step-2: running step-2: succeeded, 60 s step-3: running" in lines
+    assert "driver" not in lines
+    assert "executor" not in lines
+    assert said["state"] == "succeeded"
+    assert [(task["name"], task["state"], task["seconds"]) for task in said["tasks"]] == [
+        ("step", "succeeded", 60),
+        ("step-2", "succeeded", 60),
+        ("step-3", "succeeded", 60),
+    ]
+    assert said["id"] in kfp.runs
+    assert said["pipeline"] == "digits"
+
+
+@pytest.mark.parametrize("why", ["driver", "the task"])
+def test_a_run_that_fails_says_which_task_and_where_its_log_is(kfp, submit, why):
+    kfp.failing["step-2"] = why
+    said, lines = submit("--wait", "--json", status=1)
+    (run_id,) = kfp.runs
+    assert "the run failed: step-2 failed" in lines
+    assert f"kubectl logs -n kubeflow -l pipeline/runid={run_id} -c main" in lines
+    tasks = {task["name"]: task["state"] for task in json.loads(said)["tasks"]}
+    assert tasks == {"step": "succeeded", "step-2": "failed", "step-3": "skipped"}
+
+
+def test_a_server_that_is_away_for_a_moment_ends_no_wait(kfp, submit):
+    kfp.faults = [("GET", "/runs/", 503, "upstream connect error")] * 3
+    _, lines = submit("--wait")
+    assert "step-3: succeeded" in lines
+
+
+def test_a_token_that_expires_ends_a_wait_in_words(kfp, submit):
+    kfp.faults = [("GET", "/runs/", 401, "Jwt is expired")]
+    _, lines = submit("--wait", status=1)
+    assert "(401: Jwt is expired)" in lines
+
+
+def test_a_server_that_stays_away_ends_a_wait(kfp, submit, monkeypatch):
+    monkeypatch.setattr("kubeflow.progress._PATIENCE", 0)
+    kfp.faults = [("GET", "/runs/", 503, "upstream connect error")] * 2
+    _, lines = submit("--wait", status=1)
+    assert "can't answer now (503: upstream connect error)" in lines
+
+
+def test_recurring_runs_replace_ours_of_the_name_and_no_others(kfp, submit):
+    said, _ = submit("--every", "6h")
+    ((first, recurring),) = kfp.recurring.items()
+    assert recurring["trigger"] == {"periodic_schedule": {"interval_second": 21600}}
+    assert (recurring["mode"], recurring["no_catchup"], recurring["max_concurrency"]) == ("ENABLE", True, 1)
+    assert f"{kfp.url}/#/recurringrun/details/{first}" in said
+    submit("--every", "30m", "--run-name", "often")
+    others = {"other": recurring | {"recurring_run_id": "other"}}
+    others["other"]["pipeline_version_reference"] = {"pipeline_id": "p", "pipeline_version_id": "v"}
+    kfp.recurring.update(others)
+    said, _ = submit("--cron", "0 2 * * *", "--json")
+    assert json.loads(said)["replaced"] == [first]
+    assert sorted((each["display_name"], str(each["trigger"])) for each in kfp.recurring.values()) == [
+        ("digits", "{'cron_schedule': {'cron': '0 0 2 * * *'}}"),
+        ("digits", "{'periodic_schedule': {'interval_second': 21600}}"),
+        ("often", "{'periodic_schedule': {'interval_second': 1800}}"),
+    ]
+    assert not kfp.runs
+
+
+def test_a_recurring_run_that_is_refused_leaves_the_last_in_place(kfp, submit):
+    submit("--every", "6h")
+    before = dict(kfp.recurring)
+    kfp.faults = [("POST", "/recurringruns", 400, "quota of recurring runs exceeded")]
+    _, lines = submit("--every", "1h", status=1)
+    assert "(400: quota of recurring runs exceeded)" in lines
+    assert kfp.recurring == before
+
+
+def test_an_unknown_experiment_is_made_only_if_that_is_asked_for(kfp, submit):
+    _, lines = submit("--experiment", "nightyl", status=2)
+    assert "there is no experiment nightyl; there are Default. --create-experiment makes it" in lines
+    assert not kfp.pipelines
+    submit("--experiment", "nightly", "--create-experiment")
+    submit("--experiment", "nightly")
+    assert [each["display_name"] for each in kfp.experiments.values()] == ["Default", "nightly"]
+
+
+def test_where_users_have_namespaces_theirs_has_to_be_given(kfp, submit, project):
+    kfp.multi_user = True
+    kfp.experiments.clear()
+    kfp.add_experiment("Default")
+    assert "kubeflow.namespace: has to be given" in submit(status=2)[1]
+    _, lines = submit("--set", "kubeflow.namespace=else", status=1)
+    assert "(403: User 'ann@example.com' is not authorized in namespace 'else')" in lines
+    submit("--set", f"kubeflow.namespace={kubeflow.PROFILE}")
+    assert len(kfp.runs) == 1
+    assert [each["namespace"] for each in kfp.pipelines.values()] == [kubeflow.PROFILE]
+
+
+def test_a_namespace_is_not_sent_to_a_server_without_users(kfp, submit):
+    submit("--set", "kubeflow.namespace=kubeflow")
+    assert len(kfp.runs) == 1
+
+
+def test_the_token_of_the_environment_is_sent_and_never_shown(kfp, submit, monkeypatch):
+    kfp.token = TOKEN
+    _, lines = submit(status=1)
+    assert "doesn't know who asks" in lines
+    assert "Set KFP_TOKEN to a token" in lines
+    monkeypatch.setenv("KFP_TOKEN", f"{TOKEN}.old")
+    said, lines = submit(status=1)
+    assert "What KFP_TOKEN says is not accepted; it may have expired" in lines
+    assert "Jwt verification fails: Bearer …" in lines
+    assert TOKEN not in said + lines
+    monkeypatch.setenv("KFP_TOKEN", TOKEN)
+    said, lines = submit("--wait")
+    assert TOKEN not in said + lines
+    assert len(kfp.runs) == 1
+
+
+def test_a_token_goes_nowhere_unencrypted(submit, monkeypatch):
+    monkeypatch.setenv("KFP_TOKEN", TOKEN)
+    _, lines = submit("--host", "http://kubeflow.example/pipeline", status=2)
+    assert "kubeflow.host: http://kubeflow.example/pipeline: KFP_TOKEN is set, and would go there unencrypted" in lines
+
+
+def test_the_token_of_a_pod_is_used_and_read_again(kfp, submit, monkeypatch, tmp_path):
+    kfp.token = TOKEN
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    submit("--wait")
+    assert len(kfp.runs) == 1
+
+
+def test_nobody_there_is_said_at_once(submit, kfp):
+    _, lines = submit("--host", "http://127.0.0.1:9", status=1)
+    assert "http://127.0.0.1:9 can't be reached" in lines
+    assert "Traceback" not in lines
+    assert not kfp.calls
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (("GET", "/healthz", 503, "no healthy upstream"), "can't answer now (503: no healthy upstream)"),
+        (("GET", "/experiments", 403, "RBAC: access denied"), "doesn't allow it (403: RBAC: access denied)"),
+        (("POST", "/upload_version", 400, "unknown template format"), "refuses (400: unknown template format)"),
+        (("POST", "/runs", 500, "workflow quota"), "can't answer now (500: workflow quota)"),
+    ],
+)
+def test_refusals_are_said_in_words(kfp, submit, fault, message):
+    kfp.faults = [fault]
+    _, lines = submit(status=1)
+    assert message in lines
+    assert not kfp.runs
+
+
+def test_a_login_page_in_front_of_kubeflow_is_recognised(kfp, submit):
+    kfp.login_page = True
+    _, lines = submit(status=1)
+    assert "answers with a page, not as Kubeflow Pipelines" in lines
+    assert "KFP_COOKIES" in lines
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--param", "epoch=5"], "digits has no parameter epoch; it has epochs, names, path, rate, verbose"),
+        (["--param", "epochs"], "expected NAME=VALUE"),
+        (["--param", "epochs=5.5"], "5.5 is no whole number"),
+        (["--param", "rate=nan"], "nan is no number"),
+        (["--param", "verbose=1"], "1 is no true or false"),
+        (["--param", "names=a,b"], "a,b is no list in JSON"),
+        (["--every", "6 hours"], "expected a number of minutes, hours or days"),
+        (["--cron", "0 0 2 * * *"], "expected minute, hour, day, month and weekday"),
+        (["--cron", "0 2 * * *", "--every", "1d"], "give one of them"),
+        (["--every", "1d", "--wait"], "there is no end to wait for"),
+        (["--set", "trainer.epochs=5"], "is compiled already"),
+        (["--set", "kubeflow.image=x"], "is compiled already"),
+        (["--host", "kubeflow.example"], "kubeflow.example is no address such as https://"),
+        (["--config", "no.yaml"], "no.yaml: No such file"),
+        (["--target", "vertex", "--host", "http://127.0.0.1"], "are of Kubeflow"),
+    ],
+)
+def test_what_can_not_be_asked_for_is_refused_before_anything_is_made(kfp, submit, args, message):
+    _, lines = submit(*args, status=2)
+    assert message in lines.replace("│ ", "")
+    assert not [call for call in kfp.calls if not call.startswith("GET")]
+
+
+def test_parameters_have_the_types_that_the_pipeline_declares(kfp, submit):
+    submit("--param", "rate=1", "--param", "verbose=TRUE", "--param", 'names=["x", "y"]', "--param", "path=7")
+    (run,) = kfp.runs.values()
+    assert run["runtime_config"]["parameters"] == {"path": "7", "rate": 1.0, "verbose": True, "names": ["x", "y"]}
+
+
+def test_a_parameter_without_a_default_has_to_be_given(project, package, kfp):
+    result = CliRunner().invoke(cli.app, ["submit", str(package)])
+    assert result.exit_code == 2
+    assert "--param: path has to be given, as it has no default" in " ".join(result.stderr.split())
+
+
+def test_what_is_compiled_for_vertex_ai_is_not_given_to_kubeflow(kfp, project, package):
+    text = package.read_text().replace("      container:\n", "      container:\n        lifecycle: {}\n")
+    (project / "vertex.yaml").write_text(text)
+    result = CliRunner().invoke(cli.app, ["submit", "vertex.yaml", "--param", "path=/d"])
+    assert result.exit_code == 2
+    assert "compile it again with --target kubeflow" in " ".join(result.stderr.split())
+
+
+def test_a_package_that_kfp_can_not_read_is_refused(project, package):
+    (project / "odd.yaml").write_text(package.read_text() + "surplus: 1\n")
+    result = CliRunner().invoke(cli.app, ["submit", "odd.yaml"])
+    assert result.exit_code == 2
+    assert "odd.yaml is no compiled pipeline" in " ".join(result.stderr.split())

@@ -213,8 +213,8 @@ def running(api: Api) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[..., Json], refusal: Callable[[RefusedError], tuple[int, Json]]) -> Iterator[str]:
-    """A server on loopback; gives its address."""
+def serving(answer: Callable[..., Json | str], refusal: Callable[[RefusedError], tuple[int, Json]]) -> Iterator[str]:
+    """A server on loopback, which answers in JSON, or with a page; gives its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -227,9 +227,10 @@ def serving(answer: Callable[..., Json], refusal: Callable[[RefusedError], tuple
                 status, said = 200, answer(self.command, urllib.parse.unquote(url.path), query, self.headers, body)
             except RefusedError as error:
                 status, said = refusal(error)
-            data = json.dumps(said).encode()
+            page = isinstance(said, str)
+            data = (said if page else json.dumps(said)).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if page else "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

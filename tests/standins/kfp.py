@@ -14,15 +14,15 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
+
+from tests.standins.google import RefusedError, serving
 
 PROFILE = "vision-team"
 STEP = 60  # seconds that a step takes, by the clock of this server
@@ -30,12 +30,7 @@ START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 _NEVER = "0001-01-01T00:00:00Z"  # as the server writes a time that is not known
 _INT64 = ("max_concurrency", "interval_second")  # strings or numbers, in the JSON of protocol buffers
 _CRON_FIELDS = 6
-
-
-class RefusedError(Exception):
-    def __init__(self, status: int, message: str, code: int = 3):
-        super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+_CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 503: 14}  # gRPC's
 
 
 class KubeflowPipelines:
@@ -73,49 +68,50 @@ class KubeflowPipelines:
         self.experiments[made["experiment_id"]] = made
 
     def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
-        if self.token and headers.get("Authorization") != f"Bearer {self.token}":
-            # Servers do repeat what they were sent.
-            raise RefusedError(401, f"Jwt verification fails: {headers.get('Authorization')}", code=16)
-        for fault in self.faults:
-            if fault[0] == method and fault[1] in path:
-                self.faults.remove(fault)
-                raise RefusedError(fault[2], fault[3], code=14)
-        for (wanted, pattern), handler in self._routes().items():
-            if wanted == method and (match := re.fullmatch(f"/apis/v2beta1/{pattern}", path)):
-                arguments = [*match.groups()]
-                if method == "POST" and "upload" not in path:
-                    arguments.append(json.loads(body) if body else {})
-                elif method == "POST":
-                    arguments += [query, _uploaded(headers, body)]
-                elif not arguments or path.endswith("/versions"):
-                    arguments.append(query)
-                return handler(*arguments)
-        raise RefusedError(404, f"no {method} {path}", code=5)
+        with self.lock:
+            self.calls.append(f"{method} {path}")
+            if self.login_page:
+                return "<html>Log in to Kubeflow</html>"
+            if self.token and headers.get("Authorization") != f"Bearer {self.token}":
+                # Servers do repeat what they were sent.
+                raise RefusedError(401, f"Jwt verification fails: {headers.get('Authorization')}")
+            for fault in self.faults:
+                if fault[0] == method and fault[1] in path:
+                    self.faults.remove(fault)
+                    raise RefusedError(*fault[2:])
+            for (wanted, pattern), (handler, kind) in self._routes().items():
+                if wanted == method and (match := re.fullmatch(f"/apis/v2beta1/{pattern}", path)):
+                    uploaded = "multipart" in headers.get("Content-Type", "")
+                    content = _uploaded(headers, body) if uploaded else json.loads(body) if body else {}
+                    answer = handler(*match.groups(), query, content)
+                    checked(answer, kind)
+                    return answer
+        raise RefusedError(404, f"no {method} {path}")
 
-    def _routes(self) -> dict[tuple[str, str], Any]:
+    def _routes(self) -> dict[tuple[str, str], tuple[Callable[..., Any], str]]:
+        """By method and path what answers, and the type of its answer."""
         return {
-            ("GET", "healthz"): lambda query: {"multi_user": self.multi_user, "pipeline_store": "database"},
-            ("GET", "experiments"): self._list_experiments,
-            ("POST", "experiments"): self._create_experiment,
-            ("GET", "pipelines"): lambda query: self._listed(
-                "pipelines", self.pipelines, query, self._namespace(query)
-            ),
-            ("POST", "pipelines"): self._create_pipeline,
-            ("GET", "pipelines/([^/]+)/versions"): self._list_versions,
-            ("POST", "pipelines/upload_version"): self._upload_version,
-            ("POST", "runs"): self._create_run,
-            ("GET", "runs/([^/]+)"): self._get_run,
-            ("GET", "recurringruns"): lambda query: self._listed(
-                "recurring_runs", self.recurring, query, self._namespace(query)
-            ),
-            ("POST", "recurringruns"): self._create_recurring,
-            ("DELETE", "recurringruns/([^/]+)"): self._delete_recurring,
+            ("GET", "healthz"): (self._healthz, "V2beta1GetHealthzResponse"),
+            ("GET", "experiments"): (self._list_experiments, "V2beta1ListExperimentsResponse"),
+            ("POST", "experiments"): (self._create_experiment, "V2beta1Experiment"),
+            ("GET", "pipelines"): (self._list_pipelines, "V2beta1ListPipelinesResponse"),
+            ("POST", "pipelines"): (self._create_pipeline, "V2beta1Pipeline"),
+            ("GET", "pipelines/([^/]+)/versions"): (self._list_versions, "V2beta1ListPipelineVersionsResponse"),
+            ("POST", "pipelines/upload_version"): (self._upload_version, "V2beta1PipelineVersion"),
+            ("POST", "runs"): (self._create_run, "V2beta1Run"),
+            ("GET", "runs/([^/]+)"): (self._get_run, "V2beta1Run"),
+            ("GET", "recurringruns"): (self._list_recurring, "V2beta1ListRecurringRunsResponse"),
+            ("POST", "recurringruns"): (self._create_recurring, "V2beta1RecurringRun"),
+            ("DELETE", "recurringruns/([^/]+)"): (self._delete_recurring, "object"),
         }
+
+    def _healthz(self, query: dict[str, str], body: dict[str, Any]) -> Any:
+        return {"multi_user": self.multi_user, "pipeline_store": "database"}
 
     def _namespace(self, asked: dict[str, Any]) -> str:
         namespace = str(asked.get("namespace") or "")
         if self.multi_user and namespace != PROFILE:
-            raise RefusedError(403, f"User 'ann@example.com' is not authorized in namespace '{namespace}'", code=7)
+            raise RefusedError(403, f"User 'ann@example.com' is not authorized in namespace '{namespace}'")
         if not self.multi_user and namespace:
             raise RefusedError(400, "In single-user mode, ListExperiment cannot filter by namespace.")
         return namespace
@@ -129,34 +125,40 @@ class KubeflowPipelines:
         page = {name: found[first : first + size], "total_size": len(found)} if found else {}
         return page | ({"next_page_token": str(first + size)} if len(found) > first + size else {})
 
-    def _list_experiments(self, query: dict[str, str]) -> Any:
+    def _list_experiments(self, query: dict[str, str], body: dict[str, Any]) -> Any:
         return self._listed("experiments", self.experiments, query, self._namespace(query))
 
-    def _create_experiment(self, body: dict[str, Any]) -> Any:
+    def _list_pipelines(self, query: dict[str, str], body: dict[str, Any]) -> Any:
+        return self._listed("pipelines", self.pipelines, query, self._namespace(query))
+
+    def _list_recurring(self, query: dict[str, str], body: dict[str, Any]) -> Any:
+        return self._listed("recurringRuns", self.recurring, query, self._namespace(query))
+
+    def _create_experiment(self, query: dict[str, str], body: dict[str, Any]) -> Any:
         checked(body, "V2beta1Experiment")
         self._namespace(body)
         self.add_experiment(body["display_name"])
         return list(self.experiments.values())[-1]
 
-    def _create_pipeline(self, body: dict[str, Any]) -> Any:
+    def _create_pipeline(self, query: dict[str, str], body: dict[str, Any]) -> Any:
         checked(body, "V2beta1Pipeline")
         namespace = self._namespace(body)
         if any(each["display_name"] == body["display_name"] for each in self.pipelines.values()):
-            raise RefusedError(409, f"the pipeline {body['display_name']} exists", code=6)
+            raise RefusedError(409, f"the pipeline {body['display_name']} exists")
         made = {"name": body["display_name"], "pipeline_id": _id()} | body | {"namespace": namespace}
         self.pipelines[made["pipeline_id"]] = made
         return made
 
-    def _list_versions(self, pipeline: str, query: dict[str, str]) -> Any:
+    def _list_versions(self, pipeline: str, query: dict[str, str], body: dict[str, Any]) -> Any:
         mine = {key: each for key, each in self.versions.items() if each["pipeline_id"] == pipeline}
         return self._listed("pipeline_versions", mine, query, "")
 
     def _upload_version(self, query: dict[str, str], text: str) -> Any:
         if query["pipelineid"] not in self.pipelines:
-            raise RefusedError(404, "pipeline not found", code=5)
+            raise RefusedError(404, "pipeline not found")
         same = [e for e in self.versions.values() if e["pipeline_id"] == query["pipelineid"]]
         if any(each["display_name"] == query["name"] for each in same):
-            raise RefusedError(409, "Failed to create a pipeline version", code=6)
+            raise RefusedError(409, "Failed to create a pipeline version")
         document, *platforms = yaml.safe_load_all(text)
         try:
             spec = json_format.ParseDict(document, ir.PipelineSpec())
@@ -176,7 +178,7 @@ class KubeflowPipelines:
         reference = body["pipeline_version_reference"]
         version = self.versions.get(reference["pipeline_version_id"], {})
         if version.get("pipeline_id") != reference["pipeline_id"] or body["experiment_id"] not in self.experiments:
-            raise RefusedError(404, "no such version of the pipeline, or no such experiment", code=5)
+            raise RefusedError(404, "no such version of the pipeline, or no such experiment")
         spec = self.packages[version["pipeline_version_id"]]
         declared = spec.root.input_definitions.parameters
         given = body.get("runtime_config", {}).get("parameters", {})
@@ -188,7 +190,7 @@ class KubeflowPipelines:
                 raise RefusedError(400, f"parameter {name} is not optional, yet has neither default value nor value")
         return spec
 
-    def _create_run(self, body: dict[str, Any]) -> Any:
+    def _create_run(self, query: dict[str, str], body: dict[str, Any]) -> Any:
         checked(body, "V2beta1Run")
         self._package(body)
         made = body | {"run_id": _id(), "state": "PENDING", "created_at": _time(0)}
@@ -196,9 +198,9 @@ class KubeflowPipelines:
         self.steps[made["run_id"]] = 0
         return made
 
-    def _get_run(self, run: str) -> Any:
+    def _get_run(self, run: str, query: dict[str, str], body: dict[str, Any]) -> Any:
         if run not in self.runs:
-            raise RefusedError(404, f"Run {run} not found", code=5)
+            raise RefusedError(404, f"Run {run} not found")
         step = self.steps[run]
         self.steps[run] += 1
         spec = self.packages[self.runs[run]["pipeline_version_reference"]["pipeline_version_id"]]
@@ -229,7 +231,7 @@ class KubeflowPipelines:
         begun = [node for node in nodes if node["state"] != "PENDING"]
         return sorted(begun, key=lambda node: node["task_id"]), state
 
-    def _create_recurring(self, body: dict[str, Any]) -> Any:
+    def _create_recurring(self, query: dict[str, str], body: dict[str, Any]) -> Any:
         checked(body, "V2beta1RecurringRun")
         self._package(body)
         if not 1 <= int(body["max_concurrency"]) <= 10:
@@ -241,7 +243,7 @@ class KubeflowPipelines:
         self.recurring[made["recurring_run_id"]] = made
         return made
 
-    def _delete_recurring(self, recurring: str) -> Any:
+    def _delete_recurring(self, recurring: str, query: dict[str, str], body: dict[str, Any]) -> Any:
         del self.recurring[recurring]
         return {}
 
@@ -335,42 +337,9 @@ def served() -> Iterator[KubeflowPipelines]:
     state = KubeflowPipelines()
     state.add_experiment("Default")
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def refusal(error: RefusedError) -> tuple[int, dict[str, Any]]:
+        code = _CODES.get(error.status, 13)
+        return error.status, {"error": error.message, "code": code, "message": error.message}
 
-        def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            url = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            kind, status = "application/json", 200
-            with state.lock:
-                state.calls.append(f"{self.command} {url.path}")
-                try:
-                    if state.login_page:
-                        kind, content = "text/html", "<html>Log in to Kubeflow</html>"
-                    else:
-                        content = json.dumps(state.answer(self.command, url.path, query, self.headers, body))
-                except RefusedError as error:
-                    status = error.status
-                    content = json.dumps({"error": error.message, "code": error.code, "message": error.message})
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content.encode())))
-            self.end_headers()
-            self.wfile.write(content.encode())
-
-        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 (as the base class names them)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(state.answer, refusal) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
