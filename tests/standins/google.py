@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import google.auth.credentials
 import google.auth.jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -33,6 +35,7 @@ _STATUS = {
     503: "UNAVAILABLE",
 }
 _CODES = {400: 3, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 503: 14}  # google.rpc.Code
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # of what an account signs, wherever it is sent
 _WIRE = {412: 400}  # a failed precondition is a 400 over HTTP
 
 Json = dict[str, Any]
@@ -69,7 +72,7 @@ class Accounts:
     def give(self, form: dict[str, str]) -> Json:
         if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer":
             raise RefusedError(400, "unsupported_grant_type")
-        claims = google.auth.jwt.decode(form["assertion"], self.public_key, audience=self.token_uri)
+        claims = google.auth.jwt.decode(form["assertion"], self.public_key, audience=_AUDIENCE)
         if "https://www.googleapis.com/auth/cloud-platform" not in claims["scope"].split():
             raise RefusedError(400, "invalid_scope")
         if self.revoked:
@@ -94,7 +97,10 @@ class Accounts:
 
 @contextlib.contextmanager
 def accounts(folder: Path) -> Iterator[Accounts]:
-    """Runs the token endpoint, and writes a key for it into a folder."""
+    """Runs the token endpoint, and writes a key for it into a folder.
+
+    Meanwhile google-auth doesn't ask Google, in a thread of its own, in which regions the account may work.
+    """
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -108,7 +114,9 @@ def accounts(folder: Path) -> Iterator[Accounts]:
     def refusal(error: RefusedError) -> tuple[int, Json]:
         return error.status, {"error": error.message, "error_description": "refused"}
 
-    with serving(token, refusal) as url:
+    bounded = google.auth.credentials.CredentialsWithRegionalAccessBoundary
+    unasked = mock.patch.object(bounded, "_is_regional_access_boundary_lookup_required", return_value=False)
+    with serving(token, refusal) as url, unasked:
         account.token_uri = f"{url}/token"
         content = {
             "type": "service_account",
