@@ -139,7 +139,7 @@ def _cron(seconds: int) -> str:
 def _progress(job: vertex.PipelineJob, tasks: list[str]) -> Progress:
     """Of all that Vertex AI lists, such as the pipeline itself, its tasks."""
     seen = []
-    for each in sorted(job.job_detail.task_details, key=lambda task: (task.start_time is None, task.create_time)):
+    for each in sorted(job.job_detail.task_details, key=lambda task: str(task.start_time or task.create_time)):
         if each.task_name in tasks:
             state = _TASK_STATES.get(each.state.name, "pending")
             seen.append(Task(each.task_name, state, _seconds(each), each.error.message))

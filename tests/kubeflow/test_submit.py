@@ -7,6 +7,7 @@ from kfp import compiler, dsl
 from typer.testing import CliRunner
 
 from pipeline import cli
+from tests.standins import google, vertex_pipelines
 from tests.standins import kfp as kubeflow
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.secret.part"  # noqa: S105 (of nobody)
@@ -301,3 +302,129 @@ def test_a_package_that_kfp_can_not_read_is_refused(project, package):
     result = CliRunner().invoke(cli.app, ["submit", "odd.yaml"])
     assert result.exit_code == 2
     assert "odd.yaml is no compiled pipeline" in " ".join(result.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory):
+    with google.accounts(tmp_path_factory.mktemp("google")) as account:
+        yield account
+
+
+@pytest.fixture
+def vertex(account, project, monkeypatch):
+    """Vertex AI Pipelines, and a configuration for it."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account.key_file))
+    api = vertex_pipelines.VertexPipelines(account)
+    with google.running(api):
+        text = f"""{CONFIG}\
+  pipeline_root: gs://bucket/runs
+  labels: {{team: vision}}
+  vertex: {{project: {google.PROJECT}, region: {google.REGION}, service_account: sa@x, api: "{api.url}"}}
+"""
+        (project / "pipeline.yaml").write_text(text)
+        yield api
+
+
+@pytest.fixture
+def submit_to_vertex(vertex, submit, account):
+    def call(*args: str, status: int = 0):
+        said, lines = submit("--target", "vertex", *args, status=status)
+        assert not any(secret in said + lines for secret in account.secrets)
+        return said, lines
+
+    return call
+
+
+def test_vertex_ai_gets_a_job_of_the_package_and_its_page_is_told(vertex, submit_to_vertex):
+    said, _ = submit_to_vertex("--param", "epochs=5", "--run-name", "nightly")
+    ((job_id, job),) = vertex.jobs.items()
+    console = "https://console.cloud.google.com/vertex-ai/locations"
+    assert (
+        said.strip()
+        == f"Run {job_id} (nightly): {console}/{google.REGION}/pipelines/runs/{job_id}?project={google.PROJECT}"
+    )
+    assert dict(job.runtime_config.parameter_values) == {"path": "/d", "epochs": 5}
+    assert job.runtime_config.gcs_output_directory == "gs://bucket/runs"
+    assert (dict(job.labels), job.service_account) == ({"team": "vision"}, "sa@x")
+    assert job.pipeline_spec["pipelineInfo"]["name"] == "digits"
+
+
+def test_vertex_ai_tells_what_was_cached_and_how_each_task_ends(vertex, submit_to_vertex):
+    vertex.cached = {"step"}
+    vertex.faults = [("GET", "/pipelineJobs/", 503, "The service is currently unavailable.")]
+    said, lines = submit_to_vertex("--wait", "--json")
+    assert "step: running step: cached, 60 s step-2: running step-2: succeeded, 60 s" in lines
+    assert [(t["name"], t["state"]) for t in json.loads(said)["tasks"]] == [
+        ("step", "cached"),
+        ("step-2", "succeeded"),
+        ("step-3", "succeeded"),
+    ]
+
+
+def test_vertex_ai_tells_which_task_failed_of_what(vertex, submit_to_vertex):
+    vertex.failing["step-2"] = "The replica workerpool0-0 ran out-of-memory"
+    _, lines = submit_to_vertex("--wait", status=1)
+    assert "the run failed: step-2 failed: The replica workerpool0-0 ran out-of-memory" in lines
+    assert "/pipelines/runs/digits-" in lines
+
+
+@pytest.mark.parametrize(
+    ("args", "cron"),
+    [
+        (["--every", "6h"], "0 */6 * * *"),
+        (["--every", "1d"], "0 0 * * *"),
+        (["--every", "15m"], "*/15 * * * *"),
+        (["--cron", "0 2 * * *"], "0 2 * * *"),
+    ],
+)
+def test_vertex_ai_gets_a_schedule_in_place_of_ours_of_the_name(vertex, submit_to_vertex, args, cron):
+    submit_to_vertex("--every", "1h")
+    submit_to_vertex("--every", "1h", "--run-name", "often")
+    other = type(vertex.schedules["1000"])(vertex.schedules["1000"])
+    other.create_pipeline_job_request.pipeline_job.pipeline_spec["pipelineInfo"]["name"] = "other"
+    vertex.schedules["7"] = other
+    said = json.loads(submit_to_vertex(*args, "--json")[0])
+    assert said["replaced"] == ["1000"]
+    assert sorted((s.display_name, s.cron) for s in vertex.schedules.values()) == sorted(
+        [("digits", cron), ("often", "0 */1 * * *"), ("digits", "0 */1 * * *")]
+    )
+    assert not vertex.jobs
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--every", "7h"], "Vertex AI has cron schedules only"),
+        (["--set", "kubeflow.vertex=null"], "kubeflow.vertex: has to be given"),
+        (["--set", "kubeflow.pipeline_root=null"], "kubeflow.pipeline_root: has to be given for Vertex AI"),
+        (["--set", "kubeflow.vertex.api=http://example.com"], "an access token goes there: https:// only"),
+    ],
+)
+def test_what_vertex_ai_can_not_do_is_refused_by_key(vertex, submit_to_vertex, args, message):
+    assert message in submit_to_vertex(*args, status=2)[1]
+    assert not vertex.schedules
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(403, "Permission 'aiplatform.pipelineJobs.create' denied"), (429, "Quota exceeded"), (404, "Region not found")],
+)
+def test_refusals_of_vertex_ai_are_said_in_words(vertex, submit_to_vertex, status, message):
+    vertex.faults = [("POST", "/pipelineJobs", status, message)]
+    _, lines = submit_to_vertex(status=1)
+    assert f"Vertex AI would not run digits: {message}" in lines
+    assert not vertex.jobs
+
+
+def test_without_credentials_google_is_not_asked(vertex, submit_to_vertex, monkeypatch, tmp_path):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    assert "gcloud auth application-default login" in submit_to_vertex(status=1)[1]
+    assert not vertex.calls
+
+
+def test_what_is_compiled_for_kubeflow_is_not_given_to_vertex_ai(vertex, project, package):
+    (project / "kubernetes.yaml").write_text(f"{package.read_text()}---\nplatforms: {{kubernetes: {{}}}}\n")
+    args = ["submit", "kubernetes.yaml", "--target", "vertex", "--param", "path=/d"]
+    result = CliRunner().invoke(cli.app, args)
+    assert result.exit_code == 2
+    assert "compile it again with --target vertex" in " ".join(result.stderr.split())

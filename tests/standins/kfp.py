@@ -183,7 +183,7 @@ class KubeflowPipelines:
         declared = spec.root.input_definitions.parameters
         given = body.get("runtime_config", {}).get("parameters", {})
         for name, value in given.items():
-            if name not in declared or not isinstance(value, _TYPES[declared[name].parameter_type]):
+            if name not in declared or not isinstance(value, TYPES[declared[name].parameter_type]):
                 raise RefusedError(400, f"input parameter {name} is of the wrong type, or unknown: {value!r}")
         for name, each in declared.items():
             if not each.is_optional and not each.HasField("default_value") and name not in given:
@@ -211,8 +211,8 @@ class KubeflowPipelines:
         """The nodes of a run at a step. A task's driver takes one step and the task one; those it needs come before."""
         ends: dict[str, int | None] = {}
         nodes = [_node("root-driver", 0, 1, now)]
-        for name in _ordered(spec):
-            before = [ends[each] for each in spec.root.dag.tasks[name].dependent_tasks]
+        for name, needed in ordered(spec):
+            before = [ends[each] for each in needed]
             if None in before:
                 ends[name] = None
                 nodes.append(_node(name, None, None, now) | {"state": "SKIPPED"})
@@ -248,14 +248,15 @@ class KubeflowPipelines:
         return {}
 
 
-_TYPES: dict[int, Any] = {
-    ir.ParameterType.STRING: str,
-    ir.ParameterType.NUMBER_INTEGER: int,
+TYPES: dict[int, tuple[type, ...]] = {
+    ir.ParameterType.STRING: (str,),
+    ir.ParameterType.NUMBER_INTEGER: (int,),
     ir.ParameterType.NUMBER_DOUBLE: (int, float),
-    ir.ParameterType.BOOLEAN: bool,
-    ir.ParameterType.LIST: list,
-    ir.ParameterType.STRUCT: dict,
+    ir.ParameterType.BOOLEAN: (bool,),
+    ir.ParameterType.LIST: (list,),
+    ir.ParameterType.STRUCT: (dict,),
 }
+"""Of a parameter's value in JSON, by its declared type."""
 
 
 def checked(value: Any, kind: str, where: str = "") -> None:
@@ -290,13 +291,12 @@ def checked(value: Any, kind: str, where: str = "") -> None:
         checked(inside, attributes[key], f"{where}.{key}")
 
 
-def _ordered(spec: ir.PipelineSpec) -> Iterator[str]:
-    """The tasks, each after those that it depends on."""
+def ordered(spec: ir.PipelineSpec) -> Iterator[tuple[str, list[str]]]:
+    """The tasks, each after those that it depends on; and these."""
     left = dict(spec.root.dag.tasks)
     while left:
         for name in [name for name, task in left.items() if not set(task.dependent_tasks) & set(left)]:
-            del left[name]
-            yield name
+            yield name, list(left.pop(name).dependent_tasks)
 
 
 def _node(name: str, start: int | None, end: int | None, now: int, failed: bool = False) -> dict[str, Any]:
