@@ -532,7 +532,7 @@ class _Services:
             )
         if error.status == 404 and not answer:
             return DeployError(
-                f"Kubernetes at {self._host} knows no {constants.KSERVE_V1BETA1} InferenceServices: install KServe there"
+                f"Kubernetes at {self._host} has no InferenceServices of {constants.KSERVE_V1BETA1}: install KServe"
             )
         if error.status == 404 and kind == "namespaces":
             return DeployError(
@@ -569,8 +569,9 @@ def _connection(context: str | None) -> kubernetes.Configuration:
         )
     except (kubeconfig.ConfigException, yaml.YAMLError) as error:
         if context or not _inside_cluster(configuration):
+            words = " ".join(str(error).split())
             raise DeployError(
-                f"no way to a Kubernetes cluster: {error}. Set KUBECONFIG, or run where `kubectl get pods` works"
+                f"no way to a Kubernetes cluster: {words}. Set KUBECONFIG, or run where `kubectl get pods` works"
             ) from None
     if not is_private(configuration.host):
         raise DeployError(f"the kubeconfig's server is {configuration.host}: credentials go to https:// only")
