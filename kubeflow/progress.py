@@ -53,10 +53,11 @@ class Progress:
         """Whether it goes on no more."""
         return self.state in ("succeeded", "failed", "canceled", "skipped")
 
-    @property
-    def failed(self) -> list[Task]:
-        """The tasks that failed."""
-        return [task for task in self.tasks if task.state == "failed"]
+    def __str__(self) -> str:
+        failed = [task for task in self.tasks if task.state == "failed"]
+        why = "; ".join(f"{task.name} failed" + (f": {task.error}" if task.error else "") for task in failed)
+        why = why or self.error
+        return self.state + (f": {why}" if why else "")
 
 
 def follow(look: Callable[[], Progress], say: Callable[[str], None], seconds: float) -> Progress:

@@ -75,6 +75,11 @@ class Submitted:
     replaced: tuple[str, ...] = ()
     look: Callable[[], Progress] | None = None
 
+    def __str__(self) -> str:
+        kind = "Run" if self.look else "Recurring run"
+        instead = f", in place of {', '.join(self.replaced)}" if self.replaced else ""
+        return f"{kind} {self.id} ({self.name}){instead}" + (f": {self.url}" if self.url else "")
+
 
 def prepare(file: Path, config: Path, target: TargetName, overrides: tuple[str, ...]) -> tuple[Package, KubeflowConfig]:
     """Reads what is to be submitted, and where to.

@@ -569,27 +569,17 @@ def submit(
         package, settings = prepare(file, config, target, sets)
         asked = Asked(values_of(package, parameters or ()), run_name, when, create_experiment)
         submitted = submit_(package, settings, target, asked)
-        kind = "Recurring run" if when else "Run"
-        instead = f", in place of {', '.join(submitted.replaced)}" if submitted.replaced else ""
-        line = f"{kind} {submitted.id} ({submitted.name}){instead}" + (f": {submitted.url}" if submitted.url else "")
-        (_err if as_json else _out).print(_escape(line))
+        (_err if as_json else _out).print(_escape(str(submitted)))
         ended = None
         if wait and submitted.look:
             _err.print("waiting for its end; the run goes on also if you stop waiting (Ctrl-C) …")
-            ended = progress.follow(submitted.look, lambda told: _err.print(_escape(told)), _SECONDS_TO_LOOK)
+            ended = progress.follow(submitted.look, lambda line: _err.print(_escape(line)), _SECONDS_TO_LOOK)
     if as_json:
-        said = {"id": submitted.id, "name": submitted.name, "url": submitted.url, "replaced": submitted.replaced}
-        of = {"pipeline": package.name, "version": package.version, "recurring": bool(when)}
-        how = {
-            "state": ended and ended.state,
-            "tasks": [dataclasses.asdict(task) for task in ended.tasks] if ended else [],
-        }
-        _out.print_json(data=said | of | how)
+        told = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
+        how = dataclasses.asdict(ended) if ended else {"state": None}
+        _out.print_json(data={"pipeline": package.name, "version": package.version} | told | how)
     if ended and ended.state != "succeeded":
-        failed = [f"{task.name} failed" + (f": {task.error}" if task.error else "") for task in ended.failed]
-        why = "; ".join(failed or ([ended.error] if ended.error else []))
-        _err.print(f"[red]imagepipe:[/] the run {ended.state}" + _escape(f": {why}" if why else ""))
-        _err.print(_escape(f"What it printed: {submitted.logs}"))
+        _err.print(f"[red]imagepipe:[/] the run {_escape(str(ended))}\nWhat it printed: {_escape(submitted.logs)}")
         raise typer.Exit(FAILED)
 
 

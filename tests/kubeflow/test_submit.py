@@ -372,8 +372,6 @@ def test_vertex_ai_tells_which_task_failed_of_what(vertex, submit_to_vertex):
     ("args", "cron"),
     [
         (["--every", "6h"], "0 */6 * * *"),
-        (["--every", "1d"], "0 0 * * *"),
-        (["--every", "15m"], "*/15 * * * *"),
         (["--cron", "0 2 * * *"], "0 2 * * *"),
     ],
 )
@@ -389,6 +387,12 @@ def test_vertex_ai_gets_a_schedule_in_place_of_ours_of_the_name(vertex, submit_t
         [("digits", cron), ("often", "0 */1 * * *"), ("digits", "0 */1 * * *")]
     )
     assert not vertex.jobs
+
+
+def test_intervals_are_cron_schedules_at_vertex_ai(vertex, submit_to_vertex):
+    for every in ("1d", "15m", "1h"):
+        submit_to_vertex("--every", every, "--run-name", every)
+    assert [each.cron for each in vertex.schedules.values()] == ["0 0 * * *", "*/15 * * * *", "0 */1 * * *"]
 
 
 @pytest.mark.parametrize(
