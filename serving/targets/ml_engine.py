@@ -8,13 +8,13 @@ rollback, and cost as much as their nodes. A version that was rolled back says s
 field of a version that can be changed and is free for it. It is never gone back to.
 """
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,9 +203,8 @@ def job(name: str, config: DeployConfig) -> Job:
     with gcp.in_words(f"ML Engine would not say how the job {name} goes", cloud.settings):
         google = _get(cloud, f"{cloud.project}/jobs/{name}")
     if google["state"] in ("FAILED", "CANCELLED"):
-        raise DeployError(
-            f"the job {name} {google['state'].lower()}: {google.get('errorMessage') or 'no reason given'}"
-        )
+        why = google.get("errorMessage") or "ML Engine doesn't say why"
+        raise DeployError(f"the job {name} {google['state'].lower()}: {why}")
     return _job(google)
 
 
@@ -220,16 +219,15 @@ def wait_for_job(name: str, config: DeployConfig, shown: Callable[[Job], None]) 
     Raises:
         DeployError: see ``job``.
     """
-    state = None
-    for pause in _pauses():
+    state, pauses = None, _pauses()
+    while True:
         now = job(name, config)
         if now.state != state:
             shown(now)
             state = now.state
         if now.done:
             return now
-        time.sleep(pause)
-    raise AssertionError
+        time.sleep(next(pauses))
 
 
 def _format(inputs: Sequence[str]) -> str:
@@ -237,15 +235,17 @@ def _format(inputs: Sequence[str]) -> str:
     kind = kinds.pop() if len(kinds) == 1 else None
     if not kind:
         raise ModelError(
-            f"{', '.join(inputs)}: a job takes files of one kind, {', '.join(_FORMATS)}; `imagepipe requests` writes them"
+            f"{', '.join(inputs)}: a job takes files of one kind, {', '.join(_FORMATS)}, "
+            "which `imagepipe requests` writes"
         )
     return kind
 
 
 def _job(google: Json) -> Job:
-    asked, output = google["predictionInput"], google.get("predictionOutput") or {}
-    counts = [int(output.get(key) or 0) for key in ("predictionCount", "errorCount")]  # of 64 bits: strings, in JSON
-    return Job(google["jobId"], google["state"], *counts, asked["outputPath"])
+    output = google.get("predictionOutput") or {}
+    # Numbers of 64 bits are strings, in JSON.
+    predicted, errors = (int(output.get(key) or 0) for key in ("predictionCount", "errorCount"))
+    return Job(google["jobId"], google["state"], predicted, errors, google["predictionInput"]["outputPath"])
 
 
 def _connect(config: DeployConfig) -> _Cloud:
@@ -354,10 +354,8 @@ def _new_version(settings: MLEngineConfig, version: Version) -> Json:
 
 def _create_model(cloud: _Cloud) -> None:
     body = {"name": cloud.model.rpartition("/")[2], "regions": [cloud.settings.region]}
-    try:
+    with contextlib.suppress(exceptions.Conflict):  # it is there
         _call(cloud, "POST", f"{cloud.project}/models", body)
-    except exceptions.Conflict:
-        pass  # it is there
 
 
 def _set_default(cloud: _Cloud, version: Version) -> None:
@@ -376,10 +374,8 @@ def _delete(cloud: _Cloud, version: Version) -> None:
     """Deletes a version, if there is one."""
     doing = f"ML Engine would not delete version {version.version}, which did not get ready"
     with gcp.in_words(doing, cloud.settings):
-        try:
+        with contextlib.suppress(exceptions.NotFound):
             _done(cloud, _call(cloud, "DELETE", _path(cloud, version)), doing)
-        except exceptions.NotFound:
-            pass
 
 
 def _path(cloud: _Cloud, version: Version) -> str:
@@ -395,7 +391,8 @@ def _done(cloud: _Cloud, operation: Json, doing: str) -> None:
 
 def _until(cloud: _Cloud, path: str, ended: Callable[[Json], bool], doing: str) -> Json:
     """Looks at something until it is as it should be."""
-    for pause in _pauses():
+    pauses = _pauses()
+    while True:
         google = _get(cloud, path)
         if ended(google):
             return google
@@ -404,15 +401,14 @@ def _until(cloud: _Cloud, path: str, ended: Callable[[Json], bool], doing: str) 
                 f"{doing} within deploy.ml_engine.timeout, {cloud.settings.timeout:g} seconds. It may still be at it "
                 f"({path}): look with `imagepipe status`, and do the same again to go on from there"
             )
-        time.sleep(min(pause, max(0.0, cloud.deadline - time.monotonic())))
-    raise AssertionError
+        time.sleep(min(next(pauses), max(0.0, cloud.deadline - time.monotonic())))
 
 
-def _pauses() -> "itertools.chain[float]":
-    growing = itertools.takewhile(
-        lambda pause: pause < _LONGEST_PAUSE, (_FIRST_PAUSE * 1.5**i for i in itertools.count())
-    )
-    return itertools.chain(growing, itertools.repeat(_LONGEST_PAUSE))
+def _pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
 def _get(cloud: _Cloud, path: str, query: Json | None = None) -> Json:
