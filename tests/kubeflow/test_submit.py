@@ -7,6 +7,7 @@ from kfp import compiler, dsl
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.demo import write_config
 from tests.standins import google, vertex_pipelines
 from tests.standins import kfp as kubeflow
 
@@ -432,3 +433,42 @@ def test_what_is_compiled_for_kubeflow_is_not_given_to_vertex_ai(vertex, project
     result = CliRunner().invoke(cli.app, args)
     assert result.exit_code == 2
     assert "compile it again with --target vertex" in " ".join(result.stderr.split())
+
+
+@pytest.fixture
+def demo(project):
+    """The demo's configuration in place of the package: it is compiled before it is submitted."""
+    (project / "demo").mkdir()
+    path = write_config(project / "demo")
+
+    def call(config: str, *args: str):
+        path.write_text(f"{path.read_text()}deploy: {{path: gs://bucket/serving}}\n{config}")
+        return CliRunner().invoke(cli.app, ["submit", str(path), *args])
+
+    return call
+
+
+def test_a_configuration_is_compiled_and_run_on_kubeflow(kfp, demo):
+    volumes = "image: example/imagepipe, volumes: [{claim: data, path: /data}]"
+    result = demo(f"kubeflow: {{host: '{kfp.url}', {volumes}}}\n", "--param", "epochs=2", "--wait")
+    assert result.exit_code == 0, result.output
+    (run,) = kfp.runs.values()
+    assert run["runtime_config"]["parameters"] == {"epochs": 2}
+    assert "import-example-gen: succeeded, 60 s" in result.stderr
+    assert "pusher: succeeded, 60 s" in result.stderr
+
+
+def test_a_configuration_is_compiled_and_run_on_vertex_ai(vertex, demo, project):
+    place = (project / "pipeline.yaml").read_text().partition("kubeflow:")[2]
+    result = demo(f"kubeflow:{place}  image: example/imagepipe\n", "--target", "vertex", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "trainer: succeeded, 60 s" in result.stderr
+    (job,) = vertex.jobs.values()
+    assert job.pipeline_spec["pipelineInfo"]["name"] == "digits"
+
+
+def test_without_an_image_nothing_is_submitted(kfp, demo):
+    result = demo(f"kubeflow: {{host: '{kfp.url}'}}\n")
+    assert result.exit_code == 2
+    assert "kubeflow.image: has to be given" in result.stderr
+    assert not kfp.calls
