@@ -23,6 +23,7 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
 _SECONDS_TO_LOOK = 5.0  # from one look at a run somewhere else to the next
+_MOST_WIDTH = 10_000
 _RUNS_WIDTH = 100  # a row of the list of runs is of use only if it is whole, also where it is piped
 
 app = typer.Typer(
@@ -627,7 +628,8 @@ def status(
     table = Table("version", "requests", "state", "model", box=box.SIMPLE_HEAD)
     for version in versions:
         table.add_row(version.version, f"{version.traffic}%", _escape(version.state), _escape(version.uri))
-    Console(width=max(_out.width, _RUNS_WIDTH), highlight=False).print(table)
+    needed = Console(width=_MOST_WIDTH).measure(table).maximum  # a path or a reason that is cut is of no use
+    Console(width=max(_out.width, needed), highlight=False).print(table)
 
 
 @app.command()

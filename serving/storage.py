@@ -27,7 +27,7 @@ def same_model(one: str, other: str) -> bool:
     return all(map(tf.io.gfile.exists, files)) and len({tf.io.gfile.GFile(file, "rb").read() for file in files}) == 1
 
 
-def add_version(model: str, folder: str, inner: str = "") -> str:
+def add_version(model: str, folder: str, inner: str = "", least: int = 0) -> str:
     """Copies a SavedModel into a new version folder.
 
     On this machine the folder appears at once and whole: the copy is made under another name. An object store has no
@@ -37,10 +37,11 @@ def add_version(model: str, folder: str, inner: str = "") -> str:
         model: the SavedModel's folder.
         folder: that of the version folders, on whatever TensorFlow writes; made if missing.
         inner: where in the version folder the SavedModel goes, if not right into it; ``{version}`` is its name.
+        least: that the version has to be, as a number.
 
     Returns:
-        The version: seconds since 1970, or one more than the last version if that is later. If the newest version is
-        this very model already, nothing is copied, and it is that one.
+        The version: seconds since 1970, or ``least`` or one more than the last version if that is later. If the newest
+        version is this very model already, nothing is copied, and it is that one.
 
     Raises:
         ModelError: if it can't be written there.
@@ -50,7 +51,7 @@ def add_version(model: str, folder: str, inner: str = "") -> str:
         versions = version_names(folder)
         if versions and same_model(model, _join(folder, versions[-1], inner.format(version=versions[-1]))):
             return versions[-1]
-        version = str(max(int(time.time()), int(versions[-1]) + 1 if versions else 0))
+        version = str(max(int(time.time()), least, int(versions[-1]) + 1 if versions else 0))
         if "://" in folder:
             _copy(model, _join(folder, version, inner.format(version=version)))
         else:
@@ -60,6 +61,23 @@ def add_version(model: str, folder: str, inner: str = "") -> str:
     except tf.errors.OpError as error:
         raise ModelError(f"{folder} can't be written: {error.message}") from error
     return version
+
+
+def move(model: str, target: str) -> None:
+    """Moves a SavedModel's folder, so that nobody finds a part of it.
+
+    An object store renames file by file, if it renames at all: there the graph comes last and goes first.
+
+    Args:
+        model: the SavedModel's folder.
+        target: where it is to be, in a folder that is there; what is there already is replaced.
+    """
+    if "://" not in model:
+        tf.io.gfile.rename(model, target, overwrite=True)
+        return
+    _copy(model, target)
+    tf.io.gfile.remove(f"{model}/saved_model.pb")
+    tf.io.gfile.rmtree(model)
 
 
 def _join(*parts: str) -> str:

@@ -14,7 +14,9 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     """Copies a SavedModel into a new version folder, see ``storage.add_version``."""
     if traffic != 100:
         raise ModelError("a folder has no share of the requests: --traffic needs another target")
-    version = storage.add_version(model, str(config.path))
+    # A server takes a version that it knows for what it has: the number of one that was rolled back is not used again.
+    gone = storage.version_names(f"{config.path}/{_ASIDE}")
+    version = storage.add_version(model, str(config.path), least=int(gone[-1]) + 1 if gone else 0)
     return Version(version, f"{config.path}/{version}", 100)
 
 
@@ -32,7 +34,7 @@ def rollback(config: DeployConfig) -> Version:
         raise DeployError(f"{config.path} has {there}: there is nothing to go back to")
     newest, before = versions[:2]
     tf.io.gfile.makedirs(f"{config.path}/{_ASIDE}")
-    tf.io.gfile.rename(newest.uri, f"{config.path}/{_ASIDE}/{newest.version}", overwrite=True)
+    storage.move(newest.uri, f"{config.path}/{_ASIDE}/{newest.version}")
     return Version(before.version, before.uri, 100)
 
 
