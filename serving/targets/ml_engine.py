@@ -373,9 +373,8 @@ def _describe(cloud: _Cloud, version: Version, description: str) -> None:
 def _delete(cloud: _Cloud, version: Version) -> None:
     """Deletes a version, if there is one."""
     doing = f"ML Engine would not delete version {version.version}, which did not get ready"
-    with gcp.in_words(doing, cloud.settings):
-        with contextlib.suppress(exceptions.NotFound):
-            _done(cloud, _call(cloud, "DELETE", _path(cloud, version)), doing)
+    with gcp.in_words(doing, cloud.settings), contextlib.suppress(exceptions.NotFound):
+        _done(cloud, _call(cloud, "DELETE", _path(cloud, version)), doing)
 
 
 def _path(cloud: _Cloud, version: Version) -> str:

@@ -146,16 +146,24 @@ class Operations:
     failing: list[tuple[str, int, str]] = field(default_factory=list)
     _all: dict[str, list[Any]] = field(default_factory=dict)
 
-    def start(self, parent: str, method: str, work: Callable[[], Json], metadata: Json) -> Json:
+    def start(
+        self,
+        parent: str,
+        method: str,
+        work: Callable[[], Json],
+        metadata: Json,
+        failed: Callable[[], None] | None = None,
+    ) -> Json:
+        """Starts one: ``work`` gives its response once it has been looked at often enough, ``failed`` cleans up."""
         name = f"{parent}/operations/{len(self._all) + 1}"
-        self._all[name] = [0, method, work, {"name": name, "metadata": metadata}]
+        self._all[name] = [0, method, work, failed, {"name": name, "metadata": metadata}]
         return self._all[name][-1]
 
     def get(self, name: str) -> Json:
         if name not in self._all:
             raise RefusedError(404, f"no operation {name}")
         entry = self._all[name]
-        _, method, work, said = entry
+        _, method, work, failed, said = entry
         entry[0] += 1
         if entry[0] <= self.polls or said.get("done") or any(part in method for part in self.endless):
             return said
@@ -168,6 +176,8 @@ class Operations:
             said["response"] = work()
         except RefusedError as error:
             said["error"] = {"code": _CODES[error.status], "message": error.message}
+            if failed:
+                failed()
         return said
 
 
