@@ -49,9 +49,10 @@ class Package:
         return list(self.document.get("deploymentSpec", {}).get("executors", {}).values())
 
     @property
-    def tasks(self) -> list[str]:
-        """Names of the tasks."""
-        return list(self.spec.root.dag.tasks)
+    def tasks(self) -> dict[str, str]:
+        """Names of the tasks, by what they may be called in a run: by that, or by the name for people."""
+        tasks = self.spec.root.dag.tasks
+        return {task.task_info.name: name for name, task in tasks.items()} | {name: name for name in tasks}
 
 
 def find(path: Path) -> Package | None:

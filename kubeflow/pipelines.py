@@ -272,17 +272,17 @@ def _named(name: str) -> str:
     return json.dumps({"predicates": [predicate]})
 
 
-def _progress(run: Any, tasks: list[str]) -> Progress:
+def _progress(run: Any, tasks: dict[str, str]) -> Progress:
     """Of all that Kubeflow lists, such as drivers and pods, the pipeline's tasks."""
     details = run.run_details.task_details if run.run_details else None
     seen: dict[str, Task] = {}
     for each in sorted(details or (), key=lambda detail: str(detail.start_time or detail.create_time)):
-        name, state = each.display_name, _STATES.get(each.state, "pending")
-        if name not in tasks:
-            name = name.removesuffix("-driver")
-            if name not in tasks or state != "failed":
-                continue
-        seen[name] = Task(name, state, _seconds(each), each.error.message if each.error else "")
+        state = _STATES.get(each.state, "pending")
+        name = tasks.get(each.display_name)
+        if not name and state == "failed":
+            name = tasks.get(each.display_name.removesuffix("-driver"))
+        if name:
+            seen[name] = Task(name, state, _seconds(each), each.error.message if each.error else "")
     return Progress(_STATES.get(run.state, "pending"), tuple(seen.values()), run.error.message if run.error else "")
 
 

@@ -136,13 +136,13 @@ def _cron(seconds: int) -> str:
     raise ConfigError("--every: Vertex AI has cron schedules only, and this divides neither hour nor day: give --cron")
 
 
-def _progress(job: vertex.PipelineJob, tasks: list[str]) -> Progress:
+def _progress(job: vertex.PipelineJob, tasks: dict[str, str]) -> Progress:
     """Of all that Vertex AI lists, such as the pipeline itself, its tasks."""
     seen = []
     for each in sorted(job.job_detail.task_details, key=lambda task: str(task.start_time or task.create_time)):
-        if each.task_name in tasks:
+        if name := tasks.get(each.task_name):
             state = _TASK_STATES.get(each.state.name, "pending")
-            seen.append(Task(each.task_name, state, _seconds(each), each.error.message))
+            seen.append(Task(name, state, _seconds(each), each.error.message))
     return Progress(_RUN_STATES.get(job.state.name, "pending"), tuple(seen), job.error.message)
 
 

@@ -68,7 +68,8 @@ class VertexPipelines(Api):
         now, job = self._looks[id_], self.jobs[id_]
         self._looks[id_] += 1
         details, ends = [_detail(id_, 0, None, now)], dict[str, int | None]()
-        for name, needed in ordered(_spec(job)):
+        spec = _spec(job)
+        for name, needed in ordered(spec):
             before = [ends[each] for each in needed]
             if None in before:
                 ends[name] = None
@@ -76,9 +77,14 @@ class VertexPipelines(Api):
                 continue
             start = max([1, *(end for end in before if end is not None)])
             ends[name] = None if name in self.failing else start + 1
-            details.append(_detail(name, start, start + 1, now))
-            if details[-1].state == _State.SUCCEEDED:
-                self._end(details[-1])
+            detail = _detail(name, start, start + 1, now)
+            if detail.state == _State.SUCCEEDED and name in self.cached:
+                detail.state = _State.SKIPPED
+            elif detail.state == _State.SUCCEEDED and name in self.failing:
+                detail.state = _State.FAILED
+                detail.error = status_pb2.Status(code=9, message=self.failing[name])
+            detail.task_name = spec.root.dag.tasks[name].task_info.name  # Vertex AI knows tasks by these
+            details.append(detail)
         running = [each for each in details[1:] if each.state in (_State.PENDING, _State.RUNNING)]
         failed = [each.task_name for each in details if each.state == _State.FAILED]
         if now and not running:
@@ -89,12 +95,6 @@ class VertexPipelines(Api):
             job.state = "PIPELINE_STATE_RUNNING" if now else "PIPELINE_STATE_PENDING"
         job.job_detail = vertex.PipelineJobDetail(task_details=[each for each in details[::-1] if each.state != 1])
         return _json(job)
-
-    def _end(self, detail: vertex.PipelineTaskDetail) -> None:
-        if detail.task_name in self.cached:
-            detail.state = _State.SKIPPED
-        elif why := self.failing.get(detail.task_name):
-            detail.state, detail.error = _State.FAILED, status_pb2.Status(code=9, message=why)
 
     def _create_schedule(self, query: Json, body: Json) -> Json:
         schedule = _parse(body, vertex.Schedule)
