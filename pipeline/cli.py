@@ -1,12 +1,13 @@
 """The command line. Imports nothing heavy before a command needs it."""
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -82,20 +83,20 @@ def _errors_in_words() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def _beam_args(context: typer.Context, config: Path | None) -> tuple[str, ...]:
+def _beam_args(given: list[str], config: Path | None) -> tuple[str, ...]:
     """What a configuration says in its section ``beam``, and what stands after ``--``."""
-    if context.args and not context.args[0].startswith("-"):
+    if given and not given[0].startswith("-"):
         raise typer.BadParameter(
-            f"there is one source; {context.args[0]} is a second one. A pattern such as 'photos/*.jpg' goes in quotes"
+            f"there is one source; {given[0]} is a second one. A pattern such as 'photos/*.jpg' goes in quotes"
         )
     if config is None:
-        return tuple(context.args)
+        return tuple(given)
     from ingest.runners import arguments, with_setup_file
     from pipeline.config import BeamConfig, read
 
     beam = read(config).beam
     configured = with_setup_file(arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
-    return (*configured, *context.args)
+    return (*configured, *given)
 
 
 def _escape(text: str) -> str:
@@ -135,7 +136,7 @@ def ingest(
             max_pixels=max_pixels,
             compress=compress,
             workers=workers,
-            beam_args=_beam_args(context, config),
+            beam_args=_beam_args(context.args, config),
         )
     if as_json:
         _out.print_json(data=dataclasses.asdict(result) | {"written": result.written})
@@ -283,14 +284,19 @@ def predict(
         list[str],
         typer.Argument(
             metavar="MODEL IMAGE...",
-            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint is given; "
-            "then files, folders or globs; also files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
+            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint or --target "
+            "is given; then files, folders or globs; also files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
         ),
     ],
     endpoint: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Ask a server: its URL, or the model's there (…/v1/models/NAME)."),
     ] = None,
+    target: Annotated[
+        Literal["filesystem", "kserve", "vertex", "ml_engine"] | None,
+        typer.Option(help="Ask what is live there, by the configuration's section deploy."),
+    ] = None,
+    config: ConfigOption = Path("pipeline.yaml"),
     top: Annotated[
         int | None,
         typer.Option(help="Show so many, the most probable first; by default what the model says.", min=1),
@@ -299,8 +305,16 @@ def predict(
 ) -> None:
     """Ask a model about images. A line each: the label, or all that it says, with the score, or the value; the file."""
     with _errors_in_words():
+        if endpoint and target:
+            raise typer.BadParameter("give --endpoint or --target, not both")
+        if endpoint:
+            results = _asked_online(endpoint, asked)
+        elif target:
+            results = _asked_there(config, target, asked)
+        else:
+            results = _asked_here(Path(asked[0]), asked[1:])
         failed = False
-        for result in _asked_online(endpoint, asked) if endpoint else _asked_here(Path(asked[0]), asked[1:]):
+        for result in results:
             failed |= not _show_result(result, top, as_json)
     raise typer.Exit(FAILED if failed else 0)
 
@@ -312,6 +326,16 @@ def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Fa
 
     paths = image_files(images)
     return Endpoint(endpoint).predict_all(requests.normalized(requests.of_files(paths)))
+
+
+def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+    from serving import requests
+    from serving.files import image_files
+
+    paths = image_files(images)
+    deployment = _deployment(config, target, None)
+    endpoint = _target(deployment).online(deployment)
+    return endpoint.predict_all(requests.normalized(requests.of_files(paths)))
 
 
 def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
@@ -407,45 +431,95 @@ def export(
     _out.print(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}")
 
 
-@app.command("batch-predict", context_settings={"allow_extra_args": True})
+@app.command("batch-predict")
 def batch_predict(
-    context: typer.Context,
-    model: ModelFolder,
-    source: Annotated[
-        str,
+    asked: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="INPUT",
-            help="A folder or glob of images, files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz), "
-            "or a .csv with a column path.",
+            metavar="MODEL INPUT",
+            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN); then a folder or glob of "
+            "images, files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz), or a .csv with a column path. With "
+            "--target no model, but any number of files of requests, or patterns, where the target reads them (gs://…).",
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; what it has already is not asked again.")],
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the results; what it has already is not asked again, but by a job.")
+    ] = None,
     kind: Annotated[
         Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Of the results.")
     ] = "jsonl",
-    workers: Annotated[int, typer.Option(help="Processes, each with the model in its memory.", min=1)] = 1,
-    config: BeamOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes, each with the model in its memory: one by default. Of a job, machines.", min=1),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A configuration file: its section beam, or deploy with --target."),
+    ] = None,
+    target: Annotated[
+        Literal["ml_engine"] | None, typer.Option(help="Let the model that is live there do it, as a job.")
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="With --target: how a job goes that was started before.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="With --target: until the job is done.")] = True,
     as_json: Json = False,
 ) -> None:
     """Ask a model about many images. Run again, it goes on where it was, or with what is new.
 
     Options for Beam go after --.
     """
+    places = list(itertools.takewhile(lambda text: not text.startswith("-"), asked or []))
+    beam_args = (asked or [])[len(places) :]
     with _errors_in_words():
-        from pipeline.logs import quiet
-        from serving.versions import find_model
-
-        folder = find_model(model)
-        with quiet():
-            from serving import batch
-
-        result = batch.run(folder, source, out, kind, workers, _beam_args(context, config))
+        if target:
+            if beam_args or kind != "jsonl":
+                raise typer.BadParameter("--target takes no options for Beam, and a job writes --format jsonl")
+            result = _batch_job(config or Path("pipeline.yaml"), target, places, out, workers, job, wait)
+        else:
+            if len(places) != 2 or not out or job:
+                raise typer.BadParameter(
+                    "give a model, one input and --out; a pattern such as 'photos/*.jpg' in quotes"
+                )
+            result = _batch_here(
+                Path(places[0]), places[1], Path(out), kind, workers or 1, _beam_args(beam_args, config)
+            )
     if as_json:
         _out.print_json(data=dataclasses.asdict(result))
     else:
-        _out.print(str(result))
-    if result.quarantined:
+        _out.print(_escape(str(result)))
+    if not target and result.quarantined:
         _err.print(f"What was set aside, with reasons: {_escape(str(out))}/quarantine-*.jsonl")
+
+
+def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
+    from pipeline.logs import quiet
+    from serving.versions import find_model
+
+    folder = find_model(model)
+    with quiet():
+        from serving import batch
+
+    return batch.run(folder, source, out, kind, workers, beam_args)
+
+
+def _batch_job(
+    config: Path, target: str, inputs: list[str], out: str | None, workers: int | None, job: str | None, wait: bool
+) -> Any:
+    """Starts a job, or finds one that was started, and waits for it if that is wanted."""
+    if (inputs or out) if job else not (inputs and out):
+        raise typer.BadParameter("give files of requests and --out, or --job alone")
+    deployment = _deployment(config, target, None)
+    jobs: Any = _target(deployment)
+    if job:
+        return jobs.wait_for_job(job, deployment, _show) if wait else jobs.job(job, deployment)
+    started = jobs.start_job(inputs, out, deployment, workers)
+    _err.print(f"Started. Ask for it again: imagepipe batch-predict --target {target} --job {started.id}")
+    return jobs.wait_for_job(started.id, deployment, _show) if wait else started
+
+
+def _show(what: object) -> None:
+    _err.print(_escape(str(what)))
 
 
 @app.command("requests")
