@@ -1,7 +1,6 @@
 """The command line. Imports nothing heavy before a command needs it."""
 
 import dataclasses
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -469,21 +468,17 @@ def batch_predict(
 
     Options for Beam go after --.
     """
-    places = list(itertools.takewhile(lambda text: not text.startswith("-"), asked or []))
-    beam_args = (asked or [])[len(places) :]
+    given = asked or []
     with _errors_in_words():
         if target:
-            if beam_args or kind != "jsonl":
-                raise typer.BadParameter("--target takes no options for Beam, and a job writes --format jsonl")
-            result = _batch_job(config or Path("pipeline.yaml"), target, places, out, workers, job, wait)
+            if kind != "jsonl" or any(text.startswith("-") for text in given):
+                raise typer.BadParameter("a job writes --format jsonl, and takes no options for Beam")
+            result = _batch_job(config or Path("pipeline.yaml"), target, given, out, workers, job, wait)
         else:
-            if len(places) != 2 or not out or job:
-                raise typer.BadParameter(
-                    "give a model, one input and --out; a pattern such as 'photos/*.jpg' in quotes"
-                )
-            result = _batch_here(
-                Path(places[0]), places[1], Path(out), kind, workers or 1, _beam_args(beam_args, config)
-            )
+            if len(given) < 2 or not out or job:
+                raise typer.BadParameter("give a model, an input and --out")
+            model, source, *rest = given
+            result = _batch_here(Path(model), source, Path(out), kind, workers or 1, _beam_args(rest, config))
     if as_json:
         _out.print_json(data=dataclasses.asdict(result))
     else:
