@@ -3,8 +3,10 @@
 PYTHON = $(shell for python in python3.11 python3 /usr/bin/python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 ENVIRONMENT = .venv/.complete
+IMAGE ?= imagepipe
+GPU ?=
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint image clean
 
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
@@ -19,6 +21,12 @@ lint: $(ENVIRONMENT)  ## linter, formatter, types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/hadolint kubeflow/Dockerfile
+
+image:  ## the container images; GPU=1 with CUDA, IMAGE=registry/name for another name
+	@docker info > /dev/null 2>&1 || { echo "No image: there is no Docker engine here (docker info says why)."; exit 1; }
+	docker build -f kubeflow/Dockerfile --build-arg GPU=$(GPU) -t $(IMAGE) .
+	docker build -f kubeflow/Dockerfile --build-arg GPU=$(GPU) -t $(IMAGE)-serve --target serve .
 
 $(ENVIRONMENT): uv.lock pyproject.toml setup.py
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one (Debian, Ubuntu: apt install python3)."; exit 1; }
