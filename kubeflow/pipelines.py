@@ -26,7 +26,7 @@ from serving.versions import UnavailableError
 
 TOKEN, COOKIES = "KFP_TOKEN", "KFP_COOKIES"  # environment variables; a command line is seen by everybody
 
-_TIMEOUT = (10, 60)  # seconds to connect, and to answer
+_TIMEOUT = (5, 60)  # seconds to connect, and to answer
 _UNAUTHENTICATED = 16  # gRPC's
 _LISTED = 10  # experiments, in a message
 
