@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -110,9 +111,11 @@ class _Where:
             raise self._refusal(error) from None
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
+            said = f"{self} can't be reached: {self._clean(str(reason))}"
+            if isinstance(reason, urllib3.exceptions.SSLError):
+                raise UnavailableError(f"{said}. SSL_CERT_FILE names a file of other authorities to trust") from None
             raise NoAnswerError(
-                f"{self} can't be reached: {self._clean(str(reason))}. Is the address right (kubeflow.host, --host), "
-                "and a port-forward to it running?"
+                f"{said}. Is the address right (kubeflow.host, --host), and a port-forward to it running?"
             ) from None
 
     def _refusal(self, error: kfp_server_api.ApiException) -> UnavailableError:
@@ -122,8 +125,6 @@ class _Where:
             body = {}
         message = body.get("message") or body.get("error_message") or body.get("error") or error.reason
         said = self._clean(str(message))
-        if error.status == 0:  # of TLS
-            return UnavailableError(f"{self}: {said}. SSL_CERT_FILE names a file of other authorities to trust")
         if error.status == 401 or body.get("code") == _UNAUTHENTICATED:
             known = f"What {TOKEN} says" if self.token else f"What {COOKIES} says" if self.cookies else ""
             todo = f"{known} is not accepted; it may have expired" if known else f"Set {TOKEN} to a token"
@@ -164,13 +165,14 @@ def _client(where: _Where) -> kfp.Client:
     """
     mounted = Path(os.environ.get(KF_PIPELINES_SA_TOKEN_ENV) or KF_PIPELINES_SA_TOKEN_PATH)
     of_pod = where.host and not where.token and mounted.is_file() and is_private(where.host)
-    client = _Client(
-        host=where.host,
-        existing_token=where.token,
-        cookies=where.cookies,
-        credentials=ServiceAccountTokenVolumeCredentials(str(mounted)) if of_pod else None,
-        ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # a login by a browser, which kfp can do, tells what to do
+        client = _Client(
+            host=where.host,
+            existing_token=where.token,
+            cookies=where.cookies,
+            credentials=ServiceAccountTokenVolumeCredentials(str(mounted)) if of_pod else None,
+            ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
+        )
     answer = client.healthzs.healthz_service_get_healthz(_preload_content=False, _request_timeout=_TIMEOUT)
     try:
         json.loads(answer.data)

@@ -1,8 +1,15 @@
 """Submitting, by the command line and the real clients, to stand-ins on loopback."""
 
+import datetime
 import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from kfp import compiler, dsl
 from typer.testing import CliRunner
 
@@ -227,6 +234,28 @@ def test_nobody_there_is_said_at_once(submit, kfp):
     assert "http://127.0.0.1:9 can't be reached" in lines
     assert "Traceback" not in lines
     assert not kfp.calls
+
+
+def test_a_certificate_that_nobody_vouches_for_is_said_to_be_one(submit, tmp_path):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    (tmp_path / "tls.pem").write_bytes(private + builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        _, lines = submit("--host", f"https://127.0.0.1:{server.server_port}", status=1)
+        server.shutdown()
+        thread.join()
+    assert "CERTIFICATE_VERIFY_FAILED" in lines
+    assert "SSL_CERT_FILE names a file of other authorities to trust" in lines
 
 
 @pytest.mark.parametrize(
