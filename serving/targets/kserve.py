@@ -29,7 +29,6 @@ from serving import storage
 from serving.client import Endpoint
 from serving.targets.base import DeployError, Version
 from serving.targets.config import DeployConfig, KServeConfig, is_private
-from serving.versions import labels
 
 with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of its own from there when it is imported
     from kserve import constants, models
@@ -37,6 +36,8 @@ with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of it
 VERSION = "imagepipe.dev/version"
 BEFORE = "imagepipe.dev/before"
 """What was served before, newest first: objects with ``version`` and ``predictor``, its specification."""
+REVISIONS = "imagepipe.dev/revisions"
+"""The versions of the revisions that there were before this version's: an object. All others are of this version."""
 
 _MODE = "serving.kserve.io/deploymentMode"
 _WITHOUT_REVISIONS = ("RawDeployment", "Standard")  # the older and the newer name of the mode
@@ -118,16 +119,16 @@ def online(config: DeployConfig) -> Endpoint:
     if service is None:
         raise DeployError(f"{services.named} does not exist: deploy a model first")
     url = service.get("status", {}).get("url")
-    if not url:
-        raise DeployError(f"{services.named} has no URL yet: {_reason(service)}")
-    settings, headers, names = _settings(config), {}, None
-    if settings.ingress:
+    # Not asked of the server: during a canary it can be any of two, and the next request goes to the other.
+    serving = [version.uri for version in _versions(config, service) if version.traffic]
+    if not url or not serving:
+        raise DeployError(f"{services.named} does not answer yet: {_reason(service)}")
+    ingress, headers = _settings(config).ingress, {}
+    if ingress:
         parts = urlsplit(url)
-        url, headers = f"{settings.ingress}{parts.path}", {"Host": parts.netloc}
-    if settings.runtime == "tensorflow":  # which does not tell them
-        most = max(_versions(config, service), key=lambda version: version.traffic)
-        names = labels(storage.assets(most.uri))
-    return Endpoint(f"{url.rstrip('/')}/v1/models/{config.name}", names=names, headers=headers)
+        url, headers = f"{ingress}{parts.path}", {"Host": parts.netloc}
+    names, taken = storage.common_labels(serving), storage.inputs(serving[0])
+    return Endpoint(f"{url.rstrip('/')}/v1/models/{config.name}", names=names, headers=headers, taken=taken)
 
 
 def _settings(config: DeployConfig) -> KServeConfig:
@@ -139,12 +140,14 @@ def _version(config: DeployConfig, version: str, traffic: int, state: str = "rea
 
 
 def _versions(config: DeployConfig, service: Service) -> list[Version]:
-    share = _share(service)
-    versions = [_version(config, _annotated(service), share, "ready" if _is_ready(service) else _reason(service))]
-    for past in _before(service):
-        rest = 100 - share if len(versions) == 1 else 0
-        versions.append(_version(config, past["version"], rest, "ready" if rest else "replaced"))
-    return sorted(versions, key=lambda version: -int(version.version))
+    """All that are known, newest first."""
+    newest, shares = _annotated(service), _shares(service)
+    state = dict.fromkeys(shares, "ready") | {newest: "ready" if _is_ready(service) else _reason(service)}
+    known = {newest, *shares, *(past["version"] for past in _before(service))}
+    return [
+        _version(config, version, shares.get(version, 0), state.get(version, "replaced"))
+        for version in sorted(known, key=int, reverse=True)
+    ]
 
 
 def _manifest(config: DeployConfig, version: str) -> Service:
@@ -162,7 +165,8 @@ def _manifest(config: DeployConfig, version: str) -> Service:
         container = kubernetes.V1Container(
             name=_CONTAINER,
             image=settings.image,
-            args=["serve", _MOUNTED, "--name", config.name, "--host", "0.0.0.0"],  # noqa: S104 (in its pod)
+            command=["imagepipe", "serve"],
+            args=[_MOUNTED, "--name", config.name, "--host", "0.0.0.0"],  # noqa: S104 (in its pod)
             env=[kubernetes.V1EnvVar(name="STORAGE_URI", value=uri)],  # from where KServe fills the folder
             ports=[kubernetes.V1ContainerPort(container_port=8080, protocol="TCP")],
             resources=resources,
@@ -193,7 +197,14 @@ def _merged(live: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _changed(live: Service, version: str, before: list[dict[str, Any]], predictor: dict[str, Any]) -> Service:
     service = copy.deepcopy(live)
-    service["metadata"]["annotations"] |= {VERSION: version, BEFORE: json.dumps(before[:_KEPT])}
+    if version != _annotated(live):
+        told = _predictor_status(live)
+        revisions = {part["revisionName"] for part in told.get("traffic", [])} | {told.get("latestReadyRevision", "")}
+        service["metadata"]["annotations"] |= {
+            VERSION: version,
+            BEFORE: json.dumps(before[:_KEPT]),
+            REVISIONS: json.dumps({name: _of_revision(live, name) for name in sorted(revisions)}),
+        }
     service["spec"]["predictor"] = predictor
     return service
 
@@ -258,14 +269,29 @@ def _held(live: Service, percent: int) -> int:
 
 
 def _share(service: Service) -> int:
-    """Percent of the requests that the specification's version gets."""
-    if _is_raw(service):
-        return 100
+    """Percent of the requests that the newest revision gets."""
     if not _has_newest_revision(service):
         return 0
     told = _predictor_status(service)
     newest = told["latestReadyRevision"]
     return sum(part.get("percent") or 0 for part in told.get("traffic", []) if part.get("revisionName") == newest)
+
+
+def _shares(service: Service) -> dict[str, int]:
+    """By version, percent of the requests; only those that get any."""
+    if _is_raw(service):
+        return {_annotated(service): 100}
+    shares: dict[str, int] = {}
+    for part in _predictor_status(service).get("traffic", []):
+        version = _of_revision(service, part["revisionName"])
+        shares[version] = shares.get(version, 0) + (part.get("percent") or 0)
+    return {version: percent for version, percent in shares.items() if percent}
+
+
+def _of_revision(service: Service, name: str) -> str:
+    """The version of a revision."""
+    recorded = json.loads(service["metadata"]["annotations"].get(REVISIONS, "{}"))
+    return cast(str, recorded.get(name, _annotated(service)))
 
 
 def _conditions(service: Service) -> dict[str, dict[str, Any]]:
@@ -374,9 +400,8 @@ def _change(services: "_Services", live: Service, wanted: Service, hold: int, pe
 
 def _restored(services: "_Services", live: Service) -> str:
     """Puts a specification back, so that one that failed does not stay pending. Says what is live now."""
-    share, past = _share(live), _before(live)
-    before = f", {past[0]['version']} the rest" if past and share < 100 else ""
-    said = f"Version {_annotated(live)} gets {share}% of the requests as before{before}"
+    shares = " and ".join(f"version {version} gets {percent}%" for version, percent in _shares(live).items())
+    said = f"As before, {shares or 'no version gets any'} of the requests"
     try:
         failed = services.get()
         if failed is None:

@@ -75,6 +75,11 @@ def wait_for(condition) -> None:
         time.sleep(0.01)
 
 
+def give_up(cluster: Cluster) -> None:
+    """The newest revision does not start."""
+    cluster.deployed["default", "digits"].revisions[-1].failure = "Back-off"
+
+
 def answered(config: DeployConfig, count: int = 100) -> dict[str, int]:
     """By version, how many of so many requests it answered."""
     asked = [Request(str(number), DIGITS[number % len(DIGITS)]) for number in range(count)]
@@ -127,14 +132,32 @@ def test_rolling_back_during_a_canary_gives_all_to_the_version_before_at_once(cl
     kserve.deploy(models[1], config, 10)
     cluster.failing[3] = ""  # it has to be started anew, which takes its time
     with ThreadPoolExecutor(1) as pool:
-        rolled_back = pool.submit(kserve.rollback, settings(config, timeout=1))
+        rolled_back = pool.submit(kserve.rollback, config)
         wait_for(lambda: revisions(cluster) == 3)
         assert answered(config) == {"v1": 100}
-        assert isinstance(rolled_back.exception(), DeployError)
+        (now,) = kserve.status(config)
+        assert (now.version, now.traffic) == (first.version, 100)
+        assert "waiting for a Revision" in now.state
+        give_up(cluster)
+        assert "Back-off" in str(rolled_back.exception())
     assert answered(config) == {"v1": 90, "v2": 10}
     assert kserve.rollback(config).version == first.version
     assert answered(config) == {"v1": 100}
     assert "canaryTrafficPercent" not in predictor(cluster)
+
+
+def test_until_the_version_before_runs_again_what_is_rolled_back_answers(cluster, config, models):
+    deployed = [kserve.deploy(model, config) for model in models]
+    cluster.failing[4] = ""
+    with ThreadPoolExecutor(1) as pool:
+        rolled_back = pool.submit(kserve.rollback, config)
+        wait_for(lambda: revisions(cluster) == 4)
+        assert answered(config) == {"v3": 100}
+        assert [(v.version, v.traffic) for v in kserve.status(config) if v.traffic] == [(deployed[2].version, 100)]
+        give_up(cluster)
+        assert f"Back-off. As before, version {deployed[2].version} gets 100%" in str(rolled_back.exception())
+    assert answered(config) == {"v3": 100}
+    assert [v.traffic for v in kserve.status(config)] == [100, 0, 0]
 
 
 def test_versions_are_gone_back_to_one_by_one(cluster, config, models):
@@ -177,7 +200,7 @@ def test_a_version_that_does_not_start_leaves_what_was_live(cluster, config, mod
     cluster.failing[2] = why
     with pytest.raises(DeployError, match=words) as error:
         kserve.deploy(models[1], settings(config, timeout=timeout), traffic)
-    assert str(error.value).endswith(f". Version {first.version} gets 100% of the requests as before")
+    assert str(error.value).endswith(f". As before, version {first.version} gets 100% of the requests")
     assert kserve.status(config) == [first]
     assert answered(config) == {"v1": 100}
     assert predictor(cluster)["model"]["storageUri"].endswith(first.version)
@@ -191,7 +214,8 @@ def test_a_canary_stays_as_it_is_if_its_successor_does_not_start(cluster, config
     cluster.failing[3] = "Back-off pulling image"
     with pytest.raises(DeployError, match="Back-off pulling image") as error:
         kserve.deploy(models[2], config)
-    assert f"Version {second.version} gets 20% of the requests as before, {first.version} the rest" in str(error.value)
+    said = f"As before, version {second.version} gets 20% and version {first.version} gets 80% of the requests"
+    assert str(error.value).endswith(said)
     assert answered(config) == {"v1": 80, "v2": 20}
 
 
@@ -215,7 +239,7 @@ def test_a_runtime_that_is_not_there_is_named(cluster, config, models):
     [
         ({"token": "another"}, r"does not take the credentials \(401\): log in"),
         ({"forbids": True}, r"refuses .* \(403\): .*cannot get resource"),
-        ({"refuses": "exceeded quota: models"}, r"refuses .* \(403\): exceeded quota: models.*gets 100% .* as before"),
+        ({"refuses": "exceeded quota: models"}, r"refuses .* \(403\): exceeded quota: models.*As before, .* gets 100%"),
         ({"has_kserve": False}, "has no InferenceServices .*: install KServe"),
     ],
 )
@@ -271,7 +295,7 @@ def test_without_knative_there_are_no_shares_but_all_else(cluster, config, model
     with pytest.raises(DeployError, match=f"mode {mode}, without Knative.*--traffic 100"):
         kserve.deploy(models[1], config, 10)
     cluster.failing[2] = "OOMKilled"
-    with pytest.raises(DeployError, match=f"OOMKilled.*Version {first.version} gets 100%"):
+    with pytest.raises(DeployError, match=f"OOMKilled.*As before, version {first.version} gets 100%"):
         kserve.deploy(models[1], settings(config, timeout=0.3))
     assert answered(config) == {"v1": 100}
     second = kserve.deploy(models[1], config)
@@ -312,8 +336,9 @@ def test_our_own_server_finds_the_version_and_is_started_with_arguments_that_it_
     version = kserve.deploy(models[0], own)
     (container,) = predictor(cluster)["containers"]
     assert container["env"] == [{"name": "STORAGE_URI", "value": f"pvc://models/digits/{version.version}"}]
-    serve = get_command(app).commands["serve"]
-    asked = serve.make_context("serve", container["args"][1:]).params
+    program, command = container["command"]
+    assert program == "imagepipe"
+    asked = get_command(app).commands[command].make_context(command, container["args"]).params
     assert (str(asked["model"]), asked["name"], asked["host"]) == ("/mnt/models", "digits", "0.0.0.0")  # noqa: S104
     assert asked["port"] == container["ports"][0]["containerPort"]
     assert answered(own) == {"v1": 100}
