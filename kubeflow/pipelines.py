@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -122,7 +123,8 @@ class _Where:
         try:
             body = json.loads(error.body)
         except (TypeError, ValueError):
-            body = {}
+            body = None
+        body = body if isinstance(body, dict) else {}
         message = body.get("message") or body.get("error_message") or body.get("error") or error.reason
         said = self._clean(str(message))
         if error.status == 401 or body.get("code") == _UNAUTHENTICATED:
@@ -136,6 +138,8 @@ class _Where:
         return UnavailableError(f"{self} refuses ({error.status}: {said})")
 
     def _clean(self, message: str) -> str:
+        """A message without what proves who asks: servers do repeat it."""
+        message = re.sub(r"(?i)\b(bearer) \S+", r"\1 …", message)
         for secret in (self.token, self.cookies):
             message = message.replace(secret, "…") if secret else message
         return message.rstrip(".")

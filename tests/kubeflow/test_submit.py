@@ -227,6 +227,10 @@ def test_the_token_of_a_pod_is_used_and_read_again(kfp, submit, monkeypatch, tmp
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     submit("--wait")
     assert len(kfp.runs) == 1
+    (tmp_path / "token").write_text(f"{TOKEN}.old")
+    said, lines = submit(status=1)
+    assert "Jwt verification fails: Bearer …" in lines
+    assert TOKEN not in said + lines
 
 
 def test_nobody_there_is_said_at_once(submit, kfp):
