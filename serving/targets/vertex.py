@@ -308,7 +308,7 @@ def _split(before: Mapping[str, int], deployed: str, share: int) -> dict[str, in
     exact = {id_: percent * (100 - share) / total for id_, percent in others.items()}
     split = {id_: int(percent) for id_, percent in exact.items()}
     left = 100 - share - sum(split.values())
-    for id_ in sorted(exact, key=lambda id_: split[id_] - exact[id_])[:left]:
+    for id_ in sorted(exact, key=lambda id_: (split[id_] - exact[id_], id_))[:left]:
         split[id_] += 1
     return split | {deployed: share}
 

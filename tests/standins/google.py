@@ -6,6 +6,7 @@ of a service account opens the APIs: one that the token endpoint gave, and one t
 """
 
 import contextlib
+import functools
 import json
 import re
 import secrets
@@ -95,13 +96,18 @@ class Accounts:
             raise RefusedError(401, "Request had invalid authentication credentials.") from None
 
 
+@functools.cache
+def _key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 @contextlib.contextmanager
 def accounts(folder: Path) -> Iterator[Accounts]:
     """Runs the token endpoint, and writes a key for it into a folder.
 
     Meanwhile google-auth doesn't ask Google, in a thread of its own, in which regions the account may work.
     """
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    key = _key()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
@@ -236,6 +242,7 @@ def serving(answer: Callable[..., Json | str], refusal: Callable[[RefusedError],
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
         disable_nagle_algorithm = True  # or each answer takes 40 ms
 
         def handle_one(self) -> None:

@@ -135,7 +135,7 @@ class Vertex(Api):
 
         def work() -> Json:
             versions.remove(version)
-            return {"@type": "type.googleapis.com/google.protobuf.Empty", "value": {}}
+            return {"@type": "type.googleapis.com/google.protobuf.Empty"}
 
         return self._start(f"{LOCATION}/models/{id_.partition('@')[0]}", "DeleteModelVersion", work)
 
@@ -145,7 +145,7 @@ class Vertex(Api):
 
         def work() -> Json:
             del self.models[id_]
-            return {"@type": "type.googleapis.com/google.protobuf.Empty", "value": {}}
+            return {"@type": "type.googleapis.com/google.protobuf.Empty"}
 
         return self._start(f"{LOCATION}/models/{id_}", "DeleteModel", work)
 
