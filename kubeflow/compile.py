@@ -1,5 +1,6 @@
 """Compiles the pipeline for Kubeflow Pipelines and for Vertex AI: KFP's IR, from the one DAG."""
 
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline import source
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
 from pipeline.source import Source
+from trainer.config import IMAGENET, NO_WEIGHTS
 
 TargetName = Literal["kubeflow", "vertex"]
 
@@ -103,20 +105,40 @@ def _check(config: Config, target: TargetName) -> None:
         raise ConfigError(f"name: {config.name}: names of pipelines have no underscores there")
     if not config.deploy.path:
         raise ConfigError("deploy.path: has to be given: a folder that components see, on a volume or gs://…")
-    if target == "vertex" and not str(settings.pipeline_root).startswith("gs://"):
+    if target == "vertex" and not _is_google(settings.pipeline_root):
         raise ConfigError("kubeflow.pipeline_root: has to be given for Vertex AI: a folder such as gs://bucket/runs")
-    if scheme := re.match(r"(s3|minio|http|https)://", config.data.path):
+    if target == "kubeflow" and config.beam.runner != "direct" and not _is_google(settings.pipeline_root):
         raise ConfigError(
-            f"data.path: {config.data.path}: TensorFlow reads no {scheme[0]}. Put the dataset on a volume "
-            "(kubeflow.volumes), or give a gs:// path"
+            f"beam.runner: {config.beam.runner}: its workers reach neither volumes nor Kubeflow's own store. "
+            "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
         )
+    weights = config.trainer.weights
+    paths = {
+        "data.path": config.data.path,
+        "data.curated_schema": config.data.curated_schema,
+        "deploy.path": config.deploy.path,
+        "trainer.weights": None if weights in (IMAGENET, NO_WEIGHTS) else weights,
+    }
+    for key, path in paths.items():
+        scheme = re.match(r"([a-z0-9+]+)://", path or "")
+        if scheme and scheme[1] != "gs":
+            raise ConfigError(
+                f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or gs://"
+            )
+        if path and target == "vertex" and not scheme:
+            raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
+
+
+def _is_google(path: str | None) -> bool:
+    return bool(path and path.startswith("gs://"))
 
 
 def _source(config: Config) -> Source:
     """The dataset's files, if they can be seen from here; else those of a dataset that ``imagepipe ingest`` made."""
     path = config.data.path.rstrip("/")
-    if tf.io.gfile.exists(path) or tf.io.gfile.glob(path):
-        return source.find(config)
+    with contextlib.suppress(tf.errors.OpError):  # of a bucket that can't be reached
+        if tf.io.gfile.exists(path) or tf.io.gfile.glob(path):
+            return source.find(config)
     return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
 
 

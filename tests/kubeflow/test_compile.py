@@ -23,6 +23,8 @@ kubeflow:
   labels: {team: vision}
 """
 
+VERTEX = ("kubeflow.pipeline_root=gs://bucket/runs", "data.path=gs://bucket/data", "deploy.path=gs://bucket/serving")
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -113,7 +115,7 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
 
     tasks = set(documents[0]["root"]["dag"]["tasks"])
     assert tasks - cached(documents[0]) == {"import-example-gen", "champion"}
-    vertex = config("kubeflow.pipeline_root=gs://bucket/runs")
+    vertex = config(*VERTEX)
     assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"champion"}
     assert cached(yaml.safe_load_all(compile_pipeline(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
 
@@ -132,9 +134,7 @@ def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):
 
 
 def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):
-    text = compile_pipeline(
-        config("kubeflow.pipeline_root=gs://bucket/runs", "kubeflow.gpu.type=NVIDIA_TESLA_T4"), "vertex"
-    )
+    text = compile_pipeline(config(*VERTEX, "kubeflow.gpu.type=NVIDIA_TESLA_T4"), "vertex")
     (spec,) = yaml.safe_load_all(text)
     assert spec["defaultPipelineRoot"] == "gs://bucket/runs"
     assert "preCacheCheck" in containers(spec)["exec-import-example-gen"]["lifecycle"]
@@ -143,7 +143,7 @@ def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):
 
 def test_beams_runner_and_options_go_to_every_component(config):
     beam = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, experiments: [a, b]}}"
-    spec = next(yaml.safe_load_all(compile_pipeline(config(beam), "kubeflow")))
+    spec = next(yaml.safe_load_all(compile_pipeline(config(beam, VERTEX[0]), "kubeflow")))
     wanted = {"--runner=DataflowRunner", "--project=p", "--experiments=a", "--experiments=b"}
     of_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
     assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in of_beam}
@@ -170,7 +170,10 @@ def test_each_task_takes_what_its_component_declares(documents):
     [
         ("kubeflow.image=null", "kubeflow", r"kubeflow\.image: has to be given"),
         ("deploy.path=null", "kubeflow", r"deploy\.path: has to be given"),
-        ("data.path=s3://bucket/flowers", "kubeflow", "TensorFlow reads no s3://"),
+        ("data.path=s3://bucket/flowers", "kubeflow", r"data\.path: .* components read no s3://"),
+        ("deploy.path=minio://bucket/serving", "kubeflow", r"deploy\.path: .* components read no minio://"),
+        ("kubeflow.pipeline_root=gs://bucket/runs", "vertex", r"data\.path: .* it has to be in Cloud Storage"),
+        ("beam.runner=flink", "kubeflow", r"beam\.runner: flink: its workers reach neither volumes"),
         (
             "kubeflow.resources.Trainor={cpu: 1}",
             "kubeflow",
