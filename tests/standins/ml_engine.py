@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tests.standins.google import PROJECT, REGION, Accounts, Api, Json, RefusedError
-from tests.standins.tensorflow_serving import SERVED, Loaded
+from tests.standins.google import PROJECT, REGION, Accounts, Api, Json, RefusedError, loaded
+from tests.standins.tensorflow_serving import Loaded
 
 HERE = f"projects/{PROJECT}"
 _NAME = r"[a-zA-Z][a-zA-Z0-9_]{0,127}"
@@ -126,8 +126,7 @@ class MLEngine(Api):
             if self.failing_versions:
                 version.update(state="FAILED", errorMessage=self.failing_versions.pop())
             else:
-                module = tf.saved_model.load(body["deploymentUri"])
-                self._loaded[model, name] = Loaded(name, module, module.signatures[SERVED])
+                self._loaded[model, name] = loaded(body["deploymentUri"])
                 version["state"] = "READY"
                 if not any(each.get("isDefault") for each in self.versions[model].values()):
                     version["isDefault"] = True
@@ -225,11 +224,11 @@ class MLEngine(Api):
 
     def _run(self, asked: Json) -> Json:
         _, _, _, model, _, name = asked["versionName"].split("/")
-        loaded = self._loaded[model, name]
+        version = self._loaded[model, name]
         results, errors = [], []
         for row in _rows(asked):
             try:
-                results += _examples(loaded, row) if isinstance(row, bytes) else _asked(loaded, [row])
+                results += _examples(version, row) if isinstance(row, bytes) else _asked(version, [row])
             except (RefusedError, tf.errors.OpError) as error:
                 errors.append({"error": str(error), "count": 1})
         out = Path(asked["outputPath"])
@@ -258,15 +257,15 @@ def _rows(asked: Json) -> list[Any]:
     return list(tf.data.TFRecordDataset(files, kind).as_numpy_iterator())
 
 
-def _asked(loaded: Loaded, instances: list[Json]) -> list[Json]:
+def _asked(version: Loaded, instances: list[Json]) -> list[Json]:
     try:
-        return loaded.predict(instances)
+        return version.predict(instances)
     except (KeyError, ValueError, tf.errors.OpError) as error:
         raise RefusedError(400, f"Prediction failed: {error}") from error
 
 
-def _examples(loaded: Loaded, record: bytes) -> list[Json]:
-    answer = loaded.module.signatures["tf_examples"](examples=tf.constant([record]))
+def _examples(version: Loaded, record: bytes) -> list[Json]:
+    answer = version.module.signatures["tf_examples"](examples=tf.constant([record]))
     row = {key: value.numpy()[0] for key, value in answer.items()}
     return [{key: v.decode() if isinstance(v, bytes) else np.asarray(v).tolist() for key, v in row.items()}]
 

@@ -14,8 +14,8 @@ import tensorflow as tf
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 
-from tests.standins.google import PROJECT, PROJECT_NUMBER, REGION, Accounts, Api, Json, RefusedError
-from tests.standins.tensorflow_serving import SERVED, Loaded
+from tests.standins.google import PROJECT, PROJECT_NUMBER, REGION, Accounts, Api, Json, RefusedError, loaded
+from tests.standins.tensorflow_serving import Loaded
 
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
 _TYPE = "type.googleapis.com/google.cloud.aiplatform.v1"
@@ -219,8 +219,7 @@ class Vertex(Api):
             deployed.id = self._number()
             deployed.model = version.name.replace(PROJECT, PROJECT_NUMBER)
             deployed.model_version_id = version.version_id
-            module = tf.saved_model.load(version.artifact_uri)
-            self._loaded[deployed.id] = Loaded(version.version_id, module, module.signatures[SERVED])
+            self._loaded[deployed.id] = loaded(version.artifact_uri)
             endpoint.deployed_models.append(deployed)
             if split:
                 self._split(endpoint, {deployed.id if key == "0" else key: share for key, share in split.items()})
