@@ -79,7 +79,7 @@ def in_words(doing: str, settings: GoogleConfig) -> Iterator[None]:
     except exceptions.GoogleAPICallError as error:
         raise DeployError(f"{doing}: {_said(error)}{_advice(error, settings)}") from error
     except exceptions.RetryError as error:
-        raise DeployError(f"{doing}: {_said(error.cause)}{_advice(error.cause, settings)}") from error
+        raise DeployError(f"{doing}: {_said(error.cause or error)}{_advice(error.cause, settings)}") from error
     except GoogleAuthError as error:
         raise DeployError(_no_token(error)) from error
     except OSError as error:  # which requests' errors are
@@ -96,8 +96,7 @@ def staying(versions: list[Version]) -> Iterator[None]:
         yield
     except DeployError as error:
         said = [f"version {v.version} ({v.traffic}% of the requests)" for v in live(versions) if v.traffic]
-        words = f"As before, {' and '.join(said)} is live" if said else "Nothing is live, as before"
-        raise type(error)(f"{error}. {words}") from error
+        raise type(error)(f"{error}. Live as before: {', '.join(said) or 'nothing'}") from error
 
 
 def _said(error: Any) -> str:
@@ -133,4 +132,5 @@ def _no_token(error: GoogleAuthError) -> str:
 
 def _first_line(error: Exception) -> str:
     """What it says; what comes along with it may be the answer of a server, and long."""
-    return str(error.args[0] if error.args else error).splitlines()[0].rstrip(".")
+    first, *_ = str(error.args[0] if error.args else error).splitlines() or [type(error).__name__]
+    return first.rstrip(".")

@@ -364,7 +364,7 @@ def _set_default(cloud: _Cloud, version: Version) -> None:
 
 
 def _describe(cloud: _Cloud, version: Version, description: str) -> None:
-    doing = f"ML Engine would not note what became of version {version.version}"
+    doing = f"What was wanted is live, but ML Engine would not note it at version {version.version}"
     with gcp.in_words(doing, cloud.settings):
         mask = {"updateMask": "description"}
         _done(cloud, _call(cloud, "PATCH", _path(cloud, version), {"description": description}, mask), doing)

@@ -325,7 +325,7 @@ def _retire_others(cloud: _Cloud, endpoint: str, known: _Known) -> None:
 
 
 def _label(cloud: _Cloud, known: _Known, labels: Mapping[str, str]) -> None:
-    doing = f"Vertex AI would not note what became of version {known.version.version}"
+    doing = f"What was wanted is live, but Vertex AI would not note it at version {known.version.version}"
     with gcp.in_words(doing, cloud.settings):
         model = vertex.Model(name=f"{cloud.model}@{known.id}", labels=labels)
         cloud.models.update_model(model=model, update_mask={"paths": ["labels"]})

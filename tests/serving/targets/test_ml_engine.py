@@ -133,7 +133,7 @@ def test_a_deployment_that_fails_leaves_the_live_version_and_can_be_done_again(c
     with pytest.raises(DeployError) as failed:
         ml_engine.deploy(brightness[2], config)
     assert words in str(failed.value)
-    assert f"version {live.version} (100% of the requests) is live" in str(failed.value)
+    assert f"Live as before: version {live.version} (100% of the requests)" in str(failed.value)
     assert labels(config) == {"dark"}
     assert [v for v in ml_engine.status(config) if v.traffic or v.state != "ready"] == [live]
     assert ml_engine.deploy(brightness[2], config).traffic == 100

@@ -170,7 +170,7 @@ def test_a_deployment_that_fails_leaves_the_live_version_alone_and_says_what_to_
     said = str(failed.value)
     assert QUOTA in said
     assert {429: "Ask for more quota", 503: "Do it again later", 403: "needs the right"}[status] in said
-    assert f"version {live.version} (100% of the requests) is live" in said
+    assert f"Live as before: version {live.version} (100% of the requests)" in said
     assert vertex.status(config) == [live]
     assert [each.label for each in vertex.online(config).predict_all(DIGITS)] == ["dark"] * 20
     assert vertex.deploy(brightness[1], config).traffic == 100
@@ -178,7 +178,7 @@ def test_a_deployment_that_fails_leaves_the_live_version_alone_and_says_what_to_
 
 def test_the_first_deployment_that_fails_leaves_no_model(cloud, config, brightness):
     cloud.operations.failing.append(("DeployModel", 429, QUOTA))
-    with pytest.raises(DeployError, match="Nothing is live, as before"):
+    with pytest.raises(DeployError, match="Live as before: nothing"):
         vertex.deploy(brightness[0], config)
     assert (cloud.models, vertex.status(config)) == ({}, [])
     with pytest.raises(DeployError, match="no version of digits is live at Vertex AI: `imagepipe deploy` one"):
@@ -197,7 +197,7 @@ def test_a_deployment_that_takes_too_long_changes_nothing_and_is_gone_on_with(cl
     with pytest.raises(DeployError) as failed:
         vertex.deploy(brightness[1], changed(config, timeout=0.5))
     assert "within deploy.vertex.timeout, 0.5 seconds" in str(failed.value)
-    assert f"version {live.version} (100% of the requests) is live" in str(failed.value)
+    assert f"Live as before: version {live.version} (100% of the requests)" in str(failed.value)
     assert shares(config) == [(0, "not deployed"), (100, "ready")]
     cloud.operations.endless.clear()
     cloud.calls.clear()
@@ -210,7 +210,7 @@ def test_a_rollback_that_fails_keeps_both_versions_in_the_registry(cloud, config
     vertex.deploy(brightness[0], config)
     live = vertex.deploy(brightness[1], config)
     cloud.operations.failing.append(("DeployModel", 429, QUOTA))
-    with pytest.raises(DeployError, match=f"Ask for more quota.*version {live.version} .* is live"):
+    with pytest.raises(DeployError, match=f"Ask for more quota.*Live as before: version {live.version} "):
         vertex.rollback(config)
     assert shares(config) == [(100, "ready"), (0, "not deployed")]
 
