@@ -20,12 +20,12 @@ from serving.targets.config import GoogleConfig
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
 
-AGAIN = retry.Retry(predicate=retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.5, timeout=5)
+AGAIN = retry.Retry(predicate=retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.5, timeout=4)
 """For what may be asked twice."""
 
 
-class StillRunningError(DeployError):
-    """It took longer than it may, and may still end well."""
+class UncertainError(DeployError):
+    """It may still end well: it takes longer than it may, or there is no answer any more."""
 
 
 def credentials() -> Credentials:
@@ -79,11 +79,11 @@ def in_words(doing: str, settings: GoogleConfig) -> Iterator[None]:
     except exceptions.GoogleAPICallError as error:
         raise DeployError(f"{doing}: {_said(error)}{_advice(error, settings)}") from error
     except exceptions.RetryError as error:
-        raise DeployError(f"{doing}: {_said(error.cause or error)}{_advice(error.cause, settings)}") from error
+        raise UncertainError(f"{doing}: {_said(error.cause or error)}{_advice(error.cause, settings)}") from error
     except GoogleAuthError as error:
-        raise DeployError(_no_token(error)) from error
+        raise UncertainError(_no_token(error)) from error
     except OSError as error:  # which requests' errors are
-        raise DeployError(
+        raise UncertainError(
             f"{doing}: there is no answer from {settings.api or 'Google'} ({type(error).__name__}). "
             "See whether this machine reaches it, and do it again"
         ) from error

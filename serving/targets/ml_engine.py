@@ -327,7 +327,7 @@ def _make_ready(cloud: _Cloud, version: Version, google: Json | None) -> None:
             now = _until(cloud, _path(cloud, version), lambda google: google.get("state") not in _CHANGING, doing)
         if now.get("state") != _READY:
             raise DeployError(f"{doing}: it is {_state(now)}")
-    except gcp.StillRunningError:
+    except gcp.UncertainError:
         raise
     except DeployError as error:
         try:
@@ -396,7 +396,7 @@ def _until(cloud: _Cloud, path: str, ended: Callable[[Json], bool], doing: str) 
         if ended(google):
             return google
         if time.monotonic() > cloud.deadline:
-            raise gcp.StillRunningError(
+            raise gcp.UncertainError(
                 f"{doing} within deploy.ml_engine.timeout, {cloud.settings.timeout:g} seconds. It may still be at it "
                 f"({path}): look with `imagepipe status`, and do the same again to go on from there"
             )

@@ -234,7 +234,7 @@ def _start_new(cloud: _Cloud, endpoint: vertex.Endpoint, version: str, config: D
     known = _upload(cloud, version, f"{config.path}/{version}")
     try:
         return _start(cloud, endpoint, known)
-    except gcp.StillRunningError:
+    except gcp.UncertainError:
         raise
     except DeployError as error:
         raise DeployError(f"{error}{_remove(cloud, known)}") from error
@@ -337,7 +337,7 @@ def _done(cloud: _Cloud, operation: Any, doing: str) -> Any:
     try:
         return operation.result(timeout=max(0.0, cloud.deadline - time.monotonic()), polling=polling)
     except concurrent.futures.TimeoutError as error:
-        raise gcp.StillRunningError(
+        raise gcp.UncertainError(
             f"{doing} within deploy.vertex.timeout, {cloud.settings.timeout:g} seconds. It may still be at it "
             f"({operation.operation.name}): look with `imagepipe status`, and do the same again to go on from there"
         ) from error

@@ -158,6 +158,16 @@ def test_a_deployment_that_takes_too_long_changes_nothing_and_is_gone_on_with(cl
     assert labels(config) == {"night"}
 
 
+def test_a_version_that_nobody_can_ask_about_for_a_while_is_not_taken_away(cloud, config, brightness, monkeypatch):
+    monkeypatch.setattr(gcp, "AGAIN", gcp.AGAIN.with_timeout(0.1))
+    ml_engine.deploy(brightness[0], config)
+    cloud.faults += [("GET", "operations", 503, "away")] * 20
+    with pytest.raises(DeployError, match=r"not make version .*: away\. Do it again later\. Live as before: version"):
+        ml_engine.deploy(brightness[2], config)
+    cloud.faults.clear()
+    assert states(config) == [(0, "creating"), (100, "ready")]
+
+
 def test_a_failed_version_that_an_earlier_attempt_left_is_made_anew(cloud, config, brightness):
     ml_engine.deploy(brightness[0], config)
     cloud.failing_versions.append(QUOTA)
