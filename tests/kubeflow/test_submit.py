@@ -493,7 +493,8 @@ def test_a_configuration_is_compiled_and_run_on_kubeflow(kfp, demo):
 
 def test_a_configuration_is_compiled_and_run_on_vertex_ai(vertex, demo, project):
     place = (project / "pipeline.yaml").read_text().partition("kubeflow:")[2]
-    result = demo(f"kubeflow:{place}  image: example/imagepipe\n", "--target", "vertex", "--wait")
+    data = ("--set", "data.path=gs://bucket/dataset")
+    result = demo(f"kubeflow:{place}  image: example/imagepipe\n", "--target", "vertex", "--wait", *data)
     assert result.exit_code == 0, result.output
     assert "trainer: succeeded, 60 s" in result.stderr
     (job,) = vertex.jobs.values()

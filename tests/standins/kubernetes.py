@@ -341,9 +341,10 @@ class Cluster:
         template = copy.deepcopy([template, handed_on, service["metadata"].get("labels")])
         if not deployed.revisions or deployed.revisions[-1].template != template:
             self._add_revision(deployed, key[1], template, storage_uri(predictor), is_raw)
-        self._start(deployed.revisions[-1])
-        if deployed.revisions[-1].model:
-            deployed.ready = deployed.revisions[-1]
+        for revision in deployed.revisions:
+            self._start(revision)
+            if revision.model:
+                deployed.ready = revision
         percent = None if is_raw else predictor.get("canaryTrafficPercent")
         deployed.targets = [(True, "", 100)]
         if percent is not None and deployed.rolled_out:

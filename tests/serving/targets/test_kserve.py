@@ -209,6 +209,22 @@ def test_a_version_that_does_not_start_leaves_what_was_live(cluster, config, mod
     assert int(second.version) > int(first.version)
 
 
+def test_a_version_that_starts_too_late_gets_no_requests(cluster, config, models):
+    first = kserve.deploy(models[0], config)
+    cluster.failing |= {2: "", 3: ""}
+    with ThreadPoolExecutor(1) as pool:
+        deployed = pool.submit(kserve.deploy, models[1], settings(config, timeout=2))
+        wait_for(lambda: revisions(cluster) == 3)  # the time is up, what was live is put back
+        late, back = cluster.deployed["default", "digits"].revisions[1:]
+        late.failure = None
+        wait_for(lambda: late.model)
+        assert answered(config) == {"v1": 100}
+        back.failure = None
+        assert "was not ready after 2 s" in str(deployed.exception())
+    assert kserve.status(config) == [first]
+    assert answered(config) == {"v1": 100}
+
+
 def test_a_canary_stays_as_it_is_if_its_successor_does_not_start(cluster, config, models):
     first, second = kserve.deploy(models[0], config), kserve.deploy(models[1], config, 20)
     cluster.failing[3] = "Back-off pulling image"
