@@ -19,7 +19,7 @@ from components.serving_check import REPORT
 from ingest.dataset import Task
 from ingest.files import locked
 from ingest.runners import with_setup_file
-from pipeline import logs, results, runner, source, summary
+from pipeline import logs, provenance, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
 from pipeline.workdir import Workdir
@@ -125,14 +125,22 @@ def _run(
     start = time.monotonic()
     outputs: Outputs = {}
     running = ""
+    found = check(config, deploy)
     pipeline = create_pipeline(
         config,
-        check(config, deploy),
+        found,
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.artifacts / ".training"),
         deploy=deploy,
         beam_args=with_setup_file(config.beam.args()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
+    )
+    provenance.write(
+        run_dir,
+        config.model_dump(mode="json"),
+        code=Path(__file__).parent,
+        data=source.fingerprint(config.data.path, found),
+        dag={each.id: sorted(before.id for before in each.upstream_nodes) for each in pipeline.components},
     )
 
     console.print(f"run {state.run_id}, its log: {state.log}")
@@ -147,6 +155,7 @@ def _run(
         def started(node: str) -> None:
             nonlocal running
             running = node
+            logs.mark(node)
             status.update(f"{node} …")
 
         def done(node: runner.NodeResult) -> None:

@@ -1,11 +1,14 @@
 """The Examples that a run reads: a dataset that ``imagepipe ingest`` made, or TFRecords made elsewhere."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from ingest import dataset
+from pipeline import provenance
 from pipeline.config import Config, ConfigError
 from trainer import tasks
 
@@ -84,8 +87,24 @@ def _made_elsewhere(path: str) -> Source:
 
 
 def _files(source: Source) -> list[str]:
-    pattern = next(iter(source.patterns.values()), source.all)
+    return _matches(source, next(iter(source.patterns.values()), source.all))
+
+
+def _matches(source: Source, pattern: str) -> list[str]:
     return sorted(file for file in tf.io.gfile.glob(f"{source.base}/{pattern}") if not tf.io.gfile.isdir(file))
+
+
+def fingerprint(path: str, source: Source) -> provenance.Data:
+    """What the Examples at ``path`` are known by, ``source`` being what was found there."""
+    if made := provenance.ingested(path):
+        return made
+    digest = hashlib.sha256()
+    for name, pattern in (source.patterns or {"": source.all}).items():
+        for file in _matches(source, pattern):
+            stat = tf.io.gfile.stat(file)
+            line = [name, file.removeprefix(source.base), stat.length, stat.mtime_nsec]
+            digest.update(json.dumps(line).encode() + b"\n")
+    return provenance.Data(path=path, fingerprint=digest.hexdigest(), of="files")
 
 
 def label_types(task: dataset.Task) -> list[str]:
