@@ -276,6 +276,30 @@ def runs(
 
 
 @app.command()
+def lineage(
+    version: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VERSION", help="A pushed model (serving/NAME/VERSION), the newest of a folder of them, or a run."
+        ),
+    ],
+    workdir: Annotated[
+        Path | None, typer.Option(help="The pipeline's, if the model is not below it (deploy.path).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model was made from: dataset, commit, configuration, packages; and the command to repeat it."""
+    with _errors_in_words():
+        from pipeline import lineage as traced
+
+        found = traced.trace(version, workdir)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        print(traced.describe(found))
+
+
+@app.command()
 def predict(
     asked: Annotated[
         list[str],

@@ -150,11 +150,16 @@ def write(
         dataset=data,
         dag=dag,
     )
-    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / CONFIG).write_text(as_yaml(config), encoding="utf-8")
     partial = folder / f".{FILENAME}"
     partial.write_text(origin.model_dump_json(indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / FILENAME)
     return origin
+
+
+def as_yaml(config: dict[str, Any]) -> str:
+    """A configuration as a file has it."""
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def read(run_dir: Path) -> Origin | None:
