@@ -245,16 +245,10 @@ def runs(
 ) -> None:
     """List runs: when, how long, metrics, blessed, pushed, live."""
     from pipeline.measures import SHOWN
-    from pipeline.summary import read_all
+    from pipeline.summary import is_live, read_all
     from pipeline.workdir import Workdir
-    from serving.versions import version_folders
 
-    rows = []
-    for summary in read_all(Workdir(workdir).runs):
-        # What is live at a cluster or a cloud, only that can tell: `imagepipe status`.
-        newest = version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
-        live = bool(newest) and newest[0].name == summary.pushed_version
-        rows.append(summary.model_dump() | {"live": live})
+    rows = [summary.model_dump() | {"live": is_live(summary)} for summary in read_all(Workdir(workdir).runs)]
     if as_json:
         _out.print_json(data=rows)
         return

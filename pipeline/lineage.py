@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ingest.dataset import IngestError
 from pipeline import provenance, store, summary
 from pipeline.provenance import Origin
 from pipeline.summary import Summary
 from pipeline.workdir import Workdir
-from serving.versions import FINGERPRINT, ModelError, find_model, version_folders
+from serving.versions import FINGERPRINT, ModelError, find_model
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def trace(path: Path, workdir: Path | None = None) -> Lineage:
     model = find_model(path).resolve()
     root = workdir.resolve() if workdir else _workdir_above(path.resolve())
     place = Workdir(root)
-    runs = _runs(place)
+    runs = [run for _, run in summary.read_each(place.runs) if run][::-1]  # oldest first
     run = _run_of(path.resolve(), model, runs, place)
     kept = Path(run.model_dir) if run.model_dir else None
     same = _same(model, kept)
@@ -98,7 +96,7 @@ def trace(path: Path, workdir: Path | None = None) -> Lineage:
     return Lineage(
         model=model,
         version=model.name if model.name.isdigit() else "",
-        live=model in [folder.resolve() for folder in version_folders(run.serving_dir)[-1:]],
+        live=summary.is_live(run) and model.name == run.pushed_version,
         verified=bool(same),
         run=run,
         origin=origin,
@@ -125,17 +123,6 @@ def _workdir_above(path: Path) -> Path:
     )
 
 
-def _runs(workdir: Workdir) -> list[Summary]:
-    """The runs, oldest first; those that can't be read are left out."""
-    found = []
-    for file in sorted(workdir.runs.glob(f"*/{summary.FILENAME}")):
-        try:
-            found.append(Summary.model_validate_json(file.read_text(encoding="utf-8")))
-        except (OSError, ValidationError):
-            continue
-    return found
-
-
 def _run_of(path: Path, model: Path, runs: list[Summary], workdir: Workdir) -> Summary:
     """The run that a model comes from: that which was asked about, that which pushed it, or the first that had it."""
     for run in runs:
@@ -157,8 +144,10 @@ def _run_of(path: Path, model: Path, runs: list[Summary], workdir: Workdir) -> S
 
 def _same(one: Path, other: Path | None) -> bool | None:
     """Whether two folders hold one SavedModel; None where one of them has no fingerprint to tell by."""
+    if other is None:
+        return None
     try:
-        return other and (one / FINGERPRINT).read_bytes() == (other / FINGERPRINT).read_bytes()
+        return (one / FINGERPRINT).read_bytes() == (other / FINGERPRINT).read_bytes()
     except OSError:
         return None
 

@@ -1,14 +1,16 @@
 """What came out of a run, for a program (``summary.json``) and for ``imagepipe runs``. Imports nothing heavy."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from ingest.dataset import Task
 from serving.report import Report
 from serving.targets.config import TargetName
+from serving.versions import version_folders
 
 FILENAME = "summary.json"
 
@@ -91,6 +93,21 @@ def write(summary: Summary, run_dir: Path) -> None:
     partial = run_dir / f".{FILENAME}"
     partial.write_text(json.dumps(summary.model_dump(), indent=1, allow_nan=False) + "\n")
     partial.replace(run_dir / FILENAME)
+
+
+def read_each(runs_dir: Path) -> Iterator[tuple[str, Summary | None]]:
+    """The runs in a folder by id, newest first; None for one whose summary is damaged, or of another version."""
+    for file in sorted(runs_dir.glob(f"*/{FILENAME}"), reverse=True):
+        try:
+            yield file.parent.name, Summary.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            yield file.parent.name, None
+
+
+def is_live(summary: Summary) -> bool:
+    """Whether a run's model is the newest in its folder; of a cluster or a cloud only `imagepipe status` can tell."""
+    newest = version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
+    return bool(newest) and newest[0].name == summary.pushed_version
 
 
 def read_all(runs_dir: Path) -> list[Summary]:
