@@ -21,6 +21,7 @@ import trainer
 import transform
 from components.champion import Champion
 from components.evaluator import Evaluator
+from components.predictions import Predictions
 from components.pusher import DEPLOY
 from components.pusher import Executor as PushExecutor
 from components.schema_gen import ImageSchemaGen
@@ -142,6 +143,14 @@ def create_pipeline(
     deployment = deploy.model_dump(mode="json")
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
 
+    # What both say of each image, for the report and for those who compare.
+    predictions = Predictions(
+        examples=example_gen.outputs["examples"],
+        model=trainer_component.outputs["model"],
+        champion=champion.outputs["champion"],
+        features=json.dumps(asdict(features)),
+    )
+
     # The gate: on the SavedModel that will serve, from raw bytes.
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
@@ -183,6 +192,7 @@ def create_pipeline(
             *([tuner] if tuner else []),
             trainer_component,
             champion,
+            predictions,
             evaluator,
             serving_check,
             pusher,

@@ -94,7 +94,7 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     assert first.blessed
     assert first.champion_metrics is None
     assert not any(node.cached for node in first.nodes)
-    assert [node.id for node in first.nodes][-4:] == ["Champion", "Evaluator", "ServingCheck", "Pusher"]
+    assert [node.id for node in first.nodes][-4:] == ["Predictions", "Evaluator", "ServingCheck", "Pusher"]
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
     assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
@@ -173,7 +173,8 @@ class Oracle(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def tf_examples(self, examples):
-        return {"classes": tf.one_hot(tf.maximum(self.target(examples), 0), 9)}
+        known = tf.maximum(self.target(examples), 0)
+        return {"classes": tf.one_hot(known, 9), "label": tf.as_string(known)}
 
 
 def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first, second):
@@ -181,6 +182,7 @@ def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, fir
     oracle = Oracle()
     signatures = {"tf_examples": oracle.tf_examples, "transform_features": oracle.transform_features}
     tf.saved_model.save(oracle, str(live), signatures=signatures)
+    (live / "assets" / "labels").write_text("\n".join(map(str, range(9))))
     status, summary = project.run("trainer.weights=none", "evaluation.margin=0.001")
     shutil.rmtree(live)
 
