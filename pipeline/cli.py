@@ -294,6 +294,35 @@ def lineage(
 
 
 @app.command()
+def dashboard(
+    workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; who reaches it can read all runs, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8090,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="DIR",
+            help="Write the pages as files instead; there each run is compared with the one before.",
+        ),
+    ] = None,
+) -> None:
+    """Show all runs in a browser: metrics over time, two runs compared, nodes, logs, what a version was made from."""
+    with _errors_in_words():
+        from pipeline.dashboard import server
+
+        if not workdir.is_dir():
+            raise typer.BadParameter(f"there is no folder {workdir}", param_hint="WORKDIR")
+        if out is None:
+            server.main(workdir.resolve(), host, port, lambda url: _err.print(f"{url}, until Ctrl+C"))
+            return
+        count = server.export(workdir.resolve(), out)
+    _out.print(f"Wrote {count} files; open {_escape(str(out))}/index.html")
+
+
+@app.command()
 def predict(
     asked: Annotated[
         list[str],
