@@ -93,10 +93,10 @@ def day(run: str) -> str:
 
 def _scale(low: float, high: float) -> tuple[float, float, float]:
     """Ends of an axis and the distance of its ticks: one, two or five times a power of ten, four to eight of them."""
-    spread = high - low or abs(high) or 1.0
+    if low == high:
+        around = abs(high) / 10 or 1.0
+        low, high = low - around, high + around
+    spread = high - low
     step = 10.0 ** math.floor(math.log10(spread / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if spread / (step * factor) <= 6)
-    lower, upper = math.floor(low / step) * step, math.ceil(high / step) * step
-    if lower == upper:
-        lower, upper = lower - step, upper + step
-    return lower, upper, step
+    return math.floor(low / step) * step, math.ceil(high / step) * step, step

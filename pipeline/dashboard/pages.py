@@ -38,6 +38,7 @@ FILES = {
 
 _ASSETS = {"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8"}
 _HERE = Path(__file__).parent
+_COLORS = 6  # of the style sheet
 _CHARTED = 200  # runs in a chart: more points than that would be a smear
 
 
@@ -121,6 +122,7 @@ def _index(workdir: Workdir, exported: bool) -> str:
         problem=problem,
         pipelines=sorted({run.pipeline for run in runs if run.pipeline}),
         columns=list(dict.fromkeys(name for each in summaries for name in SHOWN[each.task])),
+        bars={run.id: _bar(run.summary) for run in runs},
         charts=_charts(runs),
         charted=_CHARTED,
         live=list(
@@ -128,6 +130,19 @@ def _index(workdir: Workdir, exported: bool) -> str:
         ),
         running=any(each.status == "running" for each in summaries),
     )
+
+
+def _bar(read: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | None:
+    """How a run's time went to its nodes: in words, and as (colour, start, width) of parts of 100."""
+    if read is None or not read.seconds:
+        return None
+    slow = [node for node in read.nodes if not node.cached and node.seconds >= read.seconds / 50]
+    parts, at = [], 0.0
+    for i, node in enumerate(slow):
+        width = 100 * node.seconds / read.seconds
+        parts.append((i % _COLORS, round(at, 1), round(width, 1)))
+        at += width
+    return ", ".join(f"{node.id} {_duration(node.seconds)}" for node in slow) or "no node took long", parts
 
 
 def _charts(runs: list[data.Run]) -> dict[str, list[chart.Chart]]:

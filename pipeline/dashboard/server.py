@@ -10,7 +10,7 @@ from posixpath import dirname, normpath
 from urllib.parse import unquote, urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -42,15 +42,15 @@ def application(workdir: Workdir, hosts: list[str]) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 
-    @app.get("/compare")
+    @app.api_route("/compare", methods=["GET", "HEAD"])
     def chosen(one: str, other: str) -> Response:
         runs, _ = pages.data.runs(workdir)
         if not {one, other} <= {run.id for run in runs}:
             return _response(pages.not_found("compare"))
         return RedirectResponse(f"compare/{one}/{other}/index.html", 303)
 
-    @app.get("/{path:path}")
-    def page(path: str, request: Request) -> Response:
+    @app.api_route("/{path:path}", methods=["GET", "HEAD"])
+    def page(path: str) -> Response:
         return _response(pages.answer(workdir, path) or pages.not_found(path))
 
     return app
