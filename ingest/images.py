@@ -24,6 +24,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ingest.appearance import THUMBNAIL, luma
 from ingest.limits import MAX_BYTES, MAX_PIXELS
 
 # The plugins are opened directly: Image.open would hold each image against Pillow's process-wide pixel limit instead of
@@ -80,12 +81,14 @@ class NormalizedImage:
         width: pixels across, of ``data``.
         height: pixels down, of ``data``.
         format: what the bytes were before: jpeg, mpo, png, webp, gif, tiff or bmp.
+        luma: a gray thumbnail, see ``ingest.appearance``.
     """
 
     data: bytes
     width: int
     height: int
     format: str
+    luma: bytes
 
 
 def check_kind(data: bytes) -> None:
@@ -164,11 +167,11 @@ def _as_is(
         raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
     if not _is_common(data, name, image) or _shrinks(image, max_side) or _orientation(image) in _UPRIGHT:
         return None
-    # Decoding at an eighth of the size in gray reads the file to its end all the same: what can be wrong with a JPEG is
-    # in its markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
-    image.draft("L", (1, 1))
+    # Decoding small, and in gray, reads the file to its end all the same: what can be wrong with a JPEG is in its
+    # markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
+    image.draft("L", (THUMBNAIL, THUMBNAIL))
     image.load()
-    return NormalizedImage(data, width, height, _kind(name, image))
+    return NormalizedImage(data, width, height, _kind(name, image), luma(image))
 
 
 def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int | None) -> NormalizedImage:
@@ -189,7 +192,7 @@ def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int
         rgb.save(encoded, "JPEG", quality=95, subsampling=0)
     else:
         rgb.save(encoded, "PNG")
-    return NormalizedImage(encoded.getvalue(), *rgb.size, _kind(name, image))
+    return NormalizedImage(encoded.getvalue(), *rgb.size, _kind(name, image), luma(rgb))
 
 
 def _shrinks(image: ImageFile.ImageFile, max_side: int | None) -> bool:
