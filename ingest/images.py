@@ -133,6 +133,28 @@ def as_is(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = N
         return _as_is(data, name, image, max_pixels, max_side)
 
 
+def pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An image in one small size, for who wants to look at it rather than to keep it.
+
+    Args:
+        data: the file's bytes.
+        side: of what comes out, in pixels; the aspect ratio is not kept.
+        max_pixels: largest width x height; checked before anything is decoded.
+
+    Returns:
+        uint8 ``[side, side, 3]``, RGB. A JPEG is decoded at a fraction of its size.
+
+    Raises:
+        BadImage: with the reason, whatever is wrong with the bytes.
+    """
+    with _opened(data) as (_, image):
+        if image.width * image.height > max_pixels:
+            raise TooManyPixels(f"more than {max_pixels / 1e6:,g} megapixels")
+        image.draft("RGB", (2 * side, 2 * side))
+        image.load()
+        return np.asarray(_rgb(image).resize((side, side), Image.Resampling.BOX))
+
+
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
     """Opens an image by its kind, and turns all that can go wrong with its bytes into a BadImage."""

@@ -16,10 +16,12 @@ from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
+import components
 import serving
 import trainer
 import transform
 from components.champion import Champion
+from components.data_check import DataCheck, DataGate
 from components.evaluator import Evaluator
 from components.predictions import Predictions
 from components.pusher import DEPLOY
@@ -33,7 +35,7 @@ from pipeline.source import SPLITS, Source
 from serving.targets.config import DeployConfig
 
 # Columns that ingest adds and that are worth statistics, next to the label and the side features.
-_IMAGE_COLUMNS = ("width", "height", "format")
+_IMAGE_COLUMNS = ("width", "height", "format", "aspect", "bytes", "brightness", "contrast")
 
 
 Value = TypeVar("Value", int, float, str)
@@ -96,6 +98,24 @@ def create_pipeline(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
+    # The same in words, and what a schema can't say: copies across splits, labels that are likely to be wrong, how far
+    # the data has moved since what is live was trained.
+    deployment = deploy.model_dump(mode="json")
+    data_check = DataCheck(
+        examples=example_gen.outputs["examples"],
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        anomalies=example_validator.outputs["anomalies"],
+        task=config.task,
+        features=json.dumps(asdict(features)),
+        validation=config.data.validation.model_dump_json(),
+        deploy=json.dumps(deployment),
+        code=_code_fingerprint(components),
+    )
+
+    # Stops a run whose data can't be trained on. On its own, so that what was found is to be seen then.
+    data_gate = DataGate(findings=data_check.outputs["findings"])
+
     # Decode, resize and vocabularies as a graph. Nothing is materialized: pixels never leave a process.
     common = {"task": config.task, "features": asdict(features), "image_size": list(config.image.size)}
     transform_component = tfx.Transform(
@@ -107,6 +127,7 @@ def create_pipeline(
         disable_statistics=True,
         custom_config=common | {"code": _code_fingerprint(transform)},
     )
+    transform_component.add_upstream_node(data_gate)
 
     # Raw Examples through that graph, into a network: what all trainings have in common.
     training: dict[str, Any] = {
@@ -134,13 +155,13 @@ def create_pipeline(
     # The network, and the graph that is to serve it, optimised for that.
     trainer_component = Trainer(
         run_fn="trainer.run.run_fn",
+        statistics=statistics_gen.outputs["statistics"],
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         custom_config=training_config | {"serving": config.serving.exported()},
         **training,
     )
 
     # What is live now, as the baseline. An empty model where nothing is.
-    deployment = deploy.model_dump(mode="json")
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
 
     # What both say of each image, for the report and for those who compare.
@@ -188,6 +209,8 @@ def create_pipeline(
             statistics_gen,
             schema_gen,
             example_validator,
+            data_check,
+            data_gate,
             transform_component,
             *([tuner] if tuner else []),
             trainer_component,
