@@ -160,6 +160,8 @@ def _run(
 
         def done(node: runner.NodeResult) -> None:
             outputs[node.id] = node.outputs
+            if node.id == "DataCheck":  # not at the end: after what it finds, a run may stop
+                state.data_dir = _only(outputs, node.id, "findings").uri
             state.nodes.append(summary.Node(id=node.id, seconds=round(node.seconds, 2), cached=node.cached))
             state.seconds = round(time.monotonic() - start, 2)
             summary.write(state, run_dir)
@@ -168,7 +170,7 @@ def _run(
         summary.write(state, run_dir)
         try:
             runner.run(pipeline, f"{config.name}.{state.run_id}", started, done)
-            _add_results(state, outputs, run_dir)
+            _add_results(state, outputs, config.data.features.label, run_dir)
             state.status = "done"
         except runner.NodeError as error:
             state.status, state.error = "failed", str(error)
@@ -181,19 +183,19 @@ def _run(
     return state
 
 
-def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> None:
+def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: Path) -> None:
     model = Path(path_utils.serving_model_path(_only(outputs, "Trainer", "model").uri))
     state.model_dir = str(model)
     if "Tuner" in outputs:
         state.hyperparameters = results.best_hyperparameters(_only(outputs, "Tuner", "best_hyperparameters").uri)
-    folder = _only(outputs, "Evaluator", "evaluation").uri
-    evaluation = results.load(folder)
-    state.metrics = evaluation.metrics
-    state.champion_metrics = evaluation.champion_metrics
-    state.metrics_by_class = evaluation.metrics_by_class
+    evaluation = results.load(_only(outputs, "Evaluator", "evaluation").uri)
+    state.metrics = results.metrics(evaluation.whole)
+    state.intervals = {name: each.interval for name, each in evaluation.whole.metrics.items() if each.interval}
+    state.champion_metrics = results.champion_metrics(evaluation.whole)
+    state.metrics_by_class = results.by_class(evaluation, label)
+    state.rules = evaluation.rules
     state.blessed = _only(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
-    if not state.blessed:
-        state.not_blessed_because = results.reasons(folder, evaluation)
+    state.not_blessed_because = [rule.because for rule in evaluation.rules if rule.verdict == "refused"]
     report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{REPORT}")
     state.serving = Report(**json.loads(report))
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None

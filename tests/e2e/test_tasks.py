@@ -16,6 +16,7 @@ from tests.conftest import digit_images
 pytestmark = pytest.mark.slow
 
 QUICK = [
+    "evaluation.intervals=none",
     "trainer.backbone=mobilenet_v2",
     "image.size=[48, 48]",
     "trainer.weights=none",

@@ -24,7 +24,7 @@ name: digits
 data: {path: dataset}
 image: {size: [75, 75]}
 trainer: {weights: none, epochs: 4, batch_size: 64, augmentation: {horizontal_flip: false}}
-evaluation: {thresholds: {accuracy: 0.8}, margin: 1}
+evaluation: {thresholds: {accuracy: 0.8}, margin: 1, intervals: none}
 deploy: {path: serving}
 kubeflow: {image: example/imagepipe}
 """
