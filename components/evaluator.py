@@ -24,6 +24,8 @@ from tfx.types.standard_component_specs import EvaluatorSpec
 from tfx.utils import io_utils, path_utils, proto_utils
 from tfx_bsl.coders import batch_util
 
+from transform.features import SIZE
+
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 _EVAL_CONFIG = standard_component_specs.EVAL_CONFIG_KEY
 _EXTRACTORS = "custom_extractors"
@@ -32,9 +34,6 @@ _BATCH_SIZE = 32  # from which on InceptionV3 gets no faster on a CPU
 
 DEMANDED = "demanded.json"
 """Beside the evaluation: TFMA's configuration as it was given. TFMA's own copy lacks rules that had no champion."""
-
-SIZE = "image_size"
-"""A column for slices: the longer side of an image, ``128-255 px``; of Examples that have ``width`` and ``height``."""
 
 _SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 

@@ -10,12 +10,11 @@ import tfx.components  # noqa: F401  first: it stands in for a module that TFDV 
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
-from components.evaluator import SIZE
 from components.paired import WORSE
 from ingest.dataset import Task
 from pipeline.config import EvaluationConfig, RuleConfig
 from pipeline.measures import CHAMPION_METRIC, MEASURES, is_relative
-from transform.features import TARGET, Features
+from transform.features import SIZE, TARGET, Features
 
 _CURVES, _PAIRED, _METRICS = "components.curves", "components.paired", "components.metrics"
 _INTERVALS = {

@@ -11,6 +11,7 @@ from ingest import dataset
 from pipeline import provenance
 from pipeline.config import Config, ConfigError
 from trainer import tasks
+from transform.features import SIZE
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
@@ -129,15 +130,20 @@ def _check_features(source: Source, config: Config) -> None:
         raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
 
     features = config.data.features
-    wanted = [("input", features.input, _BYTES), ("label", features.label, set(label_types(config.task)))]
-    wanted += [("numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
-    wanted += [("categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    wanted = [("data.features.input", features.input, _BYTES)]
+    wanted += [("data.features.label", features.label, set(label_types(config.task)))]
+    wanted += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
+    wanted += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    wanted += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]
+    for number, rule in enumerate(config.evaluation.rules):
+        columns = sorted(rule.slice.keys() - {SIZE})
+        wanted += [(f"evaluation.rules.{number}.slice", name, _BYTES | _INTEGERS) for name in columns]
     for key, name, allowed in wanted:
         if kinds.get(name) not in allowed:
             found = ", ".join(f"{n} ({kind})" for n, kind in sorted(kinds.items()))
-            needed = f" (task: {config.task})" if key == "label" else ""
+            needed = f" (task: {config.task})" if key == "data.features.label" else ""
             raise ConfigError(
-                f"data.features.{key}: no record at the start of {file} has a feature '{name}' of type "
+                f"{key}: no record at the start of {file} has a feature '{name}' of type "
                 f"{' or '.join(sorted(allowed))}{needed}; there are {found or 'no features at all'}"
             )
     if config.task != "multilabel" and values[features.label] > 1:

@@ -7,11 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -104,6 +108,41 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
     assert first.metrics["example_count"] == dataset["splits"]["eval"]["records"]
     assert set(first.metrics_by_class) == set(dataset["splits"]["eval"]["labels"])
+
+
+def test_the_summary_says_what_tfma_says_to_the_last_digit_and_what_became_of_each_rule(project, first):
+    (folder,) = (project.root / "artifacts" / "Evaluator" / "evaluation").iterdir()
+    ((_, values),) = [each for each in tfma.load_eval_result(str(folder)).slicing_metrics if not each[0]]
+    theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
+    assert first.metrics == {name: theirs[name] for name in first.metrics}
+    assert tfma.load_validation_result(str(folder)).validation_ok
+    assert [(rule.metric, rule.kind, rule.value, rule.verdict) for rule in first.rules] == [
+        ("accuracy", "min", theirs["accuracy"], "passed"),
+        ("accuracy", "not_worse_than_champion", theirs["accuracy"], "skipped"),
+    ]
+    (listed,) = json.loads(project.command("runs", str(project.root), "--json").stdout)
+    assert listed["metrics"] == first.metrics
+    assert listed["rules"] == [asdict(rule) for rule in first.rules]
+
+
+def test_what_the_models_say_is_kept_a_row_an_image(project, first):
+    (folder,) = (project.root / "artifacts" / "Predictions" / "predictions").iterdir()
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert len(rows) == first.metrics["example_count"]
+    right = [row["candidate_label"] == row["labels"][0] for row in rows]
+    assert np.mean(right) == pytest.approx(first.metrics["accuracy"])
+    assert all(row["id"].endswith(".png") and row["width"] == 80 and row["champion"] is None for row in rows)
+
+
+def test_the_notebook_shows_a_run_in_tfdvs_and_tfmas_own_views(project, first, monkeypatch):
+    monkeypatch.setenv("IMAGEPIPE_WORKDIR", str(project.root))
+    notebook = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.ipynb").read_text())
+    shell = InteractiveShell()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            shell.run_cell("".join(cell["source"]), silent=True).raise_error()
+    accuracy = 1 - len(shell.user_ns["mistakes"]) / len(shell.user_ns["said"])
+    assert accuracy == pytest.approx(first.metrics["accuracy"])
 
 
 def test_a_server_gives_the_answers_of_the_graph_that_was_evaluated(first):
