@@ -245,7 +245,7 @@ def missing_columns(task: str, splits: Mapping[str, Statistics], needed: tuple[s
             elif feature == label and missing and task != "multilabel":
                 found.append(
                     Finding(
-                        "warning", "anomaly", name, feature, f"{_images(missing)} of the split {name} have no label"
+                        "warning", "anomaly", name, feature, f"{_images(missing)} in the split {name} without a label"
                     )
                 )
     return found
@@ -261,7 +261,7 @@ def anomalies_in_words(
         new = []
         for feature, info in sorted(anomalies.anomaly_info.items()):
             for reason in info.reason:
-                if reason.type == reason.SCHEMA_NEW_COLUMN:
+                if reason.type == anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN:
                     new.append(feature)
                     continue
                 says = reason.description.strip().rstrip(".")
@@ -278,7 +278,7 @@ def anomalies_in_words(
                                 "take it out of the schema",
                             )
                         )
-                elif feature == label and reason.type == reason.ENUM_TYPE_UNEXPECTED_STRING_VALUES:
+                elif feature == label and reason.type == anomalies_pb2.AnomalyInfo.ENUM_TYPE_UNEXPECTED_STRING_VALUES:
                     found.append(
                         Finding("error", "unseen_label", name, feature, f"{message}. Correct them, or add them there")
                     )
@@ -515,7 +515,8 @@ class Executor(base_executor.BaseExecutor):
         }
         _write(artifact.uri, FINDINGS, found)
         _write(artifact.uri, STATISTICS, {name: _told(by_split[name], splits[name], task) for name in by_split})
-        curatable = statistics.frozen(schema, by_split.values(), features.label, minima)
+        demanded = {} if task == "regression" else minima
+        curatable = statistics.frozen(schema, by_split.values(), features.label, demanded)
         io_utils.write_pbtxt_file(f"{artifact.uri}/{SCHEMA}", curatable)
 
 
@@ -550,7 +551,7 @@ def _unreadable(splits: Mapping[str, Split]) -> list[Finding]:
             "unreadable",
             name,
             "",
-            f"{_images(len(split.unreadable))} of the split {name} can't be decoded: "
+            f"{_images(len(split.unreadable))} in the split {name} that can't be decoded: "
             f"{_named([split.ids[i] for i in split.unreadable])}",
             [split.ids[i] for i in split.unreadable[:_LISTED]],
         )

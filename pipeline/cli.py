@@ -166,6 +166,38 @@ def init(
 
 
 @app.command()
+def schema(
+    source: Annotated[
+        Path, typer.Argument(metavar="DATASET|RUN", help="A folder that `imagepipe ingest` wrote, or a run (runs/RUN).")
+    ],
+    freeze: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it to a new file, to be curated: .pbtxt.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which columns the data has to have, with which values; and freeze that, for data.curated_schema."""
+    with _errors_in_words():
+        from pipeline.logs import quiet
+
+        with quiet():
+            from pipeline import schema as schemas
+
+            found = schemas.find(source)
+        if freeze:
+            schemas.freeze(found, freeze)
+    rows = schemas.columns(found)
+    if as_json:
+        _out.print_json(data=[dataclasses.asdict(row) for row in rows])
+    else:
+        table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(_escape(row.name), row.type, "yes" if row.required else "", _escape(row.values))
+        Console(width=max(_out.width, _RUNS_WIDTH), highlight=False).print(table)
+    if freeze:
+        _err.print(f"Wrote {_escape(str(freeze))}. Curate it, and name it in the configuration: data.curated_schema")
+
+
+@app.command()
 def run(
     config: ConfigFile = Path("pipeline.yaml"),
     overrides: Overrides = None,
@@ -208,7 +240,7 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
     shown = {k: v for k, v in summary.metrics.items() if k != "example_count"}
     _err.print(
         f"eval split of {summary.metrics['example_count']:g}: "
-        + ", ".join(f"{k} {_figure(v)}" for k, v in shown.items())
+        + ", ".join(f"{k} {_figure(v)}{_ends(summary.intervals.get(k))}" for k, v in shown.items())
     )
     if summary.served.max_difference is not None:
         _err.print(
@@ -236,6 +268,11 @@ def _setting(value: bool | int | float | str) -> str:
 
 def _figure(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.4f}"
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    """A 95 % confidence interval."""
+    return "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
 
 
 @app.command()

@@ -72,8 +72,8 @@ def _check_schema(path: str, features: Features, task: Task) -> None:
         raise ConfigError(f"data.curated_schema: {path} is not a schema: {error}") from error
     if missing := sorted({features.input, features.label, *features.side} - set(known)):
         raise ConfigError(
-            f"data.curated_schema: {path} lacks {', '.join(missing)}. The schema of an earlier run, "
-            "artifacts/ImageSchemaGen/schema/*/schema.pbtxt, is one to start from."
+            f"data.curated_schema: {path} lacks {', '.join(missing)}. One to start from is written by "
+            "`imagepipe schema DATASET --freeze FILE`."
         )
     kind = schema_pb2.FeatureType.Name(known[features.label].type)
     allowed = [_SCHEMA_TYPES[name] for name in source.label_types(task)]
