@@ -147,6 +147,43 @@ def test_the_notebook_shows_a_run_in_tfdvs_and_tfmas_own_views(project, first, m
     assert accuracy == pytest.approx(first.metrics["accuracy"])
 
 
+def test_a_run_tells_of_its_data_and_leaves_with_the_model_what_later_data_is_compared_with(project, first):
+    folder = Path(str(first.data_dir))
+    told = json.loads((folder / "statistics.json").read_text())
+    dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
+    assert {name: (each["count"], each["labels"]) for name, each in told.items()} == {
+        name: (split["records"], split["labels"]) for name, split in dataset["splits"].items()
+    }
+    assert told["train"]["columns"]["width"]["max"] == 80
+    assert {"aspect", "bytes", "brightness", "contrast"} <= set(told["eval"]["columns"])
+    findings = json.loads((folder / "findings.json").read_text())["findings"]
+    assert not [each for each in findings if each["severity"] == "error"]
+    assert not [each for each in findings if each["kind"] in ("drift", "skew", "anomaly")]  # chance is no drift
+    pushed = Path(first.serving_dir) / str(first.pushed_version)
+    (stats,) = (project.root / "artifacts" / "StatisticsGen" / "statistics").glob("*/Split-train/FeatureStats.pb")
+    assert (pushed / "assets.extra" / "train_statistics.pb").read_bytes() == stats.read_bytes()
+
+
+def test_the_schema_of_a_dataset_and_of_a_run_is_shown_and_frozen_for_a_person_to_curate(project, first, tmp_path):
+    run = str(project.root / "runs" / first.run_id)
+    for source in (str(project.root / "dataset"), run):
+        shown = json.loads(project.command("schema", source, "--json").stdout)
+        by_name = {column["name"]: column for column in shown}
+        assert by_name["label"]["values"] == f"{', '.join('0123456789')}; min_images.train=10; min_images.eval=1"
+        assert by_name["label"]["required"]
+        assert by_name["width"]["values"] == "80 to 80"
+        assert set(by_name) >= {"input", "brightness", "bytes"}
+    curated = tmp_path / "curated.pbtxt"
+    assert project.command("schema", run, "--freeze", str(curated)).exit_code == 0
+    assert project.command("schema", run, "--freeze", str(curated)).exit_code == 2  # somebody may have curated it
+    curated.write_text(curated.read_text().replace("min_images.eval=1", "min_images.eval=100"))
+    status, summary = project.run(f"data.curated_schema={curated}")
+    assert (status, summary.status) == (1, "failed")
+    assert "'0' has" in str(summary.error)
+    assert "in the split eval, and at least 100 are needed" in str(summary.error)
+    assert "Transform" not in {node.id for node in summary.nodes}
+
+
 def test_a_server_gives_the_answers_of_the_graph_that_was_evaluated(first):
     assert first.serving.problems == []
     assert first.serving.images == 32
@@ -190,6 +227,8 @@ def test_a_second_model_is_held_against_the_champion(project, first, second):
         "StatisticsGen",
         "ImageSchemaGen",
         "ExampleValidator",
+        "DataCheck",
+        "DataGate",
         "Transform",
     ]
     assert project.versions() == [first.pushed_version, second.pushed_version]
