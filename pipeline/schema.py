@@ -72,7 +72,9 @@ def _of_dataset(path: Path) -> schema_pb2.Schema:
     for each in seen[1:]:
         schema = tfdv.update_schema(schema, each)
     completed(schema, names.input, names.label if made.options.task == "multilabel" else "")
-    minima = {} if made.options.task == "regression" else dict(ValidationConfig().min_images.items())
+    minima: dict[str, int] = {}
+    if made.options.task != "regression":
+        minima |= dict(ValidationConfig().min_images.items())
     return statistics.frozen(schema, seen, names.label, minima)
 
 
