@@ -17,6 +17,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
 import components
+import components.report
 import serving
 import trainer
 import transform
@@ -26,6 +27,7 @@ from components.evaluator import Evaluator
 from components.predictions import Predictions
 from components.pusher import DEPLOY
 from components.pusher import Executor as PushExecutor
+from components.report.component import ModelReport
 from components.schema_gen import ImageSchemaGen
 from components.serving_check import ServingCheck
 from components.trainer import Trainer, Tuner
@@ -201,6 +203,22 @@ def create_pipeline(
         custom_executor_spec=executor_spec.ExecutorClassSpec(PushExecutor),
     )
 
+    # All of this on a page, for those who decide. After the push, so that a page that fails blocks none.
+    model_report = ModelReport(
+        name=config.name,
+        config=json.dumps(config.model_dump(mode="json", exclude={"beam", "kubeflow"})),
+        features=json.dumps(asdict(features)),
+        code=_code_fingerprint(components) + _code_fingerprint(components.report),
+        examples=example_gen.outputs["examples"],
+        model=trainer_component.outputs["model"],
+        evaluation=evaluator.outputs["evaluation"],
+        model_blessing=evaluator.outputs["blessing"],
+        serving_blessing=serving_check.outputs["blessing"],
+        predictions=predictions.outputs["predictions"],
+        findings=data_check.outputs["findings"],
+    )
+    model_report.add_upstream_node(pusher)
+
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
@@ -219,6 +237,7 @@ def create_pipeline(
             evaluator,
             serving_check,
             pusher,
+            model_report,
         ],
         enable_cache=enable_cache,
         metadata_connection_config=metadata,
@@ -242,11 +261,12 @@ def _splits(config: Config, source: Source) -> dict[str, Any]:
 
 
 def _code_fingerprint(package: Any) -> str:
-    """Hash of a package's sources. As an argument of a component it is part of the component's cache key.
+    """Hash of a package's sources and templates. As an argument of a component it is part of the component's cache key.
 
     TFX knows functions by their import path only, and would take results of the code before an upgrade from its cache.
     """
     digest = hashlib.sha256()
-    for file in sorted(Path(package.__path__[0]).glob("*.py")):
-        digest.update(file.read_bytes())
+    for file in sorted(Path(package.__path__[0]).iterdir()):
+        if file.suffix in (".py", ".html", ".css", ".js"):
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

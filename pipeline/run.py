@@ -15,6 +15,7 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
+from components.report.component import PAGE
 from components.serving_check import REPORT
 from ingest.dataset import Task
 from ingest.files import locked
@@ -202,6 +203,7 @@ def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: 
 
     if evaluation.confusion:
         results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
+    (run_dir / PAGE).write_bytes((Path(_only(outputs, "ModelReport", "report").uri) / PAGE).read_bytes())
     training = model.parent / TRAINING_FOLDER
     (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
     state.served = summary.Served.model_validate_json((training / OPTIMIZED).read_text())

@@ -101,7 +101,7 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     assert first.champion_metrics is None
     assert not any(node.cached for node in first.nodes)
     ids = [node.id for node in first.nodes]
-    assert ids[-3:] == ["Evaluator", "ServingCheck", "Pusher"]
+    assert ids[-4:] == ["Evaluator", "ServingCheck", "Pusher", "ModelReport"]
     assert "Predictions" in ids
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
@@ -206,7 +206,7 @@ def test_what_the_gate_refuses_is_not_pushed_and_the_reason_has_the_figures(proj
     assert refused.blessed is False
     assert refused.not_blessed_because == [f"log_loss is {refused.metrics['log_loss']:.4f}, above the threshold of 0"]
     assert refused.pushed_version is None
-    assert [node.id for node in refused.nodes if not node.cached] == ["Evaluator", "Pusher"]
+    assert [node.id for node in refused.nodes if not node.cached] == ["Evaluator", "Pusher", "ModelReport"]
 
 
 def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, first, refused):
