@@ -331,6 +331,23 @@ def lineage(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run (runs/RUN).")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in that folder.")] = None,
+) -> None:
+    """Write the page of a run: verdict, figures, mistakes with their images, data, model card."""
+    with _errors_in_words():
+        from pipeline import report as reports
+        from pipeline.logs import quiet
+
+        with quiet():
+            text = reports.page_of(run)
+        file = out or run / reports.PAGE
+        file.write_text(text)
+    _out.print(f"The report: {_escape(str(file))}")
+
+
+@app.command()
 def dashboard(
     workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
     host: Annotated[
