@@ -101,8 +101,10 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     assert first.champion_metrics is None
     assert not any(node.cached for node in first.nodes)
     ids = [node.id for node in first.nodes]
-    assert ids[-4:] == ["Evaluator", "ServingCheck", "Pusher", "ModelReport"]
-    assert "Predictions" in ids
+    # The compiler orders nodes that don't depend on each other, such as Predictions and Evaluator, as it likes.
+    order = [ids.index(name) for name in ("Champion", "Evaluator", "ServingCheck", "Pusher", "ModelReport")]
+    assert order == sorted(order)
+    assert ids.index("Champion") < ids.index("Predictions") < ids.index("ModelReport")
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
     assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
