@@ -15,7 +15,7 @@ from PIL import Image
 from ingest import images
 from transform.features import IMAGE, Features
 
-_BATCH = 16
+_BATCH = 4  # memory grows with it, speed hardly
 _QUALITY = 75
 _OPACITY = 0.6  # of a heat map where it is hottest
 _MAX_PIXELS = 50_000_000
