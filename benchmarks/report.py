@@ -91,29 +91,29 @@ def evaluated(folder: Path) -> Any:
 def render(folder: Path) -> None:
     """Makes the page, and prints its size and how long it took, imports left out."""
     import resource
+    from unittest import mock
 
     from components.report import page
     from serving.report import Report
     from transform.features import Features
 
     figures = evaluated(folder)
-    page.evaluations.load = lambda _: figures  # type: ignore[attr-defined]
     imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     start = time.monotonic()
-    html = page.render(
-        page.Inputs(
-            evaluation="",
-            predictions=folder / "predictions",
-            splits={"eval": str(folder / "examples" / "Split-eval")},
-            model=folder / "model" / "Format-Serving",
-            findings=None,
-            blessed=True,
-            serving=Report([], median_ms=1.0, p95_ms=2.0),
-            features=Features(),
-            name="benchmark",
-            config={},
-        )
+    given = page.Inputs(
+        evaluation="",
+        predictions=folder / "predictions",
+        splits={"eval": str(folder / "examples" / "Split-eval")},
+        model=folder / "model" / "Format-Serving",
+        findings=None,
+        blessed=True,
+        serving=Report([], median_ms=1.0, p95_ms=2.0),
+        features=Features(),
+        name="benchmark",
+        config={},
     )
+    with mock.patch.object(page.evaluations, "load", return_value=figures):
+        html = page.render(given)
     seconds = time.monotonic() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     found = {"seconds": round(seconds, 1), "peak_mib": round(peak), "imports_mib": round(imports)}

@@ -62,7 +62,7 @@ def test_the_same_configuration_gives_the_same_text(config, compiled):
 
 def test_there_is_no_node_that_open_source_kubeflow_can_not_run(documents):
     executors = documents[0]["deploymentSpec"]["executors"]
-    assert len(executors) == 13
+    assert len(executors) == 14
     assert all(set(executor) == {"container"} for executor in executors.values())
     assert all(c["command"] == ["python", "-m", "kubeflow.entrypoint"] for c in containers(documents[0]).values())
     assert not any("lifecycle" in c for c in containers(documents[0]).values())
