@@ -105,6 +105,7 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     order = [ids.index(name) for name in ("Champion", "Evaluator", "ServingCheck", "Pusher", "ModelReport")]
     assert order == sorted(order)
     assert ids.index("Champion") < ids.index("Predictions") < ids.index("ModelReport")
+    assert "Blessed: it may go live" in (project.root / "runs" / first.run_id / "report.html").read_text()
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
     assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
