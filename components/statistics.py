@@ -114,13 +114,14 @@ def frozen(
 
     Args:
         schema: as inferred.
-        statistics: of the splits: ranges reach over all of them.
+        statistics: of the splits: ranges and labels are those of all of them.
         label: the label's feature, whose annotation gets a tag such as ``min_images.train=10`` a split.
         min_images: by split.
     """
     made = schema_pb2.Schema()
     made.CopyFrom(schema)
-    seen = [columns(each) for each in statistics]
+    given = list(statistics)
+    seen = [columns(each) for each in given]
     for feature in made.feature:
         bounds = [
             (split[feature.name]["min"], split[feature.name]["max"])
@@ -131,9 +132,24 @@ def frozen(
             domain = feature.int_domain if feature.type == schema_pb2.INT else feature.float_domain
             kind = int if feature.type == schema_pb2.INT else float
             domain.min, domain.max = kind(min(low for low, _ in bounds)), kind(max(high for _, high in bounds))
+        if feature.name == label and feature.type == schema_pb2.BYTES and feature.WhichOneof("domain_info") != "domain":
+            # TFDV takes names such as 7 for numbers; it is a class like any other.
+            feature.string_domain.CopyFrom(schema_pb2.StringDomain(name=label, value=_texts(given, label)))
         if feature.name == label and not minima(made, label):
             feature.annotation.tag.extend(f"{_MIN_IMAGES}{split}={least}" for split, least in min_images.items())
     return made
+
+
+def _texts(statistics: list[Statistics], name: str) -> list[str]:
+    """The values of a column of texts, sorted; TFDV counts at most 1,000."""
+    found = {
+        bucket.label
+        for split in statistics
+        for feature in split.datasets[0].features
+        if feature.path.step == [name]
+        for bucket in feature.string_stats.rank_histogram.buckets
+    }
+    return sorted(found)
 
 
 def minima(schema: schema_pb2.Schema, label: str) -> dict[str, int]:

@@ -165,19 +165,17 @@ def _data_now(origin: Origin | None) -> str | None:
 def _recorded(workdir: Workdir, run: Summary) -> tuple[list[store.Execution], str | None]:
     """All that a run's model and its push come from, and the id of the run that trained the model."""
     try:
-        metadata = store.opened(workdir.metadata)
-        if metadata is None:
-            return [], None
-        # A run that found its push in the cache has the pushed model among its outputs as well.
-        own = store.executions(metadata, run.name, run.run_id)
-        models = [
-            a for each in own for a in each.outputs if run.model_dir and Path(run.model_dir).is_relative_to(a.uri)
-        ]
-        pushed = [a for each in own for a in each.outputs if a.kind == "PushedModel" and run.pushed_version]
-        found = store.upstream(metadata, [a.id for a in (pushed or models)])
-        trainers = [each.run for each in found if {a.id for a in each.outputs} & {a.id for a in models}]
+        with store.opened(workdir.metadata) as metadata:
+            if metadata is None:
+                return [], None
+            # A run that found its push in the cache has the pushed model among its outputs as well.
+            outputs = [a for each in store.executions(metadata, run.name, run.run_id) for a in each.outputs]
+            models = {a.id for a in outputs if run.model_dir and Path(run.model_dir).is_relative_to(a.uri)}
+            pushed = {a.id for a in outputs if a.kind == "PushedModel" and run.pushed_version}
+            found = store.upstream(metadata, pushed or models)
     except store.BusyError:
         return [], None
+    trainers = [each.run for each in found if {a.id for a in each.outputs} & models]
     return found, trainers[0] if trainers else None
 
 
@@ -204,9 +202,9 @@ def describe(found: Lineage) -> str:
         now = f", {now if found.data_now else 'which is gone'}"
     lines.append(f"dataset   {data.fingerprint}")
     lines.append(f"          {data.path}{f' ({counts})' if counts else ''}{now}")
-    lines.append(f"code      {_commit(found.origin)}")
+    lines.append(f"code      {commit_text(found.origin)}")
     if found.trained_from and found.trained_from.commit != found.origin.commit:
-        lines.append(f"          when it was trained: {_commit(found.trained_from)}")
+        lines.append(f"          when it was trained: {commit_text(found.trained_from)}")
     lines.append(f"packages  {', '.join(f'{name} {version}' for name, version in main_packages(found.origin).items())}")
     lines.append(f"          and {len(found.origin.packages) - len(main_packages(found.origin))} more, with --json")
     for each in found.executions:
@@ -241,7 +239,8 @@ def main_packages(origin: Origin) -> dict[str, str]:
     return {name: known[name] for name in _MAIN if name in known}
 
 
-def _commit(origin: Origin) -> str:
+def commit_text(origin: Origin) -> str:
+    """Where in git the code was, in words."""
     if origin.commit is None:
         return "not under git"
     return origin.commit.id + (" with changes that were not committed" if origin.commit.changed else "")

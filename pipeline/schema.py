@@ -99,7 +99,7 @@ def _values(feature: schema_pb2.Feature, domains: dict[str, list[str]]) -> list[
             return [", ".join(domains.get(feature.domain, []))]
         case "string_domain":
             return [", ".join(feature.string_domain.value)]
-        case "int_domain":
+        case "int_domain" if feature.type == schema_pb2.INT:
             return [f"{feature.int_domain.min} to {feature.int_domain.max}"]
         case "float_domain":
             return [f"{feature.float_domain.min:g} to {feature.float_domain.max:g}"]

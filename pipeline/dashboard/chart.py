@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 560, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 24
+WIDTH, HEIGHT = 440, 180
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 10, 24
 
 
 @dataclass(frozen=True)

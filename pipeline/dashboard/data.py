@@ -96,8 +96,9 @@ def runs(workdir: Workdir) -> tuple[list[Run], str]:
         found[run_id] = Run(run_id, read.name, read, live=live, report=report)
     problem = ""
     try:
-        metadata = store.opened(workdir.metadata)
-        for run_id, pipeline in (store.run_ids(metadata) if metadata else {}).items():
+        with store.opened(workdir.metadata) as metadata:
+            recorded = store.run_ids(metadata) if metadata else {}
+        for run_id, pipeline in recorded.items():
             if run_id not in found and _RUN_ID.fullmatch(run_id):
                 found[run_id] = Run(run_id, pipeline, None, "only ML Metadata knows it: its folder was removed")
     except store.BusyError as error:
@@ -112,10 +113,12 @@ def details(workdir: Workdir, run: Run) -> Details:
     made: dict[int, str] = {}
     problem = ""
     try:
-        if metadata := store.opened(workdir.metadata):
-            executions = store.executions(metadata, run.pipeline, run.id)
-            outputs = {a.id for each in executions if each.state == "cached" for a in each.outputs}
-            made = {artifact: by.run for artifact, by in store.makers(metadata, outputs).items() if by.run != run.id}
+        with store.opened(workdir.metadata) as metadata:
+            if metadata:
+                executions = store.executions(metadata, run.pipeline, run.id)
+                outputs = {a.id for each in executions if each.state == "cached" for a in each.outputs}
+                makers = store.makers(metadata, outputs)
+                made = {artifact: by.run for artifact, by in makers.items() if by.run != run.id}
     except store.BusyError as error:
         problem = str(error)
     dag = origin.dag if origin else _dag_of(executions, run.summary)

@@ -9,6 +9,7 @@ compare/<run>/<run>/index.html        two runs, the first as that which the seco
 compare/<run>/<run>/<index>.jpg       an image of which they say different things
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -271,16 +272,14 @@ def _compared(workdir: Workdir, one: data.Run, other: data.Run, name: str, expor
         _rendered(
             "compare.html",
             3,
-            f"{one.id} and {other.id}",
+            f"Compared: {one.id} and {other.id}",
             exported,
             one=one,
             other=other,
             metrics=_compared_metrics(one, other),
             changes={
                 "Configuration": _changes(origins, lambda origin: data.flat(origin.config)),
-                "Code": _changes(
-                    origins, lambda origin: data.flat({"commit": origin.commit and origin.commit.model_dump()})
-                ),
+                "Code": _changes(origins, lambda origin: {"commit": lineage.commit_text(origin)}),
                 "Dataset": _changes(origins, lambda origin: data.flat(origin.dataset.model_dump())),
                 "Packages": _changes(origins, lambda origin: origin.packages),
             },
@@ -350,7 +349,13 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "duration": _duration, "words": lambda name: name.replace("_", " ")}
+    environment.filters |= {
+        "commit": lineage.commit_text,
+        "duration": _duration,
+        "figure": _figure,
+        "plain": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+        "words": lambda name: name.replace("_", " "),
+    }
     environment.globals |= {"box": (graph.WIDTH, graph.HEIGHT), "chart": (chart.WIDTH, chart.HEIGHT), "when": _when}
     return environment
 

@@ -118,6 +118,17 @@ def test_a_frozen_schema_has_ranges_values_and_minima_and_gives_the_minima_back(
     assert statistics.minima(again, "label") == {"train": 7, "eval": 2}
 
 
+def test_labels_that_look_like_numbers_are_frozen_as_the_classes_that_they_are():
+    train, evaluation = stats(label=["7", "9", "10"]), stats(label=["7"])
+    inferred = tfdv.infer_schema(train)
+    schema = statistics.frozen(inferred, [train, evaluation], "label", {})
+    assert list(schema.feature[0].string_domain.value) == ["10", "7", "9"]
+    assert not tfdv.validate_statistics(train, schema).anomaly_info
+    anomalies = {"eval": tfdv.validate_statistics(stats(label=["7", "8"]), schema)}
+    (found,) = anomalies_in_words(anomalies, "label", (), ("label",))
+    assert (found.kind, found.severity) == ("unseen_label", "error")
+
+
 def test_no_pair_of_near_hashes_is_missed():
     random = np.random.default_rng(1)
     hashes = random.integers(0, 2**64, 1500, dtype=np.uint64)

@@ -62,8 +62,11 @@ class Recorder:
         self.artifacts = {
             node: self.store.put_artifact_type(mlmd.ArtifactType(name=KINDS.get(node, f"Of{node}"))) for node in DAG
         }
-        nodes = [mlmd.Context(type_id=self.contexts["node"], name=f"{name}.{node}") for node in DAG]
-        self.nodes = dict(zip(DAG, self.store.put_contexts(nodes), strict=True))
+        there = {context.name: context.id for context in self.store.get_contexts_by_type("node")}
+        new = [f"{name}.{node}" for node in DAG if f"{name}.{node}" not in there]
+        nodes = [mlmd.Context(type_id=self.contexts["node"], name=each) for each in new]
+        there.update(zip(new, self.store.put_contexts(nodes) if nodes else [], strict=True))
+        self.nodes = {node: there[f"{name}.{node}"] for node in DAG}
 
     def record(
         self,
