@@ -9,5 +9,9 @@ PACKAGES = ["components", "ingest", "kubeflow", "pipeline", "serving", "trainer"
 
 setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"serving": ["page.html"]},
+    package_data={
+        "components": ["report/*.html", "report/*.css", "report/*.js"],
+        "pipeline": ["dashboard/*.css", "dashboard/*.js", "dashboard/templates/*"],
+        "serving": ["page.html"],
+    },
 )

@@ -1,13 +1,18 @@
-"""Evaluator: TFX's, for a champion that may not exist, in bounded memory, and with thresholds as parameters."""
+"""Evaluator: TFX's, for a champion that may not exist, in bounded memory; slices by size, thresholds as parameters."""
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
 
 # isort: split
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.extractors import unbatch_extractor
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
 from tfx.components.evaluator import executor
@@ -16,13 +21,21 @@ from tfx.dsl.io import fileio
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.types.standard_component_specs import EvaluatorSpec
-from tfx.utils import path_utils, proto_utils
+from tfx.utils import io_utils, path_utils, proto_utils
 from tfx_bsl.coders import batch_util
+
+from transform.features import SIZE
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 _EVAL_CONFIG = standard_component_specs.EVAL_CONFIG_KEY
+_EXTRACTORS = "custom_extractors"
 _THRESHOLD = "threshold_"
 _BATCH_SIZE = 32  # from which on InceptionV3 gets no faster on a CPU
+
+DEMANDED = "demanded.json"
+"""Beside the evaluation: TFMA's configuration as it was given. TFMA's own copy lacks rules that had no champion."""
+
+_SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @contextlib.contextmanager
@@ -55,19 +68,48 @@ class Executor(executor.Executor):
         }
         config = proto_utils.json_to_proto(exec_properties[_EVAL_CONFIG], config_pb2.EvalConfig())
         demanded = proto_utils.proto_to_json(with_thresholds(config, thresholds))
+        folder = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
+        changed = {_EVAL_CONFIG: demanded, _EXTRACTORS: f"{__name__}.{extractors.__name__}"}
         with _fixed_batches(_BATCH_SIZE):
-            super().Do(input_dict, output_dict, exec_properties | {_EVAL_CONFIG: demanded})
+            super().Do(input_dict, output_dict, exec_properties | changed)
+        io_utils.write_string_file(f"{folder}/{DEMANDED}", demanded)
+
+
+def extractors(eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any) -> list[Any]:
+    """TFMA's steps from Examples to what metrics see, and one that adds the column ``SIZE``; TFX calls it."""
+    steps = tfma.default_extractors(
+        eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config
+    )
+    names = [step.stage_name for step in steps]
+    place = names.index(unbatch_extractor.UNBATCH_EXTRACTOR_STAGE_NAME) + 1
+    return [*steps[:place], tfma.extractors.Extractor("AddSize", beam.Map(_with_size)), *steps[place:]]
+
+
+def _with_size(extracts: dict[str, Any]) -> dict[str, Any]:
+    features = extracts[tfma.FEATURES_KEY]
+    sides = [np.ravel(features[name]) for name in ("width", "height") if features.get(name) is not None]
+    if len(sides) < 2 or not all(len(side) == 1 for side in sides) or SIZE in features:
+        return extracts
+    return extracts | {tfma.FEATURES_KEY: features | {SIZE: np.array([size_bucket(int(max(map(max, sides))))])}}
+
+
+def size_bucket(side: int) -> str:
+    """The bucket of an image whose longer side has so many pixels, as text."""
+    for least, next_least in pairwise(_SIDES):
+        if side < next_least:
+            return f"{least}-{next_least - 1} px"
+    return f"{_SIDES[-1]} px and more"
 
 
 def with_thresholds(config: config_pb2.EvalConfig, thresholds: Mapping[str, float]) -> config_pb2.EvalConfig:
-    """A configuration with other bounds, by metric, where it has bounds."""
+    """A configuration with other bounds of the whole split, by metric. They come first, those of rules after them."""
     changed = config_pb2.EvalConfig()
     changed.CopyFrom(config)
     for specs in changed.metrics_specs:
         for metric in specs.metrics:
             bound = thresholds.get(json.loads(metric.config or "{}").get("name"))
-            for each in metric.per_slice_thresholds if bound is not None else ():
-                value = each.threshold.value_threshold
+            if bound is not None and metric.per_slice_thresholds:
+                value = metric.per_slice_thresholds[0].threshold.value_threshold
                 side = value.upper_bound if value.HasField("upper_bound") else value.lower_bound
                 side.value = bound
     return changed

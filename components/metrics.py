@@ -106,7 +106,7 @@ class _LogLossCombiner(beam.CombineFn):
         return _Total(0.0, 0.0)
 
     def add_input(self, accumulator: _Total, element: Any) -> _Total:
-        label, probabilities, w = _label_prediction_weight(element, self._key, self._eval_config)
+        label, probabilities, w = label_prediction_weight(element, self._key, self._eval_config)
         probability = probabilities[int(label)] if label >= 0 else 0.0
         return _Total(accumulator.loss - w * float(np.log(max(probability, _EPSILON))), accumulator.weight + w)
 
@@ -118,11 +118,19 @@ class _LogLossCombiner(beam.CombineFn):
         return {self._key: accumulator.loss / accumulator.weight if accumulator.weight else float("nan")}
 
 
-def _label_prediction_weight(
+def label_prediction_weight(
     element: Any, key: Any, eval_config: config_pb2.EvalConfig | None
 ) -> tuple[float, np.ndarray, float]:
     """Of an example with one label: the label, the model's outputs ``[k]`` and the weight."""
-    label, prediction, weight = next(
+    label, prediction, weight = labels_prediction_weight(element, key, eval_config)
+    return label.item(), prediction, weight
+
+
+def labels_prediction_weight(
+    element: Any, key: Any, eval_config: config_pb2.EvalConfig | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of an example: the label, or of several 0 or 1 each, ``[k]``; the model's outputs ``[k]``; the weight."""
+    labels, prediction, weight = next(
         metric_util.to_label_prediction_example_weight(
             element,
             eval_config=eval_config,
@@ -133,7 +141,7 @@ def _label_prediction_weight(
             require_single_example_weight=True,
         )
     )
-    return np.asarray(label).item(), np.atleast_1d(prediction), float(np.asarray(weight).item())
+    return np.asarray(labels), np.atleast_1d(prediction), float(np.asarray(weight).item())
 
 
 class RSquared(tfma.metrics.Metric):
@@ -157,7 +165,7 @@ class _RSquaredCombiner(beam.CombineFn):
         return np.zeros(4)
 
     def add_input(self, accumulator: np.ndarray, element: Any) -> np.ndarray:
-        target, (value,), w = _label_prediction_weight(element, self._key, self._eval_config)
+        target, (value,), w = label_prediction_weight(element, self._key, self._eval_config)
         return accumulator + w * np.array([1, target, target**2, (target - float(value)) ** 2])
 
     def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:

@@ -22,16 +22,21 @@ class Executor(executor.Executor):
         folder = artifact_utils.get_single_uri(output_dict[standard_component_specs.SCHEMA_KEY])
         path = f"{folder}/{executor.DEFAULT_FILE_NAME}"
         schema = io_utils.SchemaReader().read(path)
-        # Without a presence: a feature that has to be there and has no statistics would be an anomaly.
-        image = schema.feature.add(name=exec_properties[_IMAGE_FEATURE], type=schema_pb2.BYTES)
-        image.value_count.min = image.value_count.max = 1
-        for feature in schema.feature:
-            if feature.name == exec_properties[_VARYING_FEATURE]:
-                # Tonight all images may have two labels; a model that is made for just that fails on tomorrow's.
-                feature.ClearField("shape")
-                feature.ClearField("value_count")
-                feature.ClearField("presence")
+        completed(schema, exec_properties[_IMAGE_FEATURE], exec_properties[_VARYING_FEATURE])
         io_utils.write_pbtxt_file(path, schema)
+
+
+def completed(schema: schema_pb2.Schema, image_feature: str, varying_feature: str) -> None:
+    """Adds to a schema what statistics without the image can't say; see ``ImageSchemaGen`` for the arguments."""
+    # Without a presence: a feature that has to be there and has no statistics would be an anomaly.
+    image = schema.feature.add(name=image_feature, type=schema_pb2.BYTES)
+    image.value_count.min = image.value_count.max = 1
+    for feature in schema.feature:
+        if feature.name == varying_feature:
+            # Tonight all images may have two labels; a model that is made for just that fails on tomorrow's.
+            feature.ClearField("shape")
+            feature.ClearField("value_count")
+            feature.ClearField("presence")
 
 
 class _Spec(types.ComponentSpec):

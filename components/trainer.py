@@ -3,6 +3,7 @@
 TFX passes settings as one JSON text, ``custom_config``. A parameter of a compiled pipeline is a value of its own.
 """
 
+from pathlib import Path
 from typing import Any
 
 from tfx import types
@@ -10,12 +11,14 @@ from tfx.components.trainer import executor as trainer_executor
 from tfx.components.tuner import executor as tuner_executor
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.orchestration.data_types import RuntimeParameter
-from tfx.types import component_spec, standard_artifacts, standard_component_specs
-from tfx.utils import json_utils
+from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.utils import json_utils, path_utils
 
+from components.data_check import TRAINED_ON, train_statistics
 from components.remote import local_outputs
 
 _CUSTOM_CONFIG = standard_component_specs.CUSTOM_CONFIG_KEY
+_MODEL, _STATISTICS = standard_component_specs.MODEL_KEY, standard_component_specs.STATISTICS_KEY
 _SETTINGS = {
     "epochs": component_spec.ExecutionParameter(type=int),
     "batch_size": component_spec.ExecutionParameter(type=int),
@@ -36,6 +39,11 @@ class TrainerExecutor(trainer_executor.GenericExecutor):
         """Writes the model and its run; see TFX's executor for the arguments."""
         with local_outputs(output_dict):
             super().Do(input_dict, output_dict, with_settings(exec_properties))
+            model = path_utils.serving_model_path(artifact_utils.get_single_uri(output_dict[_MODEL]))
+            data = train_statistics(artifact_utils.get_single_instance(input_dict[_STATISTICS]))
+            file = Path(model) / TRAINED_ON
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
 
 
 class TunerExecutor(tuner_executor.Executor):
@@ -48,7 +56,9 @@ class TunerExecutor(tuner_executor.Executor):
 
 class _TrainerSpec(types.ComponentSpec):
     PARAMETERS = standard_component_specs.TrainerSpec.PARAMETERS | _SETTINGS
-    INPUTS = standard_component_specs.TrainerSpec.INPUTS
+    INPUTS = standard_component_specs.TrainerSpec.INPUTS | {
+        _STATISTICS: component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics)
+    }
     OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
 
 
@@ -59,14 +69,15 @@ class _TunerSpec(types.ComponentSpec):
 
 
 class Trainer(base_component.BaseComponent):
-    """Trains a model with the function ``run_fn``.
+    """Trains a model with the function ``run_fn``, and puts the training split's statistics into its SavedModel.
 
     Args:
         run_fn: import path.
         custom_config: what ``run_fn`` is to know; its key ``trainer`` gets the two values below.
         epochs: see ``TrainerConfig``.
         batch_size: likewise.
-        rest: the other inputs and parameters of TFX's Trainer: ``examples``, ``train_args``, …
+        rest: ``statistics``, which later data is compared with, and the other inputs and parameters of TFX's Trainer:
+            ``examples``, ``train_args``, …
     """
 
     SPEC_CLASS = _TrainerSpec

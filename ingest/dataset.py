@@ -25,6 +25,10 @@ DESCRIPTION = "dataset.json"
 JOURNAL = "journal.json"
 STAGING = ".staging-"
 
+MEASURED = {"aspect": "float", "bytes": "int64", "brightness": "float", "contrast": "float", "dhash": "bytes"}
+"""Features that ingest measures, and their types: width / height; size of the encoded image as written; the others see
+``ingest.appearance``. Records of earlier versions lack them."""
+
 
 class IngestError(ValueError):
     """An ingest or a dataset is not what it must be; the message says where, and what to do."""

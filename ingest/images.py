@@ -24,6 +24,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ingest.appearance import THUMBNAIL, luma
 from ingest.limits import MAX_BYTES, MAX_PIXELS
 
 # The plugins are opened directly: Image.open would hold each image against Pillow's process-wide pixel limit instead of
@@ -80,12 +81,14 @@ class NormalizedImage:
         width: pixels across, of ``data``.
         height: pixels down, of ``data``.
         format: what the bytes were before: jpeg, mpo, png, webp, gif, tiff or bmp.
+        luma: a gray thumbnail, see ``ingest.appearance``.
     """
 
     data: bytes
     width: int
     height: int
     format: str
+    luma: bytes
 
 
 def check_kind(data: bytes) -> None:
@@ -130,6 +133,28 @@ def as_is(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = N
         return _as_is(data, name, image, max_pixels, max_side)
 
 
+def pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An image in one small size, for who wants to look at it rather than to keep it.
+
+    Args:
+        data: the file's bytes.
+        side: of what comes out, in pixels; the aspect ratio is not kept.
+        max_pixels: largest width x height; checked before anything is decoded.
+
+    Returns:
+        uint8 ``[side, side, 3]``, RGB. A JPEG is decoded at a fraction of its size.
+
+    Raises:
+        BadImage: with the reason, whatever is wrong with the bytes.
+    """
+    with _opened(data) as (_, image):
+        if image.width * image.height > max_pixels:
+            raise TooManyPixels(f"more than {max_pixels / 1e6:,g} megapixels")
+        image.draft("RGB", (2 * side, 2 * side))
+        image.load()
+        return np.asarray(_rgb(image).resize((side, side), Image.Resampling.BOX))
+
+
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
     """Opens an image by its kind, and turns all that can go wrong with its bytes into a BadImage."""
@@ -164,11 +189,11 @@ def _as_is(
         raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
     if not _is_common(data, name, image) or _shrinks(image, max_side) or _orientation(image) in _UPRIGHT:
         return None
-    # Decoding at an eighth of the size in gray reads the file to its end all the same: what can be wrong with a JPEG is
-    # in its markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
-    image.draft("L", (1, 1))
+    # Decoding small, and in gray, reads the file to its end all the same: what can be wrong with a JPEG is in its
+    # markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
+    image.draft("L", (THUMBNAIL, THUMBNAIL))
     image.load()
-    return NormalizedImage(data, width, height, _kind(name, image))
+    return NormalizedImage(data, width, height, _kind(name, image), luma(image))
 
 
 def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int | None) -> NormalizedImage:
@@ -189,7 +214,7 @@ def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int
         rgb.save(encoded, "JPEG", quality=95, subsampling=0)
     else:
         rgb.save(encoded, "PNG")
-    return NormalizedImage(encoded.getvalue(), *rgb.size, _kind(name, image))
+    return NormalizedImage(encoded.getvalue(), *rgb.size, _kind(name, image), luma(rgb))
 
 
 def _shrinks(image: ImageFile.ImageFile, max_side: int | None) -> bool:

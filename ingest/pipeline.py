@@ -17,6 +17,7 @@ from ingest.counts import Counts, local
 from ingest.dataset import (
     DESCRIPTION,
     JOURNAL,
+    MEASURED,
     STAGING,
     Compression,
     Dataset,
@@ -198,6 +199,12 @@ def _existing(out: str, options: Options) -> Dataset:
                 f"{out} was made with {name} {_spelled(before)}, and now it is {_spelled(now)}: use what it was made "
                 "with, or another folder."
             )
+    own = _features(options.task)
+    if clashing := sorted(name for name, kind in found.features.items() if own.get(name, kind) != kind):
+        raise IngestError(
+            f"{out} has a column '{clashing[0]}' of its own, and records have such a feature by now: rename it, and "
+            "ingest everything into a new folder."
+        )
     return dataclasses.replace(found, options=options)
 
 
@@ -214,6 +221,7 @@ def _features(task: Task) -> dict[str, str]:
         "height": "int64",
         "format": "bytes",
         "sha256": "bytes",
+        **MEASURED,
     }
 
 

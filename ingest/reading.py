@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from ingest import examples, files, images
+from ingest import appearance, examples, files, images
 from ingest.dataset import Options
 from ingest.limits import MAX_BYTES
 from ingest.sources import Row, feature
@@ -22,13 +22,14 @@ class Hashed(Row):
         sha256: hex, of the file; empty where the row was rejected.
         size: bytes of the file.
         copies: path and row of further rows of the same file.
-        proved: width, height and format of an image that goes through byte for byte, where it was decoded already.
+        proved: width, height, format and appearance of an image that goes through byte for byte, where it was decoded
+            already.
     """
 
     sha256: str
     size: int
     copies: list[tuple[str, int | None]]
-    proved: tuple[int, int, str] | None
+    proved: tuple[int, int, str, appearance.Appearance] | None
 
 
 def batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -70,7 +71,7 @@ def _hash_one(row: Row, options: Options, prove: bool) -> Hashed:
             images.check_kind(data)
             sha256, size = hashlib.sha256(data).hexdigest(), len(data)
             if prove and (image := images.as_is(data, max_pixels=options.max_pixels, max_side=options.max_side)):
-                proved = (image.width, image.height, image.format)
+                proved = (image.width, image.height, image.format, appearance.of(image.luma))
         except images.BadImage as error:
             reason = str(error)
         except OSError as error:
@@ -117,9 +118,11 @@ def to_example(row: Hashed, options: Options, types: Mapping[str, str]) -> bytes
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             return images.BadImage("changed while it was ingested")
         if row["proved"]:
-            image = images.NormalizedImage(data, *row["proved"])
+            width, height, kind, looks = row["proved"]
         else:
             image = images.normalize(data, max_pixels=options.max_pixels, max_side=options.max_side)
+            data, width, height, kind = image.data, image.width, image.height, image.format
+            looks = appearance.of(image.luma)
     except images.BadImage as error:
         return error
     except OSError as error:
@@ -128,15 +131,21 @@ def to_example(row: Hashed, options: Options, types: Mapping[str, str]) -> bytes
         label: list[examples.Value] = [float(row["labels"][0])]
     else:
         label = [os.fsencode(text) for text in row["labels"]]
+    brightness, contrast, dhash = looks  # from JSON a plain list
     return examples.encode(
         {
-            "input": [image.data],
+            "input": [data],
             "metadata": [os.fsencode(row["metadata"])],
             "label": label,
-            "width": [image.width],
-            "height": [image.height],
-            "format": [image.format.encode()],
+            "width": [width],
+            "height": [height],
+            "format": [kind.encode()],
             "sha256": [row["sha256"].encode()],
+            "aspect": [width / height],
+            "bytes": [len(data)],
+            "brightness": [brightness],
+            "contrast": [contrast],
+            "dhash": [dhash.encode()],
             **{name: [feature(value, types[name])] for name, value in row["side"].items()},
         }
     )

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from ingest import files
-from ingest.dataset import IngestError, Task
+from ingest.dataset import MEASURED, IngestError, Task
 from ingest.limits import MAX_LINE
 
-RESERVED = frozenset({"input", "metadata", "width", "height", "format", "sha256"})
+RESERVED = frozenset({"input", "metadata", "width", "height", "format", "sha256", *MEASURED})
 """Features that every record has of its own, which no column may be called (besides path and label)."""
 
 # No leading zeros: 007 and 02139 are names, not numbers.

@@ -168,6 +168,38 @@ def init(
 
 
 @app.command()
+def schema(
+    source: Annotated[
+        Path, typer.Argument(metavar="DATASET|RUN", help="A folder that `imagepipe ingest` wrote, or a run (runs/RUN).")
+    ],
+    freeze: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it to a new file, to be curated: .pbtxt.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which columns the data has to have, with which values; and freeze that, for data.curated_schema."""
+    with _errors_in_words():
+        from pipeline.logs import quiet
+
+        with quiet():
+            from pipeline import schema as schemas
+
+            found = schemas.find(source)
+        if freeze:
+            schemas.freeze(found, freeze)
+    rows = schemas.columns(found)
+    if as_json:
+        _out.print_json(data=[dataclasses.asdict(row) for row in rows])
+    else:
+        table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(_escape(row.name), row.type, "yes" if row.required else "", _escape(row.values))
+        Console(width=max(_out.width, _RUNS_WIDTH), highlight=False).print(table)
+    if freeze:
+        _err.print(f"Wrote {_escape(str(freeze))}. Curate it, and name it in the configuration: data.curated_schema")
+
+
+@app.command()
 def run(
     config: ConfigFile = Path("pipeline.yaml"),
     overrides: Overrides = None,
@@ -210,7 +242,7 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
     shown = {k: v for k, v in summary.metrics.items() if k != "example_count"}
     _err.print(
         f"eval split of {summary.metrics['example_count']:g}: "
-        + ", ".join(f"{k} {_figure(v)}" for k, v in shown.items())
+        + ", ".join(f"{k} {_figure(v)}{_ends(summary.intervals.get(k))}" for k, v in shown.items())
     )
     if summary.served.max_difference is not None:
         _err.print(
@@ -240,6 +272,11 @@ def _figure(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.4f}"
 
 
+def _ends(interval: tuple[float, float] | None) -> str:
+    """A 95 % confidence interval."""
+    return "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
+
+
 @app.command()
 def runs(
     workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
@@ -247,16 +284,10 @@ def runs(
 ) -> None:
     """List runs: when, how long, metrics, blessed, pushed, live."""
     from pipeline.measures import SHOWN
-    from pipeline.summary import read_all
+    from pipeline.summary import is_live, read_all
     from pipeline.workdir import Workdir
-    from serving.versions import version_folders
 
-    rows = []
-    for summary in read_all(Workdir(workdir).runs):
-        # What is live at a cluster or a cloud, only that can tell: `imagepipe status`.
-        newest = version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
-        live = bool(newest) and newest[0].name == summary.pushed_version
-        rows.append(summary.model_dump() | {"live": live})
+    rows = [summary.model_dump() | {"live": is_live(summary)} for summary in read_all(Workdir(workdir).runs)]
     if as_json:
         _out.print_json(data=rows)
         return
@@ -275,6 +306,76 @@ def runs(
             "live" if row["live"] else "",
         )
     Console(width=max(_out.width, _RUNS_WIDTH), highlight=False).print(table)
+
+
+@app.command()
+def lineage(
+    version: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VERSION", help="A pushed model (serving/NAME/VERSION), the newest of a folder of them, or a run."
+        ),
+    ],
+    workdir: Annotated[
+        Path | None, typer.Option(help="The pipeline's, if the model is not below it (deploy.path).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model was made from: dataset, commit, configuration, packages; and the command to repeat it."""
+    with _errors_in_words():
+        from pipeline import lineage as traced
+
+        found = traced.trace(version, workdir)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        print(traced.describe(found))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run (runs/RUN).")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in that folder.")] = None,
+) -> None:
+    """Write the page of a run: verdict, figures, mistakes with their images, data, model card."""
+    with _errors_in_words():
+        from pipeline import report as reports
+        from pipeline.logs import quiet
+
+        with quiet():
+            text = reports.page_of(run)
+        file = out or run / reports.PAGE
+        file.write_text(text)
+    _out.print(f"The report: {_escape(str(file))}")
+
+
+@app.command()
+def dashboard(
+    workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; who reaches it can read all runs, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8090,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--export",
+            metavar="DIR",
+            help="Write the pages as files instead; there each run is compared with the one before.",
+        ),
+    ] = None,
+) -> None:
+    """Show all runs in a browser: metrics over time, two runs compared, nodes, logs, what a version was made from."""
+    with _errors_in_words():
+        from pipeline.dashboard import server
+
+        if not workdir.is_dir():
+            raise typer.BadParameter(f"there is no folder {workdir}", param_hint="WORKDIR")
+        if out is None:
+            server.main(workdir.resolve(), host, port, lambda url: _err.print(f"{url}, until Ctrl+C"))
+            return
+        count = server.export(workdir.resolve(), out)
+    _out.print(f"Wrote {count} files; open {_escape(str(out))}/index.html")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from components.validation_config import ValidationConfig
 from ingest.dataset import Task
 from ingest.runners import OptionValue, RunnerName, arguments, check
 from kubeflow.config import KubeflowConfig
@@ -20,6 +21,7 @@ from transform.features import IMAGE, TARGET, Features
 _MOST_SIDE = 4096
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Column = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=1, le=_MOST_SIDE)]
 
@@ -64,6 +66,7 @@ class DataConfig(_Section):
     features: FeaturesConfig = FeaturesConfig()
     split: dict[Literal["train", "eval", "test"], Annotated[int, Field(ge=1)]] = {"train": 8, "eval": 1, "test": 1}
     curated_schema: str | None = None
+    validation: ValidationConfig = ValidationConfig()
 
     @model_validator(mode="after")
     def _train_and_eval(self) -> "DataConfig":
@@ -79,19 +82,71 @@ class ImageConfig(_Section):
     size: tuple[Side, Side]
 
 
-class EvaluationConfig(_Section):
-    """What a model must reach to be pushed.
+class RuleConfig(_Section):
+    """What a model must reach in a metric to be pushed: one of ``min``, ``max`` and ``not_worse_than_champion``.
 
     Attributes:
-        thresholds: by metric, see ``pipeline.measures``; a classification's accuracy has one by default.
-        margin: by how much the model may be behind the one that is live: in accuracy or macro F1 a difference, in a
-            regression's mean absolute error a share of the live model's.
+        metric: see ``pipeline.measures``.
+        slice: the images that it is about, by column and value, such as ``{label: tulips}``; by default all.
+        min: the least that it may be.
+        max: the most that it may be.
+        not_worse_than_champion: by how much it may be behind the live model's; of an error in a regression a share.
+        significance: what is worse by more than that is refused only if McNemar's test says of the paired predictions
+            that chance is less probable than this. For a classification's accuracy.
+    """
+
+    metric: str
+    slice: dict[Column, str] = {}
+    min: Number | None = None
+    max: Number | None = None
+    not_worse_than_champion: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    significance: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @field_validator("slice", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        # In YAML the class 7 is a number; in the data it may be text as well, and is written alike.
+        return {k: str(v) if type(v) is int else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _demands_one_thing(self) -> "RuleConfig":
+        given = [each for each in (self.min, self.max, self.not_worse_than_champion) if each is not None]
+        if len(given) != 1:
+            raise ValueError("one of min, max and not_worse_than_champion has to be given")
+        if self.significance is not None and self.not_worse_than_champion is None:
+            raise ValueError("significance: goes with not_worse_than_champion")
+        return self
+
+
+class EvaluationConfig(_Section):
+    """What is measured of a model, and what it must reach to be pushed.
+
+    Attributes:
+        rules: what it must reach.
+        thresholds: shorthand for rules with ``min``, of errors ``max``, on all images, by metric; a classification's
+            accuracy has one by default.
+        margin: shorthand for ``not_worse_than_champion`` on all images, of the metric that says most of the task:
+            accuracy, macro F1, of a regression the mean absolute error, of which it is a share.
+        slices: columns: what is measured of all images is measured of those with each value as well. The label and
+            buckets of the images' size are always among them.
+        intervals: how sure the figures are, by TFMA's method: ``jackknife``, which takes some 20 s more, or
+            ``bootstrap``, which takes 20 times what the metrics take, or ``none``.
         top_k: so many classes count in a classification's top_k_accuracy.
     """
 
-    thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    rules: tuple[RuleConfig, ...] = ()
+    thresholds: dict[str, Number] = {}
     margin: Share = 0.01
+    slices: tuple[Column, ...] = ()
+    intervals: Literal["jackknife", "bootstrap", "none"] = "jackknife"
     top_k: Annotated[int, Field(ge=2)] = 5
+
+    @field_validator("slices")
+    @classmethod
+    def _each_once(cls, slices: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in slices if slices.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: is there twice")
+        return slices
 
 
 class ServedConfig(ServingConfig):
@@ -176,15 +231,13 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> "Config":
-        measures = MEASURES[self.task]
         for name, value in self.evaluation.thresholds.items():
-            if name not in measures:
-                raise ValueError(f"evaluation.thresholds.{name}: a {self.task} has {', '.join(measures)}")
-            if not measures[name].lowest <= value <= measures[name].highest:
-                raise ValueError(
-                    f"evaluation.thresholds.{name}: {value} can't be reached; "
-                    f"it lies between {measures[name].lowest:g} and {measures[name].highest:g}"
-                )
+            self._check_bound(f"evaluation.thresholds.{name}", name, value)
+        for number, rule in enumerate(self.evaluation.rules):
+            key = f"evaluation.rules.{number}"
+            self._check_bound(f"{key}.metric", rule.metric, rule.min if rule.min is not None else rule.max)
+            if rule.significance is not None and (self.task, rule.metric) != ("classification", "accuracy"):
+                raise ValueError(f"{key}.significance: is for the accuracy of a classification")
         for key, task in (
             ("loss", "regression"),
             ("label_thresholds", "multilabel"),
@@ -193,6 +246,16 @@ class Config(_Section):
             if self.task != task and getattr(self.trainer, key) != TrainerConfig.model_fields[key].default:
                 raise ValueError(f"trainer.{key}: is for task: {task}, and the task is {self.task}")
         return self
+
+    def _check_bound(self, key: str, metric: str, bound: float | None) -> None:
+        measures = MEASURES[self.task]
+        if metric not in measures:
+            raise ValueError(f"{key}: a {self.task} has {', '.join(measures)}")
+        if bound is not None and not measures[metric].lowest <= bound <= measures[metric].highest:
+            raise ValueError(
+                f"{key}: {bound} can't be reached; "
+                f"it lies between {measures[metric].lowest:g} and {measures[metric].highest:g}"
+            )
 
     @model_validator(mode="after")
     def _has_a_name_there(self) -> "Config":

@@ -16,13 +16,18 @@ from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
+import components
+import components.report
 import serving
 import trainer
 import transform
 from components.champion import Champion
+from components.data_check import DataCheck, DataGate
 from components.evaluator import Evaluator
+from components.predictions import Predictions
 from components.pusher import DEPLOY
 from components.pusher import Executor as PushExecutor
+from components.report.component import ModelReport
 from components.schema_gen import ImageSchemaGen
 from components.serving_check import ServingCheck
 from components.trainer import Trainer, Tuner
@@ -32,7 +37,7 @@ from pipeline.source import SPLITS, Source
 from serving.targets.config import DeployConfig
 
 # Columns that ingest adds and that are worth statistics, next to the label and the side features.
-_IMAGE_COLUMNS = ("width", "height", "format")
+_IMAGE_COLUMNS = ("width", "height", "format", "aspect", "bytes", "brightness", "contrast")
 
 
 Value = TypeVar("Value", int, float, str)
@@ -95,6 +100,24 @@ def create_pipeline(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
+    # The same in words, and what a schema can't say: copies across splits, labels that are likely to be wrong, how far
+    # the data has moved since what is live was trained.
+    deployment = deploy.model_dump(mode="json")
+    data_check = DataCheck(
+        examples=example_gen.outputs["examples"],
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        anomalies=example_validator.outputs["anomalies"],
+        task=config.task,
+        features=json.dumps(asdict(features)),
+        validation=config.data.validation.model_dump_json(),
+        deploy=json.dumps(deployment),
+        code=_code_fingerprint(components),
+    )
+
+    # Stops a run whose data can't be trained on. On its own, so that what was found is to be seen then.
+    data_gate = DataGate(findings=data_check.outputs["findings"])
+
     # Decode, resize and vocabularies as a graph. Nothing is materialized: pixels never leave a process.
     common = {"task": config.task, "features": asdict(features), "image_size": list(config.image.size)}
     transform_component = tfx.Transform(
@@ -106,6 +129,7 @@ def create_pipeline(
         disable_statistics=True,
         custom_config=common | {"code": _code_fingerprint(transform)},
     )
+    transform_component.add_upstream_node(data_gate)
 
     # Raw Examples through that graph, into a network: what all trainings have in common.
     training: dict[str, Any] = {
@@ -133,14 +157,22 @@ def create_pipeline(
     # The network, and the graph that is to serve it, optimised for that.
     trainer_component = Trainer(
         run_fn="trainer.run.run_fn",
+        statistics=statistics_gen.outputs["statistics"],
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         custom_config=training_config | {"serving": config.serving.exported()},
         **training,
     )
 
     # What is live now, as the baseline. An empty model where nothing is.
-    deployment = deploy.model_dump(mode="json")
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
+
+    # What both say of each image, for the report and for those who compare.
+    predictions = Predictions(
+        examples=example_gen.outputs["examples"],
+        model=trainer_component.outputs["model"],
+        champion=champion.outputs["champion"],
+        features=json.dumps(asdict(features)),
+    )
 
     # The gate: on the SavedModel that will serve, from raw bytes.
     evaluator = Evaluator(
@@ -171,6 +203,22 @@ def create_pipeline(
         custom_executor_spec=executor_spec.ExecutorClassSpec(PushExecutor),
     )
 
+    # All of this on a page, for those who decide. After the push, so that a page that fails blocks none.
+    model_report = ModelReport(
+        name=config.name,
+        config=json.dumps(config.model_dump(mode="json", exclude={"beam", "kubeflow"})),
+        features=json.dumps(asdict(features)),
+        code=_code_fingerprint(components) + _code_fingerprint(components.report),
+        examples=example_gen.outputs["examples"],
+        model=trainer_component.outputs["model"],
+        evaluation=evaluator.outputs["evaluation"],
+        model_blessing=evaluator.outputs["blessing"],
+        serving_blessing=serving_check.outputs["blessing"],
+        predictions=predictions.outputs["predictions"],
+        findings=data_check.outputs["findings"],
+    )
+    model_report.add_upstream_node(pusher)
+
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
@@ -179,13 +227,17 @@ def create_pipeline(
             statistics_gen,
             schema_gen,
             example_validator,
+            data_check,
+            data_gate,
             transform_component,
             *([tuner] if tuner else []),
             trainer_component,
             champion,
+            predictions,
             evaluator,
             serving_check,
             pusher,
+            model_report,
         ],
         enable_cache=enable_cache,
         metadata_connection_config=metadata,
@@ -209,11 +261,12 @@ def _splits(config: Config, source: Source) -> dict[str, Any]:
 
 
 def _code_fingerprint(package: Any) -> str:
-    """Hash of a package's sources. As an argument of a component it is part of the component's cache key.
+    """Hash of a package's sources and templates. As an argument of a component it is part of the component's cache key.
 
     TFX knows functions by their import path only, and would take results of the code before an upgrade from its cache.
     """
     digest = hashlib.sha256()
-    for file in sorted(Path(package.__path__[0]).glob("*.py")):
-        digest.update(file.read_bytes())
+    for file in sorted(Path(package.__path__[0]).iterdir()):
+        if file.suffix in (".py", ".html", ".css", ".js"):
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,30 +1,38 @@
 """What the Evaluator computes and demands."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
 
 # isort: split
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
+from components.paired import WORSE
 from ingest.dataset import Task
-from pipeline.config import EvaluationConfig
-from pipeline.measures import CHAMPION_METRIC, MEASURES, RELATIVE_MARGIN
-from transform.features import TARGET, Features
+from pipeline.config import EvaluationConfig, RuleConfig
+from pipeline.measures import CHAMPION_METRIC, MEASURES, is_relative
+from transform.features import SIZE, TARGET, Features
 
-CANDIDATE, CHAMPION = "candidate", "champion"
-CONFUSION_MATRIX = "multi_class_confusion_matrix"
-LABEL_DETAILS = "label_details"
+_CURVES, _PAIRED, _METRICS = "components.curves", "components.paired", "components.metrics"
+_INTERVALS = {
+    "jackknife": config_pb2.ConfidenceIntervalOptions.JACKKNIFE,
+    "bootstrap": config_pb2.ConfidenceIntervalOptions.POISSON_BOOTSTRAP,
+}
 
 
 def eval_config(task: Task, config: EvaluationConfig, features: Features) -> config_pb2.EvalConfig:
     """Makes TFMA's configuration.
 
-    The model is evaluated as it will serve: from raw Examples, through its own signatures. Slices are the whole split
-    and in a classification each class. (Where there are several labels, the images with one of them would say little
-    about it: those where it was said wrongly are elsewhere. It has counts of its own.) Absolute thresholds and the
-    comparison with the champion apply to the whole split; TFX's Evaluator leaves the comparison out where there is no
-    champion.
+    The model is evaluated as it will serve: from raw Examples, through its own signatures. Slices are the whole split,
+    in a classification each class, buckets of the images' size, and what the configuration names. (Where there are
+    several labels, the images with one of them would say little about it: those where it was said wrongly are
+    elsewhere. It has counts of its own.)
+
+    Each rule is a threshold of TFMA's on its slice, so that the whole gate stands in the evaluation. TFX's Evaluator
+    leaves out comparisons with the champion where there is none.
     """
     models = [
         config_pb2.ModelSpec(
@@ -38,22 +46,31 @@ def eval_config(task: Task, config: EvaluationConfig, features: Features) -> con
         )
         for name in (CANDIDATE, CHAMPION)
     ]
-    slices = [config_pb2.SlicingSpec()]
-    if task == "classification":
-        slices.append(config_pb2.SlicingSpec(feature_keys=[features.label]))
-    return config_pb2.EvalConfig(
+    made = config_pb2.EvalConfig(
         model_specs=models,
-        slicing_specs=slices,
+        slicing_specs=[config_pb2.SlicingSpec(feature_keys=keys) for keys in _slices(task, config, features)],
         metrics_specs=[
             config_pb2.MetricsSpec(
                 metrics=[
                     config_pb2.MetricConfig(class_name="ExampleCount"),
                     *(_metric(name, task, config, features) for name in MEASURES[task]),
+                    *_paired(task, config),
                     *_details(task, features),
                 ]
             )
         ],
     )
+    if config.intervals != "none":
+        made.options.compute_confidence_intervals.value = True
+        made.options.confidence_intervals.method = _INTERVALS[config.intervals]
+    return made
+
+
+def _slices(task: Task, config: EvaluationConfig, features: Features) -> list[list[str]]:
+    """The columns of each kind of slice, each kind once."""
+    label = [[features.label]] if task == "classification" else []
+    wanted = [[], *label, [SIZE], *([name] for name in config.slices), *(sorted(rule.slice) for rule in config.rules)]
+    return [columns for place, columns in enumerate(wanted) if columns not in wanted[:place]]
 
 
 def _metric(name: str, task: Task, config: EvaluationConfig, features: Features) -> config_pb2.MetricConfig:
@@ -64,23 +81,57 @@ def _metric(name: str, task: Task, config: EvaluationConfig, features: Features)
     if measure.metric == "LabelScore":
         options["label_feature"] = features.label
     metric = config_pb2.MetricConfig(class_name=measure.metric, module=measure.module, config=json.dumps(options))
-    threshold = config_pb2.MetricThreshold()
+    shorthand = config_pb2.MetricThreshold()
     if name in config.thresholds:
-        bound = config.thresholds[name]
-        if measure.lower_is_better:
-            threshold.value_threshold.upper_bound.value = bound
-        else:
-            threshold.value_threshold.lower_bound.value = bound
+        side = "max" if measure.lower_is_better else "min"
+        shorthand.MergeFrom(
+            _threshold(task, RuleConfig.model_validate({"metric": name, side: config.thresholds[name]}))
+        )
     if name == CHAMPION_METRIC[task]:
-        change = threshold.change_threshold
-        worse = config.margin if measure.lower_is_better else -config.margin
-        directions = config_pb2.MetricDirection
-        change.direction = directions.LOWER_IS_BETTER if measure.lower_is_better else directions.HIGHER_IS_BETTER
-        (change.relative if task in RELATIVE_MARGIN else change.absolute).value = worse
-    if threshold.ByteSize():
+        shorthand.MergeFrom(_threshold(task, RuleConfig(metric=name, not_worse_than_champion=config.margin)))
+    if shorthand.ByteSize():
         # Of the whole split only: a plain `threshold` would hold for each class as well.
-        metric.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold)
+        metric.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()], threshold=shorthand)
+    for rule in config.rules:
+        if rule.metric == name and rule.significance is None:
+            metric.per_slice_thresholds.add(slicing_specs=[_slice(rule)], threshold=_threshold(task, rule))
     return metric
+
+
+def _threshold(task: Task, rule: RuleConfig) -> config_pb2.MetricThreshold:
+    made = config_pb2.MetricThreshold()
+    if rule.min is not None:
+        made.value_threshold.lower_bound.value = rule.min
+    elif rule.max is not None:
+        made.value_threshold.upper_bound.value = rule.max
+    elif rule.not_worse_than_champion is not None:
+        margin, change = rule.not_worse_than_champion, made.change_threshold
+        lower, directions = MEASURES[task][rule.metric].lower_is_better, config_pb2.MetricDirection
+        change.direction = directions.LOWER_IS_BETTER if lower else directions.HIGHER_IS_BETTER
+        (change.relative if is_relative(task, rule.metric) else change.absolute).value = margin if lower else -margin
+    return made
+
+
+def _slice(rule: RuleConfig) -> config_pb2.SlicingSpec:
+    return config_pb2.SlicingSpec(feature_values=rule.slice)
+
+
+def _paired(task: Task, config: EvaluationConfig) -> Iterator[config_pb2.MetricConfig]:
+    """McNemar's test, for all to see; and once a margin for the rules that ask for it."""
+    if task != "classification":
+        return
+    yield _of_ours("McNemar", _PAIRED)
+    tested = [rule for rule in config.rules if rule.significance is not None]
+    for margin in sorted({rule.not_worse_than_champion for rule in tested if rule.not_worse_than_champion is not None}):
+        metric = _of_ours("WorseThanChance", _PAIRED, name=f"{WORSE}{margin!r}", margin=margin)
+        for rule in tested:
+            if rule.not_worse_than_champion == margin:
+                threshold = config_pb2.MetricThreshold()
+                # A change, though it is a probability: such a threshold is for those that have a champion.
+                threshold.change_threshold.absolute.value = rule.significance
+                threshold.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
+                metric.per_slice_thresholds.add(slicing_specs=[_slice(rule)], threshold=threshold)
+        yield metric
 
 
 def _details(task: Task, features: Features) -> list[config_pb2.MetricConfig]:
@@ -88,11 +139,16 @@ def _details(task: Task, features: Features) -> list[config_pb2.MetricConfig]:
     if task == "classification":
         by_arg_max = {"name": CONFUSION_MATRIX, "thresholds": [0.0]}
         return [
-            config_pb2.MetricConfig(class_name="MultiClassConfusionMatrixAtThresholds", config=json.dumps(by_arg_max))
+            config_pb2.MetricConfig(class_name="MultiClassConfusionMatrixAtThresholds", config=json.dumps(by_arg_max)),
+            _of_ours("ClassCurves", _CURVES),
         ]
     if task == "multilabel":
-        options = {"name": LABEL_DETAILS, "label_feature": features.label}
         return [
-            config_pb2.MetricConfig(class_name="LabelDetails", module="components.metrics", config=json.dumps(options))
+            _of_ours("LabelDetails", _METRICS, name=LABEL_DETAILS, label_feature=features.label),
+            _of_ours("ClassCurves", _CURVES, several=True),
         ]
     return []
+
+
+def _of_ours(class_name: str, module: str, **options: Any) -> config_pb2.MetricConfig:
+    return config_pb2.MetricConfig(class_name=class_name, module=module, config=json.dumps(options))

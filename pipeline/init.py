@@ -63,7 +63,7 @@ _GATE = {
 """,
 }
 
-_OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256"}
+_OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256", *dataset.MEASURED}
 _DOWNLOADED = "imagenet     # imagenet | none (from scratch) | a file, such as an earlier run's base.weights.h5"
 _SCRATCH = "none         # imagenet | none (from scratch) | a file; imagenet, which could not be reached, trains better"
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+MARK = "---- imagepipe node "
+"""How the line before a node's part of a log starts; its name follows."""
+
 
 @contextmanager
 def redirected(log: Path) -> Iterator[TextIO]:
@@ -30,6 +33,11 @@ def redirected(log: Path) -> Iterator[TextIO]:
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
+
+
+def mark(node: str) -> None:
+    """Writes into the log, where output is redirected to one, that a node begins; the dashboard looks for it."""
+    os.write(2, f"{MARK}{node}\n".encode())
 
 
 @contextmanager

@@ -31,6 +31,7 @@ MEASURES: dict[str, dict[str, Measure]] = {
         "top_k_accuracy": Measure("SparseTopKCategoricalAccuracy"),
         "macro_f1": Measure("MacroF1", _OURS),
         "log_loss": Measure("LogLoss", _OURS, highest=math.inf, lower_is_better=True),
+        "calibration_error": Measure("CalibrationError", "components.curves", lower_is_better=True),
     },
     "multilabel": {
         "macro_f1": Measure("LabelScore", _OURS),
@@ -55,8 +56,11 @@ CHAMPION_METRIC: dict[str, str] = {
 }
 """The metric in which a candidate may not fall behind the champion by more than the margin."""
 
-RELATIVE_MARGIN: set[str] = {"regression"}
-"""Where the margin is a share of the champion's figure, which is in the target's unit. Elsewhere it is a difference."""
+
+def is_relative(task: str, metric: str) -> bool:
+    """Whether a margin is a share of the champion's figure, which is in the target's unit; else it is a difference."""
+    return task == "regression" and MEASURES[task][metric].lower_is_better
+
 
 DEFAULT_THRESHOLDS: dict[str, dict[str, float]] = {
     "classification": {"accuracy": 0.8},

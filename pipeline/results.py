@@ -1,84 +1,40 @@
-"""Reads the Evaluator's output: metrics, confusion matrix, and the reasons for a refusal in words."""
+"""What came out of the nodes, for the summary and the pictures of a run."""
 
-import base64
 import json
-import math
-from dataclasses import dataclass
 from typing import Any
 
-import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
-
-# isort: split
 import numpy as np
-import tensorflow_model_analysis as tfma
-from tensorflow_model_analysis.proto import config_pb2
 from tfx.utils import io_utils
 
-from pipeline.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
+from components.evaluation import COUNT, Evaluation, Figures, Slice, load
 from pipeline.summary import Metrics
 
+__all__ = ["best_hyperparameters", "by_class", "champion_metrics", "draw_confusion_matrix", "load", "metrics"]
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What the Evaluator found.
 
-    Attributes:
-        metrics: of the candidate, on the whole eval split.
-        champion_metrics: of the champion, None if there was none.
-        metrics_by_class: of the candidate, by class or label; empty for a regression.
-        confusion: of a classification, counts by (actual class, predicted class); actual -1 is a label unknown to the
-            model. Empty for other tasks.
+def metrics(part: Slice) -> Metrics:
+    """The candidate's figures of some images, and how many these are."""
+    return _metrics(part.metrics, part)
+
+
+def champion_metrics(part: Slice) -> Metrics | None:
+    """The champion's figures of some images; None if there is none."""
+    return None if part.champion is None else _metrics(part.champion, part)
+
+
+def _metrics(figures: Figures, part: Slice) -> Metrics:
+    return dict(sorted({COUNT: float(part.count), **{name: each.value for name, each in figures.items()}}.items()))
+
+
+def by_class(evaluation: Evaluation, label: str) -> dict[str, Metrics]:
+    """The candidate's figures by class or label; empty for a regression.
+
+    Args:
+        evaluation: what the Evaluator found.
+        label: the feature that has the labels.
     """
-
-    metrics: Metrics
-    champion_metrics: Metrics | None
-    metrics_by_class: dict[str, Metrics]
-    confusion: dict[tuple[int, int], float]
-
-
-def load(folder: str) -> Evaluation:
-    """Reads what the Evaluator wrote to its artifact ``evaluation`` in ``folder``."""
-    names = [spec.name for spec in tfma.load_eval_result(folder).config.model_specs]
-    slices = _slices(folder, CANDIDATE if len(names) > 1 else names[0])
-    champion = _slices(folder, CHAMPION) if len(names) > 1 else {}
-    return Evaluation(
-        metrics=_numbers(slices[()]),
-        champion_metrics=_numbers(champion[()]) if champion else None,
-        metrics_by_class=_by_label(slices[()])
-        or {str(key[0][1]): _numbers(slices[key]) for key in sorted(slices) if key},
-        confusion=_confusion(slices[()]),
-    )
-
-
-def _slices(folder: str, model_name: str) -> dict[Any, dict[str, Any]]:
-    """Metrics by slice key, from TFMA's nesting by output name and sub key."""
-    result = tfma.load_eval_result(folder, model_name=model_name)
-    return {key: values[""][""] for key, values in result.slicing_metrics}
-
-
-def _numbers(values: dict[str, Any]) -> Metrics:
-    # Where there is a champion, TFMA adds the difference from it to each metric.
-    numbers = {
-        name: value["doubleValue"]
-        for name, value in values.items()
-        if "doubleValue" in value and not name.endswith("_diff")
-    }
-    return {name: None if math.isnan(number) else number for name, number in sorted(numbers.items())}
-
-
-def _by_label(values: dict[str, Any]) -> dict[str, Metrics]:
-    if LABEL_DETAILS not in values:
-        return {}
-    return json.loads(base64.b64decode(values[LABEL_DETAILS]["bytesValue"]))
-
-
-def _confusion(values: dict[str, Any]) -> dict[tuple[int, int], float]:
-    if CONFUSION_MATRIX not in values:
-        return {}
-    (matrix,) = values[CONFUSION_MATRIX]["multiClassConfusionMatrixAtThresholds"]["matrices"]
-    return {
-        (entry.get("actualClassId", 0), entry.get("predictedClassId", 0)): entry["numWeightedExamples"]
-        for entry in matrix["entries"]
+    return evaluation.by_label or {
+        part.columns[label]: metrics(part) for part in evaluation.slices if list(part.columns) == [label]
     }
 
 
@@ -87,38 +43,7 @@ def best_hyperparameters(folder: str) -> dict[str, Any]:
     return json.loads(io_utils.read_string_file(io_utils.get_only_uri_in_dir(folder)))["values"]
 
 
-def reasons(folder: str, evaluation: Evaluation) -> list[str]:
-    """Why the gate refused a model, in words.
-
-    Args:
-        folder: that of the Evaluator's artifact ``evaluation``.
-        evaluation: what was loaded from it.
-    """
-    return [
-        _describe(failure, evaluation)
-        for validations in tfma.load_validation_result(folder).metric_validations_per_slice
-        for failure in validations.failures
-    ]
-
-
-def _describe(failure: Any, evaluation: Evaluation) -> str:
-    name = failure.metric_key.name
-    value = evaluation.metrics[name]
-    shown = f"{name} is " + ("not a number" if value is None else f"{value:.4f}")
-    if failure.metric_key.is_diff:
-        change = failure.metric_threshold.change_threshold
-        relative = change.HasField("relative")
-        margin = f"{100 * abs(change.relative.value):g}%" if relative else f"{abs(change.absolute.value):g}"
-        side = "above" if change.direction == config_pb2.MetricDirection.LOWER_IS_BETTER else "below"
-        champion = (evaluation.champion_metrics or {}).get(name)
-        return f"{shown}, more than {margin} {side} the champion's {champion or 0:.4f}"
-    threshold = failure.metric_threshold.value_threshold
-    if threshold.HasField("upper_bound"):
-        return f"{shown}, above the threshold of {threshold.upper_bound.value:g}"
-    return f"{shown}, below the threshold of {threshold.lower_bound.value:g}"
-
-
-def draw_confusion_matrix(confusion: dict[tuple[int, int], float], labels: list[str], path: str) -> None:
+def draw_confusion_matrix(confusion: dict[tuple[int, int], int], labels: list[str], path: str) -> None:
     """Draws the confusion matrix as PNG: a row an actual class, a column a predicted one, shaded by its share."""
     import matplotlib
 
@@ -127,8 +52,8 @@ def draw_confusion_matrix(confusion: dict[tuple[int, int], float], labels: list[
 
     rows = [*labels, *(["(unknown)"] if any(actual < 0 for actual, _ in confusion) else [])]
     counts = np.zeros((len(rows), len(labels)))
-    for (actual, predicted), count in confusion.items():
-        counts[actual, predicted] = count
+    for (actual, predicted), number in confusion.items():
+        counts[actual, predicted] = number
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     side = min(4 + 0.4 * len(labels), 24)

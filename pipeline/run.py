@@ -15,11 +15,12 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
+from components.report.component import PAGE
 from components.serving_check import REPORT
 from ingest.dataset import Task
 from ingest.files import locked
 from ingest.runners import with_setup_file
-from pipeline import logs, results, runner, source, summary
+from pipeline import logs, provenance, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
 from pipeline.workdir import Workdir
@@ -72,8 +73,8 @@ def _check_schema(path: str, features: Features, task: Task) -> None:
         raise ConfigError(f"data.curated_schema: {path} is not a schema: {error}") from error
     if missing := sorted({features.input, features.label, *features.side} - set(known)):
         raise ConfigError(
-            f"data.curated_schema: {path} lacks {', '.join(missing)}. The schema of an earlier run, "
-            "artifacts/ImageSchemaGen/schema/*/schema.pbtxt, is one to start from."
+            f"data.curated_schema: {path} lacks {', '.join(missing)}. One to start from is written by "
+            "`imagepipe schema DATASET --freeze FILE`."
         )
     kind = schema_pb2.FeatureType.Name(known[features.label].type)
     allowed = [_SCHEMA_TYPES[name] for name in source.label_types(task)]
@@ -125,14 +126,22 @@ def _run(
     start = time.monotonic()
     outputs: Outputs = {}
     running = ""
+    found = check(config, deploy)
     pipeline = create_pipeline(
         config,
-        check(config, deploy),
+        found,
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.artifacts / ".training"),
         deploy=deploy,
         beam_args=with_setup_file(config.beam.args()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
+    )
+    provenance.write(
+        run_dir,
+        config.model_dump(mode="json"),
+        code=Path(__file__).parent,
+        data=source.fingerprint(config.data.path, found),
+        dag={each.id: sorted(before.id for before in each.upstream_nodes) for each in pipeline.components},
     )
 
     console.print(f"run {state.run_id}, its log: {state.log}")
@@ -147,10 +156,13 @@ def _run(
         def started(node: str) -> None:
             nonlocal running
             running = node
+            logs.mark(node)
             status.update(f"{node} …")
 
         def done(node: runner.NodeResult) -> None:
             outputs[node.id] = node.outputs
+            if node.id == "DataCheck":  # not at the end: after what it finds, a run may stop
+                state.data_dir = _only(outputs, node.id, "findings").uri
             state.nodes.append(summary.Node(id=node.id, seconds=round(node.seconds, 2), cached=node.cached))
             state.seconds = round(time.monotonic() - start, 2)
             summary.write(state, run_dir)
@@ -159,7 +171,7 @@ def _run(
         summary.write(state, run_dir)
         try:
             runner.run(pipeline, f"{config.name}.{state.run_id}", started, done)
-            _add_results(state, outputs, run_dir)
+            _add_results(state, outputs, config.data.features.label, run_dir)
             state.status = "done"
         except runner.NodeError as error:
             state.status, state.error = "failed", str(error)
@@ -172,25 +184,26 @@ def _run(
     return state
 
 
-def _add_results(state: summary.Summary, outputs: Outputs, run_dir: Path) -> None:
+def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: Path) -> None:
     model = Path(path_utils.serving_model_path(_only(outputs, "Trainer", "model").uri))
     state.model_dir = str(model)
     if "Tuner" in outputs:
         state.hyperparameters = results.best_hyperparameters(_only(outputs, "Tuner", "best_hyperparameters").uri)
-    folder = _only(outputs, "Evaluator", "evaluation").uri
-    evaluation = results.load(folder)
-    state.metrics = evaluation.metrics
-    state.champion_metrics = evaluation.champion_metrics
-    state.metrics_by_class = evaluation.metrics_by_class
+    evaluation = results.load(_only(outputs, "Evaluator", "evaluation").uri)
+    state.metrics = results.metrics(evaluation.whole)
+    state.intervals = {name: each.interval for name, each in evaluation.whole.metrics.items() if each.interval}
+    state.champion_metrics = results.champion_metrics(evaluation.whole)
+    state.metrics_by_class = results.by_class(evaluation, label)
+    state.rules = evaluation.rules
     state.blessed = _only(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
-    if not state.blessed:
-        state.not_blessed_because = results.reasons(folder, evaluation)
+    state.not_blessed_because = [rule.because for rule in evaluation.rules if rule.verdict == "refused"]
     report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{REPORT}")
     state.serving = Report(**json.loads(report))
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 
     if evaluation.confusion:
         results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
+    (run_dir / PAGE).write_bytes((Path(_only(outputs, "ModelReport", "report").uri) / PAGE).read_bytes())
     training = model.parent / TRAINING_FOLDER
     (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
     state.served = summary.Served.model_validate_json((training / OPTIMIZED).read_text())

@@ -1,13 +1,17 @@
 """The Examples that a run reads: a dataset that ``imagepipe ingest`` made, or TFRecords made elsewhere."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from ingest import dataset
+from pipeline import provenance
 from pipeline.config import Config, ConfigError
 from trainer import tasks
+from transform.features import SIZE
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
@@ -84,8 +88,24 @@ def _made_elsewhere(path: str) -> Source:
 
 
 def _files(source: Source) -> list[str]:
-    pattern = next(iter(source.patterns.values()), source.all)
+    return _matches(source, next(iter(source.patterns.values()), source.all))
+
+
+def _matches(source: Source, pattern: str) -> list[str]:
     return sorted(file for file in tf.io.gfile.glob(f"{source.base}/{pattern}") if not tf.io.gfile.isdir(file))
+
+
+def fingerprint(path: str, source: Source) -> provenance.Data:
+    """What the Examples at ``path`` are known by, ``source`` being what was found there."""
+    if made := provenance.ingested(path):
+        return made
+    digest = hashlib.sha256()
+    for name, pattern in (source.patterns or {"": source.all}).items():
+        for file in _matches(source, pattern):
+            stat = tf.io.gfile.stat(file)
+            line = [name, file.removeprefix(source.base), stat.length, stat.mtime_nsec]
+            digest.update(json.dumps(line).encode() + b"\n")
+    return provenance.Data(path=path, fingerprint=digest.hexdigest(), of="files")
 
 
 def label_types(task: dataset.Task) -> list[str]:
@@ -110,15 +130,20 @@ def _check_features(source: Source, config: Config) -> None:
         raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
 
     features = config.data.features
-    wanted = [("input", features.input, _BYTES), ("label", features.label, set(label_types(config.task)))]
-    wanted += [("numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
-    wanted += [("categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    wanted = [("data.features.input", features.input, _BYTES)]
+    wanted += [("data.features.label", features.label, set(label_types(config.task)))]
+    wanted += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
+    wanted += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    wanted += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]
+    for number, rule in enumerate(config.evaluation.rules):
+        columns = sorted(rule.slice.keys() - {SIZE})
+        wanted += [(f"evaluation.rules.{number}.slice", name, _BYTES | _INTEGERS) for name in columns]
     for key, name, allowed in wanted:
         if kinds.get(name) not in allowed:
             found = ", ".join(f"{n} ({kind})" for n, kind in sorted(kinds.items()))
-            needed = f" (task: {config.task})" if key == "label" else ""
+            needed = f" (task: {config.task})" if key == "data.features.label" else ""
             raise ConfigError(
-                f"data.features.{key}: no record at the start of {file} has a feature '{name}' of type "
+                f"{key}: no record at the start of {file} has a feature '{name}' of type "
                 f"{' or '.join(sorted(allowed))}{needed}; there are {found or 'no features at all'}"
             )
     if config.task != "multilabel" and values[features.label] > 1:

@@ -12,6 +12,9 @@ training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]
 ``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
 ``[n]``, NaN where there is none."""
 
+SIZE = "image_size"
+"""What evaluation slices by: the longer side of an image, ``128-255 px``; of Examples with ``width``, ``height``."""
+
 LABEL_SEPARATOR = "|"
 """Between several labels in one text, in a manifest as in a model's answer."""
 

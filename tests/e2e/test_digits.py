@@ -7,16 +7,21 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.demo import predict_test_split
+from pipeline.measures import MEASURES
 from pipeline.summary import Summary, read_all
 from serving.versions import version_folders
 from tests.conftest import encode
@@ -26,6 +31,7 @@ from transform.features import IMAGE, TARGET
 from transform.images import decode_and_resize
 
 QUICK = ["image.size=[75, 75]", "trainer.epochs=1", "evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
+QUICK += ["evaluation.intervals=none"]
 
 
 class Project:
@@ -94,14 +100,91 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     assert first.blessed
     assert first.champion_metrics is None
     assert not any(node.cached for node in first.nodes)
-    assert [node.id for node in first.nodes][-4:] == ["Champion", "Evaluator", "ServingCheck", "Pusher"]
+    ids = [node.id for node in first.nodes]
+    # The compiler orders nodes that don't depend on each other, such as Predictions and Evaluator, as it likes.
+    order = [ids.index(name) for name in ("Champion", "Evaluator", "ServingCheck", "Pusher", "ModelReport")]
+    assert order == sorted(order)
+    assert ids.index("Champion") < ids.index("Predictions") < ids.index("ModelReport")
+    assert "Blessed: it may go live" in (project.root / "runs" / first.run_id / "report.html").read_text()
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
     assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
-    assert set(first.metrics) == {"accuracy", "top_k_accuracy", "macro_f1", "log_loss", "example_count"}
+    assert set(first.metrics) == {*MEASURES["classification"], "example_count"}
     dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
     assert first.metrics["example_count"] == dataset["splits"]["eval"]["records"]
     assert set(first.metrics_by_class) == set(dataset["splits"]["eval"]["labels"])
+
+
+def test_the_summary_says_what_tfma_says_to_the_last_digit_and_what_became_of_each_rule(project, first):
+    (folder,) = (project.root / "artifacts" / "Evaluator" / "evaluation").iterdir()
+    ((_, values),) = [each for each in tfma.load_eval_result(str(folder)).slicing_metrics if not each[0]]
+    theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
+    assert first.metrics == {name: theirs[name] for name in first.metrics}
+    assert tfma.load_validation_result(str(folder)).validation_ok
+    assert [(rule.metric, rule.kind, rule.value, rule.verdict) for rule in first.rules] == [
+        ("accuracy", "min", theirs["accuracy"], "passed"),
+        ("accuracy", "not_worse_than_champion", theirs["accuracy"], "skipped"),
+    ]
+    (listed,) = json.loads(project.command("runs", str(project.root), "--json").stdout)
+    assert listed["metrics"] == first.metrics
+    assert listed["rules"] == [asdict(rule) for rule in first.rules]
+
+
+def test_what_the_models_say_is_kept_a_row_an_image(project, first):
+    (folder,) = (project.root / "artifacts" / "Predictions" / "predictions").iterdir()
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert len(rows) == first.metrics["example_count"]
+    right = [row["candidate_label"] == row["labels"][0] for row in rows]
+    assert np.mean(right) == pytest.approx(first.metrics["accuracy"])
+    assert all(row["id"].endswith(".png") and row["width"] == 80 and row["champion"] is None for row in rows)
+
+
+def test_the_notebook_shows_a_run_in_tfdvs_and_tfmas_own_views(project, first, monkeypatch):
+    monkeypatch.setenv("IMAGEPIPE_WORKDIR", str(project.root))
+    notebook = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.ipynb").read_text())
+    shell = InteractiveShell()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            shell.run_cell("".join(cell["source"]), silent=True).raise_error()
+    accuracy = 1 - len(shell.user_ns["mistakes"]) / len(shell.user_ns["said"])
+    assert accuracy == pytest.approx(first.metrics["accuracy"])
+
+
+def test_a_run_tells_of_its_data_and_leaves_with_the_model_what_later_data_is_compared_with(project, first):
+    folder = Path(str(first.data_dir))
+    told = json.loads((folder / "statistics.json").read_text())
+    dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
+    assert {name: (each["count"], each["labels"]) for name, each in told.items()} == {
+        name: (split["records"], split["labels"]) for name, split in dataset["splits"].items()
+    }
+    assert told["train"]["columns"]["width"]["max"] == 80
+    assert {"aspect", "bytes", "brightness", "contrast"} <= set(told["eval"]["columns"])
+    findings = json.loads((folder / "findings.json").read_text())["findings"]
+    assert not [each for each in findings if each["severity"] == "error"]
+    assert not [each for each in findings if each["kind"] in ("drift", "skew", "anomaly")]  # chance is no drift
+    pushed = Path(first.serving_dir) / str(first.pushed_version)
+    (stats,) = (project.root / "artifacts" / "StatisticsGen" / "statistics").glob("*/Split-train/FeatureStats.pb")
+    assert (pushed / "assets.extra" / "train_statistics.pb").read_bytes() == stats.read_bytes()
+
+
+def test_the_schema_of_a_dataset_and_of_a_run_is_shown_and_frozen_for_a_person_to_curate(project, first, tmp_path):
+    run = str(project.root / "runs" / first.run_id)
+    for source in (str(project.root / "dataset"), run):
+        shown = json.loads(project.command("schema", source, "--json").stdout)
+        by_name = {column["name"]: column for column in shown}
+        assert by_name["label"]["values"] == f"{', '.join('0123456789')}; min_images.train=10; min_images.eval=1"
+        assert by_name["label"]["required"]
+        assert by_name["width"]["values"] == "80 to 80"
+        assert set(by_name) >= {"input", "brightness", "bytes"}
+    curated = tmp_path / "curated.pbtxt"
+    assert project.command("schema", run, "--freeze", str(curated)).exit_code == 0
+    assert project.command("schema", run, "--freeze", str(curated)).exit_code == 2  # somebody may have curated it
+    curated.write_text(curated.read_text().replace("min_images.eval=1", "min_images.eval=100"))
+    status, summary = project.run(f"data.curated_schema={curated}")
+    assert (status, summary.status) == (1, "failed")
+    assert "'0' has" in str(summary.error)
+    assert "in the split eval, and at least 100 are needed" in str(summary.error)
+    assert "Transform" not in {node.id for node in summary.nodes}
 
 
 def test_a_server_gives_the_answers_of_the_graph_that_was_evaluated(first):
@@ -126,7 +209,7 @@ def test_what_the_gate_refuses_is_not_pushed_and_the_reason_has_the_figures(proj
     assert refused.blessed is False
     assert refused.not_blessed_because == [f"log_loss is {refused.metrics['log_loss']:.4f}, above the threshold of 0"]
     assert refused.pushed_version is None
-    assert [node.id for node in refused.nodes if not node.cached] == ["Evaluator", "Pusher"]
+    assert [node.id for node in refused.nodes if not node.cached] == ["Evaluator", "Pusher", "ModelReport"]
 
 
 def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, first, refused):
@@ -147,6 +230,8 @@ def test_a_second_model_is_held_against_the_champion(project, first, second):
         "StatisticsGen",
         "ImageSchemaGen",
         "ExampleValidator",
+        "DataCheck",
+        "DataGate",
         "Transform",
     ]
     assert project.versions() == [first.pushed_version, second.pushed_version]
@@ -173,7 +258,8 @@ class Oracle(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def tf_examples(self, examples):
-        return {"classes": tf.one_hot(tf.maximum(self.target(examples), 0), 9)}
+        known = tf.maximum(self.target(examples), 0)
+        return {"classes": tf.one_hot(known, 9), "label": tf.as_string(known)}
 
 
 def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first, second):
@@ -181,6 +267,7 @@ def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, fir
     oracle = Oracle()
     signatures = {"tf_examples": oracle.tf_examples, "transform_features": oracle.transform_features}
     tf.saved_model.save(oracle, str(live), signatures=signatures)
+    (live / "assets" / "labels").write_text("\n".join(map(str, range(9))))
     status, summary = project.run("trainer.weights=none", "evaluation.margin=0.001")
     shutil.rmtree(live)
 

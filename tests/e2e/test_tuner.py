@@ -13,6 +13,7 @@ from tests.conftest import digit_images
 pytestmark = pytest.mark.slow
 
 SETTINGS = [
+    "data.validation.min_images={train: 1, eval: 0}",
     "image.size=[32, 32]",
     "trainer={backbone: mobilenet_v3_small, weights: none, epochs: 1}",
     "evaluation={thresholds: {accuracy: 0}, margin: 1}",

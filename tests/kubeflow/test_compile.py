@@ -64,10 +64,16 @@ def test_the_same_configuration_gives_the_same_text(config, compiled):
 
 def test_there_is_no_node_that_open_source_kubeflow_can_not_run(documents):
     executors = documents[0]["deploymentSpec"]["executors"]
-    assert len(executors) == 10
+    assert len(executors) == 14
     assert all(set(executor) == {"container"} for executor in executors.values())
     assert all(c["command"] == ["python", "-m", "kubeflow.entrypoint"] for c in containers(documents[0]).values())
     assert not any("lifecycle" in c for c in containers(documents[0]).values())
+
+
+def test_nothing_is_trained_before_the_data_has_passed(documents):
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    assert "data-gate" in tasks["transform"]["dependentTasks"]
+    assert "transform" in tasks["trainer"]["dependentTasks"]
 
 
 def test_the_trainer_alone_has_the_gpu_and_each_component_what_it_may_use(documents):
@@ -114,9 +120,9 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
         return {name for name, task in spec["root"]["dag"]["tasks"].items() if "cachingOptions" in task}
 
     tasks = set(documents[0]["root"]["dag"]["tasks"])
-    assert tasks - cached(documents[0]) == {"import-example-gen", "champion"}
+    assert tasks - cached(documents[0]) == {"import-example-gen", "data-check", "champion"}
     vertex = config(*VERTEX)
-    assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"champion"}
+    assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"data-check", "champion"}
     assert cached(yaml.safe_load_all(compile_pipeline(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
 
 

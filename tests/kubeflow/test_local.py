@@ -24,7 +24,7 @@ name: digits
 data: {path: dataset}
 image: {size: [75, 75]}
 trainer: {weights: none, epochs: 4, batch_size: 64, augmentation: {horizontal_flip: false}}
-evaluation: {thresholds: {accuracy: 0.8}, margin: 1}
+evaluation: {thresholds: {accuracy: 0.8}, margin: 1, intervals: none}
 deploy: {path: serving}
 kubeflow: {image: example/imagepipe}
 """
@@ -90,7 +90,7 @@ def outputs(started: containers.Containers, executor: str) -> dict:
 def test_each_container_runs_the_command_of_the_compiled_file(project, first):
     executors = yaml.safe_load((project / "compiled.yaml").read_text())["deploymentSpec"]["executors"]
     compiled = {e["container"]["args"][1]: e["container"] for e in executors.values()}
-    assert len(first.commands) == len(compiled) == 10
+    assert len(first.commands) == len(compiled) == 13
     for command in first.commands:
         container = compiled[command[4]]
         assert command[:3] == container["command"] == ["python", "-m", "kubeflow.entrypoint"]

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,35 @@ def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, tex
 def test_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(ConfigError, match="imagepipe init"):
         read(tmp_path / "none.yaml")
+
+
+RULE = "name: x\ndata: {path: y}\nevaluation: {rules: [{metric: accuracy, RULE}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("slice: {label: a}", "one of min, max and not_worse_than_champion has to be given"),
+        ("min: 0.5, max: 0.9", "one of min, max and not_worse_than_champion has to be given"),
+        ("min: 0.5, significance: 0.05", "significance: goes with not_worse_than_champion"),
+        ("not_worse_than_champion: 0, significance: 1", "evaluation.rules.0.significance"),
+        ("min: 1.5", "evaluation.rules.0.metric: 1.5 can't be reached; it lies between 0 and 1"),
+        ("metric: auc, min: 0.5", "evaluation.rules.0.metric: a classification has accuracy"),
+        (
+            "metric: macro_f1, not_worse_than_champion: 0, significance: 0.05",
+            "evaluation.rules.0.significance: is for the accuracy of a classification",
+        ),
+        ("minimum: 0.5", "evaluation.rules.0.minimum: unknown key; known are metric, slice, min"),
+    ],
+)
+def test_a_rule_that_cannot_decide_is_refused_by_its_key(tmp_path, rule, message):
+    text = RULE.replace("metric: accuracy, RULE", rule if rule.startswith("metric") else f"metric: accuracy, {rule}")
+    (tmp_path / "pipeline.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read(tmp_path / "pipeline.yaml")
+
+
+def test_a_class_of_a_rule_may_be_a_number(tmp_path):
+    (tmp_path / "pipeline.yaml").write_text(RULE.replace("RULE", "slice: {label: 7}, min: 0.5"))
+    (rule,) = read(tmp_path / "pipeline.yaml").evaluation.rules
+    assert rule.slice == {"label": "7"}

@@ -3,6 +3,7 @@ import json
 import pytest
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluator import with_thresholds
 from pipeline.config import EvaluationConfig
 from pipeline.evaluation import eval_config
 from pipeline.results import draw_confusion_matrix
@@ -45,7 +46,7 @@ def test_errors_are_upper_bounds_and_the_champions_margin_is_a_share_of_its_erro
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_only_a_classification_is_sliced_by_label_and_has_a_confusion_matrix(task):
     made = eval_config(task, EvaluationConfig(), Features())
-    assert [list(s.feature_keys) for s in made.slicing_specs] == [[]]
+    assert [list(s.feature_keys) for s in made.slicing_specs] == [[], ["image_size"]]
     assert "MultiClassConfusionMatrixAtThresholds" not in {m.class_name for m in made.metrics_specs[0].metrics}
 
 
@@ -60,3 +61,28 @@ def test_a_confusion_matrix_is_drawn_with_unknown_labels_and_many_classes(tmp_pa
     draw_confusion_matrix({(0, 0): 5, (-1, 1): 2}, ["a", "b"], str(tmp_path / "few.png"))
     draw_confusion_matrix({(0, 0): 5}, [str(i) for i in range(60)], str(tmp_path / "many.png"))
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("few", "many"))
+
+
+def test_a_run_of_a_compiled_pipeline_changes_the_shorthand_and_no_rule():
+    rules = [{"metric": "accuracy", "min": 0.3}, {"metric": "accuracy", "slice": {"label": "a"}, "min": 0.2}]
+    config = EvaluationConfig.model_validate({"thresholds": {"accuracy": 0.9}, "rules": rules})
+    changed = with_thresholds(eval_config("classification", config, Features()), {"accuracy": 0.5})
+    (metric,) = [m for m in changed.metrics_specs[0].metrics if m.class_name == "SparseCategoricalAccuracy"]
+    assert [p.threshold.value_threshold.lower_bound.value for p in metric.per_slice_thresholds] == [0.5, 0.3, 0.2]
+
+
+def test_each_kind_of_slice_is_computed_once():
+    rules = [
+        {"metric": "accuracy", "slice": {"camera": "old", "label": "a"}, "min": 0},
+        {"metric": "accuracy", "slice": {"label": "a", "camera": "new"}, "min": 0},
+        {"metric": "accuracy", "slice": {"camera": "new"}, "min": 0},
+    ]
+    config = EvaluationConfig.model_validate({"slices": ["camera", "label"], "rules": rules})
+    made = eval_config("classification", config, Features())
+    assert [list(s.feature_keys) for s in made.slicing_specs] == [
+        [],
+        ["label"],
+        ["image_size"],
+        ["camera"],
+        ["camera", "label"],
+    ]

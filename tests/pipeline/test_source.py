@@ -62,3 +62,26 @@ def test_what_is_no_dataset_is_refused_in_words(tmp_path):
     (tmp_path / "notes.txt").write_text("these are not records")
     with pytest.raises(ConfigError, match=r"notes\.txt is not a TFRecord file"):
         find(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"slices": ["camra"]}, "evaluation.slices: no record at the start of .* has a feature 'camra'"),
+        ({"slices": ["weight"]}, r"evaluation.slices: .* 'weight' of type bytes or int64.*weight \(float\)"),
+        (
+            {"rules": [{"metric": "accuracy", "min": 0, "slice": {"camra": "old"}}]},
+            "evaluation.rules.0.slice: .* 'camra'",
+        ),
+    ],
+)
+def test_slices_by_columns_that_are_not_there_are_refused(tmp_path, evaluation, message):
+    write(tmp_path / "0.tfrecord", example(b"image", "a", camera="old", weight=0.5))
+    values = {"name": "x", "data": {"path": str(tmp_path)}}
+    allowed = {
+        "slices": ["camera"],
+        "rules": [{"metric": "accuracy", "min": 0, "slice": {"image_size": "0-31 px", "label": "a"}}],
+    }
+    assert find(Config.model_validate(values | {"evaluation": allowed}))
+    with pytest.raises(ConfigError, match=message):
+        find(Config.model_validate(values | {"evaluation": evaluation}))

@@ -1,0 +1,117 @@
+"""The schema of a dataset or of a run: shown, and written to a file for a person to curate."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
+
+# isort: split
+import tensorflow_data_validation as tfdv
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from components import statistics
+from components.data_check import SCHEMA
+from components.schema_gen import completed
+from components.validation_config import ValidationConfig
+from ingest import dataset
+from pipeline.config import BeamConfig, ConfigError
+from pipeline.summary import FILENAME
+from transform.features import Features
+
+_NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # what is different in each image
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a schema, in words."""
+
+    name: str
+    type: str
+    required: bool
+    values: str
+
+
+def find(path: Path) -> schema_pb2.Schema:
+    """The schema of a dataset, from statistics of all its splits, or the one that a run was held against.
+
+    Args:
+        path: a folder that ``imagepipe ingest`` wrote, or that of a run.
+
+    Raises:
+        ConfigError: if it is neither, or a run that did not get as far.
+        IngestError: if the dataset is damaged.
+    """
+    if (path / FILENAME).is_file():
+        folder = json.loads((path / FILENAME).read_text()).get("data_dir")
+        if not folder or not (Path(folder) / SCHEMA).is_file():
+            raise ConfigError(f"{path}: this run did not get as far as DataCheck, or its artifacts are gone")
+        return text_format.Parse((Path(folder) / SCHEMA).read_text(), schema_pb2.Schema())
+    if (path / dataset.DESCRIPTION).is_file():
+        return _of_dataset(path)
+    raise ConfigError(f"{path} is neither a dataset that `imagepipe ingest` made nor a run (runs/RUN)")
+
+
+def _of_dataset(path: Path) -> schema_pb2.Schema:
+    made = dataset.load(str(path))
+    names, options = Features(), PipelineOptions(BeamConfig().args())
+    wanted = tfdv.StatsOptions(feature_allowlist=sorted(set(made.features) - _NO_STATISTICS))
+    # The training split first: the others add to what it says.
+    splits = sorted((n for n, split in made.splits.items() if split.records), key=lambda n: (n != "train", n))
+    if not splits:
+        raise ConfigError(f"{path} has no images")
+    seen = [
+        tfdv.generate_statistics_from_tfrecord(
+            str(path / name / "*.tfrecord*"), stats_options=wanted, pipeline_options=options
+        )
+        for name in splits
+    ]
+    schema = tfdv.infer_schema(seen[0])
+    for each in seen[1:]:
+        schema = tfdv.update_schema(schema, each)
+    completed(schema, names.input, names.label if made.options.task == "multilabel" else "")
+    minima: dict[str, int] = {}
+    if made.options.task != "regression":
+        minima |= dict(ValidationConfig().min_images.items())
+    return statistics.frozen(schema, seen, names.label, minima)
+
+
+def columns(schema: schema_pb2.Schema) -> list[Column]:
+    """What a schema says of each column."""
+    domains = {domain.name: list(domain.value) for domain in schema.string_domain}
+    return [
+        Column(
+            feature.name,
+            schema_pb2.FeatureType.Name(feature.type).lower(),
+            feature.presence.min_fraction == 1
+            or (feature.presence.min_count > 0 and not feature.presence.min_fraction),
+            "; ".join([*_values(feature, domains), *feature.annotation.tag]),
+        )
+        for feature in schema.feature
+    ]
+
+
+def _values(feature: schema_pb2.Feature, domains: dict[str, list[str]]) -> list[str]:
+    match feature.WhichOneof("domain_info"):
+        case "domain":
+            return [", ".join(domains.get(feature.domain, []))]
+        case "string_domain":
+            return [", ".join(feature.string_domain.value)]
+        case "int_domain" if feature.type == schema_pb2.INT:
+            return [f"{feature.int_domain.min} to {feature.int_domain.max}"]
+        case "float_domain":
+            return [f"{feature.float_domain.min:g} to {feature.float_domain.max:g}"]
+    return []
+
+
+def freeze(schema: schema_pb2.Schema, out: Path) -> None:
+    """Writes a schema as text, for ``data.curated_schema``.
+
+    Raises:
+        ConfigError: if the file exists: somebody may have curated it.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists. Delete it, or give another name.")
+    out.write_text(text_format.MessageToString(schema, as_utf8=True))

@@ -1,0 +1,154 @@
+"""Predictions of real SavedModels on Examples as an ExampleGen writes them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from tfx.types import artifact_utils, standard_artifacts
+
+from components import predictions
+from serving.model import Model
+from serving.requests import Request
+from serving.versions import ModelError
+from tests.components.test_serving_check import gray
+from tests.conftest import encode
+from tests.serving.conftest import save_brightness
+from transform.features import Features
+
+
+def made(**values) -> tf.train.Example:
+    example = tf.train.Example()
+    for name, value in values.items():
+        feature = example.features.feature[name]
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int):
+                feature.int64_list.value.append(one)
+            elif isinstance(one, float):
+                feature.float_list.value.append(one)
+            else:
+                feature.bytes_list.value.append(one)
+    return example
+
+
+def write_split(folder: Path, shards: list[list[tf.train.Example]]) -> Path:
+    (folder / "Split-eval").mkdir(parents=True)
+    for number, shard in enumerate(shards):
+        path = str(folder / "Split-eval" / f"data-{number:05}.gz")
+        with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions("GZIP")) as writer:
+            for example in shard:
+                writer.write(example.SerializeToString())
+    return folder / "Split-eval"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return (
+        save_brightness(root / "candidate" / "Format-Serving", root / "assets"),
+        save_brightness(root / "champion" / "Format-Serving", root / "other", names=("black", "white")),
+    )
+
+
+LIGHT, DARK = encode(gray(240)), encode(gray(20))
+
+
+def test_each_example_has_its_row_in_the_order_of_the_files(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "_BATCH_SIZE", 3)
+    monkeypatch.setattr(predictions, "_BATCHES_PER_GROUP", 2)
+    shades = [encode(gray(value)) for value in range(0, 250, 25)]
+    examples = [made(input=shade, label=b"dark", metadata=f"id-{i}".encode()) for i, shade in enumerate(shades)]
+    split = write_split(tmp_path / "examples", [examples[:4], examples[4:]])
+    predictions.predict(str(split), *models, Features(), tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    assert [(row["index"], row["id"]) for row in rows] == [(i, f"id-{i}") for i in range(len(shades))]
+    # What the rows say is what the models say of the images by their other signature.
+    for name, folder in zip(("candidate", "champion"), models, strict=True):
+        model = Model(folder)
+        for row, said in zip(rows, model.predict([Request("", shade) for shade in shades]), strict=True):
+            assert dict(zip(model.names, row[name], strict=True)) == said.classes
+            assert row[f"{name}_label"] == said.label
+    names = {"task": "classification", "candidate": ["dark", "light"], "champion": ["black", "white"]}
+    assert json.loads((tmp_path / "out" / predictions.NAMES).read_text()) == names
+    assert pq.ParquetFile(tmp_path / "out" / predictions.ROWS).num_row_groups == 2
+
+
+def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_path):
+    rest = {"metadata": b"\xff<b>", "sha256": b"abc", "width": 20, "height": 10, "camera": b"new", "weight": 0.5}
+    examples = [
+        made(input=LIGHT, label=b"light", **rest, serial=7, mixed=1, several=[1.0, 2.0]),
+        made(input=DARK, metadata=b"", serial=8, mixed=b"one", width=b"no number"),
+    ]
+    split = write_split(tmp_path / "examples", [examples])
+    predictions.predict(str(split), models[0], None, Features(), tmp_path / "out")
+    first, second = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    assert {name: value for name, value in first.items() if name not in ("candidate", "candidate_label")} == {
+        "index": 0,
+        "id": "\ufffd<b>",
+        "sha256": "abc",
+        "labels": ["light"],
+        "target": None,
+        "champion": None,
+        "champion_label": None,
+        "width": 20,
+        "height": 10,
+        "x_camera": "new",
+        "x_mixed": "1",
+        "x_serial": 7.0,
+        "x_weight": 0.5,
+    }
+    assert (second["id"], second["labels"], second["x_mixed"], second["x_serial"]) == ("eval/1", [], "one", 8.0)
+    assert [second[name] for name in ("sha256", "width", "height", "x_camera", "x_weight")] == [None] * 5
+    assert json.loads((tmp_path / "out" / predictions.NAMES).read_text())["champion"] is None
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "labels", "target"),
+    [
+        ("classification", 7, ["7"], None),
+        ("multilabel", [b"a", b"b"], ["a", "b"], None),
+        ("multilabel", [], [], None),
+        ("regression", 2.5, [], 2.5),
+        ("regression", 3, [], 3.0),
+        ("regression", [], [], None),
+    ],
+)
+def test_the_truth_is_told_as_the_task_has_it(models, tmp_path, monkeypatch, task, label, labels, target):
+    monkeypatch.setattr(predictions, "model_task", lambda folder: task)
+    split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x", tags=label)]])
+    predictions.predict(str(split), models[0], None, Features(label="tags"), tmp_path / "out")
+    (row,) = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    assert (row["labels"], row["target"]) == (labels, target)
+    assert "x_tags" not in row
+
+
+def artifact(kind: type, folder: Path):
+    one = kind()
+    one.uri = str(folder)
+    return one
+
+
+def test_the_component_asks_no_champion_where_the_artifact_is_empty(models, tmp_path):
+    write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x")], []])
+    examples = artifact(standard_artifacts.Examples, tmp_path / "examples")
+    examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
+    (tmp_path / "empty").mkdir()
+    inputs = {
+        "examples": [examples],
+        "model": [artifact(standard_artifacts.Model, models[0].parent)],
+        "champion": [artifact(standard_artifacts.Model, tmp_path / "empty")],
+    }
+    outputs = {"predictions": [artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
+    predictions.Executor().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
+    (row,) = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    assert (row["candidate_label"], row["champion_label"]) == ("light", None)
+
+
+def test_a_champion_without_the_names_of_its_outputs_is_refused_in_words(models, tmp_path):
+    nameless = tmp_path / "nameless"
+    tf.saved_model.save(tf.Module(), str(nameless))
+    split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x")]])
+    with pytest.raises(ModelError, match="nameless can't be loaded as a model of this pipeline"):
+        predictions.predict(str(split), models[0], nameless, Features(), tmp_path / "out")

@@ -1,0 +1,306 @@
+"""The report of real models on real digits, in a real browser."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from components import predictions
+from components.report import charts, page, pictures, rows
+from pipeline.config import EvaluationConfig
+from serving.report import Report
+from tests import evaluated
+from tests.conftest import encode
+from tests.evaluated import Linear, digits, evaluate, trained
+from transform.features import IMAGE, TARGET, Features
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MARKUP = "</script><img src=x onerror=\"document.title='owned'\"><b>"
+
+
+class Served(Linear):
+    """The digits' model, with its names as an asset."""
+
+    def __init__(self, weights, bias, assets: Path):
+        super().__init__(weights, bias)
+        assets.mkdir()
+        (assets / "labels").write_text("\n".join(evaluated.NAMES) + "\n")
+        self.labels = tf.saved_model.Asset(str(assets / "labels"))
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> page.Inputs:
+    """What the page is made from; the first image's id is markup, as are the data's findings."""
+    root = tmp_path_factory.mktemp("report")
+    known, others = digits()
+    folder = root / "model" / "Format-Serving"
+    module = Served(*trained(known, C=0.001), root / "assets")
+    signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    examples = evaluated.write_examples(root / "examples", evaluated.Digits(others.pixels[:300], others.labels[:300]))
+    _add_images(Path(examples.uri) / "Split-eval" / "data.gz")
+    model = evaluated._artifact(evaluated.standard_artifacts.Model, root / "model")
+    config = EvaluationConfig(thresholds={"accuracy": 1}, intervals="none")
+    evaluation, blessed = evaluate(root, examples, model, None, config)
+    split = f"{examples.uri}/Split-eval"
+    predictions.predict(split, folder, None, Features(), root / "predictions")
+    (root / "findings").mkdir()
+    suspect = {"split": "eval", "id": MARKUP, "sha256": None, "label": MARKUP, "suggested": "1"}
+    finding = {"severity": "warning", "kind": "anomaly", "split": "eval", "feature": MARKUP, "message": MARKUP}
+    found = {"findings": [finding], "near_duplicates": [], "label_errors": [suspect]}
+    (root / "findings" / "findings.json").write_text(json.dumps(found))
+    column = {"present": 300, "missing": 0, "min": 1.0, "mean": 2.0, "max": 3.0, "histogram": [[1, 2, 5], [2, 3, 9]]}
+    statistics = {"eval": {"count": 300, "labels": {"0": 30, MARKUP: 1}, "columns": {"width": column}}}
+    (root / "findings" / "statistics.json").write_text(json.dumps(statistics))
+    return page.Inputs(
+        evaluation=evaluation,
+        predictions=root / "predictions",
+        splits={"eval": split},
+        model=folder,
+        findings=root / "findings",
+        blessed=blessed,
+        serving=Report([], images=32, refusals=9, median_ms=5.0, p95_ms=8.0),
+        features=Features(),
+        name="digits",
+        config={"name": MARKUP},
+    )
+
+
+def _add_images(file: Path) -> None:
+    """Gives Examples the images that their pixels are, and ids."""
+    records = list(tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(file), tf.io.TFRecordOptions("GZIP")) as writer:
+        for number, record in enumerate(records):
+            example = tf.train.Example.FromString(record)
+            feature = example.features.feature
+            pixels = np.array(feature["pixels"].float_list.value).reshape(8, 8) * 255
+            feature["input"].bytes_list.value.append(encode(Image.fromarray(pixels.astype(np.uint8)), "PNG"))
+            feature["metadata"].bytes_list.value.append((f"id-{number}" if number else MARKUP).encode())
+            writer.write(example.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def html(given, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(page.render(given))
+    return file
+
+
+def test_the_page_says_what_tfma_says_to_the_last_printed_digit(given, html):
+    ((_, values),) = [each for each in tfma.load_eval_result(given.evaluation).slicing_metrics if not each[0]]
+    shown = dict(re.findall(r'data-metric="(\w+)">([\d.]+)', html.read_text()))
+    theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
+    assert {"accuracy", "macro_f1", "log_loss"} <= set(shown)
+    assert shown == {name: f"{theirs[name]:.4f}" for name in shown}
+
+
+def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_own(given):
+    said = rows.load(given.predictions)
+    picks = rows.pick(said)
+    actual = [int(labels[0]) for labels in said.labels]
+    wrong = [i for i in range(300) if actual[i] != said.scores[i].argmax()]
+    assert [each.row for each in picks.mistakes] == sorted(wrong, key=lambda i: -said.scores[i].max())[:18]
+    assert sum(picks.counts.values()) == 300
+    for (a, p), behind in picks.behind.items():
+        assert all((actual[i], said.scores[i].argmax()) == (a, p) for i in behind)
+    margins = np.diff(np.sort(said.scores, axis=1)[:, -2:], axis=1)[:, 0]
+    assert max(margins[each.row] for each in picks.uncertain) <= np.sort(margins)[17]
+
+
+def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_given_to():
+    said = rows.Rows(
+        task="multilabel",
+        names=["a", "b"],
+        indexes=np.arange(3),
+        ids=["1", "2", "3"],
+        labels=[["a"], ["a", "b"], []],
+        targets=np.full(3, np.nan),
+        scores=np.array([[0.9, 0.2], [0.1, 0.9], [0.2, 0.7]], np.float32),
+        said=["a", "b", "b"],
+    )
+    picks = rows.pick(said)
+    assert picks.behind == {(0, 1): [1], (1, 0): [2]}
+    assert [(each.row, each.output) for each in picks.mistakes] == [(1, 0), (2, 1)]
+
+
+def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_value():
+    said = rows.Rows(
+        task="regression",
+        names=["label"],
+        indexes=np.arange(3),
+        ids=["1", "2", "3"],
+        labels=[[], [], []],
+        targets=np.array([1.0, np.nan, 5.0]),
+        scores=np.array([[1.5], [2.0], [9.0]], np.float32),
+        said=["1.5", "2", "9"],
+    )
+    assert [each.row for each in rows.pick(said).mistakes] == [2, 0]
+    assert rows.scatter(said, 10) == [(1.0, 1.5), (5.0, 9.0)]
+
+
+def test_charts_leave_out_what_is_not_finite_and_draw_a_single_point():
+    drawn = charts.chart("t", "x", "y", {"a": [(1, 2.0), (2, float("nan"))], "b": []})
+    assert drawn is not None
+    assert [(line.name, len(line.dots)) for line in drawn.lines] == [("a", 1)]
+    assert charts.chart("t", "x", "y", {"a": [(1, float("inf"))]}) is None
+
+
+def test_a_heat_map_is_where_the_network_looks(tmp_path):
+    """A network that only counts red: the heat is where the red is."""
+    image = keras.Input((32, 32, 3), dtype="uint8", name=IMAGE)
+    scaled = keras.layers.Rescaling(1 / 255)(image)
+    red = keras.layers.Conv2D(2, 4, strides=4, use_bias=False, name="red")
+    features = red(scaled)
+    kernel = np.zeros((4, 4, 3, 2), np.float32)
+    kernel[:, :, 0, 0], kernel[:, :, 1, 0], kernel[:, :, 2, 1] = 1, -1, 1
+    red.set_weights([kernel])
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    average = keras.Input((2,), name=IMAGE)
+    last = keras.layers.Dense(2, activation="softmax", name="outputs")
+    head = keras.Model({IMAGE: average}, last(average), name="head")
+    last.set_weights([np.eye(2, dtype=np.float32), np.zeros(2, np.float32)])
+    keras.Model({IMAGE: image}, head({IMAGE: pooled})).save(tmp_path / "model.keras")
+
+    class Decoder(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+        def transform_features(self, examples):
+            raw = tf.io.parse_example(examples, {"input": tf.io.FixedLenFeature([], tf.string)})["input"]
+            decode = tf.map_fn(tf.io.decode_png, raw, fn_output_signature=tf.TensorSpec([32, 32, 3], tf.uint8))
+            return {IMAGE: decode, TARGET: tf.zeros(tf.shape(raw))}
+
+    decoder = Decoder()
+    tf.saved_model.save(decoder, str(tmp_path / "m"), signatures={"transform_features": decoder.transform_features})
+    pixels = np.full((32, 32, 3), 128, np.uint8)
+    pixels[:8, 24:] = (255, 0, 0)
+    example = tf.train.Example()
+    example.features.feature["input"].bytes_list.value.append(encode(Image.fromarray(pixels), "PNG"))
+    heat = pictures.heat_maps(tmp_path / "model.keras", tmp_path / "m", {7: example.SerializeToString()}, {7: 0})[7]
+    assert heat.shape == (8, 8)
+    assert heat[:2, 6:].min() == 1
+    heat[:2, 6:] = 0
+    assert heat.max() < 0.01
+    over = np.asarray(pictures.overlaid(Image.fromarray(pixels), np.zeros((8, 8), np.float32)))
+    assert (over == pixels).all()  # where nothing is hot, the image stays as it is
+
+
+def test_images_that_cannot_be_decoded_are_told_and_the_page_is_made(given, tmp_path):
+    (tmp_path / "Split-eval").mkdir()
+    with tf.io.TFRecordWriter(str(tmp_path / "Split-eval" / "data.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
+        for _ in range(300):
+            example = tf.train.Example()
+            example.features.feature["input"].bytes_list.value.append(b"\xff\xd8\xffno image")
+            writer.write(example.SerializeToString())
+    made = page.render(replace(given, splits={"eval": str(tmp_path / "Split-eval")}))
+    assert "This image can&#39;t be shown" in made or "This image can't be shown" in made
+    assert "data:image" not in made
+
+
+@pytest.fixture
+def browser():
+    if not BROWSER:
+        pytest.skip("there is no Chromium here")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(browser, html: Path, width: int = 1000, **options) -> Page:
+    page = browser.new_page(viewport={"width": width, "height": 800}, **options)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(html.as_uri())
+    assert {url for url in asked if not url.startswith("data:")} == {html.as_uri()}  # no other host
+    return page
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_verdict_shows_cells_open_their_images_and_columns_sort(browser, html):
+    page = opened(browser, html)
+    expect(page.locator("#verdict")).to_contain_text("Not blessed")
+    expect(page.locator("#verdict li")).to_contain_text("below the threshold of 1")
+    cell = page.locator("button[data-cell]").first
+    count = int(cell.inner_text())
+    cell.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    shown = page.locator("#behind-images li")
+    expect(shown).to_have_count(min(count, 3))
+    assert shown.first.locator("img").evaluate("image => image.naturalWidth") == 64
+    page.keyboard.press("Escape")
+    expect(page.locator("#behind")).to_be_hidden()
+
+    column = page.locator("#slices-table thead th").nth(2)
+    for order in ("ascending", "descending"):
+        column.get_by_role("button").click()
+        expect(column).to_have_attribute("aria-sort", order)
+        values = page.locator("#slices-table tbody td:nth-child(3)").evaluate_all(
+            "all => all.map(c => +c.dataset.value)"
+        )
+        assert len(set(values)) > 3
+        assert values == sorted(values, reverse=order == "descending")
+
+
+@pytest.mark.slow
+def test_in_a_browser_markup_of_strangers_is_text(browser, html):
+    page = opened(browser, html)
+    assert page.title() == "digits: report"
+    expect(page.locator("#data ~ ul").first).to_contain_text(MARKUP)
+    assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
+    for cell in page.locator("button[data-cell]").all():
+        cell.click()
+        page.keyboard.press("Escape")
+    assert page.title() == "digits: report"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_it_is_readable_on_a_phone_and_in_the_dark(browser, html, scheme):
+    page = opened(browser, html, 360, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    faint = page.evaluate(CONTRAST)
+    assert faint == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.slow
+def test_in_a_browser_everything_has_a_name_for_a_screen_reader(browser, html):
+    page = opened(browser, html)
+    nameless = """all => all.filter(e => !(e.getAttribute('aria-label') || e.alt || e.textContent.trim())).length"""
+    for kind in ("button", "a", "img", "svg[role=img]", "th", "[role=region]"):
+        if kind == "button":
+            page.wait_for_selector("thead button")
+        assert page.locator(kind).evaluate_all(nameless) == 0, kind
+    assert page.evaluate("document.documentElement.lang") == "en"
+    levels = page.locator("main :is(h2, h3)").evaluate_all("all => all.map(e => +e.tagName[1])")
+    assert levels[0] == 2
+    ids = page.locator("[id]").evaluate_all("all => all.map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    for target in page.locator("nav a").evaluate_all("all => all.map(e => e.hash.slice(1))"):
+        assert target in ids
+
+
+# Text against the background that is painted behind it: WCAG 2.1, success criterion 1.4.3, and its relative luminance.
+CONTRAST = """() => {
+  const parse = text => { const p = text.match(/[\\d.]+/g).map(Number); return p.length < 4 ? [...p, 1] : p; };
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+  const light = c => [0, 1, 2].map(i => c[i] / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = e => { const own = parse(getComputedStyle(e).backgroundColor);
+    return own[3] === 1 ? own : over(own, e.parentElement ? behind(e.parentElement) : [255, 255, 255, 1]); };
+  return [...document.querySelectorAll("main *, header *")].filter(e => e.offsetParent && [...e.childNodes].some(
+    n => n.nodeType === 3 && n.textContent.trim())).filter(e => {
+      const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+      return (a + .05) / (b + .05) < 4.5;
+    }).map(e => e.outerHTML.slice(0, 120));
+}"""

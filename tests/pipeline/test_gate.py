@@ -1,0 +1,249 @@
+"""The gate on real predictions: scikit-learn's digits, small real models, the Evaluator as a run uses it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
+from components.evaluation import CANDIDATE, CHAMPION, Evaluation, load
+from components.evaluator import size_bucket
+from components.outcomes import Outcome
+from pipeline.config import EvaluationConfig
+from pipeline.summary import Summary
+from tests import evaluated
+
+RULES = [
+    {"metric": "accuracy", "slice": {"label": 3}, "min": 0.99},
+    {"metric": "accuracy", "slice": {"camera": "old"}, "max": 1},
+    {"metric": "accuracy", "slice": {"camera": "none"}, "min": 0},
+    {"metric": "macro_f1", "not_worse_than_champion": 0.0},
+    {"metric": "accuracy", "not_worse_than_champion": 0.0, "significance": 0.05},
+]
+
+
+def predictions(model, data: evaluated.Digits) -> np.ndarray:
+    """What a model says of pixels, ``[n, 10]``, through the signature that serves."""
+    module = tf.saved_model.load(f"{model.uri}/Format-Serving")
+    records = []
+    for pixels in data.pixels:
+        example = tf.train.Example()
+        example.features.feature["pixels"].float_list.value.extend(pixels)
+        records.append(example.SerializeToString())
+    return module.signatures["tf_examples"](examples=tf.constant(records))["classes"].numpy()
+
+
+class Setting:
+    """A strong model, two that are worse by less than noise and by 10 points, and images that none of them knows."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        train, self.data = evaluated.digits()
+        weights, bias = evaluated.trained(train)
+        self.examples = evaluated.write_examples(root / "examples", self.data)
+        self.strong = evaluated.save(root / "strong", weights, bias)
+        few = evaluated.Digits(train.pixels[:850], train.labels[:850])
+        self.noisy = evaluated.save(root / "noisy", *evaluated.trained(few))
+        noise = np.random.default_rng(0).normal(0, 0.25, weights.shape).astype(np.float32)
+        self.worse = evaluated.save(root / "worse", weights + noise, bias)
+
+    def right(self, model) -> np.ndarray:
+        return predictions(model, self.data).argmax(axis=1) == self.data.labels
+
+    def evaluate(self, name: str, model, champion, **config) -> tuple[Evaluation, bool, str]:
+        demanded = EvaluationConfig.model_validate({"margin": 1} | config)
+        folder, blessed = evaluated.evaluate(self.root / name, self.examples, model, champion, demanded)
+        return load(folder), blessed, folder
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("gate"))
+
+
+@pytest.fixture(scope="module")
+def compared(setting) -> tuple[Evaluation, bool, str]:
+    """The model that is a little worse, with slices and a rule of each kind."""
+    config = {"slices": ["camera"], "rules": RULES, "intervals": "none"}
+    return setting.evaluate("compared", setting.noisy, setting.strong, **config)
+
+
+@pytest.fixture(scope="module")
+def with_intervals(setting) -> tuple[Evaluation, bool, str]:
+    """The same as a run does it by default."""
+    return setting.evaluate("intervals", setting.noisy, setting.strong, slices=["camera"], rules=RULES)
+
+
+def rule(evaluation: Evaluation, **wanted) -> Outcome:
+    (found,) = [r for r in evaluation.rules if all(getattr(r, name) == value for name, value in wanted.items())]
+    return found
+
+
+def test_a_model_that_is_worse_within_noise_is_not_refused_by_the_paired_test(setting, compared):
+    evaluation, _, _ = compared
+    candidate, champion = setting.right(setting.noisy), setting.right(setting.strong)
+    only_candidate, only_champion = int((candidate & ~champion).sum()), int((champion & ~candidate).sum())
+    assert 0.001 < champion.mean() - candidate.mean() < 0.02
+    expected = binomtest(only_champion, only_candidate + only_champion).pvalue
+    assert expected > 0.05
+    paired = evaluation.whole.paired
+    assert (paired.only_candidate, paired.only_champion) == (only_candidate, only_champion)
+    assert paired.p == pytest.approx(expected)
+    outcome = rule(evaluation, metric="accuracy", kind="not_worse_than_champion", significance=0.05)
+    assert (outcome.verdict, outcome.p) == ("passed", paired.p)
+    assert outcome.because == (
+        f"accuracy is {candidate.mean():.4f}, more than 0 below the champion's {champion.mean():.4f}, "
+        f"which may be chance: p is {expected:.2g}, not below 0.05"
+    )
+    # Without the test it would have been.
+    assert rule(evaluation, metric="macro_f1", kind="not_worse_than_champion").verdict == "refused"
+
+
+def test_a_model_that_is_worse_by_ten_points_is_refused_by_the_paired_test_alone(setting):
+    candidate, champion = setting.right(setting.worse), setting.right(setting.strong)
+    assert 0.08 < champion.mean() - candidate.mean() < 0.13
+    test = {"metric": "accuracy", "not_worse_than_champion": 0.01, "significance": 0.01}
+    evaluation, blessed, _ = setting.evaluate("worse", setting.worse, setting.strong, rules=[test], intervals="none")
+    assert not blessed
+    (refused,) = [r for r in evaluation.rules if r.verdict == "refused"]
+    assert refused.significance == 0.01
+    assert refused.p == pytest.approx(
+        binomtest(int((champion & ~candidate).sum()), int((champion ^ candidate).sum())).pvalue
+    )
+    assert refused.difference == pytest.approx(candidate.mean() - champion.mean())
+    assert refused.because.startswith(
+        f"accuracy is {candidate.mean():.4f}, more than 0.01 below the champion's {champion.mean():.4f}, "
+        "and not by chance: p is "
+    )
+
+
+def test_without_a_champion_what_compares_is_skipped_and_the_rest_decides(setting):
+    rules = [RULES[3], RULES[4], {"metric": "accuracy", "min": 0.5}]
+    evaluation, blessed, _ = setting.evaluate("alone", setting.noisy, None, rules=rules, intervals="none")
+    assert blessed
+    assert [r.verdict for r in evaluation.rules if r.kind == "not_worse_than_champion"] == ["skipped"] * 3
+    assert rule(evaluation, kind="min").verdict == "passed"
+    assert (evaluation.whole.champion, evaluation.whole.paired, evaluation.whole.differences) == (None, None, {})
+    assert set(evaluation.curves) == {CANDIDATE}
+    assert all(figure.interval is None for figure in evaluation.whole.metrics.values())
+
+
+def test_rules_hold_for_their_slices_with_figures_of_these(setting, compared):
+    evaluation, blessed, _ = compared
+    assert not blessed
+    right, labels = setting.right(setting.noisy), setting.data.labels
+    threes = rule(evaluation, slice={"label": "3"})
+    assert (threes.verdict, threes.value) == ("refused", pytest.approx(right[labels == 3].mean()))
+    assert threes.because == f"accuracy of label 3 is {right[labels == 3].mean():.4f}, below the threshold of 0.99"
+    old = rule(evaluation, slice={"camera": "old"})
+    assert (old.verdict, old.value) == ("passed", pytest.approx(right[::3].mean()))
+    missing = rule(evaluation, slice={"camera": "none"})
+    assert (missing.verdict, missing.value) == ("refused", None)
+    assert missing.because == "accuracy of camera none is not known: the eval split has no such image"
+
+
+def test_slices_are_all_images_labels_configured_columns_and_sizes(setting, compared):
+    found = {tuple(part.columns.items()): part for part in compared[0].slices}
+    right = setting.right(setting.noisy)
+    assert compared[0].whole.columns == {}
+    assert {key[0][0] for key in found if key} == {"label", "camera", "image_size"}
+    assert found[(("camera", "new"),)].count == sum(n % 3 != 0 for n in range(len(right)))
+    large = found[(("image_size", "512-1023 px"),)]
+    assert (large.count, large.metrics["accuracy"].value) == (len(right) // 2, pytest.approx(right[1::2].mean()))
+    assert len([key for key in found if key and key[0][0] == "label"]) == 10
+
+
+@pytest.mark.slow
+def test_intervals_are_those_that_theory_expects(setting, compared, with_intervals):
+    whole, right = with_intervals[0].whole, setting.right(setting.noisy)
+    low, high = whole.metrics["accuracy"].interval
+    assert low < right.mean() < high
+    expected = 2 * 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / len(right))
+    assert 0.5 * expected < high - low < 2 * expected
+    # A difference on the same images is known better than each of the two.
+    low, high = whole.differences["accuracy"].interval
+    assert low < whole.differences["accuracy"].value < high
+    paired = setting.right(setting.noisy).astype(int) - setting.right(setting.strong)
+    assert 0.5 < (high - low) / (2 * 1.96 * paired.std() / np.sqrt(len(paired))) < 2
+    # They change nothing else.
+    assert [(r.verdict, r.because) for r in with_intervals[0].rules] == [
+        (r.verdict, r.because) for r in compared[0].rules
+    ]
+    assert with_intervals[0].curves == compared[0].curves
+    assert [part.columns for part in with_intervals[0].slices] == [part.columns for part in compared[0].slices]
+
+
+def test_curves_of_each_class_are_those_of_scikit_learn(setting, compared):
+    evaluation = compared[0]
+    for model, artifact in ((CANDIDATE, setting.noisy), (CHAMPION, setting.strong)):
+        scores = predictions(artifact, setting.data)
+        assert sorted(evaluation.curves[model]) == list(range(10))
+        for digit, curves in evaluation.curves[model].items():
+            truth = setting.data.labels == digit
+            assert curves.auc == pytest.approx(roc_auc_score(truth, scores[:, digit]), abs=2e-3)
+            assert curves.average_precision == pytest.approx(average_precision_score(truth, scores[:, digit]), abs=0.01)
+            for place in (0, 20, 60, 110):
+                said = scores[:, digit] > np.float32(curves.thresholds[place])
+                precision, recall, f1, _ = precision_recall_fscore_support(
+                    truth, said, average="binary", zero_division=1
+                )
+                assert (curves.precision[place], curves.recall[place]) == pytest.approx((precision, recall))
+                assert curves.f1[place] == pytest.approx(f1)
+            assert max(curves.f1) == curves.f1[curves.thresholds.index(curves.best_threshold)]
+            assert sum(bucket.count for bucket in curves.calibration) == len(truth)
+
+
+def test_calibration_compares_what_is_said_with_what_is_right(setting, compared):
+    scores = predictions(setting.noisy, setting.data).astype(float)
+    best, right = scores.max(axis=1), setting.right(setting.noisy)
+    error = 0.0
+    for bucket in compared[0].confidence[CANDIDATE]:
+        inside = (best >= bucket.low) & (best < bucket.high if bucket.high < 1 else True)
+        assert bucket.count == inside.sum()
+        assert (bucket.said, bucket.right) == pytest.approx((best[inside].mean(), right[inside].mean()))
+        error += inside.mean() * abs(bucket.said - bucket.right)
+    assert compared[0].whole.metrics["calibration_error"].value == pytest.approx(error)
+
+
+def tfmas(value: dict) -> float | None:
+    """A number as TFMA's loader gives it: with its bounds if it has an interval."""
+    return value["boundedValue"]["value"] if "boundedValue" in value else value.get("doubleValue")
+
+
+@pytest.mark.parametrize("which", ["compared", pytest.param("with_intervals", marks=pytest.mark.slow)])
+def test_what_is_read_is_tfmas_own_output_to_the_last_digit(which, request):
+    evaluation, _, folder = request.getfixturevalue(which)
+    for model in (CANDIDATE, CHAMPION):
+        for key, values in tfma.load_eval_result(folder, model_name=model).slicing_metrics:
+            columns = {column: str(value) for column, value in key}
+            (part,) = [part for part in evaluation.slices if part.columns == columns]
+            read = part.metrics if model == CANDIDATE else part.champion
+            theirs = {n: tfmas(v) for n, v in values[""][""].items()}
+            assert {n: figure.value for n, figure in read.items()} == {n: theirs[n] for n in read}
+            assert theirs["example_count"] == part.count
+            if model == CANDIDATE:
+                assert {n: f.value for n, f in part.differences.items()} == {
+                    n: theirs[f"{n}_diff"] for n in part.differences
+                }
+    assert [r.verdict for r in evaluation.rules].count("refused") == sum(
+        len(each.failures) for each in tfma.load_validation_result(folder).metric_validations_per_slice
+    ) + len(tfma.load_validation_result(folder).missing_slices)
+
+
+def test_outcomes_survive_the_summary(compared):
+    rules = compared[0].rules
+    text = Summary(run_id="1", name="x", status="done", serving_dir="x", log="x", rules=rules).model_dump_json()
+    assert json.loads(text)["rules"][0]["metric"] == rules[0].metric
+    assert Summary.model_validate_json(text).rules == rules
+
+
+@pytest.mark.parametrize(
+    ("side", "bucket"),
+    [(1, "0-31 px"), (31, "0-31 px"), (32, "32-63 px"), (4095, "2048-4095 px"), (4096, "4096 px and more")],
+)
+def test_sizes_are_put_into_buckets_by_the_longer_side(side, bucket):
+    assert size_bucket(side) == bucket
