@@ -12,9 +12,9 @@ from pipeline import cli
 from pipeline.config import Config
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
-TEXT = (DOCUMENTS / "kubeflow.md").read_text()
-COMMANDS = re.findall(r"^    imagepipe (.*)$", TEXT, re.MULTILINE)
-SNIPPETS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+TEXTS = {name: (DOCUMENTS / name).read_text() for name in ("kubeflow.md", "deploy.md")}
+COMMANDS = [line for text in TEXTS.values() for line in re.findall(r"^    imagepipe (.*)$", text, re.MULTILINE)]
+SNIPPETS = [yaml_ for text in TEXTS.values() for yaml_ in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -29,6 +29,7 @@ def test_a_configuration_of_the_document_is_valid(snippet):
     Config.model_validate({"name": "flowers", "data": {"path": "/data"}} | yaml.safe_load(snippet))
 
 
-def test_there_are_commands_and_configurations_in_the_document():
-    assert len(COMMANDS) > 8
-    assert len(SNIPPETS) > 3
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_there_are_commands_and_configurations_in_the_document(text):
+    assert len(re.findall(r"^    imagepipe ", text, re.MULTILINE)) > 8
+    assert text.count("```yaml") > 3
