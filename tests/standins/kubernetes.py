@@ -182,6 +182,7 @@ class Cluster:
         refuses: of creations and changes, with these words.
         forbids: whether the token has no rights.
         failing: by number, revisions that don't start, and why; '' for those of which nothing is heard.
+        paused: whether the controller does nothing, so that what a status tells is old.
         by_host: whether services have hosts of their own, which only the gateway knows.
     """
 
@@ -194,6 +195,7 @@ class Cluster:
     refuses: str = ""
     forbids: bool = False
     failing: dict[int, str] = field(default_factory=dict)
+    paused: bool = False
     by_host: bool = False
     services: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     deployed: dict[tuple[str, str], Deployed] = field(default_factory=dict)
@@ -319,6 +321,8 @@ class Cluster:
     def _control(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
             with self.lock:
+                if self.paused:
+                    continue
                 for key, service in self.services.items():
                     status = self._reconciled(key, service)
                     if status != service.get("status"):

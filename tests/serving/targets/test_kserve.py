@@ -321,6 +321,27 @@ def test_without_knative_there_are_no_shares_but_all_else(cluster, config, model
     assert answered(config) == {"v1": 100}
 
 
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+@pytest.mark.parametrize("change", ["deploy", "rollback"])
+def test_what_kserve_says_of_the_revision_before_is_not_taken_for_the_new_one(cluster, config, models, mode, change):
+    cluster.mode = mode
+    kserve.deploy(models[0], config)
+    if change == "rollback":
+        kserve.deploy(models[1], config)
+    cluster.paused = True  # all that is told is that the one before is ready
+    with ThreadPoolExecutor(1) as pool:
+        count = len(cluster.manifests)
+        changed = pool.submit(
+            lambda: kserve.deploy(models[1], config) if change == "deploy" else kserve.rollback(config)
+        )
+        wait_for(lambda: len(cluster.manifests) > count)
+        with pytest.raises(TimeoutError):
+            changed.result(timeout=0.3)
+        cluster.paused = False
+        version = changed.result()
+    assert [v.version for v in kserve.status(config) if v.traffic] == [version.version]
+
+
 def test_what_someone_else_changes_meanwhile_stays_as_they_want_it(cluster, config, models):
     kserve.deploy(models[0], config)
     cluster.failing[2] = ""

@@ -1,4 +1,4 @@
-"""The Pusher, for Google's clouds: what is blessed is live there afterwards, what isn't never gets there."""
+"""The Pusher, for each target but the folder: what is blessed is live afterwards, what isn't never gets there."""
 
 import shutil
 from pathlib import Path
@@ -11,18 +11,23 @@ from components.pusher import DEPLOY, Executor
 from serving import targets
 from serving.targets.config import DeployConfig
 from tests.standins.google import PROJECT, REGION, running
+from tests.standins.kubernetes import Cluster
 from tests.standins.ml_engine import MLEngine
 from tests.standins.vertex import Vertex
 
 
-@pytest.fixture(params=["vertex", "ml_engine"])
-def config(request, account, tmp_path):
+@pytest.fixture(params=["kserve", "vertex", "ml_engine"])
+def config(request, account, tmp_path, monkeypatch):
+    path = str(tmp_path / "there")
+    if request.param == "kserve":
+        with Cluster("token") as cluster:
+            monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
+            yield DeployConfig(target="kserve", name="digits", path=path)
+        return
     cloud = {"vertex": Vertex, "ml_engine": MLEngine}[request.param](account)
     with running(cloud):
         section = {"project": PROJECT, "region": REGION, "api": cloud.url}
-        yield DeployConfig(
-            target=request.param, name="digits", path=str(tmp_path / "there"), **{request.param: section}
-        )
+        yield DeployConfig(target=request.param, name="digits", path=path, **{request.param: section})
 
 
 def push(model: str, blessed: bool, config: DeployConfig, folder: Path) -> standard_artifacts.PushedModel:
