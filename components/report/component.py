@@ -9,6 +9,7 @@ from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.types.artifact import Artifact
+from tfx.types.experimental import simple_artifacts
 from tfx.utils import io_utils, path_utils
 
 from components.remote import local_outputs
@@ -24,12 +25,6 @@ _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_sp
 _EVALUATION, _BLESSING = standard_component_specs.EVALUATION_KEY, standard_component_specs.MODEL_BLESSING_KEY
 _SERVING, _PREDICTIONS, _FINDINGS, _REPORT = "serving_blessing", "predictions", "findings", "report"
 _NAME, _CONFIG, _FEATURES, _CODE = "name", "config", "features", "code"
-
-
-class ReportPage(Artifact):
-    """A folder with ``report.html``."""
-
-    TYPE_NAME = "imagepipe.Report"  # of the form that Kubeflow demands
 
 
 class Executor(base_executor.BaseExecutor):
@@ -79,7 +74,7 @@ class _Spec(types.ComponentSpec):
         _PREDICTIONS: component_spec.ChannelParameter(type=standard_artifacts.InferenceResult),
         _FINDINGS: component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
     }
-    OUTPUTS = {_REPORT: component_spec.ChannelParameter(type=ReportPage)}  # noqa: RUF012
+    OUTPUTS = {_REPORT: component_spec.ChannelParameter(type=simple_artifacts.File)}  # noqa: RUF012
 
 
 class ModelReport(base_component.BaseComponent):
@@ -103,5 +98,5 @@ class ModelReport(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(self, name: str, config: str, features: str, code: str, **channels: types.BaseChannel):
-        report = types.Channel(type=ReportPage)
+        report = types.Channel(type=simple_artifacts.File)
         super().__init__(spec=_Spec(name=name, config=config, features=features, code=code, report=report, **channels))

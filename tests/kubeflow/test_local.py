@@ -90,7 +90,7 @@ def outputs(started: containers.Containers, executor: str) -> dict:
 def test_each_container_runs_the_command_of_the_compiled_file(project, first):
     executors = yaml.safe_load((project / "compiled.yaml").read_text())["deploymentSpec"]["executors"]
     compiled = {e["container"]["args"][1]: e["container"] for e in executors.values()}
-    assert len(first.commands) == len(compiled) == 13
+    assert len(first.commands) == len(compiled) == 14
     for command in first.commands:
         container = compiled[command[4]]
         assert command[:3] == container["command"] == ["python", "-m", "kubeflow.entrypoint"]
