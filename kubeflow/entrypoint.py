@@ -109,7 +109,8 @@ def main(arguments: list[str]) -> None:
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver
 
     output_file = asked["outputs"]["outputFile"]
-    if "input_base" in asked["inputs"]["parameterValues"] and not fileio.exists(output_file):
+    parameters = asked.get("inputs", {}).get("parameterValues", {})  # what is empty is left out
+    if "input_base" in parameters and not fileio.exists(output_file):
         driver.main(_with_input(given, executor_input))
         executor_input = with_driver_output(executor_input, _read(output_file))
     tfx_entrypoint.main((_with_input(given, executor_input), with_setup_file(beam_args)))

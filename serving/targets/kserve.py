@@ -41,7 +41,10 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
             f"{services.named} is deployed in mode {said.mode(live)}, without Knative, where KServe can't split the "
             "requests: deploy with --traffic 100"
         )
-    version = storage.add_version(model, str(config.path), inner="{version}")
+    if live and storage.same_model(model, _version(config, said.annotated(live), 0).uri):
+        version = said.annotated(live)  # also if a later one, which did not start, is in the folder
+    else:
+        version = storage.add_version(model, str(config.path), inner="{version}")
     wanted = _manifest(config, version)
     if live is None:
         _create(services, wanted)

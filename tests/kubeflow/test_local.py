@@ -102,6 +102,8 @@ def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, firs
     (version,) = version_folders(project / "serving")[:1]
     assert accuracy(project, version) > 0.9
     assert outputs(first, "components.champion.Executor")["champion"]["metadata"]["version"] == ""
+    page = Path(outputs(first, "components.report.component.Executor")["report"]["uri"]) / "report.html"
+    assert "Blessed" in page.read_text()
 
 
 def test_examples_carry_the_fingerprint_of_what_was_read(first):

@@ -233,6 +233,8 @@ def test_a_canary_stays_as_it_is_if_its_successor_does_not_start(cluster, config
     said = f"As before, version {second.version} gets 20% and version {first.version} gets 80% of the requests"
     assert str(error.value).endswith(said)
     assert answered(config) == {"v1": 80, "v2": 20}
+    assert kserve.deploy(models[1], config, 30) == Version(second.version, second.uri, 30)
+    assert answered(config) == {"v1": 70, "v2": 30}
 
 
 def test_a_first_version_that_does_not_start_leaves_nothing_behind(cluster, config, models):
