@@ -18,14 +18,14 @@ SNIPPETS = [yaml_ for text in TEXTS.values() for yaml_ in re.findall(r"```yaml\n
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_documents_is_understood(line):
+def test_a_command_of_the_document_is_understood(line):
     name, *args = shlex.split(line, comments=True)
     command = typer.main.get_command(cli.app).commands[name]
     command.make_context(name, args)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_a_configuration_of_the_documents_is_valid(snippet):
+def test_a_configuration_of_the_document_is_valid(snippet):
     Config.model_validate({"name": "flowers", "data": {"path": "/data"}} | yaml.safe_load(snippet))
 
 
