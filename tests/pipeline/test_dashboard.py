@@ -57,6 +57,7 @@ def test_an_empty_workdir_says_how_a_run_is_started(tmp_path):
     assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
 
 
+@pytest.mark.slow
 def test_five_hundred_runs_are_listed_newest_first_in_under_a_second(recorder, root):
     made: dict[str, int] = {}
     for number in range(500):

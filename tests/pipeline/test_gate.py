@@ -60,6 +60,9 @@ class Setting:
         return load(folder), blessed, folder
 
 
+pytestmark = pytest.mark.slow  # evaluations of real models; tests/e2e has one among the quick tests
+
+
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Setting:
     return Setting(tmp_path_factory.mktemp("gate"))
@@ -157,7 +160,6 @@ def test_slices_are_all_images_labels_configured_columns_and_sizes(setting, comp
     assert len([key for key in found if key and key[0][0] == "label"]) == 10
 
 
-@pytest.mark.slow
 def test_intervals_are_those_that_theory_expects(setting, compared, with_intervals):
     whole, right = with_intervals[0].whole, setting.right(setting.noisy)
     low, high = whole.metrics["accuracy"].interval
@@ -214,7 +216,7 @@ def tfmas(value: dict) -> float | None:
     return value["boundedValue"]["value"] if "boundedValue" in value else value.get("doubleValue")
 
 
-@pytest.mark.parametrize("which", ["compared", pytest.param("with_intervals", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", ["compared", "with_intervals"])
 def test_what_is_read_is_tfmas_own_output_to_the_last_digit(which, request):
     evaluation, _, folder = request.getfixturevalue(which)
     for model in (CANDIDATE, CHAMPION):
