@@ -43,7 +43,10 @@ function equip() {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
-    button.onclick = () => sort(table, column, head.getAttribute("aria-sort") === "ascending");
+    button.onclick = () => {  // figures the largest first
+      const now = head.getAttribute("aria-sort");
+      sort(table, column, now ? now === "ascending" : head.classList.contains("number"));
+    };
     head.append(button);
   });
   const field = document.getElementById("filter");

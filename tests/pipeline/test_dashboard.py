@@ -212,10 +212,12 @@ def test_a_run_that_is_recorded_is_not_disturbed_by_those_who_look_on(recorder, 
         "recorder = Recorder(Path(sys.argv[1]))\n"
         "for number in range(1, 40): recorder.record(number); recorder.summarize(number)"
     )
-    subprocess.run([sys.executable, "-c", script, str(root)], check=True, timeout=60)  # noqa: S603
-    over.set()
-    for each in watchers:
-        each.join()
+    try:
+        subprocess.run([sys.executable, "-c", script, str(root)], check=True, timeout=60)  # noqa: S603
+    finally:
+        over.set()
+        for each in watchers:
+            each.join()
     assert problems == []
     assert len(rows(page(root))) == 40
 

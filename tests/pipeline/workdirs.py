@@ -153,6 +153,10 @@ class Recorder:
         (folder / "log.txt").write_text(log or "".join(lines), encoding="utf-8")
         return read
 
+    def read(self, number: int) -> summary.Summary:
+        """The summary of a run."""
+        return summary.Summary.model_validate_json((self.workdir.runs / run_id(number) / summary.FILENAME).read_text())
+
     def originate(self, number: int, config: dict | None = None, packages: dict[str, str] | None = None) -> None:
         """Writes ``run.json`` of a run that has a folder."""
         folder = self.workdir.runs / run_id(number)
