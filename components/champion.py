@@ -10,14 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tfx import types
-from tfx.dsl.components.base import base_component, base_driver, base_executor, executor_spec
-from tfx.orchestration import data_types_utils, metadata
-from tfx.orchestration.portable import base_driver as portable_driver
-from tfx.orchestration.portable import data_types
-from tfx.proto.orchestration import driver_output_pb2
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils, path_utils
 
+from components import driver
 from serving import storage, targets
 from serving.targets.config import DeployConfig
 
@@ -48,24 +45,11 @@ def _live(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]
     return live_model(DeployConfig(**json.loads(properties[_DEPLOY])), candidate)
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Makes what is live an execution property, and thereby a part of the cache key.
+class Driver(driver.Driver):
+    """Finds what is live."""
 
-    A component takes the first kind of driver only; the launcher runs the second.
-    """
-
-    def __init__(self, metadata_handle: metadata.Metadata):
-        base_driver.BaseDriver.__init__(self, metadata_handle)
-        portable_driver.BaseDriver.__init__(self, metadata_handle)
-
-    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Returns the execution properties with what is live added."""
-        properties = dict(execution_info.exec_properties)
-        properties[_LIVE] = _live(properties, execution_info.input_dict)
-        result = driver_output_pb2.DriverOutput()
-        for key, value in properties.items():
-            data_types_utils.set_metadata_value(result.exec_properties[key], value)
-        return result
+    PROPERTY = _LIVE
+    found = staticmethod(_live)
 
 
 class Executor(base_executor.BaseExecutor):

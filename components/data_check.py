@@ -22,15 +22,11 @@ from PIL import Image
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx import types
 from tfx.components.example_validator import executor as example_validator
-from tfx.dsl.components.base import base_component, base_driver, base_executor, executor_spec
-from tfx.orchestration import data_types_utils, metadata
-from tfx.orchestration.portable import base_driver as portable_driver
-from tfx.orchestration.portable import data_types
-from tfx.proto.orchestration import driver_output_pb2
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils
 
-from components import label_errors, near_duplicates, statistics
+from components import driver, label_errors, near_duplicates, statistics
 from components.statistics import Statistics
 from components.validation_config import ValidationConfig
 from ingest import appearance, examples, images
@@ -437,24 +433,11 @@ def _baseline(properties: Mapping[str, Any], input_dict: Mapping[str, list[types
     return trained_on(DeployConfig(**json.loads(properties[_DEPLOY])), now)
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Makes what the data is compared with an execution property, and thereby a part of the cache key.
+class Driver(driver.Driver):
+    """Finds what the data is compared with."""
 
-    A component takes the first kind of driver only; the launcher runs the second.
-    """
-
-    def __init__(self, metadata_handle: metadata.Metadata):
-        base_driver.BaseDriver.__init__(self, metadata_handle)
-        portable_driver.BaseDriver.__init__(self, metadata_handle)
-
-    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Returns the execution properties with that added."""
-        properties = dict(execution_info.exec_properties)
-        properties[_BASELINE] = _baseline(properties, execution_info.input_dict)
-        result = driver_output_pb2.DriverOutput()
-        for key, value in properties.items():
-            data_types_utils.set_metadata_value(result.exec_properties[key], value)
-        return result
+    PROPERTY = _BASELINE
+    found = staticmethod(_baseline)
 
 
 # --- the components
