@@ -137,13 +137,14 @@ def _bar(read: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | N
     """How a run's time went to its nodes: in words, and as (colour, start, width) of parts of 100."""
     if read is None or not read.seconds:
         return None
-    slow = [node for node in read.nodes if not node.cached and node.seconds >= read.seconds / 50]
+    # A node has the same colour in all runs of a DAG.
+    slow = [(i, node) for i, node in enumerate(read.nodes) if not node.cached and node.seconds >= read.seconds / 50]
     parts, at = [], 0.0
-    for i, node in enumerate(slow):
+    for i, node in slow:
         width = 100 * node.seconds / read.seconds
         parts.append((i % _COLORS, round(at, 1), round(width, 1)))
         at += width
-    return ", ".join(f"{node.id} {_duration(node.seconds)}" for node in slow) or "no node took long", parts
+    return ", ".join(f"{node.id} {_duration(node.seconds)}" for _, node in slow) or "no node took long", parts
 
 
 def _charts(runs: list[data.Run]) -> dict[str, list[chart.Chart]]:

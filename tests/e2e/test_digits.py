@@ -4,6 +4,8 @@ One workdir and two trainings are shared by all tests here, and told in the orde
 """
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,14 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
+from fastapi.testclient import TestClient
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.dashboard.server import application
 from pipeline.demo import predict_test_split
 from pipeline.measures import MEASURES
 from pipeline.summary import Summary, read_all
+from pipeline.workdir import Workdir
 from serving.versions import version_folders
 from tests.conftest import encode
 from trainer import export, inputs, tasks
@@ -220,6 +225,52 @@ def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, 
     assert again.metrics == first.metrics
     assert again.pushed_version == first.pushed_version
     assert project.versions() == before
+
+
+def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_nothing(project, first, refused):
+    told = project.command("lineage", str(project.serving / str(first.pushed_version)), "--json")
+    assert told.exit_code == 0
+    made = json.loads(told.stdout)
+    assert (made["run_id"], made["trained_by"], made["verified"]) == (first.run_id, first.run_id, True)
+    assert made["dataset"]["fingerprint"] == made["dataset_fingerprint_now"]
+    assert made["dataset"]["records"]["eval"] == first.metrics["example_count"]
+    assert made["config"]["trainer"]["epochs"] == 1  # as it was set for the run
+    assert made["packages"]["tensorflow"] == tf.__version__
+    assert {each["node"] for each in made["executions"]} >= {"ImportExampleGen", "Transform", "Trainer", "Pusher"}
+
+    before = project.versions()
+    _, *arguments = shlex.split(made["again"])
+    assert project.command(*arguments).exit_code == 0
+    again = read_all(project.root / "runs")[0]
+    assert all(node.cached for node in again.nodes)
+    assert (again.metrics, again.pushed_version) == (first.metrics, first.pushed_version)
+    assert project.versions() == before
+
+
+@pytest.mark.slow
+def test_running_a_stored_configuration_elsewhere_gives_the_same_accuracy(project, first, tmp_path):
+    stored = project.root / "runs" / first.run_id / "config.yaml"
+    assert project.command("run", str(stored), "--workdir", str(tmp_path)).exit_code == 0
+    (again,) = read_all(tmp_path / "runs")
+    assert not any(node.cached for node in again.nodes)  # it was trained anew
+    assert again.metrics["accuracy"] == first.metrics["accuracy"]
+
+
+def test_the_dashboard_shows_the_runs_that_were_made(project, first, refused):
+    asked = TestClient(application(Workdir(project.root), ["*"]))
+    listed = asked.get("/").text
+    assert f"runs/{first.run_id}/report.html" in listed
+    shown = asked.get(f"/runs/{refused.run_id}/index.html").text
+    assert "log_loss is" in shown
+    states = dict(re.findall(r'aria-label="(\w+), ([a-z ]+)"', shown))
+    assert states == {node.id: "cached" if node.cached else "done" for node in refused.nodes}
+    assert f'made by <a href="../../runs/{first.run_id}/index.html">' in shown
+    for path in (
+        f"runs/{first.run_id}/report.html",
+        f"compare/{first.run_id}/{refused.run_id}/index.html",
+        f"versions/{project.root.name}/{first.pushed_version}/index.html",
+    ):
+        assert asked.get(f"/{path}").status_code == 200
 
 
 def test_a_second_model_is_held_against_the_champion(project, first, second):
