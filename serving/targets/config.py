@@ -5,10 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-TARGETS = ("filesystem", "kserve", "vertex", "ml_engine")
-
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
-Percent = Annotated[int, Field(ge=0, le=100)]
 Replicas = Annotated[int, Field(ge=0)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]  # Kubernetes's
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
