@@ -4,12 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from serving.targets.config import GoogleConfig
+from serving.targets.config import GoogleConfig, Quantity
 
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"  # Kubernetes's, of those that make sense here
 _ENVIRONMENT = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
-Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 
 
