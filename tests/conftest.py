@@ -2,12 +2,16 @@
 
 import io
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.datasets import load_digits, load_sample_images
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -176,3 +180,22 @@ def analyzed_regression(tmp_path_factory: pytest.TempPathFactory):
     custom = {"task": "regression", "features": asdict(Features()), "image_size": list(SIZE)}
     output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
     return output, [example_of(png, value) for png, value in zip(pngs, values, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; the test is skipped where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        pytest.skip("there is no Chromium here")
+    # As root, as in a container, Chromium doesn't start with its sandbox.
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong with a page for people who use a keyboard, a screen reader or little contrast."""
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']} ({each['impact']}): {node['html'][:120]}" for each in found for node in each["nodes"]]

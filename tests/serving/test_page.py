@@ -1,20 +1,15 @@
 """The page to try a model on, in a real browser."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.conftest import violations
 from tests.serving.test_serve import serving
 from tests.serving.test_server import gray
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not BROWSER, reason="there is no Chromium here"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +22,14 @@ def url(model, tmp_path_factory):
 
 
 @pytest.fixture
-def page(url):
-    # As root, as in a container, Chromium doesn't start with its sandbox.
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 900, "height": 600})
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(url)
-        yield page
-        assert all(each.startswith((url, "blob:")) for each in asked)  # it needs no other host
-        browser.close()
+def page(browser, url):
+    page = browser.new_page(viewport={"width": 900, "height": 600})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    yield page
+    assert all(each.startswith((url, "blob:")) for each in asked)  # it needs no other host
+    page.close()
 
 
 def choose(page: Page, file: Path) -> None:
@@ -56,6 +48,7 @@ def test_an_image_is_chosen_and_its_class_shows(page, tmp_path):
         expect(rows.first.locator(".name")).to_have_text(label)
         assert float(rows.first.locator(".score").inner_text()) > 0.9
         assert page.locator("#image").evaluate("image => image.naturalWidth") == 20
+    assert violations(page) == []
 
 
 def test_what_is_no_image_shows_the_servers_words_and_the_next_image_works(page, tmp_path):
