@@ -314,7 +314,8 @@ def duplicates(
         thumbnails: gives of a split's name and places the gray thumbnails, flat, of those that can be had.
 
     Returns:
-        Groups of (split, place), at least two splits in each.
+        Groups of (split, place), at least two splits in each, and the first image of each split first: who looks at
+        some of a large group sees why it is one.
     """
     places = [(name, i) for name, split in splits.items() for i, plain in enumerate(split.plain) if not plain]
     hashes = np.array([splits[name].hashes[i] for name, i in places], np.uint64)
@@ -331,9 +332,13 @@ def duplicates(
         if some:
             one, other = (np.stack([seen[places[pair[side]]] for pair in some]) for side in (0, 1))
             confirmed += [pair for pair, same in zip(some, near_duplicates.alike(one, other), strict=True) if same]
-    return [
-        [places[i] for i in group] for group in near_duplicates.groups(np.array(confirmed).reshape(-1, 2), len(places))
-    ]
+    groups = near_duplicates.groups(np.array(confirmed).reshape(-1, 2), len(places))
+    return [_of_each_split_first([places[i] for i in group]) for group in groups]
+
+
+def _of_each_split_first(group: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    first = {name: (name, place) for name, place in reversed(group)}.values()
+    return sorted(group, key=lambda one: one not in first)
 
 
 def _thumbnails(folder: Callable[[str], str], features: Features, name: str, wanted: set[int]) -> dict[int, np.ndarray]:

@@ -15,7 +15,7 @@ import jinja2
 
 from components import evaluation as evaluations
 from components.data_check import FINDINGS, STATISTICS
-from components.evaluation import CANDIDATE, CHAMPION, Bucket, Curves, Evaluation
+from components.evaluation import CANDIDATE, CHAMPION, COUNT, Bucket, Curves, Evaluation
 from components.report import charts, pictures, rows
 from components.report.rows import UNKNOWN, Picks, Rows
 from serving.report import Report
@@ -29,6 +29,7 @@ _PAIRS = 60
 _CURVES = 12  # classes with curves: those that are ranked worst
 _SCATTER = 1000
 _SUSPECTS, _COPIES = 24, 12  # label-error candidates and groups of near-duplicates with pictures
+_COPIED = 4  # images of such a group
 _FINDINGS, _LABELS, _ALL_SLICES = 100, 200, 500
 _LOOKED_THROUGH = 50_000  # Examples of a split, for pictures of what the data check names
 _SHADES = 10
@@ -246,7 +247,7 @@ def _by_label(found: Evaluation, said: Rows, picks: Picks) -> dict[str, Any] | N
     """Of several labels each with its figures, and the images that it was missed in and wrongly given to."""
     if said.task != "multilabel":
         return None
-    columns = list(dict.fromkeys(name for figures in found.by_label.values() for name in figures))
+    columns = list(dict.fromkeys(name for figures in found.by_label.values() for name in figures if name != COUNT))
     table = []
     for place, name in enumerate(said.names):
         wrong = [
@@ -257,7 +258,9 @@ def _by_label(found: Evaluation, said: Rows, picks: Picks) -> dict[str, Any] | N
             }
             for there in (1, 0)
         ]
-        table.append({"name": name, "figures": [found.by_label.get(name, {}).get(c) for c in columns], "wrong": wrong})
+        figures = found.by_label.get(name, {})
+        count = int(figures.get(COUNT) or 0)
+        table.append({"name": name, "count": count, "figures": [figures.get(c) for c in columns], "wrong": wrong})
     return {"columns": columns, "rows": table[:_LABELS], "left": max(0, len(table) - _LABELS)}
 
 
@@ -328,7 +331,7 @@ def _data(given: Inputs) -> dict[str, Any] | None:
     suspects = found.get("label_errors", [])[:_SUSPECTS]
     copies = found.get("near_duplicates", [])[:_COPIES]
     asked: dict[str, set[str]] = {}
-    for each in [*suspects, *(one for group in copies for one in group[:4])]:
+    for each in [*suspects, *(one for group in copies for one in group[:_COPIED])]:
         asked.setdefault(each["split"], set()).add(each["id"])
     images: dict[tuple[str, str], str] = {}
     for split, ids in asked.items():
@@ -345,7 +348,10 @@ def _data(given: Inputs) -> dict[str, Any] | None:
         "findings_left": max(0, len(found.get("findings", [])) - _FINDINGS),
         "suspects": [with_image(each) for each in suspects],
         "suspects_all": len(found.get("label_errors", [])),
-        "copies": [[with_image(each) for each in group[:4]] for group in copies],
+        "copies": [
+            {"shown": [with_image(each) for each in group[:_COPIED]], "left": max(0, len(group) - _COPIED)}
+            for group in copies
+        ],
         "copies_all": len(found.get("near_duplicates", [])),
         "splits": {name: split["count"] for name, split in statistics.items()},
         "labels": _label_counts(statistics),

@@ -143,6 +143,16 @@ def test_no_pair_of_near_hashes_is_missed():
     np.testing.assert_array_equal(near_duplicates.pairs(hashes, splits), expected)
 
 
+def test_a_group_of_near_duplicates_begins_with_one_of_each_split():
+    photo = np.random.default_rng(0).integers(0, 255, 64)
+    splits = {
+        "train": Split(["a", "b"], hashes=[5, 5], plain=[False, False]),
+        "eval": Split(["c", "d"], hashes=[5, 5], plain=[False, False]),
+    }
+    (group,) = duplicates(splits, lambda name, wanted: dict.fromkeys(wanted, photo))
+    assert group == [("train", 0), ("eval", 0), ("train", 1), ("eval", 1)]
+
+
 def test_images_whose_hashes_are_alike_by_chance_are_no_duplicates():
     photo = np.random.default_rng(0).integers(0, 255, (1, 64))
     other = np.random.default_rng(1).integers(0, 255, (1, 64))

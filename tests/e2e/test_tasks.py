@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.summary import Summary, read_all
-from tests.conftest import digit_images
+from tests.conftest import digit_images, violations
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,18 @@ def test_a_model_with_several_labels_is_measured_blessed_and_pushed(multilabel):
     assert not (folder / "confusion_matrix.png").exists()
     assets = Path(str(summary.model_dir)) / "assets"
     assert (assets / "labels").read_text().split() == ["even", "other", "round", "small"]
+
+
+def test_the_reports_have_each_tasks_mistakes_and_axe_finds_nothing(multilabel, regression, browser):
+    for (root, summary), heading in ((multilabel, "By label"), (regression, "The largest errors")):
+        page = browser.new_page()
+        page.goto((root / "runs" / summary.run_id / "report.html").as_uri())
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        expect(page.locator("#verdict")).to_contain_text("Blessed")
+        for name in set(summary.metrics) - {"example_count"}:
+            expect(page.locator(f"[data-metric={name}]")).to_have_text(f"{summary.metrics[name]:.4f}")
+        assert violations(page) == []
+        page.close()
 
 
 def test_predict_says_the_labels_at_their_thresholds_as_the_model_does(multilabel):
