@@ -1,25 +1,10 @@
 """Apache Beam, imported in less than half its usual time: it is most of what a small ingest takes."""
 
-import contextlib
 import gc
 import logging
-import sys
-from collections.abc import Iterator
 
+from ingest.optional import without
 from ingest.workers import shared
-
-
-@contextlib.contextmanager
-def without(*modules: str) -> Iterator[None]:
-    """Makes imports of optional modules fail, save of those that this process has loaded already."""
-    hidden = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes `import` raise ImportError
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
 
 # Beam asks IPython, with its modules and again when steps are added to a pipeline, whether it runs in a notebook, and
 # has converters for pandas and sources for MongoDB. Ingest uses none, and they cost 0.7, 0.2 and 0.1 s of 2.4 s here.
@@ -42,4 +27,4 @@ finally:
     if _collects:
         gc.enable()
 
-__all__ = ["CompressionTypes", "FileSystems", "PipelineOptions", "StandardOptions", "beam", "without"]
+__all__ = ["CompressionTypes", "FileSystems", "PipelineOptions", "StandardOptions", "beam"]

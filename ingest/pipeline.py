@@ -262,7 +262,8 @@ def _spool(rows: Iterable[sources.Row], staging: str, dataset: Dataset) -> _Spoo
 
 
 def _run_beam(plan: "Plan", spooled: _Spooled, index: list[str], beam_args: Sequence[str]) -> None:
-    from ingest.beam import PipelineOptions, StandardOptions, beam, without
+    from ingest.beam import PipelineOptions, StandardOptions, beam
+    from ingest.optional import without
     from ingest.steps import build
 
     arguments = PipelineOptions([*_LOCAL, *beam_args])

@@ -210,6 +210,26 @@ def test_a_run_leaves_curves_a_confusion_matrix_and_the_whole_log(project, first
     assert not list(training.glob("tmp*"))  # the pixels kept while training are gone
 
 
+@pytest.mark.slow
+def test_a_report_that_is_gone_is_made_again_from_what_the_run_left(project, first, tmp_path):
+    run = project.root / "runs" / first.run_id
+    kept = (run / "report.html").read_text()
+    copied = project.command("report", str(run), "--out", str(tmp_path / "kept.html"))
+    assert copied.exit_code == 0, copied.stderr
+    assert (tmp_path / "kept.html").read_text() == kept
+    (run / "report.html").unlink()
+    made = project.command("report", str(run))
+    assert made.exit_code == 0, made.stderr
+    assert str(run / "report.html") in made.stdout.replace("\n", "")
+    undated = [re.sub(r"made at [-:\d ]+", "", text) for text in (kept, (run / "report.html").read_text())]
+    assert undated[0] == undated[1]
+
+
+def test_a_folder_that_is_no_run_or_got_nowhere_has_no_report(project, tmp_path):
+    result = project.command("report", str(tmp_path))
+    assert (result.exit_code, "is no run" in result.stderr.replace("\n", " ")) == (2, True)
+
+
 def test_what_the_gate_refuses_is_not_pushed_and_the_reason_has_the_figures(project, first, refused):
     assert refused.blessed is False
     assert refused.not_blessed_because == [f"log_loss is {refused.metrics['log_loss']:.4f}, above the threshold of 0"]

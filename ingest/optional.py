@@ -1,0 +1,17 @@
+"""Imports without what is optional: libraries ask for others that this project has, but not for them."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Makes imports of optional modules fail, save of those that this process has loaded already."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes `import` raise ImportError
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
