@@ -27,15 +27,13 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 from tfx.utils import io_utils
 
 from components import driver, label_errors, near_duplicates, statistics
+from components.files import FINDINGS, SCHEMA, STATISTICS
 from components.statistics import Statistics
 from components.validation_config import ValidationConfig
 from ingest import appearance, examples, images
 from serving import targets
 from serving.targets.config import DeployConfig
 from transform.features import Features, from_json
-
-FINDINGS, STATISTICS, SCHEMA = "findings.json", "statistics.json", "schema.pbtxt"
-"""The files of the artifact ``findings``."""
 
 TRAINED_ON = "assets.extra/train_statistics.pb"
 """In a SavedModel: statistics of the split that it was trained on. TensorFlow ignores that folder."""
@@ -623,7 +621,7 @@ class _Spec(types.ComponentSpec):
 
 
 class DataCheck(base_component.BaseComponent):
-    """Looks for what is wrong with the data; its output ``findings`` has the files that are named above.
+    """Looks for what is wrong with the data; its output ``findings`` has the files of ``components.files``.
 
     Args:
         examples: channel of the Examples.

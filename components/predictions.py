@@ -19,12 +19,11 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import path_utils
 
+from components.files import NAMES, ROWS
 from components.remote import local_outputs
 from serving.storage import fetched
 from serving.versions import ModelError, labels, model_task
 from transform.features import Features, from_json
-
-ROWS, NAMES = "predictions.parquet", "names.json"
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
 _CHAMPION, _PREDICTIONS, _FEATURES = "champion", "predictions", "features"

@@ -29,7 +29,7 @@ from serving.report import Report
 from serving.targets.config import DeployConfig
 from serving.versions import labels, model_task
 from trainer import weights
-from trainer.run import OPTIMIZED, TRAINING_FOLDER
+from trainer.files import OPTIMIZED, TRAINING_FOLDER
 from transform.features import Features
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components import statistics
-from components.data_check import SCHEMA
+from components.files import SCHEMA
 from components.schema_gen import completed
 from components.validation_config import ValidationConfig
 from ingest import dataset

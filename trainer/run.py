@@ -14,14 +14,9 @@ import tensorflow_transform as tft
 from trainer import curves, devices, export, inputs, optimize, preview, space, training
 from trainer.augmentation import augment
 from trainer.config import AugmentationConfig, ServingConfig, TrainerConfig
+from trainer.files import OPTIMIZED, TRAINING_FOLDER
 from trainer.training import FnArgs
 from transform import features as f
-
-TRAINING_FOLDER = "training"
-"""Folder beside the SavedModel: curves.png, history.json, augmentation.png, config.json, summary.txt, model.keras,
-base.weights.h5 and what optimising for serving did."""
-
-OPTIMIZED = "optimized.json"
 
 _PREVIEWED, _VARIANTS = 6, 7
 

@@ -14,12 +14,12 @@ from typing import Any
 import jinja2
 
 from components import evaluation as evaluations
-from components.data_check import FINDINGS, STATISTICS
 from components.evaluation import CANDIDATE, CHAMPION, COUNT, Bucket, Curves, Evaluation
+from components.files import FINDINGS, STATISTICS
 from components.report import charts, pictures, rows
 from components.report.rows import UNKNOWN, Picks, Rows
 from serving.report import Report
-from trainer.run import OPTIMIZED, TRAINING_FOLDER
+from trainer.files import OPTIMIZED, TRAINING_FOLDER
 from transform.features import Features
 
 _HERE = Path(__file__).parent

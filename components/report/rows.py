@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.predictions import NAMES, ROWS
+from components.files import NAMES, ROWS
 from transform.features import LABEL_SEPARATOR
 
 UNKNOWN = -1

@@ -14,7 +14,6 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import label_errors, near_duplicates, statistics
 from components.data_check import (
-    FINDINGS,
     TRAINED_ON,
     DataError,
     GateExecutor,
@@ -28,6 +27,7 @@ from components.data_check import (
     trained_on,
     wrong_labels,
 )
+from components.files import FINDINGS
 from components.validation_config import ValidationConfig
 from serving.targets.config import DeployConfig
 from tests.conftest import digit_images, encode, example

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 
 from components import predictions
+from components.files import NAMES, ROWS
 from serving.model import Model
 from serving.requests import Request
 from serving.versions import ModelError
@@ -62,7 +63,7 @@ def test_each_example_has_its_row_in_the_order_of_the_files(models, tmp_path, mo
     examples = [made(input=shade, label=b"dark", metadata=f"id-{i}".encode()) for i, shade in enumerate(shades)]
     split = write_split(tmp_path / "examples", [examples[:4], examples[4:]])
     predictions.predict(str(split), *models, Features(), tmp_path / "out")
-    rows = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    rows = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert [(row["index"], row["id"]) for row in rows] == [(i, f"id-{i}") for i in range(len(shades))]
     # What the rows say is what the models say of the images by their other signature.
     for name, folder in zip(("candidate", "champion"), models, strict=True):
@@ -71,8 +72,8 @@ def test_each_example_has_its_row_in_the_order_of_the_files(models, tmp_path, mo
             assert dict(zip(model.names, row[name], strict=True)) == said.classes
             assert row[f"{name}_label"] == said.label
     names = {"task": "classification", "candidate": ["dark", "light"], "champion": ["black", "white"]}
-    assert json.loads((tmp_path / "out" / predictions.NAMES).read_text()) == names
-    assert pq.ParquetFile(tmp_path / "out" / predictions.ROWS).num_row_groups == 2
+    assert json.loads((tmp_path / "out" / NAMES).read_text()) == names
+    assert pq.ParquetFile(tmp_path / "out" / ROWS).num_row_groups == 2
 
 
 def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_path):
@@ -83,7 +84,7 @@ def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_p
     ]
     split = write_split(tmp_path / "examples", [examples])
     predictions.predict(str(split), models[0], None, Features(), tmp_path / "out")
-    first, second = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    first, second = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert {name: value for name, value in first.items() if name not in ("candidate", "candidate_label")} == {
         "index": 0,
         "id": "\ufffd<b>",
@@ -101,7 +102,7 @@ def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_p
     }
     assert (second["id"], second["labels"], second["x_mixed"], second["x_serial"]) == ("eval/1", [], "one", 8.0)
     assert [second[name] for name in ("sha256", "width", "height", "x_camera", "x_weight")] == [None] * 5
-    assert json.loads((tmp_path / "out" / predictions.NAMES).read_text())["champion"] is None
+    assert json.loads((tmp_path / "out" / NAMES).read_text())["champion"] is None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_the_truth_is_told_as_the_task_has_it(models, tmp_path, monkeypatch, tas
     monkeypatch.setattr(predictions, "model_task", lambda folder: task)
     split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x", tags=label)]])
     predictions.predict(str(split), models[0], None, Features(label="tags"), tmp_path / "out")
-    (row,) = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["labels"], row["target"]) == (labels, target)
     assert "x_tags" not in row
 
@@ -142,7 +143,7 @@ def test_the_component_asks_no_champion_where_the_artifact_is_empty(models, tmp_
     }
     outputs = {"predictions": [artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
     predictions.Executor().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
-    (row,) = pq.read_table(tmp_path / "out" / predictions.ROWS).to_pylist()
+    (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["candidate_label"], row["champion_label"]) == ("light", None)
 
 
