@@ -123,7 +123,7 @@ def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, sec
 @pytest.mark.parametrize("run", ["first", "second"])
 def test_kubeflows_page_finds_the_report_as_a_file_the_figures_the_matrix_and_the_curve(project, run, request):
     left = outputs(request.getfixturevalue(run), REPORT)
-    assert Path(left["report"]["uri"]).read_bytes().startswith(b"<!doctype html>")
+    assert Path(left["report"]["uri"]).read_text().lstrip().startswith("<!DOCTYPE html>")
 
     metrics = left["metrics"]["metadata"]
     assert all(isinstance(value, float) for value in metrics.values())
