@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import tensorflow as tf
+import yaml
 from google.protobuf import json_format
 from kfp.compiler import pipeline_spec_builder
 from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes
@@ -86,12 +87,24 @@ def compile_pipeline(config: Config, target: TargetName) -> str:
             task.pop("cachingOptions", None)
         if target == "kubeflow":
             container.pop("lifecycle", None)  # which only Vertex AI has; see kubeflow.entrypoint
+    for component in compiled["components"].values():
+        for output in component.get("outputDefinitions", {}).get("artifacts", {}).values():
+            output["artifactType"] = _shown(output["artifactType"])
     for name, definition in compiled["root"]["inputDefinitions"]["parameters"].items():
         definition.update(defaultValue=defaults[name], isOptional=True)  # TFX's compiler leaves them out
     spec = json_format.ParseDict(compiled, ir.PipelineSpec())
     spec.pipeline_info.description = settings.description
     spec.default_pipeline_root = settings.pipeline_root or ""
     return _text(spec, _platform(settings, sorted(executors)) if target == "kubeflow" else ir.PlatformSpec())
+
+
+def _shown(artifact_type: dict[str, Any]) -> dict[str, Any]:
+    """The type of an output; as kfp itself writes it, if it is one of kfp's: by those, a page knows what to show.
+
+    TFX's compiler writes all types as schemas. See ``components.artifacts``.
+    """
+    title = yaml.safe_load(artifact_type["instanceSchema"])["title"]
+    return {"schemaTitle": title, "schemaVersion": "0.0.1"} if title.startswith("system.") else artifact_type
 
 
 _Resources: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec

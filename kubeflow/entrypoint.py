@@ -3,7 +3,9 @@
 ``python -m kubeflow.entrypoint`` takes the arguments that TFX's compiler gives its own
 ``tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor``. Around that one it
 
-- gives input artifacts the types that the component declares: Kubeflow's driver passes them on without;
+- gives artifacts the types that the component declares: Kubeflow's driver passes inputs on without, and of outputs that
+  are shown on its page the compiled pipeline says kfp's;
+- leaves out the output that Kubeflow adds of its own: the log;
 - replaces URIs of object stores that TFX can't open (``minio://``, ``s3://``) by the paths at which Kubeflow's launcher
   puts inputs and looks for outputs, and in what the executor leaves behind the other way round;
 - runs ImportExampleGen's driver, which Vertex AI runs by itself and Kubeflow doesn't;
@@ -23,6 +25,7 @@ from typing import Any
 from ingest.runners import with_setup_file
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
+_KFPS_OWN = "system."
 
 
 def local(uri: str) -> str:
@@ -56,7 +59,7 @@ _SIDES = ("inputs", "outputs")
 
 
 def with_types(executor_input: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    """An executor's input, whose input artifacts have types and names.
+    """An executor's input, whose artifacts have types that TFX knows, and its inputs names.
 
     Args:
         executor_input: ``ExecutorInput`` as JSON.
@@ -67,6 +70,18 @@ def with_types(executor_input: dict[str, Any], spec: dict[str, Any]) -> dict[str
         for artifact in one.get("artifacts", []):
             artifact["type"] = spec["artifacts"][key]["artifactType"]
             artifact.setdefault("name", artifact.get("uri", key))  # TFX's Evaluator remembers models by name
+    for one in changed.get("outputs", {}).get("artifacts", {}).values():
+        for artifact in one["artifacts"]:
+            title = artifact["type"].get("schemaTitle", "")
+            if title.startswith(_KFPS_OWN):  # TFX takes a title that it doesn't know for the path of a class
+                artifact["type"] = {"schemaTitle": f"components.artifacts.{title.removeprefix(_KFPS_OWN)}"}
+    return changed
+
+
+def without_log(executor_input: dict[str, Any]) -> dict[str, Any]:
+    """An executor's input without the output to which the launcher writes what the container prints."""
+    changed = copy.deepcopy(executor_input)
+    changed.get("outputs", {}).get("artifacts", {}).pop("executor-logs", None)
     return changed
 
 
@@ -87,6 +102,17 @@ def without_nulls(executor_output: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def with_figures_only(executor_output: dict[str, Any], executor_input: dict[str, Any]) -> dict[str, Any]:
+    """An executor's output, whose metrics have numbers only: Kubeflow's page shows all metadata, TFX's version too."""
+    changed = copy.deepcopy(executor_output)
+    for key, one in executor_input["outputs"].get("artifacts", {}).items():
+        if one["artifacts"][0]["type"].get("schemaTitle") == f"{_KFPS_OWN}Metrics":
+            for artifact in changed["artifacts"][key]["artifacts"]:
+                figures = {name: each for name, each in artifact["metadata"].items() if isinstance(each, int | float)}
+                artifact["metadata"] = figures
+    return changed
+
+
 def main(arguments: list[str]) -> None:
     """Runs an executor.
 
@@ -99,7 +125,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
     given, beam_args = parser.parse_known_args(arguments)
     asked = json.loads(given.json_serialized_invocation_args)
-    executor_input = with_types(with_uris(asked, local), json.loads(given.json_serialized_inputs_spec_args))
+    spec = json.loads(given.json_serialized_inputs_spec_args)
+    executor_input = with_types(without_log(with_uris(asked, local)), spec)
 
     from tfx import components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
 
@@ -115,7 +142,7 @@ def main(arguments: list[str]) -> None:
         executor_input = with_driver_output(executor_input, _read(output_file))
     tfx_entrypoint.main((_with_input(given, executor_input), with_setup_file(beam_args)))
 
-    outputs = without_nulls(_read(output_file))
+    outputs = with_figures_only(without_nulls(_read(output_file)), asked)
     remote = {local(artifact["uri"]): artifact["uri"] for artifact in _artifacts(asked) if "uri" in artifact}
     with fileio.open(output_file, "w") as file:
         file.write(json.dumps(with_uris(outputs, lambda uri: remote.get(uri, uri))))

@@ -15,7 +15,6 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
-from components.report.component import PAGE
 from components.serving_check import REPORT
 from ingest.dataset import Task
 from ingest.files import locked
@@ -23,6 +22,7 @@ from ingest.runners import with_setup_file
 from pipeline import logs, provenance, results, runner, source, summary
 from pipeline.config import Config, ConfigError
 from pipeline.dag import create_pipeline
+from pipeline.report import PAGE
 from pipeline.workdir import Workdir
 from serving import storage, targets
 from serving.report import Report
@@ -203,7 +203,7 @@ def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: 
 
     if evaluation.confusion:
         results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
-    (run_dir / PAGE).write_bytes((Path(_only(outputs, "ModelReport", "report").uri) / PAGE).read_bytes())
+    (run_dir / PAGE).write_bytes(Path(_only(outputs, "ModelReport", "report").uri).read_bytes())
     training = model.parent / TRAINING_FOLDER
     (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
     state.served = summary.Served.model_validate_json((training / OPTIMIZED).read_text())

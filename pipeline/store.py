@@ -176,6 +176,7 @@ def _described(store: Store, ids: list[int]) -> list[Execution]:
 
 
 _TFXS_OWN = {"tfx_version", "is_external"}
+_STRUCT = "mlmd-struct::"  # before what is no plain value, but a whole message in base64
 
 
 def _properties(store: Store, artifacts: set[int]) -> dict[int, dict[str, str]]:
@@ -186,7 +187,7 @@ def _properties(store: Store, artifacts: set[int]) -> dict[int, dict[str, str]]:
         (json.dumps(sorted(artifacts)),),
     )
     for artifact, name, value in rows:
-        if value not in (None, "") and name not in _TFXS_OWN:
+        if value not in (None, "") and name not in _TFXS_OWN and not str(value).startswith(_STRUCT):
             found[artifact][name] = str(value)
     return found
 

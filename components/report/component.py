@@ -9,35 +9,40 @@ from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.types.artifact import Artifact
-from tfx.types.experimental import simple_artifacts
 from tfx.utils import io_utils, path_utils
 
-from components.remote import local_outputs
-from components.report import page
+from components import evaluation
+from components.artifacts import HTML, ClassificationMetrics, Metrics
+from components.report import metrics, page
 from components.serving_check import REPORT as SERVING_REPORT
 from serving.report import Report
 from serving.storage import fetched
+from serving.versions import labels
 from transform.features import from_json
-
-PAGE = "report.html"
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
 _EVALUATION, _BLESSING = standard_component_specs.EVALUATION_KEY, standard_component_specs.MODEL_BLESSING_KEY
-_SERVING, _PREDICTIONS, _FINDINGS, _REPORT = "serving_blessing", "predictions", "findings", "report"
+_SERVING, _PREDICTIONS, _FINDINGS = "serving_blessing", "predictions", "findings"
+_REPORT, _METRICS, _CLASSIFICATION_METRICS = "report", "metrics", "classification_metrics"
 _NAME, _CONFIG, _FEATURES, _CODE = "name", "config", "features", "code"
 
 
 class Executor(base_executor.BaseExecutor):
-    """Makes the page."""
+    """Makes the page, and what other pages show of the model."""
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
-        """Writes ``report.html``."""
+        """Writes the page to the URI of the artifact ``report``, and notes the figures in the others' properties."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        html = page.render(inputs(input_dict, exec_properties))
-        with local_outputs(output_dict):
-            folder = Path(artifact_utils.get_single_uri(output_dict[_REPORT]))
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / PAGE).write_text(html)
+        given = inputs(input_dict, exec_properties)
+        report, figures, classification = (
+            artifact_utils.get_single_instance(output_dict[key]) for key in (_REPORT, _METRICS, _CLASSIFICATION_METRICS)
+        )
+        io_utils.write_bytes_file(report.uri, page.render(given).encode())
+        found = evaluation.load(given.evaluation)
+        for name, value in metrics.figures(found, given.blessed).items():
+            figures.set_float_custom_property(name, value)
+        for name, value in metrics.classification(found, labels(given.model)).items():
+            classification.set_json_value_custom_property(name, value)
 
 
 def inputs(input_dict: Mapping[str, list[Artifact]], properties: Mapping[str, Any]) -> page.Inputs:
@@ -74,11 +79,19 @@ class _Spec(types.ComponentSpec):
         _PREDICTIONS: component_spec.ChannelParameter(type=standard_artifacts.InferenceResult),
         _FINDINGS: component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
     }
-    OUTPUTS = {_REPORT: component_spec.ChannelParameter(type=simple_artifacts.File)}  # noqa: RUF012
+    OUTPUTS = {  # noqa: RUF012
+        _REPORT: component_spec.ChannelParameter(type=HTML),
+        _METRICS: component_spec.ChannelParameter(type=Metrics),
+        _CLASSIFICATION_METRICS: component_spec.ChannelParameter(type=ClassificationMetrics),
+    }
 
 
 class ModelReport(base_component.BaseComponent):
-    """Makes a page of what the data and the model are; its output ``report`` is a folder with ``report.html``.
+    """Makes a page of what the data and the model are, and figures that Kubeflow and Vertex AI show on pages of theirs.
+
+    Its outputs are ``report``, whose URI is the page's; ``metrics``, whose properties are the figures on all eval
+    images; and ``classification_metrics``, whose properties are confusion matrix and ROC curve. See
+    ``components.report.metrics``.
 
     Args:
         examples: channel of the Examples.
@@ -98,5 +111,10 @@ class ModelReport(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(self, name: str, config: str, features: str, code: str, **channels: types.BaseChannel):
-        report = types.Channel(type=simple_artifacts.File)
-        super().__init__(spec=_Spec(name=name, config=config, features=features, code=code, report=report, **channels))
+        outputs = {
+            _REPORT: types.Channel(type=HTML),
+            _METRICS: types.Channel(type=Metrics),
+            _CLASSIFICATION_METRICS: types.Channel(type=ClassificationMetrics),
+        }
+        spec = _Spec(name=name, config=config, features=features, code=code, **outputs, **channels)
+        super().__init__(spec=spec)

@@ -118,6 +118,11 @@ def of_kubeflow(root: Path, disk: Path) -> Callable[[list[str], Callable[[list[s
                 shutil.copytree(source, on_disk(artifact["uri"]))
             del artifact["type"]  # Kubeflow's driver says none
             artifact["uri"] = uri(artifact["uri"])
+        # Where logs are published, as a stock installation does, each task has one more output.
+        log = {"uri": str(Path(asked["outputs"]["outputFile"]).parent / "executor-logs")}
+        log["type"] = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
+        asked["outputs"].setdefault("artifacts", {})["executor-logs"] = {"artifacts": [log]}
+        outputs.append(log)
         for artifact in outputs:
             on_disk(artifact["uri"]).parent.mkdir(parents=True, exist_ok=True)
             artifact["uri"] = uri(artifact["uri"])
@@ -137,9 +142,10 @@ def _upload(root: Path, disk: Path, output_file: Path) -> None:
             assert artifact["uri"].startswith(f"minio://{BUCKET}/"), artifact
             assert None not in artifact.get("metadata", {}).values(), artifact
             name = artifact["uri"].removeprefix(f"minio://{BUCKET}/")
-            for file in (disk / BUCKET / name).rglob("*"):
+            made = disk / BUCKET / name
+            for file in (made, *made.rglob("*")):
                 if file.is_file():  # a bucket has no empty folders
-                    target = root / name / file.relative_to(disk / BUCKET / name)
+                    target = root / name / file.relative_to(made)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
             artifact["uri"] = str(root / name)

@@ -70,6 +70,18 @@ def test_there_is_no_node_that_open_source_kubeflow_can_not_run(documents):
     assert not any("lifecycle" in c for c in containers(documents[0]).values())
 
 
+def test_the_reports_outputs_have_the_types_that_a_page_shows_and_others_tfxs(documents):
+    components = documents[0]["components"]
+    report = components["comp-model-report"]["outputDefinitions"]["artifacts"]
+    assert {key: output["artifactType"] for key, output in report.items()} == {
+        "report": {"schemaTitle": "system.HTML", "schemaVersion": "0.0.1"},
+        "metrics": {"schemaTitle": "system.Metrics", "schemaVersion": "0.0.1"},
+        "classification_metrics": {"schemaTitle": "system.ClassificationMetrics", "schemaVersion": "0.0.1"},
+    }
+    model = components["comp-trainer"]["outputDefinitions"]["artifacts"]["model"]
+    assert "tfx.Model" in model["artifactType"]["instanceSchema"]
+
+
 def test_nothing_is_trained_before_the_data_has_passed(documents):
     tasks = documents[0]["root"]["dag"]["tasks"]
     assert "data-gate" in tasks["transform"]["dependentTasks"]

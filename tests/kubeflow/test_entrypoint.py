@@ -1,12 +1,27 @@
 import pytest
+from kfp import dsl
+from tfx.utils import import_utils
 
-from kubeflow.entrypoint import local, with_driver_output, with_types, with_uris, without_nulls
+from kubeflow.entrypoint import (
+    local,
+    with_driver_output,
+    with_figures_only,
+    with_types,
+    with_uris,
+    without_log,
+    without_nulls,
+)
+
+DECLARED = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
 
 
 def message(uri: str) -> dict:
     return {
         "inputs": {"artifacts": {"model": {"artifacts": [{"uri": f"{uri}/in", "metadata": {"x": 1.0}}]}}},
-        "outputs": {"artifacts": {"blessing": {"artifacts": [{"uri": f"{uri}/out"}]}}, "outputFile": "out.json"},
+        "outputs": {
+            "artifacts": {"blessing": {"artifacts": [{"uri": f"{uri}/out", "type": DECLARED}]}},
+            "outputFile": "out.json",
+        },
     }
 
 
@@ -37,21 +52,48 @@ def test_with_google_cloud_storage_uris_stay_as_they_are():
 
 
 def test_inputs_without_a_type_get_the_one_that_the_component_declares():
-    declared = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
     asked = message("minio://b")
-    (artifact,) = with_types(asked, {"artifacts": {"model": {"artifactType": declared}}})["inputs"]["artifacts"][
-        "model"
-    ]["artifacts"]
-    assert artifact["type"] == declared
+    typed = with_types(asked, {"artifacts": {"model": {"artifactType": DECLARED}}})
+    (artifact,) = typed["inputs"]["artifacts"]["model"]["artifacts"]
+    assert artifact["type"] == DECLARED
     assert artifact["name"] == "minio://b/in"
     assert artifact["metadata"] == {"x": 1.0}
     assert asked == message("minio://b")  # what was given is left alone
 
 
+def outputs(**titles: str) -> dict:
+    typed = {key: {"artifacts": [{"uri": key, "type": {"schemaTitle": title}}]} for key, title in titles.items()}
+    return {"outputs": {"artifacts": typed, "outputFile": "out.json"}}
+
+
+@pytest.mark.parametrize(
+    "title", [dsl.HTML.schema_title, dsl.Metrics.schema_title, dsl.ClassificationMetrics.schema_title]
+)
+def test_outputs_of_kfps_types_become_artifacts_of_ours_of_the_same_type(title):
+    typed = with_types(outputs(report=title), {})
+    (artifact,) = typed["outputs"]["artifacts"]["report"]["artifacts"]
+    assert title == import_utils.import_class_by_path(artifact["type"]["schemaTitle"]).TYPE_NAME
+
+
+def test_the_log_that_kubeflow_adds_to_each_task_is_no_output_of_a_component():
+    asked = outputs(model="x.Model") | {"inputs": {}}
+    log = outputs(**{"model": "x.Model", "executor-logs": "system.Artifact"}) | {"inputs": {}}
+    assert without_log(log) == asked
+    assert without_log({"inputs": {}}) == {"inputs": {}}
+
+
+def test_metrics_are_left_with_their_figures_and_other_artifacts_with_all_that_they_have():
+    metadata = {"accuracy": 0.5, "blessed": 1.0, "tfx_version": "1.21.0"}
+    left = {"artifacts": {key: {"artifacts": [{"uri": key, "metadata": metadata}]} for key in ("metrics", "model")}}
+    kept = with_figures_only(left, outputs(metrics="system.Metrics", model="x.Model"))["artifacts"]
+    assert kept["metrics"]["artifacts"] == [{"uri": "metrics", "metadata": {"accuracy": 0.5, "blessed": 1.0}}]
+    assert kept["model"] == left["artifacts"]["model"]
+
+
 def test_what_a_driver_found_out_is_known_to_the_executor():
     given = {"artifacts": {"blessing": {"artifacts": [{"uri": "elsewhere", "metadata": {"span": 3.0}}]}}}
     (artifact,) = with_driver_output(message("gs://b"), given)["outputs"]["artifacts"]["blessing"]["artifacts"]
-    assert artifact == {"uri": "gs://b/out", "metadata": {"span": 3.0}}
+    assert artifact == {"uri": "gs://b/out", "type": DECLARED, "metadata": {"span": 3.0}}
 
 
 def test_metadata_that_kubeflow_refuses_are_left_out():

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from kfp import components, local
@@ -19,6 +20,7 @@ from tests.kubeflow import containers
 pytestmark = pytest.mark.slow
 
 DISK = Path("/minio")
+REPORT = "components.report.component.Executor"
 CONFIG = """\
 name: digits
 data: {path: dataset}
@@ -102,8 +104,7 @@ def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, firs
     (version,) = version_folders(project / "serving")[:1]
     assert accuracy(project, version) > 0.9
     assert outputs(first, "components.champion.Executor")["champion"]["metadata"]["version"] == ""
-    page = Path(outputs(first, "components.report.component.Executor")["report"]["uri"]) / "report.html"
-    assert "Blessed" in page.read_text()
+    assert "Blessed" in Path(outputs(first, REPORT)["report"]["uri"]).read_text()
 
 
 def test_examples_carry_the_fingerprint_of_what_was_read(first):
@@ -117,6 +118,32 @@ def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, sec
     assert accuracy(project, after) > 0.9
     assert outputs(second, "components.champion.Executor")["champion"]["metadata"]["version"] == before.name
     assert "baseline_model_id" in outputs(second, "components.evaluator.Executor")["blessing"]["metadata"]
+
+
+@pytest.mark.parametrize("run", ["first", "second"])
+def test_kubeflows_page_finds_the_report_as_a_file_the_figures_the_matrix_and_the_curve(project, run, request):
+    left = outputs(request.getfixturevalue(run), REPORT)
+    assert Path(left["report"]["uri"]).read_text().lstrip().startswith("<!DOCTYPE html>")
+
+    metrics = left["metrics"]["metadata"]
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert metrics["blessed"] == 1
+    assert metrics["accuracy"] > 0.8
+    assert ("champion_accuracy" in metrics) == (run == "second")
+
+    shown = left["classification_metrics"]["metadata"]
+    categories = [each["displayName"] for each in shown["confusionMatrix"]["annotationSpecs"]]
+    matrix = np.array([each["row"] for each in shown["confusionMatrix"]["rows"]])
+    assert categories == [str(digit) for digit in range(10)]
+    assert matrix.sum() == metrics["example_count"]
+    assert matrix.trace() / matrix.sum() == pytest.approx(metrics["accuracy"])
+    keys = ("confidenceThreshold", "falsePositiveRate", "recall")
+    points = np.array([[each[key] for key in keys] for each in shown["confidenceMetrics"]])
+    assert points[[0, -1]].tolist() == [[1, 0, 0], [0, 1, 1]]
+    thresholds, wrong, right = points.T
+    assert all(np.diff(thresholds) < 0)
+    assert all(np.diff(wrong) >= 0)
+    assert np.trapezoid(right, wrong) > 0.95
 
 
 def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
