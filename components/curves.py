@@ -32,14 +32,14 @@ _FINE = np.geomspace(1e-6, 1e-2, 17)[:-1]
 _THRESHOLDS = np.concatenate([[0.0], _FINE, np.linspace(0.01, 0.99, 99), 1 - _FINE[::-1]])
 # Finer where the scores of a network that is sure of itself lie. Above each threshold is what is greater.
 
-_FOLD = 1024  # examples that are held as they are, before they are counted
+_FOLD = 512  # examples that are held as they are: of more, the counts are smaller
 
 
 class Counts(NamedTuple):
     """What is known of scores; k classes, t thresholds, b buckets.
 
     Attributes:
-        rows: of examples that are not counted yet: (targets ``[k]``, scores ``[k]``).
+        rows: of examples that are not counted yet: (targets ``[n, k]``, scores ``[n, k]``), any number of those.
         above: float64 ``[2, k, t + 1]``: negatives and positives by the number of thresholds below their score; None
             before anything is counted, or with too many classes.
         buckets: likewise float64 ``[3, k, b]``: number, sum of targets, sum of scores.
@@ -56,7 +56,7 @@ def folded(counts: Counts) -> Counts:
     """The same with all rows counted."""
     if not counts.rows:
         return counts
-    targets, scores = (np.stack(part) for part in zip(*counts.rows, strict=True))
+    targets, scores = _stacked(counts.rows)
     scores = scores.astype(float)
     best = scores.argmax(axis=1)
     each = np.arange(len(scores))
@@ -70,6 +70,11 @@ def folded(counts: Counts) -> Counts:
         [np.bincount(place[targets == target], minlength=classes * size).reshape(classes, size) for target in (0, 1)]
     ).astype(float)
     return Counts([], _sum(above, counts.above), _sum(_in_buckets(targets, scores), counts.buckets), confidence)
+
+
+def _stacked(rows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    targets, scores = (np.concatenate(part) for part in zip(*rows, strict=True))
+    return targets, scores
 
 
 def _in_buckets(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -210,8 +215,13 @@ class _ScoreCounter(beam.CombineFn):
         labels, scores, _ = labels_prediction_weight(element, self._key, self._eval_config)
         # A label that the model doesn't know is none of its classes.
         targets = labels.ravel() if self._several else np.arange(len(scores)) == labels.item()
-        accumulator.rows.append((targets, scores))
-        return _folded_if_many(accumulator)
+        accumulator.rows.append((targets[None], scores[None]))
+        return folded(accumulator) if len(accumulator.rows) >= _FOLD else accumulator
+
+    def compact(self, accumulator: Counts) -> Counts:
+        # Before Beam encodes it, which it does array by array, and for the jackknife 20 times.
+        counts = _folded_if_many(accumulator)
+        return counts._replace(rows=[_stacked(counts.rows)]) if counts.rows else counts
 
     def merge_accumulators(self, accumulators: Iterable[Counts]) -> Counts:
         merged = self.create_accumulator()
@@ -231,7 +241,7 @@ class _ScoreCounter(beam.CombineFn):
 
 
 def _folded_if_many(counts: Counts) -> Counts:
-    return folded(counts) if len(counts.rows) >= _FOLD else counts
+    return folded(counts) if sum(len(scores) for _, scores in counts.rows) >= _FOLD else counts
 
 
 def _sum(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:

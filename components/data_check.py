@@ -8,9 +8,10 @@ node that fails are deleted, and what was found is to be seen.
 """
 
 import functools
+import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -38,12 +39,15 @@ from transform.features import Features, from_json
 TRAINED_ON = "assets.extra/train_statistics.pb"
 """In a SavedModel: statistics of the split that it was trained on. TensorFlow ignores that folder."""
 
+MOST_SLICES = 200
+"""The most values of a column that the evaluation slices by: each costs the Evaluator time and memory."""
+
 _EXAMPLES = standard_component_specs.EXAMPLES_KEY
 _STATISTICS = standard_component_specs.STATISTICS_KEY
 _SCHEMA = standard_component_specs.SCHEMA_KEY
 _ANOMALIES = standard_component_specs.ANOMALIES_KEY
 _FINDINGS, _TASK, _FEATURES, _VALIDATION = "findings", "task", "features", "validation"
-_DEPLOY, _CODE, _BASELINE = "deploy", "code", "baseline"
+_SLICES, _DEPLOY, _CODE, _BASELINE = "slices", "deploy", "code", "baseline"
 
 _TRAIN, _EVAL = "train", "eval"
 _NAMED = 10  # ids or classes in a message
@@ -66,8 +70,8 @@ class Finding:
 
     Attributes:
         severity: an error stops the run.
-        kind: unseen_label, too_few_images, missing_column, unreadable, anomaly, drift, skew, near_duplicates or
-            label_errors.
+        kind: unseen_label, too_few_images, missing_column, too_many_slices, unreadable, anomaly, drift, skew,
+            near_duplicates or label_errors.
         split: which; '' where it is about several.
         feature: which; '' where it is about none.
         message: in words, with figures.
@@ -94,6 +98,7 @@ class Split:
         plain: whether an image is too plain to be compared.
         unreadable: places of images that can't be decoded, or aren't there.
         described: of some images, by place, what ``label_errors.describe`` says.
+        slices: by columns, the values that they have together, as text; at most one more than ``MOST_SLICES``.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -103,6 +108,7 @@ class Split:
     plain: list[bool] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
     described: dict[int, np.ndarray] = field(default_factory=dict)
+    slices: dict[tuple[str, ...], set[tuple[str, ...]]] = field(default_factory=dict)
 
 
 def _records(folder: str) -> Iterator[bytes]:
@@ -110,7 +116,7 @@ def _records(folder: str) -> Iterator[bytes]:
     return tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator() if files else iter(())
 
 
-def read_split(folder: str, name: str, features: Features, every: int) -> Split:
+def read_split(folder: str, name: str, features: Features, every: int, slices: Sequence[tuple[str, ...]] = ()) -> Split:
     """Reads the Examples of a split once.
 
     Args:
@@ -118,8 +124,9 @@ def read_split(folder: str, name: str, features: Features, every: int) -> Split:
         name: of the split.
         features: which feature is what.
         every: of every so manieth image the looks are described, see ``label_errors``; 0 for none.
+        slices: columns whose values are looked at, some of them together.
     """
-    split = Split()
+    split = Split(slices={columns: set() for columns in slices})
     waiting: list[tuple[int, np.ndarray]] = []
 
     def describe() -> None:
@@ -133,6 +140,9 @@ def read_split(folder: str, name: str, features: Features, every: int) -> Split:
         split.ids.append(_text(found, features.metadata) or f"{name}/{place}")
         split.sha256.append(_text(found, "sha256"))
         split.labels.append([_as_text(value) for value in found.get(features.label, [])])
+        for columns, values in split.slices.items():
+            if len(values) <= MOST_SLICES:
+                values.update(itertools.product(*(map(_as_text, found.get(column, [])) for column in columns)))
         looks = _measured(found)
         image: np.ndarray | None = None
         wanted = every > 0 and place % every == 0
@@ -242,6 +252,21 @@ def missing_columns(task: str, splits: Mapping[str, Statistics], needed: tuple[s
                         "warning", "anomaly", name, feature, f"{_images(missing)} in the split {name} without a label"
                     )
                 )
+    return found
+
+
+def too_many_slices(name: str, slices: Mapping[tuple[str, ...], set[tuple[str, ...]]]) -> list[Finding]:
+    """Columns with more values than the evaluation can slice by, as one has that names each image."""
+    found = []
+    for columns, values in slices.items():
+        if len(values) > MOST_SLICES:
+            named, shown = "' and '".join(columns), ", ".join(" and ".join(each) for each in sorted(values)[:3])
+            text = (
+                f"the split {name} has more than {MOST_SLICES} values of '{named}', such as {shown}, and "
+                "evaluation.slices or evaluation.rules want a slice of each: of so few images none says much. Slice by "
+                "a column that puts them into groups, or take it out"
+            )
+            found.append(Finding("error", "too_many_slices", name, columns[0], text))
     return found
 
 
@@ -467,12 +492,16 @@ class Executor(base_executor.BaseExecutor):
         total = sum(map(statistics.count, by_split.values()))
         judged = task == "classification" and settings.label_errors > 0
         every = -(-total // settings.max_images) if judged else 0
-        splits = {name: read_split(folder(name), name, features, every) for name in by_split}
+        slices = [tuple(columns) for columns in json.loads(exec_properties[_SLICES])]
+        splits = {
+            name: read_split(folder(name), name, features, every, slices if name == _EVAL else ()) for name in by_split
+        }
 
         minima = dict(settings.min_images.items()) | _curated_minima(schema, features.label)
         findings = [
             *class_counts(task, splits, features.label, minima),
             *missing_columns(task, by_split, (features.label, *features.side), features.label),
+            *(each for name, split in splits.items() for each in too_many_slices(name, split.slices)),
             *_unreadable(splits),
             *anomalies_in_words(
                 _anomalies(input_dict[_ANOMALIES], names),
@@ -607,6 +636,7 @@ class _Spec(types.ComponentSpec):
         _TASK: component_spec.ExecutionParameter(type=str),
         _FEATURES: component_spec.ExecutionParameter(type=str),
         _VALIDATION: component_spec.ExecutionParameter(type=str),
+        _SLICES: component_spec.ExecutionParameter(type=str),
         _DEPLOY: component_spec.ExecutionParameter(type=str),
         _CODE: component_spec.ExecutionParameter(type=str),
         _BASELINE: component_spec.ExecutionParameter(type=str, optional=True),
@@ -631,6 +661,7 @@ class DataCheck(base_component.BaseComponent):
         task: classification, multilabel or regression.
         features: which feature of an Example is what, as JSON.
         validation: a ``ValidationConfig`` as JSON.
+        slices: the columns whose every value the evaluation makes a slice of, a list of lists as JSON.
         deploy: where models are deployed to, a ``DeployConfig`` as JSON: the data is compared with what the model was
             trained on that is live.
         code: hash of the sources: others check anew.
@@ -649,6 +680,7 @@ class DataCheck(base_component.BaseComponent):
         task: str,
         features: str,
         validation: str,
+        slices: str,
         deploy: str,
         code: str,
     ):
@@ -661,6 +693,7 @@ class DataCheck(base_component.BaseComponent):
                 task=task,
                 features=features,
                 validation=validation,
+                slices=slices,
                 deploy=deploy,
                 code=code,
                 findings=types.Channel(type=standard_artifacts.ExampleAnomalies),

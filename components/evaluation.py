@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
@@ -18,8 +18,9 @@ from tfx.utils import io_utils, proto_utils
 
 from components.curves import CONFIDENCE
 from components.evaluator import DEMANDED
+from components.measures import BY_NAME
 from components.outcomes import Outcome
-from components.paired import MCNEMAR, ONLY_CANDIDATE, ONLY_CHAMPION, WORSE
+from components.paired import MCNEMAR, ONLY_CANDIDATE, ONLY_CHAMPION, WORSE, P
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 CONFUSION_MATRIX = "multi_class_confusion_matrix"
@@ -33,7 +34,11 @@ _Verdict = Literal["passed", "refused", "skipped"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric's value, None if it is not a number; the ends of its 95 % confidence interval, None if it has none."""
+    """A metric's value, None if it is not a number; the ends of its 95 % confidence interval, None if it has none.
+
+    The value is TFMA's. So are the ends, but within what the metric can be: TFMA takes Student's t, which knows no
+    bounds, and of an accuracy near 1 would say that it may be 1.01.
+    """
 
     value: float | None
     interval: tuple[float, float] | None = None
@@ -44,7 +49,7 @@ Figures = dict[str, Figure]
 
 @dataclass(frozen=True)
 class Paired:
-    """McNemar's test of two classifiers, see ``components.paired``: images that only one has right, and its p."""
+    """McNemar's test of two classifiers, see ``significance.Pairs``: images that only one has right, and its p."""
 
     only_candidate: int
     only_champion: int
@@ -62,6 +67,7 @@ class Slice:
         champion: of the champion; None if there is none.
         differences: the candidate's figures less the champion's; empty if there is none.
         paired: of two classifiers.
+        p_values: of the paired tests that were made, by metric; None for what is not a number.
     """
 
     columns: dict[str, str]
@@ -70,6 +76,7 @@ class Slice:
     champion: Figures | None
     differences: Figures
     paired: Paired | None
+    p_values: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,14 +178,20 @@ def _slice(key: _SliceKey, values: Any) -> Slice:
             figures.setdefault(model, {})[kv.key.name] = _figure(kv)
     metrics, champion = figures[CANDIDATE, False], figures.get((CHAMPION, False))
     differences = figures.get((CANDIDATE, True), {})
-    paired = {name: differences.pop(name).value or 0.0 for name in list(differences) if name not in metrics}
+    of_tests = {name: differences.pop(name).value for name in list(differences) if name not in metrics}
+    paired = None
+    if MCNEMAR in of_tests:
+        only_candidate, only_champion, p = (of_tests[name] or 0.0 for name in (ONLY_CANDIDATE, ONLY_CHAMPION, MCNEMAR))
+        paired = Paired(int(only_candidate), int(only_champion), p)
     return Slice(
         columns={column: _text(value) for column, value in key},
         count=int(metrics[COUNT].value or 0),
         metrics=_without_count(metrics),
         champion=_without_count(champion) if champion else None,
         differences=_without_count(differences),
-        paired=Paired(int(paired[ONLY_CANDIDATE]), int(paired[ONLY_CHAMPION]), paired[MCNEMAR]) if paired else None,
+        paired=paired,
+        p_values={name.removesuffix(P): p for name, p in of_tests.items() if name.endswith(P)}
+        | ({"accuracy": paired.p} if paired else {}),
     )
 
 
@@ -186,7 +199,17 @@ def _figure(kv: Any) -> Figure:
     ends = kv.confidence_interval.lower_bound.double_value.value, kv.confidence_interval.upper_bound.double_value.value
     value = kv.value.double_value.value
     known = kv.HasField("confidence_interval") and all(map(math.isfinite, ends))
-    return Figure(value if math.isfinite(value) else None, ends if known else None)
+    return Figure(
+        value if math.isfinite(value) else None, _possible(kv.key.name, kv.key.is_diff, *ends) if known else None
+    )
+
+
+def _possible(name: str, is_difference: bool, low: float, high: float) -> tuple[float, float]:
+    """An interval within what a metric, or the difference of two of its values, can be."""
+    lowest, highest = (BY_NAME[name].lowest, BY_NAME[name].highest) if name in BY_NAME else (-math.inf, math.inf)
+    if is_difference:
+        lowest, highest = lowest - highest, highest - lowest
+    return min(max(low, lowest), highest), max(min(high, highest), lowest)
 
 
 def _without_count(figures: Figures) -> Figures:
@@ -295,7 +318,7 @@ def _outcome(name: str, columns: dict[str, str], threshold: Any, found: Slice | 
         (figures or {}).get(demand.metric, none)
         for figures in ((found.metrics, found.champion, found.differences) if found else ({}, {}, {}))
     )
-    p = found.paired.p if found and found.paired and demand.significance is not None else None
+    p = found.p_values.get(demand.metric) if found and demand.significance is not None else None
     what = demand.metric + "".join(f" of {column} {value}" for column, value in sorted(columns.items()))
     if verdict == "skipped":
         because = f"{what}: there is no champion to compare with"
@@ -339,9 +362,11 @@ def _demand(name: str, threshold: Any) -> _Demand:
         if threshold.HasField("upper_bound"):
             return _Demand(name, "max", threshold.upper_bound.value)
         return _Demand(name, "min", threshold.lower_bound.value)
-    if name.startswith(WORSE):
-        margin = float(name.removeprefix(WORSE))
-        return _Demand("accuracy", "not_worse_than_champion", margin, significance=threshold.absolute.value)
+    metric, is_tested, bound = name.partition(WORSE)
+    if is_tested:
+        measure, significance = BY_NAME[metric], threshold.absolute.value
+        of_errors = (measure.lower_is_better, measure.relative)
+        return _Demand(metric, "not_worse_than_champion", float(bound), *of_errors, significance)
     relative = threshold.HasField("relative")
     margin = abs(threshold.relative.value if relative else threshold.absolute.value)
     lower_is_better = threshold.direction == config_pb2.MetricDirection.LOWER_IS_BETTER
@@ -359,6 +384,7 @@ def _comparison(
     against = f"than {margin} {'above' if demand.lower_is_better else 'below'} the champion's {champion or 0:.4f}"
     if verdict == "refused":
         return f"more {against}" + ("" if p is None else f", and not by chance: p is {p:.2g}")
-    if p is not None and (difference or 0) < -demand.bound:
+    behind = (difference or 0) if demand.lower_is_better else -(difference or 0)
+    if p is not None and behind > demand.bound * ((champion or 0) if demand.relative else 1):
         return f"more {against}, which may be chance: p is {p:.2g}, not below {demand.significance:g}"
     return f"not more {against}"

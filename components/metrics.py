@@ -1,5 +1,6 @@
 """Metrics that TFMA lacks. TFMA finds them by class name and module."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -144,37 +145,82 @@ def labels_prediction_weight(
     return np.asarray(labels), np.atleast_1d(prediction), float(np.asarray(weight).item())
 
 
-class RSquared(tfma.metrics.Metric):
-    """Coefficient of determination of a regression: 1 is perfect, 0 no better than always to say the targets' mean.
+class RegressionScore(tfma.metrics.Metric):
+    """A figure of a regression's errors.
 
-    NaN if all targets are the same. TFMA's SquaredPearsonCorrelation doesn't see predictions that are off by a factor.
+    TFMA's own MeanAbsoluteError and MeanSquaredError, up to 0.52 at least, count the first of the accumulators that are
+    merged twice, so that with the jackknife they are means of some images more than of others. Its
+    SquaredPearsonCorrelation doesn't see predictions that are off by a factor.
+
+    Args:
+        name: a key of ``REGRESSION_SCORES``.
     """
 
-    def __init__(self, name: str = "r_squared"):
-        super().__init__(metric_util.merge_per_key_computations(_by(_RSquaredCombiner)), name=name)
+    def __init__(self, name: str):
+        super().__init__(metric_util.merge_per_key_computations(_regression_score), name=name)
 
 
-class _RSquaredCombiner(beam.CombineFn):
-    """Accumulates float64 ``[4]``: the sums of weights, of targets, of their squares and of squared errors."""
+class ErrorSums(NamedTuple):
+    """Sums of weights, of targets, of their squares, of absolute errors and of squared errors."""
+
+    weight: float
+    targets: float
+    squares: float
+    absolute: float
+    squared: float
+
+
+def _r_squared(sums: ErrorSums) -> float:
+    variation = sums.squares - sums.targets**2 / sums.weight
+    return 1 - sums.squared / variation if variation > 0 else float("nan")
+
+
+REGRESSION_SCORES: dict[str, Callable[[ErrorSums], float]] = {
+    "mean_absolute_error": lambda sums: sums.absolute / sums.weight,
+    "mean_squared_error": lambda sums: sums.squared / sums.weight,
+    "r_squared": _r_squared,
+}
+"""``r_squared`` is the coefficient of determination: 1 is perfect, 0 no better than always to say the targets' mean. It
+is NaN where all targets are the same."""
+
+
+def _regression_score(
+    name: str, eval_config: config_pb2.EvalConfig | None = None, model_name: str = "", output_name: str = ""
+) -> list[Any]:
+    """Sums up once for all metrics: TFMA knows equal computations by their keys."""
+    sums_key = metric_types.MetricKey(name="_error_sums", model_name=model_name, output_name=output_name)
+    key = metric_types.MetricKey(name=name, model_name=model_name, output_name=output_name)
+
+    def result(metrics: dict[Any, Any]) -> dict[Any, float]:
+        sums = metrics[sums_key]
+        return {key: REGRESSION_SCORES[name](sums) if sums.weight else float("nan")}
+
+    combiner = _ErrorSummer(sums_key, eval_config)
+    sums = metric_types.MetricComputation(keys=[sums_key], preprocessors=None, combiner=combiner)
+    return [sums, metric_types.DerivedMetricComputation(keys=[key], result=result)]
+
+
+class _ErrorSummer(beam.CombineFn):
+    """Accumulates ``ErrorSums``."""
 
     def __init__(self, key: Any, eval_config: config_pb2.EvalConfig | None):
         self._key = key
         self._eval_config = eval_config
 
-    def create_accumulator(self) -> np.ndarray:
-        return np.zeros(4)
+    def create_accumulator(self) -> ErrorSums:
+        return ErrorSums(0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def add_input(self, accumulator: np.ndarray, element: Any) -> np.ndarray:
+    def add_input(self, accumulator: ErrorSums, element: Any) -> ErrorSums:
         target, (value,), w = label_prediction_weight(element, self._key, self._eval_config)
-        return accumulator + w * np.array([1, target, target**2, (target - float(value)) ** 2])
+        error = target - float(value)
+        one = ErrorSums(w, w * target, w * target**2, w * abs(error), w * error**2)
+        return self.merge_accumulators([accumulator, one])
 
-    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
-        return np.sum(list(accumulators), axis=0)
+    def merge_accumulators(self, accumulators: Iterable[ErrorSums]) -> ErrorSums:
+        return ErrorSums(*map(sum, zip(*accumulators, strict=True)))
 
-    def extract_output(self, accumulator: np.ndarray) -> dict[Any, float]:
-        weight, total, squares, errors = accumulator
-        variation = squares - total**2 / weight if weight else 0.0
-        return {self._key: float(1 - errors / variation) if variation > 0 else float("nan")}
+    def extract_output(self, accumulator: ErrorSums) -> dict[Any, ErrorSums]:
+        return {self._key: accumulator}
 
 
 class LabelCount(NamedTuple):
@@ -211,7 +257,7 @@ class LabelDetails(tfma.metrics.Metric):
 
 
 def _label_score(name: str, label_feature: str, model_name: str = "", output_name: str = "") -> list[Any]:
-    return _of_label_counts(name, label_feature, model_name, output_name, LABEL_SCORES[name])
+    return _of_label_counts(name, label_feature, model_name, output_name, lambda counts: label_score(name, counts))
 
 
 def _label_details(name: str, label_feature: str, model_name: str = "", output_name: str = "") -> list[Any]:
@@ -250,10 +296,8 @@ class _LabelCounter(beam.CombineFn):
         return Counter(), Counter(), Counter()
 
     def add_input(self, accumulator: tuple[Counter, Counter, Counter], element: Any) -> Any:
-        values = (element.features or {}).get(self._label_feature)
-        actual = {_text(value) for value in np.asarray([] if values is None else values).ravel().tolist()} - {""}
-        answer = element.get_predictions(self._key.model_name)["label"]
-        said = set(_text(np.asarray(answer).item()).split(LABEL_SEPARATOR)) - {""}
+        actual = actual_labels(element, self._label_feature)
+        said = said_labels(element, self._key.model_name)
         for counter, labels in zip(accumulator, (said & actual, said - actual, actual - said), strict=True):
             counter.update(labels)
         return accumulator
@@ -266,41 +310,66 @@ class _LabelCounter(beam.CombineFn):
         return {self._key: {label: LabelCount(*(counter[label] for counter in accumulator)) for label in labels}}
 
 
+def actual_labels(element: Any, label_feature: str) -> set[str]:
+    """The labels that an example has."""
+    values = (element.features or {}).get(label_feature)
+    return {_text(value) for value in np.asarray([] if values is None else values).ravel().tolist()} - {""}
+
+
+def said_labels(element: Any, model_name: str) -> set[str]:
+    """The labels that a model says of an example."""
+    answer = element.get_predictions(model_name)["label"]
+    return set(_text(np.asarray(answer).item()).split(LABEL_SEPARATOR)) - {""}
+
+
 def _text(value: bytes | str | int) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return numerator / denominator
+
+
+_RATIOS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "precision": lambda counts: _ratio(counts[..., 0], counts[..., 0] + counts[..., 1]),
+    "recall": lambda counts: _ratio(counts[..., 0], counts[..., 0] + counts[..., 2]),
+    "f1": lambda counts: _ratio(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 2]),
+}
+
+
 def scores(count: LabelCount) -> dict[str, float | None]:
     """Precision, recall and F1 of a label, and the number of its examples; None for what divides by zero."""
-    said, actual = count.right + count.wrong, count.right + count.missed
+    ratios = {name: float(ratio(np.array(count))) for name, ratio in _RATIOS.items()}
     return {
-        "example_count": actual,
-        "precision": count.right / said if said else None,
-        "recall": count.right / actual if actual else None,
-        "f1": 2 * count.right / (said + actual) if said + actual else None,
+        "example_count": count.right + count.missed,
+        **{name: None if np.isnan(value) else value for name, value in ratios.items()},
     }
 
 
-def _pooled(name: str) -> Callable[[LabelCounts], float]:
-    def figure(counts: LabelCounts) -> float:
-        value = scores(LabelCount(*map(sum, zip(*counts.values(), strict=True))))[name]
-        return float("nan") if value is None else value
-
-    return figure
+def _pooled(name: str, counts: np.ndarray) -> np.ndarray:
+    return _RATIOS[name](counts.sum(axis=-2))
 
 
-def _mean_f1(counts: LabelCounts) -> float:
-    values = [scores(count)["f1"] or 0.0 for count in counts.values()]
-    return sum(values) / len(values) if values else float("nan")
+def _mean_f1(counts: np.ndarray) -> np.ndarray:
+    values = _RATIOS["f1"](counts)
+    return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))
 
 
-LABEL_SCORES: dict[str, Callable[[LabelCounts], float]] = {
-    "precision": _pooled("precision"),
-    "recall": _pooled("recall"),
-    "micro_f1": _pooled("f1"),
+LABEL_SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "precision": functools.partial(_pooled, "precision"),
+    "recall": functools.partial(_pooled, "recall"),
+    "micro_f1": functools.partial(_pooled, "f1"),
     "macro_f1": _mean_f1,
 }
-"""Over all labels, pooled; but ``macro_f1`` is the mean over those labels that occur or are said."""
+"""From counts ``[..., l, 3]``, ``LabelCount`` of l labels, to a figure over all of them ``[...]``, NaN where it is not
+defined: pooled; but ``macro_f1`` is the mean over those labels that occur or are said."""
 
-for metric in (MacroF1, LogLoss, RSquared, LabelScore, LabelDetails):
+
+def label_score(name: str, counts: LabelCounts) -> float:
+    """A key of ``LABEL_SCORES``, of labels that were counted."""
+    return float(LABEL_SCORES[name](np.array(list(counts.values()), float).reshape(-1, 3)))
+
+
+for metric in (MacroF1, LogLoss, RegressionScore, LabelScore, LabelDetails):
     metric_types.register_metric(metric)

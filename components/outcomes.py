@@ -20,7 +20,7 @@ class Outcome:
         champion: the champion's figure.
         difference: the candidate's less the champion's.
         difference_interval: the ends of its 95 % confidence interval.
-        p: McNemar's test: two-sided probability of such a difference in accuracy between models that are equally good.
+        p: of a rule with a test: two-sided probability of such a difference between models that are equally good.
         verdict: ``skipped`` if there is no champion to compare with.
         because: the same in words.
     """

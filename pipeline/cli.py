@@ -234,7 +234,7 @@ def _report(summary) -> int:  # type: ignore[no-untyped-def]
         _err.print(f"[red]{_escape(str(summary.error))}[/]\nThe whole log: {summary.log}")
         _err.print("What was done before is kept: the next run goes on from there.")
         return FAILED
-    from pipeline.measures import CHAMPION_METRIC
+    from components.measures import CHAMPION_METRIC
 
     if summary.hyperparameters:
         listed = ", ".join(f"{k} {_setting(v)}" for k, v in summary.hyperparameters.items())
@@ -283,7 +283,7 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List runs: when, how long, metrics, blessed, pushed, live."""
-    from pipeline.measures import SHOWN
+    from components.measures import SHOWN
     from pipeline.summary import is_live, read_all
     from pipeline.workdir import Workdir
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from components.measures import DEFAULT_THRESHOLDS, MEASURES
 from components.validation_config import ValidationConfig
 from ingest.dataset import Task
 from ingest.runners import OptionValue, RunnerName, arguments, check
 from kubeflow.config import KubeflowConfig
-from pipeline.measures import DEFAULT_THRESHOLDS, MEASURES
 from serving.targets.config import DeployConfig
 from trainer import space
 from trainer.backbones import BACKBONES
@@ -86,13 +86,14 @@ class RuleConfig(_Section):
     """What a model must reach in a metric to be pushed: one of ``min``, ``max`` and ``not_worse_than_champion``.
 
     Attributes:
-        metric: see ``pipeline.measures``.
+        metric: see ``components.measures``.
         slice: the images that it is about, by column and value, such as ``{label: tulips}``; by default all.
         min: the least that it may be.
         max: the most that it may be.
         not_worse_than_champion: by how much it may be behind the live model's; of an error in a regression a share.
-        significance: what is worse by more than that is refused only if McNemar's test says of the paired predictions
-            that chance is less probable than this. For a classification's accuracy.
+        significance: what is worse by more than that is refused only if a test of the paired predictions says that
+            chance is less probable than this. For accuracy (McNemar's test), the errors of a regression (a paired
+            t-test), and figures of what is said of several labels (a randomization test).
     """
 
     metric: str
@@ -128,7 +129,8 @@ class EvaluationConfig(_Section):
         margin: shorthand for ``not_worse_than_champion`` on all images, of the metric that says most of the task:
             accuracy, macro F1, of a regression the mean absolute error, of which it is a share.
         slices: columns: what is measured of all images is measured of those with each value as well. The label and
-            buckets of the images' size are always among them.
+            buckets of the images' size are always among them. Others, and those of rules, may have up to 200 values:
+            DataCheck stops a run with more before anything is trained.
         intervals: how sure the figures are, by TFMA's method: ``jackknife``, which takes some 20 s more, or
             ``bootstrap``, which takes 20 times what the metrics take, or ``none``.
         top_k: so many classes count in a classification's top_k_accuracy.
@@ -236,8 +238,13 @@ class Config(_Section):
         for number, rule in enumerate(self.evaluation.rules):
             key = f"evaluation.rules.{number}"
             self._check_bound(f"{key}.metric", rule.metric, rule.min if rule.min is not None else rule.max)
-            if rule.significance is not None and (self.task, rule.metric) != ("classification", "accuracy"):
-                raise ValueError(f"{key}.significance: is for the accuracy of a classification")
+            measures = MEASURES[self.task]
+            if rule.significance is not None and not measures[rule.metric].has_test:
+                tested = ", ".join(name for name, measure in measures.items() if measure.has_test)
+                raise ValueError(
+                    f"{key}.significance: {rule.metric} has no paired test; of the metrics of a {self.task} {tested} "
+                    f"{'have' if ',' in tested else 'has'} one"
+                )
         for key, task in (
             ("loss", "regression"),
             ("label_thresholds", "multilabel"),

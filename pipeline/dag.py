@@ -32,7 +32,7 @@ from components.schema_gen import ImageSchemaGen
 from components.serving_check import ServingCheck
 from components.trainer import Trainer, Tuner
 from pipeline.config import Config
-from pipeline.evaluation import eval_config
+from pipeline.evaluation import columns_of_slices, eval_config
 from pipeline.source import SPLITS, Source
 from serving.targets.config import DeployConfig
 
@@ -111,6 +111,7 @@ def create_pipeline(
         task=config.task,
         features=json.dumps(asdict(features)),
         validation=config.data.validation.model_dump_json(),
+        slices=json.dumps(columns_of_slices(config.evaluation, features)),
         deploy=json.dumps(deployment),
         code=_code_fingerprint(components),
     )

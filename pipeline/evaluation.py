@@ -10,10 +10,10 @@ import tfx.components  # noqa: F401  first: it stands in for a module that TFDV 
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
-from components.paired import WORSE
+from components.measures import CHAMPION_METRIC, MEASURES
+from components.paired import WORSE, P
 from ingest.dataset import Task
 from pipeline.config import EvaluationConfig, RuleConfig
-from pipeline.measures import CHAMPION_METRIC, MEASURES, is_relative
 from transform.features import SIZE, TARGET, Features
 
 _CURVES, _PAIRED, _METRICS = "components.curves", "components.paired", "components.metrics"
@@ -54,7 +54,7 @@ def eval_config(task: Task, config: EvaluationConfig, features: Features) -> con
                 metrics=[
                     config_pb2.MetricConfig(class_name="ExampleCount"),
                     *(_metric(name, task, config, features) for name in MEASURES[task]),
-                    *_paired(task, config),
+                    *_paired(task, config, features),
                     *_details(task, features),
                 ]
             )
@@ -66,11 +66,24 @@ def eval_config(task: Task, config: EvaluationConfig, features: Features) -> con
     return made
 
 
+def columns_of_slices(config: EvaluationConfig, features: Features) -> list[list[str]]:
+    """The columns of each kind of slice that may have any number of values: the label and the buckets are left out."""
+    kinds = ([name for name in columns if name not in (features.label, SIZE)] for columns in _configured(config))
+    return _each_once([columns for columns in kinds if columns])
+
+
 def _slices(task: Task, config: EvaluationConfig, features: Features) -> list[list[str]]:
-    """The columns of each kind of slice, each kind once."""
+    """The columns of each kind of slice."""
     label = [[features.label]] if task == "classification" else []
-    wanted = [[], *label, [SIZE], *([name] for name in config.slices), *(sorted(rule.slice) for rule in config.rules)]
-    return [columns for place, columns in enumerate(wanted) if columns not in wanted[:place]]
+    return _each_once([[], *label, [SIZE], *_configured(config)])
+
+
+def _configured(config: EvaluationConfig) -> list[list[str]]:
+    return [*([name] for name in config.slices), *(sorted(rule.slice) for rule in config.rules)]
+
+
+def _each_once(kinds: list[list[str]]) -> list[list[str]]:
+    return [columns for place, columns in enumerate(kinds) if columns not in kinds[:place]]
 
 
 def _metric(name: str, task: Task, config: EvaluationConfig, features: Features) -> config_pb2.MetricConfig:
@@ -106,9 +119,10 @@ def _threshold(task: Task, rule: RuleConfig) -> config_pb2.MetricThreshold:
         made.value_threshold.upper_bound.value = rule.max
     elif rule.not_worse_than_champion is not None:
         margin, change = rule.not_worse_than_champion, made.change_threshold
-        lower, directions = MEASURES[task][rule.metric].lower_is_better, config_pb2.MetricDirection
+        measure, directions = MEASURES[task][rule.metric], config_pb2.MetricDirection
+        lower = measure.lower_is_better
         change.direction = directions.LOWER_IS_BETTER if lower else directions.HIGHER_IS_BETTER
-        (change.relative if is_relative(task, rule.metric) else change.absolute).value = margin if lower else -margin
+        (change.relative if measure.relative else change.absolute).value = margin if lower else -margin
     return made
 
 
@@ -116,22 +130,27 @@ def _slice(rule: RuleConfig) -> config_pb2.SlicingSpec:
     return config_pb2.SlicingSpec(feature_values=rule.slice)
 
 
-def _paired(task: Task, config: EvaluationConfig) -> Iterator[config_pb2.MetricConfig]:
-    """McNemar's test, for all to see; and once a margin for the rules that ask for it."""
-    if task != "classification":
-        return
-    yield _of_ours("McNemar", _PAIRED)
+def _paired(task: Task, config: EvaluationConfig, features: Features) -> Iterator[config_pb2.MetricConfig]:
+    """Of classifiers McNemar's test, for all to see; for the rules that ask for it, the test, and once a margin."""
+    if task == "classification":
+        yield _of_ours("McNemar", _PAIRED)
+    of_labels = {"label_feature": features.label} if task == "multilabel" else {}
     tested = [rule for rule in config.rules if rule.significance is not None]
-    for margin in sorted({rule.not_worse_than_champion for rule in tested if rule.not_worse_than_champion is not None}):
-        metric = _of_ours("WorseThanChance", _PAIRED, name=f"{WORSE}{margin!r}", margin=margin)
-        for rule in tested:
-            if rule.not_worse_than_champion == margin:
-                threshold = config_pb2.MetricThreshold()
-                # A change, though it is a probability: such a threshold is for those that have a champion.
-                threshold.change_threshold.absolute.value = rule.significance
-                threshold.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
-                metric.per_slice_thresholds.add(slicing_specs=[_slice(rule)], threshold=threshold)
-        yield metric
+    for name in sorted({rule.metric for rule in tested}):
+        options = {"metric": name} | of_labels
+        if task != "classification":
+            yield _of_ours("PairedTest", _PAIRED, name=f"{name}{P}", **options)
+        of_metric = [rule for rule in tested if rule.metric == name]
+        for margin in sorted({rule.not_worse_than_champion or 0.0 for rule in of_metric}):
+            metric = _of_ours("WorseThanChance", _PAIRED, name=f"{name}{WORSE}{margin!r}", margin=margin, **options)
+            for rule in of_metric:
+                if rule.not_worse_than_champion == margin:
+                    threshold = config_pb2.MetricThreshold()
+                    # A change, though it is a probability: such a threshold is for those that have a champion.
+                    threshold.change_threshold.absolute.value = rule.significance
+                    threshold.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER
+                    metric.per_slice_thresholds.add(slicing_specs=[_slice(rule)], threshold=threshold)
+            yield metric
 
 
 def _details(task: Task, features: Features) -> list[config_pb2.MetricConfig]:

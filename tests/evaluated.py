@@ -1,4 +1,4 @@
-"""Small real classifiers of scikit-learn's digits, as SavedModels, and what the Evaluator makes of them."""
+"""Small real models of scikit-learn's digits and diabetes, as SavedModels, and what the Evaluator makes of them."""
 
 import json
 from dataclasses import dataclass
@@ -6,26 +6,36 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multioutput import MultiOutputClassifier
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import proto_utils
 
 from components.evaluator import Executor
+from ingest.dataset import Task
 from pipeline.config import EvaluationConfig
 from pipeline.evaluation import eval_config
-from transform.features import TARGET, Features
+from transform.features import LABEL_SEPARATOR, TARGET, Features
 
 TRAINED_ON = 900
 NAMES = [str(digit) for digit in range(10)]
+TRAITS = {"even": (0, 2, 4, 6, 8), "loop": (0, 6, 8, 9), "prime": (2, 3, 5, 7)}
+"""Several labels of an image of a digit."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits that no model was trained on: pixels float32 ``[n, 64]`` and labels int ``[n]``."""
+    """Images: pixels float32 ``[n, p]``, and labels: int ``[n]``, of several bool ``[n, k]``, or float32 ``[n]``.
+
+    Of the diabetes the pixels are the patients' measurements.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
+
+    def some(self, places: slice) -> "Digits":
+        return Digits(self.pixels[places], self.labels[places])
 
 
 def digits() -> tuple[Digits, Digits]:
@@ -38,6 +48,31 @@ def digits() -> tuple[Digits, Digits]:
     )
 
 
+def traits(data: Digits) -> Digits:
+    """The same digits with the labels ``TRAITS``."""
+    return Digits(data.pixels, np.stack([np.isin(data.labels, digits) for digits in TRAITS.values()], axis=1))
+
+
+def diabetes() -> tuple[Digits, Digits]:
+    """Patients to train on, and the others; the labels are the progress of the disease a year later, 25 to 346."""
+    loaded = load_diabetes()
+    all_of_them = Digits(loaded.data.astype(np.float32), loaded.target.astype(np.float32))
+    return all_of_them.some(slice(200)), all_of_them.some(slice(200, None))
+
+
+def trained_on_traits(data: Digits) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and biases of a logistic regression for each trait."""
+    each = MultiOutputClassifier(LogisticRegression(max_iter=2000)).fit(data.pixels, data.labels).estimators_
+    weights, bias = (np.concatenate([getattr(one, name) for one in each]) for name in ("coef_", "intercept_"))
+    return weights.T.astype(np.float32), bias.astype(np.float32)
+
+
+def regressed(data: Digits, alpha: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias of a ridge regression."""
+    model = Ridge(alpha).fit(data.pixels, data.labels)
+    return model.coef_[:, None].astype(np.float32), np.array([model.intercept_], np.float32)
+
+
 def trained(data: Digits, **options) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias of a logistic regression."""
     model = LogisticRegression(max_iter=2000, **options).fit(data.pixels, data.labels)
@@ -47,26 +82,42 @@ def trained(data: Digits, **options) -> tuple[np.ndarray, np.ndarray]:
 class Linear(tf.Module):
     """A model of the contract that takes pixels from a feature of their own."""
 
-    def __init__(self, weights: np.ndarray, bias: np.ndarray):
+    def __init__(self, weights: np.ndarray, bias: np.ndarray, task: Task):
         super().__init__()
-        self.weights, self.bias = tf.constant(weights), tf.constant(bias)
-        self.names = tf.constant(NAMES)
+        self.weights, self.bias, self.task = tf.constant(weights), tf.constant(bias), task
+        self.names = tf.constant(NAMES if task == "classification" else list(TRAITS))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def transform_features(self, examples):
+        if self.task == "regression":
+            return {TARGET: tf.io.parse_example(examples, {"label": tf.io.FixedLenFeature([], tf.float32)})["label"]}
+        if self.task == "multilabel":
+            given = tf.io.parse_example(examples, {"label": tf.io.RaggedFeature(tf.string)})["label"]
+            there = given.to_tensor("")[:, :, None] == self.names
+            return {TARGET: tf.cast(tf.reduce_any(there, axis=1), tf.float32)}
         parsed = tf.io.parse_example(examples, {"label": tf.io.FixedLenFeature([], tf.string)})
         return {TARGET: tf.strings.to_number(parsed["label"], tf.int64)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def tf_examples(self, examples):
-        pixels = tf.io.parse_example(examples, {"pixels": tf.io.FixedLenFeature([64], tf.float32)})["pixels"]
-        classes = tf.nn.softmax(pixels @ self.weights + self.bias)
-        return {"classes": classes, "label": tf.gather(self.names, tf.argmax(classes, 1))}
+        pixels = tf.io.FixedLenFeature([self.weights.shape[0]], tf.float32)
+        scores = tf.io.parse_example(examples, {"pixels": pixels})["pixels"] @ self.weights + self.bias
+        if self.task == "regression":
+            return {"classes": scores, "label": tf.strings.as_string(scores[:, 0])}
+        if self.task == "multilabel":
+            said = tf.ragged.boolean_mask(tf.broadcast_to(self.names, tf.shape(scores)), scores > 0)
+            return {
+                "classes": tf.sigmoid(scores),
+                "label": tf.strings.reduce_join(said, axis=1, separator=LABEL_SEPARATOR),
+            }
+        return {"classes": tf.nn.softmax(scores), "label": tf.gather(self.names, tf.argmax(scores, 1))}
 
 
-def save(folder: Path, weights: np.ndarray, bias: np.ndarray) -> standard_artifacts.Model:
+def save(
+    folder: Path, weights: np.ndarray, bias: np.ndarray, task: Task = "classification"
+) -> standard_artifacts.Model:
     """Writes a model as an artifact."""
-    module = Linear(weights, bias)
+    module = Linear(weights, bias, task)
     signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
     tf.saved_model.save(module, str(folder / "Format-Serving"), signatures=signatures)
     return _artifact(standard_artifacts.Model, folder)
@@ -80,7 +131,13 @@ def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
             example = tf.train.Example()
             feature = example.features.feature
             feature["pixels"].float_list.value.extend(pixels)
-            feature["label"].bytes_list.value.append(str(label).encode())
+            if np.ndim(label):
+                names = (name.encode() for name, there in zip(TRAITS, label, strict=True) if there)
+                feature["label"].bytes_list.value.extend(names)
+            elif data.labels.dtype.kind == "f":
+                feature["label"].float_list.value.append(label)
+            else:
+                feature["label"].bytes_list.value.append(str(label).encode())
             feature["camera"].bytes_list.value.append(b"new" if number % 3 else b"old")
             feature["width"].int64_list.value.append(640 if number % 2 else 100)
             feature["height"].int64_list.value.append(480)
@@ -103,13 +160,14 @@ def evaluate(
     model: standard_artifacts.Model,
     champion: standard_artifacts.Model | None,
     config: EvaluationConfig,
+    task: Task = "classification",
 ) -> tuple[str, bool]:
     """Runs the Evaluator; gives the folder of the evaluation, and whether the model was blessed."""
     evaluation = _artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
     blessing = _artifact(standard_artifacts.ModelBlessing, folder / "blessing")
     baseline = champion or _artifact(standard_artifacts.Model, folder / "nothing")
     properties = {
-        "eval_config": proto_utils.proto_to_json(eval_config("classification", config, Features())),
+        "eval_config": proto_utils.proto_to_json(eval_config(task, config, Features())),
         "example_splits": json.dumps(["eval"]),
     }
     executor = Executor(Executor.Context(beam_pipeline_args=["--direct_running_mode=in_memory"], unique_id="1"))

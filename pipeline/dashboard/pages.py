@@ -19,9 +19,9 @@ from typing import Any
 
 import jinja2
 
+from components.measures import MEASURES, SHOWN
 from pipeline import lineage, provenance
 from pipeline.dashboard import chart, data, disagreements, graph
-from pipeline.measures import MEASURES, SHOWN
 from pipeline.summary import Summary
 from pipeline.workdir import Workdir
 from serving.versions import ModelError

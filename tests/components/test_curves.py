@@ -4,7 +4,6 @@ from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
 from components import curves
-from components.paired import Pairs, p_if_worse, p_value
 
 CONFIG = config_pb2.EvalConfig(model_specs=[config_pb2.ModelSpec()])
 
@@ -23,7 +22,7 @@ def counted(elements, several: bool = False, parts: int = 3) -> curves.Counts:
         accumulator = counter.create_accumulator()
         for each in elements[part::parts]:
             accumulator = counter.add_input(accumulator, each)
-        accumulators.append(accumulator)
+        accumulators.append(counter.compact(accumulator))
     (counts,) = counter.extract_output(counter.merge_accumulators(accumulators)).values()
     return counts
 
@@ -72,16 +71,3 @@ def test_of_very_many_classes_only_the_confidence_is_kept():
 
 def test_without_images_there_is_no_calibration_error():
     assert np.isnan(curves.calibration_error(np.zeros((3, curves.BUCKETS))))
-
-
-def test_p_is_that_of_tosses_of_a_coin():
-    assert p_value(Pairs(1, 7, 100)) == pytest.approx(2 * (1 + 8) / 2**8)
-    assert p_value(Pairs(7, 1, 100)) == p_value(Pairs(1, 7, 100))
-    assert p_value(Pairs(0, 0, 100)) == p_value(Pairs(5, 5, 100)) == p_value(Pairs()) == 1
-
-
-def test_only_a_candidate_that_is_worse_by_more_than_the_margin_is_tested():
-    worse = Pairs(only_candidate=1, only_champion=11, images=100)
-    assert p_if_worse(worse, 0.05) == p_value(worse) < 0.01
-    assert p_if_worse(worse, 0.1) == 1
-    assert p_if_worse(Pairs(11, 1, 100), 0) == p_if_worse(Pairs(), 0) == 1

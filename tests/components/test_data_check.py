@@ -14,6 +14,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import label_errors, near_duplicates, statistics
 from components.data_check import (
+    MOST_SLICES,
     TRAINED_ON,
     DataError,
     GateExecutor,
@@ -24,6 +25,7 @@ from components.data_check import (
     missing_columns,
     moved,
     read_split,
+    too_many_slices,
     trained_on,
     wrong_labels,
 )
@@ -217,6 +219,25 @@ def test_examples_that_lack_what_ingest_measures_are_measured_and_a_broken_image
     assert split.plain == [False] * 5 + [True] * 2
     assert all(split.hashes[:5])
     assert sorted(split.described) == [0, 2, 4, 6]
+
+
+def test_a_column_with_a_value_an_image_is_too_much_to_slice_by(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
+        for number in range(2 * MOST_SLICES):
+            side = {"camera": "old" if number % 2 else "new", "patient": f"p{number:03}", "year": number % MOST_SLICES}
+            writer.write(example(b"", "7", **side).SerializeToString())
+    columns = [("camera",), ("patient",), ("year",), ("camera", "patient"), ("none",)]
+    split = read_split(str(tmp_path), "eval", Features(), every=0, slices=columns)
+    assert split.slices["camera",] == {("new",), ("old",)}
+    assert len(split.slices["year",]) == MOST_SLICES
+    assert len(split.slices["patient",]) == MOST_SLICES + 1  # no more are held, however many there are
+    assert split.slices["none",] == set()
+    of_one, of_both = too_many_slices("eval", split.slices)
+    assert (of_one.severity, of_one.feature) == ("error", "patient")
+    assert of_one.message.startswith(
+        "the split eval has more than 200 values of 'patient', such as p000, p001, p002, and evaluation.slices or "
+    )
+    assert "more than 200 values of 'camera' and 'patient', such as new and p000, " in of_both.message
 
 
 def test_data_is_compared_with_what_the_live_model_was_trained_on_save_with_itself(tmp_path):

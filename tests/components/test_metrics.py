@@ -1,7 +1,14 @@
 import apache_beam as beam
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_score, r2_score, recall_score
+from sklearn.metrics import (
+    f1_score,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_score,
+    r2_score,
+    recall_score,
+)
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
@@ -9,7 +16,7 @@ from components import metrics
 
 
 def compute(
-    metric: metrics.MacroF1 | metrics.LogLoss | metrics.RSquared, labels: list[float], probabilities: np.ndarray
+    metric: metrics.MacroF1 | metrics.LogLoss | metrics.RegressionScore, labels: list[float], probabilities: np.ndarray
 ) -> float:
     """Runs a metric's computations as TFMA does: combine over examples on Beam, then derive."""
     config = config_pb2.EvalConfig(model_specs=[config_pb2.ModelSpec()])
@@ -65,13 +72,24 @@ def test_without_examples_there_is_no_figure():
     assert all(np.isnan(v) for v in combiner.extract_output(combiner.create_accumulator()).values())
 
 
-def test_r_squared_is_that_of_scikit_learn():
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("mean_absolute_error", mean_absolute_error),
+        ("mean_squared_error", mean_squared_error),
+        ("r_squared", r2_score),
+    ],
+)
+def test_figures_of_a_regression_are_those_of_scikit_learn(name, theirs):
     rng = np.random.default_rng(0)
     targets = rng.normal(50, 3, 200)
     values = targets + rng.normal(1, 2, 200)
-    computed = compute(metrics.RSquared(), list(targets), values[:, None])
-    assert computed == pytest.approx(r2_score(targets, values))
-    assert np.isnan(compute(metrics.RSquared(), [2.0] * 4, np.ones((4, 1))))  # nothing varies
+    computed = compute(metrics.RegressionScore(name), list(targets), values[:, None])
+    assert computed == pytest.approx(theirs(targets, values))
+
+
+def test_where_no_target_varies_there_is_no_r_squared():
+    assert np.isnan(compute(metrics.RegressionScore("r_squared"), [2.0] * 4, np.ones((4, 1))))
 
 
 TRUE = [{"a", "b"}, {"a"}, set(), {"c"}, {"b", "new"}]
@@ -105,7 +123,7 @@ def test_what_is_said_of_labels_is_scored_as_scikit_learn_does():
         ("macro_f1", f1_score, "macro"),
     ):
         expected = function(true, said, average=average, zero_division=0)
-        assert metrics.LABEL_SCORES[name](counts) == pytest.approx(expected), name
+        assert metrics.label_score(name, counts) == pytest.approx(expected), name
     assert metrics.scores(counts["a"]) == {"example_count": 2, "precision": 1, "recall": 1, "f1": 1}
 
 
@@ -123,4 +141,4 @@ def test_an_example_without_the_feature_has_no_labels_and_whole_numbers_are_name
 
 
 def test_without_labels_there_is_no_figure():
-    assert all(np.isnan(score({})) for score in metrics.LABEL_SCORES.values())
+    assert all(np.isnan(metrics.label_score(name, {})) for name in metrics.LABEL_SCORES)

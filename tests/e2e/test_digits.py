@@ -22,10 +22,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from typer.testing import CliRunner
 
+from components.measures import MEASURES
 from pipeline.cli import app
 from pipeline.dashboard.server import application
 from pipeline.demo import predict_test_split
-from pipeline.measures import MEASURES
 from pipeline.summary import Summary, read_all
 from pipeline.workdir import Workdir
 from serving.versions import version_folders

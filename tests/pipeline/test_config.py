@@ -169,7 +169,8 @@ RULE = "name: x\ndata: {path: y}\nevaluation: {rules: [{metric: accuracy, RULE}]
         ("metric: auc, min: 0.5", "evaluation.rules.0.metric: a classification has accuracy"),
         (
             "metric: macro_f1, not_worse_than_champion: 0, significance: 0.05",
-            "evaluation.rules.0.significance: is for the accuracy of a classification",
+            "evaluation.rules.0.significance: macro_f1 has no paired test; of the metrics of a classification accuracy "
+            "has one",
         ),
         ("minimum: 0.5", "evaluation.rules.0.minimum: unknown key; known are metric, slice, min"),
     ],
@@ -178,6 +179,27 @@ def test_a_rule_that_cannot_decide_is_refused_by_its_key(tmp_path, rule, message
     text = RULE.replace("metric: accuracy, RULE", rule if rule.startswith("metric") else f"metric: accuracy, {rule}")
     (tmp_path / "pipeline.yaml").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(message)):
+        read(tmp_path / "pipeline.yaml")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "tested"),
+    [
+        ("multilabel", "auc", "macro_f1, micro_f1, precision, recall have one"),
+        ("multilabel", "recall", ""),
+        ("regression", "r_squared", ""),
+    ],
+)
+def test_a_significance_is_for_metrics_that_have_a_paired_test(tmp_path, task, metric, tested):
+    rule = f"metric: {metric}, not_worse_than_champion: 0, significance: 0.05"
+    text = RULE.replace("metric: accuracy, RULE", rule).replace("evaluation", f"task: {task}\nevaluation")
+    (tmp_path / "pipeline.yaml").write_text(text)
+    if not tested:
+        assert read(tmp_path / "pipeline.yaml").evaluation.rules[0].metric == metric
+        return
+    with pytest.raises(ConfigError, match=re.escape(f"significance: {metric} has no paired test; of the metrics of")):
+        read(tmp_path / "pipeline.yaml")
+    with pytest.raises(ConfigError, match=tested):
         read(tmp_path / "pipeline.yaml")
 
 

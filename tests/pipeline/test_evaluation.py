@@ -5,25 +5,29 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator import with_thresholds
 from pipeline.config import EvaluationConfig
-from pipeline.evaluation import eval_config
+from pipeline.evaluation import columns_of_slices, eval_config
 from pipeline.results import draw_confusion_matrix
 from transform.features import Features
 
 
 def thresholds(config: EvaluationConfig, task="classification"):
     (spec,) = eval_config(task, config, Features()).metrics_specs
-    return {metric.class_name: metric.per_slice_thresholds for metric in spec.metrics if metric.per_slice_thresholds}
+    return {
+        json.loads(metric.config)["name"]: metric.per_slice_thresholds
+        for metric in spec.metrics
+        if metric.per_slice_thresholds
+    }
 
 
 def test_thresholds_hold_for_the_whole_split_only_and_log_loss_is_an_upper_bound():
     found = thresholds(EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 0.5}, margin=0.02))
-    assert set(found) == {"SparseCategoricalAccuracy", "LogLoss"}
+    assert set(found) == {"accuracy", "log_loss"}
     for (per_slice,) in found.values():
         assert [len(s.feature_keys) for s in per_slice.slicing_specs] == [0]
-    accuracy = found["SparseCategoricalAccuracy"][0].threshold
+    accuracy = found["accuracy"][0].threshold
     assert accuracy.value_threshold.lower_bound.value == 0.9
     assert accuracy.change_threshold.absolute.value == -0.02
-    assert found["LogLoss"][0].threshold.value_threshold.upper_bound.value == 0.5
+    assert found["log_loss"][0].threshold.value_threshold.upper_bound.value == 0.5
 
 
 def test_without_thresholds_the_champion_is_still_compared_with():
@@ -35,9 +39,9 @@ def test_without_thresholds_the_champion_is_still_compared_with():
 def test_errors_are_upper_bounds_and_the_champions_margin_is_a_share_of_its_error():
     config = EvaluationConfig(thresholds={"mean_squared_error": 4, "r_squared": -1}, margin=0.1)
     found = thresholds(config, "regression")
-    assert found["MeanSquaredError"][0].threshold.value_threshold.upper_bound.value == 4
-    assert found["RSquared"][0].threshold.value_threshold.lower_bound.value == -1
-    change = found["MeanAbsoluteError"][0].threshold.change_threshold
+    assert found["mean_squared_error"][0].threshold.value_threshold.upper_bound.value == 4
+    assert found["r_squared"][0].threshold.value_threshold.lower_bound.value == -1
+    change = found["mean_absolute_error"][0].threshold.change_threshold
     assert change.direction == config_pb2.MetricDirection.LOWER_IS_BETTER
     assert change.relative.value == 0.1
     assert not change.HasField("absolute")
@@ -86,3 +90,4 @@ def test_each_kind_of_slice_is_computed_once():
         ["camera"],
         ["camera", "label"],
     ]
+    assert columns_of_slices(config, Features()) == [["camera"]]

@@ -179,6 +179,19 @@ def test_intervals_are_those_that_theory_expects(setting, compared, with_interva
     assert [part.columns for part in with_intervals[0].slices] == [part.columns for part in compared[0].slices]
 
 
+def test_intervals_lie_within_what_a_metric_can_be(with_intervals):
+    evaluation, _, folder = with_intervals
+    for part in evaluation.slices:
+        for figures, least in ((part.metrics, 0), (part.champion, 0), (part.differences, -1)):
+            for name, figure in figures.items():
+                low, high = figure.interval
+                assert least <= low <= high
+                assert high <= 1 or name == "log_loss"
+    # TFMA's own do not.
+    theirs = [values[""][""] for _, values in tfma.load_eval_result(folder, model_name=CANDIDATE).slicing_metrics]
+    assert any(float(values["accuracy"]["boundedValue"]["upperBound"]) > 1 for values in theirs)
+
+
 def test_curves_of_each_class_are_those_of_scikit_learn(setting, compared):
     evaluation = compared[0]
     for model, artifact in ((CANDIDATE, setting.noisy), (CHAMPION, setting.strong)):

@@ -14,6 +14,9 @@ class Measure:
         lowest: the least it can be.
         highest: the most it can be.
         lower_is_better: so that its threshold is an upper bound.
+        relative: whether a margin is a share of the champion's figure, which is in the target's unit; else it is a
+            difference.
+        has_test: whether a paired test tells a difference between two models from chance, see ``components.paired``.
     """
 
     metric: str
@@ -21,29 +24,36 @@ class Measure:
     lowest: float = 0
     highest: float = 1
     lower_is_better: bool = False
+    relative: bool = False
+    has_test: bool = False
 
 
 _OURS = "components.metrics"
 
+
+def _error() -> Measure:
+    return Measure("RegressionScore", _OURS, highest=math.inf, lower_is_better=True, relative=True, has_test=True)
+
+
 MEASURES: dict[str, dict[str, Measure]] = {
     "classification": {
-        "accuracy": Measure("SparseCategoricalAccuracy"),
+        "accuracy": Measure("SparseCategoricalAccuracy", has_test=True),
         "top_k_accuracy": Measure("SparseTopKCategoricalAccuracy"),
         "macro_f1": Measure("MacroF1", _OURS),
         "log_loss": Measure("LogLoss", _OURS, highest=math.inf, lower_is_better=True),
         "calibration_error": Measure("CalibrationError", "components.curves", lower_is_better=True),
     },
     "multilabel": {
-        "macro_f1": Measure("LabelScore", _OURS),
-        "micro_f1": Measure("LabelScore", _OURS),
-        "precision": Measure("LabelScore", _OURS),
-        "recall": Measure("LabelScore", _OURS),
+        "macro_f1": Measure("LabelScore", _OURS, has_test=True),
+        "micro_f1": Measure("LabelScore", _OURS, has_test=True),
+        "precision": Measure("LabelScore", _OURS, has_test=True),
+        "recall": Measure("LabelScore", _OURS, has_test=True),
         "auc": Measure("AUC"),
     },
     "regression": {
-        "mean_absolute_error": Measure("MeanAbsoluteError", highest=math.inf, lower_is_better=True),
-        "mean_squared_error": Measure("MeanSquaredError", highest=math.inf, lower_is_better=True),
-        "r_squared": Measure("RSquared", _OURS, lowest=-math.inf),
+        "mean_absolute_error": _error(),
+        "mean_squared_error": _error(),
+        "r_squared": Measure("RegressionScore", _OURS, lowest=-math.inf, has_test=True),
     },
 }
 """By task the metrics by name. A model with several labels is measured by what it says at its own thresholds, but for
@@ -56,11 +66,8 @@ CHAMPION_METRIC: dict[str, str] = {
 }
 """The metric in which a candidate may not fall behind the champion by more than the margin."""
 
-
-def is_relative(task: str, metric: str) -> bool:
-    """Whether a margin is a share of the champion's figure, which is in the target's unit; else it is a difference."""
-    return task == "regression" and MEASURES[task][metric].lower_is_better
-
+BY_NAME: dict[str, Measure] = {name: measure for measures in MEASURES.values() for name, measure in measures.items()}
+"""The same whatever the task: of one that two tasks have, the values mean the same."""
 
 DEFAULT_THRESHOLDS: dict[str, dict[str, float]] = {
     "classification": {"accuracy": 0.8},

@@ -1,0 +1,157 @@
+"""The gate's paired tests on real predictions of several labels and of numbers; see ``test_gate`` for classes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+from sklearn.metrics import f1_score, roc_auc_score
+
+from components.evaluation import Evaluation, load
+from components.outcomes import Outcome
+from ingest.dataset import Task
+from pipeline.config import EvaluationConfig
+from tests import evaluated
+
+pytestmark = pytest.mark.slow  # evaluations of real models
+
+
+def said(model, data: evaluated.Digits) -> np.ndarray:
+    """What a model answers, ``[n, k]``."""
+    module = tf.saved_model.load(f"{model.uri}/Format-Serving")
+    records = []
+    for pixels in data.pixels:
+        example = tf.train.Example()
+        example.features.feature["pixels"].float_list.value.extend(pixels)
+        records.append(example.SerializeToString())
+    return module.signatures["tf_examples"](examples=tf.constant(records))["classes"].numpy()
+
+
+class Setting:
+    """A strong model, one that is worse by less than noise, and one that is clearly worse; and data new to them."""
+
+    def __init__(self, root: Path, task: Task):
+        self.root, self.task = root, task
+        if task == "multilabel":
+            train, self.data = map(evaluated.traits, evaluated.digits())
+            weights, bias = evaluated.trained_on_traits(train)
+            little = evaluated.trained_on_traits(train.some(slice(850)))
+            noise = np.random.default_rng(0).normal(0, 0.5, weights.shape).astype(np.float32)
+        else:
+            train, self.data = evaluated.diabetes()
+            weights, bias = evaluated.regressed(train)
+            little = evaluated.regressed(train.some(slice(150)))
+            noise = np.random.default_rng(0).normal(0, 500, weights.shape).astype(np.float32)
+        self.examples = evaluated.write_examples(root / "examples", self.data)
+        self.strong = evaluated.save(root / "strong", weights, bias, task)
+        self.noisy = evaluated.save(root / "noisy", *little, task)
+        self.worse = evaluated.save(root / "worse", weights + noise, bias, task)
+
+    def evaluate(self, name: str, model, rules: list[dict]) -> tuple[Evaluation, bool]:
+        config = EvaluationConfig.model_validate({"margin": 1, "rules": rules})
+        folder, blessed = evaluated.evaluate(self.root / name, self.examples, model, self.strong, config, self.task)
+        return load(folder), blessed
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("several"), "multilabel")
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("numbers"), "regression")
+
+
+def with_test(*metrics: str, margin: float) -> list[dict]:
+    return [{"metric": name, "not_worse_than_champion": margin, "significance": 0.05} for name in metrics]
+
+
+def of_rules(evaluation: Evaluation) -> dict[str, Outcome]:
+    return {outcome.metric: outcome for outcome in evaluation.rules if outcome.significance is not None}
+
+
+SEVERAL = ("macro_f1", "micro_f1", "precision", "recall")
+NUMBERS = ("mean_absolute_error", "mean_squared_error", "r_squared")
+
+
+def test_several_labels_that_are_worse_within_noise_are_not_refused_by_the_test_alone(several):
+    untested = {"metric": "macro_f1", "not_worse_than_champion": 0}
+    evaluation, blessed = several.evaluate("noisy", several.noisy, [*with_test(*SEVERAL, margin=0), untested])
+    scores = [
+        f1_score(several.data.labels, said(model, several.data) > 0.5, average="macro")
+        for model in (several.noisy, several.strong)
+    ]
+    assert 0 < scores[1] - scores[0] < 0.02
+    outcome = of_rules(evaluation)["macro_f1"]
+    assert (outcome.value, outcome.champion) == pytest.approx(tuple(scores))
+    assert (outcome.verdict, outcome.p) == ("passed", evaluation.whole.p_values["macro_f1"])
+    assert outcome.p > 0.05
+    assert outcome.because == (
+        f"macro_f1 is {scores[0]:.4f}, more than 0 below the champion's {scores[1]:.4f}, which may be chance: p is "
+        f"{outcome.p:.2g}, not below 0.05"
+    )
+    assert {outcome.verdict for outcome in of_rules(evaluation).values()} == {"passed"}
+    # Without the test it would have been.
+    assert [o.metric for o in evaluation.rules if o.verdict == "refused"] == ["macro_f1"]
+    assert not blessed
+
+
+def test_several_labels_that_are_clearly_worse_are_refused_by_the_test_alone(several):
+    evaluation, blessed = several.evaluate("worse", several.worse, with_test(*SEVERAL, margin=0.01))
+    assert not blessed
+    outcomes = of_rules(evaluation)
+    assert outcomes["macro_f1"].difference < -0.08
+    scores = said(several.worse, several.data)
+    assert evaluation.whole.metrics["auc"].value == pytest.approx(
+        roc_auc_score(several.data.labels, scores, average="micro"), abs=1e-3
+    )
+    for outcome in outcomes.values():
+        assert (outcome.verdict, outcome.p < 0.01) == ("refused", True)
+        assert ", and not by chance: p is " in outcome.because
+
+
+def errors(setting: Setting, model) -> np.ndarray:
+    return np.abs(said(model, setting.data)[:, 0].astype(float) - setting.data.labels)
+
+
+def test_errors_that_are_larger_within_noise_are_not_refused_by_the_test_alone(numbers):
+    untested = {"metric": "mean_absolute_error", "not_worse_than_champion": 0}
+    evaluation, blessed = numbers.evaluate("noisy", numbers.noisy, [*with_test(*NUMBERS, margin=0), untested])
+    candidate, champion = errors(numbers, numbers.noisy), errors(numbers, numbers.strong)
+    assert 1 < candidate.mean() / champion.mean() < 1.05
+    outcomes = of_rules(evaluation)
+    for name, power in (("mean_absolute_error", 1), ("mean_squared_error", 2), ("r_squared", 2)):
+        assert outcomes[name].p == pytest.approx(stats.ttest_rel(candidate**power, champion**power).pvalue, 1e-4)
+        assert (outcomes[name].verdict, outcomes[name].p > 0.05) == ("passed", True)
+    # The intervals change no value.
+    assert outcomes["mean_squared_error"].value == pytest.approx((candidate**2).mean())
+    outcome = outcomes["mean_absolute_error"]
+    assert outcome.because == (
+        f"mean_absolute_error is {candidate.mean():.4f}, more than 0% above the champion's {champion.mean():.4f}, "
+        f"which may be chance: p is {outcome.p:.2g}, not below 0.05"
+    )
+    assert [o.metric for o in evaluation.rules if o.verdict == "refused"] == ["mean_absolute_error"]
+    assert not blessed
+
+
+def test_errors_that_are_clearly_larger_are_refused_by_the_test_alone(numbers):
+    evaluation, blessed = numbers.evaluate("worse", numbers.worse, with_test(*NUMBERS, margin=0.01))
+    assert not blessed
+    candidate, champion = errors(numbers, numbers.worse), errors(numbers, numbers.strong)
+    assert candidate.mean() > 1.15 * champion.mean()
+    for outcome in of_rules(evaluation).values():
+        assert (outcome.verdict, outcome.p < 0.01) == ("refused", True)
+        assert ", and not by chance: p is " in outcome.because
+
+
+def test_the_margin_of_an_error_is_a_share_of_the_champions(numbers):
+    candidate, champion = errors(numbers, numbers.worse), errors(numbers, numbers.strong)
+    behind = candidate.mean() / champion.mean() - 1
+    rules = with_test("mean_absolute_error", margin=behind + 0.01)
+    evaluation, blessed = numbers.evaluate("wide", numbers.worse, rules)
+    assert blessed
+    outcome = of_rules(evaluation)["mean_absolute_error"]
+    assert outcome.p < 0.01
+    assert "not more than" in outcome.because
