@@ -120,11 +120,13 @@ def _models(folder: Path) -> None:
 
 def make_page(folder: Path) -> None:
     """Makes the page as `imagepipe report` does."""
+    from ingest.optional import without
     from pipeline.report import evaluation_of
 
     evaluation = evaluation_of(str(folder / "ours" / "evaluation"))
 
-    from components.report import page
+    with without("IPython", "pandas", "sklearn"):
+        from components.report import page
     from serving.report import Report
     from transform.features import Features
 

@@ -5,3 +5,6 @@ FINDINGS, STATISTICS, SCHEMA = "findings.json", "statistics.json", "schema.pbtxt
 
 ROWS, NAMES = "predictions.parquet", "names.json"
 """In what Predictions writes: a row an image, and the names of the models' outputs."""
+
+SERVING_REPORT = "report.json"
+"""In what ServingCheck writes: a ``serving.report.Report``."""

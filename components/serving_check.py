@@ -16,6 +16,7 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils, path_utils
 
+from components.files import SERVING_REPORT
 from ingest.images import BadImage, normalize
 from serving.check import MAX_BYTES, Expected, check
 from serving.live import MAX_PIXELS
@@ -24,8 +25,6 @@ from serving.report import Report
 from serving.requests import Failure, from_example
 from serving.storage import fetched
 from transform.features import Features, from_json
-
-REPORT = "report.json"
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
 _BLESSING, _FEATURES, _BUDGET, _CODE = "blessing", "features", "latency_budget_ms", "code"
@@ -51,7 +50,7 @@ class Executor(base_executor.BaseExecutor):
         blessing.set_int_custom_property("blessed", int(not report.problems))
         name = "INFRA_NOT_BLESSED" if report.problems else "INFRA_BLESSED"
         io_utils.write_string_file(f"{blessing.uri}/{name}", "")
-        io_utils.write_string_file(f"{blessing.uri}/{REPORT}", json.dumps(asdict(report), indent=1))
+        io_utils.write_string_file(f"{blessing.uri}/{SERVING_REPORT}", json.dumps(asdict(report), indent=1))
 
 
 def expectations(model: Path, split: str, features: Features) -> list[Expected]:

@@ -9,7 +9,8 @@ import tfx.components  # noqa: F401  first: it stands in for a module that TFDV 
 # isort: split
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluation import CANDIDATE, CHAMPION, CONFUSION_MATRIX, LABEL_DETAILS
+from components.evaluation import CONFUSION_MATRIX, LABEL_DETAILS
+from components.figures import CANDIDATE, CHAMPION
 from components.measures import CHAMPION_METRIC, MEASURES
 from components.paired import WORSE, P
 from ingest.dataset import Task

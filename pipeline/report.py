@@ -1,13 +1,21 @@
 """The page of a run, for `imagepipe report`: as the run left it, or made anew from its artifacts."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from components.files import SERVING_REPORT
+from ingest.optional import without
 from pipeline import store
 from pipeline.config import ConfigError, read
 from pipeline.provenance import CONFIG
 from pipeline.summary import FILENAME
 from pipeline.workdir import Workdir
+
+if TYPE_CHECKING:
+    from components.figures import Evaluation
 
 PAGE = "report.html"
 
@@ -52,26 +60,39 @@ def _made_anew(run: Path) -> str:
         raise ConfigError(f"{run} has no page, and none can be made of it: {what} is missing. Run the pipeline again")
     settings = read(run / CONFIG)
 
-    from components.report import page
-    from components.serving_check import REPORT
-    from serving.report import Report
-
     uris = {key: Path(made[node, key].uri) for key, node in _NEEDED.items()}
     findings = made.get(("DataCheck", "findings"))
+    evaluation = evaluation_of(str(uris["evaluation"]))
+    with without("IPython", "pandas", "sklearn"):  # Keras asks for them, and needs none
+        from components.report import page
+    from serving.report import Report
+
     return page.render(
         page.Inputs(
-            evaluation=str(uris["evaluation"]),
+            evaluation=evaluation,
             predictions=uris["predictions"],
             splits={each.name.removeprefix("Split-"): str(each) for each in uris["examples"].glob("Split-*")},
             model=uris["model"] / "Format-Serving",
             findings=Path(findings.uri) if findings and _is_there(findings) else None,
             blessed=made["Evaluator", "blessing"].properties.get("blessed") == "1",
-            serving=Report(**json.loads((Path(made["ServingCheck", "blessing"].uri) / REPORT).read_text())),
+            serving=Report(**json.loads((Path(made["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
             features=settings.data.features.names(),
             name=name,
             config=settings.model_dump(mode="json", exclude={"beam", "kubeflow"}),
         )
     )
+
+
+def evaluation_of(folder: str) -> "Evaluation":
+    """Reads what the Evaluator wrote, in a process of its own: what that imports, 300 MiB, is gone with it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_read_evaluation, folder).result()
+
+
+def _read_evaluation(folder: str) -> "Evaluation":
+    from components.evaluation import load
+
+    return load(folder)
 
 
 def _is_there(artifact: store.Artifact | None) -> bool:

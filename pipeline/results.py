@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from tfx.utils import io_utils
 
-from components.evaluation import COUNT, Evaluation, Figures, Slice, load
+from components.evaluation import load
+from components.figures import COUNT, Evaluation, Figures, Slice
 from pipeline.summary import Metrics
 
 __all__ = ["best_hyperparameters", "by_class", "champion_metrics", "draw_confusion_matrix", "load", "metrics"]

@@ -15,7 +15,7 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
-from components.serving_check import REPORT
+from components.files import SERVING_REPORT
 from ingest.dataset import Task
 from ingest.files import locked
 from ingest.runners import with_setup_file
@@ -197,7 +197,7 @@ def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: 
     state.rules = evaluation.rules
     state.blessed = _only(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
     state.not_blessed_because = [rule.because for rule in evaluation.rules if rule.verdict == "refused"]
-    report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{REPORT}")
+    report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{SERVING_REPORT}")
     state.serving = Report(**json.loads(report))
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 

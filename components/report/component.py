@@ -13,8 +13,8 @@ from tfx.utils import io_utils, path_utils
 
 from components import evaluation
 from components.artifacts import HTML, ClassificationMetrics, Metrics
+from components.files import SERVING_REPORT
 from components.report import metrics, page
-from components.serving_check import REPORT as SERVING_REPORT
 from serving.report import Report
 from serving.storage import fetched
 from serving.versions import labels
@@ -38,10 +38,9 @@ class Executor(base_executor.BaseExecutor):
             artifact_utils.get_single_instance(output_dict[key]) for key in (_REPORT, _METRICS, _CLASSIFICATION_METRICS)
         )
         io_utils.write_bytes_file(report.uri, page.render(given).encode())
-        found = evaluation.load(given.evaluation)
-        for name, value in metrics.figures(found, given.blessed).items():
+        for name, value in metrics.figures(given.evaluation, given.blessed).items():
             figures.set_float_custom_property(name, value)
-        for name, value in metrics.classification(found, labels(given.model)).items():
+        for name, value in metrics.classification(given.evaluation, labels(given.model)).items():
             classification.set_json_value_custom_property(name, value)
 
 
@@ -52,7 +51,7 @@ def inputs(input_dict: Mapping[str, list[Artifact]], properties: Mapping[str, An
     names = artifact_utils.decode_split_names(examples.split_names)
     serving = io_utils.read_string_file(f"{uris[_SERVING]}/{SERVING_REPORT}")
     return page.Inputs(
-        evaluation=uris[_EVALUATION],
+        evaluation=evaluation.load(uris[_EVALUATION]),
         predictions=fetched(uris[_PREDICTIONS]),
         splits={name: artifact_utils.get_split_uri([examples], name) for name in names},
         # With the folder beside it, where the Keras model and the history are.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from kfp import dsl
 
-from components.evaluation import CANDIDATE, COUNT, Curves, Evaluation, Figures
+from components.figures import CANDIDATE, COUNT, Curves, Evaluation, Figures
 
 MOST_CLASSES = 40
 """In a confusion matrix, so that its cells can be read, and ML Metadata takes it: a record of 4 MB at most."""

@@ -13,8 +13,7 @@ from typing import Any
 
 import jinja2
 
-from components import evaluation as evaluations
-from components.evaluation import CANDIDATE, CHAMPION, COUNT, Bucket, Curves, Evaluation
+from components.figures import CANDIDATE, CHAMPION, COUNT, Bucket, Curves, Evaluation
 from components.files import FINDINGS, STATISTICS
 from components.report import charts, pictures, rows
 from components.report.rows import UNKNOWN, Picks, Rows
@@ -42,7 +41,7 @@ class Inputs:
     """Folders on this machine, and what is known.
 
     Attributes:
-        evaluation: what the Evaluator wrote.
+        evaluation: what the Evaluator found.
         predictions: what Predictions wrote.
         splits: those of the Examples, by name; ``eval`` is among them.
         model: the candidate's SavedModel.
@@ -54,7 +53,7 @@ class Inputs:
         config: the configuration, as plain data.
     """
 
-    evaluation: str
+    evaluation: Evaluation
     predictions: Path
     splits: Mapping[str, str]
     model: Path
@@ -68,7 +67,7 @@ class Inputs:
 
 def render(given: Inputs) -> str:
     """Makes the page, as HTML."""
-    found, said = evaluations.load(given.evaluation), rows.load(given.predictions)
+    found, said = given.evaluation, rows.load(given.predictions)
     picks = rows.pick(said)
     training = given.model.parent / TRAINING_FOLDER
     shown = _pictures(given, said, picks, training)

@@ -83,7 +83,7 @@ def load(folder: Path) -> Rows:
         indexes=table["index"].to_numpy(),
         ids=table["id"].to_pylist(),
         labels=table["labels"].to_pylist(),
-        targets=table["target"].to_pandas().to_numpy(dtype=float),
+        targets=table["target"].to_numpy().astype(float),
         scores=scores.reshape(len(table), len(names["candidate"])),
         said=table["candidate_label"].to_pylist(),
     )

@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from components import predictions
+from components.evaluation import load
 from components.report import charts, page, pictures, rows
 from pipeline.config import EvaluationConfig
 from serving.report import Report
@@ -60,7 +61,7 @@ def given(tmp_path_factory) -> page.Inputs:
     statistics = {"eval": {"count": 300, "labels": {"0": 30, MARKUP: 1}, "columns": {"width": column}}}
     (root / "findings" / "statistics.json").write_text(json.dumps(statistics))
     return page.Inputs(
-        evaluation=evaluation,
+        evaluation=load(evaluation),
         predictions=root / "predictions",
         splits={"eval": split},
         model=folder,

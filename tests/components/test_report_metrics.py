@@ -8,7 +8,7 @@ from kfp import dsl
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
 from components.artifacts import ClassificationMetrics
-from components.evaluation import CANDIDATE, CHAMPION, Curves, Evaluation, Figure, Slice
+from components.figures import CANDIDATE, CHAMPION, Curves, Evaluation, Figure, Slice
 from components.report.metrics import MOST_CLASSES, OTHERS, UNKNOWN, classification, figures
 
 

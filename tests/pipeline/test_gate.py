@@ -10,8 +10,9 @@ import tensorflow_model_analysis as tfma
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from components.evaluation import CANDIDATE, CHAMPION, Evaluation, load
+from components.evaluation import load
 from components.evaluator import size_bucket
+from components.figures import CANDIDATE, CHAMPION, Evaluation
 from components.outcomes import Outcome
 from pipeline.config import EvaluationConfig
 from pipeline.summary import Summary

@@ -8,7 +8,8 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
-from components.evaluation import Evaluation, load
+from components.evaluation import load
+from components.figures import Evaluation
 from components.outcomes import Outcome
 from ingest.dataset import Task
 from pipeline.config import EvaluationConfig
