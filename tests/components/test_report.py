@@ -30,7 +30,7 @@ class Served(Linear):
     """The digits' model, with its names as an asset."""
 
     def __init__(self, weights, bias, assets: Path):
-        super().__init__(weights, bias)
+        super().__init__(weights, bias, "classification")
         assets.mkdir()
         (assets / "labels").write_text("\n".join(evaluated.NAMES) + "\n")
         self.labels = tf.saved_model.Asset(str(assets / "labels"))
@@ -95,7 +95,11 @@ def html(given, tmp_path_factory) -> Path:
 
 
 def test_the_page_says_what_tfma_says_to_the_last_printed_digit(given, html):
-    ((_, values),) = [each for each in tfma.load_eval_result(given.evaluation).slicing_metrics if not each[0]]
+    ((_, values),) = [
+        each
+        for each in tfma.load_eval_result(str(given.predictions.parent / "evaluation")).slicing_metrics
+        if not each[0]
+    ]
     shown = dict(re.findall(r'data-metric="(\w+)">([\d.]+)', html.read_text()))
     theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
     assert {"accuracy", "macro_f1", "log_loss"} <= set(shown)

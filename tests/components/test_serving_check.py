@@ -11,6 +11,7 @@ from PIL import Image
 from tfx.types import artifact_utils, standard_artifacts
 
 from components import serving_check
+from components.files import SERVING_REPORT
 from tests.conftest import encode, example
 from tests.serving.conftest import save_brightness
 from transform.features import Features
@@ -51,7 +52,7 @@ def blessing(
     properties = {"features": FEATURES, "latency_budget_ms": budget, "code": "x"}
     serving_check.Executor().Do({"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties)
     files = sorted(file.name for file in folder.iterdir())
-    report = json.loads((folder / serving_check.REPORT).read_text())
+    report = json.loads((folder / SERVING_REPORT).read_text())
     return artifact.get_int_custom_property("blessed"), files, report
 
 
