@@ -120,12 +120,12 @@ def _models(folder: Path) -> None:
 
 def make_page(folder: Path) -> None:
     """Makes the page as `imagepipe report` does."""
-    from ingest.optional import without
+    from ingest.optional import KERAS, without
     from pipeline.report import evaluation_of
 
     evaluation = evaluation_of(str(folder / "ours" / "evaluation"))
 
-    with without("IPython", "pandas", "sklearn"):
+    with without(*KERAS):
         from components.report import page
     from serving.report import Report
     from transform.features import Features

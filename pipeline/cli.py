@@ -439,7 +439,7 @@ def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Pred
 
 
 def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
-    from ingest.optional import without
+    from ingest.optional import KERAS, without
     from pipeline.logs import quiet
     from serving import requests
     from serving.files import image_files
@@ -448,8 +448,7 @@ def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failur
     if not images:
         raise typer.BadParameter("give a model and then images")
     folder, paths = find_model(model), image_files(images)
-    # Keras, which TensorFlow brings, asks for these: 1.7 of 3.7 s, and 160 of 720 MiB. A model needs none of them.
-    with quiet(), without("IPython", "matplotlib", "pandas", "sklearn"):
+    with quiet(), without(*KERAS):
         from serving.model import Model, predict_all
 
         loaded = Model(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.files import SERVING_REPORT
-from ingest.optional import without
+from ingest.optional import KERAS, without
 from pipeline import store
 from pipeline.config import ConfigError, read
 from pipeline.provenance import CONFIG
@@ -63,7 +63,7 @@ def _made_anew(run: Path) -> str:
     uris = {key: Path(made[node, key].uri) for key, node in _NEEDED.items()}
     findings = made.get(("DataCheck", "findings"))
     evaluation = evaluation_of(str(uris["evaluation"]))
-    with without("IPython", "pandas", "sklearn"):  # Keras asks for them, and needs none
+    with without(*KERAS):
         from components.report import page
     from serving.report import Report
 
