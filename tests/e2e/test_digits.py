@@ -144,6 +144,7 @@ def test_what_the_models_say_is_kept_a_row_an_image(project, first):
     assert all(row["id"].endswith(".png") and row["width"] == 80 and row["champion"] is None for row in rows)
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_a_run_in_tfdvs_and_tfmas_own_views(project, first, monkeypatch):
     monkeypatch.setenv("IMAGEPIPE_WORKDIR", str(project.root))
     notebook = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.ipynb").read_text())

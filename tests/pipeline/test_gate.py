@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
@@ -27,17 +26,6 @@ RULES = [
 ]
 
 
-def predictions(model, data: evaluated.Digits) -> np.ndarray:
-    """What a model says of pixels, ``[n, 10]``, through the signature that serves."""
-    module = tf.saved_model.load(f"{model.uri}/Format-Serving")
-    records = []
-    for pixels in data.pixels:
-        example = tf.train.Example()
-        example.features.feature["pixels"].float_list.value.extend(pixels)
-        records.append(example.SerializeToString())
-    return module.signatures["tf_examples"](examples=tf.constant(records))["classes"].numpy()
-
-
 class Setting:
     """A strong model, two that are worse by less than noise and by 10 points, and images that none of them knows."""
 
@@ -53,7 +41,7 @@ class Setting:
         self.worse = evaluated.save(root / "worse", weights + noise, bias)
 
     def right(self, model) -> np.ndarray:
-        return predictions(model, self.data).argmax(axis=1) == self.data.labels
+        return evaluated.predictions(model, self.data).argmax(axis=1) == self.data.labels
 
     def evaluate(self, name: str, model, champion, **config) -> tuple[Evaluation, bool, str]:
         demanded = EvaluationConfig.model_validate({"margin": 1} | config)
@@ -196,7 +184,7 @@ def test_intervals_lie_within_what_a_metric_can_be(with_intervals):
 def test_curves_of_each_class_are_those_of_scikit_learn(setting, compared):
     evaluation = compared[0]
     for model, artifact in ((CANDIDATE, setting.noisy), (CHAMPION, setting.strong)):
-        scores = predictions(artifact, setting.data)
+        scores = evaluated.predictions(artifact, setting.data)
         assert sorted(evaluation.curves[model]) == list(range(10))
         for digit, curves in evaluation.curves[model].items():
             truth = setting.data.labels == digit
@@ -214,7 +202,7 @@ def test_curves_of_each_class_are_those_of_scikit_learn(setting, compared):
 
 
 def test_calibration_compares_what_is_said_with_what_is_right(setting, compared):
-    scores = predictions(setting.noisy, setting.data).astype(float)
+    scores = evaluated.predictions(setting.noisy, setting.data).astype(float)
     best, right = scores.max(axis=1), setting.right(setting.noisy)
     error = 0.0
     for bucket in compared[0].confidence[CANDIDATE]:

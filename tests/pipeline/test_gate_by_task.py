@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -16,17 +15,6 @@ from pipeline.config import EvaluationConfig
 from tests import evaluated
 
 pytestmark = pytest.mark.slow  # evaluations of real models
-
-
-def said(model, data: evaluated.Digits) -> np.ndarray:
-    """What a model answers, ``[n, k]``."""
-    module = tf.saved_model.load(f"{model.uri}/Format-Serving")
-    records = []
-    for pixels in data.pixels:
-        example = tf.train.Example()
-        example.features.feature["pixels"].float_list.value.extend(pixels)
-        records.append(example.SerializeToString())
-    return module.signatures["tf_examples"](examples=tf.constant(records))["classes"].numpy()
 
 
 class Setting:
@@ -83,7 +71,7 @@ def test_several_labels_that_are_worse_within_noise_are_not_refused_by_the_test_
     untested = {"metric": "macro_f1", "not_worse_than_champion": 0}
     evaluation, blessed = several.evaluate("noisy", several.noisy, [*with_test(*SEVERAL, margin=0), untested])
     scores = [
-        f1_score(several.data.labels, said(model, several.data) > 0.5, average="macro")
+        f1_score(several.data.labels, evaluated.predictions(model, several.data) > 0.5, average="macro")
         for model in (several.noisy, several.strong)
     ]
     assert 0 < scores[1] - scores[0] < 0.02
@@ -106,7 +94,7 @@ def test_several_labels_that_are_clearly_worse_are_refused_by_the_test_alone(sev
     assert not blessed
     outcomes = of_rules(evaluation)
     assert outcomes["macro_f1"].difference < -0.08
-    scores = said(several.worse, several.data)
+    scores = evaluated.predictions(several.worse, several.data)
     assert evaluation.whole.metrics["auc"].value == pytest.approx(
         roc_auc_score(several.data.labels, scores, average="micro"), abs=1e-3
     )
@@ -116,7 +104,7 @@ def test_several_labels_that_are_clearly_worse_are_refused_by_the_test_alone(sev
 
 
 def errors(setting: Setting, model) -> np.ndarray:
-    return np.abs(said(model, setting.data)[:, 0].astype(float) - setting.data.labels)
+    return np.abs(evaluated.predictions(model, setting.data)[:, 0].astype(float) - setting.data.labels)
 
 
 def test_errors_that_are_larger_within_noise_are_not_refused_by_the_test_alone(numbers):
