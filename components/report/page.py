@@ -233,9 +233,10 @@ def _confusion(found: Evaluation, names: list[str], picks: Picks) -> dict[str, A
     if len(names) <= _MATRIX:
         actuals = [*range(len(names)), *([UNKNOWN] if UNKNOWN in totals else [])]
         table = [(_name(names, a), [cell(a, p) for p in range(len(names))]) for a in actuals]
-        return {"names": names, "rows": table, "pairs": None}
+        return {"names": names, "rows": table}
     wrong = sorted(((count, key) for key, count in found.confusion.items() if key[0] != key[1]), reverse=True)
-    return {"names": names, "rows": None, "pairs": [cell(*key) for _, key in wrong[:_PAIRS]]}
+    pairs = [cell(*key) for _, key in wrong[:_PAIRS]]
+    return {"names": names, "rows": None, "pairs": pairs, "left": len(wrong) - len(pairs)}
 
 
 def _name(names: list[str], place: int) -> str:

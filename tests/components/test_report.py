@@ -13,7 +13,7 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from components import predictions
+from components import figures, predictions
 from components.evaluation import load
 from components.report import charts, page, pictures, rows
 from pipeline.config import EvaluationConfig
@@ -148,6 +148,21 @@ def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_val
     )
     assert [each.row for each in rows.pick(said).mistakes] == [2, 0]
     assert rows.scatter(said, 10) == [(1.0, 1.5), (5.0, 9.0)]
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_counted():
+    names = [str(i) for i in range(30)]
+    confusion = {(i, (i + step) % 30): 1 + (i == 7) for i in range(30) for step in range(4)}
+    whole = figures.Slice({}, 121, {}, None, {}, None)
+    found = figures.Evaluation([whole], {}, confusion, {}, {}, [])
+    listed = page._confusion(found, names, rows.Picks({}, {}, [], []))
+    assert listed["rows"] is None
+    assert {(each["actual"], each["predicted"], each["count"]) for each in listed["pairs"][:3]} == {
+        ("7", "8", 2),
+        ("7", "9", 2),
+        ("7", "10", 2),
+    }
+    assert (len(listed["pairs"]), listed["left"]) == (60, 30)
 
 
 def test_charts_leave_out_what_is_not_finite_and_draw_a_single_point():
