@@ -120,29 +120,21 @@ def _models(folder: Path) -> None:
 
 def make_page(folder: Path) -> None:
     """Makes the page as `imagepipe report` does."""
-    from ingest.optional import KERAS, without
-    from pipeline.report import evaluation_of
-
-    evaluation = evaluation_of(str(folder / "ours" / "evaluation"))
-
-    with without(*KERAS):
-        from components.report import page
+    from pipeline.report import render
     from serving.report import Report
     from transform.features import Features
 
-    html = page.render(
-        page.Inputs(
-            evaluation=evaluation,
-            predictions=folder / "predictions",
-            splits={"eval": str(folder / "examples" / "Split-eval")},
-            model=folder / "model" / "Format-Serving",
-            findings=None,
-            blessed=True,
-            serving=Report([], median_ms=1.0, p95_ms=2.0),
-            features=Features(),
-            name="benchmark",
-            config={},
-        )
+    html = render(
+        str(folder / "ours" / "evaluation"),
+        predictions=folder / "predictions",
+        splits={"eval": str(folder / "examples" / "Split-eval")},
+        model=folder / "model" / "Format-Serving",
+        findings=None,
+        blessed=True,
+        serving=Report([], median_ms=1.0, p95_ms=2.0),
+        features=Features(),
+        name="benchmark",
+        config={},
     )
     (folder / "report.html").write_text(html)
 

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.files import SERVING_REPORT
 from ingest.optional import KERAS, without
@@ -13,6 +13,7 @@ from pipeline.config import ConfigError, read
 from pipeline.provenance import CONFIG
 from pipeline.summary import FILENAME
 from pipeline.workdir import Workdir
+from serving.report import Report
 
 if TYPE_CHECKING:
     from components.figures import Evaluation
@@ -62,31 +63,36 @@ def _made_anew(run: Path) -> str:
 
     uris = {key: Path(made[node, key].uri) for key, node in _NEEDED.items()}
     findings = made.get(("DataCheck", "findings"))
-    evaluation = evaluation_of(str(uris["evaluation"]))
-    with without(*KERAS):
-        from components.report import page
-    from serving.report import Report
-
-    return page.render(
-        page.Inputs(
-            evaluation=evaluation,
-            predictions=uris["predictions"],
-            splits={each.name.removeprefix("Split-"): str(each) for each in uris["examples"].glob("Split-*")},
-            model=uris["model"] / "Format-Serving",
-            findings=Path(findings.uri) if findings and _is_there(findings) else None,
-            blessed=made["Evaluator", "blessing"].properties.get("blessed") == "1",
-            serving=Report(**json.loads((Path(made["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
-            features=settings.data.features.names(),
-            name=name,
-            config=settings.model_dump(mode="json", exclude={"beam", "kubeflow"}),
-        )
+    return render(
+        str(uris["evaluation"]),
+        predictions=uris["predictions"],
+        splits={each.name.removeprefix("Split-"): str(each) for each in uris["examples"].glob("Split-*")},
+        model=uris["model"] / "Format-Serving",
+        findings=Path(findings.uri) if findings and _is_there(findings) else None,
+        blessed=made["Evaluator", "blessing"].properties.get("blessed") == "1",
+        serving=Report(**json.loads((Path(made["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
+        features=settings.data.features.names(),
+        name=name,
+        config=settings.model_dump(mode="json", exclude={"beam", "kubeflow"}),
     )
 
 
-def evaluation_of(folder: str) -> "Evaluation":
-    """Reads what the Evaluator wrote, in a process of its own: what that imports, 300 MiB, is gone with it."""
+def render(evaluation: str, **given: Any) -> str:
+    """Makes the page in little memory.
+
+    What the Evaluator wrote is read in a process of its own, before this one imports TensorFlow: what reading it
+    imports, 300 MiB, is gone with that process.
+
+    Args:
+        evaluation: the folder of what the Evaluator wrote.
+        given: the other ``components.report.page.Inputs``.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_read_evaluation, folder).result()
+        found = pool.submit(_read_evaluation, evaluation).result()
+    with without(*KERAS):
+        from components.report import page
+
+    return page.render(page.Inputs(evaluation=found, **given))
 
 
 def _read_evaluation(folder: str) -> "Evaluation":
