@@ -183,10 +183,12 @@ class BeamConfig(_Section):
         return self
 
     def args(self) -> list[str]:
-        """The same as Beam's arguments."""
-        # Without the latter two, Beam may hand the work to a runner that it downloads as a binary.
+        """The same as Beam's arguments, for TFX's components."""
+        # Without these two, Beam may hand the work to a runner that it downloads as a binary.
         local = ["--direct_running_mode=in_memory", "--direct_num_workers=1"] if self.runner == "direct" else []
-        return [*local, *arguments(self.runner, self.options)]
+        # Workers in processes of their own import this first: it stands in for a module that TFDV and TFMA, of which
+        # they are sent functions, miss in tfx-bsl's wheel.
+        return [*local, "--beam_plugins=tfx.components", *arguments(self.runner, self.options)]
 
 
 class Config(_Section):

@@ -14,10 +14,11 @@ from tfx.utils import proto_utils
 
 from components.evaluator import Executor
 from ingest.dataset import Task
-from pipeline.config import EvaluationConfig
+from pipeline.config import BeamConfig, EvaluationConfig
 from pipeline.evaluation import eval_config
 from transform.features import LABEL_SEPARATOR, TARGET, Features
 
+THIS_PROCESS = BeamConfig()
 TRAINED_ON = 900
 NAMES = [str(digit) for digit in range(10)]
 TRAITS = {"even": (0, 2, 4, 6, 8), "loop": (0, 6, 8, 9), "prime": (2, 3, 5, 7)}
@@ -120,7 +121,7 @@ def save(
     module = Linear(weights, bias, task)
     signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
     tf.saved_model.save(module, str(folder / "Format-Serving"), signatures=signatures)
-    return _artifact(standard_artifacts.Model, folder)
+    return artifact(standard_artifacts.Model, folder)
 
 
 def predictions(model, data: Digits) -> np.ndarray:
@@ -153,12 +154,13 @@ def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
             feature["width"].int64_list.value.append(640 if number % 2 else 100)
             feature["height"].int64_list.value.append(480)
             writer.write(example.SerializeToString())
-    examples = _artifact(standard_artifacts.Examples, folder)
+    examples = artifact(standard_artifacts.Examples, folder)
     examples.split_names = artifact_utils.encode_split_names(["eval"])
     return examples
 
 
-def _artifact(kind: type, folder: Path):
+def artifact(kind: type, folder: Path):
+    """An artifact in a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     made = kind()
     made.uri = str(folder)
@@ -172,16 +174,17 @@ def evaluate(
     champion: standard_artifacts.Model | None,
     config: EvaluationConfig,
     task: Task = "classification",
+    beam: BeamConfig = THIS_PROCESS,
 ) -> tuple[str, bool]:
     """Runs the Evaluator; gives the folder of the evaluation, and whether the model was blessed."""
-    evaluation = _artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
-    blessing = _artifact(standard_artifacts.ModelBlessing, folder / "blessing")
-    baseline = champion or _artifact(standard_artifacts.Model, folder / "nothing")
+    evaluation = artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
+    blessing = artifact(standard_artifacts.ModelBlessing, folder / "blessing")
+    baseline = champion or artifact(standard_artifacts.Model, folder / "nothing")
     properties = {
         "eval_config": proto_utils.proto_to_json(eval_config(task, config, Features())),
         "example_splits": json.dumps(["eval"]),
     }
-    executor = Executor(Executor.Context(beam_pipeline_args=["--direct_running_mode=in_memory"], unique_id="1"))
+    executor = Executor(Executor.Context(beam_pipeline_args=beam.args(), unique_id="1"))
     executor.Do(
         {"examples": [examples], "model": [model], "baseline_model": [baseline]},
         {"evaluation": [evaluation], "blessing": [blessing]},

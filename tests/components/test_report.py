@@ -47,7 +47,7 @@ def given(tmp_path_factory) -> page.Inputs:
     tf.saved_model.save(module, str(folder), signatures=signatures)
     examples = evaluated.write_examples(root / "examples", evaluated.Digits(others.pixels[:300], others.labels[:300]))
     _add_images(Path(examples.uri) / "Split-eval" / "data.gz")
-    model = evaluated._artifact(evaluated.standard_artifacts.Model, root / "model")
+    model = evaluated.artifact(evaluated.standard_artifacts.Model, root / "model")
     config = EvaluationConfig(thresholds={"accuracy": 1}, intervals="none")
     evaluation, blessed = evaluate(root, examples, model, None, config)
     split = f"{examples.uri}/Split-eval"
