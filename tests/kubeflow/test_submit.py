@@ -58,7 +58,7 @@ def project(tmp_path, monkeypatch, kfp):
     (tmp_path / "pipeline.yaml").write_text(f"{CONFIG}  host: {kfp.url}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
-    monkeypatch.setattr(cli, "_SECONDS_TO_LOOK", 0)
+    monkeypatch.setattr(cli.clusters, "SECONDS_TO_LOOK", 0)
     return tmp_path
 
 

@@ -1,0 +1,109 @@
+"""Commands for data: ingest, init, schema."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.cli.shared import ERR, OUT, BeamOption, Json, beam_arguments, errors_in_words, print_table
+
+app = typer.Typer()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def ingest(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .jsonl).")],
+    out: Annotated[str, typer.Option(help="The dataset's folder; images are added to one that exists.")],
+    task: Annotated[
+        Literal["classification", "multilabel", "regression"], typer.Option(help="How labels are read.")
+    ] = "classification",
+    splits: Annotated[str, typer.Option(help="Shares of train/eval/test.")] = "80/10/10",
+    max_side: Annotated[int | None, typer.Option(help="Shrink photos whose longer side is over this.", min=1)] = None,
+    max_pixels: Annotated[int, typer.Option(help="Set aside images of more pixels.", min=1)] = 100_000_000,
+    compress: Annotated[Literal["gzip"] | None, typer.Option(help="JPEG hardly shrinks.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read and decode; all cores by default.", min=1)] = (
+        None
+    ),
+    config: BeamOption = None,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset from labelled images. Options for Beam go after --."""
+    with errors_in_words():
+        from ingest.pipeline import run as _ingest
+
+        result = _ingest(
+            source,
+            out,
+            task=task,
+            splits=_parse_splits(splits),
+            max_side=max_side,
+            max_pixels=max_pixels,
+            compress=compress,
+            workers=workers,
+            beam_args=beam_arguments(context.args, config),
+        )
+    if as_json:
+        OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
+    else:
+        OUT.print(str(result))
+    if result.quarantined:
+        ERR.print(f"What was set aside, with reasons: {escape(out)}/quarantine.jsonl")
+
+
+def _parse_splits(text: str) -> dict[str, int]:
+    shares = text.split("/")
+    if len(shares) != 3 or not all(share.isdigit() for share in shares) or not any(int(share) for share in shares):
+        raise typer.BadParameter("expected three whole numbers such as 80/10/10", param_hint="--splits")
+    return dict(zip(("train", "eval", "test"), map(int, shares), strict=True))
+
+
+@app.command()
+def init(
+    dataset: Annotated[Path, typer.Argument(help="A folder that `imagepipe ingest` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The file; by default pipeline.yaml beside the dataset.")] = None,
+) -> None:
+    """Write a commented configuration for a dataset."""
+    with errors_in_words():
+        from pipeline.init import write_config
+
+        path = out or dataset.resolve().parent / "pipeline.yaml"
+        for note in write_config(dataset, path):
+            ERR.print(note)
+    OUT.print(f"Wrote {path}. Next: imagepipe run {path}")
+
+
+@app.command()
+def schema(
+    source: Annotated[
+        Path, typer.Argument(metavar="DATASET|RUN", help="A folder that `imagepipe ingest` wrote, or a run (runs/RUN).")
+    ],
+    freeze: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it to a new file, to be curated: .pbtxt.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which columns the data has to have, with which values; and freeze that, for data.curated_schema."""
+    with errors_in_words():
+        from pipeline.logs import quiet
+
+        with quiet():
+            from pipeline import schema as schemas
+
+            found = schemas.find(source)
+        if freeze:
+            schemas.freeze(found, freeze)
+    rows = schemas.columns(found)
+    if as_json:
+        OUT.print_json(data=[dataclasses.asdict(row) for row in rows])
+    else:
+        table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(escape(row.name), row.type, "yes" if row.required else "", escape(row.values))
+        print_table(table)
+    if freeze:
+        ERR.print(f"Wrote {escape(str(freeze))}. Curate it, and name it in the configuration: data.curated_schema")

@@ -1,0 +1,43 @@
+"""The command that shows it all."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.cli.runs import run_here, tell
+from pipeline.cli.shared import ERR, OUT, errors_in_words
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    workdir: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
+) -> None:
+    """From handwritten digits to a served classifier, in a few minutes."""
+    with errors_in_words():
+        from pipeline import demo as steps
+
+        root = workdir.resolve()
+        ERR.print("[bold]1. Images[/]: scikit-learn's handwritten digits, as files")
+        images = steps.write_images(root)
+        ERR.print(f"[bold]2. Ingest[/]: {images}")
+        ERR.print(str(steps.ingest(root)))
+        ERR.print(f"[bold]3. Run[/]: {steps.write_config(root)}")
+        settings = steps.read_config(root)
+        summary = run_here(settings, root)
+        status = tell(summary)
+        if status == 0:
+            ERR.print(
+                "[bold]4. Predict[/]: the test split, which training and gate have not seen, through the pushed model"
+            )
+            picture, accuracy, examples = steps.predict_test_split(root, summary)
+            table = Table("image", "digit", "predicted", "score")
+            for example in examples:
+                table.add_row(example.id, example.actual, example.label, f"{example.score:.3f}")
+            OUT.print(table)
+            OUT.print(f"test accuracy {accuracy:.4f}; picture: {picture}")
+            OUT.print(f"Ask it yourself: imagepipe predict {summary.serving_dir} {images}/7")
+    raise typer.Exit(status)

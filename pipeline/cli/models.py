@@ -1,0 +1,299 @@
+"""Commands that ask a model, here, online and in batches, and that write it or what it is asked in other forms."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from pipeline.cli.shared import (
+    ERR,
+    FAILED,
+    OUT,
+    ConfigOption,
+    Json,
+    ModelFolder,
+    beam_arguments,
+    deployment_of,
+    errors_in_words,
+    target_of,
+)
+
+if TYPE_CHECKING:
+    from serving.predictions import Prediction
+    from serving.requests import Failure
+
+app = typer.Typer()
+
+
+@app.command()
+def predict(
+    asked: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL IMAGE...",
+            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint or --target "
+            "is given; then files, folders or globs; also files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
+        ),
+    ],
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask a server: its URL, or the model's there (…/v1/models/NAME)."),
+    ] = None,
+    target: Annotated[
+        Literal["filesystem", "kserve", "vertex", "ml_engine"] | None,
+        typer.Option(help="Ask what is live there, by the configuration's section deploy."),
+    ] = None,
+    config: ConfigOption = Path("pipeline.yaml"),
+    top: Annotated[
+        int | None,
+        typer.Option(help="Show so many, the most probable first; by default what the model says.", min=1),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model about images. A line each: the label, or all that it says, with the score, or the value; the file."""
+    with errors_in_words():
+        if endpoint and target:
+            raise typer.BadParameter("give --endpoint or --target, not both")
+        if endpoint:
+            results = _asked_online(endpoint, asked)
+        elif target:
+            results = _asked_there(config, target, asked)
+        else:
+            results = _asked_here(Path(asked[0]), asked[1:])
+        failed = False
+        for result in results:
+            failed |= not _show_result(result, top, as_json)
+    raise typer.Exit(FAILED if failed else 0)
+
+
+def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+    from serving import requests
+    from serving.client import Endpoint
+    from serving.files import image_files
+
+    paths = image_files(images)
+    return Endpoint(endpoint).predict_all(requests.normalized(requests.of_files(paths)))
+
+
+def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+    from serving import requests
+    from serving.files import image_files
+
+    paths = image_files(images)
+    deployment = deployment_of(config, target, None)
+    endpoint = target_of(deployment).online(deployment)
+    return endpoint.predict_all(requests.normalized(requests.of_files(paths)))
+
+
+def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
+    from ingest.optional import KERAS, without
+    from pipeline.logs import quiet
+    from serving import requests
+    from serving.files import image_files
+    from serving.versions import find_model
+
+    if not images:
+        raise typer.BadParameter("give a model and then images")
+    folder, paths = find_model(model), image_files(images)
+    with quiet(), without(*KERAS):
+        from serving.model import Model, predict_all
+
+        loaded = Model(folder)
+    return predict_all(loaded, requests.normalized(requests.of_files(paths)))
+
+
+def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:
+    """Prints a line. Returns whether it is a prediction."""
+    from serving.requests import Failure
+
+    if isinstance(result, Failure):
+        if as_json:
+            print(json.dumps({"id": result.id, "error": result.error}))
+        else:
+            ERR.print(f"[red]{escape(result.id)}: {escape(result.error)}[/]")
+        return False
+    names = list(result.classes)[:top] if top else result.said
+    shown = {name: result.classes[name] for name in names}
+    if as_json:
+        print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": shown}))
+    else:
+        line = "  ".join(f"{name} {score:.4f}" for name, score in shown.items()) or "(no label)"
+        print(f"{line}  {result.id}")
+    return True
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A SavedModel, a folder of versions (serving/NAME), which is followed, or a run (runs/RUN). "
+            "By default what the environment variable AIP_STORAGE_URI says, as Vertex AI sets it.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default its folder's.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
+    ] = 8080,
+) -> None:
+    """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
+    with errors_in_words():
+        from pipeline.logs import quiet
+        from serving.versions import model_name
+
+        with quiet():
+            from serving import server, storage
+
+        told = os.environ.get("AIP_STORAGE_URI")
+        if not (path := model or (told and storage.fetched(told))):
+            raise typer.BadParameter("give a model")
+        server.main(path, name or model_name(path), host, port)
+
+
+@app.command()
+def export(
+    model: ModelFolder,
+    out: Annotated[Path, typer.Option(help="The file to write; the labels go beside it.")],
+    kind: Annotated[
+        Literal["tflite"], typer.Option("--format", help="TensorFlow Lite, weights in float16.")
+    ] = "tflite",
+) -> None:
+    """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
+    with errors_in_words():
+        from pipeline.logs import quiet
+        from serving.versions import ModelError, find_model, labels
+
+        folder = find_model(model)
+        trained = folder.parent / "training" / "model.keras"
+        if not trained.is_file():
+            raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
+        with quiet():
+            from trainer.lite import convert
+
+            content = convert(trained)
+        out.write_bytes(content)
+        names = out.with_suffix(".labels.txt")
+        names.write_text("".join(f"{label}\n" for label in labels(folder)))
+    OUT.print(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}")
+
+
+@app.command("batch-predict")
+def batch_predict(
+    asked: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL INPUT",
+            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN); then a folder or glob of "
+            "images, files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz), or a .csv with a column path. With "
+            "--target no model, but any number of files of requests, or patterns, where the target reads them (gs://…).",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the results; what it has already is not asked again, but by a job.")
+    ] = None,
+    kind: Annotated[
+        Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Of the results.")
+    ] = "jsonl",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes, each with the model in its memory: one by default. Of a job, machines.", min=1),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A configuration file: its section beam, or deploy with --target."),
+    ] = None,
+    target: Annotated[
+        Literal["ml_engine"] | None, typer.Option(help="Let the model that is live there do it, as a job.")
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="With --target: how a job goes that was started before.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="With --target: until the job is done.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Ask a model about many images. Run again, it goes on where it was, or with what is new.
+
+    Options for Beam go after --.
+    """
+    given = asked or []
+    with errors_in_words():
+        if target:
+            if kind != "jsonl" or any(text.startswith("-") for text in given):
+                raise typer.BadParameter("a job writes --format jsonl, and takes no options for Beam")
+            result = _batch_job(config or Path("pipeline.yaml"), target, given, out, workers, job, wait)
+        else:
+            if len(given) < 2 or not out or job:
+                raise typer.BadParameter("give a model, an input and --out")
+            model, source, *rest = given
+            result = _batch_here(Path(model), source, Path(out), kind, workers or 1, beam_arguments(rest, config))
+    if as_json:
+        OUT.print_json(data=dataclasses.asdict(result))
+    else:
+        OUT.print(escape(str(result)))
+    if not target and result.quarantined:
+        ERR.print(f"What was set aside, with reasons: {escape(str(out))}/quarantine-*.jsonl")
+
+
+def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
+    from pipeline.logs import quiet
+    from serving.versions import find_model
+
+    folder = find_model(model)
+    with quiet():
+        from serving import batch
+
+    return batch.run(folder, source, out, kind, workers, beam_args)
+
+
+def _batch_job(
+    config: Path, target: str, inputs: list[str], out: str | None, workers: int | None, job: str | None, wait: bool
+) -> Any:
+    """Starts a job, or finds one that was started, and waits for it if that is wanted."""
+    if (inputs or out) if job else not (inputs and out):
+        raise typer.BadParameter("give files of requests and --out, or --job alone")
+    deployment = deployment_of(config, target, None)
+    jobs: Any = target_of(deployment)
+    if job:
+        return jobs.wait_for_job(job, deployment, _show) if wait else jobs.job(job, deployment)
+    started = jobs.start_job(inputs, out, deployment, workers)
+    ERR.print(f"Started. Ask for it again: imagepipe batch-predict --target {target} --job {started.id}")
+    return jobs.wait_for_job(started.id, deployment, _show) if wait else started
+
+
+def _show(what: object) -> None:
+    ERR.print(escape(str(what)))
+
+
+@app.command("requests")
+def write_requests(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.")],
+    out: Annotated[Path, typer.Option(help="The file: *.jsonl, *.npz (npy) or *.tfrecord.gz.")],
+    kind: Annotated[
+        Literal["jsonl", "npy", "tfrecord"], typer.Option("--format", help="What it is to hold.")
+    ] = "jsonl",
+) -> None:
+    """Write images as requests: for curl, batch jobs, saved_model_cli; and for `imagepipe predict`."""
+    failed = False
+    with errors_in_words():
+        from serving import requests
+        from serving.files import image_files
+
+        def readable() -> Iterator[requests.Request]:
+            nonlocal failed
+            for each in requests.normalized(requests.of_images(image_files(images))):
+                if isinstance(each, requests.Request):
+                    yield each
+                else:
+                    failed = True
+                    ERR.print(f"[red]{escape(each.id)}: {escape(each.error)}[/]")
+
+        count = requests.write(readable(), out, kind)
+    OUT.print(f"Wrote {count} request{'s' if count != 1 else ''} to {escape(str(out))}")
+    raise typer.Exit(FAILED if failed else 0)

@@ -1,0 +1,104 @@
+"""What the commands share: how they speak, options that several have, and what they do with a configuration."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from serving import targets
+    from serving.targets.config import DeployConfig
+
+# Results go to stdout, what is said on the way to stderr.
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Workdir = Annotated[
+    Path | None, typer.Option(help="Folder for artifacts, models and runs; by default that of the configuration.")
+]
+ModelFolder = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN)."),
+]
+Target = Annotated[
+    Literal["filesystem", "kserve", "vertex", "ml_engine"] | None,
+    typer.Option(help="Where models are deployed to; by default what the configuration says."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
+]
+BeamOption = Annotated[
+    Path | None, typer.Option("--config", help="A configuration file, for Beam's runner: its section beam.")
+]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file, for its section deploy.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The configuration file.")]
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Turns what is the user's to mend into a message and an exit status, without a traceback."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        from ingest.dataset import IngestError
+        from pipeline.config import ConfigError
+        from serving.versions import ModelError, UnavailableError
+        from trainer.errors import TrainingError
+
+        if not isinstance(error, ConfigError | IngestError | ModelError | TrainingError):
+            raise
+        ERR.print(f"[red]imagepipe:[/] {escape(str(error))}")
+        raise typer.Exit(FAILED if isinstance(error, UnavailableError) else WRONG_USE) from None
+    except OSError as error:  # a full disk, a file system that isn't there, a folder that can't be written
+        where = f"{error.filename}: " if error.filename else ""
+        ERR.print(f"[red]imagepipe:[/] {escape(f'{where}{error.strerror or error}')}")
+        raise typer.Exit(FAILED) from None
+
+
+def beam_arguments(given: list[str], config: Path | None) -> tuple[str, ...]:
+    """What a configuration says in its section ``beam``, and what stands after ``--``."""
+    if given and not given[0].startswith("-"):
+        raise typer.BadParameter(
+            f"there is one source; {given[0]} is a second one. A pattern such as 'photos/*.jpg' goes in quotes"
+        )
+    if config is None:
+        return tuple(given)
+    from ingest.runners import arguments, with_setup_file
+    from pipeline.config import BeamConfig, read
+
+    beam = read(config).beam
+    configured = with_setup_file(arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
+    return (*configured, *given)
+
+
+def print_table(table: Table, least: int = 100) -> None:
+    """Prints a table to stdout, at least so many characters wide, also where it is piped: a cut row is of no use."""
+    Console(width=max(OUT.width, least), highlight=False).print(table)
+
+
+def deployment_of(config: Path, target: str | None, overrides: list[str] | None) -> "DeployConfig":
+    """The section ``deploy`` of a configuration, with the target's name and folder."""
+    from pipeline.config import read
+    from pipeline.workdir import Workdir
+
+    sets = (*(overrides or ()), *([f"deploy.target={target}"] if target else ()))
+    settings = read(config, sets)
+    return settings.deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
+
+
+def target_of(deployment: "DeployConfig") -> "targets.Target":
+    """The target that a model is deployed to."""
+    from pipeline.logs import quiet
+
+    with quiet():
+        from serving import targets
+
+        return targets.target(deployment)
