@@ -66,7 +66,8 @@ def prepare(folder: Path, images: int) -> None:
     split.mkdir(parents=True)
     options = tf.io.TFRecordOptions(compression_type="GZIP")
     with tf.io.TFRecordWriter(str(split / "data_tfrecord-00000-of-00001.gz"), options) as writer:
-        for record in tf.data.TFRecordDataset(str(folder / "examples.tfrecord")).as_numpy_iterator():
+        records = tf.io.gfile.glob(str(folder / transform_and_input.RECORDS / "*"))
+        for record in tf.data.TFRecordDataset(records).as_numpy_iterator():
             writer.write(record)
     export_model(inception_v3(), folder / "transform", folder / "model" / "Format-Serving")
 
