@@ -28,11 +28,6 @@ class ResourcesConfig(_Section):
     cpu: Quantity = "2"
     memory: Quantity = "8Gi"
 
-    @field_validator("cpu", "memory", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        return str(value) if isinstance(value, int | float) else value  # as YAML reads cpu: 4
-
 
 class TolerationConfig(_Section):
     """A taint of nodes that the components bear, as Kubernetes describes it."""

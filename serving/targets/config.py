@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
 Replicas = Annotated[int, Field(ge=0)]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]  # Kubernetes's
+Quantity = Annotated[  # Kubernetes's; YAML reads cpu: 4 as a number
+    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", coerce_numbers_to_str=True)
+]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 _PROJECT = r"^[a-z][a-z0-9:.-]*[a-z0-9]$"
@@ -76,11 +78,6 @@ class KServeConfig(_Section):
         None, description="address of the cluster's gateway, where the host in the service's URL is not known here"
     )
     timeout: Seconds = Field(600, description="seconds until a new version has to be ready")
-
-    @field_validator("cpu", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        return str(value) if isinstance(value, int | float) else value  # as YAML reads cpu: 4
 
     @field_validator("ingress")
     @classmethod
