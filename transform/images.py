@@ -41,8 +41,8 @@ def _decode_and_resize_one(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tens
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     pixels.set_shape([None, None, 3])
-    resized = tf.image.resize(pixels, size, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    # Each is a mean of pixels, with weights that are not negative: nothing is outside 0..255 but by less than is rounded.
+    return tf.cast(tf.round(tf.image.resize(pixels, size, antialias=True)), tf.uint8)
 
 
 def _decode_jpeg(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
