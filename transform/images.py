@@ -41,7 +41,7 @@ def _decode_and_resize_one(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tens
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     pixels.set_shape([None, None, 3])
-    # Each is a mean of pixels, with weights that are not negative: nothing is outside 0..255 but by less than is rounded.
+    # Means of pixels, with weights that are not negative: nothing leaves 0..255 by as much as is rounded away.
     return tf.cast(tf.round(tf.image.resize(pixels, size, antialias=True)), tf.uint8)
 
 
