@@ -12,7 +12,7 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
-	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
 	.venv/bin/pytest -m slow
