@@ -11,6 +11,7 @@ GPU ?=
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
+# Tests of a file share what is dear to make. Those of e2e take longest, and begin early if files keep their order.
 test: $(ENVIRONMENT)  ## the tests that each change should pass
 	.venv/bin/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pipeline.cli.shared import ERR, FAILED, OUT, ConfigFile, Json, Overrides, errors_in_words
+from pipeline.cli.shared import ERR, FAILED, OUT, ConfigFile, Json, Overrides, errors_in_words, say
 
 SECONDS_TO_LOOK = 5.0  # from one look at a run somewhere else to the next
 
@@ -94,7 +94,7 @@ def submit(
         ended = None
         if wait and submitted.look:
             ERR.print("waiting for its end; the run goes on also if you stop waiting (Ctrl-C) …")
-            ended = progress.follow(submitted.look, lambda line: ERR.print(escape(line)), SECONDS_TO_LOOK)
+            ended = progress.follow(submitted.look, say, SECONDS_TO_LOOK)
     if as_json:
         told = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
         how = dataclasses.asdict(ended) if ended else {"state": None}

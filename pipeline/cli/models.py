@@ -17,9 +17,11 @@ from pipeline.cli.shared import (
     ConfigOption,
     Json,
     ModelFolder,
+    TargetName,
     beam_arguments,
     deployment_of,
     errors_in_words,
+    say,
     target_of,
 )
 
@@ -45,8 +47,7 @@ def predict(
         typer.Option(metavar="URL", help="Ask a server: its URL, or the model's there (…/v1/models/NAME)."),
     ] = None,
     target: Annotated[
-        Literal["filesystem", "kserve", "vertex", "ml_engine"] | None,
-        typer.Option(help="Ask what is live there, by the configuration's section deploy."),
+        TargetName | None, typer.Option(help="Ask what is live there, by the configuration's section deploy.")
     ] = None,
     config: ConfigOption = Path("pipeline.yaml"),
     top: Annotated[
@@ -169,9 +170,10 @@ def export(
     with errors_in_words():
         from pipeline.logs import quiet
         from serving.versions import ModelError, find_model, labels
+        from trainer.files import TRAINING_FOLDER
 
         folder = find_model(model)
-        trained = folder.parent / "training" / "model.keras"
+        trained = folder.parent / TRAINING_FOLDER / "model.keras"
         if not trained.is_file():
             raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
         with quiet():
@@ -261,14 +263,10 @@ def _batch_job(
     deployment = deployment_of(config, target, None)
     jobs: Any = target_of(deployment)
     if job:
-        return jobs.wait_for_job(job, deployment, _show) if wait else jobs.job(job, deployment)
+        return jobs.wait_for_job(job, deployment, say) if wait else jobs.job(job, deployment)
     started = jobs.start_job(inputs, out, deployment, workers)
     ERR.print(f"Started. Ask for it again: imagepipe batch-predict --target {target} --job {started.id}")
-    return jobs.wait_for_job(started.id, deployment, _show) if wait else started
-
-
-def _show(what: object) -> None:
-    ERR.print(escape(str(what)))
+    return jobs.wait_for_job(started.id, deployment, say) if wait else started
 
 
 @app.command("requests")

@@ -28,9 +28,9 @@ ModelFolder = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN)."),
 ]
+TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
 Target = Annotated[
-    Literal["filesystem", "kserve", "vertex", "ml_engine"] | None,
-    typer.Option(help="Where models are deployed to; by default what the configuration says."),
+    TargetName | None, typer.Option(help="Where models are deployed to; by default what the configuration says.")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
@@ -77,6 +77,11 @@ def beam_arguments(given: list[str], config: Path | None) -> tuple[str, ...]:
     beam = read(config).beam
     configured = with_setup_file(arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
     return (*configured, *given)
+
+
+def say(what: object) -> None:
+    """Prints to stderr, whatever may look like markup in it."""
+    ERR.print(escape(str(what)))
 
 
 def print_table(table: Table, least: int = 100) -> None:

@@ -15,9 +15,7 @@ from tests import evaluated
 
 pytestmark = pytest.mark.slow  # each worker imports TensorFlow
 
-WORKERS = BeamConfig.model_validate(
-    {"options": {"direct_running_mode": "multi_processing", "direct_num_workers": 2}}  # go over those of this machine
-)
+WORKERS = BeamConfig(options={"direct_running_mode": "multi_processing", "direct_num_workers": 2})
 
 
 @pytest.fixture(scope="module")
