@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -34,6 +34,7 @@ from components.validation_config import ValidationConfig
 from ingest import appearance, examples, images
 from serving import targets
 from serving.targets.config import DeployConfig
+from transform import datasets
 from transform.features import Features, from_json
 
 TRAINED_ON = "assets.extra/train_statistics.pb"
@@ -111,11 +112,6 @@ class Split:
     slices: dict[tuple[str, ...], set[tuple[str, ...]]] = field(default_factory=dict)
 
 
-def _records(folder: str) -> Iterator[bytes]:
-    files = sorted(tf.io.gfile.glob(f"{folder}/*.gz"))
-    return tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator() if files else iter(())
-
-
 def read_split(folder: str, name: str, features: Features, every: int, slices: Sequence[tuple[str, ...]] = ()) -> Split:
     """Reads the Examples of a split once.
 
@@ -135,7 +131,7 @@ def read_split(folder: str, name: str, features: Features, every: int, slices: S
             split.described.update(zip((place for place, _ in waiting), rows, strict=True))
             waiting.clear()
 
-    for place, record in enumerate(_records(folder)):
+    for place, record in enumerate(datasets.examples(folder).as_numpy_iterator()):
         found = examples.decode(record)
         split.ids.append(_text(found, features.metadata) or f"{name}/{place}")
         split.sha256.append(_text(found, "sha256"))
@@ -366,7 +362,7 @@ def _of_each_split_first(group: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def _thumbnails(folder: Callable[[str], str], features: Features, name: str, wanted: set[int]) -> dict[int, np.ndarray]:
     found = {}
-    for place, record in enumerate(_records(folder(name))):
+    for place, record in enumerate(datasets.examples(folder(name)).as_numpy_iterator()):
         if place in wanted:
             try:
                 image = images.pixels(examples.bytes_feature(record, features.input)[0], appearance.THUMBNAIL)

@@ -23,6 +23,7 @@ from components.files import NAMES, ROWS
 from components.remote import local_outputs
 from serving.storage import fetched
 from serving.versions import ModelError, labels, model_task
+from transform import datasets
 from transform.features import Features, from_json
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
@@ -89,13 +90,14 @@ def predict(split: str, candidate: Path, champion: Path | None, features: Featur
         ModelError: if a model can't be loaded.
     """
     task = model_task(candidate)
-    columns = _COLUMNS | _further_columns(map(_values, _records(split)), features)
+    records = datasets.examples(split)
+    columns = _COLUMNS | _further_columns(map(_values, records.as_numpy_iterator()), features)
     ask = {"candidate": _Signature(candidate)} | ({"champion": _Signature(champion)} if champion else {})
     folder.mkdir(parents=True, exist_ok=True)
     names = {"task": task, "candidate": ask["candidate"].names, "champion": ask["champion"].names if champion else None}
     (folder / NAMES).write_text(json.dumps(names) + "\n")
     with pq.ParquetWriter(folder / ROWS, pa.schema(columns.items())) as writer:
-        batches = _batched(enumerate(_records(split)), _BATCH_SIZE)
+        batches = _batched(enumerate(records.as_numpy_iterator()), _BATCH_SIZE)
         for group in _batched(batches, _BATCHES_PER_GROUP):
             rows = [row for batch in group for row in _rows(batch, ask, features, task, columns)]
             writer.write_table(pa.Table.from_pylist(rows, pa.schema(columns.items())))
@@ -117,11 +119,6 @@ class _Signature:
         said = self._ask(examples=tf.constant(records))
         for classes, label in zip(said["classes"].numpy(), said["label"].numpy(), strict=True):
             yield classes.tolist(), _text(label)
-
-
-def _records(split: str) -> Iterator[bytes]:
-    files = sorted(tf.io.gfile.glob(f"{split}/*.gz"))
-    return tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -24,6 +24,7 @@ from serving.model import Model
 from serving.report import Report
 from serving.requests import Failure, from_example
 from serving.storage import fetched
+from transform import datasets
 from transform.features import Features, from_json
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
@@ -67,7 +68,7 @@ def expectations(model: Path, split: str, features: Features) -> list[Expected]:
     """
     loaded = Model(model)
     found = []
-    records = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(f"{split}/*.gz")), "GZIP").take(_LOOKED_AT)
+    records = datasets.examples(split).take(_LOOKED_AT)
     for number, record in enumerate(records.as_numpy_iterator()):
         request = from_example(record, f"{_SPLIT}/{number}", features)
         if isinstance(request, Failure) or loaded.missing(request) or not _as_it_is(request.image):

@@ -22,6 +22,7 @@ from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.errors import TrainingError
 from trainer.model import Network
 from trainer.tasks import Task
+from transform import datasets
 from transform.features import IMAGE
 
 _log = logging.getLogger("trainer")
@@ -308,7 +309,7 @@ class _Training:
                 return {**batch[0], IMAGE: images}, target
 
             first = epoch * batches_in_epoch + skipped
-            batches = batches.enumerate(first).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            batches = batches.enumerate(first).map(one_batch, num_parallel_calls=datasets.CORES, deterministic=True)
         return loop.distribute(self._strategy, batches.prefetch(_PREFETCHED))
 
     def _evaluate(self) -> dict[str, float]:

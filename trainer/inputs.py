@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from transform import datasets
 from transform.features import IMAGE, TARGET
 
 # Decoded together; enough to make the graph's per-call cost vanish, few enough that all cores share a small split.
@@ -85,7 +86,9 @@ def records(patterns: Sequence[str], worker: int = 0, workers: int = 1) -> tf.da
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
     by_file = len(files) >= workers
     mine = files[worker::workers] if by_file else files
-    found = tf.data.TFRecordDataset(mine, compression_type=compression, num_parallel_reads=min(len(mine), 8) or None)
+    found = datasets.untuned(
+        tf.data.TFRecordDataset(mine, compression_type=compression, num_parallel_reads=min(len(mine), 8) or None)
+    )
     return found if by_file else found.shard(workers, worker)
 
 
@@ -111,7 +114,7 @@ def load(
         transformed = transform(batch)
         return transformed, encode(transformed.pop(TARGET))
 
-    transformed = serialized.batch(_TRANSFORM_BATCH).map(one_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    transformed = serialized.batch(_TRANSFORM_BATCH).map(one_batch, num_parallel_calls=datasets.CORES)
     inputs_spec, targets_spec = transformed.element_spec
     side: dict[str, list[np.ndarray]] = {name: [] for name in inputs_spec if name != IMAGE}
     targets: list[np.ndarray] = []
@@ -155,7 +158,7 @@ def read(split: Split, indices: tf.data.Dataset) -> tf.data.Dataset:
         *inputs, targets = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
         return dict(zip([IMAGE, *split.side], inputs, strict=True)), targets
 
-    return indices.map(one_batch, num_parallel_calls=_READERS, deterministic=True)
+    return datasets.untuned(indices).map(one_batch, num_parallel_calls=_READERS, deterministic=True)
 
 
 def epochs(count: int, examples: int, batch_size: int, seed: int, first: int) -> tf.data.Dataset:

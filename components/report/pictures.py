@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ingest import images
+from transform import datasets
 from transform.features import IMAGE, Features
 
 _QUALITY = 75
@@ -21,10 +22,7 @@ _MAX_PIXELS = 50_000_000
 
 def read(split: str, wanted: Callable[[int, bytes], bool], most: int | None = None) -> Iterator[tuple[int, bytes]]:
     """The Examples of a split that are wanted, serialized, with their places; of the first so many at most."""
-    files = sorted(tf.io.gfile.glob(f"{split}/*.gz"))
-    if not files:
-        return
-    records = tf.data.TFRecordDataset(files, "GZIP")
+    records = datasets.examples(split)
     for place, record in enumerate((records if most is None else records.take(most)).as_numpy_iterator()):
         if wanted(place, record):
             yield place, record

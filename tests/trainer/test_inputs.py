@@ -59,6 +59,13 @@ def test_each_image_is_transformed_once_however_often_it_is_read(pattern, tmp_pa
     assert int(calls) == 60
 
 
+def test_no_dataset_has_a_tuner_that_whoever_drops_its_iterator_would_wait_for(pattern, split):
+    of_records = inputs.records([pattern]).batch(2)
+    of_training = inputs.read(split, inputs.epochs(split.count, 60, 8, seed=1, first=0))
+    for dataset in (of_records, of_training, inputs.batches(split, 8).prefetch(2)):
+        assert dataset.options().autotune.enabled is False
+
+
 def epochs(split: inputs.Split, count: int, examples: int = 60, seed: int = 1, first: int = 0) -> list[list[int]]:
     steps = -(-examples // 8)
     indices = inputs.epochs(split.count, examples, 8, seed, first)
