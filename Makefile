@@ -11,12 +11,15 @@ GPU ?=
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
-# Tests of a file share what is dear to make. Those of e2e take longest, and begin early if files keep their order.
+# Two processes; tests of a file share what is dear to make. Those of e2e take longest, and begin early if files keep
+# their order.
+IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(ENVIRONMENT)  ## the tests that each change should pass
-	.venv/bin/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest -m "not slow" $(IN_TWO)
 
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
-	.venv/bin/pytest -m slow
+	.venv/bin/pytest -m slow $(IN_TWO)
 
 lint: $(ENVIRONMENT)  ## linter, formatter, types
 	.venv/bin/ruff check .

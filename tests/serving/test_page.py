@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.conftest import violations
 from tests.serving.test_serve import serving
@@ -58,6 +58,18 @@ def test_what_is_no_image_shows_the_servers_words_and_the_next_image_works(page,
     expect(page.locator("#result")).to_be_hidden()
     (tmp_path / "light.png").write_bytes(gray(250))
     choose(page, tmp_path / "light.png")
+    expect(page.locator("#label")).to_have_text("light")
+    expect(page.locator("#error")).to_have_text("")
+
+
+def test_an_image_that_is_chosen_before_the_page_knows_its_model_waits_for_it(page, tmp_path):
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_request("**/v1/models"):
+        page.reload()
+    (tmp_path / "light.png").write_bytes(gray(250))
+    choose(page, tmp_path / "light.png")
+    held[0].continue_()
     expect(page.locator("#label")).to_have_text("light")
     expect(page.locator("#error")).to_have_text("")
 

@@ -136,7 +136,7 @@ def test_a_soak_with_bad_requests_while_versions_change(tmp_path):
 def test_sigterm_finishes_what_was_asked_and_refuses_what_is_new(tmp_path):
     folder = tmp_path / "brightness"
     folder.mkdir()
-    save_brightness(folder / "1", tmp_path / "assets", rounds=3000)
+    save_brightness(folder / "1", tmp_path / "assets", rounds=1000)
     with (
         serving(folder) as (process, url),
         httpx.Client(base_url=url, timeout=60) as http,
