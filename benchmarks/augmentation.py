@@ -6,7 +6,6 @@ Random uint8 images in memory, in batches of 32; the median of several passes, a
 """
 
 import argparse
-import os
 import statistics
 import time
 
@@ -16,6 +15,7 @@ import tensorflow as tf
 from benchmarks.common import report
 from trainer.augmentation import augment
 from trainer.config import AugmentationConfig
+from transform import datasets
 
 BATCH = 32
 SIDES = (96, 299)
@@ -42,7 +42,7 @@ def main() -> None:
             "benchmark": "augmentation",
             "images": arguments.images,
             "batch": BATCH,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": datasets.CORES,
             "images_per_second": rates,
         },
         ["augmentation", *(f"images/s at {side} px" for side in SIDES)],
@@ -58,13 +58,13 @@ def images_per_second(config: AugmentationConfig, side: int, count: int, repeats
     target = tf.one_hot(rng.integers(0, 5, BATCH), 5)
     change = augment(config)
     dataset = (
-        tf.data.Dataset.range(batches)
+        datasets.untuned(tf.data.Dataset.range(batches))
         .map(
             lambda number: change(images, target, tf.stack([0, tf.cast(number, tf.int32)])),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=datasets.CORES,
             deterministic=True,
         )
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2)
     )
     seconds = []
     for _ in range(1 + repeats):

@@ -33,7 +33,7 @@ from benchmarks.common import export_model, inception_v3, measure_in_turns, next
 SIZE = (299, 299)
 BATCHES = (1, 8, 32)
 CALLERS = (1, 8, 32)
-IMAGES = {1: 16, 8: 64, 32: 128}  # asked about in a turn, by batch or by callers
+IMAGES = {1: 48, 8: 64, 32: 128}  # asked about in a turn, by batch or by callers
 PRECISIONS = ("float32", "bfloat16")
 OURS, SERVER = ({precision: f"{side}, {precision}" for precision in PRECISIONS} for side in ("ours", "server"))
 OPENVINO = "OpenVINO, bfloat16"

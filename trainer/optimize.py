@@ -128,6 +128,7 @@ def _rewritten(function: Any, bfloat16: bool) -> tf.compat.v1.GraphDef:
     with mock.patch.dict(os.environ, {"TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE": "MatMul"}):
         graph = _optimized(meta, "auto_mixed_precision_onednn_bfloat16", "constfold")
     rewrites.cast_once(graph)
+    rewrites.pack_constants(graph)
     return graph
 
 

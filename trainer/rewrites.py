@@ -84,6 +84,18 @@ def cast_once(graph: Graph) -> None:
                 node.attr["SrcT"].type = tf.uint8.as_datatype_enum
 
 
+def pack_constants(graph: Graph) -> None:
+    """Writes constants of bfloat16 as bytes, two a number, as those of float32 are written.
+
+    TensorFlow's optimizers write them as integers, up to three bytes each in a file and four in memory, where a model
+    that is loaded holds its graph some ten times (InceptionV3: 52 instead of 63 MB in its file).
+    """
+    for tensor in [node.attr["value"].tensor for node in graph.node if node.op == "Const"]:
+        if tensor.half_val:
+            tensor.tensor_content = tf.make_ndarray(tensor).tobytes()
+            tensor.ClearField("half_val")
+
+
 def rename_functions(graph: Graph, suffix: str) -> None:
     """Renames the functions that the graph brings along, such as Keras's of convolutions in groups.
 

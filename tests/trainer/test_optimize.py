@@ -92,6 +92,7 @@ def test_weights_of_convolutions_are_stored_in_bfloat16(network):
     assert [node.attr["SrcT"].type for node in to_bfloat16] == [tf.uint8.as_datatype_enum]  # which loses nothing
     kernels = [node for node in nodes if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 4]
     assert {node.attr["value"].tensor.dtype for node in kernels} == {tf.bfloat16.as_datatype_enum}
+    assert all(node.attr["value"].tensor.tensor_content for node in kernels)  # two bytes a number, not integers
 
 
 def test_convolutions_in_groups_which_keras_computes_in_functions_of_its_own_are_optimised_too():
