@@ -1,5 +1,6 @@
 """A model as a server asks it: requests are decoded each by itself, and the network is asked about many at once."""
 
+import ctypes
 import io
 import logging
 import os
@@ -88,6 +89,7 @@ class Live:
         self.signatures = _signatures(folder)
         self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
         self._warm()
+        _give_back()
 
     def _warm(self) -> None:
         buffer = io.BytesIO()
@@ -155,6 +157,13 @@ class Live:
         """All three steps."""
         checked = self.check(requests)
         return self.answer(checked, self.preprocess(checked))
+
+
+def _give_back() -> None:
+    """Gives memory that is free back to the system, most of what loading took: an InceptionV3 keeps 2.2 of 3.2 GB."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc has it, others don't keep as much
+        libc.malloc_trim(0)
 
 
 def _signatures(folder: Path) -> dict[str, Any]:
