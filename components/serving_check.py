@@ -20,6 +20,7 @@ from components.files import SERVING_REPORT
 from ingest.images import BadImage, normalize
 from serving.check import MAX_BYTES, Expected, check
 from serving.live import MAX_PIXELS
+from serving.memory import give_back
 from serving.model import Model
 from serving.report import Report
 from serving.requests import Failure, from_example
@@ -44,6 +45,7 @@ class Executor(base_executor.BaseExecutor):
         split = artifact_utils.get_split_uri(input_dict[_EXAMPLES], _SPLIT)
         expected = expectations(model, split, from_json(json.loads(exec_properties[_FEATURES])))
         if expected:
+            give_back()  # what the model took here, before a server has it in memory too
             report = check(model, expected, exec_properties.get(_BUDGET))
         else:
             report = Report([f"no Example of the split '{_SPLIT}' can be asked about as it is"])

@@ -17,6 +17,8 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
+from serving.memory import give_back
+
 
 @dataclass(frozen=True)
 class NodeResult:
@@ -77,6 +79,8 @@ def run(pipeline: Pipeline, run_id: str, started: Callable[[str], None], done: C
             raise NodeError(node_id, error) from error
         cached, outputs = _published(connection, info.execution_id)
         done(NodeResult(node_id, time.monotonic() - start, cached, outputs))
+        if not cached:
+            give_back()
 
 
 def _published(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:

@@ -1,6 +1,5 @@
 """A model as a server asks it: requests are decoded each by itself, and the network is asked about many at once."""
 
-import ctypes
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from ingest.images import BadImage, NormalizedImage, TooManyPixels, check_kind, normalize
+from serving.memory import give_back
 from serving.model import Model
 from serving.observed import VERSION
 from serving.requests import Request, RequestError
@@ -89,7 +89,7 @@ class Live:
         self.signatures = _signatures(folder)
         self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
         self._warm()
-        _give_back()
+        give_back()
 
     def _warm(self) -> None:
         buffer = io.BytesIO()
@@ -157,13 +157,6 @@ class Live:
         """All three steps."""
         checked = self.check(requests)
         return self.answer(checked, self.preprocess(checked))
-
-
-def _give_back() -> None:
-    """Gives memory that is free back to the system, most of what loading took: an InceptionV3 keeps 2.2 of 3.2 GB."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc has it, others don't keep as much
-        libc.malloc_trim(0)
 
 
 def _signatures(folder: Path) -> dict[str, Any]:
