@@ -133,6 +133,20 @@ def as_is(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = N
         return _as_is(data, name, image, max_pixels, max_side)
 
 
+def size_as_is(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """What ``as_is`` knows before it decodes, for who has the image decoded next and hears of broken pixels then.
+
+    Returns:
+        (width, height) in pixels of an image that goes through byte for byte if nothing is wrong with its pixels, or
+        None of one that is converted.
+
+    Raises:
+        BadImage: with the reason, as far as the image had to be looked at to know.
+    """
+    with _opened(data) as (name, image):
+        return image.size if _is_kept(data, name, image, max_pixels, None) else None
+
+
 def pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An image in one small size, for who wants to look at it rather than to keep it.
 
@@ -184,16 +198,21 @@ def _opener(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFil
 def _as_is(
     data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None
 ) -> NormalizedImage | None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
-    if not _is_common(data, name, image) or _shrinks(image, max_side) or _orientation(image) in _UPRIGHT:
+    if not _is_kept(data, name, image, max_pixels, max_side):
         return None
+    width, height = image.size
     # Decoding small, and in gray, reads the file to its end all the same: what can be wrong with a JPEG is in its
     # markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
     image.draft("L", (THUMBNAIL, THUMBNAIL))
     image.load()
     return NormalizedImage(data, width, height, _kind(name, image), luma(image))
+
+
+def _is_kept(data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None) -> bool:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
+    return _is_common(data, name, image) and not _shrinks(image, max_side) and _orientation(image) not in _UPRIGHT
 
 
 def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int | None) -> NormalizedImage:

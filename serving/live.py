@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from ingest.images import BadImage, NormalizedImage, TooManyPixels, check_kind, normalize
+from ingest.images import BadImage, TooManyPixels, check_kind, normalize, size_as_is
 from serving.memory import give_back
 from serving.model import Model
 from serving.observed import VERSION
@@ -36,7 +36,6 @@ MAX_PIXELS_TOGETHER = 8 * MAX_PIXELS
 """Of all images of a request: few bytes can hold many, and while a core decodes them it does nothing else."""
 
 _FOLLOW_SECONDS = 1.0
-_WAIT_MICROSECONDS = 1000  # for company, by a request that finds the network idle
 
 _log = logging.getLogger("imagepipe.serve")
 
@@ -87,7 +86,8 @@ class Live:
         self.model, self.name, self.version = Model(folder), name, version
         self._preprocess = self.model.loaded.preprocess
         self.signatures = _signatures(folder)
-        self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs, observe)
+        self._answer = _batched(self.model.loaded.answer, self._preprocess.structured_outputs)
+        self._observe = observe
         self._warm()
         give_back()
 
@@ -113,15 +113,15 @@ class Live:
                 for name in request.side.keys() - self.model.side.keys():
                     taken = ", ".join(["input", "metadata", *self.model.side])
                     raise RequestError("unknown_field", f"'{name}' is not known; the model takes {taken}")
-                image = _checked_image(request.image)
-                pixels += image.width * image.height
+                data, width, height = _checked_image(request.image)
+                pixels += width * height
                 if pixels > MAX_PIXELS_TOGETHER:
                     raise RequestError(
                         "too_many_pixels",
                         f"up to here the images have {pixels / 1e6:,.0f} megapixels, and at most "
                         f"{MAX_PIXELS_TOGETHER / 1e6:,.0f} are taken at once",
                     )
-                checked.append(replace(request, image=image.data))
+                checked.append(replace(request, image=data))
             except RequestError as error:
                 raise RequestError(error.kind, f"instance {number}: {error}") from None
         return checked
@@ -138,12 +138,26 @@ class Live:
         try:
             made = self._preprocess(**self.model.tensors(requests))
         except tf.errors.InvalidArgumentError as error:
-            raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
+            self._say_which_is_broken(requests)
+            raise RequestError("broken_image", f"the images can't be decoded: {error.message}") from None
         return [made[name] for name in sorted(made)]
+
+    def _say_which_is_broken(self, requests: list[Request]) -> None:
+        for number, request in enumerate(requests):
+            try:
+                normalize(request.image, max_pixels=MAX_PIXELS)
+                self._preprocess(**self.model.tensors([request]))
+            except BadImage as error:  # Pillow's words come first, as ingest has them
+                raise RequestError("broken_image", f"instance {number}: {error}") from None
+            except tf.errors.InvalidArgumentError as error:
+                raise RequestError("broken_image", f"instance {number}: can't be decoded: {error.message}") from None
 
     def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
         """Asks the network, together with other threads that ask at the same time."""
-        classes, labels, scores = self._answer(*tensors)
+        classes, labels, scores, sizes = self._answer(*tensors)
+        for size in sizes.numpy():
+            if size:
+                self._observe(int(size))
         return Answers(
             classes.numpy(),
             [label.decode() for label in labels.numpy()],
@@ -167,13 +181,17 @@ def _signatures(folder: Path) -> dict[str, Any]:
     }
 
 
-def _checked_image(data: bytes) -> NormalizedImage:
+def _checked_image(data: bytes) -> tuple[bytes, int, int]:
+    """An image as the graph takes it, and its width and height; whether its pixels are sound is left to the graph."""
     try:
         check_kind(data)
     except BadImage as error:
         raise RequestError("unsupported_image", str(error)) from None
     try:
-        return normalize(data, max_pixels=MAX_PIXELS)
+        if size := size_as_is(data, max_pixels=MAX_PIXELS):
+            return data, *size
+        image = normalize(data, max_pixels=MAX_PIXELS)
+        return image.data, image.width, image.height
     except TooManyPixels as error:
         raise RequestError("too_many_pixels", str(error)) from None
     except BadImage as error:
@@ -181,7 +199,7 @@ def _checked_image(data: bytes) -> NormalizedImage:
 
 
 def _batched(
-    answer: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec], observe: Callable[[int], None]
+    answer: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec]
 ) -> Callable[..., list[tf.Tensor]]:
     """Lets concurrent calls of a graph share batches.
 
@@ -191,23 +209,18 @@ def _batched(
     """
     names = sorted(specs)
 
-    def observed(size: np.ndarray) -> np.ndarray:
-        observe(int(size))
-        return size
-
     @tf.nondifferentiable_batch_function(
         num_batch_threads=1,  # one batch already uses all cores; while it is computed the next one grows
         max_batch_size=MAX_INSTANCES,  # of one call, which is divided into batches of the sizes that are allowed
         allowed_batch_sizes=list(range(1, BATCH_SIZE + 1)),  # all: a batch would be filled up to the next
         enable_large_batch_splitting=True,
-        batch_timeout_micros=_WAIT_MICROSECONDS,
+        batch_timeout_micros=0,
         max_enqueued_batches=1000,  # callers wait before, see serving.server
     )
     def together(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        size = tf.numpy_function(observed, [tf.shape(tensors[0])[0]], tf.int32, stateful=True)
-        with tf.control_dependencies([size]):
-            answers = answer(**dict(zip(names, map(tf.identity, tensors), strict=True)))
-        return [answers["classes"], answers["label"], answers["score"]]
+        size = tf.shape(tensors[0])[0]
+        answers = answer(**dict(zip(names, tensors, strict=True)))
+        return [answers["classes"], answers["label"], answers["score"], tf.one_hot(0, size, size)]
 
     # Queues are known to TensorFlow by the names of their nodes: those of two versions must not be the same.
     unique = f"version_{id(together)}_{os.urandom(8).hex()}"

@@ -41,8 +41,7 @@ def _decode_and_resize_one(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tens
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     pixels.set_shape([None, None, 3])
-    # Means of pixels, with weights that are not negative: nothing leaves 0..255 by as much as is rounded away.
-    return tf.cast(tf.round(tf.image.resize(pixels, size, antialias=True)), tf.uint8)
+    return _resize(pixels, size)
 
 
 def _decode_jpeg(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -52,3 +51,23 @@ def _decode_jpeg(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     branch = tf.argmax(tf.stack([*fits, True]), output_type=tf.int32)  # argmax takes the first that is true
     decoders = [functools.partial(tf.io.decode_jpeg, encoded, channels=3, ratio=r) for r in _DCT_RATIOS]
     return tf.switch_case(branch, decoders)
+
+
+def _resize(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Resizes uint8 ``[h, w, 3]`` to what ``tf.image.resize(pixels, size, antialias=True)`` gives, bit for bit, rounded.
+
+    TensorFlow computes with whole rows at once, but along a row with one pixel after the other. So both directions are
+    resized as rows, between transpositions: 1.0 instead of 2.6 ms of a core from 320x240 to 299x299, 1.6 instead of 2.9
+    from 598x590.
+    """
+    height, width = size
+    columns = tf.transpose(_resize_rows(pixels, height), [1, 0, 2])
+    # Means of pixels, with weights that are not negative: nothing leaves 0..255 by as much as is rounded away.
+    return tf.transpose(tf.cast(tf.round(_resize_rows(columns, width)), tf.uint8), [1, 0, 2])
+
+
+def _resize_rows(pixels: tf.Tensor, count: int) -> tf.Tensor:
+    """Resizes ``[h, w, 3]`` to float32 ``[count, w, 3]``: as an image one pixel wide, whose channels are a whole row."""
+    height, width, channels = tf.unstack(tf.shape(pixels))
+    rows = tf.image.resize(tf.reshape(pixels, [height, 1, width * channels]), (count, 1), antialias=True)
+    return tf.reshape(rows, [count, width, channels])

@@ -39,6 +39,14 @@ def test_downscaling_is_antialiased():
     assert np.abs(inner.astype(int) - 127).max() <= 2
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (80, 96), (96, 299), (299, 96), (1, 400), (401, 1), (350, 370)])
+@pytest.mark.parametrize("shape", [(1, 1), (97, 80), (240, 320)])
+def test_resizing_gives_the_pixels_of_tensorflows_antialiased_resize_to_the_last_bit(shape, size):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    expected = tf.round(tf.image.resize(noise, size, antialias=True)).numpy()
+    assert np.array_equal(run([encode(Image.fromarray(noise), "PNG")], size)[0], expected)
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.9, 2.0, 3.3, 4.0, 8.0])
 def test_a_large_jpeg_decoded_at_a_fraction_looks_like_one_decoded_whole(photo, factor):
     size = (int(photo.height / factor), int(photo.width / factor))
