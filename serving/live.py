@@ -155,9 +155,8 @@ class Live:
     def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
         """Asks the network, together with other threads that ask at the same time."""
         classes, labels, scores, sizes = self._answer(*tensors)
-        for size in sizes.numpy():
-            if size:
-                self._observe(int(size))
+        for size in filter(None, sizes.numpy()):
+            self._observe(int(size))
         return Answers(
             classes.numpy(),
             [label.decode() for label in labels.numpy()],
@@ -204,8 +203,8 @@ def _batched(
     """Lets concurrent calls of a graph share batches.
 
     Returns:
-        A function for many threads, from the graph's inputs in the order of their names to ``classes``, ``label`` and
-        ``score``.
+        A function for many threads, from the graph's inputs in the order of their names to ``classes``, ``label``,
+        ``score``, and the sizes of the batches that began with one of these images, int32 ``[n]``, else 0.
     """
     names = sorted(specs)
 
@@ -214,13 +213,14 @@ def _batched(
         max_batch_size=MAX_INSTANCES,  # of one call, which is divided into batches of the sizes that are allowed
         allowed_batch_sizes=list(range(1, BATCH_SIZE + 1)),  # all: a batch would be filled up to the next
         enable_large_batch_splitting=True,
-        batch_timeout_micros=0,
+        batch_timeout_micros=0,  # who waits for company makes two cores wait, and single callers 2 ms
         max_enqueued_batches=1000,  # callers wait before, see serving.server
     )
     def together(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        size = tf.shape(tensors[0])[0]
         answers = answer(**dict(zip(names, tensors, strict=True)))
-        return [answers["classes"], answers["label"], answers["score"], tf.one_hot(0, size, size)]
+        size = tf.shape(tensors[0])[0]
+        # Whoever asked about the first image of a batch hears of its size: so each batch is told of once.
+        return [answers["classes"], answers["label"], answers["score"], tf.one_hot(0, size, on_value=size)]
 
     # Queues are known to TensorFlow by the names of their nodes: those of two versions must not be the same.
     unique = f"version_{id(together)}_{os.urandom(8).hex()}"

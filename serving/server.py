@@ -48,7 +48,6 @@ with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of it
     from kserve.protocol.rest.server import RESTServer
 
 _BODY_SECONDS = 60  # for a body to arrive: who stops in the middle holds a part of MAX_BODIES
-_SMALL_BODY = 2**18  # parsed at once, in 2 ms: handing it to another thread and back takes 0.3
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _CORES = os.cpu_count() or 1
 _PAGE = Path(__file__).with_name("page.html")
@@ -80,9 +79,9 @@ class Handler:
         """
         self._versions, self.name = versions, name
         self._waiting = 0
-        self._parsers = ThreadPoolExecutor(1, "parse")
+        self._parsers = ThreadPoolExecutor(1, "parse")  # of its own: what is refused need not wait for decoders
         self._askers = ThreadPoolExecutor(QUEUE, "ask")  # each waits for its batch
-        self._decoding = threading.BoundedSemaphore(_CORES)
+        self._decoding = threading.BoundedSemaphore(_CORES)  # in the threads that ask: handing over takes 0.6 ms
 
     def live(self, name: str, version: str | None = None) -> Live:
         """The version to ask.
@@ -110,7 +109,7 @@ class Handler:
             raise HTTPException(408, f"the body did not come within {_BODY_SECONDS} seconds") from None
         self._check_room(1)
         run = asyncio.get_running_loop().run_in_executor
-        requests, answering = parse(body) if len(body) <= _SMALL_BODY else await run(self._parsers, parse, body)
+        requests, answering = await run(self._parsers, parse, body)
         self._check_room(len(requests))
         self._waiting += len(requests)
         try:

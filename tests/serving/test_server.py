@@ -34,6 +34,12 @@ def gray(value: int, kind: str = "PNG") -> bytes:
     return encode(Image.new("RGB", (20, 20), (value, value, value)), kind)
 
 
+def without_a_table(jpeg: bytes) -> bytes:
+    """The same JPEG, whose header is sound and names a quantization table that it has not."""
+    frame = jpeg.index(b"\xff\xc0")
+    return jpeg[: frame + 12] + b"\3" + jpeg[frame + 13 :]
+
+
 def b64(data: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(data).decode()}
 
@@ -178,6 +184,11 @@ REFUSALS = {
     "no image": ({"instances": [instance(b"text")]}, 400, "instance 0: not an image"),
     "an empty image": ({"instances": [instance(b"")]}, 400, "instance 0: empty file"),
     "a cut image": ({"instances": [instance(gray(1)), instance(gray(1, "JPEG")[:-9])]}, 400, "instance 1: truncated"),
+    "an image that only decoders find broken": (
+        {"instances": [instance(gray(1)), instance(without_a_table(gray(1, "JPEG")))]},
+        400,
+        "instance 1: broken",
+    ),
     "a huge image": (
         {"instances": [instance(large_png(5_001))]},
         400,
