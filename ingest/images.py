@@ -133,18 +133,20 @@ def as_is(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = N
         return _as_is(data, name, image, max_pixels, max_side)
 
 
-def size_as_is(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
-    """What ``as_is`` knows before it decodes, for who has the image decoded next and hears of broken pixels then.
+def for_decoder(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int]:
+    """What ``normalize`` returns, for who has it decoded next: what goes through byte for byte is not decoded here.
 
     Returns:
-        (width, height) in pixels of an image that goes through byte for byte if nothing is wrong with its pixels, or
-        None of one that is converted.
+        The encoded image, whose pixels can be broken if these are the same bytes, and its width and height.
 
     Raises:
         BadImage: with the reason, as far as the image had to be looked at to know.
     """
     with _opened(data) as (name, image):
-        return image.size if _is_kept(data, name, image, max_pixels, None) else None
+        if _is_kept(data, name, image, max_pixels, None):
+            return data, *image.size
+        converted = _converted(data, name, image, None)
+        return converted.data, converted.width, converted.height
 
 
 def pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -170,7 +170,7 @@ def predict_shard(shard: Shard, model: Model) -> None:
 
     def rows(quarantine: TextIO) -> Iterator[Row]:
         nonlocal predicted, quarantined
-        for answer in predict_all(model, requests.normalized(requests.of_files(map(Path, shard.items)))):
+        for answer in predict_all(model, requests.of_files(map(Path, shard.items))):
             if isinstance(answer, Prediction):
                 predicted += 1
                 yield _row(answer, model.names)

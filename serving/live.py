@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from ingest.images import BadImage, TooManyPixels, check_kind, normalize, size_as_is
+from ingest.images import BadImage, TooManyPixels, check_kind, for_decoder, normalize
 from serving.memory import give_back
 from serving.model import Model
 from serving.observed import VERSION
@@ -138,19 +138,13 @@ class Live:
         try:
             made = self._preprocess(**self.model.tensors(requests))
         except tf.errors.InvalidArgumentError as error:
-            self._say_which_is_broken(requests)
-            raise RequestError("broken_image", f"the images can't be decoded: {error.message}") from None
+            for number, request in enumerate(requests):  # the graph doesn't say which
+                try:
+                    normalize(request.image, max_pixels=MAX_PIXELS)
+                except BadImage as why:
+                    raise RequestError("broken_image", f"instance {number}: {why}") from None
+            raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
         return [made[name] for name in sorted(made)]
-
-    def _say_which_is_broken(self, requests: list[Request]) -> None:
-        for number, request in enumerate(requests):
-            try:
-                normalize(request.image, max_pixels=MAX_PIXELS)
-                self._preprocess(**self.model.tensors([request]))
-            except BadImage as error:  # Pillow's words come first, as ingest has them
-                raise RequestError("broken_image", f"instance {number}: {error}") from None
-            except tf.errors.InvalidArgumentError as error:
-                raise RequestError("broken_image", f"instance {number}: can't be decoded: {error.message}") from None
 
     def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
         """Asks the network, together with other threads that ask at the same time."""
@@ -181,16 +175,12 @@ def _signatures(folder: Path) -> dict[str, Any]:
 
 
 def _checked_image(data: bytes) -> tuple[bytes, int, int]:
-    """An image as the graph takes it, and its width and height; whether its pixels are sound is left to the graph."""
     try:
         check_kind(data)
     except BadImage as error:
         raise RequestError("unsupported_image", str(error)) from None
     try:
-        if size := size_as_is(data, max_pixels=MAX_PIXELS):
-            return data, *size
-        image = normalize(data, max_pixels=MAX_PIXELS)
-        return image.data, image.width, image.height
+        return for_decoder(data, max_pixels=MAX_PIXELS)
     except TooManyPixels as error:
         raise RequestError("too_many_pixels", str(error)) from None
     except BadImage as error:

@@ -2,13 +2,15 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from ingest.images import BadImage, for_decoder
 from serving.predictions import Prediction
-from serving.requests import Failure, Request, Value
+from serving.requests import Failure, Request, Value, normalized
 from serving.versions import ModelError, labels, model_task
 from transform.features import LABEL_SEPARATOR
 
@@ -88,18 +90,34 @@ def _prediction(metadata: bytes, label: bytes, classes: np.ndarray, names: list[
 
 
 def predict_all(model: Model, requests: Iterable[Request | Failure]) -> Iterator[Prediction | Failure]:
-    """Asks a model, in batches.
+    """Asks a model, in batches, about images of any format that ``imagepipe ingest`` takes, treated as it treats them.
 
     Returns:
         One result a request, in their order; failures stay what they are.
     """
     remaining = iter(requests)
     while batch := list(itertools.islice(remaining, _BATCH_SIZE)):
-        checked = [
-            Failure(each.id, problem) if isinstance(each, Request) and (problem := model.missing(each)) else each
-            for each in batch
-        ]
-        good = [each for each in checked if isinstance(each, Request)]
+        yield from _answers(model, [_checked(model, each) for each in batch])
+
+
+def _checked(model: Model, asked: Request | Failure) -> Request | Failure:
+    if isinstance(asked, Failure):
+        return asked
+    if problem := model.missing(asked):
+        return Failure(asked.id, problem)
+    try:
+        return replace(asked, image=for_decoder(asked.image)[0])
+    except BadImage as error:
+        return Failure(asked.id, str(error))
+
+
+def _answers(model: Model, batch: list[Request | Failure]) -> list[Prediction | Failure]:
+    good = [each for each in batch if isinstance(each, Request)]
+    try:
         answers = iter(model.predict(good) if good else ())
-        for each in checked:
-            yield each if isinstance(each, Failure) else next(answers)
+    except tf.errors.InvalidArgumentError:  # broken pixels: the graph finds them, and doesn't say whose
+        proven = list(normalized(batch))
+        if proven == batch:
+            raise
+        return _answers(model, proven)
+    return [each if isinstance(each, Failure) else next(answers) for each in batch]

@@ -29,6 +29,12 @@ def encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def without_a_table(jpeg: bytes) -> bytes:
+    """The same JPEG, whose header is sound and names a quantization table that it has not: only decoders find it."""
+    frame = jpeg.index(b"\xff\xc0")
+    return jpeg[: frame + 12] + b"\3" + jpeg[frame + 13 :]
+
+
 def digit_images(count: int) -> list[tuple[str, bytes]]:
     """The first ``count`` of scikit-learn's handwritten digits, as (label, PNG)."""
     digits = load_digits()

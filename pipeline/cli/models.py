@@ -105,7 +105,7 @@ def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failur
         from serving.model import Model, predict_all
 
         loaded = Model(folder)
-    return predict_all(loaded, requests.normalized(requests.of_files(paths)))
+    return predict_all(loaded, requests.of_files(paths))
 
 
 def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from ingest.images import BadImage, normalize, size_as_is
+from ingest.images import BadImage, for_decoder, normalize
 
 
 def pixels(data):
@@ -291,17 +291,18 @@ def test_what_passes_is_decoded_by_tensorflow_to_the_same_size(photo, encode):
     assert refused > 200
 
 
-def test_of_what_would_pass_by_its_header_tensorflow_decodes_just_what_passes(photo, encode):
+def test_what_a_decoder_is_left_to_prove_it_decodes_exactly_if_it_passes(photo, encode):
     found = collections.Counter()
     for data in damaged(photo, encode):
-        size = passes = None
+        kept = taken = None
         with contextlib.suppress(BadImage):
-            size = size_as_is(data, max_pixels=1_000_000)
+            kept = normalize(data, max_pixels=1_000_000).data
         with contextlib.suppress(BadImage):
-            passes = normalize(data, max_pixels=1_000_000).data == data
-        if size:
-            assert tensorflow_decodes(data, *size) == bool(passes)
-        found[bool(size), passes] += 1
-    assert found[True, True] > 100  # as it is
-    assert found[True, None] > 20  # refused by decoders alone
-    assert not found[False, True]
+            taken, width, height = for_decoder(data, max_pixels=1_000_000)
+        if taken == data:
+            assert tensorflow_decodes(data, width, height) == (kept == data)
+        else:
+            assert taken == kept
+        found[taken == data, kept == data] += 1
+    assert found[True, True] > 100
+    assert found[True, False] > 20

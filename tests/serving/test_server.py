@@ -23,7 +23,7 @@ from serving import client, limits, live, server
 from serving.model import Model
 from serving.predictions import Prediction
 from serving.requests import Failure, Request
-from tests.conftest import encode
+from tests.conftest import encode, without_a_table
 from tests.serving.conftest import save_brightness
 
 PREDICT = "/v1/models/brightness:predict"
@@ -32,12 +32,6 @@ INFER = "/v2/models/brightness/infer"
 
 def gray(value: int, kind: str = "PNG") -> bytes:
     return encode(Image.new("RGB", (20, 20), (value, value, value)), kind)
-
-
-def without_a_table(jpeg: bytes) -> bytes:
-    """The same JPEG, whose header is sound and names a quantization table that it has not."""
-    frame = jpeg.index(b"\xff\xc0")
-    return jpeg[: frame + 12] + b"\3" + jpeg[frame + 13 :]
 
 
 def b64(data: bytes) -> dict[str, str]:

@@ -13,7 +13,7 @@ from serving.predictions import Prediction
 from serving.requests import Failure, Request
 from serving.storage import same_model
 from serving.versions import ModelError, find_model, labels, model_task
-from tests.conftest import encode
+from tests.conftest import encode, without_a_table
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def images(tmp_path):
 
 
 def predict_files(model: Path, paths: list[Path]) -> list[Prediction | Failure]:
-    return list(predict_all(Model(model), requests.normalized(requests.of_images(paths))))
+    return list(predict_all(Model(model), requests.of_images(paths)))
 
 
 def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, images):
@@ -50,6 +50,23 @@ def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, image
     assert isinstance(b, Failure)
     assert "not an image" in b.error
     assert missing == Failure(str(images / "missing.jpg"), "No such file or directory")
+
+
+def test_an_image_that_only_the_graph_finds_broken_fails_alone(model, images):
+    (images / "b.jpg").write_bytes(without_a_table((images / "c.jpg").read_bytes()))
+    dark, broken, light = predict_files(model, [images / "a.png", images / "b.jpg", images / "c.jpg"])
+    assert isinstance(broken, Failure)
+    assert broken.error.startswith("broken image")
+    assert [answer.label for answer in (dark, light)] == ["dark", "light"]
+
+
+def test_a_model_that_cannot_answer_about_sound_images_is_no_failure_of_theirs(model, images, monkeypatch):
+    def fail(*_):
+        raise tf.errors.InvalidArgumentError(None, None, "a bug")
+
+    monkeypatch.setattr(Model, "predict", fail)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a bug"):
+        predict_files(model, [images / "a.png"])
 
 
 def test_a_model_without_a_task_is_a_classifier_and_says_its_best_class(model, images):
