@@ -4,6 +4,7 @@
 - ours: the exported SavedModel, in float32 and in bfloat16
 - OpenVINO: the same network in bfloat16, behind the same decode as ours (`uv sync --group benchmarks` installs it)
 - server: `imagepipe serve` with either of our exports, asked by 1, 8 and 32 callers at once from another process
+- hardly a network: one layer in place of InceptionV3, which leaves decoding to the graph, and all else to the server
 
 Each side is a process of its own, and all take turns. What counts is the median of the turns: of a side's images/s, and
 of the ratios within each turn.
@@ -34,8 +35,8 @@ SIZE = (299, 299)
 BATCHES = (1, 8, 32)
 CALLERS = (1, 8, 32)
 IMAGES = {1: 48, 8: 64, 32: 128}  # asked about in a turn, by batch or by callers
-PRECISIONS = ("float32", "bfloat16")
-OURS, SERVER = ({precision: f"{side}, {precision}" for precision in PRECISIONS} for side in ("ours", "server"))
+ONE_LAYER = "hardly a network"
+OURS, SERVER = ({kind: f"{side}, {kind}" for kind in ("float32", "bfloat16", ONE_LAYER)} for side in ("ours", "server"))
 OPENVINO = "OpenVINO, bfloat16"
 SIDES = ["by hand", *OURS.values(), OPENVINO, *SERVER.values()]
 GOALS = {
@@ -127,8 +128,9 @@ def prepare(folder: Path) -> None:
 
     transform_and_input.prepare(folder, 10)
     network = inception_v3()
-    for precision, name in OURS.items():
-        export_model(network, folder / "transform", folder / name, bfloat16=precision == "bfloat16")
+    for kind, name in OURS.items():
+        model = one_layer() if kind == ONE_LAYER else network
+        export_model(model, folder / "transform", folder / name, bfloat16=kind == "bfloat16")
 
     network.export(folder / "network", verbose=False)
     module = tf.Module()
@@ -144,6 +146,14 @@ def prepare(folder: Path) -> None:
 
     module.serve = serve
     tf.saved_model.save(module, str(folder / "by hand"), signatures={"serving_default": serve})
+
+
+def one_layer() -> Any:
+    import keras
+
+    pixels = keras.Input((*SIZE, 3), dtype="uint8", name="image")
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    return keras.Model({"image": pixels}, keras.layers.Dense(10, "softmax")(means))
 
 
 def graph(folder: Path, side: str, turns: int) -> Turns:
