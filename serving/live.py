@@ -16,11 +16,11 @@ from google.protobuf import json_format
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from ingest.images import BadImage, TooManyPixels, check_kind, for_decoder, normalize
+from ingest.images import BadImage, TooManyPixels, check_kind, for_decoder
 from serving.memory import give_back
 from serving.model import Model
 from serving.observed import VERSION
-from serving.requests import Request, RequestError
+from serving.requests import Failure, Request, RequestError, normalized
 from serving.versions import ModelError, find_model, version_folders
 
 BATCH_SIZE = 32
@@ -138,11 +138,9 @@ class Live:
         try:
             made = self._preprocess(**self.model.tensors(requests))
         except tf.errors.InvalidArgumentError as error:
-            for number, request in enumerate(requests):  # the graph doesn't say which
-                try:
-                    normalize(request.image, max_pixels=MAX_PIXELS)
-                except BadImage as why:
-                    raise RequestError("broken_image", f"instance {number}: {why}") from None
+            for number, proven in enumerate(normalized(requests)):  # the graph doesn't say which
+                if isinstance(proven, Failure):
+                    raise RequestError("broken_image", f"instance {number}: {proven.error}") from None
             raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
         return [made[name] for name in sorted(made)]
 
