@@ -5,13 +5,14 @@ Beam workers get the code through ``--setup_file`` and the container image by ``
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["components", "ingest", "kubeflow", "pipeline", "serving", "trainer", "transform"]
+PACKAGES = ["components", "imagepipe", "pipeline", "trainer", "transform"]
 
 setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
-        "components": ["report/*.html", "report/*.css", "report/*.js"],
-        "pipeline": ["dashboard/*.css", "dashboard/*.js", "dashboard/templates/*"],
-        "serving": ["page.html"],
+        "components.model_report": ["*.html", "*.css", "*.js"],
+        "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
+        "imagepipe": ["py.typed"],
+        "imagepipe.serving": ["page.html"],
     },
 )

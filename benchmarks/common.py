@@ -62,8 +62,8 @@ def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = Fal
     """Exports an ``inception_v3`` as the Trainer does, to ``path``; the folder ``transform`` has Transform's output."""
     import tensorflow_transform as tft
 
+    from imagepipe.base.features import Features
     from trainer import export, optimize
-    from transform.features import Features
 
     graph = optimize.optimized(network, bfloat16)
     export.save(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))

@@ -78,10 +78,10 @@ def evaluate(folder: Path, side: str) -> None:
     from tfx.types import standard_artifacts
     from tfx.utils import proto_utils
 
-    from components import evaluator
+    from components.evaluator import component
+    from imagepipe.base.features import Features
     from pipeline.config import BeamConfig, EvaluationConfig
-    from pipeline.evaluation import eval_config
-    from transform.features import Features
+    from pipeline.eval_config import eval_config
 
     examples, model, champion = standard_artifacts.Examples(), standard_artifacts.Model(), standard_artifacts.Model()
     examples.uri, model.uri, champion.uri = (str(folder / name) for name in ("examples", "model", "no-champion"))
@@ -91,7 +91,7 @@ def evaluate(folder: Path, side: str) -> None:
     inputs = {"examples": [examples], "model": [model]}
     if side == "ours":
         inputs["baseline_model"] = [champion]
-    executor = evaluator.Executor if side == "ours" else tfx_executor.Executor
+    executor = component.Executor if side == "ours" else tfx_executor.Executor
     context = BaseBeamExecutor.Context(beam_pipeline_args=BeamConfig().args(), unique_id="0")
     executor(context).Do(
         inputs,

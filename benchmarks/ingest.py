@@ -21,7 +21,10 @@ from PIL import Image
 from benchmarks.common import measure, photo_crops, report
 
 GOAL = 0.5
-INGEST = "import sys; from ingest.pipeline import run; print(run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+INGEST = (
+    "import sys; from imagepipe.ingest.command import run; "
+    "print(run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+)
 
 
 def main() -> None:

@@ -59,8 +59,8 @@ def prepare(folder: Path, images: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from components import predictions
-    from transform.features import Features
+    from components.predictions import component
+    from imagepipe.base.features import Features
 
     rng = np.random.default_rng(0)
     split = folder / "examples" / "Split-eval"
@@ -75,16 +75,16 @@ def prepare(folder: Path, images: int) -> None:
             feature["scores"].float_list.value.extend(rng.dirichlet(np.full(10, 0.3)))
             writer.write(example.SerializeToString())
     _models(folder / "model")
-    predictions.predict(str(split), folder / "model" / "Format-Serving", None, Features(), folder / "predictions")
+    component.predict(str(split), folder / "model" / "Format-Serving", None, Features(), folder / "predictions")
 
 
 def _models(folder: Path) -> None:
     import tensorflow as tf
 
+    from imagepipe.base.features import IMAGE, TARGET
+    from imagepipe.base.names import TRAINING_FOLDER
     from trainer import model, tasks
     from trainer.config import TrainerConfig
-    from trainer.files import TRAINING_FOLDER
-    from transform.features import IMAGE, TARGET
     from transform.images import decode_and_resize
 
     built = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none"))
@@ -120,9 +120,9 @@ def _models(folder: Path) -> None:
 
 def make_page(folder: Path) -> None:
     """Makes the page as `imagepipe report` does."""
-    from pipeline.report import render
-    from serving.report import Report
-    from transform.features import Features
+    from imagepipe.base.features import Features
+    from imagepipe.serving.check_report import Report
+    from pipeline.runs.report import render
 
     html = render(
         str(folder / "ours" / "evaluation"),

@@ -196,7 +196,7 @@ def openvino(folder: Path) -> Ask:
 
 def server(folder: Path, side: str, turns: int) -> Turns:
     """Images/s of each turn, by callers, and the latencies of all turns."""
-    from serving.check import serving
+    from imagepipe.serving.check import serving
 
     model = folder / side.replace("server", "ours")
     with serving(model, "bench", folder / f"{side}.log") as url:

@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def _config() -> dict[str, Any]:
-    from transform.features import Features
+    from imagepipe.base.features import Features
 
     return {"task": "classification", "features": asdict(Features()), "image_size": list(SIZE)}
 
@@ -181,9 +181,9 @@ def _passes(batches: Any) -> dict[str, float]:
 def ours(folder: Path) -> dict[str, float]:
     import tensorflow_transform as tft
 
+    from imagepipe.base.features import Features
     from trainer import export, inputs, tasks
     from transform import graph
-    from transform.features import Features
 
     output = tft.TFTransformOutput(str(folder / "transform"))
     _owner, transform = graph.load(output)

@@ -6,17 +6,18 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from components.measures import DEFAULT_THRESHOLDS, MEASURES
-from components.validation_config import ValidationConfig
-from ingest.dataset import Task
-from ingest.runners import OptionValue, RunnerName, arguments, check
-from kubeflow.config import KubeflowConfig
-from serving.targets.config import DeployConfig
+from components.data_check.config import ValidationConfig
+from imagepipe.base.beam_options import OptionValue, RunnerName, check_options, make_arguments
+from imagepipe.base.errors import ConfigError
+from imagepipe.base.features import IMAGE, TARGET, Features
+from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
+from imagepipe.base.names import TaskName
+from imagepipe.deploy.config import DeployConfig
+from pipeline.kubeflow.config import KubeflowConfig
 from trainer import space
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, ServingConfig, TrainerConfig
 from trainer.space import TunerConfig
-from transform.features import IMAGE, TARGET, Features
 
 _MOST_SIDE = 4096
 
@@ -26,16 +27,12 @@ Column = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=1, le=_MOST_SIDE)]
 
 
-class ConfigError(ValueError):
-    """The configuration can't be used; the message names the keys, what is wrong with them and what would be right."""
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FeaturesConfig(_Section):
-    """Names of the features in the Examples, see ``transform.features.Features``."""
+    """Names of the features in the Examples, see ``imagepipe.base.features.Features``."""
 
     input: Column = "input"
     label: Column = "label"
@@ -86,7 +83,7 @@ class RuleConfig(_Section):
     """What a model must reach in a metric to be pushed: one of ``min``, ``max`` and ``not_worse_than_champion``.
 
     Attributes:
-        metric: see ``components.measures``.
+        metric: see ``imagepipe.base.metrics``.
         slice: the images that it is about, by column and value, such as ``{label: tulips}``; by default all.
         min: the least that it may be.
         max: the most that it may be.
@@ -179,7 +176,7 @@ class BeamConfig(_Section):
 
     @model_validator(mode="after")
     def _can_run(self) -> "BeamConfig":
-        check(self.runner, self.options)
+        check_options(self.runner, self.options)
         return self
 
     def args(self) -> list[str]:
@@ -188,7 +185,7 @@ class BeamConfig(_Section):
         local = ["--direct_running_mode=in_memory", "--direct_num_workers=1"] if self.runner == "direct" else []
         # Workers in processes of their own import this first: it stands in for a module that TFDV and TFMA, of which
         # they are sent functions, miss in tfx-bsl's wheel.
-        return [*local, "--beam_plugins=tfx.components", *arguments(self.runner, self.options)]
+        return [*local, "--beam_plugins=tfx.components", *make_arguments(self.runner, self.options)]
 
 
 class Config(_Section):
@@ -198,7 +195,7 @@ class Config(_Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)]
-    task: Task = "classification"
+    task: TaskName = "classification"
     data: DataConfig
     trainer: TrainerConfig = TrainerConfig()
     tuner: TunerConfig | None = None
@@ -240,7 +237,7 @@ class Config(_Section):
         for number, rule in enumerate(self.evaluation.rules):
             key = f"evaluation.rules.{number}"
             self._check_bound(f"{key}.metric", rule.metric, rule.min if rule.min is not None else rule.max)
-            measures = MEASURES[self.task]
+            measures = METRICS[self.task]
             if rule.significance is not None and not measures[rule.metric].has_test:
                 tested = ", ".join(name for name, measure in measures.items() if measure.has_test)
                 raise ValueError(
@@ -257,7 +254,7 @@ class Config(_Section):
         return self
 
     def _check_bound(self, key: str, metric: str, bound: float | None) -> None:
-        measures = MEASURES[self.task]
+        measures = METRICS[self.task]
         if metric not in measures:
             raise ValueError(f"{key}: a {self.task} has {', '.join(measures)}")
         if bound is not None and not measures[metric].lowest <= bound <= measures[metric].highest:

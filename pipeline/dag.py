@@ -17,24 +17,23 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
 import components
-import components.report
-import serving
+import imagepipe.serving
 import trainer
 import transform
-from components.champion import Champion
-from components.data_check import DataCheck, DataGate
-from components.evaluator import Evaluator
-from components.predictions import Predictions
-from components.pusher import DEPLOY
-from components.pusher import Executor as PushExecutor
-from components.report.component import ModelReport
-from components.schema_gen import ImageSchemaGen
-from components.serving_check import ServingCheck
-from components.trainer import Trainer, Tuner
+from components.champion.component import Champion
+from components.data_check.component import DataCheck, DataGate
+from components.evaluator.component import Evaluator
+from components.model_report.component import ModelReport
+from components.predictions.component import Predictions
+from components.pusher.executor import DEPLOY
+from components.pusher.executor import Executor as PushExecutor
+from components.schema_gen.component import ImageSchemaGen
+from components.serving_check.component import ServingCheck
+from components.trainer.component import Trainer, Tuner
+from imagepipe.deploy.config import DeployConfig
 from pipeline.config import Config
-from pipeline.evaluation import columns_of_slices, eval_config
+from pipeline.eval_config import columns_of_slices, eval_config
 from pipeline.source import SPLITS, Source
-from serving.targets.config import DeployConfig
 
 # Columns that ingest adds and that are worth statistics, next to the label and the side features.
 _IMAGE_COLUMNS = ("width", "height", "format", "aspect", "bytes", "brightness", "contrast")
@@ -191,7 +190,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         features=json.dumps(asdict(features)),
         latency_budget_ms=config.serving.latency_budget_ms,
-        code=_code_fingerprint(serving),
+        code=_code_fingerprint(imagepipe.serving),
     )
     serving_check.add_upstream_node(evaluator)  # which says more of a model that is bad
 
@@ -209,7 +208,7 @@ def create_pipeline(
         name=config.name,
         config=json.dumps(config.model_dump(mode="json", exclude={"beam", "kubeflow"})),
         features=json.dumps(asdict(features)),
-        code=_code_fingerprint(components) + _code_fingerprint(components.report),
+        code=_code_fingerprint(components),
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
@@ -267,7 +266,7 @@ def _code_fingerprint(package: Any) -> str:
     TFX knows functions by their import path only, and would take results of the code before an upgrade from its cache.
     """
     digest = hashlib.sha256()
-    for file in sorted(Path(package.__path__[0]).iterdir()):
+    for file in sorted(Path(package.__path__[0]).rglob("*")):
         if file.suffix in (".py", ".html", ".css", ".js"):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

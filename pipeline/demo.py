@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ingest import pipeline as ingest_pipeline
+from imagepipe.base.errors import ModelError
+from imagepipe.ingest import command as ingest_pipeline
+from imagepipe.serving import requests
+from imagepipe.serving.requests import Failure
 from pipeline.config import Config, read
-from pipeline.summary import Summary
-from pipeline.summary import write as write_summary
-from serving import requests
-from serving.requests import Failure
-from serving.versions import ModelError
+from pipeline.runs.summary import Summary
+from pipeline.runs.summary import write as write_summary
 
 # Digits are 8 by 8 pixels of 17 grays.
 _WHITE = 16
@@ -88,7 +88,7 @@ def predict_test_split(root: Path, summary: Summary) -> tuple[Path, float, list[
         A picture of some predictions, the accuracy on the whole split (which the run's summary now has too), and the
         predictions in the picture.
     """
-    from serving.model import Model, predict_all
+    from imagepipe.serving.model import Model, predict_all
 
     model = Model(Path(summary.serving_dir) / str(summary.pushed_version))
     files = sorted((root / "dataset" / "test").glob("*.tfrecord"))

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from ingest import dataset
-from pipeline.config import ConfigError
+from imagepipe.base.errors import ConfigError
+from imagepipe.ingest import dataset
 from trainer.weights import imagenet_available
 
 _TEMPLATE = """\
@@ -80,7 +80,7 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
 
     Raises:
         ConfigError: if ``out`` exists.
-        ingest.dataset.IngestError: if there is no dataset.
+        imagepipe.ingest.dataset.IngestError: if there is no dataset.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")

@@ -15,22 +15,22 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
-from components.files import SERVING_REPORT
-from ingest.dataset import Task
-from ingest.files import locked
-from ingest.runners import with_setup_file
-from pipeline import logs, provenance, results, runner, source, summary
-from pipeline.config import Config, ConfigError
+from imagepipe.base.beam_options import add_setup_file
+from imagepipe.base.errors import ConfigError, WeightsError
+from imagepipe.base.features import Features
+from imagepipe.base.filesystem import locked
+from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER, TaskName
+from imagepipe.deploy import storage, targets
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.versions import labels, model_task
+from imagepipe.serving.check_report import Report
+from pipeline import logs, runner, source
+from pipeline.config import Config
 from pipeline.dag import create_pipeline
-from pipeline.report import PAGE
+from pipeline.runs import provenance, results, summary
+from pipeline.runs.report import PAGE
 from pipeline.workdir import Workdir
-from serving import storage, targets
-from serving.report import Report
-from serving.targets.config import DeployConfig
-from serving.versions import labels, model_task
 from trainer import weights
-from trainer.files import OPTIMIZED, TRAINING_FOLDER
-from transform.features import Features
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]
 
@@ -47,7 +47,7 @@ def check(config: Config, deploy: DeployConfig) -> source.Source:
     _check_live(deploy, config)
     try:
         weights.check(config.trainer.weights, config.trainer.backbone)
-    except weights.WeightsError as error:
+    except WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:
         _check_schema(config.data.curated_schema, config.data.features.names(), config.task)
@@ -64,7 +64,7 @@ def _check_live(deploy: DeployConfig, config: Config) -> None:
         )
 
 
-def _check_schema(path: str, features: Features, task: Task) -> None:
+def _check_schema(path: str, features: Features, task: TaskName) -> None:
     if not Path(path).is_file():
         raise ConfigError(f"data.curated_schema: there is no file {path}")
     try:
@@ -133,7 +133,7 @@ def _run(
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.artifacts / ".training"),
         deploy=deploy,
-        beam_args=with_setup_file(config.beam.args()),
+        beam_args=add_setup_file(config.beam.args()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
     provenance.write(

@@ -17,7 +17,7 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
-from serving.memory import give_back
+from imagepipe.base.process import release_memory
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run(pipeline: Pipeline, run_id: str, started: Callable[[str], None], done: C
         cached, outputs = _published(connection, info.execution_id)
         done(NodeResult(node_id, time.monotonic() - start, cached, outputs))
         if not cached:
-            give_back()
+            release_memory()
 
 
 def _published(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:

@@ -12,14 +12,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components import statistics
-from components.files import SCHEMA
-from components.schema_gen import completed
-from components.validation_config import ValidationConfig
-from ingest import dataset
-from pipeline.config import BeamConfig, ConfigError
-from pipeline.summary import FILENAME
-from transform.features import Features
+from components.data_check.component import statistics
+from components.data_check.config import ValidationConfig
+from components.schema_gen.component import completed
+from imagepipe.base.errors import ConfigError
+from imagepipe.base.features import Features
+from imagepipe.base.names import SCHEMA
+from imagepipe.ingest import dataset
+from pipeline.config import BeamConfig
+from pipeline.runs.summary import FILENAME
 
 _NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # what is different in each image
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from ingest import dataset
-from pipeline import provenance
-from pipeline.config import Config, ConfigError
+from imagepipe.base.errors import ConfigError, IngestError
+from imagepipe.base.features import SIZE
+from imagepipe.base.names import TaskName
+from imagepipe.ingest import dataset
+from pipeline.config import Config
+from pipeline.runs import provenance
 from trainer import tasks
-from transform.features import SIZE
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
@@ -49,7 +51,7 @@ def find(config: Config) -> Source:
 def _ingested(path: str, config: Config) -> Source:
     try:
         made = dataset.load(path)
-    except dataset.IngestError as error:
+    except IngestError as error:
         raise ConfigError(f"data.path: {error}") from error
     if made.options.task != config.task:
         raise ConfigError(f"task: {config.task}, but {path} was ingested for {made.options.task}")
@@ -108,7 +110,7 @@ def fingerprint(path: str, source: Source) -> provenance.Data:
     return provenance.Data(path=path, fingerprint=digest.hexdigest(), of="files")
 
 
-def label_types(task: dataset.Task) -> list[str]:
+def label_types(task: TaskName) -> list[str]:
     """The types that a label may have in an Example: of ``bytes``, ``int64`` and ``float``."""
     return sorted(_FLOATS | _INTEGERS if task == "regression" else _BYTES | _INTEGERS)
 

@@ -108,7 +108,7 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
     """
     import tensorflow as tf
 
-    from transform.features import Features
+    from imagepipe.base.features import Features
 
     features = Features(numeric=("weight",), categorical=("camera",))
     rows = []
@@ -161,7 +161,7 @@ def analyzed_multilabel(tmp_path_factory: pytest.TempPathFactory):
     """Transform's output for digits with some of the labels a, b and c or none; and the serialized Examples."""
     import tensorflow as tf
 
-    from transform.features import Features
+    from imagepipe.base.features import Features
 
     labels = [["b", "a"], [], ["c"], ["b"], ["a", "b", "c"], ["b"]]
     pngs = [png for _, png in digit_images(len(labels))]
@@ -177,7 +177,7 @@ def analyzed_regression(tmp_path_factory: pytest.TempPathFactory):
     """Transform's output for digits with numbers, one of them missing; and the serialized Examples."""
     import tensorflow as tf
 
-    from transform.features import Features
+    from imagepipe.base.features import Features
 
     values = [[0.5], [-3.0], [], [1e6]]
     pngs = [png for _, png in digit_images(len(values))]

@@ -12,11 +12,11 @@ from sklearn.multioutput import MultiOutputClassifier
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import proto_utils
 
-from components.evaluator import Executor
-from ingest.dataset import Task
+from components.evaluator.component import Executor
+from imagepipe.base.features import LABEL_SEPARATOR, TARGET, Features
+from imagepipe.base.names import TaskName
 from pipeline.config import BeamConfig, EvaluationConfig
-from pipeline.evaluation import eval_config
-from transform.features import LABEL_SEPARATOR, TARGET, Features
+from pipeline.eval_config import eval_config
 
 THIS_PROCESS = BeamConfig()
 TRAINED_ON = 900
@@ -83,7 +83,7 @@ def trained(data: Digits, **options) -> tuple[np.ndarray, np.ndarray]:
 class Linear(tf.Module):
     """A model of the contract that takes pixels from a feature of their own."""
 
-    def __init__(self, weights: np.ndarray, bias: np.ndarray, task: Task):
+    def __init__(self, weights: np.ndarray, bias: np.ndarray, task: TaskName):
         super().__init__()
         self.weights, self.bias, self.task = tf.constant(weights), tf.constant(bias), task
         self.names = tf.constant(NAMES if task == "classification" else list(TRAITS))
@@ -115,7 +115,7 @@ class Linear(tf.Module):
 
 
 def save(
-    folder: Path, weights: np.ndarray, bias: np.ndarray, task: Task = "classification"
+    folder: Path, weights: np.ndarray, bias: np.ndarray, task: TaskName = "classification"
 ) -> standard_artifacts.Model:
     """Writes a model as an artifact."""
     module = Linear(weights, bias, task)
@@ -173,7 +173,7 @@ def evaluate(
     model: standard_artifacts.Model,
     champion: standard_artifacts.Model | None,
     config: EvaluationConfig,
-    task: Task = "classification",
+    task: TaskName = "classification",
     beam: BeamConfig = THIS_PROCESS,
 ) -> tuple[str, bool]:
     """Runs the Evaluator; gives the folder of the evaluation, and whether the model was blessed."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trainer.errors import TrainingError
+from imagepipe.base.errors import TrainingError
 from trainer.inputs import Split
 from trainer.tasks import Task
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
 from trainer.config import Distribution, Precision
-from trainer.errors import TrainingError
 
 _TENSOR_CORES = 7  # NVIDIA's compute capability from which on there are tensor cores (Volta)
 _CPU_FLAGS = Path("/proc/cpuinfo")

@@ -29,9 +29,10 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
+from imagepipe.base.names import TaskName
 from trainer import tasks
 from transform import graph
-from transform.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
 
 Raw = dict[str, tf.Tensor]
 FeatureSpec = dict[str, tf.io.FixedLenFeature | tf.io.VarLenFeature]
@@ -51,7 +52,7 @@ def example_parser(output: tft.TFTransformOutput, features: Features, with_label
     return parse
 
 
-def labels(task: tasks.TaskName, output: tft.TFTransformOutput, features: Features) -> list[str]:
+def labels(task: TaskName, output: tft.TFTransformOutput, features: Features) -> list[str]:
     """The names of the model's outputs, in their order: classes or labels; of a regression the target's feature."""
     if task == "regression":
         return [features.label]
@@ -133,7 +134,7 @@ def _as_parsed(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) 
 
 
 def in_words(
-    task: tasks.TaskName, names: list[str], label_thresholds: Mapping[str, float]
+    task: TaskName, names: list[str], label_thresholds: Mapping[str, float]
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Makes the function from a model's outputs, float ``[n, k]``, to ``label``, string ``[n]``.
 
@@ -165,7 +166,7 @@ def save(
     model: Callable[[Raw], tf.Tensor],
     output: tft.TFTransformOutput,
     features: Features,
-    task: tasks.TaskName,
+    task: TaskName,
     label_thresholds: Mapping[str, float],
     path: str,
 ) -> None:

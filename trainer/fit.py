@@ -15,15 +15,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE
 from trainer import checkpoint, devices, inputs, loop, model, optimizers
 from trainer.augmentation import augment
 from trainer.checkpoint import Progress
 from trainer.config import NO_WEIGHTS, TrainerConfig
-from trainer.errors import TrainingError
 from trainer.model import Network
 from trainer.tasks import Task
 from transform import datasets
-from transform.features import IMAGE
 
 _log = logging.getLogger("trainer")
 _PREFETCHED = 2  # batches

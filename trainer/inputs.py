@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from imagepipe.base.features import IMAGE, TARGET
 from transform import datasets
-from transform.features import IMAGE, TARGET
 
 # Decoded together; enough to make the graph's per-call cost vanish, few enough that all cores share a small split.
 _TRANSFORM_BATCH = 8

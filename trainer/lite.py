@@ -5,9 +5,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer.errors import TrainingError
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE
 from trainer.optimize import optimized
-from transform.features import IMAGE
 
 
 def convert(file: Path) -> bytes:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.errors import TrainingError
+from imagepipe.base.errors import TrainingError
 from trainer.tasks import Task
 
 _log = logging.getLogger("trainer.progress")

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import keras
 
+from imagepipe.base.errors import WeightsError
+from imagepipe.base.features import IMAGE
 from trainer import weights_file
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
 from trainer.normalization import Statistics
 from trainer.tasks import Task
-from trainer.weights import WeightsError
-from transform.features import IMAGE
 
 _SIDE_UNITS = 20
 _DEFAULT_MOMENTUM = 0.99  # Keras's

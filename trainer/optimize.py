@@ -15,10 +15,10 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.grappler import tf_optimizer
 
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.names import TaskName
 from trainer import devices, inputs, rewrites
 from trainer.config import ServingConfig
-from trainer.errors import TrainingError
-from trainer.tasks import TaskName
 
 Function: TypeAlias = Callable[[dict[str, tf.Tensor]], tf.Tensor]
 

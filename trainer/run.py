@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from imagepipe.base import features as f
+from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
 from trainer import curves, devices, export, inputs, optimize, preview, space, training
 from trainer.augmentation import augment
 from trainer.config import AugmentationConfig, ServingConfig, TrainerConfig
-from trainer.files import OPTIMIZED, TRAINING_FOLDER
 from trainer.training import FnArgs
-from transform import features as f
 
 _PREVIEWED, _VARIANTS = 6, 7
 
@@ -65,7 +65,7 @@ def run_fn(fn_args: FnArgs) -> None:
             part.summary(print_fn=lambda line: file.write(f"{line}\n"))
     exported.model.save(folder / "model.keras")
     exported.base.save_weights(folder / "base.weights.h5")
-    output, features = tft.TFTransformOutput(fn_args.transform_graph_path), f.from_json(custom["features"])
+    output, features = tft.TFTransformOutput(fn_args.transform_graph_path), f.parse_features(custom["features"])
     serving = ServingConfig(**custom["serving"])
     served, made = optimize.for_serving(exported.model, data.task, data.evaluation, serving)
     (folder / OPTIMIZED).write_text(json.dumps(made) + "\n")

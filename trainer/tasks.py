@@ -8,9 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imagepipe.base.names import TaskName
 from trainer.config import TrainerConfig
-
-TaskName = Literal["classification", "multilabel", "regression"]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from imagepipe.base import features as f
+from imagepipe.base.names import TaskName
 from trainer import checks, devices, export, inputs, model, tasks
 from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.fit import History, fit
 from trainer.normalization import Statistics, channel_statistics
-from transform import features as f
 from transform import graph
 
 _log = logging.getLogger("trainer")
@@ -49,7 +50,7 @@ class Data:
         evaluation: the eval split, likewise.
     """
 
-    task: tasks.TaskName
+    task: TaskName
     names: list[str]
     image_size: tuple[int, int]
     side: dict[str, int | None]
@@ -111,7 +112,7 @@ def load(fn_args: FnArgs, config: TrainerConfig, strategy: tf.distribute.Strateg
         ValueError: if the configuration names a label that there isn't.
     """
     custom = fn_args.custom_config
-    features = f.from_json(custom["features"])
+    features = f.parse_features(custom["features"])
     output = tft.TFTransformOutput(fn_args.transform_graph_path)
     names = export.labels(custom["task"], output, features)
     task = tasks.make(custom["task"], len(names), config)

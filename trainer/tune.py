@@ -13,9 +13,9 @@ from keras_tuner.errors import FailedTrialError, FatalError
 # All that its caller, in the same package, has imported already; tfx.v1 would bring in the orchestrators as well.
 from tfx.components.tuner.component import TunerFnResult
 
+from imagepipe.base.errors import TrainingError
 from trainer import devices, space, training
 from trainer.config import TrainerConfig
-from trainer.errors import TrainingError
 from trainer.space import SpanConfig, TunerConfig, Value
 from trainer.training import FnArgs
 

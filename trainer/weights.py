@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from imagepipe.base.errors import WeightsError
 from trainer import backbones
 from trainer.config import IMAGENET, NO_WEIGHTS
 
@@ -15,10 +16,6 @@ _PROBE_URL = (
     "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
 _PROBE_SECONDS = 5
-
-
-class WeightsError(ValueError):
-    """The weights that the configuration names can't be had, or don't fit; the message says what to do."""
 
 
 def keras_cache() -> Path:

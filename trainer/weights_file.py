@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import keras
 
-from trainer.weights import WeightsError
+from imagepipe.base.errors import WeightsError
 
 _INSIDE_KERAS = "model.weights.h5"
 

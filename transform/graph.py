@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from transform import features as f
+from imagepipe.base import features as f
 
 
 def load(output: tft.TFTransformOutput) -> tuple[tf.Module, Callable[[dict], dict[str, tf.Tensor]]]:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from transform import features as f
+from imagepipe.base import features as f
 from transform.images import decode_and_resize
 from transform.vocabulary import compute_and_apply_sorted_vocabulary
 
@@ -19,16 +19,16 @@ def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -
     Args:
         inputs: by feature name, dense ``[n]`` or ``[n, 1]``, or sparse ``[n, ?]`` where the schema says that a value
             may be missing; the label of a multilabel task dense ``[n, m]`` if all have as many.
-        custom_config: ``features`` (a ``transform.features.Features`` as dict), ``image_size`` (height, width) and
+        custom_config: ``features`` (a ``imagepipe.base.features.Features`` as dict), ``image_size`` (height, width) and
             ``task`` (classification, multilabel or regression).
 
     Returns:
         ``image`` float32 ``[n, height, width, 3]``, whole numbers in 0..255; each numeric side feature float32 ``[n]``
         with zero mean and unit variance over the training split (a missing value becomes the mean); each categorical
         one int64 ``[n]`` (an unseen value gets the last index, a missing one counts as the value ''); ``target``
-        as ``transform.features.TARGET`` says.
+        as ``imagepipe.base.features.TARGET`` says.
     """
-    features = f.from_json(custom_config["features"])
+    features = f.parse_features(custom_config["features"])
     pixels = decode_and_resize(_dense(inputs[features.input]), tuple(custom_config["image_size"]))
     # Transform takes no uint8; transform.graph casts back.
     outputs: dict[str, Tensor] = {f.IMAGE: tf.cast(pixels, tf.float32)}

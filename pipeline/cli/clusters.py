@@ -31,7 +31,7 @@ def compile_(
 
         settings = read(config, tuple(overrides or ()))
         with quiet():
-            from kubeflow.compile import compile_pipeline
+            from pipeline.kubeflow.compile import compile_pipeline
 
             text = compile_pipeline(settings, target)
         out.write_text(text)
@@ -81,10 +81,10 @@ def submit(
     given = {"kubeflow.host": host, "kubeflow.experiment": experiment}
     sets = (*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in given.items() if value))
     with errors_in_words():
-        from kubeflow import progress
-        from kubeflow.package import parameters as values_of
-        from kubeflow.submit import Asked, prepare, schedule
-        from kubeflow.submit import submit as submit_
+        from pipeline.kubeflow import progress
+        from pipeline.kubeflow.package import parameters as values_of
+        from pipeline.kubeflow.submit import Asked, prepare, schedule
+        from pipeline.kubeflow.submit import submit as submit_
 
         when = schedule(every, cron)
         package, settings = prepare(file, config, target, sets)

@@ -34,7 +34,7 @@ def ingest(
 ) -> None:
     """Make a dataset from labelled images. Options for Beam go after --."""
     with errors_in_words():
-        from ingest.pipeline import run as _ingest
+        from imagepipe.ingest.command import run as _ingest
 
         result = _ingest(
             source,

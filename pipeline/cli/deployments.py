@@ -44,7 +44,7 @@ def deploy(
 ) -> None:
     """Deploy a model, whatever a gate said of it. Again with another --traffic, its share of the requests changes."""
     with errors_in_words():
-        from serving.versions import find_model
+        from imagepipe.deploy.versions import find_model
 
         deployment = deployment_of(config, target, overrides)
         folder = find_model(model)

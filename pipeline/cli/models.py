@@ -26,8 +26,8 @@ from pipeline.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from serving.predictions import Prediction
-    from serving.requests import Failure
+    from imagepipe.serving.predictions import Prediction
+    from imagepipe.serving.requests import Failure
 
 app = typer.Typer()
 
@@ -73,17 +73,17 @@ def predict(
 
 
 def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
-    from serving import requests
-    from serving.client import Endpoint
-    from serving.files import image_files
+    from imagepipe.serving import requests
+    from imagepipe.serving.client import Endpoint
+    from imagepipe.serving.image_files import image_files
 
     paths = image_files(images)
     return Endpoint(endpoint).predict_all(requests.normalized(requests.of_files(paths)))
 
 
 def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
-    from serving import requests
-    from serving.files import image_files
+    from imagepipe.serving import requests
+    from imagepipe.serving.image_files import image_files
 
     paths = image_files(images)
     deployment = deployment_of(config, target, None)
@@ -92,17 +92,17 @@ def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Pred
 
 
 def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
-    from ingest.optional import KERAS, without
+    from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
+    from imagepipe.deploy.versions import find_model
+    from imagepipe.serving import requests
+    from imagepipe.serving.image_files import image_files
     from pipeline.logs import quiet
-    from serving import requests
-    from serving.files import image_files
-    from serving.versions import find_model
 
     if not images:
         raise typer.BadParameter("give a model and then images")
     folder, paths = find_model(model), image_files(images)
-    with quiet(), without(*KERAS):
-        from serving.model import Model, predict_all
+    with quiet(), hide_modules(*UNUSED_BY_KERAS):
+        from imagepipe.serving.model import Model, predict_all
 
         loaded = Model(folder)
     return predict_all(loaded, requests.of_files(paths))
@@ -110,7 +110,7 @@ def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failur
 
 def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:
     """Prints a line. Returns whether it is a prediction."""
-    from serving.requests import Failure
+    from imagepipe.serving.requests import Failure
 
     if isinstance(result, Failure):
         if as_json:
@@ -146,11 +146,12 @@ def serve(
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with errors_in_words():
+        from imagepipe.deploy.versions import model_name
         from pipeline.logs import quiet
-        from serving.versions import model_name
 
         with quiet():
-            from serving import server, storage
+            from imagepipe.deploy import storage
+            from imagepipe.serving import server
 
         told = os.environ.get("AIP_STORAGE_URI")
         if not (path := model or (told and storage.fetched(told))):
@@ -168,9 +169,10 @@ def export(
 ) -> None:
     """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
     with errors_in_words():
+        from imagepipe.base.errors import ModelError
+        from imagepipe.base.names import TRAINING_FOLDER
+        from imagepipe.deploy.versions import find_model, labels
         from pipeline.logs import quiet
-        from serving.versions import ModelError, find_model, labels
-        from trainer.files import TRAINING_FOLDER
 
         folder = find_model(model)
         trained = folder.parent / TRAINING_FOLDER / "model.keras"
@@ -244,12 +246,12 @@ def batch_predict(
 
 
 def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
+    from imagepipe.deploy.versions import find_model
     from pipeline.logs import quiet
-    from serving.versions import find_model
 
     folder = find_model(model)
     with quiet():
-        from serving import batch
+        from imagepipe.serving import batch
 
     return batch.run(folder, source, out, kind, workers, beam_args)
 
@@ -280,8 +282,8 @@ def write_requests(
     """Write images as requests: for curl, batch jobs, saved_model_cli; and for `imagepipe predict`."""
     failed = False
     with errors_in_words():
-        from serving import requests
-        from serving.files import image_files
+        from imagepipe.serving import requests
+        from imagepipe.serving.image_files import image_files
 
         def readable() -> Iterator[requests.Request]:
             nonlocal failed

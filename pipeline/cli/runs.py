@@ -24,7 +24,7 @@ from pipeline.cli.shared import (
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.summary import Summary
+    from pipeline.runs.summary import Summary
 
 app = typer.Typer()
 
@@ -65,7 +65,7 @@ def tell(summary: "Summary") -> int:
         ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {summary.log}")
         ERR.print("What was done before is kept: the next run goes on from there.")
         return FAILED
-    from components.measures import CHAMPION_METRIC
+    from imagepipe.base.metrics import CHAMPION_METRIC
 
     if summary.hyperparameters:
         listed = ", ".join(f"{k} {_setting(v)}" for k, v in summary.hyperparameters.items())
@@ -113,15 +113,15 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List runs: when, how long, metrics, blessed, pushed, live."""
-    from components.measures import SHOWN
-    from pipeline.summary import is_live, read_all
+    from imagepipe.base.metrics import HEADLINE_METRICS
+    from pipeline.runs.summary import is_live, read_all
     from pipeline.workdir import Workdir
 
     rows = [summary.model_dump() | {"live": is_live(summary)} for summary in read_all(Workdir(workdir).runs)]
     if as_json:
         OUT.print_json(data=rows)
         return
-    metrics = list(dict.fromkeys(name for row in rows for name in SHOWN[row["task"]]))
+    metrics = list(dict.fromkeys(name for row in rows for name in HEADLINE_METRICS[row["task"]]))
     headings = [name.replace("_", " ") for name in metrics]
     table = Table("run", "status", "time", *headings, "blessed", "version", "live", box=box.SIMPLE_HEAD)
     for row in rows:
@@ -153,7 +153,7 @@ def lineage(
 ) -> None:
     """Show what a model was made from: dataset, commit, configuration, packages; and the command to repeat it."""
     with errors_in_words():
-        from pipeline import lineage as traced
+        from pipeline.runs import lineage as traced
 
         found = traced.trace(version, workdir)
     if as_json:
@@ -169,8 +169,8 @@ def report(
 ) -> None:
     """Write the page of a run: verdict, figures, mistakes with their images, data, model card."""
     with errors_in_words():
-        from pipeline import report as reports
         from pipeline.logs import quiet
+        from pipeline.runs import report as reports
 
         with quiet():
             text = reports.page_of(run)
@@ -197,7 +197,7 @@ def dashboard(
 ) -> None:
     """Show all runs in a browser: metrics over time, two runs compared, nodes, logs, what a version was made from."""
     with errors_in_words():
-        from pipeline.dashboard import server
+        from pipeline.runs.dashboard import server
 
         if not workdir.is_dir():
             raise typer.BadParameter(f"there is no folder {workdir}", param_hint="WORKDIR")

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from serving import targets
-    from serving.targets.config import DeployConfig
+    from imagepipe.deploy import targets
+    from imagepipe.deploy.config import DeployConfig
 
 # Results go to stdout, what is said on the way to stderr.
 OUT = Console(highlight=False, soft_wrap=True)
@@ -48,10 +48,7 @@ def errors_in_words() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        from ingest.dataset import IngestError
-        from pipeline.config import ConfigError
-        from serving.versions import ModelError, UnavailableError
-        from trainer.errors import TrainingError
+        from imagepipe.base.errors import ConfigError, IngestError, ModelError, TrainingError, UnavailableError
 
         if not isinstance(error, ConfigError | IngestError | ModelError | TrainingError):
             raise
@@ -71,11 +68,11 @@ def beam_arguments(given: list[str], config: Path | None) -> tuple[str, ...]:
         )
     if config is None:
         return tuple(given)
-    from ingest.runners import arguments, with_setup_file
+    from imagepipe.base.beam_options import add_setup_file, make_arguments
     from pipeline.config import BeamConfig, read
 
     beam = read(config).beam
-    configured = with_setup_file(arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
+    configured = add_setup_file(make_arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
     return (*configured, *given)
 
 
@@ -104,6 +101,6 @@ def target_of(deployment: "DeployConfig") -> "targets.Target":
     from pipeline.logs import quiet
 
     with quiet():
-        from serving import targets
+        from imagepipe.deploy import targets
 
         return targets.target(deployment)

@@ -9,15 +9,15 @@ import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from tfx_bsl.tfxio import tf_example_record
 
-from components.champion import live_model
-from components.evaluator import _fixed_batches, with_thresholds
-from components.trainer import with_settings
+from components.champion.component import live_model
+from components.evaluator.component import _fixed_batches, with_thresholds
+from components.trainer.component import with_settings
+from imagepipe.base.features import Features
+from imagepipe.deploy import storage
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.versions import version_folders
 from pipeline.config import EvaluationConfig
-from pipeline.evaluation import eval_config
-from serving import storage
-from serving.targets.config import DeployConfig
-from serving.versions import version_folders
-from transform.features import Features
+from pipeline.eval_config import eval_config
 
 
 def make_model(folder: Path, fingerprint: bytes, files: int = 3) -> Path:

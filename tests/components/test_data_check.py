@@ -12,8 +12,7 @@ import tensorflow_data_validation as tfdv
 from PIL import Image
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
-from components import label_errors, near_duplicates, statistics
-from components.data_check import (
+from components.data_check.component import (
     MOST_SLICES,
     TRAINED_ON,
     DataError,
@@ -22,18 +21,21 @@ from components.data_check import (
     anomalies_in_words,
     class_counts,
     duplicates,
+    label_errors,
     missing_columns,
     moved,
+    near_duplicates,
     read_split,
+    statistics,
     too_many_slices,
     trained_on,
     wrong_labels,
 )
-from components.files import FINDINGS
-from components.validation_config import ValidationConfig
-from serving.targets.config import DeployConfig
+from components.data_check.config import ValidationConfig
+from imagepipe.base.features import Features
+from imagepipe.base.names import FINDINGS
+from imagepipe.deploy.config import DeployConfig
 from tests.conftest import digit_images, encode, example
-from transform.features import Features
 
 
 def split_of(counts: dict[str, int]) -> Split:
@@ -254,7 +256,9 @@ def test_data_is_compared_with_what_the_live_model_was_trained_on_save_with_itse
 
 
 def test_the_gate_names_every_error_and_lets_warnings_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr("components.data_check.artifact_utils.get_single_uri", lambda artifacts: str(tmp_path))
+    monkeypatch.setattr(
+        "components.data_check.component.artifact_utils.get_single_uri", lambda artifacts: str(tmp_path)
+    )
 
     def gate(*found):
         listed = [{"severity": severity, "message": message} for severity, message in found]

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ingest.pipeline import DEFAULT_SPLITS
-from ingest.steps import split_of
+from imagepipe.ingest.command import DEFAULT_SPLITS
+from imagepipe.ingest.steps import split_of
 from pipeline.cli import app
-from pipeline.summary import read_all
+from pipeline.runs.summary import read_all
 
 pytestmark = pytest.mark.slow
 

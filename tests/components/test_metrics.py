@@ -12,11 +12,13 @@ from sklearn.metrics import (
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
-from components import metrics
+from components.evaluator import tfma_metrics
 
 
 def compute(
-    metric: metrics.MacroF1 | metrics.LogLoss | metrics.RegressionScore, labels: list[float], probabilities: np.ndarray
+    metric: tfma_metrics.MacroF1 | tfma_metrics.LogLoss | tfma_metrics.RegressionScore,
+    labels: list[float],
+    probabilities: np.ndarray,
 ) -> float:
     """Runs a metric's computations as TFMA does: combine over examples on Beam, then derive."""
     config = config_pb2.EvalConfig(model_specs=[config_pb2.ModelSpec()])
@@ -50,24 +52,24 @@ def predictions() -> tuple[list[int], np.ndarray]:
 def test_macro_f1_is_that_of_scikit_learn(predictions):
     labels, probabilities = predictions
     expected = f1_score(labels, probabilities.argmax(axis=1), average="macro")
-    assert compute(metrics.MacroF1(), labels, probabilities) == pytest.approx(expected)
+    assert compute(tfma_metrics.MacroF1(), labels, probabilities) == pytest.approx(expected)
 
 
 def test_log_loss_is_the_mean_negative_logarithm_of_the_labels_probability(predictions):
     labels, probabilities = predictions
     expected = -np.log(probabilities[np.arange(200), labels]).mean()
-    assert compute(metrics.LogLoss(), labels, probabilities) == pytest.approx(expected)
+    assert compute(tfma_metrics.LogLoss(), labels, probabilities) == pytest.approx(expected)
 
 
 def test_a_label_the_model_does_not_know_costs_much_and_fails_nothing(predictions):
     _, probabilities = predictions
-    assert compute(metrics.LogLoss(), [-1] * 200, probabilities) == pytest.approx(-np.log(1e-7))
-    assert compute(metrics.MacroF1(), [-1] * 200, probabilities) == 0
+    assert compute(tfma_metrics.LogLoss(), [-1] * 200, probabilities) == pytest.approx(-np.log(1e-7))
+    assert compute(tfma_metrics.MacroF1(), [-1] * 200, probabilities) == 0
 
 
 def test_without_examples_there_is_no_figure():
-    assert np.isnan(metrics.macro_f1({}))
-    combiner = metrics._LogLossCombiner(metric_types.MetricKey("x"), None)
+    assert np.isnan(tfma_metrics.macro_f1({}))
+    combiner = tfma_metrics._LogLossCombiner(metric_types.MetricKey("x"), None)
     assert isinstance(combiner, beam.CombineFn)
     assert all(np.isnan(v) for v in combiner.extract_output(combiner.create_accumulator()).values())
 
@@ -84,21 +86,21 @@ def test_figures_of_a_regression_are_those_of_scikit_learn(name, theirs):
     rng = np.random.default_rng(0)
     targets = rng.normal(50, 3, 200)
     values = targets + rng.normal(1, 2, 200)
-    computed = compute(metrics.RegressionScore(name), list(targets), values[:, None])
+    computed = compute(tfma_metrics.RegressionScore(name), list(targets), values[:, None])
     assert computed == pytest.approx(theirs(targets, values))
 
 
 def test_where_no_target_varies_there_is_no_r_squared():
-    assert np.isnan(compute(metrics.RegressionScore("r_squared"), [2.0] * 4, np.ones((4, 1))))
+    assert np.isnan(compute(tfma_metrics.RegressionScore("r_squared"), [2.0] * 4, np.ones((4, 1))))
 
 
 TRUE = [{"a", "b"}, {"a"}, set(), {"c"}, {"b", "new"}]
 SAID = [{"a"}, {"a", "b"}, {"c"}, {"c"}, {"b"}]
 
 
-def count_labels(element_of) -> metrics.LabelCounts:
+def count_labels(element_of) -> tfma_metrics.LabelCounts:
     key = metric_types.MetricKey("_label_counts")
-    counter = metrics._LabelCounter(key, "tags")
+    counter = tfma_metrics._LabelCounter(key, "tags")
     accumulators = []
     for true, said in zip(TRUE, SAID, strict=True):
         features, answer = element_of(true, said)
@@ -123,22 +125,22 @@ def test_what_is_said_of_labels_is_scored_as_scikit_learn_does():
         ("macro_f1", f1_score, "macro"),
     ):
         expected = function(true, said, average=average, zero_division=0)
-        assert metrics.label_score(name, counts) == pytest.approx(expected), name
-    assert metrics.scores(counts["a"]) == {"example_count": 2, "precision": 1, "recall": 1, "f1": 1}
+        assert tfma_metrics.label_score(name, counts) == pytest.approx(expected), name
+    assert tfma_metrics.scores(counts["a"]) == {"example_count": 2, "precision": 1, "recall": 1, "f1": 1}
 
 
 def test_a_label_that_the_model_does_not_know_is_one_that_it_missed():
     counts = count_labels(as_arrays)
-    assert counts["new"] == metrics.LabelCount(missed=1)
-    assert metrics.scores(counts["new"]) == {"example_count": 1, "precision": None, "recall": 0, "f1": 0}
+    assert counts["new"] == tfma_metrics.LabelCount(missed=1)
+    assert tfma_metrics.scores(counts["new"]) == {"example_count": 1, "precision": None, "recall": 0, "f1": 0}
 
 
 def test_an_example_without_the_feature_has_no_labels_and_whole_numbers_are_names():
     counts = count_labels(lambda true, said: ({"tags": None}, b"7"))
-    assert counts == {"7": metrics.LabelCount(wrong=5)}
+    assert counts == {"7": tfma_metrics.LabelCount(wrong=5)}
     counts = count_labels(lambda true, said: ({"tags": np.array([7])}, b"7"))
-    assert counts == {"7": metrics.LabelCount(right=5)}
+    assert counts == {"7": tfma_metrics.LabelCount(right=5)}
 
 
 def test_without_labels_there_is_no_figure():
-    assert all(np.isnan(metrics.label_score(name, {})) for name in metrics.LABEL_SCORES)
+    assert all(np.isnan(tfma_metrics.label_score(name, {})) for name in tfma_metrics.LABEL_SCORES)

@@ -9,15 +9,15 @@ import pytest
 import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import predictions
-from components.files import NAMES, ROWS
-from serving.model import Model
-from serving.requests import Request
-from serving.versions import ModelError
+from components.predictions import component
+from imagepipe.base.errors import ModelError
+from imagepipe.base.features import Features
+from imagepipe.base.names import NAMES, ROWS
+from imagepipe.serving.model import Model
+from imagepipe.serving.requests import Request
 from tests.components.test_serving_check import gray
 from tests.conftest import encode
 from tests.serving.conftest import save_brightness
-from transform.features import Features
 
 
 def made(**values) -> tf.train.Example:
@@ -57,12 +57,12 @@ LIGHT, DARK = encode(gray(240)), encode(gray(20))
 
 
 def test_each_example_has_its_row_in_the_order_of_the_files(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "_BATCH_SIZE", 3)
-    monkeypatch.setattr(predictions, "_BATCHES_PER_GROUP", 2)
+    monkeypatch.setattr(component, "_BATCH_SIZE", 3)
+    monkeypatch.setattr(component, "_BATCHES_PER_GROUP", 2)
     shades = [encode(gray(value)) for value in range(0, 250, 25)]
     examples = [made(input=shade, label=b"dark", metadata=f"id-{i}".encode()) for i, shade in enumerate(shades)]
     split = write_split(tmp_path / "examples", [examples[:4], examples[4:]])
-    predictions.predict(str(split), *models, Features(), tmp_path / "out")
+    component.predict(str(split), *models, Features(), tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert [(row["index"], row["id"]) for row in rows] == [(i, f"id-{i}") for i in range(len(shades))]
     # What the rows say is what the models say of the images by their other signature.
@@ -83,7 +83,7 @@ def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_p
         made(input=DARK, metadata=b"", serial=8, mixed=b"one", width=b"no number"),
     ]
     split = write_split(tmp_path / "examples", [examples])
-    predictions.predict(str(split), models[0], None, Features(), tmp_path / "out")
+    component.predict(str(split), models[0], None, Features(), tmp_path / "out")
     first, second = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert {name: value for name, value in first.items() if name not in ("candidate", "candidate_label")} == {
         "index": 0,
@@ -117,9 +117,9 @@ def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_p
     ],
 )
 def test_the_truth_is_told_as_the_task_has_it(models, tmp_path, monkeypatch, task, label, labels, target):
-    monkeypatch.setattr(predictions, "model_task", lambda folder: task)
+    monkeypatch.setattr(component, "model_task", lambda folder: task)
     split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x", tags=label)]])
-    predictions.predict(str(split), models[0], None, Features(label="tags"), tmp_path / "out")
+    component.predict(str(split), models[0], None, Features(label="tags"), tmp_path / "out")
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["labels"], row["target"]) == (labels, target)
     assert "x_tags" not in row
@@ -142,7 +142,7 @@ def test_the_component_asks_no_champion_where_the_artifact_is_empty(models, tmp_
         "champion": [artifact(standard_artifacts.Model, tmp_path / "empty")],
     }
     outputs = {"predictions": [artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
-    predictions.Executor().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
+    component.Executor().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["candidate_label"], row["champion_label"]) == ("light", None)
 
@@ -152,4 +152,4 @@ def test_a_champion_without_the_names_of_its_outputs_is_refused_in_words(models,
     tf.saved_model.save(tf.Module(), str(nameless))
     split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x")]])
     with pytest.raises(ModelError, match="nameless can't be loaded as a model of this pipeline"):
-        predictions.predict(str(split), models[0], nameless, Features(), tmp_path / "out")
+        component.predict(str(split), models[0], nameless, Features(), tmp_path / "out")

@@ -13,15 +13,16 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from components import figures, predictions
-from components.evaluation import load
-from components.report import charts, page, pictures, rows
+from components.evaluator import results
+from components.evaluator.reader import load
+from components.model_report import charts, page, pictures, rows
+from components.predictions import component
+from imagepipe.base.features import IMAGE, TARGET, Features
+from imagepipe.serving.check_report import Report
 from pipeline.config import EvaluationConfig
-from serving.report import Report
 from tests import evaluated
 from tests.conftest import encode, violations
 from tests.evaluated import Linear, digits, evaluate, trained
-from transform.features import IMAGE, TARGET, Features
 
 MARKUP = "</script><img src=x onerror=\"document.title='owned'\"><b>"
 
@@ -51,7 +52,7 @@ def given(tmp_path_factory) -> page.Inputs:
     config = EvaluationConfig(thresholds={"accuracy": 1}, intervals="none")
     evaluation, blessed = evaluate(root, examples, model, None, config)
     split = f"{examples.uri}/Split-eval"
-    predictions.predict(split, folder, None, Features(), root / "predictions")
+    component.predict(split, folder, None, Features(), root / "predictions")
     (root / "findings").mkdir()
     suspect = {"split": "eval", "id": MARKUP, "sha256": None, "label": MARKUP, "suggested": "1"}
     finding = {"severity": "warning", "kind": "anomaly", "split": "eval", "feature": MARKUP, "message": MARKUP}
@@ -153,8 +154,8 @@ def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_val
 def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_counted():
     names = [str(i) for i in range(30)]
     confusion = {(i, (i + step) % 30): 1 + (i == 7) for i in range(30) for step in range(4)}
-    whole = figures.Slice({}, 121, {}, None, {}, None)
-    found = figures.Evaluation([whole], {}, confusion, {}, {}, [])
+    whole = results.Slice({}, 121, {}, None, {}, None)
+    found = results.Evaluation([whole], {}, confusion, {}, {}, [])
     listed = page._confusion(found, names, rows.Picks({}, {}, [], []))
     assert listed["rows"] is None
     assert {(each["actual"], each["predicted"], each["count"]) for each in listed["pairs"][:3]} == {

@@ -7,9 +7,9 @@ from google.protobuf import json_format
 from kfp import dsl
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
-from components.artifacts import ClassificationMetrics
-from components.figures import CANDIDATE, CHAMPION, Curves, Evaluation, Figure, Slice
-from components.report.metrics import MOST_CLASSES, OTHERS, UNKNOWN, classification, figures
+from components.evaluator.results import CANDIDATE, CHAMPION, Curves, Evaluation, Figure, Slice
+from components.model_report.artifacts import ClassificationMetrics
+from components.model_report.metrics import MOST_CLASSES, OTHERS, UNKNOWN, classification, figures
 
 
 def evaluation(confusion=None, curves=None, metrics=None, champion=None) -> Evaluation:

@@ -10,11 +10,11 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types import artifact_utils, standard_artifacts
 
-from components import serving_check
-from components.files import SERVING_REPORT
+from components.serving_check import component
+from imagepipe.base.features import Features
+from imagepipe.base.names import SERVING_REPORT
 from tests.conftest import encode, example
 from tests.serving.conftest import save_brightness
-from transform.features import Features
 
 FEATURES = json.dumps(asdict(Features()))
 
@@ -50,7 +50,7 @@ def blessing(
     artifact = standard_artifacts.InfraBlessing()
     artifact.uri = str(folder)
     properties = {"features": FEATURES, "latency_budget_ms": budget, "code": "x"}
-    serving_check.Executor().Do({"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties)
+    component.Executor().Do({"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties)
     files = sorted(file.name for file in folder.iterdir())
     report = json.loads((folder / SERVING_REPORT).read_text())
     return artifact.get_int_custom_property("blessed"), files, report
@@ -68,11 +68,11 @@ def test_asked_about_is_what_graph_and_server_see_alike(model, tmp_path, monkeyp
         encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)), "PNG"),
         encode(gray(10)),
     ]
-    monkeypatch.setattr(serving_check, "MAX_PIXELS", 10_000)
-    monkeypatch.setattr(serving_check, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(component, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(component, "MAX_BYTES", 20_000)
     split = examples(tmp_path / "examples", images)
     saved = Path(model.uri) / "Format-Serving"
-    found = serving_check.expectations(saved, artifact_utils.get_split_uri([split], "eval"), Features())
+    found = component.expectations(saved, artifact_utils.get_split_uri([split], "eval"), Features())
     assert [(each.request.id, each.label) for each in found] == [("id-0", "light"), ("id-6", "dark")]
     assert not any(each.request.side for each in found)
 

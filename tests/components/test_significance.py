@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from components.metrics import LABEL_SCORES
-from components.significance import MISSED, RIGHT, WRONG, Errors, Labels, Pairs, p_if_worse
+from components.evaluator.significance import MISSED, RIGHT, WRONG, Errors, Labels, Pairs, p_if_worse
+from components.evaluator.tfma_metrics import LABEL_SCORES
 
 
 def test_p_of_pairs_is_that_of_tosses_of_a_coin():

@@ -22,17 +22,17 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from typer.testing import CliRunner
 
-from components.measures import MEASURES
+from imagepipe.base.features import IMAGE, TARGET
+from imagepipe.base.metrics import METRICS
+from imagepipe.deploy.versions import version_folders
 from pipeline.cli import app
-from pipeline.dashboard.server import application
 from pipeline.demo import predict_test_split
-from pipeline.summary import Summary, read_all
+from pipeline.runs.dashboard.server import application
+from pipeline.runs.summary import Summary, read_all
 from pipeline.workdir import Workdir
-from serving.versions import version_folders
 from tests.conftest import encode
 from trainer import export, inputs, tasks
 from transform import graph
-from transform.features import IMAGE, TARGET
 from transform.images import decode_and_resize
 
 QUICK = ["image.size=[75, 75]", "trainer.epochs=1", "evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
@@ -114,7 +114,7 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     assert (pushed / "saved_model.pb").exists()
     assert (pushed / "assets" / "labels").read_text().split() == [str(digit) for digit in range(10)]
-    assert set(first.metrics) == {*MEASURES["classification"], "example_count"}
+    assert set(first.metrics) == {*METRICS["classification"], "example_count"}
     dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
     assert first.metrics["example_count"] == dataset["splits"]["eval"]["records"]
     assert set(first.metrics_by_class) == set(dataset["splits"]["eval"]["labels"])
@@ -357,7 +357,7 @@ def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, fir
 def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(project, first, tmp_path):
     import tensorflow_transform as tft
 
-    from transform.features import Features
+    from imagepipe.base.features import Features
 
     model = tf.saved_model.load(first.model_dir)
     (transform_output,) = (project.root / "artifacts" / "Transform" / "transform_graph").iterdir()

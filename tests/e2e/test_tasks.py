@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.summary import Summary, read_all
+from pipeline.runs.summary import Summary, read_all
 from tests.conftest import digit_images, violations
 
 pytestmark = pytest.mark.slow

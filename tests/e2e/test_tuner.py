@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.summary import Summary, read_all
+from pipeline.runs.summary import Summary, read_all
 from tests.conftest import digit_images
 
 pytestmark = pytest.mark.slow

@@ -1,30 +1,12 @@
 import gzip
-import io
 import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
-from ingest import examples
-from ingest.dataset import load
-
-
-@pytest.fixture(scope="session")
-def photos():
-    """scikit-learn's two sample photos, 640 x 427, RGB."""
-    return [Image.fromarray(pixels) for pixels in load_sample_images().images]
-
-
-@pytest.fixture(scope="session")
-def encode():
-    def encode(image, format_, **options):
-        out = io.BytesIO()
-        image.save(out, format_, **options)
-        return out.getvalue()
-
-    return encode
+from imagepipe.base import tfrecord
+from imagepipe.ingest.dataset import load
+from tests.photos import crops, encode, photos  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
@@ -41,16 +23,6 @@ def put(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def crops(photos, encode):
-    """``crops(n)``: n different small JPEGs."""
-
-    def crops(n):
-        return [encode(photos[i % 2].crop((i, i, i + 48, i + 32)), "JPEG", quality=90) for i in range(n)]
-
-    return crops
-
-
-@pytest.fixture(scope="session")
 def records():
     """Every record of a dataset, checked by ``load``: sha256 to (split, TensorFlow's tf.train.Example's features)."""
     import tensorflow as tf
@@ -61,7 +33,7 @@ def records():
             for shard in split.shards:
                 path = Path(folder) / shard.file
                 with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                    for data in examples.read_records(file):
+                    for data in tfrecord.read_records(file):
                         feature = dict(tf.train.Example.FromString(data).features.feature)
                         sha256 = feature["sha256"].bytes_list.value[0].decode()
                         assert sha256 not in found

@@ -2,14 +2,15 @@ import os
 
 import pytest
 
-from ingest import commit, files
-from ingest.dataset import IngestError
+from imagepipe.base import filesystem
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest import commit
 
 
 def stage(folder, **contents):
     """Stages files and returns what commit is to be told."""
     for name, content in contents.items():
-        files.write_whole(f"{folder}/.staging-1/{name}", content)
+        filesystem.write_whole(f"{folder}/.staging-1/{name}", content)
     return {f".staging-1/{name}": name for name in contents}
 
 
@@ -25,7 +26,7 @@ def test_an_interruption_at_any_step_leaves_the_old_or_is_finished_to_the_new(tm
     while True:
         folder = tmp_path / str(steps)
         for name, data in old.items():
-            files.write_whole(f"{folder}/{name}", data)
+            filesystem.write_whole(f"{folder}/{name}", data)
         moves = stage(folder, **{name: new[name] for name in ("changed", "added", "dataset.json")})
         left = steps
 
@@ -41,7 +42,7 @@ def test_an_interruption_at_any_step_leaves_the_old_or_is_finished_to_the_new(tm
 
         with monkeypatch.context() as patch:
             for name in ("rename", "delete", "write_whole"):
-                patch.setattr(files, name, interrupted(getattr(files, name)))
+                patch.setattr(filesystem, name, interrupted(getattr(filesystem, name)))
             try:
                 commit.commit(str(folder), moves, ["gone"])
                 stopped = False
@@ -62,7 +63,7 @@ def test_an_interruption_at_any_step_leaves_the_old_or_is_finished_to_the_new(tm
 
 
 def test_a_file_that_would_replace_an_equal_one_is_left_alone(tmp_path):
-    files.write_whole(f"{tmp_path}/same", b"1")
+    filesystem.write_whole(f"{tmp_path}/same", b"1")
     os.utime(tmp_path / "same", ns=(5, 5))
     commit.commit(str(tmp_path), stage(tmp_path, same=b"1"), [])
     assert (tmp_path / "same").stat().st_mtime_ns == 5
@@ -73,14 +74,14 @@ def test_a_second_ingest_into_the_same_folder_is_refused(tmp_path):
     with commit.locked(str(tmp_path / "out")):
         with pytest.raises(IngestError, match="Another ingest"), commit.locked(str(tmp_path / "out")):
             pass
-        files.write_whole(f"{tmp_path}/out/x", b"")
+        filesystem.write_whole(f"{tmp_path}/out/x", b"")
     with commit.locked(str(tmp_path / "out")):
         pass
 
 
 def test_a_folder_that_stays_empty_is_removed_again(tmp_path):
     with commit.locked(str(tmp_path / "out")), commit.staging(str(tmp_path / "out")) as staging:
-        files.write_whole(f"{staging}/x", b"")
+        filesystem.write_whole(f"{staging}/x", b"")
     assert not (tmp_path / "out").exists()
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingest import dataset, progress, steps
-from ingest.dataset import IngestError
-from ingest.pipeline import run
+from imagepipe.base import progress
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest import dataset, steps
+from imagepipe.ingest.command import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -295,8 +296,8 @@ def test_progress_of_a_runner_outside_this_process_comes_from_its_metrics(folder
     source, out = folders
     (source / "a" / "bad.jpg").write_bytes(b"no image")
     asked = []
-    shown = progress.shown
-    monkeypatch.setattr(progress, "shown", lambda *given: asked.extend(given) or shown(*given))
+    shown = progress.show_progress
+    monkeypatch.setattr(progress, "show_progress", lambda *given: asked.extend(given) or shown(*given))
     # By its full name it is taken for one that reports from elsewhere.
     run(str(source), str(out), beam_args=["--runner=apache_beam.runners.direct.direct_runner.DirectRunner"])
     total, _, counts = asked
@@ -409,12 +410,13 @@ def test_load_refuses_what_is_missing_damaged_or_newer(made, tmp_path):
 
 KILLED = """
 import os, signal, sys, time
-from ingest import commit, files, reading, shards
-from ingest.pipeline import run
+from imagepipe.base import filesystem
+from imagepipe.ingest import commit, reading, shards
+from imagepipe.ingest.command import run
 where, source, out = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in a shell's background ignores it
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
-rename = files.rename
+rename = filesystem.rename
 moved = []
 def third(*paths):
     moved.append(paths)
@@ -424,7 +426,7 @@ def slow(*_):
     time.sleep(0.1)
     return reading.images.BadImage("never seen")
 if where == "before the journal": commit.commit = kill
-if where == "while moving": files.rename = third
+if where == "while moving": filesystem.rename = third
 if where == "while working": reading.to_example = slow
 run(source, out, workers=2)
 """

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from ingest import sources
-from ingest.dataset import IngestError
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest import sources
 
 
 def read(path, task="classification"):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ingest import steps
+from imagepipe.ingest import steps
 
 
 def row(path, label, line=None):

@@ -3,13 +3,13 @@ import sys
 import time
 from pathlib import Path
 
-from ingest import workers
+from imagepipe.ingest import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FORKED = """
 import os, sys, time
-from ingest.workers import processes, shared
+from imagepipe.ingest.workers import processes, shared
 with processes(2):
     print(*{shared().submit(os.getpid).result() for _ in range(50)}, flush=True)
     assert "apache_beam" not in sys.modules

@@ -7,8 +7,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import logs, summary
+from pipeline import logs
 from pipeline.cli import app
+from pipeline.runs import summary
 
 runner = CliRunner()
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, read
+from imagepipe.base.errors import ConfigError
+from pipeline.config import read
 
 MINIMAL = "name: flowers\ndata: {path: dataset}\n"
 

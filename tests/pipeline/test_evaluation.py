@@ -3,11 +3,11 @@ import json
 import pytest
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator import with_thresholds
+from components.evaluator.component import with_thresholds
+from imagepipe.base.features import Features
 from pipeline.config import EvaluationConfig
-from pipeline.evaluation import columns_of_slices, eval_config
-from pipeline.results import draw_confusion_matrix
-from transform.features import Features
+from pipeline.eval_config import columns_of_slices, eval_config
+from pipeline.runs.results import draw_confusion_matrix
 
 
 def thresholds(config: EvaluationConfig, task="classification"):

@@ -9,12 +9,11 @@ import tensorflow_model_analysis as tfma
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from components.evaluation import load
-from components.evaluator import size_bucket
-from components.figures import CANDIDATE, CHAMPION, Evaluation
-from components.outcomes import Outcome
+from components.evaluator.component import size_bucket
+from components.evaluator.reader import load
+from components.evaluator.results import CANDIDATE, CHAMPION, Evaluation, Outcome
 from pipeline.config import EvaluationConfig
-from pipeline.summary import Summary
+from pipeline.runs.summary import Summary
 from tests import evaluated
 
 RULES = [

@@ -7,10 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
-from components.evaluation import load
-from components.figures import Evaluation
-from components.outcomes import Outcome
-from ingest.dataset import Task
+from components.evaluator.reader import load
+from components.evaluator.results import Evaluation, Outcome
+from imagepipe.base.names import TaskName
 from pipeline.config import EvaluationConfig
 from tests import evaluated
 
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.slow  # evaluations of real models
 class Setting:
     """A strong model, one that is worse by less than noise, and one that is clearly worse; and data new to them."""
 
-    def __init__(self, root: Path, task: Task):
+    def __init__(self, root: Path, task: TaskName):
         self.root, self.task = root, task
         if task == "multilabel":
             train, self.data = map(evaluated.traits, evaluated.digits())

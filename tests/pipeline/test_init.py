@@ -1,8 +1,9 @@
 import pytest
 
-from ingest import pipeline as ingest
+from imagepipe.base.errors import ConfigError
+from imagepipe.ingest import command as ingest
 from pipeline import init
-from pipeline.config import ConfigError, read
+from pipeline.config import read
 from pipeline.source import find
 
 

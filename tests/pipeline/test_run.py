@@ -1,8 +1,8 @@
 import pytest
 
-from pipeline.config import ConfigError
+from imagepipe.base.errors import ConfigError
+from imagepipe.base.features import Features
 from pipeline.run import _check_schema
-from transform.features import Features
 
 
 def test_a_curated_schema_whose_label_is_not_the_tasks_is_refused_in_words(tmp_path):

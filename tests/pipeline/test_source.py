@@ -1,7 +1,8 @@
 import pytest
 import tensorflow as tf
 
-from pipeline.config import Config, ConfigError
+from imagepipe.base.errors import ConfigError
+from pipeline.config import Config
 from pipeline.source import Source, find
 from tests.conftest import example
 

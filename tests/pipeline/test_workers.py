@@ -9,7 +9,7 @@ from tfx.components.statistics_gen.executor import Executor as StatisticsExecuto
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from components.evaluation import load
+from components.evaluator.reader import load
 from pipeline.config import BeamConfig, EvaluationConfig
 from tests import evaluated
 

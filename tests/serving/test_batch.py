@@ -13,13 +13,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ingest.examples import decode
-from ingest.files import locked
-from serving import batch, requests
-from serving.batch import BatchResult
-from serving.model import Model, predict_all
-from serving.requests import Request
-from serving.versions import ModelError, UnavailableError
+from imagepipe.base.errors import ModelError, UnavailableError
+from imagepipe.base.filesystem import locked
+from imagepipe.base.tfrecord import decode_example
+from imagepipe.serving import batch, requests
+from imagepipe.serving.batch import BatchResult
+from imagepipe.serving.model import Model, predict_all
+from imagepipe.serving.requests import Request
 from tests.conftest import encode
 
 
@@ -75,7 +75,7 @@ def test_all_formats_say_the_same(model, images, tmp_path):
     (table,) = (tmp_path / "parquet").glob("*.parquet")
     by_table = sorted(pq.read_table(table).to_pylist(), key=lambda row: row["metadata"])
     (file,) = (tmp_path / "tfrecord").glob("*.tfrecord")
-    records = [decode(record) for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()]
+    records = [decode_example(record) for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()]
     by_records = [
         {
             "metadata": record["metadata"][0].decode(),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import check
-from serving.model import Model
-from serving.requests import Request
+from imagepipe.serving import check
+from imagepipe.serving.model import Model
+from imagepipe.serving.requests import Request
 from tests.serving.test_server import gray
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from serving import client
-from serving.predictions import Prediction
-from serving.requests import Failure, Request
-from serving.versions import ModelError
+from imagepipe.base.errors import ModelError
+from imagepipe.serving import client
+from imagepipe.serving.predictions import Prediction
+from imagepipe.serving.requests import Failure, Request
 
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
 ANSWER = (200, {"predictions": [ROW]})

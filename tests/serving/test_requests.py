@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ingest import examples
-from serving import requests
-from serving.requests import SUFFIXES, Failure, Request, RequestError
-from serving.versions import ModelError
+from imagepipe.base import tfrecord
+from imagepipe.base.errors import ModelError
+from imagepipe.serving import requests
+from imagepipe.serving.requests import SUFFIXES, Failure, Request, RequestError
 from tests.conftest import encode
 
 PNG = encode(Image.new("RGB", (4, 4)), "PNG")
@@ -128,8 +128,11 @@ def test_a_line_too_long_ends_the_file_with_a_failure(tmp_path, monkeypatch):
 
 def test_what_comes_before_a_damage_is_read(tmp_path):
     path = tmp_path / "x.tfrecord"
-    record = examples.frame(examples.encode({"input": [PNG], "metadata": [b"1"], "label": [b"cat"]}))
-    noise, labelless = examples.frame(b"noise"), examples.frame(examples.encode({"label": [b"cat"]}))
+    record = tfrecord.frame_record(tfrecord.encode_example({"input": [PNG], "metadata": [b"1"], "label": [b"cat"]}))
+    noise, labelless = (
+        tfrecord.frame_record(b"noise"),
+        tfrecord.frame_record(tfrecord.encode_example({"label": [b"cat"]})),
+    )
     path.write_bytes(record + noise + labelless + record[:-1])
     first, *failures = requests.read(path)
     assert first == Request("1", PNG)

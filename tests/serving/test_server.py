@@ -19,10 +19,10 @@ import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from PIL import Image
 
-from serving import client, limits, live, server
-from serving.model import Model
-from serving.predictions import Prediction
-from serving.requests import Failure, Request
+from imagepipe.serving import client, limits, live, server
+from imagepipe.serving.model import Model
+from imagepipe.serving.predictions import Prediction
+from imagepipe.serving.requests import Failure, Request
 from tests.conftest import encode, without_a_table
 from tests.serving.conftest import save_brightness
 

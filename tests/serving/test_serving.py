@@ -6,13 +6,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from serving import requests
-from serving.files import image_files
-from serving.model import Model, predict_all
-from serving.predictions import Prediction
-from serving.requests import Failure, Request
-from serving.storage import same_model
-from serving.versions import ModelError, find_model, labels, model_task
+from imagepipe.base.errors import ModelError
+from imagepipe.deploy.storage import same_model
+from imagepipe.deploy.versions import find_model, labels, model_task
+from imagepipe.serving import requests
+from imagepipe.serving.image_files import image_files
+from imagepipe.serving.model import Model, predict_all
+from imagepipe.serving.predictions import Prediction
+from imagepipe.serving.requests import Failure, Request
 from tests.conftest import encode, without_a_table
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagepipe.base.errors import TrainingError
 from trainer import checks, tasks
-from trainer.errors import TrainingError
 from trainer.inputs import Rows, Split
 
 ROWS = Rows(Path("unread"), (1, 1, 3), np.dtype(np.uint8))

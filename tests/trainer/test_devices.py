@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
 from trainer import devices
-from trainer.errors import TrainingError
 
 SCRIPT = Path(__file__).parent / "train_distributed.py"
 STEPS = 3

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import live
-from serving.requests import Request, RequestError
-from serving.versions import labels, model_task
+from imagepipe.base.features import IMAGE, TARGET, Features
+from imagepipe.deploy.versions import labels, model_task
+from imagepipe.serving import live
+from imagepipe.serving.requests import Request, RequestError
 from tests.conftest import SIZE
 from trainer import export, inputs, tasks
 from transform import graph
-from transform.features import IMAGE, TARGET, Features
 
 
 @pytest.fixture(scope="module")

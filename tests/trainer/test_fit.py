@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE
 from trainer import checkpoint, inputs, loop, model, tasks
 from trainer.config import AugmentationConfig, TrainerConfig
-from trainer.errors import TrainingError
 from trainer.fit import features, fit
 from trainer.inputs import Rows, Split
 from trainer.model import Network
-from transform.features import IMAGE
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 SCRATCH = {"weights": "none", "batch_size": 8, "learning_rate": 0.02, "patience": 99}

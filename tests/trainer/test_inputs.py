@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base.features import IMAGE, TARGET
 from trainer import inputs
-from transform.features import IMAGE, TARGET
 
 
 def fake_transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

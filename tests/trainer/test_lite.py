@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE
 from trainer import lite
-from trainer.errors import TrainingError
-from transform.features import IMAGE
 
 
 def test_a_network_with_side_features_is_refused_by_their_names(tmp_path):

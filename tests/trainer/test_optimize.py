@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE
 from trainer import devices, optimize
 from trainer.config import ServingConfig
-from trainer.errors import TrainingError
 from trainer.inputs import Rows, Split
-from transform.features import IMAGE
 
 SIDE, COUNT = 16, 40
 

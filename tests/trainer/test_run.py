@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base.errors import TrainingError
 from tests.conftest import SIZE
-from trainer.errors import TrainingError
 from trainer.run import run_fn
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from keras_tuner.errors import FatalError
 
+from imagepipe.base.errors import TrainingError
 from trainer import space, tune
 from trainer.config import TrainerConfig
-from trainer.errors import TrainingError
 from trainer.space import TunerConfig
 
 CONFIG = TrainerConfig()

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from imagepipe.base.errors import WeightsError
 from trainer import model, weights, weights_file
 from trainer.config import TrainerConfig
 from trainer.tasks import classification
-from trainer.weights import WeightsError
 
 SIZE = (32, 32)
 

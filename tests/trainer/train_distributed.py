@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imagepipe.base.features import IMAGE
 from trainer import devices, tasks
 from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.fit import fit
 from trainer.inputs import Rows, Split
 from trainer.model import Network
-from transform.features import IMAGE
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 COUNT, STEPS = 32, 3

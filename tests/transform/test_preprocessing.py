@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base import features as f
 from tests.conftest import SIZE, analyze, digit_images, example, example_of
 from trainer.export import example_parser
-from transform import features as f
 from transform import graph
 
 

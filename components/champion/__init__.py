@@ -1,0 +1,1 @@
+"""What is live now, as the baseline of the gate."""

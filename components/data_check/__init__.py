@@ -1,0 +1,1 @@
+"""What is wrong with the data, in words, before anything is trained."""

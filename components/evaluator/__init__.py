@@ -1,0 +1,1 @@
+"""The gate: TFMA's metrics, their intervals and paired tests against what is live."""

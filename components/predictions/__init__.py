@@ -1,0 +1,1 @@
+"""What candidate and champion say of each image."""

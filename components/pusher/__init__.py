@@ -1,0 +1,1 @@
+"""Deploys a model that both gates let through."""

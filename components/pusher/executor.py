@@ -1,0 +1,34 @@
+"""Pusher: TFX's, for every target of the configuration."""
+
+from typing import Any
+
+from tfx.components.pusher import executor
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import json_utils
+
+from imagepipe.deploy import targets
+from imagepipe.deploy.config import DeployConfig
+
+DEPLOY = "deploy"
+
+
+class Executor(executor.Executor):
+    """Deploys a blessed model to the target that ``custom_config["deploy"]``, a ``DeployConfig``, names.
+
+    TFX's own executor for folders copies into the version folder itself: a server that looks in meanwhile, or a machine
+    that stops there, finds a model in part. Its extension for Google's clouds can't split the requests between a new
+    model and what is live, gives all of them to a model before it has answered one, and looks for ML Engine's API where
+    Google no longer describes it.
+    """
+
+    def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
+        """Pushes the model if it is blessed; see TFX's executor for the arguments."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        pushed = artifact_utils.get_single_instance(output_dict[standard_component_specs.PUSHED_MODEL_KEY])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        custom = json_utils.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
+        config = DeployConfig(**custom[DEPLOY])
+        version = targets.target(config).deploy(self.GetModelPath(input_dict), config, config.traffic)
+        self._MarkPushed(pushed, pushed_destination=version.uri, pushed_version=version.version)

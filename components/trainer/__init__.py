@@ -1,0 +1,1 @@
+"""TFX's Trainer and Tuner around the package trainer."""

@@ -1,0 +1,1 @@
+"""What everything stands on: images, records, file systems, names, errors, progress. Imports nothing heavy."""

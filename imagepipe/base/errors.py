@@ -1,0 +1,32 @@
+"""Errors that a user can fix. The command line prints their message, without a traceback, and exits with 1.
+
+Each message says what is wrong, where (file, key, row) and what to do.
+"""
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used, or doesn't fit what it names."""
+
+
+class IngestError(ValueError):
+    """An ingest or a dataset is not what it must be."""
+
+
+class WeightsError(ValueError):
+    """The pretrained weights that the configuration names can't be loaded, or don't fit the backbone."""
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on. Nothing was exported."""
+
+
+class ModelError(ValueError):
+    """There is no model to ask, or it doesn't fit the request."""
+
+
+class UnavailableError(ModelError):
+    """The request is right, but can't be served now."""
+
+
+class DeployError(UnavailableError):
+    """A deploy target refused or failed; the message says which version is live now."""

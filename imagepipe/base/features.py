@@ -1,0 +1,58 @@
+"""Names: of the features in an Example, and of what the transform graph makes of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+IMAGE = "image"
+"""Transformed image: uint8 ``[n, height, width, 3]``, RGB."""
+
+TARGET = "target"
+"""Transformed label, by task. Classification: int64 ``[n]``, the index into the sorted class names, -1 for a class that
+training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]``, an index a label; from
+``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
+``[n]``, NaN where there is none."""
+
+SIZE = "image_size"
+"""What evaluation slices by: the longer side of an image, ``128-255 px``; of Examples with ``width``, ``height``."""
+
+LABEL_SEPARATOR = "|"
+"""Between several labels in one text, in a manifest as in a model's answer."""
+
+LABELS_VOCABULARY = "labels"
+"""Name of the asset that holds the names of the model's outputs, one a line, in their order: the sorted classes or
+labels; in a regression the target's feature."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which feature of a ``tf.train.Example`` is what.
+
+    Attributes:
+        input: the encoded image (bytes).
+        label: the target; absent at serving. In a classification the class (bytes or int64), in a multilabel task any
+            number of labels (bytes or int64), in a regression a number (float or int64).
+        metadata: the caller's identifier of the image (bytes), passed through to every prediction.
+        numeric: side features (float or int64) that enter the model's head, scaled to zero mean and unit variance.
+        categorical: side features (bytes or int64) that enter the head one-hot, one place for unseen values.
+    """
+
+    input: str = "input"
+    label: str = "label"
+    metadata: str = "metadata"
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+
+    @property
+    def side(self) -> tuple[str, ...]:
+        """All side features, numeric first; the order in which the head concatenates them."""
+        return (*self.numeric, *self.categorical)
+
+    def vocabulary(self, name: str) -> str:
+        """File name of a categorical feature's vocabulary: a column's own name need not be a safe file name."""
+        return f"categorical_{self.categorical.index(name)}"
+
+
+def parse_features(values: dict[str, Any]) -> Features:
+    """Rebuilds ``Features`` from ``dataclasses.asdict`` after a trip through JSON (lists become tuples)."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Features(**fields)

@@ -1,0 +1,85 @@
+"""What is measured of a model, by task: for the configuration, the Evaluator and the reports. Imports nothing heavy."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        metric: TFMA's class.
+        module: where it is, if it isn't TFMA's own.
+        lowest: the least it can be.
+        highest: the most it can be.
+        lower_is_better: so that its threshold is an upper bound.
+        relative: whether a margin is a share of the champion's figure, which is in the target's unit; else it is a
+            difference.
+        has_test: whether a paired test tells a difference between two models from chance.
+    """
+
+    metric: str
+    module: str = ""
+    lowest: float = 0
+    highest: float = 1
+    lower_is_better: bool = False
+    relative: bool = False
+    has_test: bool = False
+
+
+_OURS = "components.evaluator.tfma_metrics"
+
+
+def _error() -> Metric:
+    return Metric("RegressionScore", _OURS, highest=math.inf, lower_is_better=True, relative=True, has_test=True)
+
+
+METRICS: dict[str, dict[str, Metric]] = {
+    "classification": {
+        "accuracy": Metric("SparseCategoricalAccuracy", has_test=True),
+        "top_k_accuracy": Metric("SparseTopKCategoricalAccuracy"),
+        "macro_f1": Metric("MacroF1", _OURS),
+        "log_loss": Metric("LogLoss", _OURS, highest=math.inf, lower_is_better=True),
+        "calibration_error": Metric("CalibrationError", "components.evaluator.tfma_curves", lower_is_better=True),
+    },
+    "multilabel": {
+        "macro_f1": Metric("LabelScore", _OURS, has_test=True),
+        "micro_f1": Metric("LabelScore", _OURS, has_test=True),
+        "precision": Metric("LabelScore", _OURS, has_test=True),
+        "recall": Metric("LabelScore", _OURS, has_test=True),
+        "auc": Metric("AUC"),
+    },
+    "regression": {
+        "mean_absolute_error": _error(),
+        "mean_squared_error": _error(),
+        "r_squared": Metric("RegressionScore", _OURS, lowest=-math.inf, has_test=True),
+    },
+}
+"""By task the metrics by name. A model with several labels is measured by what it says at its own thresholds, but for
+``auc``: the area under the ROC curve over all pairs of image and label."""
+
+CHAMPION_METRIC: dict[str, str] = {
+    "classification": "accuracy",
+    "multilabel": "macro_f1",
+    "regression": "mean_absolute_error",
+}
+"""The metric in which a candidate may not fall behind the champion by more than the margin."""
+
+METRICS_BY_NAME: dict[str, Metric] = {
+    name: measure for measures in METRICS.values() for name, measure in measures.items()
+}
+"""The same whatever the task: of one that two tasks have, the values mean the same."""
+
+DEFAULT_THRESHOLDS: dict[str, dict[str, float]] = {
+    "classification": {"accuracy": 0.8},
+    "multilabel": {},  # how good is good enough depends on how rare the labels are,
+    "regression": {},  # or on the target's unit
+}
+
+HEADLINE_METRICS: dict[str, tuple[str, str]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "multilabel": ("macro_f1", "auc"),
+    "regression": ("mean_absolute_error", "r_squared"),
+}
+"""The two that stand in a list of runs."""

@@ -1,0 +1,22 @@
+"""Names of tasks, and of files and folders that more than one part of the project reads or writes."""
+
+from typing import Literal
+
+TaskName = Literal["classification", "multilabel", "regression"]
+"""What is learned: one of several classes, any number of labels, or a number."""
+
+FINDINGS, STATISTICS, SCHEMA = "findings.json", "statistics.json", "schema.pbtxt"
+"""Files of a DataCheck artifact."""
+
+ROWS, NAMES = "predictions.parquet", "names.json"
+"""Files of a Predictions artifact: one row per image, and the names of the model's outputs."""
+
+SERVING_REPORT = "report.json"
+"""File of a ServingCheck artifact."""
+
+TRAINING_FOLDER = "training"
+"""Folder beside a trained SavedModel: curves.png, history.json, augmentation.png, config.json, summary.txt,
+model.keras, base.weights.h5 and OPTIMIZED."""
+
+OPTIMIZED = "optimized.json"
+"""File in TRAINING_FOLDER: what optimising for serving did."""

@@ -1,0 +1,59 @@
+"""How far the work is, shown on stderr: bars on a terminal, a line now and then elsewhere."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+_BAR_SECONDS = 0.2
+_LINE_SECONDS = 30.0
+
+
+Counts = Mapping[str, int]
+"""How much is done, by what is done."""
+
+
+@contextlib.contextmanager
+def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterator[None]:
+    """Shows counts, always of the same things, against a total number of ``unit`` until the block ends."""
+    stop = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = threading.Thread(target=show, args=(total, unit, counts, stop), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.0f} " + f"{unit}/s"),
+        TimeElapsedColumn(),
+    )
+    begun = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bars = {name: progress.add_task(name, total=total, rate=0.0) for name in counts()}
+        while True:
+            ended = stop.wait(_BAR_SECONDS)
+            seconds = time.monotonic() - begun
+            for name, done in counts().items():
+                progress.update(bars[name], completed=done, rate=done / seconds)
+            if ended:
+                return
+
+
+def _lines(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
+    begun = time.monotonic()
+    while not stop.wait(_LINE_SECONDS):
+        seconds = time.monotonic() - begun
+        told = ", ".join(f"{done:,} {name}, {done / seconds:,.0f}/s" for name, done in counts().items())
+        print(f"of {total:,} {unit} {told}", file=sys.stderr, flush=True)

@@ -1,0 +1,2 @@
+from tests.ingest.conftest import lines, put, records, tree  # noqa: F401 (fixtures)
+from tests.photos import crops, encode, photos  # noqa: F401 (fixtures)

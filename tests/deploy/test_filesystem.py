@@ -1,0 +1,159 @@
+"""The folder that a model server watches: on this machine, and on an object store, TensorFlow's in memory."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+import yaml
+from typer.testing import CliRunner
+
+from imagepipe.base.errors import DeployError, ModelError
+from imagepipe.deploy import filesystem, storage
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.versions import labels
+from imagepipe.serving.live import Versions
+from pipeline.cli import app
+from tests.serving.conftest import save_brightness
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    root = tmp_path_factory.mktemp("models")
+    names = [("dark", "light"), ("black", "white"), ("night", "day")]
+    return [str(save_brightness(root / f"{i}", root / f"assets{i}", each)) for i, each in enumerate(names)]
+
+
+@pytest.fixture
+def config(tmp_path) -> DeployConfig:
+    return DeployConfig(name="digits", path=str(tmp_path / "serving"))
+
+
+def test_the_newest_version_gets_all_and_the_same_model_is_not_copied_twice(config, models):
+    first = filesystem.deploy(models[0], config)
+    assert filesystem.deploy(models[0], config) == first
+    second = filesystem.deploy(models[1], config)
+    assert [(v.version, v.traffic) for v in filesystem.status(config)] == [(second.version, 100), (first.version, 0)]
+    assert labels(Path(second.uri)) == ["black", "white"]
+    assert not [path for path in Path(str(config.path)).iterdir() if not path.name.isdigit()]
+
+
+def test_a_rolled_back_version_is_kept_aside_and_the_one_before_is_live(config, models):
+    first, second, third = [filesystem.deploy(model, config) for model in models]
+    assert filesystem.rollback(config) == second
+    assert filesystem.rollback(config) == first
+    assert [v.version for v in filesystem.status(config)] == [first.version]
+    kept = Path(str(config.path)) / "rolled_back"
+    assert sorted(path.name for path in kept.iterdir()) == sorted([second.version, third.version])
+    assert labels(kept / third.version) == ["night", "day"]
+    with pytest.raises(DeployError, match=f"has only version {first.version}: there is nothing to go back to"):
+        filesystem.rollback(config)
+    assert Path(first.uri, "saved_model.pb").is_file()
+
+
+def test_a_version_is_newer_than_one_that_was_rolled_back(config, models, monkeypatch):
+    """Also within a second: a server, a log and a person have to be able to tell them apart."""
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    first = filesystem.deploy(models[0], config)
+    second = filesystem.deploy(models[1], config)
+    filesystem.rollback(config)
+    third = filesystem.deploy(models[2], config)
+    assert int(first.version) < int(second.version) < int(third.version)
+
+
+def test_a_running_server_follows_a_rollback_and_goes_on(config, models):
+    first = filesystem.deploy(models[0], config)
+    second = filesystem.deploy(models[1], config)
+    versions = Versions(Path(str(config.path)), "digits", lambda _: None)
+    asked = versions.live
+    assert asked.version == second.version
+    filesystem.rollback(config)
+    assert asked.model.names == ["black", "white"]  # who has it already gets its answer
+    versions.refresh()
+    assert (versions.live.version, versions.live.model.names) == (first.version, ["dark", "light"])
+
+
+def test_where_nothing_is_deployed_nothing_is_rolled_back(config):
+    assert filesystem.status(config) == []
+    with pytest.raises(DeployError, match="has no version: there is nothing to go back to"):
+        filesystem.rollback(config)
+
+
+def test_a_folder_splits_no_requests_and_answers_nobody(config, models):
+    with pytest.raises(ModelError, match="a folder has no share of the requests"):
+        filesystem.deploy(models[0], config, 10)
+    assert filesystem.status(config) == []
+    with pytest.raises(ModelError, match=r"answers nobody online.*imagepipe serve.*--endpoint"):
+        filesystem.online(config)
+
+
+def test_the_command_line_deploys_shows_and_rolls_back(models, tmp_path):
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump({"name": "digits", "data": {"path": "data"}}))
+    folder = tmp_path / "serving" / "digits"  # where `imagepipe run` pushes to
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*arguments, "--config", str(file)])
+        return result.exit_code, result.output
+
+    code, said = run("deploy", models[0])
+    (first,) = folder.iterdir()
+    assert (code, said) == (0, f"Version {first.name} gets 100% of the requests: {first}\n")
+    code, said = run("deploy", models[1], "--json")
+    second = json.loads(said)
+    assert (code, second["traffic"], second["uri"]) == (0, 100, f"{folder}/{second['version']}")
+    rows = [line.split() for line in run("status")[1].splitlines() if line.strip()[:1].isdigit()]
+    assert rows == [[second["version"], "100%", "ready", second["uri"]], [first.name, "0%", "ready", str(first)]]
+    assert [each["version"] for each in json.loads(run("status", "--json")[1])] == [second["version"], first.name]
+    assert run("rollback") == (0, f"Version {first.name} is live: {first}\n")
+    code, said = run("rollback")
+    assert code == 1
+    assert "there is nothing to go back to" in said
+    code, said = run("deploy", models[1], "--traffic", "10")
+    assert code == 2
+    assert "a folder has no share" in said
+    code, said = run("deploy", str(tmp_path / "nothing"))
+    assert code == 2
+    assert "neither a SavedModel" in said
+
+
+@pytest.mark.parametrize(("inner", "uri"), [("", "{v}"), ("{version}", "{v}/{v}")])
+def test_an_object_store_holds_versions_as_a_folder_does(models, inner, uri):
+    root = f"ram://bucket/{len(inner)}/digits"
+    assert storage.version_names(root) == []
+    first = storage.add_version(models[0], root, inner)
+    assert storage.add_version(models[0], root, inner) == first
+    second = storage.add_version(models[1], root, inner)
+    assert storage.version_names(root) == [first, second]
+    model = f"{root}/{uri.format(v=second)}"
+    assert storage.same_model(models[1], model)
+    assert not storage.same_model(models[0], model)
+    assert labels(storage.assets(model)) == ["black", "white"]
+    assert tf.saved_model.load(model).signatures["serving_default"]
+
+
+def test_on_an_object_store_the_graph_comes_last(models, monkeypatch):
+    """Until it is there a server sees no model; without this it could load one without its weights."""
+    written = []
+    copy = tf.io.gfile.copy
+    monkeypatch.setattr(tf.io.gfile, "copy", lambda one, other, **o: (written.append(other), copy(one, other, **o)))
+    version = storage.add_version(models[0], "ram://bucket/order")
+    files = {str(path.relative_to(models[0])) for path in Path(models[0]).rglob("*") if path.is_file()}
+    assert written[-1] == f"ram://bucket/order/{version}/saved_model.pb"
+    assert {file.removeprefix(f"ram://bucket/order/{version}/") for file in written} == files
+    assert len(written) == len(files)
+
+
+def test_a_rollback_on_an_object_store_keeps_the_version_aside(models):
+    config = DeployConfig(name="digits", path="ram://bucket/rolling/digits")
+    first, second = filesystem.deploy(models[0], config), filesystem.deploy(models[1], config)
+    assert filesystem.rollback(config) == first
+    assert [v.version for v in filesystem.status(config)] == [first.version]
+    assert labels(storage.assets(f"{config.path}/rolled_back/{second.version}")) == ["black", "white"]
+
+
+def test_what_can_not_be_written_is_said(models, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match=r"file/digits can't be written"):
+        filesystem.deploy(models[0], DeployConfig(name="digits", path=str(tmp_path / "file" / "digits")))

@@ -1,0 +1,180 @@
+"""Plays Docker for ``kfp.local``, and Kubeflow's launcher: starts the commands of a compiled pipeline's containers.
+
+Each container is a process of its own, which runs the very command of the compiled file. To import TFX takes a process
+20 s of two cores; so one process imports it, and forks for each container. (What runs in it is unchanged: it is given
+the command line, and runs the module that it names as ``__main__``.)
+"""
+
+import contextlib
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+BUCKET = "mlpipeline/v2/artifacts"
+
+
+class Containers:
+    """Starts containers; remembers the commands and what they printed.
+
+    Attributes:
+        commands: of the containers, in the order in which they were started.
+        logs: what each printed.
+    """
+
+    def __init__(self, folder: Path):
+        self.commands: list[list[str]] = []
+        self.logs: list[str] = []
+        self._folder = folder
+        self._parent = subprocess.Popen(
+            [sys.executable, "-m", "tests.pipeline.kubeflow.containers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, command: list[str]) -> int:
+        """Runs a command and returns its exit status."""
+        assert self._parent.stdin
+        assert self._parent.stdout
+        log = self._folder / f"{len(self.commands)}.log"
+        self.commands.append(command)
+        self._parent.stdin.write(json.dumps({"command": command, "log": str(log)}) + "\n")
+        self._parent.stdin.flush()
+        status = int(self._parent.stdout.readline())
+        self.logs.append(log.read_text(errors="replace"))
+        return status
+
+    def close(self) -> None:
+        assert self._parent.stdin
+        self._parent.stdin.close()
+        self._parent.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def played(folder: Path, launcher: Callable[[list[str], Callable[[list[str]], int]], int]) -> Iterator[Containers]:
+    """Lets ``kfp.local`` start its containers here.
+
+    Args:
+        folder: for logs.
+        launcher: called with a container's command and with what runs a command; returns its exit status.
+    """
+    import docker
+    import pytest
+    from kfp.local import docker_task_handler
+
+    containers = Containers(folder)
+
+    def run_docker_container(client: Any, image: str, command: list[str], volumes: Any, **rest: Any) -> int:
+        return launcher(command, containers.run)
+
+    class NoEngine:
+        def info(self) -> dict[str, Any]:
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(docker, "from_env", NoEngine)
+        patch.setattr(docker_task_handler, "run_docker_container", run_docker_container)
+        try:
+            yield containers
+        finally:
+            containers.close()
+
+
+def as_it_is(command: list[str], run: Callable[[list[str]], int]) -> int:
+    """Artifacts are folders on this machine."""
+    return run(command)
+
+
+def of_kubeflow(root: Path, disk: Path) -> Callable[[list[str], Callable[[list[str]], int]], int]:
+    """What Kubeflow's launcher does around a command: artifacts are in MinIO, of which a container knows nothing.
+
+    Args:
+        root: plays the bucket: ``minio://mlpipeline/v2/artifacts/x`` is ``root/x``.
+        disk: where the launcher puts objects in a container: ``/minio``; emptied after each.
+    """
+
+    def uri(path: str) -> str:
+        return f"minio://{BUCKET}/{Path(path).relative_to(root)}"
+
+    def on_disk(path: str) -> Path:
+        return disk / BUCKET / Path(path).relative_to(root)
+
+    def launch(command: list[str], run: Callable[[list[str]], int]) -> int:
+        place = command.index("--json_serialized_invocation_args") + 1
+        asked = json.loads(command[place])
+        inputs = [a for one in asked["inputs"].get("artifacts", {}).values() for a in one["artifacts"]]
+        outputs = [a for one in asked["outputs"].get("artifacts", {}).values() for a in one["artifacts"]]
+        for artifact in inputs:
+            if (source := Path(artifact["uri"])).exists():  # of an empty folder a bucket has no object
+                shutil.copytree(source, on_disk(artifact["uri"]))
+            del artifact["type"]  # Kubeflow's driver says none
+            artifact["uri"] = uri(artifact["uri"])
+        # Where logs are published, as a stock installation does, each task has one more output.
+        log = {"uri": str(Path(asked["outputs"]["outputFile"]).parent / "executor-logs")}
+        log["type"] = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
+        asked["outputs"].setdefault("artifacts", {})["executor-logs"] = {"artifacts": [log]}
+        outputs.append(log)
+        for artifact in outputs:
+            on_disk(artifact["uri"]).parent.mkdir(parents=True, exist_ok=True)
+            artifact["uri"] = uri(artifact["uri"])
+        status = run([*command[:place], json.dumps(asked), *command[place + 1 :]])
+        if status == 0:
+            _upload(root, disk, Path(asked["outputs"]["outputFile"]))
+        shutil.rmtree(disk / BUCKET)
+        return status
+
+    return launch
+
+
+def _upload(root: Path, disk: Path, output_file: Path) -> None:
+    left = json.loads(output_file.read_text())
+    for one in left.get("artifacts", {}).values():
+        for artifact in one["artifacts"]:
+            assert artifact["uri"].startswith(f"minio://{BUCKET}/"), artifact
+            assert None not in artifact.get("metadata", {}).values(), artifact
+            name = artifact["uri"].removeprefix(f"minio://{BUCKET}/")
+            made = disk / BUCKET / name
+            for file in (made, *made.rglob("*")):
+                if file.is_file():  # a bucket has no empty folders
+                    target = root / name / file.relative_to(made)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, target)
+            artifact["uri"] = str(root / name)
+    output_file.write_text(json.dumps(left))
+
+
+def _forever() -> None:
+    """Reads commands from standard input, a line of JSON each, and forks for each; writes exit statuses."""
+    from tfx import components  # noqa: F401
+
+    # isort: split
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor  # noqa: F401
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if child := os.fork():
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            print(status, flush=True)
+            continue
+        log = os.open(asked["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        python, flag, module, *arguments = asked["command"]
+        assert (python, flag) == ("python", "-m"), asked["command"]
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    _forever()

@@ -1,0 +1,209 @@
+import json
+
+import pytest
+import yaml
+from kfp import components
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from imagepipe.base.errors import ConfigError
+from pipeline import demo
+from pipeline.config import read
+from pipeline.kubeflow.compile import compile_pipeline
+
+KUBEFLOW = """\
+deploy: {path: /data/serving}
+kubeflow:
+  image: registry.example/imagepipe:1
+  description: Digits, to a gated classifier.
+  gpu: {count: 2}
+  resources: {default: {cpu: 500m, memory: 4Gi}, Trainer: {cpu: 8, memory: 32Gi}}
+  volumes: [{claim: data, path: /data}]
+  secrets: [{name: store, env: {STORE_KEY: key}}]
+  tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}]
+  node_selector: {pool: training}
+  labels: {team: vision}
+"""
+
+VERTEX = ("kubeflow.pipeline_root=gs://bucket/runs", "data.path=gs://bucket/data", "deploy.path=gs://bucket/serving")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Reads the demo's configuration, for a cluster."""
+    root = tmp_path_factory.mktemp("compile")
+    demo.write_config(root)
+    path = root / "pipeline.yaml"
+    path.write_text(path.read_text() + KUBEFLOW)
+    return lambda *overrides: read(path, overrides)
+
+
+@pytest.fixture(scope="module")
+def compiled(config) -> str:
+    return compile_pipeline(config(), "kubeflow")
+
+
+@pytest.fixture(scope="module")
+def documents(compiled) -> list[dict]:
+    return list(yaml.safe_load_all(compiled))
+
+
+def containers(spec: dict) -> dict[str, dict]:
+    return {name: executor["container"] for name, executor in spec["deploymentSpec"]["executors"].items()}
+
+
+def test_kubeflow_loads_what_is_compiled(compiled, tmp_path):
+    (tmp_path / "compiled.yaml").write_text(compiled)
+    component = components.load_component_from_file(str(tmp_path / "compiled.yaml"))
+    assert component.pipeline_spec.schema_version == "2.1.0"
+    assert component.pipeline_spec.pipeline_info.description == "Digits, to a gated classifier."
+    assert "kubernetes" in component.platform_spec.platforms
+
+
+def test_the_same_configuration_gives_the_same_text(config, compiled):
+    assert compile_pipeline(config(), "kubeflow") == compiled
+
+
+def test_there_is_no_node_that_open_source_kubeflow_can_not_run(documents):
+    executors = documents[0]["deploymentSpec"]["executors"]
+    assert len(executors) == 14
+    assert all(set(executor) == {"container"} for executor in executors.values())
+    assert all(
+        c["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"] for c in containers(documents[0]).values()
+    )
+    assert not any("lifecycle" in c for c in containers(documents[0]).values())
+
+
+def test_the_reports_outputs_have_the_types_that_a_page_shows_and_others_tfxs(documents):
+    components = documents[0]["components"]
+    report = components["comp-model-report"]["outputDefinitions"]["artifacts"]
+    assert {key: output["artifactType"] for key, output in report.items()} == {
+        "report": {"schemaTitle": "system.HTML", "schemaVersion": "0.0.1"},
+        "metrics": {"schemaTitle": "system.Metrics", "schemaVersion": "0.0.1"},
+        "classification_metrics": {"schemaTitle": "system.ClassificationMetrics", "schemaVersion": "0.0.1"},
+    }
+    model = components["comp-trainer"]["outputDefinitions"]["artifacts"]["model"]
+    assert "tfx.Model" in model["artifactType"]["instanceSchema"]
+
+
+def test_nothing_is_trained_before_the_data_has_passed(documents):
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    assert "data-gate" in tasks["transform"]["dependentTasks"]
+    assert "transform" in tasks["trainer"]["dependentTasks"]
+
+
+def test_the_trainer_alone_has_the_gpu_and_each_component_what_it_may_use(documents):
+    resources = {name: container["resources"] for name, container in containers(documents[0]).items()}
+    trainer = resources.pop("exec-trainer")
+    assert trainer["accelerator"] == {
+        "type": "nvidia.com/gpu",
+        "count": "2",
+        "resourceType": "nvidia.com/gpu",
+        "resourceCount": "2",
+    }
+    assert (trainer["resourceCpuLimit"], trainer["resourceMemoryRequest"]) == ("8", "32Gi")
+    assert trainer["memoryLimit"] == pytest.approx(32 * 2**30 / 1e9)
+    assert {json.dumps(each, sort_keys=True) for each in resources.values()} == {
+        json.dumps(
+            {
+                "cpuLimit": 0.5,
+                "cpuRequest": 0.5,
+                "memoryLimit": 4.294967296,
+                "memoryRequest": 4.294967296,
+                "resourceCpuLimit": "500m",
+                "resourceCpuRequest": "500m",
+                "resourceMemoryLimit": "4Gi",
+                "resourceMemoryRequest": "4Gi",
+            },
+            sort_keys=True,
+        )
+    }
+
+
+def test_parameters_are_at_the_root_with_the_configurations_values(documents, config):
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert {name: p["defaultValue"] for name, p in parameters.items()} == {
+        "data_path": config().data.path,
+        "epochs": 10,
+        "batch_size": 64,
+        "threshold_accuracy": 0.95,
+    }
+    assert {p["parameterType"] for p in parameters.values()} == {"STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE"}
+
+
+def test_what_the_cache_can_not_see_is_not_cached(documents, config):
+    def cached(spec):
+        return {name for name, task in spec["root"]["dag"]["tasks"].items() if "cachingOptions" in task}
+
+    tasks = set(documents[0]["root"]["dag"]["tasks"])
+    assert tasks - cached(documents[0]) == {"import-example-gen", "data-check", "champion"}
+    vertex = config(*VERTEX)
+    assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"data-check", "champion"}
+    assert cached(yaml.safe_load_all(compile_pipeline(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
+
+
+def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == set(containers(documents[0]))
+    trainer = executors["exec-trainer"]
+    assert trainer["nodeSelector"] == {"labels": {"pool": "training"}}
+    assert trainer["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert trainer["podMetadata"] == {"labels": {"team": "vision"}}
+    (volume,) = trainer["pvcMount"]
+    assert (volume["constant"], volume["mountPath"]) == ("data", "/data")
+    (secret,) = trainer["secretAsEnv"]
+    assert (secret["secretName"], secret["keyToEnv"]) == ("store", [{"secretKey": "key", "envVar": "STORE_KEY"}])
+
+
+def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):
+    text = compile_pipeline(config(*VERTEX, "kubeflow.gpu.type=NVIDIA_TESLA_T4"), "vertex")
+    (spec,) = yaml.safe_load_all(text)
+    assert spec["defaultPipelineRoot"] == "gs://bucket/runs"
+    assert "preCacheCheck" in containers(spec)["exec-import-example-gen"]["lifecycle"]
+    assert containers(spec)["exec-trainer"]["resources"]["accelerator"]["type"] == "NVIDIA_TESLA_T4"
+
+
+def test_beams_runner_and_options_go_to_every_component(config):
+    beam = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, experiments: [a, b]}}"
+    spec = next(yaml.safe_load_all(compile_pipeline(config(beam, VERTEX[0]), "kubeflow")))
+    wanted = {"--runner=DataflowRunner", "--project=p", "--experiments=a", "--experiments=b"}
+    of_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
+    assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in of_beam}
+
+
+def test_each_task_takes_what_its_component_declares(documents):
+    spec = pipeline_spec_pb2.PipelineSpec()
+    from google.protobuf import json_format
+
+    json_format.ParseDict(documents[0], spec)
+    for task in spec.root.dag.tasks.values():
+        component = spec.components[task.component_ref.name]
+        assert set(task.inputs.artifacts) == set(component.input_definitions.artifacts)
+        assert set(task.inputs.parameters) == set(component.input_definitions.parameters)
+        assert component.executor_label in spec.deployment_spec["executors"]
+        for artifact in task.inputs.artifacts.values():
+            producer = spec.root.dag.tasks[artifact.task_output_artifact.producer_task]
+            made = spec.components[producer.component_ref.name].output_definitions.artifacts
+            assert artifact.task_output_artifact.output_artifact_key in made
+
+
+@pytest.mark.parametrize(
+    ("override", "target", "message"),
+    [
+        ("kubeflow.image=null", "kubeflow", r"kubeflow\.image: has to be given"),
+        ("deploy.path=null", "kubeflow", r"deploy\.path: has to be given"),
+        ("data.path=s3://bucket/flowers", "kubeflow", r"data\.path: .* components read no s3://"),
+        ("deploy.path=minio://bucket/serving", "kubeflow", r"deploy\.path: .* components read no minio://"),
+        ("kubeflow.pipeline_root=gs://bucket/runs", "vertex", r"data\.path: .* it has to be in Cloud Storage"),
+        ("beam.runner=flink", "kubeflow", r"beam\.runner: flink: its workers reach neither volumes"),
+        (
+            "kubeflow.resources.Trainor={cpu: 1}",
+            "kubeflow",
+            "no component Trainor; known are default, ImportExampleGen",
+        ),
+        ("name=my_digits", "kubeflow", "no underscores"),
+        ("name=digits", "vertex", r"kubeflow\.pipeline_root: has to be given for Vertex AI"),
+    ],
+)
+def test_what_can_not_run_there_is_refused_by_key(config, override, target, message):
+    with pytest.raises(ConfigError, match=message):
+        compile_pipeline(config(override), target)

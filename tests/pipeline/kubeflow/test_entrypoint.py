@@ -1,0 +1,101 @@
+import pytest
+from kfp import dsl
+from tfx.utils import import_utils
+
+from pipeline.kubeflow.entrypoint import (
+    local,
+    with_driver_output,
+    with_figures_only,
+    with_types,
+    with_uris,
+    without_log,
+    without_nulls,
+)
+
+DECLARED = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
+
+
+def message(uri: str) -> dict:
+    return {
+        "inputs": {"artifacts": {"model": {"artifacts": [{"uri": f"{uri}/in", "metadata": {"x": 1.0}}]}}},
+        "outputs": {
+            "artifacts": {"blessing": {"artifacts": [{"uri": f"{uri}/out", "type": DECLARED}]}},
+            "outputFile": "out.json",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("minio://mlpipeline/v2/artifacts/x", "/minio/mlpipeline/v2/artifacts/x"),
+        ("s3://bucket/x", "/s3/bucket/x"),
+        ("gs://bucket/x", "gs://bucket/x"),
+        ("/data/minio://x", "/data/minio://x"),
+    ],
+)
+def test_uris_that_tfx_can_not_open_become_the_launchers_paths(uri, path):
+    assert local(uri) == path
+
+
+def test_the_uris_of_inputs_and_outputs_are_changed_and_nothing_else():
+    changed = with_uris(message("minio://b"), local)
+    assert changed == message("/minio/b")
+    assert with_uris({"artifacts": {"m": {"artifacts": [{"uri": "minio://b/m"}]}}}, local) == {
+        "artifacts": {"m": {"artifacts": [{"uri": "/minio/b/m"}]}}
+    }
+
+
+def test_with_google_cloud_storage_uris_stay_as_they_are():
+    asked = message("gs://bucket")
+    assert with_uris(asked, local) == asked
+
+
+def test_inputs_without_a_type_get_the_one_that_the_component_declares():
+    asked = message("minio://b")
+    typed = with_types(asked, {"artifacts": {"model": {"artifactType": DECLARED}}})
+    (artifact,) = typed["inputs"]["artifacts"]["model"]["artifacts"]
+    assert artifact["type"] == DECLARED
+    assert artifact["name"] == "minio://b/in"
+    assert artifact["metadata"] == {"x": 1.0}
+    assert asked == message("minio://b")  # what was given is left alone
+
+
+def outputs(**titles: str) -> dict:
+    typed = {key: {"artifacts": [{"uri": key, "type": {"schemaTitle": title}}]} for key, title in titles.items()}
+    return {"outputs": {"artifacts": typed, "outputFile": "out.json"}}
+
+
+@pytest.mark.parametrize(
+    "title", [dsl.HTML.schema_title, dsl.Metrics.schema_title, dsl.ClassificationMetrics.schema_title]
+)
+def test_outputs_of_kfps_types_become_artifacts_of_ours_of_the_same_type(title):
+    typed = with_types(outputs(report=title), {})
+    (artifact,) = typed["outputs"]["artifacts"]["report"]["artifacts"]
+    assert title == import_utils.import_class_by_path(artifact["type"]["schemaTitle"]).TYPE_NAME
+
+
+def test_the_log_that_kubeflow_adds_to_each_task_is_no_output_of_a_component():
+    asked = outputs(model="x.Model") | {"inputs": {}}
+    log = outputs(**{"model": "x.Model", "executor-logs": "system.Artifact"}) | {"inputs": {}}
+    assert without_log(log) == asked
+    assert without_log({"inputs": {}}) == {"inputs": {}}
+
+
+def test_metrics_are_left_with_their_figures_and_other_artifacts_with_all_that_they_have():
+    metadata = {"accuracy": 0.5, "blessed": 1.0, "tfx_version": "1.21.0"}
+    left = {"artifacts": {key: {"artifacts": [{"uri": key, "metadata": metadata}]} for key in ("metrics", "model")}}
+    kept = with_figures_only(left, outputs(metrics="system.Metrics", model="x.Model"))["artifacts"]
+    assert kept["metrics"]["artifacts"] == [{"uri": "metrics", "metadata": {"accuracy": 0.5, "blessed": 1.0}}]
+    assert kept["model"] == left["artifacts"]["model"]
+
+
+def test_what_a_driver_found_out_is_known_to_the_executor():
+    given = {"artifacts": {"blessing": {"artifacts": [{"uri": "elsewhere", "metadata": {"span": 3.0}}]}}}
+    (artifact,) = with_driver_output(message("gs://b"), given)["outputs"]["artifacts"]["blessing"]["artifacts"]
+    assert artifact == {"uri": "gs://b/out", "type": DECLARED, "metadata": {"span": 3.0}}
+
+
+def test_metadata_that_kubeflow_refuses_are_left_out():
+    left = {"artifacts": {"m": {"artifacts": [{"uri": "u", "metadata": {"a": None, "b": 0.0, "c": ""}}]}}}
+    assert without_nulls(left) == {"artifacts": {"m": {"artifacts": [{"uri": "u", "metadata": {"b": 0.0, "c": ""}}]}}}

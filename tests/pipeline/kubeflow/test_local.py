@@ -1,0 +1,164 @@
+"""The digits' whole pipeline as compiled for Kubeflow, driven by kfp's own local engine. See ``containers``."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from kfp import components, local
+
+from imagepipe.deploy.versions import version_folders
+from imagepipe.serving import requests
+from imagepipe.serving.model import Model, predict_all
+from pipeline import demo
+from pipeline.config import read
+from pipeline.kubeflow.compile import compile_pipeline
+from tests.pipeline.kubeflow import containers
+
+pytestmark = pytest.mark.slow
+
+DISK = Path("/minio")
+REPORT = "components.model_report.component.Executor"
+CONFIG = """\
+name: digits
+data: {path: dataset}
+image: {size: [75, 75]}
+trainer: {weights: none, epochs: 4, batch_size: 64, augmentation: {horizontal_flip: false}}
+evaluation: {thresholds: {accuracy: 0.8}, margin: 1, intervals: none}
+deploy: {path: serving}
+kubeflow: {image: example/imagepipe}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The digits, ingested; and the compiled pipeline."""
+    root = tmp_path_factory.mktemp("kubeflow")
+    demo.write_images(root)
+    demo.ingest(root)
+    (root / "pipeline.yaml").write_text(CONFIG)
+    (root / "compiled.yaml").write_text(compile_pipeline(read(root / "pipeline.yaml"), "kubeflow"))
+    return root
+
+
+def run(project: Path, name: str, launcher, **parameters) -> containers.Containers:
+    logs = project / name / "logs"
+    logs.mkdir(parents=True)
+    with containers.played(logs, launcher) as started:
+        local.init(runner=local.DockerRunner(), pipeline_root=str(project / name), raise_on_error=True)
+        try:
+            components.load_component_from_file(str(project / "compiled.yaml"))(**parameters)
+        except RuntimeError as error:
+            raise AssertionError(f"{error}\n{started.logs[-1][-4000:]}") from error
+    return started
+
+
+@pytest.fixture(scope="module")
+def first(project) -> containers.Containers:
+    """Nothing is live yet; artifacts are folders on this machine."""
+    return run(project, "first", containers.as_it_is)
+
+
+@pytest.fixture(scope="module")
+def second(project, first) -> containers.Containers:
+    """The first one's model is live; artifacts are in MinIO. What is trained, and demanded, is said by parameters."""
+    try:
+        DISK.mkdir(exist_ok=True)
+    except OSError:
+        pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be made here")
+    if not os.access(DISK, os.W_OK):
+        pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be written here")
+    return run(
+        project, "second", containers.of_kubeflow(project / "second", DISK), batch_size=32, threshold_accuracy=0.7
+    )
+
+
+def accuracy(project: Path, model: Path) -> float:
+    asked = [r for file in sorted((project / "dataset" / "test").glob("*.tfrecord")) for r in requests.read(file)]
+    answers = predict_all(Model(model), asked)
+    return sum(answer.label == answer.id.partition("/")[0] for answer in answers) / len(asked)
+
+
+def outputs(started: containers.Containers, executor: str) -> dict:
+    """What an executor left behind, by output."""
+    (command,) = [c for c in started.commands if executor in c]
+    asked = json.loads(command[command.index("--json_serialized_invocation_args") + 1])
+    left = json.loads(Path(asked["outputs"]["outputFile"]).read_text())
+    return {key: one["artifacts"][0] for key, one in left["artifacts"].items()}
+
+
+def test_each_container_runs_the_command_of_the_compiled_file(project, first):
+    executors = yaml.safe_load((project / "compiled.yaml").read_text())["deploymentSpec"]["executors"]
+    compiled = {e["container"]["args"][1]: e["container"] for e in executors.values()}
+    assert len(first.commands) == len(compiled) == 14
+    for command in first.commands:
+        container = compiled[command[4]]
+        assert command[:3] == container["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"]
+        placeholder = container["args"].index("{{$}}")
+        assert command[3 + placeholder + 1 :] == container["args"][placeholder + 1 :]
+
+
+def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, first):
+    (version,) = version_folders(project / "serving")[:1]
+    assert accuracy(project, version) > 0.9
+    assert outputs(first, "components.champion.component.Executor")["champion"]["metadata"]["version"] == ""
+    assert "Blessed" in Path(outputs(first, REPORT)["report"]["uri"]).read_text()
+
+
+def test_examples_carry_the_fingerprint_of_what_was_read(first):
+    examples = outputs(first, "tfx.components.example_gen.import_example_gen.executor.Executor")["examples"]
+    assert "train" in examples["metadata"]["split_names"]
+    assert "num_files:1" in examples["metadata"]["input_fingerprint"]
+
+
+def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, second):
+    before, after = version_folders(project / "serving")
+    assert accuracy(project, after) > 0.9
+    assert outputs(second, "components.champion.component.Executor")["champion"]["metadata"]["version"] == before.name
+    assert "baseline_model_id" in outputs(second, "components.evaluator.component.Executor")["blessing"]["metadata"]
+
+
+@pytest.mark.parametrize("run", ["first", "second"])
+def test_kubeflows_page_finds_the_report_as_a_file_the_figures_the_matrix_and_the_curve(project, run, request):
+    left = outputs(request.getfixturevalue(run), REPORT)
+    assert Path(left["report"]["uri"]).read_text().lstrip().startswith("<!DOCTYPE html>")
+
+    metrics = left["metrics"]["metadata"]
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert metrics["blessed"] == 1
+    assert metrics["accuracy"] > 0.8
+    assert ("champion_accuracy" in metrics) == (run == "second")
+
+    shown = left["classification_metrics"]["metadata"]
+    categories = [each["displayName"] for each in shown["confusionMatrix"]["annotationSpecs"]]
+    matrix = np.array([each["row"] for each in shown["confusionMatrix"]["rows"]])
+    assert categories == [str(digit) for digit in range(10)]
+    assert matrix.sum() == metrics["example_count"]
+    assert matrix.trace() / matrix.sum() == pytest.approx(metrics["accuracy"])
+    keys = ("confidenceThreshold", "falsePositiveRate", "recall")
+    points = np.array([[each[key] for key in keys] for each in shown["confidenceMetrics"]])
+    assert points[[0, -1]].tolist() == [[1, 0, 0], [0, 1, 1]]
+    thresholds, wrong, right = points.T
+    assert all(np.diff(thresholds) < 0)
+    assert all(np.diff(wrong) >= 0)
+    assert np.trapezoid(right, wrong) > 0.95
+
+
+def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
+    model = outputs(second, "components.trainer.component.TrainerExecutor")["model"]["uri"]
+    settings = json.loads((Path(model) / "training" / "config.json").read_text())["trainer"]
+    assert (settings["batch_size"], settings["epochs"]) == (32, 4)
+    (evaluator,) = [c for c in second.commands if "components.evaluator.component.Executor" in c]
+    asked = json.loads(evaluator[evaluator.index("--json_serialized_invocation_args") + 1])
+    assert asked["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
+
+
+def test_logs_and_what_is_compiled_hold_no_bytes_of_images(project, first, second):
+    texts = [*first.logs, *second.logs, (project / "compiled.yaml").read_text()]
+    assert all(texts)
+    for text in texts:
+        assert "PNG\\r\\n" not in text  # as Python shows bytes
+        assert "\x89PNG" not in text
+        assert "iVBORw0KGgo" not in text  # in base64

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from imagepipe.base.errors import ModelError
+from imagepipe.deploy.versions import FINGERPRINT
+from pipeline.cli import app
+from pipeline.runs import lineage
+from tests.pipeline.runs.workdirs import Recorder, run_id
+
+
+def saved_model(folder, fingerprint: bytes):
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"")
+    (folder / FINGERPRINT).write_bytes(fingerprint)
+    return folder
+
+
+@pytest.fixture
+def pushed(tmp_path):
+    """A first run trained a model that was refused; the second took it from the cache and pushed it."""
+    root = tmp_path / "work"
+    recorder = Recorder(root)
+    model = saved_model(root / "artifacts" / "Trainer" / "model" / "6" / "Format-Serving", b"fingerprint")
+    version = saved_model(root / "serving" / "digits" / "1000", b"fingerprint")
+    places = {"Trainer": str(model.parent), "Pusher": str(root / "artifacts" / "Pusher" / "1")}
+    made = recorder.record(0, uris=places)
+    kept = {node: made[node] for node in made if node not in ("Evaluator", "Pusher")}
+    recorder.record(1, cached=kept, uris=places | {"Pusher": str(root / "artifacts" / "Pusher" / "2")})
+    recorder.summarize(0, model_dir=str(model), blessed=False)
+    recorder.summarize(1, model_dir=str(model), pushed_version="1000")
+    recorder.originate(0)
+    recorder.originate(1, config={"name": "digits", "evaluation": {"margin": 1}})
+    return root, version
+
+
+def test_a_version_leads_to_the_run_that_pushed_it_and_to_the_one_that_trained_it(pushed):
+    root, version = pushed
+    found = lineage.trace(version)
+    assert (found.run.run_id, found.trained_by) == (run_id(1), run_id(0))
+    assert found.verified
+    assert found.live
+    assert found.origin.config["evaluation"] == {"margin": 1}
+    assert found.again == f"imagepipe run {root}/runs/{run_id(1)}/config.yaml --workdir {root}"
+    # All that it comes from, each made by the run that made it; what only looks at it isn't among it.
+    by_node = {each.node: each.run for each in found.executions}
+    assert by_node["ImportExampleGen"] == by_node["Trainer"] == run_id(0)
+    assert by_node["Evaluator"] == by_node["Pusher"] == run_id(1)
+    assert "ExampleValidator" not in by_node
+    assert lineage.trace(version.parent) == found  # the newest is meant
+
+
+def test_a_model_that_was_put_in_the_place_of_another_is_not_taken_for_it(pushed):
+    _, version = pushed
+    (version / FINGERPRINT).write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"is not the model that the run .* has made under this name"):
+        lineage.trace(version)
+
+
+def test_a_copy_elsewhere_is_known_by_its_fingerprint(pushed, tmp_path):
+    root, _ = pushed
+    copy = saved_model(tmp_path / "elsewhere" / "7", b"fingerprint")
+    with pytest.raises(ModelError, match="Give the pipeline's as --workdir"):
+        lineage.trace(copy)
+    found = lineage.trace(copy, root)
+    assert found.run.run_id == run_id(0)  # the first that had it
+    assert not found.live
+    stranger = saved_model(tmp_path / "elsewhere" / "8", b"another")
+    with pytest.raises(ModelError, match="none of the 2 runs here has made this model"):
+        lineage.trace(stranger, root)
+
+
+def test_a_version_that_was_rolled_back_and_one_whose_artifacts_are_gone_are_traced(pushed):
+    root, version = pushed
+    aside = version.parent / "rolled_back" / version.name
+    aside.parent.mkdir()
+    version.rename(aside)
+    found = lineage.trace(aside)
+    assert (found.run.run_id, found.live, found.verified) == (run_id(1), False, True)
+    (root / "artifacts").rename(root / "removed")
+    (root / "metadata.db").unlink()
+    found = lineage.trace(aside)
+    assert (found.run.run_id, found.verified, found.executions) == (run_id(1), False, [])
+
+
+def test_the_command_prints_the_fingerprint_the_commit_and_the_configuration(pushed):
+    _, version = pushed
+    shown = CliRunner().invoke(app, ["lineage", str(version)], catch_exceptions=False)
+    assert shown.exit_code == 0
+    for text in ("f" * 64, "c0ffee" * 6, "tfx 1.21.0", "margin: 1", f"--workdir {version.parents[2]}", "which is gone"):
+        assert text in shown.stdout
+    told = json.loads(CliRunner().invoke(app, ["lineage", str(version), "--json"]).stdout)
+    assert told["dataset"]["fingerprint"] == "f" * 64
+    assert told["commit"]["id"].startswith("c0ffee")
+    assert told["config"] == {"name": "digits", "evaluation": {"margin": 1}}
+    assert told["packages"]["tfx"] == "1.21.0"
+    refused = CliRunner().invoke(app, ["lineage", str(version / "assets")])
+    assert refused.exit_code == 2
+    assert "is neither a SavedModel" in refused.stderr
