@@ -17,6 +17,7 @@ _PRODUCT = ("imagepipe", "transform", "trainer", "components", "pipeline", "benc
 
 # Names say what a value is, not how it came to be.
 _NAMES = frozenset({"found", "said", "known", "made", "each", "before"})
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PHRASES = re.compile(
     r"so man(y-th|ieth)|what a frozen base makes|come apart otherwise|who took what|\b_of_ours\b|\bof_warp\b"
     r"|class (limited|observed)\b|without\(\*KERAS\)|(is|are) told, (or|and not)|a row an image"
@@ -39,12 +40,12 @@ def check_file(path: Path) -> Iterator[str]:
     if path.parts[0] in _PRODUCT and count < MIN_LINES and path.name not in _UNSIZED:
         yield f"{path}:1: {count} lines; it belongs to what uses it (at least {MIN_LINES})"
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if (ast.get_docstring(node) or "").startswith("What "):
-                yield f"{path}:{getattr(node, 'lineno', 1)}: a docstring that begins with 'What': begin with what the thing does or is"
+        start: int = getattr(node, "lineno", 1)  # modules have none
+        if isinstance(node, _DOCUMENTED) and (ast.get_docstring(node) or "").startswith("What "):
+            yield f"{path}:{start}: a docstring that begins with 'What': begin with what the thing does or is"
         name = _bound_name(node)
         if name is not None and name.strip("_") in _NAMES:
-            yield f"{path}:{node.lineno}: '{name}' says how the value came to be: call it by what it is"  # type: ignore[attr-defined]
+            yield f"{path}:{start}: '{name}' says how the value came to be: call it by what it is"
 
 
 def _bound_name(node: ast.AST) -> str | None:
