@@ -6,7 +6,9 @@ ENVIRONMENT = .venv/.complete
 IMAGE ?= imagepipe
 GPU ?=
 
-.PHONY: demo test test-slow lint image clean
+EXPORT = .uv/bin/uv export --frozen --no-dev --no-emit-project --no-header --quiet
+
+.PHONY: demo test test-slow lint docs image clean
 
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
@@ -21,11 +23,20 @@ test: $(ENVIRONMENT)  ## the tests that each change should pass
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
 	.venv/bin/pytest -m slow $(IN_TWO)
 
-lint: $(ENVIRONMENT)  ## linter, formatter, types
+lint: $(ENVIRONMENT) docs  ## linter, formatter, types, layers, words, documentation
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python tools/check_style.py
 	.venv/bin/hadolint kubeflow/Dockerfile
+	@$(EXPORT) | cmp - requirements.txt || { echo "requirements.txt is not what uv.lock says: make requirements.txt"; exit 1; }
+
+docs: $(ENVIRONMENT)  ## the documentation, in site/
+	.venv/bin/mkdocs build --strict --quiet
+
+requirements.txt: uv.lock  ## the lock for those who use pip
+	$(EXPORT) --output-file $@
 
 image:  ## the container images; GPU=1 with CUDA, IMAGE=registry/name for another name
 	@docker info > /dev/null 2>&1 || { echo "No image: there is no Docker engine here (docker info says why)."; exit 1; }
@@ -39,4 +50,4 @@ $(ENVIRONMENT): uv.lock pyproject.toml setup.py
 	@touch $@
 
 clean:  ## what the targets made
-	rm -rf .venv .uv demo .mypy_cache .pytest_cache .ruff_cache *.egg-info build
+	rm -rf .venv .uv demo site dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
