@@ -22,9 +22,10 @@ from imagepipe.base.filesystem import locked
 from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER, TaskName
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import sort_by_traffic
 from imagepipe.deploy.versions import labels, model_task
 from imagepipe.serving.check_report import Report
-from pipeline import logs, runner, source
+from pipeline import logs, local_runner, source
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
 from pipeline.runs import provenance, results, summary
@@ -43,7 +44,7 @@ def check(config: Config, deploy: DeployConfig) -> source.Source:
     Raises:
         ConfigError: if the data, the model that is live or the weights aren't what the configuration says.
     """
-    found = source.find(config)
+    found = source.find_examples(config)
     _check_live(deploy, config)
     try:
         weights.check(config.trainer.weights, config.trainer.backbone)
@@ -56,7 +57,7 @@ def check(config: Config, deploy: DeployConfig) -> source.Source:
 
 def _check_live(deploy: DeployConfig, config: Config) -> None:
     """A candidate is held against what is live, and takes its place: that must do the same task."""
-    live = targets.live(targets.target(deploy).status(deploy))[:1]
+    live = sort_by_traffic(targets.load_target(deploy).status(deploy))[:1]
     if live and (task := model_task(storage.assets(live[0].uri))) != config.task:
         raise ConfigError(
             f"task: {config.task}, but {live[0].uri}, which is live, does {task}. "
@@ -113,7 +114,7 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
             serving_dir=str(deploy.path),
             log=str(log),
         )
-        with logs.redirected(log) as terminal:
+        with logs.redirect_output(log) as terminal:
             shown = Console(
                 file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False, soft_wrap=True
             )
@@ -140,14 +141,14 @@ def _run(
         run_dir,
         config.model_dump(mode="json"),
         code=Path(__file__).parent,
-        data=source.fingerprint(config.data.path, found),
+        data=source.compute_fingerprint(config.data.path, found),
         dag={each.id: sorted(before.id for before in each.upstream_nodes) for each in pipeline.components},
     )
 
     console.print(f"run {state.run_id}, its log: {state.log}")
     with (
         console.status("") as status,
-        logs.training_shown(
+        logs.show_training(
             line=lambda text: console.print(f"    {escape(text)}"),
             moment=lambda text: status.update(f"{running} … {escape(text)}"),
         ),
@@ -156,10 +157,10 @@ def _run(
         def started(node: str) -> None:
             nonlocal running
             running = node
-            logs.mark(node)
+            logs.mark_node(node)
             status.update(f"{node} …")
 
-        def done(node: runner.NodeResult) -> None:
+        def done(node: local_runner.NodeResult) -> None:
             outputs[node.id] = node.outputs
             if node.id == "DataCheck":  # not at the end: after what it finds, a run may stop
                 state.data_dir = _only(outputs, node.id, "findings").uri
@@ -170,10 +171,10 @@ def _run(
 
         summary.write(state, run_dir)
         try:
-            runner.run(pipeline, f"{config.name}.{state.run_id}", started, done)
+            local_runner.run(pipeline, f"{config.name}.{state.run_id}", started, done)
             _add_results(state, outputs, config.data.features.label, run_dir)
             state.status = "done"
-        except runner.NodeError as error:
+        except local_runner.NodeError as error:
             state.status, state.error = "failed", str(error)
         except BaseException as error:
             state.status, state.error = "failed", f"{type(error).__name__}: {error}"

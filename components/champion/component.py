@@ -17,6 +17,7 @@ from tfx.utils import io_utils, path_utils
 from components import driver
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import sort_by_traffic
 
 _DEPLOY = "deploy"
 _LIVE = "live"
@@ -36,7 +37,7 @@ def live_model(deploy: DeployConfig, candidate: str) -> str:
         none. The candidate is live when a pipeline is run again without changes: it is then compared with what it was
         compared with before, so that nothing has to run anew.
     """
-    versions = targets.live(targets.target(deploy).status(deploy))
+    versions = sort_by_traffic(targets.load_target(deploy).status(deploy))
     return next((v.uri for v in versions if not storage.same_model(candidate, v.uri)), "")
 
 

@@ -36,6 +36,7 @@ from imagepipe.base.features import Features, parse_features
 from imagepipe.base.names import FINDINGS, SCHEMA, STATISTICS
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import sort_by_traffic
 from transform import datasets
 
 TRAINED_ON = "assets.extra/train_statistics.pb"
@@ -437,7 +438,7 @@ def trained_on(deploy: DeployConfig, now: bytes) -> str:
     Returns:
         The file, or '' if there is none: nothing is live, or it was made elsewhere.
     """
-    for version in targets.live(targets.target(deploy).status(deploy)):
+    for version in sort_by_traffic(targets.load_target(deploy).status(deploy)):
         file = f"{version.uri}/{TRAINED_ON}"
         try:
             if not tf.io.gfile.exists(file):

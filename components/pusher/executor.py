@@ -30,5 +30,5 @@ class Executor(executor.Executor):
             return
         custom = json_utils.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
         config = DeployConfig(**custom[DEPLOY])
-        version = targets.target(config).deploy(self.GetModelPath(input_dict), config, config.traffic)
+        version = targets.load_target(config).deploy(self.GetModelPath(input_dict), config, config.traffic)
         self._MarkPushed(pushed, pushed_destination=version.uri, pushed_version=version.version)

@@ -14,9 +14,8 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.auth.transport.requests import Request
 
 from imagepipe.base.errors import DeployError
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import GoogleConfig
-from imagepipe.deploy.targets import live
+from imagepipe.deploy.deployment import Version, sort_by_traffic
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
@@ -96,7 +95,7 @@ def staying(versions: list[Version]) -> Iterator[None]:
     try:
         yield
     except DeployError as error:
-        said = [f"version {v.version} ({v.traffic}% of the requests)" for v in live(versions) if v.traffic]
+        said = [f"version {v.version} ({v.traffic}% of the requests)" for v in sort_by_traffic(versions) if v.traffic]
         raise type(error)(f"{error}. Live as before: {', '.join(said) or 'nothing'}") from error
 
 

@@ -6,26 +6,21 @@ which TensorFlow Serving and `imagepipe serve` find one version, by number.
 
 import copy
 import json
-import sys
 import time
 from typing import Any, cast
-from unittest import mock
 from urllib.parse import urlsplit
 
 import tensorflow as tf
 from kubernetes import client as kubernetes
 
 from imagepipe.base.errors import DeployError
-from imagepipe.deploy import kserve_service as said
+from imagepipe.deploy import inference_service as said
 from imagepipe.deploy import storage
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import DeployConfig, KServeConfig
+from imagepipe.deploy.deployment import Address, Version
+from imagepipe.deploy.inference_service import Service
 from imagepipe.deploy.kserve_api import ChangedError, Services, UnreachableError
-from imagepipe.deploy.kserve_service import Service
-from imagepipe.serving.client import Endpoint
-
-with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of its own from there when it is imported
-    from kserve import constants, models
+from imagepipe.deploy.kserve_library import constants, models
 
 _KEPT = 10  # versions to go back to: annotations have 256 KiB
 _CONTAINER = "kserve-container"
@@ -93,7 +88,7 @@ def rollback(config: DeployConfig) -> Version:
     return version
 
 
-def online(config: DeployConfig) -> Endpoint:
+def find_address(config: DeployConfig) -> Address:
     """A client for the InferenceService; through ``ingress`` if there is one, which finds the service by its host."""
     services = Services(config)
     service = services.ours()
@@ -109,7 +104,7 @@ def online(config: DeployConfig) -> Endpoint:
         parts = urlsplit(url)
         url, headers = f"{ingress}{parts.path}", {"Host": parts.netloc}
     names, taken = storage.common_labels(serving), storage.inputs(serving[0])
-    return Endpoint(f"{url.rstrip('/')}/v1/models/{config.name}", names=names, headers=headers, taken=taken)
+    return Address(f"{url.rstrip('/')}/v1/models/{config.name}", names=names, headers=headers, inputs=taken)
 
 
 def _settings(config: DeployConfig) -> KServeConfig:

@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
-from unittest import mock
 
 import urllib3
 import yaml
@@ -15,10 +13,8 @@ from kubernetes import config as kubeconfig
 
 from imagepipe.base.errors import DeployError
 from imagepipe.deploy.config import DeployConfig, KServeConfig, is_private
-from imagepipe.deploy.kserve_service import VERSION, Service
-
-with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of its own from there when it is imported
-    from kserve import constants
+from imagepipe.deploy.inference_service import VERSION, Service
+from imagepipe.deploy.kserve_library import constants
 
 _REQUEST_SECONDS = (5, 30)  # to connect, to answer
 _CONFLICTS = 10

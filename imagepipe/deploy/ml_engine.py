@@ -23,9 +23,8 @@ from google.auth.transport.requests import AuthorizedSession
 
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import DeployConfig, MLEngineConfig
-from imagepipe.serving.client import Endpoint
+from imagepipe.deploy.deployment import Address, Version
 
 _API = "https://ml.googleapis.com"
 _SECONDS = 60  # for an answer
@@ -146,12 +145,12 @@ def rollback(config: DeployConfig) -> Version:
     return dataclasses.replace(before, traffic=100)
 
 
-def online(config: DeployConfig) -> Endpoint:
+def find_address(config: DeployConfig) -> Address:
     """A client for the default version."""
     cloud = _connect(config)
     uri = _live(cloud).uri
     names, taken = storage.common_labels([uri]), storage.inputs(uri)
-    return Endpoint(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), names, taken=taken)
+    return Address(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), names, inputs=taken)
 
 
 def start_job(inputs: Sequence[str], out: str, config: DeployConfig, workers: int | None = None) -> Job:

@@ -6,7 +6,7 @@
 - ``status(config)`` are the versions that are known there, newest first.
 - ``rollback(config)`` takes the newest version that gets requests out of service, and gives all of them to the one
   before; it returns what is live then.
-- ``online(config)`` is a client for what is live.
+- ``find_address(config)`` is the address at which what is live answers.
 
 ``config`` is a ``DeployConfig`` whose ``name`` and ``path`` are given. They raise ``DeployError`` for what the target
 refuses or fails at, and ``ModelError`` for what is to be mended here.
@@ -15,8 +15,8 @@ refuses or fails at, and ``ModelError`` for what is to be mended here.
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import Address, Version
 
 
 class Target(Protocol):
@@ -25,15 +25,15 @@ class Target(Protocol):
     deploy: Callable[[str, DeployConfig, int], Version]
     status: Callable[[DeployConfig], list[Version]]
     rollback: Callable[[DeployConfig], Version]
-    online: Callable[[DeployConfig], Any]
+    find_address: Callable[[DeployConfig], Address]
 
 
-def target(config: DeployConfig) -> Target:
+def load_target(config: DeployConfig) -> Target:
     """The module of ``config.target``; imported only now, as clients of clouds take their time."""
     module: Any
     match config.target:
         case "filesystem":
-            from imagepipe.deploy import filesystem as module
+            from imagepipe.deploy import folder as module
         case "kserve":
             from imagepipe.deploy import kserve as module
         case "vertex":
@@ -41,8 +41,3 @@ def target(config: DeployConfig) -> Target:
         case "ml_engine":
             from imagepipe.deploy import ml_engine as module
     return cast(Target, module)
-
-
-def live(versions: list[Version]) -> list[Version]:
-    """The versions, that with the most requests first; of those that get equally many the newest first."""
-    return sorted(versions, key=lambda v: (-v.traffic, -int(v.version)))

@@ -19,9 +19,8 @@ from google.cloud import aiplatform_v1 as vertex
 
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import DeployConfig, VertexConfig
-from imagepipe.serving.client import Endpoint
+from imagepipe.deploy.deployment import Address, Version
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
 _PREBUILT = "docker.pkg.dev/vertex-ai/"
@@ -117,7 +116,7 @@ def rollback(config: DeployConfig) -> Version:
     return Version(before.version.version, before.version.uri, 100)
 
 
-def online(config: DeployConfig) -> Endpoint:
+def find_address(config: DeployConfig) -> Address:
     """A client for the endpoint; the names are those that all versions have which get requests."""
     cloud = _connect(config)
     endpoint = _endpoint(cloud)
@@ -126,7 +125,7 @@ def online(config: DeployConfig) -> Endpoint:
         raise DeployError(f"no version of {config.name} is live at Vertex AI: `imagepipe deploy` one")
     api = cloud.settings.api or f"https://{_host(cloud.settings)}"
     names, taken = storage.common_labels(serving), storage.inputs(serving[0])
-    return Endpoint(f"{api}/v1/{endpoint.name}", gcp.Auth(), names, taken=taken)
+    return Address(f"{api}/v1/{endpoint.name}", gcp.Auth(), names, inputs=taken)
 
 
 def _connect(config: DeployConfig) -> _Cloud:

@@ -18,11 +18,11 @@ from pipeline.cli.shared import (
     Json,
     ModelFolder,
     TargetName,
-    beam_arguments,
-    deployment_of,
-    errors_in_words,
-    say,
-    target_of,
+    read_beam_arguments,
+    read_deployment,
+    report_errors,
+    print_note,
+    load_deploy_target,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Ask a model about images. A line each: the label, or all that it says, with the score, or the value; the file."""
-    with errors_in_words():
+    with report_errors():
         if endpoint and target:
             raise typer.BadParameter("give --endpoint or --target, not both")
         if endpoint:
@@ -83,11 +83,13 @@ def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Fa
 
 def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving import requests
+    from imagepipe.serving.client import Endpoint
     from imagepipe.serving.image_files import image_files
 
     paths = image_files(images)
-    deployment = deployment_of(config, target, None)
-    endpoint = target_of(deployment).online(deployment)
+    deployment = read_deployment(config, target, None)
+    address = load_deploy_target(deployment).find_address(deployment)
+    endpoint = Endpoint(address.url, address.auth, address.names, address.headers, address.inputs)
     return endpoint.predict_all(requests.normalized(requests.of_files(paths)))
 
 
@@ -96,12 +98,12 @@ def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failur
     from imagepipe.deploy.versions import find_model
     from imagepipe.serving import requests
     from imagepipe.serving.image_files import image_files
-    from pipeline.logs import quiet
+    from pipeline.logs import hide_output
 
     if not images:
         raise typer.BadParameter("give a model and then images")
     folder, paths = find_model(model), image_files(images)
-    with quiet(), hide_modules(*UNUSED_BY_KERAS):
+    with hide_output(), hide_modules(*UNUSED_BY_KERAS):
         from imagepipe.serving.model import Model, predict_all
 
         loaded = Model(folder)
@@ -145,11 +147,11 @@ def serve(
     ] = 8080,
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
-    with errors_in_words():
+    with report_errors():
         from imagepipe.deploy.versions import model_name
-        from pipeline.logs import quiet
+        from pipeline.logs import hide_output
 
-        with quiet():
+        with hide_output():
             from imagepipe.deploy import storage
             from imagepipe.serving import server
 
@@ -168,17 +170,17 @@ def export(
     ] = "tflite",
 ) -> None:
     """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
-    with errors_in_words():
+    with report_errors():
         from imagepipe.base.errors import ModelError
         from imagepipe.base.names import TRAINING_FOLDER
         from imagepipe.deploy.versions import find_model, labels
-        from pipeline.logs import quiet
+        from pipeline.logs import hide_output
 
         folder = find_model(model)
         trained = folder.parent / TRAINING_FOLDER / "model.keras"
         if not trained.is_file():
             raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
-        with quiet():
+        with hide_output():
             from trainer.lite import convert
 
             content = convert(trained)
@@ -227,7 +229,7 @@ def batch_predict(
     Options for Beam go after --.
     """
     given = asked or []
-    with errors_in_words():
+    with report_errors():
         if target:
             if kind != "jsonl" or any(text.startswith("-") for text in given):
                 raise typer.BadParameter("a job writes --format jsonl, and takes no options for Beam")
@@ -236,7 +238,7 @@ def batch_predict(
             if len(given) < 2 or not out or job:
                 raise typer.BadParameter("give a model, an input and --out")
             model, source, *rest = given
-            result = _batch_here(Path(model), source, Path(out), kind, workers or 1, beam_arguments(rest, config))
+            result = _batch_here(Path(model), source, Path(out), kind, workers or 1, read_beam_arguments(rest, config))
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result))
     else:
@@ -247,10 +249,10 @@ def batch_predict(
 
 def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
     from imagepipe.deploy.versions import find_model
-    from pipeline.logs import quiet
+    from pipeline.logs import hide_output
 
     folder = find_model(model)
-    with quiet():
+    with hide_output():
         from imagepipe.serving import batch
 
     return batch.run(folder, source, out, kind, workers, beam_args)
@@ -262,13 +264,13 @@ def _batch_job(
     """Starts a job, or finds one that was started, and waits for it if that is wanted."""
     if (inputs or out) if job else not (inputs and out):
         raise typer.BadParameter("give files of requests and --out, or --job alone")
-    deployment = deployment_of(config, target, None)
-    jobs: Any = target_of(deployment)
+    deployment = read_deployment(config, target, None)
+    jobs: Any = load_deploy_target(deployment)
     if job:
-        return jobs.wait_for_job(job, deployment, say) if wait else jobs.job(job, deployment)
+        return jobs.wait_for_job(job, deployment, print_note) if wait else jobs.job(job, deployment)
     started = jobs.start_job(inputs, out, deployment, workers)
     ERR.print(f"Started. Ask for it again: imagepipe batch-predict --target {target} --job {started.id}")
-    return jobs.wait_for_job(started.id, deployment, say) if wait else started
+    return jobs.wait_for_job(started.id, deployment, print_note) if wait else started
 
 
 @app.command("requests")
@@ -281,7 +283,7 @@ def write_requests(
 ) -> None:
     """Write images as requests: for curl, batch jobs, saved_model_cli; and for `imagepipe predict`."""
     failed = False
-    with errors_in_words():
+    with report_errors():
         from imagepipe.serving import requests
         from imagepipe.serving.image_files import image_files
 

@@ -43,7 +43,7 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The config
 
 
 @contextmanager
-def errors_in_words() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Turns what is the user's to mend into a message and an exit status, without a traceback."""
     try:
         yield
@@ -60,7 +60,7 @@ def errors_in_words() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def beam_arguments(given: list[str], config: Path | None) -> tuple[str, ...]:
+def read_beam_arguments(given: list[str], config: Path | None) -> tuple[str, ...]:
     """What a configuration says in its section ``beam``, and what stands after ``--``."""
     if given and not given[0].startswith("-"):
         raise typer.BadParameter(
@@ -69,14 +69,15 @@ def beam_arguments(given: list[str], config: Path | None) -> tuple[str, ...]:
     if config is None:
         return tuple(given)
     from imagepipe.base.beam_options import add_setup_file, make_arguments
-    from pipeline.config import BeamConfig, read
+    from pipeline.config import BeamConfig
+    from pipeline.config_file import read_config
 
-    beam = read(config).beam
+    beam = read_config(config).beam
     configured = add_setup_file(make_arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
     return (*configured, *given)
 
 
-def say(what: object) -> None:
+def print_note(what: object) -> None:
     """Prints to stderr, whatever may look like markup in it."""
     ERR.print(escape(str(what)))
 
@@ -86,21 +87,21 @@ def print_table(table: Table, least: int = 100) -> None:
     Console(width=max(OUT.width, least), highlight=False).print(table)
 
 
-def deployment_of(config: Path, target: str | None, overrides: list[str] | None) -> "DeployConfig":
+def read_deployment(config: Path, target: str | None, overrides: list[str] | None) -> "DeployConfig":
     """The section ``deploy`` of a configuration, with the target's name and folder."""
-    from pipeline.config import read
+    from pipeline.config_file import read_config
     from pipeline.workdir import Workdir
 
     sets = (*(overrides or ()), *([f"deploy.target={target}"] if target else ()))
-    settings = read(config, sets)
+    settings = read_config(config, sets)
     return settings.deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
 
 
-def target_of(deployment: "DeployConfig") -> "targets.Target":
+def load_deploy_target(deployment: "DeployConfig") -> "targets.Target":
     """The target that a model is deployed to."""
-    from pipeline.logs import quiet
+    from pipeline.logs import hide_output
 
-    with quiet():
+    with hide_output():
         from imagepipe.deploy import targets
 
-        return targets.target(deployment)
+        return targets.load_target(deployment)

@@ -20,7 +20,7 @@ from imagepipe.base.errors import ConfigError
 from pipeline import source
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
-from pipeline.kubeflow.config import KubeflowConfig, ResourcesConfig
+from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
 from pipeline.source import Source
 from trainer.config import IMAGENET, NO_WEIGHTS
 
@@ -152,7 +152,7 @@ def _source(config: Config) -> Source:
     path = config.data.path.rstrip("/")
     with contextlib.suppress(tf.errors.OpError):  # of a bucket that can't be reached
         if tf.io.gfile.exists(path) or tf.io.gfile.glob(path):
-            return source.find(config)
+            return source.find_examples(config)
     return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
 
 

@@ -20,10 +20,10 @@ from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, Se
 
 from imagepipe.base.errors import ConfigError, UnavailableError
 from imagepipe.deploy.config import is_private
-from pipeline.kubeflow.config import KubeflowConfig
 from pipeline.kubeflow.package import Package
 from pipeline.kubeflow.progress import NoAnswerError, Progress, State, Task
 from pipeline.kubeflow.submit import Asked, Schedule, Submitted
+from pipeline.kubeflow_config import KubeflowConfig
 
 TOKEN, COOKIES = "KFP_TOKEN", "KFP_COOKIES"  # environment variables; a command line is seen by everybody
 

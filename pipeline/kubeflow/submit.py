@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagepipe.base.errors import ConfigError
-from pipeline.config import read
+from pipeline.config_file import read_config
 from pipeline.kubeflow import package as packages
-from pipeline.kubeflow.config import KubeflowConfig
 from pipeline.kubeflow.package import Package
 from pipeline.kubeflow.progress import Progress
-from pipeline.logs import quiet
+from pipeline.kubeflow_config import KubeflowConfig
+from pipeline.logs import hide_output
 
 TargetName = Literal["kubeflow", "vertex"]
 
@@ -88,7 +88,7 @@ def prepare(file: Path, config: Path, target: TargetName, overrides: tuple[str, 
         file: a configuration, which is compiled; or what is compiled already.
         config: the configuration in that case, for its section ``kubeflow``.
         target: what is to run it.
-        overrides: of the configuration, see ``pipeline.config.read``.
+        overrides: of the configuration, see ``pipeline.config_file.read_config``.
 
     Raises:
         ConfigError: if there is no such thing, or an override would change nothing.
@@ -98,9 +98,9 @@ def prepare(file: Path, config: Path, target: TargetName, overrides: tuple[str, 
             section, _, key = override.partition("=")[0].partition(".")
             if section != "kubeflow" or key.partition(".")[0] not in _AT_SUBMISSION:
                 raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
-        return package, read(config, overrides).kubeflow
-    settings = read(file, overrides)
-    with quiet():
+        return package, read_config(config, overrides).kubeflow
+    settings = read_config(file, overrides)
+    with hide_output():
         from pipeline.kubeflow.compile import compile_pipeline
 
         text = compile_pipeline(settings, target)

@@ -11,10 +11,10 @@ from google.cloud.aiplatform_v1.types import PipelineTaskDetail
 
 from imagepipe.base.errors import ConfigError, DeployError
 from imagepipe.deploy import gcp
-from pipeline.kubeflow.config import KubeflowConfig
 from pipeline.kubeflow.package import Package
 from pipeline.kubeflow.progress import NoAnswerError, Progress, State, Task
 from pipeline.kubeflow.submit import Asked, Schedule, Submitted
+from pipeline.kubeflow_config import KubeflowConfig
 
 _CONSOLE = "https://console.cloud.google.com/vertex-ai/locations"
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from imagepipe.deploy.deployment import Address
+from imagepipe.serving.client import Endpoint
 from imagepipe.serving.model import Model
 from imagepipe.serving.predictions import Prediction
 from imagepipe.serving.requests import Request
@@ -16,6 +18,11 @@ from tests.serving.conftest import model, save_brightness  # noqa: F401 (model i
 from tests.standins import google
 
 DIGITS = [Request(f"digit-{number}", png) for number, (_, png) in enumerate(digit_images(20))]
+
+
+def connect(address: Address) -> Endpoint:
+    """Returns a client for a deployed model, as ``imagepipe predict --target`` makes it."""
+    return Endpoint(address.url, address.auth, address.names, address.headers, address.inputs)
 
 
 @pytest.fixture(scope="session")

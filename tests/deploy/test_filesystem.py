@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import DeployError, ModelError
-from imagepipe.deploy import filesystem, storage
+from imagepipe.deploy import folder, storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.versions import labels
 from imagepipe.serving.live import Versions
@@ -31,78 +31,78 @@ def config(tmp_path) -> DeployConfig:
 
 
 def test_the_newest_version_gets_all_and_the_same_model_is_not_copied_twice(config, models):
-    first = filesystem.deploy(models[0], config)
-    assert filesystem.deploy(models[0], config) == first
-    second = filesystem.deploy(models[1], config)
-    assert [(v.version, v.traffic) for v in filesystem.status(config)] == [(second.version, 100), (first.version, 0)]
+    first = folder.deploy(models[0], config)
+    assert folder.deploy(models[0], config) == first
+    second = folder.deploy(models[1], config)
+    assert [(v.version, v.traffic) for v in folder.status(config)] == [(second.version, 100), (first.version, 0)]
     assert labels(Path(second.uri)) == ["black", "white"]
     assert not [path for path in Path(str(config.path)).iterdir() if not path.name.isdigit()]
 
 
 def test_a_rolled_back_version_is_kept_aside_and_the_one_before_is_live(config, models):
-    first, second, third = [filesystem.deploy(model, config) for model in models]
-    assert filesystem.rollback(config) == second
-    assert filesystem.rollback(config) == first
-    assert [v.version for v in filesystem.status(config)] == [first.version]
+    first, second, third = [folder.deploy(model, config) for model in models]
+    assert folder.rollback(config) == second
+    assert folder.rollback(config) == first
+    assert [v.version for v in folder.status(config)] == [first.version]
     kept = Path(str(config.path)) / "rolled_back"
     assert sorted(path.name for path in kept.iterdir()) == sorted([second.version, third.version])
     assert labels(kept / third.version) == ["night", "day"]
     with pytest.raises(DeployError, match=f"has only version {first.version}: there is nothing to go back to"):
-        filesystem.rollback(config)
+        folder.rollback(config)
     assert Path(first.uri, "saved_model.pb").is_file()
 
 
 def test_a_version_is_newer_than_one_that_was_rolled_back(config, models, monkeypatch):
     """Also within a second: a server, a log and a person have to be able to tell them apart."""
     monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
-    first = filesystem.deploy(models[0], config)
-    second = filesystem.deploy(models[1], config)
-    filesystem.rollback(config)
-    third = filesystem.deploy(models[2], config)
+    first = folder.deploy(models[0], config)
+    second = folder.deploy(models[1], config)
+    folder.rollback(config)
+    third = folder.deploy(models[2], config)
     assert int(first.version) < int(second.version) < int(third.version)
 
 
 def test_a_running_server_follows_a_rollback_and_goes_on(config, models):
-    first = filesystem.deploy(models[0], config)
-    second = filesystem.deploy(models[1], config)
+    first = folder.deploy(models[0], config)
+    second = folder.deploy(models[1], config)
     versions = Versions(Path(str(config.path)), "digits", lambda _: None)
     asked = versions.live
     assert asked.version == second.version
-    filesystem.rollback(config)
+    folder.rollback(config)
     assert asked.model.names == ["black", "white"]  # who has it already gets its answer
     versions.refresh()
     assert (versions.live.version, versions.live.model.names) == (first.version, ["dark", "light"])
 
 
 def test_where_nothing_is_deployed_nothing_is_rolled_back(config):
-    assert filesystem.status(config) == []
+    assert folder.status(config) == []
     with pytest.raises(DeployError, match="has no version: there is nothing to go back to"):
-        filesystem.rollback(config)
+        folder.rollback(config)
 
 
 def test_a_folder_splits_no_requests_and_answers_nobody(config, models):
     with pytest.raises(ModelError, match="a folder has no share of the requests"):
-        filesystem.deploy(models[0], config, 10)
-    assert filesystem.status(config) == []
+        folder.deploy(models[0], config, 10)
+    assert folder.status(config) == []
     with pytest.raises(ModelError, match=r"answers nobody online.*imagepipe serve.*--endpoint"):
-        filesystem.online(config)
+        folder.find_address(config)
 
 
 def test_the_command_line_deploys_shows_and_rolls_back(models, tmp_path):
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump({"name": "digits", "data": {"path": "data"}}))
-    folder = tmp_path / "serving" / "digits"  # where `imagepipe run` pushes to
+    serving_dir = tmp_path / "serving" / "digits"  # where `imagepipe run` pushes to
 
     def run(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, [*arguments, "--config", str(file)])
         return result.exit_code, result.output
 
     code, said = run("deploy", models[0])
-    (first,) = folder.iterdir()
+    (first,) = serving_dir.iterdir()
     assert (code, said) == (0, f"Version {first.name} gets 100% of the requests: {first}\n")
     code, said = run("deploy", models[1], "--json")
     second = json.loads(said)
-    assert (code, second["traffic"], second["uri"]) == (0, 100, f"{folder}/{second['version']}")
+    assert (code, second["traffic"], second["uri"]) == (0, 100, f"{serving_dir}/{second['version']}")
     rows = [line.split() for line in run("status")[1].splitlines() if line.strip()[:1].isdigit()]
     assert rows == [[second["version"], "100%", "ready", second["uri"]], [first.name, "0%", "ready", str(first)]]
     assert [each["version"] for each in json.loads(run("status", "--json")[1])] == [second["version"], first.name]
@@ -147,13 +147,13 @@ def test_on_an_object_store_the_graph_comes_last(models, monkeypatch):
 
 def test_a_rollback_on_an_object_store_keeps_the_version_aside(models):
     config = DeployConfig(name="digits", path="ram://bucket/rolling/digits")
-    first, second = filesystem.deploy(models[0], config), filesystem.deploy(models[1], config)
-    assert filesystem.rollback(config) == first
-    assert [v.version for v in filesystem.status(config)] == [first.version]
+    first, second = folder.deploy(models[0], config), folder.deploy(models[1], config)
+    assert folder.rollback(config) == first
+    assert [v.version for v in folder.status(config)] == [first.version]
     assert labels(storage.assets(f"{config.path}/rolled_back/{second.version}")) == ["black", "white"]
 
 
 def test_what_can_not_be_written_is_said(models, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"file/digits can't be written"):
-        filesystem.deploy(models[0], DeployConfig(name="digits", path=str(tmp_path / "file" / "digits")))
+        folder.deploy(models[0], DeployConfig(name="digits", path=str(tmp_path / "file" / "digits")))

@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 
 from imagepipe.base.errors import DeployError
 from imagepipe.deploy import kserve
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import Version
 from imagepipe.serving.model import Model, predict_all
 from imagepipe.serving.requests import Request
 from pipeline.cli import app
 from tests.conftest import digit_images
+from tests.deploy.conftest import connect
 from tests.serving.conftest import save_brightness
 from tests.standins.kubernetes import Cluster
 
@@ -84,7 +85,7 @@ def give_up(cluster: Cluster) -> None:
 def answered(config: DeployConfig, count: int = 100) -> dict[str, int]:
     """By version, how many of so many requests it answered."""
     asked = [Request(str(number), DIGITS[number % len(DIGITS)]) for number in range(count)]
-    labels = [answer.label for answer in kserve.online(config).predict_all(asked)]
+    labels = [answer.label for answer in connect(kserve.find_address(config)).predict_all(asked)]
     shares = {f"v{i + 1}": sum(label in names for label in labels) for i, names in enumerate(NAMES)}
     return {version: share for version, share in shares.items() if share}
 
@@ -95,7 +96,9 @@ def test_a_pushed_model_answers_kserves_client_and_ours_as_it_does_here(cluster,
     assert kserve.status(config) == [version]
     here = list(predict_all(Model(Path(version.uri)), [Request(str(i), png) for i, png in enumerate(DIGITS)]))
 
-    ours = list(kserve.online(config).predict_all([Request(str(i), png) for i, png in enumerate(DIGITS)]))
+    ours = list(
+        connect(kserve.find_address(config)).predict_all([Request(str(i), png) for i, png in enumerate(DIGITS)])
+    )
     assert [(a.label, a.classes) for a in ours] == [(a.label, pytest.approx(a.classes, abs=1e-6)) for a in here]
 
     cluster_client = KServeClient(os.environ["KUBECONFIG"])
@@ -407,7 +410,12 @@ def test_a_version_whose_files_are_gone_is_not_gone_back_to(cluster, config, mod
 def test_an_inference_service_of_someone_else_is_left_alone(cluster, config, models):
     kserve.deploy(models[0], config)
     cluster.services["default", "digits"]["metadata"]["annotations"].clear()
-    for refused in (kserve.status, kserve.rollback, kserve.online, lambda config: kserve.deploy(models[1], config)):
+    for refused in (
+        kserve.status,
+        kserve.rollback,
+        kserve.find_address,
+        lambda config: kserve.deploy(models[1], config),
+    ):
         with pytest.raises(DeployError, match="was not made by imagepipe"):
             refused(config)
 
@@ -417,7 +425,7 @@ def test_nothing_deployed_is_said(cluster, config):
     with pytest.raises(DeployError, match="does not exist: there is nothing to roll back"):
         kserve.rollback(config)
     with pytest.raises(DeployError, match="does not exist: deploy a model first"):
-        kserve.online(config)
+        kserve.find_address(config)
 
 
 def test_no_token_gets_into_manifests_or_logs(cluster, config, models, caplog, capfd):

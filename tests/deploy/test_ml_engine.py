@@ -15,7 +15,7 @@ from imagepipe.deploy.config import DeployConfig
 from imagepipe.serving import requests
 from imagepipe.serving.requests import Request
 from pipeline.cli import app
-from tests.deploy.conftest import DIGITS
+from tests.deploy.conftest import DIGITS, connect
 from tests.standins.google import PROJECT, REGION, running
 from tests.standins.ml_engine import MLEngine
 
@@ -46,14 +46,14 @@ def states(config: DeployConfig) -> list[tuple[int, str]]:
 
 
 def labels(config: DeployConfig) -> set[str]:
-    return {each.label for each in ml_engine.online(config).predict_all(DIGITS)}
+    return {each.label for each in connect(ml_engine.find_address(config)).predict_all(DIGITS)}
 
 
 def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness, expected, no_secrets, caplog):
     version = ml_engine.deploy(brightness[0], config)
     assert ml_engine.status(config) == [version]
     assert version.uri == f"{config.path}/{version.version}"
-    assert list(ml_engine.online(config).predict_all(DIGITS)) == [
+    assert list(connect(ml_engine.find_address(config)).predict_all(DIGITS)) == [
         dataclasses.replace(each, classes=pytest.approx(each.classes), score=pytest.approx(each.score))
         for each in expected
     ]
@@ -195,7 +195,7 @@ def test_a_refusal_says_what_to_do(cloud, config, status, words):
 def test_no_answer_and_nothing_deployed_are_said(config):
     assert ml_engine.status(config) == []
     with pytest.raises(DeployError, match="no version is live at ML Engine"):
-        ml_engine.online(config)
+        ml_engine.find_address(config)
     with pytest.raises(DeployError, match="nothing to take out"):
         ml_engine.rollback(config)
     with pytest.raises(DeployError, match=r"there is no answer from http://127.0.0.1:9 \("):

@@ -51,9 +51,9 @@ def push(model: str, blessed: bool, config: DeployConfig, folder: Path) -> stand
 
 def test_a_blessed_model_is_live_and_an_unblessed_one_is_not_deployed(config, brightness, tmp_path):
     pushed = push(brightness[0], True, config, tmp_path / "first")
-    (live,) = targets.target(config).status(config)
+    (live,) = targets.load_target(config).status(config)
     assert (live.traffic, live.version) == (100, pushed.get_string_custom_property("pushed_version"))
     unpushed = push(brightness[2], False, config, tmp_path / "second")
-    assert targets.target(config).status(config) == [live]
+    assert targets.load_target(config).status(config) == [live]
     assert unpushed.get_int_custom_property("pushed") == 0
     assert [folder.name for folder in Path(config.path).iterdir()] == [live.version]

@@ -1,11 +1,13 @@
 """A folder in TensorFlow Serving's layout, which a model server watches: its newest version is live."""
 
+from typing import NoReturn
+
 import tensorflow as tf
 
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import storage
-from imagepipe.deploy.base import Version
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import Version
 
 _ASIDE = "rolled_back"  # model servers ignore folders whose name isn't a number
 
@@ -38,7 +40,7 @@ def rollback(config: DeployConfig) -> Version:
     return Version(before.version, before.uri, 100)
 
 
-def online(config: DeployConfig) -> None:
+def find_address(config: DeployConfig) -> NoReturn:
     """A folder answers nobody.
 
     Raises:

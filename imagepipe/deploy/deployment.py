@@ -1,0 +1,51 @@
+"""What the targets return: the versions of a model that are deployed, and the address at which they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a model at a target.
+
+    Attributes:
+        version: name of the version, digits: seconds since 1970 when it was saved.
+        uri: folder of the SavedModel, as this machine sees it.
+        traffic: percent of the requests that it gets, 0 to 100.
+        state: ``ready``, or what it is doing or why it isn't ready, in the target's words.
+    """
+
+    version: str
+    uri: str
+    traffic: int
+    state: str = "ready"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a deployed model answers, and what a client needs to know to ask it.
+
+    Attributes:
+        url: URL of the model, without ``:predict``.
+        auth: adds the caller's credentials to each request; None if none are needed.
+        names: names of the classes in the order of the scores; empty if the live versions disagree.
+        headers: headers of each request, such as the ``Host`` by which a gateway finds the model.
+        inputs: names of the inputs that the model takes, side features included.
+    """
+
+    url: str
+    auth: httpx.Auth | None = None
+    names: Sequence[str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    inputs: Sequence[str] = ()
+
+
+def sort_by_traffic(versions: list[Version]) -> list[Version]:
+    """Returns the versions, most requests first; of those with equally many, the newest first."""
+    return sorted(versions, key=lambda v: (-v.traffic, -int(v.version)))
