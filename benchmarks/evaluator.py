@@ -4,7 +4,7 @@ The model is an InceptionV3 with random weights behind the transform graph, expo
 Each side is a process of its own, on the same SavedModel and the same Examples (320x240 JPEGs, crops of scikit-learn's
 sample photos).
 
-    python -m benchmarks.evaluator [--images N] [--json]
+    python -m benchmarks.evaluator [--images N] [--json] [--record]
 """
 
 import argparse
@@ -13,15 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import export_model, inception_v3, measure, report
+from benchmarks.common import build_inception_v3, export_model, measure
+from benchmarks.results import Claim, make_parser, report
 
+MEASURES = ("components/evaluator", "pipeline/eval_config.py")
 SIDES = ("ours", "tfx")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--side", choices=["prepare", *SIDES], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -41,9 +42,10 @@ def main() -> None:
             memory[side] = peak / 2**20
     rates = {side: arguments.images / seconds[side] for side in SIDES}
     report(
-        arguments.json,
+        arguments,
+        "evaluator",
+        MEASURES,
         {
-            "benchmark": "evaluator",
             "images": arguments.images,
             "images_per_second": rates,
             "peak_memory_mib": memory,
@@ -51,7 +53,12 @@ def main() -> None:
         },
         ["", "images/s, start-up included", "peak MiB"],
         [[side, f"{rates[side]:.1f}", f"{memory[side]:,.0f}"] for side in SIDES],
-        [f"memory, ours/tfx: {memory['ours'] / memory['tfx']:.2f}"],
+        [
+            Claim(
+                f"peak memory for {arguments.images:,} photos at 299 px, against TFX's growing batches",
+                f"{memory['ours'] / memory['tfx']:.2f} ({memory['ours']:,.0f} MiB, {memory['tfx']:,.0f})",
+            )
+        ],
     )
 
 
@@ -69,7 +76,7 @@ def prepare(folder: Path, images: int) -> None:
         records = tf.io.gfile.glob(str(folder / transform_and_input.RECORDS / "*"))
         for record in tf.data.TFRecordDataset(records).as_numpy_iterator():
             writer.write(record)
-    export_model(inception_v3(), folder / "transform", folder / "model" / "Format-Serving")
+    export_model(build_inception_v3(), folder / "transform", folder / "model" / "Format-Serving")
 
 
 def evaluate(folder: Path, side: str) -> None:
@@ -92,7 +99,7 @@ def evaluate(folder: Path, side: str) -> None:
     if side == "ours":
         inputs["baseline_model"] = [champion]
     executor = component.Executor if side == "ours" else tfx_executor.Executor
-    context = BaseBeamExecutor.Context(beam_pipeline_args=BeamConfig().args(), unique_id="0")
+    context = BaseBeamExecutor.Context(beam_pipeline_args=BeamConfig().make_arguments(), unique_id="0")
     executor(context).Do(
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},

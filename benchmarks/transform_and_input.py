@@ -10,7 +10,7 @@ Each side is a process of its own. The first two start from the graph of an earl
 does its analysis (a vocabulary of ten labels) on the way. 320x240 JPEGs, crops of scikit-learn's sample photos, become
 batches of 32 at 299x299.
 
-    python -m benchmarks.transform_and_input [--images N] [--repeats N] [--json]
+    python -m benchmarks.transform_and_input [--images N] [--repeats N] [--json] [--record]
 """
 
 import argparse
@@ -27,8 +27,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import measure, photo_crops, report
+from benchmarks.common import make_photo_crops, measure
+from benchmarks.results import Claim, at_least, make_parser, report
 
+MEASURES = ("transform", "trainer/inputs.py")
 SIZE = (299, 299)
 BATCH = 32
 RECORDS = "records"  # the folder of the Examples
@@ -46,10 +48,9 @@ MEMORY_GOAL = 0.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--side", choices=["prepare", *SIDES], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -70,9 +71,9 @@ def main() -> None:
         measure([*command, "--side", "prepare", "--images", str(arguments.images)])
         for repeat in range(arguments.repeats):
             for side in SIDES if repeat == 0 else SIDES[:2]:  # the others take minutes, and are far away
-                measured = measure([*command, "--side", side])
-                memory[side] = max(memory.get(side, 0), measured.peak / 2**20)
-                anonymous[side] = max(anonymous.get(side, 0), measured.peak_anonymous / 2**20)
+                usage = measure([*command, "--side", side])
+                memory[side] = max(memory.get(side, 0), usage.peak / 2**20)
+                anonymous[side] = max(anonymous.get(side, 0), usage.peak_anonymous / 2**20)
                 result = json.loads((Path(folder) / f"{side}.json").read_text())
                 for which, seconds in result.items():
                     rates[side][which].append(arguments.images / seconds)
@@ -95,9 +96,10 @@ def main() -> None:
     ]
     memory_ratios = {f"ours/{side}": memory["ours"] / memory[side] for side in MATERIALIZED}
     report(
-        arguments.json,
+        arguments,
+        "transform_and_input",
+        MEASURES,
         {
-            "benchmark": "transform_and_input",
             "images": arguments.images,
             "images_per_second": median,
             "peak_memory_mib": memory,
@@ -109,8 +111,11 @@ def main() -> None:
         },
         ["", "first pass, images/s", "later passes", "peak MiB", "without files' pages"],
         rows,
-        [f"{name}: {ratio:.2f} (goal: at least {GOALS[name]:g})" for name, ratio in ratios.items()]
-        + [f"peak memory, {name}: {ratio:.2f} (goal: below {MEMORY_GOAL:g})" for name, ratio in memory_ratios.items()],
+        [at_least(f"images/s, {name}", ratio, GOALS[name]) for name, ratio in ratios.items()]
+        + [
+            Claim(f"peak memory, {name}", f"{ratio:.2f}", f"below {MEMORY_GOAL:g}", ratio < MEMORY_GOAL)
+            for name, ratio in memory_ratios.items()
+        ],
     )
 
 
@@ -140,7 +145,7 @@ def _beam() -> Any:
 
     from pipeline.config import BeamConfig
 
-    return beam.Pipeline(options=PipelineOptions(BeamConfig().args()))
+    return beam.Pipeline(options=PipelineOptions(BeamConfig().make_arguments()))
 
 
 def prepare(folder: Path, images: int) -> None:
@@ -155,12 +160,12 @@ def prepare(folder: Path, images: int) -> None:
             stack.enter_context(tf.io.TFRecordWriter(str(folder / RECORDS / f"data-{number:05}-of-{SHARDS:05}")))
             for number in range(SHARDS)
         ]
-        for number, jpeg in enumerate(photo_crops(images)):
+        for number, jpeg in enumerate(make_photo_crops(images)):
             example = tf.train.Example()
             example.features.feature["input"].bytes_list.value.append(jpeg)
             example.features.feature["label"].bytes_list.value.append(b"%d" % (number % 10))
             shards[number % SHARDS].write(example.SerializeToString())
-    rows = [{"input": jpeg, "label": b"%d" % number} for number, jpeg in enumerate(photo_crops(10))]
+    rows = [{"input": jpeg, "label": b"%d" % number} for number, jpeg in enumerate(make_photo_crops(10))]
     with _beam() as pipeline, tft_beam.Context(temp_dir=str(folder / "tmp")):
         transform_fn = ((pipeline | beam.Create(rows)), _metadata()) | tft_beam.AnalyzeDataset(_preprocessing())
         _ = transform_fn | tft_beam.WriteTransformFn(str(folder / "transform"))
@@ -189,10 +194,10 @@ def ours(folder: Path) -> dict[str, float]:
     _owner, transform = graph.load(output)
     parse = export.example_parser(output, Features(), with_label=True)
     encode = tasks.classification(10).encode
-    begun = time.perf_counter()
+    start = time.perf_counter()
     records = inputs.records([str(folder / RECORDS / "*")])
     split = inputs.load(records, lambda x: transform(parse(x)), encode, folder / "pixels")
-    loaded = time.perf_counter() - begun
+    loaded = time.perf_counter() - start
     epochs = inputs.epochs(split.count, split.count, BATCH, seed=0, first=0)
     epoch = inputs.read(split, epochs.take(-(-split.count // BATCH))).prefetch(2)
     passes = _passes(epoch)
@@ -251,7 +256,7 @@ def materialized(folder: Path, side: str) -> dict[str, float]:
             outputs[f"{prefix}_{name}"] = [artifact]
 
     start = time.perf_counter()
-    beam_args = BeamConfig(options=MATERIALIZED[side]).args()
+    beam_args = BeamConfig(options=MATERIALIZED[side]).make_arguments()
     context = Executor.Context(beam_pipeline_args=beam_args, tmp_dir=str(folder / "tmp"), unique_id="0")
     Executor(context).Do(
         {"examples": [examples], "schema": [schema]},

@@ -1,4 +1,4 @@
-"""The configuration of a pipeline: a model for each section of ``pipeline.yaml``, which ``pipeline.config_file`` reads."""
+"""The configuration: a model for each section of ``pipeline.yaml``, which ``pipeline.config_file`` reads."""
 
 from typing import Annotated, Any, Literal
 

@@ -74,7 +74,7 @@ def create_pipeline(
     Returns:
         The pipeline, for any TFX runner.
     """
-    features = config.data.features.names()
+    features = config.data.features.make_features()
 
     # Reads the splits as they were ingested, or makes splits where there is one set of records only.
     example_gen = tfx.ImportExampleGen(input_base=parameter("data_path", source.base), **_splits(config, source))
@@ -159,7 +159,7 @@ def create_pipeline(
         run_fn="trainer.run.run_fn",
         statistics=statistics_gen.outputs["statistics"],
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
-        custom_config=training_config | {"serving": config.serving.exported()},
+        custom_config=training_config | {"serving": config.serving.dump_export_settings()},
         **training,
     )
 

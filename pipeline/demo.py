@@ -10,7 +10,6 @@ from imagepipe.base.errors import ModelError
 from imagepipe.ingest import command as ingest_pipeline
 from imagepipe.serving import requests
 from imagepipe.serving.requests import Failure
-from pipeline.config import Config, read
 from pipeline.runs.summary import Summary
 from pipeline.runs.summary import write as write_summary
 
@@ -74,11 +73,6 @@ def write_config(root: Path) -> Path:
     if not path.exists():
         path.write_text(_CONFIG)
     return path
-
-
-def read_config(root: Path) -> Config:
-    """Reads ``pipeline.yaml``."""
-    return read(root / "pipeline.yaml")
 
 
 def predict_test_split(root: Path, summary: Summary) -> tuple[Path, float, list[Example]]:

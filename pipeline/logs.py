@@ -13,7 +13,7 @@ MARK = "---- imagepipe node "
 
 
 @contextmanager
-def redirected(log: Path) -> Iterator[TextIO]:
+def redirect_output(log: Path) -> Iterator[TextIO]:
     """Sends all that this process prints to a file, C++ code included: that prints past Python's streams.
 
     Yields:
@@ -35,13 +35,13 @@ def redirected(log: Path) -> Iterator[TextIO]:
                 os.close(original)
 
 
-def mark(node: str) -> None:
+def mark_node(node: str) -> None:
     """Writes into the log, where output is redirected to one, that a node begins; the dashboard looks for it."""
     os.write(2, f"{MARK}{node}\n".encode())
 
 
 @contextmanager
-def training_shown(line: Callable[[str], None], moment: Callable[[str], None]) -> Iterator[None]:
+def show_training(line: Callable[[str], None], moment: Callable[[str], None]) -> Iterator[None]:
     """Shows how training goes, and writes it to standard error, which is the log's.
 
     Args:
@@ -71,7 +71,7 @@ def training_shown(line: Callable[[str], None], moment: Callable[[str], None]) -
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def hide_output() -> Iterator[None]:
     """Drops what is printed, around the import of TensorFlow and its likes. Exceptions are raised as ever."""
-    with redirected(Path(os.devnull)):
+    with redirect_output(Path(os.devnull)):
         yield

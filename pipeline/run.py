@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf import text_format
+from imagepipe.deploy.saved_model import read_labels, read_task
 from rich.console import Console
 from rich.markup import escape
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -23,9 +24,8 @@ from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER, Tas
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import sort_by_traffic
-from imagepipe.deploy.versions import labels, model_task
 from imagepipe.serving.check_report import Report
-from pipeline import logs, local_runner, source
+from pipeline import local_runner, logs, source
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
 from pipeline.runs import provenance, results, summary
@@ -51,14 +51,14 @@ def check(config: Config, deploy: DeployConfig) -> source.Source:
     except WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:
-        _check_schema(config.data.curated_schema, config.data.features.names(), config.task)
+        _check_schema(config.data.curated_schema, config.data.features.make_features(), config.task)
     return found
 
 
 def _check_live(deploy: DeployConfig, config: Config) -> None:
     """A candidate is held against what is live, and takes its place: that must do the same task."""
     live = sort_by_traffic(targets.load_target(deploy).status(deploy))[:1]
-    if live and (task := model_task(storage.assets(live[0].uri))) != config.task:
+    if live and (task := read_task(storage.fetch_assets(live[0].uri))) != config.task:
         raise ConfigError(
             f"task: {config.task}, but {live[0].uri}, which is live, does {task}. "
             "Give the pipeline another name, or remove what is live."
@@ -104,7 +104,7 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
     with locked(workdir.root, busy), _run_dir(workdir) as run_dir:
         _close_killed_runs(workdir)
         log = run_dir / "log.txt"
-        deploy = config.deployment(str(workdir.serving(config.name)))
+        deploy = config.make_deployment(str(workdir.serving(config.name)))
         state = summary.Summary(
             run_id=run_dir.name,
             name=config.name,
@@ -134,7 +134,7 @@ def _run(
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.artifacts / ".training"),
         deploy=deploy,
-        beam_args=add_setup_file(config.beam.args()),
+        beam_args=add_setup_file(config.beam.make_arguments()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
     provenance.write(
@@ -142,7 +142,7 @@ def _run(
         config.model_dump(mode="json"),
         code=Path(__file__).parent,
         data=source.compute_fingerprint(config.data.path, found),
-        dag={each.id: sorted(before.id for before in each.upstream_nodes) for each in pipeline.components},
+        dag={node.id: sorted(upstream.id for upstream in node.upstream_nodes) for node in pipeline.components},
     )
 
     console.print(f"run {state.run_id}, its log: {state.log}")
@@ -203,7 +203,7 @@ def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: 
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 
     if evaluation.confusion:
-        results.draw_confusion_matrix(evaluation.confusion, labels(model), str(run_dir / "confusion_matrix.png"))
+        results.draw_confusion_matrix(evaluation.confusion, read_labels(model), str(run_dir / "confusion_matrix.png"))
     (run_dir / PAGE).write_bytes(Path(_only(outputs, "ModelReport", "report").uri).read_bytes())
     training = model.parent / TRAINING_FOLDER
     (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())

@@ -36,7 +36,7 @@ class Source:
     all: str = ""
 
 
-def find(config: Config) -> Source:
+def find_examples(config: Config) -> Source:
     """Finds the Examples of ``data.path`` and checks that they can be trained on.
 
     Raises:
@@ -97,7 +97,7 @@ def _matches(source: Source, pattern: str) -> list[str]:
     return sorted(file for file in tf.io.gfile.glob(f"{source.base}/{pattern}") if not tf.io.gfile.isdir(file))
 
 
-def fingerprint(path: str, source: Source) -> provenance.Data:
+def compute_fingerprint(path: str, source: Source) -> provenance.Data:
     """What the Examples at ``path`` are known by, ``source`` being what was found there."""
     if made := provenance.ingested(path):
         return made

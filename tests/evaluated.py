@@ -184,7 +184,7 @@ def evaluate(
         "eval_config": proto_utils.proto_to_json(eval_config(task, config, Features())),
         "example_splits": json.dumps(["eval"]),
     }
-    executor = Executor(Executor.Context(beam_pipeline_args=beam.args(), unique_id="1"))
+    executor = Executor(Executor.Context(beam_pipeline_args=beam.make_arguments(), unique_id="1"))
     executor.Do(
         {"examples": [examples], "model": [model], "baseline_model": [baseline]},
         {"evaluation": [evaluation], "blessing": [blessing]},

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pipeline.cli.shared import ERR, FAILED, OUT, ConfigFile, Json, Overrides, errors_in_words, say
+from pipeline.cli.shared import ERR, FAILED, OUT, ConfigFile, Json, Overrides, print_note, report_errors
 
 SECONDS_TO_LOOK = 5.0  # from one look at a run somewhere else to the next
 
@@ -25,12 +25,12 @@ def compile_(
     overrides: Overrides = None,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines or Vertex AI."""
-    with errors_in_words():
-        from pipeline.config import read
-        from pipeline.logs import quiet
+    with report_errors():
+        from pipeline.config_file import read_config
+        from pipeline.logs import hide_output
 
-        settings = read(config, tuple(overrides or ()))
-        with quiet():
+        settings = read_config(config, tuple(overrides or ()))
+        with hide_output():
             from pipeline.kubeflow.compile import compile_pipeline
 
             text = compile_pipeline(settings, target)
@@ -80,7 +80,7 @@ def submit(
         raise typer.BadParameter("--host and --experiment are of Kubeflow", param_hint="--target")
     given = {"kubeflow.host": host, "kubeflow.experiment": experiment}
     sets = (*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in given.items() if value))
-    with errors_in_words():
+    with report_errors():
         from pipeline.kubeflow import progress
         from pipeline.kubeflow.package import parameters as values_of
         from pipeline.kubeflow.submit import Asked, prepare, schedule
@@ -94,7 +94,7 @@ def submit(
         ended = None
         if wait and submitted.look:
             ERR.print("waiting for its end; the run goes on also if you stop waiting (Ctrl-C) …")
-            ended = progress.follow(submitted.look, say, SECONDS_TO_LOOK)
+            ended = progress.follow(submitted.look, print_note, SECONDS_TO_LOOK)
     if as_json:
         told = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
         how = dataclasses.asdict(ended) if ended else {"state": None}

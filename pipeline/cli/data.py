@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.cli.shared import ERR, OUT, BeamOption, Json, beam_arguments, errors_in_words, print_table
+from pipeline.cli.shared import ERR, OUT, BeamOption, Json, print_table, read_beam_arguments, report_errors
 
 app = typer.Typer()
 
@@ -33,7 +33,7 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Make a dataset from labelled images. Options for Beam go after --."""
-    with errors_in_words():
+    with report_errors():
         from imagepipe.ingest.command import run as _ingest
 
         result = _ingest(
@@ -45,7 +45,7 @@ def ingest(
             max_pixels=max_pixels,
             compress=compress,
             workers=workers,
-            beam_args=beam_arguments(context.args, config),
+            beam_args=read_beam_arguments(context.args, config),
         )
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
@@ -68,7 +68,7 @@ def init(
     out: Annotated[Path | None, typer.Option(help="The file; by default pipeline.yaml beside the dataset.")] = None,
 ) -> None:
     """Write a commented configuration for a dataset."""
-    with errors_in_words():
+    with report_errors():
         from pipeline.init import write_config
 
         path = out or dataset.resolve().parent / "pipeline.yaml"
@@ -88,16 +88,16 @@ def schema(
     as_json: Json = False,
 ) -> None:
     """Show which columns the data has to have, with which values; and freeze that, for data.curated_schema."""
-    with errors_in_words():
-        from pipeline.logs import quiet
+    with report_errors():
+        from pipeline.logs import hide_output
 
-        with quiet():
-            from pipeline import schema as schemas
+        with hide_output():
+            from pipeline import data_schema as schemas
 
-            found = schemas.find(source)
+            found = schemas.find_schema(source)
         if freeze:
-            schemas.freeze(found, freeze)
-    rows = schemas.columns(found)
+            schemas.freeze_schema(found, freeze)
+    rows = schemas.list_columns(found)
     if as_json:
         OUT.print_json(data=[dataclasses.asdict(row) for row in rows])
     else:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.cli.runs import run_here, tell
-from pipeline.cli.shared import ERR, OUT, errors_in_words
+from pipeline.cli.runs import print_outcome, run_here
+from pipeline.cli.shared import ERR, OUT, report_errors
 
 app = typer.Typer()
 
@@ -17,8 +17,9 @@ def demo(
     workdir: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
 ) -> None:
     """From handwritten digits to a served classifier, in a few minutes."""
-    with errors_in_words():
+    with report_errors():
         from pipeline import demo as steps
+        from pipeline.config_file import read_config
 
         root = workdir.resolve()
         ERR.print("[bold]1. Images[/]: scikit-learn's handwritten digits, as files")
@@ -26,9 +27,9 @@ def demo(
         ERR.print(f"[bold]2. Ingest[/]: {images}")
         ERR.print(str(steps.ingest(root)))
         ERR.print(f"[bold]3. Run[/]: {steps.write_config(root)}")
-        settings = steps.read_config(root)
+        settings = read_config(root / "pipeline.yaml")
         summary = run_here(settings, root)
-        status = tell(summary)
+        status = print_outcome(summary)
         if status == 0:
             ERR.print(
                 "[bold]4. Predict[/]: the test split, which training and gate have not seen, through the pushed model"

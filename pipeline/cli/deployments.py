@@ -17,10 +17,10 @@ from pipeline.cli.shared import (
     ModelFolder,
     Overrides,
     Target,
-    deployment_of,
-    errors_in_words,
+    load_deploy_target,
     print_table,
-    target_of,
+    read_deployment,
+    report_errors,
 )
 
 _MOST_WIDTH = 10_000
@@ -43,12 +43,12 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Deploy a model, whatever a gate said of it. Again with another --traffic, its share of the requests changes."""
-    with errors_in_words():
+    with report_errors():
         from imagepipe.deploy.versions import find_model
 
-        deployment = deployment_of(config, target, overrides)
+        deployment = read_deployment(config, target, overrides)
         folder = find_model(model)
-        version = target_of(deployment).deploy(str(folder), deployment, traffic or deployment.traffic)
+        version = load_deploy_target(deployment).deploy(str(folder), deployment, traffic or deployment.traffic)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:
@@ -63,9 +63,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show which versions are deployed, and which of them are live."""
-    with errors_in_words():
-        deployment = deployment_of(config, target, overrides)
-        versions = target_of(deployment).status(deployment)
+    with report_errors():
+        deployment = read_deployment(config, target, overrides)
+        versions = load_deploy_target(deployment).status(deployment)
     if as_json:
         OUT.print_json(data=[dataclasses.asdict(version) for version in versions])
         return
@@ -84,9 +84,9 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Take the newest version out of service: the one before gets its requests."""
-    with errors_in_words():
-        deployment = deployment_of(config, target, overrides)
-        version = target_of(deployment).rollback(deployment)
+    with report_errors():
+        deployment = read_deployment(config, target, overrides)
+        version = load_deploy_target(deployment).rollback(deployment)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:

@@ -18,11 +18,11 @@ from pipeline.cli.shared import (
     Json,
     ModelFolder,
     TargetName,
+    load_deploy_target,
+    print_note,
     read_beam_arguments,
     read_deployment,
     report_errors,
-    print_note,
-    load_deploy_target,
 )
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def serve(
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
-        from imagepipe.deploy.versions import model_name
+        from imagepipe.deploy.versions import find_model_name
         from pipeline.logs import hide_output
 
         with hide_output():
@@ -156,9 +156,9 @@ def serve(
             from imagepipe.serving import server
 
         told = os.environ.get("AIP_STORAGE_URI")
-        if not (path := model or (told and storage.fetched(told))):
+        if not (path := model or (told and storage.fetch_model(told))):
             raise typer.BadParameter("give a model")
-        server.main(path, name or model_name(path), host, port)
+        server.main(path, name or find_model_name(path), host, port)
 
 
 @app.command()
@@ -171,9 +171,11 @@ def export(
 ) -> None:
     """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
     with report_errors():
+        from imagepipe.deploy.saved_model import read_labels
+
         from imagepipe.base.errors import ModelError
         from imagepipe.base.names import TRAINING_FOLDER
-        from imagepipe.deploy.versions import find_model, labels
+        from imagepipe.deploy.versions import find_model
         from pipeline.logs import hide_output
 
         folder = find_model(model)
@@ -186,7 +188,7 @@ def export(
             content = convert(trained)
         out.write_bytes(content)
         names = out.with_suffix(".labels.txt")
-        names.write_text("".join(f"{label}\n" for label in labels(folder)))
+        names.write_text("".join(f"{label}\n" for label in read_labels(folder)))
     OUT.print(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}")
 
 

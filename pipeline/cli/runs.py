@@ -18,8 +18,8 @@ from pipeline.cli.shared import (
     Json,
     Overrides,
     Workdir,
-    errors_in_words,
     print_table,
+    report_errors,
 )
 
 if TYPE_CHECKING:
@@ -37,29 +37,29 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run the pipeline: validate, train, evaluate, and push what the gate lets through."""
-    with errors_in_words():
-        from pipeline.config import read
+    with report_errors():
+        from pipeline.config_file import read_config
 
-        settings = read(config, tuple(overrides or ()))
+        settings = read_config(config, tuple(overrides or ()))
         summary = run_here(settings, workdir or config.resolve().parent)
     if as_json:
         OUT.print_json(data=summary.model_dump())
-    raise typer.Exit(tell(summary))
+    raise typer.Exit(print_outcome(summary))
 
 
 def run_here(settings: "Config", workdir: Path) -> "Summary":
     """Runs the pipeline, and says on stderr how it goes."""
-    from pipeline.logs import quiet
+    from pipeline.logs import hide_output
     from pipeline.workdir import Workdir
 
     ERR.print("loading TFX …")
-    with quiet():
+    with hide_output():
         from pipeline.run import run as run_pipeline
 
     return run_pipeline(settings, Workdir(workdir.resolve()), ERR)
 
 
-def tell(summary: "Summary") -> int:
+def print_outcome(summary: "Summary") -> int:
     """Says how a run ended, and returns the exit status for it."""
     if summary.status == "failed":
         ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {summary.log}")
@@ -152,7 +152,7 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Show what a model was made from: dataset, commit, configuration, packages; and the command to repeat it."""
-    with errors_in_words():
+    with report_errors():
         from pipeline.runs import lineage as traced
 
         found = traced.trace(version, workdir)
@@ -168,11 +168,11 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in that folder.")] = None,
 ) -> None:
     """Write the page of a run: verdict, figures, mistakes with their images, data, model card."""
-    with errors_in_words():
-        from pipeline.logs import quiet
+    with report_errors():
+        from pipeline.logs import hide_output
         from pipeline.runs import report as reports
 
-        with quiet():
+        with hide_output():
             text = reports.page_of(run)
         file = out or run / reports.PAGE
         file.write_text(text)
@@ -196,7 +196,7 @@ def dashboard(
     ] = None,
 ) -> None:
     """Show all runs in a browser: metrics over time, two runs compared, nodes, logs, what a version was made from."""
-    with errors_in_words():
+    with report_errors():
         from pipeline.runs.dashboard import server
 
         if not workdir.is_dir():

@@ -94,7 +94,7 @@ def read_deployment(config: Path, target: str | None, overrides: list[str] | Non
 
     sets = (*(overrides or ()), *([f"deploy.target={target}"] if target else ()))
     settings = read_config(config, sets)
-    return settings.deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
+    return settings.make_deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
 
 
 def load_deploy_target(deployment: "DeployConfig") -> "targets.Target":

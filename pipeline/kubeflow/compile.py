@@ -66,8 +66,8 @@ def compile_pipeline(config: Config, target: TargetName) -> str:
         _source(config),
         pipeline_root=settings.pipeline_root or "",
         state_dir=_STATE,
-        deploy=config.deployment(""),
-        beam_args=config.beam.args(),
+        deploy=config.make_deployment(""),
+        beam_args=config.beam.make_arguments(),
         enable_cache=settings.cache,
         parameter=parameter,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from imagepipe.base.errors import IngestError, ModelError
-from imagepipe.deploy.versions import FINGERPRINT, find_model
+from imagepipe.deploy.saved_model import FINGERPRINT
+from imagepipe.deploy.versions import find_model
 from pipeline.runs import provenance, store, summary
 from pipeline.runs.provenance import Origin
 from pipeline.runs.summary import Summary

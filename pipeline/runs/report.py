@@ -10,14 +10,14 @@ from imagepipe.base.errors import ConfigError
 from imagepipe.base.names import SERVING_REPORT
 from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
 from imagepipe.serving.check_report import Report
-from pipeline.config import read
+from pipeline.config_file import read_config
 from pipeline.runs import store
 from pipeline.runs.provenance import CONFIG
 from pipeline.runs.summary import FILENAME
 from pipeline.workdir import Workdir
 
 if TYPE_CHECKING:
-    from components.evaluator.results import Evaluation
+    from components.evaluator.evaluation import Evaluation
 
 PAGE = "report.html"
 
@@ -60,7 +60,7 @@ def _made_anew(run: Path) -> str:
     if missing or not (run / CONFIG).is_file():
         what = ", ".join(missing) or CONFIG
         raise ConfigError(f"{run} has no page, and none can be made of it: {what} is missing. Run the pipeline again")
-    settings = read(run / CONFIG)
+    settings = read_config(run / CONFIG)
 
     uris = {key: Path(made[node, key].uri) for key, node in _NEEDED.items()}
     findings = made.get(("DataCheck", "findings"))
@@ -72,7 +72,7 @@ def _made_anew(run: Path) -> str:
         findings=Path(findings.uri) if findings and _is_there(findings) else None,
         blessed=made["Evaluator", "blessing"].properties.get("blessed") == "1",
         serving=Report(**json.loads((Path(made["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
-        features=settings.data.features.names(),
+        features=settings.data.features.make_features(),
         name=name,
         config=settings.model_dump(mode="json", exclude={"beam", "kubeflow"}),
     )
@@ -97,7 +97,7 @@ def render(evaluation: str, **given: Any) -> str:
 
 
 def _read_evaluation(folder: str) -> "Evaluation":
-    from components.evaluator.reader import load
+    from components.evaluator.evaluation_reader import load
 
     return load(folder)
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from tfx.utils import io_utils
 
-from components.evaluator.reader import load
-from components.evaluator.results import COUNT, Evaluation, Figures, Slice
+from components.evaluator.evaluation_reader import load
+from components.evaluator.evaluation import COUNT, Evaluation, Figures, Slice
 from pipeline.runs.summary import Metrics
 
 __all__ = ["best_hyperparameters", "by_class", "champion_metrics", "draw_confusion_matrix", "load", "metrics"]

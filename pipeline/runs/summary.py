@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from components.evaluator.results import Outcome
+from components.evaluator.evaluation import Outcome
 from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import TargetName
-from imagepipe.deploy.versions import version_folders
+from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving.check_report import Report
 
 FILENAME = "summary.json"
@@ -113,7 +113,7 @@ def read_each(runs_dir: Path) -> Iterator[tuple[str, Summary | None]]:
 
 def is_live(summary: Summary) -> bool:
     """Whether a run's model is the newest in its folder; of a cluster or a cloud only `imagepipe status` can tell."""
-    newest = version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
+    newest = list_version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
     return bool(newest) and newest[0].name == summary.pushed_version
 
 

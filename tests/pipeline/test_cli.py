@@ -91,7 +91,7 @@ def test_an_empty_workdir_has_no_runs(tmp_path):
 
 def test_what_native_code_prints_goes_to_the_log_and_the_terminal_stays_usable(tmp_path, capfd):
     log = tmp_path / "log.txt"
-    with contextlib.suppress(KeyError), logs.redirected(log) as terminal:
+    with contextlib.suppress(KeyError), logs.redirect_output(log) as terminal:
         os.write(1, b"native out\n")
         os.write(2, b"native err\n")
         terminal.write("for a person\n")

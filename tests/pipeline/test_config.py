@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from imagepipe.base.errors import ConfigError
-from pipeline.config import read
+from pipeline.config_file import read_config
 
 MINIMAL = "name: flowers\ndata: {path: dataset}\n"
 
@@ -20,11 +20,13 @@ def file(tmp_path):
 
 
 def test_name_and_data_path_are_enough_and_paths_are_relative_to_the_file(file, tmp_path):
-    config = read(file())
+    config = read_config(file())
     assert config.data.path == str(tmp_path / "dataset")
     assert config.image.size == (299, 299)
     assert config.trainer.weights == "imagenet"
-    relative = read(file(), ("trainer.weights=w/base.weights.h5", "deploy.path=../live", "data.path=gs://bucket/x"))
+    relative = read_config(
+        file(), ("trainer.weights=w/base.weights.h5", "deploy.path=../live", "data.path=gs://bucket/x")
+    )
     assert relative.trainer.weights == str(tmp_path / "w" / "base.weights.h5")
     assert relative.deploy.path == str(tmp_path.parent / "live")
     assert relative.data.path == "gs://bucket/x"
@@ -40,7 +42,7 @@ def test_name_and_data_path_are_enough_and_paths_are_relative_to_the_file(file, 
     ],
 )
 def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, overrides, size):
-    assert read(file(), overrides).image.size == size
+    assert read_config(file(), overrides).image.size == size
 
 
 @pytest.mark.parametrize(
@@ -85,26 +87,26 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
 )
 def test_what_is_wrong_is_named_by_key_with_what_would_be_right(file, override, message):
     with pytest.raises(ConfigError, match=message):
-        read(file(), (override,))
+        read_config(file(), (override,))
 
 
 def test_without_a_tuner_there_is_none_and_its_space_is_by_key_of_the_trainer(file):
-    assert read(file()).tuner is None
-    assert read(file(), ("tuner=null",)).tuner is None
+    assert read_config(file()).tuner is None
+    assert read_config(file(), ("tuner=null",)).tuner is None
     space = "{learning_rate: {min: 1e-5, max: 1.e-2, log: true}, augmentation.mixup: {values: [0, 0.2]}, \
 batch_size: {values: [16, 32]}, unfreeze_after: {values: [mixed7, mixed9]}}"
-    tuner = read(file(), ("tuner.trials=4", f"tuner.space={space}")).tuner
+    tuner = read_config(file(), ("tuner.trials=4", f"tuner.space={space}")).tuner
     assert (tuner.trials, tuner.search, tuner.epochs) == (4, "random", None)
     assert tuner.space["learning_rate"].min == 1e-5
     assert tuner.space["augmentation.mixup"].values == (0, 0.2)
 
 
 def test_each_task_has_its_own_metrics(file):
-    assert read(file()).evaluation.thresholds == {"accuracy": 0.8}
-    assert read(file(), ("evaluation.margin=0.5",)).evaluation.thresholds == {"accuracy": 0.8}
-    assert read(file(), ("task=multilabel", "trainer.label_thresholds={a: 0.4}")).evaluation.thresholds == {}
+    assert read_config(file()).evaluation.thresholds == {"accuracy": 0.8}
+    assert read_config(file(), ("evaluation.margin=0.5",)).evaluation.thresholds == {"accuracy": 0.8}
+    assert read_config(file(), ("task=multilabel", "trainer.label_thresholds={a: 0.4}")).evaluation.thresholds == {}
     bounds = ("evaluation.thresholds={mean_absolute_error: 1e6, r_squared: -2}", "trainer.loss=huber")
-    assert read(file(), ("task=regression", *bounds)).evaluation.thresholds["mean_absolute_error"] == 1e6
+    assert read_config(file(), ("task=regression", *bounds)).evaluation.thresholds["mean_absolute_error"] == 1e6
 
 
 @pytest.mark.parametrize(
@@ -123,12 +125,12 @@ def test_each_task_has_its_own_metrics(file):
 )
 def test_what_does_not_fit_the_task_is_refused(file, task, override, message):
     with pytest.raises(ConfigError, match=message):
-        read(file(), (f"task={task}", override))
+        read_config(file(), (f"task={task}", override))
 
 
 def test_all_that_is_wrong_is_said_at_once(file):
     with pytest.raises(ConfigError) as error:
-        read(file("name: x\ntrainer: {epochs: -1, seed: a}\n"))
+        read_config(file("name: x\ntrainer: {epochs: -1, seed: a}\n"))
     assert all(key in str(error.value) for key in ("data: has to be given", "trainer.epochs", "trainer.seed"))
 
 
@@ -142,18 +144,18 @@ def test_all_that_is_wrong_is_said_at_once(file):
 )
 def test_an_override_that_makes_no_sense_is_refused(file, override, message):
     with pytest.raises(ConfigError, match=message):
-        read(file(), (override,))
+        read_config(file(), (override,))
 
 
 @pytest.mark.parametrize("text", ["- a list", "name: [", "!!python/object/apply:os.system ['true']", ""])
 def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, text):
     with pytest.raises(ConfigError):
-        read(file(text))
+        read_config(file(text))
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(ConfigError, match="imagepipe init"):
-        read(tmp_path / "none.yaml")
+        read_config(tmp_path / "none.yaml")
 
 
 RULE = "name: x\ndata: {path: y}\nevaluation: {rules: [{metric: accuracy, RULE}]}\n"
@@ -180,7 +182,7 @@ def test_a_rule_that_cannot_decide_is_refused_by_its_key(tmp_path, rule, message
     text = RULE.replace("metric: accuracy, RULE", rule if rule.startswith("metric") else f"metric: accuracy, {rule}")
     (tmp_path / "pipeline.yaml").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        read(tmp_path / "pipeline.yaml")
+        read_config(tmp_path / "pipeline.yaml")
 
 
 @pytest.mark.parametrize(
@@ -196,15 +198,15 @@ def test_a_significance_is_for_metrics_that_have_a_paired_test(tmp_path, task, m
     text = RULE.replace("metric: accuracy, RULE", rule).replace("evaluation", f"task: {task}\nevaluation")
     (tmp_path / "pipeline.yaml").write_text(text)
     if not tested:
-        assert read(tmp_path / "pipeline.yaml").evaluation.rules[0].metric == metric
+        assert read_config(tmp_path / "pipeline.yaml").evaluation.rules[0].metric == metric
         return
     with pytest.raises(ConfigError, match=re.escape(f"significance: {metric} has no paired test; of the metrics of")):
-        read(tmp_path / "pipeline.yaml")
+        read_config(tmp_path / "pipeline.yaml")
     with pytest.raises(ConfigError, match=tested):
-        read(tmp_path / "pipeline.yaml")
+        read_config(tmp_path / "pipeline.yaml")
 
 
 def test_a_class_of_a_rule_may_be_a_number(tmp_path):
     (tmp_path / "pipeline.yaml").write_text(RULE.replace("RULE", "slice: {label: 7}, min: 0.5"))
-    (rule,) = read(tmp_path / "pipeline.yaml").evaluation.rules
+    (rule,) = read_config(tmp_path / "pipeline.yaml").evaluation.rules
     assert rule.slice == {"label": "7"}

@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from components.evaluator.component import size_bucket
-from components.evaluator.reader import load
-from components.evaluator.results import CANDIDATE, CHAMPION, Evaluation, Outcome
+from components.evaluator.evaluation_reader import load
+from components.evaluator.evaluation import CANDIDATE, CHAMPION, Evaluation, Outcome
 from pipeline.config import EvaluationConfig
 from pipeline.runs.summary import Summary
 from tests import evaluated

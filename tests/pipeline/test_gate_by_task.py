@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
-from components.evaluator.reader import load
-from components.evaluator.results import Evaluation, Outcome
+from components.evaluator.evaluation_reader import load
+from components.evaluator.evaluation import Evaluation, Outcome
 from imagepipe.base.names import TaskName
 from pipeline.config import EvaluationConfig
 from tests import evaluated

@@ -3,8 +3,8 @@ import pytest
 from imagepipe.base.errors import ConfigError
 from imagepipe.ingest import command as ingest
 from pipeline import init
-from pipeline.config import read
-from pipeline.source import find
+from pipeline.config_file import read_config
+from pipeline.source import find_examples
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
     monkeypatch.setattr(init, "imagenet_available", lambda: reachable)
     path = tmp_path / "My Flowers!" / "pipeline.yaml"
     notes = init.write_config(dataset, path)
-    config = read(path)
+    config = read_config(path)
     assert config.name == "my-flowers"
     assert config.trainer.weights == weights
     assert bool(notes) != reachable
     assert config.data.features.numeric == ("price",)
     assert config.data.features.categorical == ("camera",)
-    assert set(find(config).patterns) == {"train", "eval", "test"}
+    assert set(find_examples(config).patterns) == {"train", "eval", "test"}
 
 
 @pytest.mark.parametrize(("task", "label"), [("multilabel", "a|b"), ("regression", "1.5")])
@@ -40,12 +40,12 @@ def test_any_task_gets_a_configuration_that_can_be_run(digits_folder, tmp_path, 
     (tmp_path / "all.csv").write_text("\n".join(["path,label", *(f"{row},{label}" for row in rows)]) + "\n")
     ingest.run(str(tmp_path / "all.csv"), str(tmp_path / "dataset"), task=task)
     init.write_config(tmp_path / "dataset", tmp_path / "pipeline.yaml")
-    config = read(tmp_path / "pipeline.yaml")
+    config = read_config(tmp_path / "pipeline.yaml")
     assert config.task == task
     assert config.evaluation.thresholds == {}
-    assert set(find(config).patterns) == {"train", "eval", "test"}
+    assert set(find_examples(config).patterns) == {"train", "eval", "test"}
     with pytest.raises(ConfigError, match=f"was ingested for {task}"):
-        find(config.model_copy(update={"task": "classification"}))
+        find_examples(config.model_copy(update={"task": "classification"}))
 
 
 def test_a_configuration_is_never_overwritten(dataset, tmp_path):

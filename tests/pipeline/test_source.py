@@ -3,7 +3,7 @@ import tensorflow as tf
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
-from pipeline.source import Source, find
+from pipeline.source import Source, find_examples
 from tests.conftest import example
 
 
@@ -21,7 +21,7 @@ def write(path, *examples) -> None:
 def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
     for split in ("train", "eval"):
         write(tmp_path / split / "0.tfrecord", example(b"image", "a"))
-    assert find(config(tmp_path)) == Source(str(tmp_path), {"train": "train/*", "eval": "eval/*"}, "*")
+    assert find_examples(config(tmp_path)) == Source(str(tmp_path), {"train": "train/*", "eval": "eval/*"}, "*")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
 )
 def test_one_set_of_tfrecords_is_left_to_be_split(tmp_path, path, pattern):
     write(tmp_path / "part-0.tfrecord", example(b"image", "a"))
-    assert find(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
+    assert find_examples(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
 
 
 def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
@@ -38,11 +38,11 @@ def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
     record.features.feature["image/class/label"].int64_list.value.append(3)
     write(tmp_path / "0.tfrecord", record)
     names = {"input": "image/encoded", "label": "image/class/label"}
-    assert find(config(tmp_path, **names)).all == "*"
+    assert find_examples(config(tmp_path, **names)).all == "*"
     with pytest.raises(ConfigError, match=r"data\.features\.input: .*image/class/label \(int64\), image/encoded"):
-        find(config(tmp_path))
+        find_examples(config(tmp_path))
     with pytest.raises(ConfigError, match=r"data\.features\.label: .*feature 'klass' of type bytes or int64"):
-        find(config(tmp_path, **names | {"label": "klass"}))
+        find_examples(config(tmp_path, **names | {"label": "klass"}))
 
 
 def test_labels_that_are_not_the_tasks_are_refused_in_words(tmp_path):
@@ -51,18 +51,18 @@ def test_labels_that_are_not_the_tasks_are_refused_in_words(tmp_path):
     several.features.feature["label"].bytes_list.value.append(b"b")
     write(tmp_path / "several" / "0.tfrecord", several, example(b"unlabelled"))
     with pytest.raises(ConfigError, match=r"of type float or int64 \(task: regression\); there are .*label \(bytes\)"):
-        find(config(tmp_path / "words").model_copy(update={"task": "regression"}))
+        find_examples(config(tmp_path / "words").model_copy(update={"task": "regression"}))
     with pytest.raises(ConfigError, match=r"task: classification, but in .* has 2 values of 'label'.*multilabel"):
-        find(config(tmp_path / "several"))
-    assert find(config(tmp_path / "several").model_copy(update={"task": "multilabel"})).all == "*"
+        find_examples(config(tmp_path / "several"))
+    assert find_examples(config(tmp_path / "several").model_copy(update={"task": "multilabel"})).all == "*"
 
 
 def test_what_is_no_dataset_is_refused_in_words(tmp_path):
     with pytest.raises(ConfigError, match="imagepipe ingest"):
-        find(config(tmp_path / "missing"))
+        find_examples(config(tmp_path / "missing"))
     (tmp_path / "notes.txt").write_text("these are not records")
     with pytest.raises(ConfigError, match=r"notes\.txt is not a TFRecord file"):
-        find(config(tmp_path))
+        find_examples(config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ def test_slices_by_columns_that_are_not_there_are_refused(tmp_path, evaluation, 
         "slices": ["camera"],
         "rules": [{"metric": "accuracy", "min": 0, "slice": {"image_size": "0-31 px", "label": "a"}}],
     }
-    assert find(Config.model_validate(values | {"evaluation": allowed}))
+    assert find_examples(Config.model_validate(values | {"evaluation": allowed}))
     with pytest.raises(ConfigError, match=message):
-        find(Config.model_validate(values | {"evaluation": evaluation}))
+        find_examples(Config.model_validate(values | {"evaluation": evaluation}))

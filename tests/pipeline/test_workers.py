@@ -9,7 +9,7 @@ from tfx.components.statistics_gen.executor import Executor as StatisticsExecuto
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from components.evaluator.reader import load
+from components.evaluator.evaluation_reader import load
 from pipeline.config import BeamConfig, EvaluationConfig
 from tests import evaluated
 
@@ -35,7 +35,7 @@ def some(tmp_path_factory) -> tuple:
 def test_statistics_are_computed(some):
     root, _, data, examples = some
     statistics = evaluated.artifact(standard_artifacts.ExampleStatistics, root / "statistics")
-    StatisticsExecutor(BaseBeamExecutor.Context(beam_pipeline_args=WORKERS.args(), unique_id="1")).Do(
+    StatisticsExecutor(BaseBeamExecutor.Context(beam_pipeline_args=WORKERS.make_arguments(), unique_id="1")).Do(
         {"examples": [examples]}, {"statistics": [statistics]}, {"exclude_splits": "[]", "stats_options_json": None}
     )
     found = tfdv.load_stats_binary(f"{statistics.uri}/Split-eval/FeatureStats.pb")

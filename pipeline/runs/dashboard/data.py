@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagepipe.deploy.versions import version_folders
+from imagepipe.deploy.versions import list_version_folders
 from pipeline import logs
 from pipeline.runs import provenance, store, summary
 from pipeline.runs.provenance import Origin
@@ -91,7 +91,7 @@ def runs(workdir: Workdir) -> tuple[list[Run], str]:
             found[run_id] = Run(run_id, "", None, "its summary.json is damaged")
             continue
         if read.target == "filesystem" and read.serving_dir not in newest:
-            newest[read.serving_dir] = next((folder.name for folder in version_folders(read.serving_dir)[-1:]), None)
+            newest[read.serving_dir] = next((folder.name for folder in list_version_folders(read.serving_dir)[-1:]), None)
         live = read.pushed_version is not None and newest.get(read.serving_dir) == read.pushed_version
         report = (workdir.runs / run_id / "report.html").is_file()
         found[run_id] = Run(run_id, read.name, read, live=live, report=report)

@@ -19,10 +19,12 @@ from typing import Any
 
 import jinja2
 
+from imagepipe.base.charts import Chart
 from imagepipe.base.errors import ModelError
 from imagepipe.base.metrics import HEADLINE_METRICS, METRICS
 from pipeline.runs import lineage, provenance
-from pipeline.runs.dashboard import chart, data, disagreements, graph
+from pipeline.runs.dashboard import data, disagreements, graph
+from pipeline.runs.dashboard.metric_history import RunValue, draw_metric_history
 from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
 
@@ -147,27 +149,25 @@ def _bar(read: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | N
     return ", ".join(f"{node.id} {_duration(node.seconds)}" for _, node in slow) or "no node took long", parts
 
 
-def _charts(runs: list[data.Run]) -> dict[str, list[chart.Chart]]:
-    """By pipeline a chart for each metric, those that the lists show first."""
-    charts: dict[str, list[chart.Chart]] = {}
+def _charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
+    """Returns charts and the latest values of all metrics by pipeline, first those that the lists show."""
+    charts: dict[str, list[tuple[Chart, float]]] = {}
     for pipeline in sorted({run.pipeline for run in runs if run.summary}):
         own = [run.summary for run in reversed(runs) if run.summary and run.pipeline == pipeline]
         first = [name for each in own[-1:] for name in HEADLINE_METRICS[each.task]]
         names = dict.fromkeys([*first, *(name for each in own for name in each.metrics if name != "example_count")])
         for name in names:
             values = [
-                _charted(each, name, value)
+                RunValue(
+                    each.run_id, value, _interval(each, name), each.pushed_version is not None and each.blessed is True
+                )
                 for each in own
                 if (value := each.metrics.get(name)) is not None and math.isfinite(value)
             ][-_CHARTED:]
-            if values:
-                charts.setdefault(pipeline, []).append(chart.chart(name, values))
+            title = name.replace("_", " ")
+            if values and (chart := draw_metric_history(title, values, _figure(values[-1].value))):
+                charts.setdefault(pipeline, []).append((chart, values[-1].value))
     return charts
-
-
-def _charted(read: Summary, name: str, value: float) -> chart.Value:
-    low, high = _interval(read, name) or (None, None)
-    return chart.Value(read.run_id, value, low, high, pushed=read.pushed_version is not None and read.blessed is True)
 
 
 def _interval(read: Any, name: str) -> tuple[float, float] | None:
@@ -357,7 +357,7 @@ def _templates() -> jinja2.Environment:
         "plain": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
         "words": lambda name: name.replace("_", " "),
     }
-    environment.globals |= {"box": (graph.WIDTH, graph.HEIGHT), "chart": (chart.WIDTH, chart.HEIGHT), "when": _when}
+    environment.globals |= {"box": (graph.WIDTH, graph.HEIGHT), "when": _when}
     return environment
 
 

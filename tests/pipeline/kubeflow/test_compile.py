@@ -7,7 +7,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from imagepipe.base.errors import ConfigError
 from pipeline import demo
-from pipeline.config import read
+from pipeline.config_file import read_config
 from pipeline.kubeflow.compile import compile_pipeline
 
 KUBEFLOW = """\
@@ -34,7 +34,7 @@ def config(tmp_path_factory):
     demo.write_config(root)
     path = root / "pipeline.yaml"
     path.write_text(path.read_text() + KUBEFLOW)
-    return lambda *overrides: read(path, overrides)
+    return lambda *overrides: read_config(path, overrides)
 
 
 @pytest.fixture(scope="module")

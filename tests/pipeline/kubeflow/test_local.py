@@ -9,11 +9,11 @@ import pytest
 import yaml
 from kfp import components, local
 
-from imagepipe.deploy.versions import version_folders
+from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving import requests
 from imagepipe.serving.model import Model, predict_all
 from pipeline import demo
-from pipeline.config import read
+from pipeline.config_file import read_config
 from pipeline.kubeflow.compile import compile_pipeline
 from tests.pipeline.kubeflow import containers
 
@@ -39,7 +39,7 @@ def project(tmp_path_factory) -> Path:
     demo.write_images(root)
     demo.ingest(root)
     (root / "pipeline.yaml").write_text(CONFIG)
-    (root / "compiled.yaml").write_text(compile_pipeline(read(root / "pipeline.yaml"), "kubeflow"))
+    (root / "compiled.yaml").write_text(compile_pipeline(read_config(root / "pipeline.yaml"), "kubeflow"))
     return root
 
 
@@ -101,7 +101,7 @@ def test_each_container_runs_the_command_of_the_compiled_file(project, first):
 
 
 def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, first):
-    (version,) = version_folders(project / "serving")[:1]
+    (version,) = list_version_folders(project / "serving")[:1]
     assert accuracy(project, version) > 0.9
     assert outputs(first, "components.champion.component.Executor")["champion"]["metadata"]["version"] == ""
     assert "Blessed" in Path(outputs(first, REPORT)["report"]["uri"]).read_text()
@@ -114,7 +114,7 @@ def test_examples_carry_the_fingerprint_of_what_was_read(first):
 
 
 def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, second):
-    before, after = version_folders(project / "serving")
+    before, after = list_version_folders(project / "serving")
     assert accuracy(project, after) > 0.9
     assert outputs(second, "components.champion.component.Executor")["champion"]["metadata"]["version"] == before.name
     assert "baseline_model_id" in outputs(second, "components.evaluator.component.Executor")["blessing"]["metadata"]

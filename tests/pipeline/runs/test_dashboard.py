@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from imagepipe.base import tfrecord
 from pipeline import logs
 from pipeline.cli import app
-from pipeline.runs.dashboard import chart, graph, server
+from pipeline.runs.dashboard import graph, metric_history, server
 from pipeline.workdir import Workdir
 from tests.conftest import digit_images
 from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
@@ -449,7 +449,8 @@ def test_a_drawing_has_an_arrow_for_each_step_and_boxes_that_do_not_overlap():
     ],
 )
 def test_an_axis_has_round_figures_around_all_values(values, ticks):
-    made = chart.chart("x", [chart.Value(run_id(i), v, None, None, False) for i, v in enumerate(values)])
-    assert [label for _, label in made.ticks] == ticks
-    heights = np.array([y for y, _ in made.ticks])
-    assert all(heights.min() <= point.y <= heights.max() for point in made.points)
+    history = [metric_history.RunValue(run_id(i), value, None, False) for i, value in enumerate(values)]
+    drawn = metric_history.draw_metric_history("x", history, "")
+    assert [label for _, label in drawn.y_ticks] == ticks
+    heights = np.array([y for y, _ in drawn.y_ticks])
+    assert all(heights.min() <= dot.y <= heights.max() for dot in drawn.lines[0].dots)

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy.versions import FINGERPRINT
+from imagepipe.deploy.saved_model import FINGERPRINT
 from pipeline.cli import app
 from pipeline.runs import lineage
 from tests.pipeline.runs.workdirs import Recorder, run_id

@@ -7,7 +7,7 @@ import yaml
 
 from imagepipe.ingest import dataset
 from pipeline import source
-from pipeline.config import read
+from pipeline.config_file import read_config
 from pipeline.runs import provenance
 
 
@@ -72,11 +72,11 @@ def test_the_fingerprint_of_records_made_elsewhere_changes_with_their_files(tmp_
         with tf.io.TFRecordWriter(str(tmp_path / f"{name}.tfrecord")) as writer:
             writer.write(b"record")
     found = source.Source(str(tmp_path), {}, "*.tfrecord")
-    before = source.fingerprint(str(tmp_path), found)
+    before = source.compute_fingerprint(str(tmp_path), found)
     assert before.of == "files"
-    assert source.fingerprint(str(tmp_path), found) == before
+    assert source.compute_fingerprint(str(tmp_path), found) == before
     (tmp_path / "b.tfrecord").write_bytes(b"longer than it was before")
-    assert source.fingerprint(str(tmp_path), found).fingerprint != before.fingerprint
+    assert source.compute_fingerprint(str(tmp_path), found).fingerprint != before.fingerprint
 
 
 def test_the_stored_configuration_is_read_back_as_it_was_used(tmp_path):
@@ -89,12 +89,12 @@ def test_the_stored_configuration_is_read_back_as_it_was_used(tmp_path):
         "beam": {"options": {"temp_location": "/tmp/x"}},  # noqa: S108
     }
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(given, allow_unicode=True))
-    used = read(tmp_path / "pipeline.yaml", ("trainer.epochs=2", "image.size=[96, 128]", "deploy.path=elsewhere"))
+    used = read_config(tmp_path / "pipeline.yaml", ("trainer.epochs=2", "image.size=[96, 128]", "deploy.path=elsewhere"))
     run = tmp_path / "runs" / "20260101-020000-000"
     run.mkdir(parents=True)
     data = provenance.Data(path="x", fingerprint="y", of="files")
     written = provenance.write(run, used.model_dump(mode="json"), tmp_path, data, {"Trainer": []})
-    assert read(run / provenance.CONFIG) == used
+    assert read_config(run / provenance.CONFIG) == used
     assert provenance.read(run) == written
     assert written.config["trainer"]["epochs"] == 2
     assert written.packages["tensorflow"] == tf.__version__

@@ -35,7 +35,7 @@ class Column:
     values: str
 
 
-def find(path: Path) -> schema_pb2.Schema:
+def find_schema(path: Path) -> schema_pb2.Schema:
     """The schema of a dataset, from statistics of all its splits, or the one that a run was held against.
 
     Args:
@@ -51,13 +51,13 @@ def find(path: Path) -> schema_pb2.Schema:
             raise ConfigError(f"{path}: this run did not get as far as DataCheck, or its artifacts are gone")
         return text_format.Parse((Path(folder) / SCHEMA).read_text(), schema_pb2.Schema())
     if (path / dataset.DESCRIPTION).is_file():
-        return _of_dataset(path)
+        return _infer_schema(path)
     raise ConfigError(f"{path} is neither a dataset that `imagepipe ingest` made nor a run (runs/RUN)")
 
 
-def _of_dataset(path: Path) -> schema_pb2.Schema:
+def _infer_schema(path: Path) -> schema_pb2.Schema:
     made = dataset.load(str(path))
-    names, options = Features(), PipelineOptions(BeamConfig().args())
+    names, options = Features(), PipelineOptions(BeamConfig().make_arguments())
     wanted = tfdv.StatsOptions(feature_allowlist=sorted(set(made.features) - _NO_STATISTICS))
     # The training split first: the others add to what it says.
     splits = sorted((n for n, split in made.splits.items() if split.records), key=lambda n: (n != "train", n))
@@ -79,7 +79,7 @@ def _of_dataset(path: Path) -> schema_pb2.Schema:
     return statistics.frozen(schema, seen, names.label, minima)
 
 
-def columns(schema: schema_pb2.Schema) -> list[Column]:
+def list_columns(schema: schema_pb2.Schema) -> list[Column]:
     """What a schema says of each column."""
     domains = {domain.name: list(domain.value) for domain in schema.string_domain}
     return [
@@ -88,13 +88,13 @@ def columns(schema: schema_pb2.Schema) -> list[Column]:
             schema_pb2.FeatureType.Name(feature.type).lower(),
             feature.presence.min_fraction == 1
             or (feature.presence.min_count > 0 and not feature.presence.min_fraction),
-            "; ".join([*_values(feature, domains), *feature.annotation.tag]),
+            "; ".join([*_describe_domain(feature, domains), *feature.annotation.tag]),
         )
         for feature in schema.feature
     ]
 
 
-def _values(feature: schema_pb2.Feature, domains: dict[str, list[str]]) -> list[str]:
+def _describe_domain(feature: schema_pb2.Feature, domains: dict[str, list[str]]) -> list[str]:
     match feature.WhichOneof("domain_info"):
         case "domain":
             return [", ".join(domains.get(feature.domain, []))]
@@ -107,7 +107,7 @@ def _values(feature: schema_pb2.Feature, domains: dict[str, list[str]]) -> list[
     return []
 
 
-def freeze(schema: schema_pb2.Schema, out: Path) -> None:
+def freeze_schema(schema: schema_pb2.Schema, out: Path) -> None:
     """Writes a schema as text, for ``data.curated_schema``.
 
     Raises:

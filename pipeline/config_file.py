@@ -1,0 +1,98 @@
+"""Reads ``pipeline.yaml``: everything that is wrong in it is reported at once, by key, with what would be right."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from imagepipe.base.errors import ConfigError
+from pipeline.config import Config
+from trainer.config import IMAGENET, NO_WEIGHTS
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.path=value`` each, the value in YAML, such as ``trainer.epochs=2``; they replace what the file
+            says.
+
+    Returns:
+        The configuration, its paths absolute.
+
+    Raises:
+        ConfigError: if the file or an override can't be read, or has a value that can't be.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. 'imagepipe init DATASET' writes a configuration.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values such as 'name: flowers'")
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join([f"{path}:", *(f"  {_describe_error(e)}" for e in error.errors())])) from error
+    return make_paths_absolute(config, path.parent)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, such as trainer.batch_size=64")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {section} has no keys of its own")
+        values = inner
+    values[last] = value
+
+
+def _describe_error(error: Any) -> str:
+    """Returns one of pydantic's errors as text: the key, what is wrong and the value."""
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in error["loc"][:-1]:
+            if part in section.model_fields:  # or it is a key of a dict of sections
+                annotation = section.model_fields[part].annotation
+                inner = [kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields")]
+                section = inner[0] if inner else section
+        return f"{key}: unknown key; known are {', '.join(section.model_fields)}"
+    if error["type"] == "missing":
+        return f"{key}: has to be given"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:  # it is about several keys, and names them
+        return message
+    return f"{key}: {message}" + ("" if error["type"] == "value_error" else f" (it is {error['input']!r})")
+
+
+def make_paths_absolute(config: Config, root: Path) -> Config:
+    """Returns a configuration whose relative paths are taken from ``root``; URIs stay unchanged."""
+
+    def absolute(value: str) -> str:
+        return value if "://" in value else str((root / Path(value).expanduser()).resolve())
+
+    def update(section: BaseModel, **paths: str | None) -> Any:
+        return section.model_copy(update={key: absolute(value) for key, value in paths.items() if value is not None})
+
+    weights = config.trainer.weights
+    return config.model_copy(
+        update={
+            "data": update(config.data, path=config.data.path, curated_schema=config.data.curated_schema),
+            "deploy": update(config.deploy, path=config.deploy.path),
+            "trainer": update(config.trainer, weights=None if weights in (IMAGENET, NO_WEIGHTS) else weights),
+        }
+    )
