@@ -2,21 +2,21 @@
 
 Random uint8 images in memory, in batches of 32; the median of several passes, after one that compiles.
 
-    python -m benchmarks.augmentation [--images N] [--repeats N] [--json]
+    python -m benchmarks.augmentation [--images N] [--repeats N] [--json] [--record]
 """
 
-import argparse
 import statistics
 import time
 
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import report
+from benchmarks.results import Claim, make_parser, report
 from trainer.augmentation import augment
 from trainer.config import AugmentationConfig
 from transform import datasets
 
+MEASURES = ("trainer/augmentation.py",)
 BATCH = 32
 SIDES = (96, 299)
 DEFAULT = AugmentationConfig()
@@ -26,10 +26,9 @@ RECIPES = {"none": OFF, "default": DEFAULT, "everything": EVERYTHING}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     arguments = parser.parse_args()
 
     rates = {
@@ -37,17 +36,24 @@ def main() -> None:
         for name, config in RECIPES.items()
     }
     report(
-        arguments.json,
+        arguments,
+        "augmentation",
+        MEASURES,
         {
-            "benchmark": "augmentation",
             "images": arguments.images,
             "batch": BATCH,
             "cores": datasets.CORES,
             "images_per_second": rates,
         },
         ["augmentation", *(f"images/s at {side} px" for side in SIDES)],
-        [[name, *(f"{rate:,.0f}" for rate in of_side.values())] for name, of_side in rates.items()],
-        [],
+        [[name, *(f"{rate:,.0f}" for rate in by_side.values())] for name, by_side in rates.items()],
+        [
+            Claim(
+                f"augmentation {name}",
+                ", ".join(f"{rate:,.0f} images/s at {side} px" for side, rate in by_side.items()),
+            )
+            for name, by_side in rates.items()
+        ],
     )
 
 
@@ -68,10 +74,10 @@ def images_per_second(config: AugmentationConfig, side: int, count: int, repeats
     )
     seconds = []
     for _ in range(1 + repeats):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _batch in dataset:
             pass
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return batches * BATCH / statistics.median(seconds[1:])
 
 

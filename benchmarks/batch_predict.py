@@ -5,7 +5,7 @@
 
 Each side is a process of its own, and the graph one as the Trainer would make it on this machine.
 
-    python -m benchmarks.batch_predict [--images N] [--json]
+    python -m benchmarks.batch_predict [--images N] [--json] [--record]
 """
 
 import argparse
@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.common import export_model, inception_v3, measure, photo_crops, report
+from benchmarks.common import build_inception_v3, export_model, make_photo_crops, measure
+from benchmarks.results import at_least, make_parser, report
 
+MEASURES = ("imagepipe/base", "imagepipe/serving")
 BATCHES = (8, 32, 64)
 TRIED = 256  # images, to find the best batch
 WORKERS = (1, 2)
@@ -25,9 +27,8 @@ GOAL = 0.9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--side", choices=["prepare", "best", "bare"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -50,9 +51,9 @@ def main() -> None:
         ]
         measure([*own, "--side", "prepare"])
         measure([*own, "--side", "best"])
-        measured = measure([*own, "--side", "bare"])
-        rates["bare loop"] = arguments.images / measured.seconds
-        memory["bare loop"] = measured.peak / 2**20
+        usage = measure([*own, "--side", "bare"])
+        rates["bare loop"] = arguments.images / usage.seconds
+        memory["bare loop"] = usage.peak / 2**20
         batch = int((folder / "batch").read_text())
         for workers in WORKERS:
             name = f"ours, {workers} process{'es' if workers > 1 else ''}"
@@ -64,14 +65,15 @@ def main() -> None:
                 str(folder / "model"),
                 str(folder / "images"),
             ]
-            measured = measure([*command, "--out", str(folder / f"out-{workers}"), "--workers", str(workers)])
-            rates[name] = arguments.images / measured.seconds
-            memory[name] = measured.peak / 2**20
+            usage = measure([*command, "--out", str(folder / f"out-{workers}"), "--workers", str(workers)])
+            rates[name] = arguments.images / usage.seconds
+            memory[name] = usage.peak / 2**20
     ratios = {name: rate / rates["bare loop"] for name, rate in rates.items() if name != "bare loop"}
     report(
-        arguments.json,
+        arguments,
+        "batch_predict",
+        MEASURES,
         {
-            "benchmark": "batch_predict",
             "images": arguments.images,
             "best_batch": batch,
             "images_per_second": rates,
@@ -81,7 +83,15 @@ def main() -> None:
         },
         ["", "images/s", "peak MiB"],
         [[name, f"{rate:.1f}", f"{memory[name]:,.0f}"] for name, rate in rates.items()],
-        [f"{name} / bare loop at batch {batch}: {ratio:.2f} (goal: {GOAL:g})" for name, ratio in ratios.items()],
+        [
+            at_least(
+                f"{arguments.images:,} JPEGs, start-up included, {name}, against a bare loop at batch {batch}",
+                ratio,
+                GOAL,
+                f" ({rates[name]:.0f} images/s; {memory[name]:,.0f} MiB against {memory['bare loop']:,.0f})",
+            )
+            for name, ratio in ratios.items()
+        ],
     )
 
 
@@ -91,9 +101,9 @@ def prepare(folder: Path, images: int) -> None:
 
     transform_and_input.prepare(folder, 10)
     bfloat16 = devices.policy("auto") == "mixed_bfloat16"
-    export_model(inception_v3(), folder / "transform", folder / "model", bfloat16)
+    export_model(build_inception_v3(), folder / "transform", folder / "model", bfloat16)
     (folder / "images").mkdir()
-    for number, jpeg in enumerate(photo_crops(images)):
+    for number, jpeg in enumerate(make_photo_crops(images)):
         (folder / "images" / f"{number:05}.jpg").write_bytes(jpeg)
 
 
@@ -103,9 +113,9 @@ def best(folder: Path, images: int) -> None:
     ask(TRIED, BATCHES[0])
     seconds = {}
     for batch in BATCHES:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         ask(TRIED, batch)
-        seconds[batch] = time.perf_counter() - begun
+        seconds[batch] = time.perf_counter() - start
     (folder / "batch").write_text(str(min(seconds, key=lambda batch: seconds[batch])))
 
 

@@ -1,7 +1,6 @@
-"""What the benchmarks share: images, measuring a process, and printing."""
+"""Parts that benchmarks share: images, a model, and measuring processes."""
 
 import io
-import json
 import random
 import subprocess
 import sys
@@ -19,8 +18,8 @@ _SAMPLE_SECONDS = 0.25  # reading a process's memory maps stops it for a moment
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def photo_crops(count: int) -> Iterator[bytes]:
-    """Distinct JPEGs of 320x240: crops of scikit-learn's two sample photos, the same ones each time."""
+def make_photo_crops(count: int) -> Iterator[bytes]:
+    """Yields distinct JPEGs of 320x240: crops of scikit-learn's two sample photos, the same ones each time."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -37,8 +36,8 @@ def photo_crops(count: int) -> Iterator[bytes]:
         yield buffer.getvalue()
 
 
-def inception_v3() -> Any:
-    """The Trainer's InceptionV3 for ten classes of images at 299x299, with random weights.
+def build_inception_v3() -> Any:
+    """Builds the Trainer's InceptionV3 for ten classes of images at 299x299, with random weights.
 
     The statistics of its BatchNormalization are not the initial ones either: zeros would be optimised away.
     """
@@ -49,13 +48,13 @@ def inception_v3() -> Any:
     from trainer.config import TrainerConfig
 
     keras.utils.set_random_seed(0)
-    built = model.build((299, 299), tasks.classification(10), {}, TrainerConfig(weights="none"))
+    network = model.build((299, 299), tasks.classification(10), {}, TrainerConfig(weights="none"))
     rng = np.random.default_rng(0)
-    for layer in built.base.layers:
+    for layer in network.base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
             layer.moving_mean.assign(rng.normal(0, 0.1, layer.moving_mean.shape))
-    return built.model
+    return network.model
 
 
 def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = False) -> None:
@@ -69,14 +68,14 @@ def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = Fal
     export.save(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))
 
 
-class Measured(NamedTuple):
-    """What a program took.
+class Usage(NamedTuple):
+    """Time and memory that a program took.
 
     Attributes:
         seconds: from start to exit.
-        peak: most memory in bytes that it and its children held together.
-        peak_anonymous: the same without what is only a copy of files, such as shared libraries and what was read: the
-            system takes that back when it is short of memory, before it kills anything.
+        peak: peak memory in bytes of the program and its children together.
+        peak_anonymous: the same without pages that only copy files, such as shared libraries: the system takes those
+            back when it is short of memory, before it kills anything.
     """
 
     seconds: float
@@ -84,29 +83,29 @@ class Measured(NamedTuple):
     peak_anonymous: int
 
 
-def measure(command: list[str]) -> Measured:
+def measure(command: list[str]) -> Usage:
     """Runs a program, and measures it."""
     return measure_in_turns([command])[0]
 
 
-def measure_in_turns(commands: list[list[str]]) -> list[Measured]:
-    """Runs programs, only one of them at a time, such that a machine's slow minutes hit them all alike.
+def measure_in_turns(commands: list[list[str]]) -> list[Usage]:
+    """Runs programs, one at a time, so that a machine's slow minutes hit them all alike.
 
-    One after the other is started and runs until it calls ``next_turn``. Then each in turn goes on from there to its
-    next call, until all have ended. ``seconds`` include the others' turns.
+    Each is started and runs until it calls ``next_turn``. Then they continue in turn, each to its next call, until all
+    have ended. ``seconds`` include the others' turns.
     """
     programs = []
     for command in commands:
         programs.append(_Program(command))
-        programs[-1].pauses()
+        programs[-1].wait_for_pause()
     paused = programs
     while paused:
-        paused = [program for program in paused if program.goes_on() and program.pauses()]
-    return [program.measured() for program in programs]
+        paused = [program for program in paused if program.resume() and program.wait_for_pause()]
+    return [program.wait_for_usage() for program in programs]
 
 
 def next_turn() -> None:
-    """In a program that ``measure_in_turns`` runs: lets the others go on, and waits until it may."""
+    """Lets the other programs of ``measure_in_turns`` continue, and waits for this one's turn."""
     print(flush=True)
     sys.stdin.readline()
 
@@ -114,7 +113,7 @@ def next_turn() -> None:
 class _Program:
     def __init__(self, command: list[str]):
         self._command = command
-        self._begun = time.perf_counter()
+        self._start = time.perf_counter()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the program has ended)
         self._process = subprocess.Popen(  # noqa: S603 (our own command)
             command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
@@ -126,14 +125,14 @@ class _Program:
         self._watcher = threading.Thread(target=self._watch)
         self._watcher.start()
 
-    def pauses(self) -> bool:
-        """Waits until it has written a line, or has ended: then it is False."""
+    def wait_for_pause(self) -> bool:
+        """Waits until the program has written a line; returns False if it has ended instead."""
         written = bool(self._stdout.readline())
         self._on_turn.clear()
         return written
 
-    def goes_on(self) -> bool:
-        """Answers the line; False if it waits for nothing, having ended."""
+    def resume(self) -> bool:
+        """Answers the program's line; returns False if it has ended."""
         self._on_turn.set()
         try:
             self._stdin.write("\n")
@@ -142,27 +141,27 @@ class _Program:
             return False
         return True
 
-    def measured(self) -> Measured:
+    def wait_for_usage(self) -> Usage:
         self._watcher.join()
         if self._process.returncode:
             self._errors.seek(0)
             raise SystemExit(
                 f"{self._command} ended with status {self._process.returncode}:\n{self._errors.read()[-2000:]}"
             )
-        return Measured(self._ended - self._begun, self._peak, self._peak_anonymous)
+        return Usage(self._ended - self._start, self._peak, self._peak_anonymous)
 
     def _watch(self) -> None:
         while self._process.poll() is None:
-            # Who waits is not looked at: that would take time from the one whose turn it is.
+            # Looking at a waiting program would take time from the one whose turn it is.
             if not self._on_turn.wait(_SAMPLE_SECONDS):
                 continue
             total = anonymous = 0
             try:
                 family = psutil.Process(self._process.pid)
                 for member in (family, *family.children(recursive=True)):
-                    held = held_by(member.pid)
-                    total += held["Pss"]
-                    anonymous += held["Pss_Anon"]
+                    memory = read_memory(member.pid)
+                    total += memory["Pss"]
+                    anonymous += memory["Pss_Anon"]
             except (psutil.Error, OSError, KeyError):  # one of them has just ended
                 pass
             self._peak, self._peak_anonymous = max(self._peak, total), max(self._peak_anonymous, anonymous)
@@ -170,24 +169,7 @@ class _Program:
         self._ended = time.perf_counter()
 
 
-def held_by(pid: int) -> dict[str, int]:
-    """A process's memory in bytes, by kind; a page shared by n processes counts 1/n in each."""
+def read_memory(pid: int) -> dict[str, int]:
+    """Returns a process's memory in bytes, by kind; a page shared by n processes counts 1/n in each."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {name.rstrip(":"): 1024 * int(size) for name, size, _ in map(str.split, lines)}
-
-
-def report(as_json: bool, result: dict[str, Any], header: list[str], rows: list[list[str]], lines: list[str]) -> None:
-    """Prints one line of JSON, or a table and what follows from it."""
-    if as_json:
-        print(json.dumps(result))
-        return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        print(
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-        )
-    for line in lines:
-        print(line)

@@ -3,7 +3,7 @@
 Both sides are whole programs, timed from start to exit: importing Beam counts. The images are distinct 320x240 JPEGs,
 crops of scikit-learn's sample photos. The sides take turns, and the median counts.
 
-    python -m benchmarks.ingest [--images N] [--workers N] [--repeats N] [--json]
+    python -m benchmarks.ingest [--images N] [--workers N] [--repeats N] [--json] [--record]
 """
 
 import argparse
@@ -18,8 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.common import measure, photo_crops, report
+from benchmarks.common import make_photo_crops, measure
+from benchmarks.results import at_least, make_parser, report
 
+MEASURES = ("imagepipe/base", "imagepipe/ingest")
 GOAL = 0.5
 INGEST = (
     "import sys; from imagepipe.ingest.command import run; "
@@ -28,11 +30,10 @@ INGEST = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)  # the other side: this script, on a folder
     arguments = parser.parse_args()
     if arguments.bare:
@@ -43,7 +44,7 @@ def main() -> None:
     memory: dict[str, list[float]] = {"bare loop": [], "ingest": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "images"
-        for index, jpeg in enumerate(photo_crops(arguments.images)):
+        for index, jpeg in enumerate(make_photo_crops(arguments.images)):
             path = folder / f"class-{index % 10}" / f"{index:06}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(jpeg)
@@ -61,9 +62,10 @@ def main() -> None:
     rates = {side: arguments.images / statistics.median(took) for side, took in seconds.items()}
     ratio = rates["ingest"] / rates["bare loop"]
     report(
-        arguments.json,
+        arguments,
+        "ingest",
+        MEASURES,
         {
-            "benchmark": "ingest",
             "images": arguments.images,
             "workers": arguments.workers,
             "images_per_second": rates,
@@ -74,7 +76,15 @@ def main() -> None:
         },
         ["", "images/s, start-up included", "peak MiB"],
         [[side, f"{rate:,.0f}", f"{max(memory[side]):,.0f}"] for side, rate in rates.items()],
-        [f"ratio: {ratio:.2f} (goal: at least {GOAL:g})"],
+        [
+            at_least(
+                f"{arguments.images:,} JPEGs of 320x240, images/s against a bare loop that reads, hashes and decodes",
+                ratio,
+                GOAL,
+                f" ({rates['ingest']:,.0f} images/s; {max(memory['ingest']):,.0f} MiB against "
+                f"{max(memory['bare loop']):,.0f})",
+            )
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""What the default recipe is worth: eval accuracy against the script that one would write, from scratch at 96 px.
+"""Eval accuracy of the default recipe against the script that one would write, from scratch at 96 px.
 
 - plain: Keras's InceptionV3 and a softmax, Adam at 1e-3, `model.fit`, Keras's defaults, the last epoch's weights
 - ours: the Trainer's defaults: augmentation, label smoothing, AdamW with warm-up and cosine, dropout, momentum of
@@ -7,7 +7,7 @@
 Both see the same images as often, from the same seed. Each run is a process of its own, timed from its first step,
 tracing included.
 
-    python -m benchmarks.quality FOLDER [--epochs N] [--seeds N] [--json]
+    python -m benchmarks.quality FOLDER [--epochs N] [--seeds N] [--json] [--record]
 
 FOLDER holds train/<class>/*.jpg and val/<class>/*.jpg.
 """
@@ -21,8 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import measure, report
+from benchmarks.common import measure
+from benchmarks.results import Claim, at_most, make_parser, report
 
+MEASURES = ("trainer", "transform")
 SIDE = 96
 BATCH = 32
 POINTS_GOAL, TIME_GOAL = 6.0, 1.15
@@ -30,11 +32,10 @@ SIDES = ("plain", "ours")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # one run, of the last seed
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -64,9 +65,10 @@ def main() -> None:
     points = 100 * (mean["ours"] - mean["plain"])
     longer = statistics.mean(seconds_of["ours"]) / statistics.mean(seconds_of["plain"])
     report(
-        arguments.json,
+        arguments,
+        "quality",
+        MEASURES,
         {
-            "benchmark": "quality",
             "epochs": arguments.epochs,
             "accuracies": accuracies,
             "seconds": seconds_of,
@@ -88,8 +90,13 @@ def main() -> None:
             for side in SIDES
         ],
         [
-            f"ours - plain: {points:+.1f} points (goal: at least {POINTS_GOAL:g})",
-            f"wall time, ours/plain: {longer:.2f} (goal: at most {TIME_GOAL:g})",
+            Claim(
+                f"eval accuracy, mean of {arguments.seeds} seeds, less the plain script's",
+                f"{points:+.1f} points ({mean['ours']:.3f}, {mean['plain']:.3f})",
+                f"at least {POINTS_GOAL:+g} points",
+                points >= POINTS_GOAL,
+            ),
+            at_most("wall time, against the plain script's", longer, TIME_GOAL),
         ],
     )
 
@@ -120,9 +127,9 @@ def plain(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed
     features = keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")(scaled)
     model = keras.Model(images, keras.layers.Dense(int(train[1].max()) + 1, activation="softmax")(features))
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     history = model.fit(*train, batch_size=BATCH, epochs=epochs, validation_data=evaluation, verbose=0)
-    return history.history["val_accuracy"][-1], time.perf_counter() - begun
+    return history.history["val_accuracy"][-1], time.perf_counter() - start
 
 
 def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed: int) -> tuple[float, float]:
@@ -148,9 +155,9 @@ def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed:
             rows = Rows(folder / name, images.shape[1:], np.dtype(np.uint8))
             splits.append(Split(rows, {}, np.eye(classes, dtype=np.float32)[labels]))
         network = model.build((SIDE, SIDE), task, {}, config)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         history = fit(network, task, splits[0], splits[1], config, folder, tf.distribute.get_strategy())
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
     return min(history, key=lambda row: row["val_loss"])["val_accuracy"], seconds
 
 

@@ -9,7 +9,7 @@
 Each side is a process of its own, and all take turns. What counts is the median of the turns: of a side's images/s, and
 of the ratios within each turn.
 
-    python -m benchmarks.serving [--turns N] [--json]
+    python -m benchmarks.serving [--turns N] [--json] [--record]
 """
 
 import argparse
@@ -29,8 +29,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.common import export_model, inception_v3, measure_in_turns, next_turn, photo_crops, report
+from benchmarks.common import build_inception_v3, export_model, make_photo_crops, measure_in_turns, next_turn
+from benchmarks.results import Claim, make_parser, report
 
+MEASURES = ("imagepipe/base", "imagepipe/serving", "trainer/export", "transform")
 SIZE = (299, 299)
 BATCHES = (1, 8, 32)
 CALLERS = (1, 8, 32)
@@ -52,9 +54,8 @@ Turns = dict[str, list[float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--side", choices=["prepare", *SIDES], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -62,18 +63,18 @@ def main() -> None:
         prepare(arguments.folder)
         os._exit(0)  # see transform_and_input
     if arguments.side:
-        turns_of = server if arguments.side in SERVER.values() else graph
-        found = turns_of(arguments.folder, arguments.side, arguments.turns)
-        (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(found))
+        run_side = server if arguments.side in SERVER.values() else graph
+        rates_by_turn = run_side(arguments.folder, arguments.side, arguments.turns)
+        (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(rates_by_turn))
         return
 
     sides = [side for side in SIDES if side != OPENVINO or importlib.util.find_spec("openvino")]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.serving", "--folder", folder, "--turns", str(arguments.turns)]
         measure_in_turns([[*command, "--side", "prepare"]])
-        measured = measure_in_turns([[*command, "--side", side] for side in sides])
+        usages = measure_in_turns([[*command, "--side", side] for side in sides])
         turns: dict[str, Turns] = {side: json.loads((Path(folder) / f"{side}.json").read_text()) for side in sides}
-    memory = {side: each.peak / 2**20 for side, each in zip(sides, measured, strict=True)}
+    memory = {side: usage.peak / 2**20 for side, usage in zip(sides, usages, strict=True)}
     latency = {
         side: {
             key: quantiles(turns[side].pop(f"{key}, ms"), n=100, method="inclusive")[-1] for key in map(str, CALLERS)
@@ -83,7 +84,7 @@ def main() -> None:
     rates = {side: {key: median(turns[side][key]) for key in turns[side]} for side in sides}
     best = {side: max(rates[side], key=lambda key: rates[side][key]) for side in sides}
 
-    def ratios_of(pair: str) -> dict[str, float]:
+    def compare(pair: str) -> dict[str, float]:
         one, other = pair.split(" / ")
         if other not in sides:
             return {}
@@ -95,11 +96,12 @@ def main() -> None:
             for key in turns[one]
         }
 
-    compared = {pair: ratios_of(pair) for pair in GOALS}
+    compared = {pair: compare(pair) for pair in GOALS}
     report(
-        arguments.json,
+        arguments,
+        "serving",
+        MEASURES,
         {
-            "benchmark": "serving",
             "images_per_second": rates,
             "peak_memory_mib": memory,
             "ratios": compared,
@@ -109,13 +111,21 @@ def main() -> None:
         ["images/s", *(f"batch or callers {key}" for key in BATCHES), "peak MiB"],
         [[side, *(f"{rates[side][str(key)]:.1f}" for key in BATCHES), f"{memory[side]:,.0f}"] for side in sides],
         [
-            f"{pair}: {', '.join(f'{ratio:.2f}' for ratio in ratios.values()) or 'not installed'} "
-            f"(goal: at least {GOALS[pair]:g})"
+            Claim(
+                f"images/s, {pair}, batch or callers {', '.join(ratios)}",
+                ", ".join(f"{ratio:.2f}" for ratio in ratios.values()),
+                f"at least {GOALS[pair]:g}",
+                min(ratios.values()) >= GOALS[pair],
+            )
             for pair, ratios in compared.items()
+            if ratios
         ]
         + [
-            f"{side}: p99 by callers: {', '.join(f'{key}: {ms:,.0f} ms' for key, ms in of_side.items())}"
-            for side, of_side in latency.items()
+            Claim(
+                f"{side}: 99th percentile by callers",
+                ", ".join(f"{key}: {ms:,.0f} ms" for key, ms in by_callers.items()),
+            )
+            for side, by_callers in latency.items()
         ],
     )
 
@@ -127,7 +137,7 @@ def prepare(folder: Path) -> None:
     from benchmarks import transform_and_input
 
     transform_and_input.prepare(folder, 10)
-    network = inception_v3()
+    network = build_inception_v3()
     for kind, name in OURS.items():
         model = one_layer() if kind == ONE_LAYER else network
         export_model(model, folder / "transform", folder / name, bfloat16=kind == "bfloat16")
@@ -159,18 +169,18 @@ def one_layer() -> Any:
 def graph(folder: Path, side: str, turns: int) -> Turns:
     """Images/s of each turn, by batch."""
     ask = openvino(folder) if side == OPENVINO else saved_model(folder / side)
-    jpegs = list(photo_crops(max(IMAGES.values())))
+    jpegs = list(make_photo_crops(max(IMAGES.values())))
     for batch in BATCHES:
         ask(jpegs[:batch])
-    found: Turns = {str(batch): [] for batch in BATCHES}
+    rates: Turns = {str(batch): [] for batch in BATCHES}
     for _ in range(turns):
         next_turn()
         for batch in BATCHES:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             for first in range(0, IMAGES[batch], batch):
                 ask(jpegs[first : first + batch])
-            found[str(batch)].append(IMAGES[batch] / (time.perf_counter() - begun))
-    return found
+            rates[str(batch)].append(IMAGES[batch] / (time.perf_counter() - start))
+    return rates
 
 
 def saved_model(path: Path) -> Ask:
@@ -202,33 +212,33 @@ def server(folder: Path, side: str, turns: int) -> Turns:
     with serving(model, "bench", folder / f"{side}.log") as url:
         bodies = [
             json.dumps({"instances": [{"input": {"b64": base64.b64encode(jpeg).decode()}}]}).encode()
-            for jpeg in photo_crops(max(IMAGES.values()))
+            for jpeg in make_photo_crops(max(IMAGES.values()))
         ]
         caller = threading.local()  # http.client, as it leaves more of the two cores to the server than httpx
 
         def ask(body: bytes) -> float:
             if not hasattr(caller, "http"):
                 caller.http = HTTPConnection(url.removeprefix("http://"), timeout=120)
-            begun = time.perf_counter()
+            start = time.perf_counter()
             caller.http.request("POST", "/v1/models/bench:predict", body)
             answer = caller.http.getresponse()
             if answer.status != HTTPStatus.OK:
                 raise RuntimeError(answer.read())
             answer.read()
-            return time.perf_counter() - begun
+            return time.perf_counter() - start
 
-        found: Turns = {key: [] for callers in CALLERS for key in (str(callers), f"{callers}, ms")}
+        results: Turns = {key: [] for callers in CALLERS for key in (str(callers), f"{callers}, ms")}
         for turn in range(turns + 1):
             for callers in CALLERS:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 with ThreadPoolExecutor(callers) as pool:
                     times = list(pool.map(ask, bodies[: IMAGES[callers]]))
                 if turn:  # the first warms
-                    found[str(callers)].append(IMAGES[callers] / (time.perf_counter() - begun))
-                    found[f"{callers}, ms"] += [1000 * seconds for seconds in times]
+                    results[str(callers)].append(IMAGES[callers] / (time.perf_counter() - start))
+                    results[f"{callers}, ms"] += [1000 * seconds for seconds in times]
             if turn < turns:
                 next_turn()
-        return found
+        return results
 
 
 if __name__ == "__main__":

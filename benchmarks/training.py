@@ -6,7 +6,7 @@
 Each side is a process of its own, traced in its first epoch, which doesn't count. From then on they take turns of one
 epoch, and what counts is the median of the turns: of a side's images/s, and of the ratios within each turn.
 
-    python -m benchmarks.training [--turns N] [--json]
+    python -m benchmarks.training [--turns N] [--json] [--record]
 """
 
 import argparse
@@ -20,8 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import measure_in_turns, next_turn, report
+from benchmarks.common import measure_in_turns, next_turn
+from benchmarks.results import Claim, at_least, make_parser, report
 
+MEASURES = ("trainer",)
 CLASSES = 5
 GOAL, HEAD_GOAL = 0.95, 5.0
 HEAD_EPOCHS = 10
@@ -41,15 +43,14 @@ Case = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # one side, and where to write its figures
     arguments = parser.parse_args()
     if arguments.case:
-        measured = CASES[arguments.case.pop("kind")]
+        run_case = CASES[arguments.case.pop("kind")]
         path = Path(arguments.case.pop("result"))
-        path.write_text(json.dumps(measured(folder=path.parent, **arguments.case)))
+        path.write_text(json.dumps(run_case(folder=path.parent, **arguments.case)))
         return
 
     figures: dict[str, float] = {}
@@ -72,9 +73,10 @@ def main() -> None:
     seconds, peaks = run({kind: {"kind": kind} for kind in ("head through the base", "head on kept features")})
     head = seconds["head through the base"] / seconds["head on kept features"]
     report(
-        arguments.json,
+        arguments,
+        "training",
+        MEASURES,
         {
-            "benchmark": "training",
             "images_per_second": figures,
             "peak_memory_mib": memory | peaks,
             "ratios": ratios,
@@ -87,12 +89,17 @@ def main() -> None:
         [[name, f"{figure:,.1f}", f"{memory[name]:,.0f}"] for name, figure in figures.items()],
         [
             *(
-                f"{name}: {ratio:.2f}" + (f" (goal: at least {GOAL:g})" if name.endswith("bare fit") else "")
+                at_least(f"images/s, {name}", ratio, GOAL)
+                if name.endswith("bare fit")
+                else Claim(f"images/s, {name}", f"{ratio:.2f}")
                 for name, ratio in ratios.items()
             ),
-            f"{HEAD_EPOCHS} epochs of the head at 299 px: {seconds['head on kept features']:.1f} s on kept features, "
-            f"{seconds['head through the base']:.1f} s through the frozen base by fit, {head:.1f} times as fast "
-            f"(goal: at least {HEAD_GOAL:g})",
+            at_least(
+                f"{HEAD_EPOCHS} epochs of the head at 299 px on cached features, against fit through the frozen base",
+                head,
+                HEAD_GOAL,
+                f" times as fast ({seconds['head on kept features']:.1f} s, {seconds['head through the base']:.1f} s)",
+            ),
         ],
     )
 
@@ -101,13 +108,13 @@ def run(cases: dict[str, Case]) -> tuple[dict[str, Any], dict[str, float]]:
     """The figures of each case, each a process of its own, and its peak memory in MiB."""
     with contextlib.ExitStack() as stack:
         paths = {name: Path(stack.enter_context(tempfile.TemporaryDirectory())) / "result.json" for name in cases}
-        measured = measure_in_turns(
+        usages = measure_in_turns(
             [
                 [sys.executable, "-m", "benchmarks.training", "--case", json.dumps(case | {"result": str(paths[name])})]
                 for name, case in cases.items()
             ]
         )
-        peaks = {name: each.peak / 2**20 for name, each in zip(cases, measured, strict=True)}
+        peaks = {name: usage.peak / 2**20 for name, usage in zip(cases, usages, strict=True)}
         return {name: json.loads(path.read_text()) for name, path in paths.items()}, peaks
 
 
@@ -141,10 +148,10 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
 
     class Clock(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.begun = time.perf_counter()
+            self.start = time.perf_counter()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            seconds.append(time.perf_counter() - self.begun)
+            seconds.append(time.perf_counter() - self.start)
             next_turn()
 
     config = TrainerConfig()
@@ -158,7 +165,7 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
 def bare_fit(folder: Path, side: int, frozen: bool, epochs: int) -> list[float]:
     network, _ = _network(side, frozen)
     seconds = _fit(network.model, side, BATCHES[side], epochs)
-    return [BATCHES[side] * BATCH[side] / each for each in seconds[1:]]
+    return [BATCHES[side] * BATCH[side] / epoch_seconds for epoch_seconds in seconds[1:]]
 
 
 def _split(folder: Path, side: int, images: int) -> Any:
@@ -215,7 +222,7 @@ def on_features(folder: Path) -> float:
     train, evaluation = _split(folder, 299, HEAD_BATCHES * BATCH[299]), _split(folder, 299, 1)
     # Given weights let the head come first. The upper blocks are none of this.
     config = _config(299, weights="some.weights.h5", head_epochs=HEAD_EPOCHS, epochs=1)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     ended: list[float] = []
 
     class Enough(Exception):  # noqa: N818 (no error)
@@ -228,7 +235,7 @@ def on_features(folder: Path) -> float:
 
     with contextlib.suppress(Enough):
         fit(network, task, train, evaluation, config, folder, tf.distribute.get_strategy(), report=after)
-    return ended[-1] - begun
+    return ended[-1] - start
 
 
 CASES: dict[str, Callable[..., Any]] = {
