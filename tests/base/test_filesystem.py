@@ -1,133 +1,189 @@
-"""Ingest from and to a file system that only Beam knows: ``fake://`` is a folder under another name."""
+"""Files and whole ingests on object stores: one in memory, and S3 on loopback behind its real client."""
 
+import gzip
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from apache_beam.io.filesystem import BeamIOError, FileMetadata
-from apache_beam.io.localfilesystem import LocalFileSystem
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.ingest import dataset
 from imagepipe.ingest.command import run
 
-
-class FakeFileSystem(LocalFileSystem):
-    """What object stores do: names with slashes and no folders, and paths that the operating system can't open."""
-
-    root = Path()
-
-    @classmethod
-    def scheme(cls):
-        return "fake"
-
-    def _local(self, path):
-        assert path.startswith("fake://"), path
-        return str(self.root / path.removeprefix("fake://"))
-
-    def join(self, basepath, *paths):
-        return "/".join((basepath, *paths))
-
-    def mkdirs(self, path):
-        pass
-
-    def has_dirs(self):
-        return False
-
-    def _list(self, dir_or_prefix):
-        for path in sorted(self.root.rglob("*")):
-            name = f"fake://{path.relative_to(self.root)}"
-            if path.is_file() and name.startswith(dir_or_prefix):
-                yield FileMetadata(name, path.stat().st_size, path.stat().st_mtime)
-
-    def create(self, path, mime_type="", compression_type=""):
-        Path(self._local(path)).parent.mkdir(parents=True, exist_ok=True)
-        return super().create(self._local(path), mime_type, compression_type)
-
-    def open(self, path, mime_type="", compression_type=""):
-        return super().open(self._local(path), mime_type, compression_type)
-
-    def size(self, path):
-        return super().size(self._local(path))
-
-    def exists(self, path):
-        return Path(self._local(path)).is_file()
-
-    def rename(self, source_file_names, destination_file_names):
-        for source, target in zip(source_file_names, destination_file_names, strict=True):
-            if self.exists(target):
-                raise BeamIOError("exists", {target: None})
-            Path(self._local(target)).parent.mkdir(parents=True, exist_ok=True)
-            Path(self._local(source)).rename(self._local(target))
-
-    def delete(self, paths):
-        for path in paths:
-            Path(self._local(path)).unlink()
+NAMES = ["the [source]/a é [1].jpg", "the [source]/b*?/c#d e.jpg", "the [source]/b*?/100%.jpg"]
 
 
-@pytest.fixture
-def fake(tmp_path):
-    FakeFileSystem.root = tmp_path / "fake"
-    FakeFileSystem.root.mkdir()
-    return FakeFileSystem.root
-
-
-def put(root, name, data):
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def test_ingest_from_and_to_a_file_system_of_beams(fake, crops, tree):
+def test_ingest_from_and_to_an_object_store(store, crops):
     for i, data in enumerate(crops(6)):
-        put(fake, f"bucket/the [source]/{'ab'[i % 2]}/{i} é [1].jpg", data)
-    put(fake, "bucket/the [source]/a/copy.jpg", crops(1)[0])
-    put(fake, "bucket/the [source]/.hidden/x.jpg", b"x")
-    first = run("fake://bucket/the [source]/", "fake://bucket/out")
+        store.put(f"the [source]/{'ab'[i % 2]}/{i} é [1].jpg", data)
+    store.put("the [source]/a/copy.jpg", crops(1)[0])
+    store.put("the [source]/.hidden/x.jpg", b"x")
+    first = run(f"{store.uri}/the [source]/", f"{store.uri}/out")
     assert (first.new, first.duplicates, first.quarantined) == (6, 1, 0)
-    assert dataset.load("fake://bucket/out").records == 6
-    assert not [
-        path for path in fake.rglob("*") if path.is_file() and (".staging" in str(path) or path.name == "journal.json")
-    ]
+    assert dataset.load(f"{store.uri}/out").records == 6
+    assert not [name for name in store.content() if ".staging" in name or name.endswith("journal.json")]
 
-    before = tree(fake / "bucket/out")
-    assert run("fake://bucket/the [source]", "fake://bucket/out").already == 6
-    assert tree(fake / "bucket/out") == before
+    content = store.content("out")
+    assert run(f"{store.uri}/the [source]", f"{store.uri}/out").already == 6
+    assert store.content("out") == content
 
-    put(fake, "bucket/the [source]/b/copy.jpg", crops(1)[0])
-    assert run("fake://bucket/the [source]", "fake://bucket/out").removed == 1
-    assert dataset.load("fake://bucket/out").records == 5
-    assert dataset.load(str(fake / "bucket/out")).records == 5
+    store.put("the [source]/b/copy.jpg", crops(1)[0])
+    assert run(f"{store.uri}/the [source]", f"{store.uri}/out").removed == 1
+    assert dataset.load(f"{store.uri}/out").records == 5
 
 
-def test_a_manifest_names_images_beside_it_and_elsewhere(fake, tmp_path, crops):
+def test_a_dataset_moves_between_a_store_and_this_machine(store, crops, put, tmp_path):
+    for i, data in enumerate(crops(4)):
+        put(f"source/{'ab'[i % 2]}/{i}.jpg", data)
+    run(str(tmp_path / "source"), f"{store.uri}/out")
+    filesystem.copy_folder(f"{store.uri}/out", str(tmp_path / "copy"))
+    assert dataset.load(str(tmp_path / "copy")).records == 4
+    assert run(str(tmp_path / "source"), str(tmp_path / "copy")).already == 4
+
+
+def test_a_manifest_names_images_beside_it_and_elsewhere(store, put, tmp_path, crops):
     one, other = crops(2)
-    put(fake, "bucket/images/1.jpg", one)
-    put(tmp_path, "local 2.jpg", other)
+    store.put("images/1.jpg", one)
+    put("local 2.jpg", other)
     rows = [
         "path,label",
         "images/1.jpg,a",
         f"{tmp_path}/local 2.jpg,b",
         "images/none.jpg,a",
-        "fake://bucket/none.jpg,a",
+        f"{store.uri}/none.jpg,a",
     ]
-    put(fake, "bucket/list.csv", "\n".join(rows).encode())
-    result = run("fake://bucket/list.csv", str(tmp_path / "out"))
+    store.put("list.csv", "\n".join(rows).encode())
+    result = run(f"{store.uri}/list.csv", str(tmp_path / "out"))
     assert (result.new, result.quarantined) == (2, 2)
     assert (tmp_path / "out/quarantine.jsonl").read_text().count("missing file") == 2
 
 
-def test_an_unknown_file_system_is_one_clear_error(tmp_path):
-    with pytest.raises(OSError, match="Beam knows no file system nowhere://"):
-        run("nowhere://bucket/source", str(tmp_path / "out"))
+@pytest.mark.parametrize("scheme", ["nowhere", "http", "reference"])  # no web: its addresses may be inside a network
+def test_an_unknown_file_system_is_one_clear_error(tmp_path, scheme):
+    with pytest.raises(OSError, match=f"{scheme}:// is not supported: give a local path, or a URI"):
+        run(f"{scheme}://bucket/source", str(tmp_path / "out"))
 
 
-def test_a_folder_of_something_else_is_refused(fake):
-    put(fake, "bucket/full/notes.txt", b"mine")
-    put(fake, "bucket/source/a/1.jpg", b"x")
+def test_a_missing_client_names_the_extra_that_installs_it():
+    code = (
+        "import sys; sys.modules['s3fs'] = None\n"
+        "from imagepipe.base import filesystem\n"
+        "try: filesystem.read('s3://bucket/x', 1)\n"
+        "except OSError as error: print(error)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert "pip install 'imagepipe-tfx[s3]'" in process.stdout
+
+
+def test_a_folder_of_something_else_is_refused(store):
+    store.put("full/notes.txt", b"mine")
+    store.put("source/a/1.jpg", b"x")
     with pytest.raises(IngestError, match="no dataset, and not empty"):
-        run("fake://bucket/source", "fake://bucket/full")
+        run(f"{store.uri}/source", f"{store.uri}/full")
+
+
+def test_names_are_taken_literally_and_nothing_else_is_touched(store):
+    for name in NAMES:
+        store.put(name, name.encode())
+    folder = f"{store.uri}/the [source]"
+    store.put("the s/a.jpg", b"matches, taken for a pattern")
+    paths = sorted(f"{store.uri}/{name}" for name in NAMES)
+    assert [path for path, _ in filesystem.walk(folder)] == paths
+    for path in paths:
+        assert filesystem.read_text(path) == path[len(store.uri) + 1 :]
+        assert filesystem.size(path) == len(filesystem.read(path, 1000))
+    filesystem.rename(paths[0], f"{folder}/moved [1].jpg")
+    filesystem.copy(paths[1], f"{store.uri}/elsewhere [1]/copy.jpg")
+    filesystem.delete(paths[1])
+    filesystem.delete(paths[1])
+    assert set(store.content()) == {
+        "the [source]/moved [1].jpg", paths[2][len(store.uri) + 1 :], "elsewhere [1]/copy.jpg", "the s/a.jpg",
+    }  # fmt: skip
+    filesystem.delete_folder(folder)
+    filesystem.delete_folder(folder)
+    assert set(store.content()) == {"elsewhere [1]/copy.jpg", "the s/a.jpg"}
+
+
+def test_a_store_and_a_folder_answer_alike(store, tmp_path):
+    def look(root):
+        filesystem.write_whole(f"{root}/a/1.txt", b"one")
+        with filesystem.create(f"{root}/a/deep/2.txt.gz") as raw, gzip.GzipFile(fileobj=raw, mode="wb") as file:
+            file.write(b"two\nthree\n")
+        filesystem.write_whole(f"{root}/empty", b"")
+        filesystem.write_whole(f"{root}/a/1.txt", b"newer")
+        with (
+            filesystem.open_read(f"{root}/a/deep/2.txt.gz") as raw,
+            gzip.GzipFile(fileobj=raw, mode="rb") as file,
+        ):
+            rows = list(file)
+        with filesystem.open_read(f"{root}/a/1.txt") as file:
+            file.seek(2)
+            end = (file.read(2), file.tell())
+        filesystem.copy_folder(f"{root}/a", f"{root}/b")
+        names = ("a", "a/", "a/1.txt", "a/1", "none", "empty")
+        return {
+            "exists": [filesystem.exists(f"{root}/{name}") for name in names],
+            "is_folder": [filesystem.is_folder(f"{root}/{name}") for name in names],
+            "size": [filesystem.size(f"{root}/{name}") for name in names[2:]],
+            "list": [filesystem.list_folder(f"{root}/{name}") for name in ("a", "b", "none")],
+            "walk": [
+                (path[len(root) :], size) for path, size in filesystem.walk(root) if not path.endswith(".gz")
+            ] + list(filesystem.walk(f"{root}/none")),
+            "glob": [
+                [path[len(root) :] for path in filesystem.glob(f"{root}/{pattern}")]
+                for pattern in ("*", "*/*.txt", "a/**/*.gz", "none/*")
+            ],
+            "read": (filesystem.read_bytes(f"{root}/empty"), filesystem.read(f"{root}/a/1.txt", 2), rows, end),
+            "copied": filesystem.read_text(f"{root}/b/1.txt"),
+        }  # fmt: skip
+
+    assert look(store.uri) == look(str(tmp_path / "local"))
+    assert abs(filesystem.modified(f"{store.uri}/empty") - time.time()) < 60
+    assert abs(filesystem.modified(str(tmp_path / "local/empty")) - time.time()) < 60
+
+
+def test_objects_that_stand_for_folders_are_no_files(s3):
+    s3.put("set/a/", b"")
+    s3.put("set/a/1::2.jpg", b"x")  # "::" is fsspec's chain of file systems, and here a name
+    assert list(filesystem.walk(f"{s3.uri}/set")) == [(f"{s3.uri}/set/a/1::2.jpg", 1)]
+    assert filesystem.read_bytes(f"{s3.uri}/set/a/1::2.jpg") == b"x"
+    assert filesystem.list_folder(f"{s3.uri}/set/a") == ["1::2.jpg"]
+    assert filesystem.is_folder(f"{s3.uri}/set/a")
+
+
+def test_failures_of_a_store_are_plain_and_hold_no_credentials(store, s3, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{store.uri}/none'"):
+        filesystem.read(f"{store.uri}/none", 10)
+    for do in (filesystem.open_read, filesystem.read_bytes, filesystem.modified):
+        with pytest.raises(FileNotFoundError):
+            do(f"{store.uri}/none")
+    with pytest.raises(OSError, match="bucket-of-nobody"):
+        filesystem.write_whole("s3://bucket-of-nobody/x", b"x")
+    with pytest.raises(OSError, match="bucket-of-nobody"), filesystem.create("s3://bucket-of-nobody/x") as file:
+        file.write(b"x")
+    with pytest.raises(OSError, match="is not supported") as error:
+        filesystem.read("https://user:secret@host/x?sig=secret", 10)
+    assert "secret" not in str(error.value)
+    with pytest.raises(OSError, match="No such file") as error:
+        filesystem.read("memory://user:secret@host/x?sig=secret", 10)
+    assert "secret" not in str(error.value)
+
+
+def test_a_store_that_can_not_be_reached_is_an_error_and_not_an_empty_folder(s3, monkeypatch):
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the port of "discard": nobody listens
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(S3FileSystem, "retries", 1)
+    S3FileSystem.clear_instance_cache()
+    for do in (filesystem.is_folder, filesystem.exists, filesystem.size, lambda path: list(filesystem.walk(path))):
+        with pytest.raises(OSError, match=r"127\.0\.0\.1") as error:
+            do(f"{s3.uri}/folder")
+        assert "looks-like-one" not in str(error.value)
 
 
 def test_reading_is_bounded_and_never_waits_for_a_pipe(tmp_path):
