@@ -1,5 +1,6 @@
 """What can be tuned about training: the ``trainer`` section of the configuration."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -121,3 +122,20 @@ class ServingConfig(BaseModel):
     @classmethod
     def _word(cls, value: object) -> object:
         return "off" if value is False else value  # as YAML reads an off without quotes
+
+
+DEFAULT_THRESHOLD = 0.5
+
+
+def list_thresholds(labels: Sequence[str], label_thresholds: Mapping[str, float]) -> list[float]:
+    """Returns the decision thresholds of a multilabel task in the order of ``labels``.
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label that is not among ``labels``.
+    """
+    if unknown := sorted(set(label_thresholds) - set(labels)):
+        raise ValueError(
+            f"trainer.label_thresholds: {', '.join(unknown)}: not among the labels of the training split, "
+            f"which are {', '.join(labels)}"
+        )
+    return [label_thresholds.get(label, DEFAULT_THRESHOLD) for label in labels]

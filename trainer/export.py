@@ -31,7 +31,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
 from imagepipe.base.names import TaskName
-from trainer import tasks
+from trainer.config import list_thresholds
 from transform import graph
 
 Raw = dict[str, tf.Tensor]
@@ -146,7 +146,7 @@ def in_words(
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``names``.
     """
-    thresholds = tasks.thresholds(names, label_thresholds)
+    thresholds = list_thresholds(names, label_thresholds)
 
     def best(probabilities: tf.Tensor) -> tf.Tensor:
         return tf.gather(tf.constant(names), tf.argmax(probabilities, axis=-1))

@@ -1,6 +1,6 @@
 """Tasks: what a target looks like, what the head's outputs mean, what is minimised and what is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,20 +113,3 @@ def regression(loss: Literal["mean_squared_error", "huber"]) -> Task:
             "root_mean_squared_error": keras.metrics.RootMeanSquaredError("root_mean_squared_error"),
         },
     )
-
-
-DEFAULT_THRESHOLD = 0.5
-
-
-def thresholds(labels: Sequence[str], given: Mapping[str, float]) -> list[float]:
-    """From which probability on each label of a multilabel task is said of an image, in the order of ``labels``.
-
-    Raises:
-        ValueError: if ``given`` names a label that is not among ``labels``.
-    """
-    if unknown := sorted(set(given) - set(labels)):
-        raise ValueError(
-            f"trainer.label_thresholds: {', '.join(unknown)}: not among the labels of the training split, "
-            f"which are {', '.join(labels)}"
-        )
-    return [given.get(label, DEFAULT_THRESHOLD) for label in labels]

@@ -17,7 +17,7 @@ import tensorflow_transform as tft
 from imagepipe.base import features as f
 from imagepipe.base.names import TaskName
 from trainer import checks, devices, export, inputs, model, tasks
-from trainer.config import NO_WEIGHTS, TrainerConfig
+from trainer.config import NO_WEIGHTS, TrainerConfig, list_thresholds
 from trainer.fit import History, fit
 from trainer.normalization import Statistics, channel_statistics
 from transform import graph
@@ -116,7 +116,7 @@ def load(fn_args: FnArgs, config: TrainerConfig, strategy: tf.distribute.Strateg
     output = tft.TFTransformOutput(fn_args.transform_graph_path)
     names = export.labels(custom["task"], output, features)
     task = tasks.make(custom["task"], len(names), config)
-    tasks.thresholds(names, config.label_thresholds)  # refuses what can't be exported before it is trained
+    list_thresholds(names, config.label_thresholds)  # refuses what can't be exported before it is trained
     patterns = {"train": fn_args.train_files, "eval": fn_args.eval_files}
     _owner, transform = graph.load(output)
     parse = export.example_parser(output, features, with_label=True)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import tasks
-from trainer.config import TrainerConfig
+from trainer.config import TrainerConfig, list_thresholds
 
 
 def test_targets_become_dense_whatever_the_task():
@@ -37,6 +37,6 @@ def test_a_task_is_made_by_name_and_its_loss_is_one_a_row(name, outputs, activat
 
 
 def test_each_label_has_its_threshold():
-    assert tasks.thresholds(["a", "b"], {"b": 0.9}) == [0.5, 0.9]
+    assert list_thresholds(["a", "b"], {"b": 0.9}) == [0.5, 0.9]
     with pytest.raises(ValueError, match=r"x, y: not among the labels of the training split, which are a, b"):
-        tasks.thresholds(["a", "b"], {"y": 0.1, "a": 0.1, "x": 0.1})
+        list_thresholds(["a", "b"], {"y": 0.1, "a": 0.1, "x": 0.1})
