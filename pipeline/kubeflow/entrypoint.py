@@ -128,9 +128,6 @@ def main(arguments: list[str]) -> None:
     spec = json.loads(given.json_serialized_inputs_spec_args)
     executor_input = with_types(without_log(with_uris(asked, local)), spec)
 
-    from tfx import components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
-
-    # isort: split
     from tfx.dsl.io import fileio
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as tfx_entrypoint
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver

@@ -2,13 +2,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
-import tfx.components  # noqa: F401  first: it stands in for a module that TFDV misses in tfx-bsl's wheel
-
-# isort: split
 import pandas as pd
+import pytest
 import tensorflow as tf
-import tensorflow_data_validation as tfdv
 from PIL import Image
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
@@ -32,6 +28,7 @@ from components.data_check.component import (
     wrong_labels,
 )
 from components.data_check.config import ValidationConfig
+from components.tfdv import tfdv
 from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS
 from imagepipe.deploy.config import DeployConfig

@@ -1,15 +1,12 @@
 """Beam's workers in processes of their own, as those of a cluster are: there nothing of TFX is imported yet."""
 
 import pytest
-import tfx.components  # noqa: F401  first: it stands in for a module that TFDV misses in tfx-bsl's wheel
-
-# isort: split
-import tensorflow_data_validation as tfdv
 from tfx.components.statistics_gen.executor import Executor as StatisticsExecutor
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from components.evaluator.evaluation_reader import load
+from components.evaluator.evaluation_reader import read_evaluation
+from components.tfdv import tfdv
 from pipeline.config import BeamConfig, EvaluationConfig
 from tests import evaluated
 
@@ -50,4 +47,4 @@ def test_an_evaluation_is_that_of_one_process(some):
     folder, blessed = evaluated.evaluate(root / "evaluated", examples, model, None, config, beam=WORKERS)
     accuracy = float((evaluated.predictions(model, data).argmax(axis=1) == data.labels).mean())
     assert blessed
-    assert load(folder).whole.metrics["accuracy"].value == pytest.approx(accuracy)
+    assert read_evaluation(folder).whole.metrics["accuracy"].value == pytest.approx(accuracy)

@@ -155,8 +155,6 @@ def _upload(root: Path, disk: Path, output_file: Path) -> None:
 def _forever() -> None:
     """Reads commands from standard input, a line of JSON each, and forks for each; writes exit statuses."""
     from tfx import components  # noqa: F401
-
-    # isort: split
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor  # noqa: F401
 
     for line in sys.stdin:
