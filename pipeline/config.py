@@ -208,9 +208,8 @@ class BeamConfig(Section):
         """Returns the same as Beam's arguments, for TFX's components."""
         # Without these two, Beam may hand the work to a runner that it downloads as a binary.
         local = ["--direct_running_mode=in_memory", "--direct_num_workers=1"] if self.runner == "direct" else []
-        # Workers in processes of their own import this first: it stands in for a module that tfx-bsl's wheel lacks, and
-        # that TFDV and TFMA, whose functions are sent to the workers, import.
-        return [*local, "--beam_plugins=tfx.components", *make_arguments(self.runner, self.options)]
+        # Worker processes import tfx first, so that they can unpickle TFDV's functions: see components.tfdv.
+        return [*local, "--beam_plugins=tfx", *make_arguments(self.runner, self.options)]
 
 
 class Config(Section):

@@ -7,10 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tfx import components as tfx  # first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
-
-# isort: split
-import tensorflow_data_validation as tfdv
+from tfx import components as tfx
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
@@ -29,6 +26,7 @@ from components.pusher.executor import DEPLOY
 from components.pusher.executor import Executor as PushExecutor
 from components.schema_gen.component import ImageSchemaGen
 from components.serving_check.component import ServingCheck
+from components.tfdv import tfdv
 from components.trainer.component import Trainer, Tuner
 from imagepipe.deploy.config import DeployConfig
 from pipeline.config import Config

@@ -4,10 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import tfx.components  # noqa: F401  first: it stands in for a module that TFDV and TFMA miss in tfx-bsl's wheel
-
-# isort: split
-import tensorflow_data_validation as tfdv
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -15,6 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from components.data_check.component import statistics
 from components.data_check.config import ValidationConfig
 from components.schema_gen.component import completed
+from components.tfdv import tfdv
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.features import Features
 from imagepipe.base.names import SCHEMA
