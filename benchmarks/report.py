@@ -132,17 +132,17 @@ def _models(folder: Path) -> None:
 def make_page(folder: Path) -> None:
     """Makes the page as `imagepipe report` does."""
     from imagepipe.base.features import Features
-    from imagepipe.serving.check_report import Report
-    from pipeline.runs.report import render
+    from imagepipe.serving.types import CheckReport
+    from pipeline.runs.report_page import render_page
 
-    html = render(
+    html = render_page(
         str(folder / "ours" / "evaluation"),
         predictions=folder / "predictions",
         splits={"eval": str(folder / "examples" / "Split-eval")},
         model=folder / "model" / "Format-Serving",
         findings=None,
         blessed=True,
-        serving=Report([], median_ms=1.0, p95_ms=2.0),
+        serving=CheckReport([], median_ms=1.0, p95_ms=2.0),
         features=Features(),
         name="benchmark",
         config={},

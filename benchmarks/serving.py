@@ -206,10 +206,10 @@ def openvino(folder: Path) -> Ask:
 
 def server(folder: Path, side: str, turns: int) -> Turns:
     """Images/s of each turn, by callers, and the latencies of all turns."""
-    from imagepipe.serving.check import serving
+    from imagepipe.serving.check import run_server
 
     model = folder / side.replace("server", "ours")
-    with serving(model, "bench", folder / f"{side}.log") as url:
+    with run_server(model, "bench", folder / f"{side}.log") as url:
         bodies = [
             json.dumps({"instances": [{"input": {"b64": base64.b64encode(jpeg).decode()}}]}).encode()
             for jpeg in make_photo_crops(max(IMAGES.values()))

@@ -8,10 +8,10 @@ from PIL import Image
 
 from imagepipe.base.errors import ModelError
 from imagepipe.ingest import command as ingest_pipeline
-from imagepipe.serving import requests
-from imagepipe.serving.requests import Failure
+from imagepipe.serving.request_files import read_requests
+from imagepipe.serving.types import Failure
 from pipeline.runs.summary import Summary
-from pipeline.runs.summary import write as write_summary
+from pipeline.runs.summary import write_summary as write_summary
 
 # Digits are 8 by 8 pixels of 17 grays.
 _WHITE = 16
@@ -64,7 +64,7 @@ def write_images(root: Path) -> Path:
 
 def ingest(root: Path) -> ingest_pipeline.IngestResult:
     """Ingests the images into ``dataset/``."""
-    return ingest_pipeline.run(str(root / "images"), str(root / "dataset"))
+    return ingest_pipeline.ingest(str(root / "images"), str(root / "dataset"))
 
 
 def write_config(root: Path) -> Path:
@@ -82,13 +82,13 @@ def predict_test_split(root: Path, summary: Summary) -> tuple[Path, float, list[
         A picture of some predictions, the accuracy on the whole split (which the run's summary now has too), and the
         predictions in the picture.
     """
-    from imagepipe.serving.model import Model, predict_all
+    from imagepipe.serving.predictor import load
 
-    model = Model(Path(summary.serving_dir) / str(summary.pushed_version))
+    predictor = load(Path(summary.serving_dir) / str(summary.pushed_version))
     files = sorted((root / "dataset" / "test").glob("*.tfrecord"))
-    asked = [request for file in files for request in requests.read(file)]
+    asked = [request for file in files for request in read_requests(file)]
     examples: list[Example] = []
-    for request, answer in zip(asked, predict_all(model, asked), strict=True):
+    for request, answer in zip(asked, predictor.predict_requests(asked), strict=True):
         if isinstance(request, Failure) or isinstance(answer, Failure):
             raise ModelError(f"{root / 'dataset'} is damaged: {answer}")
         actual = answer.id.partition("/")[0]  # the id is the file's path, and its first folder the label

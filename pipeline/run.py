@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf import text_format
-from imagepipe.deploy.saved_model import read_labels, read_task
 from rich.console import Console
 from rich.markup import escape
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -16,20 +15,22 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import io_utils, path_utils
 
+from components.evaluator.evaluation_reader import read_evaluation
 from imagepipe.base.beam_options import add_setup_file
 from imagepipe.base.errors import ConfigError, WeightsError
 from imagepipe.base.features import Features
-from imagepipe.base.filesystem import locked
+from imagepipe.base.filesystem import lock_folder
 from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER, TaskName
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import sort_by_traffic
-from imagepipe.serving.check_report import Report
+from imagepipe.deploy.saved_model import read_labels, read_task
+from imagepipe.serving.types import CheckReport
 from pipeline import local_runner, logs, source
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
-from pipeline.runs import provenance, results, summary
-from pipeline.runs.report import PAGE
+from pipeline.runs import provenance, run_metrics, summary
+from pipeline.runs.report_page import PAGE
 from pipeline.workdir import Workdir
 from trainer import weights
 
@@ -101,7 +102,7 @@ def run(config: Config, workdir: Workdir, console: Console) -> summary.Summary:
         ConfigError: if it can't be run; nothing is left behind.
     """
     busy = ConfigError(f"another run is using {workdir.root}; wait for it, or give another --workdir")
-    with locked(workdir.root, busy), _run_dir(workdir) as run_dir:
+    with lock_folder(workdir.root, busy), _run_dir(workdir) as run_dir:
         _close_killed_runs(workdir)
         log = run_dir / "log.txt"
         deploy = config.make_deployment(str(workdir.serving(config.name)))
@@ -137,7 +138,7 @@ def _run(
         beam_args=add_setup_file(config.beam.make_arguments()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
-    provenance.write(
+    provenance.write_origin(
         run_dir,
         config.model_dump(mode="json"),
         code=Path(__file__).parent,
@@ -166,10 +167,10 @@ def _run(
                 state.data_dir = _only(outputs, node.id, "findings").uri
             state.nodes.append(summary.Node(id=node.id, seconds=round(node.seconds, 2), cached=node.cached))
             state.seconds = round(time.monotonic() - start, 2)
-            summary.write(state, run_dir)
+            summary.write_summary(state, run_dir)
             console.print(f"  {node.id:<20} {'cached' if node.cached else f'{node.seconds:6.1f} s'}")
 
-        summary.write(state, run_dir)
+        summary.write_summary(state, run_dir)
         try:
             local_runner.run(pipeline, f"{config.name}.{state.run_id}", started, done)
             _add_results(state, outputs, config.data.features.label, run_dir)
@@ -181,7 +182,7 @@ def _run(
             raise
         finally:
             state.seconds = round(time.monotonic() - start, 2)
-            summary.write(state, run_dir)
+            summary.write_summary(state, run_dir)
     return state
 
 
@@ -189,21 +190,21 @@ def _add_results(state: summary.Summary, outputs: Outputs, label: str, run_dir: 
     model = Path(path_utils.serving_model_path(_only(outputs, "Trainer", "model").uri))
     state.model_dir = str(model)
     if "Tuner" in outputs:
-        state.hyperparameters = results.best_hyperparameters(_only(outputs, "Tuner", "best_hyperparameters").uri)
-    evaluation = results.load(_only(outputs, "Evaluator", "evaluation").uri)
-    state.metrics = results.metrics(evaluation.whole)
+        state.hyperparameters = run_metrics.read_best_hyperparameters(_only(outputs, "Tuner", "best_hyperparameters").uri)
+    evaluation = read_evaluation(_only(outputs, "Evaluator", "evaluation").uri)
+    state.metrics = run_metrics.candidate_metrics(evaluation.whole)
     state.intervals = {name: each.interval for name, each in evaluation.whole.metrics.items() if each.interval}
-    state.champion_metrics = results.champion_metrics(evaluation.whole)
-    state.metrics_by_class = results.by_class(evaluation, label)
+    state.champion_metrics = run_metrics.champion_metrics(evaluation.whole)
+    state.metrics_by_class = run_metrics.metrics_by_class(evaluation, label)
     state.rules = evaluation.rules
     state.blessed = _only(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
     state.not_blessed_because = [rule.because for rule in evaluation.rules if rule.verdict == "refused"]
     report = io_utils.read_string_file(f"{_only(outputs, 'ServingCheck', 'blessing').uri}/{SERVING_REPORT}")
-    state.serving = Report(**json.loads(report))
+    state.serving = CheckReport(**json.loads(report))
     state.pushed_version = _only(outputs, "Pusher", "pushed_model").get_string_custom_property("pushed_version") or None
 
     if evaluation.confusion:
-        results.draw_confusion_matrix(evaluation.confusion, read_labels(model), str(run_dir / "confusion_matrix.png"))
+        run_metrics.draw_confusion_matrix(evaluation.confusion, read_labels(model), str(run_dir / "confusion_matrix.png"))
     (run_dir / PAGE).write_bytes(Path(_only(outputs, "ModelReport", "report").uri).read_bytes())
     training = model.parent / TRAINING_FOLDER
     (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
@@ -220,7 +221,7 @@ def _close_killed_runs(workdir: Workdir) -> None:
     for killed in summary.read_all(workdir.runs):
         if killed.status == "running":
             closed = killed.model_copy(update={"status": "failed", "error": "the run was killed"})
-            summary.write(closed, workdir.runs / killed.run_id)
+            summary.write_summary(closed, workdir.runs / killed.run_id)
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts, standa
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils, path_utils
 
-from components.evaluator import reader
-from components.model_report import metrics, page
+from components.evaluator import evaluation_reader
+from components.model_report import kfp_metrics, page
 from components.model_report.artifacts import HTML, ClassificationMetrics, Metrics
 from imagepipe.base.features import parse_features
 from imagepipe.base.names import SERVING_REPORT
-from imagepipe.deploy.storage import fetched
-from imagepipe.deploy.versions import labels
-from imagepipe.serving.check_report import Report
+from imagepipe.deploy.saved_model import read_labels
+from imagepipe.deploy.storage import fetch_model
+from imagepipe.serving.types import CheckReport
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
 _EVALUATION, _BLESSING = standard_component_specs.EVALUATION_KEY, standard_component_specs.MODEL_BLESSING_KEY
@@ -38,9 +38,9 @@ class Executor(base_executor.BaseExecutor):
             artifact_utils.get_single_instance(output_dict[key]) for key in (_REPORT, _METRICS, _CLASSIFICATION_METRICS)
         )
         io_utils.write_bytes_file(report.uri, page.render(given).encode())
-        for name, value in metrics.figures(given.evaluation, given.blessed).items():
+        for name, value in kfp_metrics.figures(given.evaluation, given.blessed).items():
             figures.set_float_custom_property(name, value)
-        for name, value in metrics.classification(given.evaluation, labels(given.model)).items():
+        for name, value in kfp_metrics.classification(given.evaluation, read_labels(given.model)).items():
             classification.set_json_value_custom_property(name, value)
 
 
@@ -51,14 +51,14 @@ def inputs(input_dict: Mapping[str, list[Artifact]], properties: Mapping[str, An
     names = artifact_utils.decode_split_names(examples.split_names)
     serving = io_utils.read_string_file(f"{uris[_SERVING]}/{SERVING_REPORT}")
     return page.Inputs(
-        evaluation=reader.load(uris[_EVALUATION]),
-        predictions=fetched(uris[_PREDICTIONS]),
+        evaluation=evaluation_reader.read_evaluation(uris[_EVALUATION]),
+        predictions=fetch_model(uris[_PREDICTIONS]),
         splits={name: artifact_utils.get_split_uri([examples], name) for name in names},
         # With the folder beside it, where the Keras model and the history are.
-        model=fetched(uris[_MODEL]) / Path(path_utils.serving_model_path(uris[_MODEL])).name,
-        findings=fetched(uris[_FINDINGS]) if _FINDINGS in uris else None,
+        model=fetch_model(uris[_MODEL]) / Path(path_utils.serving_model_path(uris[_MODEL])).name,
+        findings=fetch_model(uris[_FINDINGS]) if _FINDINGS in uris else None,
         blessed=input_dict[_BLESSING][0].get_int_custom_property("blessed") == 1,
-        serving=Report(**json.loads(serving)),
+        serving=CheckReport(**json.loads(serving)),
         features=parse_features(json.loads(properties[_FEATURES])),
         name=properties[_NAME],
         config=json.loads(properties[_CONFIG]),
@@ -90,7 +90,7 @@ class ModelReport(base_component.BaseComponent):
 
     Its outputs are ``report``, whose URI is the page's; ``metrics``, whose properties are the figures on all eval
     images; and ``classification_metrics``, whose properties are confusion matrix and ROC curve. See
-    ``components.model_report.metrics``.
+    ``components.model_report.kfp_metrics``.
 
     Args:
         examples: channel of the Examples.

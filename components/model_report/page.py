@@ -13,12 +13,13 @@ from typing import Any
 
 import jinja2
 
-from components.evaluator.results import CANDIDATE, CHAMPION, COUNT, Bucket, Curves, Evaluation
-from components.model_report import charts, pictures, rows
-from components.model_report.rows import UNKNOWN, Picks, Rows
+from components.evaluator.evaluation import CANDIDATE, CHAMPION, CalibrationBucket, Curves, Evaluation
+from components.evaluator.metric_names import EXAMPLE_COUNT
+from components.model_report import charts, picks, pictures
+from components.model_report.picks import UNKNOWN, Picks, Rows
 from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS, OPTIMIZED, STATISTICS, TRAINING_FOLDER
-from imagepipe.serving.check_report import Report
+from imagepipe.serving.types import CheckReport
 
 _HERE = Path(__file__).parent
 _LARGE, _SMALL = 128, 64  # pixels of the longer side of a picture
@@ -66,7 +67,7 @@ class Inputs:
     model: Path
     findings: Path | None
     blessed: bool
-    serving: Report
+    serving: CheckReport
     features: Features
     name: str
     config: Mapping[str, Any]
@@ -74,8 +75,8 @@ class Inputs:
 
 def render(given: Inputs) -> str:
     """Makes the page, as HTML."""
-    found, said = given.evaluation, rows.load(given.predictions)
-    picks = rows.pick(said)
+    found, said = given.evaluation, picks.load(given.predictions)
+    picks = picks.pick(said)
     training = given.model.parent / TRAINING_FOLDER
     shown = _pictures(given, said, picks, training)
     data = _data(given)
@@ -86,8 +87,8 @@ def render(given: Inputs) -> str:
         f"r{row}": {
             "src": shown[f"r{row}"],
             "id": said.ids[row],
-            "actual": rows.actual(said, row),
-            "said": rows.said(said, row),
+            "actual": picks.actual(said, row),
+            "said": picks.said(said, row),
         }
         for behind in picks.behind.values()
         for row in behind
@@ -187,11 +188,11 @@ def _unexplained(training: Path) -> str:
     return "No heat maps (Grad-CAM): there is no Keras model beside the one that serves."
 
 
-def _card(said: Rows, pick: rows.Pick, shown: Mapping[str, str]) -> dict[str, Any]:
+def _card(said: Rows, pick: picks.Pick, shown: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": said.ids[pick.row],
-        "actual": rows.actual(said, pick.row),
-        "said": rows.said(said, pick.row),
+        "actual": picks.actual(said, pick.row),
+        "said": picks.said(said, pick.row),
         "about": said.names[pick.output],
         "image": shown.get(f"b{pick.row}"),
         "heat": shown.get(f"h{pick.row}"),
@@ -254,7 +255,7 @@ def _by_label(found: Evaluation, said: Rows, picks: Picks) -> dict[str, Any] | N
     """Of several labels each with its figures, and the images that it was missed in and wrongly given to."""
     if said.task != "multilabel":
         return None
-    columns = list(dict.fromkeys(name for figures in found.by_label.values() for name in figures if name != COUNT))
+    columns = list(dict.fromkeys(name for figures in found.by_label.values() for name in figures if name != EXAMPLE_COUNT))
     table = []
     for place, name in enumerate(said.names):
         wrong = [
@@ -266,7 +267,7 @@ def _by_label(found: Evaluation, said: Rows, picks: Picks) -> dict[str, Any] | N
             for there in (1, 0)
         ]
         figures = found.by_label.get(name, {})
-        count = int(figures.get(COUNT) or 0)
+        count = int(figures.get(EXAMPLE_COUNT) or 0)
         table.append({"name": name, "count": count, "figures": [figures.get(c) for c in columns], "wrong": wrong})
     return {"columns": columns, "rows": table[:_LABELS], "left": max(0, len(table) - _LABELS)}
 
@@ -278,7 +279,7 @@ def _scatter(said: Rows) -> charts.Chart | None:
         "Predicted and actual",
         "actual",
         "predicted",
-        {"images": rows.scatter(said, _SCATTER)},
+        {"images": picks.scatter(said, _SCATTER)},
         diagonal=True,
         dots_only=True,
     )
@@ -286,7 +287,7 @@ def _scatter(said: Rows) -> charts.Chart | None:
 
 def _calibration(found: Evaluation, names: list[str]) -> dict[str, Any] | None:
     """A reliability diagram: of the most probable class, else of the labels that have most images."""
-    series: dict[str, list[Bucket]] = dict(found.confidence)
+    series: dict[str, list[CalibrationBucket]] = dict(found.confidence)
     if not series:
         series = {
             _name(names, place): each.calibration

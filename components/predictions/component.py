@@ -23,8 +23,9 @@ from components.remote import local_outputs
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features, parse_features
 from imagepipe.base.names import NAMES, ROWS
-from imagepipe.deploy.storage import fetched
-from imagepipe.deploy.versions import labels, model_task
+from imagepipe.deploy.saved_model import read_task
+from imagepipe.deploy.storage import fetch_model
+from imagepipe.serving.loaded_model import LoadedModel
 from transform import datasets
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
@@ -71,7 +72,7 @@ class Executor(base_executor.BaseExecutor):
 
 def _saved_model(artifacts: list[types.Artifact]) -> Path | None:
     folder = path_utils.serving_model_path(artifact_utils.get_single_uri(artifacts))
-    return fetched(folder) if fileio.exists(folder) else None
+    return fetch_model(folder) if fileio.exists(folder) else None
 
 
 def predict(split: str, candidate: Path, champion: Path | None, features: Features, folder: Path) -> None:
@@ -90,36 +91,24 @@ def predict(split: str, candidate: Path, champion: Path | None, features: Featur
     Raises:
         ModelError: if a model can't be loaded.
     """
-    task = model_task(candidate)
+    task = read_task(candidate)
     records = datasets.examples(split)
     columns = _COLUMNS | _further_columns(map(_values, records.as_numpy_iterator()), features)
-    ask = {"candidate": _Signature(candidate)} | ({"champion": _Signature(champion)} if champion else {})
+    ask = {"candidate": LoadedModel(candidate, "tf_examples")}
+    if champion:
+        ask["champion"] = LoadedModel(champion, "tf_examples")
     folder.mkdir(parents=True, exist_ok=True)
-    names = {"task": task, "candidate": ask["candidate"].names, "champion": ask["champion"].names if champion else None}
+    names = {
+        "task": task,
+        "candidate": ask["candidate"].labels,
+        "champion": ask["champion"].labels if champion else None,
+    }
     (folder / NAMES).write_text(json.dumps(names) + "\n")
     with pq.ParquetWriter(folder / ROWS, pa.schema(columns.items())) as writer:
         batches = _batched(enumerate(records.as_numpy_iterator()), _BATCH_SIZE)
         for group in _batched(batches, _BATCHES_PER_GROUP):
             rows = [row for batch in group for row in _rows(batch, ask, features, task, columns)]
             writer.write_table(pa.Table.from_pylist(rows, pa.schema(columns.items())))
-
-
-class _Signature:
-    """The signature ``tf_examples`` of a SavedModel."""
-
-    def __init__(self, folder: Path):
-        try:
-            self._loaded = tf.saved_model.load(str(folder))  # it owns what the signature uses
-            self._ask = self._loaded.signatures["tf_examples"]
-            self.names = labels(folder)
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-            raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
-
-    def __call__(self, records: list[bytes]) -> Iterator[tuple[list[float], str]]:
-        """The outputs ``classes`` and ``label`` for each serialized Example."""
-        said = self._ask(examples=tf.constant(records))
-        for classes, label in zip(said["classes"].numpy(), said["label"].numpy(), strict=True):
-            yield classes.tolist(), _text(label)
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -155,13 +144,13 @@ def _further_columns(records: Iterable[_Record], features: Features) -> dict[str
 
 def _rows(
     batch: list[tuple[int, bytes]],
-    ask: Mapping[str, _Signature],
+    ask: Mapping[str, LoadedModel],
     features: Features,
     task: str,
     columns: Mapping[str, pa.DataType],
 ) -> Iterator[dict[str, Any]]:
     records = [record for _, record in batch]
-    said = {name: signature(records) for name, signature in ask.items()}
+    answers_by_model = {name: iter(model.predict_examples(records)) for name, model in ask.items()}
     for index, record in batch:
         values = _values(record)
         row: dict[str, Any] = {"index": index, "id": _first(values, features.metadata, _TEXT) or f"{_SPLIT}/{index}"}
@@ -172,8 +161,9 @@ def _rows(
         for name, kind in columns.items():
             if name in _READ or name.startswith(_FURTHER):
                 row[name] = _first(values, name.removeprefix(_FURTHER), kind)
-        for name, answers in said.items():
-            row[name], row[f"{name}_label"] = next(answers)
+        for name, answers in answers_by_model.items():
+            classes, row[f"{name}_label"] = next(answers)
+            row[name] = classes.tolist()
         yield row
 
 

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
@@ -20,12 +19,12 @@ from imagepipe.base.features import Features, parse_features
 from imagepipe.base.images import BadImage, normalize
 from imagepipe.base.names import SERVING_REPORT
 from imagepipe.base.process import release_memory
-from imagepipe.deploy.storage import fetched
-from imagepipe.serving.check import MAX_BYTES, Expected, check
-from imagepipe.serving.check_report import Report
-from imagepipe.serving.live import MAX_PIXELS
-from imagepipe.serving.model import Model
-from imagepipe.serving.requests import Failure, from_example
+from imagepipe.deploy.storage import fetch_model
+from imagepipe.serving.check import Expected, check_model
+from imagepipe.serving.limits import MAX_IMAGES_BYTES, MAX_ONLINE_PIXELS
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.request_files import parse_example
+from imagepipe.serving.types import CheckReport, Failure
 from transform import datasets
 
 _EXAMPLES, _MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
@@ -41,14 +40,14 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the report and the blessing, which has the property ``blessed`` and one of TFX's two files."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        model = fetched(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL])))
+        model = fetch_model(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_MODEL])))
         split = artifact_utils.get_split_uri(input_dict[_EXAMPLES], _SPLIT)
         expected = expectations(model, split, parse_features(json.loads(exec_properties[_FEATURES])))
         if expected:
             release_memory()  # what the model took here, before a server has it in memory too
-            report = check(model, expected, exec_properties.get(_BUDGET))
+            report = check_model(model, expected, exec_properties.get(_BUDGET))
         else:
-            report = Report([f"no Example of the split '{_SPLIT}' can be asked about as it is"])
+            report = CheckReport([f"no Example of the split '{_SPLIT}' can be asked about as it is"])
         blessing = artifact_utils.get_single_instance(output_dict[_BLESSING])
         blessing.set_int_custom_property("blessed", int(not report.problems))
         name = "INFRA_NOT_BLESSED" if report.problems else "INFRA_BLESSED"
@@ -68,12 +67,12 @@ def expectations(model: Path, split: str, features: Features) -> list[Expected]:
         Up to 32 of those that the graph and the server see alike: with all side features, and with an image that is
         decoded as it is and is not too large for a server. In Examples from elsewhere a photo may lie on its side.
     """
-    loaded = Model(model)
+    loaded = LoadedModel(model)
     found = []
     records = datasets.examples(split).take(_LOOKED_AT)
     for number, record in enumerate(records.as_numpy_iterator()):
-        request = from_example(record, f"{_SPLIT}/{number}", features)
-        if isinstance(request, Failure) or loaded.missing(request) or not _as_it_is(request.image):
+        request = parse_example(record, f"{_SPLIT}/{number}", features)
+        if isinstance(request, Failure) or loaded.find_problem(request) or not _as_it_is(request.image):
             continue
         side = {name: request.side[name] for name in loaded.side}
         found.append((replace(request, side=side), record))
@@ -81,16 +80,13 @@ def expectations(model: Path, split: str, features: Features) -> list[Expected]:
             break
     if not found:
         return []
-    said = loaded.loaded.signatures["tf_examples"](examples=tf.constant([record for _, record in found]))
-    return [
-        Expected(request, classes, label.decode())
-        for (request, _), classes, label in zip(found, said["classes"].numpy(), said["label"].numpy(), strict=True)
-    ]
+    answers = loaded.predict_examples([record for _, record in found])
+    return [Expected(request, classes, label) for (request, _), (classes, label) in zip(found, answers, strict=True)]
 
 
 def _as_it_is(image: bytes) -> bool:
     try:
-        return len(image) <= MAX_BYTES and normalize(image, max_pixels=MAX_PIXELS).data == image
+        return len(image) <= MAX_IMAGES_BYTES and normalize(image, max_pixels=MAX_ONLINE_PIXELS).data == image
     except BadImage:
         return False
 

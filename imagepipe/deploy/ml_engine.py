@@ -25,6 +25,7 @@ from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
 from imagepipe.deploy.config import DeployConfig, MLEngineConfig
 from imagepipe.deploy.deployment import Address, Version
+from imagepipe.deploy.saved_model import read_inputs
 
 _API = "https://ml.googleapis.com"
 _SECONDS = 60  # for an answer
@@ -110,7 +111,7 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     cloud = _connect(config)
     versions = _versions(cloud)
     with gcp.staying([known.version for known in versions]):
-        version = next((v.version for v in versions if v.ready and storage.same_model(model, v.version.uri)), None)
+        version = next((v.version for v in versions if v.ready and storage.is_same_model(model, v.version.uri)), None)
         if not version:
             name = storage.add_version(model, str(config.path))
             version = Version(name, f"{config.path}/{name}", 0)
@@ -149,8 +150,8 @@ def find_address(config: DeployConfig) -> Address:
     """A client for the default version."""
     cloud = _connect(config)
     uri = _live(cloud).uri
-    names, taken = storage.common_labels([uri]), storage.inputs(uri)
-    return Address(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), names, inputs=taken)
+    labels, inputs = storage.read_common_labels([uri]), read_inputs(uri)
+    return Address(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), labels, inputs=inputs)
 
 
 def start_job(inputs: Sequence[str], out: str, config: DeployConfig, workers: int | None = None) -> Job:
@@ -158,7 +159,7 @@ def start_job(inputs: Sequence[str], out: str, config: DeployConfig, workers: in
 
     Args:
         inputs: files or patterns on Cloud Storage, of one format, which the names tell: ``.jsonl``, ``.tfrecord`` or
-            ``.tfrecord.gz``, see ``imagepipe.serving.requests``.
+            ``.tfrecord.gz``, see ``imagepipe.serving.request_files``.
         out: the folder for the results, on Cloud Storage.
         config: where models are deployed to.
         workers: how many machines work on it at most; Google's own limit is 10.
@@ -170,7 +171,7 @@ def start_job(inputs: Sequence[str], out: str, config: DeployConfig, workers: in
     cloud = _connect(config)
     kind = _format(inputs)
     for uri in (*inputs, out):
-        if not cloud.settings.reads(uri):
+        if not cloud.settings.can_read(uri):
             raise ModelError(f"{uri}: ML Engine reads and writes Cloud Storage only: gs://…")
     asked: Json = {
         "dataFormat": kind,

@@ -1,1 +1,1 @@
-"""Asking models: where they are, what is asked, what they answer. Nothing in here knows TFX."""
+"""Asking models: in this process, over HTTP, in batches and before a push. Nothing here knows TFX."""

@@ -1,73 +1,156 @@
-"""Asks a model online: on a server, a cluster or a cloud."""
+"""A client for models online: on a server, a cluster or a cloud."""
 
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
+import tenacity
 
 from imagepipe.base.errors import ModelError, UnavailableError
 from imagepipe.base.features import LABEL_SEPARATOR
-from imagepipe.serving import requests
-from imagepipe.serving.predictions import Prediction
-from imagepipe.serving.requests import Failure, Request
+from imagepipe.deploy.deployment import Address
+from imagepipe.serving.inputs import Image, build_requests, normalize_images
+from imagepipe.serving.instances import encode_instance
+from imagepipe.serving.types import Failure, Prediction, Request, Value
 
-_TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; a busy server lets an image wait for some batches
+_TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; on a busy server an image waits for some batches
 _ATTEMPTS = 6
 _LONGEST_WAIT = 10.0  # seconds, whatever Retry-After says
-_AT_ONCE = 8  # requests of an image each, for the server to put together
+_JITTER = 0.1  # seconds on top, so that callers who were refused together don't come back together
+_CONNECTIONS = 8  # requests at a time, with one image each, for the server to batch
 _BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 
 
-class Endpoint:
-    """A model that is asked by TensorFlow Serving's REST API, which is also KServe's, Vertex AI's and ML Engine's."""
+def _compute_wait(retry_state: tenacity.RetryCallState) -> float:
+    """Returns how many seconds to wait: as long as the server says, twice as long after each further refusal."""
+    retry_after = retry_state.outcome.result().headers.get("Retry-After", "") if retry_state.outcome else ""
+    seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.5
+    return min(seconds * 2 ** (retry_state.attempt_number - 1), _LONGEST_WAIT)
+
+
+_retry_while_busy = tenacity.Retrying(
+    retry=tenacity.retry_if_result(lambda response: response.status_code in _BUSY),
+    wait=tenacity.wait_combine(_compute_wait, tenacity.wait_random(0, _JITTER)),
+    stop=tenacity.stop_after_attempt(_ATTEMPTS),
+    retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,  # the last refusal
+)
+
+
+class Client:
+    """A client of a model that answers by TensorFlow Serving's REST API, also KServe's, Vertex AI's and ML Engine's.
+
+    A context manager, which closes its connections at the end.
+
+    Example:
+        >>> with imagepipe.Client("http://127.0.0.1:8080") as client:
+        ...     for answer in client.predict(["photos/1.jpg", jpeg_bytes]):
+        ...         print(answer)
+
+    Attributes:
+        url: the model's URL.
+    """
 
     def __init__(
         self,
         url: str,
         auth: httpx.Auth | None = None,
-        names: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
-        taken: Iterable[str] = (),
+        inputs: Iterable[str] = (),
     ):
         """Finds the model.
 
         Args:
             url: the model's, such as ``http://host:8080/v1/models/digits``; or the server's, if it serves one model.
             auth: adds the caller's credentials to each request.
-            names: of the classes, in the order of the scores; empty where nobody knows them. By default the server is
-                asked for them, which not every one can answer.
-            headers: of each request, such as the ``Host`` by which a gateway finds the model.
-            taken: with ``names``, what of a request the model takes; empty for all.
+            labels: names of the model's outputs, in the order of the scores; empty if unknown. By default the server
+                is asked for them, which not every server can answer.
+            headers: headers of each request, such as the ``Host`` by which a gateway finds the model.
+            inputs: with ``labels``, names of the inputs that the model takes; empty for all.
 
         Raises:
-            ModelError: if there is none; UnavailableError: if there is no server, or it refuses.
+            ModelError: if there is no such model; UnavailableError: if there is no server, or it refuses.
         """
         if not url.startswith(("http://", "https://")):
             raise ModelError(f"{url} is no URL such as http://127.0.0.1:8080")
-        limits = httpx.Limits(max_connections=_AT_ONCE)
+        limits = httpx.Limits(max_connections=_CONNECTIONS)
         self._http = httpx.Client(timeout=_TIMEOUT, limits=limits, auth=auth, headers=headers)
         self.url = url.rstrip("/").removesuffix(":predict")
-        self._asks = names is None
-        if names is not None:
-            self._described = _Described(f"{self.url}:predict", list(names), frozenset(taken))
+        self._asks_server = labels is None
+        if labels is not None:
+            self._version = _ServedVersion(f"{self.url}:predict", list(labels), frozenset(inputs))
             return
-        if "/models/" not in self.url:
-            served = self._get(f"{self.url}/v1/models").get("models") or []
-            if len(served) != 1:
-                raise ModelError(f"{url} serves {', '.join(served) or 'no model'}: give its URL, …/v1/models/NAME")
-            self.url = f"{self.url}/v1/models/{served[0]}"
-        self._described = self._describe()
+        try:
+            self._version = self._describe_version()
+        except BaseException:
+            self.close()
+            raise
 
-    def _describe(self) -> "_Described":
+    @classmethod
+    def from_address(cls, address: Address) -> Self:
+        """Makes a client for a deployed model."""
+        return cls(address.url, address.auth, address.labels, address.headers, address.inputs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._http.close()
+
+    def predict(
+        self, images: Iterable[Image], side: Iterable[Mapping[str, Value]] | None = None
+    ) -> list[Prediction | Failure]:
+        """Asks about images.
+
+        Args:
+            images: paths, encoded images (any format that ``imagepipe ingest`` takes) or arrays uint8
+                ``[height, width, 3]`` in RGB. The id of an answer is the path, or the image's number as text, from 0.
+            side: side features of each image by name; None if the model needs none.
+
+        Returns:
+            One answer per image, in their order; an image that can't be read, or that the server refuses, is a
+            ``Failure`` with the reason, and the others are answered.
+
+        Raises:
+            ValueError: if ``images`` and ``side`` have different lengths.
+        """
+        return list(self.predict_requests(normalize_images(build_requests(images, side))))
+
+    def predict_requests(self, requests: Iterable[Request | Failure]) -> Iterator[Prediction | Failure]:
+        """Sends requests, some at a time, with one image each, so that an image that is refused fails alone.
+
+        Returns:
+            One answer per request, in their order; failures are passed through.
+        """
+        remaining = iter(requests)
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            # In windows, not all at once: else the images of a large folder would all be read into memory.
+            while window := list(itertools.islice(remaining, 4 * _CONNECTIONS)):
+                yield from pool.map(self._predict_one, window)
+
+    def _describe_version(self) -> "_ServedVersion":
+        """Asks the server for the live version, and for its only model if the URL names none."""
+        if "/models/" not in self.url:
+            models = self._get(f"{self.url}/v1/models").get("models") or []
+            if len(models) != 1:
+                raise ModelError(f"{self.url} serves {', '.join(models) or 'no model'}: give its URL, …/v1/models/NAME")
+            self.url = f"{self.url}/v1/models/{models[0]}"
         metadata = self._get(f"{self.url}/metadata")
         version = (metadata.get("model_spec") or {}).get("version")
-        of_version = f"/versions/{version}" if version and "/versions/" not in self.url else ""
-        return _Described(f"{self.url}{of_version}:predict", metadata.get("labels") or [], _inputs(metadata))
+        suffix = f"/versions/{version}" if version and "/versions/" not in self.url else ""
+        try:
+            signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+            inputs = frozenset(signature["inputs"])
+        except (KeyError, TypeError):  # the server does not describe it as TensorFlow Serving does
+            inputs = frozenset()
+        return _ServedVersion(f"{self.url}{suffix}:predict", metadata.get("labels") or [], inputs)
 
     def _get(self, url: str) -> dict[str, Any]:
         answer = self._send("GET", url)
@@ -76,139 +159,85 @@ class Endpoint:
         return answer
 
     def _send(self, method: str, url: str, body: Any = None) -> dict[str, Any] | str:
-        """What the server answers; or in words why it doesn't."""
-        for attempt in itertools.count(1):
-            try:
-                response = self._http.request(method, url, json=body)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                return f"no answer ({error or type(error).__name__})"
-            if response.status_code not in _BUSY or attempt == _ATTEMPTS:
-                return _read(response)
-            time.sleep(_seconds_to_wait(response, attempt))
-        raise AssertionError
+        """Returns the server's answer; or as text why there is none."""
+        try:
+            response = _retry_while_busy(self._http.request, method, url, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"no answer ({error or type(error).__name__})"
+        return _parse_response(response)
 
-    def predict_all(self, asked: Iterable[Request | Failure]) -> Iterator[Prediction | Failure]:
-        """Asks about images, some at a time, each by a request of its own, so that one that is refused fails alone.
-
-        Returns:
-            One result a request, in their order; failures stay what they are.
-        """
-        remaining = iter(asked)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            # Not all at once: the images of a large folder would be read into memory.
-            while window := list(itertools.islice(remaining, 4 * _AT_ONCE)):
-                yield from pool.map(self._ask, window)
-
-    def _ask(self, request: Request | Failure) -> Prediction | Failure:
+    def _predict_one(self, request: Request | Failure) -> Prediction | Failure:
         if isinstance(request, Failure):
             return request
-        described = self._described
-        answer = self._predict(described, request)
-        if self._asks and isinstance(answer, str) and answer.startswith(f"status {httpx.codes.NOT_FOUND}"):
-            # Another version is live by now; its labels may be others.
+        version = self._version
+        answer = self._post(version, request)
+        if self._asks_server and isinstance(answer, str) and answer.startswith(f"status {httpx.codes.NOT_FOUND}"):
+            # Another version is live by now; its labels may differ.
             try:
-                self._described = described = self._describe()
+                self._version = version = self._describe_version()
             except ModelError as error:
                 return Failure(request.id, str(error))
-            answer = self._predict(described, request)
+            answer = self._post(version, request)
         if isinstance(answer, str):
             return Failure(request.id, answer)
         try:
             (row,) = answer["predictions"]
             label = str(row["label"])
-            known = described.names if self._asks or _fit(described.names, row["classes"], label) else []
-            names = known or _numbers(row["classes"], label)
+            fits = self._asks_server or _fits(version.labels, row["classes"], label)
+            names = (version.labels if fits else []) or _number_classes(row["classes"], label)
             classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
-            return Prediction(request.id, label, float(row["score"]), classes, _said(label, classes))
+            return Prediction(request.id, label, float(row["score"]), classes, _split_label(label, classes))
         except (KeyError, TypeError, ValueError) as error:
             return Failure(request.id, f"the answer is not that of a model of this pipeline: {error!r}")
 
-    def _predict(self, described: "_Described", request: Request) -> dict[str, Any] | str:
-        # A file of Examples has columns that the model does not take, and a server refuses what it does not know.
-        taken = described.taken
-        instance = {k: v for k, v in requests.to_instance(request).items() if not taken or k in taken}
-        return self._send("POST", described.url, {"instances": [instance]})
+    def _post(self, version: "_ServedVersion", request: Request) -> dict[str, Any] | str:
+        # A file of Examples has columns that the model does not take, and a server refuses unknown ones.
+        inputs = version.inputs
+        instance = {name: x for name, x in encode_instance(request).items() if not inputs or name in inputs}
+        return self._send("POST", version.url, {"instances": [instance]})
 
 
 @dataclass(frozen=True)
-class _Described:
-    """What a server says of a version: where it is asked, the names of its classes, and what it takes."""
+class _ServedVersion:
+    """A version as the server describes it: its URL, the names of its outputs, and the inputs that it takes."""
 
     url: str
-    names: list[str]
-    taken: frozenset[str]
+    labels: list[str]
+    inputs: frozenset[str]
 
 
-def predict(url: str, images: Iterable[Path | str | bytes]) -> list[Prediction | Failure]:
-    """Asks a server about images.
-
-    Args:
-        url: see ``Endpoint``.
-        images: paths of images, or their bytes, whose ids are their numbers.
-
-    Returns:
-        One result an image, in their order.
-
-    Raises:
-        ModelError: if there is no such model; UnavailableError: if there is no server, or it refuses.
-    """
-
-    def asked() -> Iterator[Request | Failure]:
-        for number, image in enumerate(images):
-            if isinstance(image, bytes):
-                yield Request(str(number), image)
-            else:
-                yield from requests.of_images([Path(image)])
-
-    return list(Endpoint(url).predict_all(requests.normalized(asked())))
-
-
-def _read(response: httpx.Response) -> dict[str, Any] | str:
+def _parse_response(response: httpx.Response) -> dict[str, Any] | str:
     try:
         answer = response.json()
     except ValueError:
         answer = None
     if response.is_success and isinstance(answer, dict):
         return answer
-    words = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(words, dict):  # as Google's services say it
-        words = words.get("message")
+    reason = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(reason, dict):  # the form of Google's services
+        reason = reason.get("message")
     if response.is_success:
-        words = "the answer is no object of JSON"
-    return f"status {response.status_code}: {words or response.reason_phrase}"
+        reason = "the answer is no object of JSON"
+    return f"status {response.status_code}: {reason or response.reason_phrase}"
 
 
-def _inputs(metadata: dict[str, Any]) -> frozenset[str]:
-    """What the model takes; empty where the server does not say it as TensorFlow Serving does."""
-    try:
-        signatures = metadata["metadata"]["signature_def"]["signature_def"]
-        return frozenset(signatures["serving_default"]["inputs"])
-    except (KeyError, TypeError):
-        return frozenset()
-
-
-def _fit(names: list[str], classes: list[float], label: str) -> bool:
-    """Whether names can be those of the version that answered, where several may be live."""
-    said = {label} if label in names else set(label.split(LABEL_SEPARATOR))
+def _fits(names: list[str], classes: list[float], label: str) -> bool:
+    """Returns whether names can be those of the version that answered, as several may be live."""
+    answer = {label} if label in names else set(label.split(LABEL_SEPARATOR))
     # A regression's label is its value; a multilabel's may be empty.
-    return len(names) == len(classes) and (len(names) == 1 or not label or said <= set(names))
+    return len(names) == len(classes) and (len(names) == 1 or not label or answer <= set(names))
 
 
-def _numbers(classes: list[float], label: str) -> list[str]:
-    """Names of classes for a server that does not tell them: of the best one the label is known."""
+def _number_classes(classes: list[float], label: str) -> list[str]:
+    """Returns numbers as names, for a server that does not give any; only the best class is known, by the label."""
     names = [str(number) for number in range(len(classes))]
     if len(classes) > 1 and LABEL_SEPARATOR not in label:
         names[classes.index(max(classes))] = label
     return names
 
 
-def _seconds_to_wait(response: httpx.Response, attempt: int) -> float:
-    told = response.headers.get("Retry-After", "")
-    seconds = float(told) if told.isascii() and told.isdigit() else 0.5
-    return min(seconds * 2 ** (attempt - 1), _LONGEST_WAIT)
-
-
-def _said(label: str, classes: dict[str, float]) -> tuple[str, ...]:
+def _split_label(label: str, classes: dict[str, float]) -> tuple[str, ...]:
+    """Returns the names in a label, in the order of ``classes``."""
     names = {label} if label in classes else set(label.split(LABEL_SEPARATOR))
     if label and not names & classes.keys():  # a regression's label is its value
         names = set(classes)

@@ -1,56 +1,36 @@
-"""What a server takes on at once. Beyond it callers are told to come back, or that they ask too much."""
+"""Limits on requests: of the server, which refuses what exceeds them, and of files of requests."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from imagepipe.base.images import MAX_BYTES
 
-MAX_BODY = 64 * 2**20
-"""Bytes of a request: a large photo in base64, or a batch of common ones."""
+MAX_BODY_BYTES = 64 * 2**20
+"""Size of a request: a large photo in base64, or a batch of common ones."""
 
-MAX_BODIES = 4 * MAX_BODY
-"""Bytes of all requests that are being read or answered."""
+MAX_BODIES_BYTES = 4 * MAX_BODY_BYTES
+"""Size of all requests that are being read or answered."""
 
-QUEUE = 256
-"""Images that are waiting to be answered: eight batches."""
+MAX_BODY_SECONDS = 60
+"""Time for a body to arrive: a caller who stops in the middle holds a part of MAX_BODIES_BYTES."""
 
+MAX_IMAGES_BYTES = MAX_BODY_BYTES // 2
+"""Size of the images of a request before base64, which makes them a third longer."""
 
-class TooBusyError(Exception):
-    """There is too much to do already; the message says of what."""
+MAX_INSTANCES = 128
+"""Images in a request."""
 
+MAX_ONLINE_PIXELS = 50_000_000
+"""Largest width x height of an image online: what phones take. A decoder holds some 5 bytes per pixel."""
 
-class BodyTooLargeError(Exception):
-    """A request is larger than is taken; the message says how large it may be."""
+MAX_REQUEST_PIXELS = 8 * MAX_ONLINE_PIXELS
+"""Pixels of all images of a request: few bytes can hold many, and a core that decodes them does nothing else."""
 
+MAX_WAITING = 256
+"""Images waiting for an answer: eight batches."""
 
-class limited:  # noqa: N801 (middleware, which reads as what it does where it is added)
-    """Refuses bodies that are too large, before they are read as far as their size is known, and too many at once."""
+BATCH_SIZE = 32
+"""Images per call of the network, at most: the throughput of a CPU is flat from 8 on."""
 
-    def __init__(self, app: ASGIApp):
-        """Wraps an application."""
-        self._app = app
-        self._held = 0
+MAX_LINE_BYTES = MAX_BYTES * 4 // 3 + 2**20
+"""Length of a line in a file of JSON lines: base64 needs four characters for three bytes."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        held = 0
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-
-        async def counted() -> Message:
-            nonlocal held
-            if int(announced) > MAX_BODY:
-                raise BodyTooLargeError(f"the body is larger than {MAX_BODY >> 20} MiB")
-            message = await receive()
-            size = len(message.get("body", b""))
-            if held + size > MAX_BODY:
-                raise BodyTooLargeError(f"the body is larger than {MAX_BODY >> 20} MiB")
-            if self._held + size > MAX_BODIES:
-                raise TooBusyError("too many large requests are being answered")
-            held += size
-            self._held += size
-            return message
-
-        try:
-            await self._app(scope, counted, send)
-        finally:
-            self._held -= held
+MAX_ARRAYS_BYTES = 2**31
+"""Size of the arrays in a ``.npz`` file, which are read at once."""

@@ -1,4 +1,4 @@
-"""The protocols that a model is asked by, as pure functions: from bodies to requests, and from answers to bodies.
+"""The server's protocols, as pure functions: from bodies to requests, and from answers to bodies.
 
 - TensorFlow Serving's REST API, which KServe's V1 protocol, Vertex AI and ML Engine share: row format
   (``{"instances": [{"input": {"b64": "…"}, "metadata": "id-1"}]}``, answered by ``predictions``) and column format
@@ -14,26 +14,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
 
-from imagepipe.serving.live import MAX_INSTANCES, Answers
-from imagepipe.serving.requests import Request, RequestError, from_instance
+from imagepipe.deploy.kserve_library import InferenceRequest
+from imagepipe.serving.instances import parse_instance
+from imagepipe.serving.limits import MAX_INSTANCES
+from imagepipe.serving.types import Answers, Request, RequestError
 
-Answering = Callable[[Answers], dict[str, Any]]
+FormatAnswers = Callable[[Answers], dict[str, Any]]
+"""Builds the body of the response."""
 
 _SIGNATURE = "serving_default"
 _FIELDS = {"instances", "inputs", "signature_name", "parameters"}  # Vertex AI always sends parameters
 
 
-def parse_rest(body: bytes) -> tuple[list[Request], Answering]:
+def parse_rest(body: bytes) -> tuple[list[Request], FormatAnswers]:
     """Reads a request of TensorFlow Serving's REST API.
 
     Returns:
-        What it asks, and how it is answered.
+        The requests in it, and the function that formats their answers.
 
     Raises:
-        RequestError: if it is none; the message says where.
+        RequestError: if it is not one; the message says where.
     """
     try:
         parsed = json.loads(body)
@@ -48,15 +50,15 @@ def parse_rest(body: bytes) -> tuple[list[Request], Answering]:
     if ("instances" in parsed) == ("inputs" in parsed):
         raise RequestError("wrong_type", "expected either 'instances' (rows) or 'inputs' (columns)")
     if "inputs" in parsed:
-        return _from_rows(_rows(parsed["inputs"])), _columns_of
-    return _from_rows(parsed["instances"]), _rows_of
+        return _parse_rows(_transpose(parsed["inputs"])), _format_columns
+    return _parse_rows(parsed["instances"]), _format_rows
 
 
-def _from_rows(rows: Any) -> list[Request]:
+def _parse_rows(rows: Any) -> list[Request]:
     if not isinstance(rows, list):
         raise RequestError("wrong_type", "'instances' has to be a list")
     _check_count(len(rows))
-    return [_numbered(number, from_instance, row) for number, row in enumerate(rows)]
+    return [_parse_numbered(parse_instance, number, row) for number, row in enumerate(rows)]
 
 
 def _check_count(count: int) -> None:
@@ -66,21 +68,22 @@ def _check_count(count: int) -> None:
         raise RequestError("too_many_instances", f"{count:,} instances, and at most {MAX_INSTANCES} are taken at once")
 
 
-def _numbered(number: int, read: Callable[..., Request], *arguments: Any) -> Request:
+def _parse_numbered(parse: Callable[[Any], Request], number: int, row: Any) -> Request:
+    """Parses a row; an error names its number."""
     try:
-        return read(*arguments)
+        return parse(row)
     except RequestError as error:
         raise RequestError(error.kind, f"instance {number}: {error}") from None
 
 
-def _rows(columns: Any) -> list[dict[str, Any]]:
-    if isinstance(columns, list):  # of the only input that has to be
+def _transpose(columns: Any) -> list[dict[str, Any]]:
+    if isinstance(columns, list):  # of the only input that is required
         columns = {"input": columns}
     if not isinstance(columns, dict):
         raise RequestError("wrong_type", "'inputs' has to be an object of lists")
     for name, values in columns.items():
         if not isinstance(values, list):
-            raise RequestError("wrong_type", f"'inputs': '{name}' has to be a list, a value for each image")
+            raise RequestError("wrong_type", f"'inputs': '{name}' has to be a list, one value per image")
     if "input" not in columns:
         raise RequestError("missing_input", "'input' is missing")
     lengths = {name: len(values) for name, values in columns.items()}
@@ -89,7 +92,7 @@ def _rows(columns: Any) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _columns_of(answers: Answers) -> dict[str, Any]:
+def _format_columns(answers: Answers) -> dict[str, Any]:
     return {
         "outputs": {
             "classes": answers.classes.tolist(),
@@ -100,28 +103,28 @@ def _columns_of(answers: Answers) -> dict[str, Any]:
     }
 
 
-def _rows_of(answers: Answers) -> dict[str, Any]:
-    columns = _columns_of(answers)["outputs"]
+def _format_rows(answers: Answers) -> dict[str, Any]:
+    columns = _format_columns(answers)["outputs"]
     return {"predictions": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]}
 
 
-def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request], Answering]:
+def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request], FormatAnswers]:
     """Reads a request of the Open Inference Protocol.
 
     KServe's own parser would refuse the bytes of an image in the binary form: it takes them for text.
 
     Args:
-        body: JSON, and after it what tensors with the parameter ``binary_data_size`` hold, one after the other.
-        json_length: bytes of the JSON; None if it is all.
+        body: JSON, then the contents of the tensors with the parameter ``binary_data_size``, one after the other.
+        json_length: bytes of the JSON; None if it is the whole body.
 
     Returns:
-        What it asks, and how it is answered.
+        The requests in it, and the function that formats their answers.
 
     Raises:
-        RequestError: if it is none; the message says where.
+        RequestError: if it is not one; the message says where.
     """
     try:
-        parsed = InferenceRequest.model_validate(_with_binary_data(body, json_length))
+        parsed = InferenceRequest.model_validate(_insert_binary_data(body, json_length))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise RequestError("wrong_type", f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -141,11 +144,12 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
     if "input" not in columns:
         raise RequestError("missing_input", "the tensor 'input' is missing")
     _check_count(len(columns["input"]))
-    requests = [_numbered(number, _from_v2, row) for number, row in enumerate(_rows(columns))]
-    return requests, lambda answers: _tensors_of(answers, parsed.id)
+    requests = [_parse_numbered(_parse_v2_row, number, row) for number, row in enumerate(_transpose(columns))]
+    return requests, lambda answers: _format_tensors(answers, parsed.id)
 
 
-def _with_binary_data(body: bytes, json_length: int | None) -> Any:
+def _insert_binary_data(body: bytes, json_length: int | None) -> Any:
+    """Returns the parsed JSON of a body, with the contents of binary tensors as their ``data``."""
     try:
         parsed = json.loads(body[:json_length])
     except (ValueError, RecursionError) as error:
@@ -158,36 +162,36 @@ def _with_binary_data(body: bytes, json_length: int | None) -> Any:
         if size is None:
             continue
         if not isinstance(size, int) or not 0 <= size <= len(rest) or "data" in tensor:
-            raise RequestError("wrong_type", "a tensor's 'binary_data_size' doesn't fit to the body")
+            raise RequestError("wrong_type", "a tensor's 'binary_data_size' doesn't fit the body")
         if str(tensor.get("datatype")).upper() != "BYTES":
             raise RequestError("wrong_type", "only tensors of BYTES are taken in binary")
-        tensor["data"], rest = _texts(rest[:size]), rest[size:]
+        tensor["data"], rest = _split_elements(rest[:size]), rest[size:]
     if rest:
         raise RequestError("wrong_type", f"the body has {len(rest):,} bytes after its last tensor")
     return parsed
 
 
-def _texts(packed: bytes) -> list[bytes]:
-    """Elements of a BYTES tensor: each after its length, 4 bytes, the lowest first."""
-    found, at = [], 0
+def _split_elements(packed: bytes) -> list[bytes]:
+    """Returns the elements of a binary BYTES tensor: each after its length, 4 bytes, little-endian."""
+    elements, at = [], 0
     while at < len(packed):
         end = at + 4 + int.from_bytes(packed[at : at + 4], "little")
         if end > len(packed):
             raise RequestError("wrong_type", "a tensor in binary ends in the middle of an element")
-        found.append(packed[at + 4 : end])
+        elements.append(packed[at + 4 : end])
         at = end
-    return found
+    return elements
 
 
-def _from_v2(row: dict[str, Any]) -> Request:
+def _parse_v2_row(row: dict[str, Any]) -> Request:
     image = row.pop("input")
     texts = {name: x.decode(errors="replace") if isinstance(x, bytes) else x for name, x in row.items()}
     if isinstance(image, bytes):
-        return replace(from_instance({"input": {"b64": ""}, **texts}), image=image)
-    return from_instance({"input": {"b64": image}, **texts})
+        return replace(parse_instance({"input": {"b64": ""}, **texts}), image=image)
+    return parse_instance({"input": {"b64": image}, **texts})
 
 
-def _tensors_of(answers: Answers, request_id: str | None) -> dict[str, Any]:
+def _format_tensors(answers: Answers, request_id: str | None) -> dict[str, Any]:
     count, k = answers.classes.shape
     outputs = [
         {"name": "classes", "shape": [count, k], "datatype": "FP32", "data": answers.classes.ravel().tolist()},

@@ -1,15 +1,15 @@
-"""A model server on KServe's REST server: its protocols and its health, with routes, limits and figures of our own.
+"""A model server on KServe's REST server: its protocols and its health, with our routes, limits and metrics.
 
-Routes, all answered by one handler:
+Routes, all served by one handler:
 
 - KServe V1 and TensorFlow Serving: ``POST /v1/models/<m>:predict``, ``POST /v1/models/<m>/versions/<v>:predict``,
   ``GET /v1/models``, ``GET /v1/models/<m>[/versions/<v>][/metadata]``
 - ML Engine: ``POST /v1/projects/<p>/models/<m>[/versions/<v>]:predict``
 - Open Inference Protocol v2: ``POST /v2/models/<m>[/versions/<v>]/infer``; metadata and health are KServe's own
-- Vertex AI's custom containers: what ``AIP_HEALTH_ROUTE`` and ``AIP_PREDICT_ROUTE`` say
+- Vertex AI's custom containers: the paths in ``AIP_HEALTH_ROUTE`` and ``AIP_PREDICT_ROUTE``
 - ``GET /metrics`` for Prometheus; ``GET /``, a page to try the model on
 
-Refusals are ``{"error": "…"}`` with a status of 4xx, or 503 and ``Retry-After`` where there is too much to do.
+Refusals are ``{"error": "…"}`` with a status of 4xx, or 503 and ``Retry-After`` if there is too much to do.
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
 from fastapi import APIRouter, FastAPI, Request
@@ -32,139 +31,141 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from imagepipe.base.errors import ModelError
+from imagepipe.deploy.kserve_library import (
+    DataPlane,
+    Model,
+    ModelRepository,
+    ModelRepositoryExtension,
+    RESTServer,
+    app,
+)
 from imagepipe.serving import protocols
-from imagepipe.serving.limits import QUEUE, BodyTooLargeError, TooBusyError, limited
-from imagepipe.serving.live import Answers, Live, Versions
-from imagepipe.serving.observed import BATCH_SIZES, REFUSED, observed
-from imagepipe.serving.requests import Request as Asked
-from imagepipe.serving.requests import RequestError
+from imagepipe.serving.engine import Engine, ServedModel
+from imagepipe.serving.limits import MAX_BODY_SECONDS, MAX_WAITING
+from imagepipe.serving.middleware import AccessLog, BodyLimit, BodyTooLargeError, TooBusyError
+from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
+from imagepipe.serving.types import Answers, RequestError
+from imagepipe.serving.types import Request as Question
 
-with mock.patch.object(sys, "argv", sys.argv[:1]):  # KServe reads options of its own from there when it is imported
-    from kserve import ModelRepository
-    from kserve import model as kserve_model
-    from kserve.model_server import app as kserve_app
-    from kserve.protocol.dataplane import DataPlane
-    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-    from kserve.protocol.rest.server import RESTServer
-
-_BODY_SECONDS = 60  # for a body to arrive: who stops in the middle holds a part of MAX_BODIES
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _CORES = os.cpu_count() or 1
 _PAGE = Path(__file__).with_name("page.html")
 _JSON_LENGTH = "inference-header-content-length"
-_DIGITS = 12  # of a length
-_GONE = 499  # as nginx logs it: the caller did not wait for an answer
+_MAX_DIGITS = 12  # of a length
+_CALLER_GONE = 499  # as nginx logs it: the caller did not wait for an answer
 
 _log = logging.getLogger("imagepipe.serve")
 
-Parse = Callable[[bytes], tuple[list[Asked], protocols.Answering]]
+Parse = Callable[[bytes], tuple[list[Question], protocols.FormatAnswers]]
 
 
 class _Json(JSONResponse):
-    """JSON in ASCII: a string of JSON may hold what is no text in UTF-8, and may have to be named in an answer."""
+    """JSON in ASCII: a request may hold strings that UTF-8 can't encode, and a refusal may have to quote them."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False).encode()
 
 
 class Handler:
-    """Answers requests, of whatever protocol."""
+    """Answers requests of any protocol."""
 
-    def __init__(self, versions: Versions, name: str):
-        """Holds what is asked.
+    def __init__(self, served: ServedModel, name: str):
+        """Makes a handler.
 
         Args:
-            versions: of the model.
-            name: of the model, to callers.
+            served: the model.
+            name: the model's name, for callers.
         """
-        self._versions, self.name = versions, name
+        self._served, self.name = served, name
         self._waiting = 0
-        self._parsers = ThreadPoolExecutor(1, "parse")  # of its own: what is refused need not wait for decoders
-        self._askers = ThreadPoolExecutor(QUEUE, "ask")  # each waits for its batch
+        self._parsers = ThreadPoolExecutor(1, "parse")  # its own pool: a refusal need not wait for decoders
+        self._askers = ThreadPoolExecutor(MAX_WAITING, "ask")  # a thread per request, which waits for its batch
         self._decoding = threading.BoundedSemaphore(_CORES)  # in the threads that ask: handing over takes 0.6 ms
 
-    def live(self, name: str, version: str | None = None) -> Live:
-        """The version to ask.
+    def find_engine(self, name: str, version: str | None = None) -> Engine:
+        """Returns the live version.
 
         Raises:
             HTTPException: 404 if this is not the model, or not the version that is live.
         """
-        live = self._versions.live
+        engine = self._served.engine
         if name != self.name:
             raise HTTPException(404, f"there is no model '{name}' here, only '{self.name}'")
-        if version not in (None, live.version):
-            raise HTTPException(404, f"version {version} is not served; version {live.version} is")
-        return live
+        if version not in (None, engine.version):
+            raise HTTPException(404, f"version {version} is not served; version {engine.version} is")
+        return engine
 
-    async def answer(self, request: Request, parse: Parse, live: Live) -> JSONResponse:
+    async def answer(self, request: Request, parse: Parse, engine: Engine) -> JSONResponse:
         """Answers a request.
 
         Raises:
-            RequestError: if it can't be answered; the message says why.
+            RequestError: if it can't be answered; the message gives the reason.
             TooBusyError: if too many are waiting.
         """
         try:
-            body = await asyncio.wait_for(request.body(), _BODY_SECONDS)
+            body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
         except TimeoutError:
-            raise HTTPException(408, f"the body did not come within {_BODY_SECONDS} seconds") from None
+            raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
         self._check_room(1)
         run = asyncio.get_running_loop().run_in_executor
-        requests, answering = await run(self._parsers, parse, body)
+        requests, format_answers = await run(self._parsers, parse, body)
         self._check_room(len(requests))
         self._waiting += len(requests)
         try:
-            answers = await run(self._askers, self._ask, live, requests)
+            answers = await run(self._askers, self._ask, engine, requests)
         finally:
             self._waiting -= len(requests)
         request.state.instances = len(requests)
-        return _Json(answering(answers))
+        return _Json(format_answers(answers))
 
-    def _ask(self, live: Live, requests: list[Asked]) -> Answers:
+    def _ask(self, engine: Engine, requests: list[Question]) -> Answers:
         with self._decoding:
-            checked = live.check(requests)
-            tensors = live.preprocess(checked)
-        return live.answer(checked, tensors)
+            checked = engine.check(requests)
+            tensors = engine.preprocess(checked)
+        return engine.answer(checked, tensors)
 
     def _check_room(self, images: int) -> None:
-        if self._waiting + images > QUEUE:
+        if self._waiting + images > MAX_WAITING:
             raise TooBusyError(f"{self._waiting} images are waiting already")
 
 
-def routes(handler: Handler) -> APIRouter:
-    """All routes that KServe has not, or has otherwise."""
+def build_routes(handler: Handler) -> APIRouter:
+    """Returns the routes that KServe lacks, or answers differently."""
     router = APIRouter()
 
     async def predict(request: Request, name: str, version: str | None = None) -> JSONResponse:
-        return await handler.answer(request, protocols.parse_rest, handler.live(name, version))
+        return await handler.answer(request, protocols.parse_rest, handler.find_engine(name, version))
 
     async def infer(request: Request, name: str, version: str | None = None) -> JSONResponse:
         length = request.headers.get(_JSON_LENGTH)
-        if length is not None and not (length.isascii() and length.isdigit() and len(length) <= _DIGITS):
+        if length is not None and not (length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS):
             raise RequestError("wrong_type", f"the header {_JSON_LENGTH} has to be a number")
         size = None if length is None else int(length)
-        return await handler.answer(request, lambda body: protocols.parse_v2(body, size), handler.live(name, version))
+        return await handler.answer(
+            request, lambda body: protocols.parse_v2(body, size), handler.find_engine(name, version)
+        )
 
     async def predict_for_vertex(request: Request) -> JSONResponse:
         return await predict(request, handler.name)
 
     async def status(name: str, version: str | None = None) -> dict[str, Any]:
         state = {
-            "version": handler.live(name, version).version,
+            "version": handler.find_engine(name, version).version,
             "state": "AVAILABLE",
             "status": {"error_code": "OK", "error_message": ""},
         }
         return {"name": name, "ready": True, "model_version_status": [state]}
 
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
-        live = handler.live(name, version)
+        engine = handler.find_engine(name, version)
         return {
-            "model_spec": {"name": name, "signature_name": "", "version": live.version},
-            "metadata": {"signature_def": {"signature_def": live.signatures}},
-            "labels": live.model.names,
+            "model_spec": {"name": name, "signature_name": "", "version": engine.version},
+            "metadata": {"signature_def": {"signature_def": engine.signatures}},
+            "labels": engine.model.labels,
         }
 
     async def refuse_to_load() -> JSONResponse:
-        return JSONResponse({"error": "versions come and go with their folders"}, 403)
+        return JSONResponse({"error": "versions are loaded and unloaded with their folders"}, 403)
 
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
@@ -188,12 +189,12 @@ def routes(handler: Handler) -> APIRouter:
     return router
 
 
-# The page needs its own style and script, the server, and the image that the person chose; nothing else.
+# The page needs its own style and script, the server, and the chosen image; nothing else.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
 
 
-class _Described(kserve_model.Model):
-    """What KServe's own routes say of the model; it is asked through ours."""
+class _ModelMetadata(Model):
+    """The model as KServe's own routes describe it; predictions go through ours."""
 
     def __init__(self, handler: Handler):
         super().__init__(handler.name)
@@ -201,70 +202,70 @@ class _Described(kserve_model.Model):
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        live = self._handler.live(self.name)
+        side = self._handler.find_engine(self.name).model.side
         types = {"input": "BYTES", "metadata": "BYTES"} | {
-            name: {"string": "BYTES", "float32": "FP32", "int64": "INT64"}[dtype.name]
-            for name, dtype in live.model.side.items()
+            name: {"string": "BYTES", "float32": "FP32", "int64": "INT64"}[dtype.name] for name, dtype in side.items()
         }
         return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in types.items()]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        classes = {"name": "classes", "datatype": "FP32", "shape": [-1, len(self._handler.live(self.name).model.names)]}
+        labels = self._handler.find_engine(self.name).model.labels
+        classes = {"name": "classes", "datatype": "FP32", "shape": [-1, len(labels)]}
         others = {"label": "BYTES", "score": "FP32", "metadata": "BYTES"}
         return [classes] + [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in others.items()]
 
 
-def _refusal(error: Exception) -> JSONResponse:
-    """What a caller is told who asked in vain."""
+def _build_refusal(error: Exception) -> JSONResponse:
+    """Returns the response to a request that failed with an error."""
     match error:
         case RequestError():
             reason, status, headers = error.kind, 400, {}
         case BodyTooLargeError():
-            reason, status, headers = "body_too_large", 413, {"Connection": "close"}  # what is left of it is not read
+            reason, status, headers = "body_too_large", 413, {"Connection": "close"}  # the rest of it is not read
         case TooBusyError():
             reason, status, headers = "too_busy", 503, {"Retry-After": "1"}
         case ClientDisconnect():
-            reason, status, headers = "gone", _GONE, {}
+            reason, status, headers = "gone", _CALLER_GONE, {}
         case HTTPException():
             reason, status, headers = f"status_{error.status_code}", error.status_code, dict(error.headers or {})
         case _:
             _log.error("a request could not be answered", exc_info=error)
-            return JSONResponse({"error": "the model could not answer; the server's log says why"}, 500)
+            return JSONResponse({"error": "the model could not answer; see the server's log"}, 500)
     REFUSED.labels(reason).inc()
-    said = error.detail if isinstance(error, HTTPException) else str(error)
-    return _Json({"error": said}, status, headers)
+    message = error.detail if isinstance(error, HTTPException) else str(error)
+    return _Json({"error": message}, status, headers)
 
 
-def _say_refusals(app: FastAPI) -> None:
+def _handle_errors(api: FastAPI) -> None:
     async def handle(_: Request, error: Exception) -> JSONResponse:
-        return _refusal(error)
+        return _build_refusal(error)
 
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
-        app.add_exception_handler(kind, handle)
+        api.add_exception_handler(kind, handle)
 
 
 def serve(path: Path, name: str, listening: socket.socket) -> None:
-    """Serves a model until SIGTERM or SIGINT; then finishes what it was asked.
+    """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
-    A process can do this once: KServe's application is the process's.
+    A process can do this once: KServe's application is a global of the process.
 
     Args:
         path: a SavedModel, a folder of versions, whose newest is served and which is followed, or a run.
-        name: of the model, to callers.
-        listening: where requests come in; nothing is answered before the model is warm.
+        name: the model's name, for callers.
+        listening: the socket that requests come in by; none is answered before the model is warm.
 
     Raises:
         ModelError: if there is no model that can be served.
     """
-    versions = Versions(path, name, BATCH_SIZES.observe)
-    handler = Handler(versions, name)
+    served = ServedModel(path, name, BATCH_SIZES.observe)
+    handler = Handler(served, name)
     repository = ModelRepository()
-    repository.update(_Described(handler))
-    kserve_app.include_router(routes(handler))  # before KServe's own: the first that fits is taken
-    kserve_app.add_middleware(limited)
-    kserve_app.add_middleware(observed)
-    _say_refusals(kserve_app)
-    logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging by itself
+    repository.update(_ModelMetadata(handler))
+    app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
+    app.add_middleware(BodyLimit)
+    app.add_middleware(AccessLog)
+    _handle_errors(app)
+    logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging itself
     host, port = listening.getsockname()[:2]
     server = RESTServer(
         "kserve.model_server:app",
@@ -273,41 +274,20 @@ def serve(path: Path, name: str, listening: socket.socket) -> None:
         port,
         grace_period=_GRACE_SECONDS,
     )
-    server.config.access_log = False  # ours has what its has, and more
-    versions.follow()
+    server.config.access_log = False  # ours has the same fields, and more
+    served.follow()
     _log.info("listening on http://%s:%d", host, port, extra={"fields": {"host": host, "port": port}})
     server.run([listening])
 
 
-def _log_in_json() -> None:
-    """Lets this process log to standard output, an object of JSON a line."""
-
-    class Formatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            said = {
-                "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-                "level": record.levelname,
-                "message": record.getMessage(),
-                **getattr(record, "fields", {}),
-            }
-            if record.exc_info:
-                said["exception"] = self.formatException(record.exc_info)
-            return json.dumps(said)
-
-    output = logging.StreamHandler(sys.stdout)
-    output.setFormatter(Formatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[output], force=True)
-    logging.getLogger("imagepipe").setLevel(logging.INFO)
-
-
 def main(path: Path, name: str, host: str, port: int) -> None:
-    """Serves a model in this process, and logs to standard output.
+    """Serves a model in this process, and logs to standard output as JSON.
 
     Args:
         path: see ``serve``.
         name: see ``serve``.
         host: the address to listen on.
-        port: the port to listen on; 0 for any that is free. Which one it is is logged.
+        port: the port to listen on; 0 for any free port, which is logged.
 
     Raises:
         ModelError: if it can't listen there, or there is no model that can be served.
@@ -317,7 +297,7 @@ def main(path: Path, name: str, host: str, port: int) -> None:
     except OSError as error:
         raise ModelError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
     with listening:
-        _log_in_json()
+        configure_logging()
         serve(path, name, listening)
 
 

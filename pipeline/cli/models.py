@@ -26,8 +26,7 @@ from pipeline.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from imagepipe.serving.predictions import Prediction
-    from imagepipe.serving.requests import Failure
+    from imagepipe.serving.types import Failure, Prediction
 
 app = typer.Typer()
 
@@ -73,46 +72,44 @@ def predict(
 
 
 def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
-    from imagepipe.serving import requests
-    from imagepipe.serving.client import Endpoint
-    from imagepipe.serving.image_files import image_files
+    from imagepipe.serving.client import Client
+    from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
-    paths = image_files(images)
-    return Endpoint(endpoint).predict_all(requests.normalized(requests.of_files(paths)))
+    paths = expand_paths(images)
+    with Client(endpoint) as client:
+        yield from client.predict_requests(normalize_images(read_inputs(paths)))
 
 
 def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
-    from imagepipe.serving import requests
-    from imagepipe.serving.client import Endpoint
-    from imagepipe.serving.image_files import image_files
+    from imagepipe.serving.client import Client
+    from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
-    paths = image_files(images)
+    paths = expand_paths(images)
     deployment = read_deployment(config, target, None)
     address = load_deploy_target(deployment).find_address(deployment)
-    endpoint = Endpoint(address.url, address.auth, address.names, address.headers, address.inputs)
-    return endpoint.predict_all(requests.normalized(requests.of_files(paths)))
+    with Client.from_address(address) as client:
+        yield from client.predict_requests(normalize_images(read_inputs(paths)))
 
 
 def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
     from imagepipe.deploy.versions import find_model
-    from imagepipe.serving import requests
-    from imagepipe.serving.image_files import image_files
+    from imagepipe.serving.inputs import expand_paths, read_inputs
     from pipeline.logs import hide_output
 
     if not images:
         raise typer.BadParameter("give a model and then images")
-    folder, paths = find_model(model), image_files(images)
+    folder, paths = find_model(model), expand_paths(images)
     with hide_output(), hide_modules(*UNUSED_BY_KERAS):
-        from imagepipe.serving.model import Model, predict_all
+        from imagepipe.serving.predictor import load
 
-        loaded = Model(folder)
-    return predict_all(loaded, requests.of_files(paths))
+        predictor = load(folder)
+    return predictor.predict_requests(read_inputs(paths))
 
 
 def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:
     """Prints a line. Returns whether it is a prediction."""
-    from imagepipe.serving.requests import Failure
+    from imagepipe.serving.types import Failure
 
     if isinstance(result, Failure):
         if as_json:
@@ -120,7 +117,7 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
         else:
             ERR.print(f"[red]{escape(result.id)}: {escape(result.error)}[/]")
         return False
-    names = list(result.classes)[:top] if top else result.said
+    names = list(result.classes)[:top] if top else result.labels
     shown = {name: result.classes[name] for name in names}
     if as_json:
         print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": shown}))
@@ -171,10 +168,9 @@ def export(
 ) -> None:
     """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
     with report_errors():
-        from imagepipe.deploy.saved_model import read_labels
-
         from imagepipe.base.errors import ModelError
         from imagepipe.base.names import TRAINING_FOLDER
+        from imagepipe.deploy.saved_model import read_labels
         from imagepipe.deploy.versions import find_model
         from pipeline.logs import hide_output
 
@@ -257,7 +253,7 @@ def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, be
     with hide_output():
         from imagepipe.serving import batch
 
-    return batch.run(folder, source, out, kind, workers, beam_args)
+    return batch.predict_source(folder, source, out, kind, workers, beam_args)
 
 
 def _batch_job(
@@ -286,18 +282,19 @@ def write_requests(
     """Write images as requests: for curl, batch jobs, saved_model_cli; and for `imagepipe predict`."""
     failed = False
     with report_errors():
-        from imagepipe.serving import requests
-        from imagepipe.serving.image_files import image_files
+        from imagepipe.serving import request_files
+        from imagepipe.serving.inputs import expand_paths, normalize_images, read_images
+        from imagepipe.serving.types import Request
 
-        def readable() -> Iterator[requests.Request]:
+        def report_failures() -> Iterator[Request]:
             nonlocal failed
-            for each in requests.normalized(requests.of_images(image_files(images))):
-                if isinstance(each, requests.Request):
-                    yield each
+            for request in normalize_images(read_images(expand_paths(images))):
+                if isinstance(request, Request):
+                    yield request
                 else:
                     failed = True
-                    ERR.print(f"[red]{escape(each.id)}: {escape(each.error)}[/]")
+                    ERR.print(f"[red]{escape(request.id)}: {escape(request.error)}[/]")
 
-        count = requests.write(readable(), out, kind)
+        count = request_files.write_requests(report_failures(), out, kind)
     OUT.print(f"Wrote {count} request{'s' if count != 1 else ''} to {escape(str(out))}")
     raise typer.Exit(FAILED if failed else 0)

@@ -13,8 +13,8 @@ from components.predictions import component
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.base.names import NAMES, ROWS
-from imagepipe.serving.model import Model
-from imagepipe.serving.requests import Request
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.types import Request
 from tests.components.test_serving_check import gray
 from tests.conftest import encode
 from tests.serving.conftest import save_brightness
@@ -67,9 +67,9 @@ def test_each_example_has_its_row_in_the_order_of_the_files(models, tmp_path, mo
     assert [(row["index"], row["id"]) for row in rows] == [(i, f"id-{i}") for i in range(len(shades))]
     # What the rows say is what the models say of the images by their other signature.
     for name, folder in zip(("candidate", "champion"), models, strict=True):
-        model = Model(folder)
+        model = LoadedModel(folder)
         for row, said in zip(rows, model.predict([Request("", shade) for shade in shades]), strict=True):
-            assert dict(zip(model.names, row[name], strict=True)) == said.classes
+            assert dict(zip(model.labels, row[name], strict=True)) == said.classes
             assert row[f"{name}_label"] == said.label
     names = {"task": "classification", "candidate": ["dark", "light"], "champion": ["black", "white"]}
     assert json.loads((tmp_path / "out" / NAMES).read_text()) == names

@@ -13,12 +13,12 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from components.evaluator import results
-from components.evaluator.reader import load
-from components.model_report import charts, page, pictures, rows
+from components.evaluator import evaluation
+from components.evaluator.evaluation_reader import read_evaluation
+from components.model_report import charts, page, picks, pictures
 from components.predictions import component
 from imagepipe.base.features import IMAGE, TARGET, Features
-from imagepipe.serving.check_report import Report
+from imagepipe.serving.types import CheckReport
 from pipeline.config import EvaluationConfig
 from tests import evaluated
 from tests.conftest import encode, violations
@@ -62,13 +62,13 @@ def given(tmp_path_factory) -> page.Inputs:
     statistics = {"eval": {"count": 300, "labels": {"0": 30, MARKUP: 1}, "columns": {"width": column}}}
     (root / "findings" / "statistics.json").write_text(json.dumps(statistics))
     return page.Inputs(
-        evaluation=load(evaluation),
+        evaluation=read_evaluation(evaluation),
         predictions=root / "predictions",
         splits={"eval": split},
         model=folder,
         findings=root / "findings",
         blessed=blessed,
-        serving=Report([], images=32, refusals=9, median_ms=5.0, p95_ms=8.0),
+        serving=CheckReport([], images=32, refusals=9, median_ms=5.0, p95_ms=8.0),
         features=Features(),
         name="digits",
         config={"name": MARKUP},
@@ -108,8 +108,8 @@ def test_the_page_says_what_tfma_says_to_the_last_printed_digit(given, html):
 
 
 def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_own(given):
-    said = rows.load(given.predictions)
-    picks = rows.pick(said)
+    said = picks.load(given.predictions)
+    picks = picks.pick(said)
     actual = [int(labels[0]) for labels in said.labels]
     wrong = [i for i in range(300) if actual[i] != said.scores[i].argmax()]
     assert [each.row for each in picks.mistakes] == sorted(wrong, key=lambda i: -said.scores[i].max())[:18]
@@ -121,7 +121,7 @@ def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_o
 
 
 def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_given_to():
-    said = rows.Rows(
+    said = picks.Rows(
         task="multilabel",
         names=["a", "b"],
         indexes=np.arange(3),
@@ -131,13 +131,13 @@ def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_give
         scores=np.array([[0.9, 0.2], [0.1, 0.9], [0.2, 0.7]], np.float32),
         said=["a", "b", "b"],
     )
-    picks = rows.pick(said)
+    picks = picks.pick(said)
     assert picks.behind == {(0, 1): [1], (1, 0): [2]}
     assert [(each.row, each.output) for each in picks.mistakes] == [(1, 0), (2, 1)]
 
 
 def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_value():
-    said = rows.Rows(
+    said = picks.Rows(
         task="regression",
         names=["label"],
         indexes=np.arange(3),
@@ -147,16 +147,16 @@ def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_val
         scores=np.array([[1.5], [2.0], [9.0]], np.float32),
         said=["1.5", "2", "9"],
     )
-    assert [each.row for each in rows.pick(said).mistakes] == [2, 0]
-    assert rows.scatter(said, 10) == [(1.0, 1.5), (5.0, 9.0)]
+    assert [each.row for each in picks.pick(said).mistakes] == [2, 0]
+    assert picks.scatter(said, 10) == [(1.0, 1.5), (5.0, 9.0)]
 
 
 def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_counted():
     names = [str(i) for i in range(30)]
     confusion = {(i, (i + step) % 30): 1 + (i == 7) for i in range(30) for step in range(4)}
-    whole = results.Slice({}, 121, {}, None, {}, None)
-    found = results.Evaluation([whole], {}, confusion, {}, {}, [])
-    listed = page._confusion(found, names, rows.Picks({}, {}, [], []))
+    whole = evaluation.Slice({}, 121, {}, None, {}, None)
+    found = evaluation.Evaluation([whole], {}, confusion, {}, {}, [])
+    listed = page._confusion(found, names, picks.Picks({}, {}, [], []))
     assert listed["rows"] is None
     assert {(each["actual"], each["predicted"], each["count"]) for each in listed["pairs"][:3]} == {
         ("7", "8", 2),

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from imagepipe.deploy.deployment import Address
-from imagepipe.serving.client import Endpoint
-from imagepipe.serving.model import Model
-from imagepipe.serving.predictions import Prediction
-from imagepipe.serving.requests import Request
+from imagepipe.serving.client import Client
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.types import Prediction, Request
 from tests.conftest import digit_images
 from tests.serving.conftest import model, save_brightness  # noqa: F401 (model is a fixture)
 from tests.standins import google
+from tests.stores import memory, s3, s3_server, store  # noqa: F401 (fixtures)
 
 DIGITS = [Request(f"digit-{number}", png) for number, (_, png) in enumerate(digit_images(20))]
 
 
-def connect(address: Address) -> Endpoint:
+def connect(address: Address) -> Client:
     """Returns a client for a deployed model, as ``imagepipe predict --target`` makes it."""
-    return Endpoint(address.url, address.auth, address.names, address.headers, address.inputs)
+    return Client.from_address(address)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def brightness(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="session")
 def expected(brightness) -> list[Prediction]:
     """What the first model says of the digits."""
-    return Model(Path(brightness[0])).predict(DIGITS)
+    return LoadedModel(Path(brightness[0])).predict(DIGITS)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from imagepipe.base.errors import DeployError
 from imagepipe.deploy import kserve
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
-from imagepipe.serving.model import Model, predict_all
-from imagepipe.serving.requests import Request
+from imagepipe.serving.predictor import load
+from imagepipe.serving.types import Request
 from pipeline.cli import app
 from tests.conftest import digit_images
 from tests.deploy.conftest import connect
@@ -85,7 +85,7 @@ def give_up(cluster: Cluster) -> None:
 def answered(config: DeployConfig, count: int = 100) -> dict[str, int]:
     """By version, how many of so many requests it answered."""
     asked = [Request(str(number), DIGITS[number % len(DIGITS)]) for number in range(count)]
-    labels = [answer.label for answer in connect(kserve.find_address(config)).predict_all(asked)]
+    labels = [answer.label for answer in connect(kserve.find_address(config)).predict_requests(asked)]
     shares = {f"v{i + 1}": sum(label in names for label in labels) for i, names in enumerate(NAMES)}
     return {version: share for version, share in shares.items() if share}
 
@@ -94,10 +94,10 @@ def test_a_pushed_model_answers_kserves_client_and_ours_as_it_does_here(cluster,
     version = kserve.deploy(models[0], config)
     assert version == Version(version.version, f"{config.path}/{version.version}/{version.version}", 100)
     assert kserve.status(config) == [version]
-    here = list(predict_all(Model(Path(version.uri)), [Request(str(i), png) for i, png in enumerate(DIGITS)]))
+    here = list(load(version.uri).predict_requests([Request(str(i), png) for i, png in enumerate(DIGITS)]))
 
     ours = list(
-        connect(kserve.find_address(config)).predict_all([Request(str(i), png) for i, png in enumerate(DIGITS)])
+        connect(kserve.find_address(config)).predict_requests([Request(str(i), png) for i, png in enumerate(DIGITS)])
     )
     assert [(a.label, a.classes) for a in ours] == [(a.label, pytest.approx(a.classes, abs=1e-6)) for a in here]
 

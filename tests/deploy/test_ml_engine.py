@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, ml_engine
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.serving import requests
-from imagepipe.serving.requests import Request
+from imagepipe.serving.instances import encode_instance
+from imagepipe.serving.request_files import write_requests
+from imagepipe.serving.types import Request
 from pipeline.cli import app
 from tests.deploy.conftest import DIGITS, connect
 from tests.standins.google import PROJECT, REGION, running
@@ -46,14 +47,14 @@ def states(config: DeployConfig) -> list[tuple[int, str]]:
 
 
 def labels(config: DeployConfig) -> set[str]:
-    return {each.label for each in connect(ml_engine.find_address(config)).predict_all(DIGITS)}
+    return {each.label for each in connect(ml_engine.find_address(config)).predict_requests(DIGITS)}
 
 
 def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness, expected, no_secrets, caplog):
     version = ml_engine.deploy(brightness[0], config)
     assert ml_engine.status(config) == [version]
     assert version.uri == f"{config.path}/{version.version}"
-    assert list(connect(ml_engine.find_address(config)).predict_all(DIGITS)) == [
+    assert list(connect(ml_engine.find_address(config)).predict_requests(DIGITS)) == [
         dataclasses.replace(each, classes=pytest.approx(each.classes), score=pytest.approx(each.score))
         for each in expected
     ]
@@ -65,7 +66,7 @@ def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness,
 def test_plain_rest_predicts_with_it(cloud, config, brightness, expected):
     ml_engine.deploy(brightness[0], config)
     url = f"{cloud.url}/v1/projects/{PROJECT}/models/test_digits:predict"
-    body = {"instances": [requests.to_instance(request) for request in DIGITS]}
+    body = {"instances": [encode_instance(request) for request in DIGITS]}
     answer = AuthorizedSession(gcp.credentials()).post(url, json=body).json()
     assert [row["label"] for row in answer["predictions"]] == [each.label for each in expected]
 
@@ -207,7 +208,7 @@ def files(tmp_path) -> dict[str, Path]:
     written = {}
     for name, kind in (("digits.jsonl", "jsonl"), ("digits.tfrecord.gz", "tfrecord")):
         written[name] = tmp_path / name
-        requests.write(DIGITS, tmp_path / name, kind)
+        write_requests(DIGITS, tmp_path / name, kind)
     written["digits.tfrecord"] = tmp_path / "digits.tfrecord"
     written["digits.tfrecord"].write_bytes(gzip.decompress(written["digits.tfrecord.gz"].read_bytes()))
     return written
@@ -235,7 +236,7 @@ def test_a_job_predicts_files_of_each_kind(cloud, config, brightness, expected, 
 
 def test_what_a_job_can_not_predict_is_counted(config, brightness, tmp_path):
     ml_engine.deploy(brightness[0], config)
-    requests.write([DIGITS[0], Request("broken", b"no image")], tmp_path / "a.jsonl", "jsonl")
+    write_requests([DIGITS[0], Request("broken", b"no image")], tmp_path / "a.jsonl", "jsonl")
     started = ml_engine.start_job([str(tmp_path / "*.jsonl")], str(tmp_path / "out"), config)
     job = ml_engine.wait_for_job(started.id, config, lambda _: None)
     assert (job.predicted, job.errors) == (1, 1)

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import vertex
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.serving.predictions import Prediction
-from imagepipe.serving.requests import Failure, Request
+from imagepipe.serving.types import Failure, Prediction, Request
 from pipeline.cli import app
 from tests.deploy.conftest import DIGITS, connect
 from tests.standins.google import PROJECT, REGION, running
@@ -49,7 +48,7 @@ def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness,
     (registered,) = cloud.models["digits"]
     assert registered.labels == {"imagepipe_version": version.version}
     assert set(registered.version_aliases) == {f"v{version.version}", "default"}
-    assert list(connect(vertex.find_address(config)).predict_all(DIGITS)) == [
+    assert list(connect(vertex.find_address(config)).predict_requests(DIGITS)) == [
         dataclasses.replace(each, classes=pytest.approx(each.classes), score=pytest.approx(each.score))
         for each in expected
     ]
@@ -70,9 +69,9 @@ def test_googles_own_client_predicts_with_it(cloud, config, brightness, expected
 def vertex_instance(request: Request):
     from google.protobuf import json_format, struct_pb2
 
-    from imagepipe.serving.requests import to_instance
+    from imagepipe.serving.instances import encode_instance
 
-    return json_format.ParseDict(to_instance(request), struct_pb2.Value())
+    return json_format.ParseDict(encode_instance(request), struct_pb2.Value())
 
 
 def test_a_canary_gets_its_share_then_more_then_all_and_the_old_one_goes(cloud, config, brightness):
@@ -81,7 +80,7 @@ def test_a_canary_gets_its_share_then_more_then_all_and_the_old_one_goes(cloud, 
     assert (canary.traffic, int(canary.version) > int(first.version)) == (10, True)
     assert shares(config) == [(10, "ready"), (90, "ready")]
     assert not [
-        each for each in connect(vertex.find_address(config)).predict_all(DIGITS * 5) if isinstance(each, Failure)
+        each for each in connect(vertex.find_address(config)).predict_requests(DIGITS * 5) if isinstance(each, Failure)
     ]
     assert sorted(cloud.answered.values()) == [10, 90]
     cloud.calls.clear()
@@ -124,7 +123,7 @@ def test_what_was_replaced_comes_back_from_the_registry_and_takes_over_once_it_i
     assert steps == ["deployModel", "undeployModel"]
     moved = next(i for i, call in enumerate(cloud.calls) if call.startswith("PATCH") and "endpoints" in call)
     assert cloud.calls.index(next(c for c in cloud.calls if "undeploy" in c)) > moved
-    assert [each.label for each in connect(vertex.find_address(config)).predict_all(DIGITS)] == ["dark"] * 20
+    assert [each.label for each in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
 
 
 def test_a_version_that_was_rolled_back_is_not_gone_back_to_but_can_be_deployed_again(config, brightness):
@@ -152,7 +151,7 @@ def test_a_canary_that_was_rolled_back_is_tried_once_more_under_its_own_version(
 def test_scores_have_no_names_while_versions_of_other_classes_share_the_requests(config, brightness):
     vertex.deploy(brightness[0], config)
     vertex.deploy(brightness[2], config, 50)
-    answers = list(connect(vertex.find_address(config)).predict_all(DIGITS))
+    answers = list(connect(vertex.find_address(config)).predict_requests(DIGITS))
     assert {each.label for each in answers} == {"dark", "night"}
     assert all(set(each.classes) == {each.label, "1"} for each in answers)
 
@@ -173,7 +172,7 @@ def test_a_deployment_that_fails_leaves_the_live_version_alone_and_says_what_to_
     assert {429: "Ask for more quota", 503: "Do it again later", 403: "needs the right"}[status] in said
     assert f"Live as before: version {live.version} (100% of the requests)" in said
     assert vertex.status(config) == [live]
-    assert [each.label for each in connect(vertex.find_address(config)).predict_all(DIGITS)] == ["dark"] * 20
+    assert [each.label for each in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
     assert vertex.deploy(brightness[1], config).traffic == 100
 
 
@@ -271,15 +270,15 @@ def test_a_token_that_expires_is_renewed_and_an_account_that_is_gone_is_said(
 ):
     vertex.deploy(brightness[0], config)
     endpoint = connect(vertex.find_address(config))
-    assert [each.label for each in endpoint.predict_all(DIGITS)] == [each.label for each in expected]
+    assert [each.label for each in endpoint.predict_requests(DIGITS)] == [each.label for each in expected]
     before = account.given
     account.expire()
-    assert [each.label for each in endpoint.predict_all(DIGITS)] == [each.label for each in expected]
+    assert [each.label for each in endpoint.predict_requests(DIGITS)] == [each.label for each in expected]
     assert account.given == before + 1  # not one for each image
     account.expire()
     account.revoked = True
     with pytest.raises(DeployError, match="Google gives no access token for the credentials: invalid_grant"):
-        list(endpoint.predict_all(DIGITS))
+        list(endpoint.predict_requests(DIGITS))
 
 
 def test_our_own_image_is_told_its_routes_and_a_prebuilt_one_needs_none(cloud, config, brightness):
@@ -350,4 +349,4 @@ def test_the_command_line_deploys_asks_and_rolls_back(cloud, config, brightness,
 
 def test_credentials_are_in_no_log_even_where_googles_libraries_log_everything(config, brightness, no_secrets):
     vertex.deploy(brightness[0], config)
-    assert isinstance(next(iter(connect(vertex.find_address(config)).predict_all(DIGITS))), Prediction)
+    assert isinstance(next(iter(connect(vertex.find_address(config)).predict_requests(DIGITS))), Prediction)

@@ -14,12 +14,14 @@ import tensorflow as tf
 from PIL import Image
 
 from imagepipe.base.errors import ModelError, UnavailableError
-from imagepipe.base.filesystem import locked
+from imagepipe.base.filesystem import lock_folder
 from imagepipe.base.tfrecord import decode_example
-from imagepipe.serving import batch, requests
+from imagepipe.serving import batch
 from imagepipe.serving.batch import BatchResult
-from imagepipe.serving.model import Model, predict_all
-from imagepipe.serving.requests import Request
+from imagepipe.serving.inputs import read_images
+from imagepipe.serving.predictor import load
+from imagepipe.serving.request_files import SUFFIXES, write_requests
+from imagepipe.serving.types import Request
 from tests.conftest import encode
 
 
@@ -43,9 +45,9 @@ def lines(out: Path, kind: str) -> list[dict]:
 
 def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
     out = tmp_path / "out"
-    assert batch.run(model, str(images), out) == BatchResult(predicted=7, quarantined=1, already=0)
+    assert batch.predict_source(model, str(images), out) == BatchResult(predicted=7, quarantined=1, already=0)
     found = {row["metadata"]: row for row in lines(out, "predictions")}
-    for answer in predict_all(Model(model), requests.of_images(sorted(images.glob("*.png")))):
+    for answer in load(model).predict_requests(read_images(sorted(images.glob("*.png")))):
         row = found.pop(answer.id)
         assert (row["label"], row["score"]) == (answer.label, answer.score)
         assert row["classes"] == [answer.classes["dark"], answer.classes["light"]]
@@ -57,11 +59,11 @@ def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
 
 def test_a_second_run_asks_about_what_is_new_alone(model, images, tmp_path):
     out = tmp_path / "out"
-    batch.run(model, str(images), out)
+    batch.predict_source(model, str(images), out)
     before = {file: file.read_bytes() for file in out.rglob("*.jsonl")}
     (images / "new.png").write_bytes(png(200))
-    assert batch.run(model, str(images), out) == BatchResult(predicted=1, quarantined=0, already=8)
-    assert batch.run(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=9)
+    assert batch.predict_source(model, str(images), out) == BatchResult(predicted=1, quarantined=0, already=8)
+    assert batch.predict_source(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=9)
     assert {file: file.read_bytes() for file in before} == before
     assert Counter(row["metadata"] for row in lines(out, "predictions")) == Counter(
         str(file) for file in images.glob("*.png")
@@ -70,7 +72,7 @@ def test_a_second_run_asks_about_what_is_new_alone(model, images, tmp_path):
 
 def test_all_formats_say_the_same(model, images, tmp_path):
     for kind in ("jsonl", "parquet", "tfrecord"):
-        batch.run(model, f"{images}/*.png", tmp_path / kind, kind)
+        batch.predict_source(model, f"{images}/*.png", tmp_path / kind, kind)
     expected = sorted(lines(tmp_path / "jsonl", "predictions"), key=lambda row: row["metadata"])
     (table,) = (tmp_path / "parquet").glob("*.parquet")
     by_table = sorted(pq.read_table(table).to_pylist(), key=lambda row: row["metadata"])
@@ -90,31 +92,31 @@ def test_all_formats_say_the_same(model, images, tmp_path):
 
 
 def test_files_of_requests_and_tables_of_paths_are_read(model, images, tmp_path):
-    for kind, suffix in requests.SUFFIXES.items():
-        requests.write([Request(f"{kind} {n}", png(n)) for n in range(3)], tmp_path / f"x{suffix}", kind)
-    assert batch.run(model, f"{tmp_path}/x.*", tmp_path / "a").predicted == 9
+    for kind, suffix in SUFFIXES.items():
+        write_requests([Request(f"{kind} {n}", png(n)) for n in range(3)], tmp_path / f"x{suffix}", kind)
+    assert batch.predict_source(model, f"{tmp_path}/x.*", tmp_path / "a").predicted == 9
     assert {row["metadata"] for row in lines(tmp_path / "a", "predictions")} == {
-        f"{kind} {n}" for kind in requests.SUFFIXES for n in range(3)
+        f"{kind} {n}" for kind in SUFFIXES for n in range(3)
     }
     (images / "list.csv").write_text("name,path\nx,1.png\ny,2.png\nz,gone.png\n")
-    assert batch.run(model, str(images / "list.csv"), tmp_path / "b") == BatchResult(2, 1, 0)
+    assert batch.predict_source(model, str(images / "list.csv"), tmp_path / "b") == BatchResult(2, 1, 0)
     (images / "list.csv").write_text("name,path\nx,\n")
     with pytest.raises(ModelError, match="line 2: no path"):
-        batch.run(model, str(images / "list.csv"), tmp_path / "b")
+        batch.predict_source(model, str(images / "list.csv"), tmp_path / "b")
     (images / "list.csv").write_text("name,file\n")
     with pytest.raises(ModelError, match="no column 'path', only name, file"):
-        batch.run(model, str(images / "list.csv"), tmp_path / "b")
+        batch.predict_source(model, str(images / "list.csv"), tmp_path / "b")
 
 
 def test_a_second_run_into_the_same_folder_is_refused_while_one_is_running(model, images, tmp_path):
-    with locked(tmp_path / "out", AssertionError()), pytest.raises(ModelError, match="another run"):
-        batch.run(model, str(images), tmp_path / "out")
+    with lock_folder(tmp_path / "out", AssertionError()), pytest.raises(ModelError, match="another run"):
+        batch.predict_source(model, str(images), tmp_path / "out")
 
 
 def test_files_of_others_in_the_folder_of_the_results_stay(model, images, tmp_path):
     theirs = tmp_path / "predictions-2024.csv"
     theirs.write_text("theirs")
-    batch.run(model, str(images), tmp_path)
+    batch.predict_source(model, str(images), tmp_path)
     assert theirs.exists()
 
 
@@ -124,13 +126,13 @@ def test_what_a_worker_fails_of_is_told_in_words(model, images, tmp_path, monkey
 
     monkeypatch.setattr(batch, "write_whole", full)
     with pytest.raises(UnavailableError, match=r"No space left on device.*run it again"):
-        batch.run(model, str(images), tmp_path / "out")
+        batch.predict_source(model, str(images), tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(model, images, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_IMAGES_IN_SHARD", 2)
-    assert batch.run(model, str(images), tmp_path / "out", workers=2) == BatchResult(7, 1, 0)
+    assert batch.predict_source(model, str(images), tmp_path / "out", workers=2) == BatchResult(7, 1, 0)
     assert len({row["metadata"] for row in lines(tmp_path / "out", "predictions")}) == 7
 
 
@@ -140,7 +142,7 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
     (tmp_path / "in").mkdir()
     for shard in range(shards):
         given = [Request(f"{shard}-{n}", png(n)) for n in range(20)]
-        requests.write(given, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
+        write_requests(given, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pipeline.cli", "batch-predict", str(model), f"{tmp_path}/in/*", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.serving import check
-from imagepipe.serving.model import Model
-from imagepipe.serving.requests import Request
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.types import Request
 from tests.serving.test_server import gray
 
 pytestmark = pytest.mark.slow
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def expected(model) -> list[check.Expected]:
     requests = [Request(f"id-{value}", gray(value)) for value in range(0, 250, 12)]
-    names = Model(model).names
-    answers = Model(model).predict(requests)
+    names = LoadedModel(model).labels
+    answers = LoadedModel(model).predict(requests)
     return [
         check.Expected(request, np.float32([answer.classes[name] for name in names]), answer.label)
         for request, answer in zip(requests, answers, strict=True)
@@ -26,7 +26,7 @@ def expected(model) -> list[check.Expected]:
 
 
 def test_a_model_that_serves_what_its_graph_says_has_no_problem(model, expected):
-    report = check.check(model, expected, budget_ms=None)
+    report = check.check_model(model, expected, budget_ms=None)
     assert report.problems == []
     assert (report.images, report.refusals) == (21, 9)
     assert report.median_ms is not None
@@ -37,7 +37,7 @@ def test_a_model_that_serves_what_its_graph_says_has_no_problem(model, expected)
 def test_other_answers_and_a_latency_over_the_budget_are_problems(model, expected):
     other = dataclasses.replace(expected[3], classes=expected[3].classes[::-1].copy())
     mislabelled = dataclasses.replace(expected[4], label="light")
-    report = check.check(model, [*expected[:3], other, mislabelled], budget_ms=0.01)
+    report = check.check_model(model, [*expected[:3], other, mislabelled], budget_ms=0.01)
     wrong = [problem for problem in report.problems if "the server says" in problem]
     assert [problem.split(":")[0] for problem in wrong] == [
         name for name in ("rows", "columns", "Open Inference Protocol") for _ in range(2)
@@ -49,16 +49,16 @@ def test_other_answers_and_a_latency_over_the_budget_are_problems(model, expecte
 
 def test_of_classes_that_are_as_probable_either_may_be_the_best(expected):
     tie = dataclasses.replace(expected[0], classes=np.float32([0.4999, 0.5001]), label="light")
-    assert check._same("dark", np.float32([0.5001, 0.4999]), tie)
+    assert check._is_same("dark", np.float32([0.5001, 0.4999]), tie)
     clear = dataclasses.replace(tie, classes=np.float32([0.4, 0.6]))
-    assert not check._same("dark", np.float32([0.4, 0.6]), clear)
+    assert not check._is_same("dark", np.float32([0.4, 0.6]), clear)
     value = check.Expected(tie.request, np.float32([3.1415927]), "3.141593")
-    assert check._same("3.141592", np.float32([3.1415918]), value)
+    assert check._is_same("3.141592", np.float32([3.1415918]), value)
 
 
 def test_large_photos_are_asked_about_in_several_requests(expected, monkeypatch):
-    monkeypatch.setattr(check, "MAX_BYTES", 2 * len(expected[0].request.image) + 9)
-    batches = list(check._batches(expected))
+    monkeypatch.setattr(check, "MAX_IMAGES_BYTES", 2 * len(expected[0].request.image) + 9)
+    batches = list(check._split_batches(expected))
     assert [each for batch in batches for each in batch] == expected
     assert len(batches) > 9
 
@@ -67,7 +67,7 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_with_what_the_server_said(ex
     module = tf.Module()
     module.serve = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([None], tf.string)])
     tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": module.serve})
-    report = check.check(tmp_path / "model", expected, budget_ms=None)
+    report = check.check_model(tmp_path / "model", expected, budget_ms=None)
     (problem,) = report.problems
     assert "did not start" in problem
     assert "can't be loaded as a model of this pipeline" in problem

@@ -9,8 +9,7 @@ import pytest
 
 from imagepipe.base.errors import ModelError
 from imagepipe.serving import client
-from imagepipe.serving.predictions import Prediction
-from imagepipe.serving.requests import Failure, Request
+from imagepipe.serving.types import Failure, Prediction, Request
 
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
 ANSWER = (200, {"predictions": [ROW]})
@@ -53,7 +52,7 @@ def told():
 
 
 def ask(url: str) -> Prediction | Failure:
-    (answer,) = client.Endpoint(f"{url}/v1/models/m").predict_all([Request("x", b"image", {"weight": 2})])
+    (answer,) = client.Client(f"{url}/v1/models/m").predict_requests([Request("x", b"image", {"weight": 2})])
     return answer
 
 
@@ -69,10 +68,10 @@ def test_scores_have_the_names_of_the_version_that_gave_them(told, monkeypatch):
     url, answers, asked = told
     path = "/v1/models/swapped"
     monkeypatch.setitem(DESCRIBED, f"{path}/metadata", {"model_spec": {"version": "1"}, "labels": ["a", "b"]})
-    endpoint = client.Endpoint(url + path)
+    endpoint = client.Client(url + path)
     monkeypatch.setitem(DESCRIBED, f"{path}/metadata", {"model_spec": {"version": "2"}, "labels": ["b", "c"]})
     answers += [(404, {"error": "version 1 is not served"}), (200, {"predictions": [ROW | {"label": "c"}]})]
-    (answer,) = endpoint.predict_all([Request("x", b"image")])
+    (answer,) = endpoint.predict_requests([Request("x", b"image")])
     assert answer == Prediction("x", "c", 0.75, {"c": 0.75, "b": 0.25}, ("c",))
     assert [where for where, _ in asked] == [f"{path}/versions/1:predict", f"{path}/versions/2:predict"]
 
@@ -106,15 +105,15 @@ def test_nothing_else_is_asked_again(told, status, body, words):
 
 def test_a_server_of_several_models_wants_to_be_told_which(told):
     with pytest.raises(ModelError, match=r"serves m, n: give its URL"):
-        client.Endpoint(told[0])
+        client.Client(told[0])
 
 
 def test_a_server_without_names_has_numbers_and_the_label_that_it_says(told):
     url, answers, _ = told
     answers.append((200, {"predictions": [ROW]}))
-    (answer,) = client.Endpoint(f"{url}/v1/models/n").predict_all([Request("x", b"")])
+    (answer,) = client.Client(f"{url}/v1/models/n").predict_requests([Request("x", b"")])
     assert isinstance(answer, Prediction)
-    assert (answer.classes, answer.said) == ({"b": 0.75, "0": 0.25}, ("b",))
+    assert (answer.classes, answer.labels) == ({"b": 0.75, "0": 0.25}, ("b",))
 
 
 class Token(httpx.Auth):
@@ -126,8 +125,8 @@ class Token(httpx.Auth):
 def test_a_service_that_describes_nothing_is_asked_with_credentials_and_names_that_are_given(told):
     url, answers, asked = told
     answers += [(429, {"error": {"message": "quota"}}), ANSWER]
-    endpoint = client.Endpoint(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, ["input"])
-    (answer,) = endpoint.predict_all([Request("x", b"image", {"width": 2})])
+    endpoint = client.Client(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, ["input"])
+    (answer,) = endpoint.predict_requests([Request("x", b"image", {"width": 2})])
     assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
     assert asked == [("/v1/endpoints/5:predict", {"instances": [{"input": {"b64": "aW1hZ2U="}}]})] * 2
     assert HEADERS == [("Bearer secret", "digits.example")] * 2
@@ -137,11 +136,11 @@ def test_a_service_that_describes_nothing_is_asked_with_credentials_and_names_th
 def test_names_of_another_version_than_the_one_that_answered_are_not_given_to_its_scores(told, names):
     url, answers, _ = told
     answers.append(ANSWER)
-    (answer,) = client.Endpoint(f"{url}/v1/endpoints/5", names=names).predict_all([Request("x", b"image")])
+    (answer,) = client.Client(f"{url}/v1/endpoints/5", labels=names).predict_requests([Request("x", b"image")])
     assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "0": 0.25}, ("b",))
 
 
 def test_a_value_is_said_by_the_targets_name():
-    assert client._said("3.5", {"price": 3.5}) == ("price",)
-    assert client._said("b|a", {"a": 0.9, "b": 0.8, "c": 0.1}) == ("a", "b")
-    assert client._said("", {"a": 0.1}) == ()
+    assert client._split_label("3.5", {"price": 3.5}) == ("price",)
+    assert client._split_label("b|a", {"a": 0.9, "b": 0.8, "c": 0.1}) == ("a", "b")
+    assert client._split_label("", {"a": 0.1}) == ()

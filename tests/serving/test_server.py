@@ -19,10 +19,11 @@ import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from PIL import Image
 
-from imagepipe.serving import client, limits, live, server
-from imagepipe.serving.model import Model
-from imagepipe.serving.predictions import Prediction
-from imagepipe.serving.requests import Failure, Request
+from imagepipe.base.errors import ModelError
+from imagepipe.serving import engine, limits, server
+from imagepipe.serving.client import Client
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import encode, without_a_table
 from tests.serving.conftest import save_brightness
 
@@ -54,7 +55,7 @@ def served(model, tmp_path_factory):
     threading.Thread(target=server.serve, args=(folder, "brightness", listening), daemon=True).start()
     with httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/v2/health/ready").json() == {"ready": True}
-        yield SimpleNamespace(http=http, url=url, folder=folder, model=Model(model))
+        yield SimpleNamespace(http=http, url=url, folder=folder, model=LoadedModel(model))
     for name in ("AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"):
         del os.environ[name]
 
@@ -99,11 +100,11 @@ def test_an_image_of_any_format_that_ingest_takes_is_answered(served):
 
 
 def test_as_many_images_as_a_request_may_have_are_answered_in_their_order(served):
-    values = [10 if n % 3 else 250 for n in range(live.MAX_INSTANCES)]
+    values = [10 if n % 3 else 250 for n in range(limits.MAX_INSTANCES)]
     asked = [instance(gray(value), metadata=str(n)) for n, value in enumerate(values)]
     rows = served.http.post(PREDICT, json={"instances": asked}).json()["predictions"]
     assert [row["label"] for row in rows] == ["dark" if value == 10 else "light" for value in values]
-    assert [row["metadata"] for row in rows] == [str(n) for n in range(live.MAX_INSTANCES)]
+    assert [row["metadata"] for row in rows] == [str(n) for n in range(limits.MAX_INSTANCES)]
     figures = dict(line.rsplit(" ", 1) for line in served.http.get("/metrics").text.splitlines() if line[0] != "#")
     assert figures['imagepipe_batch_size_bucket{le="32.0"}'] == figures['imagepipe_batch_size_bucket{le="+Inf"}']
 
@@ -194,11 +195,11 @@ REFUSALS = {
     "a name that is no text": (
         {"instances": [instance(gray(1), metadata="\ud800")]},
         400,
-        "'metadata' is no valid text",
+        "'metadata' is not valid text",
     ),
     "a field that is no text": (b'{"\\ud800": 1}', 400, "is not known"),
     "many large images": ({"instances": [instance(large_png(5_000))] * 9}, 400, "at most 400 are taken at once"),
-    "a large body": (b" " * (limits.MAX_BODY + 1), 413, "the body is larger than 64 MiB"),
+    "a large body": (b" " * (limits.MAX_BODY_BYTES + 1), 413, "the body is larger than 64 MiB"),
 }
 
 
@@ -293,21 +294,22 @@ def test_a_line_of_log_for_each_request_has_no_content(served, caplog):
 
 def test_the_client_takes_paths_and_bytes_and_carries_the_servers_words(served, tmp_path):
     (tmp_path / "a.png").write_bytes(gray(250))
-    light, dark, missing = client.predict(served.url, [tmp_path / "a.png", gray(10), str(tmp_path / "none.png")])
+    with Client(served.url) as client:
+        light, dark, missing = client.predict([tmp_path / "a.png", gray(10), str(tmp_path / "none.png")])
     assert isinstance(light, Prediction)
-    assert (light.id, light.label, light.said) == (str(tmp_path / "a.png"), "light", ("light",))
+    assert (light.id, light.label, light.labels) == (str(tmp_path / "a.png"), "light", ("light",))
     assert isinstance(dark, Prediction)
     assert (dark.id, list(dark.classes)) == ("1", ["dark", "light"])
     assert isinstance(missing, Failure)
-    endpoint = client.Endpoint(f"{served.url}/v1/models/brightness:predict")
-    refused, answered = endpoint.predict_all([Request("x", b"text"), Request("y", gray(1), {"width": 1})])
+    endpoint = Client(f"{served.url}/v1/models/brightness:predict")
+    refused, answered = endpoint.predict_requests([Request("x", b"text"), Request("y", gray(1), {"width": 1})])
     assert isinstance(refused, Failure)
     assert refused.error.startswith("status 400: instance 0: not an image")
     assert isinstance(answered, Prediction)  # what ingest writes into an Example is not all for the model
 
 
 def test_a_full_queue_is_said_and_nothing_that_was_taken_is_lost(served, monkeypatch):
-    monkeypatch.setattr(server, "QUEUE", 40)
+    monkeypatch.setattr(server, "MAX_WAITING", 40)
     body = {"instances": [instance(gray(250))] * 20}
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: served.http.post(PREDICT, json=body), range(32)))
@@ -324,8 +326,8 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
     folder = tmp_path / "brightness"
     folder.mkdir()
     (folder / "7").symlink_to(model)
-    versions = live.Versions(folder, "brightness", lambda size: None)
-    old = versions.live
+    served_model = engine.ServedModel(folder, "brightness", lambda size: None)
+    old = served_model.engine
     ask = [Request("x", gray(250))]
 
     (folder / "8").mkdir()
@@ -333,30 +335,30 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
     shutil.copytree(model, folder / "9")
     index = folder / "9" / "variables" / "variables.index"
     index.write_bytes(index.read_bytes()[:-20])  # for which TensorFlow has an exception of its own
-    versions.refresh()
-    assert versions.live is old
+    served_model.refresh()
+    assert served_model.engine is old
 
     shutil.rmtree(folder / "9")
     save_brightness(folder / "9", tmp_path / "assets", ("night", "day"))
-    versions.refresh()
-    assert (versions.live.version, versions.live.ask(ask).labels) == ("9", ["day"])
+    served_model.refresh()
+    assert (served_model.engine.version, served_model.engine.ask(ask).labels) == ("9", ["day"])
     with ThreadPoolExecutor(8) as pool:  # both at once: neither is given the other's images
-        labels = list(pool.map(lambda n: (versions.live if n % 2 else old).ask(ask).labels[0], range(200)))
+        labels = list(pool.map(lambda n: (served_model.engine if n % 2 else old).ask(ask).labels[0], range(200)))
     assert labels == ["light", "day"] * 100
 
     (folder / "9").rename(tmp_path / "gone")
-    versions.refresh()
-    assert (versions.live.version, versions.live.ask(ask).labels) == ("7", ["light"])
+    served_model.refresh()
+    assert (served_model.engine.version, served_model.engine.ask(ask).labels) == ("7", ["light"])
 
 
 def test_a_version_that_is_given_itself_is_served_by_its_number(model):
-    assert live.Versions(model, "brightness", lambda size: None).live.version == "7"
+    assert engine.ServedModel(model, "brightness", lambda size: None).engine.version == "7"
 
 
 def test_a_folder_without_a_model_that_works_is_refused(tmp_path):
     (tmp_path / "8").mkdir()
     (tmp_path / "8" / "saved_model.pb").write_bytes(b"no model")
-    with pytest.raises(live.ModelError, match="8 can't be loaded"):
-        live.Versions(tmp_path, "x", lambda size: None)
-    with pytest.raises(live.ModelError, match="neither a SavedModel"):
-        live.Versions(Path(tmp_path / "8" / "none"), "x", lambda size: None)
+    with pytest.raises(ModelError, match="8 can't be loaded"):
+        engine.ServedModel(tmp_path, "x", lambda size: None)
+    with pytest.raises(ModelError, match="neither a SavedModel"):
+        engine.ServedModel(Path(tmp_path / "8" / "none"), "x", lambda size: None)

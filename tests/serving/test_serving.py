@@ -7,13 +7,13 @@ import tensorflow as tf
 from PIL import Image
 
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy.storage import same_model
-from imagepipe.deploy.versions import find_model, labels, model_task
-from imagepipe.serving import requests
-from imagepipe.serving.image_files import image_files
-from imagepipe.serving.model import Model, predict_all
-from imagepipe.serving.predictions import Prediction
-from imagepipe.serving.requests import Failure, Request
+from imagepipe.deploy.saved_model import read_labels, read_task
+from imagepipe.deploy.storage import is_same_model
+from imagepipe.deploy.versions import find_model
+from imagepipe.serving.inputs import expand_paths, normalize_images, read_images
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.predictor import load
+from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import encode, without_a_table
 
 
@@ -35,7 +35,7 @@ def images(tmp_path):
 
 
 def predict_files(model: Path, paths: list[Path]) -> list[Prediction | Failure]:
-    return list(predict_all(Model(model), requests.of_images(paths)))
+    return list(load(model).predict_requests(read_images(paths)))
 
 
 def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, images):
@@ -65,15 +65,15 @@ def test_a_model_that_cannot_answer_about_sound_images_is_no_failure_of_theirs(m
     def fail(*_):
         raise tf.errors.InvalidArgumentError(None, None, "a bug")
 
-    monkeypatch.setattr(Model, "predict", fail)
+    monkeypatch.setattr(LoadedModel, "predict", fail)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a bug"):
         predict_files(model, [images / "a.png"])
 
 
 def test_a_model_without_a_task_is_a_classifier_and_says_its_best_class(model, images):
-    assert model_task(model) == "classification"
+    assert read_task(model) == "classification"
     (answer,) = predict_files(model, [images / "a.png"])
-    assert answer.said == ("dark",)
+    assert answer.labels == ("dark",)
 
 
 def test_more_images_than_a_batch_are_all_answered_in_order(model, images):
@@ -87,7 +87,7 @@ def test_a_photo_lying_on_its_side_is_asked_about_upright(tmp_path):
     exif[0x0112] = 6
     wide = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
     (tmp_path / "lying.jpg").write_bytes(encode(wide, exif=exif))
-    (request,) = requests.normalized(requests.of_images([tmp_path / "lying.jpg"]))
+    (request,) = normalize_images(read_images([tmp_path / "lying.jpg"]))
     assert isinstance(request, Request)
     assert tf.io.decode_image(request.image).shape == (40, 20, 3)
 
@@ -98,9 +98,9 @@ def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path)
     run.mkdir()
     (run / "summary.json").write_text(json.dumps({"model_dir": str(model)}))
     assert find_model(model) == find_model(model.parent) == find_model(run) == model
-    assert labels(model) == ["dark", "light"]
-    assert same_model(str(model), str(model))
-    assert not same_model(str(model), str(tmp_path))
+    assert read_labels(model) == ["dark", "light"]
+    assert is_same_model(str(model), str(model))
+    assert not is_same_model(str(model), str(tmp_path))
 
 
 def test_what_is_no_model_is_refused_in_words(tmp_path):
@@ -111,16 +111,16 @@ def test_what_is_no_model_is_refused_in_words(tmp_path):
         find_model(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"garbage")
     with pytest.raises(ModelError, match="can't be loaded"):
-        Model(tmp_path)
+        LoadedModel(tmp_path)
 
 
 def test_files_folders_and_globs_are_expanded_in_order(images):
     everything = [images / "a.png", images / "c.jpg", images / "sub" / "é b.webp"]
     (images / "notes.txt").write_text("not an image")
-    assert image_files([str(images)]) == everything
-    assert image_files([f"{images}/*.jpg", f"{images}/**/*.webp"]) == everything[1:]
+    assert expand_paths([str(images)]) == everything
+    assert expand_paths([f"{images}/*.jpg", f"{images}/**/*.webp"]) == everything[1:]
     (images / "[1].png").write_bytes(b"")
-    assert image_files([f"{images}/[1].png"]) == [images / "[1].png"]
-    assert image_files([f"{images}/missing.png"]) == [images / "missing.png"]
+    assert expand_paths([f"{images}/[1].png"]) == [images / "[1].png"]
+    assert expand_paths([f"{images}/missing.png"]) == [images / "missing.png"]
     with pytest.raises(ModelError, match="no image there"):
-        image_files([f"{images}/*.gif"])
+        expand_paths([f"{images}/*.gif"])

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base.features import IMAGE, TARGET, Features
-from imagepipe.deploy.versions import labels, model_task
-from imagepipe.serving import live
-from imagepipe.serving.requests import Request, RequestError
+from imagepipe.deploy.saved_model import read_labels, read_task
+from imagepipe.serving import engine
+from imagepipe.serving.types import Request, RequestError
 from tests.conftest import SIZE
 from trainer import export, inputs, tasks
 from transform import graph
@@ -137,8 +137,8 @@ def test_several_labels_are_said_at_their_thresholds_and_joined_in_order(analyze
         assert model.signatures["tf_examples"](examples=tf.constant([], tf.string))["label"].shape == (0,)
         seen = model.signatures["transform_features"](examples=tf.constant(serialized))
         assert seen[TARGET].numpy()[0].tolist() == [1, 1, 0]
-    assert labels(Path(path)) == ["a", "b", "c"]
-    assert model_task(Path(path)) == "multilabel"
+    assert read_labels(Path(path)) == ["a", "b", "c"]
+    assert read_task(Path(path)) == "multilabel"
 
 
 def test_a_threshold_for_a_label_that_there_is_not_is_refused_with_those_there_are(analyzed_multilabel, tmp_path):
@@ -157,8 +157,8 @@ def test_a_regression_says_its_value_as_class_score_and_text(analyzed_regression
     assert answer["classes"].numpy().tolist() == [[np.float32(value)]]
     assert answer["score"].numpy().tolist() == [np.float32(value)]
     assert answer["label"].numpy().tolist() == [text]
-    assert labels(Path(path)) == ["label"]
-    assert model_task(Path(path)) == "regression"
+    assert read_labels(Path(path)) == ["label"]
+    assert read_task(Path(path)) == "regression"
 
 
 def test_a_server_that_decodes_and_asks_by_itself_gives_the_answers_of_the_signature(served, analyzed):
@@ -168,9 +168,9 @@ def test_a_server_that_decodes_and_asks_by_itself_gives_the_answers_of_the_signa
     asked = request(serialized, [str(number) for number in range(len(serialized))])
     rows = zip(*(asked[name].numpy().tolist() for name in ("metadata", "input", "weight", "camera")), strict=True)
     requests = [Request(i.decode(), image, {"weight": w, "camera": c.decode()}) for i, image, w, c in rows]
-    answers = live.Live(Path(path), "x", "1", lambda size: None).ask(requests)
+    answers = engine.Engine(Path(path), "x", "1", lambda size: None).ask(requests)
     expected = model.signatures["serving_default"](**asked)
     np.testing.assert_allclose(answers.classes, expected["classes"], rtol=1e-5)
     assert answers.labels == [label.decode() for label in expected["label"].numpy()]
     with pytest.raises(RequestError, match="instance 1: the model needs 'camera' next to the image"):
-        live.Live(Path(path), "x", "1", lambda size: None).ask([requests[0], Request("y", requests[0].image)])
+        engine.Engine(Path(path), "x", "1", lambda size: None).ask([requests[0], Request("y", requests[0].image)])

@@ -10,8 +10,8 @@ import yaml
 from kfp import components, local
 
 from imagepipe.deploy.versions import list_version_folders
-from imagepipe.serving import requests
-from imagepipe.serving.model import Model, predict_all
+from imagepipe.serving.predictor import load
+from imagepipe.serving.request_files import read_requests
 from pipeline import demo
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compile import compile_pipeline
@@ -76,8 +76,8 @@ def second(project, first) -> containers.Containers:
 
 
 def accuracy(project: Path, model: Path) -> float:
-    asked = [r for file in sorted((project / "dataset" / "test").glob("*.tfrecord")) for r in requests.read(file)]
-    answers = predict_all(Model(model), asked)
+    asked = [r for file in sorted((project / "dataset" / "test").glob("*.tfrecord")) for r in read_requests(file)]
+    answers = load(model).predict_requests(asked)
     return sum(answer.label == answer.id.partition("/")[0] for answer in answers) / len(asked)
 
 
@@ -117,7 +117,7 @@ def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, sec
     before, after = list_version_folders(project / "serving")
     assert accuracy(project, after) > 0.9
     assert outputs(second, "components.champion.component.Executor")["champion"]["metadata"]["version"] == before.name
-    assert "baseline_model_id" in outputs(second, "components.evaluator.component.Executor")["blessing"]["metadata"]
+    assert "baseline_model_id" in outputs(second, "components.evaluator.executor.Executor")["blessing"]["metadata"]
 
 
 @pytest.mark.parametrize("run", ["first", "second"])
@@ -150,7 +150,7 @@ def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
     model = outputs(second, "components.trainer.component.TrainerExecutor")["model"]["uri"]
     settings = json.loads((Path(model) / "training" / "config.json").read_text())["trainer"]
     assert (settings["batch_size"], settings["epochs"]) == (32, 4)
-    (evaluator,) = [c for c in second.commands if "components.evaluator.component.Executor" in c]
+    (evaluator,) = [c for c in second.commands if "components.evaluator.executor.Executor" in c]
     asked = json.loads(evaluator[evaluator.index("--json_serialized_invocation_args") + 1])
     assert asked["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
 

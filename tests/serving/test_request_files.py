@@ -10,8 +10,11 @@ from PIL import Image
 
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import ModelError
-from imagepipe.serving import requests
-from imagepipe.serving.requests import SUFFIXES, Failure, Request, RequestError
+from imagepipe.serving import request_files
+from imagepipe.serving.inputs import normalize_images, read_images
+from imagepipe.serving.instances import encode_instance, parse_instance
+from imagepipe.serving.request_files import SUFFIXES, is_request_file, read_requests, write_requests
+from imagepipe.serving.types import Failure, Request, RequestError
 from tests.conftest import encode
 
 PNG = encode(Image.new("RGB", (4, 4)), "PNG")
@@ -22,9 +25,9 @@ GIVEN = [Request("é 1", PNG, {"weight": 1.5, "camera": "neu"}), Request("2", JP
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_what_was_written_is_read_back(tmp_path, kind):
     path = tmp_path / f"asked{SUFFIXES[kind]}"
-    assert requests.write(iter(GIVEN), path, kind) == 2
-    assert requests.is_file_of_requests(path)
-    assert list(requests.read(path)) == GIVEN
+    assert write_requests(iter(GIVEN), path, kind) == 2
+    assert is_request_file(path)
+    assert list(read_requests(path)) == GIVEN
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -32,12 +35,12 @@ def test_what_was_written_is_read_back(tmp_path, kind):
 def test_the_same_requests_give_the_same_bytes(tmp_path, kind):
     paths = [tmp_path / f"{name}{SUFFIXES[kind]}" for name in "ab"]
     for path in paths:
-        requests.write(GIVEN, path, kind)
+        write_requests(GIVEN, path, kind)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_json_lines_are_instances_of_the_rest_api(tmp_path):
-    requests.write(GIVEN[:1], tmp_path / "x.jsonl", "jsonl")
+    write_requests(GIVEN[:1], tmp_path / "x.jsonl", "jsonl")
     (line,) = (tmp_path / "x.jsonl").read_text().splitlines()
     instance = json.loads(line)
     assert set(instance) == {"input", "metadata", "weight", "camera"}
@@ -45,14 +48,14 @@ def test_json_lines_are_instances_of_the_rest_api(tmp_path):
 
 
 def test_arrays_are_read_by_numpy_without_pickle(tmp_path):
-    requests.write(GIVEN, tmp_path / "x.npz", "npy")
+    write_requests(GIVEN, tmp_path / "x.npz", "npy")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as arrays:
         assert arrays["input"].tolist() == [PNG, JPEG]
         assert arrays["weight"].tolist() == [1.5, -3.0]
 
 
 def test_records_are_read_by_tensorflow(tmp_path):
-    requests.write(GIVEN, tmp_path / "x.tfrecord.gz", "tfrecord")
+    write_requests(GIVEN, tmp_path / "x.tfrecord.gz", "tfrecord")
     records = tf.data.TFRecordDataset(str(tmp_path / "x.tfrecord.gz"), compression_type="GZIP")
     images = [tf.train.Example.FromString(x.numpy()).features.feature["input"].bytes_list.value[0] for x in records]
     assert images == [PNG, JPEG]
@@ -68,15 +71,15 @@ def test_a_failed_writing_leaves_the_old_file_and_no_other(tmp_path, kind):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        requests.write(killed(), path, kind)
+        write_requests(killed(), path, kind)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
 def test_a_file_whose_name_tells_another_format_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"has to end with \.npz"):
-        requests.write(GIVEN, tmp_path / "x.jsonl", "npy")
+        write_requests(GIVEN, tmp_path / "x.jsonl", "npy")
     with pytest.raises(ModelError, match="expected a file"):
-        list(requests.read(tmp_path / "x.csv"))
+        list(read_requests(tmp_path / "x.csv"))
 
 
 B64 = {"b64": "AAAA"}
@@ -100,14 +103,14 @@ B64 = {"b64": "AAAA"}
 )
 def test_what_is_no_instance_is_refused_with_the_reason(instance, reason):
     with pytest.raises(RequestError, match=reason):
-        requests.from_instance(instance)
+        parse_instance(instance)
 
 
 def test_a_bad_line_fails_alone_and_says_which(tmp_path):
-    good = json.dumps(requests.to_instance(GIVEN[0]))
+    good = json.dumps(encode_instance(GIVEN[0]))
     nested = "[" * 100_000
     (tmp_path / "x.jsonl").write_text(f"{good}\nno json\n{{}}\n{nested}\n" + '{"input": {"b64": "AAAA"}}\n')
-    first, second, third, fourth, fifth = requests.read(tmp_path / "x.jsonl")
+    first, second, third, fourth, fifth = read_requests(tmp_path / "x.jsonl")
     assert first == GIVEN[0]
     assert isinstance(second, Failure)
     assert second.id == f"{tmp_path}/x.jsonl:2"
@@ -118,9 +121,9 @@ def test_a_bad_line_fails_alone_and_says_which(tmp_path):
 
 
 def test_a_line_too_long_ends_the_file_with_a_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "_MAX_LINE", 1000)
+    monkeypatch.setattr(request_files, "MAX_LINE_BYTES", 1000)
     (tmp_path / "x.jsonl").write_text("{}\n" + "x" * 2000 + "\n{}\n")
-    assert [each.error for each in requests.read(tmp_path / "x.jsonl")] == [
+    assert [each.error for each in read_requests(tmp_path / "x.jsonl")] == [
         "'input' is missing",
         "the rest can't be read: line 2 is longer than 1,000 bytes",
     ]
@@ -134,7 +137,7 @@ def test_what_comes_before_a_damage_is_read(tmp_path):
         tfrecord.frame_record(tfrecord.encode_example({"label": [b"cat"]})),
     )
     path.write_bytes(record + noise + labelless + record[:-1])
-    first, *failures = requests.read(path)
+    first, *failures = read_requests(path)
     assert first == Request("1", PNG)
     assert [each.error for each in failures] == [
         "not a tf.train.Example",
@@ -142,48 +145,48 @@ def test_what_comes_before_a_damage_is_read(tmp_path):
         "the rest can't be read: damaged TFRecord file: the checksum of a record is wrong",
     ]
     (tmp_path / "y.tfrecord.gz").write_bytes(b"not gzip")
-    (failure,) = requests.read(tmp_path / "y.tfrecord.gz")
+    (failure,) = read_requests(tmp_path / "y.tfrecord.gz")
     assert "not a gzip" in failure.error.lower()
 
 
 @pytest.mark.parametrize("kind", ["npy", "tfrecord"])
 def test_damage_anywhere_in_a_file_is_a_failure_and_no_exception(tmp_path, kind):
-    path = tmp_path / f"x{requests.SUFFIXES[kind]}"
-    requests.write([Request(str(n), bytes(3000), {"weight": float(n)}) for n in range(20)], path, kind)
+    path = tmp_path / f"x{SUFFIXES[kind]}"
+    write_requests([Request(str(n), bytes(3000), {"weight": float(n)}) for n in range(20)], path, kind)
     whole = path.read_bytes()
     failed = 0
     for at in range(0, len(whole), max(1, len(whole) // 150)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
-        failed += any(isinstance(each, Failure) for each in requests.read(path))
+        failed += any(isinstance(each, Failure) for each in read_requests(path))
     assert failed > 50
 
 
 def test_ids_and_values_that_no_batch_could_hold_fail_alone(tmp_path):
     np.savez(tmp_path / "x.npz", input=[b"a"] * 3, weight=[1.0, float("nan"), 2.0])
-    first, second, third = requests.read(tmp_path / "x.npz")
+    first, second, third = read_requests(tmp_path / "x.npz")
     assert isinstance(first, Request)
     assert isinstance(third, Request)
     assert second == Failure(f"{tmp_path}/x.npz:1", "'weight' has to be a number (of 64 bits) or a string")
     np.savez(tmp_path / "x.npz", input=[b"a"], weight=[True])
-    assert [each.error for each in requests.read(tmp_path / "x.npz")] == [second.error]
+    assert [each.error for each in read_requests(tmp_path / "x.npz")] == [second.error]
     name = tmp_path / os.fsdecode(b"caf\xe9.png")
     name.write_bytes(PNG)
-    (failure,) = requests.of_images([name])
+    (failure,) = read_images([name])
     assert failure.id == f"{tmp_path}/caf?.png"
-    assert "is no valid text" in failure.error
+    assert "is not valid text" in failure.error
 
 
 def test_more_than_is_read_back_is_not_written_as_arrays(tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "_MAX_ARRAYS", 100)
+    monkeypatch.setattr(request_files, "MAX_ARRAYS_BYTES", 100)
     with pytest.raises(ModelError, match="write several files"):
-        requests.write([Request("1", b"x" * 60), Request("2", b"x")], tmp_path / "x.npz", "npy")
+        write_requests([Request("1", b"x" * 60), Request("2", b"x")], tmp_path / "x.npz", "npy")
     assert not list(tmp_path.iterdir())
 
 
 def test_arrays_that_are_pickled_too_many_or_of_other_shapes_are_refused(tmp_path, monkeypatch):
     def failure(**arrays) -> str:
         np.savez_compressed(tmp_path / "x.npz", **arrays)
-        (each,) = requests.read(tmp_path / "x.npz")
+        (each,) = read_requests(tmp_path / "x.npz")
         assert isinstance(each, Failure)
         return each.error
 
@@ -191,14 +194,14 @@ def test_arrays_that_are_pickled_too_many_or_of_other_shapes_are_refused(tmp_pat
     assert "no array 'input'" in failure(images=np.array([b"x"]))
     assert "of one length" in failure(input=np.array([b"x"]), metadata=np.array(["1", "2"]))
     assert "of bytes" in failure(input=np.array([1.0]))
-    monkeypatch.setattr(requests, "_MAX_ARRAYS", 10_000)
+    monkeypatch.setattr(request_files, "MAX_ARRAYS_BYTES", 10_000)
     assert "at most 10,000 are read" in failure(input=np.zeros(20_000, "S1"))
 
 
 def test_a_file_that_is_missing_or_no_archive_is_a_failure_of_its_own(tmp_path):
-    assert list(requests.read(tmp_path / "x.npz")) == [Failure(f"{tmp_path}/x.npz", "No such file or directory")]
+    assert list(read_requests(tmp_path / "x.npz")) == [Failure(f"{tmp_path}/x.npz", "No such file or directory")]
     (tmp_path / "x.npz").write_text("no archive")
-    (failure,) = requests.read(tmp_path / "x.npz")
+    (failure,) = read_requests(tmp_path / "x.npz")
     assert "not a zip file" in failure.error
 
 
@@ -206,7 +209,7 @@ def test_images_that_can_not_be_decoded_fail_and_others_are_converted():
     webp = encode(Image.new("RGB", (4, 4)), "WEBP")
     before = Failure("0", "lost")
     asked = [before, Request("1", webp, {"weight": 1.0}), Request("2", b"text"), Request("3", JPEG)]
-    failed, converted, bad, same = requests.normalized(asked)
+    failed, converted, bad, same = normalize_images(asked)
     assert failed == before
     assert isinstance(converted, Request)
     assert converted.side == {"weight": 1.0}

@@ -1,0 +1,269 @@
+"""Models in a server's memory: each request is decoded by itself, and the network computes many at once."""
+
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import json_format
+from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
+
+from imagepipe.base.errors import ModelError
+from imagepipe.base.images import BadImage, TooManyPixels, check_kind, prepare_for_decoder
+from imagepipe.base.process import release_memory
+from imagepipe.deploy.versions import find_model, list_version_folders
+from imagepipe.serving.inputs import normalize_images
+from imagepipe.serving.limits import BATCH_SIZE, MAX_INSTANCES, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.telemetry import VERSION
+from imagepipe.serving.types import Answers, Failure, Request, RequestError
+
+_FOLLOW_SECONDS = 1.0
+
+_log = logging.getLogger("imagepipe.serve")
+
+
+class Engine:
+    """One version of a model, in memory and warm.
+
+    Attributes:
+        model: the SavedModel.
+        name: the model's name, for callers.
+        version: the model's version, for callers.
+        signatures: the SavedModel's signatures, in TensorFlow Serving's form.
+    """
+
+    def __init__(self, folder: Path, name: str, version: str, observe: Callable[[int], None]):
+        """Loads and warms it.
+
+        Args:
+            folder: the SavedModel's folder.
+            name: the model's name, for callers.
+            version: the model's version, for callers.
+            observe: called with the size of each batch that the network computes.
+
+        Raises:
+            Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
+        """
+        self.model, self.name, self.version = LoadedModel(folder), name, version
+        self._preprocess = self.model.loaded.preprocess
+        self.signatures = _read_signatures(folder)
+        self._answer = _share_batches(self.model.loaded.answer, self._preprocess.structured_outputs)
+        self._observe = observe
+        self._warm()
+        release_memory()
+
+    def _warm(self) -> None:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+        side = {name: "" if dtype == tf.string else 0 for name, dtype in self.model.side.items()}
+        for size in (1, BATCH_SIZE):
+            self.ask([Request("", buffer.getvalue(), side)] * size)
+
+    def check(self, requests: Sequence[Request]) -> list[Request]:
+        """Returns requests as the graph takes them, their images converted as ``imagepipe ingest`` converts them.
+
+        Raises:
+            RequestError: if one can't be answered; the message names it.
+        """
+        checked = []
+        pixels = 0
+        for number, request in enumerate(requests):
+            try:
+                if problem := self.model.find_problem(request):
+                    raise RequestError("missing_feature", problem)
+                for name in request.side.keys() - self.model.side.keys():
+                    accepted = ", ".join(["input", "metadata", *self.model.side])
+                    raise RequestError("unknown_field", f"'{name}' is not known; the model takes {accepted}")
+                data, width, height = _prepare_image(request.image)
+                pixels += width * height
+                if pixels > MAX_REQUEST_PIXELS:
+                    raise RequestError(
+                        "too_many_pixels",
+                        f"the images up to this one have {pixels / 1e6:,.0f} megapixels together, and at most "
+                        f"{MAX_REQUEST_PIXELS / 1e6:,.0f} are taken at once",
+                    )
+                checked.append(replace(request, image=data))
+            except RequestError as error:
+                raise RequestError(error.kind, f"instance {number}: {error}") from None
+        return checked
+
+    def preprocess(self, requests: list[Request]) -> list[tf.Tensor]:
+        """Decodes and resizes the images of requests that ``check`` returned.
+
+        Returns:
+            The outputs of the Transform graph, ``[n, …]`` each, in the order of their names.
+
+        Raises:
+            RequestError: if an image can't be decoded.
+        """
+        try:
+            outputs = self._preprocess(**self.model.build_tensors(requests))
+        except tf.errors.InvalidArgumentError as error:
+            for number, decoded in enumerate(normalize_images(requests)):  # the graph doesn't say in which image
+                if isinstance(decoded, Failure):
+                    raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
+            raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
+        return [outputs[name] for name in sorted(outputs)]
+
+    def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
+        """Runs the network, in one batch with other threads that call this at the same time."""
+        classes, labels, scores, sizes = self._answer(*tensors)
+        for size in filter(None, sizes.numpy()):
+            self._observe(int(size))
+        return Answers(
+            classes.numpy(),
+            [label.decode() for label in labels.numpy()],
+            scores.numpy(),
+            [request.id for request in requests],
+            self.name,
+            self.version,
+        )
+
+    def ask(self, requests: Sequence[Request]) -> Answers:
+        """Checks, preprocesses and answers requests."""
+        checked = self.check(requests)
+        return self.answer(checked, self.preprocess(checked))
+
+
+def _read_signatures(folder: Path) -> dict[str, Any]:
+    parsed = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    return {
+        name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
+        for name, signature in parsed.meta_graphs[0].signature_def.items()
+    }
+
+
+def _prepare_image(data: bytes) -> tuple[bytes, int, int]:
+    """Returns an image that the graph can decode, its width and its height."""
+    try:
+        check_kind(data)
+    except BadImage as error:
+        raise RequestError("unsupported_image", str(error)) from None
+    try:
+        return prepare_for_decoder(data, max_pixels=MAX_ONLINE_PIXELS)
+    except TooManyPixels as error:
+        raise RequestError("too_many_pixels", str(error)) from None
+    except BadImage as error:
+        raise RequestError("broken_image", str(error)) from None
+
+
+def _share_batches(
+    answer: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec]
+) -> Callable[..., list[tf.Tensor]]:
+    """Makes concurrent calls of a graph share batches.
+
+    Returns:
+        A function for many threads, from the graph's inputs in the order of their names to ``classes``, ``label``,
+        ``score``, and the size of each batch that starts with one of these images, int32 ``[n]``, 0 for other images.
+    """
+    names = sorted(specs)
+
+    @tf.nondifferentiable_batch_function(
+        num_batch_threads=1,  # one batch already uses all cores; while it is computed the next one grows
+        max_batch_size=MAX_INSTANCES,  # of one call, which is divided into batches of the allowed sizes
+        allowed_batch_sizes=list(range(1, BATCH_SIZE + 1)),  # all of them: a batch is padded to the next allowed size
+        enable_large_batch_splitting=True,
+        batch_timeout_micros=0,  # waiting for more images leaves two cores idle, and costs a single caller 2 ms
+        max_enqueued_batches=1000,  # callers wait earlier, see imagepipe.serving.server
+    )
+    def compute(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        answers = answer(**dict(zip(names, tensors, strict=True)))
+        size = tf.shape(tensors[0])[0]
+        # The caller of a batch's first image gets its size: so each batch is reported once.
+        return [answers["classes"], answers["label"], answers["score"], tf.one_hot(0, size, on_value=size)]
+
+    # TensorFlow knows queues by the names of their nodes: those of two versions must not be the same.
+    unique = f"version_{id(compute)}_{os.urandom(8).hex()}"
+
+    def ask(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        with tf.name_scope(unique):
+            return compute(*tensors)
+
+    return tf.function(ask, [tf.TensorSpec(specs[name].shape, specs[name].dtype) for name in names], autograph=False)
+
+
+class ServedModel:
+    """The live version of a model, which follows the model's folder."""
+
+    def __init__(self, path: Path, name: str, observe: Callable[[int], None]):
+        """Loads the newest version that can be loaded.
+
+        Args:
+            path: a SavedModel, the folder of its versions, or a run, see ``imagepipe.deploy.versions``.
+            name: the model's name, for callers.
+            observe: called with the size of each batch.
+
+        Raises:
+            ModelError: if no version can be loaded.
+        """
+        self._path, self._name, self._observe = path, name, observe
+        self._refused: dict[Path, tuple[object, str]] = {}  # by folder: the state of its files, and the reason
+        self._engine: Engine | None = None
+        self.refresh()
+        if self._engine is None:
+            raise ModelError(next((reason for _, reason in self._refused.values()), f"{path}: no model to serve"))
+
+    @property
+    def engine(self) -> Engine:
+        """The live version. A caller that has it can go on asking it after a newer one is live."""
+        if self._engine is None:
+            raise RuntimeError("asked before it was loaded")
+        return self._engine
+
+    def refresh(self) -> None:
+        """Makes the newest version live that can be loaded; one that can't is tried again when its files change."""
+        candidates = self._list_candidates()
+        self._refused = {folder: self._refused[folder] for folder, _ in candidates if folder in self._refused}
+        for folder, version in candidates:
+            if self._engine and (self._engine.model.folder, self._engine.version) == (folder, version):
+                return
+            state = _describe_files(folder)
+            if folder in self._refused and self._refused[folder][0] == state:
+                continue
+            try:
+                self._engine = Engine(folder, self._name, version, self._observe)
+            except Exception as error:  # whatever TensorFlow raises on a damaged model: an older one may be sound
+                reason = str(error) if isinstance(error, ModelError) else f"{folder} can't be served: {error!r}"
+                _log.error("version %s is refused: %s", version, reason)
+                self._refused[folder] = (state, reason)  # not the error, which holds what was loaded
+                continue
+            VERSION.set(int(version))
+            _log.info("version %s is live", version)
+            return
+
+    def _list_candidates(self) -> list[tuple[Path, str]]:
+        """Returns folder and version of every version, newest first."""
+        folders = list_version_folders(self._path)
+        if not folders:  # all versions may have been deleted: the one in memory stays live then
+            if self._engine:
+                return []
+            folder = find_model(self._path)
+            return [(folder, folder.name if folder.name.isdigit() else "1")]
+        return [(folder, folder.name) for folder in reversed(folders)]
+
+    def follow(self) -> None:
+        """Refreshes every second from now on, in a thread of its own."""
+
+        def refresh_forever() -> None:
+            while True:
+                time.sleep(_FOLLOW_SECONDS)
+                try:
+                    self.refresh()
+                except Exception:
+                    _log.exception("the model's folder can't be followed; the live version stays")
+
+        threading.Thread(target=refresh_forever, name="versions", daemon=True).start()
+
+
+def _describe_files(folder: Path) -> object:
+    """Returns names, sizes and times of all files, to tell whether any has changed."""
+    files = [(str(file), file.stat()) for file in sorted(folder.rglob("*"))]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)

@@ -1,0 +1,69 @@
+"""A request as JSON: an instance of the REST API."""
+
+import base64
+import binascii
+from typing import Any
+
+from imagepipe.serving.types import Failure, Request, RequestError
+
+_MAX_NUMBER = 2**63  # JSON has larger ones, and NaN, which is not less than any number
+
+
+def encode_instance(request: Request) -> dict[str, Any]:
+    """Returns a request as an instance of the REST API."""
+    return {"input": {"b64": base64.b64encode(request.image).decode()}, "metadata": request.id, **request.side}
+
+
+def parse_instance(instance: Any, default_id: str = "") -> Request:
+    """Returns the request in an instance of the REST API.
+
+    Args:
+        instance: parsed JSON.
+        default_id: the request's id if the instance has no ``metadata``.
+
+    Raises:
+        RequestError: if it is not an instance; the message gives the reason.
+    """
+    if not isinstance(instance, dict):
+        raise RequestError("wrong_type", 'expected an object such as {"input": {"b64": "…"}, "metadata": "id-1"}')
+    if "input" not in instance:
+        raise RequestError("missing_input", "'input' is missing")
+    encoded = instance["input"]
+    if not isinstance(encoded, dict) or list(encoded) != ["b64"] or not isinstance(encoded["b64"], str):
+        raise RequestError(
+            "wrong_type", """'input' has to be an object {"b64": "…"} with the image's bytes in base64"""
+        )
+    try:
+        image = base64.b64decode(encoded["b64"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError("bad_base64", f"'input' is not valid base64: {error}") from None
+    metadata = instance.get("metadata", default_id)
+    if not isinstance(metadata, str):
+        raise RequestError("wrong_type", "'metadata' has to be a string")
+    side = {name: value for name, value in instance.items() if name not in ("input", "metadata")}
+    request = Request(metadata, image, side)
+    if problem := _find_problem(request):
+        raise RequestError("wrong_type", problem)
+    return request
+
+
+def check_request(request: Request) -> Request | Failure:
+    """Returns the request, or a failure if its id or a side feature would make a whole batch fail."""
+    problem = _find_problem(request)
+    return Failure(replace_surrogates(request.id), problem) if problem else request
+
+
+def _find_problem(request: Request) -> str | None:
+    """Returns why an id or a side feature can't be sent, or can't be computed with; None if all can."""
+    for name, value in {"metadata": request.id, **request.side}.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
+        if not (is_number or isinstance(value, str)):
+            return f"{name!a} has to be a number (of 64 bits) or a string"
+        if any(replace_surrogates(text) != text for text in (name, str(value))):
+            return f"{name!a} is not valid text: {value!a}"
+    return None
+
+
+def replace_surrogates(text: str) -> str:
+    """Returns text that UTF-8 can encode: names of files and strings of JSON may hold lone surrogates."""
+    return text.encode(errors="replace").decode()

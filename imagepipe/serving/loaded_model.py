@@ -1,0 +1,89 @@
+"""A SavedModel of this pipeline in this process's memory, and its signatures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from imagepipe.base.errors import ModelError
+from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.deploy.saved_model import read_labels, read_task
+from imagepipe.serving.types import Prediction, Request, Value
+
+_PYTHON_TYPES: dict[tf.DType, type[Value] | tuple[type[Value], ...]] = {
+    tf.string: str,
+    tf.float32: (float, int),
+    tf.int64: int,
+}
+_NOT_SIDE = ("input", "metadata", "examples")
+
+
+class LoadedModel:
+    """A SavedModel in memory.
+
+    Attributes:
+        folder: its folder.
+        labels: names of its outputs, in the order of the signatures' ``classes``.
+        task: classification, multilabel or regression.
+        side: types of the side features that the signature needs, by name.
+        loaded: the object that TensorFlow loaded.
+    """
+
+    def __init__(self, folder: Path, signature: str = "serving_default"):
+        """Loads it.
+
+        Args:
+            folder: the SavedModel's folder.
+            signature: the signature that the caller needs.
+
+        Raises:
+            ModelError: if it can't be loaded, or lacks the signature.
+        """
+        try:
+            self.loaded = tf.saved_model.load(str(folder))  # it owns what the signatures use
+            inputs = self.loaded.signatures[signature].structured_input_signature[1]
+            self.folder, self.labels, self.task = folder, read_labels(folder), read_task(folder)
+        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
+        self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE}
+
+    def find_problem(self, request: Request) -> str | None:
+        """Returns which side feature a request lacks, or has with another type, as text; None if it has all."""
+        for name, dtype in self.side.items():
+            if name not in request.side:
+                return f"the model needs '{name}' next to the image"
+            if not isinstance(request.side[name], _PYTHON_TYPES[dtype]):
+                return f"'{name}' is {request.side[name]!r}; the model needs a {dtype.name} there"
+        return None
+
+    def build_tensors(self, requests: Sequence[Request]) -> dict[str, tf.Tensor]:
+        """Returns ``input`` and the side features of requests that lack none, ``[n]`` each."""
+        side = {name: [request.side[name] for request in requests] for name in self.side}
+        return {"input": tf.constant([request.image for request in requests], tf.string)} | {
+            name: tf.constant(values, self.side[name]) for name, values in side.items()
+        }
+
+    def predict(self, requests: Sequence[Request]) -> list[Prediction]:
+        """Answers one batch of requests, which lack no side feature, by the signature ``serving_default``."""
+        ids = tf.constant([request.id for request in requests], tf.string)
+        outputs = self.loaded.signatures["serving_default"](metadata=ids, **self.build_tensors(requests))
+        rows = zip(outputs["metadata"].numpy(), outputs["label"].numpy(), outputs["classes"].numpy(), strict=True)
+        return [self._build_prediction(*row) for row in rows]
+
+    def _build_prediction(self, metadata: bytes, label: bytes, classes: np.ndarray) -> Prediction:
+        scores = {self.labels[i]: float(classes[i]) for i in np.argsort(-classes, kind="stable")}
+        text = label.decode()
+        answer = {"classification": [text], "multilabel": text.split(LABEL_SEPARATOR), "regression": self.labels}
+        names = tuple(name for name in scores if name in answer[self.task])
+        return Prediction(metadata.decode(), text, float(classes.max()), scores, names)
+
+    def predict_examples(self, examples: Sequence[bytes]) -> list[tuple[np.ndarray, str]]:
+        """Answers one batch of serialized Examples by the signature ``tf_examples``.
+
+        Returns:
+            The outputs ``classes``, float32 ``[k]``, and ``label`` for each Example.
+        """
+        outputs = self.loaded.signatures["tf_examples"](examples=tf.constant(examples, tf.string))
+        texts = [label.decode(errors="replace") for label in outputs["label"].numpy()]
+        return list(zip(outputs["classes"].numpy(), texts, strict=True))

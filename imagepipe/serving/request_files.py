@@ -1,0 +1,203 @@
+"""Files of requests, in the formats that other tools write and take.
+
+- JSON lines (``.jsonl``), each an instance of the REST API: ``{"input": {"b64": "…"}, "metadata": "id-1"}``, side
+  features as further keys. ML Engine and Vertex AI take these for batch jobs.
+- numpy arrays (``.npz``): ``input`` and ``metadata``, side features as further arrays, all ``[n]``.
+  ``saved_model_cli run`` takes these, as ``--inputs "input=FILE.npz[input];metadata=FILE.npz[metadata]"``.
+- TFRecords (``.tfrecord``, ``.tfrecord.gz``) of Examples of the data contract, which the signature ``tf_examples``
+  takes.
+"""
+
+import gzip
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+import numpy as np
+
+from imagepipe.base import tfrecord
+from imagepipe.base.errors import ModelError
+from imagepipe.base.features import Features
+from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
+from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
+from imagepipe.serving.types import Failure, Request, RequestError
+
+RequestFormat = Literal["jsonl", "npy", "tfrecord"]
+
+SUFFIXES: dict[RequestFormat, str] = {"jsonl": ".jsonl", "npy": ".npz", "tfrecord": ".tfrecord.gz"}
+"""Suffix of a written file's name, by format."""
+
+
+def is_request_file(path: Path) -> bool:
+    """Returns whether ``read_requests`` takes the file, judged by its name."""
+    return _find_reader(path) is not None
+
+
+def read_requests(path: Path) -> Iterator[Request | Failure]:
+    """Reads a file of requests.
+
+    Returns:
+        One per line, row or record, in their order. If the file itself is damaged, the last one is a failure.
+
+    Raises:
+        ModelError: if the format can't be read.
+    """
+    reader = _find_reader(path)
+    if not reader:
+        raise ModelError(f"{path}: expected a file .jsonl, .npz, .tfrecord or .tfrecord.gz")
+    try:
+        yield from reader(path)
+    except OSError as error:
+        yield Failure(replace_surrogates(str(path)), error.strerror or str(error))
+    except Exception as error:  # zlib, zipfile and numpy don't list what they raise on damaged bytes
+        yield Failure(replace_surrogates(str(path)), f"the rest can't be read: {error}")
+
+
+def write_requests(requests: Iterable[Request], path: Path, kind: RequestFormat) -> int:
+    """Writes a file of requests, which appears whole or not at all.
+
+    Args:
+        requests: the requests to write. For ``npy`` all are held in memory, each as long as the longest; zero bytes at
+            the end of an image, which no decoder reads, are lost there.
+        path: the file; its name ends with the format's suffix in ``SUFFIXES``.
+        kind: the format.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        ModelError: if the file's name has another suffix.
+    """
+    if not path.name.endswith(SUFFIXES[kind]):
+        raise ModelError(f"{path}: the name of a file of {kind} requests has to end with {SUFFIXES[kind]}")
+    writer = {"jsonl": _write_json_lines, "npy": _write_arrays, "tfrecord": _write_records}[kind]
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            count = writer(requests, file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def parse_example(serialized: bytes, place: str, names: Features) -> Request | Failure:
+    """Returns the request in an Example.
+
+    Args:
+        serialized: the Example.
+        place: the request's id if the Example has none.
+        names: roles of the features; all but ``input``, ``metadata`` and ``label`` are side features.
+    """
+    try:
+        features = tfrecord.decode_example(serialized)
+    except ValueError as error:
+        return Failure(place, str(error))
+    (image, *_) = features.get(names.input) or [b""]
+    (metadata, *_) = features.get(names.metadata) or [place.encode()]
+    if not isinstance(image, bytes) or not image:
+        return Failure(place, f"the Example has no bytes feature '{names.input}'")
+    if not isinstance(metadata, bytes):
+        return Failure(place, f"the Example's feature '{names.metadata}' is not of bytes")
+    side = {
+        name: values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
+        for name, values in features.items()
+        if values and name not in (names.input, names.metadata, names.label)
+    }
+    return check_request(Request(metadata.decode(errors="replace"), image, side))
+
+
+def _find_reader(path: Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
+    readers = {
+        ".jsonl": _read_json_lines,
+        ".npz": _read_arrays,
+        ".tfrecord": _read_records,
+        ".tfrecord.gz": _read_records,
+    }
+    return next((reader for suffix, reader in readers.items() if path.name.endswith(suffix)), None)
+
+
+def _write_json_lines(requests: Iterable[Request], file: BinaryIO) -> int:
+    count = 0
+    for request in requests:
+        file.write(json.dumps(encode_instance(request)).encode() + b"\n")
+        count += 1
+    return count
+
+
+def _read_json_lines(path: Path) -> Iterator[Request | Failure]:
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"line {number} is longer than {MAX_LINE_BYTES:,} bytes")
+            place = f"{path}:{number}"
+            try:
+                yield parse_instance(json.loads(line), place)
+            except RequestError as error:
+                yield Failure(place, str(error))
+            except (ValueError, RecursionError) as error:
+                yield Failure(place, f"not JSON: {error}")
+
+
+def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
+    rows = list(requests)
+    longest = max((len(request.image) for request in rows), default=0)
+    if len(rows) * longest > MAX_ARRAYS_BYTES:
+        raise ModelError(
+            f"{len(rows):,} images, all padded to the {longest:,} bytes of the longest, make an array of more than "
+            f"{MAX_ARRAYS_BYTES:,} bytes; write several files, or another format"
+        )
+    side = {name: np.array([request.side[name] for request in rows]) for name in (rows[0].side if rows else ())}
+    np.savez_compressed(
+        file,
+        allow_pickle=False,
+        input=np.array([request.image for request in rows], np.bytes_),
+        metadata=np.array([request.id.encode() for request in rows], np.bytes_),
+        **side,
+    )
+    return len(rows)
+
+
+def _read_arrays(path: Path) -> Iterator[Request | Failure]:
+    with zipfile.ZipFile(path) as packed:
+        size = sum(entry.file_size for entry in packed.infolist())
+    if size > MAX_ARRAYS_BYTES:
+        raise ValueError(f"its arrays hold {size:,} bytes, and at most {MAX_ARRAYS_BYTES:,} are read; divide it")
+    with np.load(path, allow_pickle=False) as loaded:
+        arrays = dict(loaded)
+    if "input" not in arrays:
+        raise ValueError(f"it has no array 'input', only {', '.join(arrays)}")
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or arrays["input"].ndim != 1 or arrays["input"].dtype.kind != "S":
+        described = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
+        raise ValueError(f"expected arrays of one length, 'input' of bytes; it has {described}")
+    for row in range(len(arrays["input"])):
+        values = {name: array[row].item() for name, array in arrays.items()}
+        image = values.pop("input")
+        side = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+        yield check_request(Request(str(side.pop("metadata", f"{path}:{row}")), image, side))
+
+
+def _write_records(requests: Iterable[Request], file: BinaryIO) -> int:
+    count = 0
+    # Without a name and a time in its header, the same requests give the same bytes.
+    with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:
+        for request in requests:
+            side = {name: [x.encode() if isinstance(x, str) else x] for name, x in request.side.items()}
+            example = tfrecord.encode_example({"input": [request.image], "metadata": [request.id.encode()], **side})
+            zipped.write(tfrecord.frame_record(example))
+            count += 1
+    return count
+
+
+def _read_records(path: Path) -> Iterator[Request | Failure]:
+    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw as file:
+        for number, record in enumerate(tfrecord.read_records(cast(BinaryIO, file))):
+            yield parse_example(record, f"{path}:{number}", Features())

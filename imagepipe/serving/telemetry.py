@@ -1,0 +1,41 @@
+"""Metrics of the server for Prometheus, and its log as JSON."""
+
+import json
+import logging
+import sys
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter("imagepipe_requests", "Requests by route and status.", ["route", "status"])
+REFUSED = Counter("imagepipe_refused", "Requests that were refused, by reason.", ["reason"])
+SECONDS = Histogram(
+    "imagepipe_request_seconds",
+    "From a request's first byte to its answer's last.",
+    ["route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+BATCH_SIZES = Histogram("imagepipe_batch_size", "Images per call of the network.", buckets=(1, 2, 4, 8, 16, 32))
+VERSION = Gauge("imagepipe_model_version", "The version that is live.")
+
+
+class _JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON, with the ``fields`` that the caller added."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def configure_logging() -> None:
+    """Makes this process log to standard output, one JSON object per line."""
+    output = logging.StreamHandler(sys.stdout)
+    output.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[output], force=True)
+    logging.getLogger("imagepipe").setLevel(logging.INFO)
