@@ -67,8 +67,8 @@ def _tracked(arguments: list[str]) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """Checks files and folders, by default all; returns the exit status."""
-    own = Path(__file__).resolve()
-    findings = [line for path in _tracked(arguments) if path.resolve() != own for line in check_file(path)]
+    own = (Path(__file__).name, "CONTRIBUTING.md")  # they list the words that are not to be used
+    findings = [line for path in _tracked(arguments) if path.name not in own for line in check_file(path)]
     print("\n".join(findings) if findings else "style: nothing found")
     return 1 if findings else 0
 
