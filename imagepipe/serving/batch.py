@@ -168,7 +168,7 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
     predicted = quarantined = 0
     quarantine_file = out / f"quarantine-{shard.id}.jsonl"
 
-    def rows(quarantine: TextIO) -> Iterator[Row]:
+    def predict_rows(quarantine: TextIO) -> Iterator[Row]:
         nonlocal predicted, quarantined
         for answer in predictor.predict_requests(read_inputs(map(Path, shard.items))):
             if isinstance(answer, Prediction):
@@ -179,7 +179,7 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
                 quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}) + "\n")
 
     with (out / f"predictions-{shard.id}.{shard.kind}").open("wb") as file, quarantine_file.open("w") as quarantine:
-        _WRITERS[shard.kind](rows(quarantine), file)
+        _WRITERS[shard.kind](predict_rows(quarantine), file)
     if not quarantined:
         quarantine_file.unlink()
     record = {

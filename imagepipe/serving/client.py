@@ -19,21 +19,21 @@ from imagepipe.serving.types import Failure, Prediction, Request, Value
 _TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; on a busy server an image waits for some batches
 _ATTEMPTS = 6
 _LONGEST_WAIT = 10.0  # seconds, whatever Retry-After says
-_JITTER = 0.1  # seconds on top, so that callers who were refused together don't come back together
+_JITTER = tenacity.wait_random(0, 0.1)  # seconds on top: callers who were refused together don't come back together
 _CONNECTIONS = 8  # requests at a time, with one image each, for the server to batch
 _BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 
 
-def _compute_wait(retry_state: tenacity.RetryCallState) -> float:
+def _compute_wait(state: tenacity.RetryCallState) -> float:
     """Returns how many seconds to wait: as long as the server says, twice as long after each further refusal."""
-    retry_after = retry_state.outcome.result().headers.get("Retry-After", "") if retry_state.outcome else ""
+    retry_after = state.outcome.result().headers.get("Retry-After", "") if state.outcome else ""
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.5
-    return min(seconds * 2 ** (retry_state.attempt_number - 1), _LONGEST_WAIT)
+    return min(seconds * 2 ** (state.attempt_number - 1), _LONGEST_WAIT) + _JITTER(state)
 
 
 _retry_while_busy = tenacity.Retrying(
     retry=tenacity.retry_if_result(lambda response: response.status_code in _BUSY),
-    wait=tenacity.wait_combine(_compute_wait, tenacity.wait_random(0, _JITTER)),
+    wait=_compute_wait,
     stop=tenacity.stop_after_attempt(_ATTEMPTS),
     retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,  # the last refusal
 )

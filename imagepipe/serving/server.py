@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -44,8 +45,7 @@ from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.limits import MAX_BODY_SECONDS, MAX_WAITING
 from imagepipe.serving.middleware import AccessLog, BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
-from imagepipe.serving.types import Answers, RequestError
-from imagepipe.serving.types import Request as Question
+from imagepipe.serving.types import Answers, Request, RequestError
 
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _CORES = os.cpu_count() or 1
@@ -56,7 +56,7 @@ _CALLER_GONE = 499  # as nginx logs it: the caller did not wait for an answer
 
 _log = logging.getLogger("imagepipe.serve")
 
-Parse = Callable[[bytes], tuple[list[Question], protocols.FormatAnswers]]
+Parse = Callable[[bytes], tuple[list[Request], protocols.FormatAnswers]]
 
 
 class _Json(JSONResponse):
@@ -95,7 +95,7 @@ class Handler:
             raise HTTPException(404, f"version {version} is not served; version {engine.version} is")
         return engine
 
-    async def answer(self, request: Request, parse: Parse, engine: Engine) -> JSONResponse:
+    async def answer(self, request: HttpRequest, parse: Parse, engine: Engine) -> JSONResponse:
         """Answers a request.
 
         Raises:
@@ -118,7 +118,7 @@ class Handler:
         request.state.instances = len(requests)
         return _Json(format_answers(answers))
 
-    def _ask(self, engine: Engine, requests: list[Question]) -> Answers:
+    def _ask(self, engine: Engine, requests: list[Request]) -> Answers:
         with self._decoding:
             checked = engine.check(requests)
             tensors = engine.preprocess(checked)
@@ -133,10 +133,10 @@ def build_routes(handler: Handler) -> APIRouter:
     """Returns the routes that KServe lacks, or answers differently."""
     router = APIRouter()
 
-    async def predict(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    async def predict(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         return await handler.answer(request, protocols.parse_rest, handler.find_engine(name, version))
 
-    async def infer(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    async def infer(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         length = request.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS):
             raise RequestError("wrong_type", f"the header {_JSON_LENGTH} has to be a number")
@@ -145,7 +145,7 @@ def build_routes(handler: Handler) -> APIRouter:
             request, lambda body: protocols.parse_v2(body, size), handler.find_engine(name, version)
         )
 
-    async def predict_for_vertex(request: Request) -> JSONResponse:
+    async def predict_for_vertex(request: HttpRequest) -> JSONResponse:
         return await predict(request, handler.name)
 
     async def status(name: str, version: str | None = None) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class _ModelMetadata(Model):
         return [classes] + [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in others.items()]
 
 
-def _build_refusal(error: Exception) -> JSONResponse:
+async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
     """Returns the response to a request that failed with an error."""
     match error:
         case RequestError():
@@ -234,14 +234,6 @@ def _build_refusal(error: Exception) -> JSONResponse:
     REFUSED.labels(reason).inc()
     message = error.detail if isinstance(error, HTTPException) else str(error)
     return _Json({"error": message}, status, headers)
-
-
-def _handle_errors(api: FastAPI) -> None:
-    async def handle(_: Request, error: Exception) -> JSONResponse:
-        return _build_refusal(error)
-
-    for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
-        api.add_exception_handler(kind, handle)
 
 
 def serve(path: Path, name: str, listening: socket.socket) -> None:
@@ -264,7 +256,8 @@ def serve(path: Path, name: str, listening: socket.socket) -> None:
     app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
     app.add_middleware(BodyLimit)
     app.add_middleware(AccessLog)
-    _handle_errors(app)
+    for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
+        app.add_exception_handler(kind, _refuse)
     logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging itself
     host, port = listening.getsockname()[:2]
     server = RESTServer(

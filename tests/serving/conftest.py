@@ -1,4 +1,4 @@
-"""A model small enough to be asked thousands of times."""
+"""A model small enough for thousands of requests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class Brightness(tf.Module):
-    """A real SavedModel of the contract: says how light an image is, by the names of dark and of light."""
+    """A real SavedModel of the contract: tells dark images from light ones."""
 
     def __init__(self, assets: Path, names: tuple[str, str], rounds: int):
         super().__init__()
@@ -49,7 +49,7 @@ class Brightness(tf.Module):
 
 
 def save_brightness(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "light"), rounds: int = 0) -> Path:
-    """Writes a SavedModel, which takes the longer to answer the more rounds it makes."""
+    """Writes a SavedModel, which takes longer to answer the more rounds it makes."""
     assets.mkdir(exist_ok=True)
     module = Brightness(assets, names, rounds)
     signatures = {"serving_default": module.serve, "tf_examples": module.serve_examples}

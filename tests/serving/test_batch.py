@@ -46,31 +46,31 @@ def lines(out: Path, kind: str) -> list[dict]:
 def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
     out = tmp_path / "out"
     assert batch.predict_source(model, str(images), out) == BatchResult(predicted=7, quarantined=1, already=0)
-    found = {row["metadata"]: row for row in lines(out, "predictions")}
+    rows = {row["metadata"]: row for row in lines(out, "predictions")}
     for answer in load(model).predict_requests(read_images(sorted(images.glob("*.png")))):
-        row = found.pop(answer.id)
+        row = rows.pop(answer.id)
         assert (row["label"], row["score"]) == (answer.label, answer.score)
         assert row["classes"] == [answer.classes["dark"], answer.classes["light"]]
-    assert not found
+    assert not rows
     (bad,) = lines(out, "quarantine")
     assert bad["metadata"] == str(images / "bad.jpg")
     assert "not an image" in bad["reason"]
 
 
-def test_a_second_run_asks_about_what_is_new_alone(model, images, tmp_path):
+def test_a_second_run_asks_only_about_new_images(model, images, tmp_path):
     out = tmp_path / "out"
     batch.predict_source(model, str(images), out)
-    before = {file: file.read_bytes() for file in out.rglob("*.jsonl")}
+    contents = {file: file.read_bytes() for file in out.rglob("*.jsonl")}
     (images / "new.png").write_bytes(png(200))
     assert batch.predict_source(model, str(images), out) == BatchResult(predicted=1, quarantined=0, already=8)
     assert batch.predict_source(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=9)
-    assert {file: file.read_bytes() for file in before} == before
+    assert {file: file.read_bytes() for file in contents} == contents
     assert Counter(row["metadata"] for row in lines(out, "predictions")) == Counter(
         str(file) for file in images.glob("*.png")
     )
 
 
-def test_all_formats_say_the_same(model, images, tmp_path):
+def test_all_formats_hold_the_same(model, images, tmp_path):
     for kind in ("jsonl", "parquet", "tfrecord"):
         batch.predict_source(model, f"{images}/*.png", tmp_path / kind, kind)
     expected = sorted(lines(tmp_path / "jsonl", "predictions"), key=lambda row: row["metadata"])
@@ -120,7 +120,7 @@ def test_files_of_others_in_the_folder_of_the_results_stay(model, images, tmp_pa
     assert theirs.exists()
 
 
-def test_what_a_worker_fails_of_is_told_in_words(model, images, tmp_path, monkeypatch):
+def test_a_workers_failure_is_reported_with_its_reason(model, images, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -141,8 +141,8 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
     shards = 400
     (tmp_path / "in").mkdir()
     for shard in range(shards):
-        given = [Request(f"{shard}-{n}", png(n)) for n in range(20)]
-        write_requests(given, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
+        shard_requests = [Request(f"{shard}-{n}", png(n)) for n in range(20)]
+        write_requests(shard_requests, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pipeline.cli", "batch-predict", str(model), f"{tmp_path}/in/*", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603

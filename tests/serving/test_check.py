@@ -25,7 +25,7 @@ def expected(model) -> list[check.Expected]:
     ]
 
 
-def test_a_model_that_serves_what_its_graph_says_has_no_problem(model, expected):
+def test_a_model_that_is_served_as_its_graph_answers_has_no_problem(model, expected):
     report = check.check_model(model, expected, budget_ms=None)
     assert report.problems == []
     assert (report.images, report.refusals) == (21, 9)
@@ -47,7 +47,7 @@ def test_other_answers_and_a_latency_over_the_budget_are_problems(model, expecte
     assert len(report.problems) == 7
 
 
-def test_of_classes_that_are_as_probable_either_may_be_the_best(expected):
+def test_either_of_two_equally_probable_classes_may_be_the_best(expected):
     tie = dataclasses.replace(expected[0], classes=np.float32([0.4999, 0.5001]), label="light")
     assert check._is_same("dark", np.float32([0.5001, 0.4999]), tie)
     clear = dataclasses.replace(tie, classes=np.float32([0.4, 0.6]))
@@ -59,11 +59,11 @@ def test_of_classes_that_are_as_probable_either_may_be_the_best(expected):
 def test_large_photos_are_asked_about_in_several_requests(expected, monkeypatch):
     monkeypatch.setattr(check, "MAX_IMAGES_BYTES", 2 * len(expected[0].request.image) + 9)
     batches = list(check._split_batches(expected))
-    assert [each for batch in batches for each in batch] == expected
+    assert [image for batch in batches for image in batch] == expected
     assert len(batches) > 9
 
 
-def test_a_model_that_cannot_be_loaded_is_a_problem_with_what_the_server_said(expected, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_a_problem_with_the_servers_log(expected, tmp_path):
     module = tf.Module()
     module.serve = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([None], tf.string)])
     tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": module.serve})

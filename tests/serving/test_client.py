@@ -1,4 +1,4 @@
-"""The client, against a server that answers as it is told."""
+"""The client, against a server with scripted answers."""
 
 import json
 import threading
@@ -6,9 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+import tenacity
 
 from imagepipe.base.errors import ModelError
+from imagepipe.deploy.deployment import Address
 from imagepipe.serving import client
+from imagepipe.serving.client import Client
 from imagepipe.serving.types import Failure, Prediction, Request
 
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
@@ -19,8 +22,8 @@ DESCRIBED = {"/v1/models/m/metadata": {"labels": ["a", "b"]}}
 
 
 @pytest.fixture
-def told():
-    """A list of (status, body) to answer with, one a POST; and what was asked."""
+def scripted():
+    """A server's URL; a list of (status, body) to answer with, one per POST; and the requests that it got."""
     answers: list[tuple[int, object]] = []
     asked: list[tuple[str, object]] = []
     HEADERS.clear()
@@ -52,32 +55,33 @@ def told():
 
 
 def ask(url: str) -> Prediction | Failure:
-    (answer,) = client.Client(f"{url}/v1/models/m").predict_requests([Request("x", b"image", {"weight": 2})])
+    with Client(f"{url}/v1/models/m") as model_client:
+        (answer,) = model_client.predict_requests([Request("x", b"image", {"weight": 2})])
     return answer
 
 
-def test_a_busy_server_is_asked_again_and_the_answer_is_by_name(told):
-    url, answers, asked = told
+def test_a_busy_server_is_asked_again_and_the_answer_is_by_name(scripted):
+    url, answers, asked = scripted
     answers += [(503, {"error": "busy"}), (503, b"no JSON"), ANSWER]
     assert ask(url) == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
     body = {"instances": [{"input": {"b64": "aW1hZ2U="}, "metadata": "x", "weight": 2}]}
     assert asked == [("/v1/models/m:predict", body)] * 3
 
 
-def test_scores_have_the_names_of_the_version_that_gave_them(told, monkeypatch):
-    url, answers, asked = told
+def test_scores_have_the_names_of_the_version_that_gave_them(scripted, monkeypatch):
+    url, answers, asked = scripted
     path = "/v1/models/swapped"
     monkeypatch.setitem(DESCRIBED, f"{path}/metadata", {"model_spec": {"version": "1"}, "labels": ["a", "b"]})
-    endpoint = client.Client(url + path)
+    model_client = Client(url + path)
     monkeypatch.setitem(DESCRIBED, f"{path}/metadata", {"model_spec": {"version": "2"}, "labels": ["b", "c"]})
     answers += [(404, {"error": "version 1 is not served"}), (200, {"predictions": [ROW | {"label": "c"}]})]
-    (answer,) = endpoint.predict_requests([Request("x", b"image")])
+    (answer,) = model_client.predict_requests([Request("x", b"image")])
     assert answer == Prediction("x", "c", 0.75, {"c": 0.75, "b": 0.25}, ("c",))
-    assert [where for where, _ in asked] == [f"{path}/versions/1:predict", f"{path}/versions/2:predict"]
+    assert [asked_path for asked_path, _ in asked] == [f"{path}/versions/1:predict", f"{path}/versions/2:predict"]
 
 
-def test_a_server_that_stays_busy_is_given_up_with_its_words(told):
-    url, answers, asked = told
+def test_a_server_that_stays_busy_is_given_up_with_its_reason(scripted):
+    url, answers, asked = scripted
     answers += [(503, {"error": "256 images are waiting already"})] * 10
     assert ask(url) == Failure("x", "status 503: 256 images are waiting already")
     assert len(asked) == 6
@@ -94,8 +98,8 @@ def test_a_server_that_stays_busy_is_given_up_with_its_words(told):
         (200, {"predictions": [ROW | {"classes": [1.0]}]}, "not that of a model of this pipeline"),
     ],
 )
-def test_nothing_else_is_asked_again(told, status, body, words):
-    url, answers, asked = told
+def test_nothing_else_is_asked_again(scripted, status, body, words):
+    url, answers, asked = scripted
     answers.append((status, body))
     failure = ask(url)
     assert isinstance(failure, Failure)
@@ -103,15 +107,15 @@ def test_nothing_else_is_asked_again(told, status, body, words):
     assert len(asked) == 1
 
 
-def test_a_server_of_several_models_wants_to_be_told_which(told):
+def test_a_server_of_several_models_needs_the_models_name(scripted):
     with pytest.raises(ModelError, match=r"serves m, n: give its URL"):
-        client.Client(told[0])
+        Client(scripted[0])
 
 
-def test_a_server_without_names_has_numbers_and_the_label_that_it_says(told):
-    url, answers, _ = told
+def test_a_server_without_names_gives_numbers_and_the_label(scripted):
+    url, answers, _ = scripted
     answers.append((200, {"predictions": [ROW]}))
-    (answer,) = client.Client(f"{url}/v1/models/n").predict_requests([Request("x", b"")])
+    (answer,) = Client(f"{url}/v1/models/n").predict_requests([Request("x", b"")])
     assert isinstance(answer, Prediction)
     assert (answer.classes, answer.labels) == ({"b": 0.75, "0": 0.25}, ("b",))
 
@@ -122,25 +126,36 @@ class Token(httpx.Auth):
         yield request
 
 
-def test_a_service_that_describes_nothing_is_asked_with_credentials_and_names_that_are_given(told):
-    url, answers, asked = told
+def test_a_service_that_describes_nothing_is_asked_with_given_credentials_and_names(scripted):
+    url, answers, asked = scripted
     answers += [(429, {"error": {"message": "quota"}}), ANSWER]
-    endpoint = client.Client(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, ["input"])
-    (answer,) = endpoint.predict_requests([Request("x", b"image", {"width": 2})])
+    address = Address(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, ["input"])
+    with Client.from_address(address) as model_client:
+        (answer,) = model_client.predict_requests([Request("x", b"image", {"width": 2})])
     assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
     assert asked == [("/v1/endpoints/5:predict", {"instances": [{"input": {"b64": "aW1hZ2U="}}]})] * 2
     assert HEADERS == [("Bearer secret", "digits.example")] * 2
 
 
+def test_a_busy_server_is_asked_again_when_it_says_but_within_bounds():
+    waits = []
+    for attempt, retry_after in ((1, "1"), (2, "1"), (2, None), (5, "60"), (1, "soon")):
+        state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+        state.attempt_number = attempt
+        state.set_result(httpx.Response(503, headers={"Retry-After": retry_after} if retry_after else {}))
+        waits.append(client._compute_wait(state))
+    assert all(0 <= wait - least <= 0.1 for wait, least in zip(waits, (1, 2, 1, 10, 0.5), strict=True))
+
+
 @pytest.mark.parametrize("names", [["a", "c"], ["a", "b", "c"], []])
-def test_names_of_another_version_than_the_one_that_answered_are_not_given_to_its_scores(told, names):
-    url, answers, _ = told
+def test_names_of_another_version_are_not_given_to_the_scores(scripted, names):
+    url, answers, _ = scripted
     answers.append(ANSWER)
-    (answer,) = client.Client(f"{url}/v1/endpoints/5", labels=names).predict_requests([Request("x", b"image")])
+    (answer,) = Client(f"{url}/v1/endpoints/5", labels=names).predict_requests([Request("x", b"image")])
     assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "0": 0.25}, ("b",))
 
 
-def test_a_value_is_said_by_the_targets_name():
+def test_a_value_is_named_by_its_target():
     assert client._split_label("3.5", {"price": 3.5}) == ("price",)
     assert client._split_label("b|a", {"a": 0.9, "b": 0.8, "c": 0.1}) == ("a", "b")
     assert client._split_label("", {"a": 0.1}) == ()

@@ -24,11 +24,11 @@ def url(model, tmp_path_factory):
 @pytest.fixture
 def page(browser, url):
     page = browser.new_page(viewport={"width": 900, "height": 600})
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(url)
     yield page
-    assert all(each.startswith((url, "blob:")) for each in asked)  # it needs no other host
+    assert all(address.startswith((url, "blob:")) for address in requested)  # it needs no other host
     page.close()
 
 
@@ -51,7 +51,7 @@ def test_an_image_is_chosen_and_its_class_shows(page, tmp_path):
     assert violations(page) == []
 
 
-def test_what_is_no_image_shows_the_servers_words_and_the_next_image_works(page, tmp_path):
+def test_a_file_that_is_not_an_image_shows_the_servers_reason_and_the_next_image_works(page, tmp_path):
     (tmp_path / "text.png").write_bytes(b"text")
     choose(page, tmp_path / "text.png")
     expect(page.locator("#error")).to_contain_text("not an image")

@@ -1,4 +1,4 @@
-"""Files of requests: each format comes back as it was written, and what is wrong is said of its line alone."""
+"""Files of requests: each format is read back as it was written, and an error fails only its own line."""
 
 import json
 import os
@@ -19,15 +19,18 @@ from tests.conftest import encode
 
 PNG = encode(Image.new("RGB", (4, 4)), "PNG")
 JPEG = encode(Image.new("RGB", (8, 8), (200, 0, 0)))
-GIVEN = [Request("é 1", PNG, {"weight": 1.5, "camera": "neu"}), Request("2", JPEG, {"weight": -3.0, "camera": "alt"})]
+REQUESTS = [
+    Request("é 1", PNG, {"weight": 1.5, "camera": "neu"}),
+    Request("2", JPEG, {"weight": -3.0, "camera": "alt"}),
+]
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_what_was_written_is_read_back(tmp_path, kind):
     path = tmp_path / f"asked{SUFFIXES[kind]}"
-    assert write_requests(iter(GIVEN), path, kind) == 2
+    assert write_requests(iter(REQUESTS), path, kind) == 2
     assert is_request_file(path)
-    assert list(read_requests(path)) == GIVEN
+    assert list(read_requests(path)) == REQUESTS
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -35,12 +38,12 @@ def test_what_was_written_is_read_back(tmp_path, kind):
 def test_the_same_requests_give_the_same_bytes(tmp_path, kind):
     paths = [tmp_path / f"{name}{SUFFIXES[kind]}" for name in "ab"]
     for path in paths:
-        write_requests(GIVEN, path, kind)
+        write_requests(REQUESTS, path, kind)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_json_lines_are_instances_of_the_rest_api(tmp_path):
-    write_requests(GIVEN[:1], tmp_path / "x.jsonl", "jsonl")
+    write_requests(REQUESTS[:1], tmp_path / "x.jsonl", "jsonl")
     (line,) = (tmp_path / "x.jsonl").read_text().splitlines()
     instance = json.loads(line)
     assert set(instance) == {"input", "metadata", "weight", "camera"}
@@ -48,26 +51,26 @@ def test_json_lines_are_instances_of_the_rest_api(tmp_path):
 
 
 def test_arrays_are_read_by_numpy_without_pickle(tmp_path):
-    write_requests(GIVEN, tmp_path / "x.npz", "npy")
+    write_requests(REQUESTS, tmp_path / "x.npz", "npy")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as arrays:
         assert arrays["input"].tolist() == [PNG, JPEG]
         assert arrays["weight"].tolist() == [1.5, -3.0]
 
 
 def test_records_are_read_by_tensorflow(tmp_path):
-    write_requests(GIVEN, tmp_path / "x.tfrecord.gz", "tfrecord")
+    write_requests(REQUESTS, tmp_path / "x.tfrecord.gz", "tfrecord")
     records = tf.data.TFRecordDataset(str(tmp_path / "x.tfrecord.gz"), compression_type="GZIP")
     images = [tf.train.Example.FromString(x.numpy()).features.feature["input"].bytes_list.value[0] for x in records]
     assert images == [PNG, JPEG]
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
-def test_a_failed_writing_leaves_the_old_file_and_no_other(tmp_path, kind):
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, kind):
     path = tmp_path / f"x{SUFFIXES[kind]}"
     path.write_bytes(b"old")
 
     def killed():
-        yield GIVEN[0]
+        yield REQUESTS[0]
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -75,9 +78,9 @@ def test_a_failed_writing_leaves_the_old_file_and_no_other(tmp_path, kind):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
-def test_a_file_whose_name_tells_another_format_is_refused(tmp_path):
+def test_a_file_with_the_suffix_of_another_format_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"has to end with \.npz"):
-        write_requests(GIVEN, tmp_path / "x.jsonl", "npy")
+        write_requests(REQUESTS, tmp_path / "x.jsonl", "npy")
     with pytest.raises(ModelError, match="expected a file"):
         list(read_requests(tmp_path / "x.csv"))
 
@@ -101,17 +104,17 @@ B64 = {"b64": "AAAA"}
         ({"input": B64, "weight": 10**400}, "'weight' has to be a number"),
     ],
 )
-def test_what_is_no_instance_is_refused_with_the_reason(instance, reason):
+def test_a_bad_instance_is_refused_with_the_reason(instance, reason):
     with pytest.raises(RequestError, match=reason):
         parse_instance(instance)
 
 
 def test_a_bad_line_fails_alone_and_says_which(tmp_path):
-    good = json.dumps(encode_instance(GIVEN[0]))
+    good = json.dumps(encode_instance(REQUESTS[0]))
     nested = "[" * 100_000
     (tmp_path / "x.jsonl").write_text(f"{good}\nno json\n{{}}\n{nested}\n" + '{"input": {"b64": "AAAA"}}\n')
     first, second, third, fourth, fifth = read_requests(tmp_path / "x.jsonl")
-    assert first == GIVEN[0]
+    assert first == REQUESTS[0]
     assert isinstance(second, Failure)
     assert second.id == f"{tmp_path}/x.jsonl:2"
     assert second.error.startswith("not JSON")
@@ -123,13 +126,13 @@ def test_a_bad_line_fails_alone_and_says_which(tmp_path):
 def test_a_line_too_long_ends_the_file_with_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(request_files, "MAX_LINE_BYTES", 1000)
     (tmp_path / "x.jsonl").write_text("{}\n" + "x" * 2000 + "\n{}\n")
-    assert [each.error for each in read_requests(tmp_path / "x.jsonl")] == [
+    assert [failure.error for failure in read_requests(tmp_path / "x.jsonl")] == [
         "'input' is missing",
         "the rest can't be read: line 2 is longer than 1,000 bytes",
     ]
 
 
-def test_what_comes_before_a_damage_is_read(tmp_path):
+def test_requests_before_damage_are_read(tmp_path):
     path = tmp_path / "x.tfrecord"
     record = tfrecord.frame_record(tfrecord.encode_example({"input": [PNG], "metadata": [b"1"], "label": [b"cat"]}))
     noise, labelless = (
@@ -139,7 +142,7 @@ def test_what_comes_before_a_damage_is_read(tmp_path):
     path.write_bytes(record + noise + labelless + record[:-1])
     first, *failures = read_requests(path)
     assert first == Request("1", PNG)
-    assert [each.error for each in failures] == [
+    assert [failure.error for failure in failures] == [
         "not a tf.train.Example",
         "the Example has no bytes feature 'input'",
         "the rest can't be read: damaged TFRecord file: the checksum of a record is wrong",
@@ -157,7 +160,7 @@ def test_damage_anywhere_in_a_file_is_a_failure_and_no_exception(tmp_path, kind)
     failed = 0
     for at in range(0, len(whole), max(1, len(whole) // 150)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
-        failed += any(isinstance(each, Failure) for each in read_requests(path))
+        failed += any(isinstance(request, Failure) for request in read_requests(path))
     assert failed > 50
 
 
@@ -168,7 +171,7 @@ def test_ids_and_values_that_no_batch_could_hold_fail_alone(tmp_path):
     assert isinstance(third, Request)
     assert second == Failure(f"{tmp_path}/x.npz:1", "'weight' has to be a number (of 64 bits) or a string")
     np.savez(tmp_path / "x.npz", input=[b"a"], weight=[True])
-    assert [each.error for each in read_requests(tmp_path / "x.npz")] == [second.error]
+    assert [failure.error for failure in read_requests(tmp_path / "x.npz")] == [second.error]
     name = tmp_path / os.fsdecode(b"caf\xe9.png")
     name.write_bytes(PNG)
     (failure,) = read_images([name])
@@ -176,7 +179,7 @@ def test_ids_and_values_that_no_batch_could_hold_fail_alone(tmp_path):
     assert "is not valid text" in failure.error
 
 
-def test_more_than_is_read_back_is_not_written_as_arrays(tmp_path, monkeypatch):
+def test_arrays_too_large_to_be_read_back_are_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(request_files, "MAX_ARRAYS_BYTES", 100)
     with pytest.raises(ModelError, match="write several files"):
         write_requests([Request("1", b"x" * 60), Request("2", b"x")], tmp_path / "x.npz", "npy")
@@ -186,9 +189,9 @@ def test_more_than_is_read_back_is_not_written_as_arrays(tmp_path, monkeypatch):
 def test_arrays_that_are_pickled_too_many_or_of_other_shapes_are_refused(tmp_path, monkeypatch):
     def failure(**arrays) -> str:
         np.savez_compressed(tmp_path / "x.npz", **arrays)
-        (each,) = read_requests(tmp_path / "x.npz")
-        assert isinstance(each, Failure)
-        return each.error
+        (answer,) = read_requests(tmp_path / "x.npz")
+        assert isinstance(answer, Failure)
+        return answer.error
 
     assert "allow_pickle" in failure(input=np.array([b"x", None], object))
     assert "no array 'input'" in failure(images=np.array([b"x"]))
@@ -207,10 +210,10 @@ def test_a_file_that_is_missing_or_no_archive_is_a_failure_of_its_own(tmp_path):
 
 def test_images_that_can_not_be_decoded_fail_and_others_are_converted():
     webp = encode(Image.new("RGB", (4, 4)), "WEBP")
-    before = Failure("0", "lost")
-    asked = [before, Request("1", webp, {"weight": 1.0}), Request("2", b"text"), Request("3", JPEG)]
+    earlier = Failure("0", "lost")
+    asked = [earlier, Request("1", webp, {"weight": 1.0}), Request("2", b"text"), Request("3", JPEG)]
     failed, converted, bad, same = normalize_images(asked)
-    assert failed == before
+    assert failed == earlier
     assert isinstance(converted, Request)
     assert converted.side == {"weight": 1.0}
     assert tf.io.decode_image(converted.image).shape == (4, 4, 3)

@@ -1,4 +1,4 @@
-"""The server as a process: a soak with bad requests and changing versions, and how it ends."""
+"""The server as a process: a soak with bad requests and changing versions, and its end."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ BAD = {
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
-    """Runs ``imagepipe serve`` on any free port; gives the process and its URL once it listens."""
+    """Runs ``imagepipe serve`` on any free port; yields the process and its URL once it listens."""
     command = [sys.executable, "-m", "pipeline.cli", "serve", str(folder), "--port", "0"]
     with (folder.parent / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
@@ -60,8 +60,8 @@ def lines(log: str) -> list[dict]:
 
 def add_version(folder: Path, version: int) -> None:
     names = (f"dark{version}", f"light{version}")
-    made = save_brightness(folder.parent / f"made-{version}", folder.parent / "assets", names)
-    made.rename(folder / str(version))
+    saved = save_brightness(folder.parent / f"saved-{version}", folder.parent / "assets", names)
+    saved.rename(folder / str(version))
 
 
 def test_a_soak_with_bad_requests_while_versions_change(tmp_path):
@@ -107,8 +107,8 @@ def test_a_soak_with_bad_requests_while_versions_change(tmp_path):
         def change_versions() -> None:
             nonlocal confirmed
             for version in (2, 3, 4):
-                before = sum(outcomes.values())
-                while sum(outcomes.values()) < before + 1500:
+                start = sum(outcomes.values())
+                while sum(outcomes.values()) < start + 1500:
                     time.sleep(0.01)
                 add_version(folder, version)
                 while live() != version:
@@ -128,12 +128,12 @@ def test_a_soak_with_bad_requests_while_versions_change(tmp_path):
     assert outcomes == {"answered": REQUESTS * 19 // 20} | dict.fromkeys(BAD, 0) | Counter(
         itertools.islice(itertools.cycle(BAD), REQUESTS // 20)
     )
-    # Of the last version's load TensorFlow's allocator keeps some; a leak of one image a request would be 4 MiB, of one
-    # batch's tensors more.
+    # TensorFlow's allocator keeps some memory of the last version's load; a leak of one image per request would be
+    # 4 MiB, of one batch's tensors more.
     assert memory[-1][1] - memory[1][1] < 150
 
 
-def test_sigterm_finishes_what_was_asked_and_refuses_what_is_new(tmp_path):
+def test_sigterm_finishes_pending_requests_and_refuses_new_ones(tmp_path):
     folder = tmp_path / "brightness"
     folder.mkdir()
     save_brightness(folder / "1", tmp_path / "assets", rounds=1000)
@@ -144,13 +144,13 @@ def test_sigterm_finishes_what_was_asked_and_refuses_what_is_new(tmp_path):
     ):
         asked = [pool.submit(http.post, PREDICT, json={"instances": [instance(gray(250))] * 64}) for _ in range(3)]
         time.sleep(1)
-        assert not [each.result() for each in asked if each.done()]
+        assert not [future.result() for future in asked if future.done()]
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         with pytest.raises(httpx.ConnectError):
             httpx.post(url + PREDICT, json={"instances": [instance(gray(1))]})
-        for each in asked:
-            assert [row["label"] for row in each.result().json()["predictions"]] == ["light"] * 64
+        for future in asked:
+            assert [row["label"] for row in future.result().json()["predictions"]] == ["light"] * 64
         assert process.wait(30) in (0, -signal.SIGTERM)
 
 
@@ -162,10 +162,16 @@ def test_sigterm_finishes_what_was_asked_and_refuses_what_is_new(tmp_path):
         (["{folder}", "--port", "{taken}"], "can't listen on 127.0.0.1"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_words(tmp_path, arguments, words):
+def test_a_server_that_cannot_start_gives_the_reason_without_a_traceback(tmp_path, arguments, words):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         values = {"folder": str(tmp_path), "taken": taken.getsockname()[1]}
-        command = [sys.executable, "-m", "pipeline.cli", "serve", *(each.format(**values) for each in arguments)]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "serve",
+            *(argument.format(**values) for argument in arguments),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
     assert done.returncode == 2
     assert words in done.stderr

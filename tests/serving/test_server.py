@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from PIL import Image
 
+import imagepipe
 from imagepipe.base.errors import ModelError
 from imagepipe.serving import engine, limits, server
 from imagepipe.serving.client import Client
@@ -99,7 +101,7 @@ def test_an_image_of_any_format_that_ingest_takes_is_answered(served):
         assert answer["predictions"][0]["metadata"] == ""
 
 
-def test_as_many_images_as_a_request_may_have_are_answered_in_their_order(served):
+def test_the_maximum_of_images_in_a_request_is_answered_in_order(served):
     values = [10 if n % 3 else 250 for n in range(limits.MAX_INSTANCES)]
     asked = [instance(gray(value), metadata=str(n)) for n, value in enumerate(values)]
     rows = served.http.post(PREDICT, json={"instances": asked}).json()["predictions"]
@@ -142,7 +144,7 @@ def test_the_binary_form_of_v2_takes_the_bytes_of_images(served):
         assert (refused.status_code, "binary_data_size" in refused.json()["error"]) == (400, True)
 
 
-def test_what_the_server_says_of_the_model(served):
+def test_the_server_describes_the_model(served):
     status = served.http.get("/v1/models/brightness").json()
     assert status["ready"] is True
     assert status["model_version_status"][0]["version"] == "7"
@@ -233,7 +235,7 @@ def test_a_bad_request_of_v2_is_refused_with_its_reason(served, tensors, words):
     assert words in response.json()["error"]
 
 
-def test_what_is_not_served_is_not_found(served):
+def test_other_models_and_versions_are_not_found(served):
     for path in ("/v1/models/x:predict", "/v1/models/brightness/versions/8:predict"):
         response = served.http.post(path, json={"instances": [instance(gray(1))]})
         assert response.status_code == 404
@@ -251,12 +253,12 @@ def test_requests_at_the_same_time_share_batches_and_a_bad_one_fails_alone(serve
         assert row.get("metadata", str(number)) == str(number)
         return response.status_code, row.get("label", "")
 
-    before = batches(served)
+    earlier = batches(served)
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(ask, range(200)))
     expected = [(400, "") if n % 10 == 0 else (200, "light" if n % 2 else "dark") for n in range(200)]
     assert answers == expected
-    count, images = (after - then for after, then in zip(batches(served), before, strict=True))
+    count, images = (now - then for now, then in zip(batches(served), earlier, strict=True))
     assert images == 180
     assert count < 180
 
@@ -275,7 +277,7 @@ def test_metrics_count_requests_by_route_and_refusals_by_reason(served):
     assert "imagepipe_model_version 7.0" in figures
 
 
-def test_a_line_of_log_for_each_request_has_no_content(served, caplog):
+def test_the_log_has_a_line_per_request_without_its_content(served, caplog):
     with caplog.at_level("INFO", "imagepipe.access"):
         served.http.post(f"{PREDICT}?secret=1", json={"instances": [instance(gray(1))] * 3})
         deadline = time.monotonic() + 5
@@ -292,7 +294,7 @@ def test_a_line_of_log_for_each_request_has_no_content(served, caplog):
     assert "secret" not in json.dumps(fields)
 
 
-def test_the_client_takes_paths_and_bytes_and_carries_the_servers_words(served, tmp_path):
+def test_the_client_takes_paths_and_bytes_and_passes_on_the_servers_reasons(served, tmp_path):
     (tmp_path / "a.png").write_bytes(gray(250))
     with Client(served.url) as client:
         light, dark, missing = client.predict([tmp_path / "a.png", gray(10), str(tmp_path / "none.png")])
@@ -301,14 +303,28 @@ def test_the_client_takes_paths_and_bytes_and_carries_the_servers_words(served, 
     assert isinstance(dark, Prediction)
     assert (dark.id, list(dark.classes)) == ("1", ["dark", "light"])
     assert isinstance(missing, Failure)
-    endpoint = Client(f"{served.url}/v1/models/brightness:predict")
-    refused, answered = endpoint.predict_requests([Request("x", b"text"), Request("y", gray(1), {"width": 1})])
+    with Client(f"{served.url}/v1/models/brightness:predict") as client:
+        refused, answered = client.predict_requests([Request("x", b"text"), Request("y", gray(1), {"width": 1})])
     assert isinstance(refused, Failure)
     assert refused.error.startswith("status 400: instance 0: not an image")
-    assert isinstance(answered, Prediction)  # what ingest writes into an Example is not all for the model
+    assert isinstance(answered, Prediction)  # the model does not take all that ingest writes into an Example
 
 
-def test_a_full_queue_is_said_and_nothing_that_was_taken_is_lost(served, monkeypatch):
+def test_the_api_asks_a_server_about_paths_bytes_and_arrays_and_closes_its_connections(served, tmp_path):
+    (tmp_path / "a.png").write_bytes(gray(250))
+    array = np.asarray(Image.open(tmp_path / "a.png"))
+    with imagepipe.Client(served.url) as client:
+        answers = client.predict([str(tmp_path / "a.png"), gray(250), array, array[..., 0]])
+    assert [answer.id for answer in answers] == [str(tmp_path / "a.png"), "1", "2", "3"]
+    light, *others, failed = answers
+    assert isinstance(light, Prediction)
+    assert [dataclasses.replace(other, id=light.id) for other in others] == [light] * 2
+    assert failed == Failure("3", "expected an array uint8 [height, width, 3], not uint8 [20, 20]")
+    with pytest.raises(RuntimeError, match="closed"):
+        client.predict([gray(250)])
+
+
+def test_a_full_queue_is_reported_and_no_accepted_request_is_lost(served, monkeypatch):
     monkeypatch.setattr(server, "MAX_WAITING", 40)
     body = {"instances": [instance(gray(250))] * 20}
     with ThreadPoolExecutor(16) as pool:
@@ -334,7 +350,7 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
     (folder / "8" / "saved_model.pb").write_bytes(b"no model")
     shutil.copytree(model, folder / "9")
     index = folder / "9" / "variables" / "variables.index"
-    index.write_bytes(index.read_bytes()[:-20])  # for which TensorFlow has an exception of its own
+    index.write_bytes(index.read_bytes()[:-20])  # TensorFlow has an exception of its own for that
     served_model.refresh()
     assert served_model.engine is old
 
@@ -351,7 +367,7 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
     assert (served_model.engine.version, served_model.engine.ask(ask).labels) == ("7", ["light"])
 
 
-def test_a_version_that_is_given_itself_is_served_by_its_number(model):
+def test_a_versions_own_folder_is_served_by_its_number(model):
     assert engine.ServedModel(model, "brightness", lambda size: None).engine.version == "7"
 
 

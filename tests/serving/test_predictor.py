@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import imagepipe
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.deploy.storage import is_same_model
@@ -15,6 +17,8 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import encode, without_a_table
+from tests.serving.conftest import Brightness
+from tests.serving.test_server import gray
 
 
 @pytest.fixture
@@ -23,14 +27,7 @@ def images(tmp_path):
     (folder / "sub").mkdir(parents=True)
     for name, value in (("a.png", 10), ("sub/é b.webp", 250), ("c.jpg", 240)):
         image = Image.new("RGB", (8, 8), (value,) * 3)
-        (folder / name).write_bytes(
-            encode(
-                image,
-                {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}[name[-3:].strip(".")]
-                if not name.endswith("webp")
-                else "WEBP",
-            )
-        )
+        (folder / name).write_bytes(encode(image, {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name.split(".")[-1]]))
     return folder
 
 
@@ -70,7 +67,7 @@ def test_a_model_that_cannot_answer_about_sound_images_is_no_failure_of_theirs(m
         predict_files(model, [images / "a.png"])
 
 
-def test_a_model_without_a_task_is_a_classifier_and_says_its_best_class(model, images):
+def test_a_model_without_a_task_is_a_classifier_and_names_its_best_class(model, images):
     assert read_task(model) == "classification"
     (answer,) = predict_files(model, [images / "a.png"])
     assert answer.labels == ("dark",)
@@ -103,7 +100,7 @@ def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path)
     assert not is_same_model(str(model), str(tmp_path))
 
 
-def test_what_is_no_model_is_refused_in_words(tmp_path):
+def test_a_folder_without_a_model_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ModelError, match="neither a SavedModel"):
         find_model(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
@@ -124,3 +121,49 @@ def test_files_folders_and_globs_are_expanded_in_order(images):
     assert expand_paths([f"{images}/missing.png"]) == [images / "missing.png"]
     with pytest.raises(ModelError, match="no image there"):
         expand_paths([f"{images}/*.gif"])
+
+
+def test_the_api_answers_about_paths_bytes_and_arrays(model, images):
+    predictor = imagepipe.load(str(model.parent))
+    array = np.asarray(Image.open(images / "a.png").convert("RGB"))
+    given = [images / "a.png", str(images / "none.png"), (images / "a.png").read_bytes(), array, array / 255, b"text"]
+    path, missing, content, pixels, floats, text = predictor.predict(given)
+    assert isinstance(path, Prediction)
+    assert (path.id, path.label, path.labels) == (str(images / "a.png"), "dark", ("dark",))
+    assert [content, pixels] == [dataclasses.replace(path, id="2"), dataclasses.replace(path, id="3")]
+    assert missing == Failure(str(images / "none.png"), "No such file or directory")
+    assert floats == Failure("4", "expected an array uint8 [height, width, 3], not float64 [8, 8, 3]")
+    assert isinstance(text, Failure)
+    assert (predictor.model.labels, predictor.model.task, predictor.model.side) == (
+        ["dark", "light"],
+        "classification",
+        {},
+    )
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory) -> Path:
+    """A model whose probabilities are multiplied by the side feature ``weight``."""
+    module = Brightness(tmp_path_factory.mktemp("assets"), ("dark", "light"), 0)
+
+    def serve(input, metadata, weight):
+        answer = module._serve(input, metadata)
+        return answer | {"classes": answer["classes"] * weight[:, None]}
+
+    strings, numbers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.float32)
+    signature = tf.function(serve).get_concrete_function(input=strings, metadata=strings, weight=numbers)
+    folder = tmp_path_factory.mktemp("weighted")
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
+    return folder
+
+
+def test_the_api_takes_side_features_and_an_image_that_lacks_one_fails_alone(weighted):
+    predictor = imagepipe.load(weighted)
+    side = [{"weight": 1}, {"weight": np.float32(0.5)}, {}, {"weight": "heavy"}, {"weight": float("nan")}]
+    whole, half, none, text, nan = predictor.predict([gray(0)] * 5, side)
+    assert (whole.score, half.score) == (1, 0.5)
+    assert none == Failure("2", "the model needs 'weight' next to the image")
+    assert text == Failure("3", "'weight' is 'heavy'; the model needs a float32 there")
+    assert nan == Failure("4", "'weight' has to be a number (of 64 bits) or a string")
+    with pytest.raises(ValueError, match="shorter"):
+        predictor.predict([gray(0)] * 2, side[:1])

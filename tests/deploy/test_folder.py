@@ -1,0 +1,160 @@
+"""The folder that a model server watches: on this machine, and on an object store."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+import yaml
+from typer.testing import CliRunner
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import DeployError, ModelError
+from imagepipe.deploy import folder, storage
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.saved_model import read_labels
+from imagepipe.serving.engine import ServedModel
+from pipeline.cli import app
+from tests.serving.conftest import save_brightness
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    root = tmp_path_factory.mktemp("models")
+    names = [("dark", "light"), ("black", "white"), ("night", "day")]
+    return [str(save_brightness(root / f"{i}", root / f"assets{i}", each)) for i, each in enumerate(names)]
+
+
+@pytest.fixture
+def config(tmp_path) -> DeployConfig:
+    return DeployConfig(name="digits", path=str(tmp_path / "serving"))
+
+
+def test_the_newest_version_gets_all_and_the_same_model_is_not_copied_twice(config, models):
+    first = folder.deploy(models[0], config)
+    assert folder.deploy(models[0], config) == first
+    second = folder.deploy(models[1], config)
+    assert [(v.version, v.traffic) for v in folder.status(config)] == [(second.version, 100), (first.version, 0)]
+    assert read_labels(Path(second.uri)) == ["black", "white"]
+    assert not [path for path in Path(str(config.path)).iterdir() if not path.name.isdigit()]
+
+
+def test_a_rolled_back_version_is_kept_aside_and_the_one_before_is_live(config, models):
+    first, second, third = [folder.deploy(model, config) for model in models]
+    assert folder.rollback(config) == second
+    assert folder.rollback(config) == first
+    assert [v.version for v in folder.status(config)] == [first.version]
+    kept = Path(str(config.path)) / "rolled_back"
+    assert sorted(path.name for path in kept.iterdir()) == sorted([second.version, third.version])
+    assert read_labels(kept / third.version) == ["night", "day"]
+    with pytest.raises(DeployError, match=f"has only version {first.version}: there is nothing to go back to"):
+        folder.rollback(config)
+    assert Path(first.uri, "saved_model.pb").is_file()
+
+
+def test_a_version_is_newer_than_one_that_was_rolled_back(config, models, monkeypatch):
+    """Also within a second: a server, a log and a person have to be able to tell them apart."""
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    first = folder.deploy(models[0], config)
+    second = folder.deploy(models[1], config)
+    folder.rollback(config)
+    third = folder.deploy(models[2], config)
+    assert int(first.version) < int(second.version) < int(third.version)
+
+
+def test_a_running_server_follows_a_rollback_and_goes_on(config, models):
+    first = folder.deploy(models[0], config)
+    second = folder.deploy(models[1], config)
+    served_model = ServedModel(Path(str(config.path)), "digits", lambda _: None)
+    asked = served_model.engine
+    assert asked.version == second.version
+    folder.rollback(config)
+    assert asked.model.labels == ["black", "white"]  # who has it already gets its answer
+    served_model.refresh()
+    assert (served_model.engine.version, served_model.engine.model.labels) == (first.version, ["dark", "light"])
+
+
+def test_where_nothing_is_deployed_nothing_is_rolled_back(config):
+    assert folder.status(config) == []
+    with pytest.raises(DeployError, match="has no version: there is nothing to go back to"):
+        folder.rollback(config)
+
+
+def test_a_folder_splits_no_requests_and_answers_nobody(config, models):
+    with pytest.raises(ModelError, match="a folder has no share of the requests"):
+        folder.deploy(models[0], config, 10)
+    assert folder.status(config) == []
+    with pytest.raises(ModelError, match=r"answers nobody online.*imagepipe serve.*--endpoint"):
+        folder.find_address(config)
+
+
+def test_the_command_line_deploys_shows_and_rolls_back(models, tmp_path):
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(yaml.safe_dump({"name": "digits", "data": {"path": "data"}}))
+    serving_dir = tmp_path / "serving" / "digits"  # where `imagepipe run` pushes to
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*arguments, "--config", str(file)])
+        return result.exit_code, result.output
+
+    code, said = run("deploy", models[0])
+    (first,) = serving_dir.iterdir()
+    assert (code, said) == (0, f"Version {first.name} gets 100% of the requests: {first}\n")
+    code, said = run("deploy", models[1], "--json")
+    second = json.loads(said)
+    assert (code, second["traffic"], second["uri"]) == (0, 100, f"{serving_dir}/{second['version']}")
+    rows = [line.split() for line in run("status")[1].splitlines() if line.strip()[:1].isdigit()]
+    assert rows == [[second["version"], "100%", "ready", second["uri"]], [first.name, "0%", "ready", str(first)]]
+    assert [each["version"] for each in json.loads(run("status", "--json")[1])] == [second["version"], first.name]
+    assert run("rollback") == (0, f"Version {first.name} is live: {first}\n")
+    code, said = run("rollback")
+    assert code == 1
+    assert "there is nothing to go back to" in said
+    code, said = run("deploy", models[1], "--traffic", "10")
+    assert code == 2
+    assert "a folder has no share" in said
+    code, said = run("deploy", str(tmp_path / "nothing"))
+    assert code == 2
+    assert "neither a SavedModel" in said
+
+
+@pytest.mark.parametrize(("inner", "uri"), [("", "{v}"), ("{version}", "{v}/{v}")])
+def test_an_object_store_holds_versions_as_a_folder_does(store, models, inner, uri):
+    root = f"{store.uri}/digits"
+    assert storage.list_versions(root) == []
+    first = storage.add_version(models[0], root, inner)
+    assert storage.add_version(models[0], root, inner) == first
+    second = storage.add_version(models[1], root, inner)
+    assert storage.list_versions(root) == [first, second]
+    model = f"{root}/{uri.format(v=second)}"
+    assert storage.is_same_model(models[1], model)
+    assert not storage.is_same_model(models[0], model)
+    assert read_labels(storage.fetch_assets(model)) == ["black", "white"]
+    assert tf.saved_model.load(str(storage.fetch_model(model))).signatures["serving_default"]
+
+
+def test_on_an_object_store_the_graph_comes_last(store, models, monkeypatch):
+    """Until it is there a server sees no model; without this it could load one without its weights."""
+    written = []
+    copy = filesystem.copy
+    monkeypatch.setattr(filesystem, "copy", lambda source, target: (written.append(target), copy(source, target)))
+    version = storage.add_version(models[0], f"{store.uri}/order")
+    files = {str(path.relative_to(models[0])) for path in Path(models[0]).rglob("*") if path.is_file()}
+    assert written[-1] == f"{store.uri}/order/{version}/saved_model.pb"
+    assert {file.removeprefix(f"{store.uri}/order/{version}/") for file in written} == files
+    assert len(written) == len(files)
+
+
+def test_a_rollback_on_an_object_store_keeps_the_version(store, models):
+    config = DeployConfig(name="digits", path=f"{store.uri}/digits")
+    first, second = folder.deploy(models[0], config), folder.deploy(models[1], config)
+    assert folder.rollback(config) == first
+    assert [v.version for v in folder.status(config)] == [first.version]
+    assert read_labels(storage.fetch_assets(f"{config.path}/rolled_back/{second.version}")) == ["black", "white"]
+
+
+def test_what_can_not_be_written_is_said(models, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match=r"file/digits can't be written"):
+        folder.deploy(models[0], DeployConfig(name="digits", path=str(tmp_path / "file" / "digits")))
