@@ -1,4 +1,4 @@
-"""Where a blessed model goes: the ``deploy`` section of the configuration."""
+"""The ``deploy`` section of the configuration: the target that serves the models, and how."""
 
 import re
 from typing import Annotated, Literal
@@ -17,77 +17,90 @@ _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/.*)?")
 
 
 def is_private(address: str) -> bool:
-    """Whether a credential can be sent there: encrypted, or on this machine."""
+    """Returns whether credentials may be sent to an address: it is encrypted, or on this machine."""
     return address.startswith("https://") or bool(_LOOPBACK.fullmatch(address))
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of the file. Unknown keys are refused, and nothing changes once it is read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class GoogleConfig(_Section):
-    """What Google's services have in common."""
+class GoogleConfig(Section):
+    """The keys that all of Google's services have in common."""
 
-    project: Annotated[str, Field(pattern=_PROJECT)]
-    region: Annotated[str, Field(pattern=_DNS_LABEL)]
-    api: str | None = Field(None, description="another address of the API, such as https://…; by default Google's")
+    project: Annotated[str, Field(pattern=_PROJECT)] = Field(description="Google Cloud project.")
+    region: Annotated[str, Field(pattern=_DNS_LABEL)] = Field(description="Region, such as europe-west4.")
+    api: str | None = Field(
+        None, description="Another address of the API, such as https://…; by default Google's for the region."
+    )
 
     @field_validator("api")
     @classmethod
-    def _encrypted(cls, api: str | None) -> str | None:
+    def _check_encryption(cls, api: str | None) -> str | None:
         if api and not is_private(api):
             raise ValueError("an access token goes there: https:// only, or http:// on this machine")
         return api and api.rstrip("/")
 
-    def reads(self, uri: str) -> bool:
-        """Whether the service can read what is there: Google's read Cloud Storage."""
+    def can_read(self, uri: str) -> bool:
+        """Returns whether the service can read a URI: Google's read Cloud Storage only."""
         return uri.startswith("gs://") or bool(self.api and _LOOPBACK.fullmatch(self.api))
 
 
-class _ServedByGoogle(GoogleConfig):
-    machine_type: str = "n1-standard-4"
-    timeout: Seconds = Field(1800, description="seconds that a deployment may take")
+class _GoogleServingConfig(GoogleConfig):
+    machine_type: str = Field("n1-standard-4", description="Machine type of the servers.")
+    timeout: Seconds = Field(1800, description="Seconds that a deployment may take.")
 
 
-class AcceleratorConfig(_Section):
-    """A GPU, by its name at the cloud, such as NVIDIA_TESLA_T4."""
+class AcceleratorConfig(Section):
+    """GPUs of a server."""
 
-    type: str
-    count: Annotated[int, Field(ge=1)] = 1
+    type: str = Field(description="Name of the GPU at the cloud, such as NVIDIA_TESLA_T4.")
+    count: Annotated[int, Field(ge=1)] = Field(1, description="Number of GPUs per server.")
 
 
-class KServeConfig(_Section):
-    """An InferenceService on Kubernetes, which is found as kubectl finds it, or from inside the cluster."""
+class KServeConfig(Section):
+    """An InferenceService on Kubernetes. The cluster is found as kubectl finds it, or from inside a pod."""
 
-    context: str | None = Field(None, description="of the kubeconfig; by default its current one")
-    namespace: Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)] = "default"
+    context: str | None = Field(None, description="Context of the kubeconfig; by default its current one.")
+    namespace: Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)] = Field(
+        "default", description="Namespace of the InferenceService."
+    )
     runtime: Literal["tensorflow", "imagepipe"] = Field(
-        "tensorflow", description="KServe's TensorFlow Serving | imagepipe's own server, from `image`"
+        "tensorflow",
+        description="Server: KServe's TensorFlow Serving (tensorflow), or our own from `image` (imagepipe).",
     )
-    image: str | None = Field(None, description="of the server, with runtime: imagepipe (kubeflow/Dockerfile)")
+    image: str | None = Field(
+        None, description="Container image of our own server (kubeflow/Dockerfile); needed with runtime: imagepipe."
+    )
     storage_uri: str | None = Field(
-        None, description="how the cluster sees deploy.path, such as pvc://models/flowers; by default as it is"
+        None,
+        description="URI by which the cluster sees deploy.path, such as pvc://models/flowers; by default deploy.path.",
     )
-    service_account: str | None = Field(None, description="with the rights to read the models")
-    min_replicas: Replicas = 1
-    max_replicas: Annotated[int, Field(ge=1)] = 1
-    cpu: Quantity | None = Field(None, description="that a server gets, such as 2 or 500m; by default KServe's")
-    memory: Quantity | None = Field(None, description="that a server gets, such as 4Gi; by default KServe's")
-    gpus: Annotated[int, Field(ge=0)] = 0
+    service_account: str | None = Field(
+        None, description="Kubernetes service account of the servers, with the right to read the models."
+    )
+    min_replicas: Replicas = Field(1, description="Minimum number of servers; 0 scales to none when idle.")
+    max_replicas: Annotated[int, Field(ge=1)] = Field(1, description="Maximum number of servers.")
+    cpu: Quantity | None = Field(None, description="CPUs of a server, such as 2 or 500m; by default KServe's.")
+    memory: Quantity | None = Field(None, description="Memory of a server, such as 4Gi; by default KServe's.")
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="Number of GPUs per server.")
     ingress: str | None = Field(
-        None, description="address of the cluster's gateway, where the host in the service's URL is not known here"
+        None,
+        description="Address of the cluster's gateway, if the host in the service's URL can't be resolved from here.",
     )
-    timeout: Seconds = Field(600, description="seconds until a new version has to be ready")
+    timeout: Seconds = Field(600, description="Seconds until a new version has to be ready.")
 
     @field_validator("ingress")
     @classmethod
-    def _is_an_address(cls, ingress: str | None) -> str | None:
+    def _check_ingress(cls, ingress: str | None) -> str | None:
         if ingress and not ingress.startswith(("http://", "https://")):
             raise ValueError("expected http://… or https://…")
         return ingress and ingress.rstrip("/")
 
     @model_validator(mode="after")
-    def _has_an_image(self) -> "KServeConfig":
+    def _check_image_and_replicas(self) -> "KServeConfig":
         if self.runtime == "imagepipe" and not self.image:
             raise ValueError("image: has to be given with runtime: imagepipe")
         if self.max_replicas < self.min_replicas:
@@ -95,80 +108,88 @@ class KServeConfig(_Section):
         return self
 
 
-class VertexConfig(_ServedByGoogle):
+class VertexConfig(_GoogleServingConfig):
     """A model on an endpoint of Vertex AI."""
 
     image: str = Field(
         "us-docker.pkg.dev/vertex-ai/prediction/tf2-cpu.2-15:latest",
-        description="of the server: a prebuilt one of Vertex AI, or imagepipe's own (kubeflow/Dockerfile)",
+        description="Container image of the server: a prebuilt one of Vertex AI, or our own (kubeflow/Dockerfile).",
     )
-    min_replicas: Annotated[int, Field(ge=1)] = 1
-    max_replicas: Annotated[int, Field(ge=1)] = 1
-    accelerator: AcceleratorConfig | None = None
+    min_replicas: Annotated[int, Field(ge=1)] = Field(1, description="Minimum number of servers.")
+    max_replicas: Annotated[int, Field(ge=1)] = Field(1, description="Maximum number of servers.")
+    accelerator: AcceleratorConfig | None = Field(None, description="GPUs of a server; by default none.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> "VertexConfig":
+    def _check_replicas(self) -> "VertexConfig":
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas: {self.max_replicas} is below min_replicas, {self.min_replicas}")
         return self
 
 
-class MLEngineConfig(_ServedByGoogle):
+class MLEngineConfig(_GoogleServingConfig):
     """A version of a model of AI Platform Prediction (ML Engine), which Google has retired in favour of Vertex AI."""
 
-    runtime_version: str = "2.11"
-    python_version: str = "3.7"
-    min_nodes: Replicas = Field(1, description="0 lets it scale to none, where the machine type can")
-    max_nodes: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="as many as min_nodes: no scaling; by default as many as the quota allows"
+    runtime_version: str = Field("2.11", description="Runtime version of the servers, which is TensorFlow's.")
+    python_version: str = Field("3.7", description="Python version of the servers.")
+    min_nodes: Replicas = Field(
+        1, description="Minimum number of nodes; 0 scales to none when idle, if the machine type can."
     )
-    batch_size: Annotated[int, Field(ge=1)] = Field(64, description="images that a batch job gives the model at once")
+    max_nodes: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Maximum number of nodes; the same as min_nodes switches scaling off. By default the quota's.",
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(
+        64, description="Number of images that a batch job gives the model at once."
+    )
 
     @model_validator(mode="after")
-    def _ordered(self) -> "MLEngineConfig":
+    def _check_nodes(self) -> "MLEngineConfig":
         if self.max_nodes is not None and self.max_nodes < self.min_nodes:
             raise ValueError(f"max_nodes: {self.max_nodes} is below min_nodes, {self.min_nodes}")
         return self
 
 
-class DeployConfig(_Section):
-    """The ``deploy`` section.
+class DeployConfig(Section):
+    """Where models are deployed to, and how they are served there."""
 
-    Attributes:
-        target: what serves the model; the section of that name says how.
-        name: the model's there; by default the pipeline's.
-        path: the folder of the version folders, which the target has to be able to read: on this machine, on a volume,
-            or ``gs://…``. By default, for the filesystem, ``serving/<name>`` in the workdir.
-        traffic: percent of the requests that a model which a run pushes gets; the rest goes on to what was live.
-    """
-
-    target: TargetName = "filesystem"
-    name: Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)] | None = None
-    path: str | None = None
-    traffic: Annotated[int, Field(ge=1, le=100)] = 100
-    kserve: KServeConfig | None = None
-    vertex: VertexConfig | None = None
-    ml_engine: MLEngineConfig | None = None
+    target: TargetName = Field(
+        "filesystem", description="What serves the model; the section of that name configures it."
+    )
+    name: Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)] | None = Field(
+        None, description="Name of the model at the target; by default the pipeline's."
+    )
+    path: str | None = Field(
+        None,
+        description="Folder of the version folders, which the target has to be able to read: on this machine, on a "
+        "volume, or gs://…. By default, with target: filesystem, serving/NAME in the workdir.",
+    )
+    traffic: Annotated[int, Field(ge=1, le=100)] = Field(
+        100,
+        description="Percent of the requests that a model pushed by a run gets; the rest stays with the live version.",
+    )
+    kserve: KServeConfig | None = Field(None, description="InferenceService of target: kserve.")
+    vertex: VertexConfig | None = Field(None, description="Endpoint of target: vertex; needed there.")
+    ml_engine: MLEngineConfig | None = Field(None, description="Model of target: ml_engine; needed there.")
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_kserve(cls, values: object) -> object:
+    def _add_kserve_section(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("target") == "kserve":
             return {"kserve": {}} | values  # all of its keys have defaults
         return values
 
     @model_validator(mode="after")
-    def _has_what_the_target_needs(self) -> "DeployConfig":
+    def _check_target(self) -> "DeployConfig":
         if self.target == "filesystem":
             if self.traffic != 100:
                 raise ValueError("traffic: a folder has no share of the requests; 100 only")
             return self
-        if getattr(self, self.target) is None:
+        section = getattr(self, self.target)
+        if section is None:
             raise ValueError(f"{self.target}: has to be given with target: {self.target}")
         if not self.path:
             raise ValueError(f"path: has to be given with target: {self.target}, which reads the versions from there")
-        section = getattr(self, self.target)
-        if isinstance(section, GoogleConfig) and not section.reads(self.path):
+        if isinstance(section, GoogleConfig) and not section.can_read(self.path):
             raise ValueError(f"path: {self.target} reads from Cloud Storage only: gs://…")
         if self.target == "ml_engine" and self.traffic != 100:
             raise ValueError("traffic: ML Engine can't split the requests; 100 only")

@@ -1,4 +1,4 @@
-"""What the targets return: the versions of a model that are deployed, and the address at which they answer."""
+"""Results of the targets: the versions of a model that are deployed, and the address at which they answer."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Address:
     Attributes:
         url: URL of the model, without ``:predict``.
         auth: adds the caller's credentials to each request; None if none are needed.
-        names: names of the classes in the order of the scores; empty if the live versions disagree.
+        labels: names of the outputs in the order of the scores; empty if the live versions disagree.
         headers: headers of each request, such as the ``Host`` by which a gateway finds the model.
         inputs: names of the inputs that the model takes, side features included.
     """
 
     url: str
     auth: httpx.Auth | None = None
-    names: Sequence[str] = ()
+    labels: Sequence[str] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     inputs: Sequence[str] = ()
 

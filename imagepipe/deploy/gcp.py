@@ -1,4 +1,4 @@
-"""What targets at Google's clouds have in common: credentials, and what went wrong in words."""
+"""Google's clouds: credentials, retries, and the errors of Google's clients as messages for the user."""
 
 import re
 import threading
@@ -20,16 +20,16 @@ from imagepipe.deploy.deployment import Version, sort_by_traffic
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key's file"
 
-AGAIN = retry.Retry(predicate=retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.5, timeout=4)
-"""For what may be asked twice."""
+RETRY = retry.Retry(predicate=retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.5, timeout=4)
+"""For requests that may be repeated without harm."""
 
 
 class UncertainError(DeployError):
-    """It may still end well: it takes longer than it may, or there is no answer any more."""
+    """The outcome is unknown, and may be a success: the time is up, or the connection is lost."""
 
 
-def credentials() -> Credentials:
-    """The caller's, as Google's own tools find them.
+def find_credentials() -> Credentials:
+    """Returns the caller's credentials, as Google's own tools find them.
 
     Raises:
         DeployError: if there are none.
@@ -44,16 +44,16 @@ class Auth(httpx.Auth):
     """Adds an access token to requests; a new one when it expires, or is refused."""
 
     def __init__(self) -> None:
-        self._credentials = credentials()
-        self._lock = threading.Lock()  # many images are asked about at once
+        self._credentials = find_credentials()
+        self._lock = threading.Lock()  # a client asks about several images at a time
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sends a request with a token, and again with a new one if that is refused; see ``httpx.Auth``."""
-        response = yield self._signed(request)
+        response = yield self._sign(request)
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            yield self._signed(request, refused=request.headers["Authorization"])
+            yield self._sign(request, refused=request.headers["Authorization"])
 
-    def _signed(self, request: httpx.Request, refused: str | None = None) -> httpx.Request:
+    def _sign(self, request: httpx.Request, refused: str | None = None) -> httpx.Request:
         headers: dict[str, str] = {}
         try:
             with self._lock:
@@ -61,50 +61,51 @@ class Auth(httpx.Auth):
                     self._credentials.refresh(Request())
                 self._credentials.before_request(Request(), request.method, str(request.url), headers)
         except GoogleAuthError as error:
-            raise DeployError(_no_token(error)) from error
+            raise DeployError(_explain_missing_token(error)) from error
         request.headers.update(headers)
         return request
 
 
 @contextmanager
-def in_words(doing: str, settings: GoogleConfig) -> Iterator[None]:
-    """Says what Google's clients raise as a ``DeployError``.
+def explain_errors(failure: str, settings: GoogleConfig) -> Iterator[None]:
+    """Turns the errors of Google's clients into ``DeployError``, with advice.
 
     Args:
-        doing: what was to be done, such as ``Vertex AI would not list the endpoints``.
-        settings: for what to do about it.
+        failure: start of the message, such as ``Vertex AI would not list the endpoints``.
+        settings: project and region, for the advice.
     """
     try:
         yield
     except exceptions.GoogleAPICallError as error:
-        raise DeployError(f"{doing}: {_said(error)}{_advice(error, settings)}") from error
+        raise DeployError(f"{failure}: {_extract_message(error)}{_advise(error, settings)}") from error
     except exceptions.RetryError as error:
-        raise UncertainError(f"{doing}: {_said(error.cause or error)}{_advice(error.cause, settings)}") from error
+        message = _extract_message(error.cause or error)
+        raise UncertainError(f"{failure}: {message}{_advise(error.cause, settings)}") from error
     except GoogleAuthError as error:
-        raise UncertainError(_no_token(error)) from error
-    except OSError as error:  # which requests' errors are
+        raise UncertainError(_explain_missing_token(error)) from error
+    except OSError as error:  # the base class of requests' errors too
         raise UncertainError(
-            f"{doing}: there is no answer from {settings.api or 'Google'} ({type(error).__name__}). "
+            f"{failure}: there is no answer from {settings.api or 'Google'} ({type(error).__name__}). "
             "See whether this machine reaches it, and do it again"
         ) from error
 
 
 @contextmanager
-def staying(versions: list[Version]) -> Iterator[None]:
-    """Adds to a failure what goes on to be live."""
+def report_live_versions(versions: list[Version]) -> Iterator[None]:
+    """Adds to the message of a failure which versions are still live."""
     try:
         yield
     except DeployError as error:
-        said = [f"version {v.version} ({v.traffic}% of the requests)" for v in sort_by_traffic(versions) if v.traffic]
-        raise type(error)(f"{error}. Live as before: {', '.join(said) or 'nothing'}") from error
+        live = [f"version {v.version} ({v.traffic}% of the requests)" for v in sort_by_traffic(versions) if v.traffic]
+        raise type(error)(f"{error}. Live as before: {', '.join(live) or 'nothing'}") from error
 
 
-def _said(error: Any) -> str:
-    # Google's REST clients put the method and the URL before the service's own words.
+def _extract_message(error: Any) -> str:
+    # Google's REST clients put the method and the URL before the service's own message.
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", getattr(error, "message", None) or str(error)).rstrip(". ")
 
 
-def _advice(error: Any, settings: GoogleConfig) -> str:
+def _advise(error: Any, settings: GoogleConfig) -> str:
     where = f"project {settings.project}, region {settings.region}"
     match error:
         case exceptions.Unauthenticated() | exceptions.Unauthorized():
@@ -119,18 +120,18 @@ def _advice(error: Any, settings: GoogleConfig) -> str:
                 f"for which there is room; then do it again"
             )
         case exceptions.Aborted() | exceptions.Conflict():
-            return ". Somebody else changes it at this time: look with `imagepipe status`, and do it again"
+            return ". Somebody else is changing it at the moment: look with `imagepipe status`, and do it again"
         case exceptions.ServerError():
             return ". Do it again later"
         case _:
             return ""
 
 
-def _no_token(error: GoogleAuthError) -> str:
+def _explain_missing_token(error: GoogleAuthError) -> str:
     return f"Google gives no access token for the credentials: {_first_line(error)}. If need be, {_LOG_IN}"
 
 
 def _first_line(error: Exception) -> str:
-    """What it says; what comes along with it may be the answer of a server, and long."""
+    """Returns an error's own message, without the server's answer that may follow it, which may be long."""
     first, *_ = str(error.args[0] if error.args else error).splitlines() or [type(error).__name__]
     return first.rstrip(".")

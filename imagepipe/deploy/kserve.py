@@ -21,6 +21,7 @@ from imagepipe.deploy.deployment import Address, Version
 from imagepipe.deploy.inference_service import Service
 from imagepipe.deploy.kserve_api import ChangedError, Services, UnreachableError
 from imagepipe.deploy.kserve_library import constants, models
+from imagepipe.deploy.saved_model import read_inputs
 
 _KEPT = 10  # versions to go back to: annotations have 256 KiB
 _CONTAINER = "kserve-container"
@@ -37,7 +38,7 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
             f"{services.named} is deployed in mode {said.mode(live)}, without Knative, where KServe can't split the "
             "requests: deploy with --traffic 100"
         )
-    if live and storage.same_model(model, _version(config, said.annotated(live), 0).uri):
+    if live and storage.is_same_model(model, _version(config, said.annotated(live), 0).uri):
         version = said.annotated(live)  # also if a later one, which did not start, is in the folder
     else:
         version = storage.add_version(model, str(config.path), inner="{version}")
@@ -103,8 +104,8 @@ def find_address(config: DeployConfig) -> Address:
     if ingress:
         parts = urlsplit(url)
         url, headers = f"{ingress}{parts.path}", {"Host": parts.netloc}
-    names, taken = storage.common_labels(serving), storage.inputs(serving[0])
-    return Address(f"{url.rstrip('/')}/v1/models/{config.name}", names=names, headers=headers, inputs=taken)
+    labels, inputs = storage.read_common_labels(serving), read_inputs(serving[0])
+    return Address(f"{url.rstrip('/')}/v1/models/{config.name}", labels=labels, headers=headers, inputs=inputs)
 
 
 def _settings(config: DeployConfig) -> KServeConfig:

@@ -1,4 +1,4 @@
-"""Models that are somewhere else."""
+"""Models on any file system: new versions are written whole, models on object stores are fetched to this machine."""
 
 import atexit
 import shutil
@@ -7,78 +7,73 @@ import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
-
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy.versions import FINGERPRINT, labels
+from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
 
 
-def version_names(folder: str) -> list[str]:
-    """The names of the version folders in a folder on whatever TensorFlow reads, oldest first."""
-    if not tf.io.gfile.isdir(folder):
-        return []
-    return sorted((name.rstrip("/") for name in tf.io.gfile.listdir(folder) if name.rstrip("/").isdigit()), key=int)
+def list_versions(folder: str) -> list[str]:
+    """Returns the names of the version folders in a folder, oldest first; none if it doesn't exist."""
+    return sorted((name for name in filesystem.list_folder(folder) if name.isdigit()), key=int)
 
 
-def same_model(one: str, other: str) -> bool:
-    """Whether two folders hold copies of one SavedModel; False where one has no fingerprint."""
+def is_same_model(one: str, other: str) -> bool:
+    """Returns whether two folders hold copies of one SavedModel; False if either has no fingerprint."""
     files = [f"{folder}/{FINGERPRINT}" for folder in (one, other)]
-    return all(map(tf.io.gfile.exists, files)) and len({tf.io.gfile.GFile(file, "rb").read() for file in files}) == 1
+    return all(map(filesystem.exists, files)) and len({filesystem.read_bytes(file) for file in files}) == 1
 
 
-def add_version(model: str, folder: str, inner: str = "", least: int = 0) -> str:
+def add_version(model: str, folder: str, inner: str = "", minimum: int = 0) -> str:
     """Copies a SavedModel into a new version folder.
 
-    On this machine the folder appears at once and whole: the copy is made under another name. An object store has no
+    On this machine the folder appears at once and whole: the copy is written under another name. An object store has no
     such thing; there the file without which a folder is no SavedModel comes last.
 
     Args:
         model: the SavedModel's folder.
-        folder: that of the version folders, on whatever TensorFlow writes; made if missing.
+        folder: the folder of the versions; created if missing.
         inner: where in the version folder the SavedModel goes, if not right into it; ``{version}`` is its name.
-        least: that the version has to be, as a number.
+        minimum: smallest number that the version may have.
 
     Returns:
-        The version: seconds since 1970, or ``least`` or one more than the last version if that is later. If the newest
-        version is this very model already, nothing is copied, and it is that one.
+        The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later. If the
+        newest version is this very model already, nothing is copied, and that version is returned.
 
     Raises:
         ModelError: if it can't be written there.
     """
     try:
-        tf.io.gfile.makedirs(folder)
-        versions = version_names(folder)
-        if versions and same_model(model, _join(folder, versions[-1], inner.format(version=versions[-1]))):
+        versions = list_versions(folder)
+        if versions and is_same_model(model, _join(folder, versions[-1], inner.format(version=versions[-1]))):
             return versions[-1]
-        version = str(max(int(time.time()), least, int(versions[-1]) + 1 if versions else 0))
-        if "://" in folder:
+        version = str(max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0))
+        if filesystem.is_uri(folder):
             _copy(model, _join(folder, version, inner.format(version=version)))
         else:
             partial = f"{folder}/.partial-{version}"
             _copy(model, _join(partial, inner.format(version=version)))
-            tf.io.gfile.rename(partial, f"{folder}/{version}")
-    except tf.errors.OpError as error:
-        raise ModelError(f"{folder} can't be written: {error.message}") from error
+            filesystem.rename(partial, f"{folder}/{version}")
+    except OSError as error:
+        raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
     return version
 
 
-def move(model: str, target: str) -> None:
-    """Moves a SavedModel's folder, so that nobody finds a part of it.
+def move_model(model: str, target: str) -> None:
+    """Moves a SavedModel's folder so that no reader sees a part of it.
 
     An object store renames file by file, if it renames at all: there the graph comes last and goes first.
 
     Args:
         model: the SavedModel's folder.
-        target: where it is to be, in a folder that is there; what is there already is replaced.
+        target: its new folder; a model that is there already is replaced.
     """
-    if "://" not in model:
-        tf.io.gfile.rename(model, target, overwrite=True)
+    if not filesystem.is_uri(model):
+        filesystem.delete_folder(target)
+        filesystem.rename(model, target)
         return
     _copy(model, target)
-    tf.io.gfile.remove(f"{model}/saved_model.pb")
-    tf.io.gfile.rmtree(model)
+    filesystem.delete(f"{model}/{GRAPH}")
+    filesystem.delete_folder(model)
 
 
 def _join(*parts: str) -> str:
@@ -87,68 +82,56 @@ def _join(*parts: str) -> str:
 
 def _copy(source: str, target: str) -> None:
     """Copies a SavedModel's folder, the graph last."""
-    graph = f"{source}/saved_model.pb"
-    for folder, _, files in tf.io.gfile.walk(source):
-        there = target + folder.rstrip("/").removeprefix(source.rstrip("/"))
-        tf.io.gfile.makedirs(there)
-        for name in files:
-            if f"{folder.rstrip('/')}/{name}" != graph:
-                tf.io.gfile.copy(f"{folder}/{name}", f"{there}/{name}", overwrite=True)
-    tf.io.gfile.copy(graph, f"{target}/saved_model.pb", overwrite=True)
+    source = source.rstrip("/")
+    graph = f"{source}/{GRAPH}"
+    for path, _ in filesystem.walk(source):
+        if path != graph:
+            filesystem.copy(path, target + path.removeprefix(source))
+    filesystem.copy(graph, f"{target}/{GRAPH}")
 
 
-def assets(model: str) -> Path:
-    """A folder on this machine with a SavedModel's ``assets/``, for ``deploy.versions`` to read: itself, or a copy.
+def fetch_model(model: str) -> Path:
+    """Returns a SavedModel, or a folder of its versions, on this machine: itself, or a copy.
 
-    Raises:
-        ModelError: if they can't be read.
-    """
-    if "://" not in model:
-        return Path(model)
-    copy = _temporary()
-    _fetch(f"{model}/assets", copy / "assets")
-    return copy
-
-
-def common_labels(models: Sequence[str]) -> list[str]:
-    """The names of the outputs of SavedModels on whatever TensorFlow reads; none if they don't all have the same.
-
-    Raises:
-        ModelError: if they can't be read.
-    """
-    named = [labels(assets(model)) for model in models]
-    return named[0] if all(names == named[0] for names in named) else []
-
-
-def inputs(model: str) -> list[str]:
-    """What a SavedModel takes of a request, side features included.
+    The copy lives as long as the process.
 
     Raises:
         ModelError: if it can't be read.
     """
-    try:
-        with tf.io.gfile.GFile(f"{model}/saved_model.pb", "rb") as file:
-            graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
-        return sorted(graph.signature_def["serving_default"].inputs)
-    except (tf.errors.OpError, DecodeError, IndexError) as error:
-        raise ModelError(f"{model} can't be read as a SavedModel: {error}") from error
-
-
-def fetched(model: str) -> Path:
-    """A SavedModel, or a folder of its versions, on this machine: itself, or a copy that lives as long as the process.
-
-    Raises:
-        ModelError: if it can't be read.
-    """
-    if "://" not in model:
+    if not filesystem.is_uri(model):
         return Path(model)
-    copy = _temporary() / PurePosixPath(model).name
+    copy = _create_temporary_folder() / PurePosixPath(model).name
     _fetch(model.rstrip("/"), copy)
     return copy
 
 
-def _temporary() -> Path:
-    """A folder that lives as long as the process."""
+def fetch_assets(model: str) -> Path:
+    """Returns a folder on this machine with a SavedModel's ``assets/``: itself, or a copy, see ``fetch_model``.
+
+    ``deploy.saved_model`` reads labels and task from it.
+
+    Raises:
+        ModelError: if they can't be read.
+    """
+    if not filesystem.is_uri(model):
+        return Path(model)
+    copy = _create_temporary_folder()
+    _fetch(f"{model}/assets", copy / "assets")
+    return copy
+
+
+def read_common_labels(models: Sequence[str]) -> list[str]:
+    """Returns the names of the outputs of SavedModels; none if they don't all have the same.
+
+    Raises:
+        ModelError: if they can't be read.
+    """
+    names, *others = [read_labels(fetch_assets(model)) for model in models]
+    return names if all(other == names for other in others) else []
+
+
+def _create_temporary_folder() -> Path:
+    """Returns a folder that lives as long as the process."""
     folder = tempfile.mkdtemp(prefix="imagepipe-model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -156,16 +139,12 @@ def _temporary() -> Path:
 
 def _fetch(root: str, copy: Path) -> None:
     try:
-        for folder, _, files in tf.io.gfile.walk(root, onerror=_raise):
-            target = copy / folder.removeprefix(root).strip("/")
-            target.mkdir(parents=True, exist_ok=True)
-            for name in files:
-                tf.io.gfile.copy(f"{folder}/{name}", str(target / PurePosixPath(name).name))
-    except (tf.errors.OpError, OSError) as error:
+        for path, _ in filesystem.walk(root):
+            name = PurePosixPath(path.removeprefix(root).strip("/"))
+            if ".." in name.parts:  # an object may be called so, and must not be written beside the copy
+                raise ModelError(f"{root} can't be fetched: {name} leads out of it")
+            filesystem.copy(path, str(copy / name))
+    except OSError as error:
         raise ModelError(f"{root} can't be fetched: {error}") from error
     if not copy.exists():
         raise ModelError(f"{root}: there is nothing")
-
-
-def _raise(error: Exception) -> None:
-    raise error

@@ -1,15 +1,15 @@
-"""Where a blessed model goes. Each target is a module of this package, with the same functions.
+"""The targets that a model can be deployed to. Each is a module of this package with the same functions.
 
-- ``deploy(model, config, traffic)`` makes a SavedModel a new version and gives it so many percent of the requests. The
-  rest goes on to what was live; what is live stays so until the new one is ready, and if it doesn't get ready.
-  If the SavedModel is a version already, only its share changes.
-- ``status(config)`` are the versions that are known there, newest first.
-- ``rollback(config)`` takes the newest version that gets requests out of service, and gives all of them to the one
-  before; it returns what is live then.
-- ``find_address(config)`` is the address at which what is live answers.
+- ``deploy(model, config, traffic)`` makes a SavedModel a new version and gives it that percentage of the requests. The
+  rest stays with the version that was live, which keeps all requests until the new one is ready, and if it never is.
+  If the SavedModel is deployed already, only its share changes.
+- ``status(config)`` returns the versions that are deployed or can be rolled back to, newest first.
+- ``rollback(config)`` takes the newest version that gets requests out of service, and gives all of them to the previous
+  one; it returns the version that is live then.
+- ``find_address(config)`` returns the address at which the live versions answer.
 
-``config`` is a ``DeployConfig`` whose ``name`` and ``path`` are given. They raise ``DeployError`` for what the target
-refuses or fails at, and ``ModelError`` for what is to be mended here.
+``config`` is a ``DeployConfig`` whose ``name`` and ``path`` are given. The functions raise ``DeployError`` if the
+target refuses or fails, and ``ModelError`` for what the user can correct here.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Target(Protocol):
 
 
 def load_target(config: DeployConfig) -> Target:
-    """The module of ``config.target``; imported only now, as clients of clouds take their time."""
+    """Returns the module of ``config.target``; imported only now, as the clouds' clients take seconds to import."""
     module: Any
     match config.target:
         case "filesystem":

@@ -1,9 +1,9 @@
-"""Vertex AI: versions of a model in the Model Registry, deployed to an endpoint that divides the requests among them.
+"""Target ``vertex``: versions in Vertex AI's Model Registry, deployed to an endpoint that splits the requests.
 
-Our version is a label of the registry's, which numbers its own. What is deployed gets no requests until it is ready:
-then the shares are set, in a step of its own, so that a deployment that takes too long changes nothing when it ends at
-last. A version that is replaced at 100% is undeployed, as it costs as much as one that is used, and stays in the
-registry, for a rollback to deploy it again. A version that was rolled back is never gone back to.
+Our version is a label in the registry, which has version numbers of its own. A version gets no requests until it is
+deployed and ready: then the shares are set, in a step of its own, so that a deployment that times out changes nothing
+when it finally ends. A version that is replaced at 100% is undeployed, as it costs as much as one in use, and stays in
+the registry, from which a rollback deploys it again. A rollback never goes back to a version that was rolled back.
 """
 
 import concurrent.futures
@@ -21,24 +21,25 @@ from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
 from imagepipe.deploy.config import DeployConfig, VertexConfig
 from imagepipe.deploy.deployment import Address, Version
+from imagepipe.deploy.saved_model import read_inputs
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
 _PREBUILT = "docker.pkg.dev/vertex-ai/"
-_PORT, _PREDICT, _HEALTH = 8080, "/predict", "/health"  # for our own server, which takes what it is told
-_FIRST_LOOK = 0.2  # seconds after which an operation is asked for; then ever less often
+_PORT, _PREDICT, _HEALTH = 8080, "/predict", "/health"  # of our own server, which Vertex AI tells them
+_FIRST_POLL = 0.2  # seconds until an operation is asked for the first time; then at growing intervals
 
 
 @dataclass(frozen=True)
-class _Cloud:
-    """Where it goes.
+class _Connection:
+    """Vertex AI in a project and region, for one model.
 
     Attributes:
-        models: the registry.
-        endpoints: what serves.
+        models: client of the registry.
+        endpoints: client of the endpoints.
         location: project and region, as Google names them.
-        name: of the model, and of the endpoint.
-        settings: how it is to be served.
-        deadline: by ``time.monotonic``.
+        name: name of the model, and of the endpoint.
+        settings: how the model is served.
+        deadline: when to give up, by ``time.monotonic``.
     """
 
     models: vertex.ModelServiceClient
@@ -54,14 +55,14 @@ class _Cloud:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Registered:
     """A version in the registry.
 
     Attributes:
-        version: ours.
-        id: the registry's.
+        version: our version.
+        id: the registry's number.
         deployed: its id at the endpoint; None if it isn't deployed.
-        labels: the registry's.
+        labels: its labels in the registry.
     """
 
     version: Version
@@ -71,75 +72,78 @@ class _Known:
 
 
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
-    """Deploys a SavedModel as a new version, or changes the share of one that is deployed; see ``deploy.targets``."""
+    """Deploys a SavedModel as a new version, or changes the share of a deployed one; see ``deploy.targets``."""
     cloud = _connect(config)
-    endpoint = _endpoint(cloud)
-    versions = _versions(cloud, endpoint)
-    with gcp.staying([known.version for known in versions]):
+    endpoint = _find_endpoint(cloud)
+    versions = _list_versions(cloud, endpoint)
+    with gcp.report_live_versions([registered.version for registered in versions]):
         endpoint = endpoint or _create_endpoint(cloud)
-        known = next((v for v in versions if v.deployed and storage.same_model(model, v.version.uri)), None)
-        if not known:
+        candidate = next((v for v in versions if v.deployed and storage.is_same_model(model, v.version.uri)), None)
+        if not candidate:
             version = storage.add_version(model, str(config.path))
-            known = next((v for v in versions if v.version.version == version), None)
-            known = _start(cloud, endpoint, known) if known else _start_new(cloud, endpoint, version, config)
-        share = _give(cloud, endpoint.name, known, traffic)
-    if _ROLLED_BACK in known.labels:
-        _label(cloud, known, {_VERSION: known.version.version})
+            registered = next((v for v in versions if v.version.version == version), None)
+            if registered:
+                candidate = _deploy_registered(cloud, endpoint, registered)
+            else:
+                candidate = _register_and_deploy(cloud, endpoint, version, config)
+        share = _set_traffic(cloud, endpoint.name, candidate, traffic)
+    if _ROLLED_BACK in candidate.labels:
+        _set_labels(cloud, candidate, {_VERSION: candidate.version.version})
     if traffic == 100:
-        _retire_others(cloud, endpoint.name, known)
-    return Version(known.version.version, known.version.uri, share)
+        _undeploy_others(cloud, endpoint.name, candidate)
+    return Version(candidate.version.version, candidate.version.uri, share)
 
 
 def status(config: DeployConfig) -> list[Version]:
-    """The versions in the registry, newest first, and how many of the requests they get."""
+    """Returns the versions in the registry, newest first, with the percentage of the requests that they get."""
     cloud = _connect(config)
-    return [known.version for known in _versions(cloud, _endpoint(cloud))]
+    return [registered.version for registered in _list_versions(cloud, _find_endpoint(cloud))]
 
 
 def rollback(config: DeployConfig) -> Version:
     """Takes the newest version that gets requests out of service; see ``deploy.targets``."""
     cloud = _connect(config)
-    endpoint = _endpoint(cloud)
-    versions = _versions(cloud, endpoint)
-    newest = next((known for known in versions if known.version.traffic), None)
+    endpoint = _find_endpoint(cloud)
+    versions = _list_versions(cloud, endpoint)
+    newest = next((registered for registered in versions if registered.version.traffic), None)
     if not newest or not endpoint:
         raise DeployError(f"no version of {config.name} gets requests at Vertex AI: there is nothing to take out")
     older = versions[versions.index(newest) + 1 :]
-    before = next((known for known in older if _ROLLED_BACK not in known.labels), None)
-    if not before:
+    previous = next((registered for registered in older if _ROLLED_BACK not in registered.labels), None)
+    if not previous:
         raise DeployError(f"there is no version of {config.name} before {newest.version.version} to go back to")
-    with gcp.staying([known.version for known in versions]):
-        before = before if before.deployed else _start(cloud, endpoint, before)
-        _give(cloud, endpoint.name, before, 100)
-    _label(cloud, newest, {_VERSION: newest.version.version, _ROLLED_BACK: "true"})
-    _retire_others(cloud, endpoint.name, before)
-    return Version(before.version.version, before.version.uri, 100)
+    with gcp.report_live_versions([registered.version for registered in versions]):
+        previous = previous if previous.deployed else _deploy_registered(cloud, endpoint, previous)
+        _set_traffic(cloud, endpoint.name, previous, 100)
+    _set_labels(cloud, newest, {_VERSION: newest.version.version, _ROLLED_BACK: "true"})
+    _undeploy_others(cloud, endpoint.name, previous)
+    return Version(previous.version.version, previous.version.uri, 100)
 
 
 def find_address(config: DeployConfig) -> Address:
-    """A client for the endpoint; the names are those that all versions have which get requests."""
+    """Returns the endpoint's address; its labels are those that all versions with requests have in common."""
     cloud = _connect(config)
-    endpoint = _endpoint(cloud)
-    serving = [known.version.uri for known in _versions(cloud, endpoint) if known.version.traffic]
-    if not serving or not endpoint:
+    endpoint = _find_endpoint(cloud)
+    live = [registered.version.uri for registered in _list_versions(cloud, endpoint) if registered.version.traffic]
+    if not live or not endpoint:
         raise DeployError(f"no version of {config.name} is live at Vertex AI: `imagepipe deploy` one")
-    api = cloud.settings.api or f"https://{_host(cloud.settings)}"
-    names, taken = storage.common_labels(serving), storage.inputs(serving[0])
-    return Address(f"{api}/v1/{endpoint.name}", gcp.Auth(), names, inputs=taken)
+    api = cloud.settings.api or f"https://{_build_host(cloud.settings)}"
+    labels, inputs = storage.read_common_labels(live), read_inputs(live[0])
+    return Address(f"{api}/v1/{endpoint.name}", gcp.Auth(), labels, inputs=inputs)
 
 
-def _connect(config: DeployConfig) -> _Cloud:
+def _connect(config: DeployConfig) -> _Connection:
     settings = config.vertex
     if not settings:
         raise ModelError("deploy.vertex: has to be given: project and region at least")
-    given: dict[str, Any] = {
-        "credentials": gcp.credentials(),
+    arguments: dict[str, Any] = {
+        "credentials": gcp.find_credentials(),
         "transport": "rest",
-        "client_options": {"api_endpoint": settings.api or _host(settings)},
+        "client_options": {"api_endpoint": settings.api or _build_host(settings)},
     }
-    return _Cloud(
-        vertex.ModelServiceClient(**given),
-        vertex.EndpointServiceClient(**given),
+    return _Connection(
+        vertex.ModelServiceClient(**arguments),
+        vertex.EndpointServiceClient(**arguments),
         f"projects/{settings.project}/locations/{settings.region}",
         str(config.name),
         settings,
@@ -147,76 +151,161 @@ def _connect(config: DeployConfig) -> _Cloud:
     )
 
 
-def _host(settings: VertexConfig) -> str:
+def _build_host(settings: VertexConfig) -> str:
     return f"{settings.region}-aiplatform.googleapis.com"
 
 
-def _endpoint(cloud: _Cloud) -> vertex.Endpoint | None:
-    with gcp.in_words("Vertex AI would not list the endpoints", cloud.settings):
+# --- The endpoint
+
+
+def _find_endpoint(cloud: _Connection) -> vertex.Endpoint | None:
+    with gcp.explain_errors("Vertex AI would not list the endpoints", cloud.settings):
         request = {"parent": cloud.location, "filter": f'display_name="{cloud.name}"'}
-        found = list(cloud.endpoints.list_endpoints(request, retry=gcp.AGAIN))
-    if len(found) > 1:
+        endpoints = list(cloud.endpoints.list_endpoints(request, retry=gcp.RETRY))
+    if len(endpoints) > 1:
+        names = ", ".join(endpoint.name for endpoint in endpoints)
         raise DeployError(
-            f"Vertex AI has {len(found)} endpoints of the name {cloud.name}: {', '.join(e.name for e in found)}. "
+            f"Vertex AI has {len(endpoints)} endpoints of the name {cloud.name}: {names}. "
             "Delete or rename all but the one that is meant"
         )
-    return found[0] if found else None
+    return endpoints[0] if endpoints else None
 
 
-def _create_endpoint(cloud: _Cloud) -> vertex.Endpoint:
-    doing = f"Vertex AI would not create the endpoint {cloud.name}"
-    with gcp.in_words(doing, cloud.settings):
+def _create_endpoint(cloud: _Connection) -> vertex.Endpoint:
+    failure = f"Vertex AI would not create the endpoint {cloud.name}"
+    with gcp.explain_errors(failure, cloud.settings):
         endpoint = vertex.Endpoint(display_name=cloud.name)
-        return _done(cloud, cloud.endpoints.create_endpoint(parent=cloud.location, endpoint=endpoint), doing)
+        return _wait(cloud, cloud.endpoints.create_endpoint(parent=cloud.location, endpoint=endpoint), failure)
 
 
-def _versions(cloud: _Cloud, endpoint: vertex.Endpoint | None) -> list[_Known]:
-    """Those in the registry that we made, newest first."""
-    with gcp.in_words(f"Vertex AI would not list the versions of {cloud.name}", cloud.settings):
+def _deploy_registered(cloud: _Connection, endpoint: vertex.Endpoint, registered: _Registered) -> _Registered:
+    """Deploys a version from the registry, which gets no requests yet."""
+    failure = f"Vertex AI would not deploy version {registered.version.version} of {cloud.name}"
+    deployed = vertex.DeployedModel(
+        model=f"{cloud.model}@{registered.id}",
+        display_name=f"{cloud.name}-{registered.version.version}",
+        dedicated_resources=_build_resources(cloud.settings),
+    )
+    with gcp.explain_errors(failure, cloud.settings):
+        operation = cloud.endpoints.deploy_model(endpoint=endpoint.name, deployed_model=deployed)
+        answer = _wait(cloud, operation, failure)
+    return dataclasses.replace(registered, deployed=answer.deployed_model.id)
+
+
+def _build_resources(settings: VertexConfig) -> vertex.DedicatedResources:
+    machine = vertex.MachineSpec(machine_type=settings.machine_type)
+    if settings.accelerator:
+        types = vertex.AcceleratorType.__members__
+        if settings.accelerator.type not in types:
+            raise ModelError(
+                f"deploy.vertex.accelerator.type: {settings.accelerator.type} is unknown; known are {', '.join(types)}"
+            )
+        machine.accelerator_type = types[settings.accelerator.type]
+        machine.accelerator_count = settings.accelerator.count
+    return vertex.DedicatedResources(
+        machine_spec=machine, min_replica_count=settings.min_replicas, max_replica_count=settings.max_replicas
+    )
+
+
+def _set_traffic(cloud: _Connection, endpoint: str, registered: _Registered, share: int) -> int:
+    """Gives a deployed version a share of the requests, and returns it: 100 if nothing else gets any."""
+    failure = f"Vertex AI would not give version {registered.version.version} of {cloud.name} requests"
+    with gcp.explain_errors(failure, cloud.settings):
+        current = cloud.endpoints.get_endpoint(name=endpoint, retry=gcp.RETRY)
+        split = _split_traffic(current.traffic_split, str(registered.deployed), share)
+        changed = vertex.Endpoint(name=endpoint, traffic_split=split, etag=current.etag)
+        cloud.endpoints.update_endpoint(endpoint=changed, update_mask={"paths": ["traffic_split"]})
+    return split[str(registered.deployed)]
+
+
+def _split_traffic(current: Mapping[str, int], deployed: str, share: int) -> dict[str, int]:
+    """Returns percentages that sum to 100: ``share`` for one version, the rest for the others as they stood."""
+    others = {id_: percent for id_, percent in current.items() if id_ != deployed and percent}
+    total = sum(others.values())
+    if not total or share == 100:
+        return {deployed: 100}
+    exact = {id_: percent * (100 - share) / total for id_, percent in others.items()}
+    split = {id_: int(percent) for id_, percent in exact.items()}
+    remainder = 100 - share - sum(split.values())
+    for id_ in sorted(exact, key=lambda id_: (split[id_] - exact[id_], id_))[:remainder]:
+        split[id_] += 1
+    return split | {deployed: share}
+
+
+def _undeploy_others(cloud: _Connection, endpoint: str, live: _Registered) -> None:
+    """Undeploys all but the version that gets all requests, and makes it the registry's default."""
+    failure = f"Version {live.version.version} is live and gets all requests, but Vertex AI would not retire the others"
+    with gcp.explain_errors(failure, cloud.settings):
+        cloud.models.merge_version_aliases(name=f"{cloud.model}@{live.id}", version_aliases=["default"])
+        current = cloud.endpoints.get_endpoint(name=endpoint, retry=gcp.RETRY)
+        for other in current.deployed_models:
+            if other.id != live.deployed:
+                _wait(cloud, cloud.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=other.id), failure)
+
+
+# --- The registry
+
+
+def _list_versions(cloud: _Connection, endpoint: vertex.Endpoint | None) -> list[_Registered]:
+    """Returns our versions in the registry, newest first."""
+    with gcp.explain_errors(f"Vertex AI would not list the versions of {cloud.name}", cloud.settings):
         try:
-            registered = list(cloud.models.list_model_versions(name=cloud.model, retry=gcp.AGAIN))
+            models = list(cloud.models.list_model_versions(name=cloud.model, retry=gcp.RETRY))
         except exceptions.NotFound:
             return []
     shares = dict(endpoint.traffic_split) if endpoint else {}
-    at_endpoint = sorted(endpoint.deployed_models if endpoint else [], key=lambda each: shares.get(each.id, 0))
-    # Google may name a project by its number. Of a version that is there twice the greater share counts.
-    deployed = {each.model_version_id: each.id for each in at_endpoint if _model_id(each.model) == cloud.name}
-    found = []
-    for model in registered:
+    at_endpoint = sorted(endpoint.deployed_models if endpoint else [], key=lambda model: shares.get(model.id, 0))
+    # Google may name a project by its number. Of a version that is deployed twice the greater share counts.
+    deployed = {
+        model.model_version_id: model.id
+        for model in at_endpoint
+        if model.model.rpartition("/")[2].partition("@")[0] == cloud.name
+    }
+    versions = []
+    for model in models:
         name = model.labels.get(_VERSION, "")
         if name.isdigit():
             id_ = deployed.get(model.version_id)
             idle = "rolled back" if _ROLLED_BACK in model.labels else "not deployed"
             version = Version(name, model.artifact_uri, shares.get(str(id_), 0), "ready" if id_ else idle)
-            found.append(_Known(version, model.version_id, id_, dict(model.labels)))
-    return sorted(found, key=lambda known: -int(known.version.version))
+            versions.append(_Registered(version, model.version_id, id_, dict(model.labels)))
+    return sorted(versions, key=lambda registered: -int(registered.version.version))
 
 
-def _model_id(resource: str) -> str:
-    return resource.rpartition("/")[2].partition("@")[0]
+def _register_and_deploy(
+    cloud: _Connection, endpoint: vertex.Endpoint, version: str, config: DeployConfig
+) -> _Registered:
+    """Registers and deploys a version; if that fails, it doesn't stay in the registry, as if it had ever served."""
+    registered = _register(cloud, version, f"{config.path}/{version}")
+    try:
+        return _deploy_registered(cloud, endpoint, registered)
+    except gcp.UncertainError:
+        raise
+    except DeployError as error:
+        raise DeployError(f"{error}{_unregister(cloud, registered)}") from error
 
 
-def _upload(cloud: _Cloud, version: str, uri: str) -> _Known:
+def _register(cloud: _Connection, version: str, uri: str) -> _Registered:
     """Makes a SavedModel a version in the registry."""
-    doing = f"Vertex AI would not take version {version} of {cloud.name} into its registry"
+    failure = f"Vertex AI would not take version {version} of {cloud.name} into its registry"
     model = vertex.Model(
         display_name=cloud.name,
         artifact_uri=uri,
-        container_spec=_container(cloud.settings),
+        container_spec=_build_container(cloud.settings),
         version_aliases=[f"v{version}"],
         labels={_VERSION: version},
     )
     request: dict[str, Any] = {"parent": cloud.location, "model": model}
-    with gcp.in_words(doing, cloud.settings):
+    with gcp.explain_errors(failure, cloud.settings):
         try:
-            request["parent_model"] = cloud.models.get_model(name=cloud.model, retry=gcp.AGAIN).name.partition("@")[0]
+            request["parent_model"] = cloud.models.get_model(name=cloud.model, retry=gcp.RETRY).name.partition("@")[0]
         except exceptions.NotFound:
             request["model_id"] = cloud.name
-        answer = _done(cloud, cloud.models.upload_model(request), doing)
-    return _Known(Version(version, uri, 0, "not deployed"), answer.model_version_id, None, dict(model.labels))
+        answer = _wait(cloud, cloud.models.upload_model(request), failure)
+    return _Registered(Version(version, uri, 0, "not deployed"), answer.model_version_id, None, dict(model.labels))
 
 
-def _container(settings: VertexConfig) -> vertex.ModelContainerSpec:
+def _build_container(settings: VertexConfig) -> vertex.ModelContainerSpec:
     if _PREBUILT in settings.image:
         return vertex.ModelContainerSpec(image_uri=settings.image)
     return vertex.ModelContainerSpec(
@@ -227,115 +316,39 @@ def _container(settings: VertexConfig) -> vertex.ModelContainerSpec:
     )
 
 
-def _start_new(cloud: _Cloud, endpoint: vertex.Endpoint, version: str, config: DeployConfig) -> _Known:
-    """Registers and deploys a version; if that fails, it isn't kept in the registry, as if it had served once."""
-    known = _upload(cloud, version, f"{config.path}/{version}")
-    try:
-        return _start(cloud, endpoint, known)
-    except gcp.UncertainError:
-        raise
-    except DeployError as error:
-        raise DeployError(f"{error}{_remove(cloud, known)}") from error
-
-
-def _start(cloud: _Cloud, endpoint: vertex.Endpoint, known: _Known) -> _Known:
-    """Deploys a version from the registry, which gets no requests yet."""
-    doing = f"Vertex AI would not deploy version {known.version.version} of {cloud.name}"
-    deployed = vertex.DeployedModel(
-        model=f"{cloud.model}@{known.id}",
-        display_name=f"{cloud.name}-{known.version.version}",
-        dedicated_resources=_resources(cloud.settings),
-    )
-    with gcp.in_words(doing, cloud.settings):
-        operation = cloud.endpoints.deploy_model(endpoint=endpoint.name, deployed_model=deployed)
-        answer = _done(cloud, operation, doing)
-    return dataclasses.replace(known, deployed=answer.deployed_model.id)
-
-
-def _resources(settings: VertexConfig) -> vertex.DedicatedResources:
-    machine = vertex.MachineSpec(machine_type=settings.machine_type)
-    if settings.accelerator:
-        kinds = vertex.AcceleratorType.__members__
-        if settings.accelerator.type not in kinds:
-            raise ModelError(
-                f"deploy.vertex.accelerator.type: {settings.accelerator.type} is unknown; known are {', '.join(kinds)}"
-            )
-        machine.accelerator_type = kinds[settings.accelerator.type]
-        machine.accelerator_count = settings.accelerator.count
-    return vertex.DedicatedResources(
-        machine_spec=machine, min_replica_count=settings.min_replicas, max_replica_count=settings.max_replicas
-    )
-
-
-def _remove(cloud: _Cloud, known: _Known) -> str:
+def _unregister(cloud: _Connection, registered: _Registered) -> str:
     """Takes a version that nothing uses out of the registry.
 
     Returns:
-        Words for the one who has to do it, if that fails too.
+        A sentence for the error message if that fails too, else nothing.
     """
-    doing = f"version {known.version.version} stays in the registry, from which Vertex AI would not delete it"
+    failure = f"version {registered.version.version} stays in the registry, from which Vertex AI would not delete it"
     try:
-        with gcp.in_words(doing, cloud.settings):
-            if len(list(cloud.models.list_model_versions(name=cloud.model, retry=gcp.AGAIN))) == 1:
+        with gcp.explain_errors(failure, cloud.settings):
+            if len(list(cloud.models.list_model_versions(name=cloud.model, retry=gcp.RETRY))) == 1:
                 operation = cloud.models.delete_model(name=cloud.model)
             else:
-                operation = cloud.models.delete_model_version(name=f"{cloud.model}@{known.id}")
-            _done(cloud, operation, doing)
+                operation = cloud.models.delete_model_version(name=f"{cloud.model}@{registered.id}")
+            _wait(cloud, operation, failure)
     except DeployError as error:
         return f". Besides, {error}"
     return ""
 
 
-def _give(cloud: _Cloud, endpoint: str, known: _Known, share: int) -> int:
-    """Gives a deployed version a share of the requests, and returns it: all, where nothing else gets any."""
-    doing = f"Vertex AI would not give version {known.version.version} of {cloud.name} requests"
-    with gcp.in_words(doing, cloud.settings):
-        now = cloud.endpoints.get_endpoint(name=endpoint, retry=gcp.AGAIN)
-        split = _split(now.traffic_split, str(known.deployed), share)
-        changed = vertex.Endpoint(name=endpoint, traffic_split=split, etag=now.etag)
-        cloud.endpoints.update_endpoint(endpoint=changed, update_mask={"paths": ["traffic_split"]})
-    return split[str(known.deployed)]
-
-
-def _split(before: Mapping[str, int], deployed: str, share: int) -> dict[str, int]:
-    """Percents that sum to 100: ``share`` for one that is deployed, the rest for the others as they stood."""
-    others = {id_: percent for id_, percent in before.items() if id_ != deployed and percent}
-    total = sum(others.values())
-    if not total or share == 100:
-        return {deployed: 100}
-    exact = {id_: percent * (100 - share) / total for id_, percent in others.items()}
-    split = {id_: int(percent) for id_, percent in exact.items()}
-    left = 100 - share - sum(split.values())
-    for id_ in sorted(exact, key=lambda id_: (split[id_] - exact[id_], id_))[:left]:
-        split[id_] += 1
-    return split | {deployed: share}
-
-
-def _retire_others(cloud: _Cloud, endpoint: str, known: _Known) -> None:
-    """Undeploys all but the version that gets all requests, and makes it the registry's default."""
-    doing = f"Version {known.version.version} is live and gets all requests, but Vertex AI would not retire the others"
-    with gcp.in_words(doing, cloud.settings):
-        cloud.models.merge_version_aliases(name=f"{cloud.model}@{known.id}", version_aliases=["default"])
-        now = cloud.endpoints.get_endpoint(name=endpoint, retry=gcp.AGAIN)
-        for other in now.deployed_models:
-            if other.id != known.deployed:
-                _done(cloud, cloud.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=other.id), doing)
-
-
-def _label(cloud: _Cloud, known: _Known, labels: Mapping[str, str]) -> None:
-    doing = f"What was wanted is live, but Vertex AI would not note it at version {known.version.version}"
-    with gcp.in_words(doing, cloud.settings):
-        model = vertex.Model(name=f"{cloud.model}@{known.id}", labels=labels)
+def _set_labels(cloud: _Connection, registered: _Registered, labels: Mapping[str, str]) -> None:
+    failure = f"The change is live, but Vertex AI would not label version {registered.version.version}"
+    with gcp.explain_errors(failure, cloud.settings):
+        model = vertex.Model(name=f"{cloud.model}@{registered.id}", labels=labels)
         cloud.models.update_model(model=model, update_mask={"paths": ["labels"]})
 
 
-def _done(cloud: _Cloud, operation: Any, doing: str) -> Any:
-    """What a long-running operation gives, once it is done."""
-    polling = DEFAULT_POLLING.with_delay(initial=_FIRST_LOOK)
+def _wait(cloud: _Connection, operation: Any, failure: str) -> Any:
+    """Waits for a long-running operation, and returns its result."""
+    polling = DEFAULT_POLLING.with_delay(initial=_FIRST_POLL)
     try:
         return operation.result(timeout=max(0.0, cloud.deadline - time.monotonic()), polling=polling)
     except concurrent.futures.TimeoutError as error:
         raise gcp.UncertainError(
-            f"{doing} within deploy.vertex.timeout, {cloud.settings.timeout:g} seconds. It may still be at it "
+            f"{failure} within deploy.vertex.timeout, {cloud.settings.timeout:g} seconds. It may still be at it "
             f"({operation.operation.name}): look with `imagepipe status`, and do the same again to go on from there"
         ) from error

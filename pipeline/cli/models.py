@@ -262,11 +262,14 @@ def _batch_job(
     """Starts a job, or finds one that was started, and waits for it if that is wanted."""
     if (inputs or out) if job else not (inputs and out):
         raise typer.BadParameter("give files of requests and --out, or --job alone")
+    from pipeline.logs import hide_output
+
+    with hide_output():
+        from imagepipe.deploy import ml_engine_jobs as jobs
     deployment = read_deployment(config, target, None)
-    jobs: Any = load_deploy_target(deployment)
     if job:
-        return jobs.wait_for_job(job, deployment, print_note) if wait else jobs.job(job, deployment)
-    started = jobs.start_job(inputs, out, deployment, workers)
+        return jobs.wait_for_job(job, deployment, print_note) if wait else jobs.find_job(job, deployment)
+    started = jobs.start_job(inputs, str(out), deployment, workers)
     ERR.print(f"Started. Ask for it again: imagepipe batch-predict --target {target} --job {started.id}")
     return jobs.wait_for_job(started.id, deployment, print_note) if wait else started
 

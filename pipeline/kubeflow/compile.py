@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import tensorflow as tf
 import yaml
 from google.protobuf import json_format
 from kfp.compiler import pipeline_spec_builder
@@ -16,6 +15,7 @@ from kubernetes.utils.quantity import parse_quantity
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline import source
 from pipeline.config import Config
@@ -150,8 +150,8 @@ def _is_google(path: str | None) -> bool:
 def _source(config: Config) -> Source:
     """The dataset's files, if they can be seen from here; else those of a dataset that ``imagepipe ingest`` made."""
     path = config.data.path.rstrip("/")
-    with contextlib.suppress(tf.errors.OpError):  # of a bucket that can't be reached
-        if tf.io.gfile.exists(path) or tf.io.gfile.glob(path):
+    with contextlib.suppress(OSError):  # of a bucket that can't be reached
+        if filesystem.exists(path) or filesystem.glob(path):
             return source.find_examples(config)
     return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
 

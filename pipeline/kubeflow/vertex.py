@@ -50,7 +50,7 @@ def submit(package: Package, settings: KubeflowConfig, asked: Asked) -> Submitte
     parent = f"projects/{place.project}/locations/{place.region}"
     host = f"{place.region}-aiplatform.googleapis.com"
     given: dict[str, Any] = {
-        "credentials": gcp.credentials(),
+        "credentials": gcp.find_credentials(),
         "transport": "rest",
         "client_options": {"api_endpoint": place.api or host},
     }
@@ -64,18 +64,18 @@ def submit(package: Package, settings: KubeflowConfig, asked: Asked) -> Submitte
     )
     if asked.schedule:
         job.display_name = name = asked.name or package.name
-        with gcp.in_words(f"Vertex AI would not run {name} on a schedule", place):
+        with gcp.explain_errors(f"Vertex AI would not run {name} on a schedule", place):
             made, replaced = _schedule(vertex.ScheduleServiceClient(**given), parent, job, asked.schedule)
         page = f"{_CONSOLE}/{place.region}/pipelines/schedules/{_id(made)}?project={place.project}"
         return Submitted(_id(made), name, page, replaced=tuple(map(_id, replaced)))
     client = vertex.PipelineServiceClient(**given)
     job_id = f"{re.sub('[^a-z0-9]+', '-', package.name.lower()).strip('-')}-{now:%Y%m%d%H%M%S%f}"
-    with gcp.in_words(f"Vertex AI would not run {package.name}", place):
+    with gcp.explain_errors(f"Vertex AI would not run {package.name}", place):
         run = client.create_pipeline_job(parent=parent, pipeline_job=job, pipeline_job_id=job_id).name
 
     def look() -> Progress:
         try:
-            with gcp.in_words(f"Vertex AI would not tell how {_id(run)} goes", place):
+            with gcp.explain_errors(f"Vertex AI would not tell how {_id(run)} goes", place):
                 return _progress(client.get_pipeline_job(name=run), package.tasks)
         except DeployError as error:
             if isinstance(error.__cause__, exceptions.ServerError | requests.exceptions.RequestException):

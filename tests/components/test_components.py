@@ -10,14 +10,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tfx_bsl.tfxio import tf_example_record
 
 from components.champion.component import live_model
-from components.evaluator.component import _fixed_batches, with_thresholds
+from components.evaluator.executor import _fix_batch_size
+from components.evaluator.executor import override_thresholds
 from components.trainer.component import with_settings
+from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.versions import version_folders
+from imagepipe.deploy.versions import list_version_folders
 from pipeline.config import EvaluationConfig
-from pipeline.eval_config import eval_config
+from pipeline.eval_config import build_eval_config
 
 
 def make_model(folder: Path, fingerprint: bytes, files: int = 3) -> Path:
@@ -40,7 +42,7 @@ def test_a_reader_never_sees_half_a_pushed_model(tmp_path):
 
     def read():
         while not pushed.is_set():
-            seen.extend(files_of(folder) for folder in version_folders(tmp_path / "serving"))
+            seen.extend(files_of(folder) for folder in list_version_folders(tmp_path / "serving"))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -50,7 +52,7 @@ def test_a_reader_never_sees_half_a_pushed_model(tmp_path):
         time.sleep(0.05)
         pushed.set()
         reader.join()
-    assert [folder.name for folder in version_folders(tmp_path / "serving")] == [version]
+    assert [folder.name for folder in list_version_folders(tmp_path / "serving")] == [version]
     assert seen
     assert all(files == files_of(model) for files in seen)
 
@@ -61,10 +63,10 @@ def test_an_interrupted_push_leaves_no_version(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(storage.tf.io.gfile, "rename", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(storage.filesystem, "rename", fail)
+    with pytest.raises(ModelError, match="can't be written: disk full"):
         storage.add_version(str(model), str(tmp_path / "serving"))
-    assert version_folders(tmp_path / "serving") == []
+    assert list_version_folders(tmp_path / "serving") == []
 
 
 def test_each_new_model_gets_a_later_version_and_the_live_one_is_not_pushed_twice(tmp_path):
@@ -74,7 +76,7 @@ def test_each_new_model_gets_a_later_version_and_the_live_one_is_not_pushed_twic
     one = make_model(tmp_path / "one", b"1")
     assert storage.add_version(str(one), serving) == str(int(future) + 1)
     assert storage.add_version(str(one), serving) == str(int(future) + 1)
-    assert len(version_folders(serving)) == 2
+    assert len(list_version_folders(serving)) == 2
 
 
 def test_the_champion_is_the_newest_version_that_is_not_the_candidate(tmp_path):
@@ -115,7 +117,7 @@ def test_the_evaluator_reads_batches_of_one_size(tmp_path):
             file.unlink()
         return sizes
 
-    with _fixed_batches(32):
+    with _fix_batch_size(32):
         fixed = batch_sizes()
     assert sum(fixed) == 500
     assert max(fixed) == 32
@@ -133,8 +135,8 @@ def test_what_a_run_is_given_replaces_the_trainers_settings():
 
 
 def test_what_a_run_is_given_replaces_the_gates_bounds_and_no_others():
-    config = eval_config("classification", EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 1.0}), Features())
-    changed = with_thresholds(config, {"accuracy": 0.5, "log_loss": 2.0})
+    config = build_eval_config("classification", EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 1.0}), Features())
+    changed = override_thresholds(config, {"accuracy": 0.5, "log_loss": 2.0})
     bounds = {
         json.loads(metric.config)["name"]: metric.per_slice_thresholds[0].threshold
         for metric in changed.metrics_specs[0].metrics
@@ -143,4 +145,4 @@ def test_what_a_run_is_given_replaces_the_gates_bounds_and_no_others():
     assert bounds["accuracy"].value_threshold.lower_bound.value == 0.5
     assert bounds["log_loss"].value_threshold.upper_bound.value == 2.0
     assert bounds["accuracy"].change_threshold.absolute.value == -0.01
-    assert with_thresholds(config, {"accuracy": 0.9}) == config
+    assert override_thresholds(config, {"accuracy": 0.9}) == config

@@ -10,7 +10,7 @@ from google.auth.transport.requests import AuthorizedSession
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import DeployError, ModelError
-from imagepipe.deploy import gcp, ml_engine
+from imagepipe.deploy import gcp, ml_engine, ml_engine_api, ml_engine_jobs
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.serving.instances import encode_instance
 from imagepipe.serving.request_files import write_requests
@@ -26,8 +26,8 @@ QUOTA = "The request for 1 node of n1-standard-4 exceeds the quota"
 @pytest.fixture
 def cloud(account, monkeypatch):
     cloud = MLEngine(account)
-    monkeypatch.setattr(ml_engine, "_FIRST_PAUSE", 0.01)
-    ml_engine._warn.cache_clear()
+    monkeypatch.setattr(ml_engine_api, "_FIRST_PAUSE", 0.01)
+    ml_engine_api._warn.cache_clear()
     with running(cloud):
         yield cloud
 
@@ -67,7 +67,7 @@ def test_plain_rest_predicts_with_it(cloud, config, brightness, expected):
     ml_engine.deploy(brightness[0], config)
     url = f"{cloud.url}/v1/projects/{PROJECT}/models/test_digits:predict"
     body = {"instances": [encode_instance(request) for request in DIGITS]}
-    answer = AuthorizedSession(gcp.credentials()).post(url, json=body).json()
+    answer = AuthorizedSession(gcp.find_credentials()).post(url, json=body).json()
     assert [row["label"] for row in answer["predictions"]] == [each.label for each in expected]
 
 
@@ -159,7 +159,7 @@ def test_a_deployment_that_takes_too_long_changes_nothing_and_is_gone_on_with(cl
 
 
 def test_a_version_that_nobody_can_ask_about_for_a_while_is_not_taken_away(cloud, config, brightness, monkeypatch):
-    monkeypatch.setattr(gcp, "AGAIN", gcp.AGAIN.with_timeout(0.1))
+    monkeypatch.setattr(gcp, "RETRY", gcp.RETRY.with_timeout(0.1))
     ml_engine.deploy(brightness[0], config)
     cloud.faults += [("GET", "operations", 503, "away")] * 20
     with pytest.raises(DeployError, match=r"not make version .*: away\. Do it again later\. Live as before: version"):
@@ -223,8 +223,8 @@ def results(out: Path) -> dict[str, str]:
 def test_a_job_predicts_files_of_each_kind(cloud, config, brightness, expected, files, tmp_path, name, no_secrets):
     version = ml_engine.deploy(brightness[0], config)
     seen = []
-    job = ml_engine.start_job([str(files[name])], str(tmp_path / "out"), changed(config, batch_size=8), workers=3)
-    done = ml_engine.wait_for_job(job.id, config, lambda now: seen.append(now.state))
+    job = ml_engine_jobs.start_job([str(files[name])], str(tmp_path / "out"), changed(config, batch_size=8), workers=3)
+    done = ml_engine_jobs.wait_for_job(job.id, config, lambda now: seen.append(now.state))
     assert (done.state, done.predicted, done.errors) == ("SUCCEEDED", 20, 0)
     assert seen == ["PREPARING", "RUNNING", "SUCCEEDED"]
     assert results(tmp_path / "out") == {each.id: each.label for each in expected}
@@ -237,8 +237,8 @@ def test_a_job_predicts_files_of_each_kind(cloud, config, brightness, expected, 
 def test_what_a_job_can_not_predict_is_counted(config, brightness, tmp_path):
     ml_engine.deploy(brightness[0], config)
     write_requests([DIGITS[0], Request("broken", b"no image")], tmp_path / "a.jsonl", "jsonl")
-    started = ml_engine.start_job([str(tmp_path / "*.jsonl")], str(tmp_path / "out"), config)
-    job = ml_engine.wait_for_job(started.id, config, lambda _: None)
+    started = ml_engine_jobs.start_job([str(tmp_path / "*.jsonl")], str(tmp_path / "out"), config)
+    job = ml_engine_jobs.wait_for_job(started.id, config, lambda _: None)
     assert (job.predicted, job.errors) == (1, 1)
     assert "1 predicted, 1 errors" in str(job)
 
@@ -247,27 +247,27 @@ def test_a_job_that_fails_or_is_cancelled_says_why(cloud, config, brightness, fi
     ml_engine.deploy(brightness[0], config)
     cloud.failing_jobs.append("The replica master 0 ran out of memory")
     given = ([str(files["digits.jsonl"])], str(tmp_path / "out"), config)
-    started = ml_engine.start_job(*given)
+    started = ml_engine_jobs.start_job(*given)
     with pytest.raises(DeployError, match=f"the job {started.id} failed: The replica master 0 ran out of memory"):
-        ml_engine.wait_for_job(started.id, config, lambda _: None)
-    started = ml_engine.start_job(*given)
+        ml_engine_jobs.wait_for_job(started.id, config, lambda _: None)
+    started = ml_engine_jobs.start_job(*given)
     cloud.jobs[started.id]["state"] = "CANCELLING"
     with pytest.raises(DeployError, match=f"the job {started.id} cancelled: ML Engine doesn't say why"):
-        ml_engine.wait_for_job(started.id, config, lambda _: None)
+        ml_engine_jobs.wait_for_job(started.id, config, lambda _: None)
     with pytest.raises(DeployError, match=r"would not say how the job none goes: .* was not found"):
-        ml_engine.job("none", config)
+        ml_engine_jobs.find_job("none", config)
 
 
 @pytest.mark.parametrize("inputs", [["a.npz"], ["a.jsonl", "b.tfrecord"], ["photos/"]])
 def test_a_job_takes_one_kind_of_file(config, inputs):
     with pytest.raises(ModelError, match=r"a job takes files of one kind, \.jsonl, \.tfrecord, \.tfrecord\.gz"):
-        ml_engine.start_job(inputs, "out", config)
+        ml_engine_jobs.start_job(inputs, "out", config)
 
 
 def test_googles_own_service_reads_cloud_storage_only(config):
     google = changed(config, api=None)
     with pytest.raises(ModelError, match=r"a\.jsonl: ML Engine reads and writes Cloud Storage only"):
-        ml_engine.start_job(["gs://bucket/b.jsonl", "a.jsonl"], "gs://bucket/out", google)
+        ml_engine_jobs.start_job(["gs://bucket/b.jsonl", "a.jsonl"], "gs://bucket/out", google)
     with pytest.raises(ValueError, match=r"path: ml_engine reads from Cloud Storage only: gs://"):
         DeployConfig(**google.model_dump())
 

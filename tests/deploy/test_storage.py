@@ -1,31 +1,51 @@
-"""What is read of models that are not on this machine; TensorFlow's file system in memory plays the object store."""
+"""Models that are not on this machine: in an object store."""
+
+from pathlib import Path
 
 import pytest
 
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy import storage
+from imagepipe.deploy import saved_model, storage
 from tests.serving.conftest import save_brightness
 
 
 @pytest.fixture
-def stored(model, tmp_path) -> list[str]:
+def stored(store, model, tmp_path) -> list[str]:
     """Two versions of a model, and one of other classes."""
     other = save_brightness(tmp_path / "other", tmp_path / "assets", ("night", "day"))
-    folders = ["ram://bucket/a", "ram://bucket/b", "ram://bucket/other"]
+    folders = [f"{store.uri}/{name}" for name in ("a", "b", "other")]
     for source, folder in zip((model, model, other), folders, strict=True):
         storage.add_version(str(source), folder)
-    return [f"{folder}/{storage.version_names(folder)[-1]}" for folder in folders]
+    return [f"{folder}/{storage.list_versions(folder)[-1]}" for folder in folders]
 
 
 def test_names_are_those_that_all_have(stored):
-    assert storage.common_labels(stored[:2]) == ["dark", "light"]
-    assert storage.common_labels(stored) == []
+    assert storage.read_common_labels(stored[:2]) == ["dark", "light"]
+    assert storage.read_common_labels(stored) == []
 
 
-def test_what_a_model_takes_is_read_from_its_signature(stored, tmp_path):
-    assert storage.inputs(stored[0]) == ["input", "metadata"]
-    with pytest.raises(ModelError, match=r"ram://bucket/none can't be read as a SavedModel"):
-        storage.inputs("ram://bucket/none")
+def test_what_a_model_takes_is_read_from_its_signature(store, stored, tmp_path):
+    assert saved_model.read_inputs(stored[0]) == ["input", "metadata"]
+    with pytest.raises(ModelError, match=rf"{store.uri}/none can't be read as a SavedModel"):
+        saved_model.read_inputs(f"{store.uri}/none")
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff")
     with pytest.raises(ModelError, match="can't be read as a SavedModel"):
-        storage.inputs(str(tmp_path))
+        saved_model.read_inputs(str(tmp_path))
+
+
+def test_a_fetched_model_is_the_stored_one(stored, model):
+    copy = storage.fetch_model(stored[0])
+    names = {path.relative_to(model) for path in Path(model).rglob("*") if path.is_file()}
+    assert {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()} == names
+    assert all((copy / name).read_bytes() == (Path(model) / name).read_bytes() for name in names)
+
+
+def test_a_model_that_is_not_there_is_not_fetched(store):
+    with pytest.raises(ModelError, match=f"{store.uri}/none: there is nothing"):
+        storage.fetch_model(f"{store.uri}/none")
+
+
+def test_an_object_is_not_written_beside_the_copy(s3, tmp_path):
+    s3.put("model/../outside", b"x")
+    with pytest.raises(ModelError, match=r"can't be fetched: \.\./outside leads out of it"):
+        storage.fetch_model(f"{s3.uri}/model")

@@ -22,7 +22,7 @@ QUOTA = "The following quota metrics exceed quota limits: aiplatform.googleapis.
 @pytest.fixture
 def cloud(account, monkeypatch):
     cloud = Vertex(account)
-    monkeypatch.setattr(vertex, "_FIRST_LOOK", 0.02)
+    monkeypatch.setattr(vertex, "_FIRST_POLL", 0.02)
     with running(cloud):
         yield cloud
 
@@ -57,7 +57,7 @@ def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness,
 def test_googles_own_client_predicts_with_it(cloud, config, brightness, expected):
     vertex.deploy(brightness[0], config)
     client = aiplatform_v1.PredictionServiceClient(
-        credentials=vertex.gcp.credentials(), transport="rest", client_options={"api_endpoint": cloud.url}
+        credentials=vertex.gcp.find_credentials(), transport="rest", client_options={"api_endpoint": cloud.url}
     )
     (endpoint,) = cloud.endpoints
     instances = [vertex_instance(request) for request in DIGITS]
@@ -98,9 +98,9 @@ def test_what_was_live_keeps_its_proportions_beside_a_third(config, brightness):
     vertex.deploy(brightness[1], config, 50)
     vertex.deploy(brightness[2], config, 25)
     assert [share for share, _ in shares(config)] == [25, 37, 38]
-    assert vertex._split({"1": 34, "2": 33, "3": 33}, "4", 1) == {"1": 33, "2": 33, "3": 33, "4": 1}
-    assert vertex._split({"1": 100}, "2", 99) == {"1": 1, "2": 99}
-    assert vertex._split({}, "2", 10) == {"2": 100}
+    assert vertex._split_traffic({"1": 34, "2": 33, "3": 33}, "4", 1) == {"1": 33, "2": 33, "3": 33, "4": 1}
+    assert vertex._split_traffic({"1": 100}, "2", 99) == {"1": 1, "2": 99}
+    assert vertex._split_traffic({}, "2", 10) == {"2": 100}
 
 
 def test_a_canary_is_rolled_back_without_anything_being_deployed(cloud, config, brightness):
@@ -229,7 +229,7 @@ def test_what_somebody_else_changes_meanwhile_is_not_overwritten(cloud, config, 
     vertex.deploy(brightness[0], config)
     vertex.deploy(brightness[1], config, 10)
     cloud.faults.append(("PATCH", "endpoints", 409, "its etag does not match"))
-    with pytest.raises(DeployError, match="Somebody else changes it at this time"):
+    with pytest.raises(DeployError, match="Somebody else is changing it at the moment"):
         vertex.deploy(brightness[1], config, 50)
     assert shares(config) == [(10, "ready"), (90, "ready")]
 

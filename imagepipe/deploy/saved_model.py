@@ -1,0 +1,78 @@
+"""Reads what a SavedModel's folder says about the model, without TensorFlow, whose import takes seconds.
+
+``saved_model.pb`` is a ``SavedModel`` message. Only its fields on the way to the names of the inputs are declared here,
+in a descriptor pool of their own, numbered as in TensorFlow's
+``tensorflow/core/protobuf/{saved_model,meta_graph}.proto``; protobuf skips all others, and TensorFlow may be imported
+beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ModelError
+
+GRAPH = "saved_model.pb"
+"""The file that makes a folder a SavedModel."""
+
+FINGERPRINT = "fingerprint.pb"
+"""TensorFlow writes it beside each SavedModel: hashes of the graph and of the weights."""
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def _create_saved_model_class() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(name="imagepipe/saved_model.proto", package="tensorflow", syntax="proto3")
+    file.message_type.add(name="TensorInfo")
+    _add_map(file.message_type.add(name="SignatureDef"), "inputs", 1, "TensorInfo")
+    _add_map(file.message_type.add(name="MetaGraphDef"), "signature_def", 5, "SignatureDef")
+    _add_message(file.message_type.add(name="SavedModel"), "meta_graphs", 2, "MetaGraphDef", _Field.LABEL_REPEATED)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.SavedModel"))
+
+
+def _add_map(message: descriptor_pb2.DescriptorProto, name: str, number: int, value: str) -> None:
+    """Adds a field ``map<string, value>``, which is a repeated message with a key and a value."""
+    entry_name = f"{name.title().replace('_', '')}Entry"
+    entry = message.nested_type.add(name=entry_name)
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
+    _add_message(entry, "value", 2, value, _Field.LABEL_OPTIONAL)
+    _add_message(message, name, number, f"{message.name}.{entry_name}", _Field.LABEL_REPEATED)
+
+
+def _add_message(message: descriptor_pb2.DescriptorProto, name: str, number: int, type_name: str, label: Any) -> None:
+    message.field.add(
+        name=name, number=number, type=_Field.TYPE_MESSAGE, type_name=f".tensorflow.{type_name}", label=label
+    )
+
+
+_SavedModel = _create_saved_model_class()
+
+
+def read_inputs(model: str) -> list[str]:
+    """Returns the names of the inputs that a SavedModel takes of a request, side features included, sorted.
+
+    Raises:
+        ModelError: if it can't be read.
+    """
+    try:
+        saved_model = _SavedModel.FromString(filesystem.read_bytes(f"{model}/{GRAPH}"))
+        return sorted(saved_model.meta_graphs[0].signature_def["serving_default"].inputs)
+    except (OSError, DecodeError, IndexError) as error:
+        raise ModelError(f"{model} can't be read as a SavedModel: {error}") from error
+
+
+def read_labels(model: Path) -> list[str]:
+    """Returns the names of a SavedModel's outputs, in the order of ``classes``; of a regression the target's name."""
+    return (model / "assets" / "labels").read_text().splitlines()
+
+
+def read_task(model: Path) -> str:
+    """Returns the task of a SavedModel: classification, multilabel or regression."""
+    file = model / "assets" / "task"
+    return file.read_text().strip() if file.is_file() else "classification"  # as old models, which don't say, all are
