@@ -1,4 +1,4 @@
-"""What a version of a model was made from: data, code, configuration, packages, and the run to repeat."""
+"""The lineage of a model version: data, code, configuration, packages, and the command that repeats the run."""
 
 import shlex
 import textwrap
@@ -9,7 +9,7 @@ from typing import Any
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.deploy.saved_model import FINGERPRINT
 from imagepipe.deploy.versions import find_model
-from pipeline.runs import provenance, store, summary
+from pipeline.runs import metadata_store, provenance, summary
 from pipeline.runs.provenance import Origin
 from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
@@ -20,18 +20,18 @@ class Lineage:
     """Where a model comes from.
 
     Attributes:
-        model: the SavedModel's folder.
+        model: folder of the SavedModel.
         version: its name, if it is a version folder.
         live: whether it is the newest of its folder, which a model server serves.
-        verified: whether its fingerprint is that of the model which the run has kept. False where that is gone.
-        run: the run that pushed it, or of a model that was not pushed, the first that had it.
+        verified: whether its fingerprint is that of the run's own copy; False if that copy is gone.
+        run: the run that pushed it; or the first run that had it, if it was not pushed.
         origin: what that run was made from; None if it left no ``run.json``.
-        trained_by: the id of the run that trained it: an earlier one where the run found it in the cache. None if ML
-            Metadata can't tell.
-        trained_from: what that one was made from.
-        data_now: the fingerprint of the dataset where it was, as it is now; None if it is gone, or was made elsewhere.
-        executions: all that it comes from, by ML Metadata, the first first; empty if that can't be read.
-        again: the command that runs the same again; None without ``origin``.
+        trained_by: id of the run that trained it: an earlier one if the run took it from the cache. None if ML Metadata
+            can't tell.
+        trained_from: what that run was made from.
+        data_now: current fingerprint of the dataset at its old place; None if it is gone, or was made elsewhere.
+        executions: all executions that it depends on, the earliest first; empty if ML Metadata can't be read.
+        rerun: the command that repeats the run; None without ``origin``.
     """
 
     model: Path
@@ -43,11 +43,11 @@ class Lineage:
     trained_by: str | None
     trained_from: Origin | None
     data_now: str | None
-    executions: list[store.Execution]
-    again: str | None
+    executions: list[metadata_store.Execution]
+    rerun: str | None
 
-    def as_json(self) -> dict[str, Any]:
-        """The same, for programs."""
+    def to_json(self) -> dict[str, Any]:
+        """Returns the same as plain JSON values."""
         return {
             "model": str(self.model),
             "version": self.version or None,
@@ -64,53 +64,52 @@ class Lineage:
             "trained_with_commit": self.trained_from
             and self.trained_from.commit
             and self.trained_from.commit.model_dump(),
-            "executions": [asdict(each) for each in self.executions],
-            "again": self.again,
+            "executions": [asdict(execution) for execution in self.executions],
+            "again": self.rerun,
         }
 
 
-def trace(path: Path, workdir: Path | None = None) -> Lineage:
-    """Finds what a model was made from.
+def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
+    """Finds out what a model was made from.
 
     Args:
-        path: a version (``serving/NAME/VERSION``, also one that was rolled back), the folder of versions, whose newest
-            is meant, or a run.
-        workdir: that of the pipeline; by default the folder above ``path`` that has ``runs/``.
+        path: a version (``serving/NAME/VERSION``, also one that was rolled back), a folder of versions (its newest is
+            taken), or a run.
+        workdir: of the pipeline; by default the folder above ``path`` that has ``runs/``.
 
     Raises:
-        ModelError: there is no such model, or no run has made it.
+        ModelError: there is no such model, or no run made it.
     """
     model = find_model(path).resolve()
     root = workdir.resolve() if workdir else _workdir_above(path.resolve())
-    place = Workdir(root)
-    runs = [run for _, run in summary.read_each(place.runs) if run][::-1]  # oldest first
-    run = _run_of(path.resolve(), model, runs, place)
-    kept = Path(run.model_dir) if run.model_dir else None
-    same = _same(model, kept)
-    if same is False:
+    pipeline_workdir = Workdir(root)
+    runs = [run for _, run in summary.read_summaries(pipeline_workdir.runs) if run][::-1]  # oldest first
+    run = _find_run(path.resolve(), model, runs, pipeline_workdir)
+    verified = _have_same_fingerprint(model, Path(run.model_dir) if run.model_dir else None)
+    if verified is False:
         raise ModelError(
-            f"{model} is not the model that the run {run.run_id} has made under this name: its fingerprint is another. "
+            f"{model} is not the model that the run {run.run_id} made under this name: its fingerprint differs. "
             "It was replaced by hand."
         )
-    origin = provenance.read(place.runs / run.run_id)
-    executions, trained_by = _recorded(place, run)
+    origin = provenance.read_origin(pipeline_workdir.runs / run.run_id)
+    executions, trained_by = _read_executions(pipeline_workdir, run)
     return Lineage(
         model=model,
         version=model.name if model.name.isdigit() else "",
         live=summary.is_live(run) and model.name == run.pushed_version,
-        verified=bool(same),
+        verified=bool(verified),
         run=run,
         origin=origin,
         trained_by=trained_by,
-        trained_from=provenance.read(place.runs / trained_by) if trained_by else None,
-        data_now=_data_now(origin),
+        trained_from=provenance.read_origin(pipeline_workdir.runs / trained_by) if trained_by else None,
+        data_now=_fingerprint_now(origin),
         executions=executions,
-        again=again(place, run.run_id) if origin else None,
+        rerun=make_rerun_command(pipeline_workdir, run.run_id) if origin else None,
     )
 
 
-def again(workdir: Workdir, run_id: str) -> str:
-    """The command that repeats a run with the configuration that it had."""
+def make_rerun_command(workdir: Workdir, run_id: str) -> str:
+    """Returns the command that repeats a run with the configuration that it had."""
     config = workdir.runs / run_id / provenance.CONFIG
     return shlex.join(["imagepipe", "run", str(config), "--workdir", str(workdir.root)])
 
@@ -120,31 +119,31 @@ def _workdir_above(path: Path) -> Path:
         if Workdir(folder).runs.is_dir():
             return folder
     raise ModelError(
-        f"no folder above {path} has runs/, where a run says what it was made from. Give the pipeline's as --workdir."
+        f"no folder above {path} has runs/, where runs leave what they were made from. Give the pipeline's as --workdir."
     )
 
 
-def _run_of(path: Path, model: Path, runs: list[Summary], workdir: Workdir) -> Summary:
-    """The run that a model comes from: that which was asked about, that which pushed it, or the first that had it."""
+def _find_run(path: Path, model: Path, runs: list[Summary], workdir: Workdir) -> Summary:
+    """Returns the run that a model comes from: that at ``path``, the one that pushed it, or the first that had it."""
     for run in runs:
         if path.name == run.run_id:
             return run
     for run in runs:
-        # What was rolled back lies a folder below its name's; a workdir may have been moved.
-        places = {Path(run.serving_dir).resolve(), workdir.serving(run.name)}
-        if run.pushed_version == model.name and places & set(model.parents):
+        # A version that was rolled back lies one folder deeper; a workdir may have been moved.
+        folders = {Path(run.serving_dir).resolve(), workdir.serving(run.name)}
+        if run.pushed_version == model.name and folders & set(model.parents):
             return run
     for run in runs:
-        if run.model_dir and _same(model, Path(run.model_dir)):
+        if run.model_dir and _have_same_fingerprint(model, Path(run.model_dir)):
             return run
     raise ModelError(
-        f"{model}: none of the {len(runs)} runs here has made this model. If it was copied from another workdir, "
+        f"{model}: none of the {len(runs)} runs here made this model. If it was copied from another workdir, "
         "give that as --workdir."
     )
 
 
-def _same(one: Path, other: Path | None) -> bool | None:
-    """Whether two folders hold one SavedModel; None where one of them has no fingerprint to tell by."""
+def _have_same_fingerprint(one: Path, other: Path | None) -> bool | None:
+    """Returns whether two folders hold the same SavedModel; None if one of them has no fingerprint."""
     if other is None:
         return None
     try:
@@ -153,68 +152,71 @@ def _same(one: Path, other: Path | None) -> bool | None:
         return None
 
 
-def _data_now(origin: Origin | None) -> str | None:
+def _fingerprint_now(origin: Origin | None) -> str | None:
     if origin is None or origin.dataset.of != "content":
         return None
     try:
-        found = provenance.ingested(origin.dataset.path)
+        current = provenance.fingerprint_dataset(origin.dataset.path)
     except (IngestError, OSError):
         return None
-    return found.fingerprint if found else None
+    return current.fingerprint if current else None
 
 
-def _recorded(workdir: Workdir, run: Summary) -> tuple[list[store.Execution], str | None]:
-    """All that a run's model and its push come from, and the id of the run that trained the model."""
+def _read_executions(workdir: Workdir, run: Summary) -> tuple[list[metadata_store.Execution], str | None]:
+    """Returns all executions behind a run's model and its push, and the id of the run that trained the model."""
     try:
-        with store.opened(workdir.metadata) as metadata:
+        with metadata_store.open_store(workdir.metadata) as metadata:
             if metadata is None:
                 return [], None
-            # A run that found its push in the cache has the pushed model among its outputs as well.
-            outputs = [a for each in store.executions(metadata, run.name, run.run_id) for a in each.outputs]
+            # A run that took its push from the cache has the pushed model among its outputs as well.
+            executions = metadata_store.read_executions(metadata, run.name, run.run_id)
+            outputs = [artifact for execution in executions for artifact in execution.outputs]
             models = {a.id for a in outputs if run.model_dir and Path(run.model_dir).is_relative_to(a.uri)}
             pushed = {a.id for a in outputs if a.kind == "PushedModel" and run.pushed_version}
-            found = store.upstream(metadata, pushed or models)
-    except store.BusyError:
+            upstream = metadata_store.read_upstream(metadata, pushed or models)
+    except metadata_store.BusyError:
         return [], None
-    trainers = [each.run for each in found if {a.id for a in each.outputs} & models]
-    return found, trainers[0] if trainers else None
+    trainers = [execution.run for execution in upstream if {a.id for a in execution.outputs} & models]
+    return upstream, trainers[0] if trainers else None
 
 
-def describe(found: Lineage) -> str:
-    """The same in words, for a terminal."""
+def describe_lineage(lineage: Lineage) -> str:
+    """Returns the lineage as text for a terminal."""
     lines = [
-        f"{found.model}{' is live' if found.live else ''}",
-        f"run       {found.run.run_id}, pipeline {found.run.name}: {_figures(found.run)}",
+        f"{lineage.model}{' is live' if lineage.live else ''}",
+        f"run       {lineage.run.run_id}, pipeline {lineage.run.name}: {_figures(lineage.run)}",
     ]
-    if found.trained_by and found.trained_by != found.run.run_id:
-        lines.append(f"trained   by an earlier run, {found.trained_by}, and taken from the cache")
-    if not found.verified:
+    if lineage.trained_by and lineage.trained_by != lineage.run.run_id:
+        lines.append(f"trained   by an earlier run, {lineage.trained_by}, and taken from the cache")
+    if not lineage.verified:
         lines.append("checked   no: the run's own copy of the model is gone, so that only its name says so")
-    if found.origin is None:
+    if lineage.origin is None:
         lines.append(
             "The run left no run.json, so nothing more is known: it is older than that file, or it was removed."
         )
         return "\n".join(lines)
-    data = found.origin.dataset
+    data = lineage.origin.dataset
     counts = ", ".join(f"{count:,} {split}" for split, count in data.records.items())
     now = ""
     if data.of == "content":
-        now = "unchanged since" if found.data_now == data.fingerprint else "which has CHANGED since"
-        now = f", {now if found.data_now else 'which is gone'}"
+        now = "unchanged since" if lineage.data_now == data.fingerprint else "which has CHANGED since"
+        now = f", {now if lineage.data_now else 'which is gone'}"
     lines.append(f"dataset   {data.fingerprint}")
     lines.append(f"          {data.path}{f' ({counts})' if counts else ''}{now}")
-    lines.append(f"code      {commit_text(found.origin)}")
-    if found.trained_from and found.trained_from.commit != found.origin.commit:
-        lines.append(f"          when it was trained: {commit_text(found.trained_from)}")
-    lines.append(f"packages  {', '.join(f'{name} {version}' for name, version in main_packages(found.origin).items())}")
-    lines.append(f"          and {len(found.origin.packages) - len(main_packages(found.origin))} more, with --json")
-    for each in found.executions:
-        for artifact in each.outputs:
+    lines.append(f"code      {describe_commit(lineage.origin)}")
+    if lineage.trained_from and lineage.trained_from.commit != lineage.origin.commit:
+        lines.append(f"          when it was trained: {describe_commit(lineage.trained_from)}")
+    packages = select_main_packages(lineage.origin)
+    lines.append(f"packages  {', '.join(f'{name} {version}' for name, version in packages.items())}")
+    lines.append(f"          and {len(lineage.origin.packages) - len(packages)} more, with --json")
+    for execution in lineage.executions:
+        for artifact in execution.outputs:
             lines.append(
-                f"artifact  {each.node}: {artifact.uri}" + ("" if each.run == found.run.run_id else f" ({each.run})")
+                f"artifact  {execution.node}: {artifact.uri}"
+                + ("" if execution.run == lineage.run.run_id else f" ({execution.run})")
             )
-    lines.append(f"again     {found.again}")
-    lines.append(f"config\n{textwrap.indent(provenance.as_yaml(found.origin.config), '  ')}".rstrip())
+    lines.append(f"again     {lineage.rerun}")
+    lines.append(f"config\n{textwrap.indent(provenance.to_yaml(lineage.origin.config), '  ')}".rstrip())
     return "\n".join(lines)
 
 
@@ -234,14 +236,14 @@ _MAIN = (
 )
 
 
-def main_packages(origin: Origin) -> dict[str, str]:
-    """The versions of the packages that results depend on most."""
-    known = {name.lower().replace("_", "-"): version for name, version in origin.packages.items()}
-    return {name: known[name] for name in _MAIN if name in known}
+def select_main_packages(origin: Origin) -> dict[str, str]:
+    """Returns the versions of the packages that results depend on most."""
+    versions = {name.lower().replace("_", "-"): version for name, version in origin.packages.items()}
+    return {name: versions[name] for name in _MAIN if name in versions}
 
 
-def commit_text(origin: Origin) -> str:
-    """Where in git the code was, in words."""
+def describe_commit(origin: Origin) -> str:
+    """Returns the commit of the code as text."""
     if origin.commit is None:
         return "not under git"
     return origin.commit.id + (" with changes that were not committed" if origin.commit.changed else "")

@@ -1,7 +1,4 @@
-"""What a run is made from, written when it starts: ``run.json``, and its configuration as a file to run again.
-
-Imports nothing heavy.
-"""
+"""The provenance of a run, written when it starts: ``run.json``, and its configuration as a file to run again."""
 
 import datetime
 import hashlib
@@ -25,27 +22,27 @@ _GIT_SECONDS = 10
 
 
 class Commit(BaseModel):
-    """Where in git the code was.
+    """The git commit of the code.
 
     Attributes:
         id: the commit's hash.
-        changed: whether files of the repository differed from it.
+        changed: whether tracked files differed from it.
     """
 
     id: str
     changed: bool
 
 
-class Data(BaseModel):
-    """The Examples.
+class DatasetOrigin(BaseModel):
+    """The Examples of a run.
 
     Attributes:
-        path: where they were.
+        path: their location.
         fingerprint: SHA-256, hexadecimal.
-        of: what it is made of. ``content`` is that of a dataset of ``imagepipe ingest``, whose files are named by
-            their content: a copy elsewhere has the same. ``files`` are names, sizes and times of TFRecords made
-            elsewhere.
-        records: how many by split; empty where nobody has counted.
+        of: what the fingerprint covers: the ``content`` of a dataset of ``imagepipe ingest``, whose files are named by
+            their content, so that a copy elsewhere has the same; or names, sizes and times of the ``files`` of
+            TFRecords made elsewhere.
+        records: number of records by split; empty if unknown.
     """
 
     path: str
@@ -55,16 +52,16 @@ class Data(BaseModel):
 
 
 class Origin(BaseModel):
-    """What a run is made from.
+    """Data, code, configuration and packages of a run.
 
     Attributes:
         run_id: the run.
-        started: when, UTC, ISO 8601.
+        started: time of its start, UTC, ISO 8601.
         config: the whole configuration as used, ``--set`` included, paths absolute.
-        commit: of the code; null where it is not under git, as where imagepipe was installed as a package.
-        packages: every installed package's version, ``python`` included.
-        dataset: the Examples as they were found.
-        dag: the nodes in order, each with those that it waits for.
+        commit: of the code; null if it is not under git, such as an installed package.
+        packages: version of every installed package, and of ``python``.
+        dataset: the Examples at the start.
+        dag: the nodes in order, each with the nodes that it waits for.
     """
 
     run_id: str
@@ -72,13 +69,13 @@ class Origin(BaseModel):
     config: dict[str, Any]
     commit: Commit | None
     packages: dict[str, str]
-    dataset: Data
+    dataset: DatasetOrigin
     dag: dict[str, list[str]]
 
 
-def commit(folder: Path) -> Commit | None:
-    """The commit of the repository that has ``folder`` under version control, if one has."""
-    # What a hook sets for its own repository would lead astray; reading must not lock the index.
+def find_commit(folder: Path) -> Commit | None:
+    """Returns the commit of the repository that has ``folder`` under version control; None if there is none."""
+    # A git hook's variables point to its own repository; and reading must not lock the index.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
@@ -92,7 +89,7 @@ def commit(folder: Path) -> Commit | None:
         ).stdout.strip()
 
     try:
-        # An environment that lies within somebody's repository is not in it.
+        # A virtual environment may lie inside a repository without being part of it.
         if not git("ls-files", "--", "."):
             return None
         return Commit(id=git("rev-parse", "HEAD"), changed=bool(git("status", "--porcelain", "--untracked-files=no")))
@@ -100,45 +97,47 @@ def commit(folder: Path) -> Commit | None:
         return None
 
 
-def packages() -> dict[str, str]:
-    """Every installed package's version, by name."""
-    found = {each.metadata["Name"]: each.version for each in metadata.distributions()}
-    return {"python": platform.python_version()} | {name: found[name] for name in sorted(found, key=str.lower)}
+def list_packages() -> dict[str, str]:
+    """Returns the version of every installed package by name, and of ``python``."""
+    versions = {package.metadata["Name"]: package.version for package in metadata.distributions()}
+    return {"python": platform.python_version()} | {name: versions[name] for name in sorted(versions, key=str.lower)}
 
 
-def ingested(path: str) -> Data | None:
-    """The fingerprint of a dataset of ``imagepipe ingest``, None if there is none at ``path``.
+def fingerprint_dataset(path: str) -> DatasetOrigin | None:
+    """Returns the fingerprint of a dataset of ``imagepipe ingest``; None if there is none at ``path``.
 
     Raises:
         IngestError: it can't be read.
     """
-    found = dataset.read(filesystem.absolute(path))
-    if found is None:
+    description = dataset.read_unchecked(filesystem.absolute(path))
+    if description is None:
         return None
-    # Files are named by a hash of their records, so this stands for every byte of every record.
-    shards = {name: sorted((s.file, s.records, s.bytes) for s in split.shards) for name, split in found.splits.items()}
-    said = json.dumps([found.options.task, shards], sort_keys=True)
-    return Data(
+    # Files are named by a hash of their records, so this covers every byte of every record.
+    shards = {
+        name: sorted((s.file, s.records, s.bytes) for s in split.shards) for name, split in description.splits.items()
+    }
+    content = json.dumps([description.options.task, shards], sort_keys=True)
+    return DatasetOrigin(
         path=path,
-        fingerprint=hashlib.sha256(said.encode()).hexdigest(),
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
         of="content",
-        records={name: split.records for name, split in found.splits.items()},
+        records={name: split.records for name, split in description.splits.items()},
     )
 
 
-def write(
+def write_origin(
     folder: Path,
     config: dict[str, Any],
     code: Path,
-    data: Data,
+    data: DatasetOrigin,
     dag: dict[str, list[str]],
 ) -> Origin:
-    """Writes ``run.json`` and ``config.yaml`` of a run that starts now.
+    """Writes ``run.json`` and ``config.yaml`` of a run that starts now, and returns the content of the former.
 
     Args:
-        folder: the run's, named by its id.
-        config: the configuration, as JSON would have it.
-        code: the folder that the code comes from.
+        folder: of the run, named by its id.
+        config: the configuration as plain JSON values.
+        code: folder of the code.
         data: the Examples.
         dag: see ``Origin``.
     """
@@ -146,25 +145,25 @@ def write(
         run_id=folder.name,
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         config=config,
-        commit=commit(code),
-        packages=packages(),
+        commit=find_commit(code),
+        packages=list_packages(),
         dataset=data,
         dag=dag,
     )
-    (folder / CONFIG).write_text(as_yaml(config), encoding="utf-8")
+    (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
     partial = folder / f".{FILENAME}"
     partial.write_text(origin.model_dump_json(indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / FILENAME)
     return origin
 
 
-def as_yaml(config: dict[str, Any]) -> str:
-    """A configuration as a file has it."""
+def to_yaml(config: dict[str, Any]) -> str:
+    """Returns a configuration as the text of its file."""
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
-def read(run_dir: Path) -> Origin | None:
-    """What a run was made from; None if it has not said, as runs of earlier versions have not, or not legibly."""
+def read_origin(run_dir: Path) -> Origin | None:
+    """Returns what a run was made from; None if it left no such file (earlier versions), or a damaged one."""
     try:
         return Origin.model_validate_json((run_dir / FILENAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the pages tell, read from a workdir each time: summaries, ``run.json``, ML Metadata, logs, predictions."""
+"""Content of the pages, read from a workdir each time: summaries, ``run.json``, ML Metadata, logs."""
 
 import re
 from collections import deque
@@ -8,7 +8,7 @@ from typing import Any
 
 from imagepipe.deploy.versions import list_version_folders
 from pipeline import logs
-from pipeline.runs import provenance, store, summary
+from pipeline.runs import metadata_store, provenance, summary
 from pipeline.runs.provenance import Origin
 from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
@@ -23,12 +23,12 @@ class Run:
     """A run in the list.
 
     Attributes:
-        id: the run.
-        pipeline: its pipeline's name; empty where the summary is damaged.
-        summary: None where it is damaged, or ML Metadata only knows the run.
-        problem: why there is no summary, in words.
+        id: of the run.
+        pipeline: name of its pipeline; empty if the summary is damaged.
+        summary: None if it is damaged, or only ML Metadata has the run.
+        problem: why there is no summary, as text.
         live: whether its model is the newest in its folder.
-        report: whether it has left a report.
+        report: whether it left a report.
     """
 
     id: str
@@ -47,15 +47,15 @@ class Node:
         name: in the DAG.
         state: ``done``, ``cached``, ``running``, ``failed``, ``waiting``, or ``not reached`` in a run that has ended.
         seconds: None if it has not ended.
-        execution: what ML Metadata has of it.
-        made_by: by an artifact's id, the run that made it, where that was another.
+        execution: its execution in ML Metadata.
+        produced_by: the run that wrote an artifact, by artifact id, if that was another run.
     """
 
     name: str
     state: str
     seconds: float | None
-    execution: store.Execution | None
-    made_by: dict[int, str]
+    execution: metadata_store.Execution | None
+    produced_by: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Details:
         run: as in the list.
         origin: what it was made from.
         nodes: of its DAG, in order.
-        dag: each node with those that it waits for.
+        dag: each node with the nodes that it waits for.
         metadata_problem: why ML Metadata can't be read now; '' if it can.
     """
 
@@ -77,68 +77,76 @@ class Details:
     metadata_problem: str
 
 
-def runs(workdir: Workdir) -> tuple[list[Run], str]:
-    """All runs, newest first, and why ML Metadata can't be read now, '' if it can.
+def read_runs(workdir: Workdir) -> tuple[list[Run], str]:
+    """Returns all runs, newest first, and why ML Metadata can't be read now, '' if it can.
 
-    A run whose folder was removed is in ML Metadata still.
+    A run whose folder was removed is still in ML Metadata.
     """
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     newest: dict[str, str | None] = {}
-    for run_id, read in summary.read_each(workdir.runs):
+    for run_id, run_summary in summary.read_summaries(workdir.runs):
         if not _RUN_ID.fullmatch(run_id):
             continue
-        if read is None:
-            found[run_id] = Run(run_id, "", None, "its summary.json is damaged")
+        if run_summary is None:
+            runs[run_id] = Run(run_id, "", None, "its summary.json is damaged")
             continue
-        if read.target == "filesystem" and read.serving_dir not in newest:
-            newest[read.serving_dir] = next((folder.name for folder in list_version_folders(read.serving_dir)[-1:]), None)
-        live = read.pushed_version is not None and newest.get(read.serving_dir) == read.pushed_version
+        serving_dir = run_summary.serving_dir
+        if run_summary.target == "filesystem" and serving_dir not in newest:
+            newest[serving_dir] = next((folder.name for folder in list_version_folders(serving_dir)[-1:]), None)
+        live = run_summary.pushed_version is not None and newest.get(serving_dir) == run_summary.pushed_version
         report = (workdir.runs / run_id / "report.html").is_file()
-        found[run_id] = Run(run_id, read.name, read, live=live, report=report)
+        runs[run_id] = Run(run_id, run_summary.name, run_summary, live=live, report=report)
     problem = ""
     try:
-        with store.opened(workdir.metadata) as metadata:
-            recorded = store.run_ids(metadata) if metadata else {}
+        with metadata_store.open_store(workdir.metadata) as metadata:
+            recorded = metadata_store.read_run_ids(metadata) if metadata else {}
         for run_id, pipeline in recorded.items():
-            if run_id not in found and _RUN_ID.fullmatch(run_id):
-                found[run_id] = Run(run_id, pipeline, None, "only ML Metadata knows it: its folder was removed")
-    except store.BusyError as error:
+            if run_id not in runs and _RUN_ID.fullmatch(run_id):
+                runs[run_id] = Run(run_id, pipeline, None, "only ML Metadata knows it: its folder was removed")
+    except metadata_store.BusyError as error:
         problem = str(error)
-    return [found[run_id] for run_id in sorted(found, reverse=True)], problem
+    return [runs[run_id] for run_id in sorted(runs, reverse=True)], problem
 
 
-def details(workdir: Workdir, run: Run) -> Details:
-    """All about one of the runs."""
-    origin = provenance.read(workdir.runs / run.id)
-    executions: list[store.Execution] = []
-    made: dict[int, str] = {}
+def read_details(workdir: Workdir, run: Run) -> Details:
+    """Reads everything about one of the runs."""
+    origin = provenance.read_origin(workdir.runs / run.id)
+    executions: list[metadata_store.Execution] = []
+    produced_by: dict[int, str] = {}
     problem = ""
     try:
-        with store.opened(workdir.metadata) as metadata:
+        with metadata_store.open_store(workdir.metadata) as metadata:
             if metadata:
-                executions = store.executions(metadata, run.pipeline, run.id)
-                outputs = {a.id for each in executions if each.state == "cached" for a in each.outputs}
-                makers = store.makers(metadata, outputs)
-                made = {artifact: by.run for artifact, by in makers.items() if by.run != run.id}
-    except store.BusyError as error:
+                executions = metadata_store.read_executions(metadata, run.pipeline, run.id)
+                cached = [execution for execution in executions if execution.state == "cached"]
+                outputs = {artifact.id for execution in cached for artifact in execution.outputs}
+                producers = metadata_store.read_producers(metadata, outputs)
+                produced_by = {id_: producer.run for id_, producer in producers.items() if producer.run != run.id}
+    except metadata_store.BusyError as error:
         problem = str(error)
-    dag = origin.dag if origin else _dag_of(executions, run.summary)
-    return Details(run, origin, _nodes(run.summary, dag, executions, made), dag, problem)
+    dag = origin.dag if origin else _derive_dag(executions, run.summary)
+    return Details(run, origin, _list_nodes(run.summary, dag, executions, produced_by), dag, problem)
 
 
-def _dag_of(executions: list[store.Execution], read: Summary | None) -> dict[str, list[str]]:
-    """The DAG of a run that left no ``run.json``: who took what whom has made."""
-    maker = {artifact.id: each.node for each in executions for artifact in each.outputs}
-    dag = {each.node: sorted({maker[a.id] for a in each.inputs if a.id in maker} - {each.node}) for each in executions}
-    return dag or {node.id: [] for node in (read.nodes if read else [])}
+def _derive_dag(executions: list[metadata_store.Execution], summary: Summary | None) -> dict[str, list[str]]:
+    """Returns the DAG of a run that left no ``run.json``: edges from each artifact's producer to its consumers."""
+    producer = {artifact.id: execution.node for execution in executions for artifact in execution.outputs}
+    dag = {
+        execution.node: sorted({producer[a.id] for a in execution.inputs if a.id in producer} - {execution.node})
+        for execution in executions
+    }
+    return dag or {node.id: [] for node in (summary.nodes if summary else [])}
 
 
-def _nodes(
-    read: Summary | None, dag: dict[str, list[str]], executions: list[store.Execution], made: dict[int, str]
+def _list_nodes(
+    summary: Summary | None,
+    dag: dict[str, list[str]],
+    executions: list[metadata_store.Execution],
+    produced_by: dict[int, str],
 ) -> list[Node]:
-    ended = {node.id: node for node in (read.nodes if read else [])}
-    recorded = {each.node: each for each in executions}
-    running = read is not None and read.status == "running"
+    ended = {node.id: node for node in (summary.nodes if summary else [])}
+    recorded = {execution.node: execution for execution in executions}
+    running = summary is not None and summary.status == "running"
     nodes: list[Node] = []
     for name in dag:
         execution = recorded.get(name)
@@ -147,19 +155,19 @@ def _nodes(
         elif execution and execution.state in ("done", "cached", "failed"):
             state, seconds = execution.state, execution.seconds
         elif running:
-            before = all(each in ended for each in list(dag)[: list(dag).index(name)])
-            state, seconds = ("running" if before else "waiting"), None
+            is_next = all(earlier in ended for earlier in list(dag)[: list(dag).index(name)])
+            state, seconds = ("running" if is_next else "waiting"), None
         else:
-            # Killed while it ran, or it failed before it was in ML Metadata; those after it were not reached.
+            # Killed while it ran, or failed before ML Metadata had it; later nodes were not reached.
             stopped = any(node.state in ("failed", "not reached") for node in nodes)
-            failed = read is not None and read.status == "failed" and not stopped
+            failed = summary is not None and summary.status == "failed" and not stopped
             state, seconds = ("failed" if failed else "not reached"), None
-        nodes.append(Node(name, state, seconds, execution, made))
+        nodes.append(Node(name, state, seconds, execution, produced_by))
     return nodes
 
 
-def log_of(file: Path, node: str) -> tuple[list[str], bool]:
-    """The lines of a log that a node has written, and whether those before them were left out, being too many."""
+def read_node_log(file: Path, node: str) -> tuple[list[str], bool]:
+    """Returns the last lines that a node wrote into a log, and whether earlier ones were left out."""
     kept: deque[str] = deque(maxlen=_LOG_LINES)
     count, inside = 0, False
     with file.open(encoding="utf-8", errors="replace") as lines:
@@ -175,26 +183,26 @@ def log_of(file: Path, node: str) -> tuple[list[str], bool]:
     return list(kept), count > len(kept)
 
 
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """A configuration as one level: ``trainer.epochs`` and so on."""
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested values as one level, with keys such as ``trainer.epochs``."""
     if not isinstance(values, dict) or not values:
         return {prefix: values}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 @dataclass(frozen=True)
 class Change:
-    """What two runs have otherwise: a key, and the value in each; None where one has no such key."""
+    """A difference between two runs: a key, and its value in each; None if one of them lacks the key."""
 
     key: str
     one: Any
     other: Any
 
 
-def changes(one: dict[str, Any], other: dict[str, Any]) -> list[Change]:
-    """The keys at which two levels of values differ."""
+def list_changes(one: dict[str, Any], other: dict[str, Any]) -> list[Change]:
+    """Returns the keys whose values differ between two runs."""
     keys = [*one, *(key for key in other if key not in one)]
     return [Change(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)]

@@ -1,9 +1,10 @@
-"""The images of which two runs' models say different things, from what the component Predictions has kept."""
+"""Images on which the models of two runs disagree, from the artifacts of the component Predictions."""
 
 import contextlib
 import gzip
 import io
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +23,8 @@ _COLUMNS = ["index", "id", "sha256", "labels", "target", "candidate", "candidate
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model says of an image: the label and its score; of a regression the score is the value."""
+class ModelAnswer:
+    """A model's answer for an image: the label and its score; for a regression the score is the value."""
 
     label: str
     score: float
@@ -32,25 +33,24 @@ class Said:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image, and what each model says of it; ``index`` is its place in the second run's eval split."""
+    """An image and each model's answer; ``index`` is its position in the second run's eval split."""
 
     id: str
     actual: str
     index: int
-    one: Said
-    other: Said
+    one: ModelAnswer
+    other: ModelAnswer
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs' predictions of the images that both had.
+    """Two runs' predictions for the images that both had.
 
     Attributes:
-        images: how many those are.
-        counts: how many of them only the first is right about, only the other, or neither, though they differ; empty
-            for a regression.
-        differ: how many they say different things of.
-        shown: the ``SHOWN`` of those about which they are surest or, of a regression, that are farthest apart.
+        images: number of these images.
+        differ: number of images on which the answers differ.
+        counts: of those, how many only the first model gets right, only the second, or neither; empty for a regression.
+        shown: up to ``SHOWN`` of them: those with the highest scores or, for a regression, the largest differences.
     """
 
     images: int
@@ -64,35 +64,35 @@ def compare(one: Path, other: Path, regression: bool) -> Comparison:
     """Compares two artifacts of predictions, which never change once they are there.
 
     Args:
-        one: the folder of the first.
-        other: the folder of the second.
-        regression: whether what is said are numbers.
+        one: folder of the first.
+        other: folder of the second.
+        regression: whether the answers are numbers.
 
     Raises:
-        OSError, ValueError, KeyError: there is none, or it isn't one.
+        OSError, ValueError, KeyError: it is missing, or no such artifact.
     """
-    known = {key: row for key, *row in _rows(one, regression)}
-    images, found = 0, []
-    for key, index, name, actual, said in _rows(other, regression):
-        if key in known:
+    first_answers = {key: answer for key, *_, answer in _read_rows(one, regression)}
+    images, differing = 0, []
+    for key, index, name, actual, answer in _read_rows(other, regression):
+        if key in first_answers:
             images += 1
-            before = known[key][3]
-            if before.label != said.label:
-                found.append(Disagreement(name, actual, index, before, said))
+            if first_answers[key].label != answer.label:
+                differing.append(Disagreement(name, actual, index, first_answers[key], answer))
     counts: dict[str, int] = {}
     if not regression:
         counts = {
-            "only the first is right": sum(bool(d.one.right) for d in found),
-            "only the second is right": sum(bool(d.other.right) for d in found),
-            "neither is": sum(not d.one.right and not d.other.right for d in found),
+            "only the first is right": sum(bool(d.one.right) for d in differing),
+            "only the second is right": sum(bool(d.other.right) for d in differing),
+            "neither is": sum(not d.one.right and not d.other.right for d in differing),
         }
-        found.sort(key=lambda d: -(d.one.score + d.other.score))
+        differing.sort(key=lambda d: -(d.one.score + d.other.score))
     else:
-        found.sort(key=lambda d: -abs(d.one.score - d.other.score))
-    return Comparison(images, len(found), counts, found[:SHOWN])
+        differing.sort(key=lambda d: -abs(d.one.score - d.other.score))
+    return Comparison(images, len(differing), counts, differing[:SHOWN])
 
 
-def _rows(folder: Path, regression: bool):  # type: ignore[no-untyped-def]  # tuples: key, index, id, actual, said
+def _read_rows(folder: Path, regression: bool) -> Iterator[tuple[str, int, str, str, ModelAnswer]]:
+    """Yields key, index, id, actual label and answer for each image."""
     with pyarrow.parquet.ParquetFile(folder / "predictions.parquet") as file:
         for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
             for row in batch.to_pylist():
@@ -101,42 +101,42 @@ def _rows(folder: Path, regression: bool):  # type: ignore[no-untyped-def]  # tu
                 scores = row["candidate"] or [0.0]
                 label = row["candidate_label"]
                 right = None if regression else set(filter(None, label.split(_SEPARATOR))) == set(labels)
-                said = Said(label, scores[0] if regression else max(scores), right)
-                yield row["sha256"] or row["id"], row["index"], row["id"], actual, said
+                answer = ModelAnswer(label, scores[0] if regression else max(scores), right)
+                yield row["sha256"] or row["id"], row["index"], row["id"], actual, answer
 
 
-def thumbnails(split: Path, feature: str, indexes: tuple[int, ...]) -> dict[int, bytes]:
-    """Small JPEGs of some images of a split, by index; without those that can't be read.
+def make_thumbnails(split: Path, feature: str, indexes: tuple[int, ...]) -> dict[int, bytes]:
+    """Returns small JPEGs of some images of a split by index, without those that can't be read.
 
     One pass over the records, as compressed files can't be entered in the middle.
 
     Args:
-        split: the folder of a split of an Examples artifact.
-        feature: the one with the encoded image.
-        indexes: places of the images in the split.
+        split: folder of a split of an Examples artifact.
+        feature: name of the feature with the encoded image.
+        indexes: positions of the images in the split.
     """
     with _one_at_a_time:  # a page asks for all of its images at once
-        return _thumbnails(split, feature, indexes)
+        return _make_thumbnails(split, feature, indexes)
 
 
 @lru_cache(maxsize=16)
-def _thumbnails(split: Path, feature: str, indexes: tuple[int, ...]) -> dict[int, bytes]:
-    wanted, found, index = set(indexes), {}, 0
+def _make_thumbnails(split: Path, feature: str, indexes: tuple[int, ...]) -> dict[int, bytes]:
+    wanted, thumbnails, index = set(indexes), {}, 0
     for path in sorted(split.glob("*.gz")):
         with gzip.open(path) as file:
             for record in tfrecord.read_records(file):  # type: ignore[arg-type]  # it is a BinaryIO in all but name
                 if index in wanted and (values := tfrecord.read_bytes_feature(record, feature)):
                     with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
-                        found[index] = _thumbnail(values[0])
+                        thumbnails[index] = _make_thumbnail(values[0])
                 index += 1
                 if index > max(wanted):
-                    return found
-    return found
+                    return thumbnails
+    return thumbnails
 
 
-def _thumbnail(encoded: bytes) -> bytes:
+def _make_thumbnail(encoded: bytes) -> bytes:
     with Image.open(io.BytesIO(encoded)) as image:
-        image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG needs not be decoded whole
+        image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG need not be decoded at full size
         small = image.convert("RGB")
         small.thumbnail((_SIDE, _SIDE))
         written = io.BytesIO()

@@ -1,7 +1,8 @@
-"""Where the nodes of a DAG go in a drawing: in layers from top to bottom, as Sugiyama, Tagawa and Toda have it.
+"""Layout of a DAG in layers from top to bottom.
 
-(Methods for visual understanding of hierarchical system structures, IEEE Transactions on Systems, Man, and Cybernetics
-11(2), 1981.) An edge over several layers passes through a place of its own in each, so that it crosses no box.
+After K. Sugiyama, S. Tagawa and M. Toda, "Methods for visual understanding of hierarchical system structures", IEEE
+Transactions on Systems, Man, and Cybernetics 11(2), 1981. An edge over several layers has a place of its own in each,
+so that it crosses no box.
 """
 
 import itertools
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 172, 44
 _GAP, _BETWEEN, _MARGIN = 16, 30, 4
-_PASSING = 28  # width of the place of an edge that passes by
+_PASSING = 28  # width of an edge's place in a layer
 _SWEEPS = 8
 
 _Place = str | tuple[str, str, int]
-"""A node, or where an edge passes through a layer: from, to, layer."""
+"""A node, or the place at which an edge crosses a layer: (from, to, layer)."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,36 @@ class Drawing:
     edges: list[str]
 
 
-def draw(dag: dict[str, list[str]]) -> Drawing:
+def lay_out(dag: dict[str, list[str]]) -> Drawing:
     """Lays out a DAG.
 
-    Edges that a longer way implies are left out: everything needs the Examples, and an arrow for each would hide the
-    order in which things happen.
+    Edges that a longer path implies are left out: everything needs the Examples, and an arrow for each would hide the
+    order of the nodes.
 
     Args:
-        dag: the nodes in an order in which they can run, each with those that it waits for; others are ignored.
+        dag: the nodes in topological order, each with the nodes that it waits for; unknown ones are ignored.
     """
-    parents = _reduced(dag)
+    parents = _reduce_transitively(dag)
     if not parents:
         return Drawing(0, 0, [], [])
     layer: dict[str, int] = {}
-    for node, before in parents.items():
-        layer[node] = 1 + max((layer[each] for each in before), default=-1)
+    for node, own_parents in parents.items():
+        layer[node] = 1 + max((layer[parent] for parent in own_parents), default=-1)
 
     above: dict[_Place, list[_Place]] = {node: [] for node in parents}
     rows: list[list[_Place]] = [[] for _ in range(1 + max(layer.values()))]
     for node in parents:
         rows[layer[node]].append(node)
-    ways: list[list[_Place]] = []
-    for node, before in parents.items():
-        for each in before:
-            passes = [(each, node, at) for at in range(layer[each] + 1, layer[node])]
-            for passed in passes:
-                rows[passed[2]].append(passed)
-            way: list[_Place] = [each, *passes, node]
-            for upper, lower in itertools.pairwise(way):
+    paths: list[list[_Place]] = []
+    for node, own_parents in parents.items():
+        for parent in own_parents:
+            crossings = [(parent, node, depth) for depth in range(layer[parent] + 1, layer[node])]
+            for crossing in crossings:
+                rows[crossing[2]].append(crossing)
+            path: list[_Place] = [parent, *crossings, node]
+            for upper, lower in itertools.pairwise(path):
                 above.setdefault(lower, []).append(upper)
-            ways.append(way)
+            paths.append(path)
     _untangle(rows, above)
 
     x: dict[_Place, float] = {}
@@ -78,23 +79,23 @@ def draw(dag: dict[str, list[str]]) -> Drawing:
             at += _width(place) + _GAP
     boxes = [Box(node, x[node] - WIDTH / 2, y[node]) for node in parents]
     height = 2 * _MARGIN + len(rows) * (HEIGHT + _BETWEEN) - _BETWEEN
-    return Drawing(total, height, boxes, [_path(way, x, y) for way in ways])
+    return Drawing(total, height, boxes, [_format_path(path, x, y) for path in paths])
 
 
-def _reduced(dag: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The transitive reduction: without edges from a node to those that it reaches by another way as well."""
-    reached: dict[str, set[str]] = {}  # all that a node needs, directly or not
+def _reduce_transitively(dag: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Returns the transitive reduction: without edges that a longer path implies."""
+    reached: dict[str, set[str]] = {}  # all ancestors of a node
     reduced: dict[str, list[str]] = {}
-    for node, before in dag.items():
-        known = [each for each in before if each in reached]
-        beyond = set().union(*(reached[each] for each in known))
-        reached[node] = beyond | set(known)
-        reduced[node] = [each for each in known if each not in beyond]
+    for node, parents in dag.items():
+        parents = [parent for parent in parents if parent in reached]
+        further = set().union(*(reached[parent] for parent in parents))
+        reached[node] = further | set(parents)
+        reduced[node] = [parent for parent in parents if parent not in further]
     return reduced
 
 
 def _untangle(rows: list[list[_Place]], above: dict[_Place, list[_Place]]) -> None:
-    """Orders each layer by where the neighbours of its places are (the barycenter method), down and up in turns."""
+    """Orders each layer by the mean position of its neighbours (the barycenter method), down and up in turns."""
     below: dict[_Place, list[_Place]] = {}
     for lower, uppers in above.items():
         for upper in uppers:
@@ -104,10 +105,10 @@ def _untangle(rows: list[list[_Place]], above: dict[_Place, list[_Place]]) -> No
         order = range(1, len(rows)) if down else range(len(rows) - 2, -1, -1)
         for at in order:
             beside = rows[at - 1 if down else at + 1]
-            place = {each: (i + 0.5) / len(beside) for i, each in enumerate(beside)}
+            position = {place: (i + 0.5) / len(beside) for i, place in enumerate(beside)}
             near = above if down else below
-            own = {each: (i + 0.5) / len(rows[at]) for i, each in enumerate(rows[at])}
-            rows[at].sort(key=lambda each: _mean([place[n] for n in near.get(each, [])], own[each]))
+            own = {place: (i + 0.5) / len(rows[at]) for i, place in enumerate(rows[at])}
+            rows[at].sort(key=lambda place: _mean([position[n] for n in near.get(place, [])], own[place]))
 
 
 def _mean(values: list[float], default: float) -> float:
@@ -118,11 +119,11 @@ def _width(place: _Place) -> float:
     return WIDTH if isinstance(place, str) else _PASSING
 
 
-def _path(way: list[_Place], x: dict[_Place, float], y: dict[_Place, float]) -> str:
-    """An edge as a path of SVG: curves between the layers, straight where it passes one."""
-    start = (x[way[0]], y[way[0]] + HEIGHT)
+def _format_path(places: list[_Place], x: dict[_Place, float], y: dict[_Place, float]) -> str:
+    """Returns an edge as an SVG path: curves between the layers, straight across a layer."""
+    start = (x[places[0]], y[places[0]] + HEIGHT)
     path = f"M{start[0]:.1f},{start[1]:.1f}"
-    for place in way[1:]:
+    for place in places[1:]:
         end = (x[place], y[place])
         middle = (start[1] + end[1]) / 2
         path += f"C{start[0]:.1f},{middle:.1f} {end[0]:.1f},{middle:.1f} {end[0]:.1f},{end[1]:.1f}"

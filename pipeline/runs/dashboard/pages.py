@@ -1,23 +1,19 @@
-"""The pages, by their paths. They link to each other relatively, so that they are the same served and as files.
+"""The pages of the dashboard by path. Their links are relative, so that they work both served and as files.
 
 index.html                            all runs
 runs/<run>/index.html                 a run
-runs/<run>/log-<node>.html            what a node wrote into the log
-runs/<run>/<file>                     those of FILES
-versions/<pipeline>/<version>/index.html   what a model was made from
-compare/<run>/<run>/index.html        two runs, the first as that which the second is held against
-compare/<run>/<run>/<index>.jpg       an image of which they say different things
+runs/<run>/log-<node>.html            log of a node
+runs/<run>/<file>                     one of FILES
+versions/<pipeline>/<version>/index.html   lineage of a model
+compare/<run>/<run>/index.html        two runs; the first is the baseline
+compare/<run>/<run>/<index>.jpg       an image on which they disagree
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jinja2
+from typing import Any, Literal
 
 from imagepipe.base.charts import Chart
 from imagepipe.base.errors import ModelError
@@ -25,6 +21,7 @@ from imagepipe.base.metrics import HEADLINE_METRICS, METRICS
 from pipeline.runs import lineage, provenance
 from pipeline.runs.dashboard import data, disagreements, graph
 from pipeline.runs.dashboard.metric_history import RunValue, draw_metric_history
+from pipeline.runs.dashboard.templating import format_duration, format_figure, render
 from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
 
@@ -37,7 +34,7 @@ FILES = {
     "curves.png": "image/png",
     "confusion_matrix.png": "image/png",
 }
-"""The files of a run that are shown, and what they are."""
+"""Files of a run that are served, with their content types."""
 
 _ASSETS = {"style.css": "text/css; charset=utf-8", "script.js": "text/javascript; charset=utf-8"}
 _HERE = Path(__file__).parent
@@ -46,77 +43,83 @@ _CHARTED = 200  # runs in a chart: more points than that would be a smear
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is at a path: a text, some bytes, or a file."""
+class Page:
+    """Content of a path: text, bytes, or a file."""
 
     content: str | bytes | Path
     kind: str = "text/html; charset=utf-8"
     status: int = 200
 
 
-def answer(workdir: Workdir, path: str, exported: bool = False) -> Answer | None:
-    """What is at a path, None if nothing is.
+def find_page(workdir: Workdir, path: str, exported: bool = False) -> Page | None:
+    """Returns the content of a path; None if there is none.
 
     Args:
-        workdir: the pipeline's.
-        path: without a slash at its start. It is compared with what there is, and never opened.
-        exported: whether the page is to be a file, without what only a server can do.
+        workdir: of the pipeline.
+        path: without a leading slash. It is compared with existing names, and never opened.
+        exported: whether the page becomes a file, without the parts that need a server.
     """
     match path.split("/"):
         case [""] | ["index.html"]:
-            return Answer(_index(workdir, exported))
+            return Page(_index(workdir, exported))
         case [name] if name in _ASSETS:
-            return Answer((_HERE / name).read_text(encoding="utf-8"), _ASSETS[name])
+            return Page((_HERE / name).read_text(encoding="utf-8"), _ASSETS[name])
         case ["runs", run_id, name]:
-            found, _ = data.runs(workdir)
-            runs = {run.id: run for run in found}
-            return _of_run(workdir, runs, run_id, name, exported) if run_id in runs else None
+            runs = {run.id: run for run in data.read_runs(workdir)[0]}
+            return _find_run_page(workdir, runs, run_id, name, exported) if run_id in runs else None
         case ["versions", pipeline, version, "index.html"]:
             return _version(workdir, pipeline, version, exported)
         case ["compare", one, other, name]:
-            found, _ = data.runs(workdir)
-            runs = {run.id: run for run in found}
-            return _compared(workdir, runs[one], runs[other], name, exported) if {one, other} <= set(runs) else None
+            runs = {run.id: run for run in data.read_runs(workdir)[0]}
+            return _compare(workdir, runs[one], runs[other], name, exported) if {one, other} <= set(runs) else None
     return None
 
 
-def not_found(path: str) -> Answer:
-    """The page that says that nothing is at a path."""
-    return Answer(_rendered("missing.html", depth=path.count("/"), title="Not found", exported=False), status=404)
+def make_missing_page(path: str) -> Page:
+    """Returns the page for a path that has no content."""
+    return Page(render("missing.html", depth=path.count("/"), title="Not found", exported=False), status=404)
 
 
-def _of_run(workdir: Workdir, runs: dict[str, data.Run], run_id: str, name: str, exported: bool) -> Answer | None:
+def _find_run_page(workdir: Workdir, runs: dict[str, data.Run], run_id: str, name: str, exported: bool) -> Page | None:
     if name == "index.html":
-        return Answer(_run(workdir, runs, runs[run_id], exported))
+        return Page(_run(workdir, runs, runs[run_id], exported))
     folder = workdir.runs / run_id
     if name in FILES:
-        file = inside(workdir, folder / name)
-        return Answer(file, FILES[name]) if file else None
+        file = find_inside(workdir, folder / name)
+        return Page(file, FILES[name]) if file else None
     if name.startswith("log-") and name.endswith(".html"):
         node = name.removeprefix("log-").removesuffix(".html")
-        log = inside(workdir, folder / "log.txt")
+        log = find_inside(workdir, folder / "log.txt")
         if log is None:
             return None
-        lines, cut = data.log_of(log, node)
-        read = runs[run_id].summary
-        return Answer(
-            _rendered(
-                "log.html", 2, f"Log of {node}", exported, run=runs[run_id], read=read, node=node, lines=lines, cut=cut
+        lines, cut = data.read_node_log(log, node)
+        summary = runs[run_id].summary
+        return Page(
+            render(
+                "log.html",
+                2,
+                f"Log of {node}",
+                exported,
+                run=runs[run_id],
+                summary=summary,
+                node=node,
+                lines=lines,
+                cut=cut,
             )
         )
     return None
 
 
-def inside(workdir: Workdir, file: Path) -> Path | None:
-    """The file, if it is there and, links followed, in the workdir."""
-    found = file.resolve()
-    return found if found.is_file() and found.is_relative_to(workdir.root.resolve()) else None
+def find_inside(workdir: Workdir, file: Path) -> Path | None:
+    """Returns the file with links followed, if it exists and lies in the workdir."""
+    resolved = file.resolve()
+    return resolved if resolved.is_file() and resolved.is_relative_to(workdir.root.resolve()) else None
 
 
 def _index(workdir: Workdir, exported: bool) -> str:
-    runs, problem = data.runs(workdir)
+    runs, problem = data.read_runs(workdir)
     summaries = [run.summary for run in runs if run.summary]
-    return _rendered(
+    return render(
         "index.html",
         0,
         f"Runs of {workdir.root.name}",
@@ -124,29 +127,31 @@ def _index(workdir: Workdir, exported: bool) -> str:
         runs=runs,
         problem=problem,
         pipelines=sorted({run.pipeline for run in runs if run.pipeline}),
-        columns=list(dict.fromkeys(name for each in summaries for name in HEADLINE_METRICS[each.task])),
+        columns=list(dict.fromkeys(name for summary in summaries for name in HEADLINE_METRICS[summary.task])),
         bars={run.id: _bar(run.summary) for run in runs},
         charts=_charts(runs),
         charted=_CHARTED,
         live=list(
             dict.fromkeys((run.pipeline, run.summary.pushed_version) for run in runs if run.live and run.summary)
         ),
-        running=any(each.status == "running" for each in summaries),
+        running=any(summary.status == "running" for summary in summaries),
     )
 
 
-def _bar(read: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | None:
-    """How a run's time went to its nodes: in words, and as (colour, start, width) of parts of 100."""
-    if read is None or not read.seconds:
+def _bar(summary: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | None:
+    """Returns each node's share of a run's time: as text, and as (colour, start, width) in percent."""
+    if summary is None or not summary.seconds:
         return None
     # A node has the same colour in all runs of a DAG.
-    slow = [(i, node) for i, node in enumerate(read.nodes) if not node.cached and node.seconds >= read.seconds / 50]
+    slow = [
+        (i, node) for i, node in enumerate(summary.nodes) if not node.cached and node.seconds >= summary.seconds / 50
+    ]
     parts, at = [], 0.0
     for i, node in slow:
-        width = 100 * node.seconds / read.seconds
+        width = 100 * node.seconds / summary.seconds
         parts.append((i % _COLORS, round(at, 1), round(width, 1)))
         at += width
-    return ", ".join(f"{node.id} {_duration(node.seconds)}" for _, node in slow) or "no node took long", parts
+    return ", ".join(f"{node.id} {format_duration(node.seconds)}" for _, node in slow) or "no node took long", parts
 
 
 def _charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
@@ -154,70 +159,74 @@ def _charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
     charts: dict[str, list[tuple[Chart, float]]] = {}
     for pipeline in sorted({run.pipeline for run in runs if run.summary}):
         own = [run.summary for run in reversed(runs) if run.summary and run.pipeline == pipeline]
-        first = [name for each in own[-1:] for name in HEADLINE_METRICS[each.task]]
-        names = dict.fromkeys([*first, *(name for each in own for name in each.metrics if name != "example_count")])
+        first = [name for summary in own[-1:] for name in HEADLINE_METRICS[summary.task]]
+        names = dict.fromkeys(
+            [*first, *(name for summary in own for name in summary.metrics if name != "example_count")]
+        )
         for name in names:
             values = [
                 RunValue(
-                    each.run_id, value, _interval(each, name), each.pushed_version is not None and each.blessed is True
+                    summary.run_id,
+                    value,
+                    _interval(summary, name),
+                    summary.pushed_version is not None and summary.blessed is True,
                 )
-                for each in own
-                if (value := each.metrics.get(name)) is not None and math.isfinite(value)
+                for summary in own
+                if (value := summary.metrics.get(name)) is not None and math.isfinite(value)
             ][-_CHARTED:]
             title = name.replace("_", " ")
-            if values and (chart := draw_metric_history(title, values, _figure(values[-1].value))):
+            if values and (chart := draw_metric_history(title, values, format_figure(values[-1].value))):
                 charts.setdefault(pipeline, []).append((chart, values[-1].value))
     return charts
 
 
-def _interval(read: Any, name: str) -> tuple[float, float] | None:
-    found = getattr(read, "intervals", {}).get(name)
-    return (found[0], found[1]) if found else None
+def _interval(summary: Summary | None, name: str) -> tuple[float, float] | None:
+    return summary.intervals.get(name) if summary else None
 
 
 def _run(workdir: Workdir, runs: dict[str, data.Run], run: data.Run, exported: bool) -> str:
-    found = data.details(workdir, run)
+    details = data.read_details(workdir, run)
     order = list(runs)
-    before = next((each for each in order[order.index(run.id) + 1 :] if runs[each].pipeline == run.pipeline), None)
+    earlier = (run_id for run_id in order[order.index(run.id) + 1 :] if runs[run_id].pipeline == run.pipeline)
     folder = workdir.runs / run.id
-    return _rendered(
+    return render(
         "run.html",
         2,
         f"Run {run.id}",
         exported,
         run=run,
-        read=run.summary,
-        found=found,
-        drawing=graph.draw(found.dag),
-        states={node.name: node for node in found.nodes},
-        longest=max((node.seconds or 0 for node in found.nodes), default=0),
+        summary=run.summary,
+        details=details,
+        drawing=graph.lay_out(details.dag),
+        states={node.name: node for node in details.nodes},
+        longest=max((node.seconds or 0 for node in details.nodes), default=0),
         metrics=_metrics(run.summary),
-        files=[name for name in FILES if inside(workdir, folder / name)],
-        before=before,
-        others=[each for each in order if each != run.id and runs[each].summary],
-        packages=found.origin and lineage.main_packages(found.origin),
-        again=found.origin and lineage.again(workdir, run.id),
-        config=found.origin and provenance.as_yaml(found.origin.config),
+        files=[name for name in FILES if find_inside(workdir, folder / name)],
+        previous=next(earlier, None),
+        others=[run_id for run_id in order if run_id != run.id and runs[run_id].summary],
+        packages=details.origin and lineage.select_main_packages(details.origin),
+        rerun=details.origin and lineage.make_rerun_command(workdir, run.id),
+        config=details.origin and provenance.to_yaml(details.origin.config),
         running=run.summary is not None and run.summary.status == "running",
     )
 
 
-def _metrics(read: Any) -> list[dict[str, Any]]:
-    if read is None:
+def _metrics(summary: Summary | None) -> list[dict[str, Any]]:
+    if summary is None:
         return []
     return [
         {
             "name": name,
             "value": value,
-            "interval": _interval(read, name),
-            "champion": (read.champion_metrics or {}).get(name),
+            "interval": _interval(summary, name),
+            "champion": (summary.champion_metrics or {}).get(name),
         }
-        for name, value in read.metrics.items()
+        for name, value in summary.metrics.items()
     ]
 
 
-def _version(workdir: Workdir, pipeline: str, version: str, exported: bool) -> Answer | None:
-    runs, _ = data.runs(workdir)
+def _version(workdir: Workdir, pipeline: str, version: str, exported: bool) -> Page | None:
+    runs, _ = data.read_runs(workdir)
     pushed = [
         run.summary
         for run in runs
@@ -228,13 +237,13 @@ def _version(workdir: Workdir, pipeline: str, version: str, exported: bool) -> A
     first = pushed[-1]
     folder = Path(first.serving_dir) / version
     try:
-        # Of what is served elsewhere, or was removed, the run's own copy is there.
-        found = lineage.trace(folder if folder.is_dir() else workdir.runs / first.run_id, workdir.root)
+        # If another target serves it, or it was removed, the run has its own copy.
+        traced = lineage.trace_model(folder if folder.is_dir() else workdir.runs / first.run_id, workdir.root)
         problem = ""
     except ModelError as error:
-        found, problem = None, str(error)
-    return Answer(
-        _rendered(
+        traced, problem = None, str(error)
+    return Page(
+        render(
             "version.html",
             3,
             f"{pipeline}, version {version}",
@@ -244,18 +253,18 @@ def _version(workdir: Workdir, pipeline: str, version: str, exported: bool) -> A
             first=first,
             pushed=pushed,
             served=folder.is_dir(),
-            found=found,
+            lineage=traced,
             problem=problem,
-            packages=found and found.origin and lineage.main_packages(found.origin),
-            config=found and found.origin and provenance.as_yaml(found.origin.config),
-            known={run.id for run in runs},
+            packages=traced and traced.origin and lineage.select_main_packages(traced.origin),
+            config=traced and traced.origin and provenance.to_yaml(traced.origin.config),
+            linked={run.id for run in runs},
         )
     )
 
 
-def _compared(workdir: Workdir, one: data.Run, other: data.Run, name: str, exported: bool) -> Answer | None:
-    found = [data.details(workdir, run) for run in (one, other)]
-    predictions = [_artifact(workdir, each, "predictions", "outputs") for each in found]
+def _compare(workdir: Workdir, one: data.Run, other: data.Run, name: str, exported: bool) -> Page | None:
+    details = [data.read_details(workdir, run) for run in (one, other)]
+    predictions = [_find_artifact(workdir, run, "predictions", "outputs") for run in details]
     task = other.summary.task if other.summary else ""
     comparison, problem = None, "One of them has kept no predictions."
     if predictions[0] and predictions[1] and predictions[0] == predictions[1]:
@@ -265,12 +274,12 @@ def _compared(workdir: Workdir, one: data.Run, other: data.Run, name: str, expor
             comparison, problem = disagreements.compare(*predictions, regression=task == "regression"), ""
         except (OSError, ValueError, KeyError) as error:
             problem = f"Their predictions can't be read: {error}"
-    split = _artifact(workdir, found[1], "examples", "inputs")
+    split = _find_artifact(workdir, details[1], "examples", "inputs")
     if name != "index.html":
-        return _thumbnail(found[1], comparison, split, name)
-    origins = [each.origin for each in found]
-    return Answer(
-        _rendered(
+        return _find_thumbnail(details[1], comparison, split, name)
+    origins = [run.origin for run in details]
+    return Page(
+        render(
             "compare.html",
             3,
             f"Compared: {one.id} and {other.id}",
@@ -279,12 +288,12 @@ def _compared(workdir: Workdir, one: data.Run, other: data.Run, name: str, expor
             other=other,
             metrics=_compared_metrics(one, other),
             changes={
-                "Configuration": _changes(origins, lambda origin: data.flat(origin.config)),
-                "Code": _changes(origins, lambda origin: {"commit": lineage.commit_text(origin)}),
-                "Dataset": _changes(origins, lambda origin: data.flat(origin.dataset.model_dump())),
+                "Configuration": _changes(origins, lambda origin: data.flatten(origin.config)),
+                "Code": _changes(origins, lambda origin: {"commit": lineage.describe_commit(origin)}),
+                "Dataset": _changes(origins, lambda origin: data.flatten(origin.dataset.model_dump())),
                 "Packages": _changes(origins, lambda origin: origin.packages),
             },
-            known=all(origins),
+            have_origins=all(origins),
             comparison=comparison,
             problem=problem,
             pictures=split is not None,
@@ -292,32 +301,34 @@ def _compared(workdir: Workdir, one: data.Run, other: data.Run, name: str, expor
     )
 
 
-def _artifact(workdir: Workdir, found: data.Details, key: str, way: str) -> Path | None:
-    """The folder of an artifact that the component Predictions of a run has made or taken, if it is in the workdir."""
-    for node in found.nodes:
-        if node.execution and any(made.key == "predictions" for made in node.execution.outputs):
-            for artifact in getattr(node.execution, way):
+def _find_artifact(
+    workdir: Workdir, details: data.Details, key: str, side: Literal["inputs", "outputs"]
+) -> Path | None:
+    """Returns the folder of an input or output of a run's component Predictions, if it lies in the workdir."""
+    for node in details.nodes:
+        if node.execution and any(output.key == "predictions" for output in node.execution.outputs):
+            for artifact in getattr(node.execution, side):
                 folder = Path(artifact.uri).resolve()
                 if artifact.key == key and folder.is_dir() and folder.is_relative_to(workdir.root.resolve()):
                     return folder
     return None
 
 
-def _thumbnail(
-    found: data.Details, comparison: disagreements.Comparison | None, examples: Path | None, name: str
-) -> Answer | None:
+def _find_thumbnail(
+    details: data.Details, comparison: disagreements.Comparison | None, examples: Path | None, name: str
+) -> Page | None:
     index = name.removesuffix(".jpg")
     if comparison is None or examples is None or not index.isdecimal():
         return None
-    features = found.origin.config["data"]["features"] if found.origin else {}
-    shown = tuple(each.index for each in comparison.shown)
-    made = disagreements.thumbnails(examples / "Split-eval", features.get("input", "input"), shown)
-    small = made.get(int(index))
-    return Answer(small, "image/jpeg") if small else None
+    features = details.origin.config["data"]["features"] if details.origin else {}
+    shown = tuple(disagreement.index for disagreement in comparison.shown)
+    thumbnails = disagreements.make_thumbnails(examples / "Split-eval", features.get("input", "input"), shown)
+    thumbnail = thumbnails.get(int(index))
+    return Page(thumbnail, "image/jpeg") if thumbnail else None
 
 
 def _changes(origins: list[Any], part: Callable[[Any], dict[str, Any]]) -> list[data.Change]:
-    return data.changes(part(origins[0]), part(origins[1])) if all(origins) else []
+    return data.list_changes(part(origins[0]), part(origins[1])) if all(origins) else []
 
 
 def _compared_metrics(one: data.Run, other: data.Run) -> list[dict[str, Any]]:
@@ -327,67 +338,15 @@ def _compared_metrics(one: data.Run, other: data.Run) -> list[dict[str, Any]]:
     for name in dict.fromkeys([*one.summary.metrics, *other.summary.metrics]):
         values = [run.summary.metrics.get(name) for run in (one, other) if run.summary]
         change = None if None in values else values[1] - values[0]  # type: ignore[operator]
-        measure = METRICS[other.summary.task].get(name)
-        better = measure and change and (change < 0) == measure.lower_is_better
+        metric = METRICS[other.summary.task].get(name)
+        better = metric and change and (change < 0) == metric.lower_is_better
         rows.append(
             {
                 "name": name,
                 "figures": values,
                 "intervals": [_interval(run.summary, name) for run in (one, other)],
                 "change": change,
-                "word": "" if not measure or not change else "better" if better else "worse",
+                "word": "" if not metric or not change else "better" if better else "worse",
             }
         )
     return rows
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "commit": lineage.commit_text,
-        "duration": _duration,
-        "figure": _figure,
-        "plain": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-        "words": lambda name: name.replace("_", " "),
-    }
-    environment.globals |= {"box": (graph.WIDTH, graph.HEIGHT), "when": _when}
-    return environment
-
-
-def _rendered(template: str, depth: int, title: str, exported: bool, **values: Any) -> str:
-    root = "../" * depth
-    return _templates().get_template(template).render(root=root, title=title, exported=exported, **values)
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4f}" if value != round(value) or abs(value) < 10 else f"{value:,.0f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _when(run_id: str) -> str:
-    """When a run was started, from its id, UTC; '' where it was named otherwise."""
-    day, _, rest = run_id.partition("-")
-    clock = rest[:6]
-    if len(day) != 8 or not (day + clock).isdecimal() or len(clock) != 6:
-        return ""
-    return f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}:{clock[4:]}"

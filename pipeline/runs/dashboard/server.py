@@ -1,10 +1,11 @@
-"""Serves the pages, or writes them as files. It answers GET only, and changes nothing."""
+"""Serves the pages, or writes them as files. Read-only: it answers GET and HEAD, and changes nothing."""
 
 import html
 import re
 import shutil
 import socket
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from posixpath import dirname, normpath
 from urllib.parse import unquote, urlsplit
@@ -15,15 +16,15 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from imagepipe.base.errors import ModelError
-from pipeline.runs.dashboard import pages
+from pipeline.runs.dashboard import data, pages
 from pipeline.workdir import Workdir
 
-# The pages need their style, script and images from here; nothing else, and from nowhere else.
+# The pages load style, script and images from this server only.
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-# A report brings its own script. It is made from names and images of strangers, so it gets no share in this server.
+# A report brings its own script, and holds names and images of strangers: it gets no access to this server.
 _REPORTS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "base-uri 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-popups allow-downloads"
@@ -31,46 +32,46 @@ _REPORTS_POLICY = (
 _LOCAL = ["127.0.0.1", "localhost", "[::1]"]
 
 
-def application(workdir: Workdir, hosts: list[str]) -> FastAPI:
-    """The server's application.
+def make_app(workdir: Workdir, hosts: list[str]) -> FastAPI:
+    """Returns the server's application.
 
     Args:
-        workdir: the pipeline's.
-        hosts: names by which it may be asked for: else a page of another host, whose name points here for a moment,
-            could read what is served on this machine alone.
+        workdir: of the pipeline.
+        hosts: accepted host names: otherwise a page of another host, whose name points here for a moment, could read
+            pages that are meant for this machine only.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 
     @app.api_route("/compare", methods=["GET", "HEAD"])
-    def chosen(one: str, other: str) -> Response:
-        runs, _ = pages.data.runs(workdir)
+    def compare(one: str, other: str) -> Response:
+        runs, _ = data.read_runs(workdir)
         if not {one, other} <= {run.id for run in runs}:
-            return _response(pages.not_found("compare"))
+            return _response(pages.make_missing_page("compare"))
         return RedirectResponse(f"compare/{one}/{other}/index.html", 303)
 
     @app.api_route("/{path:path}", methods=["GET", "HEAD"])
     def page(path: str) -> Response:
-        return _response(pages.answer(workdir, path) or pages.not_found(path))
+        return _response(pages.find_page(workdir, path) or pages.make_missing_page(path))
 
     return app
 
 
-def _response(found: pages.Answer) -> Response:
-    report = isinstance(found.content, Path) and found.content.name == "report.html"
+def _response(page: pages.Page) -> Response:
+    report = isinstance(page.content, Path) and page.content.name == "report.html"
     headers = {
         "Content-Security-Policy": _REPORTS_POLICY if report else _POLICY,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
-    if isinstance(found.content, Path):
-        return FileResponse(found.content, found.status, headers, found.kind)
-    return Response(found.content, found.status, headers, found.kind)
+    if isinstance(page.content, Path):
+        return FileResponse(page.content, page.status, headers, page.kind)
+    return Response(page.content, page.status, headers, page.kind)
 
 
-def main(root: Path, host: str, port: int, say) -> None:  # type: ignore[no-untyped-def]  # say: a function of a text
-    """Serves the pages of a workdir until it is interrupted.
+def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serves the pages of a workdir until it is interrupted; ``announce`` gets the address.
 
     Raises:
         ModelError: it can't listen there.
@@ -82,16 +83,16 @@ def main(root: Path, host: str, port: int, say) -> None:  # type: ignore[no-unty
     with listening:
         host, port = listening.getsockname()[:2]
         hosts = [*_LOCAL, host] if host.startswith("127.") else ["*"]
-        say(f"http://{host}:{port}")
-        app = application(Workdir(root), hosts)
+        announce(f"http://{host}:{port}")
+        app = make_app(Workdir(root), hosts)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([listening])
 
 
 _LINK = re.compile(r"""(?:href|src)="([^"]*)\"""")
 
 
-def export(root: Path, out: Path) -> int:
-    """Writes all pages, and what they show, as files that a browser opens without a server. Returns how many.
+def export_pages(root: Path, out: Path) -> int:
+    """Writes all pages and their images as files that a browser opens without a server; returns their number.
 
     Raises:
         ModelError: there is something else in the folder, or it is the workdir.
@@ -103,29 +104,29 @@ def export(root: Path, out: Path) -> int:
     count = 0
     while waiting:
         path = waiting.popleft()
-        found = pages.answer(workdir, path, exported=True)
-        if found is None:
+        page = pages.find_page(workdir, path, exported=True)
+        if page is None:
             continue
         file = out / path
         file.parent.mkdir(parents=True, exist_ok=True)
         count += 1
-        if isinstance(found.content, Path):
-            shutil.copyfile(found.content, file)
+        if isinstance(page.content, Path):
+            shutil.copyfile(page.content, file)
             continue
-        file.write_bytes(found.content if isinstance(found.content, bytes) else found.content.encode())
-        if isinstance(found.content, str) and path.endswith(".html"):
-            for link in _LINK.findall(found.content):
-                there = _target(path, html.unescape(link))
-                if there and there not in seen:
-                    seen.add(there)
-                    waiting.append(there)
+        file.write_bytes(page.content if isinstance(page.content, bytes) else page.content.encode())
+        if isinstance(page.content, str) and path.endswith(".html"):
+            for link in _LINK.findall(page.content):
+                target = _resolve_link(path, html.unescape(link))
+                if target and target not in seen:
+                    seen.add(target)
+                    waiting.append(target)
     return count
 
 
-def _target(page: str, link: str) -> str:
-    """The path that a link of a page leads to; '' if it is not one of ours."""
+def _resolve_link(page: str, link: str) -> str:
+    """Returns the path that a page's link leads to; '' if it is not one of ours."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc or not parts.path:
         return ""
-    there = normpath(f"{dirname(page)}/{unquote(parts.path)}").lstrip("/")
-    return "" if there.startswith("..") else there
+    path = normpath(f"{dirname(page)}/{unquote(parts.path)}").lstrip("/")
+    return "" if path.startswith("..") else path

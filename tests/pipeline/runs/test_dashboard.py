@@ -24,7 +24,7 @@ from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
 
 
 def client(root: Path) -> TestClient:
-    return TestClient(server.application(Workdir(root), ["127.0.0.1"]), base_url="http://127.0.0.1")
+    return TestClient(server.make_app(Workdir(root), ["127.0.0.1"]), base_url="http://127.0.0.1")
 
 
 def page(root: Path, path: str = "") -> str:
@@ -59,20 +59,20 @@ def test_an_empty_workdir_says_how_a_run_is_started(tmp_path):
 
 @pytest.mark.slow
 def test_five_hundred_runs_are_listed_newest_first_in_under_a_second(recorder, root):
-    made: dict[str, int] = {}
+    artifacts: dict[str, int] = {}
     for number in range(500):
-        kept = {node: made[node] for node in made if node not in ("Evaluator", "Pusher")}
-        made = recorder.record(number, cached=kept if number % 3 else None)
+        cached = {node: artifacts[node] for node in artifacts if node not in ("Evaluator", "Pusher")}
+        artifacts = recorder.record(number, cached=cached if number % 3 else None)
         recorder.summarize(number, pushed_version=str(1000 + number))
         recorder.originate(number)
         (recorder.workdir.serving("digits") / str(1000 + number)).mkdir(parents=True)
     asked = client(root)
-    last, before = run_id(499), run_id(498)
+    last, previous = run_id(499), run_id(498)
     asked.get("/missing")  # the templates are compiled, as for whoever asked before
     for path in (
         "",
         f"runs/{last}/index.html",
-        f"compare/{before}/{last}/index.html",
+        f"compare/{previous}/{last}/index.html",
         "versions/digits/1499/index.html",
     ):
         start = time.process_time()  # it answers in this process; who else works on this machine doesn't count
@@ -139,9 +139,9 @@ def test_of_a_long_log_the_end_is_shown(recorder, root):
 
 
 def test_cached_nodes_are_marked_and_lead_to_the_run_that_made_their_artifacts(recorder, root):
-    made = recorder.record(0)
+    artifacts = recorder.record(0)
     recorder.summarize(0)
-    recorder.record(1, cached={"ImportExampleGen": made["ImportExampleGen"]})
+    recorder.record(1, cached={"ImportExampleGen": artifacts["ImportExampleGen"]})
     nodes = [{"id": node, "seconds": 3, "cached": node == "ImportExampleGen"} for node in DAG]
     recorder.summarize(1, nodes=nodes)
     shown = page(root, f"runs/{run_id(1)}/index.html")
@@ -182,8 +182,8 @@ def test_what_another_process_has_locked_is_said_and_the_summaries_are_shown(rec
         listed, shown = page(root), page(root, f"runs/{run_id(0)}/index.html")
         assert time.monotonic() - start < 5
         locking.stdin.close()
-    for each in (listed, shown):
-        assert "ML Metadata can't be read now" in text(each)
+    for markup in (listed, shown):
+        assert "ML Metadata can't be read now" in text(markup)
     assert len(rows(listed)) == 1
     assert "Trainer done" in " ".join(rows(shown))
     assert "can't be read" not in page(root)
@@ -204,8 +204,8 @@ def test_a_run_that_is_recorded_is_not_disturbed_by_those_who_look_on(recorder, 
     recorder.record(0)
     recorder.summarize(0)
     watchers = [threading.Thread(target=look) for _ in range(2)]
-    for each in watchers:
-        each.start()
+    for watcher in watchers:
+        watcher.start()
     # In a process of its own, as a run is: SQLite's locks mean nothing within a process.
     script = (
         "import sys; from pathlib import Path; from tests.pipeline.runs.workdirs import Recorder\n"
@@ -216,8 +216,8 @@ def test_a_run_that_is_recorded_is_not_disturbed_by_those_who_look_on(recorder, 
         subprocess.run([sys.executable, "-c", script, str(root)], check=True, timeout=60)  # noqa: S603
     finally:
         over.set()
-        for each in watchers:
-            each.join()
+        for watcher in watchers:
+            watcher.join()
     assert problems == []
     assert len(rows(page(root))) == 40
 
@@ -330,18 +330,18 @@ def test_two_runs_are_compared_by_figures_configuration_and_packages(recorder, r
     assert client(root).get(f"/compare?one={run_id(0)}&other=none").status_code == 404
 
 
-def predictions(folder: Path, said: list[str], scores: list[float]) -> None:
+def write_predictions(folder: Path, answers: list[str], scores: list[float]) -> None:
     folder.mkdir(parents=True)
-    pngs = digit_images(len(said))
+    pngs = digit_images(len(answers))
     table = pa.table(
         {
-            "index": list(range(len(said))),
+            "index": list(range(len(answers))),
             "id": [f"{label}/{i}.png" for i, (label, _) in enumerate(pngs)],
-            "sha256": [f"{i:064}" for i in range(len(said))],
+            "sha256": [f"{i:064}" for i in range(len(answers))],
             "labels": [[label] for label, _ in pngs],
-            "target": pa.array([None] * len(said), pa.float64()),
+            "target": pa.array([None] * len(answers), pa.float64()),
             "candidate": [[score, 1 - score] for score in scores],
-            "candidate_label": said,
+            "candidate_label": answers,
         }
     )
     pyarrow.parquet.write_table(table, folder / "predictions.parquet")
@@ -355,8 +355,8 @@ def disagreeing(recorder, root) -> Path:
     with gzip.open(split / "data-00000.gz", "wb") as file:
         for _, png in digit_images(6):
             file.write(tfrecord.frame_record(tfrecord.encode_example({"input": [png]})))
-    predictions(root / "artifacts" / "p0", ["0", "1", "2", "9", "8", "5"], [0.9, 0.8, 0.7, 0.6, 0.95, 0.5])
-    predictions(root / "artifacts" / "p1", ["0", "1", "7", "3", "1", "5"], [0.9, 0.8, 0.7, 0.6, 0.95, 0.99])
+    write_predictions(root / "artifacts" / "p0", ["0", "1", "2", "9", "8", "5"], [0.9, 0.8, 0.7, 0.6, 0.95, 0.5])
+    write_predictions(root / "artifacts" / "p1", ["0", "1", "7", "3", "1", "5"], [0.9, 0.8, 0.7, 0.6, 0.95, 0.99])
     for number in (0, 1):
         places = {"ImportExampleGen": str(split.parent), "Predictions": f"{root}/artifacts/p{number}"}
         recorder.record(number, uris=places)
@@ -367,11 +367,11 @@ def disagreeing(recorder, root) -> Path:
 def test_images_where_two_runs_disagree_are_shown_surest_first(disagreeing):
     path = f"compare/{run_id(0)}/{run_id(1)}"
     shown = page(disagreeing, f"{path}/index.html")
-    said = text(shown)
-    assert "different things of 3 of the 6 images that both were asked about" in said
-    assert "of 1 only the first is right, of 1 only the second is right, of 1 neither is" in said
+    words = text(shown)
+    assert "They disagree on 3 of the 6 images that both predicted" in words
+    assert "on 1 only the first is right, on 1 only the second is right, on 1 neither is" in words
     assert re.findall(r'src="(\d+)\.jpg"', shown) == ["4", "2", "3"]
-    assert "is 3 first: 9 0.600 second: 3 0.600 ✓" in said
+    assert "is 3 first: 9 0.600 second: 3 0.600 ✓" in words
     thumbnail = client(disagreeing).get(f"/{path}/2.jpg")
     assert thumbnail.headers["Content-Type"] == "image/jpeg"
     assert thumbnail.content[:2] == b"\xff\xd8"
@@ -393,9 +393,9 @@ def test_exported_pages_are_whole_and_link_to_nothing_that_is_not_there(disagree
     out = tmp_path / "site"
     done = CliRunner().invoke(app, ["dashboard", str(disagreeing), "--export", str(out)], catch_exceptions=False)
     assert done.exit_code == 0
-    found = [file for file in out.rglob("*") if file.is_file()]
-    assert f"Wrote {len(found)} files" in done.stdout
-    for file in found:
+    files = [file for file in out.rglob("*") if file.is_file()]
+    assert f"Wrote {len(files)} files" in done.stdout
+    for file in files:
         if file.suffix != ".html":
             continue
         markup = file.read_text()
@@ -423,20 +423,20 @@ def test_a_port_that_is_taken_is_said(root):
 
 
 def test_a_drawing_has_an_arrow_for_each_step_and_boxes_that_do_not_overlap():
-    drawing = graph.draw(DAG)
+    drawing = graph.lay_out(DAG)
     assert {box.node for box in drawing.boxes} == set(DAG)
     at = {box.node: box for box in drawing.boxes}
-    for node, before in DAG.items():
-        assert all(at[each].y + graph.HEIGHT < at[node].y for each in before)
+    for node, parents in DAG.items():
+        assert all(at[parent].y + graph.HEIGHT < at[node].y for parent in parents)
     for one in drawing.boxes:
         assert 0 <= one.x <= drawing.width - graph.WIDTH
         for other in drawing.boxes:
             if one is not other and one.y == other.y:
                 assert abs(one.x - other.x) >= graph.WIDTH
     assert len(drawing.edges) == len(DAG) - 1  # of 23: ImportExampleGen is needed by six, and one arrow says so
-    skipping = graph.draw({"a": [], "b": ["a"], "c": ["b"], "d": ["a"], "e": ["c", "d"]})
+    skipping = graph.lay_out({"a": [], "b": ["a"], "c": ["b"], "d": ["a"], "e": ["c", "d"]})
     assert len(skipping.edges) == 5
-    assert graph.draw({}).boxes == []
+    assert graph.lay_out({}).boxes == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import uvicorn
 from playwright.sync_api import Page, expect
 
 from pipeline.runs.dashboard import server
-from pipeline.runs.summary import write
+from pipeline.runs.summary import write_summary
 from pipeline.workdir import Workdir
 from tests.conftest import violations
 from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
@@ -42,7 +42,7 @@ def recorder(tmp_path_factory) -> Recorder:
 
 @pytest.fixture(scope="module")
 def url(recorder) -> Iterator[str]:
-    app = server.application(Workdir(recorder.workdir.root), ["127.0.0.1"])
+    app = server.make_app(Workdir(recorder.workdir.root), ["127.0.0.1"])
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=serving.run, args=([listening],))
@@ -56,13 +56,13 @@ def url(recorder) -> Iterator[str]:
 def opened(browser, url):
     """Opens pages; none of them may ask another host, or say anything on the console."""
     pages: list[Page] = []
-    said: list[str] = []
+    messages: list[str] = []
     asked: list[str] = []
 
     def opened(path: str = "", width: int = 1100, **options) -> Page:
         page = browser.new_page(viewport={"width": width, "height": 800}, **options)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url + path)
         pages.append(page)
@@ -71,8 +71,8 @@ def opened(browser, url):
     yield opened
     for page in pages:
         page.close()
-    assert said == []
-    assert all(each.startswith((url, "data:")) for each in asked), asked
+    assert messages == []
+    assert all(address.startswith((url, "data:")) for address in asked), asked
 
 
 PATHS = [
@@ -90,8 +90,8 @@ def test_on_a_phone_nothing_needs_sideways_scrolling_in_light_and_in_the_dark(op
     shades = {}
     for scheme in ("light", "dark"):
         page = opened(path, 360, color_scheme=scheme)
-        for each in page.locator("details").all():
-            each.evaluate("each => { each.open = true; }")
+        for details in page.locator("details").all():
+            details.evaluate("details => { details.open = true; }")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
         colors = page.evaluate(
             "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
@@ -165,13 +165,13 @@ def test_a_page_follows_a_run_in_progress(opened, recorder):
     expect(page.get_by_role("link", name="Trainer, running")).to_be_visible()
     read = recorder.read(3)
     done = [*read.nodes, read.nodes[-1].model_copy(update={"id": "Trainer"})]
-    write(read.model_copy(update={"nodes": done}), recorder.workdir.runs / run_id(3))
+    write_summary(read.model_copy(update={"nodes": done}), recorder.workdir.runs / run_id(3))
     expect(page.get_by_role("link", name="Champion, running")).to_be_visible(timeout=15_000)
-    write(read, recorder.workdir.runs / run_id(3))
+    write_summary(read, recorder.workdir.runs / run_id(3))
 
 
 def test_exported_pages_work_from_a_folder(recorder, browser, tmp_path):
-    server.export(recorder.workdir.root, tmp_path / "site")
+    server.export_pages(recorder.workdir.root, tmp_path / "site")
     page = browser.new_page()
     page.goto((tmp_path / "site" / "index.html").as_uri())
     expect(page.locator("#list tbody tr")).to_have_count(4)

@@ -25,9 +25,9 @@ def pushed(tmp_path):
     model = saved_model(root / "artifacts" / "Trainer" / "model" / "6" / "Format-Serving", b"fingerprint")
     version = saved_model(root / "serving" / "digits" / "1000", b"fingerprint")
     places = {"Trainer": str(model.parent), "Pusher": str(root / "artifacts" / "Pusher" / "1")}
-    made = recorder.record(0, uris=places)
-    kept = {node: made[node] for node in made if node not in ("Evaluator", "Pusher")}
-    recorder.record(1, cached=kept, uris=places | {"Pusher": str(root / "artifacts" / "Pusher" / "2")})
+    recorded = recorder.record(0, uris=places)
+    cached = {node: recorded[node] for node in recorded if node not in ("Evaluator", "Pusher")}
+    recorder.record(1, cached=cached, uris=places | {"Pusher": str(root / "artifacts" / "Pusher" / "2")})
     recorder.summarize(0, model_dir=str(model), blessed=False)
     recorder.summarize(1, model_dir=str(model), pushed_version="1000")
     recorder.originate(0)
@@ -37,38 +37,38 @@ def pushed(tmp_path):
 
 def test_a_version_leads_to_the_run_that_pushed_it_and_to_the_one_that_trained_it(pushed):
     root, version = pushed
-    found = lineage.trace(version)
-    assert (found.run.run_id, found.trained_by) == (run_id(1), run_id(0))
-    assert found.verified
-    assert found.live
-    assert found.origin.config["evaluation"] == {"margin": 1}
-    assert found.again == f"imagepipe run {root}/runs/{run_id(1)}/config.yaml --workdir {root}"
-    # All that it comes from, each made by the run that made it; what only looks at it isn't among it.
-    by_node = {each.node: each.run for each in found.executions}
+    traced = lineage.trace_model(version)
+    assert (traced.run.run_id, traced.trained_by) == (run_id(1), run_id(0))
+    assert traced.verified
+    assert traced.live
+    assert traced.origin.config["evaluation"] == {"margin": 1}
+    assert traced.rerun == f"imagepipe run {root}/runs/{run_id(1)}/config.yaml --workdir {root}"
+    # All executions that it depends on, in the runs that did the work; those that only look at it are not among them.
+    by_node = {execution.node: execution.run for execution in traced.executions}
     assert by_node["ImportExampleGen"] == by_node["Trainer"] == run_id(0)
     assert by_node["Evaluator"] == by_node["Pusher"] == run_id(1)
     assert "ExampleValidator" not in by_node
-    assert lineage.trace(version.parent) == found  # the newest is meant
+    assert lineage.trace_model(version.parent) == traced  # the newest is meant
 
 
 def test_a_model_that_was_put_in_the_place_of_another_is_not_taken_for_it(pushed):
     _, version = pushed
     (version / FINGERPRINT).write_bytes(b"another")
-    with pytest.raises(ModelError, match=r"is not the model that the run .* has made under this name"):
-        lineage.trace(version)
+    with pytest.raises(ModelError, match=r"is not the model that the run .* made under this name"):
+        lineage.trace_model(version)
 
 
 def test_a_copy_elsewhere_is_known_by_its_fingerprint(pushed, tmp_path):
     root, _ = pushed
     copy = saved_model(tmp_path / "elsewhere" / "7", b"fingerprint")
     with pytest.raises(ModelError, match="Give the pipeline's as --workdir"):
-        lineage.trace(copy)
-    found = lineage.trace(copy, root)
-    assert found.run.run_id == run_id(0)  # the first that had it
-    assert not found.live
+        lineage.trace_model(copy)
+    traced = lineage.trace_model(copy, root)
+    assert traced.run.run_id == run_id(0)  # the first that had it
+    assert not traced.live
     stranger = saved_model(tmp_path / "elsewhere" / "8", b"another")
-    with pytest.raises(ModelError, match="none of the 2 runs here has made this model"):
-        lineage.trace(stranger, root)
+    with pytest.raises(ModelError, match="none of the 2 runs here made this model"):
+        lineage.trace_model(stranger, root)
 
 
 def test_a_version_that_was_rolled_back_and_one_whose_artifacts_are_gone_are_traced(pushed):
@@ -76,12 +76,12 @@ def test_a_version_that_was_rolled_back_and_one_whose_artifacts_are_gone_are_tra
     aside = version.parent / "rolled_back" / version.name
     aside.parent.mkdir()
     version.rename(aside)
-    found = lineage.trace(aside)
-    assert (found.run.run_id, found.live, found.verified) == (run_id(1), False, True)
+    traced = lineage.trace_model(aside)
+    assert (traced.run.run_id, traced.live, traced.verified) == (run_id(1), False, True)
     (root / "artifacts").rename(root / "removed")
     (root / "metadata.db").unlink()
-    found = lineage.trace(aside)
-    assert (found.run.run_id, found.verified, found.executions) == (run_id(1), False, [])
+    traced = lineage.trace_model(aside)
+    assert (traced.run.run_id, traced.verified, traced.executions) == (run_id(1), False, [])
 
 
 def test_the_command_prints_the_fingerprint_the_commit_and_the_configuration(pushed):

@@ -65,7 +65,7 @@ class Recorder:
         }
         there = {context.name: context.id for context in self.store.get_contexts_by_type("node")}
         new = [f"{name}.{node}" for node in DAG if f"{name}.{node}" not in there]
-        nodes = [mlmd.Context(type_id=self.contexts["node"], name=each) for each in new]
+        nodes = [mlmd.Context(type_id=self.contexts["node"], name=context) for context in new]
         there.update(zip(new, self.store.put_contexts(nodes) if nodes else [], strict=True))
         self.nodes = {node: there[f"{name}.{node}"] for node in DAG}
 
@@ -92,15 +92,15 @@ class Recorder:
         contexts = [mlmd.Context(type_id=self.contexts["pipeline_run"], name=f"{self.name}.{run_id(number)}")]
         (run,) = self.store.put_contexts(contexts)
         executions, artifacts, edges, places = [], [], [], {}
-        for node, before in DAG.items():
+        for node, parents in DAG.items():
             at = len(executions)
             state = mlmd.Execution.CACHED if node in (cached or {}) else mlmd.Execution.COMPLETE
             state = mlmd.Execution.FAILED if node == failed else state
             state = mlmd.Execution.RUNNING if node == running else state
             executions.append(mlmd.Execution(type_id=self.executions[node], last_known_state=state))
-            for each in before:
-                if each in places:
-                    edges.append(self._edge(at, places[each], mlmd.Event.INPUT, OUTPUTS[each]))
+            for parent in parents:
+                if parent in places:
+                    edges.append(self._edge(at, places[parent], mlmd.Event.INPUT, OUTPUTS[parent]))
             if node in (failed, running):
                 break
             if node in (cached or {}):
@@ -111,13 +111,13 @@ class Recorder:
             places[node] = len(artifacts)
             artifacts.append(artifact)
             edges.append(self._edge(at, places[node], mlmd.Event.OUTPUT, OUTPUTS[node]))
-        made, ids, _ = self.store.put_lineage_subgraph(executions, artifacts, [], edges)
+        recorded, ids, _ = self.store.put_lineage_subgraph(executions, artifacts, [], edges)
         # The launcher puts each execution into the contexts of its run and of its node.
         self.store.put_attributions_and_associations(
             [],
             [
                 mlmd.Association(execution_id=execution, context_id=context)
-                for node, execution in zip(DAG, made, strict=False)
+                for node, execution in zip(DAG, recorded, strict=False)
                 for context in (run, self.nodes[node])
             ],
         )
@@ -149,8 +149,8 @@ class Recorder:
             }
             | values
         )
-        summary.write(read, folder)
-        lines = [f"{logs.MARK}{node}\nsaid by {node}\n" for node in DAG]
+        summary.write_summary(read, folder)
+        lines = [f"{logs.MARK}{node}\nwritten by {node}\n" for node in DAG]
         (folder / "log.txt").write_text(log or "".join(lines), encoding="utf-8")
         return read
 
@@ -167,7 +167,7 @@ class Recorder:
             config=config or {"name": self.name, "trainer": {"epochs": 10}},
             commit=provenance.Commit(id="c0ffee" * 6 + "c0ff", changed=False),
             packages=packages or {"python": "3.11.7", "tfx": "1.21.0"},
-            dataset=provenance.Data(path="/data", fingerprint="f" * 64, of="content", records={"train": 10}),
+            dataset=provenance.DatasetOrigin(path="/data", fingerprint="f" * 64, of="content", records={"train": 10}),
             dag=DAG,
         )
         (folder / provenance.FILENAME).write_text(json.dumps(origin.model_dump()))

@@ -1,4 +1,4 @@
-"""What came out of the nodes, for the summary and the pictures of a run."""
+"""Metrics, best hyperparameters and the confusion matrix of a run, for its summary and its pictures."""
 
 import json
 from typing import Any
@@ -6,46 +6,45 @@ from typing import Any
 import numpy as np
 from tfx.utils import io_utils
 
-from components.evaluator.evaluation_reader import load
-from components.evaluator.evaluation import COUNT, Evaluation, Figures, Slice
+from components.evaluator.evaluation import Evaluation, MetricValues, Slice
+from components.evaluator.metric_names import EXAMPLE_COUNT
 from pipeline.runs.summary import Metrics
 
-__all__ = ["best_hyperparameters", "by_class", "champion_metrics", "draw_confusion_matrix", "load", "metrics"]
 
-
-def metrics(part: Slice) -> Metrics:
-    """The candidate's figures of some images, and how many these are."""
+def candidate_metrics(part: Slice) -> Metrics:
+    """Returns the candidate's metrics on some images, and the number of images."""
     return _metrics(part.metrics, part)
 
 
 def champion_metrics(part: Slice) -> Metrics | None:
-    """The champion's figures of some images; None if there is none."""
-    return None if part.champion is None else _metrics(part.champion, part)
+    """Returns the champion's metrics on some images; None if there is no champion."""
+    return None if part.champion_metrics is None else _metrics(part.champion_metrics, part)
 
 
-def _metrics(figures: Figures, part: Slice) -> Metrics:
-    return dict(sorted({COUNT: float(part.count), **{name: each.value for name, each in figures.items()}}.items()))
+def _metrics(values: MetricValues, part: Slice) -> Metrics:
+    by_name = {name: metric.value for name, metric in values.items()}
+    return dict(sorted({EXAMPLE_COUNT: float(part.count), **by_name}.items()))
 
 
-def by_class(evaluation: Evaluation, label: str) -> dict[str, Metrics]:
-    """The candidate's figures by class or label; empty for a regression.
+def metrics_by_class(evaluation: Evaluation, label: str) -> dict[str, Metrics]:
+    """Returns the candidate's metrics by class or label; empty for a regression.
 
     Args:
-        evaluation: what the Evaluator found.
-        label: the feature that has the labels.
+        evaluation: of the Evaluator.
+        label: name of the feature with the labels.
     """
     return evaluation.by_label or {
-        part.columns[label]: metrics(part) for part in evaluation.slices if list(part.columns) == [label]
+        part.columns[label]: candidate_metrics(part) for part in evaluation.slices if list(part.columns) == [label]
     }
 
 
-def best_hyperparameters(folder: str) -> dict[str, Any]:
-    """The best values that the Tuner found, by key of the section ``trainer``, from its artifact in ``folder``."""
+def read_best_hyperparameters(folder: str) -> dict[str, Any]:
+    """Reads the Tuner's best values, by key of the section ``trainer``, from its artifact in ``folder``."""
     return json.loads(io_utils.read_string_file(io_utils.get_only_uri_in_dir(folder)))["values"]
 
 
 def draw_confusion_matrix(confusion: dict[tuple[int, int], int], labels: list[str], path: str) -> None:
-    """Draws the confusion matrix as PNG: a row an actual class, a column a predicted one, shaded by its share."""
+    """Draws the confusion matrix as PNG: one row per actual class, one column per predicted one, shaded by share."""
     import matplotlib
 
     matplotlib.use("agg")
