@@ -29,7 +29,7 @@ runs, with the key's path and the values that it can have. Relative paths are re
 """
 
 # Defaults that the configuration computes from other keys.
-_COMPUTED = {"image.size": "the backbone's own", "evaluation.thresholds": "by `task`"}
+_COMPUTED = {"image": "", "image.size": "the backbone's own", "evaluation.thresholds": "by `task`"}
 
 Section = tuple[str, type[BaseModel]]
 
