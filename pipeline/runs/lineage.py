@@ -119,7 +119,7 @@ def _workdir_above(path: Path) -> Path:
         if Workdir(folder).runs.is_dir():
             return folder
     raise ModelError(
-        f"no folder above {path} has runs/, where runs leave what they were made from. Give the pipeline's as --workdir."
+        f"no folder above {path} has runs/, where each run leaves its run.json. Give the pipeline's as --workdir."
     )
 
 

@@ -157,7 +157,7 @@ def test_a_node_of_the_graph_leads_to_its_row_and_a_failed_one_to_its_log(opened
     expect(row).to_contain_text("Trainer")
     row.get_by_role("link", name="log of Trainer").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Log of Trainer")
-    expect(page.locator("pre.log")).to_have_text("said by Trainer")
+    expect(page.locator("pre.log")).to_have_text("written by Trainer")
 
 
 def test_a_page_follows_a_run_in_progress(opened, recorder):
