@@ -1,17 +1,13 @@
-"""What several folders' tests share: real images, and one run of Transform's analysis over them."""
+"""Real images, and one run of Transform's analysis over them, shared by the tests of several folders."""
 
 import io
 import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.datasets import load_digits, load_sample_images
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,23 +19,23 @@ def photo() -> Image.Image:
     return Image.fromarray(load_sample_images().images[0])
 
 
-def encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+def encode_image(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def without_a_table(jpeg: bytes) -> bytes:
-    """The same JPEG, whose header is sound and names a quantization table that it has not: only decoders find it."""
+def break_quantization_table(jpeg: bytes) -> bytes:
+    """Returns the JPEG with a sound header that names a missing quantization table: only decoders notice."""
     frame = jpeg.index(b"\xff\xc0")
     return jpeg[: frame + 12] + b"\3" + jpeg[frame + 13 :]
 
 
-def digit_images(count: int) -> list[tuple[str, bytes]]:
+def make_digit_images(count: int) -> list[tuple[str, bytes]]:
     """The first ``count`` of scikit-learn's handwritten digits, as (label, PNG)."""
     digits = load_digits()
     return [
-        (str(label), encode(Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).resize((80, 80)), "PNG"))
+        (str(label), encode_image(Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).resize((80, 80)), "PNG"))
         for pixels, label in zip(digits.images[:count], digits.target[:count], strict=True)
     ]
 
@@ -48,18 +44,18 @@ def digit_images(count: int) -> list[tuple[str, bytes]]:
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with 400 digits."""
     folder = tmp_path_factory.mktemp("digits")
-    for number, (label, png) in enumerate(digit_images(400)):
+    for number, (label, png) in enumerate(make_digit_images(400)):
         (folder / label).mkdir(exist_ok=True)
         (folder / label / f"{number:04}.png").write_bytes(png)
     return folder
 
 
-def example(image: bytes, label: str | None = None, metadata: str | None = None, **side: float | str):
+def make_example(image: bytes, label: str | None = None, metadata: str | None = None, **side: float | str):
     """A tf.train.Example of the data contract."""
     import tensorflow as tf
 
-    made = tf.train.Example()
-    feature = made.features.feature
+    example = tf.train.Example()
+    feature = example.features.feature
     feature["input"].bytes_list.value.append(image)
     if label is not None:
         feature["label"].bytes_list.value.append(label.encode())
@@ -70,13 +66,13 @@ def example(image: bytes, label: str | None = None, metadata: str | None = None,
             feature[name].bytes_list.value.append(value.encode())
         else:
             feature[name].float_list.value.append(value)
-    return made
+    return example
 
 
 SIZE = (32, 40)
 
 
-def analyze(raw: list[dict], spec: dict, custom_config: dict, folder: Path):
+def run_analysis(raw: list[dict], spec: dict, custom_config: dict, folder: Path):
     """Runs Transform's analysis of parsed Examples, and returns its output, which it writes into ``folder``."""
     import functools
 
@@ -102,7 +98,7 @@ def analyze(raw: list[dict], spec: dict, custom_config: dict, folder: Path):
 
 @pytest.fixture(scope="session")
 def analyzed(tmp_path_factory: pytest.TempPathFactory):
-    """Transform's output for digits with two side features; what it was made of; and the serialized Examples.
+    """Transform's output for digits with two side features, the features, and the serialized Examples.
 
     ``weight`` is missing in every third Example. Label "7" is the most frequent, "b" comes last in the alphabet.
     """
@@ -112,7 +108,7 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
 
     features = Features(numeric=("weight",), categorical=("camera",))
     rows = []
-    for i, (label, png) in enumerate(digit_images(48)):
+    for i, (label, png) in enumerate(make_digit_images(48)):
         name = {"0": "b", "1": "10"}.get(label, "7")
         side = {"camera": "new" if i % 2 else "old"} | ({"weight": float(i)} if i % 3 else {})
         rows.append({"input": png, "label": name.encode(), "metadata": f"id-{i}"} | side)
@@ -132,9 +128,9 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
         for row in rows
     ]
     custom = {"task": "classification", "features": asdict(features), "image_size": list(SIZE)}
-    output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
+    output = run_analysis(raw, spec, custom, tmp_path_factory.mktemp("transform"))
     serialized = [
-        example(
+        make_example(
             row["input"],
             row["label"].decode(),
             row["metadata"],
@@ -145,15 +141,15 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory):
     return output, features, serialized
 
 
-def example_of(image: bytes, labels: list[str] | list[float]) -> bytes:
+def serialize_example(image: bytes, labels: list[str] | list[float]) -> bytes:
     """A serialized Example with any number of labels."""
-    made = example(image)
-    feature = made.features.feature["label"]
+    example = make_example(image)
+    feature = example.features.feature["label"]
     if labels and isinstance(labels[0], float):
         feature.float_list.value.extend(labels)
     elif labels:
         feature.bytes_list.value.extend(label.encode() for label in labels)
-    return made.SerializeToString()
+    return example.SerializeToString()
 
 
 @pytest.fixture(scope="session")
@@ -164,12 +160,12 @@ def analyzed_multilabel(tmp_path_factory: pytest.TempPathFactory):
     from imagepipe.base.features import Features
 
     labels = [["b", "a"], [], ["c"], ["b"], ["a", "b", "c"], ["b"]]
-    pngs = [png for _, png in digit_images(len(labels))]
+    pngs = [png for _, png in make_digit_images(len(labels))]
     spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.VarLenFeature(tf.string)}
     raw = [{"input": png, "label": [x.encode() for x in ls]} for png, ls in zip(pngs, labels, strict=True)]
     custom = {"task": "multilabel", "features": asdict(Features()), "image_size": list(SIZE)}
-    output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
-    return output, [example_of(png, ls) for png, ls in zip(pngs, labels, strict=True)]
+    output = run_analysis(raw, spec, custom, tmp_path_factory.mktemp("transform"))
+    return output, [serialize_example(png, ls) for png, ls in zip(pngs, labels, strict=True)]
 
 
 @pytest.fixture(scope="session")
@@ -180,28 +176,18 @@ def analyzed_regression(tmp_path_factory: pytest.TempPathFactory):
     from imagepipe.base.features import Features
 
     values = [[0.5], [-3.0], [], [1e6]]
-    pngs = [png for _, png in digit_images(len(values))]
+    pngs = [png for _, png in make_digit_images(len(values))]
     spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.VarLenFeature(tf.float32)}
     raw = [{"input": png, "label": value} for png, value in zip(pngs, values, strict=True)]
     custom = {"task": "regression", "features": asdict(Features()), "image_size": list(SIZE)}
-    output = analyze(raw, spec, custom, tmp_path_factory.mktemp("transform"))
-    return output, [example_of(png, value) for png, value in zip(pngs, values, strict=True)]
+    output = run_analysis(raw, spec, custom, tmp_path_factory.mktemp("transform"))
+    return output, [serialize_example(png, value) for png, value in zip(pngs, values, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium; the test is skipped where there is none."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        pytest.skip("there is no Chromium here")
-    # As root, as in a container, Chromium doesn't start with its sandbox.
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+def browser():
+    """A headless Chromium; the test is skipped if there is none."""
+    from tests.browser import launch_browser  # here, so that other tests do without Playwright
+
+    with launch_browser() as browser:
         yield browser
-        browser.close()
-
-
-def violations(page: Page) -> list[str]:
-    """What axe-core finds wrong with a page for people who use a keyboard, a screen reader or little contrast."""
-    found = Axe().run(page).response["violations"]
-    return [f"{each['id']} ({each['impact']}): {node['html'][:120]}" for each in found for node in each["nodes"]]

@@ -1,5 +1,6 @@
 """The report of real models on real digits, in a real browser."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -13,15 +14,20 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from components.evaluator import evaluation
+from components.evaluator.evaluation import Evaluation, Slice
 from components.evaluator.evaluation_reader import read_evaluation
-from components.model_report import charts, page, picks, pictures
-from components.predictions import component
+from components.model_report import grad_cam
+from components.model_report.evaluation_sections import tabulate_confusion
+from components.model_report.page import PageInputs, render_page
+from components.model_report.picks import Picks, PredictionTable, pick_images, read_predictions, sample_values
+from components.predictions.row_writer import write_predictions
+from imagepipe.base.charts import Axis, Point, draw_chart
 from imagepipe.base.features import IMAGE, TARGET, Features
 from imagepipe.serving.types import CheckReport
 from pipeline.config import EvaluationConfig
 from tests import evaluated
-from tests.conftest import encode, violations
+from tests.browser import find_violations
+from tests.conftest import encode_image
 from tests.evaluated import Linear, digits, evaluate, trained
 
 MARKUP = "</script><img src=x onerror=\"document.title='owned'\"><b>"
@@ -38,12 +44,12 @@ class Served(Linear):
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory) -> page.Inputs:
-    """What the page is made from; the first image's id is markup, as are the data's findings."""
+def inputs(tmp_path_factory) -> PageInputs:
+    """The inputs of a page; the first image's id is markup, as are the data's findings."""
     root = tmp_path_factory.mktemp("report")
-    known, others = digits()
+    train, others = digits()
     folder = root / "model" / "Format-Serving"
-    module = Served(*trained(known, C=0.001), root / "assets")
+    module = Served(*trained(train, C=0.001), root / "assets")
     signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     examples = evaluated.write_examples(root / "examples", evaluated.Digits(others.pixels[:300], others.labels[:300]))
@@ -52,16 +58,16 @@ def given(tmp_path_factory) -> page.Inputs:
     config = EvaluationConfig(thresholds={"accuracy": 1}, intervals="none")
     evaluation, blessed = evaluate(root, examples, model, None, config)
     split = f"{examples.uri}/Split-eval"
-    component.predict(split, folder, None, Features(), root / "predictions")
+    write_predictions(split, folder, None, Features(), root / "predictions")
     (root / "findings").mkdir()
     suspect = {"split": "eval", "id": MARKUP, "sha256": None, "label": MARKUP, "suggested": "1"}
     finding = {"severity": "warning", "kind": "anomaly", "split": "eval", "feature": MARKUP, "message": MARKUP}
-    found = {"findings": [finding], "near_duplicates": [], "label_errors": [suspect]}
-    (root / "findings" / "findings.json").write_text(json.dumps(found))
+    findings = {"findings": [finding], "near_duplicates": [], "label_errors": [suspect]}
+    (root / "findings" / "findings.json").write_text(json.dumps(findings))
     column = {"present": 300, "missing": 0, "min": 1.0, "mean": 2.0, "max": 3.0, "histogram": [[1, 2, 5], [2, 3, 9]]}
     statistics = {"eval": {"count": 300, "labels": {"0": 30, MARKUP: 1}, "columns": {"width": column}}}
     (root / "findings" / "statistics.json").write_text(json.dumps(statistics))
-    return page.Inputs(
+    return PageInputs(
         evaluation=read_evaluation(evaluation),
         predictions=root / "predictions",
         splits={"eval": split},
@@ -76,52 +82,50 @@ def given(tmp_path_factory) -> page.Inputs:
 
 
 def _add_images(file: Path) -> None:
-    """Gives Examples the images that their pixels are, and ids."""
+    """Adds images of the pixels, and ids, to Examples."""
     records = list(tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator())
     with tf.io.TFRecordWriter(str(file), tf.io.TFRecordOptions("GZIP")) as writer:
         for number, record in enumerate(records):
             example = tf.train.Example.FromString(record)
             feature = example.features.feature
             pixels = np.array(feature["pixels"].float_list.value).reshape(8, 8) * 255
-            feature["input"].bytes_list.value.append(encode(Image.fromarray(pixels.astype(np.uint8)), "PNG"))
+            feature["input"].bytes_list.value.append(encode_image(Image.fromarray(pixels.astype(np.uint8)), "PNG"))
             feature["metadata"].bytes_list.value.append((f"id-{number}" if number else MARKUP).encode())
             writer.write(example.SerializeToString())
 
 
 @pytest.fixture(scope="module")
-def html(given, tmp_path_factory) -> Path:
+def report(inputs, tmp_path_factory) -> Path:
+    """The page as a file."""
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(page.render(given))
+    file.write_text(render_page(inputs))
     return file
 
 
-def test_the_page_says_what_tfma_says_to_the_last_printed_digit(given, html):
-    ((_, values),) = [
-        each
-        for each in tfma.load_eval_result(str(given.predictions.parent / "evaluation")).slicing_metrics
-        if not each[0]
-    ]
-    shown = dict(re.findall(r'data-metric="(\w+)">([\d.]+)', html.read_text()))
+def test_the_page_says_what_tfma_says_to_the_last_printed_digit(inputs, report):
+    slices = tfma.load_eval_result(str(inputs.predictions.parent / "evaluation")).slicing_metrics
+    ((_, values),) = [(key, values) for key, values in slices if not key]
+    shown = dict(re.findall(r'data-metric="(\w+)">([\d.]+)', report.read_text()))
     theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
     assert {"accuracy", "macro_f1", "log_loss"} <= set(shown)
     assert shown == {name: f"{theirs[name]:.4f}" for name in shown}
 
 
-def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_own(given):
-    said = picks.load(given.predictions)
-    picks = picks.pick(said)
-    actual = [int(labels[0]) for labels in said.labels]
-    wrong = [i for i in range(300) if actual[i] != said.scores[i].argmax()]
-    assert [each.row for each in picks.mistakes] == sorted(wrong, key=lambda i: -said.scores[i].max())[:18]
+def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_own(inputs):
+    table = read_predictions(inputs.predictions)
+    picks = pick_images(table)
+    actual = [int(labels[0]) for labels in table.labels]
+    wrong = [i for i in range(300) if actual[i] != table.scores[i].argmax()]
+    assert [pick.row for pick in picks.mistakes] == sorted(wrong, key=lambda i: -table.scores[i].max())[:18]
     assert sum(picks.counts.values()) == 300
     for (a, p), behind in picks.behind.items():
-        assert all((actual[i], said.scores[i].argmax()) == (a, p) for i in behind)
-    margins = np.diff(np.sort(said.scores, axis=1)[:, -2:], axis=1)[:, 0]
-    assert max(margins[each.row] for each in picks.uncertain) <= np.sort(margins)[17]
+        assert all((actual[i], table.scores[i].argmax()) == (a, p) for i in behind)
+    margins = np.diff(np.sort(table.scores, axis=1)[:, -2:], axis=1)[:, 0]
+    assert max(margins[pick.row] for pick in picks.uncertain) <= np.sort(margins)[17]
 
 
 def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_given_to():
-    said = picks.Rows(
+    table = PredictionTable(
         task="multilabel",
         names=["a", "b"],
         indexes=np.arange(3),
@@ -129,15 +133,15 @@ def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_give
         labels=[["a"], ["a", "b"], []],
         targets=np.full(3, np.nan),
         scores=np.array([[0.9, 0.2], [0.1, 0.9], [0.2, 0.7]], np.float32),
-        said=["a", "b", "b"],
+        answers=["a", "b", "b"],
     )
-    picks = picks.pick(said)
+    picks = pick_images(table)
     assert picks.behind == {(0, 1): [1], (1, 0): [2]}
-    assert [(each.row, each.output) for each in picks.mistakes] == [(1, 0), (2, 1)]
+    assert [(pick.row, pick.output) for pick in picks.mistakes] == [(1, 0), (2, 1)]
 
 
 def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_value():
-    said = picks.Rows(
+    table = PredictionTable(
         task="regression",
         names=["label"],
         indexes=np.arange(3),
@@ -145,20 +149,20 @@ def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_val
         labels=[[], [], []],
         targets=np.array([1.0, np.nan, 5.0]),
         scores=np.array([[1.5], [2.0], [9.0]], np.float32),
-        said=["1.5", "2", "9"],
+        answers=["1.5", "2", "9"],
     )
-    assert [each.row for each in picks.pick(said).mistakes] == [2, 0]
-    assert picks.scatter(said, 10) == [(1.0, 1.5), (5.0, 9.0)]
+    assert [pick.row for pick in pick_images(table).mistakes] == [2, 0]
+    assert sample_values(table, 10) == [(1.0, 1.5), (5.0, 9.0)]
 
 
 def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_counted():
     names = [str(i) for i in range(30)]
     confusion = {(i, (i + step) % 30): 1 + (i == 7) for i in range(30) for step in range(4)}
-    whole = evaluation.Slice({}, 121, {}, None, {}, None)
-    found = evaluation.Evaluation([whole], {}, confusion, {}, {}, [])
-    listed = page._confusion(found, names, picks.Picks({}, {}, [], []))
+    whole = Slice({}, 121, {}, None, {}, None)
+    evaluation = Evaluation([whole], {}, confusion, {}, {}, [])
+    listed = tabulate_confusion(evaluation, names, Picks({}, {}, [], []))
     assert listed["rows"] is None
-    assert {(each["actual"], each["predicted"], each["count"]) for each in listed["pairs"][:3]} == {
+    assert {(pair["actual"], pair["predicted"], pair["count"]) for pair in listed["pairs"][:3]} == {
         ("7", "8", 2),
         ("7", "9", 2),
         ("7", "10", 2),
@@ -167,10 +171,17 @@ def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_co
 
 
 def test_charts_leave_out_what_is_not_finite_and_draw_a_single_point():
-    drawn = charts.chart("t", "x", "y", {"a": [(1, 2.0), (2, float("nan"))], "b": []})
-    assert drawn is not None
-    assert [(line.name, len(line.dots)) for line in drawn.lines] == [("a", 1)]
-    assert charts.chart("t", "x", "y", {"a": [(1, float("inf"))]}) is None
+    chart = draw_chart("t", {"a": [Point(1, 2.0), Point(2, float("nan"))], "b": []}, Axis("x"), Axis("y"))
+    assert chart is not None
+    assert [(line.name, len(line.dots)) for line in chart.lines] == [("a", 1)]
+    assert draw_chart("t", {"a": [Point(1, float("inf"))]}, Axis("x"), Axis("y")) is None
+
+
+def test_text_in_charts_is_no_markup():
+    chart = draw_chart(MARKUP, {"a": [Point(1, 2.0, title=MARKUP)]}, Axis("<i>"), Axis("<i>"))
+    assert "<img" not in chart.svg
+    assert "<i>" not in chart.svg
+    assert html.escape(MARKUP) in chart.svg
 
 
 def test_a_heat_map_is_where_the_network_looks(tmp_path):
@@ -201,40 +212,42 @@ def test_a_heat_map_is_where_the_network_looks(tmp_path):
     pixels = np.full((32, 32, 3), 128, np.uint8)
     pixels[:8, 24:] = (255, 0, 0)
     example = tf.train.Example()
-    example.features.feature["input"].bytes_list.value.append(encode(Image.fromarray(pixels), "PNG"))
-    heat = pictures.heat_maps(tmp_path / "model.keras", tmp_path / "m", {7: example.SerializeToString()}, {7: 0})[7]
+    example.features.feature["input"].bytes_list.value.append(encode_image(Image.fromarray(pixels), "PNG"))
+    heat = grad_cam.compute_heat_maps(
+        tmp_path / "model.keras", tmp_path / "m", {7: example.SerializeToString()}, {7: 0}
+    )[7]
     assert heat.shape == (8, 8)
     assert heat[:2, 6:].min() == 1
     heat[:2, 6:] = 0
     assert heat.max() < 0.01
-    over = np.asarray(pictures.overlaid(Image.fromarray(pixels), np.zeros((8, 8), np.float32)))
-    assert (over == pixels).all()  # where nothing is hot, the image stays as it is
+    over = np.asarray(grad_cam.overlay_heat_map(Image.fromarray(pixels), np.zeros((8, 8), np.float32)))
+    assert (over == pixels).all()  # where nothing is hot, the image stays unchanged
 
 
-def test_images_that_cannot_be_decoded_are_told_and_the_page_is_made(given, tmp_path):
+def test_images_that_cannot_be_decoded_are_named_and_the_page_is_rendered(inputs, tmp_path):
     (tmp_path / "Split-eval").mkdir()
     with tf.io.TFRecordWriter(str(tmp_path / "Split-eval" / "data.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
         for _ in range(300):
             example = tf.train.Example()
             example.features.feature["input"].bytes_list.value.append(b"\xff\xd8\xffno image")
             writer.write(example.SerializeToString())
-    made = page.render(replace(given, splits={"eval": str(tmp_path / "Split-eval")}))
-    assert "This image can&#39;t be shown" in made or "This image can't be shown" in made
-    assert "data:image" not in made
+    rendered = render_page(replace(inputs, splits={"eval": str(tmp_path / "Split-eval")}))
+    assert "This image can&#39;t be shown" in rendered or "This image can't be shown" in rendered
+    assert "data:image" not in rendered
 
 
-def opened(browser, html: Path, width: int = 1000, **options) -> Page:
+def open_page(browser, report: Path, width: int = 1000, **options) -> Page:
     page = browser.new_page(viewport={"width": width, "height": 800}, **options)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(html.as_uri())
-    assert {url for url in asked if not url.startswith("data:")} == {html.as_uri()}  # no other host
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.goto(report.as_uri())
+    assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}  # no other host
     return page
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_verdict_shows_cells_open_their_images_and_columns_sort(browser, html):
-    page = opened(browser, html)
+def test_in_a_browser_the_verdict_shows_cells_open_their_images_and_columns_sort(browser, report):
+    page = open_page(browser, report)
     expect(page.locator("#verdict")).to_contain_text("Not blessed")
     expect(page.locator("#verdict li")).to_contain_text("below the threshold of 1")
     cell = page.locator("button[data-cell]").first
@@ -260,8 +273,8 @@ def test_in_a_browser_the_verdict_shows_cells_open_their_images_and_columns_sort
 
 
 @pytest.mark.slow
-def test_in_a_browser_markup_of_strangers_is_text(browser, html):
-    page = opened(browser, html)
+def test_in_a_browser_markup_of_strangers_is_text(browser, report):
+    page = open_page(browser, report)
     assert page.title() == "digits: report"
     expect(page.locator("#data ~ ul").first).to_contain_text(MARKUP)
     assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
@@ -273,17 +286,17 @@ def test_in_a_browser_markup_of_strangers_is_text(browser, html):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser_it_is_readable_on_a_phone_and_in_the_dark(browser, html, scheme):
-    page = opened(browser, html, 360, color_scheme=scheme)
+def test_in_a_browser_it_is_readable_on_a_phone_and_in_the_dark(browser, report, scheme):
+    page = open_page(browser, report, 360, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert violations(page) == []
+    assert find_violations(page) == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_menu_leads_to_each_section(browser, html):
-    page = opened(browser, html)
+def test_in_a_browser_the_menu_leads_to_each_section(browser, report):
+    page = open_page(browser, report)
     ids = page.locator("[id]").evaluate_all("all => all.map(e => e.id)")
     targets = page.locator("nav a").evaluate_all("all => all.map(e => e.hash.slice(1))")
     assert len(targets) > 5
@@ -291,8 +304,8 @@ def test_in_a_browser_the_menu_leads_to_each_section(browser, html):
 
 
 @pytest.mark.slow
-def test_in_a_browser_axe_finds_nothing_in_the_images_behind_a_cell(browser, html):
-    page = opened(browser, html)
+def test_in_a_browser_axe_finds_nothing_in_the_images_behind_a_cell(browser, report):
+    page = open_page(browser, report)
     page.locator("button[data-cell]").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    assert violations(page) == []
+    assert find_violations(page) == []

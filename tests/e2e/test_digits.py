@@ -24,13 +24,13 @@ from typer.testing import CliRunner
 
 from imagepipe.base.features import IMAGE, TARGET
 from imagepipe.base.metrics import METRICS
-from imagepipe.deploy.versions import version_folders
+from imagepipe.deploy.versions import list_version_folders
 from pipeline.cli import app
 from pipeline.demo import predict_test_split
-from pipeline.runs.dashboard.server import application
+from pipeline.runs.dashboard.server import make_app
 from pipeline.runs.summary import Summary, read_all
 from pipeline.workdir import Workdir
-from tests.conftest import encode
+from tests.conftest import encode_image
 from trainer import export, inputs, tasks
 from transform import graph
 from transform.images import decode_and_resize
@@ -55,7 +55,7 @@ class Project:
         return result.exit_code, read_all(self.root / "runs")[0]
 
     def versions(self) -> list[str]:
-        return [folder.name for folder in version_folders(self.serving)]
+        return [folder.name for folder in list_version_folders(self.serving)]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
 
 def test_the_summary_says_what_tfma_says_to_the_last_digit_and_what_became_of_each_rule(project, first):
     (folder,) = (project.root / "artifacts" / "Evaluator" / "evaluation").iterdir()
-    ((_, values),) = [each for each in tfma.load_eval_result(str(folder)).slicing_metrics if not each[0]]
+    ((_, values),) = [part for part in tfma.load_eval_result(str(folder)).slicing_metrics if not part[0]]
     theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
     assert first.metrics == {name: theirs[name] for name in first.metrics}
     assert tfma.load_validation_result(str(folder)).validation_ok
@@ -152,22 +152,24 @@ def test_the_notebook_shows_a_run_in_tfdvs_and_tfmas_own_views(project, first, m
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             shell.run_cell("".join(cell["source"]), silent=True).raise_error()
-    accuracy = 1 - len(shell.user_ns["mistakes"]) / len(shell.user_ns["said"])
+    accuracy = 1 - len(shell.user_ns["mistakes"]) / len(shell.user_ns["answers"])
     assert accuracy == pytest.approx(first.metrics["accuracy"])
 
 
 def test_a_run_tells_of_its_data_and_leaves_with_the_model_what_later_data_is_compared_with(project, first):
     folder = Path(str(first.data_dir))
-    told = json.loads((folder / "statistics.json").read_text())
+    statistics = json.loads((folder / "statistics.json").read_text())
     dataset = json.loads((project.root / "dataset" / "dataset.json").read_text())
-    assert {name: (each["count"], each["labels"]) for name, each in told.items()} == {
+    assert {name: (split["count"], split["labels"]) for name, split in statistics.items()} == {
         name: (split["records"], split["labels"]) for name, split in dataset["splits"].items()
     }
-    assert told["train"]["columns"]["width"]["max"] == 80
-    assert {"aspect", "bytes", "brightness", "contrast"} <= set(told["eval"]["columns"])
+    assert statistics["train"]["columns"]["width"]["max"] == 80
+    assert {"aspect", "bytes", "brightness", "contrast"} <= set(statistics["eval"]["columns"])
     findings = json.loads((folder / "findings.json").read_text())["findings"]
-    assert not [each for each in findings if each["severity"] == "error"]
-    assert not [each for each in findings if each["kind"] in ("drift", "skew", "anomaly")]  # chance is no drift
+    assert not [finding for finding in findings if finding["severity"] == "error"]
+    assert not [
+        finding for finding in findings if finding["kind"] in ("drift", "skew", "anomaly")
+    ]  # chance is no drift
     pushed = Path(first.serving_dir) / str(first.pushed_version)
     (stats,) = (project.root / "artifacts" / "StatisticsGen" / "statistics").glob("*/Split-train/FeatureStats.pb")
     assert (pushed / "assets.extra" / "train_statistics.pb").read_bytes() == stats.read_bytes()
@@ -219,9 +221,9 @@ def test_a_report_that_is_gone_is_made_again_from_what_the_run_left(project, fir
     assert copied.exit_code == 0, copied.stderr
     assert (tmp_path / "kept.html").read_text() == kept
     (run / "report.html").unlink()
-    made = project.command("report", str(run))
-    assert made.exit_code == 0, made.stderr
-    assert str(run / "report.html") in made.stdout.replace("\n", "")
+    remade = project.command("report", str(run))
+    assert remade.exit_code == 0, remade.stderr
+    assert str(run / "report.html") in remade.stdout.replace("\n", "")
     undated = [re.sub(r"made at [-:\d ]+", "", text) for text in (kept, (run / "report.html").read_text())]
     assert undated[0] == undated[1]
 
@@ -239,33 +241,38 @@ def test_what_the_gate_refuses_is_not_pushed_and_the_reason_has_the_figures(proj
 
 
 def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, first, refused):
-    before = project.versions()
+    versions = project.versions()
     status, again = project.run("trainer.weights=none")
     assert status == 0
     assert all(node.cached for node in again.nodes)
     assert again.metrics == first.metrics
     assert again.pushed_version == first.pushed_version
-    assert project.versions() == before
+    assert project.versions() == versions
 
 
 def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_nothing(project, first, refused):
     told = project.command("lineage", str(project.serving / str(first.pushed_version)), "--json")
     assert told.exit_code == 0
-    made = json.loads(told.stdout)
-    assert (made["run_id"], made["trained_by"], made["verified"]) == (first.run_id, first.run_id, True)
-    assert made["dataset"]["fingerprint"] == made["dataset_fingerprint_now"]
-    assert made["dataset"]["records"]["eval"] == first.metrics["example_count"]
-    assert made["config"]["trainer"]["epochs"] == 1  # as it was set for the run
-    assert made["packages"]["tensorflow"] == tf.__version__
-    assert {each["node"] for each in made["executions"]} >= {"ImportExampleGen", "Transform", "Trainer", "Pusher"}
+    lineage = json.loads(told.stdout)
+    assert (lineage["run_id"], lineage["trained_by"], lineage["verified"]) == (first.run_id, first.run_id, True)
+    assert lineage["dataset"]["fingerprint"] == lineage["dataset_fingerprint_now"]
+    assert lineage["dataset"]["records"]["eval"] == first.metrics["example_count"]
+    assert lineage["config"]["trainer"]["epochs"] == 1  # as it was set for the run
+    assert lineage["packages"]["tensorflow"] == tf.__version__
+    assert {execution["node"] for execution in lineage["executions"]} >= {
+        "ImportExampleGen",
+        "Transform",
+        "Trainer",
+        "Pusher",
+    }
 
-    before = project.versions()
-    _, *arguments = shlex.split(made["again"])
+    versions = project.versions()
+    _, *arguments = shlex.split(lineage["again"])
     assert project.command(*arguments).exit_code == 0
     again = read_all(project.root / "runs")[0]
     assert all(node.cached for node in again.nodes)
     assert (again.metrics, again.pushed_version) == (first.metrics, first.pushed_version)
-    assert project.versions() == before
+    assert project.versions() == versions
 
 
 @pytest.mark.slow
@@ -278,7 +285,7 @@ def test_running_a_stored_configuration_elsewhere_gives_the_same_accuracy(projec
 
 
 def test_the_dashboard_shows_the_runs_that_were_made(project, first, refused):
-    asked = TestClient(application(Workdir(project.root), ["*"]))
+    asked = TestClient(make_app(Workdir(project.root), ["*"]))
     listed = asked.get("/").text
     assert f"runs/{first.run_id}/report.html" in listed
     shown = asked.get(f"/runs/{refused.run_id}/index.html").text
@@ -330,8 +337,8 @@ class Oracle(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def tf_examples(self, examples):
-        known = tf.maximum(self.target(examples), 0)
-        return {"classes": tf.one_hot(known, 9), "label": tf.as_string(known)}
+        target = tf.maximum(self.target(examples), 0)
+        return {"classes": tf.one_hot(target, 9), "label": tf.as_string(target)}
 
 
 def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first, second):
@@ -365,9 +372,9 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     _, transform = graph.load(output)
     parse = export.example_parser(output, Features(), with_label=True)
     pattern = str(next((project.root / "artifacts" / "ImportExampleGen" / "examples").iterdir()) / "Split-eval" / "*")
-    encode = tasks.classification(10).encode
+    encode_labels = tasks.classification(10).encode
     records = inputs.records([pattern])
-    split = inputs.load(records, lambda serialized: transform(parse(serialized)), encode, tmp_path / "pixels")
+    split = inputs.load(records, lambda serialized: transform(parse(serialized)), encode_labels, tmp_path / "pixels")
     ((trained_on, targets),) = inputs.batches(split, 1000)
     serialized = list(inputs.records([pattern]).as_numpy_iterator())
 
@@ -379,7 +386,7 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
         metadata=tf.constant([f["metadata"].bytes_list.value[0] for f in features]),
     )
     assert np.array_equal(trained_on[IMAGE], transformed[IMAGE])
-    assert np.array_equal(targets, encode(transformed[TARGET]))
+    assert np.array_equal(targets, encode_labels(transformed[TARGET]))
     for key in ("classes", "label", "score", "metadata"):
         assert np.array_equal(by_examples[key], by_default[key]), key
     labels = np.array([f["label"].bytes_list.value[0] for f in features])
@@ -463,7 +470,7 @@ def test_the_network_for_devices_says_what_the_served_one_says(project, first, d
     ask = tf.lite.Interpreter(str(tmp_path / "digits.tflite")).get_signature_runner()
     images = [str(path) for digit in range(10) for path in sorted(digits_folder.glob(f"{digit}/*.png"))[:2]]
     pixels = [decode_and_resize(tf.constant([Path(image).read_bytes()]), (75, 75)) for image in images]
-    by_device = [ask(image=each.numpy())["classes"][0] for each in pixels]
+    by_device = [ask(image=image.numpy())["classes"][0] for image in pixels]
     lines = project.command("predict", str(run), *images, "--top", "10", "--json").stdout.splitlines()
     served = [[json.loads(line)["classes"][str(digit)] for digit in range(10)] for line in lines]
     # Weights in float16 move this network's answers, which an epoch has left near a tenth each.
@@ -486,9 +493,9 @@ def test_requests_of_what_is_no_image_are_left_out_and_said(project, digits_fold
 def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, photo, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    (tmp_path / "upright.jpg").write_bytes(encode(photo, quality=95))
+    (tmp_path / "upright.jpg").write_bytes(encode_image(photo, quality=95))
     lying = photo.transpose(Image.Transpose.ROTATE_90)
-    (tmp_path / "lying.jpg").write_bytes(encode(lying, quality=95, exif=exif))
+    (tmp_path / "lying.jpg").write_bytes(encode_image(lying, quality=95, exif=exif))
     result = project.command("predict", str(project.serving), str(tmp_path), "--json", "--top", "10")
     one, other = (json.loads(line)["classes"] for line in result.stdout.splitlines())
     assert one == pytest.approx(other, abs=0.02)
@@ -527,10 +534,10 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tm
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(project, first):
-    before = len(read_all(project.root / "runs"))
+    runs = len(read_all(project.root / "runs"))
     sets = ["--set", "trainer.weights=none", "--set", "data.features.categorical=[colour]"]
     result = project.command("run", str(project.root / "pipeline.yaml"), *sets)
     assert result.exit_code == 2
     assert "data.features.categorical" in result.stderr
     assert "colour" in result.stderr
-    assert len(read_all(project.root / "runs")) == before
+    assert len(read_all(project.root / "runs")) == runs

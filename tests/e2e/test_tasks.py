@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.runs.summary import Summary, read_all
-from tests.conftest import digit_images, violations
+from tests.browser import find_violations
+from tests.conftest import make_digit_images
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def project(root: Path, task: str, label) -> Path:
     """Ingests digits whose labels ``label`` makes, from a manifest, and writes the configuration."""
     root.mkdir()
     lines = ["path,label"]
-    for number, (digit, png) in enumerate(digit_images(IMAGES)):
+    for number, (digit, png) in enumerate(make_digit_images(IMAGES)):
         (root / f"{number:04}.png").write_bytes(png)
         lines.append(f"{number:04}.png,{label(int(digit))}")
     (root / "all.csv").write_text("\n".join(lines) + "\n")
@@ -58,7 +59,7 @@ def project(root: Path, task: str, label) -> Path:
 
 
 def served(root: Path, summary: Summary, count: int) -> list[dict]:
-    """What the pushed model's signature ``tf_examples`` says of the first images, as ``imagepipe predict`` shows it."""
+    """Returns the answers of the pushed model's signature ``tf_examples`` for the first images."""
     model = tf.saved_model.load(str(Path(summary.serving_dir) / str(summary.pushed_version)))
     examples = []
     for number in range(count):
@@ -72,18 +73,18 @@ def served(root: Path, summary: Summary, count: int) -> list[dict]:
 @pytest.fixture(scope="module")
 def multilabel(tmp_path_factory) -> tuple[Path, Summary]:
     root = project(tmp_path_factory.mktemp("tasks") / "several", "multilabel", labels_of)
-    status, summary, said = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.thresholds.auc=0.01")
+    status, summary, output = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.thresholds.auc=0.01")
     assert (status, summary.status) == (0, "done"), summary.error
-    assert "macro_f1" in said
+    assert "macro_f1" in output
     return root, summary
 
 
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory) -> tuple[Path, Summary]:
     root = project(tmp_path_factory.mktemp("tasks") / "number", "regression", lambda digit: digit / 2)
-    status, summary, said = run(root, "trainer.loss=huber", "evaluation.thresholds.mean_absolute_error=1e6")
+    status, summary, output = run(root, "trainer.loss=huber", "evaluation.thresholds.mean_absolute_error=1e6")
     assert (status, summary.status) == (0, "done"), summary.error
-    assert "mean_absolute_error" in said
+    assert "mean_absolute_error" in output
     return root, summary
 
 
@@ -110,7 +111,7 @@ def test_the_reports_have_each_tasks_mistakes_and_axe_finds_nothing(multilabel, 
         expect(page.locator("#verdict")).to_contain_text("Blessed")
         for name in set(summary.metrics) - {"example_count"}:
             expect(page.locator(f"[data-metric={name}]")).to_have_text(f"{summary.metrics[name]:.4f}")
-        assert violations(page) == []
+        assert find_violations(page) == []
         page.close()
 
 
@@ -122,11 +123,11 @@ def test_predict_says_the_labels_at_their_thresholds_as_the_model_does(multilabe
     result = command("predict", summary.serving_dir, *images, "--json")
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     for answer, expected in zip(answers, served(root, summary, 8), strict=True):
-        said = [name for name, yes in zip(names, expected["classes"] >= thresholds, strict=True) if yes]
-        assert answer["label"] == expected["label"].decode() == "|".join(said)
+        labels = [name for name, yes in zip(names, expected["classes"] >= thresholds, strict=True) if yes]
+        assert answer["label"] == expected["label"].decode() == "|".join(labels)
         assert answer["score"] == pytest.approx(float(expected["score"]))
         assert answer["classes"] == pytest.approx(
-            {name: float(p) for name, p in zip(names, expected["classes"], strict=True) if name in said}
+            {name: float(p) for name, p in zip(names, expected["classes"], strict=True) if name in labels}
         )
     plain = command("predict", summary.serving_dir, images[0], "--top", "4").stdout
     assert sorted(plain.split()[0:8:2]) == names
@@ -139,10 +140,10 @@ def test_a_champion_with_several_labels_is_measured_by_what_it_says_itself(multi
     live = pushed.parent / "99999999999"
     shutil.copytree(pushed, live)
     (live / "fingerprint.pb").unlink()  # or it would be known as the candidate itself
-    status, summary, said = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.margin=0")
+    status, summary, output = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.margin=0")
     assert (status, summary.status) == (0, "done"), summary.error
     assert summary.champion_metrics == summary.metrics == first.metrics
-    assert f"champion's macro_f1 on it: {first.metrics['macro_f1']:.4f}" in said
+    assert f"champion's macro_f1 on it: {first.metrics['macro_f1']:.4f}" in output
 
 
 def test_a_regression_is_measured_blessed_and_pushed_and_predict_says_the_value(regression):
@@ -168,8 +169,8 @@ class Oracle(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def tf_examples(self, examples):
-        said = self.transform_features(examples)["target"] + 0.001
-        return {"classes": said[:, None], "label": tf.as_string(said)}
+        values = self.transform_features(examples)["target"] + 0.001
+        return {"classes": values[:, None], "label": tf.as_string(values)}
 
 
 def test_a_worse_regression_than_the_champion_is_refused_in_words(regression):
@@ -180,13 +181,13 @@ def test_a_worse_regression_than_the_champion_is_refused_in_words(regression):
     tf.saved_model.save(oracle, str(live), signatures=signatures)
     for name, text in {"task": "regression", "labels": "label"}.items():
         (live / "assets" / name).write_text(f"{text}\n")
-    status, summary, said = run(root, "trainer.loss=huber", "evaluation.margin=0.25")
+    status, summary, output = run(root, "trainer.loss=huber", "evaluation.margin=0.25")
     assert status == 3
     error = first.metrics["mean_absolute_error"]
     assert summary.not_blessed_because == [
         f"mean_absolute_error is {error:.4f}, more than 25% above the champion's 0.0010"
     ]
-    assert "champion's mean_absolute_error on it: 0.0010" in said
+    assert "champion's mean_absolute_error on it: 0.0010" in output
 
 
 def test_what_does_not_fit_the_task_is_refused_before_anything_runs(multilabel, regression):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.runs.summary import Summary, read_all
-from tests.conftest import digit_images
+from tests.conftest import make_digit_images
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def command(*arguments: str):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("tuner") / "digits"
-    for number, (label, png) in enumerate(digit_images(120)):
+    for number, (label, png) in enumerate(make_digit_images(120)):
         (root / "images" / label).mkdir(parents=True, exist_ok=True)
         (root / "images" / label / f"{number:03}.png").write_bytes(png)
     assert command("ingest", str(root / "images"), "--out", str(root / "dataset")).exit_code == 0
@@ -45,15 +45,15 @@ def run(root: Path) -> tuple[Summary, str]:
 
 
 def test_the_trainer_takes_the_best_of_the_search_and_both_come_from_the_cache_the_next_time(root):
-    summary, said = run(root)
+    summary, output = run(root)
     (results,) = (root / "artifacts" / "Tuner" / "tuner_results").glob("*/tuner_results.json")
     trials = json.loads(results.read_text())
     assert len(trials) == 2
     best = min(trials, key=lambda trial: trial["score"])
     values = {key: best[key] for key in ("head_units", "augmentation.rotation")}
     assert summary.hyperparameters == values
-    assert "the best of the search: augmentation.rotation " in said
-    assert f", head_units {values['head_units']}\n" in said
+    assert "the best of the search: augmentation.rotation " in output
+    assert f", head_units {values['head_units']}\n" in output
 
     training = Path(str(summary.model_dir)).parent / "training"
     used = json.loads((training / "config.json").read_text())["trainer"]

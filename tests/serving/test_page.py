@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.conftest import violations
+from tests.browser import find_violations
 from tests.serving.test_serve import serving
 from tests.serving.test_server import gray
 
@@ -48,7 +48,7 @@ def test_an_image_is_chosen_and_its_class_shows(page, tmp_path):
         expect(rows.first.locator(".name")).to_have_text(label)
         assert float(rows.first.locator(".score").inner_text()) > 0.9
         assert page.locator("#image").evaluate("image => image.naturalWidth") == 20
-    assert violations(page) == []
+    assert find_violations(page) == []
 
 
 def test_a_file_that_is_not_an_image_shows_the_servers_reason_and_the_next_image_works(page, tmp_path):

@@ -19,7 +19,7 @@ from pipeline import logs
 from pipeline.cli import app
 from pipeline.runs.dashboard import graph, metric_history, server
 from pipeline.workdir import Workdir
-from tests.conftest import digit_images
+from tests.conftest import make_digit_images
 from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
 
 
@@ -332,7 +332,7 @@ def test_two_runs_are_compared_by_figures_configuration_and_packages(recorder, r
 
 def write_predictions(folder: Path, answers: list[str], scores: list[float]) -> None:
     folder.mkdir(parents=True)
-    pngs = digit_images(len(answers))
+    pngs = make_digit_images(len(answers))
     table = pa.table(
         {
             "index": list(range(len(answers))),
@@ -353,7 +353,7 @@ def disagreeing(recorder, root) -> Path:
     split = root / "artifacts" / "examples" / "Split-eval"
     split.mkdir(parents=True)
     with gzip.open(split / "data-00000.gz", "wb") as file:
-        for _, png in digit_images(6):
+        for _, png in make_digit_images(6):
             file.write(tfrecord.frame_record(tfrecord.encode_example({"input": [png]})))
     write_predictions(root / "artifacts" / "p0", ["0", "1", "2", "9", "8", "5"], [0.9, 0.8, 0.7, 0.6, 0.95, 0.5])
     write_predictions(root / "artifacts" / "p1", ["0", "1", "7", "3", "1", "5"], [0.9, 0.8, 0.7, 0.6, 0.95, 0.99])

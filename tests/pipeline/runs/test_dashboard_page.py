@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from pipeline.runs.dashboard import server
 from pipeline.runs.summary import write_summary
 from pipeline.workdir import Workdir
-from tests.conftest import violations
+from tests.browser import find_violations
 from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
 
 pytestmark = pytest.mark.slow
@@ -106,9 +106,9 @@ def test_on_a_phone_nothing_needs_sideways_scrolling_in_light_and_in_the_dark(op
 @pytest.mark.parametrize("path", PATHS)
 def test_axe_finds_nothing_and_a_table_stays_one_on_a_phone(opened, path, scheme):
     page = opened(path, color_scheme=scheme)
-    assert violations(page) == []
+    assert find_violations(page) == []
     phone = opened(path, 360, color_scheme=scheme)
-    assert violations(phone) == []
+    assert find_violations(phone) == []
     assert phone.get_by_role("row").count() == page.get_by_role("row").count()
 
 
