@@ -8,7 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
 Replicas = Annotated[int, Field(ge=0)]
 Quantity = Annotated[  # Kubernetes's; YAML reads cpu: 4 as a number
-    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", coerce_numbers_to_str=True)
+    str,
+    Field(
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        coerce_numbers_to_str=True,
+        json_schema_extra={"type": ["string", "number"]},
+    ),
 ]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"

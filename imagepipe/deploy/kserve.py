@@ -1,4 +1,4 @@
-"""KServe: an InferenceService, whose newest revision serves a version, and during a canary the one before the rest.
+"""Target ``kserve``: an InferenceService, whose newest revision serves a version; in a canary an older serves the rest.
 
 The model is copied to ``path/<v>/<v>/``: each revision has a folder of its own as its ``storageUri``, ``…/<v>``, in
 which TensorFlow Serving and `imagepipe serve` find one version, by number.
@@ -10,130 +10,153 @@ import time
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import tensorflow as tf
 from kubernetes import client as kubernetes
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import DeployError
-from imagepipe.deploy import inference_service as said
 from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig, KServeConfig
 from imagepipe.deploy.deployment import Address, Version
-from imagepipe.deploy.inference_service import Service
-from imagepipe.deploy.kserve_api import ChangedError, Services, UnreachableError
+from imagepipe.deploy.inference_service import (
+    HISTORY,
+    NO_SERVICE,
+    REVISIONS,
+    VERSION,
+    Service,
+    describe_problem,
+    find_mode,
+    has_failed,
+    has_nothing_live,
+    is_in_effect,
+    is_raw,
+    is_ready,
+    is_rolled_out,
+    limit_share,
+    read_history,
+    read_percent,
+    read_revisions,
+    read_shares,
+    read_version,
+    remove_percent,
+    revision_template,
+)
+from imagepipe.deploy.kserve_api import ChangedError, ServiceClient, UnreachableError
 from imagepipe.deploy.kserve_library import constants, models
-from imagepipe.deploy.saved_model import read_inputs
+from imagepipe.deploy.saved_model import GRAPH, read_inputs
 
-_KEPT = 10  # versions to go back to: annotations have 256 KiB
+_MAX_HISTORY = 10  # versions to go back to: annotations have 256 KiB
 _CONTAINER = "kserve-container"
-_MOUNTED = "/mnt/models"
+_MODEL_FOLDER = "/mnt/models"
 _POLL_SECONDS = 1.0
 
 
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
-    """Makes a SavedModel a new revision, or changes the share of one; the first one of all gets all requests."""
-    services = Services(config)
-    live = services.ours()
-    if live and said.is_raw(live) and traffic < 100:
+    """Makes a SavedModel a new revision, or changes the share of one; the first of all gets all requests."""
+    client = ServiceClient(config)
+    live = client.get_own()
+    if live and is_raw(live) and traffic < 100:
         raise DeployError(
-            f"{services.named} is deployed in mode {said.mode(live)}, without Knative, where KServe can't split the "
+            f"{client.title} is deployed in mode {find_mode(live)}, without Knative, where KServe can't split the "
             "requests: deploy with --traffic 100"
         )
-    if live and storage.is_same_model(model, _version(config, said.annotated(live), 0).uri):
-        version = said.annotated(live)  # also if a later one, which did not start, is in the folder
+    if live and storage.is_same_model(model, _locate_version(config, read_version(live), 0).uri):
+        version = read_version(live)  # also if a later one, which did not start, is in the folder
     else:
         version = storage.add_version(model, str(config.path), inner="{version}")
-    wanted = _manifest(config, version)
+    wanted = _build_manifest(config, version)
     if live is None:
-        _create(services, wanted)
-        return _version(config, version, 100)
-    if said.nothing_live(live):
+        _create(client, wanted)
+        return _locate_version(config, version, 100)
+    if has_nothing_live(live):
         traffic = 100  # there is nothing that could get the rest
-    if version == said.annotated(live) and traffic < 100 and said.is_rolled_out(live):
+    if version == read_version(live) and traffic < 100 and is_rolled_out(live):
         raise DeployError(
             f"version {version} gets all requests already, and nothing else runs that could get a part of them. "
             "`imagepipe rollback` goes back to the version before; then this one can be deployed with --traffic"
         )
-    before = said.before(live)
-    if version != said.annotated(live) and said.is_rolled_out(live):
-        before = [
-            {"version": said.annotated(live), "predictor": said.without_percent(live["spec"]["predictor"])},
-            *before,
-        ]
-    predictor = _merged(live["spec"]["predictor"], wanted["spec"]["predictor"])
+    history = read_history(live)
+    if version != read_version(live) and is_rolled_out(live):
+        replaced = {"version": read_version(live), "predictor": remove_percent(live["spec"]["predictor"])}
+        history = [replaced, *history]
+    predictor = _merge_predictors(live["spec"]["predictor"], wanted["spec"]["predictor"])
     # Until the new one is ready, KServe gives its share to the canary that it replaces: that gets no more than it had.
-    hold = said.held(live, min(said.percent(live), traffic))
-    _roll(services, live, _changed(live, version, before, predictor), hold, traffic)
-    return _version(config, version, traffic)
+    initial = limit_share(live, min(read_percent(live), traffic))
+    _roll_out(client, live, _change_service(live, version, history, predictor), initial, traffic)
+    return _locate_version(config, version, traffic)
 
 
 def status(config: DeployConfig) -> list[Version]:
-    """The version of the specification and those before it, newest first, with the shares that KServe tells."""
-    service = Services(config).ours()
-    return _versions(config, service) if service else []
+    """Returns the specification's version and older ones, newest first, with the shares that KServe reports."""
+    service = ServiceClient(config).get_own()
+    return _list_versions(config, service) if service else []
 
 
 def rollback(config: DeployConfig) -> Version:
-    """Gives all requests to the version before: at once during a canary, otherwise as soon as it runs again."""
-    services = Services(config)
-    live = services.ours()
+    """Gives all requests to the previous version: at once during a canary, otherwise as soon as it runs again."""
+    client = ServiceClient(config)
+    live = client.get_own()
     if live is None:
-        raise DeployError(f"{services.named} does not exist: there is nothing to roll back")
-    if not said.before(live):
-        raise DeployError(f"{services.named} has only version {said.annotated(live)}: there is nothing to go back to")
-    past, *before = said.before(live)
-    version = _version(config, past["version"], 100)
-    if not tf.io.gfile.exists(f"{version.uri}/saved_model.pb"):
+        raise DeployError(f"{client.title} does not exist: there is nothing to roll back")
+    if not read_history(live):
+        raise DeployError(f"{client.title} has only version {read_version(live)}: there is nothing to go back to")
+    previous, *history = read_history(live)
+    version = _locate_version(config, previous["version"], 100)
+    if not filesystem.exists(f"{version.uri}/{GRAPH}"):
         raise DeployError(f"version {version.version} can't run again: {version.uri} is no SavedModel any more")
-    hold = said.held(live, 100 if said.is_rolled_out(live) else 0)
-    _roll(services, live, _changed(live, version.version, before, past["predictor"]), hold, 100)
+    initial = limit_share(live, 100 if is_rolled_out(live) else 0)
+    _roll_out(client, live, _change_service(live, version.version, history, previous["predictor"]), initial, 100)
     return version
 
 
 def find_address(config: DeployConfig) -> Address:
-    """A client for the InferenceService; through ``ingress`` if there is one, which finds the service by its host."""
-    services = Services(config)
-    service = services.ours()
+    """Returns the InferenceService's address; ``ingress`` if it is given, which finds the service by its host."""
+    client = ServiceClient(config)
+    service = client.get_own()
     if service is None:
-        raise DeployError(f"{services.named} does not exist: deploy a model first")
+        raise DeployError(f"{client.title} does not exist: deploy a model first")
     url = service.get("status", {}).get("url")
-    # Not asked of the server: during a canary it can be any of two, and the next request goes to the other.
-    serving = [version.uri for version in _versions(config, service) if version.traffic]
-    if not url or not serving:
-        raise DeployError(f"{services.named} does not answer yet: {said.reason(service)}")
-    ingress, headers = _settings(config).ingress, {}
+    # The server is not asked: during a canary either version may answer, and the next request goes to the other.
+    live = [version.uri for version in _list_versions(config, service) if version.traffic]
+    if not url or not live:
+        raise DeployError(f"{client.title} does not answer yet: {describe_problem(service)}")
+    ingress, headers = _read_settings(config).ingress, {}
     if ingress:
         parts = urlsplit(url)
         url, headers = f"{ingress}{parts.path}", {"Host": parts.netloc}
-    labels, inputs = storage.read_common_labels(serving), read_inputs(serving[0])
+    labels, inputs = storage.read_common_labels(live), read_inputs(live[0])
     return Address(f"{url.rstrip('/')}/v1/models/{config.name}", labels=labels, headers=headers, inputs=inputs)
 
 
-def _settings(config: DeployConfig) -> KServeConfig:
+def _read_settings(config: DeployConfig) -> KServeConfig:
     return config.kserve or KServeConfig()
 
 
-def _version(config: DeployConfig, version: str, traffic: int, state: str = "ready") -> Version:
+def _locate_version(config: DeployConfig, version: str, traffic: int, state: str = "ready") -> Version:
     return Version(version, f"{config.path}/{version}/{version}", traffic, state)
 
 
-def _versions(config: DeployConfig, service: Service) -> list[Version]:
-    """All that are known, newest first."""
-    newest, shares = said.annotated(service), said.shares(service)
-    state = dict.fromkeys(shares, "ready") | {newest: "ready" if said.is_ready(service) else said.reason(service)}
-    known = {newest, *shares, *(past["version"] for past in said.before(service))}
+def _list_versions(config: DeployConfig, service: Service) -> list[Version]:
+    """Returns all versions that the service records, newest first."""
+    newest, shares = read_version(service), read_shares(service)
+    states = dict.fromkeys(shares, "ready")
+    states[newest] = "ready" if is_ready(service) else describe_problem(service)
+    versions = {newest, *shares, *(previous["version"] for previous in read_history(service))}
     return [
-        _version(config, version, shares.get(version, 0), state.get(version, "replaced"))
-        for version in sorted(known, key=int, reverse=True)
+        _locate_version(config, version, shares.get(version, 0), states.get(version, "replaced"))
+        for version in sorted(versions, key=int, reverse=True)
     ]
 
 
-def _manifest(config: DeployConfig, version: str) -> Service:
-    """The InferenceService of a version."""
-    settings = _settings(config)
+# --- The specification
+
+
+def _build_manifest(config: DeployConfig, version: str) -> Service:
+    """Returns the InferenceService of a version."""
+    settings = _read_settings(config)
     uri = f"{(settings.storage_uri or str(config.path)).rstrip('/')}/{version}"
-    given = {"cpu": settings.cpu, "memory": settings.memory, "nvidia.com/gpu": str(settings.gpus or "")}
-    given = {name: quantity for name, quantity in given.items() if quantity}
-    resources = kubernetes.V1ResourceRequirements(limits=given, requests=given) if given else None
+    limits = {"cpu": settings.cpu, "memory": settings.memory, "nvidia.com/gpu": str(settings.gpus or "")}
+    limits = {name: quantity for name, quantity in limits.items() if quantity}
+    resources = kubernetes.V1ResourceRequirements(limits=limits, requests=limits) if limits else None
     if settings.runtime == "tensorflow":
         model_format = models.V1beta1ModelFormat(name="tensorflow")
         model = models.V1beta1ModelSpec(model_format=model_format, storage_uri=uri, resources=resources)
@@ -143,8 +166,8 @@ def _manifest(config: DeployConfig, version: str) -> Service:
             name=_CONTAINER,
             image=settings.image,
             command=["imagepipe", "serve"],
-            args=[_MOUNTED, "--name", config.name, "--host", "0.0.0.0"],  # noqa: S104 (in its pod)
-            env=[kubernetes.V1EnvVar(name="STORAGE_URI", value=uri)],  # from where KServe fills the folder
+            args=[_MODEL_FOLDER, "--name", config.name, "--host", "0.0.0.0"],  # noqa: S104 (in its pod)
+            env=[kubernetes.V1EnvVar(name="STORAGE_URI", value=uri)],  # from which KServe fills the folder
             ports=[kubernetes.V1ContainerPort(container_port=8080, protocol="TCP")],
             resources=resources,
         )
@@ -159,138 +182,141 @@ def _manifest(config: DeployConfig, version: str) -> Service:
         api_version=constants.KSERVE_V1BETA1,
         kind=constants.KSERVE_KIND_INFERENCESERVICE,
         metadata=kubernetes.V1ObjectMeta(
-            name=config.name, namespace=settings.namespace, annotations={said.VERSION: version, said.BEFORE: "[]"}
+            name=config.name, namespace=settings.namespace, annotations={VERSION: version, HISTORY: "[]"}
         ),
         spec=models.V1beta1InferenceServiceSpec(predictor=predictor),
     )
     return cast(Service, kubernetes.ApiClient().sanitize_for_serialization(service))
 
 
-def _merged(live: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """The wanted predictor, with what others than this pipeline have set, such as tolerations."""
-    ours = ("model", "containers", "minReplicas", "maxReplicas", "serviceAccountName")
-    return {key: value for key, value in live.items() if key not in ours} | wanted
+def _merge_predictors(live: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Returns the wanted predictor, with the keys that others than this pipeline have set, such as tolerations."""
+    own = ("model", "containers", "minReplicas", "maxReplicas", "serviceAccountName")
+    return {key: value for key, value in live.items() if key not in own} | wanted
 
 
-def _changed(live: Service, version: str, before: list[dict[str, Any]], predictor: dict[str, Any]) -> Service:
+def _change_service(live: Service, version: str, history: list[dict[str, Any]], predictor: dict[str, Any]) -> Service:
     service = copy.deepcopy(live)
-    if version != said.annotated(live):
+    if version != read_version(live):
         service["metadata"]["annotations"] |= {
-            said.VERSION: version,
-            said.BEFORE: json.dumps(before[:_KEPT]),
-            said.REVISIONS: json.dumps(said.revisions(live)),
+            VERSION: version,
+            HISTORY: json.dumps(history[:_MAX_HISTORY]),
+            REVISIONS: json.dumps(read_revisions(live)),
         }
     service["spec"]["predictor"] = predictor
     return service
 
 
-def _with_percent(service: Service, percent: int) -> Service:
-    """The InferenceService, its newest revision with a share; all of the requests is KServe's default."""
+def _set_percent(service: Service, percent: int) -> Service:
+    """Returns the InferenceService, its newest revision with a share; all of the requests is KServe's default."""
     service = copy.deepcopy(service)
-    predictor = said.without_percent(service["spec"]["predictor"])
+    predictor = remove_percent(service["spec"]["predictor"])
     service["spec"]["predictor"] = predictor if percent == 100 else predictor | {"canaryTrafficPercent": percent}
     return service
 
 
-def _create(services: Services, wanted: Service) -> None:
-    made = services.create(wanted)
+# --- Changes of the service
+
+
+def _create(client: ServiceClient, wanted: Service) -> None:
+    created = client.create(wanted)
     try:
-        _wait(services, said.NOTHING, made, 100)
+        _wait(client, NO_SERVICE, created, 100)
     except ChangedError:
         raise
     except DeployError as error:
-        raise DeployError(f"{error}. {_deleted(services)}") from error
+        raise DeployError(f"{error}. {_delete(client)}") from error
 
 
-def _deleted(services: Services) -> str:
-    """Deletes what did not start, and says so."""
+def _delete(client: ServiceClient) -> str:
+    """Deletes a service that did not start; returns a sentence about it for the error message."""
     try:
-        services.delete()
+        client.delete()
     except DeployError as error:
-        return f"Nothing was live; but what was begun could not be deleted again ({error})"
-    return "Nothing was live, and what was begun is deleted again"
+        return f"Nothing was live; but the new service could not be deleted again ({error})"
+    return "Nothing was live, and the new service is deleted again"
 
 
-def _roll(services: Services, live: Service, wanted: Service, hold: int, percent: int) -> None:
-    """Changes an InferenceService, and waits until it is done; if that fails, what was live is put back.
+def _roll_out(client: ServiceClient, live: Service, wanted: Service, initial: int, percent: int) -> None:
+    """Changes an InferenceService, and waits until the change is in effect; if that fails, restores what was live.
 
     Args:
-        services: where it is.
-        live: the service as it is.
-        wanted: as it is to be.
-        hold: percent of the requests for the newest revision until the wanted one is ready; KServe gives the rest to
+        client: client of the service.
+        live: the service now.
+        wanted: the service after the change.
+        initial: percent of the requests for the newest revision until the wanted one is ready; KServe gives the rest to
             the last one that had all.
-        percent: of the requests for the wanted one then.
+        percent: percent of the requests for the wanted one then.
     """
     try:
-        _change(services, live, wanted, hold, percent)
+        _apply(client, live, wanted, initial, percent)
     except ChangedError:
         raise
     except DeployError as error:
-        raise DeployError(f"{error}. {_restored(services, live)}") from error
+        raise DeployError(f"{error}. {_restore(client, live)}") from error
 
 
-def _change(services: Services, live: Service, wanted: Service, hold: int, percent: int) -> None:
-    changed = services.replace(_with_percent(wanted, hold))
-    now = _wait(services, live, changed, hold)
-    if percent != hold:
-        _wait(services, now, services.replace(_with_percent(now, percent)), percent)
+def _apply(client: ServiceClient, live: Service, wanted: Service, initial: int, percent: int) -> None:
+    changed = client.replace(_set_percent(wanted, initial))
+    current = _wait(client, live, changed, initial)
+    if percent != initial:
+        _wait(client, current, client.replace(_set_percent(current, percent)), percent)
 
 
-def _restored(services: Services, live: Service) -> str:
-    """Puts a specification back, so that one that failed does not stay pending. Says what is live now."""
-    shares = " and ".join(f"version {version} gets {percent}%" for version, percent in said.shares(live).items())
+def _restore(client: ServiceClient, live: Service) -> str:
+    """Restores a specification, so that a failed one does not stay pending; returns a sentence about what is live."""
+    shares = " and ".join(f"version {version} gets {percent}%" for version, percent in read_shares(live).items())
     live_now = f"As before, {shares or 'no version gets any'} of the requests"
     try:
-        failed = services.get()
+        failed = client.get()
         if failed is None:
-            return f"{services.named} is gone: deploy again"
+            return f"{client.title} is gone: deploy again"
         if failed["metadata"]["generation"] == live["metadata"]["generation"]:
-            return live_now  # it was refused
-        back = copy.deepcopy(failed)
-        back["metadata"]["annotations"], back["spec"] = live["metadata"]["annotations"], live["spec"]
-        # What failed to start may come up late, and must not get requests before the one that is put back runs anew.
-        hold = said.held(live, 0) if said.template(back) != said.template(failed) else said.percent(live)
-        _change(services, failed, back, hold, said.percent(live))
+            return live_now  # the change was refused
+        restored = copy.deepcopy(failed)
+        restored["metadata"]["annotations"], restored["spec"] = live["metadata"]["annotations"], live["spec"]
+        # What failed to start may come up late, and must not get requests before the restored revision runs anew.
+        is_new = revision_template(restored) != revision_template(failed)
+        _apply(client, failed, restored, limit_share(live, 0) if is_new else read_percent(live), read_percent(live))
     except DeployError as error:
         return (
-            f"{live_now}; but the specification could not be put back as it was ({error}): see "
-            f"kubectl describe inferenceservice {services.name} --namespace {services.namespace}"
+            f"{live_now}; but the specification could not be restored ({error}): see "
+            f"kubectl describe inferenceservice {client.name} --namespace {client.namespace}"
         )
     return live_now
 
 
-def _wait(services: Services, old: Service, changed: Service, percent: int) -> Service:
+def _wait(client: ServiceClient, old: Service, changed: Service, percent: int) -> Service:
     """Waits until a change is in effect.
 
     Args:
-        services: where it is.
+        client: client of the service.
         old: the service before the change.
-        changed: the service as the API gave it back.
-        percent: of the requests that the newest revision has to get.
+        changed: the service as the API returned it.
+        percent: percent of the requests that the newest revision has to get.
 
     Returns:
-        The service as it is then.
+        The service then.
 
     Raises:
-        DeployError: if it fails or takes too long, with KServe's reason.
+        DeployError: if the change fails or takes too long, with KServe's reason.
     """
-    deadline = time.monotonic() + services.timeout
-    anew = said.template(changed) != said.template(old)
-    reason = ""
+    deadline = time.monotonic() + client.timeout
+    new_revision = revision_template(changed) != revision_template(old)
+    problem = ""
     while True:
         try:
-            service = services.get()
-        except UnreachableError as error:  # that passes, or the time is up
-            reason = str(error)
+            service = client.get()
+        except UnreachableError as error:  # it passes, or the time is up
+            problem = str(error)
         else:
             if service is None or service["metadata"]["generation"] != changed["metadata"]["generation"]:
-                raise services.changed_meanwhile()
-            if said.has_arrived(service, old, anew, percent):
+                raise client.create_changed_error()
+            if is_in_effect(service, old, new_revision, percent):
                 return service
-            reason = said.reason(service)
-            if said.has_failed(service, old):
-                raise DeployError(f"version {said.annotated(service)} does not get ready: {reason}")
+            problem = describe_problem(service)
+            if has_failed(service, old):
+                raise DeployError(f"version {read_version(service)} does not get ready: {problem}")
         if time.monotonic() > deadline:
-            raise DeployError(f"{services.named} was not ready after {services.timeout:g} s: {reason}")
+            raise DeployError(f"{client.title} was not ready after {client.timeout:g} s: {problem}")
         time.sleep(_POLL_SECONDS)

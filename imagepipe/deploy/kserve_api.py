@@ -1,4 +1,4 @@
-"""The Kubernetes API for InferenceServices, its errors in words."""
+"""The Kubernetes API for InferenceServices, with its errors as messages for the user."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from imagepipe.deploy.config import DeployConfig, KServeConfig, is_private
 from imagepipe.deploy.inference_service import VERSION, Service
 from imagepipe.deploy.kserve_library import constants
 
-_REQUEST_SECONDS = (5, 30)  # to connect, to answer
-_CONFLICTS = 10
+_TIMEOUT = (5, 30)  # seconds to connect, and to answer
+_MAX_CONFLICTS = 10
 
 
 class UnreachableError(DeployError):
@@ -25,7 +25,7 @@ class UnreachableError(DeployError):
 
 
 class _MissingError(DeployError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class _ConflictError(DeployError):
@@ -33,107 +33,114 @@ class _ConflictError(DeployError):
 
 
 class ChangedError(DeployError):
-    """Someone else has changed the specification, which is therefore left as it is."""
+    """Someone else has changed the specification meanwhile; it is left unchanged."""
 
 
-class Services:
-    """The InferenceServices of a namespace, of which it is about one."""
+class ServiceClient:
+    """A client for the InferenceService of one name in one namespace.
+
+    Attributes:
+        name: name of the service.
+        namespace: its namespace.
+        timeout: seconds until a change has to be in effect.
+        title: the service's kind, name and namespace, for messages.
+    """
 
     def __init__(self, config: DeployConfig):
         """Finds the cluster.
 
         Args:
-            config: with the service's name, and where it is.
+            config: name, namespace and cluster of the service.
 
         Raises:
-            DeployError: if there is no way to one.
+            DeployError: if there is no way to the cluster.
         """
         settings = config.kserve or KServeConfig()
         self.name, self.namespace, self.timeout = str(config.name), settings.namespace, settings.timeout
-        self.named = f"InferenceService {self.name} in namespace {self.namespace}"
-        configuration = _connection(settings.context)
+        self.title = f"InferenceService {self.name} in namespace {self.namespace}"
+        configuration = _find_cluster(settings.context)
         configuration.retries = False  # a repeated PUT would look like a conflict with someone else
         self._host = configuration.host
         self._api = kubernetes.CustomObjectsApi(kubernetes.ApiClient(configuration))
-        self._where = {
+        self._arguments = {
             "group": constants.KSERVE_GROUP,
             "version": constants.KSERVE_V1BETA1_VERSION,
             "namespace": self.namespace,
             "plural": constants.KSERVE_PLURAL_INFERENCESERVICE,
-            "_request_timeout": _REQUEST_SECONDS,
+            "_request_timeout": _TIMEOUT,
         }
 
     def get(self) -> Service | None:
-        """The service; None if there is none of that name."""
+        """Returns the service; None if it does not exist."""
         try:
-            with self._errors_in_words():
-                return cast(Service, self._api.get_namespaced_custom_object(name=self.name, **self._where))
+            with self._explain_errors():
+                return cast(Service, self._api.get_namespaced_custom_object(name=self.name, **self._arguments))
         except _MissingError:
             return None
 
-    def ours(self) -> Service | None:
-        """The same.
+    def get_own(self) -> Service | None:
+        """Returns the service; None if it does not exist.
 
         Raises:
-            DeployError: if it is not one that ``deploy`` made.
+            DeployError: if it is not one that ``deploy`` created.
         """
         service = self.get()
         if service and VERSION not in service["metadata"].get("annotations", {}):
             raise DeployError(
-                f"{self.named} was not made by imagepipe: give another deploy.name, or delete it with "
+                f"{self.title} was not made by imagepipe: give another deploy.name, or delete it with "
                 f"kubectl delete inferenceservice {self.name} --namespace {self.namespace}"
             )
         return service
 
     def create(self, service: Service) -> Service:
-        """Makes it, and returns it as the API gives it back."""
-        with self._errors_in_words():
-            return cast(Service, self._api.create_namespaced_custom_object(body=service, **self._where))
+        """Creates the service, and returns it as the API returns it."""
+        with self._explain_errors():
+            return cast(Service, self._api.create_namespaced_custom_object(body=service, **self._arguments))
 
     def delete(self) -> None:
-        """Deletes it, and thereby all that KServe made of it."""
-        with self._errors_in_words():
-            self._api.delete_namespaced_custom_object(name=self.name, **self._where)
+        """Deletes the service, and with it everything that KServe made of it."""
+        with self._explain_errors():
+            self._api.delete_namespaced_custom_object(name=self.name, **self._arguments)
 
     def replace(self, service: Service) -> Service:
-        """Replaces a service's specification and annotations.
+        """Replaces the service's specification and annotations.
 
         Args:
-            service: as it was read, changed.
+            service: the service as it was read, with changes.
 
         Returns:
-            The service as the API gives it back.
+            The service as the API returns it.
 
         Raises:
-            DeployError: if it is refused, or another one has changed the specification since it was read.
+            ChangedError: if someone else has changed the specification since it was read.
+            DeployError: if it is refused.
         """
-        for _ in range(_CONFLICTS):
+        for _ in range(_MAX_CONFLICTS):
             try:
-                with self._errors_in_words():
-                    return cast(
-                        Service, self._api.replace_namespaced_custom_object(name=self.name, body=service, **self._where)
-                    )
+                with self._explain_errors():
+                    answer = self._api.replace_namespaced_custom_object(name=self.name, body=service, **self._arguments)
+                    return cast(Service, answer)
             except _ConflictError:  # mostly with KServe, which writes the status
-                now = self.get()
-                if now is None or now["metadata"]["generation"] != service["metadata"]["generation"]:
+                current = self.get()
+                if current is None or current["metadata"]["generation"] != service["metadata"]["generation"]:
                     break
-                service["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"]
-        raise self.changed_meanwhile()
+                service["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"]
+        raise self.create_changed_error()
 
-    def changed_meanwhile(self) -> ChangedError:
-        """The error for what someone else has changed."""
-        return ChangedError(f"{self.named} was changed by someone else meanwhile: see `imagepipe status`")
+    def create_changed_error(self) -> ChangedError:
+        """Returns the error for what someone else has changed."""
+        return ChangedError(f"{self.title} was changed by someone else meanwhile: see `imagepipe status`")
 
     @contextmanager
-    def _errors_in_words(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except kubernetes.ApiException as error:
-            raise self._in_words(error) from None  # it has the headers of the answer
+            raise self._explain(error) from None  # it has the headers of the answer
         except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(f"Kubernetes at {self._host} does not answer: {error}") from None
 
-    def _in_words(self, error: kubernetes.ApiException) -> DeployError:
+    def _explain(self, error: kubernetes.ApiException) -> DeployError:
         try:
             answer = json.loads(error.body or "")
         except ValueError:
@@ -154,33 +161,34 @@ class Services:
                 f"{self.namespace}, or give deploy.kserve.namespace"
             )
         if error.status == 404:
-            return _MissingError(f"{self.named} does not exist")
+            return _MissingError(f"{self.title} does not exist")
         if error.status == 409:
             return _ConflictError(str(message))
         if error.status >= 500 or error.status == 429:
             return UnreachableError(f"Kubernetes at {self._host} can't answer now ({error.status}): {message}")
-        return DeployError(f"Kubernetes refuses {self.named} ({error.status}): {message}")
+        return DeployError(f"Kubernetes refuses {self.title} ({error.status}): {message}")
 
 
-def _connection(context: str | None) -> kubernetes.Configuration:
-    """How Kubernetes is reached: what the kubeconfig says, or inside a cluster its service account."""
+def _find_cluster(context: str | None) -> kubernetes.Configuration:
+    """Returns how Kubernetes is reached: by the kubeconfig, or inside a cluster by its service account."""
     configuration = kubernetes.Configuration()
     try:
         kubeconfig.load_kube_config(
             config_file=os.environ.get("KUBECONFIG"), context=context, client_configuration=configuration
         )
     except (kubeconfig.ConfigException, yaml.YAMLError) as error:
-        if context or not _inside_cluster(configuration):
-            words = " ".join(str(error).split())
+        if context or not _load_service_account(configuration):
+            message = " ".join(str(error).split())
             raise DeployError(
-                f"no way to a Kubernetes cluster: {words}. Set KUBECONFIG, or run where `kubectl get pods` works"
+                f"no way to a Kubernetes cluster: {message}. Set KUBECONFIG, or run where `kubectl get pods` works"
             ) from None
     if not is_private(configuration.host):
         raise DeployError(f"the kubeconfig's server is {configuration.host}: credentials go to https:// only")
     return configuration
 
 
-def _inside_cluster(configuration: kubernetes.Configuration) -> bool:
+def _load_service_account(configuration: kubernetes.Configuration) -> bool:
+    """Fills in a pod's service account; returns False outside of a cluster."""
     try:
         kubeconfig.load_incluster_config(client_configuration=configuration)
     except kubeconfig.ConfigException:

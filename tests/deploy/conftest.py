@@ -12,12 +12,12 @@ from imagepipe.deploy.deployment import Address
 from imagepipe.serving.client import Client
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Prediction, Request
-from tests.conftest import digit_images
+from tests.conftest import make_digit_images
 from tests.serving.conftest import model, save_brightness  # noqa: F401 (model is a fixture)
 from tests.standins import google
 from tests.stores import memory, s3, s3_server, store  # noqa: F401 (fixtures)
 
-DIGITS = [Request(f"digit-{number}", png) for number, (_, png) in enumerate(digit_images(20))]
+DIGITS = [Request(f"digit-{number}", png) for number, (_, png) in enumerate(make_digit_images(20))]
 
 
 def connect(address: Address) -> Client:

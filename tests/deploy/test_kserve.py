@@ -1,4 +1,4 @@
-"""KServe, as far as it can be had here: the stand-in says what that is."""
+"""KServe: deployments against a stand-in for the cluster, which says what of KServe is real in it."""
 
 import asyncio
 import base64
@@ -22,20 +22,20 @@ from imagepipe.deploy.deployment import Version
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Request
 from pipeline.cli import app
-from tests.conftest import digit_images
+from tests.conftest import make_digit_images
 from tests.deploy.conftest import connect
 from tests.serving.conftest import save_brightness
 from tests.standins.kubernetes import Cluster
 
 TOKEN = "token-that-nobody-may-see"  # noqa: S105
-DIGITS = [png for _, png in digit_images(20)]
+DIGITS = [png for _, png in make_digit_images(20)]
 WHERE = ("serving.kserve.io", "v1beta1", "default", "inferenceservices")
 NAMES = [("dark", "light"), ("black", "white"), ("night", "day")]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[str]:
-    """Three models, which say the same in different words."""
+    """Three models with the same answers under different labels."""
     root = tmp_path_factory.mktemp("models")
     return [str(save_brightness(root / f"{i}", root / f"assets{i}", names)) for i, names in enumerate(NAMES)]
 
@@ -66,7 +66,7 @@ def revisions(cluster: Cluster) -> int:
 
 
 def percents(cluster: Cluster) -> list[int | None]:
-    """The shares that the newest revision was to have, one manifest after another."""
+    """Returns the share that each manifest gives to the newest revision."""
     return [manifest["spec"]["predictor"].get("canaryTrafficPercent") for manifest in cluster.manifests]
 
 
@@ -78,14 +78,14 @@ def wait_for(condition) -> None:
 
 
 def give_up(cluster: Cluster) -> None:
-    """The newest revision does not start."""
+    """Makes the newest revision fail to start."""
     cluster.deployed["default", "digits"].revisions[-1].failure = "Back-off"
 
 
-def answered(config: DeployConfig, count: int = 100) -> dict[str, int]:
-    """By version, how many of so many requests it answered."""
-    asked = [Request(str(number), DIGITS[number % len(DIGITS)]) for number in range(count)]
-    labels = [answer.label for answer in connect(kserve.find_address(config)).predict_requests(asked)]
+def count_answers(config: DeployConfig, count: int = 100) -> dict[str, int]:
+    """Returns how many requests each version answered."""
+    requests = [Request(str(number), DIGITS[number % len(DIGITS)]) for number in range(count)]
+    labels = [answer.label for answer in connect(kserve.find_address(config)).predict_requests(requests)]
     shares = {f"v{i + 1}": sum(label in names for label in labels) for i, names in enumerate(NAMES)}
     return {version: share for version, share in shares.items() if share}
 
@@ -114,17 +114,17 @@ def test_a_canary_gets_its_share_then_all_and_can_be_rolled_back(cluster, config
     first = kserve.deploy(models[0], config)
     second = kserve.deploy(models[1], config, 10)
     assert [(v.version, v.traffic) for v in kserve.status(config)] == [(second.version, 10), (first.version, 90)]
-    assert answered(config) == {"v1": 90, "v2": 10}
+    assert count_answers(config) == {"v1": 90, "v2": 10}
 
     assert kserve.deploy(models[1], config, 40).version == second.version
-    assert answered(config) == {"v1": 60, "v2": 40}
+    assert count_answers(config) == {"v1": 60, "v2": 40}
     assert kserve.deploy(models[1], config, 100).version == second.version
-    assert answered(config) == {"v2": 100}
+    assert count_answers(config) == {"v2": 100}
     assert revisions(cluster) == 2  # shares alone start no pods
     assert "canaryTrafficPercent" not in predictor(cluster)
 
     assert kserve.rollback(config) == first
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     assert predictor(cluster)["model"]["storageUri"] == f"{config.path}/{first.version}"
     assert [(v.version, v.traffic) for v in kserve.status(config)] == [(first.version, 100)]
     with pytest.raises(DeployError, match=r"only version .*: there is nothing to go back to"):
@@ -138,15 +138,15 @@ def test_rolling_back_during_a_canary_gives_all_to_the_version_before_at_once(cl
     with ThreadPoolExecutor(1) as pool:
         rolled_back = pool.submit(kserve.rollback, config)
         wait_for(lambda: revisions(cluster) == 3)
-        assert answered(config) == {"v1": 100}
+        assert count_answers(config) == {"v1": 100}
         (now,) = kserve.status(config)
         assert (now.version, now.traffic) == (first.version, 100)
         assert "waiting for a Revision" in now.state
         give_up(cluster)
         assert "Back-off" in str(rolled_back.exception())
-    assert answered(config) == {"v1": 90, "v2": 10}
+    assert count_answers(config) == {"v1": 90, "v2": 10}
     assert kserve.rollback(config).version == first.version
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     assert "canaryTrafficPercent" not in predictor(cluster)
 
 
@@ -156,11 +156,11 @@ def test_until_the_version_before_runs_again_what_is_rolled_back_answers(cluster
     with ThreadPoolExecutor(1) as pool:
         rolled_back = pool.submit(kserve.rollback, config)
         wait_for(lambda: revisions(cluster) == 4)
-        assert answered(config) == {"v3": 100}
+        assert count_answers(config) == {"v3": 100}
         assert [(v.version, v.traffic) for v in kserve.status(config) if v.traffic] == [(deployed[2].version, 100)]
         give_up(cluster)
         assert f"Back-off. As before, version {deployed[2].version} gets 100%" in str(rolled_back.exception())
-    assert answered(config) == {"v3": 100}
+    assert count_answers(config) == {"v3": 100}
     assert [v.traffic for v in kserve.status(config)] == [100, 0, 0]
 
 
@@ -169,18 +169,18 @@ def test_versions_are_gone_back_to_one_by_one(cluster, config, models):
     assert [v.state for v in kserve.status(config)] == ["ready", "replaced", "replaced"]
     assert kserve.rollback(config) == deployed[1]
     assert kserve.rollback(config) == deployed[0]
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     assert kserve.deploy(models[2], config).version == deployed[2].version  # it was there, and is not copied again
-    assert answered(config) == {"v3": 100}
+    assert count_answers(config) == {"v3": 100}
 
 
 def test_a_canary_that_another_replaces_gets_no_more_than_it_had(cluster, config, models):
     for model, traffic in zip(models, (100, 10, 50), strict=True):
         kserve.deploy(model, config, traffic)
     assert percents(cluster) == [None, 10, 10, 50]
-    assert answered(config) == {"v1": 50, "v3": 50}
+    assert count_answers(config) == {"v1": 50, "v3": 50}
     kserve.rollback(config)
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
 
 
 def test_what_gets_all_requests_is_given_no_share(cluster, config, models):
@@ -206,7 +206,7 @@ def test_a_version_that_does_not_start_leaves_what_was_live(cluster, config, mod
         kserve.deploy(models[1], settings(config, timeout=timeout), traffic)
     assert str(error.value).endswith(f". As before, version {first.version} gets 100% of the requests")
     assert kserve.status(config) == [first]
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     assert predictor(cluster)["model"]["storageUri"].endswith(first.version)
     second = kserve.deploy(models[1], config, traffic)
     assert [v.traffic for v in kserve.status(config)] == ([10, 90] if traffic == 10 else [100, 0])
@@ -222,11 +222,11 @@ def test_a_version_that_starts_too_late_gets_no_requests(cluster, config, models
         late, back = cluster.deployed["default", "digits"].revisions[1:]
         late.failure = None
         wait_for(lambda: late.model)
-        assert answered(config) == {"v1": 100}
+        assert count_answers(config) == {"v1": 100}
         back.failure = None
         assert "was not ready after 2 s" in str(deployed.exception())
     assert kserve.status(config) == [first]
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
 
 
 def test_a_canary_stays_as_it_is_if_its_successor_does_not_start(cluster, config, models):
@@ -234,16 +234,16 @@ def test_a_canary_stays_as_it_is_if_its_successor_does_not_start(cluster, config
     cluster.failing[3] = "Back-off pulling image"
     with pytest.raises(DeployError, match="Back-off pulling image") as error:
         kserve.deploy(models[2], config)
-    said = f"As before, version {second.version} gets 20% and version {first.version} gets 80% of the requests"
-    assert str(error.value).endswith(said)
-    assert answered(config) == {"v1": 80, "v2": 20}
+    ending = f"As before, version {second.version} gets 20% and version {first.version} gets 80% of the requests"
+    assert str(error.value).endswith(ending)
+    assert count_answers(config) == {"v1": 80, "v2": 20}
     assert kserve.deploy(models[1], config, 30) == Version(second.version, second.uri, 30)
-    assert answered(config) == {"v1": 70, "v2": 30}
+    assert count_answers(config) == {"v1": 70, "v2": 30}
 
 
 def test_a_first_version_that_does_not_start_leaves_nothing_behind(cluster, config, models):
     cluster.failing[1] = "Back-off pulling image"
-    with pytest.raises(DeployError, match=r"Back-off pulling image.*Nothing was live, and what was begun is deleted"):
+    with pytest.raises(DeployError, match=r"Back-off pulling image.*Nothing was live, and the new service is deleted"):
         kserve.deploy(models[0], config)
     assert not cluster.services
     assert kserve.status(config) == []
@@ -267,16 +267,16 @@ def test_a_runtime_that_is_not_there_is_named(cluster, config, models):
 )
 def test_what_kubernetes_refuses_is_said_and_changes_nothing(cluster, config, models, change, words):
     first = kserve.deploy(models[0], config)
-    before = {name: getattr(cluster, name) for name in change}
+    originals = {name: getattr(cluster, name) for name in change}
     for name, value in change.items():
         setattr(cluster, name, value)
     with pytest.raises(DeployError, match=words) as error:
         kserve.deploy(models[1], config)
     assert TOKEN not in str(error.value)
-    for name, value in before.items():
+    for name, value in originals.items():
         setattr(cluster, name, value)
     assert kserve.status(config) == [first]
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     assert revisions(cluster) == 1
 
 
@@ -319,12 +319,12 @@ def test_without_knative_there_are_no_shares_but_all_else(cluster, config, model
     cluster.failing[2] = "OOMKilled"
     with pytest.raises(DeployError, match=f"OOMKilled.*As before, version {first.version} gets 100%"):
         kserve.deploy(models[1], settings(config, timeout=0.3))
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     second = kserve.deploy(models[1], config)
-    assert answered(config) == {"v2": 100}
+    assert count_answers(config) == {"v2": 100}
     assert [(v.version, v.traffic) for v in kserve.status(config)] == [(second.version, 100), (first.version, 0)]
     assert kserve.rollback(config).version == first.version
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
 
 
 @pytest.mark.parametrize("mode", ["Knative", "Standard"])
@@ -381,10 +381,10 @@ def test_our_own_server_finds_the_version_and_is_started_with_arguments_that_it_
     assert container["env"] == [{"name": "STORAGE_URI", "value": f"pvc://models/digits/{version.version}"}]
     program, command = container["command"]
     assert program == "imagepipe"
-    asked = get_command(app).commands[command].make_context(command, container["args"]).params
-    assert (str(asked["model"]), asked["name"], asked["host"]) == ("/mnt/models", "digits", "0.0.0.0")  # noqa: S104
-    assert asked["port"] == container["ports"][0]["containerPort"]
-    assert answered(own) == {"v1": 100}
+    parameters = get_command(app).commands[command].make_context(command, container["args"]).params
+    assert (str(parameters["model"]), parameters["name"], parameters["host"]) == ("/mnt/models", "digits", "0.0.0.0")  # noqa: S104
+    assert parameters["port"] == container["ports"][0]["containerPort"]
+    assert count_answers(own) == {"v1": 100}
 
     kserve.deploy(models[1], settings(config, storage_uri="pvc://models/digits"))
     assert "containers" not in predictor(cluster)
@@ -395,7 +395,7 @@ def test_our_own_server_finds_the_version_and_is_started_with_arguments_that_it_
 def test_a_gateway_finds_the_service_by_its_host(cluster, config, models):
     cluster.by_host = True
     kserve.deploy(models[0], config)
-    assert answered(settings(config, ingress=cluster.url)) == {"v1": 100}
+    assert count_answers(settings(config, ingress=cluster.url)) == {"v1": 100}
 
 
 def test_a_version_whose_files_are_gone_is_not_gone_back_to(cluster, config, models):
@@ -410,14 +410,14 @@ def test_a_version_whose_files_are_gone_is_not_gone_back_to(cluster, config, mod
 def test_an_inference_service_of_someone_else_is_left_alone(cluster, config, models):
     kserve.deploy(models[0], config)
     cluster.services["default", "digits"]["metadata"]["annotations"].clear()
-    for refused in (
+    for call in (
         kserve.status,
         kserve.rollback,
         kserve.find_address,
         lambda config: kserve.deploy(models[1], config),
     ):
         with pytest.raises(DeployError, match="was not made by imagepipe"):
-            refused(config)
+            call(config)
 
 
 def test_nothing_deployed_is_said(cluster, config):
@@ -434,10 +434,10 @@ def test_no_token_gets_into_manifests_or_logs(cluster, config, models, caplog, c
     cluster.failing[2] = "Back-off"
     with pytest.raises(DeployError):
         kserve.deploy(models[1], config)
-    answered(config, 5)
-    said = capfd.readouterr()
+    count_answers(config, 5)
+    printed = capfd.readouterr()
     written = [path.read_bytes() for path in Path(config.path).rglob("*") if path.is_file()]
-    everything = [said.out, said.err, caplog.text, json.dumps(cluster.manifests), str(b"".join(written))]
+    everything = [printed.out, printed.err, caplog.text, json.dumps(cluster.manifests), str(b"".join(written))]
     assert caplog.text
     assert not [text for text in everything if TOKEN in text]
     assert base64.b64encode(DIGITS[0]).decode() not in caplog.text
@@ -453,14 +453,14 @@ def test_the_command_line_deploys_shows_and_rolls_back(cluster, config, models, 
         return result.exit_code, result.output
 
     assert run("deploy", models[0])[0] == 0
-    code, said = run("deploy", models[1], "--traffic", "10", "--json")
-    version = json.loads(said)["version"]
-    assert (code, json.loads(said)["traffic"]) == (0, 10)
+    code, output = run("deploy", models[1], "--traffic", "10", "--json")
+    version = json.loads(output)["version"]
+    assert (code, json.loads(output)["traffic"]) == (0, 10)
     assert run("status")[1].split("\n")[3].split()[:3] == [version, "10%", "ready"]
     assert "is live" in run("rollback")[1]
-    assert answered(config) == {"v1": 100}
+    assert count_answers(config) == {"v1": 100}
     cluster.token = "another"  # noqa: S105
-    code, said = run("status")
+    code, output = run("status")
     assert code == 1
-    assert "log in to the cluster again" in said
-    assert "Traceback" not in said
+    assert "log in to the cluster again" in output
+    assert "Traceback" not in output
