@@ -85,10 +85,10 @@ def evaluate(folder: Path, side: str) -> None:
     from tfx.types import standard_artifacts
     from tfx.utils import proto_utils
 
-    from components.evaluator import component
+    from components.evaluator.executor import Executor
     from imagepipe.base.features import Features
     from pipeline.config import BeamConfig, EvaluationConfig
-    from pipeline.eval_config import eval_config
+    from pipeline.eval_config import build_eval_config
 
     examples, model, champion = standard_artifacts.Examples(), standard_artifacts.Model(), standard_artifacts.Model()
     examples.uri, model.uri, champion.uri = (str(folder / name) for name in ("examples", "model", "no-champion"))
@@ -98,13 +98,15 @@ def evaluate(folder: Path, side: str) -> None:
     inputs = {"examples": [examples], "model": [model]}
     if side == "ours":
         inputs["baseline_model"] = [champion]
-    executor = component.Executor if side == "ours" else tfx_executor.Executor
+    executor = Executor if side == "ours" else tfx_executor.Executor
     context = BaseBeamExecutor.Context(beam_pipeline_args=BeamConfig().make_arguments(), unique_id="0")
     executor(context).Do(
         inputs,
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
-            "eval_config": proto_utils.proto_to_json(eval_config("classification", EvaluationConfig(), Features())),
+            "eval_config": proto_utils.proto_to_json(
+                build_eval_config("classification", EvaluationConfig(), Features())
+            ),
             "example_splits": '["eval"]',
             "fairness_indicator_thresholds": "null",
         },

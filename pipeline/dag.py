@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tfx import components as tfx
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
@@ -18,7 +18,8 @@ import imagepipe.serving
 import trainer
 import transform
 from components.champion.component import Champion
-from components.data_check.component import DataCheck, DataGate
+from components.data_check.component import DataCheck
+from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
 from components.model_report.component import ModelReport
 from components.predictions.component import Predictions
@@ -30,17 +31,14 @@ from components.tfdv import tfdv
 from components.trainer.component import Trainer, Tuner
 from imagepipe.deploy.config import DeployConfig
 from pipeline.config import Config
-from pipeline.eval_config import columns_of_slices, eval_config
+from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
 
 # Columns that ingest adds and that are worth statistics, next to the label and the side features.
 _IMAGE_COLUMNS = ("width", "height", "format", "aspect", "bytes", "brightness", "contrast")
 
 
-Value = TypeVar("Value", int, float, str)
-
-
-def _as_it_is(name: str, value: Value) -> Value:
+def _keep_value(name: str, value: Any) -> Any:
     return value
 
 
@@ -53,29 +51,31 @@ def create_pipeline(
     beam_args: list[str],
     enable_cache: bool = True,
     metadata: Any = None,
-    parameter: Callable[[str, Any], Any] = _as_it_is,
+    parameter: Callable[[str, Any], Any] = _keep_value,
 ) -> Pipeline:
     """Builds the pipeline.
 
     Args:
-        config: what to train on what, and what the result must reach.
+        config: the configuration.
         source: the TFRecords to read.
         pipeline_root: folder for artifacts.
-        state_dir: local folder in which a training that was killed finds its state again.
-        deploy: where blessed models go, name and path given.
+        state_dir: local folder in which a killed training finds its state again.
+        deploy: where blessed models go, with name and path.
         beam_args: Beam's runner and its options.
-        enable_cache: whether what has not changed is taken from earlier runs.
-        metadata: ``ConnectionConfig`` of ML Metadata, of runners that don't bring their own.
-        parameter: makes of a name and a value what a run can be given another value for: of a compiled pipeline a
-            ``RuntimeParameter``.
+        enable_cache: whether unchanged results are taken from earlier runs.
+        metadata: ``ConnectionConfig`` of ML Metadata, for runners that don't bring their own.
+        parameter: turns a name and a value into a parameter of the runs: in a compiled pipeline a ``RuntimeParameter``
+            with the value as its default.
 
     Returns:
         The pipeline, for any TFX runner.
     """
     features = config.data.features.make_features()
 
-    # Reads the splits as they were ingested, or makes splits where there is one set of records only.
-    example_gen = tfx.ImportExampleGen(input_base=parameter("data_path", source.base), **_splits(config, source))
+    # Reads the splits as they were ingested, or splits the records if there is only one set of them.
+    example_gen = tfx.ImportExampleGen(
+        input_base=parameter("data_path", source.base), **_make_split_config(config, source)
+    )
 
     # Statistics of everything but pixels: over encoded images they would cost much and say nothing.
     statistics_gen = tfx.StatisticsGen(
@@ -83,7 +83,7 @@ def create_pipeline(
         stats_options=tfdv.StatsOptions(feature_allowlist=[features.label, *features.side, *_IMAGE_COLUMNS]),
     )
 
-    # The schema that a person has curated if there is one, else what the statistics say.
+    # The schema that a person has curated, if there is one; else the one that follows from the statistics.
     if config.data.curated_schema:
         schema_gen = ImportSchemaGen(schema_file=config.data.curated_schema)
     else:
@@ -97,8 +97,8 @@ def create_pipeline(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
-    # The same in words, and what a schema can't say: copies across splits, labels that are likely to be wrong, how far
-    # the data has moved since what is live was trained.
+    # The same as text, and what a schema can't express: copies across splits, labels that are likely to be wrong, how
+    # far the data has drifted since the live model was trained.
     deployment = deploy.model_dump(mode="json")
     data_check = DataCheck(
         examples=example_gen.outputs["examples"],
@@ -108,12 +108,12 @@ def create_pipeline(
         task=config.task,
         features=json.dumps(asdict(features)),
         validation=config.data.validation.model_dump_json(),
-        slices=json.dumps(columns_of_slices(config.evaluation, features)),
+        slices=json.dumps(list_slice_columns(config.evaluation, features)),
         deploy=json.dumps(deployment),
-        code=_code_fingerprint(components),
+        code=_hash_code(components),
     )
 
-    # Stops a run whose data can't be trained on. On its own, so that what was found is to be seen then.
+    # Stops a run whose data can't be trained on. A node of its own, so that the findings can be looked at then.
     data_gate = DataGate(findings=data_check.outputs["findings"])
 
     # Decode, resize and vocabularies as a graph. Nothing is materialized: pixels never leave a process.
@@ -125,11 +125,11 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train"]),
         materialize=False,
         disable_statistics=True,
-        custom_config=common | {"code": _code_fingerprint(transform)},
+        custom_config=common | {"code": _hash_code(transform)},
     )
     transform_component.add_upstream_node(data_gate)
 
-    # Raw Examples through that graph, into a network: what all trainings have in common.
+    # Raw Examples through that graph into a network: what Tuner and Trainer have in common.
     training: dict[str, Any] = {
         "examples": example_gen.outputs["examples"],
         "transform_graph": transform_component.outputs["transform_graph"],
@@ -141,18 +141,18 @@ def create_pipeline(
     }
     training_config = common | {
         "trainer": config.trainer.model_dump(mode="json"),
-        "code": _code_fingerprint(trainer),
+        "code": _hash_code(trainer),
         "state_dir": state_dir,
     }
 
-    # Where a space is given, the best settings in it; they go over those of the configuration.
+    # If a space is given, the best settings in it; they override those of the configuration.
     tuner = config.tuner and Tuner(
         tuner_fn="trainer.tune.tuner_fn",
         custom_config=training_config | {"tuner": config.tuner.model_dump(mode="json")},
         **training,
     )
 
-    # The network, and the graph that is to serve it, optimised for that.
+    # The network, and the graph that will serve it, optimised for serving.
     trainer_component = Trainer(
         run_fn="trainer.run.run_fn",
         statistics=statistics_gen.outputs["statistics"],
@@ -161,10 +161,10 @@ def create_pipeline(
         **training,
     )
 
-    # What is live now, as the baseline. An empty model where nothing is.
+    # The live model as the baseline; an empty model if there is none.
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
 
-    # What both say of each image, for the report and for those who compare.
+    # The predictions of both for each image, for the report and for comparisons.
     predictions = Predictions(
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
@@ -178,7 +178,7 @@ def create_pipeline(
         model=trainer_component.outputs["model"],
         baseline_model=champion.outputs["champion"],
         example_splits=["eval"],
-        eval_config=eval_config(config.task, config.evaluation, features),
+        eval_config=build_eval_config(config.task, config.evaluation, features),
         thresholds={name: parameter(f"threshold_{name}", v) for name, v in config.evaluation.thresholds.items()},
     )
 
@@ -188,11 +188,11 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         features=json.dumps(asdict(features)),
         latency_budget_ms=config.serving.latency_budget_ms,
-        code=_code_fingerprint(imagepipe.serving),
+        code=_hash_code(imagepipe.serving),
     )
-    serving_check.add_upstream_node(evaluator)  # which says more of a model that is bad
+    serving_check.add_upstream_node(evaluator)  # of a bad model, its verdict tells more
 
-    # Only what both let through goes live.
+    # Only a model that both gates let through goes live.
     pusher = tfx.Pusher(
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
@@ -201,12 +201,12 @@ def create_pipeline(
         custom_executor_spec=executor_spec.ExecutorClassSpec(PushExecutor),
     )
 
-    # All of this on a page, for those who decide. After the push, so that a page that fails blocks none.
+    # All of this on a page, for the people who decide. After the push, so that a failing page blocks none.
     model_report = ModelReport(
         name=config.name,
         config=json.dumps(config.model_dump(mode="json", exclude={"beam", "kubeflow"})),
         features=json.dumps(asdict(features)),
-        code=_code_fingerprint(components),
+        code=_hash_code(components),
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
@@ -243,7 +243,7 @@ def create_pipeline(
     )
 
 
-def _splits(config: Config, source: Source) -> dict[str, Any]:
+def _make_split_config(config: Config, source: Source) -> dict[str, Any]:
     if source.patterns:
         splits = [example_gen_pb2.Input.Split(name=name, pattern=source.patterns[name]) for name in source.patterns]
         return {"input_config": example_gen_pb2.Input(splits=splits)}
@@ -258,10 +258,11 @@ def _splits(config: Config, source: Source) -> dict[str, Any]:
     }
 
 
-def _code_fingerprint(package: Any) -> str:
-    """Hash of a package's sources and templates. As an argument of a component it is part of the component's cache key.
+def _hash_code(package: Any) -> str:
+    """Returns a hash of a package's sources and templates, which as an argument becomes part of a node's cache key.
 
-    TFX knows functions by their import path only, and would take results of the code before an upgrade from its cache.
+    TFX identifies functions by their import path only: after an upgrade it would take results of the old code from its
+    cache.
     """
     digest = hashlib.sha256()
     for file in sorted(Path(package.__path__[0]).rglob("*")):

@@ -1,4 +1,4 @@
-"""Small real models of scikit-learn's digits and diabetes, as SavedModels, and what the Evaluator makes of them."""
+"""Small real models of scikit-learn's digits and diabetes as SavedModels, and the Evaluator run on them."""
 
 import json
 from dataclasses import dataclass
@@ -12,76 +12,76 @@ from sklearn.multioutput import MultiOutputClassifier
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import proto_utils
 
-from components.evaluator.component import Executor
+from components.evaluator.executor import Executor
 from imagepipe.base.features import LABEL_SEPARATOR, TARGET, Features
 from imagepipe.base.names import TaskName
 from pipeline.config import BeamConfig, EvaluationConfig
-from pipeline.eval_config import eval_config
+from pipeline.eval_config import build_eval_config
 
 THIS_PROCESS = BeamConfig()
-TRAINED_ON = 900
+TRAIN_SIZE = 900
 NAMES = [str(digit) for digit in range(10)]
 TRAITS = {"even": (0, 2, 4, 6, 8), "loop": (0, 6, 8, 9), "prime": (2, 3, 5, 7)}
-"""Several labels of an image of a digit."""
+"""Labels that an image of a digit can have, and the digits that have them."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Images: pixels float32 ``[n, p]``, and labels: int ``[n]``, of several bool ``[n, k]``, or float32 ``[n]``.
+    """Images: pixels float32 ``[n, p]``; labels int ``[n]``, bool ``[n, k]`` for several, or float32 ``[n]``.
 
-    Of the diabetes the pixels are the patients' measurements.
+    For diabetes, pixels are the patients' measurements.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
 
-    def some(self, places: slice) -> "Digits":
+    def select(self, places: slice) -> "Digits":
         return Digits(self.pixels[places], self.labels[places])
 
 
-def digits() -> tuple[Digits, Digits]:
-    """Those to train on, and the others."""
+def split_digits() -> tuple[Digits, Digits]:
+    """Returns digits to train on, and the others."""
     loaded = load_digits()
     pixels = (loaded.data / 16).astype(np.float32)
     return (
-        Digits(pixels[:TRAINED_ON], loaded.target[:TRAINED_ON]),
-        Digits(pixels[TRAINED_ON:], loaded.target[TRAINED_ON:]),
+        Digits(pixels[:TRAIN_SIZE], loaded.target[:TRAIN_SIZE]),
+        Digits(pixels[TRAIN_SIZE:], loaded.target[TRAIN_SIZE:]),
     )
 
 
-def traits(data: Digits) -> Digits:
-    """The same digits with the labels ``TRAITS``."""
-    return Digits(data.pixels, np.stack([np.isin(data.labels, digits) for digits in TRAITS.values()], axis=1))
+def label_traits(data: Digits) -> Digits:
+    """Returns the same digits with the labels ``TRAITS``."""
+    return Digits(data.pixels, np.stack([np.isin(data.labels, numbers) for numbers in TRAITS.values()], axis=1))
 
 
-def diabetes() -> tuple[Digits, Digits]:
-    """Patients to train on, and the others; the labels are the progress of the disease a year later, 25 to 346."""
+def split_diabetes() -> tuple[Digits, Digits]:
+    """Returns patients to train on, and the others; labels: progress of the disease a year later, 25 to 346."""
     loaded = load_diabetes()
-    all_of_them = Digits(loaded.data.astype(np.float32), loaded.target.astype(np.float32))
-    return all_of_them.some(slice(200)), all_of_them.some(slice(200, None))
+    patients = Digits(loaded.data.astype(np.float32), loaded.target.astype(np.float32))
+    return patients.select(slice(200)), patients.select(slice(200, None))
 
 
-def trained_on_traits(data: Digits) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and biases of a logistic regression for each trait."""
-    each = MultiOutputClassifier(LogisticRegression(max_iter=2000)).fit(data.pixels, data.labels).estimators_
-    weights, bias = (np.concatenate([getattr(one, name) for one in each]) for name in ("coef_", "intercept_"))
+def train_on_traits(data: Digits) -> tuple[np.ndarray, np.ndarray]:
+    """Trains a logistic regression for each trait; returns weights and biases."""
+    models = MultiOutputClassifier(LogisticRegression(max_iter=2000)).fit(data.pixels, data.labels).estimators_
+    weights, bias = (np.concatenate([getattr(model, name) for model in models]) for name in ("coef_", "intercept_"))
     return weights.T.astype(np.float32), bias.astype(np.float32)
 
 
-def regressed(data: Digits, alpha: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias of a ridge regression."""
+def train_ridge(data: Digits, alpha: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Trains a ridge regression; returns weights and bias."""
     model = Ridge(alpha).fit(data.pixels, data.labels)
     return model.coef_[:, None].astype(np.float32), np.array([model.intercept_], np.float32)
 
 
-def trained(data: Digits, **options) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias of a logistic regression."""
+def train_logistic(data: Digits, **options) -> tuple[np.ndarray, np.ndarray]:
+    """Trains a logistic regression; returns weights and bias."""
     model = LogisticRegression(max_iter=2000, **options).fit(data.pixels, data.labels)
     return model.coef_.T.astype(np.float32), model.intercept_.astype(np.float32)
 
 
 class Linear(tf.Module):
-    """A model of the contract that takes pixels from a feature of their own."""
+    """A model with the pipeline's signatures that takes pixels from a feature of their own."""
 
     def __init__(self, weights: np.ndarray, bias: np.ndarray, task: TaskName):
         super().__init__()
@@ -106,26 +106,26 @@ class Linear(tf.Module):
         if self.task == "regression":
             return {"classes": scores, "label": tf.strings.as_string(scores[:, 0])}
         if self.task == "multilabel":
-            said = tf.ragged.boolean_mask(tf.broadcast_to(self.names, tf.shape(scores)), scores > 0)
+            predicted = tf.ragged.boolean_mask(tf.broadcast_to(self.names, tf.shape(scores)), scores > 0)
             return {
                 "classes": tf.sigmoid(scores),
-                "label": tf.strings.reduce_join(said, axis=1, separator=LABEL_SEPARATOR),
+                "label": tf.strings.reduce_join(predicted, axis=1, separator=LABEL_SEPARATOR),
             }
         return {"classes": tf.nn.softmax(scores), "label": tf.gather(self.names, tf.argmax(scores, 1))}
 
 
-def save(
+def save_model(
     folder: Path, weights: np.ndarray, bias: np.ndarray, task: TaskName = "classification"
 ) -> standard_artifacts.Model:
     """Writes a model as an artifact."""
     module = Linear(weights, bias, task)
     signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
     tf.saved_model.save(module, str(folder / "Format-Serving"), signatures=signatures)
-    return artifact(standard_artifacts.Model, folder)
+    return make_artifact(standard_artifacts.Model, folder)
 
 
-def predictions(model, data: Digits) -> np.ndarray:
-    """What a model says of pixels, ``[n, k]``, through the signature that serves."""
+def predict(model, data: Digits) -> np.ndarray:
+    """Returns a model's outputs for pixels, ``[n, k]``, from the signature that the Evaluator uses."""
     module = tf.saved_model.load(f"{model.uri}/Format-Serving")
     records = []
     for pixels in data.pixels:
@@ -136,7 +136,7 @@ def predictions(model, data: Digits) -> np.ndarray:
 
 
 def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
-    """Writes the eval split as an artifact; every third image is of camera ``old``, and they are of two sizes."""
+    """Writes the eval split as an artifact; every third image is from camera ``old``, and there are two sizes."""
     (folder / "Split-eval").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "Split-eval" / "data.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
         for number, (pixels, label) in enumerate(zip(data.pixels, data.labels, strict=True)):
@@ -154,17 +154,17 @@ def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
             feature["width"].int64_list.value.append(640 if number % 2 else 100)
             feature["height"].int64_list.value.append(480)
             writer.write(example.SerializeToString())
-    examples = artifact(standard_artifacts.Examples, folder)
+    examples = make_artifact(standard_artifacts.Examples, folder)
     examples.split_names = artifact_utils.encode_split_names(["eval"])
     return examples
 
 
-def artifact(kind: type, folder: Path):
-    """An artifact in a folder, which is made."""
+def make_artifact(kind: type, folder: Path):
+    """Makes an artifact in a folder, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = kind()
-    made.uri = str(folder)
-    return made
+    artifact = kind()
+    artifact.uri = str(folder)
+    return artifact
 
 
 def evaluate(
@@ -176,12 +176,12 @@ def evaluate(
     task: TaskName = "classification",
     beam: BeamConfig = THIS_PROCESS,
 ) -> tuple[str, bool]:
-    """Runs the Evaluator; gives the folder of the evaluation, and whether the model was blessed."""
-    evaluation = artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
-    blessing = artifact(standard_artifacts.ModelBlessing, folder / "blessing")
-    baseline = champion or artifact(standard_artifacts.Model, folder / "nothing")
+    """Runs the Evaluator; returns the folder of the evaluation, and whether the model was blessed."""
+    evaluation = make_artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
+    blessing = make_artifact(standard_artifacts.ModelBlessing, folder / "blessing")
+    baseline = champion or make_artifact(standard_artifacts.Model, folder / "nothing")
     properties = {
-        "eval_config": proto_utils.proto_to_json(eval_config(task, config, Features())),
+        "eval_config": proto_utils.proto_to_json(build_eval_config(task, config, Features())),
         "example_splits": json.dumps(["eval"]),
     }
     executor = Executor(Executor.Context(beam_pipeline_args=beam.make_arguments(), unique_id="1"))

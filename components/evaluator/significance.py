@@ -1,15 +1,15 @@
-"""Whether the difference between two models may be chance, by what both say of the same images. Knows no TFMA.
+"""Paired tests: whether the difference between two models may be chance, by their answers to the same images.
 
-Two models differ on a few hundred images by chance as well. A paired test looks at the images of which they say
-different things: if both were equally good, each of these would speak for the one as probably as for the other. Which
-test it is belongs to what is measured:
+Two models differ on a few hundred images by chance as well. A paired test looks at the images to which they give
+different answers: if both were equally good, each of these would favour either model with the same probability. The
+test depends on the metric:
 
-- ``Pairs``, McNemar's test: whether an image is right or wrong.
-- ``Errors``, a paired t-test: an error of each image, of which the metric is the mean.
-- ``Labels``, a randomization test: figures such as F1, that are no mean over images.
+- ``PairedCounts``, McNemar's test: an image is right or wrong.
+- ``PairedErrors``, a paired t-test: each image has an error, and the metric is its mean.
+- ``PairedLabels``, a randomization test: metrics such as F1, which are no mean over images.
 
-Each counts what is known of images that are added one by one, and can be added up. ``p`` is two-sided: the probability
-that models that are equally good differ by so much or more.
+Each holds sums over images: images can be added one by one, and sums can be added up. p is two-sided: the probability
+that models that are equally good differ by as much or more.
 """
 
 from collections import Counter
@@ -20,33 +20,33 @@ import numpy as np
 import scipy.sparse
 from scipy import stats
 
-_ROUNDS = 9_999  # of a randomization test: p is known to some 0.002 where it is 0.05, and is at least 0.0001
-_NUMBERS = 2**21  # that are drawn or counted at a time
-_ROUNDING = 1e-12  # of figures of the same counts
+_ROUNDS = 9_999  # of a randomization test: p is exact to about 0.002 near 0.05, and at least 0.0001
+_NUMBERS = 2**21  # random numbers or counts in memory at a time
+_ROUNDING = 1e-12  # of scores of the same counts
 
 
-class Comparison(Protocol):
-    """Two models, as far as a paired test needs to know them."""
+class PairedSums(Protocol):
+    """Sums over images, as far as a paired test of two models needs them."""
 
-    def p(self) -> float:
-        """See the module."""
+    def compute_p(self) -> float:
+        """Returns p; see the module."""
 
     def is_worse(self, margin: float) -> bool:
-        """Whether the candidate is behind the champion by more than ``margin``, or what it says is not a number."""
+        """Returns whether the candidate is worse than the champion by more than ``margin``, or has NaN answers."""
 
 
-def p_if_worse(found: Comparison, margin: float) -> float:
-    """``p`` of a candidate that is behind the champion by more than ``margin``; 1 of any other."""
-    return found.p() if found.is_worse(margin) else 1.0
+def compute_p_if_worse(sums: PairedSums, margin: float) -> float:
+    """Returns p for a candidate that is worse than the champion by more than ``margin``; 1 for any other."""
+    return sums.compute_p() if sums.is_worse(margin) else 1.0
 
 
-class Pairs(NamedTuple):
-    """Images by which of two models is right: only the candidate, only the champion; and all.
+class PairedCounts(NamedTuple):
+    """Numbers of images by which of two models is right: only the candidate, only the champion; and of all images.
 
     McNemar, Q. (1947): Note on the sampling error of the difference between correlated proportions or percentages.
-    Psychometrika 12 (2), 153-157. The probability is not the approximation by chi-square that is given there, but the
-    exact one by the binomial distribution, so that it holds for few images too: Dietterich, T. G. (1998): Approximate
-    statistical tests for comparing supervised classification learning algorithms. Neural Computation 10 (7), 1895-1923,
+    Psychometrika 12 (2), 153-157. The probability is not the approximation by chi-square given there, but the exact one
+    by the binomial distribution, so that it holds for few images too: Dietterich, T. G. (1998): Approximate statistical
+    tests for comparing supervised classification learning algorithms. Neural Computation 10 (7), 1895-1923,
     section 3.1.
     """
 
@@ -54,18 +54,18 @@ class Pairs(NamedTuple):
     only_champion: float = 0
     images: float = 0
 
-    def p(self) -> float:
-        """1 without a difference. Counts images, without weights."""
+    def compute_p(self) -> float:
+        """Returns p; 1 without a difference. Counts images, without weights."""
         discordant = round(self.only_candidate + self.only_champion)
         return float(stats.binomtest(round(self.only_champion), discordant).pvalue) if discordant else 1.0
 
     def is_worse(self, margin: float) -> bool:
-        """In accuracy; ``margin`` is a difference."""
+        """Compares accuracies; ``margin`` is a difference."""
         return self.only_champion - self.only_candidate > margin * self.images
 
 
-class Errors(NamedTuple):
-    """Sums over images of what is bad of each: an absolute or a squared error.
+class PairedErrors(NamedTuple):
+    """Sums over images of both models' errors, absolute or squared.
 
     The t-test on the differences, image by image: Diebold, F. X., Mariano, R. S. (1995): Comparing predictive accuracy.
     Journal of Business & Economic Statistics 13 (3), 253-263, for errors that don't depend on each other. It is about
@@ -74,11 +74,11 @@ class Errors(NamedTuple):
     distribution with a variance, from some 30 images on.
 
     Attributes:
-        images: how many.
+        images: number of images.
         candidate: sum of the candidate's errors.
-        champion: sum of the champion's.
+        champion: sum of the champion's errors.
         squares: sum of the squared differences of the two.
-        unit: sum that a margin is a share of.
+        unit: sum of which a margin is a share.
     """
 
     images: int = 0
@@ -87,8 +87,8 @@ class Errors(NamedTuple):
     squares: float = 0
     unit: float = 0
 
-    def p(self) -> float:
-        """1 without a difference, or of less than two images; NaN if an error is not a number."""
+    def compute_p(self) -> float:
+        """Returns p; 1 without a difference, or for fewer than two images; NaN if an error is not a number."""
         difference = self.candidate - self.champion
         if self.images < 2 or difference == 0:
             return 1.0
@@ -99,82 +99,89 @@ class Errors(NamedTuple):
         return float(2 * stats.t.sf(t, self.images - 1))
 
     def is_worse(self, margin: float) -> bool:
-        """In the mean error; ``margin`` is a share of ``unit``."""
+        """Compares mean errors; ``margin`` is a share of ``unit``."""
         return not self.candidate - self.champion <= margin * self.unit
 
 
 RIGHT, WRONG, MISSED = range(3)
-"""How a label was said of an image, or not although it should have been; the order of what scores look at."""
+"""Outcomes of a label: predicted rightly, predicted wrongly, not predicted though the image has it. The order of the
+counts that scores take."""
 
 Difference = tuple[tuple[str, bool, bool], ...]
-"""Of an image the labels that only one model says: (label, whether the image has it, whether the candidate says it)."""
+"""The labels of an image that only one model predicts: (label, whether the image has it, whether the candidate predicts
+it)."""
 
 
-class Labels(NamedTuple):
-    """What two models say of images that have any number of labels.
+class PairedLabels(NamedTuple):
+    """Two models' predictions for images that have any number of labels.
 
-    The two answers to each image are swapped at random, and the figure is taken anew of either heap: so would models
-    differ if each answer could as well be the other's. Yeh, A. (2000): More accurate tests for the statistical
-    significance of result differences. COLING, for just such figures. The difference itself counts among the rounds:
-    Phipson, B., Smyth, G. K. (2010): Permutation p-values should never be zero. Statistical Applications in Genetics
-    and Molecular Biology 9 (1), article 39.
+    The two answers to each image are swapped at random, and the score is computed anew for both sides: this is how
+    models would differ if each answer could as well be the other's. Yeh, A. (2000): More accurate tests for the
+    statistical significance of result differences. COLING, for just such scores. The difference itself counts among the
+    rounds: Phipson, B., Smyth, G. K. (2010): Permutation p-values should never be zero. Statistical Applications in
+    Genetics and Molecular Biology 9 (1), article 39.
 
     Attributes:
-        score: the figure, from counts ``[..., l, 3]`` of l labels, see ``RIGHT``, to ``[...]``; higher is better. What
-            is not a number counts as 0.
-        champion: of the champion, by label and how it was said, the number of images.
-        differences: how many images differ in which way: all that a swap changes.
+        score: the metric, from counts ``[..., l, 3]`` for l labels, see ``RIGHT``, to ``[...]``; higher is better. NaN
+            counts as 0.
+        champion: number of images by label and outcome, for the champion.
+        differences: number of images by how the two answers differ: all that a swap changes.
     """
 
     score: Callable[[np.ndarray], np.ndarray]
     champion: Counter[tuple[str, int]]
     differences: Counter[Difference]
 
-    def p(self) -> float:
-        """1 without a difference. The same for the same images, in whatever order they come."""
+    def compute_p(self) -> float:
+        """Returns p; 1 without a difference. The same for the same images in any order."""
         if not self.differences:
             return 1.0
-        champion, changes, numbers = self._counts()
+        champion, changes, numbers = self._count()
         half = numbers @ changes / 2
         middle = champion + half
-        observed = abs(self._ahead(middle, half))
+        observed = abs(self._compute_lead(middle, half))
         generator = np.random.default_rng(0)
-        as_large, at_a_time = 0, max(1, _NUMBERS // max(changes.shape))
-        for start in range(0, _ROUNDS, at_a_time):
-            swapped = generator.binomial(numbers, 0.5, (min(at_a_time, _ROUNDS - start), len(numbers)))
-            ahead = self._ahead(middle, (numbers - 2 * swapped) @ changes / 2)
-            as_large += int((np.abs(ahead) >= observed - _ROUNDING).sum())
+        as_large, chunk = 0, max(1, _NUMBERS // max(changes.shape))
+        for start in range(0, _ROUNDS, chunk):
+            swapped = generator.binomial(numbers, 0.5, (min(chunk, _ROUNDS - start), len(numbers)))
+            lead = self._compute_lead(middle, (numbers - 2 * swapped) @ changes / 2)
+            as_large += int((np.abs(lead) >= observed - _ROUNDING).sum())
         return (as_large + 1) / (_ROUNDS + 1)
 
     def is_worse(self, margin: float) -> bool:
-        """In the figure; ``margin`` is a difference."""
+        """Compares scores; ``margin`` is a difference."""
         if not self.differences:
             return False
-        champion, changes, numbers = self._counts()
+        champion, changes, numbers = self._count()
         half = numbers @ changes / 2
-        return bool(self._ahead(champion + half, half) < -margin)
+        return bool(self._compute_lead(champion + half, half) < -margin)
 
-    def _counts(self) -> tuple[np.ndarray, scipy.sparse.csr_array, np.ndarray]:
-        """Of the champion ``[3 l]``; by how much the candidate differs in each way ``[d, 3 l]``; in how many images."""
+    def _count(self) -> tuple[np.ndarray, scipy.sparse.csr_array, np.ndarray]:
+        """Returns counts for l labels; answers differ in d ways.
+
+        Returns:
+            The champion's ``[3 l]``; by how much the candidate's differ in each way ``[d, 3 l]``; the number of images
+            that differ in each way ``[d]``.
+        """
         ways = sorted(self.differences)
         names = sorted({label for label, _ in self.champion} | {label for way in ways for label, _, _ in way})
         place = {name: 3 * number for number, name in enumerate(names)}
         champion = np.zeros(3 * len(names))
-        for (label, how), number in self.champion.items():
-            champion[place[label] + how] = number
+        for (label, outcome), number in self.champion.items():
+            champion[place[label] + outcome] = number
         changes = scipy.sparse.lil_array((len(ways), 3 * len(names)))
         for row, way in enumerate(ways):
-            for label, has_it, by_candidate in way:
-                change = 1 if by_candidate else -1
-                if has_it:
+            for label, has_label, is_candidates in way:
+                change = 1 if is_candidates else -1
+                if has_label:
                     changes[row, place[label] + RIGHT] = change
                     changes[row, place[label] + MISSED] = -change
                 else:
                     changes[row, place[label] + WRONG] = change
         return champion, changes.tocsr(), np.array([self.differences[way] for way in ways])
 
-    def _ahead(self, middle: np.ndarray, half: np.ndarray) -> np.ndarray:
-        """By how much counts of ``middle`` plus ``half`` ``[..., 3 l]`` are ahead of those of ``middle`` less that."""
+    def _compute_lead(self, middle: np.ndarray, half: np.ndarray) -> np.ndarray:
+        """Returns the score of counts ``middle + half`` minus that of ``middle - half``, both ``[..., 3 l]``."""
         shape = (*half.shape[:-1], -1, 3)
         one, other = (np.nan_to_num(self.score((middle + side).reshape(shape))) for side in (half, -half))
         return one - other

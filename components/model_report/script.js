@@ -1,5 +1,5 @@
 "use strict";
-// What it shows comes from strangers: it is set as text, never as markup.
+// Identifiers and labels come from strangers: they are set as text, never as markup.
 const island = JSON.parse(document.getElementById("island").textContent);
 const dialog = document.getElementById("behind");
 
@@ -8,18 +8,18 @@ function open(button) {
   document.getElementById("behind-title").textContent = button.dataset.title;
   const count = Number(button.dataset.count);
   document.getElementById("behind-count").textContent =
-    keys.length < count ? `${keys.length} of ${count} images, the surest first` : `${count} image${count === 1 ? "" : "s"}`;
+    keys.length < count ? `${keys.length} of ${count} images, the highest scores first` : `${count} image${count === 1 ? "" : "s"}`;
   document.getElementById("behind-images").replaceChildren(...keys.map(key => {
-    const item = document.createElement("li"), found = island.images[key];
-    if (!found) {
+    const item = document.createElement("li"), entry = island.images[key];
+    if (!entry) {
       item.textContent = "This image can't be shown.";
       return item;
     }
     const image = document.createElement("img");
-    image.src = found.src;
-    image.alt = `image ${found.id}`;
+    image.src = entry.src;
+    image.alt = `image ${entry.id}`;
     item.append(image);
-    for (const text of [found.id, `is ${found.actual}`, `said ${found.said}`]) {
+    for (const text of [entry.id, `actual ${entry.actual}`, `predicted ${entry.predicted}`]) {
       const line = document.createElement("p");
       line.textContent = text;
       item.append(line);
@@ -51,7 +51,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     heading.replaceChildren(button);
     button.addEventListener("click", () => {
       const down = heading.getAttribute("aria-sort") === "ascending";
-      headings.forEach(each => each.removeAttribute("aria-sort"));
+      headings.forEach(other => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows].sort((a, b) => {
         const missing = row => row.cells[column].dataset.value === "";

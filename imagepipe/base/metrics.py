@@ -29,6 +29,7 @@ class Metric:
 
 
 _OURS = "components.evaluator.tfma_metrics"
+_LABELS = "components.evaluator.tfma_label_metrics"
 
 
 def _error() -> Metric:
@@ -44,10 +45,10 @@ METRICS: dict[str, dict[str, Metric]] = {
         "calibration_error": Metric("CalibrationError", "components.evaluator.tfma_curves", lower_is_better=True),
     },
     "multilabel": {
-        "macro_f1": Metric("LabelScore", _OURS, has_test=True),
-        "micro_f1": Metric("LabelScore", _OURS, has_test=True),
-        "precision": Metric("LabelScore", _OURS, has_test=True),
-        "recall": Metric("LabelScore", _OURS, has_test=True),
+        "macro_f1": Metric("LabelScore", _LABELS, has_test=True),
+        "micro_f1": Metric("LabelScore", _LABELS, has_test=True),
+        "precision": Metric("LabelScore", _LABELS, has_test=True),
+        "recall": Metric("LabelScore", _LABELS, has_test=True),
         "auc": Metric("AUC"),
     },
     "regression": {

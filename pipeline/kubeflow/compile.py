@@ -102,7 +102,7 @@ def compile_pipeline(config: Config, target: TargetName) -> str:
 def _shown(artifact_type: dict[str, Any]) -> dict[str, Any]:
     """The type of an output; as kfp itself writes it, if it is one of kfp's: by those, a page knows what to show.
 
-    TFX's compiler writes all types as schemas. See ``components.model_report.artifacts``.
+    TFX's compiler writes all types as schemas. See ``components.model_report.component``.
     """
     title = yaml.safe_load(artifact_type["instanceSchema"])["title"]
     return {"schemaTitle": title, "schemaVersion": "0.0.1"} if title.startswith("system.") else artifact_type

@@ -74,7 +74,7 @@ def with_types(executor_input: dict[str, Any], spec: dict[str, Any]) -> dict[str
         for artifact in one["artifacts"]:
             title = artifact["type"].get("schemaTitle", "")
             if title.startswith(_KFPS_OWN):  # TFX takes a title that it doesn't know for the path of a class
-                artifact["type"] = {"schemaTitle": f"components.model_report.artifacts.{title.removeprefix(_KFPS_OWN)}"}
+                artifact["type"] = {"schemaTitle": f"components.model_report.component.{title.removeprefix(_KFPS_OWN)}"}
     return changed
 
 

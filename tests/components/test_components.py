@@ -9,10 +9,9 @@ import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from tfx_bsl.tfxio import tf_example_record
 
-from components.champion.component import live_model
-from components.evaluator.executor import _fix_batch_size
-from components.evaluator.executor import override_thresholds
-from components.trainer.component import with_settings
+from components.champion.executor import find_live_model
+from components.evaluator.executor import _fix_batch_size, override_thresholds
+from components.trainer.executor import insert_settings
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.deploy import storage
@@ -83,14 +82,14 @@ def test_the_champion_is_the_newest_version_that_is_not_the_candidate(tmp_path):
     candidate = str(make_model(tmp_path / "candidate", b"c"))
     serving = tmp_path / "serving"
     deploy = DeployConfig(path=str(serving))
-    assert live_model(deploy, candidate) == ""
+    assert find_live_model(deploy, candidate) == ""
     make_model(serving / "9", b"nine")
     make_model(serving / "10", b"ten")
     make_model(serving / ".partial-11", b"half")
     make_model(serving / "notes", b"no version")
-    assert live_model(deploy, candidate) == str(serving / "10")
+    assert find_live_model(deploy, candidate) == str(serving / "10")
     make_model(serving / "11", b"c")
-    assert live_model(deploy, candidate) == str(serving / "10")
+    assert find_live_model(deploy, candidate) == str(serving / "10")
 
 
 def test_the_evaluator_reads_batches_of_one_size(tmp_path):
@@ -126,7 +125,7 @@ def test_the_evaluator_reads_batches_of_one_size(tmp_path):
 
 def test_what_a_run_is_given_replaces_the_trainers_settings():
     config = json.dumps({"trainer": {"epochs": 10, "batch_size": 32, "seed": 1}, "task": "classification"})
-    changed = with_settings({"custom_config": config, "epochs": 2, "batch_size": 64, "run_fn": "x"})
+    changed = insert_settings({"custom_config": config, "epochs": 2, "batch_size": 64, "run_fn": "x"})
     assert json.loads(changed["custom_config"]) == {
         "trainer": {"epochs": 2, "batch_size": 64, "seed": 1},
         "task": "classification",
@@ -135,7 +134,9 @@ def test_what_a_run_is_given_replaces_the_trainers_settings():
 
 
 def test_what_a_run_is_given_replaces_the_gates_bounds_and_no_others():
-    config = build_eval_config("classification", EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 1.0}), Features())
+    config = build_eval_config(
+        "classification", EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 1.0}), Features()
+    )
     changed = override_thresholds(config, {"accuracy": 0.5, "log_loss": 2.0})
     bounds = {
         json.loads(metric.config)["name"]: metric.per_slice_thresholds[0].threshold

@@ -12,10 +12,10 @@ from sklearn.metrics import (
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator import tfma_metrics
+from components.evaluator import tfma_label_metrics, tfma_metrics
 
 
-def compute(
+def compute_metric(
     metric: tfma_metrics.MacroF1 | tfma_metrics.LogLoss | tfma_metrics.RegressionScore,
     labels: list[float],
     probabilities: np.ndarray,
@@ -52,23 +52,23 @@ def predictions() -> tuple[list[int], np.ndarray]:
 def test_macro_f1_is_that_of_scikit_learn(predictions):
     labels, probabilities = predictions
     expected = f1_score(labels, probabilities.argmax(axis=1), average="macro")
-    assert compute(tfma_metrics.MacroF1(), labels, probabilities) == pytest.approx(expected)
+    assert compute_metric(tfma_metrics.MacroF1(), labels, probabilities) == pytest.approx(expected)
 
 
 def test_log_loss_is_the_mean_negative_logarithm_of_the_labels_probability(predictions):
     labels, probabilities = predictions
     expected = -np.log(probabilities[np.arange(200), labels]).mean()
-    assert compute(tfma_metrics.LogLoss(), labels, probabilities) == pytest.approx(expected)
+    assert compute_metric(tfma_metrics.LogLoss(), labels, probabilities) == pytest.approx(expected)
 
 
 def test_a_label_the_model_does_not_know_costs_much_and_fails_nothing(predictions):
     _, probabilities = predictions
-    assert compute(tfma_metrics.LogLoss(), [-1] * 200, probabilities) == pytest.approx(-np.log(1e-7))
-    assert compute(tfma_metrics.MacroF1(), [-1] * 200, probabilities) == 0
+    assert compute_metric(tfma_metrics.LogLoss(), [-1] * 200, probabilities) == pytest.approx(-np.log(1e-7))
+    assert compute_metric(tfma_metrics.MacroF1(), [-1] * 200, probabilities) == 0
 
 
-def test_without_examples_there_is_no_figure():
-    assert np.isnan(tfma_metrics.macro_f1({}))
+def test_without_examples_metrics_are_not_a_number():
+    assert np.isnan(tfma_metrics.compute_macro_f1({}))
     combiner = tfma_metrics._LogLossCombiner(metric_types.MetricKey("x"), None)
     assert isinstance(combiner, beam.CombineFn)
     assert all(np.isnan(v) for v in combiner.extract_output(combiner.create_accumulator()).values())
@@ -82,65 +82,75 @@ def test_without_examples_there_is_no_figure():
         ("r_squared", r2_score),
     ],
 )
-def test_figures_of_a_regression_are_those_of_scikit_learn(name, theirs):
+def test_metrics_of_a_regression_are_those_of_scikit_learn(name, theirs):
     rng = np.random.default_rng(0)
     targets = rng.normal(50, 3, 200)
     values = targets + rng.normal(1, 2, 200)
-    computed = compute(tfma_metrics.RegressionScore(name), list(targets), values[:, None])
+    computed = compute_metric(tfma_metrics.RegressionScore(name), list(targets), values[:, None])
     assert computed == pytest.approx(theirs(targets, values))
 
 
-def test_where_no_target_varies_there_is_no_r_squared():
-    assert np.isnan(compute(tfma_metrics.RegressionScore("r_squared"), [2.0] * 4, np.ones((4, 1))))
+def test_targets_without_variation_have_no_r_squared():
+    assert np.isnan(compute_metric(tfma_metrics.RegressionScore("r_squared"), [2.0] * 4, np.ones((4, 1))))
 
 
 TRUE = [{"a", "b"}, {"a"}, set(), {"c"}, {"b", "new"}]
-SAID = [{"a"}, {"a", "b"}, {"c"}, {"c"}, {"b"}]
+PREDICTED = [{"a"}, {"a", "b"}, {"c"}, {"c"}, {"b"}]
 
 
-def count_labels(element_of) -> tfma_metrics.LabelCounts:
+def count_labels(make_features) -> tfma_label_metrics.LabelCounts:
     key = metric_types.MetricKey("_label_counts")
-    counter = tfma_metrics._LabelCounter(key, "tags")
+    counter = tfma_label_metrics._LabelCounter(key, "tags")
     accumulators = []
-    for true, said in zip(TRUE, SAID, strict=True):
-        features, answer = element_of(true, said)
+    for true, predicted in zip(TRUE, PREDICTED, strict=True):
+        features, answer = make_features(true, predicted)
         element = metric_types.StandardMetricInputs(features=features, predictions={"label": answer})
         accumulators.append(counter.add_input(counter.create_accumulator(), element))
     (counts,) = counter.extract_output(counter.merge_accumulators(accumulators)).values()
     return counts
 
 
-def as_arrays(true: set[str], said: set[str]):
-    return {"tags": np.array([x.encode() for x in sorted(true)])}, np.array("|".join(sorted(said)).encode())
+def make_arrays(true: set[str], predicted: set[str]):
+    return {"tags": np.array([x.encode() for x in sorted(true)])}, np.array("|".join(sorted(predicted)).encode())
 
 
-def test_what_is_said_of_labels_is_scored_as_scikit_learn_does():
+def test_predicted_labels_are_scored_as_scikit_learn_does():
     names = ["a", "b", "c", "new"]
-    true, said = ([[int(name in row) for name in names] for row in rows] for rows in (TRUE, SAID))
-    counts = count_labels(as_arrays)
+    true, predicted = ([[int(name in row) for name in names] for row in rows] for rows in (TRUE, PREDICTED))
+    counts = count_labels(make_arrays)
     for name, function, average in (
         ("precision", precision_score, "micro"),
         ("recall", recall_score, "micro"),
         ("micro_f1", f1_score, "micro"),
         ("macro_f1", f1_score, "macro"),
     ):
-        expected = function(true, said, average=average, zero_division=0)
-        assert tfma_metrics.label_score(name, counts) == pytest.approx(expected), name
-    assert tfma_metrics.scores(counts["a"]) == {"example_count": 2, "precision": 1, "recall": 1, "f1": 1}
+        expected = function(true, predicted, average=average, zero_division=0)
+        assert tfma_label_metrics.compute_label_score(name, counts) == pytest.approx(expected), name
+    assert tfma_label_metrics.compute_label_metrics(counts["a"]) == {
+        "example_count": 2,
+        "precision": 1,
+        "recall": 1,
+        "f1": 1,
+    }
 
 
-def test_a_label_that_the_model_does_not_know_is_one_that_it_missed():
-    counts = count_labels(as_arrays)
-    assert counts["new"] == tfma_metrics.LabelCount(missed=1)
-    assert tfma_metrics.scores(counts["new"]) == {"example_count": 1, "precision": None, "recall": 0, "f1": 0}
+def test_a_label_that_the_model_does_not_know_counts_as_missed():
+    counts = count_labels(make_arrays)
+    assert counts["new"] == tfma_label_metrics.LabelCount(missed=1)
+    assert tfma_label_metrics.compute_label_metrics(counts["new"]) == {
+        "example_count": 1,
+        "precision": None,
+        "recall": 0,
+        "f1": 0,
+    }
 
 
 def test_an_example_without_the_feature_has_no_labels_and_whole_numbers_are_names():
-    counts = count_labels(lambda true, said: ({"tags": None}, b"7"))
-    assert counts == {"7": tfma_metrics.LabelCount(wrong=5)}
-    counts = count_labels(lambda true, said: ({"tags": np.array([7])}, b"7"))
-    assert counts == {"7": tfma_metrics.LabelCount(right=5)}
+    counts = count_labels(lambda true, predicted: ({"tags": None}, b"7"))
+    assert counts == {"7": tfma_label_metrics.LabelCount(wrong=5)}
+    counts = count_labels(lambda true, predicted: ({"tags": np.array([7])}, b"7"))
+    assert counts == {"7": tfma_label_metrics.LabelCount(right=5)}
 
 
-def test_without_labels_there_is_no_figure():
-    assert all(np.isnan(tfma_metrics.label_score(name, {})) for name in tfma_metrics.LABEL_SCORES)
+def test_without_labels_scores_are_not_a_number():
+    assert all(np.isnan(tfma_label_metrics.compute_label_score(name, {})) for name in tfma_label_metrics.LABEL_SCORES)

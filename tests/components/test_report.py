@@ -1,6 +1,5 @@
 """The report of real models on real digits, in a real browser."""
 
-import html
 import json
 import re
 from dataclasses import replace
@@ -21,14 +20,13 @@ from components.model_report.evaluation_sections import tabulate_confusion
 from components.model_report.page import PageInputs, render_page
 from components.model_report.picks import Picks, PredictionTable, pick_images, read_predictions, sample_values
 from components.predictions.row_writer import write_predictions
-from imagepipe.base.charts import Axis, Point, draw_chart
 from imagepipe.base.features import IMAGE, TARGET, Features
 from imagepipe.serving.types import CheckReport
 from pipeline.config import EvaluationConfig
 from tests import evaluated
 from tests.browser import find_violations
 from tests.conftest import encode_image
-from tests.evaluated import Linear, digits, evaluate, trained
+from tests.evaluated import Linear, evaluate, split_digits, train_logistic
 
 MARKUP = "</script><img src=x onerror=\"document.title='owned'\"><b>"
 
@@ -47,14 +45,14 @@ class Served(Linear):
 def inputs(tmp_path_factory) -> PageInputs:
     """The inputs of a page; the first image's id is markup, as are the data's findings."""
     root = tmp_path_factory.mktemp("report")
-    train, others = digits()
+    train, others = split_digits()
     folder = root / "model" / "Format-Serving"
-    module = Served(*trained(train, C=0.001), root / "assets")
+    module = Served(*train_logistic(train, C=0.001), root / "assets")
     signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     examples = evaluated.write_examples(root / "examples", evaluated.Digits(others.pixels[:300], others.labels[:300]))
     _add_images(Path(examples.uri) / "Split-eval" / "data.gz")
-    model = evaluated.artifact(evaluated.standard_artifacts.Model, root / "model")
+    model = evaluated.make_artifact(evaluated.standard_artifacts.Model, root / "model")
     config = EvaluationConfig(thresholds={"accuracy": 1}, intervals="none")
     evaluation, blessed = evaluate(root, examples, model, None, config)
     split = f"{examples.uri}/Split-eval"
@@ -168,20 +166,6 @@ def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_co
         ("7", "10", 2),
     }
     assert (len(listed["pairs"]), listed["left"]) == (60, 30)
-
-
-def test_charts_leave_out_what_is_not_finite_and_draw_a_single_point():
-    chart = draw_chart("t", {"a": [Point(1, 2.0), Point(2, float("nan"))], "b": []}, Axis("x"), Axis("y"))
-    assert chart is not None
-    assert [(line.name, len(line.dots)) for line in chart.lines] == [("a", 1)]
-    assert draw_chart("t", {"a": [Point(1, float("inf"))]}, Axis("x"), Axis("y")) is None
-
-
-def test_text_in_charts_is_no_markup():
-    chart = draw_chart(MARKUP, {"a": [Point(1, 2.0, title=MARKUP)]}, Axis("<i>"), Axis("<i>"))
-    assert "<img" not in chart.svg
-    assert "<i>" not in chart.svg
-    assert html.escape(MARKUP) in chart.svg
 
 
 def test_a_heat_map_is_where_the_network_looks(tmp_path):

@@ -7,58 +7,66 @@ from google.protobuf import json_format
 from kfp import dsl
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
-from components.evaluator.results import CANDIDATE, CHAMPION, Curves, Evaluation, Figure, Slice
-from components.model_report.artifacts import ClassificationMetrics
-from components.model_report.metrics import MOST_CLASSES, OTHERS, UNKNOWN, classification, figures
+from components.evaluator.evaluation import CANDIDATE, CHAMPION, Curves, Evaluation, MetricValue, Slice
+from components.model_report.component import ClassificationMetrics
+from components.model_report.kfp_metrics import (
+    MAX_CLASSES,
+    OTHERS,
+    UNKNOWN,
+    collect_classification_metrics,
+    collect_metrics,
+)
 
 
-def evaluation(confusion=None, curves=None, metrics=None, champion=None) -> Evaluation:
+def make_evaluation(confusion=None, curves=None, metrics=None, champion=None) -> Evaluation:
     whole = Slice({}, 8, metrics or {}, champion, {}, None)
     return Evaluation([whole], {}, confusion or {}, curves or {}, {}, [])
 
 
-def curves(recall: list[float], false_positive_rate: list[float]) -> Curves:
+def make_curves(recall: list[float], false_positive_rate: list[float]) -> Curves:
     thresholds = [0.0, 0.25, 0.75]
     return Curves(thresholds, [], recall, false_positive_rate, [], 0, 0, 0, [])
 
 
-def test_figures_are_those_of_all_images_of_both_models_and_what_was_decided():
-    metrics = {"accuracy": Figure(0.75, (0.5, 1.0)), "log_loss": Figure(None)}
-    assert figures(evaluation(metrics=metrics), blessed=False) == {
+def test_metrics_are_those_of_all_images_of_both_models_and_the_blessing():
+    metrics = {"accuracy": MetricValue(0.75, (0.5, 1.0)), "log_loss": MetricValue(None)}
+    assert collect_metrics(make_evaluation(metrics=metrics), blessed=False) == {
         "blessed": 0.0,
         "example_count": 8.0,
         "accuracy": 0.75,
     }
-    found = figures(evaluation(metrics=metrics, champion={"accuracy": Figure(0.5)}), blessed=True)
-    assert (found["blessed"], found["champion_accuracy"]) == (1.0, 0.5)
-    assert all(map(math.isfinite, found.values()))
+    evaluation = make_evaluation(metrics=metrics, champion={"accuracy": MetricValue(0.5)})
+    collected = collect_metrics(evaluation, blessed=True)
+    assert (collected["blessed"], collected["champion_accuracy"]) == (1.0, 0.5)
+    assert all(map(math.isfinite, collected.values()))
 
 
 def test_matrix_and_curve_are_what_kfp_itself_makes():
-    found = evaluation(
+    evaluation = make_evaluation(
         {(0, 0): 3, (0, 1): 1, (1, 2): 2, (2, 2): 2},
         {
             CANDIDATE: {
-                0: curves([1.0, 0.9, 0.5], [0.8, 0.4, 0.0]),
-                2: curves([1.0, 0.7, 0.1], [0.6, 0.2, 0.1]),
+                0: make_curves([1.0, 0.9, 0.5], [0.8, 0.4, 0.0]),
+                2: make_curves([1.0, 0.7, 0.1], [0.6, 0.2, 0.1]),
             },
-            CHAMPION: {0: curves([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])},
+            CHAMPION: {0: make_curves([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])},
         },
     )
     kfps = dsl.ClassificationMetrics()
     kfps.log_confusion_matrix(["a", "b", "c"], [[3, 1, 0], [0, 0, 2], [0, 0, 2]])
     kfps.log_roc_curve(fpr=[0, 0.05, 0.3, 1], tpr=[0, 0.3, 0.8, 1], threshold=[1, 0.75, 0.25, 0])
-    made = classification(found, ["a", "b", "c"])
-    assert made.pop("roc_of") == "mean of 2, each against the rest"
-    assert made["confusionMatrix"] == kfps.metadata["confusionMatrix"]
-    for point, theirs in zip(made["confidenceMetrics"], kfps.metadata["confidenceMetrics"], strict=True):
+    metrics = collect_classification_metrics(evaluation, ["a", "b", "c"])
+    assert metrics.pop("roc_of") == "mean of 2, each against the rest"
+    assert metrics["confusionMatrix"] == kfps.metadata["confusionMatrix"]
+    for point, theirs in zip(metrics["confidenceMetrics"], kfps.metadata["confidenceMetrics"], strict=True):
         assert point == pytest.approx(theirs)
-    assert set(made) == set(kfps.metadata)
+    assert set(metrics) == set(kfps.metadata)
 
 
-def test_what_a_component_notes_leaves_its_container_as_kfp_would_have_written_it():
-    found = evaluation({(0, 0): 3, (1, 0): 1}, {CANDIDATE: {1: curves([1.0, 0.5, 0.0], [1.0, 0.5, 0.0])}})
-    metadata = classification(found, ["no", "yes"])
+def test_properties_leave_the_container_as_kfp_would_have_written_them():
+    curves = make_curves([1.0, 0.5, 0.0], [1.0, 0.5, 0.0])
+    evaluation = make_evaluation({(0, 0): 3, (1, 0): 1}, {CANDIDATE: {1: curves}})
+    metadata = collect_classification_metrics(evaluation, ["no", "yes"])
     artifact = ClassificationMetrics()
     for name, value in metadata.items():
         artifact.set_json_value_custom_property(name, value)
@@ -67,36 +75,37 @@ def test_what_a_component_notes_leaves_its_container_as_kfp_would_have_written_i
 
 
 def test_of_two_classes_the_curve_is_the_seconds():
-    second = curves([1.0, 0.5, 0.25], [0.75, 0.5, 0.0])
-    found = evaluation({(0, 0): 1}, {CANDIDATE: {0: curves([0.0] * 3, [0.0] * 3), 1: second}})
-    made = classification(found, ["no", "yes"])
-    assert made["roc_of"] == "yes"
-    assert [point["recall"] for point in made["confidenceMetrics"]] == [0.0, 0.25, 0.5, 1.0]
-    two_labels = classification(evaluation(curves=found.curves), ["no", "yes"])
+    second = make_curves([1.0, 0.5, 0.25], [0.75, 0.5, 0.0])
+    evaluation = make_evaluation({(0, 0): 1}, {CANDIDATE: {0: make_curves([0.0] * 3, [0.0] * 3), 1: second}})
+    metrics = collect_classification_metrics(evaluation, ["no", "yes"])
+    assert metrics["roc_of"] == "yes"
+    assert [point["recall"] for point in metrics["confidenceMetrics"]] == [0.0, 0.25, 0.5, 1.0]
+    two_labels = collect_classification_metrics(make_evaluation(curves=evaluation.curves), ["no", "yes"])
     assert two_labels["roc_of"] == "mean of 2, each against the rest"
     assert "confusionMatrix" not in two_labels
 
 
 def test_labels_that_the_model_does_not_know_have_a_row_of_their_own():
-    made = classification(evaluation({(0, 0): 2, (-1, 1): 3}), ["a", "b"])["confusionMatrix"]
-    assert [each["displayName"] for each in made["annotationSpecs"]] == ["a", "b", UNKNOWN]
-    assert [each["row"] for each in made["rows"]] == [[2, 0, 0], [0, 0, 0], [0, 3, 0]]
+    metrics = collect_classification_metrics(make_evaluation({(0, 0): 2, (-1, 1): 3}), ["a", "b"])
+    matrix = metrics["confusionMatrix"]
+    assert [spec["displayName"] for spec in matrix["annotationSpecs"]] == ["a", "b", UNKNOWN]
+    assert [row["row"] for row in matrix["rows"]] == [[2, 0, 0], [0, 0, 0], [0, 3, 0]]
 
 
-def test_of_many_classes_those_are_shown_that_are_most_often_mistaken():
+def test_of_many_classes_those_are_shown_that_are_most_often_confused():
     names = [f"class {number}" for number in range(1000)]
     confusion = {(number, number): 10 for number in range(1000)} | {(500, 900): 7, (3, 4): 1}
-    made = classification(evaluation(confusion), names)["confusionMatrix"]
-    categories = [each["displayName"] for each in made["annotationSpecs"]]
-    rows = np.array([each["row"] for each in made["rows"]])
-    assert rows.shape == (MOST_CLASSES, MOST_CLASSES)
+    matrix = collect_classification_metrics(make_evaluation(confusion), names)["confusionMatrix"]
+    categories = [spec["displayName"] for spec in matrix["annotationSpecs"]]
+    rows = np.array([row["row"] for row in matrix["rows"]])
+    assert rows.shape == (MAX_CLASSES, MAX_CLASSES)
     assert rows.sum() == sum(confusion.values())
     assert {"class 3", "class 4", "class 500", "class 900"} < set(categories)
     assert categories[-1] == OTHERS
     assert categories[:-1] == sorted(categories[:-1], key=names.index)
     assert rows[categories.index("class 500"), categories.index("class 900")] == 7
-    assert rows[-1, -1] == 10 * (1000 - MOST_CLASSES + 1)
+    assert rows[-1, -1] == 10 * (1000 - MAX_CLASSES + 1)
 
 
 def test_a_regression_has_neither():
-    assert classification(evaluation(), ["price"]) == {}
+    assert collect_classification_metrics(make_evaluation(), ["price"]) == {}

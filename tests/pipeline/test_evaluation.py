@@ -3,15 +3,15 @@ import json
 import pytest
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.component import with_thresholds
+from components.evaluator.executor import override_thresholds
 from imagepipe.base.features import Features
 from pipeline.config import EvaluationConfig
-from pipeline.eval_config import columns_of_slices, eval_config
-from pipeline.runs.results import draw_confusion_matrix
+from pipeline.eval_config import build_eval_config, list_slice_columns
+from pipeline.runs.run_metrics import draw_confusion_matrix
 
 
-def thresholds(config: EvaluationConfig, task="classification"):
-    (spec,) = eval_config(task, config, Features()).metrics_specs
+def read_thresholds(config: EvaluationConfig, task="classification"):
+    (spec,) = build_eval_config(task, config, Features()).metrics_specs
     return {
         json.loads(metric.config)["name"]: metric.per_slice_thresholds
         for metric in spec.metrics
@@ -20,28 +20,28 @@ def thresholds(config: EvaluationConfig, task="classification"):
 
 
 def test_thresholds_hold_for_the_whole_split_only_and_log_loss_is_an_upper_bound():
-    found = thresholds(EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 0.5}, margin=0.02))
-    assert set(found) == {"accuracy", "log_loss"}
-    for (per_slice,) in found.values():
+    thresholds = read_thresholds(EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 0.5}, margin=0.02))
+    assert set(thresholds) == {"accuracy", "log_loss"}
+    for (per_slice,) in thresholds.values():
         assert [len(s.feature_keys) for s in per_slice.slicing_specs] == [0]
-    accuracy = found["accuracy"][0].threshold
+    accuracy = thresholds["accuracy"][0].threshold
     assert accuracy.value_threshold.lower_bound.value == 0.9
     assert accuracy.change_threshold.absolute.value == -0.02
-    assert found["log_loss"][0].threshold.value_threshold.upper_bound.value == 0.5
+    assert thresholds["log_loss"][0].threshold.value_threshold.upper_bound.value == 0.5
 
 
 def test_without_thresholds_the_champion_is_still_compared_with():
-    ((per_slice,),) = thresholds(EvaluationConfig(thresholds={})).values()
+    ((per_slice,),) = read_thresholds(EvaluationConfig(thresholds={})).values()
     assert not per_slice.threshold.HasField("value_threshold")
     assert per_slice.threshold.HasField("change_threshold")
 
 
 def test_errors_are_upper_bounds_and_the_champions_margin_is_a_share_of_its_error():
     config = EvaluationConfig(thresholds={"mean_squared_error": 4, "r_squared": -1}, margin=0.1)
-    found = thresholds(config, "regression")
-    assert found["mean_squared_error"][0].threshold.value_threshold.upper_bound.value == 4
-    assert found["r_squared"][0].threshold.value_threshold.lower_bound.value == -1
-    change = found["mean_absolute_error"][0].threshold.change_threshold
+    thresholds = read_thresholds(config, "regression")
+    assert thresholds["mean_squared_error"][0].threshold.value_threshold.upper_bound.value == 4
+    assert thresholds["r_squared"][0].threshold.value_threshold.lower_bound.value == -1
+    change = thresholds["mean_absolute_error"][0].threshold.change_threshold
     assert change.direction == config_pb2.MetricDirection.LOWER_IS_BETTER
     assert change.relative.value == 0.1
     assert not change.HasField("absolute")
@@ -49,14 +49,14 @@ def test_errors_are_upper_bounds_and_the_champions_margin_is_a_share_of_its_erro
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_only_a_classification_is_sliced_by_label_and_has_a_confusion_matrix(task):
-    made = eval_config(task, EvaluationConfig(), Features())
-    assert [list(s.feature_keys) for s in made.slicing_specs] == [[], ["image_size"]]
-    assert "MultiClassConfusionMatrixAtThresholds" not in {m.class_name for m in made.metrics_specs[0].metrics}
+    eval_config = build_eval_config(task, EvaluationConfig(), Features())
+    assert [list(s.feature_keys) for s in eval_config.slicing_specs] == [[], ["image_size"]]
+    assert "MultiClassConfusionMatrixAtThresholds" not in {m.class_name for m in eval_config.metrics_specs[0].metrics}
 
 
-def test_a_model_with_several_labels_is_held_against_the_champion_by_macro_f1():
-    made = eval_config("multilabel", EvaluationConfig(margin=0.02), Features(label="tags"))
-    (metric,) = [m for m in made.metrics_specs[0].metrics if m.per_slice_thresholds]
+def test_a_model_with_several_labels_is_compared_with_the_champion_by_macro_f1():
+    eval_config = build_eval_config("multilabel", EvaluationConfig(margin=0.02), Features(label="tags"))
+    (metric,) = [m for m in eval_config.metrics_specs[0].metrics if m.per_slice_thresholds]
     assert json.loads(metric.config) == {"name": "macro_f1", "label_feature": "tags"}
     assert metric.per_slice_thresholds[0].threshold.change_threshold.absolute.value == -0.02
 
@@ -70,7 +70,7 @@ def test_a_confusion_matrix_is_drawn_with_unknown_labels_and_many_classes(tmp_pa
 def test_a_run_of_a_compiled_pipeline_changes_the_shorthand_and_no_rule():
     rules = [{"metric": "accuracy", "min": 0.3}, {"metric": "accuracy", "slice": {"label": "a"}, "min": 0.2}]
     config = EvaluationConfig.model_validate({"thresholds": {"accuracy": 0.9}, "rules": rules})
-    changed = with_thresholds(eval_config("classification", config, Features()), {"accuracy": 0.5})
+    changed = override_thresholds(build_eval_config("classification", config, Features()), {"accuracy": 0.5})
     (metric,) = [m for m in changed.metrics_specs[0].metrics if m.class_name == "SparseCategoricalAccuracy"]
     assert [p.threshold.value_threshold.lower_bound.value for p in metric.per_slice_thresholds] == [0.5, 0.3, 0.2]
 
@@ -82,12 +82,12 @@ def test_each_kind_of_slice_is_computed_once():
         {"metric": "accuracy", "slice": {"camera": "new"}, "min": 0},
     ]
     config = EvaluationConfig.model_validate({"slices": ["camera", "label"], "rules": rules})
-    made = eval_config("classification", config, Features())
-    assert [list(s.feature_keys) for s in made.slicing_specs] == [
+    eval_config = build_eval_config("classification", config, Features())
+    assert [list(s.feature_keys) for s in eval_config.slicing_specs] == [
         [],
         ["label"],
         ["image_size"],
         ["camera"],
         ["camera", "label"],
     ]
-    assert columns_of_slices(config, Features()) == [["camera"]]
+    assert list_slice_columns(config, Features()) == [["camera"]]

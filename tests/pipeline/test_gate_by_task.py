@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
-from components.evaluator.evaluation_reader import load
-from components.evaluator.evaluation import Evaluation, Outcome
+from components.evaluator.evaluation import Evaluation, RuleOutcome
+from components.evaluator.evaluation_reader import read_evaluation
 from imagepipe.base.names import TaskName
 from pipeline.config import EvaluationConfig
 from tests import evaluated
@@ -22,26 +22,26 @@ class Setting:
     def __init__(self, root: Path, task: TaskName):
         self.root, self.task = root, task
         if task == "multilabel":
-            train, self.data = map(evaluated.traits, evaluated.digits())
-            weights, bias = evaluated.trained_on_traits(train)
-            little = evaluated.trained_on_traits(train.some(slice(850)))
+            train, self.data = map(evaluated.label_traits, evaluated.split_digits())
+            weights, bias = evaluated.train_on_traits(train)
+            little = evaluated.train_on_traits(train.select(slice(850)))
             noise = np.random.default_rng(0).normal(0, 0.5, weights.shape).astype(np.float32)
         else:
-            train, self.data = evaluated.diabetes()
-            weights, bias = evaluated.regressed(train)
-            little = evaluated.regressed(train.some(slice(150)))
+            train, self.data = evaluated.split_diabetes()
+            weights, bias = evaluated.train_ridge(train)
+            little = evaluated.train_ridge(train.select(slice(150)))
             noise = np.random.default_rng(0).normal(0, 500, weights.shape).astype(np.float32)
         self.examples = evaluated.write_examples(root / "examples", self.data)
-        self.strong = evaluated.save(root / "strong", weights, bias, task)
-        self.noisy = evaluated.save(root / "noisy", *little, task)
-        self.worse = evaluated.save(root / "worse", weights + noise, bias, task)
+        self.strong = evaluated.save_model(root / "strong", weights, bias, task)
+        self.noisy = evaluated.save_model(root / "noisy", *little, task)
+        self.worse = evaluated.save_model(root / "worse", weights + noise, bias, task)
 
     def evaluate(self, name: str, model, rules: list[dict]) -> tuple[Evaluation, bool]:
         # The jackknife takes half a minute for several labels, and is there for numbers.
         intervals = "none" if self.task == "multilabel" else "jackknife"
         config = EvaluationConfig.model_validate({"margin": 1, "rules": rules, "intervals": intervals})
         folder, blessed = evaluated.evaluate(self.root / name, self.examples, model, self.strong, config, self.task)
-        return load(folder), blessed
+        return read_evaluation(folder), blessed
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def numbers(tmp_path_factory) -> Setting:
     return Setting(tmp_path_factory.mktemp("numbers"), "regression")
 
 
-def with_test(*metrics: str, margin: float) -> list[dict]:
+def make_rules(*metrics: str, margin: float) -> list[dict]:
     return [{"metric": name, "not_worse_than_champion": margin, "significance": 0.05} for name in metrics]
 
 
-def of_rules(evaluation: Evaluation) -> dict[str, Outcome]:
+def select_tested(evaluation: Evaluation) -> dict[str, RuleOutcome]:
     return {outcome.metric: outcome for outcome in evaluation.rules if outcome.significance is not None}
 
 
@@ -68,13 +68,13 @@ NUMBERS = ("mean_absolute_error", "mean_squared_error", "r_squared")
 
 def test_several_labels_that_are_worse_within_noise_are_not_refused_by_the_test_alone(several):
     untested = {"metric": "macro_f1", "not_worse_than_champion": 0}
-    evaluation, blessed = several.evaluate("noisy", several.noisy, [*with_test(*SEVERAL, margin=0), untested])
+    evaluation, blessed = several.evaluate("noisy", several.noisy, [*make_rules(*SEVERAL, margin=0), untested])
     scores = [
-        f1_score(several.data.labels, evaluated.predictions(model, several.data) > 0.5, average="macro")
+        f1_score(several.data.labels, evaluated.predict(model, several.data) > 0.5, average="macro")
         for model in (several.noisy, several.strong)
     ]
     assert 0 < scores[1] - scores[0] < 0.02
-    outcome = of_rules(evaluation)["macro_f1"]
+    outcome = select_tested(evaluation)["macro_f1"]
     assert (outcome.value, outcome.champion) == pytest.approx(tuple(scores))
     assert (outcome.verdict, outcome.p) == ("passed", evaluation.whole.p_values["macro_f1"])
     assert outcome.p > 0.05
@@ -82,18 +82,18 @@ def test_several_labels_that_are_worse_within_noise_are_not_refused_by_the_test_
         f"macro_f1 is {scores[0]:.4f}, more than 0 below the champion's {scores[1]:.4f}, which may be chance: p is "
         f"{outcome.p:.2g}, not below 0.05"
     )
-    assert {outcome.verdict for outcome in of_rules(evaluation).values()} == {"passed"}
+    assert {outcome.verdict for outcome in select_tested(evaluation).values()} == {"passed"}
     # Without the test it would have been.
     assert [o.metric for o in evaluation.rules if o.verdict == "refused"] == ["macro_f1"]
     assert not blessed
 
 
 def test_several_labels_that_are_clearly_worse_are_refused_by_the_test_alone(several):
-    evaluation, blessed = several.evaluate("worse", several.worse, with_test(*SEVERAL, margin=0.01))
+    evaluation, blessed = several.evaluate("worse", several.worse, make_rules(*SEVERAL, margin=0.01))
     assert not blessed
-    outcomes = of_rules(evaluation)
+    outcomes = select_tested(evaluation)
     assert outcomes["macro_f1"].difference < -0.08
-    scores = evaluated.predictions(several.worse, several.data)
+    scores = evaluated.predict(several.worse, several.data)
     assert evaluation.whole.metrics["auc"].value == pytest.approx(
         roc_auc_score(several.data.labels, scores, average="micro"), abs=1e-3
     )
@@ -102,16 +102,16 @@ def test_several_labels_that_are_clearly_worse_are_refused_by_the_test_alone(sev
         assert ", and not by chance: p is " in outcome.because
 
 
-def errors(setting: Setting, model) -> np.ndarray:
-    return np.abs(evaluated.predictions(model, setting.data)[:, 0].astype(float) - setting.data.labels)
+def compute_errors(setting: Setting, model) -> np.ndarray:
+    return np.abs(evaluated.predict(model, setting.data)[:, 0].astype(float) - setting.data.labels)
 
 
 def test_errors_that_are_larger_within_noise_are_not_refused_by_the_test_alone(numbers):
     untested = {"metric": "mean_absolute_error", "not_worse_than_champion": 0}
-    evaluation, blessed = numbers.evaluate("noisy", numbers.noisy, [*with_test(*NUMBERS, margin=0), untested])
-    candidate, champion = errors(numbers, numbers.noisy), errors(numbers, numbers.strong)
+    evaluation, blessed = numbers.evaluate("noisy", numbers.noisy, [*make_rules(*NUMBERS, margin=0), untested])
+    candidate, champion = compute_errors(numbers, numbers.noisy), compute_errors(numbers, numbers.strong)
     assert 1 < candidate.mean() / champion.mean() < 1.05
-    outcomes = of_rules(evaluation)
+    outcomes = select_tested(evaluation)
     for name, power in (("mean_absolute_error", 1), ("mean_squared_error", 2), ("r_squared", 2)):
         assert outcomes[name].p == pytest.approx(stats.ttest_rel(candidate**power, champion**power).pvalue, 1e-4)
         assert (outcomes[name].verdict, outcomes[name].p > 0.05) == ("passed", True)
@@ -127,21 +127,21 @@ def test_errors_that_are_larger_within_noise_are_not_refused_by_the_test_alone(n
 
 
 def test_errors_that_are_clearly_larger_are_refused_by_the_test_alone(numbers):
-    evaluation, blessed = numbers.evaluate("worse", numbers.worse, with_test(*NUMBERS, margin=0.01))
+    evaluation, blessed = numbers.evaluate("worse", numbers.worse, make_rules(*NUMBERS, margin=0.01))
     assert not blessed
-    candidate, champion = errors(numbers, numbers.worse), errors(numbers, numbers.strong)
+    candidate, champion = compute_errors(numbers, numbers.worse), compute_errors(numbers, numbers.strong)
     assert candidate.mean() > 1.15 * champion.mean()
-    for outcome in of_rules(evaluation).values():
+    for outcome in select_tested(evaluation).values():
         assert (outcome.verdict, outcome.p < 0.01) == ("refused", True)
         assert ", and not by chance: p is " in outcome.because
 
 
 def test_the_margin_of_an_error_is_a_share_of_the_champions(numbers):
-    candidate, champion = errors(numbers, numbers.worse), errors(numbers, numbers.strong)
+    candidate, champion = compute_errors(numbers, numbers.worse), compute_errors(numbers, numbers.strong)
     behind = candidate.mean() / champion.mean() - 1
-    rules = with_test("mean_absolute_error", margin=behind + 0.01)
+    rules = make_rules("mean_absolute_error", margin=behind + 0.01)
     evaluation, blessed = numbers.evaluate("wide", numbers.worse, rules)
     assert blessed
-    outcome = of_rules(evaluation)["mean_absolute_error"]
+    outcome = select_tested(evaluation)["mean_absolute_error"]
     assert outcome.p < 0.01
     assert "not more than" in outcome.because

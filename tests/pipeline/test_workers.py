@@ -19,11 +19,11 @@ WORKERS = BeamConfig(options={"direct_running_mode": "multi_processing", "direct
 def some(tmp_path_factory) -> tuple:
     """The folder, a small model, the images that it does not know, and those as Examples."""
     root = tmp_path_factory.mktemp("workers")
-    train, other = evaluated.digits()
-    few = other.some(slice(100))
+    train, other = evaluated.split_digits()
+    few = other.select(slice(100))
     return (
         root,
-        evaluated.save(root / "model", *evaluated.trained(train)),
+        evaluated.save_model(root / "model", *evaluated.train_logistic(train)),
         few,
         evaluated.write_examples(root / "examples", few),
     )
@@ -31,7 +31,7 @@ def some(tmp_path_factory) -> tuple:
 
 def test_statistics_are_computed(some):
     root, _, data, examples = some
-    statistics = evaluated.artifact(standard_artifacts.ExampleStatistics, root / "statistics")
+    statistics = evaluated.make_artifact(standard_artifacts.ExampleStatistics, root / "statistics")
     StatisticsExecutor(BaseBeamExecutor.Context(beam_pipeline_args=WORKERS.make_arguments(), unique_id="1")).Do(
         {"examples": [examples]}, {"statistics": [statistics]}, {"exclude_splits": "[]", "stats_options_json": None}
     )
@@ -45,6 +45,6 @@ def test_an_evaluation_is_that_of_one_process(some):
     root, model, data, examples = some
     config = EvaluationConfig(slices=[], thresholds={"accuracy": 0.5})
     folder, blessed = evaluated.evaluate(root / "evaluated", examples, model, None, config, beam=WORKERS)
-    accuracy = float((evaluated.predictions(model, data).argmax(axis=1) == data.labels).mean())
+    accuracy = float((evaluated.predict(model, data).argmax(axis=1) == data.labels).mean())
     assert blessed
     assert read_evaluation(folder).whole.metrics["accuracy"].value == pytest.approx(accuracy)

@@ -20,7 +20,7 @@ from tests.pipeline.kubeflow import containers
 pytestmark = pytest.mark.slow
 
 DISK = Path("/minio")
-REPORT = "components.model_report.component.Executor"
+REPORT = "components.model_report.executor.Executor"
 CONFIG = """\
 name: digits
 data: {path: dataset}
@@ -37,7 +37,7 @@ def project(tmp_path_factory) -> Path:
     """The digits, ingested; and the compiled pipeline."""
     root = tmp_path_factory.mktemp("kubeflow")
     demo.write_images(root)
-    demo.ingest(root)
+    demo.ingest_images(root)
     (root / "pipeline.yaml").write_text(CONFIG)
     (root / "compiled.yaml").write_text(compile_pipeline(read_config(root / "pipeline.yaml"), "kubeflow"))
     return root
@@ -103,7 +103,7 @@ def test_each_container_runs_the_command_of_the_compiled_file(project, first):
 def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, first):
     (version,) = list_version_folders(project / "serving")[:1]
     assert accuracy(project, version) > 0.9
-    assert outputs(first, "components.champion.component.Executor")["champion"]["metadata"]["version"] == ""
+    assert outputs(first, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == ""
     assert "Blessed" in Path(outputs(first, REPORT)["report"]["uri"]).read_text()
 
 
@@ -116,7 +116,7 @@ def test_examples_carry_the_fingerprint_of_what_was_read(first):
 def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, second):
     before, after = list_version_folders(project / "serving")
     assert accuracy(project, after) > 0.9
-    assert outputs(second, "components.champion.component.Executor")["champion"]["metadata"]["version"] == before.name
+    assert outputs(second, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == before.name
     assert "baseline_model_id" in outputs(second, "components.evaluator.executor.Executor")["blessing"]["metadata"]
 
 
@@ -147,7 +147,7 @@ def test_kubeflows_page_finds_the_report_as_a_file_the_figures_the_matrix_and_th
 
 
 def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
-    model = outputs(second, "components.trainer.component.TrainerExecutor")["model"]["uri"]
+    model = outputs(second, "components.trainer.executor.TrainerExecutor")["model"]["uri"]
     settings = json.loads((Path(model) / "training" / "config.json").read_text())["trainer"]
     assert (settings["batch_size"], settings["epochs"]) == (32, 4)
     (evaluator,) = [c for c in second.commands if "components.evaluator.executor.Executor" in c]

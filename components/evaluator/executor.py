@@ -1,0 +1,112 @@
+"""Executor of the Evaluator: TFX's, in bounded memory, for a champion that may not exist, with slices by image size."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.extractors import unbatch_extractor
+from tensorflow_model_analysis.proto import config_pb2
+from tfx.components.evaluator import executor
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import path_utils, proto_utils
+from tfx_bsl.coders import batch_util
+
+from components.evaluator.gate_rules import DEMANDED
+from imagepipe.base import filesystem
+from imagepipe.base.features import SIZE
+
+THRESHOLD_PREFIX = "threshold_"
+"""Prefix of the execution properties that override thresholds, before the metric's name."""
+
+_BASELINE = standard_component_specs.BASELINE_MODEL_KEY
+_EVAL_CONFIG = standard_component_specs.EVAL_CONFIG_KEY
+_EXTRACTORS = "custom_extractors"
+_BATCH_SIZE = 32  # larger ones make InceptionV3 no faster on a CPU
+_SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Executor(executor.Executor):
+    """Evaluates and validates the candidate, against the champion if there is one."""
+
+    def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
+        """Writes the evaluation and the blessing; see TFX's executor for the arguments."""
+        champion = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_BASELINE]))
+        if not filesystem.exists(champion):
+            input_dict = {key: value for key, value in input_dict.items() if key != _BASELINE}
+        thresholds = {
+            name.removeprefix(THRESHOLD_PREFIX): value
+            for name, value in exec_properties.items()
+            if name.startswith(THRESHOLD_PREFIX)
+        }
+        config = proto_utils.json_to_proto(exec_properties[_EVAL_CONFIG], config_pb2.EvalConfig())
+        demanded = proto_utils.proto_to_json(override_thresholds(config, thresholds))
+        folder = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
+        changed = {_EVAL_CONFIG: demanded, _EXTRACTORS: f"{__name__}.{build_extractors.__name__}"}
+        with _fix_batch_size(_BATCH_SIZE):
+            super().Do(input_dict, output_dict, exec_properties | changed)
+        filesystem.write_whole(f"{folder}/{DEMANDED}", demanded.encode())
+
+
+@contextlib.contextmanager
+def _fix_batch_size(size: int) -> Iterator[None]:
+    """Makes TFXIO read batches of ``size`` Examples.
+
+    By default Beam lets them grow to 1,000, as long as a batch takes no longer than a second: with photos of some
+    megabytes and much larger decoded tensors that is more than a worker's memory. TFX's Evaluator has no argument for
+    the size.
+    """
+    original = batch_util.GetBatchElementsKwargs
+    batch_util.GetBatchElementsKwargs = lambda _batch_size, *args: original(size, *args)
+    try:
+        yield
+    finally:
+        batch_util.GetBatchElementsKwargs = original
+
+
+def build_extractors(
+    eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any
+) -> list[Any]:
+    """Returns TFMA's steps from Examples to the input of metrics, with one that adds ``SIZE``; TFX calls it."""
+    steps = tfma.default_extractors(
+        eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config
+    )
+    names = [step.stage_name for step in steps]
+    after_unbatch = names.index(unbatch_extractor.UNBATCH_EXTRACTOR_STAGE_NAME) + 1
+    return [*steps[:after_unbatch], tfma.extractors.Extractor("AddSize", beam.Map(_add_size)), *steps[after_unbatch:]]
+
+
+def _add_size(extracts: dict[str, Any]) -> dict[str, Any]:
+    features = extracts[tfma.FEATURES_KEY]
+    sides = [np.ravel(features[name]) for name in ("width", "height") if features.get(name) is not None]
+    if len(sides) < 2 or not all(len(side) == 1 for side in sides) or SIZE in features:
+        return extracts
+    bucket = name_size_bucket(int(max(map(max, sides))))
+    return extracts | {tfma.FEATURES_KEY: features | {SIZE: np.array([bucket])}}
+
+
+def name_size_bucket(side: int) -> str:
+    """Returns the bucket of an image by its longer side in pixels, such as ``128-255 px``."""
+    for start, next_start in pairwise(_SIDES):
+        if side < next_start:
+            return f"{start}-{next_start - 1} px"
+    return f"{_SIDES[-1]} px and more"
+
+
+def override_thresholds(config: config_pb2.EvalConfig, thresholds: Mapping[str, float]) -> config_pb2.EvalConfig:
+    """Returns the configuration with other bounds, by metric, for the whole split; bounds of rules stay unchanged."""
+    changed = config_pb2.EvalConfig()
+    changed.CopyFrom(config)
+    for specs in changed.metrics_specs:
+        for metric in specs.metrics:
+            bound = thresholds.get(json.loads(metric.config or "{}").get("name"))
+            if bound is not None and metric.per_slice_thresholds:
+                # The bound for the whole split comes first, those of rules after it; see pipeline.eval_config.
+                value = metric.per_slice_thresholds[0].threshold.value_threshold
+                side = value.upper_bound if value.HasField("upper_bound") else value.lower_bound
+                side.value = bound
+    return changed

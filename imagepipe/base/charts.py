@@ -1,0 +1,238 @@
+"""Line charts as SVG text, for the run report and the dashboard.
+
+The charts have no colours of their own: the style sheet of the page gives them, for light and for dark mode. It needs
+the classes ``grid``, ``tick``, ``ideal``, ``line``, ``whisker`` and, per series, ``s0`` to ``s5`` (stroke) and ``f0``
+to ``f5`` (fill).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLORS = 6
+"""Number of colours in the style sheets; series beyond that repeat them."""
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 24  # margins
+_NAME_HEIGHT = 16  # of the name of the x axis, below its ticks
+_MAX_DOTS = 30  # on a line, unless they have tooltips: more would hide it
+_MAX_LARGE_DOTS = 60
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a series, in the units of the axes.
+
+    Attributes:
+        x: value on the x axis.
+        y: value on the y axis.
+        interval: ends of an interval around ``y``, drawn as a whisker; None to draw none.
+        title: tooltip.
+        css_class: class of its dot, instead of the colour of the series.
+    """
+
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    title: str = ""
+    css_class: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis.
+
+    Attributes:
+        name: printed beside it, if given.
+        ends: its two ends; by default round numbers around all values.
+        labels: values and texts that are printed instead of round numbers, without grid lines.
+    """
+
+    name: str = ""
+    ends: tuple[float, float] | None = None
+    labels: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point in pixels; ``whisker`` has the heights of the ends of its interval."""
+
+    x: float
+    y: float
+    whisker: tuple[float, float] | None
+    title: str
+    css_class: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series in pixels."""
+
+    name: str
+    dots: list[Dot]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of ``width`` by ``height`` pixels, in the coordinates of SVG.
+
+    Attributes:
+        title: what it shows.
+        lines: one per series.
+        x_ticks: (x, text).
+        y_ticks: (y, text).
+        summary: the same as text, for screen readers.
+        svg: the drawing, without title and legend.
+    """
+
+    title: str
+    width: int
+    height: int
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    summary: str
+    svg: str
+
+
+def draw_chart(
+    title: str,
+    series: Mapping[str, Sequence[Point]],
+    x: Axis,
+    y: Axis,
+    *,
+    size: tuple[int, int] = (360, 240),
+    diagonal: bool = False,
+    joined: bool = True,
+    summary: str = "",
+) -> Chart | None:
+    """Draws series of points; points that are not finite are left out.
+
+    Args:
+        title: what the chart shows.
+        series: points by name.
+        x: the axis to the right.
+        y: the axis upwards.
+        size: width and height, in pixels.
+        diagonal: whether to draw the line on which both axes have the same value.
+        joined: whether a line joins the points.
+        summary: text for screen readers; by default the axes, and the first and the last value of each series.
+
+    Returns:
+        The chart; None if there is nothing to draw.
+    """
+    finite = {name: [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)] for name, points in series.items()}
+    drawn = {name: points for name, points in finite.items() if points}
+    if not drawn:
+        return None
+    (width, height), bottom = size, _BOTTOM + (_NAME_HEIGHT if x.name else 0)
+    points = [point for of_series in drawn.values() for point in of_series]
+    x_low, x_high, x_step = _scale(x, [point.x for point in points])
+    y_low, y_high, y_step = _scale(y, [value for p in points for value in (p.y, *(p.interval or ()))])
+
+    def place_x(value: float) -> float:
+        return round(_LEFT + (width - _LEFT - _RIGHT) * (value - x_low) / (x_high - x_low), 1)
+
+    def place_y(value: float) -> float:
+        return round(height - bottom - (height - _TOP - bottom) * (value - y_low) / (y_high - y_low), 1)
+
+    def place(point: Point) -> Dot:
+        whisker = (place_y(point.interval[0]), place_y(point.interval[1])) if point.interval else None
+        return Dot(place_x(point.x), place_y(point.y), whisker, point.title, point.css_class)
+
+    lines = [Line(name, [place(point) for point in points]) for name, points in drawn.items()]
+    x_ticks = [(place_x(value), text) for value, text in x.labels or _ticks(x_low, x_high, x_step)]
+    y_ticks = [(place_y(value), text) for value, text in y.labels or _ticks(y_low, y_high, y_step)]
+    low, high = max(x_low, y_low), min(x_high, y_high)
+    has_diagonal = diagonal and low < high
+    drawing = [
+        *_draw_axes((width, height - bottom), x, y, x_ticks, y_ticks),
+        *([_draw_line("ideal", place_x(low), place_x(high), place_y(low), place_y(high))] if has_diagonal else []),
+        *(element for number, line in enumerate(lines) for element in _draw_series(line, number % COLORS, joined)),
+    ]
+    summary = summary or f"{title}. {y.name} by {x.name}. {_describe(drawn)}"
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
+    svg = "\n".join([opening, *drawing, "</svg>"])
+    return Chart(title, width, height, lines, x_ticks, y_ticks, summary, svg)
+
+
+def _describe(series: Mapping[str, Sequence[Point]]) -> str:
+    return "; ".join(
+        f"{name}: {len(points)} points, from {points[0].y:.4g} to {points[-1].y:.4g}" for name, points in series.items()
+    )
+
+
+def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the ends of an axis and the distance of its ticks.
+
+    The distance is one, two or five times a power of ten, so that there are three to eight ticks. Ends that are not
+    given are such round numbers too.
+    """
+    low, high = axis.ends or (min(values), max(values))
+    if low == high:
+        half = abs(high) / 10 or 1.0
+        low, high = low - half, high + half
+    spread = high - low
+    step = 10.0 ** math.floor(math.log10(spread / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if spread / (step * factor) <= 6)
+    if axis.ends:
+        return low, high, step
+    return math.floor(low / step) * step, math.ceil(high / step) * step, step
+
+
+def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
+    digits = max(0, -math.floor(math.log10(step)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [(number * step, f"{number * step:.{digits}f}") for number in range(first, last + 1)]
+
+
+def _draw_axes(
+    corner: tuple[int, int],
+    x: Axis,
+    y: Axis,
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[tuple[float, str]],
+) -> list[str]:
+    """Draws grid lines, ticks and names; ``corner`` is the lower right one: the width of the chart, and the x axis."""
+    width, axis = corner
+    right = width - _RIGHT
+    drawing = []
+    for height, text in y_ticks:
+        if not y.labels:
+            drawing.append(_draw_line("grid", _LEFT, right, height, height))
+        drawing.append(_draw_text(_LEFT - 6, height + 4, text, "end"))
+    for place, text in x_ticks:
+        anchor = "middle"
+        if x.labels:  # longer than numbers: those at the ends would not fit
+            anchor = "start" if place == _LEFT else "end" if place == right else "middle"
+        else:
+            drawing.append(_draw_line("grid", place, place, _TOP, axis))
+        drawing.append(_draw_text(place, axis + 16, text, anchor))
+    if x.name:
+        drawing.append(_draw_text((_LEFT + right) / 2, axis + 16 + _NAME_HEIGHT + 2, x.name, "middle"))
+    if y.name:
+        middle = (_TOP + axis) / 2
+        drawing.append(_draw_text(12, middle, y.name, "middle", f' transform="rotate(-90 12 {middle})"'))
+    return drawing
+
+
+def _draw_series(line: Line, color: int, joined: bool) -> list[str]:
+    drawing = [_draw_line("whisker", dot.x, dot.x, *dot.whisker) for dot in line.dots if dot.whisker]
+    if joined:
+        points = " ".join(f"{dot.x},{dot.y}" for dot in line.dots)
+        drawing.append(f'<polyline class="line s{color}" points="{points}"/>')
+    radius = 2.5 if not joined else 3.5 if len(line.dots) <= _MAX_LARGE_DOTS else 2
+    has_dots = not joined or len(line.dots) <= _MAX_DOTS or any(dot.title for dot in line.dots)
+    for dot in line.dots if has_dots else ():
+        css_class = dot.css_class or f"f{color}{'' if joined else ' faint'}"
+        title = f"<title>{escape(dot.title)}</title>" if dot.title else ""
+        drawing.append(f'<circle class="{escape(css_class)}" cx="{dot.x}" cy="{dot.y}" r="{radius}">{title}</circle>')
+    return drawing
+
+
+def _draw_line(css_class: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{css_class}" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>'
+
+
+def _draw_text(x: float, y: float, text: str, anchor: str, attributes: str = "") -> str:
+    return f'<text class="tick" x="{x}" y="{y}" text-anchor="{anchor}"{attributes}>{escape(text)}</text>'
