@@ -1,4 +1,4 @@
-"""The schema of a dataset or of a run: shown, and written to a file for a person to curate."""
+"""The schema of a dataset or of a run, for `imagepipe schema`: as a table, and as a file for a person to curate."""
 
 import json
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.data_check.component import statistics
 from components.data_check.config import ValidationConfig
-from components.schema_gen.component import completed
+from components.data_check.curated_schema import freeze_ranges
+from components.schema_gen.executor import complete_schema
 from components.tfdv import tfdv
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.features import Features
@@ -19,12 +19,12 @@ from imagepipe.ingest import dataset
 from pipeline.config import BeamConfig
 from pipeline.runs.summary import FILENAME
 
-_NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # what is different in each image
+_NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # different in every image
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a schema, in words."""
+    """A column of a schema, as text."""
 
     name: str
     type: str
@@ -33,13 +33,13 @@ class Column:
 
 
 def find_schema(path: Path) -> schema_pb2.Schema:
-    """The schema of a dataset, from statistics of all its splits, or the one that a run was held against.
+    """Returns the schema of a dataset, inferred from all its splits, or the one that a run's data was checked against.
 
     Args:
-        path: a folder that ``imagepipe ingest`` wrote, or that of a run.
+        path: a folder that ``imagepipe ingest`` wrote, or the folder of a run.
 
     Raises:
-        ConfigError: if it is neither, or a run that did not get as far.
+        ConfigError: if it is neither, or a run that did not get as far as DataCheck.
         IngestError: if the dataset is damaged.
     """
     if (path / FILENAME).is_file():
@@ -53,31 +53,31 @@ def find_schema(path: Path) -> schema_pb2.Schema:
 
 
 def _infer_schema(path: Path) -> schema_pb2.Schema:
-    made = dataset.load(str(path))
-    names, options = Features(), PipelineOptions(BeamConfig().make_arguments())
-    wanted = tfdv.StatsOptions(feature_allowlist=sorted(set(made.features) - _NO_STATISTICS))
-    # The training split first: the others add to what it says.
-    splits = sorted((n for n, split in made.splits.items() if split.records), key=lambda n: (n != "train", n))
+    description = dataset.load(str(path))
+    names, beam_options = Features(), PipelineOptions(BeamConfig().make_arguments())
+    options = tfdv.StatsOptions(feature_allowlist=sorted(set(description.features) - _NO_STATISTICS))
+    # The training split first: the others add to its schema.
+    splits = sorted((n for n, split in description.splits.items() if split.records), key=lambda n: (n != "train", n))
     if not splits:
         raise ConfigError(f"{path} has no images")
-    seen = [
+    statistics_by_split = [
         tfdv.generate_statistics_from_tfrecord(
-            str(path / name / "*.tfrecord*"), stats_options=wanted, pipeline_options=options
+            str(path / name / "*.tfrecord*"), stats_options=options, pipeline_options=beam_options
         )
         for name in splits
     ]
-    schema = tfdv.infer_schema(seen[0])
-    for each in seen[1:]:
-        schema = tfdv.update_schema(schema, each)
-    completed(schema, names.input, names.label if made.options.task == "multilabel" else "")
+    schema = tfdv.infer_schema(statistics_by_split[0])
+    for split_statistics in statistics_by_split[1:]:
+        schema = tfdv.update_schema(schema, split_statistics)
+    complete_schema(schema, names.input, names.label if description.options.task == "multilabel" else "")
     minima: dict[str, int] = {}
-    if made.options.task != "regression":
+    if description.options.task != "regression":
         minima |= dict(ValidationConfig().min_images.items())
-    return statistics.frozen(schema, seen, names.label, minima)
+    return freeze_ranges(schema, statistics_by_split, names.label, minima)
 
 
 def list_columns(schema: schema_pb2.Schema) -> list[Column]:
-    """What a schema says of each column."""
+    """Returns what a schema demands of each column, as text."""
     domains = {domain.name: list(domain.value) for domain in schema.string_domain}
     return [
         Column(

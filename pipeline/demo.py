@@ -1,5 +1,6 @@
-"""The demo: scikit-learn's handwritten digits, from images to predictions of the pushed model."""
+"""The steps of `imagepipe demo`: scikit-learn's handwritten digits, from images to predictions of the pushed model."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,19 +8,17 @@ import numpy as np
 from PIL import Image
 
 from imagepipe.base.errors import ModelError
-from imagepipe.ingest import command as ingest_pipeline
+from imagepipe.ingest.command import IngestResult, ingest
 from imagepipe.serving.request_files import read_requests
 from imagepipe.serving.types import Failure
-from pipeline.runs.summary import Summary
-from pipeline.runs.summary import write_summary as write_summary
+from pipeline.runs.summary import Summary, write_summary
 
-# Digits are 8 by 8 pixels of 17 grays.
-_WHITE = 16
+_WHITE = 16  # digits are 8 by 8 pixels of 17 grays
 _SIDE = 80
-_SHOWN = 40
+_COLUMNS, _ROWS = 10, 4  # of the picture
 
 _CONFIG = """\
-# The demo's configuration: 1,797 handwritten digits, from scratch, as small as InceptionV3 goes.
+# The demo's configuration: 1,797 handwritten digits, trained from scratch, as small as InceptionV3 goes.
 name: digits
 data:
   path: dataset
@@ -38,8 +37,8 @@ evaluation:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A held-out image: its id, its label, the predicted one and that one's probability."""
+class TestedImage:
+    """An image of the test split: its id, its actual label, the predicted one, and the probability of that."""
 
     id: str
     actual: str
@@ -49,7 +48,7 @@ class Example:
 
 
 def write_images(root: Path) -> Path:
-    """Writes the digits as PNG files into ``images/<digit>/``, enlarged so that a person can look at them."""
+    """Writes the digits as PNG files into ``images/<digit>/``, enlarged so that people can look at them."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -62,64 +61,60 @@ def write_images(root: Path) -> Path:
     return folder
 
 
-def ingest(root: Path) -> ingest_pipeline.IngestResult:
+def ingest_images(root: Path) -> IngestResult:
     """Ingests the images into ``dataset/``."""
-    return ingest_pipeline.ingest(str(root / "images"), str(root / "dataset"))
+    return ingest(str(root / "images"), str(root / "dataset"))
 
 
 def write_config(root: Path) -> Path:
-    """Writes ``pipeline.yaml``, unless it is there: it may have been edited."""
+    """Writes ``pipeline.yaml`` unless it exists: it may have been edited."""
     path = root / "pipeline.yaml"
     if not path.exists():
         path.write_text(_CONFIG)
     return path
 
 
-def predict_test_split(root: Path, summary: Summary) -> tuple[Path, float, list[Example]]:
-    """Asks the pushed model about the test split, from its raw image bytes.
+def predict_test_split(root: Path, summary: Summary) -> tuple[Path, float, list[TestedImage]]:
+    """Asks the pushed model about the raw images of the test split, and adds the accuracy to the run's summary.
 
     Returns:
-        A picture of some predictions, the accuracy on the whole split (which the run's summary now has too), and the
-        predictions in the picture.
+        A picture of some predictions, the accuracy on the whole split, and the images in the picture.
     """
     from imagepipe.serving.predictor import load
 
     predictor = load(Path(summary.serving_dir) / str(summary.pushed_version))
     files = sorted((root / "dataset" / "test").glob("*.tfrecord"))
-    asked = [request for file in files for request in read_requests(file)]
-    examples: list[Example] = []
-    for request, answer in zip(asked, predictor.predict_requests(asked), strict=True):
+    requests = [request for file in files for request in read_requests(file)]
+    tested: list[TestedImage] = []
+    for request, answer in zip(requests, predictor.predict_requests(requests), strict=True):
         if isinstance(request, Failure) or isinstance(answer, Failure):
             raise ModelError(f"{root / 'dataset'} is damaged: {answer}")
         actual = answer.id.partition("/")[0]  # the id is the file's path, and its first folder the label
-        examples.append(Example(answer.id, actual, answer.label, answer.score, request.image))
-    accuracy = sum(e.label == e.actual for e in examples) / len(examples)
+        tested.append(TestedImage(answer.id, actual, answer.label, answer.score, request.image))
+    accuracy = sum(image.label == image.actual for image in tested) / len(tested)
     summary.test_accuracy = accuracy
     write_summary(summary, root / "runs" / summary.run_id)
     picture = root / "predictions.png"
-    shown = examples[:_SHOWN]
-    _draw(shown, accuracy, len(examples), picture)
-    return picture, accuracy, shown
+    drawn = tested[: _COLUMNS * _ROWS]
+    _draw(drawn, f"{accuracy:.1%} of {len(tested)}", picture)
+    return picture, accuracy, drawn
 
 
-def _draw(shown: list[Example], accuracy: float, count: int, path: Path) -> None:
-    import io
-
+def _draw(images: list[TestedImage], result: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    columns = 10
-    rows = -(-len(shown) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * 1.1, rows * 1.45), layout="constrained")
-    for axis, example in zip(axes.flat, shown, strict=False):
-        axis.imshow(Image.open(io.BytesIO(example.image)), cmap="gray")
-        right = example.label == example.actual
-        title = f"{example.label}  {example.score:.2f}" + ("" if right else f"\nis {example.actual}")
-        axis.set_title(title, fontsize=9, color="black" if right else "red")
+    rows = -(-len(images) // _COLUMNS)
+    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(_COLUMNS * 1.1, rows * 1.45), layout="constrained")
+    for axis, image in zip(axes.flat, images, strict=False):
+        axis.imshow(Image.open(io.BytesIO(image.image)), cmap="gray")
+        is_right = image.label == image.actual
+        title = f"{image.label}  {image.score:.2f}" + ("" if is_right else f"\nis {image.actual}")
+        axis.set_title(title, fontsize=9, color="black" if is_right else "red")
     for axis in axes.flat:
         axis.axis("off")
-    figure.suptitle(f"Test images, what the pushed model says, and its score ({accuracy:.1%} of {count} are right)")
+    figure.suptitle(f"Test images with the pushed model's prediction and its probability ({result} are right)")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -170,5 +170,5 @@ def _build_details(task: TaskName, features: Features) -> list[config_pb2.Metric
     return []
 
 
-def _build_custom_metric(metric: type[tfma.metrics.Metric], **options: Any) -> config_pb2.MetricConfig:
+def _build_custom_metric(metric: type[tfma.metrics.Metric], /, **options: Any) -> config_pb2.MetricConfig:
     return config_pb2.MetricConfig(class_name=metric.__name__, module=metric.__module__, config=json.dumps(options))

@@ -2,104 +2,108 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from imagepipe.deploy.config import GoogleConfig, Quantity
+from imagepipe.deploy.config import GoogleConfig, Quantity, Section
 
 _ENVIRONMENT = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class GPUConfig(Section):
+    """GPUs of the Trainer and of the Tuner."""
+
+    type: str = Field(
+        "nvidia.com/gpu",
+        description="On Kubernetes the resource's name; on Vertex AI the accelerator's, such as NVIDIA_TESLA_T4.",
+    )
+    count: Annotated[int, Field(ge=1)] = Field(1, description="Number of GPUs.")
 
 
-class GPUConfig(_Section):
-    """GPUs of the Trainer (and of the Tuner): on Kubernetes a resource, on Vertex AI the accelerator's name."""
+class ResourcesConfig(Section):
+    """The resources of a component in Kubernetes's units, as request and limit."""
 
-    type: str = "nvidia.com/gpu"
-    count: Annotated[int, Field(ge=1)] = 1
-
-
-class ResourcesConfig(_Section):
-    """What a component may use, in Kubernetes's units; it gets that much."""
-
-    cpu: Quantity = "2"
-    memory: Quantity = "8Gi"
+    cpu: Quantity = Field("2", description="CPUs, such as 4 or 500m.")
+    memory: Quantity = Field("8Gi", description="Memory, such as 16Gi.")
 
 
-class TolerationConfig(_Section):
-    """A taint of nodes that the components bear, as Kubernetes describes it."""
+class TolerationConfig(Section):
+    """A taint of nodes that the components tolerate, as Kubernetes describes it."""
 
-    key: Name | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
-    seconds: int | None = None
+    key: Name | None = Field(None, description="The taint's key; by default any.")
+    operator: Literal["Equal", "Exists"] = Field(
+        "Equal", description="Whether the taint's value must be equal to value, or the key only has to exist."
+    )
+    value: str | None = Field(None, description="The taint's value, with operator: Equal.")
+    effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = Field(
+        None, description="The taint's effect; by default any."
+    )
+    seconds: int | None = Field(
+        None, description="With effect: NoExecute, seconds that a component stays on the node; by default for good."
+    )
 
 
-class VolumeConfig(_Section):
-    """A PersistentVolumeClaim, and where the components find it."""
+class VolumeConfig(Section):
+    """A PersistentVolumeClaim that is mounted in the components."""
 
-    claim: Name
-    path: Annotated[str, Field(pattern=r"^/.+")]
+    claim: Name = Field(description="Name of the claim.")
+    path: Annotated[str, Field(pattern=r"^/.+")] = Field(description="Absolute path at which it is mounted.")
 
 
-class SecretConfig(_Section):
+class SecretConfig(Section):
     """Keys of a Kubernetes Secret as environment variables of the components."""
 
-    name: Name
-    env: dict[Annotated[str, Field(pattern=_ENVIRONMENT)], Name] = Field(description="by variable, the Secret's key")
+    name: Name = Field(description="Name of the Secret.")
+    env: dict[Annotated[str, Field(pattern=_ENVIRONMENT)], Name] = Field(
+        description="Key of the Secret by name of the environment variable."
+    )
 
 
 class VertexPipelinesConfig(GoogleConfig):
-    """Where Vertex AI Pipelines runs it."""
+    """Where Vertex AI Pipelines runs the pipeline."""
 
-    service_account: str | None = Field(None, description="as which components run; by default Compute Engine's")
+    service_account: str | None = Field(
+        None, description="Service account that the components run as; by default Compute Engine's."
+    )
 
 
-class KubeflowConfig(_Section):
-    """The ``kubeflow`` section.
+class KubeflowConfig(Section):
+    """Where and how the pipeline runs on Kubeflow Pipelines or Vertex AI Pipelines."""
 
-    Attributes:
-        image: the components' container image, see kubeflow/Dockerfile.
-        pipeline_root: where artifacts go; by default what the Kubeflow installation says (its own MinIO). On Vertex AI
-            a ``gs://`` folder, and needed.
-        description: of the pipeline, for people.
-        labels: of runs on Vertex AI, and of pods on Kubernetes.
-        cache: whether what has not changed is taken from earlier runs.
-        gpu: of the Trainer and the Tuner; None for none.
-        resources: by component (``Trainer``, ``Evaluator``, …), or ``default``.
-        node_selector: labels that a node must have to run a component.
-        tolerations: taints that components bear.
-        volumes: that components have.
-        secrets: that components have as environment.
-        host: address of the Kubeflow Pipelines API; by default from inside the cluster.
-        namespace: the user's, where Kubeflow has several users.
-        experiment: runs are listed under it.
-        vertex: where Vertex AI runs it.
-    """
-
-    image: str | None = None
-    pipeline_root: str | None = None
-    description: str = ""
-    labels: dict[Name, str] = {}
-    cache: bool = True
-    gpu: GPUConfig | None = None
-    resources: dict[Name, ResourcesConfig] = {}
-    node_selector: dict[Name, str] = {}
-    tolerations: tuple[TolerationConfig, ...] = ()
-    volumes: tuple[VolumeConfig, ...] = ()
-    secrets: tuple[SecretConfig, ...] = ()
-    host: str | None = None
-    namespace: str | None = None
-    experiment: str = "Default"
-    vertex: VertexPipelinesConfig | None = None
+    image: str | None = Field(
+        None, description="Container image of the components (kubeflow/Dockerfile); needed to compile."
+    )
+    pipeline_root: str | None = Field(
+        None,
+        description="Folder of the artifacts; by default the one that the Kubeflow installation sets (its own MinIO). "
+        "On Vertex AI a gs:// folder, which has to be given.",
+    )
+    description: str = Field("", description="Description of the pipeline, for people.")
+    labels: dict[Name, str] = Field({}, description="Labels of the runs on Vertex AI and of the pods on Kubernetes.")
+    cache: bool = Field(True, description="Whether unchanged results are taken from earlier runs.")
+    gpu: GPUConfig | None = Field(None, description="GPUs of the Trainer and of the Tuner; by default none.")
+    resources: dict[Name, ResourcesConfig] = Field(
+        {}, description="Resources by component (Trainer, Evaluator, …), or default for all others."
+    )
+    node_selector: dict[Name, str] = Field({}, description="Labels that a node must have to run a component.")
+    tolerations: tuple[TolerationConfig, ...] = Field((), description="Taints of nodes that the components tolerate.")
+    volumes: tuple[VolumeConfig, ...] = Field((), description="Volumes that are mounted in the components.")
+    secrets: tuple[SecretConfig, ...] = Field(
+        (), description="Secrets that the components have as environment variables."
+    )
+    host: str | None = Field(
+        None, description="Address of the Kubeflow Pipelines API; by default the one inside the cluster."
+    )
+    namespace: str | None = Field(None, description="The user's namespace, if Kubeflow has several users.")
+    experiment: str = Field("Default", description="Experiment that the runs are listed under.")
+    vertex: VertexPipelinesConfig | None = Field(
+        None, description="Project and region of Vertex AI, for --target vertex."
+    )
 
     @field_validator("host")
     @classmethod
-    def _address(cls, host: str | None) -> str | None:
+    def _check_address(cls, host: str | None) -> str | None:
         if host and not host.startswith(("https://", "http://")):
             raise ValueError(f"{host} is no address such as https://kubeflow.example/pipeline")
         return host and host.rstrip("/")

@@ -1,6 +1,6 @@
-"""Runs a pipeline on this machine, a node at a time, on TFX's portable launcher.
+"""Runs a pipeline on this machine, one node at a time, on TFX's portable launcher.
 
-TFX's LocalDagRunner does the same, but says nothing a person would read, and buries it in thousands of lines of logs.
+TFX's LocalDagRunner does the same, but reports nothing to its caller and buries it in thousands of lines of logs.
 """
 
 import time
@@ -19,15 +19,17 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 from imagepipe.base.process import release_memory
 
+_OUTPUT_EVENTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
+
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What became of a node.
+    """The result of a node.
 
     Attributes:
         id: the node's name in the DAG.
-        seconds: how long it took.
-        cached: whether its outputs are those of an earlier run.
+        seconds: its duration.
+        cached: whether its outputs were taken from an earlier run.
         outputs: its artifacts, by output key.
     """
 
@@ -38,21 +40,23 @@ class NodeResult:
 
 
 class NodeError(RuntimeError):
-    """A node failed; the nodes before it are kept, and the next run goes on from there."""
+    """A node failed. Results of the nodes before it are kept, and the next run continues from there."""
 
     def __init__(self, node: str, cause: BaseException):
         super().__init__(f"{node} failed: {cause}")
         self.node = node
 
 
-def run(pipeline: Pipeline, run_id: str, started: Callable[[str], None], done: Callable[[NodeResult], None]) -> None:
+def run_nodes(
+    pipeline: Pipeline, run_id: str, on_start: Callable[[str], None], on_end: Callable[[NodeResult], None]
+) -> None:
     """Runs all nodes of a pipeline in order.
 
     Args:
         pipeline: the pipeline.
         run_id: name of the run in ML Metadata.
-        started: called with a node's name before it runs.
-        done: called with its result after.
+        on_start: called with a node's name when it starts.
+        on_end: called with its result when it has ended.
 
     Raises:
         NodeError: if a node fails; no node after it is run.
@@ -63,7 +67,7 @@ def run(pipeline: Pipeline, run_id: str, started: Callable[[str], None], done: C
     connection = pipeline.metadata_connection_config
     for node in (node.pipeline_node for node in ir.nodes):
         node_id = node.node_info.id
-        started(node_id)
+        on_start(node_id)
         start = time.monotonic()
         try:
             info = launcher.Launcher(
@@ -77,14 +81,14 @@ def run(pipeline: Pipeline, run_id: str, started: Callable[[str], None], done: C
         except Exception as error:
             logging.exception("%s failed", node_id)
             raise NodeError(node_id, error) from error
-        cached, outputs = _published(connection, info.execution_id)
-        done(NodeResult(node_id, time.monotonic() - start, cached, outputs))
+        cached, outputs = _read_outputs(connection, info.execution_id)
+        on_end(NodeResult(node_id, time.monotonic() - start, cached, outputs))
         if not cached:
             release_memory()
 
 
-def _published(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:
-    """Whether an execution was taken from the cache, and its output artifacts as ML Metadata has them."""
+def _read_outputs(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:
+    """Returns whether an execution was taken from the cache, and its output artifacts from ML Metadata."""
     with metadata.Metadata(connection) as handle:
         store = handle.store
         (execution,) = store.get_executions_by_id([execution_id])
@@ -98,6 +102,3 @@ def _published(connection: Any, execution_id: int) -> tuple[bool, dict[str, list
         artifact.set_mlmd_artifact(raw)
         outputs.setdefault(event.path.steps[0].key, []).append(artifact)
     return execution.last_known_state == metadata_store_pb2.Execution.CACHED, outputs
-
-
-_OUTPUT_EVENTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}

@@ -1,4 +1,4 @@
-"""Keeps what TensorFlow, Beam and TFX print away from what a person reads."""
+"""Keeps the output of TensorFlow, Beam and TFX apart from what is written for the user."""
 
 import logging
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TextIO
 
 MARK = "---- imagepipe node "
-"""How the line before a node's part of a log starts; its name follows."""
+"""Start of the line that precedes a node's part of a log; the node's name follows."""
 
 
 @contextmanager
 def redirect_output(log: Path) -> Iterator[TextIO]:
-    """Sends all that this process prints to a file, C++ code included: that prints past Python's streams.
+    """Redirects everything that this process prints to a file; also C++ code, which bypasses Python's streams.
 
     Yields:
-        A stream to what was standard error, for what a person should read.
+        A stream to the former standard error, for messages to the user.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -36,42 +36,45 @@ def redirect_output(log: Path) -> Iterator[TextIO]:
 
 
 def mark_node(node: str) -> None:
-    """Writes into the log, where output is redirected to one, that a node begins; the dashboard looks for it."""
+    """Writes to standard error, and so to a run's log, that a node starts; the dashboard looks for this line."""
     os.write(2, f"{MARK}{node}\n".encode())
 
 
 @contextmanager
 def show_training(line: Callable[[str], None], moment: Callable[[str], None]) -> Iterator[None]:
-    """Shows how training goes, and writes it to standard error, which is the log's.
+    """Shows the progress of training, and logs it to standard error.
 
     Args:
-        line: shows what a person should find again later, such as an epoch's results.
-        moment: shows how far it is, until the next time it is called.
+        line: shows a message that stays, such as an epoch's results.
+        moment: shows a message that stays until the next call, such as the number of the step.
     """
 
-    class Shown(logging.Handler):
+    class TerminalHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             show = moment if record.name == "trainer.progress" else line
             show(record.getMessage())
 
-    shown = Shown()
-    logged = logging.StreamHandler()
-    logged.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    log_handler = logging.StreamHandler()
+    log_handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    handlers = (TerminalHandler(), log_handler)
     trainer = logging.getLogger("trainer")
     level = trainer.level
     trainer.setLevel(logging.INFO)
-    for handler in (shown, logged):
+    for handler in handlers:
         trainer.addHandler(handler)
     try:
         yield
     finally:
         trainer.setLevel(level)
-        for handler in (shown, logged):
+        for handler in handlers:
             trainer.removeHandler(handler)
 
 
 @contextmanager
 def hide_output() -> Iterator[None]:
-    """Drops what is printed, around the import of TensorFlow and its likes. Exceptions are raised as ever."""
+    """Discards everything that is printed, as TensorFlow and its like print when they are imported.
+
+    Exceptions are raised as usual.
+    """
     with redirect_output(Path(os.devnull)):
         yield

@@ -1,19 +1,21 @@
 """The Examples that a run reads: a dataset that ``imagepipe ingest`` made, or TFRecords made elsewhere."""
 
+import gzip
 import hashlib
+import itertools
 import json
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import tensorflow as tf
-from google.protobuf.message import DecodeError
-
+from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ConfigError, IngestError
 from imagepipe.base.features import SIZE
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import dataset
 from pipeline.config import Config
 from pipeline.runs import provenance
-from trainer import tasks
+from trainer.config import list_thresholds
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
@@ -27,7 +29,7 @@ class Source:
 
     Attributes:
         base: the folder that the patterns are relative to.
-        patterns: by split, those of its files; empty if there is one set of records that is yet to be split.
+        patterns: the pattern of each split's files; empty if there is one set of records that is yet to be split.
         all: the pattern of that one set.
     """
 
@@ -41,115 +43,121 @@ def find_examples(config: Config) -> Source:
 
     Raises:
         ConfigError: if there are none, or they lack what the configuration names.
+        OSError: if they can't be read.
     """
     path = config.data.path.rstrip("/")
-    source = _ingested(path, config) if tf.io.gfile.exists(f"{path}/{dataset.DESCRIPTION}") else _made_elsewhere(path)
+    is_dataset = filesystem.exists(f"{path}/{dataset.DESCRIPTION}")
+    source = _find_dataset(path, config) if is_dataset else _find_records(path)
     _check_features(source, config)
     return source
 
 
-def _ingested(path: str, config: Config) -> Source:
+def _find_dataset(path: str, config: Config) -> Source:
     try:
-        made = dataset.load(path)
+        description = dataset.load(path)
     except IngestError as error:
         raise ConfigError(f"data.path: {error}") from error
-    if made.options.task != config.task:
-        raise ConfigError(f"task: {config.task}, but {path} was ingested for {made.options.task}")
-    for split in ("train", "eval"):
-        if split not in made.splits or not made.splits[split].records:
+    if description.options.task != config.task:
+        raise ConfigError(f"task: {config.task}, but {path} was ingested for {description.options.task}")
+    splits = [name for name in SPLITS if name in description.splits and description.splits[name].records]
+    for name in ("train", "eval"):
+        if name not in splits:
             raise ConfigError(
-                f"data.path: {path} has no image in its {split} split; ingest more images, or with other --splits"
+                f"data.path: {path} has no image in its {name} split; ingest more images, or with other --splits"
             )
-    names = list(made.splits["train"].labels)
-    if config.task == "classification" and len(names) < 2:
+    labels = list(description.splits["train"].labels)
+    if config.task == "classification" and len(labels) < 2:
         raise ConfigError(
-            f"data.path: {path} has only one class to train on ({', '.join(names)}); a classifier needs two"
+            f"data.path: {path} has only one class to train on ({', '.join(labels)}); a classifier needs two"
         )
     try:
-        tasks.thresholds(names, config.trainer.label_thresholds)
+        list_thresholds(labels, config.trainer.label_thresholds)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Source(
-        path, {split: f"{split}/*.tfrecord*" for split in SPLITS if split in made.splits and made.splits[split].records}
-    )
+    return Source(path, {name: f"{name}/*.tfrecord*" for name in splits})
 
 
-def _made_elsewhere(path: str) -> Source:
+def _find_records(path: str) -> Source:
     if any(character in path for character in _GLOB_CHARACTERS):
         base, _, pattern = path.rpartition("/")
         source = Source(base, {}, pattern)
-    elif tf.io.gfile.isdir(path):
-        found = {split: f"{split}/*" for split in SPLITS if tf.io.gfile.glob(f"{path}/{split}/*")}
-        source = Source(path, found if {"train", "eval"} <= set(found) else {}, "*")
+    elif filesystem.is_folder(path):
+        patterns = {name: f"{name}/*" for name in SPLITS if filesystem.glob(f"{path}/{name}/*")}
+        source = Source(path, patterns if {"train", "eval"} <= set(patterns) else {}, "*")
     else:
         base, _, name = path.rpartition("/")
         source = Source(base, {}, name)
-    if not _files(source):
+    if not _list_first_files(source):
         raise ConfigError(f"data.path: no file matches {path}. 'imagepipe ingest FOLDER --out {path}' makes a dataset.")
     return source
 
 
-def _files(source: Source) -> list[str]:
-    return _matches(source, next(iter(source.patterns.values()), source.all))
+def _list_first_files(source: Source) -> list[str]:
+    return _list_files(source, next(iter(source.patterns.values()), source.all))
 
 
-def _matches(source: Source, pattern: str) -> list[str]:
-    return sorted(file for file in tf.io.gfile.glob(f"{source.base}/{pattern}") if not tf.io.gfile.isdir(file))
+def _list_files(source: Source, pattern: str) -> list[str]:
+    return [path for path in filesystem.glob(f"{source.base}/{pattern}") if not filesystem.is_folder(path)]
 
 
-def compute_fingerprint(path: str, source: Source) -> provenance.Data:
-    """What the Examples at ``path`` are known by, ``source`` being what was found there."""
-    if made := provenance.ingested(path):
-        return made
+def compute_fingerprint(path: str, source: Source) -> provenance.DatasetOrigin:
+    """Returns where the Examples of ``source``, found at ``path``, come from, with a fingerprint that tells changes."""
+    if origin := provenance.fingerprint_dataset(path):
+        return origin
     digest = hashlib.sha256()
     for name, pattern in (source.patterns or {"": source.all}).items():
-        for file in _matches(source, pattern):
-            stat = tf.io.gfile.stat(file)
-            line = [name, file.removeprefix(source.base), stat.length, stat.mtime_nsec]
+        for file in _list_files(source, pattern):
+            line = [name, file.removeprefix(source.base), filesystem.size(file), filesystem.modified(file)]
             digest.update(json.dumps(line).encode() + b"\n")
-    return provenance.Data(path=path, fingerprint=digest.hexdigest(), of="files")
+    return provenance.DatasetOrigin(path=path, fingerprint=digest.hexdigest(), of="files")
 
 
-def label_types(task: TaskName) -> list[str]:
-    """The types that a label may have in an Example: of ``bytes``, ``int64`` and ``float``."""
+def list_label_types(task: TaskName) -> list[str]:
+    """Returns the types that a label may have in an Example, of ``bytes``, ``int64`` and ``float``."""
     return sorted(_FLOATS | _INTEGERS if task == "regression" else _BYTES | _INTEGERS)
 
 
 def _check_features(source: Source, config: Config) -> None:
     """Compares the first records with the names that the configuration gives."""
-    file = _files(source)[0]
-    compression = "GZIP" if file.endswith(".gz") else ""
-    kinds: dict[str, str] = {}
-    values: dict[str, int] = {}
+    file = _list_first_files(source)[0]
+    types: dict[str, str] = {}
+    counts: dict[str, int] = {}
     try:
-        for record in tf.data.TFRecordDataset(file, compression_type=compression).take(_RECORDS_CHECKED):
-            feature = tf.train.Example.FromString(record.numpy()).features.feature
-            for name in feature:
-                if kind := feature[name].WhichOneof("kind"):
-                    kinds[name] = kind.removesuffix("_list")
-                    values[name] = max(values.get(name, 0), len(getattr(feature[name], kind).value))
-    except (tf.errors.OpError, DecodeError) as error:
+        for record in itertools.islice(_read_records(file), _RECORDS_CHECKED):
+            for name, (kind, count) in tfrecord.describe_example(record).items():
+                types[name] = kind
+                counts[name] = max(counts.get(name, 0), count)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
 
     features = config.data.features
-    wanted = [("data.features.input", features.input, _BYTES)]
-    wanted += [("data.features.label", features.label, set(label_types(config.task)))]
-    wanted += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
-    wanted += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
-    wanted += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]
+    demands = [("data.features.input", features.input, _BYTES)]
+    demands += [("data.features.label", features.label, set(list_label_types(config.task)))]
+    demands += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
+    demands += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    demands += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]
     for number, rule in enumerate(config.evaluation.rules):
         columns = sorted(rule.slice.keys() - {SIZE})
-        wanted += [(f"evaluation.rules.{number}.slice", name, _BYTES | _INTEGERS) for name in columns]
-    for key, name, allowed in wanted:
-        if kinds.get(name) not in allowed:
-            found = ", ".join(f"{n} ({kind})" for n, kind in sorted(kinds.items()))
-            needed = f" (task: {config.task})" if key == "data.features.label" else ""
+        demands += [(f"evaluation.rules.{number}.slice", name, _BYTES | _INTEGERS) for name in columns]
+    for key, name, allowed in demands:
+        if types.get(name) not in allowed:
+            present = ", ".join(f"{n} ({kind})" for n, kind in sorted(types.items()))
+            task = f" (task: {config.task})" if key == "data.features.label" else ""
             raise ConfigError(
                 f"{key}: no record at the start of {file} has a feature '{name}' of type "
-                f"{' or '.join(sorted(allowed))}{needed}; there are {found or 'no features at all'}"
+                f"{' or '.join(sorted(allowed))}{task}; there are {present or 'no features at all'}"
             )
-    if config.task != "multilabel" and values[features.label] > 1:
+    if config.task != "multilabel" and counts[features.label] > 1:
         raise ConfigError(
-            f"task: {config.task}, but in {file} an image has {values[features.label]} values of '{features.label}'. "
+            f"task: {config.task}, but in {file} an image has {counts[features.label]} values of '{features.label}'. "
             "Images with several labels are for task: multilabel."
         )
+
+
+def _read_records(path: str) -> Iterator[bytes]:
+    with filesystem.open_read(path) as file:
+        if path.endswith(".gz"):
+            with gzip.open(file) as unpacked:
+                yield from tfrecord.read_records(unpacked)
+        else:
+            yield from tfrecord.read_records(file)

@@ -1,4 +1,4 @@
-"""Where a pipeline keeps what it makes."""
+"""The layout of the folder in which a pipeline keeps its results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workdir:
-    """A folder with the artifacts, metadata, live versions and runs of one pipeline.
+    """The folder with the artifacts, metadata, model versions and runs of one pipeline.
 
     Attributes:
         root: the folder, absolute.
@@ -26,9 +26,9 @@ class Workdir:
 
     @property
     def runs(self) -> Path:
-        """A folder a run: ``summary.json``, ``log.txt``, pictures."""
+        """One folder per run: ``summary.json``, ``log.txt``, pictures."""
         return self.root / "runs"
 
     def serving(self, name: str) -> Path:
-        """The version folders of the pipeline ``name``, unless the configuration puts them elsewhere."""
+        """Returns the folder of the version folders of the pipeline ``name``, unless ``deploy.path`` is another."""
         return self.root / "serving" / name

@@ -1,6 +1,10 @@
-"""Names of tasks, and of files and folders that more than one part of the project reads or writes."""
+"""Names of the distribution, of tasks, and of files and folders that more than one part of the project uses."""
 
+from importlib import metadata
 from typing import Literal
+
+DISTRIBUTION = "imagepipe-tfx"
+"""Name of the installed package; ``imagepipe`` alone is taken on PyPI."""
 
 TaskName = Literal["classification", "multilabel", "regression"]
 """What is learned: one of several classes, any number of labels, or a number."""
@@ -20,3 +24,11 @@ model.keras, base.weights.h5 and OPTIMIZED."""
 
 OPTIMIZED = "optimized.json"
 """File in TRAINING_FOLDER: what optimising for serving did."""
+
+
+def read_version() -> str:
+    """Returns the version of this project as installed; ``unknown`` if it runs from a folder that is not installed."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -101,19 +101,35 @@ def decode_example(serialized: bytes) -> dict[str, list[Value]]:
     Raises:
         ValueError: it is no Example.
     """
-    try:
-        example = _Example.FromString(serialized)
-    except DecodeError:
-        raise ValueError("not a tf.train.Example") from None
     return {
         name: list(getattr(feature, feature.WhichOneof("kind")).value) if feature.WhichOneof("kind") else []
-        for name, feature in example.features.feature.items()
+        for name, feature in _parse(serialized).features.feature.items()
     }
 
 
 def read_bytes_feature(serialized: bytes, name: str) -> list[bytes]:
     """The values of one bytes feature of a serialized tf.train.Example; empty where it has none."""
     return list(_Example.FromString(serialized).features.feature[name].bytes_list.value)
+
+
+def to_text(value: Value) -> str:
+    """Returns a feature's value as text; bytes that aren't UTF-8 are replaced."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def describe_example(serialized: bytes) -> dict[str, tuple[str, int]]:
+    """Returns type (``bytes``, ``int64`` or ``float``) and number of values of the features of a tf.train.Example.
+
+    Features without a list of values are left out.
+
+    Raises:
+        ValueError: it is no Example.
+    """
+    features = _parse(serialized).features.feature
+    kinds = ((name, feature, feature.WhichOneof("kind")) for name, feature in features.items())
+    return {
+        name: (kind.removesuffix("_list"), len(getattr(feature, kind).value)) for name, feature, kind in kinds if kind
+    }
 
 
 def frame_record(record: bytes) -> bytes:
@@ -138,6 +154,13 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
         if _masked_crc(record) != crc:
             raise ValueError("damaged TFRecord file: the checksum of a record is wrong")
         yield record
+
+
+def _parse(serialized: bytes) -> Any:
+    try:
+        return _Example.FromString(serialized)
+    except DecodeError:
+        raise ValueError("not a tf.train.Example") from None
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -8,97 +8,106 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pipeline.cli.shared import ERR, FAILED, OUT, ConfigFile, Json, Overrides, print_note, report_errors
+from pipeline.cli.shared import ERR, FAILED, OUT, ConfigArgument, JsonOption, SetOption, print_note, report_errors
 
-SECONDS_TO_LOOK = 5.0  # from one look at a run somewhere else to the next
+POLL_SECONDS = 5.0  # between two questions about the state of a run
+
+Cluster = Literal["kubeflow", "vertex"]
+ClusterOption = Annotated[Cluster, typer.Option(help="What runs it: open-source Kubeflow Pipelines, or Vertex AI.")]
 
 app = typer.Typer()
 
 
 @app.command("compile")
-def compile_(
-    config: ConfigFile = Path("pipeline.yaml"),
-    target: Annotated[
-        Literal["kubeflow", "vertex"], typer.Option(help="What is to run it: open-source Kubeflow, or Vertex AI.")
-    ] = "kubeflow",
+def compile_config(
+    config: ConfigArgument = Path("pipeline.yaml"),
+    target: ClusterOption = "kubeflow",
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .yaml.")] = Path("compiled.yaml"),
-    overrides: Overrides = None,
+    overrides: SetOption = None,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines or Vertex AI."""
     with report_errors():
         from pipeline.config_file import read_config
         from pipeline.logs import hide_output
 
-        settings = read_config(config, tuple(overrides or ()))
+        settings = read_config(config, overrides or ())
         with hide_output():
             from pipeline.kubeflow.compile import compile_pipeline
 
             text = compile_pipeline(settings, target)
         out.write_text(text)
-    there = " --target vertex" if target == "vertex" else ""
-    OUT.print(f"Wrote {escape(str(out))}. Next: imagepipe submit {escape(str(out))}{there}")
+    option = " --target vertex" if target == "vertex" else ""
+    OUT.print(f"Wrote {escape(str(out))}. Next: imagepipe submit {escape(str(out))}{option}")
 
 
 @app.command()
 def submit(
     file: Annotated[
-        Path, typer.Argument(metavar="[FILE]", help="The configuration, or what `imagepipe compile` made of it.")
+        Path, typer.Argument(metavar="[FILE]", help="The configuration, or a file that `imagepipe compile` wrote.")
     ] = Path("pipeline.yaml"),
     config: Annotated[
-        Path, typer.Option(help="Where FILE is compiled: the configuration file, for its section kubeflow.")
+        Path, typer.Option(help="The configuration file, for its section kubeflow, if FILE is compiled.")
     ] = Path("pipeline.yaml"),
-    target: Annotated[
-        Literal["kubeflow", "vertex"], typer.Option(help="What is to run it: open-source Kubeflow, or Vertex AI.")
-    ] = "kubeflow",
+    target: ClusterOption = "kubeflow",
     host: Annotated[
-        str | None, typer.Option(metavar="URL", help="Kubeflow's address; by default kubeflow.host, or this cluster's.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="Kubeflow's address; by default kubeflow.host, or the cluster that this runs in."
+        ),
     ] = None,
-    experiment: Annotated[str | None, typer.Option(help="Kubeflow's; by default kubeflow.experiment.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="Kubeflow's experiment; by default kubeflow.experiment.")
+    ] = None,
     create_experiment: Annotated[
-        bool, typer.Option("--create-experiment", help="Make the experiment if it doesn't exist.")
+        bool, typer.Option("--create-experiment", help="Create the experiment if it doesn't exist.")
     ] = False,
-    run_name: Annotated[str | None, typer.Option(help="By default the pipeline's name, and the time.")] = None,
+    run_name: Annotated[
+        str | None, typer.Option(help="The run's name; by default the pipeline's name and the time.")
+    ] = None,
     parameters: Annotated[
         list[str] | None,
         typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the run, such as epochs=3."),
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Run again and again: 30m, 6h, 1d. Replaces the last such of the name."),
+        typer.Option(metavar="TIME", help="Run repeatedly: 30m, 6h, 1d. Replaces the recurring run of the same name."),
     ] = None,
     cron: Annotated[
-        str | None, typer.Option(help="The same by minute, hour, day, month and weekday, UTC: '0 2 * * *'.")
+        str | None, typer.Option(help="Run repeatedly, by minute, hour, day, month and weekday in UTC: '0 2 * * *'.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show how it goes; exit status 1 if it fails.")] = False,
-    overrides: Overrides = None,
-    as_json: Json = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show the progress until the end; exit status 1 if the run fails.")
+    ] = False,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline on Kubeflow Pipelines or Vertex AI."""
     if wait and (every or cron):
         raise typer.BadParameter("there is no end to wait for with --every or --cron", param_hint="--wait")
     if target == "vertex" and (host or experiment or create_experiment):
-        raise typer.BadParameter("--host and --experiment are of Kubeflow", param_hint="--target")
-    given = {"kubeflow.host": host, "kubeflow.experiment": experiment}
-    sets = (*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in given.items() if value))
+        raise typer.BadParameter("--host and --experiment are options for Kubeflow", param_hint="--target")
+    options = {"kubeflow.host": host, "kubeflow.experiment": experiment}
+    sets = (*(overrides or ()), *(f"{key}={json.dumps(value)}" for key, value in options.items() if value))
     with report_errors():
         from pipeline.kubeflow import progress
-        from pipeline.kubeflow.package import parameters as values_of
-        from pipeline.kubeflow.submit import Asked, prepare, schedule
-        from pipeline.kubeflow.submit import submit as submit_
+        from pipeline.kubeflow.package import parse_parameters
+        from pipeline.kubeflow.submission import Submission, parse_schedule
+        from pipeline.kubeflow.submit import prepare_package
+        from pipeline.kubeflow.submit import submit as submit_package
 
-        when = schedule(every, cron)
-        package, settings = prepare(file, config, target, sets)
-        asked = Asked(values_of(package, parameters or ()), run_name, when, create_experiment)
-        submitted = submit_(package, settings, target, asked)
+        schedule = parse_schedule(every, cron)
+        package, settings = prepare_package(file, config, target, sets)
+        submission = Submission(parse_parameters(package, parameters or ()), run_name, schedule, create_experiment)
+        submitted = submit_package(package, settings, target, submission)
         (ERR if as_json else OUT).print(escape(str(submitted)))
         ended = None
-        if wait and submitted.look:
-            ERR.print("waiting for its end; the run goes on also if you stop waiting (Ctrl-C) …")
-            ended = progress.follow(submitted.look, print_note, SECONDS_TO_LOOK)
+        if wait and submitted.poll:
+            ERR.print("waiting for its end; the run continues if you stop waiting (Ctrl-C) …")
+            ended = progress.follow_run(submitted.poll, print_note, POLL_SECONDS)
     if as_json:
-        told = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
-        how = dataclasses.asdict(ended) if ended else {"state": None}
-        OUT.print_json(data={"pipeline": package.name, "version": package.version} | told | how)
+        run = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
+        progress_at_end = dataclasses.asdict(ended) if ended else {"state": None}
+        OUT.print_json(data={"pipeline": package.name, "version": package.version} | run | progress_at_end)
     if ended and ended.state != "succeeded":
-        ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nWhat it printed: {escape(submitted.logs)}")
+        ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {escape(submitted.logs)}")
         raise typer.Exit(FAILED)

@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.cli.shared import ERR, OUT, BeamOption, Json, print_table, read_beam_arguments, report_errors
+from pipeline.cli.shared import ERR, OUT, BeamConfigOption, JsonOption, print_table, read_beam_arguments, report_errors
 
 app = typer.Typer()
 
@@ -18,25 +18,30 @@ app = typer.Typer()
 def ingest(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .jsonl).")],
-    out: Annotated[str, typer.Option(help="The dataset's folder; images are added to one that exists.")],
+    out: Annotated[str, typer.Option(help="The dataset's folder; images are added to a dataset that exists.")],
     task: Annotated[
-        Literal["classification", "multilabel", "regression"], typer.Option(help="How labels are read.")
+        Literal["classification", "multilabel", "regression"],
+        typer.Option(help="What is learned, and so how labels are read."),
     ] = "classification",
     splits: Annotated[str, typer.Option(help="Shares of train/eval/test.")] = "80/10/10",
-    max_side: Annotated[int | None, typer.Option(help="Shrink photos whose longer side is over this.", min=1)] = None,
-    max_pixels: Annotated[int, typer.Option(help="Set aside images of more pixels.", min=1)] = 100_000_000,
-    compress: Annotated[Literal["gzip"] | None, typer.Option(help="JPEG hardly shrinks.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that read and decode; all cores by default.", min=1)] = (
-        None
-    ),
-    config: BeamOption = None,
-    as_json: Json = False,
+    max_side: Annotated[
+        int | None, typer.Option(help="Shrink images whose longer side has more pixels.", min=1)
+    ] = None,
+    max_pixels: Annotated[int, typer.Option(help="Quarantine images with more pixels.", min=1)] = 100_000_000,
+    compress: Annotated[
+        Literal["gzip"] | None, typer.Option(help="Compress the TFRecords; JPEG hardly shrinks.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read and decode; by default one per core.", min=1)
+    ] = None,
+    config: BeamConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a dataset from labelled images. Options for Beam go after --."""
     with report_errors():
-        from imagepipe.ingest.command import run as _ingest
+        from imagepipe.ingest.command import ingest as ingest_images
 
-        result = _ingest(
+        result = ingest_images(
             source,
             out,
             task=task,
@@ -52,7 +57,7 @@ def ingest(
     else:
         OUT.print(str(result))
     if result.quarantined:
-        ERR.print(f"What was set aside, with reasons: {escape(out)}/quarantine.jsonl")
+        ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
 
 
 def _parse_splits(text: str) -> dict[str, int]:
@@ -77,33 +82,34 @@ def init(
     OUT.print(f"Wrote {path}. Next: imagepipe run {path}")
 
 
-@app.command()
-def schema(
+@app.command("schema")
+def show_schema(
     source: Annotated[
         Path, typer.Argument(metavar="DATASET|RUN", help="A folder that `imagepipe ingest` wrote, or a run (runs/RUN).")
     ],
     freeze: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it to a new file, to be curated: .pbtxt.")
+        Path | None, typer.Option(metavar="FILE", help="Write it to a new file (.pbtxt), for you to curate.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show which columns the data has to have, with which values; and freeze that, for data.curated_schema."""
+    """Show which columns the data must have, with which values; or freeze that, for data.curated_schema."""
     with report_errors():
         from pipeline.logs import hide_output
 
         with hide_output():
-            from pipeline import data_schema as schemas
+            from pipeline import data_schema
 
-            found = schemas.find_schema(source)
+            schema = data_schema.find_schema(source)
         if freeze:
-            schemas.freeze_schema(found, freeze)
-    rows = schemas.list_columns(found)
+            data_schema.freeze_schema(schema, freeze)
+    columns = data_schema.list_columns(schema)
     if as_json:
-        OUT.print_json(data=[dataclasses.asdict(row) for row in rows])
+        OUT.print_json(data=[dataclasses.asdict(column) for column in columns])
     else:
         table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
-        for row in rows:
-            table.add_row(escape(row.name), row.type, "yes" if row.required else "", escape(row.values))
+        for column in columns:
+            required = "yes" if column.required else ""
+            table.add_row(escape(column.name), column.type, required, escape(column.values))
         print_table(table)
     if freeze:
         ERR.print(f"Wrote {escape(str(freeze))}. Curate it, and name it in the configuration: data.curated_schema")

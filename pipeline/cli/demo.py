@@ -1,4 +1,4 @@
-"""The command that shows it all."""
+"""The command that shows all of it: demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.cli.runs import print_outcome, run_here
+from pipeline.cli.runs import print_outcome
 from pipeline.cli.shared import ERR, OUT, report_errors
 
 app = typer.Typer()
@@ -14,30 +14,28 @@ app = typer.Typer()
 
 @app.command()
 def demo(
-    workdir: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
+    workdir: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
 ) -> None:
     """From handwritten digits to a served classifier, in a few minutes."""
     with report_errors():
         from pipeline import demo as steps
-        from pipeline.config_file import read_config
+        from pipeline.run import run
 
         root = workdir.resolve()
         ERR.print("[bold]1. Images[/]: scikit-learn's handwritten digits, as files")
         images = steps.write_images(root)
         ERR.print(f"[bold]2. Ingest[/]: {images}")
-        ERR.print(str(steps.ingest(root)))
-        ERR.print(f"[bold]3. Run[/]: {steps.write_config(root)}")
-        settings = read_config(root / "pipeline.yaml")
-        summary = run_here(settings, root)
+        ERR.print(str(steps.ingest_images(root)))
+        config = steps.write_config(root)
+        ERR.print(f"[bold]3. Run[/]: {config}")
+        summary = run(config, console=ERR)
         status = print_outcome(summary)
         if status == 0:
-            ERR.print(
-                "[bold]4. Predict[/]: the test split, which training and gate have not seen, through the pushed model"
-            )
-            picture, accuracy, examples = steps.predict_test_split(root, summary)
+            ERR.print("[bold]4. Predict[/]: the test split, which training and gate have not seen, by the pushed model")
+            picture, accuracy, tested = steps.predict_test_split(root, summary)
             table = Table("image", "digit", "predicted", "score")
-            for example in examples:
-                table.add_row(example.id, example.actual, example.label, f"{example.score:.3f}")
+            for image in tested:
+                table.add_row(image.id, image.actual, image.label, f"{image.score:.3f}")
             OUT.print(table)
             OUT.print(f"test accuracy {accuracy:.4f}; picture: {picture}")
             OUT.print(f"Ask it yourself: imagepipe predict {summary.serving_dir} {images}/7")

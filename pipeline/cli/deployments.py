@@ -1,4 +1,4 @@
-"""Commands for what is deployed, wherever that is."""
+"""Commands for deployed models, wherever they are: deploy, status, rollback."""
 
 import dataclasses
 from pathlib import Path
@@ -12,37 +12,35 @@ from rich.table import Table
 
 from pipeline.cli.shared import (
     OUT,
-    ConfigOption,
-    Json,
-    ModelFolder,
-    Overrides,
-    Target,
+    DeployConfigOption,
+    JsonOption,
+    ModelArgument,
+    SetOption,
+    TargetOption,
     load_deploy_target,
     print_table,
     read_deployment,
     report_errors,
 )
 
-_MOST_WIDTH = 10_000
+_MAX_WIDTH = 10_000
 
 app = typer.Typer()
 
 
 @app.command()
 def deploy(
-    model: ModelFolder,
-    config: ConfigOption = Path("pipeline.yaml"),
-    target: Target = None,
+    model: ModelArgument,
+    config: DeployConfigOption = Path("pipeline.yaml"),
+    target: TargetOption = None,
     traffic: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=100, help="Percent of the requests for it, where the target can; the rest stays where it is."
-        ),
+        typer.Option(min=1, max=100, help="Percent of the requests that it gets, if the target can split them."),
     ] = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Deploy a model, whatever a gate said of it. Again with another --traffic, its share of the requests changes."""
+    """Deploy a model, whether or not it passed the gate; or change a deployed model's share of the requests."""
     with report_errors():
         from imagepipe.deploy.versions import find_model
 
@@ -57,10 +55,10 @@ def deploy(
 
 @app.command()
 def status(
-    config: ConfigOption = Path("pipeline.yaml"),
-    target: Target = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
+    config: DeployConfigOption = Path("pipeline.yaml"),
+    target: TargetOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show which versions are deployed, and which of them are live."""
     with report_errors():
@@ -72,18 +70,18 @@ def status(
     table = Table("version", "requests", "state", "model", box=box.SIMPLE_HEAD)
     for version in versions:
         table.add_row(version.version, f"{version.traffic}%", escape(version.state), escape(version.uri))
-    needed = Console(width=_MOST_WIDTH).measure(table).maximum  # a path or a reason that is cut is of no use
-    print_table(table, needed)
+    full_width = Console(width=_MAX_WIDTH).measure(table).maximum  # a path or a reason that is cut is useless
+    print_table(table, full_width)
 
 
 @app.command()
 def rollback(
-    config: ConfigOption = Path("pipeline.yaml"),
-    target: Target = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
+    config: DeployConfigOption = Path("pipeline.yaml"),
+    target: TargetOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Take the newest version out of service: the one before gets its requests."""
+    """Take the newest version out of service: the previous one gets its requests."""
     with report_errors():
         deployment = read_deployment(config, target, overrides)
         version = load_deploy_target(deployment).rollback(deployment)

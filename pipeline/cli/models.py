@@ -1,4 +1,4 @@
-"""Commands that ask a model, here, online and in batches, and that write it or what it is asked in other forms."""
+"""Commands that ask, serve and convert models: predict, serve, export, batch-predict, requests."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ from pipeline.cli.shared import (
     ERR,
     FAILED,
     OUT,
-    ConfigOption,
-    Json,
-    ModelFolder,
+    DeployConfigOption,
+    JsonOption,
+    ModelArgument,
     TargetName,
     load_deploy_target,
     print_note,
@@ -33,45 +33,46 @@ app = typer.Typer()
 
 @app.command()
 def predict(
-    asked: Annotated[
+    inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="MODEL IMAGE...",
             help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint or --target "
-            "is given; then files, folders or globs; also files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
+            "is given; then images: files, folders or patterns, or files of requests (.jsonl, .npz, .tfrecord, "
+            ".tfrecord.gz).",
         ),
     ],
     endpoint: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Ask a server: its URL, or the model's there (…/v1/models/NAME)."),
+        typer.Option(metavar="URL", help="Ask a server: its URL, or the URL of one of its models (…/v1/models/NAME)."),
     ] = None,
     target: Annotated[
-        TargetName | None, typer.Option(help="Ask what is live there, by the configuration's section deploy.")
+        TargetName | None, typer.Option(help="Ask the live model of this deploy target, see the section deploy.")
     ] = None,
-    config: ConfigOption = Path("pipeline.yaml"),
+    config: DeployConfigOption = Path("pipeline.yaml"),
     top: Annotated[
         int | None,
-        typer.Option(help="Show so many, the most probable first; by default what the model says.", min=1),
+        typer.Option(help="Show the N most probable classes; by default the predicted ones.", metavar="N", min=1),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Ask a model about images. A line each: the label, or all that it says, with the score, or the value; the file."""
+    """Ask a model about images. Prints one line per image: the labels with their scores, or the value; the file."""
     with report_errors():
         if endpoint and target:
             raise typer.BadParameter("give --endpoint or --target, not both")
         if endpoint:
-            results = _asked_online(endpoint, asked)
+            results = _ask_server(endpoint, inputs)
         elif target:
-            results = _asked_there(config, target, asked)
+            results = _ask_target(config, target, inputs)
         else:
-            results = _asked_here(Path(asked[0]), asked[1:])
+            results = _ask_here(Path(inputs[0]), inputs[1:])
         failed = False
         for result in results:
             failed |= not _show_result(result, top, as_json)
     raise typer.Exit(FAILED if failed else 0)
 
 
-def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_server(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving.client import Client
     from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
@@ -80,7 +81,7 @@ def _asked_online(endpoint: str, images: list[str]) -> "Iterator[Prediction | Fa
         yield from client.predict_requests(normalize_images(read_inputs(paths)))
 
 
-def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_target(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving.client import Client
     from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
@@ -91,7 +92,7 @@ def _asked_there(config: Path, target: str, images: list[str]) -> "Iterator[Pred
         yield from client.predict_requests(normalize_images(read_inputs(paths)))
 
 
-def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
     from imagepipe.deploy.versions import find_model
     from imagepipe.serving.inputs import expand_paths, read_inputs
@@ -108,7 +109,7 @@ def _asked_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failur
 
 
 def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:
-    """Prints a line. Returns whether it is a prediction."""
+    """Prints a line, and returns whether it is a prediction."""
     from imagepipe.serving.types import Failure
 
     if isinstance(result, Failure):
@@ -118,11 +119,11 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
             ERR.print(f"[red]{escape(result.id)}: {escape(result.error)}[/]")
         return False
     names = list(result.classes)[:top] if top else result.labels
-    shown = {name: result.classes[name] for name in names}
+    classes = {name: result.classes[name] for name in names}
     if as_json:
-        print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": shown}))
+        print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": classes}))
     else:
-        line = "  ".join(f"{name} {score:.4f}" for name, score in shown.items()) or "(no label)"
+        line = "  ".join(f"{name} {score:.4f}" for name, score in classes.items()) or "(no label)"
         print(f"{line}  {result.id}")
     return True
 
@@ -133,11 +134,11 @@ def serve(
         Path | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A SavedModel, a folder of versions (serving/NAME), which is followed, or a run (runs/RUN). "
-            "By default what the environment variable AIP_STORAGE_URI says, as Vertex AI sets it.",
+            help="A SavedModel, a folder of versions (serving/NAME), whose newest is served, or a run (runs/RUN). "
+            "By default the value of the environment variable AIP_STORAGE_URI, which Vertex AI sets.",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default its folder's.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default the folder's.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
@@ -152,21 +153,21 @@ def serve(
             from imagepipe.deploy import storage
             from imagepipe.serving import server
 
-        told = os.environ.get("AIP_STORAGE_URI")
-        if not (path := model or (told and storage.fetch_model(told))):
+        uri = os.environ.get("AIP_STORAGE_URI")
+        if not (path := model or (uri and storage.fetch_model(uri))):
             raise typer.BadParameter("give a model")
         server.main(path, name or find_model_name(path), host, port)
 
 
 @app.command()
 def export(
-    model: ModelFolder,
-    out: Annotated[Path, typer.Option(help="The file to write; the labels go beside it.")],
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The file to write; the labels are written beside it.")],
     kind: Annotated[
         Literal["tflite"], typer.Option("--format", help="TensorFlow Lite, weights in float16.")
     ] = "tflite",
 ) -> None:
-    """Convert a run's network for devices. It takes pixels: decoding and resizing are left to the device."""
+    """Convert a run's network for devices. It takes pixels: decoding and resizing are up to the device."""
     with report_errors():
         from imagepipe.base.errors import ModelError
         from imagepipe.base.names import TRAINING_FOLDER
@@ -175,13 +176,13 @@ def export(
         from pipeline.logs import hide_output
 
         folder = find_model(model)
-        trained = folder.parent / TRAINING_FOLDER / "model.keras"
-        if not trained.is_file():
+        network = folder.parent / TRAINING_FOLDER / "model.keras"
+        if not network.is_file():
             raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
         with hide_output():
             from trainer.lite import convert
 
-            content = convert(trained)
+            content = convert(network)
         out.write_bytes(content)
         names = out.with_suffix(".labels.txt")
         names.write_text("".join(f"{label}\n" for label in read_labels(folder)))
@@ -190,59 +191,59 @@ def export(
 
 @app.command("batch-predict")
 def batch_predict(
-    asked: Annotated[
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="MODEL INPUT",
-            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN); then a folder or glob of "
+            help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN); then a folder or pattern of "
             "images, files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz), or a .csv with a column path. With "
-            "--target no model, but any number of files of requests, or patterns, where the target reads them (gs://…).",
+            "--target no model, but any number of files of requests, or patterns, that the target can read (gs://…).",
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the results; what it has already is not asked again, but by a job.")
+        str | None, typer.Option(help="Folder for the results. Images whose results it has are not asked about again.")
     ] = None,
     kind: Annotated[
-        Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Of the results.")
+        Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Format of the results.")
     ] = "jsonl",
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes, each with the model in its memory: one by default. Of a job, machines.", min=1),
+        typer.Option(help="Processes, each with the model in its memory; by default one. Of a job: machines.", min=1),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="A configuration file: its section beam, or deploy with --target."),
+        typer.Option("--config", help="A configuration file, for its section beam, or with --target for deploy."),
     ] = None,
     target: Annotated[
-        Literal["ml_engine"] | None, typer.Option(help="Let the model that is live there do it, as a job.")
+        Literal["ml_engine"] | None, typer.Option(help="Let the live model of this deploy target do it, as a job.")
     ] = None,
     job: Annotated[
-        str | None, typer.Option(metavar="JOB", help="With --target: how a job goes that was started before.")
+        str | None, typer.Option(metavar="JOB", help="With --target: show the state of a job that was started earlier.")
     ] = None,
-    wait: Annotated[bool, typer.Option(help="With --target: until the job is done.")] = True,
-    as_json: Json = False,
+    wait: Annotated[bool, typer.Option(help="With --target: wait until the job is done.")] = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Ask a model about many images. Run again, it goes on where it was, or with what is new.
+    """Ask a model about many images. Run again, it continues where it stopped, or with new images.
 
     Options for Beam go after --.
     """
-    given = asked or []
+    inputs = arguments or []
     with report_errors():
         if target:
-            if kind != "jsonl" or any(text.startswith("-") for text in given):
+            if kind != "jsonl" or any(text.startswith("-") for text in inputs):
                 raise typer.BadParameter("a job writes --format jsonl, and takes no options for Beam")
-            result = _batch_job(config or Path("pipeline.yaml"), target, given, out, workers, job, wait)
+            result = _batch_job(config or Path("pipeline.yaml"), target, inputs, out, workers, job, wait)
         else:
-            if len(given) < 2 or not out or job:
+            if len(inputs) < 2 or not out or job:
                 raise typer.BadParameter("give a model, an input and --out")
-            model, source, *rest = given
+            model, source, *rest = inputs
             result = _batch_here(Path(model), source, Path(out), kind, workers or 1, read_beam_arguments(rest, config))
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result))
     else:
         OUT.print(escape(str(result)))
     if not target and result.quarantined:
-        ERR.print(f"What was set aside, with reasons: {escape(str(out))}/quarantine-*.jsonl")
+        ERR.print(f"Quarantined images, with reasons: {escape(str(out))}/quarantine-*.jsonl")
 
 
 def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
@@ -259,7 +260,7 @@ def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, be
 def _batch_job(
     config: Path, target: str, inputs: list[str], out: str | None, workers: int | None, job: str | None, wait: bool
 ) -> Any:
-    """Starts a job, or finds one that was started, and waits for it if that is wanted."""
+    """Starts a job, or looks up a job that was started earlier, and waits for its end if that is wanted."""
     if (inputs or out) if job else not (inputs and out):
         raise typer.BadParameter("give files of requests and --out, or --job alone")
     from pipeline.logs import hide_output
@@ -276,13 +277,13 @@ def _batch_job(
 
 @app.command("requests")
 def write_requests(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or globs.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or patterns.")],
     out: Annotated[Path, typer.Option(help="The file: *.jsonl, *.npz (npy) or *.tfrecord.gz.")],
     kind: Annotated[
-        Literal["jsonl", "npy", "tfrecord"], typer.Option("--format", help="What it is to hold.")
+        Literal["jsonl", "npy", "tfrecord"], typer.Option("--format", help="Format of the file.")
     ] = "jsonl",
 ) -> None:
-    """Write images as requests: for curl, batch jobs, saved_model_cli; and for `imagepipe predict`."""
+    """Write images as a file of requests: for curl, batch jobs, saved_model_cli, and `imagepipe predict`."""
     failed = False
     with report_errors():
         from imagepipe.serving import request_files

@@ -4,7 +4,7 @@ import contextlib
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 from google.protobuf import json_format
@@ -17,101 +17,93 @@ from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
-from pipeline import source
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
+from pipeline.kubeflow.submission import Cluster
 from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
-from pipeline.source import Source
+from pipeline.source import Source, find_examples
 from trainer.config import IMAGENET, NO_WEIGHTS
-
-TargetName = Literal["kubeflow", "vertex"]
 
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
 _ON_GPU = ("Trainer", "Tuner")
 _STATE = "/tmp/imagepipe"  # noqa: S108 (in a container of its own)
 
-# What their results depend on is not among their inputs: what is live; and on Kubeflow, which has no drivers to look
-# before the cache does, the files in a folder.
-_NOT_CACHED: dict[TargetName, tuple[str, ...]] = {
+# Components whose results depend on more than their inputs: on what is live; and on Kubeflow, which has no drivers that
+# look before the cache does, on the files in a folder.
+_NOT_CACHED: dict[Cluster, tuple[str, ...]] = {
     "kubeflow": ("ImportExampleGen", "DataCheck", "Champion"),
     "vertex": ("DataCheck", "Champion"),
 }
 
+_ResourceSpec: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
 
-def compile_pipeline(config: Config, target: TargetName) -> str:
+
+def compile_pipeline(config: Config, cluster: Cluster) -> str:
     """Compiles a pipeline.
 
     Args:
         config: the configuration. Its paths are those that components see: on a volume, or ``gs://``.
-        target: what is to run it.
+        cluster: what is to run it.
 
     Returns:
-        YAML: the pipeline as KFP's IR (schema 2.1.0), and for Kubeflow where needed a second document with what is
-        Kubernetes's. The same configuration gives the same text. The parameters ``data_path``, ``epochs``,
+        YAML: the pipeline as KFP's IR (schema 2.1.0), and for Kubeflow, if needed, a second document with the settings
+        of Kubernetes. The same configuration gives the same text. The parameters ``data_path``, ``epochs``,
         ``batch_size`` and ``threshold_<metric>`` have the configuration's values as defaults.
 
     Raises:
         ConfigError: if it can't run there.
     """
-    _check(config, target)
+    _check_config(config, cluster)
     settings = config.kubeflow
     defaults: dict[str, Any] = {}
 
-    def parameter(name: str, value: Any) -> RuntimeParameter:
+    def create_parameter(name: str, value: Any) -> RuntimeParameter:
         defaults[name] = value
         return RuntimeParameter(name=name, default=value, ptype=type(value))
 
     pipeline = create_pipeline(
         config,
-        _source(config),
+        _find_source(config),
         pipeline_root=settings.pipeline_root or "",
         state_dir=_STATE,
         deploy=config.make_deployment(""),
         beam_args=config.beam.make_arguments(),
         enable_cache=settings.cache,
-        parameter=parameter,
+        parameter=create_parameter,
     )
-    known = ["default", *(component.id for component in pipeline.components)]
-    if unknown := set(settings.resources) - set(known):
-        raise ConfigError(f"kubeflow.resources: there is no component {min(unknown)}; known are {', '.join(known)}")
+    names = ["default", *(component.id for component in pipeline.components)]
+    if unknown := set(settings.resources) - set(names):
+        raise ConfigError(f"kubeflow.resources: there is no component {min(unknown)}; known are {', '.join(names)}")
     compiler = runner.KubeflowV2DagRunner(
         runner.KubeflowV2DagRunnerConfig(
             default_image=settings.image, default_commands=_COMMAND, use_pipeline_spec_2_1=True
         )
     )
-    compiled = _renamed(compiler.run(pipeline, write_out=False)["pipelineSpec"])
+    compiled = _rename_as_kfp(compiler.run(pipeline, write_out=False)["pipelineSpec"])
     executors = compiled["deploymentSpec"]["executors"]
     for name, task in compiled["root"]["dag"]["tasks"].items():
         component, container = task["taskInfo"]["name"], executors[f"exec-{name}"]["container"]
-        container["resources"] = json_format.MessageToDict(_resources(settings, component))
-        if component in _NOT_CACHED[target]:
+        container["resources"] = json_format.MessageToDict(_build_resources(settings, component))
+        if component in _NOT_CACHED[cluster]:
             task.pop("cachingOptions", None)
-        if target == "kubeflow":
+        if cluster == "kubeflow":
             container.pop("lifecycle", None)  # which only Vertex AI has; see pipeline.kubeflow.entrypoint
     for component in compiled["components"].values():
         for output in component.get("outputDefinitions", {}).get("artifacts", {}).values():
-            output["artifactType"] = _shown(output["artifactType"])
+            output["artifactType"] = _convert_type(output["artifactType"])
     for name, definition in compiled["root"]["inputDefinitions"]["parameters"].items():
         definition.update(defaultValue=defaults[name], isOptional=True)  # TFX's compiler leaves them out
     spec = json_format.ParseDict(compiled, ir.PipelineSpec())
     spec.pipeline_info.description = settings.description
     spec.default_pipeline_root = settings.pipeline_root or ""
-    return _text(spec, _platform(settings, sorted(executors)) if target == "kubeflow" else ir.PlatformSpec())
+    platform = _build_platform(settings, sorted(executors)) if cluster == "kubeflow" else ir.PlatformSpec()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pipeline.yaml"
+        pipeline_spec_builder.write_pipeline_spec_to_file(spec, spec.pipeline_info.description, platform, str(file))
+        return file.read_text()
 
 
-def _shown(artifact_type: dict[str, Any]) -> dict[str, Any]:
-    """The type of an output; as kfp itself writes it, if it is one of kfp's: by those, a page knows what to show.
-
-    TFX's compiler writes all types as schemas. See ``components.model_report.component``.
-    """
-    title = yaml.safe_load(artifact_type["instanceSchema"])["title"]
-    return {"schemaTitle": title, "schemaVersion": "0.0.1"} if title.startswith("system.") else artifact_type
-
-
-_Resources: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
-
-
-def _check(config: Config, target: TargetName) -> None:
+def _check_config(config: Config, cluster: Cluster) -> None:
     settings = config.kubeflow
     if not settings.image:
         raise ConfigError("kubeflow.image: has to be given: the components' container image, which `make image` builds")
@@ -119,9 +111,9 @@ def _check(config: Config, target: TargetName) -> None:
         raise ConfigError(f"name: {config.name}: names of pipelines have no underscores there")
     if not config.deploy.path:
         raise ConfigError("deploy.path: has to be given: a folder that components see, on a volume or gs://…")
-    if target == "vertex" and not _is_google(settings.pipeline_root):
+    if cluster == "vertex" and not _is_google(settings.pipeline_root):
         raise ConfigError("kubeflow.pipeline_root: has to be given for Vertex AI: a folder such as gs://bucket/runs")
-    if target == "kubeflow" and config.beam.runner != "direct" and not _is_google(settings.pipeline_root):
+    if cluster == "kubeflow" and config.beam.runner != "direct" and not _is_google(settings.pipeline_root):
         raise ConfigError(
             f"beam.runner: {config.beam.runner}: its workers reach neither volumes nor Kubeflow's own store. "
             "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
@@ -139,7 +131,7 @@ def _check(config: Config, target: TargetName) -> None:
             raise ConfigError(
                 f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or gs://"
             )
-        if path and target == "vertex" and not scheme:
+        if path and cluster == "vertex" and not scheme:
             raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
 
 
@@ -147,107 +139,113 @@ def _is_google(path: str | None) -> bool:
     return bool(path and path.startswith("gs://"))
 
 
-def _source(config: Config) -> Source:
-    """The dataset's files, if they can be seen from here; else those of a dataset that ``imagepipe ingest`` made."""
+def _find_source(config: Config) -> Source:
+    """Returns the dataset's files if they are visible from here; else those that ``imagepipe ingest`` would write."""
     path = config.data.path.rstrip("/")
     with contextlib.suppress(OSError):  # of a bucket that can't be reached
         if filesystem.exists(path) or filesystem.glob(path):
-            return source.find_examples(config)
+            return find_examples(config)
     return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
 
 
-def _renamed(spec: dict[str, Any]) -> dict[str, Any]:
-    """Names as kfp's own compiler makes them, of which its runners take parts: ``comp-x``, ``exec-x``, task ``x``."""
+def _rename_as_kfp(spec: dict[str, Any]) -> dict[str, Any]:
+    """Names parts as kfp's own compiler does, whose runners split the names: ``comp-x``, ``exec-x``, task ``x``."""
 
-    def lower(name: str) -> str:
+    def hyphenate(name: str) -> str:
         return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
-    def task(task: dict[str, Any]) -> dict[str, Any]:
-        changed = task | {"componentRef": {"name": f"comp-{lower(task['componentRef']['name'])}"}}
+    def rename_task(task: dict[str, Any]) -> dict[str, Any]:
+        changed = task | {"componentRef": {"name": f"comp-{hyphenate(task['componentRef']['name'])}"}}
         if "dependentTasks" in task:
-            changed["dependentTasks"] = [lower(name) for name in task["dependentTasks"]]
+            changed["dependentTasks"] = [hyphenate(name) for name in task["dependentTasks"]]
         for artifact in task.get("inputs", {}).get("artifacts", {}).values():
-            artifact["taskOutputArtifact"]["producerTask"] = lower(artifact["taskOutputArtifact"]["producerTask"])
+            artifact["taskOutputArtifact"]["producerTask"] = hyphenate(artifact["taskOutputArtifact"]["producerTask"])
         return changed
 
-    executors = spec["deploymentSpec"]["executors"]
-    tasks = spec["root"]["dag"]["tasks"]
+    tasks = {hyphenate(name): rename_task(task) for name, task in spec["root"]["dag"]["tasks"].items()}
     return spec | {
         "components": {
-            f"comp-{lower(name)}": component | {"executorLabel": f"exec-{lower(name)}"}
+            f"comp-{hyphenate(name)}": component | {"executorLabel": f"exec-{hyphenate(name)}"}
             for name, component in spec["components"].items()
         },
         "deploymentSpec": {
-            "executors": {f"exec-{lower(name.removesuffix('_executor'))}": e for name, e in executors.items()}
+            "executors": {
+                f"exec-{hyphenate(name.removesuffix('_executor'))}": executor
+                for name, executor in spec["deploymentSpec"]["executors"].items()
+            }
         },
-        "root": spec["root"] | {"dag": {"tasks": {lower(name): task(each) for name, each in tasks.items()}}},
+        "root": spec["root"] | {"dag": {"tasks": tasks}},
     }
 
 
-def _resources(settings: KubeflowConfig, component: str) -> _Resources:
-    """What a component asks for; in the old fields, numbers, as well, since Vertex AI reads those."""
-    given = settings.resources.get(component, settings.resources.get("default", ResourcesConfig()))
-    cpu, memory = float(parse_quantity(given.cpu)), float(parse_quantity(given.memory)) / 1e9
-    made = _Resources(
+def _convert_type(artifact_type: dict[str, Any]) -> dict[str, Any]:
+    """Returns an output's type; one of kfp's own types as kfp writes it, by which Kubeflow's page knows what to show.
+
+    TFX's compiler writes all types as schemas. See ``components.model_report.component``.
+    """
+    title = yaml.safe_load(artifact_type["instanceSchema"])["title"]
+    return {"schemaTitle": title, "schemaVersion": "0.0.1"} if title.startswith("system.") else artifact_type
+
+
+def _build_resources(settings: KubeflowConfig, component: str) -> _ResourceSpec:
+    """Returns the resources of a component; also as numbers in the old fields, as Vertex AI reads those."""
+    resources = settings.resources.get(component, settings.resources.get("default", ResourcesConfig()))
+    cpu, memory = float(parse_quantity(resources.cpu)), float(parse_quantity(resources.memory)) / 1e9
+    spec = _ResourceSpec(
         cpu_limit=cpu,
         cpu_request=cpu,
         memory_limit=memory,
         memory_request=memory,
-        resource_cpu_limit=given.cpu,
-        resource_cpu_request=given.cpu,
-        resource_memory_limit=given.memory,
-        resource_memory_request=given.memory,
+        resource_cpu_limit=resources.cpu,
+        resource_cpu_request=resources.cpu,
+        resource_memory_limit=resources.memory,
+        resource_memory_request=resources.memory,
     )
     if settings.gpu and component in _ON_GPU:
-        kind, count = settings.gpu.type, settings.gpu.count
-        made.accelerator.CopyFrom(
-            _Resources.AcceleratorConfig(type=kind, count=count, resource_type=kind, resource_count=str(count))
+        type_, count = settings.gpu.type, settings.gpu.count
+        spec.accelerator.CopyFrom(
+            _ResourceSpec.AcceleratorConfig(type=type_, count=count, resource_type=type_, resource_count=str(count))
         )
-    return made
+    return spec
 
 
-def _platform(settings: KubeflowConfig, executors: list[str]) -> ir.PlatformSpec:
-    """What Kubernetes does for the components, made of kfp-kubernetes's messages; empty if nothing is asked for."""
-    asked = kubernetes.KubernetesExecutorConfig(
+def _build_platform(settings: KubeflowConfig, executors: list[str]) -> ir.PlatformSpec:
+    """Returns the settings of Kubernetes for all components, as kfp-kubernetes's messages; empty if there are none."""
+    config = kubernetes.KubernetesExecutorConfig(
         tolerations=[
-            kubernetes.Toleration(toleration_seconds=each.seconds, **each.model_dump(exclude={"seconds"}))
-            for each in settings.tolerations
+            kubernetes.Toleration(toleration_seconds=toleration.seconds, **toleration.model_dump(exclude={"seconds"}))
+            for toleration in settings.tolerations
         ],
         pvc_mount=[
-            kubernetes.PvcMount(constant=each.claim, pvc_name_parameter=_constant(each.claim), mount_path=each.path)
-            for each in settings.volumes
+            kubernetes.PvcMount(
+                constant=volume.claim, pvc_name_parameter=_build_constant(volume.claim), mount_path=volume.path
+            )
+            for volume in settings.volumes
         ],
         secret_as_env=[
             kubernetes.SecretAsEnv(
-                secret_name=each.name,
-                secret_name_parameter=_constant(each.name),
+                secret_name=secret.name,
+                secret_name_parameter=_build_constant(secret.name),
                 key_to_env=[
                     kubernetes.SecretAsEnv.SecretKeyToEnvMap(secret_key=key, env_var=variable)
-                    for variable, key in each.env.items()
+                    for variable, key in secret.env.items()
                 ],
             )
-            for each in settings.secrets
+            for secret in settings.secrets
         ],
     )
     if settings.node_selector:
-        asked.node_selector.labels.update(settings.node_selector)
+        config.node_selector.labels.update(settings.node_selector)
     if settings.labels:
-        asked.pod_metadata.labels.update(settings.labels)
-    if not asked.ByteSize():
+        config.pod_metadata.labels.update(settings.labels)
+    if not config.ByteSize():
         return ir.PlatformSpec()
-    config = json_format.MessageToDict(asked)
-    platforms = {"kubernetes": {"deploymentSpec": {"executors": dict.fromkeys(executors, config)}}}
+    by_executor = dict.fromkeys(executors, json_format.MessageToDict(config))
+    platforms = {"kubernetes": {"deploymentSpec": {"executors": by_executor}}}
     return json_format.ParseDict({"platforms": platforms}, ir.PlatformSpec())
 
 
-def _constant(value: str) -> ir.TaskInputsSpec.InputParameterSpec:
-    made = ir.TaskInputsSpec.InputParameterSpec()
-    made.runtime_value.constant.string_value = value
-    return made
-
-
-def _text(spec: ir.PipelineSpec, platform: ir.PlatformSpec) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pipeline.yaml"
-        pipeline_spec_builder.write_pipeline_spec_to_file(spec, spec.pipeline_info.description, platform, str(file))
-        return file.read_text()
+def _build_constant(value: str) -> ir.TaskInputsSpec.InputParameterSpec:
+    parameter = ir.TaskInputsSpec.InputParameterSpec()
+    parameter.runtime_value.constant.string_value = value
+    return parameter

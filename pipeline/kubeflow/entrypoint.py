@@ -1,17 +1,17 @@
-"""What each container of a compiled pipeline runs: TFX's own entrypoint, with what is missing on open-source Kubeflow.
+"""Entrypoint of the containers of a compiled pipeline: TFX's own, plus what open-source Kubeflow lacks.
 
 ``python -m pipeline.kubeflow.entrypoint`` takes the arguments that TFX's compiler gives its own
 ``tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor``. Around that one it
 
-- gives artifacts the types that the component declares: Kubeflow's driver passes inputs on without, and of outputs that
-  are shown on its page the compiled pipeline says kfp's;
-- leaves out the output that Kubeflow adds of its own: the log;
+- gives artifacts the types that the component declares: Kubeflow's driver passes inputs on without types, and for
+  outputs that are shown on its page the compiled pipeline has kfp's;
+- drops the output that Kubeflow adds to each task: the log;
 - replaces URIs of object stores that TFX can't open (``minio://``, ``s3://``) by the paths at which Kubeflow's launcher
-  puts inputs and looks for outputs, and in what the executor leaves behind the other way round;
-- runs ImportExampleGen's driver, which Vertex AI runs by itself and Kubeflow doesn't;
+  puts inputs and expects outputs, and does the reverse in the executor's output;
+- runs ImportExampleGen's driver, which Vertex AI runs itself and Kubeflow doesn't;
 - tells Beam where this container has the project's ``setup.py``, for the workers of a cluster.
 
-With ``gs://`` on Vertex AI, artifacts pass as they are.
+With ``gs://`` on Vertex AI, artifacts pass unchanged.
 (Launcher and driver: kubeflow/pipelines, backend/src/v2/component/launcher_v2.go and backend/src/v2/metadata.)
 """
 
@@ -22,94 +22,95 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from imagepipe.base import filesystem
 from imagepipe.base.beam_options import add_setup_file
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
-_KFPS_OWN = "system."
+_KFP_TYPES = "system."
+_ARTIFACTS = "components.model_report.component"  # our artifacts of kfp's types
 
 
-def local(uri: str) -> str:
-    """The path at which Kubeflow's launcher has an object that TFX can't open; other URIs as they are."""
+def to_local_path(uri: str) -> str:
+    """Returns the path at which Kubeflow's launcher has an object that TFX can't open; other URIs unchanged."""
     for scheme, folder in _LOCAL_PATHS.items():
         if uri.startswith(scheme):
             return folder + uri.removeprefix(scheme)
     return uri
 
 
-def with_uris(message: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """An executor's input or output, the URIs of its artifacts changed.
+def replace_uris(message: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
+    """Returns an executor's input or output with other URIs of its artifacts.
 
     Args:
         message: ``ExecutorInput`` or ``ExecutorOutput`` as JSON.
-        change: makes the new URI of the old one.
+        replace: returns the new URI for an old one.
     """
     changed = copy.deepcopy(message)
-    for artifact in _artifacts(changed):
+    for artifact in _list_artifacts(changed):
         if "uri" in artifact:
-            artifact["uri"] = change(artifact["uri"])
+            artifact["uri"] = replace(artifact["uri"])
     return changed
 
 
-def _artifacts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    listed = [message.get("artifacts", {}), *(message.get(side, {}).get("artifacts", {}) for side in _SIDES)]
-    return [artifact for by_key in listed for one in by_key.values() for artifact in one.get("artifacts", [])]
+def _list_artifacts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    sides = (message, message.get("inputs", {}), message.get("outputs", {}))
+    lists = (entry for side in sides for entry in side.get("artifacts", {}).values())
+    return [artifact for entry in lists for artifact in entry.get("artifacts", [])]
 
 
-_SIDES = ("inputs", "outputs")
-
-
-def with_types(executor_input: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    """An executor's input, whose artifacts have types that TFX knows, and its inputs names.
+def add_types(executor_input: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Returns an executor's input whose artifacts have types that TFX knows, and whose inputs have names.
 
     Args:
         executor_input: ``ExecutorInput`` as JSON.
         spec: the component's ``ComponentInputsSpec`` as JSON: what it declares.
     """
     changed = copy.deepcopy(executor_input)
-    for key, one in changed.get("inputs", {}).get("artifacts", {}).items():
-        for artifact in one.get("artifacts", []):
+    for key, entry in changed.get("inputs", {}).get("artifacts", {}).items():
+        for artifact in entry.get("artifacts", []):
             artifact["type"] = spec["artifacts"][key]["artifactType"]
             artifact.setdefault("name", artifact.get("uri", key))  # TFX's Evaluator remembers models by name
-    for one in changed.get("outputs", {}).get("artifacts", {}).values():
-        for artifact in one["artifacts"]:
+    for entry in changed.get("outputs", {}).get("artifacts", {}).values():
+        for artifact in entry["artifacts"]:
             title = artifact["type"].get("schemaTitle", "")
-            if title.startswith(_KFPS_OWN):  # TFX takes a title that it doesn't know for the path of a class
-                artifact["type"] = {"schemaTitle": f"components.model_report.component.{title.removeprefix(_KFPS_OWN)}"}
+            if title.startswith(_KFP_TYPES):  # TFX takes a title that it doesn't know for the path of a class
+                artifact["type"] = {"schemaTitle": f"{_ARTIFACTS}.{title.removeprefix(_KFP_TYPES)}"}
     return changed
 
 
-def without_log(executor_input: dict[str, Any]) -> dict[str, Any]:
-    """An executor's input without the output to which the launcher writes what the container prints."""
+def drop_log(executor_input: dict[str, Any]) -> dict[str, Any]:
+    """Returns an executor's input without the output to which the launcher writes what the container prints."""
     changed = copy.deepcopy(executor_input)
     changed.get("outputs", {}).get("artifacts", {}).pop("executor-logs", None)
     return changed
 
 
-def with_driver_output(executor_input: dict[str, Any], driver_output: dict[str, Any]) -> dict[str, Any]:
-    """An executor's input, whose output artifacts have the metadata (span, version, fingerprint) that a driver gave."""
+def add_driver_metadata(executor_input: dict[str, Any], driver_output: dict[str, Any]) -> dict[str, Any]:
+    """Returns an executor's input whose output artifacts have the driver's metadata (span, version, fingerprint)."""
     changed = copy.deepcopy(executor_input)
-    for key, one in driver_output.get("artifacts", {}).items():
-        for artifact, given in zip(changed["outputs"]["artifacts"][key]["artifacts"], one["artifacts"], strict=True):
-            artifact["metadata"] = artifact.get("metadata", {}) | given.get("metadata", {})
+    for key, entry in driver_output.get("artifacts", {}).items():
+        artifacts = changed["outputs"]["artifacts"][key]["artifacts"]
+        for artifact, described in zip(artifacts, entry["artifacts"], strict=True):
+            artifact["metadata"] = artifact.get("metadata", {}) | described.get("metadata", {})
     return changed
 
 
-def without_nulls(executor_output: dict[str, Any]) -> dict[str, Any]:
-    """An executor's output without metadata that are null, which Kubeflow's launcher takes for an error."""
+def drop_nulls(executor_output: dict[str, Any]) -> dict[str, Any]:
+    """Returns an executor's output without metadata that are null, which are an error for Kubeflow's launcher."""
     changed = copy.deepcopy(executor_output)
-    for artifact in _artifacts(changed):
+    for artifact in _list_artifacts(changed):
         artifact["metadata"] = {key: value for key, value in artifact.get("metadata", {}).items() if value is not None}
     return changed
 
 
-def with_figures_only(executor_output: dict[str, Any], executor_input: dict[str, Any]) -> dict[str, Any]:
-    """An executor's output, whose metrics have numbers only: Kubeflow's page shows all metadata, TFX's version too."""
+def keep_numbers(executor_output: dict[str, Any], executor_input: dict[str, Any]) -> dict[str, Any]:
+    """Returns an executor's output whose metrics have numbers only: Kubeflow's page would show TFX's version too."""
     changed = copy.deepcopy(executor_output)
-    for key, one in executor_input["outputs"].get("artifacts", {}).items():
-        if one["artifacts"][0]["type"].get("schemaTitle") == f"{_KFPS_OWN}Metrics":
+    for key, entry in executor_input["outputs"].get("artifacts", {}).items():
+        if entry["artifacts"][0]["type"].get("schemaTitle") == f"{_KFP_TYPES}Metrics":
             for artifact in changed["artifacts"][key]["artifacts"]:
-                figures = {name: each for name, each in artifact["metadata"].items() if isinstance(each, int | float)}
-                artifact["metadata"] = figures
+                metadata = artifact["metadata"].items()
+                artifact["metadata"] = {name: value for name, value in metadata if isinstance(value, int | float)}
     return changed
 
 
@@ -117,43 +118,37 @@ def main(arguments: list[str]) -> None:
     """Runs an executor.
 
     Args:
-        arguments: those that TFX's compiler gives a container.
+        arguments: the arguments that TFX's compiler gives a container.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
-    given, beam_args = parser.parse_known_args(arguments)
-    asked = json.loads(given.json_serialized_invocation_args)
-    spec = json.loads(given.json_serialized_inputs_spec_args)
-    executor_input = with_types(without_log(with_uris(asked, local)), spec)
+    options, beam_args = parser.parse_known_args(arguments)
+    invocation = json.loads(options.json_serialized_invocation_args)
+    spec = json.loads(options.json_serialized_inputs_spec_args)
+    executor_input = add_types(drop_log(replace_uris(invocation, to_local_path)), spec)
 
-    from tfx.dsl.io import fileio
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as tfx_entrypoint
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver
 
-    output_file = asked["outputs"]["outputFile"]
-    parameters = asked.get("inputs", {}).get("parameterValues", {})  # what is empty is left out
-    if "input_base" in parameters and not fileio.exists(output_file):
-        driver.main(_with_input(given, executor_input))
-        executor_input = with_driver_output(executor_input, _read(output_file))
-    tfx_entrypoint.main((_with_input(given, executor_input), add_setup_file(beam_args)))
+    output_file = invocation["outputs"]["outputFile"]
+    parameters = invocation.get("inputs", {}).get("parameterValues", {})  # missing if there are none
+    if "input_base" in parameters and not filesystem.exists(output_file):
+        driver.main(_set_input(options, executor_input))
+        executor_input = add_driver_metadata(executor_input, json.loads(filesystem.read_text(output_file)))
+    tfx_entrypoint.main((_set_input(options, executor_input), add_setup_file(beam_args)))
 
-    outputs = with_figures_only(without_nulls(_read(output_file)), asked)
-    remote = {local(artifact["uri"]): artifact["uri"] for artifact in _artifacts(asked) if "uri" in artifact}
-    with fileio.open(output_file, "w") as file:
-        file.write(json.dumps(with_uris(outputs, lambda uri: remote.get(uri, uri))))
-
-
-def _with_input(given: argparse.Namespace, executor_input: dict[str, Any]) -> argparse.Namespace:
-    return argparse.Namespace(**vars(given) | {"json_serialized_invocation_args": json.dumps(executor_input)})
+    outputs = keep_numbers(drop_nulls(json.loads(filesystem.read_text(output_file))), invocation)
+    remote = {
+        to_local_path(artifact["uri"]): artifact["uri"] for artifact in _list_artifacts(invocation) if "uri" in artifact
+    }
+    outputs = replace_uris(outputs, lambda uri: remote.get(uri, uri))
+    filesystem.write_whole(output_file, json.dumps(outputs).encode())
 
 
-def _read(path: str) -> dict[str, Any]:
-    from tfx.dsl.io import fileio
-
-    with fileio.open(path, "r") as file:
-        return json.loads(file.read())
+def _set_input(options: argparse.Namespace, executor_input: dict[str, Any]) -> argparse.Namespace:
+    return argparse.Namespace(**vars(options) | {"json_serialized_invocation_args": json.dumps(executor_input)})
 
 
 if __name__ == "__main__":

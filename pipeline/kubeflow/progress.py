@@ -1,4 +1,4 @@
-"""Follows a run that goes on somewhere else, and says how it goes. Imports nothing heavy."""
+"""Follows a run on a cluster, and reports its progress."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _SILENT = ("pending", "skipped")
 
 
 class NoAnswerError(UnavailableError):
-    """Nobody answers, which may pass; the message says why."""
+    """The cluster does not answer, which may pass; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Task:
     """A task of a run.
 
     Attributes:
-        name: the task's.
-        state: what it does now.
-        seconds: how long it took, or None while it goes on.
-        error: why it failed, as far as it is told.
+        name: name of the task.
+        state: its state now.
+        seconds: how long it took; None while it runs.
+        error: why it failed, as far as the cluster says.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        state: the run's.
-        tasks: those that have begun, in that order.
-        error: why the run failed, as far as it is told.
+        state: state of the run.
+        tasks: the tasks that have started, in that order.
+        error: why the run failed, as far as the cluster says.
     """
 
     state: State
@@ -50,35 +50,35 @@ class Progress:
 
     @property
     def over(self) -> bool:
-        """Whether it goes on no more."""
+        """Whether the run has ended."""
         return self.state in ("succeeded", "failed", "canceled", "skipped")
 
     def __str__(self) -> str:
         failed = [task for task in self.tasks if task.state == "failed"]
-        why = "; ".join(f"{task.name} failed" + (f": {task.error}" if task.error else "") for task in failed)
-        why = why or self.error
-        return self.state + (f": {why}" if why else "")
+        reason = "; ".join(f"{task.name} failed" + (f": {task.error}" if task.error else "") for task in failed)
+        reason = reason or self.error
+        return self.state + (f": {reason}" if reason else "")
 
 
-def follow(look: Callable[[], Progress], say: Callable[[str], None], seconds: float) -> Progress:
-    """Waits until a run is over; says of each task when it begins and how it ends.
+def follow_run(poll: Callable[[], Progress], show: Callable[[str], None], seconds: float) -> Progress:
+    """Waits until a run is over; reports each task when it starts and when it ends.
 
     Args:
-        look: asks how far the run is; raises ``NoAnswerError`` for what may pass.
-        say: shows a line.
-        seconds: from one look to the next.
+        poll: returns the run's progress; raises ``NoAnswerError`` for what may pass.
+        show: shows a line.
+        seconds: seconds between two polls.
 
     Returns:
-        How it ended.
+        The progress at the end.
 
     Raises:
-        UnavailableError: if nobody answers for ten minutes, or the answer is a refusal.
+        UnavailableError: if the cluster does not answer for ten minutes, or refuses.
     """
     shown: dict[str, State] = {}
     answered = time.monotonic()
     while True:
         try:
-            progress = look()
+            progress = poll()
             answered = time.monotonic()
         except NoAnswerError:
             if time.monotonic() - answered > _PATIENCE:
@@ -87,12 +87,8 @@ def follow(look: Callable[[], Progress], say: Callable[[str], None], seconds: fl
             for task in progress.tasks:
                 if task.state not in (shown.get(task.name), *_SILENT):
                     shown[task.name] = task.state
-                    say(_line(task))
+                    duration = "" if task.seconds is None else f", {task.seconds:.0f} s"
+                    show(f"{task.name}: {task.state}{duration}" + (f": {task.error}" if task.error else ""))
             if progress.over:
                 return progress
         time.sleep(seconds)
-
-
-def _line(task: Task) -> str:
-    took = "" if task.seconds is None else f", {task.seconds:.0f} s"
-    return f"{task.name}: {task.state}{took}" + (f": {task.error}" if task.error else "")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline import logs
 from pipeline.cli import app
-from pipeline.runs import summary
+from pipeline.runs.summary import Summary, write_summary
 
 runner = CliRunner()
 
@@ -29,7 +29,7 @@ def test_every_command_has_help(command):
     assert "Usage" in result.output
 
 
-def test_wrong_use_is_told_in_words_with_status_2(tmp_path):
+def test_wrong_use_is_a_message_with_status_2(tmp_path):
     for arguments in (
         ["run", str(tmp_path / "none.yaml")],
         ["init", str(tmp_path)],
@@ -54,7 +54,7 @@ def make_run(workdir, run_id: str, **values) -> None:
     folder = workdir / "runs" / run_id
     folder.mkdir(parents=True)
     serving = str(workdir / "serving" / "x")
-    summary.write(summary.Summary(run_id=run_id, name="x", serving_dir=serving, log="log.txt", **values), folder)
+    write_summary(Summary(run_id=run_id, name="x", serving_dir=serving, log="log.txt", **values), folder)
 
 
 def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
@@ -104,14 +104,14 @@ def test_what_native_code_prints_goes_to_the_log_and_the_terminal_stays_usable(t
     assert "native err" in log.read_text()
 
 
-def test_a_file_system_that_is_not_there_is_told_in_words_with_status_1(tmp_path):
+def test_an_unknown_file_system_is_a_message_with_status_1(tmp_path):
     for arguments in (["foo://images", "--out", str(tmp_path / "out")], [str(tmp_path), "--out", "foo://dataset"]):
         result = runner.invoke(app, ["ingest", *arguments])
         assert result.exit_code == 1
-        assert "Beam knows no file system foo://" in result.stderr
+        assert "foo:// is not supported" in result.stderr
 
 
-def test_a_server_that_is_not_there_is_told_in_words_with_status_1():
+def test_a_server_that_is_not_there_is_a_message_with_status_1():
     result = runner.invoke(app, ["predict", "--endpoint", "http://127.0.0.1:9", "x.jpg"])
     assert result.exit_code == 1
     assert "no answer" in result.output

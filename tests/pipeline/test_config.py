@@ -128,7 +128,7 @@ def test_what_does_not_fit_the_task_is_refused(file, task, override, message):
         read_config(file(), (f"task={task}", override))
 
 
-def test_all_that_is_wrong_is_said_at_once(file):
+def test_everything_that_is_wrong_is_reported_at_once(file):
     with pytest.raises(ConfigError) as error:
         read_config(file("name: x\ntrainer: {epochs: -1, seed: a}\n"))
     assert all(key in str(error.value) for key in ("data: has to be given", "trainer.epochs", "trainer.seed"))

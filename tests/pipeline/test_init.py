@@ -13,7 +13,7 @@ def dataset(digits_folder, tmp_path_factory):
     rows = sorted(digits_folder.glob("*/*.png"))[:60]
     lines = ["path,label,price,camera", *(f"{row},{row.parent.name},{i / 2},cam{i % 2}" for i, row in enumerate(rows))]
     (folder / "all.csv").write_text("\n".join(lines) + "\n")
-    ingest.run(str(folder / "all.csv"), str(folder / "dataset"))
+    ingest.ingest(str(folder / "all.csv"), str(folder / "dataset"))
     return folder / "dataset"
 
 
@@ -38,7 +38,7 @@ def test_any_task_gets_a_configuration_that_can_be_run(digits_folder, tmp_path, 
     monkeypatch.setattr(init, "imagenet_available", lambda: True)
     rows = sorted(digits_folder.glob("*/*.png"))[:60]
     (tmp_path / "all.csv").write_text("\n".join(["path,label", *(f"{row},{label}" for row in rows)]) + "\n")
-    ingest.run(str(tmp_path / "all.csv"), str(tmp_path / "dataset"), task=task)
+    ingest.ingest(str(tmp_path / "all.csv"), str(tmp_path / "dataset"), task=task)
     init.write_config(tmp_path / "dataset", tmp_path / "pipeline.yaml")
     config = read_config(tmp_path / "pipeline.yaml")
     assert config.task == task

@@ -4,7 +4,7 @@ import tensorflow as tf
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.source import Source, find_examples
-from tests.conftest import example
+from tests.conftest import make_example
 
 
 def config(path, **features) -> Config:
@@ -20,7 +20,7 @@ def write(path, *examples) -> None:
 
 def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
     for split in ("train", "eval"):
-        write(tmp_path / split / "0.tfrecord", example(b"image", "a"))
+        write(tmp_path / split / "0.tfrecord", make_example(b"image", "a"))
     assert find_examples(config(tmp_path)) == Source(str(tmp_path), {"train": "train/*", "eval": "eval/*"}, "*")
 
 
@@ -28,7 +28,7 @@ def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
     ("path", "pattern"), [("", "*"), ("/part-*", "part-*"), ("/part-0.tfrecord", "part-0.tfrecord")]
 )
 def test_one_set_of_tfrecords_is_left_to_be_split(tmp_path, path, pattern):
-    write(tmp_path / "part-0.tfrecord", example(b"image", "a"))
+    write(tmp_path / "part-0.tfrecord", make_example(b"image", "a"))
     assert find_examples(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
 
 
@@ -45,11 +45,11 @@ def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
         find_examples(config(tmp_path, **names | {"label": "klass"}))
 
 
-def test_labels_that_are_not_the_tasks_are_refused_in_words(tmp_path):
-    write(tmp_path / "words" / "0.tfrecord", example(b"image", "a"))
-    several = example(b"image", "a")
+def test_labels_that_are_not_the_tasks_are_refused_with_the_reason(tmp_path):
+    write(tmp_path / "words" / "0.tfrecord", make_example(b"image", "a"))
+    several = make_example(b"image", "a")
     several.features.feature["label"].bytes_list.value.append(b"b")
-    write(tmp_path / "several" / "0.tfrecord", several, example(b"unlabelled"))
+    write(tmp_path / "several" / "0.tfrecord", several, make_example(b"unlabelled"))
     with pytest.raises(ConfigError, match=r"of type float or int64 \(task: regression\); there are .*label \(bytes\)"):
         find_examples(config(tmp_path / "words").model_copy(update={"task": "regression"}))
     with pytest.raises(ConfigError, match=r"task: classification, but in .* has 2 values of 'label'.*multilabel"):
@@ -57,7 +57,7 @@ def test_labels_that_are_not_the_tasks_are_refused_in_words(tmp_path):
     assert find_examples(config(tmp_path / "several").model_copy(update={"task": "multilabel"})).all == "*"
 
 
-def test_what_is_no_dataset_is_refused_in_words(tmp_path):
+def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ConfigError, match="imagepipe ingest"):
         find_examples(config(tmp_path / "missing"))
     (tmp_path / "notes.txt").write_text("these are not records")
@@ -77,7 +77,7 @@ def test_what_is_no_dataset_is_refused_in_words(tmp_path):
     ],
 )
 def test_slices_by_columns_that_are_not_there_are_refused(tmp_path, evaluation, message):
-    write(tmp_path / "0.tfrecord", example(b"image", "a", camera="old", weight=0.5))
+    write(tmp_path / "0.tfrecord", make_example(b"image", "a", camera="old", weight=0.5))
     values = {"name": "x", "data": {"path": str(tmp_path)}}
     allowed = {
         "slices": ["camera"],

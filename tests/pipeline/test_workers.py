@@ -1,4 +1,4 @@
-"""Beam's workers in processes of their own, as those of a cluster are: there nothing of TFX is imported yet."""
+"""Beam workers in their own processes, like those of a cluster: nothing of TFX has been imported there."""
 
 import pytest
 from tfx.components.statistics_gen.executor import Executor as StatisticsExecutor
@@ -16,7 +16,7 @@ WORKERS = BeamConfig(options={"direct_running_mode": "multi_processing", "direct
 
 
 @pytest.fixture(scope="module")
-def some(tmp_path_factory) -> tuple:
+def evaluated_model(tmp_path_factory) -> tuple:
     """The folder, a small model, the images that it does not know, and those as Examples."""
     root = tmp_path_factory.mktemp("workers")
     train, other = evaluated.split_digits()
@@ -29,20 +29,20 @@ def some(tmp_path_factory) -> tuple:
     )
 
 
-def test_statistics_are_computed(some):
-    root, _, data, examples = some
+def test_statistics_are_computed(evaluated_model):
+    root, _, data, examples = evaluated_model
     statistics = evaluated.make_artifact(standard_artifacts.ExampleStatistics, root / "statistics")
     StatisticsExecutor(BaseBeamExecutor.Context(beam_pipeline_args=WORKERS.make_arguments(), unique_id="1")).Do(
         {"examples": [examples]}, {"statistics": [statistics]}, {"exclude_splits": "[]", "stats_options_json": None}
     )
-    found = tfdv.load_stats_binary(f"{statistics.uri}/Split-eval/FeatureStats.pb")
-    assert found.datasets[0].num_examples == len(data.labels)
-    columns = {feature.path.step[0] for feature in found.datasets[0].features}
+    (split,) = tfdv.load_stats_binary(f"{statistics.uri}/Split-eval/FeatureStats.pb").datasets
+    assert split.num_examples == len(data.labels)
+    columns = {feature.path.step[0] for feature in split.features}
     assert columns == {"pixels", "label", "camera", "width", "height"}
 
 
-def test_an_evaluation_is_that_of_one_process(some):
-    root, model, data, examples = some
+def test_an_evaluation_is_that_of_one_process(evaluated_model):
+    root, model, data, examples = evaluated_model
     config = EvaluationConfig(slices=[], thresholds={"accuracy": 0.5})
     folder, blessed = evaluated.evaluate(root / "evaluated", examples, model, None, config, beam=WORKERS)
     accuracy = float((evaluated.predict(model, data).argmax(axis=1) == data.labels).mean())

@@ -23,8 +23,8 @@ class Containers:
     """Starts containers; remembers the commands and what they printed.
 
     Attributes:
-        commands: of the containers, in the order in which they were started.
-        logs: what each printed.
+        commands: command of each container, in the order in which they were started.
+        logs: what each container printed.
     """
 
     def __init__(self, folder: Path):
@@ -57,12 +57,14 @@ class Containers:
 
 
 @contextlib.contextmanager
-def played(folder: Path, launcher: Callable[[list[str], Callable[[list[str]], int]], int]) -> Iterator[Containers]:
+def replace_docker(
+    folder: Path, launcher: Callable[[list[str], Callable[[list[str]], int]], int]
+) -> Iterator[Containers]:
     """Lets ``kfp.local`` start its containers here.
 
     Args:
-        folder: for logs.
-        launcher: called with a container's command and with what runs a command; returns its exit status.
+        folder: folder for logs.
+        launcher: called with a container's command and a function that runs a command; returns its exit status.
     """
     import docker
     import pytest
@@ -89,13 +91,13 @@ def played(folder: Path, launcher: Callable[[list[str], Callable[[list[str]], in
             containers.close()
 
 
-def as_it_is(command: list[str], run: Callable[[list[str]], int]) -> int:
-    """Artifacts are folders on this machine."""
+def launch_unchanged(command: list[str], run: Callable[[list[str]], int]) -> int:
+    """Runs a command; artifacts are folders on this machine."""
     return run(command)
 
 
-def of_kubeflow(root: Path, disk: Path) -> Callable[[list[str], Callable[[list[str]], int]], int]:
-    """What Kubeflow's launcher does around a command: artifacts are in MinIO, of which a container knows nothing.
+def create_launcher(root: Path, disk: Path) -> Callable[[list[str], Callable[[list[str]], int]], int]:
+    """Returns a launcher that does what Kubeflow's does: artifacts are in MinIO, which a container can't reach.
 
     Args:
         root: plays the bucket: ``minio://mlpipeline/v2/artifacts/x`` is ``root/x``.
@@ -110,69 +112,72 @@ def of_kubeflow(root: Path, disk: Path) -> Callable[[list[str], Callable[[list[s
 
     def launch(command: list[str], run: Callable[[list[str]], int]) -> int:
         place = command.index("--json_serialized_invocation_args") + 1
-        asked = json.loads(command[place])
-        inputs = [a for one in asked["inputs"].get("artifacts", {}).values() for a in one["artifacts"]]
-        outputs = [a for one in asked["outputs"].get("artifacts", {}).values() for a in one["artifacts"]]
+        invocation = json.loads(command[place])
+        inputs = _list_artifacts(invocation["inputs"])
+        outputs = _list_artifacts(invocation["outputs"])
         for artifact in inputs:
             if (source := Path(artifact["uri"])).exists():  # of an empty folder a bucket has no object
                 shutil.copytree(source, on_disk(artifact["uri"]))
             del artifact["type"]  # Kubeflow's driver says none
             artifact["uri"] = uri(artifact["uri"])
         # Where logs are published, as a stock installation does, each task has one more output.
-        log = {"uri": str(Path(asked["outputs"]["outputFile"]).parent / "executor-logs")}
+        log = {"uri": str(Path(invocation["outputs"]["outputFile"]).parent / "executor-logs")}
         log["type"] = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
-        asked["outputs"].setdefault("artifacts", {})["executor-logs"] = {"artifacts": [log]}
+        invocation["outputs"].setdefault("artifacts", {})["executor-logs"] = {"artifacts": [log]}
         outputs.append(log)
         for artifact in outputs:
             on_disk(artifact["uri"]).parent.mkdir(parents=True, exist_ok=True)
             artifact["uri"] = uri(artifact["uri"])
-        status = run([*command[:place], json.dumps(asked), *command[place + 1 :]])
+        status = run([*command[:place], json.dumps(invocation), *command[place + 1 :]])
         if status == 0:
-            _upload(root, disk, Path(asked["outputs"]["outputFile"]))
+            _upload(root, disk, Path(invocation["outputs"]["outputFile"]))
         shutil.rmtree(disk / BUCKET)
         return status
 
     return launch
 
 
+def _list_artifacts(side: dict[str, Any]) -> list[dict[str, Any]]:
+    return [artifact for entry in side.get("artifacts", {}).values() for artifact in entry["artifacts"]]
+
+
 def _upload(root: Path, disk: Path, output_file: Path) -> None:
-    left = json.loads(output_file.read_text())
-    for one in left.get("artifacts", {}).values():
-        for artifact in one["artifacts"]:
-            assert artifact["uri"].startswith(f"minio://{BUCKET}/"), artifact
-            assert None not in artifact.get("metadata", {}).values(), artifact
-            name = artifact["uri"].removeprefix(f"minio://{BUCKET}/")
-            made = disk / BUCKET / name
-            for file in (made, *made.rglob("*")):
-                if file.is_file():  # a bucket has no empty folders
-                    target = root / name / file.relative_to(made)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, target)
-            artifact["uri"] = str(root / name)
-    output_file.write_text(json.dumps(left))
+    output = json.loads(output_file.read_text())
+    for artifact in _list_artifacts(output):
+        assert artifact["uri"].startswith(f"minio://{BUCKET}/"), artifact
+        assert None not in artifact.get("metadata", {}).values(), artifact
+        name = artifact["uri"].removeprefix(f"minio://{BUCKET}/")
+        folder = disk / BUCKET / name
+        for file in (folder, *folder.rglob("*")):
+            if file.is_file():  # a bucket has no empty folders
+                target = root / name / file.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+        artifact["uri"] = str(root / name)
+    output_file.write_text(json.dumps(output))
 
 
-def _forever() -> None:
+def _serve_forever() -> None:
     """Reads commands from standard input, a line of JSON each, and forks for each; writes exit statuses."""
     from tfx import components  # noqa: F401
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor  # noqa: F401
 
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         if child := os.fork():
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             print(status, flush=True)
             continue
-        log = os.open(asked["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        log = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        python, flag, module, *arguments = asked["command"]
-        assert (python, flag) == ("python", "-m"), asked["command"]
+        python, flag, module, *arguments = request["command"]
+        assert (python, flag) == ("python", "-m"), request["command"]
         sys.argv = [module, *arguments]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         sys.exit(0)
 
 
 if __name__ == "__main__":
-    _forever()
+    _serve_forever()

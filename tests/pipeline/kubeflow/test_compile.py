@@ -1,7 +1,10 @@
+"""The compiled pipeline: KFP's IR and the settings of Kubernetes, and what is refused."""
+
 import json
 
 import pytest
 import yaml
+from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -51,7 +54,7 @@ def containers(spec: dict) -> dict[str, dict]:
     return {name: executor["container"] for name, executor in spec["deploymentSpec"]["executors"].items()}
 
 
-def test_kubeflow_loads_what_is_compiled(compiled, tmp_path):
+def test_kubeflow_loads_the_compiled_pipeline(compiled, tmp_path):
     (tmp_path / "compiled.yaml").write_text(compiled)
     component = components.load_component_from_file(str(tmp_path / "compiled.yaml"))
     assert component.pipeline_spec.schema_version == "2.1.0"
@@ -102,7 +105,7 @@ def test_the_trainer_alone_has_the_gpu_and_each_component_what_it_may_use(docume
     }
     assert (trainer["resourceCpuLimit"], trainer["resourceMemoryRequest"]) == ("8", "32Gi")
     assert trainer["memoryLimit"] == pytest.approx(32 * 2**30 / 1e9)
-    assert {json.dumps(each, sort_keys=True) for each in resources.values()} == {
+    assert {json.dumps(other, sort_keys=True) for other in resources.values()} == {
         json.dumps(
             {
                 "cpuLimit": 0.5,
@@ -166,14 +169,12 @@ def test_beams_runner_and_options_go_to_every_component(config):
     beam = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, experiments: [a, b]}}"
     spec = next(yaml.safe_load_all(compile_pipeline(config(beam, VERTEX[0]), "kubeflow")))
     wanted = {"--runner=DataflowRunner", "--project=p", "--experiments=a", "--experiments=b"}
-    of_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
-    assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in of_beam}
+    on_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
+    assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in on_beam}
 
 
 def test_each_task_takes_what_its_component_declares(documents):
     spec = pipeline_spec_pb2.PipelineSpec()
-    from google.protobuf import json_format
-
     json_format.ParseDict(documents[0], spec)
     for task in spec.root.dag.tasks.values():
         component = spec.components[task.component_ref.name]
@@ -182,12 +183,12 @@ def test_each_task_takes_what_its_component_declares(documents):
         assert component.executor_label in spec.deployment_spec["executors"]
         for artifact in task.inputs.artifacts.values():
             producer = spec.root.dag.tasks[artifact.task_output_artifact.producer_task]
-            made = spec.components[producer.component_ref.name].output_definitions.artifacts
-            assert artifact.task_output_artifact.output_artifact_key in made
+            produced = spec.components[producer.component_ref.name].output_definitions.artifacts
+            assert artifact.task_output_artifact.output_artifact_key in produced
 
 
 @pytest.mark.parametrize(
-    ("override", "target", "message"),
+    ("override", "cluster", "message"),
     [
         ("kubeflow.image=null", "kubeflow", r"kubeflow\.image: has to be given"),
         ("deploy.path=null", "kubeflow", r"deploy\.path: has to be given"),
@@ -204,6 +205,6 @@ def test_each_task_takes_what_its_component_declares(documents):
         ("name=digits", "vertex", r"kubeflow\.pipeline_root: has to be given for Vertex AI"),
     ],
 )
-def test_what_can_not_run_there_is_refused_by_key(config, override, target, message):
+def test_what_can_not_run_there_is_refused_by_key(config, override, cluster, message):
     with pytest.raises(ConfigError, match=message):
-        compile_pipeline(config(override), target)
+        compile_pipeline(config(override), cluster)

@@ -3,13 +3,13 @@ from kfp import dsl
 from tfx.utils import import_utils
 
 from pipeline.kubeflow.entrypoint import (
-    local,
-    with_driver_output,
-    with_figures_only,
-    with_types,
-    with_uris,
-    without_log,
-    without_nulls,
+    add_driver_metadata,
+    add_types,
+    drop_log,
+    drop_nulls,
+    keep_numbers,
+    replace_uris,
+    to_local_path,
 )
 
 DECLARED = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
@@ -35,30 +35,30 @@ def message(uri: str) -> dict:
     ],
 )
 def test_uris_that_tfx_can_not_open_become_the_launchers_paths(uri, path):
-    assert local(uri) == path
+    assert to_local_path(uri) == path
 
 
 def test_the_uris_of_inputs_and_outputs_are_changed_and_nothing_else():
-    changed = with_uris(message("minio://b"), local)
+    changed = replace_uris(message("minio://b"), to_local_path)
     assert changed == message("/minio/b")
-    assert with_uris({"artifacts": {"m": {"artifacts": [{"uri": "minio://b/m"}]}}}, local) == {
+    assert replace_uris({"artifacts": {"m": {"artifacts": [{"uri": "minio://b/m"}]}}}, to_local_path) == {
         "artifacts": {"m": {"artifacts": [{"uri": "/minio/b/m"}]}}
     }
 
 
 def test_with_google_cloud_storage_uris_stay_as_they_are():
-    asked = message("gs://bucket")
-    assert with_uris(asked, local) == asked
+    original = message("gs://bucket")
+    assert replace_uris(original, to_local_path) == original
 
 
 def test_inputs_without_a_type_get_the_one_that_the_component_declares():
-    asked = message("minio://b")
-    typed = with_types(asked, {"artifacts": {"model": {"artifactType": DECLARED}}})
+    original = message("minio://b")
+    typed = add_types(original, {"artifacts": {"model": {"artifactType": DECLARED}}})
     (artifact,) = typed["inputs"]["artifacts"]["model"]["artifacts"]
     assert artifact["type"] == DECLARED
     assert artifact["name"] == "minio://b/in"
     assert artifact["metadata"] == {"x": 1.0}
-    assert asked == message("minio://b")  # what was given is left alone
+    assert original == message("minio://b")  # the argument is left unchanged
 
 
 def outputs(**titles: str) -> dict:
@@ -70,32 +70,32 @@ def outputs(**titles: str) -> dict:
     "title", [dsl.HTML.schema_title, dsl.Metrics.schema_title, dsl.ClassificationMetrics.schema_title]
 )
 def test_outputs_of_kfps_types_become_artifacts_of_ours_of_the_same_type(title):
-    typed = with_types(outputs(report=title), {})
+    typed = add_types(outputs(report=title), {})
     (artifact,) = typed["outputs"]["artifacts"]["report"]["artifacts"]
     assert title == import_utils.import_class_by_path(artifact["type"]["schemaTitle"]).TYPE_NAME
 
 
 def test_the_log_that_kubeflow_adds_to_each_task_is_no_output_of_a_component():
-    asked = outputs(model="x.Model") | {"inputs": {}}
+    expected = outputs(model="x.Model") | {"inputs": {}}
     log = outputs(**{"model": "x.Model", "executor-logs": "system.Artifact"}) | {"inputs": {}}
-    assert without_log(log) == asked
-    assert without_log({"inputs": {}}) == {"inputs": {}}
+    assert drop_log(log) == expected
+    assert drop_log({"inputs": {}}) == {"inputs": {}}
 
 
 def test_metrics_are_left_with_their_figures_and_other_artifacts_with_all_that_they_have():
     metadata = {"accuracy": 0.5, "blessed": 1.0, "tfx_version": "1.21.0"}
-    left = {"artifacts": {key: {"artifacts": [{"uri": key, "metadata": metadata}]} for key in ("metrics", "model")}}
-    kept = with_figures_only(left, outputs(metrics="system.Metrics", model="x.Model"))["artifacts"]
+    output = {"artifacts": {key: {"artifacts": [{"uri": key, "metadata": metadata}]} for key in ("metrics", "model")}}
+    kept = keep_numbers(output, outputs(metrics="system.Metrics", model="x.Model"))["artifacts"]
     assert kept["metrics"]["artifacts"] == [{"uri": "metrics", "metadata": {"accuracy": 0.5, "blessed": 1.0}}]
-    assert kept["model"] == left["artifacts"]["model"]
+    assert kept["model"] == output["artifacts"]["model"]
 
 
 def test_what_a_driver_found_out_is_known_to_the_executor():
-    given = {"artifacts": {"blessing": {"artifacts": [{"uri": "elsewhere", "metadata": {"span": 3.0}}]}}}
-    (artifact,) = with_driver_output(message("gs://b"), given)["outputs"]["artifacts"]["blessing"]["artifacts"]
+    driver_output = {"artifacts": {"blessing": {"artifacts": [{"uri": "elsewhere", "metadata": {"span": 3.0}}]}}}
+    (artifact,) = add_driver_metadata(message("gs://b"), driver_output)["outputs"]["artifacts"]["blessing"]["artifacts"]
     assert artifact == {"uri": "gs://b/out", "type": DECLARED, "metadata": {"span": 3.0}}
 
 
 def test_metadata_that_kubeflow_refuses_are_left_out():
-    left = {"artifacts": {"m": {"artifacts": [{"uri": "u", "metadata": {"a": None, "b": 0.0, "c": ""}}]}}}
-    assert without_nulls(left) == {"artifacts": {"m": {"artifacts": [{"uri": "u", "metadata": {"b": 0.0, "c": ""}}]}}}
+    output = {"artifacts": {"m": {"artifacts": [{"uri": "u", "metadata": {"a": None, "b": 0.0, "c": ""}}]}}}
+    assert drop_nulls(output) == {"artifacts": {"m": {"artifacts": [{"uri": "u", "metadata": {"b": 0.0, "c": ""}}]}}}

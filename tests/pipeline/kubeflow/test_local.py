@@ -43,10 +43,10 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
-def run(project: Path, name: str, launcher, **parameters) -> containers.Containers:
+def run_pipeline(project: Path, name: str, launcher, **parameters) -> containers.Containers:
     logs = project / name / "logs"
     logs.mkdir(parents=True)
-    with containers.played(logs, launcher) as started:
+    with containers.replace_docker(logs, launcher) as started:
         local.init(runner=local.DockerRunner(), pipeline_root=str(project / name), raise_on_error=True)
         try:
             components.load_component_from_file(str(project / "compiled.yaml"))(**parameters)
@@ -58,35 +58,35 @@ def run(project: Path, name: str, launcher, **parameters) -> containers.Containe
 @pytest.fixture(scope="module")
 def first(project) -> containers.Containers:
     """Nothing is live yet; artifacts are folders on this machine."""
-    return run(project, "first", containers.as_it_is)
+    return run_pipeline(project, "first", containers.launch_unchanged)
 
 
 @pytest.fixture(scope="module")
 def second(project, first) -> containers.Containers:
-    """The first one's model is live; artifacts are in MinIO. What is trained, and demanded, is said by parameters."""
+    """The first one's model is live; artifacts are in MinIO. Batch size and threshold are parameters of the run."""
     try:
         DISK.mkdir(exist_ok=True)
     except OSError:
         pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be made here")
     if not os.access(DISK, os.W_OK):
         pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be written here")
-    return run(
-        project, "second", containers.of_kubeflow(project / "second", DISK), batch_size=32, threshold_accuracy=0.7
+    return run_pipeline(
+        project, "second", containers.create_launcher(project / "second", DISK), batch_size=32, threshold_accuracy=0.7
     )
 
 
-def accuracy(project: Path, model: Path) -> float:
-    asked = [r for file in sorted((project / "dataset" / "test").glob("*.tfrecord")) for r in read_requests(file)]
-    answers = load(model).predict_requests(asked)
-    return sum(answer.label == answer.id.partition("/")[0] for answer in answers) / len(asked)
+def measure_accuracy(project: Path, model: Path) -> float:
+    requests = [r for file in sorted((project / "dataset" / "test").glob("*.tfrecord")) for r in read_requests(file)]
+    answers = load(model).predict_requests(requests)
+    return sum(answer.label == answer.id.partition("/")[0] for answer in answers) / len(requests)
 
 
-def outputs(started: containers.Containers, executor: str) -> dict:
-    """What an executor left behind, by output."""
+def read_outputs(started: containers.Containers, executor: str) -> dict:
+    """Returns the artifact that an executor wrote, by output."""
     (command,) = [c for c in started.commands if executor in c]
-    asked = json.loads(command[command.index("--json_serialized_invocation_args") + 1])
-    left = json.loads(Path(asked["outputs"]["outputFile"]).read_text())
-    return {key: one["artifacts"][0] for key, one in left["artifacts"].items()}
+    invocation = json.loads(command[command.index("--json_serialized_invocation_args") + 1])
+    output = json.loads(Path(invocation["outputs"]["outputFile"]).read_text())
+    return {key: entry["artifacts"][0] for key, entry in output["artifacts"].items()}
 
 
 def test_each_container_runs_the_command_of_the_compiled_file(project, first):
@@ -102,43 +102,45 @@ def test_each_container_runs_the_command_of_the_compiled_file(project, first):
 
 def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, first):
     (version,) = list_version_folders(project / "serving")[:1]
-    assert accuracy(project, version) > 0.9
-    assert outputs(first, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == ""
-    assert "Blessed" in Path(outputs(first, REPORT)["report"]["uri"]).read_text()
+    assert measure_accuracy(project, version) > 0.9
+    assert read_outputs(first, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == ""
+    assert "Blessed" in Path(read_outputs(first, REPORT)["report"]["uri"]).read_text()
 
 
 def test_examples_carry_the_fingerprint_of_what_was_read(first):
-    examples = outputs(first, "tfx.components.example_gen.import_example_gen.executor.Executor")["examples"]
+    examples = read_outputs(first, "tfx.components.example_gen.import_example_gen.executor.Executor")["examples"]
     assert "train" in examples["metadata"]["split_names"]
     assert "num_files:1" in examples["metadata"]["input_fingerprint"]
 
 
 def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, second):
-    before, after = list_version_folders(project / "serving")
-    assert accuracy(project, after) > 0.9
-    assert outputs(second, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == before.name
-    assert "baseline_model_id" in outputs(second, "components.evaluator.executor.Executor")["blessing"]["metadata"]
+    older, newer = list_version_folders(project / "serving")
+    assert measure_accuracy(project, newer) > 0.9
+    assert (
+        read_outputs(second, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == older.name
+    )
+    assert "baseline_model_id" in read_outputs(second, "components.evaluator.executor.Executor")["blessing"]["metadata"]
 
 
 @pytest.mark.parametrize("run", ["first", "second"])
 def test_kubeflows_page_finds_the_report_as_a_file_the_figures_the_matrix_and_the_curve(project, run, request):
-    left = outputs(request.getfixturevalue(run), REPORT)
-    assert Path(left["report"]["uri"]).read_text().lstrip().startswith("<!DOCTYPE html>")
+    artifacts = read_outputs(request.getfixturevalue(run), REPORT)
+    assert Path(artifacts["report"]["uri"]).read_text().lstrip().startswith("<!DOCTYPE html>")
 
-    metrics = left["metrics"]["metadata"]
+    metrics = artifacts["metrics"]["metadata"]
     assert all(isinstance(value, float) for value in metrics.values())
     assert metrics["blessed"] == 1
     assert metrics["accuracy"] > 0.8
     assert ("champion_accuracy" in metrics) == (run == "second")
 
-    shown = left["classification_metrics"]["metadata"]
-    categories = [each["displayName"] for each in shown["confusionMatrix"]["annotationSpecs"]]
-    matrix = np.array([each["row"] for each in shown["confusionMatrix"]["rows"]])
+    shown = artifacts["classification_metrics"]["metadata"]
+    categories = [spec["displayName"] for spec in shown["confusionMatrix"]["annotationSpecs"]]
+    matrix = np.array([row["row"] for row in shown["confusionMatrix"]["rows"]])
     assert categories == [str(digit) for digit in range(10)]
     assert matrix.sum() == metrics["example_count"]
     assert matrix.trace() / matrix.sum() == pytest.approx(metrics["accuracy"])
     keys = ("confidenceThreshold", "falsePositiveRate", "recall")
-    points = np.array([[each[key] for key in keys] for each in shown["confidenceMetrics"]])
+    points = np.array([[point[key] for key in keys] for point in shown["confidenceMetrics"]])
     assert points[[0, -1]].tolist() == [[1, 0, 0], [0, 1, 1]]
     thresholds, wrong, right = points.T
     assert all(np.diff(thresholds) < 0)
@@ -147,12 +149,12 @@ def test_kubeflows_page_finds_the_report_as_a_file_the_figures_the_matrix_and_th
 
 
 def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
-    model = outputs(second, "components.trainer.executor.TrainerExecutor")["model"]["uri"]
+    model = read_outputs(second, "components.trainer.executor.TrainerExecutor")["model"]["uri"]
     settings = json.loads((Path(model) / "training" / "config.json").read_text())["trainer"]
     assert (settings["batch_size"], settings["epochs"]) == (32, 4)
     (evaluator,) = [c for c in second.commands if "components.evaluator.executor.Executor" in c]
-    asked = json.loads(evaluator[evaluator.index("--json_serialized_invocation_args") + 1])
-    assert asked["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
+    invocation = json.loads(evaluator[evaluator.index("--json_serialized_invocation_args") + 1])
+    assert invocation["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
 
 
 def test_logs_and_what_is_compiled_hold_no_bytes_of_images(project, first, second):

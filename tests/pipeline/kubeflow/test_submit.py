@@ -58,7 +58,7 @@ def project(tmp_path, monkeypatch, kfp):
     (tmp_path / "pipeline.yaml").write_text(f"{CONFIG}  host: {kfp.url}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
-    monkeypatch.setattr(cli.clusters, "SECONDS_TO_LOOK", 0)
+    monkeypatch.setattr(cli.clusters, "POLL_SECONDS", 0)
     return tmp_path
 
 
@@ -68,19 +68,19 @@ def submit(project, package):
 
     def call(*args: str, status: int = 0):
         result = CliRunner().invoke(cli.app, ["submit", str(package), "--param", "path=/d", *args])
-        said = " ".join(result.stderr.split())
+        lines = " ".join(result.stderr.split())
         assert result.exit_code == status, f"{result.exit_code}: {result.output} {result.exception!r}"
-        return result.stdout, said
+        return result.stdout, lines
 
     return call
 
 
 def test_a_run_of_a_new_version_is_made_and_its_page_is_told(kfp, submit):
-    said, _ = submit("--param", "epochs=5", "--run-name", "nightly")
+    output, _ = submit("--param", "epochs=5", "--run-name", "nightly")
     ((run_id, run),) = kfp.runs.items()
-    assert said.strip() == f"Run {run_id} (nightly): {kfp.url}/#/runs/details/{run_id}"
+    assert output.strip() == f"Run {run_id} (nightly): {kfp.url}/#/runs/details/{run_id}"
     assert run["runtime_config"]["parameters"] == {"path": "/d", "epochs": 5}
-    assert [each["display_name"] for each in kfp.pipelines.values()] == ["digits"]
+    assert [pipeline["display_name"] for pipeline in kfp.pipelines.values()] == ["digits"]
     assert run["pipeline_version_reference"]["pipeline_version_id"] in kfp.versions
     (experiment,) = kfp.experiments.values()
     assert run["experiment_id"] == experiment["experiment_id"]
@@ -99,29 +99,29 @@ def test_what_has_not_changed_is_no_new_version_and_what_has_is_one(kfp, submit,
 
 
 def test_waiting_shows_each_task_begin_and_end(kfp, submit):
-    said = json.loads(submit("--wait", "--json")[0])
+    output = json.loads(submit("--wait", "--json")[0])
     _, lines = submit("--wait")
     assert "step: running step: succeeded, 60 s step-2: running step-2: succeeded, 60 s step-3: running" in lines
     assert "driver" not in lines
     assert "executor" not in lines
-    assert said["state"] == "succeeded"
-    assert [(task["name"], task["state"], task["seconds"]) for task in said["tasks"]] == [
+    assert output["state"] == "succeeded"
+    assert [(task["name"], task["state"], task["seconds"]) for task in output["tasks"]] == [
         ("step", "succeeded", 60),
         ("step-2", "succeeded", 60),
         ("step-3", "succeeded", 60),
     ]
-    assert said["id"] in kfp.runs
-    assert said["pipeline"] == "digits"
+    assert output["id"] in kfp.runs
+    assert output["pipeline"] == "digits"
 
 
 @pytest.mark.parametrize("why", ["driver", "the task"])
 def test_a_run_that_fails_says_which_task_and_where_its_log_is(kfp, submit, why):
     kfp.failing["step-2"] = why
-    said, lines = submit("--wait", "--json", status=1)
+    output, lines = submit("--wait", "--json", status=1)
     (run_id,) = kfp.runs
     assert "the run failed: step-2 failed" in lines
     assert f"kubectl logs -n kubeflow -l pipeline/runid={run_id} -c main" in lines
-    tasks = {task["name"]: task["state"] for task in json.loads(said)["tasks"]}
+    tasks = {task["name"]: task["state"] for task in json.loads(output)["tasks"]}
     assert tasks == {"step": "succeeded", "step-2": "failed", "step-3": "skipped"}
 
 
@@ -145,18 +145,18 @@ def test_a_server_that_stays_away_ends_a_wait(kfp, submit, monkeypatch):
 
 
 def test_recurring_runs_replace_ours_of_the_name_and_no_others(kfp, submit):
-    said, _ = submit("--every", "6h")
+    output, _ = submit("--every", "6h")
     ((first, recurring),) = kfp.recurring.items()
     assert recurring["trigger"] == {"periodic_schedule": {"interval_second": 21600}}
     assert (recurring["mode"], recurring["no_catchup"], recurring["max_concurrency"]) == ("ENABLE", True, 1)
-    assert f"{kfp.url}/#/recurringrun/details/{first}" in said
+    assert f"{kfp.url}/#/recurringrun/details/{first}" in output
     submit("--every", "30m", "--run-name", "often")
     others = {"other": recurring | {"recurring_run_id": "other"}}
     others["other"]["pipeline_version_reference"] = {"pipeline_id": "p", "pipeline_version_id": "v"}
     kfp.recurring.update(others)
-    said, _ = submit("--cron", "0 2 * * *", "--json")
-    assert json.loads(said)["replaced"] == [first]
-    assert sorted((each["display_name"], str(each["trigger"])) for each in kfp.recurring.values()) == [
+    output, _ = submit("--cron", "0 2 * * *", "--json")
+    assert json.loads(output)["replaced"] == [first]
+    assert sorted((run["display_name"], str(run["trigger"])) for run in kfp.recurring.values()) == [
         ("digits", "{'cron_schedule': {'cron': '0 0 2 * * *'}}"),
         ("digits", "{'periodic_schedule': {'interval_second': 21600}}"),
         ("often", "{'periodic_schedule': {'interval_second': 1800}}"),
@@ -166,11 +166,11 @@ def test_recurring_runs_replace_ours_of_the_name_and_no_others(kfp, submit):
 
 def test_a_recurring_run_that_is_refused_leaves_the_last_in_place(kfp, submit):
     submit("--every", "6h")
-    before = dict(kfp.recurring)
+    original = dict(kfp.recurring)
     kfp.faults = [("POST", "/recurringruns", 400, "quota of recurring runs exceeded")]
     _, lines = submit("--every", "1h", status=1)
     assert "(400: quota of recurring runs exceeded)" in lines
-    assert kfp.recurring == before
+    assert kfp.recurring == original
 
 
 def test_an_unknown_experiment_is_made_only_if_that_is_asked_for(kfp, submit):
@@ -179,7 +179,7 @@ def test_an_unknown_experiment_is_made_only_if_that_is_asked_for(kfp, submit):
     assert not kfp.pipelines
     submit("--experiment", "nightly", "--create-experiment")
     submit("--experiment", "nightly")
-    assert [each["display_name"] for each in kfp.experiments.values()] == ["Default", "nightly"]
+    assert [experiment["display_name"] for experiment in kfp.experiments.values()] == ["Default", "nightly"]
 
 
 def test_where_users_have_namespaces_theirs_has_to_be_given(kfp, submit, project):
@@ -191,7 +191,7 @@ def test_where_users_have_namespaces_theirs_has_to_be_given(kfp, submit, project
     assert "(403: User 'ann@example.com' is not authorized in namespace 'else')" in lines
     submit("--set", f"kubeflow.namespace={kubeflow.PROFILE}")
     assert len(kfp.runs) == 1
-    assert [each["namespace"] for each in kfp.pipelines.values()] == [kubeflow.PROFILE]
+    assert [pipeline["namespace"] for pipeline in kfp.pipelines.values()] == [kubeflow.PROFILE]
 
 
 def test_a_namespace_is_not_sent_to_a_server_without_users(kfp, submit):
@@ -202,16 +202,16 @@ def test_a_namespace_is_not_sent_to_a_server_without_users(kfp, submit):
 def test_the_token_of_the_environment_is_sent_and_never_shown(kfp, submit, monkeypatch):
     kfp.token = TOKEN
     _, lines = submit(status=1)
-    assert "doesn't know who asks" in lines
+    assert "does not know the caller" in lines
     assert "Set KFP_TOKEN to a token" in lines
     monkeypatch.setenv("KFP_TOKEN", f"{TOKEN}.old")
-    said, lines = submit(status=1)
-    assert "What KFP_TOKEN says is not accepted; it may have expired" in lines
+    output, lines = submit(status=1)
+    assert "KFP_TOKEN is not accepted; it may have expired" in lines
     assert "Jwt verification fails: Bearer …" in lines
-    assert TOKEN not in said + lines
+    assert TOKEN not in output + lines
     monkeypatch.setenv("KFP_TOKEN", TOKEN)
-    said, lines = submit("--wait")
-    assert TOKEN not in said + lines
+    output, lines = submit("--wait")
+    assert TOKEN not in output + lines
     assert len(kfp.runs) == 1
 
 
@@ -228,9 +228,9 @@ def test_the_token_of_a_pod_is_used_and_read_again(kfp, submit, monkeypatch, tmp
     submit("--wait")
     assert len(kfp.runs) == 1
     (tmp_path / "token").write_text(f"{TOKEN}.old")
-    said, lines = submit(status=1)
+    output, lines = submit(status=1)
     assert "Jwt verification fails: Bearer …" in lines
-    assert TOKEN not in said + lines
+    assert TOKEN not in output + lines
 
 
 def test_nobody_there_is_said_at_once(submit, kfp):
@@ -302,7 +302,7 @@ def test_a_login_page_in_front_of_kubeflow_is_recognised(kfp, submit):
         (["--set", "kubeflow.image=x"], "is compiled already"),
         (["--host", "kubeflow.example"], "kubeflow.example is no address such as https://"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
-        (["--target", "vertex", "--host", "http://127.0.0.1"], "are of Kubeflow"),
+        (["--target", "vertex", "--host", "http://127.0.0.1"], "are options for Kubeflow"),
     ],
 )
 def test_what_can_not_be_asked_for_is_refused_before_anything_is_made(kfp, submit, args, message):
@@ -362,19 +362,19 @@ def vertex(account, project, monkeypatch):
 @pytest.fixture
 def submit_to_vertex(vertex, submit, account):
     def call(*args: str, status: int = 0):
-        said, lines = submit("--target", "vertex", *args, status=status)
-        assert not any(secret in said + lines for secret in account.secrets)
-        return said, lines
+        output, lines = submit("--target", "vertex", *args, status=status)
+        assert not any(secret in output + lines for secret in account.secrets)
+        return output, lines
 
     return call
 
 
 def test_vertex_ai_gets_a_job_of_the_package_and_its_page_is_told(vertex, submit_to_vertex):
-    said, _ = submit_to_vertex("--param", "epochs=5", "--run-name", "nightly")
+    output, _ = submit_to_vertex("--param", "epochs=5", "--run-name", "nightly")
     ((job_id, job),) = vertex.jobs.items()
     console = "https://console.cloud.google.com/vertex-ai/locations"
     assert (
-        said.strip()
+        output.strip()
         == f"Run {job_id} (nightly): {console}/{google.REGION}/pipelines/runs/{job_id}?project={google.PROJECT}"
     )
     assert dict(job.runtime_config.parameter_values) == {"path": "/d", "epochs": 5}
@@ -386,9 +386,9 @@ def test_vertex_ai_gets_a_job_of_the_package_and_its_page_is_told(vertex, submit
 def test_vertex_ai_tells_what_was_cached_and_how_each_task_ends(vertex, submit_to_vertex):
     vertex.cached = {"step"}
     vertex.faults = [("GET", "/pipelineJobs/", 503, "The service is currently unavailable.")]
-    said, lines = submit_to_vertex("--wait", "--json")
+    output, lines = submit_to_vertex("--wait", "--json")
     assert "step: running step: cached, 60 s step-2: running step-2: succeeded, 60 s" in lines
-    assert [(t["name"], t["state"]) for t in json.loads(said)["tasks"]] == [
+    assert [(t["name"], t["state"]) for t in json.loads(output)["tasks"]] == [
         ("step", "cached"),
         ("step-2", "succeeded"),
         ("step-3", "succeeded"),
@@ -415,8 +415,8 @@ def test_vertex_ai_gets_a_schedule_in_place_of_ours_of_the_name(vertex, submit_t
     other = type(vertex.schedules["1000"])(vertex.schedules["1000"])
     other.create_pipeline_job_request.pipeline_job.pipeline_spec["pipelineInfo"]["name"] = "other"
     vertex.schedules["7"] = other
-    said = json.loads(submit_to_vertex(*args, "--json")[0])
-    assert said["replaced"] == ["1000"]
+    output = json.loads(submit_to_vertex(*args, "--json")[0])
+    assert output["replaced"] == ["1000"]
     assert sorted((s.display_name, s.cron) for s in vertex.schedules.values()) == sorted(
         [("digits", cron), ("often", "0 */1 * * *"), ("digits", "0 */1 * * *")]
     )
@@ -426,7 +426,7 @@ def test_vertex_ai_gets_a_schedule_in_place_of_ours_of_the_name(vertex, submit_t
 def test_intervals_are_cron_schedules_at_vertex_ai(vertex, submit_to_vertex):
     for every in ("1d", "15m", "1h"):
         submit_to_vertex("--every", every, "--run-name", every)
-    assert [each.cron for each in vertex.schedules.values()] == ["0 0 * * *", "*/15 * * * *", "0 */1 * * *"]
+    assert [schedule.cron for schedule in vertex.schedules.values()] == ["0 0 * * *", "*/15 * * * *", "0 */1 * * *"]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ import pytest
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.features import Features
-from pipeline.run import _check_schema
+from pipeline.preflight import _check_schema
 
 
-def test_a_curated_schema_whose_label_is_not_the_tasks_is_refused_in_words(tmp_path):
+def test_a_curated_schema_whose_label_is_not_the_tasks_is_refused_with_the_reason(tmp_path):
     path = tmp_path / "curated.pbtxt"
     path.write_text('feature { name: "input" type: BYTES } feature { name: "label" type: BYTES }')
     for task in ("classification", "multilabel"):

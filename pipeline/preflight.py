@@ -1,0 +1,76 @@
+"""Checks before a run: finds in seconds, without TensorFlow, what would fail it after minutes."""
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from imagepipe.base.errors import ConfigError, WeightsError
+from imagepipe.base.features import Features
+from imagepipe.base.names import TaskName
+from imagepipe.deploy import storage, targets
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import sort_by_traffic
+from imagepipe.deploy.saved_model import read_task
+from pipeline.config import Config
+from pipeline.source import Source, find_examples, list_label_types
+from trainer import weights
+
+_SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
+
+
+def check_run(config: Config, deploy: DeployConfig) -> Source:
+    """Checks that the data, the live model, the weights and the schema are what the configuration says.
+
+    Args:
+        config: the configuration.
+        deploy: its section ``deploy``, with name and path.
+
+    Returns:
+        The Examples.
+
+    Raises:
+        ConfigError: if they aren't.
+        UnavailableError: if the target that serves the live model can't be asked.
+    """
+    source = find_examples(config)
+    _check_live_model(deploy, config)
+    try:
+        weights.check(config.trainer.weights, config.trainer.backbone)
+    except WeightsError as error:
+        raise ConfigError(str(error)) from error
+    if config.data.curated_schema:
+        _check_schema(config.data.curated_schema, config.data.features.make_features(), config.task)
+    return source
+
+
+def _check_live_model(deploy: DeployConfig, config: Config) -> None:
+    """Refuses a live model of another task: a candidate is compared with it, and takes its place."""
+    live = sort_by_traffic(targets.load_target(deploy).status(deploy))[:1]
+    if live and (task := read_task(storage.fetch_assets(live[0].uri))) != config.task:
+        raise ConfigError(
+            f"task: {config.task}, but {live[0].uri}, which is live, does {task}. "
+            "Give the pipeline another name, or remove the live model."
+        )
+
+
+def _check_schema(path: str, features: Features, task: TaskName) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(f"data.curated_schema: there is no file {path}")
+    try:
+        schema = text_format.Parse(Path(path).read_text(encoding="utf-8"), schema_pb2.Schema())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data.curated_schema: {path} is not a schema: {error}") from error
+    columns = {column.name: column for column in schema.feature}
+    if missing := sorted({features.input, features.label, *features.side} - set(columns)):
+        raise ConfigError(
+            f"data.curated_schema: {path} lacks {', '.join(missing)}. One to start from is written by "
+            "`imagepipe schema DATASET --freeze FILE`."
+        )
+    kind = schema_pb2.FeatureType.Name(columns[features.label].type)
+    allowed = [_SCHEMA_TYPES[name] for name in list_label_types(task)]
+    if kind not in allowed:
+        raise ConfigError(
+            f"data.curated_schema: in {path} the label '{features.label}' has the type {kind}; "
+            f"task: {task} needs {' or '.join(allowed)}"
+        )
