@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.results import Claim, make_parser, report
-from trainer.augmentation import augment
+from trainer.augmentation import make_augmentation
 from trainer.config import AugmentationConfig
-from transform import datasets
+from transform.examples import CORES, disable_tuner
 
 MEASURES = ("trainer/augmentation.py",)
 BATCH = 32
@@ -42,7 +42,7 @@ def main() -> None:
         {
             "images": arguments.images,
             "batch": BATCH,
-            "cores": datasets.CORES,
+            "cores": CORES,
             "images_per_second": rates,
         },
         ["augmentation", *(f"images/s at {side} px" for side in SIDES)],
@@ -62,12 +62,12 @@ def images_per_second(config: AugmentationConfig, side: int, count: int, repeats
     rng = np.random.default_rng(0)
     images = tf.constant(rng.integers(0, 256, (BATCH, side, side, 3), np.uint8))
     target = tf.one_hot(rng.integers(0, 5, BATCH), 5)
-    change = augment(config)
+    change = make_augmentation(config)
     dataset = (
-        datasets.untuned(tf.data.Dataset.range(batches))
+        disable_tuner(tf.data.Dataset.range(batches))
         .map(
             lambda number: change(images, target, tf.stack([0, tf.cast(number, tf.int32)])),
-            num_parallel_calls=datasets.CORES,
+            num_parallel_calls=CORES,
             deterministic=True,
         )
         .prefetch(2)

@@ -97,10 +97,10 @@ def main() -> None:
 
 def prepare(folder: Path, images: int) -> None:
     from benchmarks import transform_and_input
-    from trainer import devices
+    from trainer.devices import choose_precision
 
     transform_and_input.prepare(folder, 10)
-    bfloat16 = devices.policy("auto") == "mixed_bfloat16"
+    bfloat16 = choose_precision("auto") == "mixed_bfloat16"
     export_model(build_inception_v3(), folder / "transform", folder / "model", bfloat16)
     (folder / "images").mkdir()
     for number, jpeg in enumerate(make_photo_crops(images)):

@@ -44,11 +44,12 @@ def build_inception_v3() -> Any:
     import keras
     import numpy as np
 
-    from trainer import model, tasks
     from trainer.config import TrainerConfig
+    from trainer.network import build_network
+    from trainer.tasks import make_classification
 
     keras.utils.set_random_seed(0)
-    network = model.build((299, 299), tasks.classification(10), {}, TrainerConfig(weights="none"))
+    network = build_network((299, 299), make_classification(10), {}, TrainerConfig(weights="none"))
     rng = np.random.default_rng(0)
     for layer in network.base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -62,10 +63,11 @@ def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = Fal
     import tensorflow_transform as tft
 
     from imagepipe.base.features import Features
-    from trainer import export, optimize
+    from trainer.export.optimize import optimize_network
+    from trainer.export.signatures import save_model
 
-    graph = optimize.optimized(network, bfloat16)
-    export.save(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))
+    graph = optimize_network(network, bfloat16)
+    save_model(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))
 
 
 class Usage(NamedTuple):

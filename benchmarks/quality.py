@@ -137,26 +137,28 @@ def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed:
     import numpy as np
     import tensorflow as tf
 
-    from trainer import devices, model, tasks
     from trainer.config import TrainerConfig
-    from trainer.fit import fit
-    from trainer.inputs import Rows, Split
+    from trainer.devices import choose_precision
+    from trainer.inputs import ArrayFile, LoadedSplit
+    from trainer.network import build_network
+    from trainer.schedule import run_schedule
+    from trainer.tasks import make_task
 
     config = TrainerConfig(weights="none", epochs=epochs, batch_size=BATCH, seed=seed, patience=epochs)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(devices.policy(config.precision))
+    keras.config.set_dtype_policy(choose_precision(config.precision))
     classes = int(train[1].max()) + 1
-    task = tasks.make("classification", classes, config)
+    task = make_task("classification", classes, config)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         splits = []
         for name, (images, labels) in {"train": train, "eval": evaluation}.items():
             (folder / name).write_bytes(images.data)
-            rows = Rows(folder / name, images.shape[1:], np.dtype(np.uint8))
-            splits.append(Split(rows, {}, np.eye(classes, dtype=np.float32)[labels]))
-        network = model.build((SIDE, SIDE), task, {}, config)
+            rows = ArrayFile(folder / name, images.shape[1:], np.dtype(np.uint8))
+            splits.append(LoadedSplit(rows, {}, np.eye(classes, dtype=np.float32)[labels]))
+        network = build_network((SIDE, SIDE), task, {}, config)
         start = time.perf_counter()
-        history = fit(network, task, splits[0], splits[1], config, folder, tf.distribute.get_strategy())
+        history = run_schedule(network, task, splits[0], splits[1], config, folder, tf.distribute.get_strategy())
         seconds = time.perf_counter() - start
     return min(history, key=lambda row: row["val_loss"])["val_accuracy"], seconds
 

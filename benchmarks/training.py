@@ -1,7 +1,7 @@
 """The Trainer's speed: against Keras's fit, with augmentation, in bfloat16; and the head on kept features.
 
 - bare fit: `model.fit` of the same network, with the same optimizer, on one batch in memory, again and again
-- ours: `trainer.fit`, each image read from the pixels' file, in another order each epoch
+- ours: `trainer.schedule`, each image read from the pixels' file, in another order each epoch
 
 Each side is a process of its own, traced in its first epoch, which doesn't count. From then on they take turns of one
 epoch, and what counts is the median of the turns: of a side's images/s, and of the ratios within each turn.
@@ -121,13 +121,14 @@ def run(cases: dict[str, Case]) -> tuple[dict[str, Any], dict[str, float]]:
 def _network(side: int, frozen: bool, precision: str = "float32") -> tuple[Any, Any]:
     import keras
 
-    from trainer import model, tasks
     from trainer.config import TrainerConfig
+    from trainer.network import build_network
+    from trainer.tasks import make_classification
 
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(precision)
-    task = tasks.classification(CLASSES)
-    network = model.build((side, side), task, {}, TrainerConfig(weights="none"))
+    task = make_classification(CLASSES)
+    network = build_network((side, side), task, {}, TrainerConfig(weights="none"))
     network.base.trainable = not frozen
     return network, task
 
@@ -138,8 +139,8 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
     import numpy as np
     import tensorflow as tf
 
-    from trainer import optimizers
     from trainer.config import TrainerConfig
+    from trainer.steps import make_learning_rate, make_optimizer
 
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (BATCH[side], side, side, 3), np.uint8)}
@@ -155,8 +156,8 @@ def _fit(model: Any, side: int, steps: int, epochs: int) -> list[float]:
             next_turn()
 
     config = TrainerConfig()
-    rate = optimizers.learning_rate(config, config.learning_rate, epochs, steps)
-    model.compile(optimizers.optimizer(config, rate, model), "categorical_crossentropy", metrics=["accuracy"])
+    rate = make_learning_rate(config, config.learning_rate, epochs, steps)
+    model.compile(make_optimizer(config, rate, model), "categorical_crossentropy", metrics=["accuracy"])
     data = tf.data.Dataset.from_tensors((batch, targets)).cache().repeat(steps)
     model.fit(data, epochs=epochs, verbose=0, callbacks=[Clock()])
     return seconds
@@ -171,13 +172,13 @@ def bare_fit(folder: Path, side: int, frozen: bool, epochs: int) -> list[float]:
 def _split(folder: Path, side: int, images: int) -> Any:
     import numpy as np
 
-    from trainer.inputs import Rows, Split
+    from trainer.inputs import ArrayFile, LoadedSplit
 
     rng = np.random.default_rng(0)
     path = folder / f"pixels-{images}"
     path.write_bytes(rng.integers(0, 256, (images, side, side, 3), np.uint8).data)
     targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, images)]
-    return Split(Rows(path, (side, side, 3), np.dtype(np.uint8)), {}, targets)
+    return LoadedSplit(ArrayFile(path, (side, side, 3), np.dtype(np.uint8)), {}, targets)
 
 
 def _config(side: int, augmented: bool = False, **options: Any) -> Any:
@@ -193,13 +194,13 @@ def ours(
 ) -> list[float]:
     import tensorflow as tf
 
-    from trainer.fit import fit
+    from trainer.schedule import run_schedule
 
     network, task = _network(side, frozen, precision)
     train, evaluation = _split(folder, side, BATCHES[side] * BATCH[side]), _split(folder, side, 1)
     config = _config(side, augmented, weights="none", epochs=epochs)
     strategy = tf.distribute.get_strategy()
-    history = fit(network, task, train, evaluation, config, folder, strategy, report=lambda row: next_turn())
+    history = run_schedule(network, task, train, evaluation, config, folder, strategy, report=lambda row: next_turn())
     return [row["images_per_second"] for row in history[1:]]
 
 
@@ -216,7 +217,7 @@ def through_base(folder: Path) -> float:
 def on_features(folder: Path) -> float:
     import tensorflow as tf
 
-    from trainer.fit import fit
+    from trainer.schedule import run_schedule
 
     network, task = _network(299, frozen=True)
     train, evaluation = _split(folder, 299, HEAD_BATCHES * BATCH[299]), _split(folder, 299, 1)
@@ -234,7 +235,7 @@ def on_features(folder: Path) -> float:
             raise Enough
 
     with contextlib.suppress(Enough):
-        fit(network, task, train, evaluation, config, folder, tf.distribute.get_strategy(), report=after)
+        run_schedule(network, task, train, evaluation, config, folder, tf.distribute.get_strategy(), on_epoch=after)
     return ended[-1] - start
 
 

@@ -187,19 +187,20 @@ def ours(folder: Path) -> dict[str, float]:
     import tensorflow_transform as tft
 
     from imagepipe.base.features import Features
-    from trainer import export, inputs, tasks
-    from transform import graph
+    from trainer.inputs import load_split, read_batches, shuffle_epochs
+    from trainer.tasks import make_classification
+    from transform.examples import load_graph, make_parser, read_shards
 
     output = tft.TFTransformOutput(str(folder / "transform"))
-    _owner, transform = graph.load(output)
-    parse = export.example_parser(output, Features(), with_label=True)
-    encode = tasks.classification(10).encode
+    _owner, transform = load_graph(output)
+    parse = make_parser(output, Features(), with_label=True)
+    encode = make_classification(10).encode
     start = time.perf_counter()
-    records = inputs.records([str(folder / RECORDS / "*")])
-    split = inputs.load(records, lambda x: transform(parse(x)), encode, folder / "pixels")
+    records = read_shards([str(folder / RECORDS / "*")])
+    split = load_split(records, lambda x: transform(parse(x)), encode, folder / "pixels")
     loaded = time.perf_counter() - start
-    epochs = inputs.epochs(split.count, split.count, BATCH, seed=0, first=0)
-    epoch = inputs.read(split, epochs.take(-(-split.count // BATCH))).prefetch(2)
+    epochs = shuffle_epochs(split.count, split.count, BATCH, seed=0, first=0)
+    epoch = read_batches(split, epochs.take(-(-split.count // BATCH))).prefetch(2)
     passes = _passes(epoch)
     return {"first": loaded + passes["first"], "later": passes["later"]}
 

@@ -11,10 +11,9 @@ from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
 from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import DeployConfig
 from pipeline.kubeflow_config import KubeflowConfig
-from trainer import space
 from trainer.backbones import BACKBONES
 from trainer.config import ServingConfig, TrainerConfig
-from trainer.space import TunerConfig
+from trainer.search_space import TunerConfig, check_space
 
 _MAX_SIDE = 4096
 
@@ -257,7 +256,7 @@ class Config(Section):
     @classmethod
     def _check_size(cls, image: ImageConfig, info: ValidationInfo) -> ImageConfig:
         backbone = _get_backbone(info)
-        minimum = BACKBONES[backbone].least
+        minimum = BACKBONES[backbone].min_side
         if min(image.size) < minimum:
             raise ValueError(f"size: {list(image.size)} is too small, {backbone} takes {minimum} and more a side")
         return image
@@ -315,7 +314,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_search(self) -> "Config":
         if self.tuner:
-            space.check(self.tuner.space, self.trainer)
+            check_space(self.tuner.space, self.trainer)
         return self
 
     def make_deployment(self, path: str) -> DeployConfig:

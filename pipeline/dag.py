@@ -147,14 +147,14 @@ def create_pipeline(
 
     # If a space is given, the best settings in it; they override those of the configuration.
     tuner = config.tuner and Tuner(
-        tuner_fn="trainer.tune.tuner_fn",
+        tuner_fn="trainer.tuner_fn.tuner_fn",
         custom_config=training_config | {"tuner": config.tuner.model_dump(mode="json")},
         **training,
     )
 
     # The network, and the graph that will serve it, optimised for serving.
     trainer_component = Trainer(
-        run_fn="trainer.run.run_fn",
+        run_fn="trainer.run_fn.run_fn",
         statistics=statistics_gen.outputs["statistics"],
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
         custom_config=training_config | {"serving": config.serving.dump_export_settings()},

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagepipe.base.errors import ConfigError
 from imagepipe.ingest import dataset
 from pipeline.config_schema import SCHEMA_FILE, render_json_schema
-from trainer.weights import imagenet_available
+from trainer.pretrained import is_imagenet_available
 
 _TEMPLATE = """\
 # yaml-language-server: $schema={schema}
@@ -88,7 +88,7 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
     description = dataset.load(str(dataset_dir))
     task = description.options.task
-    is_reachable = imagenet_available()
+    is_reachable = is_imagenet_available()
     text = _TEMPLATE.format(
         schema=SCHEMA_FILE,
         name=re.sub(r"[^a-z0-9_-]+", "-", out.resolve().parent.name.lower()).strip("-_")[:63] or "images",

@@ -14,7 +14,7 @@ from imagepipe.deploy.deployment import sort_by_traffic
 from imagepipe.deploy.saved_model import read_task
 from pipeline.config import Config
 from pipeline.source import Source, find_examples, list_label_types
-from trainer import weights
+from trainer.pretrained import check_weights
 
 _SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
 
@@ -36,7 +36,7 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
     source = find_examples(config)
     _check_live_model(deploy, config)
     try:
-        weights.check(config.trainer.weights, config.trainer.backbone)
+        check_weights(config.trainer.weights, config.trainer.backbone)
     except WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:

@@ -1,8 +1,8 @@
-"""Augmentation: random changes to the images of training, batch by batch, inside tf.data.
+"""Augmentation: random changes to the training images, batch by batch, inside tf.data.
 
-Every draw comes from the seed that is handed in, so that the same seed gives the same images on any number of threads
-and after a restart. Keras's layers hold their generator as a variable, which a parallel map reads in any order, and
-its RandAugment draws the same operations for a whole batch; hence these few functions.
+Every draw comes from the seed that is passed in, so the same seed gives the same images on any number of threads and
+after a restart. Keras's layers hold their generator as a variable, which a parallel map reads in any order, and its
+RandAugment draws the same operations for a whole batch; hence these few functions.
 """
 
 import math
@@ -17,73 +17,73 @@ Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor
 _RAND_AUGMENT_ROUNDS = 2  # the paper's N
 
 
-def augment(config: AugmentationConfig) -> Augment:
-    """Makes the function that changes a batch; what is off costs nothing.
+def make_augmentation(config: AugmentationConfig) -> Augment:
+    """Returns the function that augments a batch; options that are off cost nothing.
 
     Args:
-        config: what to change, and how much.
+        config: which changes to make, and how strong.
 
     Returns:
-        From images, uint8 ``[n, height, width, 3]`` with known height and width; targets, float32 ``[n, k]``; and a
-        seed, int32 ``[2]``, another one for each batch; to images and targets of the same shapes and dtypes. Only
-        MixUp and CutMix change targets. The images are unchanged bit for bit if nothing is on.
+        A function from images, uint8 ``[n, height, width, 3]`` with static height and width; targets, float32
+        ``[n, k]``; and a seed, int32 ``[2]``, a different one for each batch; to images and targets of the same shapes
+        and dtypes. Only MixUp and CutMix change targets. If everything is off, images are unchanged bit for bit.
     """
     warps = any((config.horizontal_flip, config.vertical_flip, config.rotation, config.zoom, config.shift))
 
-    def apply(images: tf.Tensor, target: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def augment(images: tf.Tensor, target: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if not config.is_on:
             return images, target
         shape = images.shape
-        # A seed for each kind of change: turning one on leaves the draws of the others as they are.
-        of_warp, of_rounds, of_signs, of_light, of_blur, of_mix = tf.unstack(
+        # A seed for each kind of change: turning one on leaves the draws of the others unchanged.
+        warp_seed, rounds_seed, signs_seed, light_seed, blur_seed, mix_seed = tf.unstack(
             tf.random.experimental.stateless_split(seed, 6)
         )
         count, height, width = tf.shape(images)[0], shape[1], shape[2]
 
-        matrices = _draw_matrices(config, count, height, width, of_warp)
+        matrices = _draw_matrices(config, count, height, width, warp_seed)
         rounds = []
         if config.rand_augment:
             draws = [_RAND_AUGMENT_ROUNDS, count]
-            operations = tf.random.stateless_uniform(draws, of_rounds, 0, _OPERATIONS, tf.int32)
-            signs = tf.sign(tf.random.stateless_uniform(draws, of_signs, -1, 1))
+            operations = tf.random.stateless_uniform(draws, rounds_seed, 0, _OPERATION_COUNT, tf.int32)
+            signs = tf.sign(tf.random.stateless_uniform(draws, signs_seed, -1, 1))
             rounds = list(zip(tf.unstack(operations), tf.unstack(config.rand_augment * signs), strict=True))
             for operation, strength in rounds:
-                matrices = tf.matmul(matrices, _reshaping(operation, strength, height, width))
-        # RandAugment's geometry goes into the one warp, so that each image is resampled once.
+                matrices = tf.matmul(matrices, _make_reshaping_matrices(operation, strength, height, width))
+        # RandAugment's geometry is part of the one warp, so that each image is resampled once.
         images = _warp(images, matrices) if warps or rounds else tf.cast(images, tf.float32)
         for operation, strength in rounds:
             images = _recolour(images, operation, strength)
 
         if config.brightness or config.contrast:
-            brightness, contrast = tf.unstack(tf.random.stateless_uniform([2, count, 1, 1, 1], of_light, -1, 1))
+            brightness, contrast = tf.unstack(tf.random.stateless_uniform([2, count, 1, 1, 1], light_seed, -1, 1))
             images = _relight(images, config.brightness * brightness, 1 + config.contrast * contrast)
         if config.blur_sigma:
-            sigma = tf.random.stateless_uniform([count], of_blur, 0, config.blur_sigma)
+            sigma = tf.random.stateless_uniform([count], blur_seed, 0, config.blur_sigma)
             images = _blur(images, sigma, config.blur_sigma)
         if config.mixup or config.cutmix:
-            images, target = _mix(images, target, config, of_mix)
+            images, target = _mix(images, target, config, mix_seed)
         return tf.cast(tf.round(tf.ensure_shape(images, shape)), tf.uint8), target
 
-    return apply
+    return augment
 
 
 def _draw_matrices(config: AugmentationConfig, count: tf.Tensor, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
     flip_x, flip_y, angle, zoom, shift_x, shift_y = tf.unstack(tf.random.stateless_uniform([6, count], seed, -1, 1))
     scale = 1 / (1 + config.zoom * zoom)
 
-    def flipped(draw: tf.Tensor) -> tf.Tensor:
+    def flip_at_random(draw: tf.Tensor) -> tf.Tensor:
         return tf.where(draw < 0, -scale, scale)
 
-    return _affine(
+    return _make_affine_matrices(
         angle=math.radians(config.rotation) * angle,
-        scale_x=flipped(flip_x) if config.horizontal_flip else scale,
-        scale_y=flipped(flip_y) if config.vertical_flip else scale,
+        scale_x=flip_at_random(flip_x) if config.horizontal_flip else scale,
+        scale_y=flip_at_random(flip_y) if config.vertical_flip else scale,
         shift_x=config.shift * width * shift_x,
         shift_y=config.shift * height * shift_y,
     )
 
 
-def _affine(
+def _make_affine_matrices(
     angle: tf.Tensor,
     shift_x: tf.Tensor,
     shift_y: tf.Tensor,
@@ -92,7 +92,7 @@ def _affine(
     shear_x: tf.Tensor | float = 0.0,
     shear_y: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """From places in the result to places in the original, pixels from the centre, as matrices ``[n, 3, 3]``."""
+    """Returns matrices ``[n, 3, 3]`` that map positions in the result to the original, in pixels from the centre."""
     cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)
     rows = [
         [(cos - sin * shear_y) * scale_x, (cos * shear_x - sin) * scale_y, shift_x],
@@ -102,32 +102,32 @@ def _affine(
     return tf.stack([tf.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-# Compiled, it is one loop over the pixels, and some four times as fast as TensorFlow's ImageProjectiveTransformV3.
+# Compiled, this is one loop over the pixels, some four times as fast as TensorFlow's ImageProjectiveTransformV3.
 @tf.function(jit_compile=True)
 def _warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Resamples bilinearly; beyond its borders an image goes on as its mirror image, so that none are seen."""
+    """Resamples bilinearly; images are mirrored beyond their borders, so that no border is visible."""
     height, width = images.shape[1], images.shape[2]
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     x = tf.range(width, dtype=tf.float32) - centre_x
     y = (tf.range(height, dtype=tf.float32) - centre_y)[:, None]
 
-    def place(row: int, centre: float, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def locate(row: int, centre: float, size: int) -> tuple[tf.Tensor, tf.Tensor]:
         a, b, shift = (matrices[:, row, column, None, None] for column in range(3))
         mirrored = size - 0.5 - tf.abs(tf.math.floormod(a * x + b * y + shift + centre + 0.5, 2.0 * size) - size)
         exact = tf.clip_by_value(mirrored, 0.0, size - 1.0)
         whole = tf.floor(exact)
         return tf.cast(whole, tf.int32), (exact - whole)[..., None]
 
-    left, right_share = place(0, centre_x, width)
-    top, lower_share = place(1, centre_y, height)
-    # Behind the last row and column there are neighbours of share 0, which have to be somewhere.
+    left, right_share = locate(0, centre_x, width)
+    top, lower_share = locate(1, centre_y, height)
+    # Neighbours beyond the last row and column have a share of 0, but must exist.
     pixels = tf.pad(tf.reshape(images, [-1, height * width, 3]), [[0, 0], [0, width + 1], [0, 0]])
 
-    def neighbour(offset: int) -> tf.Tensor:
+    def gather_neighbour(offset: int) -> tf.Tensor:
         return tf.cast(tf.gather(pixels, top * width + left + offset, batch_dims=1), tf.float32)
 
-    upper = _blend(neighbour(0), neighbour(1), right_share)
-    lower = _blend(neighbour(width), neighbour(width + 1), right_share)
+    upper = _blend(gather_neighbour(0), gather_neighbour(1), right_share)
+    lower = _blend(gather_neighbour(width), gather_neighbour(width + 1), right_share)
     return _blend(upper, lower, lower_share)
 
 
@@ -136,15 +136,15 @@ def _blend(first: tf.Tensor, second: tf.Tensor, share_of_second: tf.Tensor) -> t
 
 
 def _relight(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
-    """Stretches the levels around the image's mean, then moves them by a share of full white; ``[n, 1, 1, 1]`` each."""
+    """Scales levels around the image's mean, then shifts them by a share of full white; both ``[n, 1, 1, 1]``."""
     mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
     return tf.clip_by_value(images * contrast + (mean * (1 - contrast) + 255 * brightness), 0, 255)
 
 
-def _blur(images: tf.Tensor, sigma: tf.Tensor, largest: float) -> tf.Tensor:
-    """Blurs each image with its own Gaussian of ``sigma`` pixels, ``[n]``, ``largest`` at most."""
+def _blur(images: tf.Tensor, sigma: tf.Tensor, max_sigma: float) -> tf.Tensor:
+    """Blurs each image with its own Gaussian of ``sigma`` pixels, ``[n]``, at most ``max_sigma``."""
     _, height, width, channels = images.shape
-    radius = math.ceil(3 * largest)
+    radius = math.ceil(3 * max_sigma)
     offsets = tf.range(-radius, radius + 1, dtype=tf.float32)[:, None]
     kernels = tf.exp(-(offsets**2) / (2 * tf.maximum(sigma, 1e-3) ** 2))
     kernels = tf.repeat(kernels / tf.reduce_sum(kernels, axis=0), channels, axis=1)
@@ -159,67 +159,68 @@ def _blur(images: tf.Tensor, sigma: tf.Tensor, largest: float) -> tf.Tensor:
 def _mix(
     images: tf.Tensor, target: tf.Tensor, config: AugmentationConfig, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each image with its partner, from the batch the other way round, and their targets in the same shares.
+    """Mixes each image with its partner, from the reversed batch, and their targets by the same share.
 
     The share is drawn for each image: MixUp (Zhang et al. 2018, arXiv:1710.09412) or CutMix (Yun et al. 2019,
     arXiv:1905.04899).
     """
-    of_coin, of_first, of_second, of_box = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+    coin_seed, first_seed, second_seed, box_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     count = tf.shape(images)[0]
     backwards = tf.range(count - 1, -1, -1)
 
-    def partners_share(alpha: float) -> tf.Tensor:
-        # Beta(alpha, alpha) out of two gammas, in double precision: a small alpha brings both of them close to 0.
+    def draw_partner_share(alpha: float) -> tf.Tensor:
+        # Beta(alpha, alpha) from two gammas, in double precision: with a small alpha both are close to 0.
         first, second = (
-            tf.random.stateless_gamma([count], of_gamma, alpha, dtype=tf.float64) for of_gamma in (of_first, of_second)
+            tf.random.stateless_gamma([count], gamma_seed, alpha, dtype=tf.float64)
+            for gamma_seed in (first_seed, second_seed)
         )
         return tf.cast(tf.math.divide_no_nan(first, first + second), tf.float32)
 
-    def mixed(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def mix(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         share = tf.reduce_mean(mask, axis=[1, 2, 3])[:, None]
-        # Gathered, whole images are copied; a slice [::-1] goes pixel by pixel, and takes many times as long.
+        # A gather copies whole images; a slice [::-1] goes pixel by pixel and takes many times as long.
         return (
             _blend(images, tf.gather(images, backwards), mask),
             _blend(target, tf.gather(target, backwards), share),
         )
 
     def mixup() -> tuple[tf.Tensor, tf.Tensor]:
-        return mixed(partners_share(config.mixup)[:, None, None, None])
+        return mix(draw_partner_share(config.mixup)[:, None, None, None])
 
     def cutmix() -> tuple[tf.Tensor, tf.Tensor]:
-        return mixed(_boxes(partners_share(config.cutmix), images.shape[1], images.shape[2], of_box))
+        return mix(_draw_boxes(draw_partner_share(config.cutmix), images.shape[1], images.shape[2], box_seed))
 
     if config.mixup and config.cutmix:
-        return tf.cond(tf.random.stateless_uniform([], of_coin) < 0.5, mixup, cutmix)
+        return tf.cond(tf.random.stateless_uniform([], coin_seed) < 0.5, mixup, cutmix)
     return mixup() if config.mixup else cutmix()
 
 
-def _boxes(share: tf.Tensor, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
-    """Masks ``[n, height, width, 1]``: 1 in a box of that share of the area, 0 around it.
+def _draw_boxes(share: tf.Tensor, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
+    """Returns masks ``[n, height, width, 1]``: 1 in a box of the given share of the area, 0 around it.
 
-    As in the paper the box's centre is anywhere in the image, and what lies outside is lost.
+    As in the paper, the box's centre is anywhere in the image, and parts outside the image are cut off.
     """
     centres = tf.random.stateless_uniform([2, tf.shape(share)[0]], seed)
 
-    def inside(centre: tf.Tensor, size: int) -> tf.Tensor:
+    def is_inside(centre: tf.Tensor, size: int) -> tf.Tensor:
         distance = tf.range(size, dtype=tf.float32) + 0.5 - size * centre[:, None]
         return tf.abs(distance) <= size * tf.sqrt(share)[:, None] / 2
 
-    rows, columns = inside(centres[0], height), inside(centres[1], width)
+    rows, columns = is_inside(centres[0], height), is_inside(centres[1], width)
     return tf.cast(rows[:, :, None, None] & columns[:, None, :, None], tf.float32)
 
 
-# RandAugment (Cubuk et al. 2020, arXiv:1909.13719): its 14 operations at its ranges, two of them for each image. A
-# strength is the magnitude with a random sign, -1 to 1; where a direction makes no sense, its size counts.
+# RandAugment (Cubuk et al. 2020, arXiv:1909.13719): its 14 operations in its ranges, two of them for each image. A
+# strength is the magnitude with a random sign, -1 to 1; if an operation has no direction, the absolute value counts.
 
-_RESHAPING = 5  # operations 0 to 4: rotation, shear and shift
+_RESHAPING_COUNT = 5  # operations 0 to 4: rotation, shear and shift
 
 
-def _reshaping(operation: tf.Tensor, strength: tf.Tensor, height: int, width: int) -> tf.Tensor:
+def _make_reshaping_matrices(operation: tf.Tensor, strength: tf.Tensor, height: int, width: int) -> tf.Tensor:
     rotation, shear_x, shear_y, shift_x, shift_y = (
-        tf.where(operation == number, strength, 0.0) for number in range(_RESHAPING)
+        tf.where(operation == number, strength, 0.0) for number in range(_RESHAPING_COUNT)
     )
-    return _affine(
+    return _make_affine_matrices(
         angle=math.radians(30) * rotation,
         shear_x=0.3 * shear_x,
         shear_y=0.3 * shear_y,
@@ -229,15 +230,15 @@ def _reshaping(operation: tf.Tensor, strength: tf.Tensor, height: int, width: in
 
 
 def _recolour(images: tf.Tensor, operation: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Applies to each image the one of the other operations that was drawn for it."""
-    # Sorted by operation, so that each is computed only for its own images.
-    chosen = tf.maximum(operation - _RESHAPING, 0)
-    places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), chosen, len(_RECOLOURING))
+    """Applies to each image the recolouring operation that was drawn for it."""
+    # Partitioned, so that each operation is computed only for its own images.
+    numbers = tf.maximum(operation - _RESHAPING_COUNT, 0)
+    indices = tf.dynamic_partition(tf.range(tf.shape(images)[0]), numbers, len(_RECOLOURING))
     parts = [
-        function(tf.gather(images, place), tf.gather(strength, place)[:, None, None, None])
-        for function, place in zip(_RECOLOURING, places, strict=True)
+        recolour(tf.gather(images, chosen), tf.gather(strength, chosen)[:, None, None, None])
+        for recolour, chosen in zip(_RECOLOURING, indices, strict=True)
     ]
-    return tf.ensure_shape(tf.dynamic_stitch(places, parts), images.shape)
+    return tf.ensure_shape(tf.dynamic_stitch(indices, parts), images.shape)
 
 
 def _keep(images: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -268,8 +269,8 @@ def _posterize(images: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     return tf.floor(images / step) * step
 
 
-def _away_from(degenerate: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Pillow's ImageEnhance: between a degenerate image and the image (strength below 0), or beyond it (above)."""
+def _make_enhancement(degenerate: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns Pillow's ImageEnhance: blends with a degenerate image (strength below 0), or away from it (above 0)."""
 
     def enhance(images: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(_blend(degenerate(images), images, 1 + 0.9 * strength), 0, 255)
@@ -277,12 +278,12 @@ def _away_from(degenerate: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Ten
     return enhance
 
 
-def _mean_grey(images: tf.Tensor) -> tf.Tensor:
+def _average_grey(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.image.rgb_to_grayscale(images), axis=[1, 2, 3], keepdims=True)
 
 
 def _smooth(images: tf.Tensor) -> tf.Tensor:
-    """Pillow's SMOOTH: a mean of nine pixels, in which the one in the middle counts five times."""
+    """Applies Pillow's SMOOTH: a mean of nine pixels, in which the middle one counts five times."""
     return (9 * tf.nn.avg_pool2d(images, 3, 1, "SAME") + 4 * images) / 13
 
 
@@ -292,9 +293,9 @@ _RECOLOURING = (
     _equalize,
     _solarize,
     _posterize,
-    _away_from(tf.image.rgb_to_grayscale),  # colour
-    _away_from(_mean_grey),  # contrast
-    _away_from(tf.zeros_like),  # brightness
-    _away_from(_smooth),  # sharpness
+    _make_enhancement(tf.image.rgb_to_grayscale),  # colour
+    _make_enhancement(_average_grey),  # contrast
+    _make_enhancement(tf.zeros_like),  # brightness
+    _make_enhancement(_smooth),  # sharpness
 )
-_OPERATIONS = _RESHAPING + len(_RECOLOURING)
+_OPERATION_COUNT = _RESHAPING_COUNT + len(_RECOLOURING)

@@ -1,5 +1,6 @@
-"""The state of a training on disk, so that a killed one goes on where it was."""
+"""The state of a training on disk, from which a killed training resumes where it was."""
 
+import hashlib
 import json
 import os
 import zipfile
@@ -11,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer.config import FnArgs
+
 _FILE = "state.npz"
 
 
@@ -19,10 +22,10 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        phase: number of the current phase.
+        phase: index of the current phase.
         epoch: finished epochs of the phase.
         step: finished steps of the epoch after those.
-        history: a row for each finished epoch of all phases, see ``trainer.fit``.
+        history: one row per finished epoch of all phases, see ``trainer.schedule``.
     """
 
     phase: int
@@ -34,23 +37,38 @@ class Progress:
 Arrays = dict[str, list[np.ndarray]]
 
 
-def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Copies of variables' values."""
+def make_state_folder(fn_args: FnArgs) -> Path:
+    """Returns the state folder of this very training or search, named by its data, preprocessing and configuration."""
+    identity = [
+        fn_args.train_files,
+        fn_args.eval_files,
+        fn_args.transform_graph_path,
+        fn_args.hyperparameters,
+        fn_args.custom_config,
+    ]
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(fn_args.custom_config["state_dir"]) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def copy_values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Returns copies of variables' values."""
     return [np.array(variable.numpy()) for variable in variables]
 
 
-def assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
-    """Gives variables the values of copies."""
+def assign_values(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
+    """Assigns copied values to variables."""
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
-def save(folder: Path, progress: Progress, arrays: Arrays) -> None:
-    """Writes a state in place of the one before; whoever reads sees either whole.
+def save_state(folder: Path, progress: Progress, arrays: Arrays) -> None:
+    """Writes a state in place of the previous one; a reader sees one of them complete.
 
     Args:
-        folder: an existing one.
-        progress: how far it is.
+        folder: an existing folder.
+        progress: how far the training is.
         arrays: groups of arrays by name.
     """
     flat = {f"{name}/{number}": array for name, group in arrays.items() for number, array in enumerate(group)}
@@ -62,8 +80,8 @@ def save(folder: Path, progress: Progress, arrays: Arrays) -> None:
     partial.replace(folder / _FILE)
 
 
-def load(folder: Path) -> tuple[Progress, Arrays] | None:
-    """Reads what ``save`` wrote; None where there is nothing, or nothing that can be read."""
+def load_state(folder: Path) -> tuple[Progress, Arrays] | None:
+    """Reads what ``save_state`` wrote; returns None if there is nothing, or nothing readable."""
     try:
         with np.load(folder / _FILE, allow_pickle=False) as stored:
             progress = Progress(**json.loads(str(stored["progress"])))

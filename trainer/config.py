@@ -1,7 +1,8 @@
-"""What can be tuned about training: the ``trainer`` section of the configuration."""
+"""Settings of training and export: the ``trainer`` and ``serving`` sections, and the arguments that TFX passes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from functools import reduce
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -9,126 +10,228 @@ from trainer import backbones
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
+DEFAULT_THRESHOLD = 0.5
 
 Distribution = Literal["auto", "none", "mirrored", "multi_worker"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 
-class AugmentationConfig(BaseModel):
-    """Random changes to the images of training, drawn anew for each image each time it is seen.
+class FnArgs(Protocol):
+    """The part of TFX's ``FnArgs``, of the Trainer and of the Tuner, that is used here.
 
-    The defaults suit photographs of things that have no preferred side. What is 0 or false costs nothing.
+    Attributes:
+        train_files: patterns of raw Examples to train on.
+        eval_files: patterns of raw Examples to evaluate on.
+        transform_graph_path: output of the Transform component.
+        serving_model_dir: the SavedModel to write; the other results of training go beside it.
+        model_run_dir: folder for TensorBoard's logs.
+        hyperparameters: keras-tuner's configuration of them, whose values override those of ``trainer``; or None.
+        custom_config: ``task``, ``features``, ``image_size``, ``trainer`` and ``serving`` (of a search ``tuner``), as
+            dicts of the classes that own them, and ``state_dir``, a local folder in which a training that was killed
+            finds its state again.
+    """
+
+    train_files: list[str]
+    eval_files: list[str]
+    transform_graph_path: str
+    serving_model_dir: str
+    model_run_dir: str
+    hyperparameters: dict[str, Any] | None
+    custom_config: dict[str, Any]
+
+
+class AugmentationConfig(BaseModel):
+    """Random changes to the training images, drawn anew for each image each time it is read.
+
+    The defaults suit photographs of things that have no preferred side. Options at 0 or false cost nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    horizontal_flip: bool = Field(True, description="mirrors half of the images left to right")
-    vertical_flip: bool = Field(False, description="mirrors half of the images top to bottom")
-    rotation: Annotated[float, Field(ge=0, le=90)] = Field(10, description="degrees, each way")
-    zoom: Annotated[float, Field(ge=0, le=0.9)] = Field(0.15, description="share, larger or smaller")
-    shift: Annotated[float, Field(ge=0, le=0.5)] = Field(0.1, description="share of the width and height, each way")
-    brightness: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of full white, added or taken away")
-    contrast: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="share, more or less of it")
-    blur_sigma: Annotated[float, Field(ge=0, le=5)] = Field(0, description="pixels, of the strongest Gaussian blur")
-    rand_augment: Annotated[float, Field(ge=0, le=1)] = Field(
-        0, description="magnitude of two RandAugment operations on each image"
+    horizontal_flip: bool = Field(True, description="Mirror half of the images left to right.")
+    vertical_flip: bool = Field(False, description="Mirror half of the images top to bottom.")
+    rotation: Annotated[float, Field(ge=0, le=90)] = Field(
+        10, description="Maximum rotation in degrees, in either direction."
     )
-    mixup: Annotated[float, Field(ge=0)] = Field(0, description="alpha of MixUp's share: images blend in pairs")
+    zoom: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.15, description="Maximum zoom as a share of the size, in or out."
+    )
+    shift: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.1, description="Maximum shift as a share of width and height, in either direction."
+    )
+    brightness: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Maximum change of brightness as a share of full white, up or down."
+    )
+    contrast: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="Maximum change of contrast as a share of it, up or down."
+    )
+    blur_sigma: Annotated[float, Field(ge=0, le=5)] = Field(
+        0, description="Standard deviation of the strongest Gaussian blur, in pixels."
+    )
+    rand_augment: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="Magnitude of the two RandAugment operations applied to each image."
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(
+        0, description="Alpha of the beta distribution of MixUp's share: images are blended in pairs."
+    )
     cutmix: Annotated[float, Field(ge=0)] = Field(
-        0, description="alpha of CutMix's share: a box comes from another image; with mixup, one of them for each batch"
+        0,
+        description="Alpha of the beta distribution of CutMix's share: a box is taken from another image. With mixup "
+        "as well, each batch gets one of the two.",
     )
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is changed at all."""
+        """Returns whether any change is enabled."""
         return any(self.model_dump().values())
 
 
 class TrainerConfig(BaseModel):
-    """The ``trainer`` section. With weights, the head is trained first, on a frozen base; without, all at once."""
+    """The ``trainer`` section.
+
+    With pretrained weights the head is trained first, on a frozen base; without, all layers are trained at once.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: str = Field(
-        backbones.DEFAULT, description="the network below the head: " + ", ".join(backbones.BACKBONES)
+    backbone: str = Field(backbones.DEFAULT, description=f"Network below the head: {', '.join(backbones.BACKBONES)}.")
+    weights: str = Field(
+        IMAGENET,
+        description="Weights to start from: imagenet, none (train from scratch), or a file of the backbone's weights.",
     )
-    weights: str = Field(IMAGENET, description="imagenet | none (from scratch) | a file of the backbone's weights")
     normalization: Literal["backbone", "featurewise"] = Field(
         "backbone",
-        description="of pixels: as the backbone was trained | by mean and variance of each channel of the train split",
+        description="How pixels are normalized: as the backbone was trained, or featurewise, by mean and variance of "
+        "each channel of the train split.",
     )
-    head_units: Annotated[int, Field(ge=1)] = Field(1024, description="of the head's hidden layer")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the hidden layer, while training")
+    head_units: Annotated[int, Field(ge=1)] = Field(1024, description="Number of units in the head's hidden layer.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2, description="Share of the hidden layer that is dropped during training."
+    )
     epochs: Annotated[int, Field(ge=1)] = Field(
-        20, description="of the whole network, or with weights of its upper blocks"
+        20, description="Maximum number of epochs of the whole network or, with weights, of its upper blocks."
     )
-    head_epochs: Annotated[int, Field(ge=1)] = Field(5, description="with weights: of the head on the frozen base")
+    head_epochs: Annotated[int, Field(ge=1)] = Field(
+        5, description="With weights: maximum number of epochs of the head on the frozen base."
+    )
     unfreeze_after: str | None = Field(
         None,
-        description="with weights: the layer after which fine-tuning changes the base; by default its last stage is",
+        description="With weights: layer of the base above which fine-tuning starts (default: the base's last stage).",
     )
-    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="images a step, over all devices")
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="the highest, of the head or from scratch")
-    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="the highest, of upper blocks")
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(1, description="of rising learning rate, in each phase")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="not of biases and normalization")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd")
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(1.0, description="longest gradient, over all weights")
+    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Images per step, over all devices.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="Optimizer; sgd uses Nesterov momentum.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="Peak learning rate of the head or, from scratch, of the whole network."
+    )
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-4, description="Peak learning rate while the upper blocks are fine-tuned."
+    )
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine",
+        description="Learning rate after the warmup: cosine decay to 0, step (divided by 10 at half and at three "
+        "quarters of the epochs), or constant.",
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(
+        1, description="Epochs of linearly rising learning rate at the start of each phase."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.01, description="Weight decay; biases and normalization layers are exempt."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of the optimizer sgd.")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        1.0, description="Maximum norm of the gradient over all weights; null turns clipping off."
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="momentum of an average of the weights, which is then what is kept"
+        None,
+        description="Momentum of an exponential moving average of the weights, which is then evaluated and exported "
+        "(default: off).",
     )
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
-    patience: Annotated[int, Field(ge=1)] = Field(5, description="epochs without a better eval loss before it stops")
-    precision: Precision = "auto"
-    distribution: Distribution = "auto"
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights, shuffling and augmentation")
-    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="of the images of training only")
-    loss: Literal["mean_squared_error", "huber"] = Field("mean_squared_error", description="of a regression")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of each target that is spread evenly over all classes; not used for regression."
+    )
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="Weight of each class in the loss: balanced (inverse to its share of the train split), or a number "
+        "per class (1 for those not listed). By default all count the same.",
+    )
+    patience: Annotated[int, Field(ge=1)] = Field(
+        5, description="Epochs without a better eval loss after which a phase stops early."
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Precision of training; auto: mixed_float16 on GPUs with tensor cores, mixed_bfloat16 on TPUs and "
+        "on CPUs that are faster in it, else float32. Weights are always float32.",
+    )
+    distribution: Distribution = Field(
+        "auto",
+        description="Devices to train on: none (one device), mirrored (all devices of this machine), multi_worker (the "
+        "machines named in TF_CONFIG); auto picks by TF_CONFIG and the number of GPUs.",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the initial weights, shuffling and augmentation.")
+    augmentation: AugmentationConfig = Field(
+        AugmentationConfig(), description="Random changes to the training images; evaluation sees the originals."
+    )
+    loss: Literal["mean_squared_error", "huber"] = Field(
+        "mean_squared_error", description="Loss of a regression; huber is less sensitive to outliers."
+    )
     label_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description="multilabel: from which probability on a label is said of an image, where not from 0.5"
+        {}, description=f"Decision threshold per label of a multilabel task (default {DEFAULT_THRESHOLD})."
     )
 
     @field_validator("backbone")
     @classmethod
-    def _known(cls, backbone: str) -> str:
+    def _check_backbone(cls, backbone: str) -> str:
         if backbone not in backbones.BACKBONES:
             raise ValueError(f"there is no backbone '{backbone}'; known are {', '.join(backbones.BACKBONES)}")
         return backbone
 
 
 class ServingConfig(BaseModel):
-    """The ``serving`` section: what of the trained network is exported."""
+    """The ``serving`` section, as far as it concerns the exported model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimize: Literal["auto", "off"] = Field(
-        "auto", description="auto: weights become constants, BatchNormalization part of the convolutions"
+        "auto",
+        description="How the exported network is optimized; auto: weights become constants and BatchNormalization is "
+        "folded into the convolutions.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the optimised graph; auto: bfloat16 where this machine's processor is faster in it, "
-        "unless it differs too much",
+        description="Precision of the optimized graph; auto: bfloat16 if this machine's processor is faster in it and "
+        "the outputs stay within max_difference, else float32.",
     )
     max_difference: Annotated[float, Field(gt=0)] = Field(
         0.05,
-        description="most that optimising may change of a probability, or of a regression's value in standard "
-        "deviations of its target, on the eval split",
+        description="Maximum change by optimization, on the eval split, of a probability, or of a regression's value "
+        "in standard deviations of its target.",
     )
 
     @field_validator("optimize", mode="before")
     @classmethod
-    def _word(cls, value: object) -> object:
-        return "off" if value is False else value  # as YAML reads an off without quotes
+    def _accept_yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads an unquoted off as false
 
 
-DEFAULT_THRESHOLD = 0.5
+def override_settings(config: TrainerConfig, values: Mapping[str, Any]) -> TrainerConfig:
+    """Returns the configuration with other values, given by dotted key such as ``augmentation.rotation``.
+
+    Raises:
+        pydantic.ValidationError: if a value is not valid for its key.
+    """
+    settings = config.model_dump()
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        reduce(lambda section, name: section[name], sections, settings)[last] = value
+    return TrainerConfig(**settings)
 
 
 def list_thresholds(labels: Sequence[str], label_thresholds: Mapping[str, float]) -> list[float]:
-    """Returns the decision thresholds of a multilabel task in the order of ``labels``.
+    """Returns the decision threshold of each label of a multilabel task, in the order of ``labels``.
+
+    Args:
+        labels: all labels.
+        label_thresholds: thresholds by label; labels that are not listed get the default of 0.5.
 
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``labels``.

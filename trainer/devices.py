@@ -1,7 +1,8 @@
-"""Devices: how training is spread over them, and in which precision they compute."""
+"""Devices: how training is distributed over them, and in which precision they compute."""
 
 import contextlib
 import json
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -12,21 +13,35 @@ import tensorflow as tf
 from imagepipe.base.errors import TrainingError
 from trainer.config import Distribution, Precision
 
-_TENSOR_CORES = 7  # NVIDIA's compute capability from which on there are tensor cores (Volta)
-_CPU_FLAGS = Path("/proc/cpuinfo")
+_MIN_TENSOR_CORES = 7  # NVIDIA's compute capability since which there are tensor cores (Volta)
+_CPU_INFO = Path("/proc/cpuinfo")
+
+_log = logging.getLogger("trainer")
 
 
-def strategy(distribution: Distribution) -> tf.distribute.Strategy:
-    """Makes the strategy; call it before anything runs on a device.
+def set_up_process(distribution: Distribution) -> tf.distribute.Strategy:
+    """Prepares this process for training, and returns the strategy that distributes it.
+
+    Call it before anything else runs on a device.
+    """
+    strategy = make_strategy(distribution)
+    _log.setLevel(logging.INFO)  # the log is where people look for the epochs
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()  # on CPUs the same seed gives the same weights without it
+    return strategy
+
+
+def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
+    """Returns the strategy; call it before anything runs on a device.
 
     Args:
-        distribution: ``none``; ``mirrored`` over all devices of this machine; ``multi_worker`` over the machines that
-            the environment variable ``TF_CONFIG`` names; ``auto``: multi_worker where it names some, mirrored where
-            there is more than one GPU, else none.
+        distribution: ``none``; ``mirrored`` over all devices of this machine; ``multi_worker`` over the machines in the
+            environment variable ``TF_CONFIG``; ``auto``: multi_worker if it lists several, mirrored if there is more
+            than one GPU, else none.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # it is in use already: by Transform, in the same process
+        with contextlib.suppress(RuntimeError):  # in use already: by Transform, in the same process
             tf.config.experimental.set_memory_growth(gpu, True)
     if distribution == "auto":
         workers = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
@@ -41,8 +56,8 @@ def strategy(distribution: Distribution) -> tf.distribute.Strategy:
             return tf.distribute.get_strategy()
 
 
-def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Which worker this process is, from 0, and how many there are; the first one is the chief."""
+def locate_worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Returns the index of this worker, from 0, and the number of workers; the first one is the chief."""
     resolver = strategy.cluster_resolver
     if not resolver or not resolver.task_type:
         return 0, 1
@@ -52,19 +67,19 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes what training leaves behind."""
-    return worker(strategy)[0] == 0
+    """Returns whether this process is the one that writes the results of training."""
+    return locate_worker(strategy)[0] == 0
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How a split is cut.
+    """How an epoch is divided.
 
     Attributes:
-        replica: examples that a device gets in a step.
-        local: examples that this worker's devices get in a step.
-        steps: of an epoch.
-        examples: that this worker takes in an epoch.
+        replica: examples per device and step.
+        local: examples per step on all devices of this worker.
+        steps: steps per epoch.
+        examples: examples that this worker reads per epoch.
     """
 
     replica: int
@@ -73,16 +88,17 @@ class BatchSizes:
     examples: int
 
 
-def batch_sizes(strategy: tf.distribute.Strategy, count: int, batch_size: int) -> BatchSizes:
-    """Cuts an epoch into steps.
+def divide_epoch(strategy: tf.distribute.Strategy, count: int, batch_size: int) -> BatchSizes:
+    """Divides an epoch into steps.
 
-    On one device the last step of an epoch is a smaller one where the split is no multiple. On several all steps are
-    full, as they would come apart otherwise: what is left over another epoch will take.
+    On one device the last batch of an epoch is smaller if the split is no multiple of the batch size. On several, every
+    replica gets a full batch in each step, as all must take the same number of steps; leftovers are used in a later
+    epoch.
 
     Args:
-        strategy: over which a step is spread.
-        count: examples of this worker.
-        batch_size: of all devices of all workers together.
+        strategy: the strategy that distributes a step.
+        count: number of examples of this worker.
+        batch_size: examples per step, over all devices of all workers.
 
     Raises:
         TrainingError: if the batch can't be divided among the devices.
@@ -95,17 +111,17 @@ def batch_sizes(strategy: tf.distribute.Strategy, count: int, batch_size: int) -
             f"trainer.batch_size: {batch_size} can't be divided among {replicas} devices. "
             f"Give a multiple, such as {math.ceil(batch_size / replicas) * replicas}."
         )
-    _, workers = worker(strategy)
-    here = replicas // workers
-    shares = strategy.run(lambda: tf.constant(count / here, tf.float64))
+    _, workers = locate_worker(strategy)
+    local_replicas = replicas // workers
+    shares = strategy.run(lambda: tf.constant(count / local_replicas, tf.float64))
     total = round(float(strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None)))
     local = batch_size // workers
     steps = max(1, total // batch_size)
     return BatchSizes(batch_size // replicas, local, steps, steps * local)
 
 
-def policy(precision: Precision) -> str:
-    """Keras's name of the precision to compute in; weights are float32 always.
+def choose_precision(precision: Precision) -> str:
+    """Returns Keras's name of the dtype policy to compute in; weights are always float32.
 
     ``auto`` is mixed_float16 on GPUs with tensor cores, mixed_bfloat16 on TPUs and on CPUs that are faster in it, else
     float32.
@@ -114,26 +130,26 @@ def policy(precision: Precision) -> str:
         return precision
     if gpus := tf.config.list_physical_devices("GPU"):
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-        return "mixed_float16" if capability[0] >= _TENSOR_CORES else "float32"
+        return "mixed_float16" if capability[0] >= _MIN_TENSOR_CORES else "float32"
     if tf.config.list_physical_devices("TPU"):
         return "mixed_bfloat16"
-    return "mixed_bfloat16" if _bfloat16_is_faster(_cpu_flags()) else "float32"
+    return "mixed_bfloat16" if _is_bfloat16_faster(_read_cpu_flags()) else "float32"
 
 
-def _bfloat16_is_faster(flags: set[str]) -> bool:
-    """Whether a processor with these features computes faster in bfloat16 than in float32.
+def _is_bfloat16_faster(flags: set[str]) -> bool:
+    """Returns whether a processor with these features computes faster in bfloat16 than in float32.
 
-    Intel's processors with AMX do; where a virtual machine hides AMX, what is left of bfloat16 is slower: convolutions
-    of oneDNN at 0.63 of float32's speed, training at 0.7 to 0.8 (measured on an Emerald Rapids without ``amx_bf16``;
-    ``benchmarks/training.py``). They are known by ``avx512_fp16``, which came with AMX.
+    Intel's processors with AMX do; if a virtual machine hides AMX, what remains of bfloat16 is slower: convolutions of
+    oneDNN at 0.63 of float32's speed, training at 0.7 to 0.8 (measured on an Emerald Rapids without ``amx_bf16``;
+    ``benchmarks/training.py``). Such machines are recognized by ``avx512_fp16``, which came with AMX.
     """
     return "amx_bf16" in flags or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
 
 
-def _cpu_flags() -> set[str]:
-    """The processor's features, as Linux names them."""
+def _read_cpu_flags() -> set[str]:
+    """Returns the processor's features in Linux's names."""
     try:
-        lines = _CPU_FLAGS.read_text().splitlines()
+        lines = _CPU_INFO.read_text().splitlines()
     except OSError:
         return set()
     return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

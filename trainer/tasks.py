@@ -1,4 +1,4 @@
-"""Tasks: what a target looks like, what the head's outputs mean, what is minimised and what is measured."""
+"""Tasks: the form of a target, the meaning of the head's outputs, the loss and the metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,33 +21,33 @@ class Task:
         outputs: number of classes or labels; 1 for regression.
         activation: of the output layer.
         loss: from targets and outputs, float32 ``[n, outputs]`` each, to losses float32 ``[n]``.
-        metrics: makes the metrics, fresh ones each time, by name; the first is the one that people look at. They take
-            targets and outputs as the loss does.
+        make_metrics: returns new metrics by name; the first is the main one. They take targets and outputs like the
+            loss.
     """
 
     name: TaskName
     outputs: int
     activation: Literal["softmax", "sigmoid", "linear"]
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    metrics: Callable[[], dict[str, keras.Metric]]
+    make_metrics: Callable[[], dict[str, keras.Metric]]
 
     def encode(self, target: tf.Tensor) -> tf.Tensor:
-        """Makes float32 ``[n, outputs]`` of the transform graph's target.
+        """Encodes the transform graph's target as float32 ``[n, outputs]``.
 
-        Of a label that training has not seen all are zero in a classification.
+        In a classification, the target of a class unseen in training is all zeros.
         """
         if self.name == "classification":
             return tf.one_hot(target, self.outputs)
         return tf.reshape(tf.cast(target, tf.float32), [-1, self.outputs])
 
-    def known(self, targets: np.ndarray) -> np.ndarray:
-        """Which targets say something: not those of a class that training hasn't seen, and not missing numbers.
+    def is_usable(self, targets: np.ndarray) -> np.ndarray:
+        """Returns which targets can be learned: not those of a class unseen in training, and not missing numbers.
 
         Args:
             targets: float32 ``[n, outputs]``, encoded.
 
         Returns:
-            bool ``[n]``; all true in a multilabel task, as no label at all is an answer too.
+            bool ``[n]``; all true in a multilabel task, in which no label at all is a valid target too.
         """
         match self.name:
             case "classification":
@@ -58,16 +58,16 @@ class Task:
                 return np.all(np.isfinite(targets), axis=1)
 
 
-def make(name: TaskName, outputs: int, config: TrainerConfig) -> Task:
-    """The task that a configuration names; ``outputs`` counts the classes or labels, 1 for regression."""
+def make_task(name: TaskName, outputs: int, config: TrainerConfig) -> Task:
+    """Returns the configured task; ``outputs`` is the number of classes or labels, 1 for regression."""
     if name == "regression":
-        return regression(config.loss)
-    made = classification if name == "classification" else multilabel
-    return made(outputs, config.label_smoothing)
+        return make_regression(config.loss)
+    make = make_classification if name == "classification" else make_multilabel
+    return make(outputs, config.label_smoothing)
 
 
-def classification(classes: int, label_smoothing: float = 0.0) -> Task:
-    """One of several classes: softmax and categorical cross-entropy.
+def make_classification(classes: int, label_smoothing: float = 0.0) -> Task:
+    """Returns the task of choosing one of several classes: softmax and categorical cross-entropy.
 
     Args:
         classes: number of classes.
@@ -82,8 +82,8 @@ def classification(classes: int, label_smoothing: float = 0.0) -> Task:
     )
 
 
-def multilabel(labels: int, label_smoothing: float = 0.0) -> Task:
-    """Any number of labels: a sigmoid each, and binary cross-entropy."""
+def make_multilabel(labels: int, label_smoothing: float = 0.0) -> Task:
+    """Returns the task of assigning any number of labels: one sigmoid per label and binary cross-entropy."""
 
     def loss(target: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
         return keras.losses.binary_crossentropy(target, probabilities, label_smoothing=label_smoothing)
@@ -100,14 +100,14 @@ def multilabel(labels: int, label_smoothing: float = 0.0) -> Task:
     )
 
 
-def regression(loss: Literal["mean_squared_error", "huber"]) -> Task:
-    """A number: a linear output."""
-    function = {"mean_squared_error": keras.losses.mean_squared_error, "huber": keras.losses.huber}[loss]
+def make_regression(loss: Literal["mean_squared_error", "huber"]) -> Task:
+    """Returns the task of predicting a number: a linear output."""
+    loss_function = {"mean_squared_error": keras.losses.mean_squared_error, "huber": keras.losses.huber}[loss]
     return Task(
         "regression",
         1,
         "linear",
-        function,
+        loss_function,
         lambda: {
             "mean_absolute_error": keras.metrics.MeanAbsoluteError("mean_absolute_error"),
             "root_mean_squared_error": keras.metrics.RootMeanSquaredError("root_mean_squared_error"),

@@ -1,7 +1,7 @@
 """Image ops: encoded bytes to pixels of one size, as TensorFlow graph ops.
 
-Source of the two-step resize: libjpeg can scale by 1/2, 1/4 or 1/8 inside the inverse DCT at a fraction of the cost of
-a full decode; what is left is an antialiased resize. On photos of 14 megapixels this is 1.6 to 1.8 times as fast as a
+JPEGs are resized in two steps: libjpeg can scale by 1/2, 1/4 or 1/8 inside the inverse DCT at a fraction of the cost of
+a full decode; an antialiased resize does the rest. On photos of 14 megapixels this is 1.6 to 1.8 times as fast as a
 full decode, with a mean difference of 1 in 255.
 """
 
@@ -18,13 +18,13 @@ def decode_and_resize(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
     Args:
         encoded: string ``[n]``, JPEG, PNG, BMP or GIF (its first frame); gray and RGBA become RGB (alpha is dropped).
-        size: (height, width) in pixels of what comes out; the aspect ratio is not kept.
+        size: (height, width) of the result in pixels; the aspect ratio is not kept.
 
     Returns:
         uint8 ``[n, height, width, 3]``, RGB in 0..255. Downscaling is antialiased (triangle filter).
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, if one of the images cannot be decoded.
+        tf.errors.InvalidArgumentError: at run time, if one of the images cannot be decoded.
     """
     return tf.map_fn(
         functools.partial(_decode_and_resize_one, size=size),
@@ -45,7 +45,7 @@ def _decode_and_resize_one(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tens
 
 
 def _decode_jpeg(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Decodes at the smallest fraction that still has at least ``size`` pixels each way."""
+    """Decodes at the smallest fraction that still has at least ``size`` pixels in each direction."""
     shape = tf.image.extract_jpeg_shape(encoded)
     fits = [tf.logical_and(shape[0] >= size[0] * r, shape[1] >= size[1] * r) for r in _DCT_RATIOS[:-1]]
     branch = tf.argmax(tf.stack([*fits, True]), output_type=tf.int32)  # argmax takes the first that is true
@@ -54,20 +54,20 @@ def _decode_jpeg(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _resize(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """From uint8 ``[h, w, 3]`` to what ``tf.image.resize(pixels, size, antialias=True)`` gives, bit for bit, as uint8.
+    """Resizes uint8 ``[h, w, 3]`` as ``tf.image.resize(pixels, size, antialias=True)`` does, bit for bit, then rounds.
 
-    TensorFlow computes with whole rows at once, but along a row with one pixel after the other. So both directions are
-    resized as rows, between transpositions: 1.0 instead of 2.6 ms of a core from 320x240 to 299x299, 1.6 instead of 2.9
+    TensorFlow processes whole rows at once, but within a row one pixel after the other. So both directions are resized
+    as rows, with transpositions in between: 1.0 instead of 2.6 ms of a core from 320x240 to 299x299, 1.6 instead of 2.9
     from 598x590.
     """
     height, width = size
     columns = tf.transpose(_resize_rows(pixels, height), [1, 0, 2])
-    # Means of pixels, with weights that are not negative: nothing leaves 0..255 by as much as is rounded away.
+    # Means of pixels with non-negative weights: what exceeds 0..255 is less than rounding removes.
     return tf.transpose(tf.cast(tf.round(_resize_rows(columns, width)), tf.uint8), [1, 0, 2])
 
 
 def _resize_rows(pixels: tf.Tensor, count: int) -> tf.Tensor:
-    """From ``[h, w, 3]`` to float32 ``[count, w, 3]``, as an image one pixel wide whose channels are a whole row."""
+    """Resizes ``[h, w, 3]`` to float32 ``[count, w, 3]``, as an image one pixel wide whose channels are a whole row."""
     height, width, channels = tf.unstack(tf.shape(pixels))
     rows = tf.image.resize(tf.reshape(pixels, [height, 1, width * channels]), (count, 1), antialias=True)
     return tf.reshape(rows, [count, width, channels])

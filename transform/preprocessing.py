@@ -1,4 +1,4 @@
-"""The ``preprocessing_fn`` that TFX's Transform runs; its graph is part of every model that is served."""
+"""The ``preprocessing_fn`` that TFX's Transform runs; its graph is part of every served model."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -14,62 +14,62 @@ Tensor: TypeAlias = tf.Tensor | tf.SparseTensor
 
 
 def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -> dict[str, Tensor]:
-    """Makes from raw features what the model eats.
+    """Turns raw features into the inputs of the model and the target.
 
     Args:
-        inputs: by feature name, dense ``[n]`` or ``[n, 1]``, or sparse ``[n, ?]`` where the schema says that a value
-            may be missing; the label of a multilabel task dense ``[n, m]`` if all have as many.
-        custom_config: ``features`` (a ``imagepipe.base.features.Features`` as dict), ``image_size`` (height, width) and
-            ``task`` (classification, multilabel or regression).
+        inputs: by feature name, dense ``[n]`` or ``[n, 1]``, or sparse ``[n, ?]`` if the schema says that a value may
+            be missing; the label of a multilabel task dense ``[n, m]`` if every Example has the same number of labels.
+        custom_config: ``features`` (an ``imagepipe.base.features.Features`` as dict), ``image_size`` (height, width)
+            and ``task`` (classification, multilabel or regression).
 
     Returns:
         ``image`` float32 ``[n, height, width, 3]``, whole numbers in 0..255; each numeric side feature float32 ``[n]``
         with zero mean and unit variance over the training split (a missing value becomes the mean); each categorical
-        one int64 ``[n]`` (an unseen value gets the last index, a missing one counts as the value ''); ``target``
-        as ``imagepipe.base.features.TARGET`` says.
+        one int64 ``[n]`` (an unseen value gets the last index, a missing one counts as the value ''); ``target`` as
+        described in ``imagepipe.base.features.TARGET``.
     """
     features = f.parse_features(custom_config["features"])
-    pixels = decode_and_resize(_dense(inputs[features.input]), tuple(custom_config["image_size"]))
-    # Transform takes no uint8; transform.graph casts back.
+    pixels = decode_and_resize(_densify(inputs[features.input]), tuple(custom_config["image_size"]))
+    # Transform takes no uint8; transform.examples casts back.
     outputs: dict[str, Tensor] = {f.IMAGE: tf.cast(pixels, tf.float32)}
     for name in features.numeric:
-        outputs[name] = _dense(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
+        outputs[name] = _densify(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
     for name in features.categorical:
         outputs[name] = tft.compute_and_apply_vocabulary(
-            _strings(inputs[name]), num_oov_buckets=1, vocab_filename=features.vocabulary(name)
+            _convert_to_strings(_densify(inputs[name])), num_oov_buckets=1, vocab_filename=features.vocabulary(name)
         )
-    outputs[f.TARGET] = _TARGETS[custom_config["task"]](inputs[features.label])
+    outputs[f.TARGET] = _TARGET_ENCODERS[custom_config["task"]](inputs[features.label])
     return outputs
 
 
-def _class(label: Tensor) -> tf.Tensor:
-    return compute_and_apply_sorted_vocabulary(_strings(label), f.LABELS_VOCABULARY)
+def _encode_class(label: Tensor) -> tf.Tensor:
+    return compute_and_apply_sorted_vocabulary(_convert_to_strings(_densify(label)), f.LABELS_VOCABULARY)
 
 
-def _labels(label: Tensor) -> tf.SparseTensor:
-    """Sparse, since Transform takes no dense output whose width, the number of labels, the analysis has yet to find."""
+def _encode_labels(label: Tensor) -> tf.SparseTensor:
+    """Returns sparse indices: Transform takes no dense output whose width, the number of labels, is not yet known."""
     if isinstance(label, tf.SparseTensor):
-        label = tf.SparseTensor(label.indices, _as_strings(label.values), label.dense_shape)
+        label = tf.SparseTensor(label.indices, _convert_to_strings(label.values), label.dense_shape)
     else:
-        label = tf.sparse.from_dense(tf.reshape(_as_strings(label), [-1, label.shape[1:].num_elements()]))
+        label = tf.sparse.from_dense(tf.reshape(_convert_to_strings(label), [-1, label.shape[1:].num_elements()]))
     return compute_and_apply_sorted_vocabulary(label, f.LABELS_VOCABULARY)
 
 
-def _value(label: Tensor) -> tf.Tensor:
-    return _dense(tf.cast(label, tf.float32), missing=float("nan"))  # a zero would be a target like any other
+def _encode_value(label: Tensor) -> tf.Tensor:
+    return _densify(tf.cast(label, tf.float32), missing=float("nan"))  # a zero would be a target like any other
 
 
-_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
-    "classification": _class,
-    "multilabel": _labels,
-    "regression": _value,
+_TARGET_ENCODERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "classification": _encode_class,
+    "multilabel": _encode_labels,
+    "regression": _encode_value,
 }
 
 
-def _dense(x: Tensor, missing: float | None = None) -> tf.Tensor:
-    """One value an example, ``[n]``: the first where there are several.
+def _densify(x: Tensor, missing: float | None = None) -> tf.Tensor:
+    """Returns one value per example, ``[n]``: the first if there are several.
 
-    ``missing``, or else the type's zero, where there is none.
+    An example without a value gets ``missing``, by default the type's zero.
     """
     if isinstance(x, tf.SparseTensor):
         first = tf.sparse.slice(x, [0, 0], [x.dense_shape[0], 1])
@@ -77,9 +77,5 @@ def _dense(x: Tensor, missing: float | None = None) -> tf.Tensor:
     return tf.reshape(x, [-1])
 
 
-def _strings(x: Tensor) -> tf.Tensor:
-    return _as_strings(_dense(x))
-
-
-def _as_strings(x: tf.Tensor) -> tf.Tensor:
+def _convert_to_strings(x: tf.Tensor) -> tf.Tensor:
     return x if x.dtype == tf.string else tf.strings.as_string(x)

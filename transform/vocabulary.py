@@ -1,7 +1,7 @@
 """A sorted vocabulary.
 
-``tft.vocabulary`` orders by frequency, so a nightly retraining could permute the classes and break whoever reads
-``classes`` by position. Alphabetical order changes only when a class comes or goes.
+``tft.vocabulary`` orders by frequency, so a nightly retraining could permute the classes and break clients that read
+``classes`` by position. Alphabetical order changes only when a class is added or removed.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam.experimental as tft_beam
 
+from imagepipe.base import filesystem
+
 
 class _WriteSorted(tft_beam.PTransformAnalyzer):
-    """From batches of strings to the path of a text file with the distinct ones, sorted, one a line."""
+    """Writes the distinct strings of all batches to a text file, sorted, one per line, and returns the file's path."""
 
     def __init__(self, filename: str):
         super().__init__()
@@ -25,34 +27,32 @@ class _WriteSorted(tft_beam.PTransformAnalyzer):
         """Returns a PCollection of one element, the path."""
         return (
             batches
-            | "Flatten" >> beam.FlatMap(_distinct)
+            | "Flatten" >> beam.FlatMap(_list_distinct)
             | "Distinct" >> beam.Distinct()
             | "ToList" >> beam.combiners.ToList()
-            | "Write" >> beam.Map(_write, self.base_temp_dir, self._filename)
+            | "Write" >> beam.Map(_write_sorted, self.base_temp_dir, self._filename)
         )
 
 
-def _distinct(batch: tuple[np.ndarray]) -> Iterable[bytes]:
+def _list_distinct(batch: tuple[np.ndarray]) -> Iterable[bytes]:
     return set(batch[0].ravel().tolist()) - {b""}
 
 
-def _write(values: list[bytes], folder: str, filename: str) -> Any:
-    tf.io.gfile.makedirs(folder)
+def _write_sorted(values: list[bytes], folder: str, filename: str) -> Any:
     path = f"{folder}/{filename}"
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(b"".join(value + b"\n" for value in sorted(values)))
+    filesystem.write_whole(path, b"".join(value + b"\n" for value in sorted(values)))
     return np.array(path.encode())
 
 
 def compute_and_apply_sorted_vocabulary(x: tf.Tensor | tf.SparseTensor, filename: str) -> tf.Tensor | tf.SparseTensor:
-    """Like ``tft.compute_and_apply_vocabulary``, in the byte order of the values.
+    """Works like ``tft.compute_and_apply_vocabulary``, with the values in byte order.
 
     Args:
         x: string, dense ``[n]`` or sparse ``[n, ?]``.
         filename: name of the vocabulary's asset, as for ``tft.TFTransformOutput.vocabulary_by_name``.
 
     Returns:
-        int64, in the form of ``x``: 0 for the first value in order; -1 for a value that the analysis did not see.
+        int64, dense or sparse like ``x``: 0 for the first value in order; -1 for a value that the analysis did not see.
     """
     (path,) = tft.experimental.ptransform_analyzer(
         inputs=[x.values if isinstance(x, tf.SparseTensor) else x],

@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagepipe.base import images
 from imagepipe.base.features import Features
-from transform import datasets
+from transform.examples import read_serialized
 
 _QUALITY = 75
 _MAX_PIXELS = 50_000_000
@@ -20,7 +20,7 @@ def read_examples(
     split: str, is_wanted: Callable[[int, bytes], bool], limit: int | None = None
 ) -> Iterator[tuple[int, bytes]]:
     """Yields those serialized Examples of a split that are wanted, with their positions; of its first ``limit``."""
-    records = datasets.examples(split)
+    records = read_serialized(split)
     for place, record in enumerate((records if limit is None else records.take(limit)).as_numpy_iterator()):
         if is_wanted(place, record):
             yield place, record
@@ -43,7 +43,7 @@ def find_images(split: str, features: Features, ids: Collection[str], limit: int
     """
     encoded: dict[str, bytes] = {}
     name = Path(split).name.removeprefix("Split-")
-    for place, record in enumerate(datasets.examples(split).take(limit).as_numpy_iterator()):
+    for place, record in enumerate(read_serialized(split).take(limit).as_numpy_iterator()):
         example = tf.train.Example.FromString(record)
         values = example.features.feature[features.metadata].bytes_list.value
         key = values[0].decode(errors="replace") if values else f"{name}/{place}"

@@ -9,7 +9,7 @@ IMAGE = "image"
 TARGET = "target"
 """Transformed label, by task. Classification: int64 ``[n]``, the index into the sorted class names, -1 for a class that
 training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]``, an index a label; from
-``transform.graph`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
+``transform.examples`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
 ``[n]``, NaN where there is none."""
 
 SIZE = "image_size"

@@ -180,9 +180,9 @@ def export(
         if not network.is_file():
             raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
         with hide_output():
-            from trainer.lite import convert
+            from trainer.export.lite import convert_to_tflite
 
-            content = convert(network)
+            content = convert_to_tflite(network)
         out.write_bytes(content)
         names = out.with_suffix(".labels.txt")
         names.write_text("".join(f"{label}\n" for label in read_labels(folder)))

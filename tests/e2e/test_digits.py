@@ -31,8 +31,9 @@ from pipeline.runs.dashboard.server import make_app
 from pipeline.runs.summary import Summary, read_all
 from pipeline.workdir import Workdir
 from tests.conftest import encode_image
-from trainer import export, inputs, tasks
-from transform import graph
+from trainer.inputs import load_split, make_batches
+from trainer.tasks import make_classification
+from transform.examples import load_graph, make_parser, read_shards
 from transform.images import decode_and_resize
 
 QUICK = ["image.size=[75, 75]", "trainer.epochs=1", "evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
@@ -369,14 +370,14 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     model = tf.saved_model.load(first.model_dir)
     (transform_output,) = (project.root / "artifacts" / "Transform" / "transform_graph").iterdir()
     output = tft.TFTransformOutput(str(transform_output))
-    _, transform = graph.load(output)
-    parse = export.example_parser(output, Features(), with_label=True)
+    _, transform = load_graph(output)
+    parse = make_parser(output, Features(), with_label=True)
     pattern = str(next((project.root / "artifacts" / "ImportExampleGen" / "examples").iterdir()) / "Split-eval" / "*")
-    encode_labels = tasks.classification(10).encode
-    records = inputs.records([pattern])
-    split = inputs.load(records, lambda serialized: transform(parse(serialized)), encode_labels, tmp_path / "pixels")
-    ((trained_on, targets),) = inputs.batches(split, 1000)
-    serialized = list(inputs.records([pattern]).as_numpy_iterator())
+    encode_labels = make_classification(10).encode
+    records = read_shards([pattern])
+    split = load_split(records, lambda serialized: transform(parse(serialized)), encode_labels, tmp_path / "pixels")
+    ((trained_on, targets),) = make_batches(split, 1000)
+    serialized = list(read_shards([pattern]).as_numpy_iterator())
 
     transformed = model.signatures["transform_features"](examples=tf.constant(serialized))
     by_examples = model.signatures["tf_examples"](examples=tf.constant(serialized))

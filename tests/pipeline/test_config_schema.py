@@ -45,7 +45,7 @@ def test_every_key_is_described_and_no_other_is_allowed(section):
 
 @pytest.mark.parametrize("reachable", [True, False])
 def test_what_init_writes_names_it_in_the_first_line_and_is_accepted(dataset, tmp_path, monkeypatch, reachable):  # noqa: F811
-    monkeypatch.setattr(init, "imagenet_available", lambda: reachable)
+    monkeypatch.setattr(init, "is_imagenet_available", lambda: reachable)
     path = tmp_path / "pipeline.yaml"
     init.write_config(dataset, path)
     first, *_ = path.read_text().splitlines()

@@ -21,7 +21,7 @@ def dataset(digits_folder, tmp_path_factory):
 def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
     dataset, tmp_path, monkeypatch, reachable, weights
 ):
-    monkeypatch.setattr(init, "imagenet_available", lambda: reachable)
+    monkeypatch.setattr(init, "is_imagenet_available", lambda: reachable)
     path = tmp_path / "My Flowers!" / "pipeline.yaml"
     notes = init.write_config(dataset, path)
     config = read_config(path)
@@ -35,7 +35,7 @@ def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
 
 @pytest.mark.parametrize(("task", "label"), [("multilabel", "a|b"), ("regression", "1.5")])
 def test_any_task_gets_a_configuration_that_can_be_run(digits_folder, tmp_path, monkeypatch, task, label):
-    monkeypatch.setattr(init, "imagenet_available", lambda: True)
+    monkeypatch.setattr(init, "is_imagenet_available", lambda: True)
     rows = sorted(digits_folder.glob("*/*.png"))[:60]
     (tmp_path / "all.csv").write_text("\n".join(["path,label", *(f"{row},{label}" for row in rows)]) + "\n")
     ingest.ingest(str(tmp_path / "all.csv"), str(tmp_path / "dataset"), task=task)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from trainer.run import run_fn
+from trainer.run_fn import run_fn
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")

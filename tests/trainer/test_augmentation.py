@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from trainer import preview
-from trainer.augmentation import augment
+from trainer.augmentation import make_augmentation
 from trainer.config import AugmentationConfig, TrainerConfig
+from trainer.pictures import draw_preview
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 EVERYTHING = AugmentationConfig(vertical_flip=True, blur_sigma=1, rand_augment=0.7, mixup=0.4, cutmix=1)
@@ -18,7 +18,7 @@ def only(**options: float) -> AugmentationConfig:
 
 def apply(config: AugmentationConfig, images: np.ndarray, target: np.ndarray | None = None, seed=(1, 2)):
     target = np.eye(len(images), dtype=np.float32) if target is None else target
-    changed, targets = augment(config)(tf.constant(images), tf.constant(target), tf.constant(seed))
+    changed, targets = make_augmentation(config)(tf.constant(images), tf.constant(target), tf.constant(seed))
     return changed.numpy(), targets.numpy()
 
 
@@ -47,10 +47,10 @@ def test_the_same_seed_gives_the_same_images_whatever_the_parallelism_and_anothe
     target = np.eye(N, dtype=np.float32)
 
     def epoch(parallel_calls: int, first: int) -> list[np.ndarray]:
-        change = augment(EVERYTHING)
+        augment = make_augmentation(EVERYTHING)
         dataset = tf.data.Dataset.from_tensor_slices((images, target)).batch(16).enumerate()
         dataset = dataset.map(
-            lambda number, batch: change(*batch, tf.stack([first, tf.cast(number, tf.int32)])),
+            lambda number, batch: augment(*batch, tf.stack([first, tf.cast(number, tf.int32)])),
             num_parallel_calls=parallel_calls,
             deterministic=True,
         )
@@ -245,5 +245,5 @@ def test_options_out_of_bounds_and_unknown_ones_are_refused(options):
 
 def test_the_preview_is_a_picture_of_every_image(images, tmp_path):
     augmented = np.stack([apply(AugmentationConfig(), images[:3], seed=(0, i))[0] for i in range(2)], axis=1)
-    preview.write(images[:3], augmented, tmp_path / "augmentation.png")
+    draw_preview(images[:3], augmented, tmp_path / "augmentation.png")
     assert (tmp_path / "augmentation.png").read_bytes().startswith(b"\x89PNG")

@@ -5,10 +5,11 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import backbones, model
+from trainer import backbones
 from trainer.backbones import BACKBONES
 from trainer.config import TrainerConfig
-from trainer.tasks import classification
+from trainer.network import Network, build_network, unfreeze_after
+from trainer.tasks import make_classification
 
 # The smallest of each family; the others differ in width and depth alone.
 FAMILIES = {
@@ -32,33 +33,33 @@ def test_the_table_is_read_without_keras():
 @pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
 def test_every_row_names_an_application_and_its_own_size_is_large_enough(backbone):
     assert callable(getattr(keras.applications, backbone.application))
-    assert min(backbone.size) >= backbone.least
+    assert min(backbone.size) >= backbone.min_side
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_keras_agrees_with_the_row(name):
     backbone = BACKBONES[name]
-    least = backbone.least
+    min_side = backbone.min_side
     config = TrainerConfig(backbone=name, weights="none", head_units=2)
-    network = model.build((least, least), classification(2), {}, config)
-    model.unfreeze_after(network.base, backbone.unfreeze_after)
+    network = build_network((min_side, min_side), make_classification(2), {}, config)
+    unfreeze_after(network.base, backbone.unfreeze_after)
     trained = {layer.name for layer in network.base.layers if layer.trainable and layer.weights}
     frozen = {layer.name for layer in network.base.layers if not layer.trainable and layer.weights}
     assert trained
     assert frozen
 
     application = getattr(keras.applications, backbone.application)
-    with pytest.raises(ValueError, match=f"at least {least}"):
-        application(include_top=False, weights=None, input_shape=(least, least - 1, 3))
+    with pytest.raises(ValueError, match=f"at least {min_side}"):
+        application(include_top=False, weights=None, input_shape=(min_side, min_side - 1, 3))
 
-    pixels = np.random.default_rng(0).integers(0, 256, (2, least, least, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, min_side, min_side, 3)).astype(np.uint8)
     preprocess_input = getattr(keras.applications, FAMILIES[name]).preprocess_input
     to_base = keras.Model(network.pooled.input, scaled_tensor(network))
     np.testing.assert_allclose(to_base(pixels), preprocess_input(pixels.astype(np.float32)), rtol=1e-5, atol=1e-5)
 
 
-def scaled_tensor(network: model.Network) -> keras.KerasTensor:
-    """What the base is called on within the model."""
+def scaled_tensor(network: Network) -> keras.KerasTensor:
+    """Returns the base's input within the model."""
     (node,) = [node for node in network.base._inbound_nodes if node.input_tensors[0] is not network.base.inputs[0]]
     return node.input_tensors[0]
 

@@ -74,7 +74,7 @@ def test_two_processes_learn_what_one_does_and_only_the_chief_leaves_a_state(one
 
 def test_without_a_cluster_and_a_gpu_nothing_is_distributed(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    chosen = devices.strategy("auto")
+    chosen = devices.make_strategy("auto")
     assert chosen.num_replicas_in_sync == 1
     assert devices.is_chief(chosen)
 
@@ -82,11 +82,11 @@ def test_without_a_cluster_and_a_gpu_nothing_is_distributed(monkeypatch):
 def test_a_batch_that_cannot_be_divided_among_the_devices_is_refused():
     strategy = type("Strategy", (), {"num_replicas_in_sync": 4})()
     with pytest.raises(TrainingError, match=r"30 can't be divided among 4 devices\. Give a multiple, such as 32"):
-        devices.batch_sizes(strategy, 100, 30)
+        devices.divide_epoch(strategy, 100, 30)
 
 
 def test_an_epoch_on_one_device_ends_with_a_smaller_batch():
-    assert devices.batch_sizes(tf.distribute.get_strategy(), 100, 30) == devices.BatchSizes(30, 30, 4, 100)
+    assert devices.divide_epoch(tf.distribute.get_strategy(), 100, 30) == devices.BatchSizes(30, 30, 4, 100)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_cpu_computes_in_bfloat16_if_it_can(tmp_path, monkeypatch, flags, poli
     cpuinfo = tmp_path / "cpuinfo"
     if flags:
         cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n\nprocessor : 1\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(devices, "_CPU_FLAGS", cpuinfo)
+    monkeypatch.setattr(devices, "_CPU_INFO", cpuinfo)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.policy("auto") == policy
-    assert devices.policy("mixed_float16") == "mixed_float16"
+    assert devices.choose_precision("auto") == policy
+    assert devices.choose_precision("mixed_float16") == "mixed_float16"
 
 
 @pytest.mark.parametrize(("capability", "policy"), [((7, 0), "mixed_float16"), ((6, 1), "float32")])
 def test_a_gpu_computes_in_float16_if_it_has_tensor_cores(monkeypatch, capability, policy):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"] if kind == "GPU" else [])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability})
-    assert devices.policy("auto") == policy
+    assert devices.choose_precision("auto") == policy

@@ -3,11 +3,12 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base.features import IMAGE, TARGET
-from trainer import inputs
+from trainer.inputs import LoadedSplit, load_split, make_batches, read_batches, shuffle_epochs
+from transform.examples import read_shards
 
 
 def fake_transform(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Records are numbers: the pixel, the side feature, and the target, which is it modulo 3."""
+    """Records are numbers: the pixel, twice the side feature, and modulo 3 the target."""
     numbers = tf.strings.to_number(serialized, tf.int64)
     pixels = tf.ensure_shape(
         tf.tile(tf.cast(tf.reshape(numbers, [-1, 1, 1, 1]), tf.uint8), [1, 4, 4, 3]), [None, 4, 4, 3]
@@ -31,7 +32,7 @@ def pattern(tmp_path):
 
 @pytest.fixture
 def split(pattern, tmp_path):
-    return inputs.load(inputs.records([pattern]), fake_transform, encode, tmp_path / "pixels")
+    return load_split(read_shards([pattern]), fake_transform, encode, tmp_path / "pixels")
 
 
 def numbers(batches: tf.data.Dataset) -> list[int]:
@@ -40,8 +41,8 @@ def numbers(batches: tf.data.Dataset) -> list[int]:
 
 def test_every_example_is_read_once_with_its_own_side_features_and_target(split):
     assert split.count == 60
-    assert sorted(numbers(inputs.batches(split, 7))) == list(range(60))
-    for batch, target in inputs.batches(split, 7):
+    assert sorted(numbers(make_batches(split, 7))) == list(range(60))
+    for batch, target in make_batches(split, 7):
         pixel = batch[IMAGE][:, 3, 3, 2].numpy()
         assert np.array_equal(batch["weight"], pixel / 2)
         assert np.array_equal(target, np.eye(3)[pixel % 3])
@@ -54,22 +55,22 @@ def test_each_image_is_transformed_once_however_often_it_is_read(pattern, tmp_pa
         calls.assign_add(tf.size(serialized))
         return fake_transform(serialized)
 
-    batches = inputs.batches(inputs.load(inputs.records([pattern]), counting, encode, tmp_path / "pixels"), 8)
+    batches = make_batches(load_split(read_shards([pattern]), counting, encode, tmp_path / "pixels"), 8)
     assert numbers(batches) == numbers(batches) == numbers(batches)
     assert int(calls) == 60
 
 
-def test_no_dataset_has_a_tuner_that_whoever_drops_its_iterator_would_wait_for(pattern, split):
-    of_records = inputs.records([pattern]).batch(2)
-    of_training = inputs.read(split, inputs.epochs(split.count, 60, 8, seed=1, first=0))
-    for dataset in (of_records, of_training, inputs.batches(split, 8).prefetch(2)):
+def test_no_dataset_has_a_tuner_that_delays_dropping_its_iterator(pattern, split):
+    records = read_shards([pattern]).batch(2)
+    batches = read_batches(split, shuffle_epochs(split.count, 60, 8, seed=1, first=0))
+    for dataset in (records, batches, make_batches(split, 8).prefetch(2)):
         assert dataset.options().autotune.enabled is False
 
 
-def epochs(split: inputs.Split, count: int, examples: int = 60, seed: int = 1, first: int = 0) -> list[list[int]]:
+def epochs(split: LoadedSplit, count: int, examples: int = 60, seed: int = 1, first: int = 0) -> list[list[int]]:
     steps = -(-examples // 8)
-    indices = inputs.epochs(split.count, examples, 8, seed, first)
-    batches = inputs.read(split, indices)
+    indices = shuffle_epochs(split.count, examples, 8, seed, first)
+    batches = read_batches(split, indices)
     return [numbers(batches.skip(epoch * steps).take(steps)) for epoch in range(count)]
 
 
@@ -93,24 +94,13 @@ def test_an_epoch_may_take_fewer_examples_than_there_are_or_more(split, examples
     assert set(counts) == ({0, 1} if examples < 60 else {1, 2})
 
 
-def test_records_come_in_the_same_order_each_time(pattern):
-    first, second = (np.array(list(inputs.records([pattern]).as_numpy_iterator())) for _ in range(2))
-    assert np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("workers", [2, 3], ids=["by file", "by record"])
-def test_workers_share_the_records_out(pattern, workers):
-    shares = [set(inputs.records([pattern], n, workers).as_numpy_iterator()) for n in range(workers)]
-    assert sum(len(share) for share in shares) == len(set.union(*shares)) == 60
-
-
 def test_an_empty_split_is_one(tmp_path):
     (tmp_path / "none.gz").write_bytes(b"")
-    split = inputs.load(inputs.records([str(tmp_path / "none.gz")]), fake_transform, encode, tmp_path / "pixels")
+    split = load_split(read_shards([str(tmp_path / "none.gz")]), fake_transform, encode, tmp_path / "pixels")
     assert split.count == 0
 
 
-def test_a_file_that_was_cut_off_is_told_from_one_that_is_whole(split):
+def test_a_truncated_file_is_an_error(split):
     path = split.images.path
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(OSError, match="ends before row 59"):

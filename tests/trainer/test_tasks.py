@@ -2,23 +2,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import tasks
 from trainer.config import TrainerConfig, list_thresholds
+from trainer.tasks import make_classification, make_multilabel, make_regression, make_task
 
 
 def test_targets_become_dense_whatever_the_task():
-    classes = tasks.classification(3).encode(tf.constant([2, 0, -1], tf.int64))
+    classes = make_classification(3).encode(tf.constant([2, 0, -1], tf.int64))
     assert classes.numpy().tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
-    labels = tasks.multilabel(2).encode(tf.constant([[1.0, 1.0], [0.0, 0.0]]))
+    labels = make_multilabel(2).encode(tf.constant([[1.0, 1.0], [0.0, 0.0]]))
     assert labels.numpy().tolist() == [[1, 1], [0, 0]]
-    numbers = tasks.regression("huber").encode(tf.constant([1.5, -2.0]))
+    numbers = make_regression("huber").encode(tf.constant([1.5, -2.0]))
     assert numbers.numpy().tolist() == [[1.5], [-2.0]]
 
 
-def test_only_what_has_no_answer_is_not_learnt_from():
-    assert tasks.classification(2).known(np.array([[0, 1], [1, 0], [0, 0]])).tolist() == [True, True, False]
-    assert tasks.multilabel(2).known(np.zeros((3, 2))).tolist() == [True] * 3
-    assert tasks.regression("huber").known(np.array([[0.0], [-3.0], [np.nan]])).tolist() == [True, True, False]
+def test_only_targets_without_an_answer_are_unusable():
+    assert make_classification(2).is_usable(np.array([[0, 1], [1, 0], [0, 0]])).tolist() == [True, True, False]
+    assert make_multilabel(2).is_usable(np.zeros((3, 2))).tolist() == [True] * 3
+    assert make_regression("huber").is_usable(np.array([[0.0], [-3.0], [np.nan]])).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_only_what_has_no_answer_is_not_learnt_from():
         ("regression", 1, "linear", "mean_absolute_error"),
     ],
 )
-def test_a_task_is_made_by_name_and_its_loss_is_one_a_row(name, outputs, activation, metric):
-    task = tasks.make(name, outputs, TrainerConfig())
-    assert (task.activation, next(iter(task.metrics()))) == (activation, metric)
+def test_a_task_is_made_by_name_and_has_one_loss_per_row(name, outputs, activation, metric):
+    task = make_task(name, outputs, TrainerConfig())
+    assert (task.activation, next(iter(task.make_metrics()))) == (activation, metric)
     targets = tf.one_hot([0, outputs - 1], outputs)
     assert task.loss(targets, tf.fill([2, outputs], 0.3)).shape == (2,)
 

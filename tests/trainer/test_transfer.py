@@ -6,15 +6,16 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from trainer import model, tasks
 from trainer.config import AugmentationConfig, TrainerConfig
-from trainer.fit import fit
-from trainer.inputs import Rows, Split
+from trainer.inputs import ArrayFile, LoadedSplit
+from trainer.network import Network, build_network
+from trainer.schedule import run_schedule
+from trainer.tasks import make_classification
 
 pytestmark = pytest.mark.slow
 
 SIDE = 32
-TASK = tasks.classification(5)
+TASK = make_classification(5)
 COMMON = {
     "backbone": "mobilenet_v2",
     "batch_size": 32,
@@ -23,7 +24,7 @@ COMMON = {
 }
 
 
-def split(folder, first: int, part: slice) -> Split:
+def split(folder, first: int, part: slice) -> LoadedSplit:
     """Digits from ``first`` to ``first`` + 4."""
     digits = load_digits()
     chosen = np.flatnonzero((digits.target >= first) & (digits.target < first + 5))[part]
@@ -31,15 +32,15 @@ def split(folder, first: int, part: slice) -> Split:
     path = folder / f"{first}-{part.start}"
     path.write_bytes(np.repeat(gray[..., None], 3, axis=3).tobytes())
     targets = np.eye(5, dtype=np.float32)[digits.target[chosen] - first]
-    return Split(Rows(path, (SIDE, SIDE, 3), np.dtype(np.uint8)), {}, targets)
+    return LoadedSplit(ArrayFile(path, (SIDE, SIDE, 3), np.dtype(np.uint8)), {}, targets)
 
 
-def train(folder, first: int, config: TrainerConfig) -> tuple[model.Network, list[dict]]:
+def train(folder, first: int, config: TrainerConfig) -> tuple[Network, list[dict]]:
     folder.mkdir()
     keras.utils.set_random_seed(0)
-    network = model.build((SIDE, SIDE), TASK, {}, config)
+    network = build_network((SIDE, SIDE), TASK, {}, config)
     train, evaluation = split(folder, first, slice(150, None)), split(folder, first, slice(0, 150))
-    return network, fit(network, TASK, train, evaluation, config, folder, tf.distribute.get_strategy())
+    return network, run_schedule(network, TASK, train, evaluation, config, folder, tf.distribute.get_strategy())
 
 
 def test_weights_of_five_digits_lift_the_first_epoch_on_the_other_five(tmp_path):

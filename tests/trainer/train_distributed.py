@@ -1,6 +1,6 @@
-"""A process of test_devices.py: trains a small network for three steps, and writes what came out.
+"""A process of test_devices.py: trains a small network for three steps, and writes the result.
 
-Each step takes all examples, so that however they are spread the global batches are the same.
+Each step takes all examples, so that the global batches are the same however they are distributed.
 """
 
 import json
@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from imagepipe.base.features import IMAGE
-from trainer import devices, tasks
+from trainer import devices
 from trainer.config import AugmentationConfig, TrainerConfig
-from trainer.fit import fit
-from trainer.inputs import Rows, Split
-from trainer.model import Network
+from trainer.inputs import ArrayFile, LoadedSplit
+from trainer.network import Network
+from trainer.schedule import run_schedule
+from trainer.tasks import make_classification
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 COUNT, STEPS = 32, 3
@@ -26,8 +27,8 @@ def main(distribution: str, folder: Path, index: int) -> None:
     if distribution == "mirrored":
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    strategy = devices.strategy(distribution)
-    worker, workers = devices.worker(strategy)
+    strategy = devices.make_strategy(distribution)
+    worker, workers = devices.locate_worker(strategy)
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, COUNT)
@@ -35,8 +36,8 @@ def main(distribution: str, folder: Path, index: int) -> None:
     mine = slice(worker, None, workers)
     path = folder / f"pixels-{worker}"
     path.write_bytes(pixels[mine].tobytes())
-    rows = Rows(path, (8, 8, 3), np.dtype(np.uint8))
-    split = Split(rows, {}, np.eye(2, dtype=np.float32)[labels[mine]])
+    rows = ArrayFile(path, (8, 8, 3), np.dtype(np.uint8))
+    split = LoadedSplit(rows, {}, np.eye(2, dtype=np.float32)[labels[mine]])
 
     config = TrainerConfig(weights="none", epochs=STEPS, batch_size=COUNT, augmentation=OFF, learning_rate=0.01)
     keras.utils.set_random_seed(3)
@@ -49,7 +50,7 @@ def main(distribution: str, folder: Path, index: int) -> None:
         network = Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
     state = folder / f"state-{index}"
     state.mkdir()
-    history = fit(network, tasks.classification(2), split, split, config, state, strategy)
+    history = run_schedule(network, make_classification(2), split, split, config, state, strategy)
     result = {
         "replicas": strategy.num_replicas_in_sync,
         "chief": devices.is_chief(strategy),

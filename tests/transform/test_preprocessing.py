@@ -5,16 +5,15 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base import features as f
-from tests.conftest import SIZE, analyze, digit_images, example, example_of
-from trainer.export import example_parser
-from transform import graph
+from tests.conftest import SIZE, make_digit_images, make_example, run_analysis, serialize_example
+from transform.examples import load_graph, make_parser
 
 
 @pytest.fixture(scope="module")
 def transformed(analyzed):
     output, features, serialized = analyzed
-    _, transform = graph.load(output)
-    return transform(example_parser(output, features, with_label=True)(tf.constant(serialized)))
+    _, transform = load_graph(output)
+    return transform(make_parser(output, features, with_label=True)(tf.constant(serialized)))
 
 
 def test_pixels_leave_as_uint8_at_model_size(transformed):
@@ -31,9 +30,9 @@ def test_classes_are_in_alphabetical_order_however_frequent_they_are(analyzed, t
 def test_a_label_that_training_did_not_see_has_no_index(analyzed):
     output, features, serialized = analyzed
     image = tf.train.Example.FromString(serialized[0]).features.feature["input"].bytes_list.value[0]
-    unseen = example(image, "new class", weight=1.0, camera="old").SerializeToString()
-    _, transform = graph.load(output)
-    raw = example_parser(output, features, with_label=True)(tf.constant([unseen]))
+    unseen = make_example(image, "new class", weight=1.0, camera="old").SerializeToString()
+    _, transform = load_graph(output)
+    raw = make_parser(output, features, with_label=True)(tf.constant([unseen]))
     assert transform(raw)[f.TARGET].numpy().tolist() == [-1]
 
 
@@ -48,23 +47,23 @@ def test_numeric_side_features_are_standardized_and_a_missing_one_becomes_the_me
 def test_an_unseen_category_gets_the_last_index(analyzed):
     output, features, serialized = analyzed
     image = tf.train.Example.FromString(serialized[0]).features.feature["input"].bytes_list.value[0]
-    rows = [example(image, "7", camera=camera).SerializeToString() for camera in ("old", "new", "other")]
-    _, transform = graph.load(output)
-    indices = transform(example_parser(output, features, with_label=True)(tf.constant(rows)))["camera"].numpy()
+    rows = [make_example(image, "7", camera=camera).SerializeToString() for camera in ("old", "new", "other")]
+    _, transform = load_graph(output)
+    indices = transform(make_parser(output, features, with_label=True)(tf.constant(rows)))["camera"].numpy()
     assert sorted(indices[:2]) == [0, 1]
     assert indices[2] == 2 == output.vocabulary_size_by_name(features.vocabulary("camera"))
 
 
 def test_without_a_label_everything_else_is_still_transformed(analyzed):
     output, features, serialized = analyzed
-    _, transform = graph.load(output)
-    served = transform(example_parser(output, features, with_label=False)(tf.constant(serialized[:2])))
+    _, transform = load_graph(output)
+    served = transform(make_parser(output, features, with_label=False)(tf.constant(serialized[:2])))
     assert set(served) == {f.IMAGE, "weight", "camera"}
 
 
 def targets(output, serialized: list[bytes]) -> np.ndarray:
-    _, transform = graph.load(output)
-    return transform(example_parser(output, f.Features(), with_label=True)(tf.constant(serialized)))[f.TARGET].numpy()
+    _, transform = load_graph(output)
+    return transform(make_parser(output, f.Features(), with_label=True)(tf.constant(serialized)))[f.TARGET].numpy()
 
 
 def test_several_labels_become_multi_hot_in_alphabetical_order_and_none_is_all_zeros(analyzed_multilabel):
@@ -80,20 +79,20 @@ def test_several_labels_become_multi_hot_in_alphabetical_order_and_none_is_all_z
 def test_labels_that_training_did_not_see_are_left_out_and_repeated_ones_count_once(analyzed_multilabel):
     output, serialized = analyzed_multilabel
     image = tf.train.Example.FromString(serialized[0]).features.feature["input"].bytes_list.value[0]
-    rows = [example_of(image, labels) for labels in (["new", "c"], ["new"], ["b", "b"])]
+    rows = [serialize_example(image, labels) for labels in (["new", "c"], ["new"], ["b", "b"])]
     assert targets(output, rows).tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 
 def test_whole_numbers_as_labels_and_as_many_for_each_image_work_too(tmp_path):
-    pngs = [png for _, png in digit_images(2)]
+    pngs = [png for _, png in make_digit_images(2)]
     spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([2], tf.int64)}
     raw = [{"input": png, "label": labels} for png, labels in zip(pngs, ([0, 7], [7, 12]), strict=True)]
     custom = {"task": "multilabel", "features": asdict(f.Features()), "image_size": list(SIZE)}
-    output = analyze(raw, spec, custom, tmp_path)
+    output = run_analysis(raw, spec, custom, tmp_path)
     assert output.vocabulary_by_name(f.LABELS_VOCABULARY) == [b"0", b"12", b"7"]
-    _, transform = graph.load(output)
-    given = {"input": tf.constant(pngs), "label": tf.constant([[0, 7], [7, 12]], tf.int64)}
-    assert transform(given)[f.TARGET].numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
+    _, transform = load_graph(output)
+    examples = {"input": tf.constant(pngs), "label": tf.constant([[0, 7], [7, 12]], tf.int64)}
+    assert transform(examples)[f.TARGET].numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
 
 
 def test_a_number_stays_what_it_is_and_a_missing_one_is_no_zero(analyzed_regression):

@@ -1,4 +1,4 @@
-"""Random weights in each layout that a file of them can have, into a network with other random weights."""
+"""Loads random weights in every supported layout into a network with other random weights."""
 
 import pickle
 import zipfile
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from imagepipe.base.errors import WeightsError
-from trainer import model, weights, weights_file
+from trainer import pretrained
 from trainer.config import TrainerConfig
-from trainer.tasks import classification
+from trainer.network import build_network
+from trainer.pretrained import check_weights, load_weights
+from trainer.tasks import make_classification
 
 SIZE = (32, 32)
 
@@ -38,7 +40,7 @@ def files(bare, tmp_path_factory):
     topped.save(folder / "top.keras")
     topped.save(folder / "top-model.h5")
     config = TrainerConfig(backbone="mobilenet_v2", weights=str(folder / "base.weights.h5"))
-    model.build(SIZE, classification(3), {"price": None}, config).model.save(folder / "model.keras")
+    build_network(SIZE, make_classification(3), {"price": None}, config).model.save(folder / "model.keras")
     with h5py.File(folder / "base-model.h5") as whole, h5py.File(folder / "weights-only.h5", "w") as only:
         group = whole["model_weights"]
         for name in group:
@@ -62,7 +64,7 @@ ALL = [
 @pytest.mark.parametrize("name", ALL)
 def test_every_layout_is_read_with_and_without_the_classifier(bare, files, name):
     config = TrainerConfig(backbone="mobilenet_v2", weights=str(files / name))
-    loaded = model.build((64, 40), classification(2), {}, config).base
+    loaded = build_network((64, 40), make_classification(2), {}, config).base
     assert all(np.array_equal(a, b) for a, b in zip(bare.get_weights(), loaded.get_weights(), strict=True))
 
 
@@ -73,28 +75,28 @@ def test_layers_within_layers_and_own_scaling_change_nothing(tmp_path, name, top
     path = tmp_path / "saved.weights.h5"
     saved.save_weights(path)
     base = application(name, include_top=False, include_preprocessing=False)
-    weights_file.load(base, str(path), name)
+    load_weights(base, str(path), name)
     assert all(np.array_equal(a, b) for a, b in zip(saved.get_weights(), base.get_weights(), strict=False))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_weights_of_another_architecture_are_refused_by_the_first_layer_that_differs(files, name):
     base = application("MobileNetV3Small", include_top=False)
-    before = base.get_weights()
+    initial = base.get_weights()
     message = (
         rf"{name} does not hold weights of mobilenet_v3_small: its layer 'conv' takes \(3,3,3,16\), "
         r"and the file has \(3,3,3,32\) in 'Conv1'.*trainer\.backbone"
     )
     with pytest.raises(WeightsError, match=message):
-        weights_file.load(base, str(files / name), "mobilenet_v3_small")
-    assert all(np.array_equal(a, b) for a, b in zip(before, base.get_weights(), strict=True))
+        load_weights(base, str(files / name), "mobilenet_v3_small")
+    assert all(np.array_equal(a, b) for a, b in zip(initial, base.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["base.weights.h5", "base-model.h5"])
 def test_weights_that_are_too_few_name_the_first_layer_without(files, name, bare):
     longer = keras.Model(bare.input, keras.layers.Dense(2, name="more")(bare.output))
     with pytest.raises(WeightsError, match=r"its layer 'more' takes \(1280,2\) \(2,\), and the file has none"):
-        weights_file.load(longer, str(files / name), "longer")
+        load_weights(longer, str(files / name), "longer")
 
 
 def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files):
@@ -117,7 +119,7 @@ def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files):
         file["rows"] = np.zeros(3)
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(WeightsError, match=rf"trainer\.weights: {path} does not hold weights"):
-            weights_file.load(application(include_top=False), str(path), "mobilenet_v2")
+            load_weights(application(include_top=False), str(path), "mobilenet_v2")
 
 
 def test_a_file_that_points_to_another_one_is_refused(tmp_path, files, bare):
@@ -125,23 +127,23 @@ def test_a_file_that_points_to_another_one_is_refused(tmp_path, files, bare):
         for name in source["layers"]:
             link[f"layers/{name}"] = h5py.ExternalLink(files / "base.weights.h5", f"layers/{name}")
     with pytest.raises(WeightsError, match="in another file"):
-        weights_file.load(bare, str(tmp_path / "link.h5"), "mobilenet_v2")
+        load_weights(bare, str(tmp_path / "link.h5"), "mobilenet_v2")
 
 
-def test_a_missing_file_of_weights_is_found_before_anything_runs(tmp_path):
+def test_a_missing_file_of_weights_is_reported_before_anything_runs(tmp_path):
     with pytest.raises(WeightsError, match="no file"):
-        weights.check(str(tmp_path / "none.h5"), "mobilenet_v2")
+        check_weights(str(tmp_path / "none.h5"), "mobilenet_v2")
 
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    """A machine without network and with an empty cache; gives the cache's folder."""
+    """A machine without network and with an empty cache; returns the cache's folder."""
 
     def refuse(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(pretrained.urllib.request, "urlopen", refuse)
     (tmp_path / "models").mkdir()
     return tmp_path / "models"
 
@@ -164,9 +166,9 @@ def offline(tmp_path, monkeypatch):
 def test_without_network_imagenet_names_the_two_ways_out_unless_keras_has_its_copy(offline, backbone, file, other):
     (offline / other).write_bytes(b"of another network, or with its top")
     with pytest.raises(WeightsError, match=rf"weights of {backbone} .*trainer\.weights: FILE.*trainer\.weights: none"):
-        weights.check("imagenet", backbone)
+        check_weights("imagenet", backbone)
     (offline / file).write_bytes(b"cached")
-    weights.check("imagenet", backbone)
+    check_weights("imagenet", backbone)
 
 
 def test_a_download_that_fails_names_the_two_ways_out_too(monkeypatch):
@@ -176,4 +178,4 @@ def test_a_download_that_fails_names_the_two_ways_out_too(monkeypatch):
     monkeypatch.setattr(keras.applications, "MobileNetV2", refuse)
     config = TrainerConfig(backbone="mobilenet_v2", weights="imagenet")
     with pytest.raises(WeightsError, match=r"URL fetch failure.*trainer\.weights: FILE.*trainer\.weights: none"):
-        model.build(SIZE, classification(2), {}, config)
+        build_network(SIZE, make_classification(2), {}, config)

@@ -11,16 +11,19 @@ import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
-from trainer import checkpoint, inputs, loop, model, tasks
+from trainer import schedule
+from trainer.checkpoint import load_state
 from trainer.config import AugmentationConfig, TrainerConfig
-from trainer.fit import features, fit
-from trainer.inputs import Rows, Split
-from trainer.model import Network
+from trainer.inputs import ArrayFile, LoadedSplit, make_batches
+from trainer.network import Network
+from trainer.schedule import cache_backbone_features, run_schedule
+from trainer.steps import ProgressLog
+from trainer.tasks import Task, make_classification
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 SCRATCH = {"weights": "none", "batch_size": 8, "learning_rate": 0.02, "patience": 99}
 GIVEN = {"weights": "some.h5", "head_epochs": 2, "epochs": 3, "learning_rate": 0.05, "unfreeze_after": "middle"}
-TASK = tasks.classification(2)
+TASK = make_classification(2)
 ONE_DEVICE = tf.distribute.get_strategy()
 
 
@@ -44,14 +47,14 @@ def make_network(config: TrainerConfig, dropout: float = 0.2) -> Network:
     return Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
 
 
-def make_split(folder: Path, count: int = 60, turned: bool = False) -> Split:
+def make_split(folder: Path, count: int = 60, turned: bool = False) -> LoadedSplit:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, count)
     pixels = (rng.integers(0, 100, (count, 8, 8, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
     path = folder / f"pixels-{count}-{turned}"
     path.write_bytes(pixels.tobytes())
     targets = np.eye(2, dtype=np.float32)[1 - labels if turned else labels]
-    return Split(Rows(path, (8, 8, 3), np.dtype(np.uint8)), {}, targets)
+    return LoadedSplit(ArrayFile(path, (8, 8, 3), np.dtype(np.uint8)), {}, targets)
 
 
 @pytest.fixture
@@ -62,41 +65,41 @@ def split(tmp_path):
 def train(split, config, folder, evaluation=None, task=TASK, network=None):
     folder.mkdir(exist_ok=True)
     network = network or make_network(config)
-    return network, fit(network, task, split, evaluation or split, config, folder, ONE_DEVICE)
+    return network, run_schedule(network, task, split, evaluation or split, config, folder, ONE_DEVICE)
 
 
-def weights_of(base: keras.Model) -> dict[str, np.ndarray]:
+def copy_weights(base: keras.Model) -> dict[str, np.ndarray]:
     return {layer.name: layer.get_weights()[0] for layer in base.layers if layer.get_weights()}
 
 
-@pytest.mark.parametrize("augmentation", [OFF, AugmentationConfig()], ids=["on kept features", "augmented"])
+@pytest.mark.parametrize("augmentation", [OFF, AugmentationConfig()], ids=["on cached features", "augmented"])
 def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_named_one(
     split, tmp_path, monkeypatch, augmentation
 ):
     config = TrainerConfig(**GIVEN, augmentation=augmentation)
     network = make_network(config)
-    before = weights_of(network.base)
+    initial = copy_weights(network.base)
     at_unfreezing = {}
-    original = model.unfreeze_after
+    original = schedule.unfreeze_after
 
     def spy(base, name):
-        at_unfreezing.update(weights_of(base))
+        at_unfreezing.update(copy_weights(base))
         original(base, name)
 
-    monkeypatch.setattr(model, "unfreeze_after", spy)
+    monkeypatch.setattr(schedule, "unfreeze_after", spy)
     _, history = train(split, config, tmp_path / "state", network=network)
 
     assert [row["phase"] for row in history] == ["head"] * 2 + ["upper blocks"] * 3
-    assert all(np.array_equal(before[name], at_unfreezing[name]) for name in before)
-    after = weights_of(network.base)
-    assert np.array_equal(before["lower"], after["lower"])
-    assert not np.array_equal(before["upper"], after["upper"])
+    assert all(np.array_equal(initial[name], at_unfreezing[name]) for name in initial)
+    final = copy_weights(network.base)
+    assert np.array_equal(initial["lower"], final["lower"])
+    assert not np.array_equal(initial["upper"], final["upper"])
 
 
-def test_kept_features_are_what_the_network_says_of_the_images(split, tmp_path):
+def test_cached_features_give_the_network_s_outputs_for_the_images(split, tmp_path):
     network = make_network(TrainerConfig(**GIVEN))
-    kept = features(network, split, 8, tmp_path / "features")
-    (batch, targets), (images, _) = (inputs.batches(of, 60).get_single_element() for of in (kept, split))
+    cached = cache_backbone_features(network, split, 8, tmp_path / "features")
+    (batch, targets), (images, _) = (make_batches(one, 60).get_single_element() for one in (cached, split))
     assert np.allclose(network.head(batch), network.model(images), atol=1e-6)
     assert np.array_equal(targets, split.targets)
 
@@ -104,9 +107,9 @@ def test_kept_features_are_what_the_network_says_of_the_images(split, tmp_path):
 def test_from_scratch_everything_is_trained_and_it_learns(split, tmp_path):
     config = TrainerConfig(**SCRATCH, epochs=8, augmentation=OFF)
     network = make_network(config)
-    before = weights_of(network.base)
+    initial = copy_weights(network.base)
     _, history = train(split, config, tmp_path / "state", network=network)
-    assert not any(np.array_equal(before[name], now) for name, now in weights_of(network.base).items())
+    assert not any(np.array_equal(initial[name], now) for name, now in copy_weights(network.base).items())
     assert [row["epoch"] for row in history] == list(range(1, 9))
     assert max(row["val_accuracy"] for row in history) > 0.9
     assert all(0 <= row["input_wait"] <= 1 and row["images_per_second"] > 0 for row in history)
@@ -119,7 +122,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_nothing_improves(split, 
     network, history = train(split, config, tmp_path / "state", worse)
     assert len(history) < 30
     best = min(row["val_loss"] for row in history)
-    x, y = inputs.batches(worse, 60).get_single_element()
+    x, y = make_batches(worse, 60).get_single_element()
     assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(best, rel=1e-4)
 
 
@@ -127,7 +130,7 @@ CONFIGS = {
     "from scratch": TrainerConfig(**SCRATCH, epochs=6),
     "averaged weights": TrainerConfig(**SCRATCH, epochs=6, ema=0.9, optimizer="sgd"),
     "with weights": TrainerConfig(**{**GIVEN, "epochs": 4}),
-    "on kept features": TrainerConfig(**{**GIVEN, "head_epochs": 4, "epochs": 2}, augmentation=OFF),
+    "on cached features": TrainerConfig(**{**GIVEN, "head_epochs": 4, "epochs": 2}, augmentation=OFF),
 }
 
 
@@ -142,7 +145,7 @@ def test_a_training_killed_in_its_third_epoch_goes_on_there_and_ends_with_the_ve
     undisturbed, expected = train(split, config, tmp_path / "undisturbed")
 
     epochs = []
-    original = loop.Reporter.after
+    original = ProgressLog.log_step
 
     def killed(self, step, clock, is_last):
         original(self, step, clock, is_last)
@@ -151,14 +154,14 @@ def test_a_training_killed_in_its_third_epoch_goes_on_there_and_ends_with_the_ve
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Reporter, "after", killed)
+        patch.setattr(ProgressLog, "log_step", killed)
         with pytest.raises(Killed):
             train(split, config, tmp_path / "killed")
-    before = checkpoint.load(tmp_path / "killed")[0].history
-    assert len(before) == 2
+    saved = load_state(tmp_path / "killed")[0].history
+    assert len(saved) == 2
 
     resumed, history = train(split, config, tmp_path / "killed")
-    assert history[:2] == before
+    assert history[:2] == saved
     figures = [[{k: v for k, v in row.items() if k not in TIMINGS} for row in rows] for rows in (history, expected)]
     assert figures[0] == figures[1]
     for ours, theirs in zip(resumed.model.get_weights(), undisturbed.model.get_weights(), strict=True):
@@ -179,11 +182,11 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_the_next_training_goes_on_w
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Reporter, "after", terminated)
+        patch.setattr(ProgressLog, "log_step", terminated)
         with pytest.raises(SystemExit) as stopped:
             train(split, config, tmp_path / "state")
     assert stopped.value.code == 143
-    progress, _ = checkpoint.load(tmp_path / "state")
+    progress, _ = load_state(tmp_path / "state")
     assert (len(progress.history), progress.step) == (1, 3)
 
     resumed, _ = train(split, config, tmp_path / "state")
@@ -199,7 +202,7 @@ def test_a_half_written_state_is_not_taken_for_one(split, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_training_and_says_what_to_do(split, tmp_path):
-    broken = tasks.Task("classification", 2, "softmax", lambda y, p: TASK.loss(y, p) * np.nan, TASK.metrics)
+    broken = Task("classification", 2, "softmax", lambda y, p: TASK.loss(y, p) * np.nan, TASK.make_metrics)
     with pytest.raises(TrainingError, match=r"loss is nan in all, epoch 1 of 2.*trainer\.learning_rate"):
         train(split, TrainerConfig(**SCRATCH, epochs=2), tmp_path / "state", task=broken)
 
@@ -209,7 +212,7 @@ def test_out_of_memory_names_the_batch_size_and_a_smaller_one(split, tmp_path, m
     def full(*args):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(loop, "run", full)
+    monkeypatch.setattr(schedule, "run_pass", full)
     config = TrainerConfig(**{**SCRATCH, "batch_size": batch_size}, epochs=1)
     with pytest.raises(TrainingError, match=advice):
         train(split, config, tmp_path / "state")
@@ -222,8 +225,8 @@ def test_class_weights_scale_the_loss_of_their_class(split, tmp_path):
         (tmp_path / f"{class_weights[0]}").mkdir()
         config = TrainerConfig(**SCRATCH, epochs=1, clip_norm=None, optimizer="sgd", weight_decay=0, augmentation=OFF)
         network = make_network(config, dropout=0.0)
-        before = network.head.get_weights()
-        fit(network, TASK, split, split, config, tmp_path / f"{class_weights[0]}", ONE_DEVICE, class_weights)
-        losses.append(np.abs(network.head.get_weights()[0] - before[0]).sum())
+        initial = network.head.get_weights()
+        run_schedule(network, TASK, split, split, config, tmp_path / f"{class_weights[0]}", ONE_DEVICE, class_weights)
+        losses.append(np.abs(network.head.get_weights()[0] - initial[0]).sum())
     assert losses[0] == 0
     assert losses[1] < losses[2]

@@ -1,4 +1,4 @@
-"""The network: a backbone on pixels, a head on its features and on side features."""
+"""The network: a backbone on pixels, and a head on its features and on the side features."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ import keras
 
 from imagepipe.base.errors import WeightsError
 from imagepipe.base.features import IMAGE
-from trainer import weights_file
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
-from trainer.normalization import Statistics
+from trainer.data import PixelStatistics
+from trainer.pretrained import load_weights
 from trainer.tasks import Task
 
 _SIDE_UNITS = 20
 _DEFAULT_MOMENTUM = 0.99  # Keras's
-_LEAST_VARIANCE = 1.0  # in levels squared: a channel that is all but constant is not blown up
+_MIN_VARIANCE = 1.0  # in levels squared: an almost constant channel is not amplified
 
 
 class Network(NamedTuple):
@@ -27,8 +27,8 @@ class Network(NamedTuple):
             outputs float32 ``[n, task.outputs]``.
         base: from scaled images, floats ``[n, height, width, 3]``, to the backbone's features, floats ``[n, h, w, d]``;
             fine-tuning unfreezes its layers.
-        pooled: from images, uint8 ``[n, height, width, 3]``, to their features averaged, float32 ``[n, d]``.
-        head: like ``model``, but its ``image`` is what ``pooled`` gives: with a frozen base it can be trained alone.
+        pooled: from images, uint8 ``[n, height, width, 3]``, to their averaged features, float32 ``[n, d]``.
+        head: like ``model``, but its ``image`` is the output of ``pooled``: with a frozen base it can be trained alone.
     """
 
     model: keras.Model
@@ -37,44 +37,44 @@ class Network(NamedTuple):
     head: keras.Model
 
 
-def build(
+def build_network(
     image_size: tuple[int, int],
     task: Task,
     side: Mapping[str, int | None],
     config: TrainerConfig,
-    statistics: Statistics | None = None,
+    statistics: PixelStatistics | None = None,
 ) -> Network:
     """Builds the classifier.
 
     Args:
-        image_size: (height, width) in pixels; the backbone has a least one, see ``trainer.backbones``.
+        image_size: (height, width) in pixels; the backbone has a minimum, see ``trainer.backbones``.
         task: gives the number of outputs and their activation.
         side: the side features by name: None for a numeric one, for a categorical one its number of values.
-        config: which backbone, its weights, its scaling and the head.
-        statistics: of the training split's pixels, for ``normalization: featurewise``.
+        config: the backbone, its weights, its scaling and the head.
+        statistics: of the train split's pixels, for ``normalization: featurewise``.
 
     Returns:
-        The model and its parts. Without weights from elsewhere it is initialized at random.
+        The model and its parts. Without pretrained weights it is initialized at random.
 
     Raises:
-        WeightsError: if the weights can't be had or don't fit.
+        WeightsError: if the weights are not available or don't fit.
         ValueError: if the base has no layer ``config.unfreeze_after``, or featurewise ``statistics`` are missing.
     """
-    base = _base(image_size, config)
+    base = _build_base(image_size, config)
     if config.weights != NO_WEIGHTS:
-        _index(base, fine_tuned_after(config))  # better now than after the head's epochs
+        _find_layer(base, get_last_frozen_layer(config))  # fails now rather than after the head's epochs
     image = keras.Input((*image_size, 3), dtype="uint8", name=IMAGE)
     scaled = _scale(image, config, statistics)
     average = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(base(scaled))
 
-    head = _head(average.shape[-1], task, side, config)
-    side_inputs = _side_inputs(side)
+    head = _build_head(average.shape[-1], task, side, config)
+    side_inputs = _make_side_inputs(side)
     outputs = head({IMAGE: average, **side_inputs})
     model = keras.Model({IMAGE: image, **side_inputs}, outputs, name="classifier")
     return Network(model, base, keras.Model(image, average, name="pooled"), head)
 
 
-def _base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
+def _build_base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
     backbone = BACKBONES[config.backbone]
     application = getattr(keras.applications, backbone.application)
     raw = {"include_preprocessing": False} if backbone.scaling is None and config.normalization == "featurewise" else {}
@@ -91,17 +91,17 @@ def _base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
             "file of them (trainer.weights: FILE), or train from scratch (trainer.weights: none)."
         ) from error
     if not imagenet and config.weights != NO_WEIGHTS:
-        weights_file.load(base, config.weights, config.backbone)
+        load_weights(base, config.weights, config.backbone)
     return base
 
 
-def _scale(image: keras.KerasTensor, config: TrainerConfig, statistics: Statistics | None) -> keras.KerasTensor:
-    """Pixels as the base takes them, float32; those of a base that scales inside as they are."""
+def _scale(image: keras.KerasTensor, config: TrainerConfig, statistics: PixelStatistics | None) -> keras.KerasTensor:
+    """Scales pixels as the base expects them, float32; unchanged if the base scales by itself."""
     scaling = BACKBONES[config.backbone].scaling
     if config.normalization == "featurewise":
         if statistics is None:
             raise ValueError("trainer.normalization: featurewise needs the statistics of the training split")
-        variance = [max(value, _LEAST_VARIANCE) for value in statistics.variance]
+        variance = [max(value, _MIN_VARIANCE) for value in statistics.variance]
         layer = keras.layers.Normalization(mean=statistics.mean, variance=variance, dtype="float32", name="scale")
     elif scaling is None:
         layer = keras.layers.Rescaling(1.0, dtype="float32", name="scale")
@@ -111,16 +111,16 @@ def _scale(image: keras.KerasTensor, config: TrainerConfig, statistics: Statisti
     return keras.ops.flip(scaled, axis=-1) if scaling and scaling.bgr else scaled
 
 
-def _side_inputs(side: Mapping[str, int | None]) -> dict[str, keras.KerasTensor]:
+def _make_side_inputs(side: Mapping[str, int | None]) -> dict[str, keras.KerasTensor]:
     return {
         name: keras.Input((), dtype="float32" if values is None else "int64", name=name)
         for name, values in side.items()
     }
 
 
-def _head(features: int, task: Task, side: Mapping[str, int | None], config: TrainerConfig) -> keras.Model:
+def _build_head(features: int, task: Task, side: Mapping[str, int | None], config: TrainerConfig) -> keras.Model:
     image = keras.Input((features,), dtype="float32", name=IMAGE)
-    side_inputs = _side_inputs(side)
+    side_inputs = _make_side_inputs(side)
     encoded = []
     for i, (name, values) in enumerate(side.items()):
         if values is None:
@@ -134,22 +134,22 @@ def _head(features: int, task: Task, side: Mapping[str, int | None], config: Tra
         reduced = keras.layers.Dense(_SIDE_UNITS, activation="relu", name="side_dense")(all_side)
         joined = keras.layers.Concatenate(name="image_and_side")([image, reduced])
     hidden = keras.layers.Dense(config.head_units, activation="relu", name="hidden")(joined)
-    kept = keras.layers.Dropout(config.dropout, name="dropout")(hidden)
-    # float32 also where the rest computes in 16 bits: a softmax loses too much there.
-    outputs = keras.layers.Dense(task.outputs, activation=task.activation, dtype="float32", name="outputs")(kept)
+    dropped = keras.layers.Dropout(config.dropout, name="dropout")(hidden)
+    # float32 even if the rest computes in 16 bits: a softmax loses too much there.
+    outputs = keras.layers.Dense(task.outputs, activation=task.activation, dtype="float32", name="outputs")(dropped)
     return keras.Model({IMAGE: image, **side_inputs}, outputs, name="head")
 
 
 def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
-    """Lets BatchNormalization's moving averages follow training from scratch, however few its steps.
+    """Lets BatchNormalization's moving averages keep up with training from scratch, however few its steps.
 
-    Keras's momentum of 0.99 averages over some 100 steps. On a small set that is several epochs: 45 steps an epoch left
-    the validation accuracy at 0.09 to 0.19 for five epochs while training's was at 0.96. Here they average over about a
-    fifth of an epoch, and over 100 steps at most.
+    Keras's momentum of 0.99 averages over some 100 steps. On a small set that is several epochs: with 45 steps per
+    epoch the validation accuracy stayed at 0.09 to 0.19 for five epochs while the training accuracy was 0.96. Here
+    they average over about a fifth of an epoch, and over 100 steps at most.
 
     Args:
-        base: the network; its BatchNormalization layers are changed. Call it before the model is first trained.
-        steps_per_epoch: number of batches in an epoch, 1 or more.
+        base: the network; its BatchNormalization layers are changed. Call this before the model is first trained.
+        steps_per_epoch: number of batches per epoch, 1 or more.
     """
     momentum = min(_DEFAULT_MOMENTUM, max(0.5, 1 - 5 / steps_per_epoch))
     for layer in base.layers:
@@ -157,29 +157,29 @@ def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
             layer.momentum = momentum
 
 
-def fine_tuned_after(config: TrainerConfig) -> str:
-    """The layer of the base after which fine-tuning changes it: the one configured, else the backbone's own."""
+def get_last_frozen_layer(config: TrainerConfig) -> str:
+    """Returns the layer of the base above which fine-tuning starts: the configured one, or else the backbone's own."""
     return config.unfreeze_after or BACKBONES[config.backbone].unfreeze_after
 
 
 def unfreeze_after(base: keras.Model, layer_name: str) -> None:
-    """Makes the layers of ``base`` above the one named trainable, and all up to it not.
+    """Makes the layers of ``base`` above the named one trainable, and all others not.
 
-    BatchNormalization stays as it is, and so in inference mode, also above: statistics of small batches would undo what
-    the weights know. Calling the base with ``training=False``, as Keras's transfer learning guide does, would not do:
-    whoever calls the whole model with ``training=True`` overrides it in Keras 3.
+    BatchNormalization stays frozen everywhere, and so in inference mode: statistics of small batches would undo what
+    the weights have learned. Calling the base with ``training=False``, as Keras's transfer learning guide does, is not
+    enough: in Keras 3, calling the whole model with ``training=True`` overrides it.
 
     Raises:
         ValueError: if there is no such layer.
     """
-    index = _index(base, layer_name)
+    index = _find_layer(base, layer_name)
     base.trainable = True
     for i, layer in enumerate(base.layers):
         if i <= index or isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
 
 
-def _index(base: keras.Model, layer_name: str) -> int:
+def _find_layer(base: keras.Model, layer_name: str) -> int:
     names = [layer.name for layer in base.layers]
     if layer_name not in names:
         near = ", ".join(difflib.get_close_matches(layer_name, names, n=5, cutoff=0))

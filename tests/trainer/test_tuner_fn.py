@@ -1,4 +1,4 @@
-"""The search, with trainings that only say a loss; a real one is in tests/e2e."""
+"""The search, with trainings that only return a loss; a real one is in tests/e2e."""
 
 import json
 from types import SimpleNamespace
@@ -8,9 +8,9 @@ import tensorflow as tf
 from keras_tuner.errors import FatalError
 
 from imagepipe.base.errors import TrainingError
-from trainer import space, tune
-from trainer.config import TrainerConfig
-from trainer.space import TunerConfig
+from trainer import tuner_fn as tuner
+from trainer.config import TrainerConfig, override_settings
+from trainer.search_space import TunerConfig
 
 CONFIG = TrainerConfig()
 SPACE = {
@@ -27,10 +27,10 @@ def settings(**changes) -> TunerConfig:
     return TunerConfig(**{"trials": 6, "space": SPACE} | changes)
 
 
-def searched(folder, train, tuner=None):
+def run_search(folder, train, tuner_settings=None):
     folder.mkdir(exist_ok=True)
-    search = tune.Search(tuner or settings(), CONFIG, folder)
-    search.search(train=train)
+    search = tuner.Search(tuner_settings or settings(), CONFIG, folder)
+    search.search(train_trial=train)
     return search
 
 
@@ -44,7 +44,7 @@ def test_the_best_values_are_those_of_the_trial_with_the_least_loss(tmp_path, ki
         return loss
 
     small = {key: SPACE[key] for key in ("learning_rate", "dropout")}
-    search = searched(tmp_path / "state", train, settings(search=kind, trials=8, space=small))
+    search = run_search(tmp_path / "state", train, settings(search=kind, trials=8, space=small))
     (best,) = search.get_best_hyperparameters()
     assert len(tried) == 8
     assert best.get_config()["values"] == tried[min(tried)]
@@ -53,10 +53,10 @@ def test_the_best_values_are_those_of_the_trial_with_the_least_loss(tmp_path, ki
 
 
 def test_each_trial_has_values_of_the_space_which_make_a_configuration(tmp_path):
-    made = []
-    searched(tmp_path / "state", lambda values, _: made.append(space.with_values(CONFIG, values)) or 1.0)
-    assert len({str(config) for config in made}) == 6
-    for config in made:
+    configs = []
+    run_search(tmp_path / "state", lambda values, _: configs.append(override_settings(CONFIG, values)) or 1.0)
+    assert len({str(config) for config in configs}) == 6
+    for config in configs:
         assert 1e-4 <= config.learning_rate <= 1e-1
         assert config.head_units in range(8, 65)
         assert config.dropout in (0, 0.25, 0.5)
@@ -70,7 +70,7 @@ def test_each_trial_has_values_of_the_space_which_make_a_configuration(tmp_path)
 def test_the_same_seed_tries_the_same_values(tmp_path):
     tried = []
     for name in ("a", "b"):
-        searched(tmp_path / name, lambda values, _: tried.append(json.dumps(values)) or 1.0)
+        run_search(tmp_path / name, lambda values, _: tried.append(json.dumps(values)) or 1.0)
     assert tried[:6] == tried[6:]
 
 
@@ -78,14 +78,14 @@ def test_a_trial_that_can_not_be_trained_counts_as_none(tmp_path):
     folders = []
 
     def train(values, folder):
-        assert not list(folder.iterdir())  # each has a fresh one
+        assert not list(folder.iterdir())  # every trial has a fresh one
         (folder / "state").write_text("")
         folders.append(folder)
         if len(folders) != 4:
             raise TrainingError("the loss is no number any more")
         return 7.0
 
-    search = searched(tmp_path / "state", train)
+    search = run_search(tmp_path / "state", train)
     assert len(set(folders)) == 6
     assert [trial.score for trial in search.oracle.get_best_trials()] == [7.0]
 
@@ -95,15 +95,15 @@ def test_a_search_without_any_result_says_so(tmp_path):
         raise TrainingError("the loss is no number any more")
 
     with pytest.raises(TrainingError, match=r"tuner\.space: none of 6 trials could be trained"):
-        searched(tmp_path / "state", train)
+        run_search(tmp_path / "state", train)
 
 
-def test_an_error_that_no_other_values_would_mend_ends_the_search(tmp_path):
+def test_an_error_that_no_other_values_would_fix_ends_the_search(tmp_path):
     def train(values, _):
         raise ValueError("trainer.unfreeze_after: there is no such layer")
 
     with pytest.raises(FatalError, match=r"trainer\.unfreeze_after: there is no such layer"):
-        searched(tmp_path / "state", train)
+        run_search(tmp_path / "state", train)
 
 
 def test_a_killed_search_goes_on_with_its_trials_and_in_the_state_of_the_one_it_was_killed_in(tmp_path):
@@ -119,8 +119,8 @@ def test_a_killed_search_goes_on_with_its_trials_and_in_the_state_of_the_one_it_
         return float(len(tried))
 
     with pytest.raises(SystemExit):
-        searched(tmp_path / "state", train)
-    search = searched(tmp_path / "state", train)
+        run_search(tmp_path / "state", train)
+    search = run_search(tmp_path / "state", train)
     assert len(tried) == 7
     assert tried[3] == tried[2]
     (best,) = search.oracle.get_best_trials()
@@ -134,13 +134,13 @@ def test_all_trials_share_the_data_and_have_the_epochs_of_the_tuner(tmp_path, mo
         trained.append((data, config.epochs))
         return SimpleNamespace(history=[{"val_loss": loss} for loss in (2.0, 1.0, 3.0)])
 
-    monkeypatch.setattr(tune.training, "start", lambda config: tf.distribute.get_strategy())
-    monkeypatch.setattr(tune.training, "state_folder", lambda fn_args: tmp_path / "state")
-    monkeypatch.setattr(tune.training, "load", lambda *_: loaded.append("data") or "data")
-    monkeypatch.setattr(tune.training, "train", train)
+    monkeypatch.setattr(tuner, "set_up_process", lambda distribution: tf.distribute.get_strategy())
+    monkeypatch.setattr(tuner, "make_state_folder", lambda fn_args: tmp_path / "state")
+    monkeypatch.setattr(tuner, "load_data", lambda *_: loaded.append("data") or "data")
+    monkeypatch.setattr(tuner, "train", train)
     (tmp_path / "state").mkdir()
     custom = {"tuner": settings(epochs=3).model_dump(), "trainer": CONFIG.model_dump()}
-    search, keywords = tune.tuner_fn(SimpleNamespace(custom_config=custom))
+    search, keywords = tuner.tuner_fn(SimpleNamespace(custom_config=custom))
     search.search(**keywords)
     assert len(loaded) == 1
     assert trained == [("data", 3)] * 6
@@ -148,7 +148,7 @@ def test_all_trials_share_the_data_and_have_the_epochs_of_the_tuner(tmp_path, mo
 
 
 def test_a_search_over_several_workers_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune.devices, "worker", lambda strategy: (0, 2))
+    monkeypatch.setattr(tuner, "locate_worker", lambda strategy: (0, 2))
     custom = {"tuner": settings().model_dump(), "trainer": CONFIG.model_dump()}
     with pytest.raises(TrainingError, match="a search runs on one machine"):
-        tune.tuner_fn(SimpleNamespace(custom_config=custom))
+        tuner.tuner_fn(SimpleNamespace(custom_config=custom))

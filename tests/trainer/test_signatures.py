@@ -12,8 +12,10 @@ from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.serving import engine
 from imagepipe.serving.types import Request, RequestError
 from tests.conftest import SIZE
-from trainer import export, inputs, tasks
-from transform import graph
+from trainer.export.signatures import save_model
+from trainer.inputs import load_split, make_batches
+from trainer.tasks import make_classification
+from transform.examples import load_graph, make_parser, read_shards
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def network():
 def served(analyzed, network, tmp_path_factory):
     output, features, _ = analyzed
     path = str(tmp_path_factory.mktemp("export") / "model")
-    export.save(network, output, features, "classification", {}, path)
+    save_model(network, output, features, "classification", {}, path)
     return tf.saved_model.load(path), path
 
 
@@ -71,11 +73,11 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_say_the_sa
     with tf.io.TFRecordWriter(str(tmp_path / "x.tfrecord")) as writer:
         for record in serialized:
             writer.write(record)
-    _, transform = graph.load(output)
-    parse = export.example_parser(output, features, with_label=True)
-    read = inputs.records([str(tmp_path / "*.tfrecord")])
-    split = inputs.load(read, lambda s: transform(parse(s)), tasks.classification(3).encode, tmp_path / "pixels")
-    trained_on, _ = inputs.batches(split, len(serialized)).get_single_element()
+    _, transform = load_graph(output)
+    parse = make_parser(output, features, with_label=True)
+    read = read_shards([str(tmp_path / "*.tfrecord")])
+    split = load_split(read, lambda s: transform(parse(s)), make_classification(3).encode, tmp_path / "pixels")
+    trained_on, _ = make_batches(split, len(serialized)).get_single_element()
 
     seen = model.signatures["transform_features"](examples=tf.constant(serialized))
     by_examples = model.signatures["tf_examples"](examples=tf.constant(serialized))
@@ -128,7 +130,7 @@ def test_several_labels_are_said_at_their_thresholds_and_joined_in_order(analyze
     ):
         path = str(tmp_path / name)
         thresholds = {"b": 0.9, "c": 0.25}
-        export.save(constant_network(probabilities), output, Features(), "multilabel", thresholds, path)
+        save_model(constant_network(probabilities), output, Features(), "multilabel", thresholds, path)
         model = tf.saved_model.load(path)
         answer = model.signatures["tf_examples"](examples=tf.constant(serialized))
         assert answer["label"].numpy().tolist() == [label] * len(serialized)
@@ -144,14 +146,14 @@ def test_several_labels_are_said_at_their_thresholds_and_joined_in_order(analyze
 def test_a_threshold_for_a_label_that_there_is_not_is_refused_with_those_there_are(analyzed_multilabel, tmp_path):
     output, _ = analyzed_multilabel
     with pytest.raises(ValueError, match=r"trainer\.label_thresholds: d: .*which are a, b, c"):
-        export.save(constant_network([0, 0, 0]), output, Features(), "multilabel", {"d": 0.5}, str(tmp_path / "x"))
+        save_model(constant_network([0, 0, 0]), output, Features(), "multilabel", {"d": 0.5}, str(tmp_path / "x"))
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.2, b"3.2"), (-1234567.0, b"-1234567"), (0.0, b"0")])
 def test_a_regression_says_its_value_as_class_score_and_text(analyzed_regression, tmp_path, value, text):
     output, serialized = analyzed_regression
     path = str(tmp_path / "model")
-    export.save(constant_network([value]), output, Features(), "regression", {}, path)
+    save_model(constant_network([value]), output, Features(), "regression", {}, path)
     model = tf.saved_model.load(path)
     answer = model.signatures["tf_examples"](examples=tf.constant(serialized[:1]))
     assert answer["classes"].numpy().tolist() == [[np.float32(value)]]

@@ -2,15 +2,15 @@ import keras
 import numpy as np
 import pytest
 
-from trainer import model
 from trainer.config import TrainerConfig
-from trainer.normalization import Statistics
-from trainer.tasks import classification, multilabel, regression
+from trainer.data import PixelStatistics
+from trainer.network import build_network, unfreeze_after
+from trainer.tasks import make_classification, make_multilabel, make_regression
 
 SIZE = (40, 48)
 SCRATCH = TrainerConfig(weights="none", backbone="mobilenet_v2")
 SIDE = {"price": None, "camera": 3}
-STATISTICS = Statistics((10.0, 100.0, 200.0), (4.0, 900.0, 0.0))
+STATISTICS = PixelStatistics((10.0, 100.0, 200.0), (4.0, 900.0, 0.0))
 
 
 def rows(n: int = 2) -> dict[str, np.ndarray]:
@@ -20,7 +20,7 @@ def rows(n: int = 2) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def built():
-    return model.build(SIZE, classification(4), SIDE, SCRATCH)
+    return build_network(SIZE, make_classification(4), SIDE, SCRATCH)
 
 
 def test_side_features_and_pixels_give_a_probability_for_each_class(built):
@@ -31,9 +31,9 @@ def test_side_features_and_pixels_give_a_probability_for_each_class(built):
     assert not np.allclose(probabilities[0], probabilities[1])  # the side features count
 
 
-@pytest.mark.parametrize("task", [multilabel(3), regression("huber")])
+@pytest.mark.parametrize("task", [make_multilabel(3), make_regression("huber")])
 def test_a_task_gives_the_number_of_outputs_and_their_activation(task):
-    outputs = model.build(SIZE, task, {}, SCRATCH).model.get_layer("head").get_layer("outputs")
+    outputs = build_network(SIZE, task, {}, SCRATCH).model.get_layer("head").get_layer("outputs")
     assert outputs.units == task.outputs
     assert outputs.activation is keras.activations.get(task.activation)
 
@@ -51,9 +51,9 @@ def test_the_head_on_pooled_features_is_the_model_on_images(built):
 
 
 def test_training_the_head_alone_is_training_the_model(built):
-    before = built.model(rows()).numpy()
+    initial = built.model(rows()).numpy()
     built.head.get_layer("outputs").bias.assign_add([1, 0, 0, 0])
-    assert (built.model(rows()).numpy()[:, 0] > before[:, 0]).all()
+    assert (built.model(rows()).numpy()[:, 0] > initial[:, 0]).all()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_training_the_head_alone_is_training_the_model(built):
 )
 def test_a_model_is_what_it_was_after_saving_and_loading(tmp_path, backbone, normalization):
     config = TrainerConfig(weights="none", backbone=backbone, normalization=normalization)
-    network = model.build(SIZE, classification(4), SIDE, config, STATISTICS).model
+    network = build_network(SIZE, make_classification(4), SIDE, config, STATISTICS).model
     network.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert [layer.name for layer in loaded.layers] == [layer.name for layer in network.layers]
@@ -71,7 +71,7 @@ def test_a_model_is_what_it_was_after_saving_and_loading(tmp_path, backbone, nor
 
 def test_the_hidden_layer_and_its_dropout_are_as_configured():
     config = TrainerConfig(weights="none", backbone="mobilenet_v2", head_units=7, dropout=0.5)
-    head = model.build(SIZE, classification(4), {}, config).head
+    head = build_network(SIZE, make_classification(4), {}, config).head
     assert head.get_layer("hidden").units == 7
     assert head.get_layer("dropout").rate == 0.5
     assert [layer.name for layer in head.layers] == ["image", "hidden", "dropout", "outputs"]
@@ -80,7 +80,7 @@ def test_the_hidden_layer_and_its_dropout_are_as_configured():
 def test_outputs_and_pooled_features_are_float32_also_where_the_rest_computes_in_16_bits():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        built = model.build(SIZE, classification(4), SIDE, SCRATCH)
+        built = build_network(SIZE, make_classification(4), SIDE, SCRATCH)
     finally:
         keras.config.set_dtype_policy("float32")
     assert built.base.layers[-1].compute_dtype == "bfloat16"
@@ -92,26 +92,26 @@ def test_outputs_and_pooled_features_are_float32_also_where_the_rest_computes_in
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "mobilenet_v3_small"])
 def test_featurewise_scaling_standardizes_each_channel_instead_of_the_backbones_scaling(backbone):
     config = TrainerConfig(weights="none", backbone=backbone, normalization="featurewise")
-    built = model.build(SIZE, classification(2), {}, config, STATISTICS)
+    built = build_network(SIZE, make_classification(2), {}, config, STATISTICS)
     pixels = np.stack([np.full(SIZE, level, np.uint8) for level in (12, 70, 203)], axis=-1)
     # The last channel never varied: its 3 levels more are 3, not millions.
     assert built.model.get_layer("scale")(pixels[None]).numpy()[0, 0, 0] == pytest.approx([1, -1, 3])
     assert not any(isinstance(layer, keras.layers.Rescaling) for layer in built.base.layers)
     with pytest.raises(ValueError, match="featurewise needs the statistics"):
-        model.build(SIZE, classification(2), {}, config)
+        build_network(SIZE, make_classification(2), {}, config)
 
 
 def test_batch_normalization_follows_the_data_from_scratch_and_not_when_it_is_fine_tuned():
-    built = model.build(SIZE, classification(4), SIDE, SCRATCH)
+    built = build_network(SIZE, make_classification(4), SIDE, SCRATCH)
     built.model.compile("sgd", "categorical_crossentropy")
 
     def changed(layer: str) -> bool:
-        before = built.base.get_layer(layer).get_weights()
+        initial = built.base.get_layer(layer).get_weights()
         built.model.fit(rows(4), np.eye(4), verbose=0)
-        return not all(map(np.array_equal, before, built.base.get_layer(layer).get_weights()))
+        return not all(map(np.array_equal, initial, built.base.get_layer(layer).get_weights()))
 
     assert changed("Conv_1_bn")
-    model.unfreeze_after(built.base, "block_12_add")
+    unfreeze_after(built.base, "block_12_add")
     built.model.compile("sgd", "categorical_crossentropy")
     assert not changed("Conv_1_bn")
     assert not changed("Conv1")
@@ -124,4 +124,4 @@ def test_a_layer_that_the_base_lacks_is_refused_before_training(built, tmp_path)
         backbone="mobilenet_v2", weights=str(tmp_path / "base.weights.h5"), unfreeze_after="block_99_add"
     )
     with pytest.raises(ValueError, match=r"unfreeze_after: mobilenet\S* has no layer 'block_99_add'\. .*block_9_add"):
-        model.build(SIZE, classification(2), {}, config)
+        build_network(SIZE, make_classification(2), {}, config)

@@ -1,4 +1,4 @@
-"""A trained network for devices: TensorFlow Lite, weights in float16."""
+"""Converts a trained network for devices: TensorFlow Lite, weights in float16."""
 
 from pathlib import Path
 
@@ -7,22 +7,22 @@ import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
-from trainer.optimize import optimized
+from trainer.export.optimize import optimize_network
 
 
-def convert(file: Path) -> bytes:
+def convert_to_tflite(file: Path) -> bytes:
     """Converts a trained network to TensorFlow Lite.
 
     Args:
-        file: ``model.keras``, which a training leaves beside the SavedModel.
+        file: ``model.keras``, which a training writes beside the SavedModel.
 
     Returns:
         The content of a ``.tflite`` file. Its signature ``serving_default`` takes ``image``, uint8 pixels
-        ``[1, height, width, 3]`` in RGB that whoever asks has decoded and resized, and gives ``classes``, float32
+        ``[1, height, width, 3]`` in RGB, decoded and resized by the caller, and returns ``classes``, float32
         ``[1, k]``.
 
     Raises:
-        TrainingError: if the network needs side features: their scaling and vocabularies are in the SavedModel alone.
+        TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
     """
     model = keras.models.load_model(file, compile=False)
     side = sorted(x.name for x in model.inputs if x.name != IMAGE)
@@ -30,7 +30,7 @@ def convert(file: Path) -> bytes:
         raise TrainingError(f"{file} needs side features next to an image: {', '.join(side)}. It can't be converted.")
     (pixels,) = model.inputs
     network = tf.Module()
-    function = optimized(model, bfloat16=False)
+    function = optimize_network(model, bfloat16=False)
     network.ask = tf.function(lambda image: {"classes": function({IMAGE: image})})
     spec = tf.TensorSpec([1, *pixels.shape[1:]], pixels.dtype, name=IMAGE)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([network.ask.get_concrete_function(spec)], network)

@@ -1,9 +1,8 @@
-"""What TFX's Trainer calls, on a small backbone: what it leaves behind, and what a kill does to it."""
+"""``run_fn`` on a small backbone: the files that it writes, and resuming after a kill."""
 
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,52 +12,13 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
-from tests.conftest import SIZE
-from trainer.run import run_fn
+from tests.trainer.conftest import SMALL
+from trainer.run_fn import run_fn
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parent / "run_training.py"
-EPOCHS = 6
-SMALL = {
-    "backbone": "mobilenet_v3_small",
-    "weights": "none",
-    "epochs": EPOCHS,
-    "batch_size": 8,
-    "head_units": 8,
-    "patience": 99,
-    "precision": "float32",
-}
-
-
-@pytest.fixture(scope="module")
-def arguments(analyzed, tmp_path_factory):
-    """Makes what TFX hands over, for a folder of its own and some options of the trainer section."""
-    output, features, serialized = analyzed
-    folder = tmp_path_factory.mktemp("examples")
-    with tf.io.TFRecordWriter(str(folder / "all.tfrecord")) as writer:
-        for record in serialized:
-            writer.write(record)
-
-    def make(folder_of_run: Path, **options) -> dict:
-        return {
-            "train_files": [f"{folder}/*.tfrecord"],
-            "eval_files": [f"{folder}/*.tfrecord"],
-            "transform_graph_path": output.transform_savedmodel_dir.removesuffix("/transform_fn"),
-            "hyperparameters": None,
-            "serving_model_dir": str(folder_of_run / "model" / "Format-Serving"),
-            "model_run_dir": str(folder_of_run / "model_run"),
-            "custom_config": {
-                "task": "classification",
-                "features": asdict(features),
-                "image_size": list(SIZE),
-                "trainer": SMALL | options,
-                "serving": {},
-                "state_dir": str(folder_of_run / "state"),
-            },
-        }
-
-    return make
+EPOCHS = SMALL["epochs"]
 
 
 def start(arguments: dict, folder: Path) -> subprocess.Popen:
@@ -135,7 +95,7 @@ def test_a_run_killed_in_its_third_epoch_trains_only_the_rest_and_ends_with_the_
     process = start(arguments(tmp_path), tmp_path)
     _, log = process.communicate(timeout=300)
     assert process.returncode == 0, log[-3000:]
-    assert "going on after 2 epochs" in log
+    assert "resuming after 2 epochs" in log
     assert f"epoch 2 of {EPOCHS}" not in log
     assert f"epoch 3 of {EPOCHS}" in log
     assert len(history_of(tmp_path)) == EPOCHS
@@ -160,7 +120,7 @@ def test_a_class_that_training_lacks_is_named_before_training(arguments, tmp_pat
         strange.features.feature[name].bytes_list.value.append(value)
     with tf.io.TFRecordWriter(str(tmp_path / "eval.tfrecord")) as writer:
         writer.write(strange.SerializeToString())
-    given = arguments(tmp_path) | {"eval_files": [str(tmp_path / "eval.tfrecord")]}
+    wrong = arguments(tmp_path) | {"eval_files": [str(tmp_path / "eval.tfrecord")]}
     with pytest.raises(TrainingError, match=r"1 of 1 images of the eval split .* 'zebra' \(1\)"):
-        run_fn(SimpleNamespace(**given))
+        run_fn(SimpleNamespace(**wrong))
     assert not (tmp_path / "model").exists()

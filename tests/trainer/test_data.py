@@ -1,0 +1,82 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from imagepipe.base.errors import TrainingError
+from trainer.data import check_splits, compute_class_weights, compute_pixel_statistics
+from trainer.inputs import ArrayFile, LoadedSplit
+from trainer.tasks import make_classification, make_multilabel, make_regression
+
+PIXELS = ArrayFile(Path("unread"), (1, 1, 3), np.dtype(np.uint8))
+TWO = make_classification(2)
+
+
+def split(*targets: list[float]) -> LoadedSplit:
+    return LoadedSplit(PIXELS, {}, np.array(targets, np.float32))
+
+
+def refuse(*args: object) -> Counter[str]:
+    raise AssertionError("labels are read only to name what is wrong")
+
+
+def test_what_can_be_learned_passes():
+    check_splits(TWO, ["a", "b"], {"train": split([1, 0], [0, 1]), "eval": split([0, 1])}, refuse)
+    check_splits(make_multilabel(1), ["a"], {"train": split([0]), "eval": split([1])}, refuse)
+
+
+@pytest.mark.parametrize("empty", ["train", "eval"])
+def test_an_empty_split_is_named(empty):
+    splits = {"train": split([1, 0]), "eval": split([0, 1]), empty: split()}
+    with pytest.raises(TrainingError, match=f"The {empty} split is empty"):
+        check_splits(TWO, ["a", "b"], splits, refuse)
+
+
+def test_a_single_class_is_named():
+    with pytest.raises(TrainingError, match="one class only \\('cat'\\)"):
+        check_splits(make_classification(1), ["cat"], {"train": split([1]), "eval": split([1])}, refuse)
+
+
+def test_a_class_that_training_lacks_is_named_with_its_number_of_images():
+    splits = {"train": split([1, 0], [0, 1]), "eval": split([0, 1], [0, 0], [0, 0])}
+    with pytest.raises(TrainingError, match=r"2 of 3 images of the eval split .*none: 'zebra' \(2\)"):
+        check_splits(TWO, ["a", "b"], splits, lambda name: Counter({"b": 1, "zebra": 2}))
+
+
+def test_a_missing_number_is_counted():
+    splits = {"train": split([1], [np.nan]), "eval": split([2])}
+    with pytest.raises(TrainingError, match="1 of 2 Examples of the train split have no finite number"):
+        check_splits(make_regression("huber"), ["price"], splits, refuse)
+
+
+def test_balanced_classes_weigh_the_same_together_and_1_on_average():
+    targets = np.eye(2, dtype=np.float32)[[0, 0, 0, 1]]
+    weights = compute_class_weights("balanced", ["a", "b"], targets)
+    assert weights * targets.sum(axis=0) == pytest.approx([2, 2])
+    assert (targets @ weights).mean() == pytest.approx(1)
+
+
+def test_given_weights_are_taken_by_name_and_unknown_names_refused():
+    targets = np.eye(2, dtype=np.float32)
+    assert compute_class_weights(None, ["a", "b"], targets) is None
+    assert compute_class_weights({"b": 3}, ["a", "b"], targets).tolist() == [1, 3]
+    with pytest.raises(TrainingError, match=r"trainer\.class_weights: c: no class.*a, b"):
+        compute_class_weights({"c": 3}, ["a", "b"], targets)
+
+
+def test_statistics_are_those_of_all_pixels_whatever_their_order_and_batches():
+    images = np.random.default_rng(0).integers(0, 256, (50, 9, 7, 3)).astype(np.uint8)
+    images[..., 2] = 7
+    statistics = compute_pixel_statistics(tf.data.Dataset.from_tensor_slices(images).batch(8))
+    assert statistics == compute_pixel_statistics(reversed(images))
+    pixels = images.reshape(-1, 3).astype(np.float64)
+    assert statistics.mean == pytest.approx(pixels.mean(axis=0), rel=1e-14)
+    assert statistics.variance == pytest.approx(pixels.var(axis=0), rel=1e-12)
+    assert (statistics.mean[2], statistics.variance[2]) == (7, 0)
+
+
+def test_no_images_have_no_statistics():
+    with pytest.raises(ValueError, match="no images"):
+        compute_pixel_statistics([])

@@ -1,0 +1,201 @@
+"""The data of a training: loads the splits, checks that there is something to learn, and measures the train split."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import parse_features
+from trainer.config import FnArgs, TrainerConfig, list_thresholds
+from trainer.devices import locate_worker
+from trainer.inputs import LoadedSplit, load_split
+from trainer.tasks import Task, make_task
+from transform.examples import load_graph, make_parser, read_output_names, read_shards
+
+_LEVELS = np.arange(256)  # of uint8 pixels
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The task and the splits, which all trainings of a search share.
+
+    Attributes:
+        task: what is learned.
+        output_names: names of the task's outputs.
+        image_size: (height, width) in pixels.
+        side: the side features, see ``network.build_network``.
+        train: the train split; with several workers, this worker's share of it.
+        evaluation: the eval split, likewise.
+    """
+
+    task: Task
+    output_names: list[str]
+    image_size: tuple[int, int]
+    side: dict[str, int | None]
+    train: LoadedSplit
+    evaluation: LoadedSplit
+
+
+class PixelStatistics(NamedTuple):
+    """Mean and variance of pixels 0 to 255, for red, green and blue."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+def load_data(fn_args: FnArgs, config: TrainerConfig, strategy: tf.distribute.Strategy, folder: Path) -> TrainingData:
+    """Loads the data, and checks that there is something to learn.
+
+    Args:
+        fn_args: see ``FnArgs``.
+        config: settings that the data must fit.
+        strategy: the strategy over whose workers the data is divided.
+        folder: an existing local folder for the pixels.
+
+    Raises:
+        TrainingError: if there is nothing to learn.
+        ValueError: if the configuration names an unknown label.
+    """
+    custom = fn_args.custom_config
+    features = parse_features(custom["features"])
+    transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
+    output_names = read_output_names(custom["task"], transform_output, features)
+    task = make_task(custom["task"], len(output_names), config)
+    list_thresholds(output_names, config.label_thresholds)  # refuses before training what can't be exported
+    patterns = {"train": fn_args.train_files, "eval": fn_args.eval_files}
+    _owner, transform = load_graph(transform_output)
+    parse = make_parser(transform_output, features, with_label=True)
+    worker, workers = locate_worker(strategy)
+    splits = {
+        name: load_split(
+            read_shards(files, worker, workers),
+            lambda serialized: transform(parse(serialized)),
+            task.encode,
+            folder / f"{name}-{worker}.pixels",
+        )
+        for name, files in patterns.items()
+    }
+    spec = transform_output.raw_feature_spec()[features.label]
+    check_splits(task, output_names, splits, lambda split: _count_raw_labels(patterns[split], features.label, spec))
+    side: dict[str, int | None] = dict.fromkeys(features.numeric)
+    for name in features.categorical:
+        side[name] = transform_output.vocabulary_size_by_name(features.vocabulary(name)) + 1  # one for unseen values
+    height, width = custom["image_size"]
+    return TrainingData(task, output_names, (height, width), side, splits["train"], splits["eval"])
+
+
+def _count_raw_labels(patterns: list[str], name: str, spec: Any) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for batch in read_shards(patterns).batch(256):
+        labels = tf.io.parse_example(batch, {name: spec})[name]
+        values = labels.values if isinstance(labels, tf.SparseTensor) else tf.reshape(labels, [-1])
+        texts = values if values.dtype == tf.string else tf.strings.as_string(values)
+        counts.update(text.decode(errors="replace") for text in texts.numpy())
+    return counts
+
+
+def check_splits(
+    task: Task,
+    output_names: list[str],
+    splits: dict[str, LoadedSplit],
+    count_raw_labels: Callable[[str], Counter[str]],
+) -> None:
+    """Refuses splits from which nothing can be learned, or on which the network can't be evaluated.
+
+    Args:
+        task: what is to be learned.
+        output_names: names of the task's outputs.
+        splits: ``train`` and ``eval``.
+        count_raw_labels: counts the labels of a split as they are in the Examples; only called to name the wrong ones.
+
+    Raises:
+        TrainingError: if a split is empty, training has one class only, or examples have a class that is not in the
+            train split, or no number to learn in a regression.
+    """
+    for name, split in splits.items():
+        if not split.count:
+            raise TrainingError(
+                f"The {name} split is empty: nothing to {'train on' if name == 'train' else 'evaluate with'}. Ingest "
+                "more images, or give it a larger share (imagepipe ingest --splits; data.split)."
+            )
+    if task.name == "classification" and len(output_names) < 2:
+        raise TrainingError(
+            f"The train split has one class only ('{output_names[0]}'), and so nothing to tell apart. Add images of "
+            "another class, or let task be regression or multilabel."
+        )
+    for name, split in splits.items():
+        unusable = int(np.count_nonzero(~task.is_usable(split.targets)))
+        if unusable and task.name == "classification":
+            unseen = {label: count for label, count in count_raw_labels(name).items() if label not in output_names}
+            listed = ", ".join(f"'{label}' ({count})" for label, count in sorted(unseen.items()))
+            raise TrainingError(
+                f"{unusable} of {split.count} images of the {name} split have a class of which the train split has "
+                f"none: {listed}. Add images of it to the train split, or remove these."
+            )
+        if unusable:
+            raise TrainingError(
+                f"{unusable} of {split.count} Examples of the {name} split have no finite number as their label. "
+                "Correct or remove them."
+            )
+
+
+def compute_class_weights(
+    setting: str | dict[str, float] | None, class_names: list[str], targets: np.ndarray
+) -> np.ndarray | None:
+    """Returns the weight of each class in the loss.
+
+    Args:
+        setting: ``balanced``: inverse to the class's share, 1 on average over the examples; or a weight by class, 1 for
+            those not listed; or None.
+        class_names: names of the classes.
+        targets: of the train split, float32 ``[n, classes]``, one-hot.
+
+    Returns:
+        float32 ``[classes]``, or None if all count the same.
+
+    Raises:
+        TrainingError: if ``setting`` names an unknown class.
+    """
+    if setting is None:
+        return None
+    if isinstance(setting, dict):
+        if unknown := sorted(set(setting) - set(class_names)):
+            raise TrainingError(
+                f"trainer.class_weights: {', '.join(unknown)}: no class of the train split, which are "
+                f"{', '.join(class_names)}"
+            )
+        return np.array([setting.get(name, 1) for name in class_names], np.float32)
+    return (len(targets) / (len(class_names) * targets.sum(axis=0))).astype(np.float32)
+
+
+def compute_pixel_statistics(images: Iterable[np.ndarray]) -> PixelStatistics:
+    """Computes mean and variance of each channel over all pixels of all images.
+
+    Pixels are counted by level, so nothing is rounded before the end and the order of the images does not matter.
+
+    Args:
+        images: batches of pixels, uint8 ``[n, height, width, 3]``: arrays, or a ``tf.data.Dataset`` of tensors.
+
+    Raises:
+        ValueError: if there are no pixels.
+    """
+    counts = np.zeros((3, len(_LEVELS)), np.int64)
+    for batch in images:
+        pixels = np.asarray(batch)
+        for channel in range(3):
+            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=len(_LEVELS))
+    n = int(counts[0].sum())
+    if n == 0:
+        raise ValueError("there are no images to compute the mean and the variance of")
+    sums = [int(total) for total in counts @ _LEVELS]
+    squares = [int(total) for total in counts @ _LEVELS**2]
+    # Integers without bounds, and one division: exact to the last bit of a float.
+    return PixelStatistics(
+        tuple(a / n for a in sums), tuple((n * b - a * a) / (n * n) for a, b in zip(sums, squares, strict=True))
+    )

@@ -1,0 +1,174 @@
+"""Export: one SavedModel that takes raw images, with preprocessing inside and the signatures of the contract.
+
+Signatures (n = batch, k = outputs):
+
+- ``serving_default``: ``input`` string [n], encoded images; ``metadata`` string [n]; side features [n], if any
+  → ``classes`` float [n, k], ``label`` string [n], ``score`` float [n], ``metadata`` string [n].
+- ``tf_examples``: ``examples`` string [n], serialized Examples → the same.
+- ``transform_features``: ``examples`` string [n] → the transformed features, target included (for the Evaluator).
+
+Beside the signatures are the two halves of ``serving_default`` as functions, for a server that decodes each request by
+itself and runs the network on many at once: ``preprocess``, from ``input`` and side features to transformed features,
+and ``answer``, from these to ``classes``, ``label`` and ``score``.
+
+By task:
+
+- classification: ``classes`` are probabilities that add up to 1, ``label`` the best class, ``score`` its probability.
+- multilabel: ``classes`` are independent probabilities, ``label`` the labels at or above their thresholds, joined by |
+  in the order of ``classes`` ('' if there are none), ``score`` the highest probability.
+- regression: ``classes`` [n, 1] and ``score`` are the value, ``label`` is its text.
+
+``assets/labels`` has the names of the outputs in the order of ``classes``: the vocabulary of the transform graph; for
+regression the label feature. ``assets/task`` names the task.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
+from imagepipe.base.names import TaskName
+from trainer.config import list_thresholds
+from transform.examples import FeatureSpec, Raw, load_graph, make_parser, read_output_names
+
+Tensors = dict[str, tf.Tensor]
+
+_DIGITS = 7  # precision of a float32
+
+
+class _Servable(tf.Module):
+    """Owns everything that the signatures use, so that it is saved with them."""
+
+    def __init__(
+        self,
+        model: Callable[[Tensors], tf.Tensor],
+        transform_output: tft.TFTransformOutput,
+        features: Features,
+        label: Callable[[tf.Tensor], tf.Tensor],
+        assets: list[str],
+    ):
+        super().__init__()
+        self._model = model
+        self._label = label
+        self._assets = [tf.saved_model.Asset(path) for path in assets]
+        self._transform_owner, self._transform = load_graph(transform_output)
+        self._features = features
+        self._raw_spec: FeatureSpec = transform_output.raw_feature_spec()
+        self._parse = make_parser(transform_output, features, with_label=False)
+        self._parse_with_label = make_parser(transform_output, features, with_label=True)
+        self.preprocess = tf.function(self._preprocess).get_concrete_function(**self._make_request_spec())
+        transformed = self.preprocess.structured_outputs
+        self.answer = tf.function(self._answer).get_concrete_function(
+            **{name: tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in transformed.items()}
+        )
+
+    def make_signatures(self) -> dict[str, Callable]:
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+        metadata = tf.TensorSpec([None], tf.string, name="metadata")
+        return {
+            "serving_default": tf.function(self._serve).get_concrete_function(
+                **self._make_request_spec(), metadata=metadata
+            ),
+            "tf_examples": tf.function(self._serve_examples).get_concrete_function(examples),
+            "transform_features": tf.function(self._transform_examples).get_concrete_function(examples),
+        }
+
+    def _make_request_spec(self) -> dict[str, tf.TensorSpec]:
+        dtypes = {"input": tf.string} | {name: self._raw_spec[name].dtype for name in self._features.side}
+        return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
+
+    def _serve(self, metadata: tf.Tensor, **request: tf.Tensor) -> Tensors:
+        return self._answer(**self._preprocess(**request)) | {"metadata": tf.identity(metadata)}
+
+    def _serve_examples(self, examples: tf.Tensor) -> Tensors:
+        metadata_spec = {self._features.metadata: tf.io.FixedLenFeature([], tf.string, default_value="")}
+        metadata = tf.io.parse_example(examples, metadata_spec)[self._features.metadata]
+        return self._answer(**self._transform_inputs(self._parse(examples))) | {"metadata": tf.identity(metadata)}
+
+    def _transform_examples(self, examples: tf.Tensor) -> Tensors:
+        return self._transform(self._parse_with_label(examples))
+
+    def _preprocess(self, **request: tf.Tensor) -> Tensors:
+        raw = {self._features.input: request["input"]} | {name: request[name] for name in self._features.side}
+        return self._transform_inputs({name: _imitate_parsing(x, self._raw_spec[name]) for name, x in raw.items()})
+
+    def _transform_inputs(self, raw: Raw) -> Tensors:
+        transformed = self._transform(raw)
+        return {name: transformed[name] for name in (IMAGE, *self._features.side)}
+
+    def _answer(self, **inputs: tf.Tensor) -> Tensors:
+        classes = self._model(inputs)
+        return {"classes": classes, "label": self._label(classes), "score": tf.reduce_max(classes, axis=-1)}
+
+
+def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) -> tf.Tensor | tf.SparseTensor:
+    """Converts a request's tensor ``[n]`` to the form in which this feature is parsed from an Example."""
+    if isinstance(spec, tf.io.VarLenFeature):
+        rows = tf.range(tf.size(x, out_type=tf.int64))
+        indices = tf.stack([rows, tf.zeros_like(rows)], axis=1)
+        return tf.SparseTensor(indices, x, tf.stack([tf.size(x, out_type=tf.int64), 1]))
+    return tf.reshape(x, [-1, *spec.shape])
+
+
+def _make_label_function(
+    task: TaskName, output_names: list[str], label_thresholds: Mapping[str, float]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from a model's outputs, float ``[n, k]``, to ``label``, string ``[n]``.
+
+    Args:
+        task: gives the meaning of the outputs.
+        output_names: names of the outputs.
+        label_thresholds: decision threshold per label of a multilabel task (default 0.5).
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label that is not among ``output_names``.
+    """
+    thresholds = list_thresholds(output_names, label_thresholds)
+
+    def pick_best(probabilities: tf.Tensor) -> tf.Tensor:
+        return tf.gather(tf.constant(output_names), tf.argmax(probabilities, axis=-1))
+
+    def join_labels(probabilities: tf.Tensor) -> tf.Tensor:
+        indices = tf.where(probabilities >= tf.constant(thresholds))  # [m, 2]: row and label, in order
+        labels = tf.gather(tf.constant(output_names), indices[:, 1])
+        return tf.strings.unsorted_segment_join(labels, indices[:, 0], tf.shape(probabilities)[0], LABEL_SEPARATOR)
+
+    def format_value(values: tf.Tensor) -> tf.Tensor:
+        return tf.strings.as_string(values[:, 0], precision=_DIGITS, shortest=True)
+
+    return {"classification": pick_best, "multilabel": join_labels, "regression": format_value}[task]
+
+
+def save_model(
+    model: Callable[[Tensors], tf.Tensor],
+    transform_output: tft.TFTransformOutput,
+    features: Features,
+    task: TaskName,
+    label_thresholds: Mapping[str, float],
+    path: str,
+) -> None:
+    """Writes the SavedModel.
+
+    Args:
+        model: from a dict of ``image`` and side features to the task's outputs ``[n, k]``, see ``trainer.network`` and
+            ``trainer.export.optimize``.
+        transform_output: output of the Transform component.
+        features: names of the features in an Example.
+        task: gives the meaning of the outputs.
+        label_thresholds: decision threshold per label of a multilabel task (default 0.5).
+        path: the folder to create.
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label unseen in training.
+    """
+    output_names = read_output_names(task, transform_output, features)
+    assets = {"task": task} | ({LABELS_VOCABULARY: "\n".join(output_names)} if task == "regression" else {})
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in assets.items():
+            (Path(folder) / name).write_text(f"{text}\n")
+        label = _make_label_function(task, output_names, label_thresholds)
+        servable = _Servable(model, transform_output, features, label, [f"{folder}/{name}" for name in assets])
+        tf.saved_model.save(servable, path, signatures=servable.make_signatures())

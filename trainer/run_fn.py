@@ -1,0 +1,178 @@
+"""The ``run_fn`` that TFX's Trainer calls: from raw Examples to a trained network and its SavedModel."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from imagepipe.base.features import IMAGE, parse_features
+from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
+from trainer.augmentation import make_augmentation
+from trainer.checkpoint import make_state_folder
+from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
+from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
+from trainer.devices import choose_precision, is_chief, set_up_process
+from trainer.export.optimize import optimize_for_serving
+from trainer.export.signatures import save_model
+from trainer.inputs import LoadedSplit, make_batches
+from trainer.network import Network, build_network
+from trainer.pictures import draw_curves, draw_preview
+from trainer.schedule import History, run_schedule
+
+_PREVIEW_IMAGES, _PREVIEW_VARIANTS = 6, 7
+
+_log = logging.getLogger("trainer")
+
+
+class Trained(NamedTuple):
+    """The result of a training.
+
+    Attributes:
+        network: the network, with the weights of its best epoch.
+        statistics: see ``network.build_network``.
+        history: see ``schedule.run_schedule``.
+    """
+
+    network: Network
+    statistics: PixelStatistics | None
+    history: History
+
+
+def run_fn(fn_args: FnArgs) -> None:
+    """Trains and exports a model.
+
+    Args:
+        fn_args: see ``FnArgs``.
+
+    Raises:
+        TrainingError: if there is nothing to learn, training fails for a reason that the user can fix, or the graph for
+            serving differs too much from the network.
+        WeightsError: if the weights to start from are not available or don't fit.
+    """
+    custom = fn_args.custom_config
+    searched = fn_args.hyperparameters["values"] if fn_args.hyperparameters else {}
+    config = override_settings(TrainerConfig(**custom["trainer"]), searched)
+    strategy = set_up_process(config.distribution)
+    state_folder = make_state_folder(fn_args)
+    data = load_data(fn_args, config, strategy, state_folder)
+    _log.info("%d training and %d eval images", data.train.count, data.evaluation.count)
+    precision, devices = choose_precision(config.precision), strategy.num_replicas_in_sync
+    _log.info("computing in %s, on %d device(s)", precision, devices)
+    writer = tf.summary.create_file_writer(fn_args.model_run_dir)
+    trained = train(data, config, state_folder, strategy, lambda row: _write_to_tensorboard(writer, row))
+    if not is_chief(strategy):
+        return
+    _export(fn_args, config, data, trained)
+    _log.info("exported to %s", fn_args.serving_model_dir)
+    shutil.rmtree(state_folder)
+
+
+def train(
+    data: TrainingData,
+    config: TrainerConfig,
+    folder: Path,
+    strategy: tf.distribute.Strategy,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Trained:
+    """Builds a network and trains it, once for the Trainer and once per trial for the Tuner.
+
+    The same data and configuration give the same weights.
+
+    Args:
+        data: the task and the splits.
+        config: the settings.
+        folder: see ``schedule.run_schedule``.
+        strategy: the strategy that distributes training.
+        on_epoch: see ``schedule.run_schedule``.
+
+    Raises:
+        TrainingError: if training fails for a reason that the user can fix.
+        WeightsError: if the weights to start from are not available or don't fit.
+    """
+    # Layers are unfrozen by name, and the numbers in these names would go on from an earlier training in this process.
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(config.seed)
+    statistics = None
+    if config.normalization == "featurewise":
+        batches = make_batches(data.train, config.batch_size)
+        statistics = compute_pixel_statistics(batch[IMAGE] for batch, _ in batches)
+    with strategy.scope(), _use_precision(choose_precision(config.precision)):
+        network = build_network(data.image_size, data.task, data.side, config, statistics)
+    class_weights = compute_class_weights(config.class_weights, data.output_names, data.train.targets)
+    history = run_schedule(
+        network, data.task, data.train, data.evaluation, config, folder, strategy, class_weights, on_epoch
+    )
+    return Trained(network, statistics, history)
+
+
+@contextmanager
+def _use_precision(precision: str) -> Iterator[None]:
+    """Lets layers that are created in the meantime compute in a precision."""
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+def _write_to_tensorboard(writer: tf.summary.SummaryWriter, row: dict[str, Any]) -> None:
+    with writer.as_default(step=row["epoch"]):
+        for name, value in row.items():
+            if isinstance(value, float):
+                split, metric = ("eval", name[4:]) if name.startswith("val_") else ("train", name)
+                tf.summary.scalar(f"{split}/{metric}", value)
+    writer.flush()
+
+
+def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained: Trained) -> None:
+    """Writes the SavedModel and, beside it, the folder of training's other results."""
+    # In float32 and for one device, whatever it was trained in and on; its initial weights are replaced anyway.
+    from_scratch = config.model_copy(update={"weights": NO_WEIGHTS})
+    network = build_network(data.image_size, data.task, data.side, from_scratch, trained.statistics)
+    network.model.set_weights(trained.network.model.get_weights())
+
+    custom = fn_args.custom_config
+    folder = Path(fn_args.serving_model_dir).parent / TRAINING_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "history.json").write_text(json.dumps(trained.history, indent=1) + "\n")
+    draw_curves(trained.history, next(iter(data.task.make_metrics())), folder / "curves.png")
+    if config.augmentation.is_on:
+        _draw_preview(data.train, config.augmentation, folder / "augmentation.png")
+    used_config = custom | {"trainer": config.model_dump(mode="json")}
+    (folder / "config.json").write_text(json.dumps(used_config, indent=1) + "\n")
+    with (folder / "summary.txt").open("w") as file:
+        for part in (network.base, network.head, network.model):
+            part.summary(print_fn=lambda line: file.write(f"{line}\n"))
+    network.model.save(folder / "model.keras")
+    network.base.save_weights(folder / "base.weights.h5")
+
+    serving = ServingConfig(**custom["serving"])
+    served, optimized = optimize_for_serving(network.model, data.task.name, data.evaluation, serving)
+    (folder / OPTIMIZED).write_text(json.dumps(optimized) + "\n")
+    transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
+    save_model(
+        served,
+        transform_output,
+        parse_features(custom["features"]),
+        data.task.name,
+        config.label_thresholds,
+        fn_args.serving_model_dir,
+    )
+
+
+def _draw_preview(train_split: LoadedSplit, config: AugmentationConfig, path: Path) -> None:
+    """Draws augmented variants of the first images."""
+    images = train_split.images.read(np.arange(min(_PREVIEW_IMAGES, train_split.count)))
+    targets = tf.constant(train_split.targets[: len(images)])
+    augment = make_augmentation(config)
+    variants = [augment(tf.constant(images), targets, tf.constant([0, n]))[0].numpy() for n in range(_PREVIEW_VARIANTS)]
+    draw_preview(images, np.stack(variants, axis=1), path)

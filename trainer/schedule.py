@@ -1,0 +1,352 @@
+"""The training schedule: phases, epochs, early stopping, and resuming after a kill.
+
+It does not use ``keras.Model.fit``, for two reasons. A training that was killed, also in the middle of an epoch, must
+resume at the very next batch and end with bit for bit the same weights: ``fit`` starts epochs anew, and its callbacks
+restore neither the position in the shuffled data nor the metrics of the epoch so far. And under
+``MultiWorkerMirroredStrategy`` Keras 3's ``fit`` fails ('unsupported type PerReplica to a Tensor'); the steps of
+``trainer.steps`` run through ``strategy.run`` under every strategy.
+"""
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE
+from trainer.augmentation import make_augmentation
+from trainer.checkpoint import Arrays, Progress, assign_values, copy_values, load_state, save_state
+from trainer.config import NO_WEIGHTS, TrainerConfig
+from trainer.devices import divide_epoch, is_chief, locate_worker
+from trainer.inputs import ArrayFile, LoadedSplit, Tensors, make_batches, read_batches, shuffle_epochs
+from trainer.network import Network, get_last_frozen_layer, set_batch_norm_momentum, unfreeze_after
+from trainer.steps import (
+    Batches,
+    PassClock,
+    ProgressLog,
+    RunningMetrics,
+    check_finite,
+    distribute_batches,
+    make_eval_step,
+    make_learning_rate,
+    make_optimizer,
+    make_train_step,
+    run_pass,
+)
+from trainer.tasks import Task
+from transform.examples import CORES
+
+_log = logging.getLogger("trainer")
+_PREFETCHED = 2  # batches
+
+History = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the schedule.
+
+    Attributes:
+        name: for people.
+        model: the model to train, from the splits' inputs to the task's outputs; its frozen layers are set.
+        variables: everything that training may change, including the random state of dropout.
+        train: the split to train on.
+        evaluation: the split to evaluate on.
+        augmented: whether the images of ``train`` are augmented.
+        epochs: maximum number of epochs.
+        learning_rate: the peak.
+    """
+
+    name: str
+    model: keras.Model
+    variables: list[keras.Variable]
+    train: LoadedSplit
+    evaluation: LoadedSplit
+    augmented: bool
+    epochs: int
+    learning_rate: float
+
+
+def run_schedule(
+    network: Network,
+    task: Task,
+    train: LoadedSplit,
+    evaluation: LoadedSplit,
+    config: TrainerConfig,
+    folder: Path,
+    strategy: tf.distribute.Strategy,
+    class_weights: np.ndarray | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> History:
+    """Trains a network in place and leaves it with the weights of its best epoch (minimum loss on the eval split).
+
+    From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
+    base's upper blocks as well, at a lower rate.
+
+    Args:
+        network: created in the scope of ``strategy``.
+        task: what is learned.
+        train: the split to train on; with several workers, this worker's share.
+        evaluation: the split to evaluate on, likewise.
+        config: the schedule.
+        folder: an existing local folder, for the state after each epoch and for cached backbone features. A training
+            that was killed resumes from the state in it.
+        strategy: the strategy that distributes training.
+        class_weights: see ``steps.make_train_step``.
+        on_epoch: called with the row of each epoch, including those of epochs before a kill.
+
+    Returns:
+        One row per epoch: ``epoch`` (from 1), ``phase``, ``loss`` and the task's metrics, the same prefixed with
+        ``val_``, ``learning_rate``, ``images_per_second`` (of training alone), ``input_wait`` (share of that time).
+
+    Raises:
+        TrainingError: if the loss is no longer finite, or memory doesn't suffice.
+        SystemExit: after SIGTERM, once the state is saved.
+    """
+    phase_starters = _list_phases(network, train, evaluation, config, folder)
+    state = load_state(folder)
+    progress, arrays = state or (Progress(0, 0, 0, []), {})
+    if state:
+        _log.info("resuming after %d epochs and %d steps", len(progress.history), progress.step)
+    for row in progress.history:
+        on_epoch(row)
+    while progress.phase < len(phase_starters):
+        phase = phase_starters[progress.phase]()
+        training = _PhaseTraining(phase, task, config, strategy, class_weights, progress)
+        training.restore(arrays)
+        best = arrays.get("best") or copy_values(phase.variables)
+        with _catch_sigterm() as is_terminated:
+            while not _is_over(progress, phase, config.patience):
+                try:
+                    new_row = training.run_epoch(progress, is_terminated)
+                except tf.errors.ResourceExhaustedError as error:
+                    raise TrainingError(_explain_out_of_memory(config)) from error
+                if new_row is None:
+                    save_state(folder, progress, training.collect_state(best))
+                    raise SystemExit(128 + signal.SIGTERM)
+                if not progress.history or new_row["val_loss"] < min(row["val_loss"] for row in progress.history):
+                    best = training.evaluated_weights
+                progress.history.append(new_row)
+                on_epoch(new_row)
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                current_state = training.collect_state(best)  # on all workers: the metrics are summed over them
+                if is_chief(strategy):
+                    save_state(folder, progress, current_state)
+                # Last: once it is logged, a kill can't undo it.
+                _log.info("%s: %s", training.describe_epoch(progress.epoch), _format_row(new_row))
+        # The next phase starts from the best weights, and the last phase's best weights are exported.
+        assign_values(phase.variables, best)
+        progress.phase, progress.epoch, arrays = progress.phase + 1, 0, {}
+    return progress.history
+
+
+def _list_phases(
+    network: Network, train: LoadedSplit, evaluation: LoadedSplit, config: TrainerConfig, folder: Path
+) -> list[Callable[[], Phase]]:
+    """Returns functions that start each phase: they freeze the layers that the phase doesn't train."""
+    augmented = config.augmentation.is_on
+
+    def define_phase(name: str, learning_rate: float) -> Phase:
+        model = network.model
+        return Phase(name, model, model.variables, train, evaluation, augmented, config.epochs, learning_rate)
+
+    def start_all() -> Phase:
+        set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
+        return define_phase("all", config.learning_rate)
+
+    def start_head() -> Phase:
+        network.base.trainable = False
+        epochs, rate = config.head_epochs, config.learning_rate
+        if augmented:
+            return Phase("head", network.model, network.head.variables, train, evaluation, True, epochs, rate)
+        # Without augmentation the frozen base computes the same features in each epoch: once is enough.
+        cached = [
+            cache_backbone_features(network, split, config.batch_size, folder / name)
+            for name, split in (("train.features", train), ("eval.features", evaluation))
+        ]
+        return Phase("head", network.head, network.head.variables, cached[0], cached[1], False, epochs, rate)
+
+    def start_upper_blocks() -> Phase:
+        unfreeze_after(network.base, get_last_frozen_layer(config))
+        return define_phase("upper blocks", config.fine_tune_learning_rate)
+
+    return [start_all] if config.weights == NO_WEIGHTS else [start_head, start_upper_blocks]
+
+
+def cache_backbone_features(network: Network, split: LoadedSplit, batch_size: int, path: Path) -> LoadedSplit:
+    """Returns a split with cached backbone features in place of its images; writes them to ``path``."""
+    forward = tf.function(lambda images: network.pooled(images, training=False), reduce_retracing=True)
+    with path.open("wb") as file:
+        # Not in the dataset's map, which runs on CPUs only.
+        for batch, _ in make_batches(split, batch_size).prefetch(_PREFETCHED):
+            file.write(forward(batch[IMAGE]).numpy().data)
+    features = ArrayFile(path, network.pooled.output_shape[1:], np.dtype(np.float32))
+    return LoadedSplit(features, split.side, split.targets)
+
+
+def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:
+    losses = [row["val_loss"] for row in progress.history[len(progress.history) - progress.epoch :]]
+    return progress.epoch >= phase.epochs or (
+        progress.epoch > 0 and len(losses) - 1 - losses.index(min(losses)) >= patience
+    )
+
+
+def _format_row(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in row.items() if isinstance(value, float))
+
+
+def _explain_out_of_memory(config: TrainerConfig) -> str:
+    return (
+        f"The device has too little memory for trainer.batch_size: {config.batch_size}. Try {config.batch_size // 2}"
+        if config.batch_size > 1
+        else "The device has too little memory for one image at a time. Try a smaller image.size"
+    ) + ", or trainer.precision: mixed_float16."
+
+
+@contextmanager
+def _catch_sigterm() -> Iterator[Callable[[], bool]]:
+    """Catches SIGTERM, which then no longer ends the process.
+
+    Yields:
+        A function that returns whether SIGTERM has come; always False outside the main thread, which alone can catch
+        signals.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event.is_set
+        return
+    previous_handler = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)
+
+
+class _PhaseTraining:
+    """The optimizer, metrics, batches and compiled steps of a phase."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        task: Task,
+        config: TrainerConfig,
+        strategy: tf.distribute.Strategy,
+        class_weights: np.ndarray | None,
+        progress: Progress,
+    ):
+        self._phase = phase
+        self._config = config
+        self._strategy = strategy
+        self._sizes = divide_epoch(strategy, phase.train.count, config.batch_size)
+        self._worker, self._workers = locate_worker(strategy)
+        with strategy.scope():
+            rate = make_learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
+            self._optimizer = make_optimizer(config, rate, phase.model)
+            self._metrics = RunningMetrics(task)
+        eval_batches = make_batches(phase.evaluation, self._sizes.replica).prefetch(_PREFETCHED)
+        self._eval_batches = distribute_batches(strategy, eval_batches)
+        # One dataset for all epochs: building and compiling a new one would cost a second per epoch.
+        train_batches = self._make_train_batches(len(progress.history), progress.step)
+        self._train_batches = iter(train_batches)
+        self._train_step = make_train_step(
+            strategy,
+            phase.model,
+            task,
+            self._optimizer,
+            self._metrics,
+            config.batch_size,
+            class_weights,
+            train_batches.element_spec,
+        )
+        self._eval_step = make_eval_step(strategy, phase.model, task, self._metrics, self._eval_batches.element_spec)
+
+    def collect_state(self, best: list[np.ndarray]) -> Arrays:
+        """Returns everything that is needed to resume; ``best`` are the weights of the best epoch so far."""
+        return {name: copy_values(variables) for name, variables in self._variables().items()} | {"best": best}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Restores a state; does nothing if it is empty."""
+        for name, variables in self._variables().items() if arrays else ():
+            assign_values(variables, arrays[name])
+
+    def _variables(self) -> dict[str, list[keras.Variable]]:
+        return {
+            "weights": self._phase.variables,
+            "optimizer": self._optimizer.variables,
+            "trackers": self._metrics.variables,
+        }
+
+    def describe_epoch(self, epoch: int) -> str:
+        """Returns the name of an epoch, from 1, for messages."""
+        return f"{self._phase.name}, epoch {epoch} of {self._phase.epochs}"
+
+    def run_epoch(self, progress: Progress, is_terminated: Callable[[], bool]) -> dict[str, Any] | None:
+        """Trains and evaluates for one epoch; returns its row, or None if SIGTERM came before the last step."""
+        number = len(progress.history) + 1
+        progress_log = ProgressLog(
+            self.describe_epoch(progress.epoch + 1), self._sizes.steps, self._config.batch_size, self._metrics
+        )
+        if not progress.step:
+            self._metrics.reset()
+        first = progress.step
+        clock = PassClock()
+        for clock in run_pass(self._train_step, islice(self._train_batches, self._sizes.steps - first)):
+            progress.step = first + clock.steps
+            progress_log.log_step(progress.step, clock, progress.step == self._sizes.steps)
+            # It reaches several workers at different steps: together they can only resume at the end of an epoch.
+            if is_terminated() and self._workers == 1 and progress.step < self._sizes.steps:
+                return None
+        return {
+            "epoch": number,
+            "phase": self._phase.name,
+            **self._metrics.compute_results(),
+            **self._evaluate(),
+            "learning_rate": float(self._optimizer.learning_rate),
+            "images_per_second": round(
+                self._workers * (self._sizes.examples - first * self._sizes.local) / clock.total, 1
+            ),
+            "input_wait": round(clock.waiting / clock.total, 4),
+        }
+
+    def _make_train_batches(self, epoch: int, step: int) -> Batches:
+        """Returns all batches from a step of an epoch on, the same ones whatever this process has trained so far."""
+        sizes, seed, split = self._sizes, self._config.seed, self._phase.train
+        batches_per_epoch = -(-sizes.examples // sizes.replica)
+        skipped = step * (sizes.local // sizes.replica)
+        indices = shuffle_epochs(split.count, sizes.examples, sizes.replica, seed, epoch)
+        batches = read_batches(split, indices.skip(skipped))
+        if self._phase.augmented:
+            augment = make_augmentation(self._config.augmentation)
+
+            def augment_batch(number: tf.Tensor, batch: tuple[Tensors, tf.Tensor]) -> tuple[Tensors, tf.Tensor]:
+                batch_seed = tf.cast([seed, number * self._workers + self._worker], tf.int32)
+                images, target = augment(batch[0][IMAGE], batch[1], batch_seed)
+                return {**batch[0], IMAGE: images}, target
+
+            first = epoch * batches_per_epoch + skipped
+            batches = batches.enumerate(first).map(augment_batch, num_parallel_calls=CORES, deterministic=True)
+        return distribute_batches(self._strategy, batches.prefetch(_PREFETCHED))
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluates, with averaged weights if so configured, and keeps a copy of the weights."""
+        training_weights = copy_values(self._phase.model.trainable_variables) if self._config.ema else None
+        self._optimizer.finalize_variable_values(self._phase.model.trainable_variables)
+        self._metrics.reset()
+        for _ in run_pass(self._eval_step, iter(self._eval_batches)):
+            pass
+        self.evaluated_weights = copy_values(self._phase.variables)
+        if training_weights:
+            assign_values(self._phase.model.trainable_variables, training_weights)
+        results = self._metrics.compute_results("val_")
+        check_finite(results["val_loss"], "the evaluation")
+        return results
