@@ -24,8 +24,8 @@ from benchmarks.results import at_least, make_parser, report
 MEASURES = ("imagepipe/base", "imagepipe/ingest")
 GOAL = 0.5
 INGEST = (
-    "import sys; from imagepipe.ingest.command import run; "
-    "print(run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+    "import sys; from imagepipe.ingest.command import ingest; "
+    "print(ingest(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
 )
 
 

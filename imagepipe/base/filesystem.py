@@ -56,7 +56,7 @@ def join(folder: str, path: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, busy: Exception) -> Iterator[None]:
+def lock_folder(folder: Path, busy: Exception) -> Iterator[None]:
     """Holds a local folder, created if missing, for one process at a time, by a file ``.lock`` in it.
 
     Raises ``busy`` if another process holds it; the lock goes with the process.

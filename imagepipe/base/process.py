@@ -1,8 +1,9 @@
-"""What a process may do about its imports and its memory."""
+"""A process's imports and its memory."""
 
 import contextlib
 import ctypes
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -24,6 +25,33 @@ def hide_modules(*modules: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def import_quickly(library: str, *unused: str) -> Iterator[None]:
+    """Makes the first import of a large library inside the block faster; does nothing if it is loaded already.
+
+    What an import makes lives as long as the process: looking for garbage in it, and once more at exit unless it is
+    frozen, costs 0.5 s of Beam's 2.4 s.
+
+    Args:
+        library: the module that is imported.
+        unused: optional modules that it would import too, for features that the caller doesn't use.
+    """
+    if library in sys.modules:
+        yield
+        return
+    collects, disabled = gc.isenabled(), logging.root.manager.disable
+    gc.disable()
+    logging.disable(logging.WARNING)  # it complains of missing modules
+    try:
+        with hide_modules(*unused):
+            yield
+    finally:
+        logging.disable(disabled)
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def release_memory() -> None:

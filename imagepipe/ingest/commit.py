@@ -1,8 +1,8 @@
 """All or nothing: how files get into a dataset's folder.
 
 New files are written into a staging folder inside it. When all are there, a journal that names every move and deletion
-is written in one step; from then on the ingest has happened, and whoever comes next finishes it. Without a journal it
-has not, and whoever comes next deletes the staging folder. dataset.json moves last.
+is written in one step; from then on the ingest has happened, and the next ingest finishes it. Without a journal it has
+not happened, and the next ingest deletes the staging folder. dataset.json moves last.
 
 This guards against a killed process, not against a machine that loses power with shards still in its cache: those show
 as files of the wrong size in ``dataset.load``.
@@ -22,13 +22,13 @@ from imagepipe.ingest.dataset import DESCRIPTION, JOURNAL, STAGING
 
 
 @contextlib.contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Holds a dataset's folder for one ingest, and makes it if need be; what stays empty is removed again.
+def lock(folder: str) -> Iterator[None]:
+    """Holds a dataset's folder, created if missing, for one ingest; a folder that stays empty is removed again.
 
-    Object stores have no locks: there, whoever schedules ingests must not start two into one folder.
+    Object stores have no locks: there, the caller must not start two ingests into one folder.
 
     Raises:
-        IngestError: another ingest holds it, or it can't be made.
+        IngestError: another ingest holds it, or it can't be created.
     """
     if filesystem.is_uri(folder):
         yield
@@ -52,19 +52,19 @@ def locked(folder: str) -> Iterator[None]:
 
 
 def recover(folder: str) -> None:
-    """Finishes an ingest that was interrupted after its journal was written, and clears away one that was before."""
+    """Finishes an ingest that was interrupted after its journal was written, and deletes what any other one left."""
     journal = filesystem.join(folder, JOURNAL)
     if filesystem.size(journal) is not None:
-        with filesystem.open_read(journal) as file:
-            moves = json.load(file)
-        _finish(folder, moves["moves"], moves["deletions"])
-    for staging in _stagings(folder):
-        filesystem.delete_folder(staging)
+        content = json.loads(filesystem.read_bytes(journal))
+        _move(folder, content["moves"], content["deletions"])
+    for name in filesystem.list_folder(folder):
+        if name.startswith(STAGING):
+            filesystem.delete_folder(filesystem.join(folder, name))
 
 
 @contextlib.contextmanager
-def staging(folder: str) -> Iterator[str]:
-    """A new folder inside ``folder`` to write into; gone, with all that was not committed, when the block ends."""
+def open_staging(folder: str) -> Iterator[str]:
+    """Gives a new folder inside ``folder`` to write into, and deletes it at the end with all that was not committed."""
     path = filesystem.join(folder, f"{STAGING}{uuid.uuid4().hex}")
     try:
         yield path
@@ -82,28 +82,29 @@ def commit(folder: str, moves: dict[str, str], deletions: list[str]) -> None:
             replace an equal one is dropped, so that nothing changes where nothing is new.
         deletions: relative to ``folder``.
     """
-    todo = sorted(
-        ((source, target) for source, target in moves.items() if not _equal(folder, source, target)),
+    needed = sorted(
+        ((source, target) for source, target in moves.items() if not _are_equal(folder, source, target)),
         key=lambda move: (move[1] == DESCRIPTION, move[1]),
     )
     deletions = sorted(set(deletions) - set(moves.values()))
-    if todo or deletions:
-        journal = json.dumps({"moves": todo, "deletions": deletions}, indent=1).encode()
+    if needed or deletions:
+        journal = json.dumps({"moves": needed, "deletions": deletions}, indent=1).encode()
         filesystem.write_whole(filesystem.join(folder, JOURNAL), journal)
-        _finish(folder, todo, deletions)
+        _move(folder, needed, deletions)
 
 
-def _finish(folder: str, moves: list[tuple[str, str]], deletions: list[str]) -> None:
+def _move(folder: str, moves: list[tuple[str, str]], deletions: list[str]) -> None:
+    """Does what the journal says, from wherever it was interrupted, and deletes the journal."""
     for path in deletions:
         filesystem.delete(filesystem.join(folder, path))
     for source, target in moves:
         staged = filesystem.join(folder, source)
-        if filesystem.size(staged) is not None:  # else it was moved before the interruption
+        if filesystem.size(staged) is not None:  # else it was moved already
             filesystem.rename(staged, filesystem.join(folder, target))
     filesystem.delete(filesystem.join(folder, JOURNAL))
 
 
-def _equal(folder: str, source: str, target: str) -> bool:
+def _are_equal(folder: str, source: str, target: str) -> bool:
     staged, present = filesystem.join(folder, source), filesystem.join(folder, target)
     size = filesystem.size(present)
     if size is None or size != filesystem.size(staged):
@@ -113,10 +114,3 @@ def _equal(folder: str, source: str, target: str) -> bool:
             if not block:
                 return True
     return False
-
-
-def _stagings(folder: str) -> list[str]:
-    if filesystem.is_uri(folder):
-        names = {path[len(folder) + 1 :].partition("/")[0] for path, _ in filesystem.walk(folder)}
-        return [filesystem.join(folder, name) for name in sorted(names) if name.startswith(STAGING)]
-    return sorted(map(str, Path(folder).glob(f"{STAGING}*")))

@@ -1,13 +1,11 @@
-"""What an ingested dataset is on disk, and reading its description.
+"""A dataset on disk, and its description.
 
-    DIR/dataset.json               this module's Dataset; replaced last, so it never names what is not there
-    DIR/<split>/<hash>.tfrecord    the records, in order of the images' hashes, which is as good as shuffled
-    DIR/index/<split>-<hash>.jsonl one line for each record of that shard, so that adding need not read the records
-    DIR/index/refused.jsonl        images whose copies carry different labels
-    DIR/quarantine.jsonl           path, reason, row: what was set aside, as of the last time it was seen
-    DIR/duplicates.jsonl           path, same_as, row: further copies of images that are in
-
-Imports neither Beam nor TensorFlow.
+DIR/dataset.json               this module's Dataset; replaced last, so it never names what is not there
+DIR/<split>/<hash>.tfrecord    the records, in order of the images' hashes, which is as good as shuffled
+DIR/index/<split>-<hash>.jsonl one line for each record of that shard, so that adding need not read the records
+DIR/index/refused.jsonl        images whose copies carry different labels
+DIR/quarantine.jsonl           path, reason, row: what was quarantined, as of the last time it was read
+DIR/duplicates.jsonl           path, same_as, row: further copies of images in the dataset
 """
 
 import dataclasses
@@ -25,21 +23,22 @@ VERSION = 1
 DESCRIPTION = "dataset.json"
 JOURNAL = "journal.json"
 STAGING = ".staging-"
+QUARANTINE, DUPLICATES, REFUSED = "quarantine.jsonl", "duplicates.jsonl", "index/refused.jsonl"
 
 MEASURED = {"aspect": "float", "bytes": "int64", "brightness": "float", "contrast": "float", "dhash": "bytes"}
-"""Features that ingest measures, and their types: width / height; size of the encoded image as written; the others see
-``imagepipe.base.appearance``. Records of earlier versions lack them."""
+"""Features that ingest measures, and their types: width / height; size of the encoded image as written; for the others
+see ``imagepipe.base.appearance``. Records of earlier versions lack them."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the records were made: what must stay the same as a dataset grows, save max_pixels.
+    """How the records were made: what must stay the same as a dataset grows, except max_pixels.
 
     Attributes:
-        task: what the label is.
+        task: the kind of label.
         splits: name to weight; the weights are relative to their sum.
         max_side: longest side in pixels that larger images were shrunk to, or None.
-        max_pixels: images of more were set aside, by the last ingest.
+        max_pixels: limit on width x height, by the last ingest; larger images were quarantined.
         compress: compression of the TFRecord files, or None.
     """
 
@@ -64,8 +63,8 @@ class Split:
     """One split.
 
     Attributes:
-        records: how many.
-        labels: how many records carry each label; of several labels each counts; empty for regression.
+        records: number of records.
+        labels: number of records per label; a record with several labels counts for each; empty for regression.
         shards: its files, by name.
     """
 
@@ -81,7 +80,7 @@ class Dataset:
     Attributes:
         options: how it was made.
         features: name to type (``bytes``, ``int64`` or ``float``) of every feature of the records.
-        splits: name to what is in it; every split of the options is there, if empty.
+        splits: by name; every split of the options is there, even if empty.
         version: of this layout.
     """
 
@@ -96,6 +95,20 @@ class Dataset:
         return sum(split.records for split in self.splits.values())
 
 
+def list_features(task: TaskName) -> dict[str, str]:
+    """Returns name and type of the features that every record has, side features apart."""
+    return {
+        "input": "bytes",
+        "metadata": "bytes",
+        "label": "float" if task == "regression" else "bytes",
+        "width": "int64",
+        "height": "int64",
+        "format": "bytes",
+        "sha256": "bytes",
+        **MEASURED,
+    }
+
+
 def load(path: str) -> Dataset:
     """Reads a dataset's description, and checks that its files are there as described.
 
@@ -106,29 +119,28 @@ def load(path: str) -> Dataset:
         IngestError: there is no dataset, it is of another version, or an ingest into it was interrupted.
     """
     folder = filesystem.absolute(path)
-    found = read(folder)
-    if found is None:
+    dataset = read_unchecked(folder)
+    if dataset is None:
         raise IngestError(
             f"{folder} holds no dataset ({DESCRIPTION}); make one with: imagepipe ingest SOURCE --out {path}"
         )
-    described = {shard.file: shard.bytes for split in found.splits.values() for shard in split.shards}
+    described = {shard.file: shard.bytes for split in dataset.splits.values() for shard in split.shards}
     present = {
         f"{name}/{file.rpartition('/')[2]}": size
-        for name in found.splits
-        if filesystem.is_folder(filesystem.join(folder, name))
+        for name in dataset.splits
         for file, size in filesystem.walk(filesystem.join(folder, name))
     }
     if present != described or filesystem.size(filesystem.join(folder, JOURNAL)) is not None:
         wrong = sorted({file for file, _ in present.items() ^ described.items()})
         raise IngestError(
             f"{folder} is between two states{f' (for one, {wrong[0]})' if wrong else ''}: an ingest into it is "
-            "running, or was interrupted. If none is running, run the same ingest again; it finishes what was begun."
+            "running, or was interrupted. If none is running, run the same ingest again; it finishes what was started."
         )
-    return found
+    return dataset
 
 
-def read(folder: str) -> Dataset | None:
-    """The description of the dataset in an absolute folder or URI as it stands, unchecked; None where there is none.
+def read_unchecked(folder: str) -> Dataset | None:
+    """Returns the description of the dataset in an absolute folder or URI, whatever its files; None if there is none.
 
     Raises:
         IngestError: it can't be read, or is of another version.
@@ -137,11 +149,10 @@ def read(folder: str) -> Dataset | None:
     if filesystem.size(path) is None:
         return None
     try:
-        with filesystem.open_read(path) as file:
-            content = json.load(file)
+        content = json.loads(filesystem.read_bytes(path))
         version = content["version"]
         if version == VERSION:
-            return _dataset(content)
+            return _decode(content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise IngestError(f"{path} is damaged ({error!r}): restore it, or ingest into a new folder.") from error
     raise IngestError(
@@ -149,15 +160,58 @@ def read(folder: str) -> Dataset | None:
     )
 
 
-def dump(dataset: Dataset) -> bytes:
-    """The bytes of dataset.json. The order of the splits matters, so nothing is sorted."""
+def prepare(folder: str, options: Options) -> Dataset:
+    """Returns the dataset in a folder that an ingest is to add to, with the options of this ingest; or an empty one.
+
+    Raises:
+        IngestError: the dataset was made with other options, or has a column that clashes with a feature.
+    """
+    dataset = read_unchecked(folder)
+    features = list_features(options.task)
+    if dataset is None:
+        return Dataset(options, features, {name: Split() for name in options.splits})
+    for name in ("task", "splits", "max_side", "compress"):
+        old, new = getattr(dataset.options, name), getattr(options, name)
+        if old != new or (name == "splits" and list(old) != list(new)):
+            raise IngestError(
+                f"{folder} was made with {name} {_spell(old)}, and now it is {_spell(new)}: use what it was made "
+                "with, or another folder."
+            )
+    if clashing := sorted(name for name, type_ in dataset.features.items() if features.get(name, type_) != type_):
+        raise IngestError(
+            f"{folder} has a column '{clashing[0]}' of its own, and records have such a feature by now: rename it, and "
+            "ingest everything into a new folder."
+        )
+    return dataclasses.replace(dataset, options=options)
+
+
+def refuse_foreign(folder: str) -> None:
+    """Refuses a folder that holds something which no ingest has put there.
+
+    Raises:
+        IngestError: it isn't empty, and holds neither a dataset nor what an interrupted ingest leaves.
+    """
+    if any(filesystem.size(f"{folder}/{name}") is not None for name in (DESCRIPTION, JOURNAL)):
+        return
+    if foreign := [name for name in filesystem.list_folder(folder) if not name.startswith(STAGING)]:
+        raise IngestError(
+            f"{folder} is no dataset, and not empty (it holds {foreign[0]}): give a new or an empty folder."
+        )
+
+
+def encode(dataset: Dataset) -> bytes:
+    """Returns the bytes of dataset.json. The order of the splits matters, so nothing is sorted."""
     return json.dumps(dataclasses.asdict(dataset), indent=2).encode() + b"\n"
 
 
-def _dataset(content: dict[str, Any]) -> Dataset:
+def _decode(content: dict[str, Any]) -> Dataset:
     options = Options(**content["options"])
     splits = {
         name: Split(split["records"], split["labels"], [Shard(**shard) for shard in split["shards"]])
         for name, split in content["splits"].items()
     }
     return Dataset(options, content["features"], splits)
+
+
+def _spell(value: object) -> str:
+    return "/".join(f"{name} {weight}" for name, weight in value.items()) if isinstance(value, dict) else str(value)

@@ -13,13 +13,13 @@ from imagepipe.base import filesystem, tfrecord
 from imagepipe.ingest.dataset import Compression
 
 
-class Known(TypedDict):
-    """One line of a dataset's index: what is known of an image.
+class IndexEntry(TypedDict):
+    """One line of a dataset's index: what the dataset has of an image.
 
     Attributes:
         sha256: hex, of the original file.
-        copies: path to labels; of an image that is in, the one copy that is.
-        shard: path of its TFRecord file below the dataset's folder; None where it was refused for its labels.
+        copies: path to labels; of an image with a record, the one copy that was written.
+        shard: path of its TFRecord file below the dataset's folder; None if it was refused for its labels.
     """
 
     sha256: str
@@ -29,7 +29,7 @@ class Known(TypedDict):
 
 @dataclass(frozen=True)
 class Record:
-    """A serialized tf.train.Example, and what the index says of its image."""
+    """A serialized tf.train.Example, with the hash and the copies of its image as for the index."""
 
     data: bytes
     sha256: str
@@ -37,13 +37,13 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedShard:
     """A shard that is written, but not in its place yet.
 
     Attributes:
-        staged: where its TFRecord file is; its index is beside it.
-        file: where it is to be, below the dataset's folder.
-        records: how many.
+        staged: present path of its TFRecord file; its index is beside it.
+        file: later path, below the dataset's folder.
+        records: number of records.
         bytes: size of the TFRecord file.
     """
 
@@ -53,44 +53,46 @@ class Staged:
     bytes: int
 
 
-def index_file(shard: str) -> str:
-    """Path of a shard's index, both below the dataset's folder."""
+def locate_index(shard: str) -> str:
+    """Returns the path of a shard's index, both below the dataset's folder."""
     return f"index/{shard.replace('/', '-').partition('.')[0]}.jsonl"
 
 
-def write(staging: str, split: str, compress: Compression | None, records: Iterable[Record]) -> Staged | None:
-    """Streams records into a staged shard and its index; None, and no file, where there is no record.
+def write(staging: str, split: str, compress: Compression | None, records: Iterable[Record]) -> StagedShard | None:
+    """Streams records into a staged shard and its index; returns None, and writes no file, if there is no record.
 
     The shard's name comes from the records, so that the same ones give the same files.
     """
-    # The name until then is its own: Beam may run a bundle twice, and at the same time.
+    # Until then its name is unique: Beam may run a bundle twice, and at the same time.
     staged = f"{staging}/shards/{uuid.uuid4().hex}"
     digest = hashlib.sha256()
-    known: list[tuple[str, dict[str, list[str]]]] = []
+    entries: list[tuple[str, dict[str, list[str]]]] = []
     with ExitStack() as stack:
         file: BinaryIO | None = None
         for record in records:
-            file = file or stack.enter_context(_created(staged, compress))
+            file = file or stack.enter_context(_open_write(staged, compress))
             file.write(tfrecord.frame_record(record.data))
             digest.update(record.data)
-            known.append((record.sha256, record.copies))
-    if not known:
+            entries.append((record.sha256, record.copies))
+    if not entries:
         return None
     name = f"{split}/{digest.hexdigest()[:20]}.tfrecord{'.gz' if compress else ''}"
-    lines = "".join(json.dumps(Known(sha256=sha256, copies=copies, shard=name)) + "\n" for sha256, copies in known)
+    lines = "".join(
+        json.dumps(IndexEntry(sha256=sha256, copies=copies, shard=name)) + "\n" for sha256, copies in entries
+    )
     filesystem.write_whole(f"{staged}.jsonl", lines.encode())
-    return Staged(staged, name, len(known), filesystem.size(staged) or 0)
+    return StagedShard(staged, name, len(entries), filesystem.size(staged) or 0)
 
 
 def rewrite(
     folder: str, shard: str, without: Collection[str], staging: str, compress: Compression | None
-) -> Staged | None:
-    """Stages a copy of a dataset's shard without the images of some hashes; None where nothing is left."""
-    with filesystem.open_read(filesystem.join(folder, index_file(shard))) as file:
-        known = {line["sha256"]: line["copies"] for line in map(json.loads, file)}
-    with _opened(filesystem.join(folder, shard), compress) as stored:
+) -> StagedShard | None:
+    """Stages a copy of a dataset's shard without the images of some hashes; returns None if nothing is left."""
+    with filesystem.open_read(filesystem.join(folder, locate_index(shard))) as file:
+        copies = {line["sha256"]: line["copies"] for line in map(json.loads, file)}
+    with _open_read(filesystem.join(folder, shard), compress) as stored:
         records = (
-            Record(data, sha256, known[sha256])
+            Record(data, sha256, copies[sha256])
             for data in tfrecord.read_records(stored)
             if (sha256 := tfrecord.read_bytes_feature(data, "sha256")[0].decode()) not in without
         )
@@ -98,7 +100,7 @@ def rewrite(
 
 
 @contextmanager
-def _created(path: str, compress: Compression | None) -> Iterator[BinaryIO]:
+def _open_write(path: str, compress: Compression | None) -> Iterator[BinaryIO]:
     with filesystem.create(path) as raw:
         if not compress:
             yield raw
@@ -109,7 +111,7 @@ def _created(path: str, compress: Compression | None) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _opened(path: str, compress: Compression | None) -> Iterator[BinaryIO]:
+def _open_read(path: str, compress: Compression | None) -> Iterator[BinaryIO]:
     with filesystem.open_read(path) as raw:
         if not compress:
             yield raw

@@ -1,6 +1,6 @@
 """Sources of labelled images: a folder of class folders, a CSV manifest, a JSON-lines manifest.
 
-Each is read as a stream of rows, one for each record in, whether or not it can be used.
+Each is read as a stream of rows, one per file or manifest row, whether or not it can be used.
 """
 
 import csv
@@ -10,20 +10,24 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.names import TaskName
-from imagepipe.ingest.dataset import MEASURED
+from imagepipe.ingest.dataset import Dataset, list_features
 
 MAX_LINE = 2**20
 """Longest line of a manifest, in characters: a longer one is no row but an accident, or an attack on the memory."""
 
-RESERVED = frozenset({"input", "metadata", "width", "height", "format", "sha256", *MEASURED})
-"""Features that every record has of its own, which no column may be called (besides path and label)."""
+RESERVED = frozenset(list_features("classification")) - {"label"}
+"""Names of features that every record has, which no side feature may have."""
+
+_ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images of 100 kB
 
 # No leading zeros: 007 and 02139 are names, not numbers.
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -35,15 +39,15 @@ Side = str | int | float
 
 
 class Row(TypedDict):
-    """One record in.
+    """One record of a source.
 
     Attributes:
-        path: absolute path or URI of the image; of the manifest, where the row doesn't say.
+        path: absolute path or URI of the image; of the manifest, if the row doesn't say.
         row: line of the manifest, from 1; None for folders.
         reason: why it can't be used, or None.
         metadata: the path as the user wrote it, or relative to the source folder.
         labels: one label; for multilabel one or more, sorted; for regression a number's text.
-        side: the further columns that aren't empty.
+        side: side features, from the further columns that aren't empty.
     """
 
     path: str
@@ -54,67 +58,118 @@ class Row(TypedDict):
     side: dict[str, Side]
 
 
-def read(source: str, task: TaskName) -> Iterator[Row]:
-    """The rows of a source, in an order that depends on its content only.
+def read_rows(source: str, task: TaskName) -> Iterator[Row]:
+    """Returns the rows of a source, in an order that depends on its content only.
 
     Args:
-        source: absolute path or URI, as ``files.absolute`` makes it; a name ending in .csv, .jsonl or .ndjson is a
-            manifest, a folder is a folder of class folders.
+        source: absolute path or URI, as ``filesystem.absolute`` returns it; a name ending in .csv, .jsonl or .ndjson is
+            a manifest, a folder is a folder of class folders.
         task: how labels are read.
 
     Raises:
-        IngestError: there is no such source, or it is of no kind that is read, or its columns can't be used.
+        IngestError: there is no such source, or it is of no supported kind, or its columns can't be used.
     """
     suffix = source.rpartition("/")[2].rpartition(".")[2].lower()
-    manifest = {"csv": _csv, "jsonl": _json_lines, "ndjson": _json_lines}.get(suffix)
+    manifest = {"csv": _read_csv, "jsonl": _read_json_lines, "ndjson": _read_json_lines}.get(suffix)
     if filesystem.is_folder(source):
-        return _uri_folder(source, task) if filesystem.is_uri(source) else _folder(Path(source), task)
+        return _read_uri_folder(source, task) if filesystem.is_uri(source) else _read_folder(Path(source), task)
     if filesystem.size(source) is None:
         raise IngestError(f"{source}: no such folder or file. Give a folder of class folders, or a manifest.")
     if manifest is None:
         raise IngestError(f"{source} is neither a folder nor a manifest (.csv, .jsonl, .ndjson).")
-    return _opened(source, task, manifest)
+    return _read_manifest(source, task, manifest)
 
 
-def value_type(value: Side) -> str:
-    """The narrowest feature type that holds a side value: ``int64``, ``float`` or ``bytes``.
+@dataclass(frozen=True)
+class Spool:
+    """The rows of a source, written to files for Beam.
 
-    Text is taken for the number that it spells, as CSV knows nothing else.
+    Attributes:
+        rows: their number.
+        files: paths of JSON-lines files of Row.
+        features: name to type of every side feature, of the dataset's records too.
+    """
+
+    rows: int
+    files: list[str]
+    features: dict[str, str]
+
+
+def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
+    """Writes rows to files, as Beam's job descriptions have no room for them, and infers the side features' types.
+
+    Args:
+        rows: of a source.
+        staging: folder that is written to.
+        dataset: that the rows are added to.
+
+    Raises:
+        IngestError: a column's values don't fit its type in the dataset.
+    """
+    own = list_features(dataset.options.task)
+    fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
+    types: dict[str, str] = {}
+    count = 0
+    paths: list[str] = []
+    stream = iter(rows)
+    while chunk := list(islice(stream, _ROWS_IN_FILE)):
+        count += len(chunk)
+        paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
+        with filesystem.create(paths[-1]) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in chunk).encode())
+        for name, value in (item for row in chunk for item in row["side"].items()):
+            types[name] = widen(types.get(name, "int64"), infer_type(value))
+    for name, type_ in types.items():
+        if name in fixed and widen(fixed[name], type_) != fixed[name]:
+            raise IngestError(
+                f"Column '{name}' is {fixed[name]} in the dataset, and holds {type_} values now: correct the values, "
+                "or ingest everything into a new folder."
+            )
+    return Spool(count, paths, {**types, **fixed})
+
+
+# --- side features and labels
+
+
+def infer_type(value: Side) -> str:
+    """Returns the narrowest feature type that holds a side value: ``int64``, ``float`` or ``bytes``.
+
+    Text counts as the number that it spells, as CSV has nothing but text.
     """
     text = value if isinstance(value, str) else json.dumps(value)
-    if len(text) <= 20 and _INT.fullmatch(text):  # of 64 bits; longer digits are an identifier
+    if len(text) <= 20 and _INT.fullmatch(text):  # more digits than 64 bits have are an identifier
         return "int64" if -(2**63) <= int(text) < 2**63 else "bytes"
     return "float" if _is_number(text) and not text.lstrip("-").isdigit() else "bytes"
 
 
-def wider(one: str, other: str) -> str:
-    """The feature type that holds values of both types."""
+def widen(one: str, other: str) -> str:
+    """Returns the feature type that holds values of both types."""
     return max(one, other, key=_WIDER.index)
 
 
-def feature(value: Side, type_: str) -> bytes | int | float:
-    """A side value as a value of a feature type that is at least as wide as its own."""
+def make_feature(value: Side, type_: str) -> bytes | int | float:
+    """Returns a side value as a value of a feature type that is at least as wide as its own."""
     text = value if isinstance(value, str) else json.dumps(value)
     if type_ == "int64":
         return int(text)
     return float(text) if type_ == "float" else os.fsencode(text)
 
 
-def _rejected(path: str, row: int | None, reason: str) -> Row:
+def _reject(path: str, row: int | None, reason: str) -> Row:
     return Row(path=path, row=row, reason=reason, metadata="", labels=[], side={})
 
 
-def _row(path: str, row: int | None, metadata: str, label: object, side: dict[str, Side], task: TaskName) -> Row:
-    """A row with its label read as the task wants it."""
+def _make_row(path: str, row: int | None, metadata: str, label: object, side: dict[str, Side], task: TaskName) -> Row:
+    """Returns a row with its label read as the task wants it, or a rejected one."""
     if isinstance(label, bool | list | dict):
-        return _rejected(path, row, "label is neither text nor a number")
+        return _reject(path, row, "label is neither text nor a number")
     text = "" if label is None else unicodedata.normalize("NFC", str(label)).strip()  # macOS decomposes accents
     labels = sorted({part for part in map(str.strip, text.split("|")) if part}) if task == "multilabel" else [text]
     if not text or not labels:
-        return _rejected(path, row, "missing label")
+        return _reject(path, row, "missing label")
     if task == "regression":
         if not _is_number(text):
-            return _rejected(path, row, f"label is not a number: {text[:100]}")
+            return _reject(path, row, f"label is not a number: {text[:100]}")
         labels = [repr(float(text))]
     return Row(path=path, row=row, reason=None, metadata=metadata, labels=labels, side=side)
 
@@ -126,22 +181,22 @@ def _is_number(text: str) -> bool:
 # --- folders
 
 
-def _folder(source: Path, task: TaskName) -> Iterator[Row]:
-    """Files below a local folder, sorted, links followed; hidden files and folders and Thumbs.db are passed over."""
-    for path, reason in _scan(source, ()):
-        yield _rejected(path, None, reason) if reason else _in_folder(str(source), path, task)
+def _read_folder(source: Path, task: TaskName) -> Iterator[Row]:
+    """Reads the files below a local folder, sorted, links followed; skips hidden files and folders and Thumbs.db."""
+    for path, reason in _list_files(source, ()):
+        yield _reject(path, None, reason) if reason else _make_folder_row(str(source), path, task)
 
 
-def _scan(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str | None]]:
-    """Path, and why it can't be listed, of every file and every folder that can't be listed."""
+def _list_files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str | None]]:
+    """Yields (path, None) for every file, and (path, reason) for every folder that can't be listed."""
     try:
-        found = folder.stat()
+        status = folder.stat()
         with os.scandir(folder) as entries:
             listed = sorted((entry.name, entry.path, entry.is_dir()) for entry in entries)
     except OSError as error:
         yield str(folder), f"folder can't be listed: {error.strerror}"
         return
-    here = (found.st_dev, found.st_ino)
+    here = (status.st_dev, status.st_ino)
     if here in above:
         yield str(folder), "folder that links to one above itself"
         return
@@ -149,37 +204,37 @@ def _scan(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[st
         if _is_ignored(name):
             continue
         if is_folder:
-            yield from _scan(Path(path), (*above, here))
+            yield from _list_files(Path(path), (*above, here))
         else:
             yield path, None
 
 
-def _uri_folder(source: str, task: TaskName) -> Iterator[Row]:
+def _read_uri_folder(source: str, task: TaskName) -> Iterator[Row]:
     for path, _ in filesystem.walk(source):
         if not any(map(_is_ignored, path[len(source) :].split("/"))):
-            yield _in_folder(source, path, task)
+            yield _make_folder_row(source, path, task)
 
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in _IGNORED
 
 
-def _in_folder(source: str, path: str, task: TaskName) -> Row:
+def _make_folder_row(source: str, path: str, task: TaskName) -> Row:
     metadata = path[len(source) :].lstrip("/")
     label = metadata.partition("/")[0] if "/" in metadata else None
-    return _row(path, None, metadata, label, {}, task)
+    return _make_row(path, None, metadata, label, {}, task)
 
 
 # --- manifests
 
 
-def _opened(source: str, task: TaskName, manifest: Any) -> Iterator[Row]:
+def _read_manifest(source: str, task: TaskName, manifest: Any) -> Iterator[Row]:
     with filesystem.open_read(source) as file:
         yield from manifest(source, file, task)
 
 
-def _lines(file: BinaryIO) -> Iterator[str]:
-    """Lines of at most MAX_LINE characters; a longer one becomes a NUL, which no row can be."""
+def _read_lines(file: BinaryIO) -> Iterator[str]:
+    """Yields lines of at most MAX_LINE characters; a longer one becomes a NUL, which no row can be."""
     # Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     while line := text.readline(MAX_LINE):
@@ -190,8 +245,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
         yield line
 
 
-def _csv(source: str, file: BinaryIO, task: TaskName) -> Iterator[Row]:
-    reader = csv.reader(_lines(file), strict=True)
+def _read_csv(source: str, file: BinaryIO, task: TaskName) -> Iterator[Row]:
+    reader = csv.reader(_read_lines(file), strict=True)
     try:
         header = [name.strip() for name in next(reader)]
     except (StopIteration, csv.Error) as error:
@@ -209,38 +264,38 @@ def _csv(source: str, file: BinaryIO, task: TaskName) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _rejected(source, number, f"unreadable row, lines {number} to {reader.line_num}: {error}")
+            yield _reject(source, number, f"unreadable row, lines {number} to {reader.line_num}: {error}")
             continue
         if not values:  # a blank line
             continue
         if len(values) != len(header):
-            yield _rejected(
+            yield _reject(
                 source,
                 number,
                 f"unreadable row, lines {number} to {reader.line_num}: "
                 f"{len(values)} columns, the header has {len(header)}",
             )
             continue
-        yield _from_manifest(source, number, dict(zip(header, values, strict=True)), task)
+        yield _make_manifest_row(source, number, dict(zip(header, values, strict=True)), task)
 
 
-def _json_lines(source: str, file: BinaryIO, task: TaskName) -> Iterator[Row]:
-    known: set[str] = set()
-    for number, line in enumerate(_lines(file), start=1):
+def _read_json_lines(source: str, file: BinaryIO, task: TaskName) -> Iterator[Row]:
+    checked: set[str] = set()
+    for number, line in enumerate(_read_lines(file), start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield _rejected(source, number, f"unreadable row: {error}")
+            yield _reject(source, number, f"unreadable row: {error}")
             continue
         if not isinstance(values, dict):
-            yield _rejected(source, number, "unreadable row: not a JSON object")
+            yield _reject(source, number, "unreadable row: not a JSON object")
             continue
-        if not values.keys() <= known:
+        if not values.keys() <= checked:
             _check_columns(f"{source}, line {number}", list(values))
-            known |= values.keys()
-        yield _from_manifest(source, number, values, task)
+            checked |= values.keys()
+        yield _make_manifest_row(source, number, values, task)
 
 
 def _check_columns(where: str, names: list[str]) -> None:
@@ -255,21 +310,21 @@ def _check_columns(where: str, names: list[str]) -> None:
         )
 
 
-def _from_manifest(source: str, number: int, values: dict[str, Any], task: TaskName) -> Row:
+def _make_manifest_row(source: str, number: int, values: dict[str, Any], task: TaskName) -> Row:
     path = values.pop("path", None)
     if not isinstance(path, str) or not path.strip():
-        return _rejected(source, number, "unreadable row: no path")
+        return _reject(source, number, "unreadable row: no path")
     label = values.pop("label", None)
     if any(map(_is_not_utf8, (path, label, *values.values()))):
-        return _rejected(source, number, "unreadable row: not UTF-8")
-    where = filesystem.join(source.rpartition("/")[0], path)
+        return _reject(source, number, "unreadable row: not UTF-8")
+    image = filesystem.join(source.rpartition("/")[0], path)
     side = {}
     for name, value in values.items():
         if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):
-            return _rejected(where, number, f"unreadable row: column '{name}' is neither text nor a number")
+            return _reject(image, number, f"unreadable row: column '{name}' is neither text nor a number")
         if value is not None and value != "":
             side[name] = int(value) if isinstance(value, bool) else value
-    return _row(where, number, path, label, side, task)
+    return _make_row(image, number, path, label, side, task)
 
 
 def _is_not_utf8(value: object) -> bool:

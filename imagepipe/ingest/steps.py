@@ -1,53 +1,66 @@
 """The Beam pipeline: rows to hashed rows, to decisions, to shards. Pixels and file contents never go through a shuffle.
 
-    row files ─read, hash─▶ (bucket, rows) ─┐
-    index files ──────────▶ (bucket, known) ─┴─group─▶ decide ─▶ ((split, shard), rows) ─group─▶ read, decode, write
+    row files ─read, hash─▶ (bucket, rows) ──┐
+    index files ─────────▶ (bucket, entries) ┴─group─▶ decide ─▶ ((split, shard), rows) ─group─▶ read, encode, write
 
 Rows travel as JSON bytes, some hundred in one element, as Beam spends more on each element than a row is worth. What
-the steps find out goes to small files in the staging folder (``outcomes``), one JSON object a line, told apart by
-``kind``. A bundle that Beam runs twice writes the same outcome file again.
+becomes of them goes to small files in the staging folder, see ``outcomes``. A bundle that Beam runs twice writes the
+same outcome file again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import warnings
 import zlib
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
-from imagepipe.base import filesystem
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.utils.shared import Shared
+
+from imagepipe.base import filesystem, progress
 from imagepipe.base.images import BadImage
-from imagepipe.ingest import counts, shards, workers
-from imagepipe.ingest.beam import beam
+from imagepipe.base.process import hide_modules
+from imagepipe.ingest import policy, shards
 from imagepipe.ingest.dataset import Options
-from imagepipe.ingest.reading import Hashed, batches, hash_rows, row_batches, to_examples
-from imagepipe.ingest.shards import Known
+from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine, write_outcomes
+from imagepipe.ingest.records import HashedRow, encode_rows, hash_rows, make_batches, read_batches
+from imagepipe.ingest.shards import IndexEntry
+from imagepipe.ingest.workers import map_in_order
 
 SHARD_BYTES = 128 * 2**20
-"""Aimed-at size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""
+"""Desired size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""
 
 _ELEMENT_ROWS = 500
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-Json = dict[str, Any]
+# In the process itself: Beam's default may download and start another program. Its checks of the steps' types, always
+# the same ones, cost 0.15 s a run.
+_LOCAL = (
+    "--runner=DirectRunner",
+    "--direct_running_mode=in_memory",
+    "--direct_num_workers=1",
+    "--no_pipeline_type_check",
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What every worker must know.
+    """Settings of a run that every worker needs.
 
     Attributes:
         staging: folder that is written to.
         options: of the dataset.
         features: side features and their types.
-        buckets: the number of groups in which rows are compared.
-        workers: threads or processes that read and decode, of one worker.
-        prove: decode as soon as a file is read, see ``reading.hash_rows``.
+        buckets: number of groups in which rows are compared.
+        workers: threads or processes that read and decode, of one Beam worker.
+        decode: decode while hashing, see ``records.hash_rows``.
     """
 
     staging: str
@@ -55,219 +68,199 @@ class Plan:
     features: dict[str, str]
     buckets: int
     workers: int
-    prove: bool
+    decode: bool
 
 
-def build(pipeline: Any, plan: Plan, row_files: list[str], index_files: list[str]) -> None:
-    """Adds all steps to a Beam pipeline.
+class _Local:
+    """Processes, work and progress that the steps share with the caller if Beam runs them in this process.
+
+    Attributes:
+        processes: to read and decode in, instead of threads.
+        hashed: by row file: hashing of its rows that has been started.
+        read: number of images read and hashed so far.
+        done: number of images decoded and written, or quarantined, so far.
+    """
+
+    def __init__(self, processes: Executor | None, hashed: Mapping[str, list[Future[list[HashedRow]]]]) -> None:
+        self.processes = processes
+        self.hashed = dict(hashed)
+        self.read = self.done = 0
+
+
+def run(
+    plan: Plan,
+    row_files: list[str],
+    rows: int,
+    index_files: list[str],
+    beam_args: Sequence[str],
+    processes: Executor | None,
+    hashed: Mapping[str, list[Future[list[HashedRow]]]],
+) -> None:
+    """Runs all steps, and shows progress on stderr.
 
     Args:
-        pipeline: a beam.Pipeline.
         plan: for the workers.
         row_files: JSON lines of Row.
-        index_files: JSON lines of Known.
+        rows: number of rows.
+        index_files: JSON lines of IndexEntry.
+        beam_args: Beam pipeline options, which override those of a run in this process.
+        processes: to read and decode in, if Beam runs in this process.
+        hashed: by row file: hashing of its rows that has been started in the processes.
     """
-    rows = pipeline | "Rows" >> beam.Create(row_files) | "Hash" >> beam.ParDo(_Hash(plan))
+    options = PipelineOptions([*_LOCAL, *beam_args])
+    # Beam pickles its steps, also for this process. Its handle, once unpickled, leads back to the object, and in
+    # other processes to nothing.
+    local, handle = _Local(processes, hashed), Shared()
+    handle.acquire(lambda: local)
+    job: list[Any] = []  # once a remote runner has accepted it
+
+    def count() -> tuple[int, int]:
+        if options.view_as(StandardOptions).runner == "DirectRunner":
+            return local.read, local.done
+        return _query_metrics(job[0]) if job else (0, 0)
+
+    with warnings.catch_warnings(), hide_modules("IPython"):
+        # Broken metadata in good images, a line each.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, plan, handle, row_files, index_files)
+        with progress.show_progress(
+            rows, "images", lambda: dict(zip(("read", "checked and written"), count(), strict=True))
+        ):
+            job.append(pipeline.run())
+            job[0].wait_until_finish()
+
+
+def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index_files: list[str]) -> None:
+    """Adds all steps to a beam.Pipeline; the arguments are those of ``run``."""
+    rows = pipeline | "Rows" >> beam.Create(row_files) | "Hash" >> beam.ParDo(_Hash(plan, handle))
     if index_files:
-        known = pipeline | "Index" >> beam.Create(index_files) | "Known" >> beam.FlatMap(_known, plan.buckets)
-        rows = (rows, known) | beam.Flatten()
-    kept = rows | "Group copies" >> beam.GroupByKey() | "Decide" >> beam.ParDo(_Decide(plan))
-    split_bytes = kept | "Sizes" >> beam.Map(_size) | "Bytes of splits" >> beam.CombinePerKey(sum)
+        index = pipeline | "Index" >> beam.Create(index_files) | "Entries" >> beam.FlatMap(_read_index, plan.buckets)
+        rows = (rows, index) | beam.Flatten()
+    kept = rows | "Group copies" >> beam.GroupByKey() | "Decide" >> beam.ParDo(_Decide(plan, handle))
+    split_bytes = kept | "Sizes" >> beam.Map(_select_size) | "Bytes of splits" >> beam.CombinePerKey(sum)
     (
         kept
         | "Assign to shards" >> beam.FlatMap(_assign, beam.pvalue.AsDict(split_bytes))
         | "Group shards" >> beam.GroupByKey()
-        | "Write" >> beam.ParDo(_Write(plan))
+        | "Write" >> beam.ParDo(_Write(plan, handle))
     )
 
 
-def split_of(sha256: str, splits: Mapping[str, int]) -> str:
-    """The split of an image, from its hash alone: it never changes as the set grows.
-
-    Args:
-        sha256: hex, of the file.
-        splits: name to weight, whose sum is positive; their order matters.
-    """
-    place = int(sha256[:16], 16) * sum(splits.values()) >> 64
-    for name, weight in splits.items():
-        place -= weight
-        if place < 0:
-            return name
-    raise AssertionError("the place is below the sum of the weights")
+def _query_metrics(job: Any) -> tuple[int, int]:
+    """Returns how many images are read and done by the metrics of a remote job; 0 before there are any."""
+    totals = {"read": 0, "done": 0}
+    with contextlib.suppress(Exception):  # progress is a nicety; the job goes on if it can't be asked for
+        for counter in job.metrics().query()["counters"]:
+            metric = counter.key.metric
+            if metric.namespace == "ingest":  # each step has its own of the name
+                totals[metric.name] += counter.attempted
+    return totals["read"], totals["done"]
 
 
-def in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
-    """Maps in workers and yields in order, with at most ``ahead`` results or calls waiting."""
-    waiting: deque[Future[Out]] = deque()
-    for item in items:
-        waiting.append(pool.submit(do, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+class _Step(beam.DoFn):
+    """A step with workers and a count of its progress."""
 
-
-def _count(read: int = 0, done: int = 0) -> None:
-    """Adds to the progress that this process shows, and to the metrics by which another one can."""
-    counts.local.read += read
-    counts.local.done += done
-    beam.metrics.Metrics.counter("ingest", "read").inc(read)
-    beam.metrics.Metrics.counter("ingest", "done").inc(done)
-
-
-# --- reading and hashing
-
-
-class _Pooled(beam.DoFn):
-    """A DoFn with a pool of workers, taken or made where it runs."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, handle: Shared) -> None:
+        self.plan, self.handle = plan, handle
 
     def setup(self) -> None:
-        self.pool = workers.shared() or ThreadPoolExecutor(self.plan.workers)
+        self.local: _Local | None = self.handle.acquire(lambda: None)
+        processes = self.local.processes if self.local else None
+        self.pool: Executor = processes or ThreadPoolExecutor(self.plan.workers)
+        self.owns_pool = processes is None
 
     def teardown(self) -> None:
-        if self.pool is not workers.shared():
+        if self.owns_pool:
             self.pool.shutdown(cancel_futures=True)
 
+    def count(self, read: int = 0, done: int = 0) -> None:
+        """Adds to the progress that this process shows, and to the metrics by which another one can."""
+        if self.local:
+            self.local.read += read
+            self.local.done += done
+        beam.metrics.Metrics.counter("ingest", "read").inc(read)
+        beam.metrics.Metrics.counter("ingest", "done").inc(done)
 
-class _Hash(_Pooled):
-    """Row file -> (bucket, JSON of a list of Hashed)."""
+
+# --- hashing
+
+
+class _Hash(_Step):
+    """Row file -> (bucket, JSON of a list of HashedRow)."""
 
     def process(self, path: str) -> Iterator[tuple[int, bytes]]:
-        buckets: dict[int, list[Hashed]] = defaultdict(list)
-        for batch in workers.begun(path) or self._hashed(path):
-            _count(read=len(batch))
+        buckets: dict[int, list[HashedRow]] = defaultdict(list)
+        for batch in self._hash(path):
+            self.count(read=len(batch))
             for row in batch:
                 # Rejected rows are not compared with any, and spread evenly.
                 key = row["sha256"] or f"{zlib.crc32(row['path'].encode(errors='replace')):08x}"
-                bucket = _bucket(key, self.plan.buckets)
+                bucket = _choose_bucket(key, self.plan.buckets)
                 buckets[bucket].append(row)
                 if len(buckets[bucket]) >= _ELEMENT_ROWS:
                     yield bucket, json.dumps(buckets.pop(bucket)).encode()
         for bucket, hashed in buckets.items():
             yield bucket, json.dumps(hashed).encode()
 
-    def _hashed(self, path: str) -> Iterator[list[Hashed]]:
-        hashing = functools.partial(hash_rows, self.plan.options, self.plan.prove)
-        return in_order(self.pool, hashing, row_batches(path), 2 * self.plan.workers)
+    def _hash(self, path: str) -> Iterator[list[HashedRow]]:
+        started = self.local.hashed.pop(path, None) if self.local else None
+        if started is not None:
+            return (future.result() for future in started)
+        hashing = functools.partial(hash_rows, self.plan.options, self.plan.decode)
+        return map_in_order(self.pool, hashing, read_batches(path), 2 * self.plan.workers)
 
 
-def _bucket(sha256: str, buckets: int) -> int:
-    # Of the hash's last digits; the first ones choose the split, and those after them the shard.
+def _choose_bucket(sha256: str, buckets: int) -> int:
+    # By the hash's last digits; the first ones choose the split, and those after them the shard.
     return int(sha256[-8:], 16) % buckets
 
 
 # --- deciding
 
 
-def _known(path: str, buckets: int) -> Iterator[tuple[int, bytes]]:
-    """Index file -> (bucket, JSON of a list of Known)."""
-    found: dict[int, list[Json]] = defaultdict(list)
+def _read_index(path: str, buckets: int) -> Iterator[tuple[int, bytes]]:
+    """Index file -> (bucket, JSON of a list of IndexEntry)."""
+    by_bucket: dict[int, list[Json]] = defaultdict(list)
     with filesystem.open_read(path) as file:
-        for known in map(json.loads, file):
-            found[_bucket(known["sha256"], buckets)].append(known)
-    for bucket, entries in found.items():
+        for entry in map(json.loads, file):
+            by_bucket[_choose_bucket(entry["sha256"], buckets)].append(entry)
+    for bucket, entries in by_bucket.items():
         yield bucket, json.dumps(entries).encode()
 
 
-class _Decide(beam.DoFn):
-    """(bucket, lists of Hashed and Known) -> (split, (bytes, JSON of a list of Hashed to write))."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+class _Decide(_Step):
+    """(bucket, lists of HashedRow and IndexEntry) -> (split, (bytes, JSON of a list of HashedRow to write))."""
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[str, tuple[int, bytes]]]:
         bucket, lists = element
-        rows: dict[str, list[Hashed]] = defaultdict(list)
-        known: dict[str, Known] = {}
+        rows: dict[str, list[HashedRow]] = defaultdict(list)
+        index: dict[str, IndexEntry] = {}
         outcomes: list[Json] = []
         for entry in (entry for some in lists for entry in json.loads(some)):
             if "size" not in entry:
-                known[entry["sha256"]] = entry
+                index[entry["sha256"]] = entry
             elif entry["reason"]:
-                outcomes.append(_aside(entry["path"], entry["row"], entry["reason"]))
+                outcomes.append(quarantine(entry["path"], entry["row"], entry["reason"]))
             else:
                 rows[entry["sha256"]].append(entry)
 
-        kept: dict[str, list[Hashed]] = defaultdict(list)
+        kept: dict[str, list[HashedRow]] = defaultdict(list)
         for sha256 in sorted(rows):
-            keep, found = decide(rows[sha256], known.get(sha256))
-            outcomes += found
-            if keep is not None:
-                kept[split_of(sha256, self.plan.options.splits)].append(keep)
-        _report(self.plan, f"bucket-{bucket}", outcomes)
-        _count(done=sum(outcome["kind"] in ("quarantine", "duplicate", "already") for outcome in outcomes))
+            row, decided = policy.decide(rows[sha256], index.get(sha256))
+            outcomes += decided
+            if row is not None:
+                kept[policy.choose_split(sha256, self.plan.options.splits)].append(row)
+        write_outcomes(self.plan.staging, f"bucket-{bucket}", outcomes)
+        self.count(done=sum(outcome["kind"] in ("quarantine", "duplicate", "already") for outcome in outcomes))
         for split, some in kept.items():
             yield split, (sum(row["size"] for row in some), json.dumps(some).encode())
-
-
-def decide(rows: list[Hashed], known: Known | None) -> tuple[Hashed | None, list[Json]]:
-    """What becomes of the copies of one image.
-
-    Args:
-        rows: every copy that this ingest has seen, one or more, readable.
-        known: what the dataset has of the image, if anything. A path that is seen again counts with its labels of now:
-            a label that was put right is a change, not a contradiction.
-
-    Returns:
-        The copy to write, with the others in its ``copies``, or None; and the outcomes of all rows that are settled by
-        this: ``quarantine``, ``duplicate`` or ``already``, and what changes in the dataset: ``removed``, ``refused``,
-        ``accepted``.
-    """
-    rows = sorted(rows, key=lambda row: (row["path"], row["row"] or 0))
-    labels = {row["path"]: row["labels"] for row in rows}
-    unseen = {path: old for path, old in (known["copies"] if known else {}).items() if path not in labels}
-    distinct = sorted({tuple(row["labels"]) for row in rows} | {tuple(old) for old in unseen.values()})
-    is_in = known is not None and known["shard"] is not None
-    sha256 = rows[0]["sha256"]
-
-    if len(distinct) > 1:
-        named = ", ".join("|".join(some) for some in distinct)
-        reason = f"copies of one file carry different labels: {named}"
-        outcomes = [_aside(row["path"], row["row"], reason) for row in rows]
-        if known and is_in:
-            outcomes.append({"kind": "removed", "known": known, "reason": reason, "unseen": sorted(unseen)})
-        # Of a path that one manifest names twice with two labels, both are kept, as one that agrees with no other.
-        copies = {
-            path: sorted({label for row in rows if row["path"] == path for label in row["labels"]}) for path in labels
-        }
-        outcomes.append({"kind": "refused", "sha256": sha256, "copies": {**unseen, **copies}})
-        return None, outcomes
-
-    if known and is_in and list(distinct[0]) in known["copies"].values():
-        (path,) = known["copies"]
-        there = next((row for row in rows if row["path"] == path), None)
-        outcomes = [_duplicate(row["path"], row["row"], path) for row in rows if row is not there]
-        return None, [*outcomes, *([{"kind": "already"}] if there else [])]
-
-    outcomes = []
-    if known and is_in:
-        outcomes.append({"kind": "removed", "known": known, "reason": None, "unseen": []})
-    elif known:
-        outcomes.append({"kind": "accepted", "sha256": sha256})
-    return {**rows[0], "copies": [(row["path"], row["row"]) for row in rows[1:]]}, outcomes
-
-
-def _aside(path: str, row: int | None, reason: str) -> Json:
-    return {"kind": "quarantine", "path": path, "row": row, "reason": reason}
-
-
-def _duplicate(path: str, row: int | None, same_as: str) -> Json:
-    return {"kind": "duplicate", "path": path, "row": row, "same_as": same_as}
-
-
-def _report(plan: Plan, name: str, outcomes: list[Json]) -> None:
-    if outcomes:
-        lines = "".join(json.dumps(outcome) + "\n" for outcome in outcomes)
-        filesystem.write_whole(f"{plan.staging}/outcomes/{name}.jsonl", lines.encode())
 
 
 # --- shards
 
 
-def _size(element: tuple[str, tuple[int, bytes]]) -> tuple[str, int]:
+def _select_size(element: tuple[str, tuple[int, bytes]]) -> tuple[str, int]:
     split, (size, _) = element
     return split, size
 
@@ -277,16 +270,16 @@ def _assign(
 ) -> Iterator[tuple[tuple[str, int], bytes]]:
     """(split, (bytes, rows)) -> ((split, shard), rows)."""
     split, (_, rows) = element
-    shards = ceil(split_bytes[split] / SHARD_BYTES)
-    assigned: dict[int, list[Hashed]] = defaultdict(list)
+    count = ceil(split_bytes[split] / SHARD_BYTES)
+    assigned: dict[int, list[HashedRow]] = defaultdict(list)
     for row in json.loads(rows):
-        assigned[int(row["sha256"][16:32], 16) % shards].append(row)
+        assigned[policy.choose_shard(row["sha256"], count)].append(row)
     for shard, some in assigned.items():
         yield (split, shard), json.dumps(some).encode()
 
 
-class _Write(_Pooled):
-    """((split, shard), lists of Hashed) -> a staged shard and its outcomes."""
+class _Write(_Step):
+    """((split, shard), lists of HashedRow) -> a staged shard and its outcomes."""
 
     def process(self, element: tuple[tuple[str, int], Iterable[bytes]]) -> None:
         (split, number), lists = element
@@ -295,22 +288,22 @@ class _Write(_Pooled):
         labels: Counter[str] = Counter()
 
         def records() -> Iterator[shards.Record]:
-            for row, example in self._examples(rows):
+            for row, example in self._encode(rows):
                 copies = [(row["path"], row["row"]), *row["copies"]]
                 if isinstance(example, BadImage):
-                    outcomes.extend(_aside(path, line, str(example)) for path, line in copies)
+                    outcomes.extend(quarantine(path, line, str(example)) for path, line in copies)
                     continue
-                outcomes.extend(_duplicate(path, line, row["path"]) for path, line in row["copies"])
+                outcomes.extend(mark_duplicate(path, line, row["path"]) for path, line in row["copies"])
                 labels.update(row["labels"])
                 yield shards.Record(example, row["sha256"], {row["path"]: row["labels"]})
 
         shard = shards.write(self.plan.staging, split, self.plan.options.compress, records())
         if shard is not None:
             outcomes.append({"kind": "shard", "shard": dataclasses.asdict(shard), "labels": labels})
-        _report(self.plan, f"shard-{split}-{number}", outcomes)
+        write_outcomes(self.plan.staging, f"shard-{split}-{number}", outcomes)
 
-    def _examples(self, rows: list[Hashed]) -> Iterator[tuple[Hashed, bytes | BadImage]]:
-        convert = functools.partial(to_examples, self.plan.options, self.plan.features)
-        for batch in in_order(self.pool, convert, batches(rows), 2 * self.plan.workers):
+    def _encode(self, rows: list[HashedRow]) -> Iterator[tuple[HashedRow, bytes | BadImage]]:
+        encoding = functools.partial(encode_rows, self.plan.options, self.plan.features)
+        for batch in map_in_order(self.pool, encoding, make_batches(rows), 2 * self.plan.workers):
             yield from batch
-            _count(done=sum(1 + len(row["copies"]) for row, _ in batch))
+            self.count(done=sum(1 + len(row["copies"]) for row, _ in batch))

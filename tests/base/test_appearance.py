@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from imagepipe.base import appearance, images
-from imagepipe.ingest.command import run
+from imagepipe.ingest.command import ingest
 
 
 def looks(image: Image.Image) -> appearance.Appearance:
@@ -54,7 +54,7 @@ def test_every_record_tells_how_its_image_looks(photos, put, encode, records, tm
     put("source/a/plain.jpg", jpeg)
     put("source/a/image.png", encode(photos[1], "PNG"))
     put("source/b/turned.jpg", encode(photos[0], "JPEG", exif=turned.tobytes()))
-    run(str(tmp_path / "source"), str(tmp_path / "out"))
+    ingest(str(tmp_path / "source"), str(tmp_path / "out"))
     found = {f["metadata"].bytes_list.value[0].decode(): f for _, f in records(tmp_path / "out").values()}
     plain, upright = found["a/plain.jpg"], found["b/turned.jpg"]
     assert plain["bytes"].int64_list.value == [len(jpeg)]

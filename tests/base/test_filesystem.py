@@ -12,7 +12,7 @@ import pytest
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.ingest import dataset
-from imagepipe.ingest.command import run
+from imagepipe.ingest.command import ingest
 
 NAMES = ["the [source]/a é [1].jpg", "the [source]/b*?/c#d e.jpg", "the [source]/b*?/100%.jpg"]
 
@@ -22,27 +22,27 @@ def test_ingest_from_and_to_an_object_store(store, crops):
         store.put(f"the [source]/{'ab'[i % 2]}/{i} é [1].jpg", data)
     store.put("the [source]/a/copy.jpg", crops(1)[0])
     store.put("the [source]/.hidden/x.jpg", b"x")
-    first = run(f"{store.uri}/the [source]/", f"{store.uri}/out")
+    first = ingest(f"{store.uri}/the [source]/", f"{store.uri}/out")
     assert (first.new, first.duplicates, first.quarantined) == (6, 1, 0)
     assert dataset.load(f"{store.uri}/out").records == 6
     assert not [name for name in store.content() if ".staging" in name or name.endswith("journal.json")]
 
     content = store.content("out")
-    assert run(f"{store.uri}/the [source]", f"{store.uri}/out").already == 6
+    assert ingest(f"{store.uri}/the [source]", f"{store.uri}/out").already == 6
     assert store.content("out") == content
 
     store.put("the [source]/b/copy.jpg", crops(1)[0])
-    assert run(f"{store.uri}/the [source]", f"{store.uri}/out").removed == 1
+    assert ingest(f"{store.uri}/the [source]", f"{store.uri}/out").removed == 1
     assert dataset.load(f"{store.uri}/out").records == 5
 
 
 def test_a_dataset_moves_between_a_store_and_this_machine(store, crops, put, tmp_path):
     for i, data in enumerate(crops(4)):
         put(f"source/{'ab'[i % 2]}/{i}.jpg", data)
-    run(str(tmp_path / "source"), f"{store.uri}/out")
+    ingest(str(tmp_path / "source"), f"{store.uri}/out")
     filesystem.copy_folder(f"{store.uri}/out", str(tmp_path / "copy"))
     assert dataset.load(str(tmp_path / "copy")).records == 4
-    assert run(str(tmp_path / "source"), str(tmp_path / "copy")).already == 4
+    assert ingest(str(tmp_path / "source"), str(tmp_path / "copy")).already == 4
 
 
 def test_a_manifest_names_images_beside_it_and_elsewhere(store, put, tmp_path, crops):
@@ -57,7 +57,7 @@ def test_a_manifest_names_images_beside_it_and_elsewhere(store, put, tmp_path, c
         f"{store.uri}/none.jpg,a",
     ]
     store.put("list.csv", "\n".join(rows).encode())
-    result = run(f"{store.uri}/list.csv", str(tmp_path / "out"))
+    result = ingest(f"{store.uri}/list.csv", str(tmp_path / "out"))
     assert (result.new, result.quarantined) == (2, 2)
     assert (tmp_path / "out/quarantine.jsonl").read_text().count("missing file") == 2
 
@@ -65,7 +65,7 @@ def test_a_manifest_names_images_beside_it_and_elsewhere(store, put, tmp_path, c
 @pytest.mark.parametrize("scheme", ["nowhere", "http", "reference"])  # no web: its addresses may be inside a network
 def test_an_unknown_file_system_is_one_clear_error(tmp_path, scheme):
     with pytest.raises(OSError, match=f"{scheme}:// is not supported: give a local path, or a URI"):
-        run(f"{scheme}://bucket/source", str(tmp_path / "out"))
+        ingest(f"{scheme}://bucket/source", str(tmp_path / "out"))
 
 
 def test_a_missing_client_names_the_extra_that_installs_it():
@@ -83,7 +83,7 @@ def test_a_folder_of_something_else_is_refused(store):
     store.put("full/notes.txt", b"mine")
     store.put("source/a/1.jpg", b"x")
     with pytest.raises(IngestError, match="no dataset, and not empty"):
-        run(f"{store.uri}/source", f"{store.uri}/full")
+        ingest(f"{store.uri}/source", f"{store.uri}/full")
 
 
 def test_names_are_taken_literally_and_nothing_else_is_touched(store):

@@ -71,21 +71,21 @@ def test_a_file_that_would_replace_an_equal_one_is_left_alone(tmp_path):
 
 
 def test_a_second_ingest_into_the_same_folder_is_refused(tmp_path):
-    with commit.locked(str(tmp_path / "out")):
-        with pytest.raises(IngestError, match="Another ingest"), commit.locked(str(tmp_path / "out")):
+    with commit.lock(str(tmp_path / "out")):
+        with pytest.raises(IngestError, match="Another ingest"), commit.lock(str(tmp_path / "out")):
             pass
         filesystem.write_whole(f"{tmp_path}/out/x", b"")
-    with commit.locked(str(tmp_path / "out")):
+    with commit.lock(str(tmp_path / "out")):
         pass
 
 
 def test_a_folder_that_stays_empty_is_removed_again(tmp_path):
-    with commit.locked(str(tmp_path / "out")), commit.staging(str(tmp_path / "out")) as staging:
+    with commit.lock(str(tmp_path / "out")), commit.open_staging(str(tmp_path / "out")) as staging:
         filesystem.write_whole(f"{staging}/x", b"")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(IngestError, match="can't be used"), commit.locked(f"{tmp_path}/file/out"):
+    with pytest.raises(IngestError, match="can't be used"), commit.lock(f"{tmp_path}/file/out"):
         pass

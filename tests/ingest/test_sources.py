@@ -8,7 +8,7 @@ from imagepipe.ingest import sources
 
 
 def read(path, task="classification"):
-    return list(sources.read(str(path), task))
+    return list(sources.read_rows(str(path), task))
 
 
 def reasons(path, task="classification"):
@@ -149,15 +149,15 @@ def test_labels_that_differ_in_unicode_form_only_are_one(csv):
     ],
 )
 def test_side_feature_types(value, type_, as_feature):
-    assert sources.value_type(value) == type_
-    assert sources.feature(value, type_) == as_feature
+    assert sources.infer_type(value) == type_
+    assert sources.make_feature(value, type_) == as_feature
 
 
 def test_a_column_is_as_wide_as_its_widest_value():
-    assert sources.wider("int64", "float") == "float"
-    assert sources.wider("bytes", "int64") == "bytes"
-    assert sources.feature("3", "float") == 3.0
-    assert sources.feature(1.5, "bytes") == b"1.5"
+    assert sources.widen("int64", "float") == "float"
+    assert sources.widen("bytes", "int64") == "bytes"
+    assert sources.make_feature("3", "float") == 3.0
+    assert sources.make_feature(1.5, "bytes") == b"1.5"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagepipe.ingest import workers
@@ -9,12 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FORKED = """
 import os, sys, time
-from imagepipe.ingest.workers import processes, shared
-with processes(2):
-    print(*{shared().submit(os.getpid).result() for _ in range(50)}, flush=True)
+from imagepipe.ingest.workers import fork
+with fork(2) as processes:
+    print(*{processes.submit(os.getpid).result() for _ in range(50)}, flush=True)
     assert "apache_beam" not in sys.modules
     time.sleep(float(sys.argv[1]))
-assert shared() is None
 """
 
 
@@ -51,5 +52,21 @@ def test_processes_end_when_their_parent_is_killed():
 def test_nothing_is_forked_where_other_libraries_may_have_started_threads():
     import apache_beam  # noqa: F401
 
-    with workers.processes(2):
-        assert workers.shared() is None
+    with workers.fork(2) as processes:
+        assert processes is None
+
+
+def test_work_ahead_is_bounded_and_results_keep_their_order():
+    started, lock = 0, threading.Lock()
+
+    def work(item):
+        nonlocal started
+        with lock:
+            started += 1
+        time.sleep(0.001 * (item % 3))
+        return item
+
+    with ThreadPoolExecutor(3) as pool:
+        for taken, item in enumerate(workers.map_in_order(pool, work, range(60), ahead=5)):
+            assert item == taken
+            assert started <= taken + 5

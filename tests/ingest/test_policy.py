@@ -1,11 +1,9 @@
 import hashlib
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from imagepipe.ingest import steps
+from imagepipe.ingest import policy
+from imagepipe.ingest.policy import choose_split
 
 
 def row(path, label, line=None):
@@ -20,18 +18,18 @@ def known(shard="train/x.tfrecord", **copies):
 
 
 def decide(rows, before=None):
-    keep, outcomes = steps.decide(rows, before)
+    keep, outcomes = policy.decide(rows, before)
     return keep and keep["path"], sorted((outcome["kind"], outcome.get("path")) for outcome in outcomes)
 
 
 def test_of_new_copies_the_first_path_is_kept_and_knows_the_others():
-    keep, outcomes = steps.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None)
+    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None)
     assert (keep["path"], keep["row"], keep["copies"]) == ("a", 3, [("a", 7), ("b", None)])
     assert outcomes == []
 
 
 def test_copies_with_different_labels_are_all_set_aside_and_remembered():
-    keep, outcomes = steps.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None)
+    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None)
     assert keep is None
     assert [outcome["reason"] for outcome in outcomes[:3]] == [
         "copies of one file carry different labels: cat, dog"
@@ -46,7 +44,7 @@ def test_what_is_in_already_stays_and_its_copies_are_duplicates():
 
 
 def test_a_copy_with_another_label_takes_out_what_is_in():
-    keep, outcomes = steps.decide([row("b", "y")], known(a="x"))
+    keep, outcomes = policy.decide([row("b", "y")], known(a="x"))
     assert keep is None
     assert [outcome["kind"] for outcome in outcomes] == ["quarantine", "removed", "refused"]
     assert outcomes[1]["unseen"] == ["a"]
@@ -73,26 +71,10 @@ def test_one_path_listed_twice_with_two_labels_is_a_contradiction():
 def test_splits_follow_the_weights_and_the_hash_alone():
     splits = {"train": 80, "eval": 10, "test": 10}
     hashes = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(4000)]
-    found = [steps.split_of(sha256, splits) for sha256 in hashes]
+    found = [choose_split(sha256, splits) for sha256 in hashes]
     assert found.count("train") == pytest.approx(3200, abs=100)
     assert found.count("eval") == pytest.approx(400, abs=60)
-    assert steps.split_of("0" * 64, splits) == "train"
-    assert steps.split_of("f" * 64, splits) == "test"
-    assert {steps.split_of(sha256, {"train": 1, "eval": 0}) for sha256 in hashes} == {"train"}
-    assert [steps.split_of(sha256, {"train": 8, "eval": 1, "test": 1}) for sha256 in hashes] == found
-
-
-def test_work_ahead_is_bounded_and_results_keep_their_order():
-    started, lock = 0, threading.Lock()
-
-    def work(item):
-        nonlocal started
-        with lock:
-            started += 1
-        time.sleep(0.001 * (item % 3))
-        return item
-
-    with ThreadPoolExecutor(3) as pool:
-        for taken, item in enumerate(steps.in_order(pool, work, range(60), ahead=5)):
-            assert item == taken
-            assert started <= taken + 5
+    assert choose_split("0" * 64, splits) == "train"
+    assert choose_split("f" * 64, splits) == "test"
+    assert {choose_split(sha256, {"train": 1, "eval": 0}) for sha256 in hashes} == {"train"}
+    assert [choose_split(sha256, {"train": 8, "eval": 1, "test": 1}) for sha256 in hashes] == found

@@ -1,4 +1,7 @@
-"""A row's file to its hash and to its Example. Imports no Beam: worker processes of a local run do without."""
+"""A row's file, read twice: first to its hash, and, if it is to be written, to its tf.train.Example.
+
+Worker processes of a local run do this without Beam.
+"""
 
 import hashlib
 import json
@@ -9,31 +12,31 @@ from typing import Any, cast
 from imagepipe.base import appearance, filesystem, images, tfrecord
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.ingest.dataset import Options
-from imagepipe.ingest.sources import Row, feature
+from imagepipe.ingest.sources import Row, make_feature
 
 _BATCH_ROWS = 16
 _BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
 
 
-class Hashed(Row):
-    """A row with what reading its file told.
+class HashedRow(Row):
+    """A row whose file has been read.
 
     Attributes:
-        sha256: hex, of the file; empty where the row was rejected.
+        sha256: hex, of the file; empty if the row was rejected.
         size: bytes of the file.
-        copies: path and row of further rows of the same file.
-        proved: width, height, format and appearance of an image that goes through byte for byte, where it was decoded
+        copies: path and row of further rows with the same file.
+        measured: width, height, format and appearance of an image that is written byte for byte, if it has been decoded
             already.
     """
 
     sha256: str
     size: int
     copies: list[tuple[str, int | None]]
-    proved: tuple[int, int, str, appearance.Appearance] | None
+    measured: tuple[int, int, str, appearance.Appearance] | None
 
 
-def batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """Rows in lists of at most _BATCH_ROWS, and of at most _BATCH_BYTES where their sizes are known."""
+def make_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yields rows in lists of at most _BATCH_ROWS, and of at most _BATCH_BYTES if their sizes are known."""
     batch: list[Any] = []
     total = 0
     for row in rows:
@@ -46,51 +49,52 @@ def batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def row_batches(path: str) -> Iterator[list[Row]]:
-    """Batches of the rows in a file of JSON lines, which is opened when the first is asked for."""
+def read_batches(path: str) -> Iterator[list[Row]]:
+    """Yields batches of the rows in a file of JSON lines, which is opened when the first is asked for."""
     with filesystem.open_read(path) as file:
-        yield from batches(map(json.loads, file))
+        yield from make_batches(map(json.loads, file))
 
 
-def hash_rows(options: Options, prove: bool, rows: list[Row]) -> list[Hashed]:
+def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow]:
     """Reads and hashes files; a row whose file can't be read, or can't be an image, gets a reason.
 
     Args:
         options: of the dataset.
-        prove: decodes what is to go through byte for byte as well. Worth it where nothing is known of the files yet.
+        decode: also decodes images that are written byte for byte. Worth it while the dataset has none of the files.
         rows: as the source has them.
     """
-    return [_hash_one(row, options, prove) for row in rows]
+    return [_hash_row(row, options, decode) for row in rows]
 
 
-def _hash_one(row: Row, options: Options, prove: bool) -> Hashed:
-    reason, sha256, size, proved = row["reason"], "", 0, None
+def _hash_row(row: Row, options: Options, decode: bool) -> HashedRow:
+    reason, sha256, size, measured = row["reason"], "", 0, None
     if reason is None:
         try:
             data = filesystem.read(row["path"], MAX_BYTES)
             images.check_kind(data)
             sha256, size = hashlib.sha256(data).hexdigest(), len(data)
-            if prove and (
+            if decode and (
                 image := images.keep_unchanged(data, max_pixels=options.max_pixels, max_side=options.max_side)
             ):
-                proved = (image.width, image.height, image.format, appearance.measure_appearance(image.thumbnail))
+                measured = (image.width, image.height, image.format, appearance.measure_appearance(image.thumbnail))
         except images.BadImage as error:
             reason = str(error)
         except OSError as error:
-            reason = _why_unread(error)
+            reason = _explain(error)
         except ValueError as error:  # a path with a NUL
             reason = f"can't be read: {error}"
-    found: dict[str, Any] = {
+    hashed: dict[str, Any] = {
         "reason": reason,
         "sha256": "" if reason else sha256,
         "size": size,
         "copies": [],
-        "proved": proved,
+        "measured": measured,
     }
-    return cast(Hashed, {**row, **found})
+    return cast(HashedRow, {**row, **hashed})
 
 
-def _why_unread(error: OSError) -> str:
+def _explain(error: OSError) -> str:
+    """Returns the reason, as text, why a file can't be read."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return "missing file"
@@ -100,40 +104,40 @@ def _why_unread(error: OSError) -> str:
             return f"can't be read: {error.strerror or error}"
 
 
-def to_examples(
-    options: Options, types: Mapping[str, str], rows: list[Hashed]
-) -> list[tuple[Hashed, bytes | images.BadImage]]:
-    """Each row with its serialized tf.train.Example, or with the reason why it can't be one.
+def encode_rows(
+    options: Options, types: Mapping[str, str], rows: list[HashedRow]
+) -> list[tuple[HashedRow, bytes | images.BadImage]]:
+    """Returns each row with its serialized tf.train.Example, or with the reason why it can't be one.
 
     Args:
         options: of the dataset.
         types: of the side features.
         rows: readable when they were hashed.
     """
-    return [(row, to_example(row, options, types)) for row in rows]
+    return [(row, encode_row(row, options, types)) for row in rows]
 
 
-def to_example(row: Hashed, options: Options, types: Mapping[str, str]) -> bytes | images.BadImage:
-    """Reads an image again, and makes its serialized tf.train.Example; or the reason why it can't be one."""
+def encode_row(row: HashedRow, options: Options, types: Mapping[str, str]) -> bytes | images.BadImage:
+    """Reads an image again and returns its serialized tf.train.Example, or the reason why it can't be one."""
     try:
         data = filesystem.read(row["path"], MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             return images.BadImage("changed while it was ingested")
-        if row["proved"]:
-            width, height, kind, looks = row["proved"]
+        if row["measured"]:
+            width, height, kind, measured = row["measured"]
         else:
             image = images.normalize(data, max_pixels=options.max_pixels, max_side=options.max_side)
             data, width, height, kind = image.data, image.width, image.height, image.format
-            looks = appearance.measure_appearance(image.thumbnail)
+            measured = appearance.measure_appearance(image.thumbnail)
     except images.BadImage as error:
         return error
     except OSError as error:
-        return images.BadImage(_why_unread(error))
+        return images.BadImage(_explain(error))
     if options.task == "regression":
         label: list[tfrecord.Value] = [float(row["labels"][0])]
     else:
         label = [os.fsencode(text) for text in row["labels"]]
-    brightness, contrast, dhash = looks  # from JSON a plain list
+    brightness, contrast, dhash = measured  # a plain list, if it went through JSON
     return tfrecord.encode_example(
         {
             "input": [data],
@@ -148,6 +152,6 @@ def to_example(row: Hashed, options: Options, types: Mapping[str, str]) -> bytes
             "brightness": [brightness],
             "contrast": [contrast],
             "dhash": [dhash.encode()],
-            **{name: [feature(value, types[name])] for name, value in row["side"].items()},
+            **{name: [make_feature(value, types[name])] for name, value in row["side"].items()},
         }
     )

@@ -15,8 +15,8 @@ from PIL import Image
 
 from imagepipe.base import progress
 from imagepipe.base.errors import IngestError
-from imagepipe.ingest import dataset, steps
-from imagepipe.ingest.command import run
+from imagepipe.ingest import dataset, policy, steps
+from imagepipe.ingest.command import ingest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +70,7 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
         if user == 0:
             os.seteuid(65534)
         try:
-            result = run(str(source), str(out))
+            result = ingest(str(source), str(out))
         finally:
             os.seteuid(user)
 
@@ -122,9 +122,9 @@ def test_the_same_command_twice_changes_no_file(folders, tree):
     source, out = folders
     (source / "a" / "bad.jpg").write_bytes(b"no image")
     shutil.copy(source / "a" / "00.jpg", source / "a" / "copy.jpg")
-    first = run(str(source), str(out))
+    first = ingest(str(source), str(out))
     before = tree(out)
-    second = run(str(source), str(out))
+    second = ingest(str(source), str(out))
     assert tree(out) == before
     assert (first.new, first.already, first.quarantined, first.duplicates) == (30, 0, 1, 1)
     assert (second.new, second.already, second.quarantined, second.duplicates) == (0, 30, 1, 1)
@@ -132,11 +132,11 @@ def test_the_same_command_twice_changes_no_file(folders, tree):
 
 def test_new_images_are_added_and_old_ones_stay_in_their_split(folders, crops, put, records):
     source, out = folders
-    run(str(source), str(out))
+    ingest(str(source), str(out))
     before = {sha256: split for sha256, (split, _) in records(out).items()}
     for i, data in enumerate(crops(60)[30:]):
         put(f"source/new/{i}.jpg", data)
-    result = run(str(source), str(out))
+    result = ingest(str(source), str(out))
     after = {sha256: split for sha256, (split, _) in records(out).items()}
     assert (result.new, result.already) == (30, 30)
     assert len(after) == 60
@@ -149,9 +149,9 @@ def test_new_images_are_added_and_old_ones_stay_in_their_split(folders, crops, p
 
 def test_the_same_images_give_the_same_tree_wherever_they_are(folders, tmp_path, tree):
     source, out = folders
-    run(str(source), str(out), workers=1)
+    ingest(str(source), str(out), workers=1)
     shutil.copytree(source, tmp_path / "elsewhere")
-    run(str(tmp_path / "elsewhere"), str(tmp_path / "other"), workers=3)
+    ingest(str(tmp_path / "elsewhere"), str(tmp_path / "other"), workers=3)
 
     def shards(folder):
         return {name: data for name, (data, _) in tree(folder).items() if name.endswith(".tfrecord")}
@@ -166,23 +166,23 @@ def test_a_disputed_label_takes_the_image_out_and_its_correction_brings_it_back(
     sha256 = hashlib.sha256((source / "a" / "00.jpg").read_bytes()).hexdigest()
     (source / "b" / "copy.jpg").rename(source / "copy")
     (source / "copy").rename(source.parent / "copy")
-    run(str(source), str(out))
+    ingest(str(source), str(out))
     assert sha256 in records(out)
 
     (source.parent / "copy").rename(source / "b" / "copy.jpg")
-    result = run(str(source), str(out))
+    result = ingest(str(source), str(out))
     assert (result.already, result.new, result.quarantined, result.removed) == (29, 0, 2, 1)
     assert sha256 not in records(out)
     assert reasons(lines, out) == dict.fromkeys(
         ("00.jpg", "copy.jpg"), "copies of one file carry different labels: a, b"
     )
     before = tree(out)
-    assert run(str(source), str(out)).quarantined == 2
+    assert ingest(str(source), str(out)).quarantined == 2
     assert tree(out) == before
 
     manifest = source.parent / "corrected.csv"
     manifest.write_text("path,label\nsource/b/copy.jpg,a\nsource/a/00.jpg,a\n")
-    result = run(str(manifest), str(out))
+    result = ingest(str(manifest), str(out))
     assert (result.new, result.duplicates) == (1, 1)
     assert sha256 in records(out)
     assert lines(out / "quarantine.jsonl") == []
@@ -190,11 +190,11 @@ def test_a_disputed_label_takes_the_image_out_and_its_correction_brings_it_back(
 
 def test_a_copy_that_comes_alone_takes_out_the_image_and_names_both_files(folders, records, lines):
     source, out = folders
-    run(str(source), str(out))
+    ingest(str(source), str(out))
     manifest = source.parent / "more.csv"
     manifest.write_text("path,label\nsource/a/00.jpg,a\nsource/b/01.jpg,zebra\nalone.jpg,zebra\n")
     shutil.copy(source / "a" / "03.jpg", source.parent / "alone.jpg")
-    result = run(str(manifest), str(out))
+    result = ingest(str(manifest), str(out))
     # 01.jpg has one label, which was corrected; 03.jpg has two.
     assert (result.already, result.new, result.quarantined, result.removed) == (1, 1, 1, 2)
     assert reasons(lines, out) == dict.fromkeys(
@@ -219,7 +219,7 @@ def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, 
         "a/03.jpg,cat\n"
         f"unknown://x.jpg,cat,1,1,x\n"
     )
-    result = run(str(manifest), str(out))
+    result = ingest(str(manifest), str(out))
     assert (result.read, result.new, result.quarantined) == (7, 2, 5)
     found = {(entry["row"], entry["path"]): entry["reason"] for entry in lines(out / "quarantine.jsonl")}
     assert found == {
@@ -227,8 +227,8 @@ def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, 
         (5, str(source / "nowhere.jpg")): "missing file",
         (6, str(source / "a")): "can't be read: not an ordinary file",
         (7, str(manifest)): "unreadable row, lines 7 to 7: 2 columns, the header has 5",
-        (8, "unknown://x.jpg"): "can't be read: Beam knows no file system unknown://; "
-        "is apache-beam's extra for it installed?",
+        (8, "unknown://x.jpg"): "can't be read: unknown:// is not supported: give a local path, or a URI that begins "
+        "with gs://, gcs://, s3://, s3a://, az://, abfs://, abfss://, hdfs://, oss://",
     }
     by_path = {feature["metadata"].bytes_list.value[0].decode(): feature for _, feature in records(out).values()}
     one, other = by_path["a/00.jpg"], by_path[f"{source}/b/01.jpg"]
@@ -240,17 +240,17 @@ def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, 
 
     manifest.write_text("path,label,count\nc/05.jpg,cat,many\n")
     with pytest.raises(IngestError, match=r"Column 'count' is int64 in the dataset, and holds bytes values"):
-        run(str(manifest), str(out))
+        ingest(str(manifest), str(out))
 
 
 def test_quarantine_holds_what_was_last_seen(folders, lines):
     source, out = folders
     bad = source / "a" / "bad.jpg"
     bad.write_bytes(b"no image")
-    run(str(source), str(out))
+    ingest(str(source), str(out))
     assert set(reasons(lines, out)) == {"bad.jpg"}
     shutil.copy(source / "a" / "00.jpg", bad)
-    run(str(source), str(out))
+    ingest(str(source), str(out))
     assert reasons(lines, out) == {}
     assert [entry["path"] for entry in lines(out / "duplicates.jsonl")] == [str(bad)]
 
@@ -264,10 +264,10 @@ def test_multilabel_and_regression_labels(folders, records):
         {"path": "c/02.jpg", "label": 4},
     ]
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    run(str(manifest), f"{out}-m", task="multilabel")
+    ingest(str(manifest), f"{out}-m", task="multilabel")
     labels = sorted(list(feature["label"].bytes_list.value) for _, feature in records(f"{out}-m").values())
     assert labels == [[b"2.5"], [b"4"], [b"x", b"y"]]
-    result = run(str(manifest), f"{out}-r", task="regression")
+    result = ingest(str(manifest), f"{out}-r", task="regression")
     assert result.quarantined == 1
     assert sorted(feature["label"].float_list.value[0] for _, feature in records(f"{out}-r").values()) == [2.5, 4.0]
     assert dataset.load(f"{out}-r").features["label"] == "float"
@@ -276,7 +276,7 @@ def test_multilabel_and_regression_labels(folders, records):
 def test_shards_are_of_about_the_size_that_is_asked_for(folders, monkeypatch, records):
     source, out = folders
     monkeypatch.setattr(steps, "SHARD_BYTES", 6_000)
-    run(str(source), str(out), splits={"all": 1})
+    ingest(str(source), str(out), splits={"all": 1})
     shards = dataset.load(str(out)).splits["all"].shards
     assert len(shards) > 3
     assert len(records(out)) == 30
@@ -284,11 +284,11 @@ def test_shards_are_of_about_the_size_that_is_asked_for(folders, monkeypatch, re
 
 def test_gzip_shards_are_read_back_and_can_lose_a_record(folders, records):
     source, out = folders
-    run(str(source), str(out), compress="gzip")
+    ingest(str(source), str(out), compress="gzip")
     assert all(shard.file.endswith(".gz") for shard in dataset.load(str(out)).splits["train"].shards)
     assert len(records(out)) == 30
     shutil.copy(source / "a" / "00.jpg", source / "b" / "copy.jpg")
-    run(str(source), str(out), compress="gzip")
+    ingest(str(source), str(out), compress="gzip")
     assert len(records(out)) == 29
 
 
@@ -299,7 +299,7 @@ def test_progress_of_a_runner_outside_this_process_comes_from_its_metrics(folder
     shown = progress.show_progress
     monkeypatch.setattr(progress, "show_progress", lambda *given: asked.extend(given) or shown(*given))
     # By its full name it is taken for one that reports from elsewhere.
-    run(str(source), str(out), beam_args=["--runner=apache_beam.runners.direct.direct_runner.DirectRunner"])
+    ingest(str(source), str(out), beam_args=["--runner=apache_beam.runners.direct.direct_runner.DirectRunner"])
     total, _, counts = asked
     assert total == 31
     assert counts() == {"read": 31, "checked and written": 31}
@@ -309,7 +309,7 @@ def test_max_side_and_max_pixels_reach_the_images(folders, records, lines, photo
     source, out = folders
     photos[0].save(source / "a" / "large.png")
     photos[1].crop((0, 0, 640, 400)).save(source / "a" / "huge.bmp")
-    result = run(str(source), str(out), max_side=20, max_pixels=640 * 400)
+    result = ingest(str(source), str(out), max_side=20, max_pixels=640 * 400)
     assert result.quarantined == 1
     assert reasons(lines, out) == {"large.png": "0.3 megapixels, over the limit of 0.256"}
     sides = [max(f[side].int64_list.value[0] for side in ("width", "height")) for _, f in records(out).values()]
@@ -320,14 +320,14 @@ def test_a_file_that_changes_meanwhile_is_set_aside(folders, monkeypatch, lines,
     source, out = folders
     victim = source / "a" / "00.jpg"
     content = victim.read_bytes()
-    decide = steps.decide
+    decide = policy.decide
 
     def change(*arguments):
         victim.write_bytes(content + b"more")
         return decide(*arguments)
 
-    monkeypatch.setattr(steps, "decide", change)
-    result = run(str(source), str(out))
+    monkeypatch.setattr(policy, "decide", change)
+    result = ingest(str(source), str(out))
     assert (result.new, result.quarantined) == (29, 1)
     assert reasons(lines, out) == {"00.jpg": "changed while it was ingested"}
 
@@ -345,7 +345,7 @@ def test_other_options_than_the_dataset_was_made_with_are_refused(made, options,
     source, out = made
     before = tree(out)
     with pytest.raises(IngestError, match=message):
-        run(str(source), str(out), **options)
+        ingest(str(source), str(out), **options)
     assert tree(out) == before
 
 
@@ -356,7 +356,7 @@ def made(tmp_path_factory, crops):
     (folder / "source/a").mkdir(parents=True)
     for i, data in enumerate(crops(3)):
         (folder / f"source/a/{i}.jpg").write_bytes(data)
-    run(str(folder / "source"), str(folder / "out"))
+    ingest(str(folder / "source"), str(folder / "out"))
     return folder / "source", folder / "out"
 
 
@@ -380,7 +380,7 @@ def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_p
         ("source", out, {"compress": "zip"}, "compress is 'zip'"),
     ):
         with pytest.raises(IngestError, match=message):
-            run(str(tmp_path / source), str(target), **options)
+            ingest(str(tmp_path / source), str(target), **options)
         assert not out.exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
@@ -411,8 +411,8 @@ def test_load_refuses_what_is_missing_damaged_or_newer(made, tmp_path):
 KILLED = """
 import os, signal, sys, time
 from imagepipe.base import filesystem
-from imagepipe.ingest import commit, reading, shards
-from imagepipe.ingest.command import run
+from imagepipe.ingest import commit, records, shards
+from imagepipe.ingest.command import ingest
 where, source, out = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in a shell's background ignores it
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
@@ -424,11 +424,11 @@ def third(*paths):
 def slow(*_):
     print("working", flush=True)
     time.sleep(0.1)
-    return reading.images.BadImage("never seen")
+    return records.images.BadImage("never seen")
 if where == "before the journal": commit.commit = kill
 if where == "while moving": filesystem.rename = third
-if where == "while working": reading.to_example = slow
-run(source, out, workers=2)
+if where == "while working": records.encode_row = slow
+ingest(source, out, workers=2)
 """
 
 
@@ -443,8 +443,8 @@ def test_a_killed_ingest_is_not_taken_for_a_dataset_and_the_next_one_makes_it_wh
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(IngestError):
         dataset.load(str(out))
-    run(str(source), str(out))
-    run(str(source), str(tmp_path / "undisturbed"))
+    ingest(str(source), str(out))
+    ingest(str(source), str(tmp_path / "undisturbed"))
     found, expected = tree(out), tree(tmp_path / "undisturbed")
     assert {name: data for name, (data, _) in found.items()} == {name: data for name, (data, _) in expected.items()}
     assert not list(out.glob(".staging-*"))

@@ -1,0 +1,253 @@
+"""Outcomes: how the steps report what they did, and how that becomes the next state of the dataset.
+
+An outcome is a JSON object, told from others by its ``kind``:
+
+    quarantine  path, row, reason    a row that can't be used
+    duplicate   path, row, same_as   a row whose file has a copy in the dataset
+    already                          a row whose file is in the dataset
+    shard       shard, labels        a StagedShard, and its number of records per label
+    removed     entry, reason, ...   a record that leaves the dataset
+    refused     sha256, copies       an image whose copies carry different labels, to be remembered
+    accepted    sha256               one that was refused, and whose labels agree now
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest import commit, shards
+from imagepipe.ingest.dataset import (
+    DESCRIPTION,
+    DUPLICATES,
+    QUARANTINE,
+    REFUSED,
+    Dataset,
+    Shard,
+    Split,
+    encode,
+    list_features,
+)
+from imagepipe.ingest.sources import Spool
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """Number of records by what became of them: read = new + already + quarantined + duplicates.
+
+    Attributes:
+        read: records in the source: files of a folder, rows of a manifest.
+        new: written by this ingest.
+        already: in the dataset before this ingest.
+        quarantined: not usable, each with its reason in quarantine.jsonl.
+        duplicates: further copies of files in the dataset, each in duplicates.jsonl.
+        removed: records that left the dataset, as a copy with another label turned up, or to be written again with the
+            present label of their file; not part of the sum.
+    """
+
+    read: int
+    new: int
+    already: int
+    quarantined: int
+    duplicates: int
+    removed: int
+
+    @property
+    def written(self) -> int:
+        """Records of the source that are in the dataset."""
+        return self.new + self.already
+
+    def __str__(self) -> str:
+        total = (
+            f"{self.read:,} records in = "
+            f"{self.written:,} written ({self.new:,} new, {self.already:,} were there already)"
+            f" + {self.quarantined:,} quarantined + {self.duplicates:,} duplicates"
+        )
+        return f"{total}; {self.removed:,} taken out, as their label changed or is disputed" if self.removed else total
+
+
+# --- reported by the steps
+
+
+def quarantine(path: str, row: int | None, reason: str) -> Json:
+    """Returns the outcome of a row that can't be used."""
+    return {"kind": "quarantine", "path": path, "row": row, "reason": reason}
+
+
+def mark_duplicate(path: str, row: int | None, same_as: str) -> Json:
+    """Returns the outcome of a row whose file is a copy of another one."""
+    return {"kind": "duplicate", "path": path, "row": row, "same_as": same_as}
+
+
+def write_outcomes(staging: str, name: str, outcomes: list[Json]) -> None:
+    """Writes the outcomes of one bundle of work; the same work done twice replaces its file."""
+    if outcomes:
+        _write_lines(f"{staging}/outcomes/{name}.jsonl", outcomes)
+
+
+# --- applied to the dataset
+
+
+@dataclass
+class _Changes:
+    """All outcomes of an ingest, by kind."""
+
+    count: Counter[str]
+    quarantined: list[Json]
+    duplicates: list[Json]
+    removed: list[Json]
+    refused: dict[str, Json]
+    added: list[tuple[shards.StagedShard, Mapping[str, int]]]
+
+
+def apply_outcomes(out: str, staging: str, source: str, dataset: Dataset, spool: Spool) -> IngestResult:
+    """Turns the outcomes into the next state of the dataset, and commits it.
+
+    Args:
+        out: the dataset's folder.
+        staging: the folder with the outcomes and the staged shards.
+        source: of the rows.
+        dataset: the present state.
+        spool: the rows.
+
+    Raises:
+        IngestError: not every row has an outcome; nothing was committed.
+    """
+    changes = _read_changes(out, staging)
+    result = IngestResult(
+        read=spool.rows,
+        new=sum(shard.records for shard, _ in changes.added),
+        already=changes.count["already"],
+        quarantined=changes.count["quarantine"],
+        duplicates=changes.count["duplicate"],
+        removed=len(changes.removed),
+    )
+    if result.read != result.written + result.quarantined + result.duplicates:
+        raise IngestError(f"The records don't add up ({result}), so nothing was written. Please report this.")
+
+    # If a disputed image was in the dataset, its own file is quarantined too, though this ingest has not read it.
+    changes.quarantined += [
+        {"path": path, "row": None, "reason": entry["reason"]} for entry in changes.removed for path in entry["unseen"]
+    ]
+    rewritten, replaced = _rewrite_shards(out, staging, dataset, changes.removed)
+    staged = [*(shard for shard, _ in changes.added), *rewritten]
+    moves = {}
+    for shard in staged:
+        moves[shard.staged] = shard.file
+        moves[f"{shard.staged}.jsonl"] = shards.locate_index(shard.file)
+    lists = {
+        QUARANTINE: _update_list(f"{out}/{QUARANTINE}", changes.quarantined, source, spool),
+        DUPLICATES: _update_list(f"{out}/{DUPLICATES}", changes.duplicates, source, spool),
+        REFUSED: [changes.refused[sha256] for sha256 in sorted(changes.refused)],
+    }
+    for name, entries in lists.items():
+        _write_lines(f"{staging}/new/{name}", entries)
+        moves[f"{staging}/new/{name}"] = name
+    description = encode(_update_description(dataset, spool, changes, staged, replaced))
+    filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", description)
+    moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
+    deletions = [path for shard in replaced for path in (shard, shards.locate_index(shard))]
+    commit.commit(out, {path[len(out) + 1 :]: target for path, target in moves.items()}, deletions)
+    return result
+
+
+def _read_changes(out: str, staging: str) -> _Changes:
+    refused = {entry["sha256"]: entry for entry in _read_lines(f"{out}/{REFUSED}")}
+    changes = _Changes(Counter(), [], [], [], refused, [])
+    for path, _ in filesystem.walk(f"{staging}/outcomes"):
+        for outcome in _read_lines(path):
+            kind = outcome.pop("kind")
+            changes.count[kind] += 1
+            match kind:
+                case "quarantine":
+                    changes.quarantined.append(outcome)
+                case "duplicate":
+                    changes.duplicates.append(outcome)
+                case "removed":
+                    changes.removed.append(outcome)
+                case "refused":
+                    refused[outcome["sha256"]] = {**outcome, "shard": None}
+                case "accepted":
+                    del refused[outcome["sha256"]]
+                case "shard":
+                    changes.added.append((shards.StagedShard(**outcome["shard"]), outcome["labels"]))
+    return changes
+
+
+def _rewrite_shards(
+    out: str, staging: str, dataset: Dataset, removed: list[Json]
+) -> tuple[list[shards.StagedShard], list[str]]:
+    """Stages anew every shard that loses records; also returns the names of the shards that these replace."""
+    hashes_by_shard: dict[str, set[str]] = defaultdict(set)
+    for entry in removed:
+        hashes_by_shard[entry["entry"]["shard"]].add(entry["entry"]["sha256"])
+    rewritten = [
+        shards.rewrite(out, shard, hashes, staging, dataset.options.compress)
+        for shard, hashes in sorted(hashes_by_shard.items())
+    ]
+    return [shard for shard in rewritten if shard is not None], sorted(hashes_by_shard)
+
+
+def _update_description(
+    dataset: Dataset, spool: Spool, changes: _Changes, staged: list[shards.StagedShard], replaced: list[str]
+) -> Dataset:
+    """Returns the description of the dataset with all changes applied."""
+    present = [shard for split in dataset.splits.values() for shard in split.shards if shard.file not in replaced]
+    present += [Shard(shard.file, shard.records, shard.bytes) for shard in staged]
+    labels = {name: Counter(split.labels) for name, split in dataset.splits.items()}
+    if dataset.options.task != "regression":
+        for shard, counts in changes.added:
+            labels[_read_split(shard.file)].update(counts)
+        for entry in (removed["entry"] for removed in changes.removed):
+            for carried in entry["copies"].values():
+                labels[_read_split(entry["shard"])].subtract(carried)
+    by_split: dict[str, list[Shard]] = defaultdict(list)
+    for file in sorted(present, key=lambda shard: shard.file):
+        by_split[_read_split(file.file)].append(file)
+    return Dataset(
+        dataset.options,
+        {**list_features(dataset.options.task), **dict(sorted(spool.features.items()))},
+        {
+            name: Split(
+                sum(shard.records for shard in by_split[name]),
+                {label: count for label, count in sorted(labels[name].items()) if count},
+                by_split[name],
+            )
+            for name in dataset.splits
+        },
+    )
+
+
+def _update_list(path: str, entries: list[Json], source: str, spool: Spool) -> list[Json]:
+    """Returns the entries of a list of paths, in which those of this ingest replace earlier ones of the same paths."""
+    earlier: dict[str, list[Json]] = defaultdict(list)
+    for entry in _read_lines(path):
+        earlier[entry["path"]].append(entry)
+    if earlier:
+        for row in (row for file in spool.files for row in _read_lines(file)):
+            earlier.pop(row["path"], None)
+        for replaced in (source, *(entry["path"] for entry in entries)):
+            earlier.pop(replaced, None)
+    kept = [entry for some in earlier.values() for entry in some]
+    return sorted([*kept, *entries], key=lambda entry: (entry["path"], entry["row"] or 0, json.dumps(entry)))
+
+
+def _read_split(shard: str) -> str:
+    return shard.partition("/")[0]
+
+
+def _read_lines(path: str) -> Iterator[Json]:
+    """Yields the objects of a JSON-lines file of ours; none if there is no such file."""
+    if filesystem.size(path) is not None:
+        with filesystem.open_read(path) as file:
+            yield from map(json.loads, file)
+
+
+def _write_lines(path: str, entries: Iterable[Json]) -> None:
+    lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in entries)
+    filesystem.write_whole(path, lines.encode())
