@@ -70,7 +70,7 @@ def prepare(folder: Path, images: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from components.predictions import component
+    from components.predictions.row_writer import write_predictions
     from imagepipe.base.features import Features
 
     rng = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def prepare(folder: Path, images: int) -> None:
             feature["scores"].float_list.value.extend(rng.dirichlet(np.full(10, 0.3)))
             writer.write(example.SerializeToString())
     _models(folder / "model")
-    component.predict(str(split), folder / "model" / "Format-Serving", None, Features(), folder / "predictions")
+    write_predictions(str(split), folder / "model" / "Format-Serving", None, Features(), folder / "predictions")
 
 
 def _models(folder: Path) -> None:
@@ -94,11 +94,12 @@ def _models(folder: Path) -> None:
 
     from imagepipe.base.features import IMAGE, TARGET
     from imagepipe.base.names import TRAINING_FOLDER
-    from trainer import model, tasks
     from trainer.config import TrainerConfig
+    from trainer.network import build_network
+    from trainer.tasks import make_classification
     from transform.images import decode_and_resize
 
-    built = model.build(SIZE, tasks.classification(10), {}, TrainerConfig(weights="none"))
+    built = build_network(SIZE, make_classification(10), {}, TrainerConfig(weights="none"))
     (folder / TRAINING_FOLDER).mkdir(parents=True)
     built.model.save(folder / TRAINING_FOLDER / "model.keras")
     assets = {"labels": "\n".join(_NAMES), "task": "classification"}

@@ -1,4 +1,4 @@
-"""A driver that finds out, before the cache is asked, what a component's result depends on beside its inputs."""
+"""A driver that looks up what a component's result depends on beside its inputs, before the cache is asked."""
 
 from abc import abstractmethod
 from typing import Any
@@ -11,10 +11,11 @@ from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Adds an execution property, and thereby a part of the cache key.
+class PropertyDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
+    """Adds an execution property, which is then part of the cache key.
 
-    A component takes the first kind of driver only; the launcher runs the second.
+    It has both of TFX's base classes, as a component takes only the first kind of driver, and the launcher runs the
+    second.
     """
 
     PROPERTY: str
@@ -25,13 +26,13 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
 
     @staticmethod
     @abstractmethod
-    def found(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
-        """The property's value. An executor asks for it itself where a runner has no drivers."""
+    def look_up(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
+        """Returns the property's value. An executor calls it itself if the runner has no drivers."""
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Returns the execution properties with that one added."""
+        """Returns the execution properties with the new one added."""
         properties = dict(execution_info.exec_properties)
-        properties[self.PROPERTY] = self.found(properties, execution_info.input_dict)
+        properties[self.PROPERTY] = self.look_up(properties, execution_info.input_dict)
         result = driver_output_pb2.DriverOutput()
         for key, value in properties.items():
             data_types_utils.set_metadata_value(result.exec_properties[key], value)

@@ -1,1 +1,1 @@
-"""What is live now, as the baseline of the gate."""
+"""Champion: the live model, as the baseline of the gate."""

@@ -1,1 +1,1 @@
-"""What is wrong with the data, in words, before anything is trained."""
+"""DataCheck: finds what is wrong with the data before anything is trained on it."""

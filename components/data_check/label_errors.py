@@ -1,23 +1,29 @@
 """Likely label errors, by confident learning on out-of-sample predictions.
 
 The method is that of Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70
-(2021), sections 3.1 and 3.2. It asks for predictions by models that have not seen the image. The network that is
-trained may have learned its training images' labels by heart, wrong ones too; so each image is asked of forests that
-learned from the other images' colours and edges (cross-validation). They know less than a network, but nothing of the
-label that they judge, and take seconds.
+(2021), sections 3.1 and 3.2. It needs predictions by models that have not seen the image. The network that is trained
+may have memorized the labels of its training images, wrong ones too; so each image is classified by forests that
+learned from the colours and edges of the other images (cross-validation). They know less than a network, but nothing of
+the label that they judge, and take seconds.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-SIDE = 96
-"""Pixels a side of the images that are looked at."""
+from components.data_check.findings import MAX_EXAMPLES, Finding
+from components.data_check.split import ImageRef, Split, identify_image
 
-LEAST_IMAGES = 10
-"""A class of fewer can't be learned; its images are neither judged nor learned from."""
+SIDE = 96
+"""Height and width in pixels of the images that are described."""
+
+MIN_IMAGES = 10
+"""A class with fewer images can't be learned; its images are neither judged nor learned from."""
 
 _FOLDS = 5
 _TREES = 300
@@ -30,12 +36,12 @@ class Candidate:
     """An image whose label is likely to be wrong.
 
     Attributes:
-        index: which image.
-        suggested: the class that it looks like, an index.
-        confidence: probability of the label that it carries, 0 to 1.
+        index: index of the image.
+        suggested: index of the class that the image looks like.
+        confidence: probability of the label that the image has, 0 to 1.
         suggested_confidence: probability of the suggested class.
-        confident: whether confident learning counts it among the errors: its probability of another class reaches
-            what images of that class have on average. The others are only unlike their class.
+        confident: whether confident learning counts it among the errors: its probability of another class reaches the
+            average of that class's own images. The others are only unlike their class.
     """
 
     index: int
@@ -45,15 +51,86 @@ class Candidate:
     confident: bool
 
 
-def describe(images: np.ndarray) -> np.ndarray:
-    """What the forests see of images: histograms of colours, and colours by place.
+def find_label_errors(
+    splits: Mapping[str, Split], near_duplicates: Sequence[Sequence[ImageRef]], maximum: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Finds images whose label is likely to be wrong.
+
+    Args:
+        splits: by name; images with descriptors and one label are judged.
+        near_duplicates: groups of images that are never on both sides of a fold.
+        maximum: maximum number of images to return.
+
+    Returns:
+        The images, the likeliest errors first, for JSON; and how many images were judged.
+    """
+    images = [
+        (name, index)
+        for name, split in splits.items()
+        for index in sorted(split.descriptors)
+        if len(split.labels[index]) == 1
+    ]
+    names = [splits[name].labels[index][0] for name, index in images]
+    classes = sorted(label for label, count in Counter(names).items() if count >= MIN_IMAGES)
+    if len(classes) < 2:
+        return [], 0
+    judged = [(image, label) for image, label in zip(images, names, strict=True) if label in set(classes)]
+    group_of_image = {image: number for number, group in enumerate(near_duplicates) for image in group}
+    numbers = {label: number for number, label in enumerate(classes)}
+    labels = np.array([numbers[label] for _, label in judged])
+    probabilities = predict_out_of_sample(
+        np.stack([splits[name].descriptors[index] for (name, index), _ in judged]),
+        labels,
+        np.array(
+            [group_of_image.get(image, len(near_duplicates) + number) for number, (image, _) in enumerate(judged)]
+        ),
+    )
+    errors = []
+    for candidate in rank_candidates(probabilities, labels, maximum):
+        image, label = judged[candidate.index]
+        errors.append(
+            identify_image(splits, image)
+            | {
+                "label": label,
+                "suggested": classes[candidate.suggested],
+                "confidence": round(candidate.confidence, 4),
+                "suggested_confidence": round(candidate.suggested_confidence, 4),
+                "confident": candidate.confident,
+            }
+        )
+    return errors, len(judged)
+
+
+def describe_label_errors(errors: Sequence[Mapping[str, Any]], judged: int, total: int) -> list[Finding]:
+    """Returns one finding about all likely label errors, if there are any.
+
+    Args:
+        errors: as ``find_label_errors`` returns them.
+        judged: number of images that were judged.
+        total: number of all images.
+    """
+    if not errors:
+        return []
+    confident = sum(error["confident"] for error in errors)
+    examples = ", ".join(f"{error['id']} ({error['label']}, or {error['suggested']}?)" for error in errors[:3])
+    images = "checked images" if judged >= total else f"checked images ({total:,} in all)"
+    message = (
+        f"{len(errors):,} of {judged:,} {images} look{'s' if len(errors) == 1 else ''} more like another class than "
+        f"{'its' if len(errors) == 1 else 'their'} own, {confident:,} of them clearly. The likeliest label errors: "
+        f"{examples}"
+    )
+    return [Finding("warning", "label_errors", "", "label", message, [error["id"] for error in errors[:MAX_EXAMPLES]])]
+
+
+def compute_descriptors(images: np.ndarray) -> np.ndarray:
+    """Computes the features of images that the forests learn from: histograms of colours, and colours by place.
 
     Args:
         images: uint8 ``[n, SIDE, SIDE, 3]``, RGB.
 
     Returns:
         float32 ``[n, 800]``: joint histograms (square roots of shares) over hue, saturation and value of the whole, of
-        the middle and of the margin; mean and deviation of seven channels in each of 4 x 4 places.
+        the middle and of the margin; mean and deviation of seven channels in each cell of a 4 x 4 grid.
     """
     rgb = images.astype(np.float32) / 255
     red, green, blue = (rgb[..., i] for i in range(3))
@@ -66,64 +143,66 @@ def describe(images: np.ndarray) -> np.ndarray:
         np.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
     hue, saturation = sector / 6, chroma / np.maximum(value, 1e-6)
-    colours = (_level(hue, _HUES) * _SATURATIONS + _level(saturation, _SATURATIONS)) * _VALUES + _level(value, _VALUES)
+    colours = (_quantize(hue, _HUES) * _SATURATIONS + _quantize(saturation, _SATURATIONS)) * _VALUES + _quantize(
+        value, _VALUES
+    )
     quarter = SIDE // 4
     middle = np.zeros((SIDE, SIDE), bool)
     middle[quarter:-quarter, quarter:-quarter] = True
-    histograms = [_histograms(colours[:, part]) for part in (np.ones_like(middle), middle, ~middle)]
-    # Hue as an angle: red is both of its ends.
+    histograms = [_build_histograms(colours[:, part]) for part in (np.ones_like(middle), middle, ~middle)]
+    # Hue as an angle, as red is at both of its ends.
     angle = 2 * np.pi * hue
     channels = np.stack(
         [saturation * np.cos(angle), saturation * np.sin(angle), saturation, value, red, green, blue], axis=-1
     )
-    places = channels.reshape(len(images), _GRID, SIDE // _GRID, _GRID, SIDE // _GRID, channels.shape[-1])
-    by_place = [measure(axis=(2, 4)).reshape(len(images), -1) for measure in (places.mean, places.std)]
-    return np.concatenate([*histograms, *by_place], axis=1, dtype=np.float32)
+    cells = channels.reshape(len(images), _GRID, SIDE // _GRID, _GRID, SIDE // _GRID, channels.shape[-1])
+    by_cell = [measure(axis=(2, 4)).reshape(len(images), -1) for measure in (cells.mean, cells.std)]
+    return np.concatenate([*histograms, *by_cell], axis=1, dtype=np.float32)
 
 
-def _level(channel: np.ndarray, levels: int) -> np.ndarray:
+def _quantize(channel: np.ndarray, levels: int) -> np.ndarray:
     return np.minimum((channel * levels).astype(np.int64), levels - 1)
 
 
-def _histograms(colours: np.ndarray) -> np.ndarray:
-    """Square roots of the shares of colours, ``[n, colours]``, of pixels ``[n, pixels]``."""
+def _build_histograms(colours: np.ndarray) -> np.ndarray:
+    """Returns the square roots of the colours' shares, ``[n, colours]``, given each pixel's colour, ``[n, pixels]``."""
     count = _HUES * _SATURATIONS * _VALUES
     rows = np.arange(len(colours))[:, None] * count
     counts = np.bincount((rows + colours).ravel(), minlength=len(colours) * count)
     return np.sqrt(counts.reshape(len(colours), count) / colours.shape[1])
 
 
-def out_of_sample(described: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Probabilities of the classes by forests that have not seen the image.
+def predict_out_of_sample(descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns probabilities of the classes, by forests that have not seen the image.
 
     Args:
-        described: float ``[n, d]``.
-        labels: index of the class, ``[n]``, each of 0..k-1 at least LEAST_IMAGES times.
-        groups: near-duplicates have the same one, ``[n]``: a copy would give the label away.
+        descriptors: float ``[n, d]``.
+        labels: index of the class, ``[n]``, each of 0..k-1 at least MIN_IMAGES times.
+        groups: number of the group, ``[n]``; near-duplicates have the same one, as a copy would give the label away.
 
     Returns:
         float ``[n, k]``.
     """
     probabilities = np.zeros((len(labels), labels.max() + 1))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    for known, asked in folds.split(described, labels, groups):
+    for learned, judged in folds.split(descriptors, labels, groups):
         forest = ExtraTreesClassifier(_TREES, max_features=0.1, random_state=0, n_jobs=-1)
-        forest.fit(described[known], labels[known])
-        probabilities[np.ix_(asked, forest.classes_)] = forest.predict_proba(described[asked])
+        forest.fit(descriptors[learned], labels[learned])
+        probabilities[np.ix_(judged, forest.classes_)] = forest.predict_proba(descriptors[judged])
     return probabilities
 
 
-def candidates(probabilities: np.ndarray, labels: np.ndarray, most: int) -> list[Candidate]:
-    """The images whose labels are most likely to be wrong, the likeliest first.
+def rank_candidates(probabilities: np.ndarray, labels: np.ndarray, maximum: int) -> list[Candidate]:
+    """Returns the images whose labels are most likely to be wrong, the likeliest first.
 
-    By the probability of the label that an image carries, its self-confidence in that paper's words. Of 12 wrong labels
-    among 560 photos of flowers, on average of ten draws 8.0 were among the first 40; by the distance to the most
-    probable class 7.3.
+    They are ranked by the probability of the label that an image has, its self-confidence in the paper's words. Of 12
+    wrong labels among 560 photos of flowers, on average of ten draws 8.0 were among the first 40; ranked by the
+    distance to the most probable class, 7.3.
 
     Args:
         probabilities: out-of-sample, ``[n, k]``.
         labels: index of the class, ``[n]``, each of 0..k-1 at least once.
-        most: how many at most; only images that look more like another class are among them.
+        maximum: maximum number of images; only those that look more like another class are returned.
     """
     rows = np.arange(len(labels))
     own = probabilities[rows, labels]
@@ -137,5 +216,5 @@ def candidates(probabilities: np.ndarray, labels: np.ndarray, most: int) -> list
     unlike = np.flatnonzero(own < others.max(axis=1))
     return [
         Candidate(int(i), int(suggested[i]), float(own[i]), float(others[i].max()), bool(confident[i]))
-        for i in unlike[np.argsort(own[unlike], kind="stable")][:most]
+        for i in unlike[np.argsort(own[unlike], kind="stable")][:maximum]
     ]

@@ -1,1 +1,1 @@
-"""What candidate and champion say of each image."""
+"""Predictions: the answers of candidate and champion to each image."""

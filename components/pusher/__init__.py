@@ -1,1 +1,1 @@
-"""Deploys a model that both gates let through."""
+"""Pusher: deploys a model that both gates let through."""

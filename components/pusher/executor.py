@@ -10,15 +10,16 @@ from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
 
 DEPLOY = "deploy"
+"""Key of the ``DeployConfig`` in ``custom_config``."""
 
 
 class Executor(executor.Executor):
     """Deploys a blessed model to the target that ``custom_config["deploy"]``, a ``DeployConfig``, names.
 
-    TFX's own executor for folders copies into the version folder itself: a server that looks in meanwhile, or a machine
-    that stops there, finds a model in part. Its extension for Google's clouds can't split the requests between a new
-    model and what is live, gives all of them to a model before it has answered one, and looks for ML Engine's API where
-    Google no longer describes it.
+    TFX's own executor for folders copies into the version folder itself: a server that reads it meanwhile, or a machine
+    that stops halfway, is left with part of a model. Its extension for Google's clouds can't split the requests between
+    a new model and the live one, sends all of them to a model before it has answered one, and looks for ML Engine's API
+    where Google no longer describes it.
     """
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)

@@ -1,1 +1,1 @@
-"""The schema of image Examples."""
+"""ImageSchemaGen: the schema of image Examples."""

@@ -1,1 +1,1 @@
-"""The second gate: a real server gives the graph's answers, fast enough."""
+"""ServingCheck: the second gate. A real server gives the graph's answers, fast enough."""

@@ -1,1 +1,1 @@
-"""TFX's Trainer and Tuner around the package trainer."""
+"""Trainer and Tuner: TFX's, around the package trainer."""

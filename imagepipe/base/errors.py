@@ -12,6 +12,10 @@ class IngestError(ValueError):
     """An ingest or a dataset is not what it must be."""
 
 
+class DataError(ValueError):
+    """A model can't be trained on the data as it stands."""
+
+
 class WeightsError(ValueError):
     """The pretrained weights that the configuration names can't be loaded, or don't fit the backbone."""
 

@@ -7,127 +7,127 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tfx.types import standard_artifacts
 
-from components.data_check.component import (
-    MOST_SLICES,
-    TRAINED_ON,
-    DataError,
-    GateExecutor,
-    Split,
-    anomalies_in_words,
-    class_counts,
-    duplicates,
-    label_errors,
-    missing_columns,
-    moved,
-    near_duplicates,
-    read_split,
-    statistics,
-    too_many_slices,
-    trained_on,
-    wrong_labels,
-)
+from components.artifacts import TRAIN_STATISTICS
+from components.data_check import label_errors, near_duplicates
+from components.data_check.anomalies import describe_anomalies
+from components.data_check.columns import MAX_SLICES, check_slices, find_missing_columns
 from components.data_check.config import ValidationConfig
+from components.data_check.curated_schema import freeze_ranges, read_min_images
+from components.data_check.drift import judge_distances
+from components.data_check.driver import find_baseline
+from components.data_check.labels import check_labels
+from components.data_check.split import Split
+from components.data_check.split_reader import read_split
+from components.data_check.tfdv_statistics import measure_distances
+from components.data_gate.component import DataGate
 from components.tfdv import tfdv
+from imagepipe.base.errors import DataError
 from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS
 from imagepipe.deploy.config import DeployConfig
-from tests.conftest import digit_images, encode, example
+from tests.conftest import encode_image, make_digit_images, make_example
 
 
-def split_of(counts: dict[str, int]) -> Split:
+def make_split(counts: dict[str, int]) -> Split:
     labels = [[label] for label, count in counts.items() for _ in range(count)]
     return Split(ids=[f"id-{i}" for i in range(len(labels))], labels=labels)
 
 
-def test_an_unseen_label_in_eval_and_a_class_with_too_few_images_are_errors_in_words():
-    splits = {"train": split_of({"a": 20, "b": 4}), "eval": split_of({"a": 2, "new": 1})}
-    found = class_counts("classification", splits, "label", {"train": 10, "eval": 1})
-    assert [(each.severity, each.kind, each.split) for each in found] == [
+def test_an_unseen_label_in_eval_and_a_class_with_too_few_images_are_errors():
+    splits = {"train": make_split({"a": 20, "b": 4}), "eval": make_split({"a": 2, "new": 1})}
+    findings = check_labels("classification", splits, "label", {"train": 10, "eval": 1})
+    assert [(f.severity, f.kind, f.split) for f in findings] == [
         ("error", "unseen_label", "eval"),
         ("error", "too_few_images", "train"),
         ("error", "too_few_images", "eval"),
     ]
-    assert "the split eval has 1 image of 'new', and the training split none" in found[0].message
-    assert found[0].examples == ["id-2"]
-    assert found[1].message.startswith("'b' has 4 images in the split train, and at least 10 are needed")
-    assert "'b' has 0 images in the split eval" in found[2].message
-    assert class_counts("regression", splits, "label", {"train": 10}) == []
+    assert "the split eval has 1 image of 'new', and the training split none" in findings[0].message
+    assert findings[0].examples == ["id-2"]
+    assert findings[1].message.startswith("'b' has 4 images in the split train, and at least 10 are needed")
+    assert "'b' has 0 images in the split eval" in findings[2].message
+    assert check_labels("regression", splits, "label", {"train": 10}) == []
 
 
-def stats(**columns):
+def compute_statistics(**columns):
     return tfdv.generate_statistics_from_dataframe(pd.DataFrame(columns))
 
 
 def test_a_column_that_the_model_needs_and_a_split_lacks_is_an_error():
-    train = stats(label=["a", "b"] * 10, weight=np.arange(20.0))
-    evaluation = stats(label=["a", None])
+    train = compute_statistics(label=["a", "b"] * 10, weight=np.arange(20.0))
+    evaluation = compute_statistics(label=["a", None])
     splits = {"train": train, "eval": evaluation}
     gone, unlabelled = sorted(
-        missing_columns("classification", splits, ("label", "weight"), "label"), key=lambda f: f.severity
+        find_missing_columns("classification", splits, ("label", "weight"), "label"), key=lambda f: f.severity
     )
     assert (gone.severity, gone.kind, gone.split, gone.feature) == ("error", "missing_column", "eval", "weight")
     assert (unlabelled.severity, unlabelled.split) == ("warning", "eval")
     assert "1 image in the split eval without a label" in unlabelled.message
-    assert missing_columns("classification", {"train": train}, ("label", "weight"), "label") == []
+    assert find_missing_columns("classification", {"train": train}, ("label", "weight"), "label") == []
 
 
-def test_tfdvs_anomalies_are_told_in_words_and_what_a_curated_schema_forbids_stops():
-    seen = stats(label=["a", "b", "z"] * 10, brightness=np.linspace(0, 1, 30), more=np.ones(30))
-    schema = tfdv.infer_schema(stats(label=["a", "b"] * 10, brightness=np.linspace(0.4, 0.6, 20)))
-    schema = statistics.frozen(schema, [stats(label=["a"], brightness=[0.5])], "label", {})
+def test_tfdvs_anomalies_are_reported_as_text_and_a_curated_schemas_can_stop_the_run():
+    seen = compute_statistics(label=["a", "b", "z"] * 10, brightness=np.linspace(0, 1, 30), more=np.ones(30))
+    schema = tfdv.infer_schema(compute_statistics(label=["a", "b"] * 10, brightness=np.linspace(0.4, 0.6, 20)))
+    schema = freeze_ranges(schema, [compute_statistics(label=["a"], brightness=[0.5])], "label", {})
     schema.feature.add(name="gone", type=schema_pb2.FLOAT).presence.min_fraction = 1
     anomalies = {"eval": tfdv.validate_statistics(seen, schema)}
-    found = {(f.kind, f.feature): f for f in anomalies_in_words(anomalies, "label", (), ("label",))}
-    assert found["missing_column", "gone"].severity == "error"
-    assert found["unseen_label", "label"].severity == "error"
-    assert "z (~33%)" in found["unseen_label", "label"].message
-    assert found["anomaly", "brightness"].severity == "warning"
-    assert found["anomaly", ""].message == "the split eval has columns that the schema lacks: more"
-    stopped = anomalies_in_words(anomalies, "label", ("anomaly",), ("label",))
+    findings = {(f.kind, f.feature): f for f in describe_anomalies(anomalies, "label", (), ("label",))}
+    assert findings["missing_column", "gone"].severity == "error"
+    assert findings["unseen_label", "label"].severity == "error"
+    assert "z (~33%)" in findings["unseen_label", "label"].message
+    assert findings["anomaly", "brightness"].severity == "warning"
+    assert findings["anomaly", ""].message == "the split eval has columns that the schema lacks: more"
+    stopped = describe_anomalies(anomalies, "label", ("anomaly",), ("label",))
     assert {f.severity for f in stopped if f.feature == "brightness"} == {"error"}
-    assert anomalies_in_words({"eval": anomalies_pb2.Anomalies()}, "label", (), ()) == []
+    assert describe_anomalies({"eval": anomalies_pb2.Anomalies()}, "label", (), ()) == []
 
 
-def test_drift_is_found_and_chance_is_not_taken_for_it():
+def test_drift_is_reported_and_chance_is_not_taken_for_it():
     random = np.random.default_rng(0)
 
     def sample(count, mean, share):
-        return stats(
+        return compute_statistics(
             label=random.choice(["a", "b"], count, p=[share, 1 - share]), brightness=random.normal(mean, 0.1, count)
         )
 
-    before, alike, darker = sample(400, 0.5, 0.5), sample(60, 0.5, 0.5), sample(400, 0.2, 0.9)
+    reference, alike, darker = sample(400, 0.5, 0.5), sample(60, 0.5, 0.5), sample(400, 0.2, 0.9)
     none = schema_pb2.Schema()
-    assert moved("skew", "eval", statistics.distances(alike, before, none, 0.2), "x", False) == []
-    found = moved("drift", "train", statistics.distances(darker, before, none, 0.2), "version 7", True)
-    assert {(each.feature, each.severity) for each in found} == {("label", "error"), ("brightness", "error")}
-    assert "the share of a value differs by 0.4" in "".join(each.message for each in found)
+    assert judge_distances("skew", "eval", measure_distances(alike, reference, none, 0.2), "x", []) == []
+    findings = judge_distances(
+        "drift", "train", measure_distances(darker, reference, none, 0.2), "version 7", ["drift"]
+    )
+    assert {(f.feature, f.severity) for f in findings} == {("label", "error"), ("brightness", "error")}
+    assert "the share of a value differs by 0.4" in "".join(f.message for f in findings)
     lenient = schema_pb2.Schema()
     lenient.feature.add(name="label").skew_comparator.infinity_norm.threshold = 0.9
-    found = moved("drift", "train", statistics.distances(darker, before, lenient, 0.2), "version 7", False)
-    assert [(each.feature, each.severity) for each in found] == [("brightness", "warning")]
+    findings = judge_distances("drift", "train", measure_distances(darker, reference, lenient, 0.2), "version 7", [])
+    assert [(f.feature, f.severity) for f in findings] == [("brightness", "warning")]
 
 
 def test_a_frozen_schema_has_ranges_values_and_minima_and_gives_the_minima_back():
-    train, evaluation = stats(label=["a", "b"], width=[100, 200]), stats(label=["a", "b"], width=[50, 150])
-    schema = statistics.frozen(tfdv.infer_schema(train), [train, evaluation], "label", {"train": 7, "eval": 2})
+    train, evaluation = (
+        compute_statistics(label=["a", "b"], width=[100, 200]),
+        compute_statistics(label=["a", "b"], width=[50, 150]),
+    )
+    schema = freeze_ranges(tfdv.infer_schema(train), [train, evaluation], "label", {"train": 7, "eval": 2})
     (width,) = [feature for feature in schema.feature if feature.name == "width"]
     assert (width.int_domain.min, width.int_domain.max) == (50, 200)
-    assert statistics.minima(schema, "label") == {"train": 7, "eval": 2}
-    again = statistics.frozen(schema, [train], "label", {"train": 1})
-    assert statistics.minima(again, "label") == {"train": 7, "eval": 2}
+    assert read_min_images(schema, "label") == {"train": 7, "eval": 2}
+    again = freeze_ranges(schema, [train], "label", {"train": 1})
+    assert read_min_images(again, "label") == {"train": 7, "eval": 2}
 
 
 def test_labels_that_look_like_numbers_are_frozen_as_the_classes_that_they_are():
-    train, evaluation = stats(label=["7", "9", "10"]), stats(label=["7"])
+    train, evaluation = compute_statistics(label=["7", "9", "10"]), compute_statistics(label=["7"])
     inferred = tfdv.infer_schema(train)
-    schema = statistics.frozen(inferred, [train, evaluation], "label", {})
+    schema = freeze_ranges(inferred, [train, evaluation], "label", {})
     assert list(schema.feature[0].string_domain.value) == ["10", "7", "9"]
     assert not tfdv.validate_statistics(train, schema).anomaly_info
-    anomalies = {"eval": tfdv.validate_statistics(stats(label=["7", "8"]), schema)}
-    (found,) = anomalies_in_words(anomalies, "label", (), ("label",))
-    assert (found.kind, found.severity) == ("unseen_label", "error")
+    anomalies = {"eval": tfdv.validate_statistics(compute_statistics(label=["7", "8"]), schema)}
+    (finding,) = describe_anomalies(anomalies, "label", (), ("label",))
+    assert (finding.kind, finding.severity) == ("unseen_label", "error")
 
 
 def test_no_pair_of_near_hashes_is_missed():
@@ -141,16 +141,16 @@ def test_no_pair_of_near_hashes_is_missed():
     near = (distances <= near_duplicates.RADIUS) & (splits[:, None] != splits[None])
     expected = np.argwhere(np.triu(near, 1))
     assert len(expected) > 300
-    np.testing.assert_array_equal(near_duplicates.pairs(hashes, splits), expected)
+    np.testing.assert_array_equal(near_duplicates.match_hashes(hashes, splits), expected)
 
 
-def test_a_group_of_near_duplicates_begins_with_one_of_each_split():
+def test_a_group_of_near_duplicates_starts_with_one_of_each_split():
     photo = np.random.default_rng(0).integers(0, 255, 64)
     splits = {
         "train": Split(["a", "b"], hashes=[5, 5], plain=[False, False]),
         "eval": Split(["c", "d"], hashes=[5, 5], plain=[False, False]),
     }
-    (group,) = duplicates(splits, lambda name, wanted: dict.fromkeys(wanted, photo))
+    (group,) = near_duplicates.find_near_duplicates(splits, lambda name, wanted: dict.fromkeys(wanted, photo))
     assert group == [("train", 0), ("eval", 0), ("train", 1), ("eval", 1)]
 
 
@@ -162,11 +162,13 @@ def test_images_whose_hashes_are_alike_by_chance_are_no_duplicates():
         "eval": Split(["c"], hashes=[5], plain=[False]),
     }
     images = {"train": photo, "eval": photo * 0.5 + 9}
-    assert duplicates(splits, lambda name, wanted: dict.fromkeys(wanted, images[name][0])) == [
-        [("train", 0), ("eval", 0)]
-    ]
+
+    def read_thumbnails(name: str, indices: set[int]) -> dict[int, np.ndarray]:
+        return dict.fromkeys(indices, images[name][0])
+
+    assert near_duplicates.find_near_duplicates(splits, read_thumbnails) == [[("train", 0), ("eval", 0)]]
     images["eval"] = other
-    assert duplicates(splits, lambda name, wanted: dict.fromkeys(wanted, images[name][0])) == []
+    assert near_duplicates.find_near_duplicates(splits, read_thumbnails) == []
 
 
 def test_confident_learning_names_the_image_that_looks_like_another_class():
@@ -174,64 +176,64 @@ def test_confident_learning_names_the_image_that_looks_like_another_class():
     probabilities = np.where(labels[:, None] == [0, 1], 0.8, 0.2)
     probabilities[3] = [0.05, 0.95]  # clearly the other
     probabilities[12] = [0.55, 0.45]  # a little
-    first, second = label_errors.candidates(probabilities, labels, 40)
+    first, second = label_errors.rank_candidates(probabilities, labels, 40)
     assert (first.index, first.suggested, first.confident) == (3, 1, True)
     assert (second.index, second.suggested, second.confident) == (12, 0, False)
-    assert label_errors.candidates(probabilities, labels, 1) == [first]
+    assert label_errors.rank_candidates(probabilities, labels, 1) == [first]
 
 
-def test_wrong_labels_of_plain_colours_are_found_and_rare_classes_are_left_out():
+def test_wrong_labels_of_plain_colours_are_listed_and_rare_classes_are_left_out():
     random = np.random.default_rng(0)
     colours = {"red": (200, 30, 30), "blue": (30, 30, 200)}
     names = ["red", "blue"] * 20 + ["rare"] * 3
     images = [
         np.clip(np.array(colours.get(name, (9, 200, 9))) + random.normal(0, 20, (96, 96, 3)), 0, 255) for name in names
     ]
-    described = label_errors.describe(np.array(images).astype(np.uint8))
+    descriptors = label_errors.compute_descriptors(np.array(images).astype(np.uint8))
     names[5], names[10] = "red", "blue"
     split = Split(
-        [f"{i}" for i in range(43)], [None] * 43, [[name] for name in names], described=dict(enumerate(described))
+        [f"{i}" for i in range(43)], [None] * 43, [[name] for name in names], descriptors=dict(enumerate(descriptors))
     )
-    found, judged = wrong_labels({"train": split}, [], 40)
+    errors, judged = label_errors.find_label_errors({"train": split}, [], 40)
     assert judged == 40
-    assert {each["id"] for each in found} == {"5", "10"}
-    assert {each["suggested"] for each in found} == {"red", "blue"}
+    assert {error["id"] for error in errors} == {"5", "10"}
+    assert {error["suggested"] for error in errors} == {"red", "blue"}
 
 
 @pytest.fixture
 def records(tmp_path) -> Path:
-    """Examples as they were made before ingest measured images, one of them broken."""
+    """Examples without ingest's measurements of the images, one of them broken."""
     with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
-        for number, (label, png) in enumerate(digit_images(5)):
-            writer.write(example(png, label, f"id-{number}" if number else None).SerializeToString())
-        writer.write(example(b"no image", "7", "broken").SerializeToString())
-        plain = encode(Image.new("RGB", (50, 50), "white"), "PNG")
-        writer.write(example(plain, "7", "plain").SerializeToString())
+        for number, (label, png) in enumerate(make_digit_images(5)):
+            writer.write(make_example(png, label, f"id-{number}" if number else None).SerializeToString())
+        writer.write(make_example(b"no image", "7", "broken").SerializeToString())
+        plain = encode_image(Image.new("RGB", (50, 50), "white"), "PNG")
+        writer.write(make_example(plain, "7", "plain").SerializeToString())
     return tmp_path
 
 
-def test_examples_that_lack_what_ingest_measures_are_measured_and_a_broken_image_is_told(records):
-    split = read_split(str(records), "eval", Features(), every=2)
+def test_examples_that_ingest_has_not_measured_are_measured_and_a_broken_image_is_reported(records):
+    split = read_split(str(records), "eval", Features(), describe_every=2)
     assert split.ids == ["eval/0", "id-1", "id-2", "id-3", "id-4", "broken", "plain"]
     assert split.sha256 == [None] * 7
     assert split.unreadable == [5]
     assert split.plain == [False] * 5 + [True] * 2
     assert all(split.hashes[:5])
-    assert sorted(split.described) == [0, 2, 4, 6]
+    assert sorted(split.descriptors) == [0, 2, 4, 6]
 
 
-def test_a_column_with_a_value_an_image_is_too_much_to_slice_by(tmp_path):
+def test_a_column_with_a_value_per_image_is_too_much_to_slice_by(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
-        for number in range(2 * MOST_SLICES):
-            side = {"camera": "old" if number % 2 else "new", "patient": f"p{number:03}", "year": number % MOST_SLICES}
-            writer.write(example(b"", "7", **side).SerializeToString())
+        for number in range(2 * MAX_SLICES):
+            side = {"camera": "old" if number % 2 else "new", "patient": f"p{number:03}", "year": number % MAX_SLICES}
+            writer.write(make_example(b"", "7", **side).SerializeToString())
     columns = [("camera",), ("patient",), ("year",), ("camera", "patient"), ("none",)]
-    split = read_split(str(tmp_path), "eval", Features(), every=0, slices=columns)
+    split = read_split(str(tmp_path), "eval", Features(), describe_every=0, slices=columns)
     assert split.slices["camera",] == {("new",), ("old",)}
-    assert len(split.slices["year",]) == MOST_SLICES
-    assert len(split.slices["patient",]) == MOST_SLICES + 1  # no more are held, however many there are
+    assert len(split.slices["year",]) == MAX_SLICES
+    assert len(split.slices["patient",]) == MAX_SLICES + 1  # no more are kept, however many there are
     assert split.slices["none",] == set()
-    of_one, of_both = too_many_slices("eval", split.slices)
+    of_one, of_both = check_slices("eval", split.slices)
     assert (of_one.severity, of_one.feature) == ("error", "patient")
     assert of_one.message.startswith(
         "the split eval has more than 200 values of 'patient', such as p000, p001, p002, and evaluation.slices or "
@@ -239,35 +241,34 @@ def test_a_column_with_a_value_an_image_is_too_much_to_slice_by(tmp_path):
     assert "more than 200 values of 'camera' and 'patient', such as new and p000, " in of_both.message
 
 
-def test_data_is_compared_with_what_the_live_model_was_trained_on_save_with_itself(tmp_path):
+def test_data_is_compared_with_the_live_models_training_data_but_not_with_itself(tmp_path):
     deploy = DeployConfig(path=str(tmp_path))
-    assert trained_on(deploy, b"now") == ""
+    assert find_baseline(deploy, b"now") == ""
     for version, content in (("7", b"before"), ("8", b"now")):
-        file = tmp_path / version / TRAINED_ON
+        file = tmp_path / version / TRAIN_STATISTICS
         file.parent.mkdir(parents=True)
         file.write_bytes(content)
-    assert trained_on(deploy, b"now") == str(tmp_path / "7" / TRAINED_ON)
-    assert trained_on(deploy, b"tomorrow's") == str(tmp_path / "8" / TRAINED_ON)
+    assert find_baseline(deploy, b"now") == str(tmp_path / "7" / TRAIN_STATISTICS)
+    assert find_baseline(deploy, b"tomorrow's") == str(tmp_path / "8" / TRAIN_STATISTICS)
     (tmp_path / "9").mkdir()  # made elsewhere
-    assert trained_on(deploy, b"now") == ""
+    assert find_baseline(deploy, b"now") == ""
 
 
-def test_the_gate_names_every_error_and_lets_warnings_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "components.data_check.component.artifact_utils.get_single_uri", lambda artifacts: str(tmp_path)
-    )
+def test_the_gate_names_every_error_and_lets_warnings_pass(tmp_path):
+    artifact = standard_artifacts.ExampleAnomalies()
+    artifact.uri = str(tmp_path)
 
-    def gate(*found):
-        listed = [{"severity": severity, "message": message} for severity, message in found]
+    def gate(*findings):
+        listed = [{"severity": severity, "message": message} for severity, message in findings]
         (tmp_path / FINDINGS).write_text(json.dumps({"findings": listed}))
-        GateExecutor().Do({"findings": []}, {}, {})
+        DataGate.EXECUTOR_SPEC.executor_class().Do({"findings": [artifact]}, {}, {})
 
     gate(("warning", "something"))
-    with pytest.raises(DataError, match=r"as it is.\n- one thing\n- another$"):
+    with pytest.raises(DataError, match=r"can't be used for training.\n- one thing\n- another$"):
         gate(("error", "one thing"), ("warning", "something"), ("error", "another"))
 
 
-def test_what_is_not_said_of_the_fewest_images_stays_as_it_is():
+def test_min_images_that_are_not_given_keep_their_defaults():
     assert ValidationConfig(min_images={"train": 3}).min_images == {"train": 3, "eval": 1}
     with pytest.raises(ValueError, match="min_images"):
         ValidationConfig(min_images={"valid": 3})

@@ -1,4 +1,4 @@
-"""Flowers that a test has spoiled, by the commands that a user types: what DataCheck finds, and that a run stops."""
+"""Flowers that the test has spoiled, by the commands that a user types: DataCheck finds it all, and the run stops."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from imagepipe.ingest.command import DEFAULT_SPLITS
-from imagepipe.ingest.steps import split_of
+from imagepipe.ingest.policy import choose_split
 from pipeline.cli import app
 from pipeline.runs.summary import read_all
 
@@ -28,7 +28,7 @@ def command(*arguments: str):
 
 
 def split(data: bytes) -> str:
-    return split_of(hashlib.sha256(data).hexdigest(), DEFAULT_SPLITS)
+    return choose_split(hashlib.sha256(data).hexdigest(), DEFAULT_SPLITS)
 
 
 def copy_in_another_split(original: Path) -> bytes:
@@ -71,31 +71,31 @@ def spoiled(tmp_path_factory) -> dict:
     sets = [argument for key in KEYS for argument in ("--set", key)]
     result = command("run", str(root / "pipeline.yaml"), *sets)
     (summary,) = read_all(root / "runs")
-    found = json.loads((Path(str(summary.data_dir)) / "findings.json").read_text())
-    return {"result": result, "summary": summary, "found": found, "flipped": flipped, "copies": copies}
+    findings = json.loads((Path(str(summary.data_dir)) / "findings.json").read_text())
+    return {"result": result, "summary": summary, "findings": findings, "flipped": flipped, "copies": copies}
 
 
-def test_a_class_with_too_few_images_stops_the_run_before_training_in_words(spoiled):
+def test_a_class_with_too_few_images_stops_the_run_before_training(spoiled):
     result, summary = spoiled["result"], spoiled["summary"]
     assert (result.exit_code, summary.status) == (1, "failed")
     assert [node.id for node in summary.nodes][-1] == "DataCheck"
     assert "Traceback" not in result.stderr
-    assert summary.error.startswith("DataGate failed: the data can't be trained on as it is.\n- 'tulips' has ")
+    assert summary.error.startswith("DataGate failed: the data can't be used for training.\n- 'tulips' has ")
     assert "at least 10 are needed" in summary.error
     assert summary.error.splitlines()[1] in result.stderr
 
 
 def test_near_duplicates_across_splits_are_listed_by_their_ids(spoiled):
-    listed = [{each["id"] for each in group} for group in spoiled["found"]["near_duplicates"]]
-    assert all(len({each["split"] for each in group}) > 1 for group in spoiled["found"]["near_duplicates"])
+    listed = [{image["id"] for image in group} for group in spoiled["findings"]["near_duplicates"]]
+    assert all(len({image["split"] for image in group}) > 1 for group in spoiled["findings"]["near_duplicates"])
     assert sum(any(pair <= group for group in listed) for pair in spoiled["copies"]) >= COPIES - 1
     assert len(listed) <= COPIES + 5  # the flowers themselves have two pairs, which may or may not lie across
-    (finding,) = [each for each in spoiled["found"]["findings"] if each["kind"] == "near_duplicates"]
+    (finding,) = [f for f in spoiled["findings"]["findings"] if f["kind"] == "near_duplicates"]
     assert finding["severity"] == "warning"
     assert set(finding["examples"]) == set().union(*listed)
 
 
 def test_most_wrong_labels_are_among_the_first_forty_candidates(spoiled):
-    first = [each["id"] for each in spoiled["found"]["label_errors"][:40]]
+    first = [error["id"] for error in spoiled["findings"]["label_errors"][:40]]
     assert len(first) == 40
     assert len(spoiled["flipped"] & set(first)) >= 8

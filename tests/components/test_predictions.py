@@ -9,18 +9,19 @@ import pytest
 import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.predictions import component
+from components.predictions import row_writer
+from components.predictions.component import Predictions
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.base.names import NAMES, ROWS
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Request
 from tests.components.test_serving_check import gray
-from tests.conftest import encode
+from tests.conftest import encode_image
 from tests.serving.conftest import save_brightness
 
 
-def made(**values) -> tf.train.Example:
+def make_example(**values) -> tf.train.Example:
     example = tf.train.Example()
     for name, value in values.items():
         feature = example.features.feature[name]
@@ -53,37 +54,37 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
     )
 
 
-LIGHT, DARK = encode(gray(240)), encode(gray(20))
+LIGHT, DARK = encode_image(gray(240)), encode_image(gray(20))
 
 
 def test_each_example_has_its_row_in_the_order_of_the_files(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(component, "_BATCH_SIZE", 3)
-    monkeypatch.setattr(component, "_BATCHES_PER_GROUP", 2)
-    shades = [encode(gray(value)) for value in range(0, 250, 25)]
-    examples = [made(input=shade, label=b"dark", metadata=f"id-{i}".encode()) for i, shade in enumerate(shades)]
+    monkeypatch.setattr(row_writer, "_BATCH_SIZE", 3)
+    monkeypatch.setattr(row_writer, "_BATCHES_PER_GROUP", 2)
+    shades = [encode_image(gray(value)) for value in range(0, 250, 25)]
+    examples = [make_example(input=shade, label=b"dark", metadata=f"id-{i}".encode()) for i, shade in enumerate(shades)]
     split = write_split(tmp_path / "examples", [examples[:4], examples[4:]])
-    component.predict(str(split), *models, Features(), tmp_path / "out")
+    row_writer.write_predictions(str(split), *models, Features(), tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert [(row["index"], row["id"]) for row in rows] == [(i, f"id-{i}") for i in range(len(shades))]
-    # What the rows say is what the models say of the images by their other signature.
+    # The rows have the answers that the models give to the images by their other signature.
     for name, folder in zip(("candidate", "champion"), models, strict=True):
         model = LoadedModel(folder)
-        for row, said in zip(rows, model.predict([Request("", shade) for shade in shades]), strict=True):
-            assert dict(zip(model.labels, row[name], strict=True)) == said.classes
-            assert row[f"{name}_label"] == said.label
+        for row, prediction in zip(rows, model.predict([Request("", shade) for shade in shades]), strict=True):
+            assert dict(zip(model.labels, row[name], strict=True)) == prediction.classes
+            assert row[f"{name}_label"] == prediction.label
     names = {"task": "classification", "candidate": ["dark", "light"], "champion": ["black", "white"]}
     assert json.loads((tmp_path / "out" / NAMES).read_text()) == names
     assert pq.ParquetFile(tmp_path / "out" / ROWS).num_row_groups == 2
 
 
-def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_path):
+def test_columns_of_one_value_are_kept_and_missing_values_are_null(models, tmp_path):
     rest = {"metadata": b"\xff<b>", "sha256": b"abc", "width": 20, "height": 10, "camera": b"new", "weight": 0.5}
     examples = [
-        made(input=LIGHT, label=b"light", **rest, serial=7, mixed=1, several=[1.0, 2.0]),
-        made(input=DARK, metadata=b"", serial=8, mixed=b"one", width=b"no number"),
+        make_example(input=LIGHT, label=b"light", **rest, serial=7, mixed=1, several=[1.0, 2.0]),
+        make_example(input=DARK, metadata=b"", serial=8, mixed=b"one", width=b"no number"),
     ]
     split = write_split(tmp_path / "examples", [examples])
-    component.predict(str(split), models[0], None, Features(), tmp_path / "out")
+    row_writer.write_predictions(str(split), models[0], None, Features(), tmp_path / "out")
     first, second = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert {name: value for name, value in first.items() if name not in ("candidate", "candidate_label")} == {
         "index": 0,
@@ -116,10 +117,10 @@ def test_columns_of_one_value_are_kept_and_what_is_missing_is_null(models, tmp_p
         ("regression", [], [], None),
     ],
 )
-def test_the_truth_is_told_as_the_task_has_it(models, tmp_path, monkeypatch, task, label, labels, target):
-    monkeypatch.setattr(component, "model_task", lambda folder: task)
-    split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x", tags=label)]])
-    component.predict(str(split), models[0], None, Features(label="tags"), tmp_path / "out")
+def test_labels_and_target_follow_the_task(models, tmp_path, monkeypatch, task, label, labels, target):
+    monkeypatch.setattr(row_writer, "read_task", lambda folder: task)
+    split = write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x", tags=label)]])
+    row_writer.write_predictions(str(split), models[0], None, Features(label="tags"), tmp_path / "out")
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["labels"], row["target"]) == (labels, target)
     assert "x_tags" not in row
@@ -131,8 +132,8 @@ def artifact(kind: type, folder: Path):
     return one
 
 
-def test_the_component_asks_no_champion_where_the_artifact_is_empty(models, tmp_path):
-    write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x")], []])
+def test_without_a_champion_the_component_asks_the_candidate_only(models, tmp_path):
+    write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x")], []])
     examples = artifact(standard_artifacts.Examples, tmp_path / "examples")
     examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
     (tmp_path / "empty").mkdir()
@@ -142,14 +143,14 @@ def test_the_component_asks_no_champion_where_the_artifact_is_empty(models, tmp_
         "champion": [artifact(standard_artifacts.Model, tmp_path / "empty")],
     }
     outputs = {"predictions": [artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
-    component.Executor().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
+    Predictions.EXECUTOR_SPEC.executor_class().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["candidate_label"], row["champion_label"]) == ("light", None)
 
 
-def test_a_champion_without_the_names_of_its_outputs_is_refused_in_words(models, tmp_path):
+def test_a_champion_without_the_names_of_its_outputs_is_refused_with_a_message(models, tmp_path):
     nameless = tmp_path / "nameless"
     tf.saved_model.save(tf.Module(), str(nameless))
-    split = write_split(tmp_path / "examples", [[made(input=LIGHT, metadata=b"x")]])
+    split = write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x")]])
     with pytest.raises(ModelError, match="nameless can't be loaded as a model of this pipeline"):
-        component.predict(str(split), models[0], nameless, Features(), tmp_path / "out")
+        row_writer.write_predictions(str(split), models[0], nameless, Features(), tmp_path / "out")

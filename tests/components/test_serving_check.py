@@ -1,4 +1,4 @@
-"""ServingCheck on a real server: what it asks about, and what it lets through."""
+"""ServingCheck on a real server: which requests it sends, and which models it blesses."""
 
 import json
 from dataclasses import asdict
@@ -10,10 +10,11 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.serving_check import component
+from components.serving_check import expectations
+from components.serving_check.component import ServingCheck
 from imagepipe.base.features import Features
 from imagepipe.base.names import SERVING_REPORT
-from tests.conftest import encode, example
+from tests.conftest import encode_image, make_example
 from tests.serving.conftest import save_brightness
 
 FEATURES = json.dumps(asdict(Features()))
@@ -39,53 +40,58 @@ def examples(folder: Path, images: list[bytes]) -> standard_artifacts.Examples:
     (folder / "Split-eval").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "Split-eval" / "data.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
         for number, image in enumerate(images):
-            writer.write(example(image, "light", f"id-{number}", width=3).SerializeToString())
+            writer.write(make_example(image, "light", f"id-{number}", width=3).SerializeToString())
     return artifact
 
 
 def blessing(
     model: standard_artifacts.Model, split: standard_artifacts.Examples, folder: Path, budget: float | None = None
 ) -> tuple[int, list[str], dict]:
-    """The property, the names of the files, and the report."""
+    """Returns the property, the names of the files, and the report."""
     artifact = standard_artifacts.InfraBlessing()
     artifact.uri = str(folder)
     properties = {"features": FEATURES, "latency_budget_ms": budget, "code": "x"}
-    component.Executor().Do({"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties)
+    ServingCheck.EXECUTOR_SPEC.executor_class().Do(
+        {"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties
+    )
     files = sorted(file.name for file in folder.iterdir())
     report = json.loads((folder / SERVING_REPORT).read_text())
     return artifact.get_int_custom_property("blessed"), files, report
 
 
-def test_asked_about_is_what_graph_and_server_see_alike(model, tmp_path, monkeypatch):
+def test_requests_are_those_that_graph_and_server_see_alike(model, tmp_path, monkeypatch):
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # the photo lies on its side
     images = [
-        encode(gray(250)),
-        encode(gray(250), exif=exif),
-        encode(gray(10), "WEBP"),
+        encode_image(gray(250)),
+        encode_image(gray(250), exif=exif),
+        encode_image(gray(10), "WEBP"),
         b"no image",
-        encode(gray(10, side=200)),
-        encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)), "PNG"),
-        encode(gray(10)),
+        encode_image(gray(10, side=200)),
+        encode_image(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)), "PNG"),
+        encode_image(gray(10)),
     ]
-    monkeypatch.setattr(component, "MAX_PIXELS", 10_000)
-    monkeypatch.setattr(component, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(expectations, "MAX_ONLINE_PIXELS", 10_000)
+    monkeypatch.setattr(expectations, "MAX_IMAGES_BYTES", 20_000)
     split = examples(tmp_path / "examples", images)
     saved = Path(model.uri) / "Format-Serving"
-    found = component.expectations(saved, artifact_utils.get_split_uri([split], "eval"), Features())
-    assert [(each.request.id, each.label) for each in found] == [("id-0", "light"), ("id-6", "dark")]
-    assert not any(each.request.side for each in found)
+    expected = expectations.build_expectations(saved, artifact_utils.get_split_uri([split], "eval"), Features())
+    assert [(expectation.request.id, expectation.label) for expectation in expected] == [
+        ("id-0", "light"),
+        ("id-6", "dark"),
+    ]
+    assert not any(expectation.request.side for expectation in expected)
 
 
-def test_without_an_image_to_ask_about_nothing_is_let_through(model, tmp_path):
+def test_without_an_image_to_send_no_model_is_blessed(model, tmp_path):
     blessed, files, report = blessing(model, examples(tmp_path / "examples", [b"no image"]), tmp_path)
     assert (blessed, "INFRA_NOT_BLESSED" in files) == (0, True)
-    assert report["problems"] == ["no Example of the split 'eval' can be asked about as it is"]
+    assert report["problems"] == ["no Example of the split 'eval' can be sent to the server unchanged"]
 
 
 @pytest.mark.slow
-def test_a_model_that_serves_is_let_through_unless_it_is_slower_than_the_budget(model, tmp_path):
-    split = examples(tmp_path / "examples", [encode(gray(value)) for value in range(0, 250, 10)])
+def test_a_model_that_serves_is_blessed_unless_it_is_slower_than_the_budget(model, tmp_path):
+    split = examples(tmp_path / "examples", [encode_image(gray(value)) for value in range(0, 250, 10)])
     (tmp_path / "one").mkdir()
     blessed, files, report = blessing(model, split, tmp_path / "one")
     assert (blessed, files, report["problems"]) == (1, ["INFRA_BLESSED", "report.json"], [])

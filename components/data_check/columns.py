@@ -1,0 +1,59 @@
+"""Columns that are missing or have too many values, and images that can't be decoded."""
+
+from collections.abc import Mapping, Sequence
+
+from components.data_check.findings import MAX_EXAMPLES, Finding, Severity, count_images, list_names
+from components.data_check.split import Split
+from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
+
+MAX_SLICES = 200
+"""Maximum number of a column's values that the evaluation slices by: each costs the Evaluator time and memory."""
+
+
+def find_missing_columns(
+    task: str, statistics_by_split: Mapping[str, Statistics], needed: Sequence[str], label: str
+) -> list[Finding]:
+    """Finds columns that the model needs and a split lacks entirely, and images without a label."""
+    findings = []
+    for name, statistics in statistics_by_split.items():
+        columns, count = summarize_columns(statistics), count_examples(statistics)
+        for feature in needed:
+            missing = columns.get(feature, {}).get("missing", count)
+            if count and missing == count:
+                message = (
+                    f"no image of the split {name} has the column '{feature}', which the model needs. Add it, or "
+                    "remove it from data.features"
+                )
+                severity: Severity = "error" if name in ("train", "eval") else "warning"
+                findings.append(Finding(severity, "missing_column", name, feature, message))
+            elif feature == label and missing and task != "multilabel":
+                message = f"{count_images(missing)} in the split {name} without a label"
+                findings.append(Finding("warning", "anomaly", name, feature, message))
+    return findings
+
+
+def check_slices(name: str, slices: Mapping[tuple[str, ...], set[tuple[str, ...]]]) -> list[Finding]:
+    """Finds columns with more values than the evaluation can slice by, such as one with an id per image."""
+    findings = []
+    for columns, values in slices.items():
+        if len(values) > MAX_SLICES:
+            names = "' and '".join(columns)
+            examples = ", ".join(" and ".join(combination) for combination in sorted(values)[:3])
+            message = (
+                f"the split {name} has more than {MAX_SLICES} values of '{names}', such as "
+                f"{examples}, and evaluation.slices or evaluation.rules want a slice for each: so few images per slice "
+                "say little. Slice by a column that groups the images, or remove this one"
+            )
+            findings.append(Finding("error", "too_many_slices", name, columns[0], message))
+    return findings
+
+
+def find_unreadable_images(splits: Mapping[str, Split]) -> list[Finding]:
+    """Finds images that are missing or can't be decoded."""
+    findings = []
+    for name, split in splits.items():
+        if split.unreadable:
+            ids = [split.ids[index] for index in split.unreadable]
+            message = f"{count_images(len(ids))} in the split {name} that can't be decoded: {list_names(ids)}"
+            findings.append(Finding("warning", "unreadable", name, "", message, ids[:MAX_EXAMPLES]))
+    return findings

@@ -1,0 +1,50 @@
+"""Findings: what is wrong with the data, each with a message that says how much and what to do."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+MAX_EXAMPLES = 500
+"""Maximum number of image ids in a finding, and of groups of near-duplicates."""
+
+Severity = Literal["error", "warning"]
+
+_MAX_NAMES = 10  # ids or columns in a message
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the data.
+
+    Attributes:
+        severity: an error stops the run.
+        kind: unseen_label, too_few_images, missing_column, too_many_slices, unreadable, anomaly, drift, skew,
+            near_duplicates or label_errors.
+        split: the split that it is about; '' if several.
+        feature: the column that it is about; '' if none.
+        message: a sentence with numbers, and what to do.
+        examples: ids of the images that it is about, at most MAX_EXAMPLES.
+    """
+
+    severity: Severity
+    kind: str
+    split: str
+    feature: str
+    message: str
+    examples: list[str] = field(default_factory=list)
+
+
+def choose_severity(kind: str, stop_on: Iterable[str]) -> Severity:
+    """Returns "error" for the kinds that ``data.validation.stop_on`` lists, else "warning"."""
+    return "error" if kind in stop_on else "warning"
+
+
+def count_images(number: int) -> str:
+    """Returns a number of images as text, such as "1 image" or "1,234 images"."""
+    return f"{number:,} image{'' if number == 1 else 's'}"
+
+
+def list_names(names: list[str]) -> str:
+    """Returns the first ten names as text, with the number of the others."""
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
