@@ -22,7 +22,8 @@ def load(path: str | os.PathLike[str]) -> "Predictor":
     Example:
         >>> predictor = imagepipe.load("flowers/serving/flowers")
         >>> for answer in predictor.predict(["photos/1.jpg", "photos/2.jpg"]):
-        ...     print(answer)
+        ...     if isinstance(answer, imagepipe.Prediction):
+        ...         print(answer.id, answer.label, answer.score)
 
     Args:
         path: a SavedModel, a folder of versions (the newest is loaded) or the folder of a run (its model is loaded,

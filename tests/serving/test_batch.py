@@ -22,11 +22,11 @@ from imagepipe.serving.inputs import read_images
 from imagepipe.serving.predictor import load
 from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Request
-from tests.conftest import encode
+from tests.conftest import encode_image
 
 
 def png(value: int) -> bytes:
-    return encode(Image.new("RGB", (8, 8), (value,) * 3), "PNG")
+    return encode_image(Image.new("RGB", (8, 8), (value,) * 3), "PNG")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from imagepipe.serving.inputs import expand_paths, normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
-from tests.conftest import encode, without_a_table
+from tests.conftest import encode_image, break_quantization_table
 from tests.serving.conftest import Brightness
 from tests.serving.test_server import gray
 
@@ -27,7 +27,9 @@ def images(tmp_path):
     (folder / "sub").mkdir(parents=True)
     for name, value in (("a.png", 10), ("sub/é b.webp", 250), ("c.jpg", 240)):
         image = Image.new("RGB", (8, 8), (value,) * 3)
-        (folder / name).write_bytes(encode(image, {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name.split(".")[-1]]))
+        (folder / name).write_bytes(
+            encode_image(image, {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name.split(".")[-1]])
+        )
     return folder
 
 
@@ -51,7 +53,7 @@ def test_each_image_gets_its_own_answer_and_a_bad_one_its_own_error(model, image
 
 
 def test_an_image_that_only_the_graph_finds_broken_fails_alone(model, images):
-    (images / "b.jpg").write_bytes(without_a_table((images / "c.jpg").read_bytes()))
+    (images / "b.jpg").write_bytes(break_quantization_table((images / "c.jpg").read_bytes()))
     dark, broken, light = predict_files(model, [images / "a.png", images / "b.jpg", images / "c.jpg"])
     assert isinstance(broken, Failure)
     assert broken.error.startswith("broken image")
@@ -83,7 +85,7 @@ def test_a_photo_lying_on_its_side_is_asked_about_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = Image.fromarray(np.zeros((20, 40, 3), np.uint8))
-    (tmp_path / "lying.jpg").write_bytes(encode(wide, exif=exif))
+    (tmp_path / "lying.jpg").write_bytes(encode_image(wide, exif=exif))
     (request,) = normalize_images(read_images([tmp_path / "lying.jpg"]))
     assert isinstance(request, Request)
     assert tf.io.decode_image(request.image).shape == (40, 20, 3)

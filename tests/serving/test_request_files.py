@@ -15,10 +15,10 @@ from imagepipe.serving.inputs import normalize_images, read_images
 from imagepipe.serving.instances import encode_instance, parse_instance
 from imagepipe.serving.request_files import SUFFIXES, is_request_file, read_requests, write_requests
 from imagepipe.serving.types import Failure, Request, RequestError
-from tests.conftest import encode
+from tests.conftest import encode_image
 
-PNG = encode(Image.new("RGB", (4, 4)), "PNG")
-JPEG = encode(Image.new("RGB", (8, 8), (200, 0, 0)))
+PNG = encode_image(Image.new("RGB", (4, 4)), "PNG")
+JPEG = encode_image(Image.new("RGB", (8, 8), (200, 0, 0)))
 REQUESTS = [
     Request("é 1", PNG, {"weight": 1.5, "camera": "neu"}),
     Request("2", JPEG, {"weight": -3.0, "camera": "alt"}),
@@ -209,7 +209,7 @@ def test_a_file_that_is_missing_or_no_archive_is_a_failure_of_its_own(tmp_path):
 
 
 def test_images_that_can_not_be_decoded_fail_and_others_are_converted():
-    webp = encode(Image.new("RGB", (4, 4)), "WEBP")
+    webp = encode_image(Image.new("RGB", (4, 4)), "WEBP")
     earlier = Failure("0", "lost")
     asked = [earlier, Request("1", webp, {"weight": 1.0}), Request("2", b"text"), Request("3", JPEG)]
     failed, converted, bad, same = normalize_images(asked)

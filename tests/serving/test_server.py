@@ -26,7 +26,7 @@ from imagepipe.serving import engine, limits, server
 from imagepipe.serving.client import Client
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request
-from tests.conftest import encode, without_a_table
+from tests.conftest import encode_image, break_quantization_table
 from tests.serving.conftest import save_brightness
 
 PREDICT = "/v1/models/brightness:predict"
@@ -34,7 +34,7 @@ INFER = "/v2/models/brightness/infer"
 
 
 def gray(value: int, kind: str = "PNG") -> bytes:
-    return encode(Image.new("RGB", (20, 20), (value, value, value)), kind)
+    return encode_image(Image.new("RGB", (20, 20), (value, value, value)), kind)
 
 
 def b64(data: bytes) -> dict[str, str]:
@@ -160,7 +160,7 @@ def test_the_server_describes_the_model(served):
 
 
 def large_png(height: int) -> bytes:
-    return encode(Image.new("RGB", (10_000, height)), "PNG")
+    return encode_image(Image.new("RGB", (10_000, height)), "PNG")
 
 
 REFUSALS = {
@@ -182,7 +182,7 @@ REFUSALS = {
     "an empty image": ({"instances": [instance(b"")]}, 400, "instance 0: empty file"),
     "a cut image": ({"instances": [instance(gray(1)), instance(gray(1, "JPEG")[:-9])]}, 400, "instance 1: truncated"),
     "an image that only decoders find broken": (
-        {"instances": [instance(gray(1)), instance(without_a_table(gray(1, "JPEG")))]},
+        {"instances": [instance(gray(1)), instance(break_quantization_table(gray(1, "JPEG")))]},
         400,
         "instance 1: broken",
     ),
