@@ -1,4 +1,4 @@
-"""Submissions: what a cluster is asked to do with a compiled pipeline, and what it answers."""
+"""Submissions: requests to run a compiled pipeline on a cluster, and the runs that come of them."""
 
 import re
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a cluster is asked to do with a pipeline.
+    """A request to run a pipeline on a cluster.
 
     Attributes:
         parameters: values of the run's parameters by name.

@@ -63,8 +63,8 @@ def submit(package: Package, settings: KubeflowConfig, submission: Submission) -
     if submission.schedule:
         job.display_name = name = submission.name or package.name
         with gcp.explain_errors(f"Vertex AI would not run {name} on a schedule", location):
-            client = vertex.ScheduleServiceClient(**arguments)
-            schedule, replaced = _replace_schedule(client, parent, job, submission.schedule)
+            schedules = vertex.ScheduleServiceClient(**arguments)
+            schedule, replaced = _replace_schedule(schedules, parent, job, submission.schedule)
         id_ = _extract_id(schedule)
         page = f"{_CONSOLE}/{location.region}/pipelines/schedules/{id_}?project={location.project}"
         return SubmittedRun(id_, name, page, replaced=tuple(map(_extract_id, replaced)))
