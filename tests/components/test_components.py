@@ -30,7 +30,7 @@ def make_model(folder: Path, fingerprint: bytes, files: int = 3) -> Path:
     return folder
 
 
-def files_of(folder: Path) -> set[str]:
+def list_files(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
@@ -41,7 +41,7 @@ def test_a_reader_never_sees_half_a_pushed_model(tmp_path):
 
     def read():
         while not pushed.is_set():
-            seen.extend(files_of(folder) for folder in list_version_folders(tmp_path / "serving"))
+            seen.extend(list_files(folder) for folder in list_version_folders(tmp_path / "serving"))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -53,7 +53,7 @@ def test_a_reader_never_sees_half_a_pushed_model(tmp_path):
         reader.join()
     assert [folder.name for folder in list_version_folders(tmp_path / "serving")] == [version]
     assert seen
-    assert all(files == files_of(model) for files in seen)
+    assert all(files == list_files(model) for files in seen)
 
 
 def test_an_interrupted_push_leaves_no_version(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_the_evaluator_reads_batches_of_one_size(tmp_path):
     assert max(batch_sizes()) > 32  # what TFX would do, and does again afterwards
 
 
-def test_what_a_run_is_given_replaces_the_trainers_settings():
+def test_a_runs_parameters_replace_the_trainers_settings():
     config = json.dumps({"trainer": {"epochs": 10, "batch_size": 32, "seed": 1}, "task": "classification"})
     changed = insert_settings({"custom_config": config, "epochs": 2, "batch_size": 64, "run_fn": "x"})
     assert json.loads(changed["custom_config"]) == {
@@ -133,7 +133,7 @@ def test_what_a_run_is_given_replaces_the_trainers_settings():
     assert changed["run_fn"] == "x"
 
 
-def test_what_a_run_is_given_replaces_the_gates_bounds_and_no_others():
+def test_a_runs_parameters_replace_the_gates_bounds_and_no_others():
     config = build_eval_config(
         "classification", EvaluationConfig(thresholds={"accuracy": 0.9, "log_loss": 1.0}), Features()
     )

@@ -126,23 +126,23 @@ def test_labels_and_target_follow_the_task(models, tmp_path, monkeypatch, task, 
     assert "x_tags" not in row
 
 
-def artifact(kind: type, folder: Path):
-    one = kind()
-    one.uri = str(folder)
-    return one
+def make_artifact(kind: type, folder: Path):
+    artifact = kind()
+    artifact.uri = str(folder)
+    return artifact
 
 
 def test_without_a_champion_the_component_asks_the_candidate_only(models, tmp_path):
     write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x")], []])
-    examples = artifact(standard_artifacts.Examples, tmp_path / "examples")
+    examples = make_artifact(standard_artifacts.Examples, tmp_path / "examples")
     examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
     (tmp_path / "empty").mkdir()
     inputs = {
         "examples": [examples],
-        "model": [artifact(standard_artifacts.Model, models[0].parent)],
-        "champion": [artifact(standard_artifacts.Model, tmp_path / "empty")],
+        "model": [make_artifact(standard_artifacts.Model, models[0].parent)],
+        "champion": [make_artifact(standard_artifacts.Model, tmp_path / "empty")],
     }
-    outputs = {"predictions": [artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
+    outputs = {"predictions": [make_artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
     Predictions.EXECUTOR_SPEC.executor_class().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["candidate_label"], row["champion_label"]) == ("light", None)
