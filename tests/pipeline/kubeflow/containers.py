@@ -18,6 +18,9 @@ from typing import Any
 
 BUCKET = "mlpipeline/v2/artifacts"
 
+Launcher = Callable[[list[str], Callable[[list[str]], int]], int]
+"""Runs a container's command by a function that runs commands; returns the exit status."""
+
 
 class Containers:
     """Starts containers; remembers the commands and what they printed.
@@ -57,9 +60,7 @@ class Containers:
 
 
 @contextlib.contextmanager
-def replace_docker(
-    folder: Path, launcher: Callable[[list[str], Callable[[list[str]], int]], int]
-) -> Iterator[Containers]:
+def replace_docker(folder: Path, launcher: Launcher) -> Iterator[Containers]:
     """Lets ``kfp.local`` start its containers here.
 
     Args:
@@ -96,7 +97,7 @@ def launch_unchanged(command: list[str], run: Callable[[list[str]], int]) -> int
     return run(command)
 
 
-def create_launcher(root: Path, disk: Path) -> Callable[[list[str], Callable[[list[str]], int]], int]:
+def create_launcher(root: Path, disk: Path) -> Launcher:
     """Returns a launcher that does what Kubeflow's does: artifacts are in MinIO, which a container can't reach.
 
     Args:

@@ -116,9 +116,8 @@ def test_examples_carry_the_fingerprint_of_what_was_read(first):
 def test_a_second_run_beats_what_is_live_and_takes_its_place(project, first, second):
     older, newer = list_version_folders(project / "serving")
     assert measure_accuracy(project, newer) > 0.9
-    assert (
-        read_outputs(second, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == older.name
-    )
+    champion = read_outputs(second, "components.champion.executor.Executor")["champion"]
+    assert champion["metadata"]["version"] == older.name
     assert "baseline_model_id" in read_outputs(second, "components.evaluator.executor.Executor")["blessing"]["metadata"]
 
 
