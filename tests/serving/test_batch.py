@@ -144,7 +144,7 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
         shard_requests = [Request(f"{shard}-{n}", png(n)) for n in range(20)]
         write_requests(shard_requests, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pipeline.cli", "batch-predict", str(model), f"{tmp_path}/in/*", "--out", str(out)]
+    command = [sys.executable, "-m", "imagepipe", "batch-predict", str(model), f"{tmp_path}/in/*", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     while len(list(out.glob("done/*.json"))) < 20:
         assert process.poll() is None

@@ -16,7 +16,7 @@ from imagepipe.serving.inputs import expand_paths, normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
-from tests.conftest import encode_image, break_quantization_table
+from tests.conftest import break_quantization_table, encode_image
 from tests.serving.conftest import Brightness
 from tests.serving.test_server import gray
 

@@ -39,7 +39,7 @@ BAD = {
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     """Runs ``imagepipe serve`` on any free port; yields the process and its URL once it listens."""
-    command = [sys.executable, "-m", "pipeline.cli", "serve", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "imagepipe", "serve", str(folder), "--port", "0"]
     with (folder.parent / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
         try:
@@ -168,7 +168,7 @@ def test_a_server_that_cannot_start_gives_the_reason_without_a_traceback(tmp_pat
         command = [
             sys.executable,
             "-m",
-            "pipeline.cli",
+            "imagepipe",
             "serve",
             *(argument.format(**values) for argument in arguments),
         ]

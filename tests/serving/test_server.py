@@ -26,7 +26,7 @@ from imagepipe.serving import engine, limits, server
 from imagepipe.serving.client import Client
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request
-from tests.conftest import encode_image, break_quantization_table
+from tests.conftest import break_quantization_table, encode_image
 from tests.serving.conftest import save_brightness
 
 PREDICT = "/v1/models/brightness:predict"
