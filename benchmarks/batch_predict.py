@@ -60,7 +60,7 @@ def main() -> None:
             command = [
                 sys.executable,
                 "-m",
-                "pipeline.cli",
+                "imagepipe",
                 "batch-predict",
                 str(folder / "model"),
                 str(folder / "images"),

@@ -17,7 +17,7 @@ from benchmarks import evaluator
 from benchmarks.common import make_photo_crops, measure
 from benchmarks.results import Claim, make_parser, report
 
-MEASURES = ("components/model_report", "components/evaluator", "pipeline/runs/report.py")
+MEASURES = ("components/model_report", "components/evaluator", "pipeline/runs/report_page.py")
 SIZE = (224, 224)
 GOALS = {"seconds": 20.0, "peak_memory_mib": 1024.0, "page_mib": 5.0}
 _NAMES = [f"class-{i}" for i in range(10)]

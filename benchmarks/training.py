@@ -200,7 +200,7 @@ def ours(
     train, evaluation = _split(folder, side, BATCHES[side] * BATCH[side]), _split(folder, side, 1)
     config = _config(side, augmented, weights="none", epochs=epochs)
     strategy = tf.distribute.get_strategy()
-    history = run_schedule(network, task, train, evaluation, config, folder, strategy, report=lambda row: next_turn())
+    history = run_schedule(network, task, train, evaluation, config, folder, strategy, on_epoch=lambda row: next_turn())
     return [row["images_per_second"] for row in history[1:]]
 
 
