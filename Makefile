@@ -33,7 +33,7 @@ lint: $(ENVIRONMENT) docs  ## linter, formatter, types, layers, words, documenta
 	@$(EXPORT) | cmp - requirements.txt || { echo "requirements.txt is not what uv.lock says: make requirements.txt"; exit 1; }
 
 docs: $(ENVIRONMENT)  ## the documentation, in site/
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 requirements.txt: uv.lock  ## the lock for those who use pip
 	$(EXPORT) --output-file $@

@@ -158,9 +158,9 @@ def _commit() -> str:
     return f"{commit}{'+' if dirty else ''}"
 
 
-def render_page() -> str:
-    """Returns the page of all recorded results, as Markdown."""
-    parts = [_INTRODUCTION]
+def render_tables() -> str:
+    """Returns all recorded results as Markdown, a section per benchmark."""
+    parts = []
     for path in sorted(FOLDER.glob("*.json")):
         records = read(path.stem)
         script = ROOT / "benchmarks" / f"{path.stem}.py"
@@ -172,12 +172,6 @@ def render_page() -> str:
             parts += [_heading(record), _claims_table(record["claims"])]
     return "\n\n".join(parts) + "\n"
 
-
-_INTRODUCTION = """# Benchmarks
-
-Machines are shared, and their speed varies by a factor of two: only ratios count, each against a baseline in the same
-run. Each benchmark is a script in `benchmarks/`; `--json` prints for programs, `--record` writes what this page is made
-from. A record that is *older than the code* was measured before the code that it measures changed."""
 
 _OTHER = "Measured by tests and by hand."
 
@@ -194,7 +188,3 @@ def _claims_table(claims: list[dict[str, Any]]) -> str:
         missed = " **missed**" if claim["is_met"] is False else ""
         lines.append(f"| {claim['what']} | {claim['result']}{missed} | {claim['goal']} |".replace("\n", " "))
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(render_page(), end="")

@@ -54,10 +54,10 @@ def test_a_new_record_replaces_that_of_the_same_processor_only(folder, monkeypat
 
 def test_the_page_marks_what_was_missed_and_what_is_older_than_the_code(folder, monkeypatch):
     record(monkeypatch, "--record", claims=(Claim("a ratio", "0.40", "at least 0.5", False),))
-    assert "| a ratio | 0.40 **missed** | at least 0.5 |" in results.render_page()
-    assert "*older than the code*\n" not in results.render_page()
+    assert "| a ratio | 0.40 **missed** | at least 0.5 |" in results.render_tables()
+    assert "*older than the code*\n" not in results.render_tables()
     monkeypatch.setattr(results, "hash_code", lambda measures: "changed")
-    assert f"commit {results.read('ingest')[0]['commit']}, *older than the code*" in results.render_page()
+    assert f"commit {results.read('ingest')[0]['commit']}, *older than the code*" in results.render_tables()
 
 
 def test_words_in_comments_and_docstrings_dont_make_a_record_older(tmp_path, monkeypatch):
