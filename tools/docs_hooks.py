@@ -1,6 +1,6 @@
 """mkdocs' hooks: the page of benchmarks is made from ``benchmarks/results/`` when the documentation is built.
 
-Not committed, unlike the configuration reference: it says which figures are older than the code, and that changes often.
+Not committed, unlike the configuration reference: it says which figures are older than the code, which often changes.
 """
 
 import sys
