@@ -130,11 +130,11 @@ def hash_code(measures: Sequence[str]) -> str:
     for measured in measures:
         path = ROOT / measured
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(ast.dump(_without_docstrings(ast.parse(file.read_text()))).encode())
+            digest.update(ast.dump(_strip_docstrings(ast.parse(file.read_text()))).encode())
     return digest.hexdigest()[:16]
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _strip_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [

@@ -75,8 +75,8 @@ def _count_labels(statistics: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 
 def _list_columns(statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns = []
-    for split, of_split in statistics.items():
-        for name, column in of_split["columns"].items():
+    for split, split_statistics in statistics.items():
+        for name, column in split_statistics["columns"].items():
             bars = _draw_bars(column.get("histogram") or [])
             columns.append({"split": split, "name": name, "statistics": column, "bars": bars})
     return sorted(columns, key=lambda column: column["name"])

@@ -233,12 +233,12 @@ def test_a_column_with_a_value_per_image_is_too_much_to_slice_by(tmp_path):
     assert len(split.slices["year",]) == MAX_SLICES
     assert len(split.slices["patient",]) == MAX_SLICES + 1  # no more are kept, however many there are
     assert split.slices["none",] == set()
-    of_one, of_both = check_slices("eval", split.slices)
-    assert (of_one.severity, of_one.feature) == ("error", "patient")
-    assert of_one.message.startswith(
+    one_column, both_columns = check_slices("eval", split.slices)
+    assert (one_column.severity, one_column.feature) == ("error", "patient")
+    assert one_column.message.startswith(
         "the split eval has more than 200 values of 'patient', such as p000, p001, p002, and evaluation.slices or "
     )
-    assert "more than 200 values of 'camera' and 'patient', such as new and p000, " in of_both.message
+    assert "more than 200 values of 'camera' and 'patient', such as new and p000, " in both_columns.message
 
 
 def test_data_is_compared_with_the_live_models_training_data_but_not_with_itself(tmp_path):
