@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-DOCUMENTS = [ROOT / "README.md", *PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *PAGES, *sorted((ROOT / "kubeflow").glob("*.md"))]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHELL_WORD = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|[^'\"\n]|\n")
@@ -35,7 +35,7 @@ def list_blocks(language: str) -> list[Block]:
         for match in _BLOCK.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             if match[1] == language:
-                blocks.append(Block(f"{document.name}:{line}", match[1], match[2]))
+                blocks.append(Block(f"{document.relative_to(ROOT)}:{line}", match[1], match[2]))
     return blocks
 
 
@@ -49,7 +49,7 @@ def list_commands() -> list[tuple[str, str]]:
         prose = _BLOCK.sub("", document.read_text())
         for match in re.finditer(r"`((?:imagepipe|make|python -m) [^`]+)`", prose):
             if "…" not in match[1]:
-                commands.append((document.name, match[1]))
+                commands.append((str(document.relative_to(ROOT)), match[1]))
     return commands
 
 

@@ -40,6 +40,8 @@ def test_a_command_of_the_documents_is_understood(command):
             _check_pip(arguments)
         case "pytest", [path]:
             assert (ROOT / path).is_dir()
+        case "uv", ["pip", "install", *arguments]:
+            _check_pip(arguments)
         case "uv", ["sync" | "lock", *arguments]:
             assert set(arguments) <= {"--frozen", "--extra", "gpu", "s3"}
         case "true", []:
@@ -70,14 +72,14 @@ def _check_imports(code):
     for name in statement.names:
         path = ROOT / name.name.replace(".", "/")
         is_ours = (path / "__init__.py").is_file() or path.with_suffix(".py").is_file()
-        assert is_ours or name.name == "kubeflow", name.name
+        assert is_ours or name.name == "kubeflow.trainer", name.name
 
 
 def _check_pip(arguments):
     options = {"--no-deps", "--require-hashes", "-r", "--target"}
     names = [word for word in arguments if word not in options]
     assert {word for word in arguments if word.startswith("-")} <= options
-    assert set(names) <= {".", "requirements.txt", "kubeflow", "sdk"}
+    assert set(names) <= {".", "requirements.txt", "kubeflow", "kubeflow-trainer-api", "sdk"}
     assert "requirements.txt" not in names or (ROOT / "requirements.txt").is_file()
 
 
