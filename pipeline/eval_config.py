@@ -83,7 +83,7 @@ def _list_configured(config: EvaluationConfig) -> list[list[str]]:
 
 
 def _drop_repeated(kinds: list[list[str]]) -> list[list[str]]:
-    return [columns for place, columns in enumerate(kinds) if columns not in kinds[:place]]
+    return [columns for index, columns in enumerate(kinds) if columns not in kinds[:index]]
 
 
 def _build_metric(name: str, task: TaskName, config: EvaluationConfig, features: Features) -> config_pb2.MetricConfig:

@@ -1,1 +1,1 @@
-"""The gate: TFMA's metrics, their intervals and paired tests against what is live."""
+"""Evaluator, the gate: metrics, confidence intervals, curves, paired tests against the live model, and rules."""

@@ -165,19 +165,19 @@ class PairedLabels(NamedTuple):
         """
         ways = sorted(self.differences)
         names = sorted({label for label, _ in self.champion} | {label for way in ways for label, _, _ in way})
-        place = {name: 3 * number for number, name in enumerate(names)}
+        offsets = {name: 3 * number for number, name in enumerate(names)}
         champion = np.zeros(3 * len(names))
         for (label, outcome), number in self.champion.items():
-            champion[place[label] + outcome] = number
+            champion[offsets[label] + outcome] = number
         changes = scipy.sparse.lil_array((len(ways), 3 * len(names)))
         for row, way in enumerate(ways):
             for label, has_label, is_candidates in way:
                 change = 1 if is_candidates else -1
                 if has_label:
-                    changes[row, place[label] + RIGHT] = change
-                    changes[row, place[label] + MISSED] = -change
+                    changes[row, offsets[label] + RIGHT] = change
+                    changes[row, offsets[label] + MISSED] = -change
                 else:
-                    changes[row, place[label] + WRONG] = change
+                    changes[row, offsets[label] + WRONG] = change
         return champion, changes.tocsr(), np.array([self.differences[way] for way in ways])
 
     def _compute_lead(self, middle: np.ndarray, half: np.ndarray) -> np.ndarray:

@@ -60,9 +60,9 @@ def fold_rows(counts: ScoreCounts) -> ScoreCounts:
     if classes > MAX_CLASSES:
         return ScoreCounts([], None, None, confidence)
     size = len(_THRESHOLDS) + 1
-    place = np.searchsorted(_THRESHOLDS, scores) + size * np.arange(classes)
+    bins = np.searchsorted(_THRESHOLDS, scores) + size * np.arange(classes)
     above = np.stack(
-        [np.bincount(place[targets == target], minlength=classes * size).reshape(classes, size) for target in (0, 1)]
+        [np.bincount(bins[targets == target], minlength=classes * size).reshape(classes, size) for target in (0, 1)]
     ).astype(float)
     buckets = _count_in_buckets(targets, scores)
     return ScoreCounts([], _add(above, counts.above), _add(buckets, counts.buckets), confidence)
@@ -76,10 +76,10 @@ def _concatenate(rows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 def _count_in_buckets(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Returns number, sum of targets and sum of scores, float64 ``[3, k, b]``, from ``[n, k]`` of both."""
     classes = scores.shape[1]
-    place = np.clip((scores * BUCKETS).astype(int), 0, BUCKETS - 1) + BUCKETS * np.arange(classes)
+    bins = np.clip((scores * BUCKETS).astype(int), 0, BUCKETS - 1) + BUCKETS * np.arange(classes)
     return np.stack(
         [
-            np.bincount(place.ravel(), values.ravel(), minlength=classes * BUCKETS).reshape(classes, BUCKETS)
+            np.bincount(bins.ravel(), values.ravel(), minlength=classes * BUCKETS).reshape(classes, BUCKETS)
             for values in (np.ones_like(scores), targets, scores)
         ]
     )
@@ -178,9 +178,9 @@ def _plot_confusion(above: np.ndarray) -> metrics_for_slice_pb2.ConfusionMatrixA
 def _plot_calibration(buckets: np.ndarray) -> metrics_for_slice_pb2.CalibrationHistogramBuckets:
     """Makes a plot from number, sum of targets and sum of scores, ``[3, b]``."""
     plot = metrics_for_slice_pb2.CalibrationHistogramBuckets()
-    for place, (number, targets, scores) in enumerate(buckets.T):
+    for index, (number, targets, scores) in enumerate(buckets.T):
         bucket = plot.buckets.add(
-            lower_threshold_inclusive=place / BUCKETS, upper_threshold_exclusive=(place + 1) / BUCKETS
+            lower_threshold_inclusive=index / BUCKETS, upper_threshold_exclusive=(index + 1) / BUCKETS
         )
         bucket.num_weighted_examples.value = number
         bucket.total_weighted_label.value = targets

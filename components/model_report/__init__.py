@@ -1,1 +1,1 @@
-"""A run's results on one page."""
+"""ModelReport: the results of a run on one page."""

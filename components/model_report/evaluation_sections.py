@@ -62,8 +62,8 @@ def tabulate_confusion(evaluation: Evaluation, names: list[str], picks: Picks) -
     return {"names": names, "rows": None, "pairs": pairs, "left": len(wrong) - len(pairs)}
 
 
-def _name_class(names: list[str], place: int) -> str:
-    return "(unknown to the model)" if place == UNKNOWN else names[place]
+def _name_class(names: list[str], index: int) -> str:
+    return "(unknown to the model)" if index == UNKNOWN else names[index]
 
 
 def tabulate_labels(evaluation: Evaluation, table: PredictionTable, picks: Picks) -> dict[str, Any] | None:
@@ -105,8 +105,8 @@ def draw_calibration(evaluation: Evaluation, names: list[str]) -> dict[str, Any]
     series: dict[str, list[CalibrationBucket]] = dict(evaluation.confidence)
     if not series:
         series = {
-            _name_class(names, place): curves.calibration
-            for place, curves in list(evaluation.curves.get(CANDIDATE, {}).items())[:_MAX_CURVES]
+            _name_class(names, index): curves.calibration
+            for index, curves in list(evaluation.curves.get(CANDIDATE, {}).items())[:_MAX_CURVES]
         }
     chart = draw_chart(
         "Reliability",
@@ -132,7 +132,7 @@ def draw_curves(evaluation: Evaluation, names: list[str]) -> dict[str, Any] | No
     charts = [
         draw_chart(
             title,
-            {_name_class(names, place): list_points(curves, x, y) for place, curves in worst},
+            {_name_class(names, index): list_points(curves, x, y) for index, curves in worst},
             Axis(x_name, _UNIT),
             Axis(y_name, _UNIT),
         )
@@ -142,7 +142,7 @@ def draw_curves(evaluation: Evaluation, names: list[str]) -> dict[str, Any] | No
         )
     ]
     rows = [
-        {"name": _name_class(names, place), "curves": curves, "champion": champion.get(place)}
-        for place, curves in sorted(candidate.items())
+        {"name": _name_class(names, index), "curves": curves, "champion": champion.get(index)}
+        for index, curves in sorted(candidate.items())
     ]
     return {"charts": [chart for chart in charts if chart], "rows": rows}

@@ -78,11 +78,11 @@ def _build_matrix(confusion: Mapping[tuple[int, int], int], names: list[str]) ->
     counts = np.zeros((unknown + 1, unknown + 1), int)
     for (actual, predicted), count in confusion.items():
         counts[actual, predicted] = count  # actual -1, a label that the model doesn't know, is the last row
-    groups = [(name, [place]) for place, name in enumerate(names)]
+    groups = [(name, [index]) for index, name in enumerate(names)]
     if len(names) > MAX_CLASSES:
         mistakes = (counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal())[:unknown]
         shown = sorted(np.argsort(-mistakes, kind="stable")[: MAX_CLASSES - 1].tolist())
-        groups = [groups[place] for place in shown] + [(OTHERS, sorted(set(range(unknown)) - set(shown)))]
+        groups = [groups[index] for index in shown] + [(OTHERS, sorted(set(range(unknown)) - set(shown)))]
     if counts[unknown].any():
         groups.append((UNKNOWN, [unknown]))  # never predicted, but the matrix has to be square
     folded = [[int(counts[np.ix_(rows, columns)].sum()) for _, columns in groups] for _, rows in groups]
@@ -91,7 +91,7 @@ def _build_matrix(confusion: Mapping[tuple[int, int], int], names: list[str]) ->
 
 def _average_roc(curves: list[Curves]) -> tuple[list[float], list[float], list[float]]:
     """Returns false positive rates, true positive rates and thresholds of the curves' mean, from (0, 0) to (1, 1)."""
-    inner = [place for place, threshold in enumerate(curves[0].thresholds) if 0 < threshold < 1][::-1]
+    inner = [index for index, threshold in enumerate(curves[0].thresholds) if 0 < threshold < 1][::-1]
     wrong = np.mean([curve.false_positive_rate for curve in curves], axis=0)[inner]
     right = np.mean([curve.recall for curve in curves], axis=0)[inner]
     thresholds = np.array(curves[0].thresholds)[inner]

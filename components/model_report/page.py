@@ -149,8 +149,8 @@ def _load_pictures(inputs: PageInputs, table: PredictionTable, picks: Picks, tra
     urls: dict[str, str] = {}
     large: dict[int, Image.Image] = {}
     records: dict[int, bytes] = {}
-    for place, record in pictures.read_examples(inputs.splits["eval"], lambda place, _: place in rows):
-        row = rows[place]
+    for position, record in pictures.read_examples(inputs.splits["eval"], lambda position, _: position in rows):
+        row = rows[position]
         picture = pictures.decode_picture(pictures.read_encoded_image(record, inputs.features), _LARGE)
         if picture is None:
             continue

@@ -99,8 +99,8 @@ def pick_images(table: PredictionTable) -> Picks:
 
 
 def _pick_by_class(table: PredictionTable) -> Picks:
-    places = {name: place for place, name in enumerate(table.names)}
-    actual = np.array([places.get(labels[0], UNKNOWN) if labels else UNKNOWN for labels in table.labels], int)
+    indexes = {name: index for index, name in enumerate(table.names)}
+    actual = np.array([indexes.get(labels[0], UNKNOWN) if labels else UNKNOWN for labels in table.labels], int)
     predicted, confidence = table.scores.argmax(axis=1), table.scores.max(axis=1)
     by_confidence = np.argsort(-confidence, kind="stable")
     groups: dict[tuple[int, int], list[int]] = {}

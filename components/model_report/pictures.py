@@ -21,9 +21,9 @@ def read_examples(
 ) -> Iterator[tuple[int, bytes]]:
     """Yields those serialized Examples of a split that are wanted, with their positions; of its first ``limit``."""
     records = read_serialized(split)
-    for place, record in enumerate((records if limit is None else records.take(limit)).as_numpy_iterator()):
-        if is_wanted(place, record):
-            yield place, record
+    for position, record in enumerate((records if limit is None else records.take(limit)).as_numpy_iterator()):
+        if is_wanted(position, record):
+            yield position, record
 
 
 def read_encoded_image(record: bytes, features: Features) -> bytes:
@@ -43,10 +43,10 @@ def find_images(split: str, features: Features, ids: Collection[str], limit: int
     """
     encoded: dict[str, bytes] = {}
     name = Path(split).name.removeprefix("Split-")
-    for place, record in enumerate(read_serialized(split).take(limit).as_numpy_iterator()):
+    for position, record in enumerate(read_serialized(split).take(limit).as_numpy_iterator()):
         example = tf.train.Example.FromString(record)
         values = example.features.feature[features.metadata].bytes_list.value
-        key = values[0].decode(errors="replace") if values else f"{name}/{place}"
+        key = values[0].decode(errors="replace") if values else f"{name}/{position}"
         if key in ids and key not in encoded:
             encoded[key] = read_encoded_image(record, features)
         if len(encoded) == len(ids):

@@ -9,12 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 COLORS = 6
 """Number of colours in the style sheets; series beyond that repeat them."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 24  # margins
-_NAME_HEIGHT = 16  # of the name of the x axis, below its ticks
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 24  # margins, in pixels
+_NAME_HEIGHT = 16  # of the name of an axis
+_LETTER = 8  # width of a digit, at the 13 px of the larger style sheet
 _MAX_DOTS = 30  # on a line, unless they have tooltips: more would hide it
 _MAX_LARGE_DOTS = 60
 
@@ -74,7 +76,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of ``width`` by ``height`` pixels, in the coordinates of SVG.
+    """A chart, in the coordinates of SVG.
 
     Attributes:
         title: what it shows.
@@ -86,8 +88,6 @@ class Chart:
     """
 
     title: str
-    width: int
-    height: int
     lines: list[Line]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
@@ -125,35 +125,36 @@ def draw_chart(
     drawn = {name: points for name, points in finite.items() if points}
     if not drawn:
         return None
-    (width, height), bottom = size, _BOTTOM + (_NAME_HEIGHT if x.name else 0)
-    points = [point for of_series in drawn.values() for point in of_series]
+    points = [point for drawn_points in drawn.values() for point in drawn_points]
     x_low, x_high, x_step = _scale(x, [point.x for point in points])
     y_low, y_high, y_step = _scale(y, [value for p in points for value in (p.y, *(p.interval or ()))])
+    x_texts, y_texts = x.labels or _list_ticks(x_low, x_high, x_step), y.labels or _list_ticks(y_low, y_high, y_step)
+    frame = _place_frame(size, x, y, x_texts, y_texts)
 
     def place_x(value: float) -> float:
-        return round(_LEFT + (width - _LEFT - _RIGHT) * (value - x_low) / (x_high - x_low), 1)
+        return round(frame.left + (frame.right - frame.left) * (value - x_low) / (x_high - x_low), 1)
 
     def place_y(value: float) -> float:
-        return round(height - bottom - (height - _TOP - bottom) * (value - y_low) / (y_high - y_low), 1)
+        return round(frame.bottom - (frame.bottom - frame.top) * (value - y_low) / (y_high - y_low), 1)
 
-    def place(point: Point) -> Dot:
+    def place_point(point: Point) -> Dot:
         whisker = (place_y(point.interval[0]), place_y(point.interval[1])) if point.interval else None
         return Dot(place_x(point.x), place_y(point.y), whisker, point.title, point.css_class)
 
-    lines = [Line(name, [place(point) for point in points]) for name, points in drawn.items()]
-    x_ticks = [(place_x(value), text) for value, text in x.labels or _ticks(x_low, x_high, x_step)]
-    y_ticks = [(place_y(value), text) for value, text in y.labels or _ticks(y_low, y_high, y_step)]
+    lines = [Line(name, [place_point(point) for point in points]) for name, points in drawn.items()]
+    x_ticks = [(place_x(value), text) for value, text in x_texts]
+    y_ticks = [(place_y(value), text) for value, text in y_texts]
     low, high = max(x_low, y_low), min(x_high, y_high)
     has_diagonal = diagonal and low < high
     drawing = [
-        *_draw_axes((width, height - bottom), x, y, x_ticks, y_ticks),
+        *_draw_axes(frame, x, y, x_ticks, y_ticks),
         *([_draw_line("ideal", place_x(low), place_x(high), place_y(low), place_y(high))] if has_diagonal else []),
         *(element for number, line in enumerate(lines) for element in _draw_series(line, number % COLORS, joined)),
     ]
     summary = summary or f"{title}. {y.name} by {x.name}. {_describe(drawn)}"
-    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
+    opening = f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(summary)}">'
     svg = "\n".join([opening, *drawing, "</svg>"])
-    return Chart(title, width, height, lines, x_ticks, y_ticks, summary, svg)
+    return Chart(title, lines, x_ticks, y_ticks, summary, svg)
 
 
 def _describe(series: Mapping[str, Sequence[Point]]) -> str:
@@ -180,38 +181,63 @@ def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, float]:
     return math.floor(low / step) * step, math.ceil(high / step) * step, step
 
 
-def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
+def _list_ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
     digits = max(0, -math.floor(math.log10(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(number * step, f"{number * step:.{digits}f}") for number in range(first, last + 1)]
 
 
+class _Frame(NamedTuple):
+    """Ends of the axes, in pixels."""
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+def _place_frame(
+    size: tuple[int, int],
+    x: Axis,
+    y: Axis,
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[tuple[float, str]],
+) -> _Frame:
+    """Leaves room for ticks and names around the frame."""
+    left = _LETTER * max(len(text) for _, text in y_ticks) + 8 + (_NAME_HEIGHT if y.name else 0)
+    right = 0 if x.labels else _LETTER * len(x_ticks[-1][1]) // 2
+    bottom = _BOTTOM + (_NAME_HEIGHT if x.name else 0)
+    return _Frame(max(_LEFT, left), size[0] - max(_RIGHT, right), _TOP, size[1] - bottom)
+
+
 def _draw_axes(
-    corner: tuple[int, int],
+    frame: _Frame,
     x: Axis,
     y: Axis,
     x_ticks: Sequence[tuple[float, str]],
     y_ticks: Sequence[tuple[float, str]],
 ) -> list[str]:
-    """Draws grid lines, ticks and names; ``corner`` is the lower right one: the width of the chart, and the x axis."""
-    width, axis = corner
-    right = width - _RIGHT
+    """Draws grid lines, ticks and names."""
+    left, right, top, bottom = frame
     drawing = []
     for height, text in y_ticks:
         if not y.labels:
-            drawing.append(_draw_line("grid", _LEFT, right, height, height))
-        drawing.append(_draw_text(_LEFT - 6, height + 4, text, "end"))
-    for place, text in x_ticks:
+            drawing.append(_draw_line("grid", left, right, height, height))
+        drawing.append(_draw_text(left - 6, height + 4, text, "end"))
+    longest = max(len(text) for _, text in x_ticks)
+    interval = 1 if x.labels else math.ceil(len(x_ticks) * _LETTER * (longest + 1) / (right - left))
+    for number, (position, text) in enumerate(x_ticks):
         anchor = "middle"
         if x.labels:  # longer than numbers: those at the ends would not fit
-            anchor = "start" if place == _LEFT else "end" if place == right else "middle"
+            anchor = "start" if position == left else "end" if position == right else "middle"
         else:
-            drawing.append(_draw_line("grid", place, place, _TOP, axis))
-        drawing.append(_draw_text(place, axis + 16, text, anchor))
+            drawing.append(_draw_line("grid", position, position, top, bottom))
+        if number % interval == 0:  # texts of all ticks would overlap
+            drawing.append(_draw_text(position, bottom + 16, text, anchor))
     if x.name:
-        drawing.append(_draw_text((_LEFT + right) / 2, axis + 16 + _NAME_HEIGHT + 2, x.name, "middle"))
+        drawing.append(_draw_text((left + right) / 2, bottom + 34, x.name, "middle"))
     if y.name:
-        middle = (_TOP + axis) / 2
+        middle = (top + bottom) / 2
         drawing.append(_draw_text(12, middle, y.name, "middle", f' transform="rotate(-90 12 {middle})"'))
     return drawing
 

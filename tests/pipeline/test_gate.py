@@ -212,7 +212,7 @@ def test_calibration_compares_scores_with_the_share_that_is_right(setting, compa
         inside = (best >= bucket.low) & (best < bucket.high if bucket.high < 1 else True)
         assert bucket.count == inside.sum()
         assert (bucket.mean_score, bucket.share_right) == pytest.approx((best[inside].mean(), right[inside].mean()))
-        error += inside.mean() * abs(bucket.said - bucket.right)
+        error += inside.mean() * abs(bucket.mean_score - bucket.share_right)
     assert compared[0].whole.metrics["calibration_error"].value == pytest.approx(error)
 
 
