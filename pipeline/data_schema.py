@@ -14,10 +14,9 @@ from components.schema_gen.executor import complete_schema
 from components.tfdv import tfdv
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.features import Features
-from imagepipe.base.names import SCHEMA
+from imagepipe.base.names import SCHEMA, SUMMARY
 from imagepipe.ingest import dataset
 from pipeline.config import BeamConfig
-from pipeline.runs.summary import FILENAME
 
 _NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # different in every image
 
@@ -42,8 +41,8 @@ def find_schema(path: Path) -> schema_pb2.Schema:
         ConfigError: if it is neither, or a run that did not get as far as DataCheck.
         IngestError: if the dataset is damaged.
     """
-    if (path / FILENAME).is_file():
-        folder = json.loads((path / FILENAME).read_text()).get("data_dir")
+    if (path / SUMMARY).is_file():
+        folder = json.loads((path / SUMMARY).read_text()).get("data_dir")
         if not folder or not (Path(folder) / SCHEMA).is_file():
             raise ConfigError(f"{path}: this run did not get as far as DataCheck, or its artifacts are gone")
         return text_format.Parse((Path(folder) / SCHEMA).read_text(), schema_pb2.Schema())

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.filesystem import lock_folder
+from imagepipe.base.names import SUMMARY
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
 from pipeline.logs import hide_output, redirect_output
 from pipeline.preflight import check_run
-from pipeline.runs.summary import FILENAME, Summary, read_all, write_summary
+from pipeline.runs.summary import Summary, read_all, write_summary
 from pipeline.workdir import Workdir
 
 
@@ -96,7 +97,7 @@ def _create_run_dir(workdir: Workdir) -> Iterator[Path]:
     try:
         yield folder
     except ConfigError:
-        if not (folder / FILENAME).exists():
+        if not (folder / SUMMARY).exists():
             for file in folder.iterdir():
                 file.unlink()
             folder.rmdir()

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ConfigError, IngestError
@@ -158,6 +159,6 @@ def _read_records(path: str) -> Iterator[bytes]:
     with filesystem.open_read(path) as file:
         if path.endswith(".gz"):
             with gzip.open(file) as unpacked:
-                yield from tfrecord.read_records(unpacked)
+                yield from tfrecord.read_records(cast(BinaryIO, unpacked))
         else:
             yield from tfrecord.read_records(file)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagepipe.base.errors import ConfigError
-from imagepipe.base.names import SERVING_REPORT
+from imagepipe.base.names import SERVING_REPORT, SUMMARY
 from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
 from imagepipe.serving.types import CheckReport
 from pipeline.config_file import read_config
 from pipeline.runs import metadata_store
 from pipeline.runs.provenance import CONFIG
-from pipeline.runs.summary import FILENAME
 from pipeline.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -41,13 +40,13 @@ def load_page(run: Path) -> str:
     """
     if (run / PAGE).is_file():
         return (run / PAGE).read_text()
-    if not (run / FILENAME).is_file():
+    if not (run / SUMMARY).is_file():
         raise ConfigError(f"{run} is no run; `imagepipe runs` lists them, give runs/RUN")
     return _make_page(run)
 
 
 def _make_page(run: Path) -> str:
-    name = json.loads((run / FILENAME).read_text())["name"]
+    name = json.loads((run / SUMMARY).read_text())["name"]
     try:
         with metadata_store.open_store(Workdir(run.resolve().parent.parent).metadata) as opened:
             executions = metadata_store.read_executions(opened, name, run.resolve().name) if opened else []

@@ -8,12 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from components.evaluator.evaluation import RuleOutcome
-from imagepipe.base.names import TaskName
+from imagepipe.base.names import SUMMARY, TaskName
 from imagepipe.deploy.config import TargetName
 from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving.types import CheckReport
-
-FILENAME = "summary.json"
 
 Metrics = dict[str, float | None]
 
@@ -97,14 +95,14 @@ class Summary(BaseModel):
 
 def write_summary(summary: Summary, run_dir: Path) -> None:
     """Writes ``summary.json`` atomically: others read it during the run."""
-    partial = run_dir / f".{FILENAME}"
+    partial = run_dir / f".{SUMMARY}"
     partial.write_text(json.dumps(summary.model_dump(), indent=1, allow_nan=False) + "\n")
-    partial.replace(run_dir / FILENAME)
+    partial.replace(run_dir / SUMMARY)
 
 
 def read_summaries(runs_dir: Path) -> Iterator[tuple[str, Summary | None]]:
     """Yields the runs in a folder by id, newest first; None for one whose summary is damaged or of another version."""
-    for file in sorted(runs_dir.glob(f"*/{FILENAME}"), reverse=True):
+    for file in sorted(runs_dir.glob(f"*/{SUMMARY}"), reverse=True):
         try:
             yield file.parent.name, Summary.model_validate_json(file.read_bytes())
         except (OSError, ValidationError):
@@ -119,5 +117,5 @@ def is_live(summary: Summary) -> bool:
 
 def read_all(runs_dir: Path) -> list[Summary]:
     """Returns the runs in a folder, newest first; none if there is no such folder."""
-    files = sorted(runs_dir.glob(f"*/{FILENAME}"), reverse=True)
+    files = sorted(runs_dir.glob(f"*/{SUMMARY}"), reverse=True)
     return [Summary.model_validate_json(file.read_text()) for file in files]

@@ -76,7 +76,7 @@ def project(digits_folder, tmp_path_factory) -> Project:
 def first(project) -> Summary:
     """The first run, in a process of its own as a user starts it: nothing is live yet."""
     sets = [argument for override in [*QUICK, "trainer.weights=none"] for argument in ("--set", override)]
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(project.root / "pipeline.yaml"), *sets, "--json"]
+    command = [sys.executable, "-m", "imagepipe", "run", str(project.root / "pipeline.yaml"), *sets, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
     assert done.returncode == 0, done.stderr
     summary = Summary.model_validate_json(done.stdout)  # nothing else is printed there

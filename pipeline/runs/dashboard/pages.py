@@ -18,6 +18,7 @@ from typing import Any, Literal
 from imagepipe.base.charts import Chart
 from imagepipe.base.errors import ModelError
 from imagepipe.base.metrics import HEADLINE_METRICS, METRICS
+from imagepipe.base.names import SUMMARY
 from pipeline.runs import lineage, provenance
 from pipeline.runs.dashboard import data, disagreements, graph
 from pipeline.runs.dashboard.metric_history import RunValue, draw_metric_history
@@ -27,7 +28,7 @@ from pipeline.workdir import Workdir
 
 FILES = {
     "report.html": "text/html; charset=utf-8",
-    "summary.json": "application/json",
+    SUMMARY: "application/json",
     "run.json": "application/json",
     "config.yaml": "text/plain; charset=utf-8",
     "log.txt": "text/plain; charset=utf-8",

@@ -48,7 +48,7 @@ def package(tmp_path_factory):
 
 @pytest.fixture
 def kfp():
-    with kubeflow.served() as server:
+    with kubeflow.serve_pipelines() as server:
         yield server
 
 
@@ -340,7 +340,7 @@ def test_a_package_that_kfp_can_not_read_is_refused(project, package):
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory):
-    with google.accounts(tmp_path_factory.mktemp("google")) as account:
+    with google.run_token_endpoint(tmp_path_factory.mktemp("google")) as account:
         yield account
 
 
@@ -349,7 +349,7 @@ def vertex(account, project, monkeypatch):
     """Vertex AI Pipelines, and a configuration for it."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account.key_file))
     api = vertex_pipelines.VertexPipelines(account)
-    with google.running(api):
+    with google.serve_api(api):
         text = f"""{CONFIG}\
   pipeline_root: gs://bucket/runs
   labels: {{team: vision}}

@@ -156,7 +156,7 @@ class Recorder:
 
     def read(self, number: int) -> summary.Summary:
         """The summary of a run."""
-        return summary.Summary.model_validate_json((self.workdir.runs / run_id(number) / summary.FILENAME).read_text())
+        return summary.Summary.model_validate_json((self.workdir.runs / run_id(number) / "summary.json").read_text())
 
     def originate(self, number: int, config: dict | None = None, packages: dict[str, str] | None = None) -> None:
         """Writes ``run.json`` of a run that has a folder."""
