@@ -1,1 +1,1 @@
-"""What everything stands on: images, records, file systems, names, errors, progress. Imports nothing heavy."""
+"""The base of all other packages: images, records, file systems, names, metrics, errors, progress, charts."""

@@ -1,4 +1,4 @@
-"""How an image looks, in a few numbers: for statistics, and to find near-duplicates. On Pillow and numpy alone."""
+"""An image's appearance in a few numbers: for statistics, and to find near-duplicates."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ import numpy as np
 from PIL import Image
 
 THUMBNAIL_SIDE = 32
-"""Pixels a side of the gray thumbnail that everything here is measured on, whatever the image's shape."""
+"""Side of the gray thumbnail that everything here is measured on, in pixels, whatever the image's shape."""
 
 HASH_BITS = 64
 _HASH_SIZE = (9, 8)
 
 
 class Appearance(NamedTuple):
-    """What ingest writes of an image beside it.
+    """Measures of an image, which ingest writes beside it.
 
     Attributes:
         brightness: mean luma, 0 (black) to 1 (white).
         contrast: standard deviation of luma, 0 (plain) to 0.5.
-        dhash: difference hash, 16 hexadecimal digits: a bit for each of 8 x 8 places, set where luma rises to the
+        dhash: difference hash, 16 hexadecimal digits: one bit for each of 8 x 8 places, set if luma rises to the
             right (N. Krawetz, "Kind of Like That", The Hacker Factor Blog, 2013). Copies in another size, quality or
             brightness differ in few bits.
     """
@@ -29,12 +29,12 @@ class Appearance(NamedTuple):
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """Returns the gray thumbnail of a gray or RGB image: THUMBNAIL_SIDE rows of as many bytes, by mean of areas."""
+    """Returns the gray thumbnail of a gray or RGB image, by the mean of areas: THUMBNAIL_SIDE rows of as many bytes."""
     return image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).convert("L").tobytes()
 
 
 def measure_appearance(thumbnail: bytes) -> Appearance:
-    """Measures a thumbnail that ``make_thumbnail`` made."""
+    """Measures a thumbnail from ``make_thumbnail``."""
     small = Image.frombytes("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), thumbnail)
     pixels = np.frombuffer(thumbnail, np.uint8)
     places = np.asarray(small.resize(_HASH_SIZE, Image.Resampling.BOX))

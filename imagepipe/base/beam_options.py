@@ -1,4 +1,4 @@
-"""What runs Beam's pipelines: this machine or a cluster. Imports nothing."""
+"""Beam's runners and their options: this machine or a cluster."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,10 +17,10 @@ _NEEDED: dict[RunnerName, tuple[str, ...]] = {"dataflow": ("project", "region", 
 
 
 def check_options(runner: RunnerName, options: dict[str, OptionValue | list[OptionValue]]) -> None:
-    """Finds what a runner can't do without.
+    """Checks that a runner has the options that it needs.
 
     Raises:
-        ValueError: if an option is missing, or is one that has a key of its own.
+        ValueError: an option is missing, or is one that has a key of its own.
     """
     if "runner" in options:
         raise ValueError("options.runner: it is the key beam.runner")
@@ -29,32 +29,32 @@ def check_options(runner: RunnerName, options: dict[str, OptionValue | list[Opti
 
 
 def make_arguments(runner: RunnerName, options: dict[str, OptionValue | list[OptionValue]]) -> list[str]:
-    """A runner and its options as Beam's arguments.
+    """Returns a runner and its options as command-line arguments of Beam.
 
     Args:
-        runner: which one.
+        runner: the runner's name in the configuration.
         options: by name; a list gives an option several times, ``true`` without a value, ``false`` not at all.
     """
-    listed = [f"--runner={_RUNNERS[runner]}"]
-    for name, value in options.items():
-        for one in value if isinstance(value, list) else [value]:
-            if one is not False:
-                listed.append(f"--{name}" if one is True else f"--{name}={one}")
-    return listed
+    arguments = [f"--runner={_RUNNERS[runner]}"]
+    for name, option in options.items():
+        for value in option if isinstance(option, list) else [option]:
+            if value is not False:
+                arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    return arguments
 
 
 def add_setup_file(args: list[str]) -> list[str]:
-    """Beam's arguments, by which workers of a cluster install this project's packages.
+    """Adds the argument by which workers of a cluster install this project's packages.
 
     Args:
-        args: what ``arguments`` gave, perhaps on another machine.
+        args: from ``make_arguments``, perhaps on another machine.
 
     Returns:
         The same, and for a cluster ``--setup_file``, the project's ``setup.py``; unless it is given, or the packages
         are not beside it here: then they have to be in the workers' image.
     """
     setup = Path(__file__).parents[2] / "setup.py"
-    given = any(arg.startswith(("--setup_file", "--sdk_container_image")) for arg in args)
-    if f"--runner={_RUNNERS['direct']}" in args or given or not setup.is_file():
+    has_packages = any(arg.startswith(("--setup_file", "--sdk_container_image")) for arg in args)
+    if f"--runner={_RUNNERS['direct']}" in args or has_packages or not setup.is_file():
         return args
     return [*args, f"--setup_file={setup}"]

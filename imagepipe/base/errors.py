@@ -9,7 +9,7 @@ class ConfigError(ValueError):
 
 
 class IngestError(ValueError):
-    """An ingest or a dataset is not what it must be."""
+    """A source can't be ingested, or a dataset is missing, damaged or in use."""
 
 
 class DataError(ValueError):
@@ -25,7 +25,7 @@ class TrainingError(RuntimeError):
 
 
 class ModelError(ValueError):
-    """There is no model to ask, or it doesn't fit the request."""
+    """There is no model, or it doesn't fit the request."""
 
 
 class UnavailableError(ModelError):

@@ -1,4 +1,4 @@
-"""Names: of the features in an Example, and of what the transform graph makes of them."""
+"""Names of the features in an Example, and of the outputs of the transform graph."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,24 +8,24 @@ IMAGE = "image"
 
 TARGET = "target"
 """Transformed label, by task. Classification: int64 ``[n]``, the index into the sorted class names, -1 for a class that
-training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]``, an index a label; from
+training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]``, one index per label; from
 ``transform.examples`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
-``[n]``, NaN where there is none."""
+``[n]``, NaN if there is none."""
 
 SIZE = "image_size"
-"""What evaluation slices by: the longer side of an image, ``128-255 px``; of Examples with ``width``, ``height``."""
+"""Slice of the evaluation: range of an image's longer side, ``128-255 px``; of Examples with ``width``, ``height``."""
 
 LABEL_SEPARATOR = "|"
-"""Between several labels in one text, in a manifest as in a model's answer."""
+"""Separates several labels in one text, in a manifest as in a model's answer."""
 
 LABELS_VOCABULARY = "labels"
-"""Name of the asset that holds the names of the model's outputs, one a line, in their order: the sorted classes or
-labels; in a regression the target's feature."""
+"""Name of the asset with the names of the model's outputs, one per line, in their order: the sorted classes or labels;
+in a regression the target's feature."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Which feature of a ``tf.train.Example`` is what.
+    """Names of the features of a ``tf.train.Example`` by their role.
 
     Attributes:
         input: the encoded image (bytes).
@@ -48,7 +48,7 @@ class Features:
         return (*self.numeric, *self.categorical)
 
     def vocabulary(self, name: str) -> str:
-        """File name of a categorical feature's vocabulary: a column's own name need not be a safe file name."""
+        """Returns the file name of a categorical feature's vocabulary: its own name need not be a safe file name."""
         return f"categorical_{self.categorical.index(name)}"
 
 

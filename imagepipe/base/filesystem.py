@@ -100,6 +100,9 @@ def read(path: str, limit: int) -> bytes:
 
 def read_bytes(path: str) -> bytes:
     """Returns the whole content of a file."""
+    if is_uri(path):
+        with _plain_errors(path):
+            return bytes(_connect(path).cat_file(path))
     with open_read(path) as file:
         return file.read()
 
@@ -170,6 +173,7 @@ def copy_folder(source: str, target: str) -> None:
     if not is_uri(source) and not is_uri(target):
         shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
         return
+    source, target = source.rstrip("/"), target.rstrip("/")
     for path, _ in walk(source):
         copy(path, target + path[len(source) :])
 
@@ -258,7 +262,7 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
         return
     root = _key(folder)
     yield from sorted(
-        (folder + name[len(root) :], int(entry["size"] or 0))
+        (folder.rstrip("/") + name[len(root) :], int(entry["size"] or 0))
         for name, entry in entries.items()
         if name.startswith(f"{root}/") and not name.endswith("/")  # consoles make such objects stand for folders
     )
@@ -298,6 +302,10 @@ class _Stream(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
+    def readall(self) -> bytes:
+        with _plain_errors(self._path):
+            return bytes(self._file.read())
+
     def write(self, data: Any) -> int:
         with _plain_errors(self._path):
             return int(self._file.write(data))
@@ -324,6 +332,8 @@ def _connect(path: str) -> "AbstractFileSystem":
             f"{scheme}:// is not supported: give a local path, or a URI that begins with "
             f"{', '.join(f'{name}://' for name in _SCHEMES[:-1])}",
         )
+    # Else gcsfs asks another service, by gRPC, for the kind of each bucket, and waits a minute if it can't be reached.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
@@ -341,8 +351,8 @@ def _root(path: str) -> str:
 
 
 def _key(path: str) -> str:
-    """Returns the path as fsspec's listings spell it, without the scheme."""
-    return str(type(_connect(path))._strip_protocol(path))
+    """Returns the path as fsspec's listings spell it, without the scheme and without a slash at its end."""
+    return str(type(_connect(path))._strip_protocol(path)).rstrip("/")
 
 
 def _describe(path: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""One image: proof that it is one, and a form of it that every decoder downstream takes.
+"""Checks that bytes are an image, and converts it to a form that every decoder downstream takes.
 
-Pure functions of bytes, on Pillow alone, so that whoever serves a model can send through the same door as training did.
+Pure functions of bytes, on Pillow alone, so that serving takes images in the same way as training did.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from PIL import (
 from imagepipe.base.appearance import THUMBNAIL_SIDE, make_thumbnail
 
 MAX_PIXELS = 100_000_000
-"""Default limit on an image's width x height: 300 MB as RGB. More than cameras give, less than a decompression bomb."""
+"""Default limit on an image's width x height: 300 MB as RGB. More than cameras have, less than a decompression bomb."""
 
 MAX_BYTES = 256 * 2**20
 """Largest image file: keeps a record far below protobuf's limit of 2 GiB, and the memory of a worker bounded."""
 
-# The plugins are opened directly: Image.open would hold each image against Pillow's process-wide pixel limit instead of
-# ours, and would offer it to every format that Pillow knows, some of which run other programs (EPS).
+# The plugins are opened directly: Image.open would check images against Pillow's process-wide pixel limit instead of
+# ours, and would try every format that Pillow knows, some of which run other programs (EPS).
 _OPENERS: tuple[tuple[bytes, str, Callable[[io.BytesIO], ImageFile.ImageFile]], ...] = (
     (b"\xff\xd8\xff", "jpeg", JpegImagePlugin.jpeg_factory),
     (b"\x89PNG\r\n\x1a\n", "png", PngImagePlugin.PngImageFile),
@@ -69,12 +69,12 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _PNG_PLAIN = bytes((8, 2, 0, 0, 0))  # IHDR: 8 bits, RGB, deflate, filters of one kind, not interlaced
 
 
-class BadImage(ValueError):  # noqa: N818 (reads as what it is where it is raised)
-    """The bytes can't be taken as an image; the message is the reason, in plain words."""
+class BadImage(ValueError):  # noqa: N818 (the reason why an image is bad, also as a value)
+    """The bytes can't be used as an image; the message is the reason as text."""
 
 
 class TooManyPixels(BadImage):
-    """The image is larger than is taken."""
+    """The image has more pixels than the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class NormalizedImage:
 
     Attributes:
         data: the encoded image, JPEG or PNG.
-        width: pixels across, of ``data``.
-        height: pixels down, of ``data``.
-        format: what the bytes were before: jpeg, mpo, png, webp, gif, tiff or bmp.
+        width: of ``data``, in pixels.
+        height: of ``data``, in pixels.
+        format: of the original bytes: jpeg, mpo, png, webp, gif, tiff or bmp.
         thumbnail: a gray thumbnail, see ``imagepipe.base.appearance``.
     """
 
@@ -100,18 +100,18 @@ def check_kind(data: bytes) -> None:
     """Refuses, by size and first bytes alone, what ``normalize`` would refuse without decoding.
 
     Raises:
-        BadImage: empty, larger than MAX_BYTES, or of a kind that is not read.
+        BadImage: empty, larger than MAX_BYTES, or of an unsupported kind.
     """
-    _opener(data)
+    _find_opener(data)
 
 
 def normalize(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> NormalizedImage:
     """Decodes an image once, to the end, and returns it in a form that TensorFlow's decoder takes.
 
     A JPEG that is gray or RGB, upright and small enough is returned byte for byte, and so is an opaque 8-bit RGB PNG.
-    Everything else becomes RGB: JPEG (quality 95, no chroma subsampling) where the pixels come from a lossy format,
-    else PNG. Orientation is applied to the pixels, transparency is laid on white, 16 bits keep their upper 8, and of
-    several frames or pages the first is taken.
+    Everything else becomes RGB: JPEG (quality 95, no chroma subsampling) if the pixels come from a lossy format, else
+    PNG. Orientation is applied to the pixels, transparency is laid on white, 16 bits keep their upper 8, and of several
+    frames or pages the first is taken.
 
     Args:
         data: the file's bytes.
@@ -121,45 +121,45 @@ def normalize(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None
     Raises:
         BadImage: with the reason, whatever is wrong with the bytes.
     """
-    with _opened(data) as (name, image):
-        return _as_is(data, name, image, max_pixels, max_side) or _converted(data, name, image, max_side)
+    with _open(data) as (name, image):
+        return _keep(data, name, image, max_pixels, max_side) or _convert(data, name, image, max_side)
 
 
 def keep_unchanged(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> NormalizedImage | None:
-    """The first half of ``normalize``: decodes what is to go through byte for byte, and nothing else.
+    """Does the first half of ``normalize``: decodes images that it would keep byte for byte, and no others.
 
     Returns:
-        What ``normalize`` would return, or None where it would convert.
+        The result of ``normalize``, or None if it would convert the image.
 
     Raises:
-        BadImage: with the reason, as far as the image had to be looked at to know.
+        BadImage: with the reason, as far as the image had to be read to know it.
     """
-    with _opened(data) as (name, image):
-        return _as_is(data, name, image, max_pixels, max_side)
+    with _open(data) as (name, image):
+        return _keep(data, name, image, max_pixels, max_side)
 
 
 def prepare_for_decoder(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int]:
-    """What ``normalize`` returns, for who has it decoded next: what goes through byte for byte is not decoded here.
+    """Does as ``normalize`` for a caller who decodes the image next: what is kept byte for byte is not decoded here.
 
     Returns:
-        The encoded image, whose pixels can be broken if these are the same bytes, and its width and height.
+        The encoded image, whose pixels can be broken if these are the original bytes, and its width and height.
 
     Raises:
-        BadImage: with the reason, as far as the image had to be looked at to know.
+        BadImage: with the reason, as far as the image had to be read to know it.
     """
-    with _opened(data) as (name, image):
-        if _is_kept(data, name, image, max_pixels, None):
+    with _open(data) as (name, image):
+        if _can_keep(data, name, image, max_pixels, None):
             return data, *image.size
-        converted = _converted(data, name, image, None)
+        converted = _convert(data, name, image, None)
         return converted.data, converted.width, converted.height
 
 
 def read_pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """An image in one small size, for who wants to look at it rather than to keep it.
+    """Decodes an image at one small size, to be looked at or compared rather than kept.
 
     Args:
         data: the file's bytes.
-        side: of what comes out, in pixels; the aspect ratio is not kept.
+        side: width and height of the result, in pixels; the aspect ratio is not kept.
         max_pixels: largest width x height; checked before anything is decoded.
 
     Returns:
@@ -168,18 +168,18 @@ def read_pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.n
     Raises:
         BadImage: with the reason, whatever is wrong with the bytes.
     """
-    with _opened(data) as (_, image):
+    with _open(data) as (_, image):
         if image.width * image.height > max_pixels:
             raise TooManyPixels(f"more than {max_pixels / 1e6:,g} megapixels")
         image.draft("RGB", (2 * side, 2 * side))
         image.load()
-        return np.asarray(_rgb(image).resize((side, side), Image.Resampling.BOX))
+        return np.asarray(_convert_to_rgb(image).resize((side, side), Image.Resampling.BOX))
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
-    """Opens an image by its kind, and turns all that can go wrong with its bytes into a BadImage."""
-    name, opener = _opener(data)
+def _open(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
+    """Opens an image by its kind, and turns everything that can go wrong with its bytes into a BadImage."""
+    name, opener = _find_opener(data)
     try:
         with opener(io.BytesIO(data)) as image:
             yield name, image
@@ -188,10 +188,10 @@ def _opened(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
     except MemoryError as error:
         raise BadImage("decoding it takes more memory than there is") from error
     except Exception as error:  # Pillow's plugins raise a dozen classes, from struct.error to ZeroDivisionError
-        raise BadImage(_plain(error)) from error
+        raise BadImage(_explain(error)) from error
 
 
-def _opener(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFile]]:
+def _find_opener(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFile]]:
     if not data:
         raise BadImage("empty file")
     if len(data) > MAX_BYTES:
@@ -202,78 +202,80 @@ def _opener(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFil
     raise BadImage("not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP)")
 
 
-def _as_is(
+def _keep(
     data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None
 ) -> NormalizedImage | None:
-    if not _is_kept(data, name, image, max_pixels, max_side):
+    if not _can_keep(data, name, image, max_pixels, max_side):
         return None
     width, height = image.size
     # Decoding small, and in gray, reads the file to its end all the same: what can be wrong with a JPEG is in its
     # markers and entropy-coded data; the arithmetic that is skipped can't fail. No-op for PNG.
     image.draft("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     image.load()
-    return NormalizedImage(data, width, height, _kind(name, image), make_thumbnail(image))
+    return NormalizedImage(data, width, height, _name_format(name, image), make_thumbnail(image))
 
 
-def _is_kept(data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None) -> bool:
+def _can_keep(data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None) -> bool:
     width, height = image.size
     if width * height > max_pixels:
         raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
-    return _is_common(data, name, image) and not _shrinks(image, max_side) and _orientation(image) not in _UPRIGHT
+    return (
+        _is_common(data, name, image) and not _is_too_long(image, max_side) and _read_orientation(image) not in _UPRIGHT
+    )
 
 
-def _converted(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int | None) -> NormalizedImage:
+def _convert(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int | None) -> NormalizedImage:
     width, height = image.size
-    shrink = _shrinks(image, max_side)
+    shrink = _is_too_long(image, max_side)
     if shrink and max_side:
         scale = max_side / max(width, height)
         image.draft(image.mode, (ceil(2 * width * scale), ceil(2 * height * scale)))  # a JPEG of 20 MP decodes as 5
     image.load()
-    rgb = _rgb(image)
-    turn = _UPRIGHT.get(_orientation(image))  # after load: the TIFF plugin has turned the pixels itself by then
+    rgb = _convert_to_rgb(image)
+    turn = _UPRIGHT.get(_read_orientation(image))  # after load: the TIFF plugin has turned the pixels itself by then
     if turn is not None:
         rgb = rgb.transpose(turn)
     if shrink and max_side:
         rgb.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    if name == "jpeg" or (name == "webp" and b"VP8L" not in data):  # by chance in lossy data: PNG, which harms nothing
+    if name == "jpeg" or (name == "webp" and b"VP8L" not in data):  # in lossy data by chance only: then PNG, harmless
         rgb.save(encoded, "JPEG", quality=95, subsampling=0)
     else:
         rgb.save(encoded, "PNG")
-    return NormalizedImage(encoded.getvalue(), *rgb.size, _kind(name, image), make_thumbnail(rgb))
+    return NormalizedImage(encoded.getvalue(), *rgb.size, _name_format(name, image), make_thumbnail(rgb))
 
 
-def _shrinks(image: ImageFile.ImageFile, max_side: int | None) -> bool:
+def _is_too_long(image: ImageFile.ImageFile, max_side: int | None) -> bool:
     return max_side is not None and max(image.size) > max_side
 
 
-def _kind(name: str, image: ImageFile.ImageFile) -> str:
+def _name_format(name: str, image: ImageFile.ImageFile) -> str:
     return (image.format or name).lower()
 
 
 def _is_common(data: bytes, name: str, image: ImageFile.ImageFile) -> bool:
-    """Whether every decoder gives the same pixels for these bytes."""
+    """Returns whether every decoder gives the same pixels for these bytes."""
     if name == "jpeg":
-        return _jpeg_frame(data) in _COMMON_FRAMES and image.mode in ("L", "RGB")
+        return _read_jpeg_frame(data) in _COMMON_FRAMES and image.mode in ("L", "RGB")
     if name == "png":
-        read_pixels = [content for chunk, content in _png_chunks(data) if chunk == b"IDAT"]
+        pixels = [content for chunk, content in _read_png_chunks(data) if chunk == b"IDAT"]
         return (
             data[24:29] == _PNG_PLAIN
             and not image.has_transparency_data
             and not getattr(image, "is_animated", False)
-            and _inflates(read_pixels, (1 + 3 * image.width) * image.height)  # a byte before each row names its filter
+            and _inflates(pixels, (1 + 3 * image.width) * image.height)  # a byte at the start of each row: its filter
         )
     return False
 
 
-def _jpeg_frame(data: bytes) -> int | None:
-    """The marker of a JPEG's first frame header, from a walk over its segments as decoders do it, to the end marker.
+def _read_jpeg_frame(data: bytes) -> int | None:
+    """Returns the marker of a JPEG's first frame header; walks over all segments to the end marker, as decoders do.
 
-    Pillow decodes past the end of cut data where enough of the last rows is there; TensorFlow refuses it.
+    Pillow decodes past the end of cut data if enough of the last rows is there; TensorFlow refuses it.
     """
     frame, at = None, 2
-    while found := _MARKER.search(data, at):
-        marker, at = data[found.end() - 1], found.end()
+    while match := _MARKER.search(data, at):
+        marker, at = data[match.end() - 1], match.end()
         if marker == _JPEG_END:
             return frame
         if marker in _FRAMES and frame is None:
@@ -282,15 +284,15 @@ def _jpeg_frame(data: bytes) -> int | None:
     raise BadImage("truncated image")
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Name and content of a PNG's chunks, to the end; Pillow doesn't look at the checksums of pixel data."""
+def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yields name and content of a PNG's chunks, to the end; Pillow doesn't check the checksums of pixel data."""
     view, at = memoryview(data), len(b"\x89PNG\r\n\x1a\n")
     while at + 12 <= len(data):
         length = int.from_bytes(view[at : at + 4], "big")
         name, end = data[at + 4 : at + 8], at + 12 + length
         if end > len(data):
             break
-        # The case of the first letter tells whether a picture can do without the chunk.
+        # The case of the first letter tells whether an image can be decoded without the chunk.
         if name[:1].isupper() and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise BadImage("broken image (a checksum is wrong)")
         yield name, view[at + 8 : end - 4]
@@ -301,7 +303,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _inflates(chunks: Iterable[memoryview], size: int) -> bool:
-    """Whether compressed chunks give exactly ``size`` bytes, and end in the right checksum, as libpng wants it."""
+    """Returns whether compressed chunks give exactly ``size`` bytes and the right checksum, as libpng demands."""
     unzip, total = zlib.decompressobj(), 0
     with contextlib.suppress(zlib.error):
         for chunk in chunks:
@@ -313,15 +315,15 @@ def _inflates(chunks: Iterable[memoryview], size: int) -> bool:
     return False
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     with contextlib.suppress(Exception):  # broken EXIF says nothing about the pixels
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+        image = Image.fromarray(_reduce_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
@@ -330,14 +332,14 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(gray: np.ndarray) -> np.ndarray:
-    """Upper 8 of 16 bits, as libpng does it; other ranges are unknown, and guessing one would change the picture."""
+def _reduce_to_8_bits(gray: np.ndarray) -> np.ndarray:
+    """Returns the upper 8 of 16 bits, as libpng does; other ranges are unknown, and a wrong guess changes the image."""
     if gray.dtype.kind == "f" or gray.min() < 0 or gray.max() > 0xFFFF:
         raise BadImage("pixels of 32 bits, whose range is not known: convert it to 8 or 16 bits")
     return (gray >> 8).astype(np.uint8)
 
 
-def _plain(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, struct.error | EOFError) or "truncated" in text.lower():
         return "truncated image"

@@ -1,4 +1,4 @@
-"""What is measured of a model, by task: for the configuration, the Evaluator and the reports. Imports nothing heavy."""
+"""Catalogue of the metrics, by task: for the configuration, the Evaluator and the reports."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ class Metric:
     """A metric.
 
     Attributes:
-        metric: TFMA's class.
-        module: where it is, if it isn't TFMA's own.
-        lowest: the least it can be.
-        highest: the most it can be.
-        lower_is_better: so that its threshold is an upper bound.
-        relative: whether a margin is a share of the champion's figure, which is in the target's unit; else it is a
+        metric: name of the class that TFMA computes it with.
+        module: the class's module, if it isn't one of TFMA's own.
+        lowest: its minimum.
+        highest: its maximum.
+        lower_is_better: whether lower values are better, so that its threshold is an upper bound.
+        relative: whether a margin is a fraction of the champion's value, which is in the target's unit; else it is a
             difference.
-        has_test: whether a paired test tells a difference between two models from chance.
+        has_test: whether a paired test can tell a difference between two models from chance.
     """
 
     metric: str
@@ -57,7 +57,7 @@ METRICS: dict[str, dict[str, Metric]] = {
         "r_squared": Metric("RegressionScore", _OURS, lowest=-math.inf, has_test=True),
     },
 }
-"""By task the metrics by name. A model with several labels is measured by what it says at its own thresholds, but for
+"""Metrics by name, by task. A multilabel model is measured on its answers at its own decision thresholds, except for
 ``auc``: the area under the ROC curve over all pairs of image and label."""
 
 CHAMPION_METRIC: dict[str, str] = {
@@ -65,22 +65,21 @@ CHAMPION_METRIC: dict[str, str] = {
     "multilabel": "macro_f1",
     "regression": "mean_absolute_error",
 }
-"""The metric in which a candidate may not fall behind the champion by more than the margin."""
+"""Metric, by task, in which a candidate may not fall behind the champion by more than the margin."""
 
-METRICS_BY_NAME: dict[str, Metric] = {
-    name: measure for measures in METRICS.values() for name, measure in measures.items()
-}
-"""The same whatever the task: of one that two tasks have, the values mean the same."""
+METRICS_BY_NAME: dict[str, Metric] = {name: metric for metrics in METRICS.values() for name, metric in metrics.items()}
+"""Metrics of all tasks; one that two tasks have in common has the same limits and meaning in both."""
 
 DEFAULT_THRESHOLDS: dict[str, dict[str, float]] = {
     "classification": {"accuracy": 0.8},
-    "multilabel": {},  # how good is good enough depends on how rare the labels are,
+    "multilabel": {},  # what is good enough depends on how rare the labels are,
     "regression": {},  # or on the target's unit
 }
+"""Thresholds of the gate, by task and metric."""
 
 HEADLINE_METRICS: dict[str, tuple[str, str]] = {
     "classification": ("accuracy", "macro_f1"),
     "multilabel": ("macro_f1", "auc"),
     "regression": ("mean_absolute_error", "r_squared"),
 }
-"""The two that stand in a list of runs."""
+"""The two metrics, by task, in a list of runs."""

@@ -7,7 +7,7 @@ DISTRIBUTION = "imagepipe-tfx"
 """Name of the installed package; ``imagepipe`` alone is taken on PyPI."""
 
 TaskName = Literal["classification", "multilabel", "regression"]
-"""What is learned: one of several classes, any number of labels, or a number."""
+"""Kind of target: one of several classes, any number of labels, or a number."""
 
 FINDINGS, STATISTICS, SCHEMA = "findings.json", "statistics.json", "schema.pbtxt"
 """Files of a DataCheck artifact."""
@@ -23,7 +23,13 @@ TRAINING_FOLDER = "training"
 model.keras, base.weights.h5 and OPTIMIZED."""
 
 OPTIMIZED = "optimized.json"
-"""File in TRAINING_FOLDER: what optimising for serving did."""
+"""File in TRAINING_FOLDER: the result of optimising for serving."""
+
+TASK_ASSET = "task"
+"""Asset of a SavedModel that holds its TaskName; the names of its outputs are ``features.LABELS_VOCABULARY``."""
+
+SUMMARY = "summary.json"
+"""File of a run's folder: status, metrics, model and data of the run."""
 
 
 def read_version() -> str:

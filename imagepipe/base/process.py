@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 UNUSED_BY_KERAS = ("IPython", "matplotlib", "pandas", "sklearn")
 """Optional modules that Keras, and so TensorFlow, imports if it can: 1.7 of the 3.7 s and 160 of the 720 MiB of its
-import. No model of ours needs them."""
+import. None of our models needs them."""
 
 
 @contextlib.contextmanager
 def hide_modules(*modules: str) -> Iterator[None]:
     """Makes imports of optional modules fail inside the block, except of those that are loaded already.
 
-    Libraries try to import others that this project has, but for features that it doesn't use.
+    Libraries try to import others that are installed here, for features that this project doesn't use.
     """
     hidden = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes `import` raise ImportError
@@ -57,7 +57,7 @@ def import_quickly(library: str, *unused: str) -> Iterator[None]:
 def release_memory() -> None:
     """Returns freed memory to the operating system, which glibc doesn't do by itself.
 
-    Loading a model takes some ten times its size, in pieces that lie between those that stay. Measured: a server of an
+    Loading a model takes about ten times its size, in pieces that lie between those that stay. Measured: a server of an
     InceptionV3 in bfloat16 keeps 2.2 of 3.2 GB, a run at 96 px 2.3 of 4.4 GB after the Trainer. Takes 0.1 to 0.6 s.
     """
     gc.collect()  # TensorFlow's objects reference each other: without it a run of 500 photos peaks at 9.3 GB, not 7.2

@@ -1,4 +1,4 @@
-"""How far the work is, shown on stderr: bars on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: bars on a terminal, a line every half minute elsewhere."""
 
 import contextlib
 import sys
@@ -11,14 +11,20 @@ _LINE_SECONDS = 30.0
 
 
 Counts = Mapping[str, int]
-"""How much is done, by what is done."""
+"""Number of units done, by kind of work."""
 
 
 @contextlib.contextmanager
 def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterator[None]:
-    """Shows counts, always of the same things, against a total number of ``unit`` until the block ends."""
+    """Shows progress until the block ends.
+
+    Args:
+        total: number of units of each kind of work.
+        unit: their name, such as ``images``.
+        counts: returns the present counts, always of the same kinds of work.
+    """
     stop = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _show_bar if sys.stderr.isatty() else _print_lines
     thread = threading.Thread(target=show, args=(total, unit, counts, stop), name="progress", daemon=True)
     thread.start()
     try:
@@ -28,7 +34,7 @@ def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterat
         thread.join(timeout=5)
 
 
-def _bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _show_bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -39,21 +45,21 @@ def _bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Ev
         TextColumn("{task.fields[rate]:,.0f} " + f"{unit}/s"),
         TimeElapsedColumn(),
     )
-    begun = time.monotonic()
+    start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bars = {name: progress.add_task(name, total=total, rate=0.0) for name in counts()}
         while True:
             ended = stop.wait(_BAR_SECONDS)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - start
             for name, done in counts().items():
                 progress.update(bars[name], completed=done, rate=done / seconds)
             if ended:
                 return
 
 
-def _lines(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
-    begun = time.monotonic()
+def _print_lines(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
+    start = time.monotonic()
     while not stop.wait(_LINE_SECONDS):
-        seconds = time.monotonic() - begun
-        told = ", ".join(f"{done:,} {name}, {done / seconds:,.0f}/s" for name, done in counts().items())
-        print(f"of {total:,} {unit} {told}", file=sys.stderr, flush=True)
+        seconds = time.monotonic() - start
+        rates = ", ".join(f"{done:,} {name}, {done / seconds:,.0f}/s" for name, done in counts().items())
+        print(f"of {total:,} {unit} {rates}", file=sys.stderr, flush=True)

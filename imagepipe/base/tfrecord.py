@@ -13,11 +13,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 Value = bytes | int | float
-_MAX_RECORD = 2**29  # bytes: an image of the most pixels that are read, as a PNG that does not shrink them, has 300 MB
+_MAX_RECORD = 2**29  # bytes: an image at the limit of pixels, as a PNG that does not compress, has 300 MB
 _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 
 
-def _example_class() -> Any:
+def _make_example_class() -> Any:
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="ingest/example.proto", package="tensorflow", syntax="proto3")
 
@@ -73,14 +73,14 @@ def _example_class() -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
 
 
-_Example = _example_class()
+_Example = _make_example_class()
 
 
 def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
-    """A serialized tf.train.Example; the same features always give the same bytes.
+    """Returns a serialized tf.train.Example; the same features always give the same bytes.
 
     Args:
-        features: name to values, each list of one Python type and not empty: bytes, int (64 bits), float (kept in 32).
+        features: name to values, each list not empty and of one Python type: bytes, int (64 bits), float (kept in 32).
     """
     example = _Example()
     for name, values in features.items():
@@ -96,7 +96,7 @@ def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
 
 
 def decode_example(serialized: bytes) -> dict[str, list[Value]]:
-    """The values of all features of a serialized tf.train.Example, by name.
+    """Returns the values of all features of a serialized tf.train.Example, by name.
 
     Raises:
         ValueError: it is no Example.
@@ -108,7 +108,7 @@ def decode_example(serialized: bytes) -> dict[str, list[Value]]:
 
 
 def read_bytes_feature(serialized: bytes, name: str) -> list[bytes]:
-    """The values of one bytes feature of a serialized tf.train.Example; empty where it has none."""
+    """Returns the values of one bytes feature of a serialized tf.train.Example; empty if it has none."""
     return list(_Example.FromString(serialized).features.feature[name].bytes_list.value)
 
 
@@ -133,16 +133,16 @@ def describe_example(serialized: bytes) -> dict[str, tuple[str, int]]:
 
 
 def frame_record(record: bytes) -> bytes:
-    """The record as it stands in a TFRecord file: its length and itself, each followed by a checksum."""
+    """Returns the record as in a TFRecord file: its length and itself, each followed by a checksum."""
     length = struct.pack("<Q", len(record))
     return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
 
 
 def read_records(file: BinaryIO) -> Iterator[bytes]:
-    """The records of a TFRecord file (not compressed, or opened through gzip).
+    """Yields the records of a TFRecord file (not compressed, or opened through gzip).
 
     Raises:
-        ValueError: the file ends within a record, a checksum is wrong, or a record is longer than any that is written.
+        ValueError: the file ends within a record, a checksum is wrong, or a record is longer than ingest writes.
     """
     while head := file.read(12):
         if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:

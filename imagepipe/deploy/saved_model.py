@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
+from imagepipe.base.features import LABELS_VOCABULARY
+from imagepipe.base.names import TASK_ASSET
 
 GRAPH = "saved_model.pb"
 """The file that makes a folder a SavedModel."""
@@ -69,10 +71,10 @@ def read_inputs(model: str) -> list[str]:
 
 def read_labels(model: Path) -> list[str]:
     """Returns the names of a SavedModel's outputs, in the order of ``classes``; of a regression the target's name."""
-    return (model / "assets" / "labels").read_text().splitlines()
+    return (model / "assets" / LABELS_VOCABULARY).read_text().splitlines()
 
 
 def read_task(model: Path) -> str:
     """Returns the task of a SavedModel: classification, multilabel or regression."""
-    file = model / "assets" / "task"
+    file = model / "assets" / TASK_ASSET
     return file.read_text().strip() if file.is_file() else "classification"  # as old models, which don't say, all are

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 from imagepipe.base.errors import ModelError
+from imagepipe.base.names import SUMMARY
 from imagepipe.deploy.saved_model import GRAPH
-
-_SUMMARY = "summary.json"
 
 
 def list_version_folders(serving_dir: str | Path) -> list[Path]:
@@ -35,8 +34,8 @@ def find_model(path: Path) -> Path:
         return path
     if versions := list_version_folders(path):
         return find_model(versions[-1])
-    if (path / _SUMMARY).is_file():
-        model = json.loads((path / _SUMMARY).read_text()).get("model_dir")
+    if (path / SUMMARY).is_file():
+        model = json.loads((path / SUMMARY).read_text()).get("model_dir")
         if model is None:
             raise ModelError(f"{path}: this run did not get as far as a model")
         return find_model(Path(model))
@@ -47,8 +46,8 @@ def find_model(path: Path) -> Path:
 
 def find_model_name(path: Path) -> str:
     """Returns the name of the model that a path stands for, see ``find_model``."""
-    if (path / _SUMMARY).is_file():
-        return str(json.loads((path / _SUMMARY).read_text())["name"])
+    if (path / SUMMARY).is_file():
+        return str(json.loads((path / SUMMARY).read_text())["name"])
     path = path.resolve()
     if list_version_folders(path):
         return path.name

@@ -48,8 +48,8 @@ def ingest(
 
     Args:
         source: folder of class folders, or manifest: CSV (.csv) or JSON lines (.jsonl, .ndjson), with ``path``,
-            ``label`` and side features. A path, or a URI (``gs://``, ``s3://``, …). Of a folder, hidden files and
-            folders and Thumbs.db and desktop.ini are skipped; every other file counts.
+            ``label`` and side features. A path, or a URI (``gs://…``, ``s3://…``) as text. Of a folder, hidden files,
+            hidden folders, Thumbs.db and desktop.ini are skipped; every other file counts.
         out: the dataset's folder, a path or URI; for remote runners, one that the workers reach.
         task: classification takes a label unchanged, multilabel splits it at ``|``, regression reads a finite number.
         splits: name to weight, 0 or more; their sum is positive.
@@ -79,7 +79,7 @@ def ingest(
     source, out = filesystem.absolute(os.fspath(source)), filesystem.absolute(os.fspath(out))
     if f"{out}/".startswith(f"{source}/") or f"{source}/".startswith(f"{out}/"):
         raise IngestError(
-            f"SOURCE {source} and DIR {out} lie in each other: keep them apart, or outputs become inputs."
+            f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another DIR."
         )
     rows = sources.read_rows(source, task)
     with commit.lock(out):

@@ -133,7 +133,7 @@ def load(path: str) -> Dataset:
     if present != described or filesystem.size(filesystem.join(folder, JOURNAL)) is not None:
         wrong = sorted({file for file, _ in present.items() ^ described.items()})
         raise IngestError(
-            f"{folder} is between two states{f' (for one, {wrong[0]})' if wrong else ''}: an ingest into it is "
+            f"{folder} is in an inconsistent state{f' (see {wrong[0]})' if wrong else ''}: an ingest into it is "
             "running, or was interrupted. If none is running, run the same ingest again; it finishes what was started."
         )
     return dataset
@@ -195,7 +195,7 @@ def refuse_foreign(folder: str) -> None:
         return
     if foreign := [name for name in filesystem.list_folder(folder) if not name.startswith(STAGING)]:
         raise IngestError(
-            f"{folder} is no dataset, and not empty (it holds {foreign[0]}): give a new or an empty folder."
+            f"{folder} is not a dataset, and not empty (it holds {foreign[0]}): give a new or an empty folder."
         )
 
 

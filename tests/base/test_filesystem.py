@@ -82,7 +82,7 @@ def test_a_missing_client_names_the_extra_that_installs_it():
 def test_a_folder_of_something_else_is_refused(store):
     store.put("full/notes.txt", b"mine")
     store.put("source/a/1.jpg", b"x")
-    with pytest.raises(IngestError, match="no dataset, and not empty"):
+    with pytest.raises(IngestError, match="not a dataset, and not empty"):
         ingest(f"{store.uri}/source", f"{store.uri}/full")
 
 

@@ -23,8 +23,8 @@ def differ(one, other):
     return np.abs(one.astype(int) - other.astype(int)).mean()
 
 
-def mend_checksums(png):
-    """Makes the checksums of a PNG's chunks right, in place, as far as chunks can be told."""
+def fix_checksums(png):
+    """Corrects the checksums of a PNG's chunks, in place, as far as chunks can be found."""
     at = 8
     while at + 12 <= len(png):
         end = at + 8 + int.from_bytes(png[at : at + 4], "big")
@@ -53,7 +53,7 @@ def test_upright_gray_and_rgb_jpeg_pass_byte_for_byte(photo, encode, mode, optio
     assert (image.data, image.width, image.height, image.format) == (data, 160, 120, "jpeg")
 
 
-def test_the_several_pictures_of_a_phones_jpeg_pass_as_they_are(photo, encode):
+def test_the_several_pictures_of_a_phones_jpeg_pass_unchanged(photo, encode):
     data = encode(photo, "MPO", save_all=True, append_images=[photo.rotate(180)])
     image = normalize(data)
     assert (image.data, image.format) == (data, "mpo")
@@ -115,10 +115,10 @@ def test_transparency_is_laid_on_white(encode):
     clear.putpixel((1, 0), (255, 0, 0, 51))
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 255, 0, 0])
-    found = pixels(normalize(encode(clear, "PNG")).data)
-    assert found[0, 0].tolist() == [255, 0, 0]
-    assert found[0, 1].tolist() == [255, 204, 204]
-    assert found[3, 3].tolist() == [255, 255, 255]
+    decoded = pixels(normalize(encode(clear, "PNG")).data)
+    assert decoded[0, 0].tolist() == [255, 0, 0]
+    assert decoded[0, 1].tolist() == [255, 204, 204]
+    assert decoded[3, 3].tolist() == [255, 255, 255]
     assert pixels(normalize(encode(palette, "PNG", transparency=1)).data)[0, 0].tolist() == [255, 255, 255]
     gray = Image.new("LA", (2, 2), (0, 0))
     assert pixels(normalize(encode(gray, "PNG")).data)[0, 0].tolist() == [255, 255, 255]
@@ -127,8 +127,8 @@ def test_transparency_is_laid_on_white(encode):
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
 def test_16_bit_gray_is_scaled_not_clipped(encode, format_):
     ramp = np.linspace(0, 65535, 256 * 4).reshape(4, 256).astype(np.uint16)
-    found = pixels(normalize(encode(Image.fromarray(ramp), format_)).data)
-    assert np.abs(found[..., 0] - ramp / 257).max() <= 1
+    decoded = pixels(normalize(encode(Image.fromarray(ramp), format_)).data)
+    assert np.abs(decoded[..., 0] - ramp / 257).max() <= 1
 
 
 def test_float_pixels_of_unknown_range_are_refused(encode):
@@ -225,7 +225,7 @@ def test_broken_exif_does_not_cost_a_good_image(photo, encode):
     assert normalize(data).data == data
 
 
-def test_jpeg_of_a_rare_kind_never_passes_as_it_is(photo, encode):
+def test_jpeg_of_a_rare_kind_never_passes_unchanged(photo, encode):
     data = bytearray(encode(photo, "JPEG"))
     data[data.index(b"\xff\xc0") + 1] = 0xC9  # arithmetic coding, which many decoders are built without
     with contextlib.suppress(BadImage):
@@ -264,7 +264,7 @@ def damaged(photo, encode) -> Iterator[bytes]:
                     place = draw.randrange(min(len(data), 700)) if kind == 2 else draw.randrange(len(data))
                     data[place] = draw.randrange(256)
             if seed.startswith(b"\x89PNG") and kind > 1:
-                mend_checksums(data)  # else all that is tested is that they are looked at
+                fix_checksums(data)  # else all that is tested is that they are looked at
             yield bytes(data)
 
 
@@ -292,7 +292,7 @@ def test_what_passes_is_decoded_by_tensorflow_to_the_same_size(photo, encode):
 
 
 def test_what_a_decoder_is_left_to_prove_it_decodes_exactly_if_it_passes(photo, encode):
-    found = collections.Counter()
+    outcomes = collections.Counter()
     for data in damaged(photo, encode):
         kept = taken = None
         with contextlib.suppress(BadImage):
@@ -303,6 +303,6 @@ def test_what_a_decoder_is_left_to_prove_it_decodes_exactly_if_it_passes(photo, 
             assert tensorflow_decodes(data, width, height) == (kept == data)
         else:
             assert taken == kept
-        found[taken == data, kept == data] += 1
-    assert found[True, True] > 100
-    assert found[True, False] > 20
+        outcomes[taken == data, kept == data] += 1
+    assert outcomes[True, True] > 100
+    assert outcomes[True, False] > 20

@@ -66,8 +66,8 @@ def test_what_the_command_line_imports_needs_neither_tensorflow_nor_beam():
         "import sys, imagepipe.ingest.command, imagepipe.ingest.dataset, imagepipe.base.images;"
         "print(sorted({'tensorflow', 'apache_beam'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)  # noqa: S603
-    assert found.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)  # noqa: S603
+    assert process.stdout == "[]\n"
 
 
 def test_ingesting_does_not_import_tensorflow_and_importing_beam_hides_nothing_for_good():

@@ -28,7 +28,7 @@ def records():
     import tensorflow as tf
 
     def records(folder):
-        found = {}
+        by_hash = {}
         for name, split in load(str(folder)).splits.items():
             for shard in split.shards:
                 path = Path(folder) / shard.file
@@ -36,9 +36,9 @@ def records():
                     for data in tfrecord.read_records(file):
                         feature = dict(tf.train.Example.FromString(data).features.feature)
                         sha256 = feature["sha256"].bytes_list.value[0].decode()
-                        assert sha256 not in found
-                        found[sha256] = (name, feature)
-        return found
+                        assert sha256 not in by_hash
+                        by_hash[sha256] = (name, feature)
+        return by_hash
 
     return records
 

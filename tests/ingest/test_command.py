@@ -89,11 +89,11 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
                 "same_as": str(source / "class/upright.jpg"),
             }
         ]
-        found = {
+        features = {
             feature["metadata"].bytes_list.value[0].decode().partition("/")[2]: feature
             for _, feature in records(out).values()
         }
-    formats = {name: feature["format"].bytes_list.value[0].decode() for name, feature in found.items()}
+    formats = {name: feature["format"].bytes_list.value[0].decode() for name, feature in features.items()}
     assert formats == {
         "alpha.png": "png",
         "gray16.png": "png",
@@ -108,14 +108,14 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
     import tensorflow as tf
 
     pixels = {}
-    for name, feature in found.items():
+    for name, feature in features.items():
         image = tf.io.decode_image(feature["input"].bytes_list.value[0], channels=3, expand_animations=False).numpy()
         size = tuple(feature[side].int64_list.value[0] for side in ("height", "width"))
         assert image.shape == (*size, 3)
         assert feature["label"].bytes_list.value == [b"class"]
         pixels[name] = image.astype(int)
     assert np.abs(pixels["turned.jpg"] - pixels["upright.jpg"]).mean() < 3  # of JPEG; unturned it is 50
-    assert found["upright.jpg"]["input"].bytes_list.value[0] == upright
+    assert features["upright.jpg"]["input"].bytes_list.value[0] == upright
 
 
 def test_the_same_command_twice_changes_no_file(folders, tree):
@@ -123,9 +123,9 @@ def test_the_same_command_twice_changes_no_file(folders, tree):
     (source / "a" / "bad.jpg").write_bytes(b"no image")
     shutil.copy(source / "a" / "00.jpg", source / "a" / "copy.jpg")
     first = ingest(str(source), str(out))
-    before = tree(out)
+    files = tree(out)
     second = ingest(str(source), str(out))
-    assert tree(out) == before
+    assert tree(out) == files
     assert (first.new, first.already, first.quarantined, first.duplicates) == (30, 0, 1, 1)
     assert (second.new, second.already, second.quarantined, second.duplicates) == (0, 30, 1, 1)
 
@@ -133,18 +133,18 @@ def test_the_same_command_twice_changes_no_file(folders, tree):
 def test_new_images_are_added_and_old_ones_stay_in_their_split(folders, crops, put, records):
     source, out = folders
     ingest(str(source), str(out))
-    before = {sha256: split for sha256, (split, _) in records(out).items()}
+    old = {sha256: split for sha256, (split, _) in records(out).items()}
     for i, data in enumerate(crops(60)[30:]):
         put(f"source/new/{i}.jpg", data)
     result = ingest(str(source), str(out))
-    after = {sha256: split for sha256, (split, _) in records(out).items()}
+    new = {sha256: split for sha256, (split, _) in records(out).items()}
     assert (result.new, result.already) == (30, 30)
-    assert len(after) == 60
-    assert before.items() <= after.items()
-    found = dataset.load(str(out))
-    labels = {label for split in found.splits.values() for label in split.labels}
+    assert len(new) == 60
+    assert old.items() <= new.items()
+    description = dataset.load(str(out))
+    labels = {label for split in description.splits.values() for label in split.labels}
     assert labels == {"a", "b", "c", "new"}
-    assert found.records == sum(sum(split.labels.values()) for split in found.splits.values()) == 60
+    assert description.records == sum(sum(split.labels.values()) for split in description.splits.values()) == 60
 
 
 def test_the_same_images_give_the_same_tree_wherever_they_are(folders, tmp_path, tree):
@@ -176,9 +176,9 @@ def test_a_disputed_label_takes_the_image_out_and_its_correction_brings_it_back(
     assert reasons(lines, out) == dict.fromkeys(
         ("00.jpg", "copy.jpg"), "copies of one file carry different labels: a, b"
     )
-    before = tree(out)
+    files = tree(out)
     assert ingest(str(source), str(out)).quarantined == 2
-    assert tree(out) == before
+    assert tree(out) == files
 
     manifest = source.parent / "corrected.csv"
     manifest.write_text("path,label\nsource/b/copy.jpg,a\nsource/a/00.jpg,a\n")
@@ -200,9 +200,9 @@ def test_a_copy_that_comes_alone_takes_out_the_image_and_names_both_files(folder
     assert reasons(lines, out) == dict.fromkeys(
         ("03.jpg", "alone.jpg"), "copies of one file carry different labels: a, zebra"
     )
-    found = dataset.load(str(out))
-    assert found.records == len(records(out)) == 29
-    counts = [sum(split.labels.get(label, 0) for split in found.splits.values()) for label in ("a", "b", "zebra")]
+    description = dataset.load(str(out))
+    assert description.records == len(records(out)) == 29
+    counts = [sum(split.labels.get(label, 0) for split in description.splits.values()) for label in ("a", "b", "zebra")]
     assert counts == [9, 9, 1]
 
 
@@ -221,8 +221,8 @@ def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, 
     )
     result = ingest(str(manifest), str(out))
     assert (result.read, result.new, result.quarantined) == (7, 2, 5)
-    found = {(entry["row"], entry["path"]): entry["reason"] for entry in lines(out / "quarantine.jsonl")}
-    assert found == {
+    quarantine = {(entry["row"], entry["path"]): entry["reason"] for entry in lines(out / "quarantine.jsonl")}
+    assert quarantine == {
         (4, str(source / "c/02.jpg")): "missing label",
         (5, str(source / "nowhere.jpg")): "missing file",
         (6, str(source / "a")): "can't be read: not an ordinary file",
@@ -297,7 +297,7 @@ def test_progress_of_a_runner_outside_this_process_comes_from_its_metrics(folder
     (source / "a" / "bad.jpg").write_bytes(b"no image")
     asked = []
     shown = progress.show_progress
-    monkeypatch.setattr(progress, "show_progress", lambda *given: asked.extend(given) or shown(*given))
+    monkeypatch.setattr(progress, "show_progress", lambda *arguments: asked.extend(arguments) or shown(*arguments))
     # By its full name it is taken for one that reports from elsewhere.
     ingest(str(source), str(out), beam_args=["--runner=apache_beam.runners.direct.direct_runner.DirectRunner"])
     total, _, counts = asked
@@ -316,7 +316,7 @@ def test_max_side_and_max_pixels_reach_the_images(folders, records, lines, photo
     assert set(sides) == {20}
 
 
-def test_a_file_that_changes_meanwhile_is_set_aside(folders, monkeypatch, lines, records):
+def test_a_file_that_changes_meanwhile_is_quarantined(folders, monkeypatch, lines, records):
     source, out = folders
     victim = source / "a" / "00.jpg"
     content = victim.read_bytes()
@@ -341,18 +341,18 @@ def test_a_file_that_changes_meanwhile_is_set_aside(folders, monkeypatch, lines,
         ({"compress": "gzip"}, "made with compress None"),
     ],
 )
-def test_other_options_than_the_dataset_was_made_with_are_refused(made, options, message, tree):
-    source, out = made
-    before = tree(out)
+def test_other_options_than_the_dataset_was_made_with_are_refused(small_dataset, options, message, tree):
+    source, out = small_dataset
+    files = tree(out)
     with pytest.raises(IngestError, match=message):
         ingest(str(source), str(out), **options)
-    assert tree(out) == before
+    assert tree(out) == files
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, crops):
+def small_dataset(tmp_path_factory, crops):
     """A dataset of three images that tests only look at."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("small")
     (folder / "source/a").mkdir(parents=True)
     for i, data in enumerate(crops(3)):
         (folder / f"source/a/{i}.jpg").write_bytes(data)
@@ -370,8 +370,8 @@ def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_p
         ("nowhere", out, {}, "no such folder or file"),
         ("empty", out, {}, "no file or row"),
         ("headless.csv", out, {}, "no column 'path'"),
-        ("source", tmp_path / "full", {}, "is no dataset, and not empty"),
-        ("source", tmp_path / "source/out", {}, "lie in each other"),
+        ("source", tmp_path / "full", {}, "is not a dataset, and not empty"),
+        ("source", tmp_path / "source/out", {}, "must not contain one another"),
         ("source", out, {"splits": {"train": 0}}, "weights"),
         ("source", out, {"splits": {"../up": 1}}, "can't name a split"),
         ("source", out, {"max_side": 0}, "max_side is 0"),
@@ -385,15 +385,15 @@ def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_p
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
-def test_load_refuses_what_is_missing_damaged_or_newer(made, tmp_path):
-    _, out = made
+def test_load_refuses_what_is_missing_damaged_or_newer(small_dataset, tmp_path):
+    _, out = small_dataset
     with pytest.raises(IngestError, match="holds no dataset"):
         dataset.load(str(tmp_path))
     for change, message in (
-        (lambda copy: next(copy.glob("*/*.tfrecord")).unlink(), "between two states"),
-        (lambda copy: next(copy.glob("*/*.tfrecord")).open("ab").write(b"x"), "between two states"),
-        (lambda copy: (copy / "train" / "more.tfrecord").write_bytes(b""), "between two states"),
-        (lambda copy: (copy / "journal.json").write_text("{}"), "between two states"),
+        (lambda copy: next(copy.glob("*/*.tfrecord")).unlink(), "in an inconsistent state"),
+        (lambda copy: next(copy.glob("*/*.tfrecord")).open("ab").write(b"x"), "in an inconsistent state"),
+        (lambda copy: (copy / "train" / "more.tfrecord").write_bytes(b""), "in an inconsistent state"),
+        (lambda copy: (copy / "journal.json").write_text("{}"), "in an inconsistent state"),
         (lambda copy: (copy / "dataset.json").write_text("{"), "is damaged"),
         (lambda copy: (copy / "dataset.json").write_text('{"version": 1}'), "is damaged"),
         (lambda copy: (copy / "dataset.json").write_text('{"version": 2}'), "has version 2"),
@@ -445,8 +445,8 @@ def test_a_killed_ingest_is_not_taken_for_a_dataset_and_the_next_one_makes_it_wh
         dataset.load(str(out))
     ingest(str(source), str(out))
     ingest(str(source), str(tmp_path / "undisturbed"))
-    found, expected = tree(out), tree(tmp_path / "undisturbed")
-    assert {name: data for name, (data, _) in found.items()} == {name: data for name, (data, _) in expected.items()}
+    present, expected = tree(out), tree(tmp_path / "undisturbed")
+    assert {name: data for name, (data, _) in present.items()} == {name: data for name, (data, _) in expected.items()}
     assert not list(out.glob(".staging-*"))
 
 
@@ -456,10 +456,10 @@ def test_ctrl_c_ends_it_soon_and_leaves_nothing(folders):
         command("while working", source, out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout.readline().startswith(b"working")  # two processes may print at once
-        begun = time.monotonic()
+        start = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in errors
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
     assert not out.exists()

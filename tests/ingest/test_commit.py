@@ -8,7 +8,7 @@ from imagepipe.ingest import commit
 
 
 def stage(folder, **contents):
-    """Stages files and returns what commit is to be told."""
+    """Stages files and returns their moves, for commit."""
     for name, content in contents.items():
         filesystem.write_whole(f"{folder}/.staging-1/{name}", content)
     return {f".staging-1/{name}": name for name in contents}
@@ -52,9 +52,9 @@ def test_an_interruption_at_any_step_leaves_the_old_or_is_finished_to_the_new(tm
         if described == b"new":
             assert {name: data for name, data in content(folder).items() if name in new or name in old} == new
         commit.recover(str(folder))
-        found = content(folder)
-        assert found in (old, new)
-        assert not stopped or (found == old) == (steps == 0)
+        present = content(folder)
+        assert present in (old, new)
+        assert not stopped or (present == old) == (steps == 0)
         assert not list(folder.glob(".staging-*"))
         if not stopped:
             break
@@ -85,7 +85,7 @@ def test_a_folder_that_stays_empty_is_removed_again(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(IngestError, match="can't be used"), commit.lock(f"{tmp_path}/file/out"):
         pass

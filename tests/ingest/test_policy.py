@@ -13,22 +13,22 @@ def row(path, label, line=None):
     }  # fmt: skip
 
 
-def known(shard="train/x.tfrecord", **copies):
+def entry(shard="train/x.tfrecord", **copies):
     return {"sha256": "f0", "copies": {path: [label] for path, label in copies.items()}, "shard": shard}
 
 
-def decide(rows, before=None):
-    keep, outcomes = policy.decide(rows, before)
+def decide(rows, index_entry=None):
+    keep, outcomes = policy.decide(rows, index_entry)
     return keep and keep["path"], sorted((outcome["kind"], outcome.get("path")) for outcome in outcomes)
 
 
-def test_of_new_copies_the_first_path_is_kept_and_knows_the_others():
+def test_of_new_copies_the_first_path_is_kept_and_names_the_others():
     keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None)
     assert (keep["path"], keep["row"], keep["copies"]) == ("a", 3, [("a", 7), ("b", None)])
     assert outcomes == []
 
 
-def test_copies_with_different_labels_are_all_set_aside_and_remembered():
+def test_copies_with_different_labels_are_all_quarantined_and_remembered():
     keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None)
     assert keep is None
     assert [outcome["reason"] for outcome in outcomes[:3]] == [
@@ -38,13 +38,13 @@ def test_copies_with_different_labels_are_all_set_aside_and_remembered():
 
 
 def test_what_is_in_already_stays_and_its_copies_are_duplicates():
-    assert decide([row("a", "x")], known(a="x")) == (None, [("already", None)])
-    assert decide([row("a", "x"), row("b", "x")], known(b="x")) == (None, [("already", None), ("duplicate", "a")])
-    assert decide([row("moved", "x")], known(a="x")) == (None, [("duplicate", "moved")])
+    assert decide([row("a", "x")], entry(a="x")) == (None, [("already", None)])
+    assert decide([row("a", "x"), row("b", "x")], entry(b="x")) == (None, [("already", None), ("duplicate", "a")])
+    assert decide([row("moved", "x")], entry(a="x")) == (None, [("duplicate", "moved")])
 
 
 def test_a_copy_with_another_label_takes_out_what_is_in():
-    keep, outcomes = policy.decide([row("b", "y")], known(a="x"))
+    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"))
     assert keep is None
     assert [outcome["kind"] for outcome in outcomes] == ["quarantine", "removed", "refused"]
     assert outcomes[1]["unseen"] == ["a"]
@@ -52,11 +52,11 @@ def test_a_copy_with_another_label_takes_out_what_is_in():
 
 
 def test_a_corrected_label_replaces_the_record():
-    assert decide([row("a", "y")], known(a="x")) == ("a", [("removed", None)])
+    assert decide([row("a", "y")], entry(a="x")) == ("a", [("removed", None)])
 
 
 def test_what_was_refused_stays_refused_until_its_labels_agree():
-    refused = known(shard=None, a="x", b="y")
+    refused = entry(shard=None, a="x", b="y")
     assert decide([row("a", "x")], refused) == (None, [("quarantine", "a"), ("refused", None)])
     assert decide([row("c", "x")], refused) == (None, [("quarantine", "c"), ("refused", None)])
     assert decide([row("b", "x")], refused) == ("b", [("accepted", None)])
@@ -71,10 +71,10 @@ def test_one_path_listed_twice_with_two_labels_is_a_contradiction():
 def test_splits_follow_the_weights_and_the_hash_alone():
     splits = {"train": 80, "eval": 10, "test": 10}
     hashes = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(4000)]
-    found = [choose_split(sha256, splits) for sha256 in hashes]
-    assert found.count("train") == pytest.approx(3200, abs=100)
-    assert found.count("eval") == pytest.approx(400, abs=60)
+    chosen = [choose_split(sha256, splits) for sha256 in hashes]
+    assert chosen.count("train") == pytest.approx(3200, abs=100)
+    assert chosen.count("eval") == pytest.approx(400, abs=60)
     assert choose_split("0" * 64, splits) == "train"
     assert choose_split("f" * 64, splits) == "test"
     assert {choose_split(sha256, {"train": 1, "eval": 0}) for sha256 in hashes} == {"train"}
-    assert [choose_split(sha256, {"train": 8, "eval": 1, "test": 1}) for sha256 in hashes] == found
+    assert [choose_split(sha256, {"train": 8, "eval": 1, "test": 1}) for sha256 in hashes] == chosen

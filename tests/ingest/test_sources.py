@@ -28,8 +28,8 @@ def jsonl(put):
 def test_folder_labels_are_the_first_folder_and_the_order_is_sorted(put, tmp_path):
     for name in ("b/2.jpg", "a/sub/1.jpg", "a/0.jpg", "B/x y é.jpg"):
         put(f"set/{name}", b"x")
-    found = [(row["metadata"], row["labels"], row["path"], row["row"]) for row in read(tmp_path / "set")]
-    assert found == [
+    rows = [(row["metadata"], row["labels"], row["path"], row["row"]) for row in read(tmp_path / "set")]
+    assert rows == [
         (name, [label], str(tmp_path / "set" / name), None)
         for name, label in (("B/x y é.jpg", "B"), ("a/0.jpg", "a"), ("a/sub/1.jpg", "a"), ("b/2.jpg", "b"))
     ]
@@ -38,8 +38,8 @@ def test_folder_labels_are_the_first_folder_and_the_order_is_sorted(put, tmp_pat
 def test_every_file_of_a_folder_is_a_record_save_hidden_ones(put, tmp_path):
     for name in ("a/1.jpg", "a/notes.txt", "a/.DS_Store", ".git/config", "a/Thumbs.db", "top.jpg"):
         put(f"set/{name}", b"x")
-    found = {row["metadata"] or row["path"]: row["reason"] for row in read(tmp_path / "set")}
-    assert found == {"a/1.jpg": None, "a/notes.txt": None, str(tmp_path / "set/top.jpg"): "missing label"}
+    rows = {row["metadata"] or row["path"]: row["reason"] for row in read(tmp_path / "set")}
+    assert rows == {"a/1.jpg": None, "a/notes.txt": None, str(tmp_path / "set/top.jpg"): "missing label"}
 
 
 def test_links_to_folders_are_followed_once(put, tmp_path):
@@ -47,8 +47,8 @@ def test_links_to_folders_are_followed_once(put, tmp_path):
     put("set/b/2.jpg", b"x")
     (tmp_path / "set/a").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set/b/loop").symlink_to(tmp_path / "set")
-    found = {row["path"]: row["reason"] for row in read(tmp_path / "set")}
-    assert found == {
+    rows = {row["path"]: row["reason"] for row in read(tmp_path / "set")}
+    assert rows == {
         str(tmp_path / "set/a/1.jpg"): None,
         str(tmp_path / "set/b/2.jpg"): None,
         str(tmp_path / "set/b/loop"): "folder that links to one above itself",
@@ -59,15 +59,15 @@ def test_csv_paths_labels_and_further_columns(csv, tmp_path):
     path = csv(
         "\ufeffpath,label,price,shop\r\nan image.jpg,cat, 1.5 ,\r\n\r\n/abs/b.jpg,dog,,é\r\ngs://b/c.jpg,cat,2,x\r\n"
     )
-    found = [(row["path"], row["metadata"], row["labels"], row["side"], row["row"]) for row in read(path)]
-    assert found == [
+    rows = [(row["path"], row["metadata"], row["labels"], row["side"], row["row"]) for row in read(path)]
+    assert rows == [
         (str(tmp_path / "set/an image.jpg"), "an image.jpg", ["cat"], {"price": " 1.5 "}, 2),
         ("/abs/b.jpg", "/abs/b.jpg", ["dog"], {"shop": "é"}, 4),
         ("gs://b/c.jpg", "gs://b/c.jpg", ["cat"], {"price": "2", "shop": "x"}, 5),
     ]
 
 
-def test_unreadable_csv_rows_are_told_by_line_and_the_rest_is_read(csv):
+def test_unreadable_csv_rows_are_reported_by_line_and_the_rest_is_read(csv):
     path = csv(
         b"path,label,n\na.jpg,x,1\nb.jpg,x\nc.jpg,x,1,2\n\xff.jpg,x,1\n,x,1\nd.jpg,,1\n"
         + b"e.jpg,x,"
@@ -91,7 +91,7 @@ def test_unreadable_csv_rows_are_told_by_line_and_the_rest_is_read(csv):
     assert [row["metadata"] for row in read(path) if not row["reason"]] == ["a.jpg", "g.jpg"]
 
 
-def test_unreadable_json_lines_are_told_by_line_and_the_rest_is_read(put):
+def test_unreadable_json_lines_are_reported_by_line_and_the_rest_is_read(put):
     path = put(
         "list.jsonl",
         b'{"path": "a.jpg", "label": 3}\n{"path": \n[1]\n{"label": "x"}\n\n{"path": "b.jpg", "label": ["x"]}\n'

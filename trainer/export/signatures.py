@@ -30,7 +30,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
-from imagepipe.base.names import TaskName
+from imagepipe.base.names import TASK_ASSET, TaskName
 from trainer.config import list_thresholds
 from transform.examples import FeatureSpec, Raw, load_graph, make_parser, read_output_names
 
@@ -165,7 +165,7 @@ def save_model(
         ValueError: if ``label_thresholds`` names a label unseen in training.
     """
     output_names = read_output_names(task, transform_output, features)
-    assets = {"task": task} | ({LABELS_VOCABULARY: "\n".join(output_names)} if task == "regression" else {})
+    assets = {TASK_ASSET: task} | ({LABELS_VOCABULARY: "\n".join(output_names)} if task == "regression" else {})
     with tempfile.TemporaryDirectory() as folder:
         for name, text in assets.items():
             (Path(folder) / name).write_text(f"{text}\n")
