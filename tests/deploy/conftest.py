@@ -1,4 +1,4 @@
-"""What the tests of Google's clouds share: an account, and models that say different things."""
+"""Fixtures for the tests of the targets: an account at Google, models with different labels, object stores."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ def connect(address: Address) -> Client:
 
 @pytest.fixture(scope="session")
 def brightness(tmp_path_factory) -> list[str]:
-    """Three models: the first two answer alike, by the same names; the third has others."""
+    """Three models: the first two have the same labels and answers; the third has other labels."""
     root = tmp_path_factory.mktemp("brightness")
     kinds = [(("dark", "light"), 0), (("dark", "light"), 1), (("night", "day"), 0)]
     return [str(save_brightness(root / f"{i}", root / f"a{i}", *kind)) for i, kind in enumerate(kinds)]
@@ -35,21 +35,21 @@ def brightness(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def expected(brightness) -> list[Prediction]:
-    """What the first model says of the digits."""
+    """The first model's predictions for the digits."""
     return LoadedModel(Path(brightness[0])).predict(DIGITS)
 
 
 @pytest.fixture
 def account(tmp_path, monkeypatch) -> Iterator[google.Accounts]:
-    """A service account of Google's, which its libraries find, and whose secrets get into no log, nor onto a screen."""
-    with google.accounts(tmp_path) as account:
+    """A Google service account that Google's libraries find."""
+    with google.run_token_endpoint(tmp_path) as account:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account.key_file))
         yield account
 
 
 @pytest.fixture
 def no_secrets(account, capfd) -> Iterator[None]:
-    """Everything logs all that it can; afterwards none of the account's secrets must be in it, nor any image."""
+    """Logs at the lowest level; fails if one of the account's secrets or an image is in the logs or on the screen."""
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     loggers = [logging.getLogger(name) for name in ("", "google", "google.auth", "urllib3", "httpx", "imagepipe")]
@@ -61,8 +61,8 @@ def no_secrets(account, capfd) -> Iterator[None]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
         logger.removeHandler(handler)
-    said = "".join([log.getvalue(), *capfd.readouterr()])
-    assert "Making request" in said  # google-auth
-    assert "POST http://127.0.0.1" in said  # httpx
+    output = "".join([log.getvalue(), *capfd.readouterr()])
+    assert "Making request" in output  # google-auth
+    assert "POST http://127.0.0.1" in output  # httpx
     secrets = {*account.secrets, *(base64.b64encode(digit.image).decode()[:60] for digit in DIGITS)}
-    assert not [secret for secret in secrets if secret in said]
+    assert not [secret for secret in secrets if secret in output]

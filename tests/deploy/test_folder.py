@@ -23,7 +23,7 @@ from tests.serving.conftest import save_brightness
 def models(tmp_path_factory) -> list[str]:
     root = tmp_path_factory.mktemp("models")
     names = [("dark", "light"), ("black", "white"), ("night", "day")]
-    return [str(save_brightness(root / f"{i}", root / f"assets{i}", each)) for i, each in enumerate(names)]
+    return [str(save_brightness(root / f"{i}", root / f"assets{i}", pair)) for i, pair in enumerate(names)]
 
 
 @pytest.fixture
@@ -98,25 +98,25 @@ def test_the_command_line_deploys_shows_and_rolls_back(models, tmp_path):
         result = CliRunner().invoke(app, [*arguments, "--config", str(file)])
         return result.exit_code, result.output
 
-    code, said = run("deploy", models[0])
+    code, output = run("deploy", models[0])
     (first,) = serving_dir.iterdir()
-    assert (code, said) == (0, f"Version {first.name} gets 100% of the requests: {first}\n")
-    code, said = run("deploy", models[1], "--json")
-    second = json.loads(said)
+    assert (code, output) == (0, f"Version {first.name} gets 100% of the requests: {first}\n")
+    code, output = run("deploy", models[1], "--json")
+    second = json.loads(output)
     assert (code, second["traffic"], second["uri"]) == (0, 100, f"{serving_dir}/{second['version']}")
     rows = [line.split() for line in run("status")[1].splitlines() if line.strip()[:1].isdigit()]
     assert rows == [[second["version"], "100%", "ready", second["uri"]], [first.name, "0%", "ready", str(first)]]
-    assert [each["version"] for each in json.loads(run("status", "--json")[1])] == [second["version"], first.name]
+    assert [version["version"] for version in json.loads(run("status", "--json")[1])] == [second["version"], first.name]
     assert run("rollback") == (0, f"Version {first.name} is live: {first}\n")
-    code, said = run("rollback")
+    code, output = run("rollback")
     assert code == 1
-    assert "there is nothing to go back to" in said
-    code, said = run("deploy", models[1], "--traffic", "10")
+    assert "there is nothing to go back to" in output
+    code, output = run("deploy", models[1], "--traffic", "10")
     assert code == 2
-    assert "a folder has no share" in said
-    code, said = run("deploy", str(tmp_path / "nothing"))
+    assert "a folder has no share" in output
+    code, output = run("deploy", str(tmp_path / "nothing"))
     assert code == 2
-    assert "neither a SavedModel" in said
+    assert "neither a SavedModel" in output
 
 
 @pytest.mark.parametrize(("inner", "uri"), [("", "{v}"), ("{version}", "{v}/{v}")])

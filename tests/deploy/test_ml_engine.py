@@ -17,7 +17,7 @@ from imagepipe.serving.request_files import write_requests
 from imagepipe.serving.types import Request
 from pipeline.cli import app
 from tests.deploy.conftest import DIGITS, connect
-from tests.standins.google import PROJECT, REGION, running
+from tests.standins.google import PROJECT, REGION, serve_api
 from tests.standins.ml_engine import MLEngine
 
 QUOTA = "The request for 1 node of n1-standard-4 exceeds the quota"
@@ -28,7 +28,7 @@ def cloud(account, monkeypatch):
     cloud = MLEngine(account)
     monkeypatch.setattr(ml_engine_api, "_FIRST_PAUSE", 0.01)
     ml_engine_api._warn.cache_clear()
-    with running(cloud):
+    with serve_api(cloud):
         yield cloud
 
 
@@ -47,7 +47,7 @@ def states(config: DeployConfig) -> list[tuple[int, str]]:
 
 
 def labels(config: DeployConfig) -> set[str]:
-    return {each.label for each in connect(ml_engine.find_address(config)).predict_requests(DIGITS)}
+    return {answer.label for answer in connect(ml_engine.find_address(config)).predict_requests(DIGITS)}
 
 
 def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness, expected, no_secrets, caplog):
@@ -55,8 +55,8 @@ def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness,
     assert ml_engine.status(config) == [version]
     assert version.uri == f"{config.path}/{version.version}"
     assert list(connect(ml_engine.find_address(config)).predict_requests(DIGITS)) == [
-        dataclasses.replace(each, classes=pytest.approx(each.classes), score=pytest.approx(each.score))
-        for each in expected
+        dataclasses.replace(answer, classes=pytest.approx(answer.classes), score=pytest.approx(answer.score))
+        for answer in expected
     ]
     warnings = [record.getMessage() for record in caplog.records if record.name == "imagepipe.deploy"]
     assert [words for words in warnings if "has retired" in words and "Vertex AI" in words] == warnings
@@ -68,15 +68,15 @@ def test_plain_rest_predicts_with_it(cloud, config, brightness, expected):
     url = f"{cloud.url}/v1/projects/{PROJECT}/models/test_digits:predict"
     body = {"instances": [encode_instance(request) for request in DIGITS]}
     answer = AuthorizedSession(gcp.find_credentials()).post(url, json=body).json()
-    assert [row["label"] for row in answer["predictions"]] == [each.label for each in expected]
+    assert [row["label"] for row in answer["predictions"]] == [prediction.label for prediction in expected]
 
 
 def test_a_version_is_made_as_configured(cloud, config, brightness):
     version = ml_engine.deploy(brightness[0], changed(config, min_nodes=2, max_nodes=5))
-    made = cloud.versions["test_digits"][f"v{version.version}"]
-    assert (made["deploymentUri"], made["machineType"]) == (version.uri, "n1-standard-4")
-    assert (made["framework"], made["runtimeVersion"], made["pythonVersion"]) == ("TENSORFLOW", "2.11", "3.7")
-    assert made["autoScaling"] == {"minNodes": 2, "maxNodes": 5}
+    created = cloud.versions["test_digits"][f"v{version.version}"]
+    assert (created["deploymentUri"], created["machineType"]) == (version.uri, "n1-standard-4")
+    assert (created["framework"], created["runtimeVersion"], created["pythonVersion"]) == ("TENSORFLOW", "2.11", "3.7")
+    assert created["autoScaling"] == {"minNodes": 2, "maxNodes": 5}
     fixed = ml_engine.deploy(brightness[1], changed(config, min_nodes=3, max_nodes=3))
     assert cloud.versions["test_digits"][f"v{fixed.version}"]["manualScaling"] == {"nodes": 3}
     with pytest.raises(DeployError, match=r"autoScaling.minNodes: N1 needs one at least"):
@@ -227,7 +227,7 @@ def test_a_job_predicts_files_of_each_kind(cloud, config, brightness, expected, 
     done = ml_engine_jobs.wait_for_job(job.id, config, lambda now: seen.append(now.state))
     assert (done.state, done.predicted, done.errors) == ("SUCCEEDED", 20, 0)
     assert seen == ["PREPARING", "RUNNING", "SUCCEEDED"]
-    assert results(tmp_path / "out") == {each.id: each.label for each in expected}
+    assert results(tmp_path / "out") == {answer.id: answer.label for answer in expected}
     asked = cloud.jobs[job.id]["predictionInput"]
     assert (asked["batchSize"], asked["maxWorkerCount"], asked["region"]) == ("8", "3", REGION)
     assert asked["versionName"] == f"projects/{PROJECT}/models/test_digits/versions/v{version.version}"

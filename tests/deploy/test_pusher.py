@@ -10,7 +10,7 @@ from tfx.utils import json_utils, path_utils
 from components.pusher.executor import DEPLOY, Executor
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
-from tests.standins.google import PROJECT, REGION, running
+from tests.standins.google import PROJECT, REGION, serve_api
 from tests.standins.kubernetes import Cluster
 from tests.standins.ml_engine import MLEngine
 from tests.standins.vertex import Vertex
@@ -25,7 +25,7 @@ def config(request, account, tmp_path, monkeypatch):
             yield DeployConfig(target="kserve", name="digits", path=path)
         return
     cloud = {"vertex": Vertex, "ml_engine": MLEngine}[request.param](account)
-    with running(cloud):
+    with serve_api(cloud):
         section = {"project": PROJECT, "region": REGION, "api": cloud.url}
         yield DeployConfig(target=request.param, name="digits", path=path, **{request.param: section})
 

@@ -13,7 +13,7 @@ from imagepipe.deploy.config import DeployConfig
 from imagepipe.serving.types import Failure, Prediction, Request
 from pipeline.cli import app
 from tests.deploy.conftest import DIGITS, connect
-from tests.standins.google import PROJECT, REGION, running
+from tests.standins.google import PROJECT, REGION, serve_api
 from tests.standins.vertex import LOCATION, Vertex
 
 QUOTA = "The following quota metrics exceed quota limits: aiplatform.googleapis.com/custom_model_serving_cpus"
@@ -23,7 +23,7 @@ QUOTA = "The following quota metrics exceed quota limits: aiplatform.googleapis.
 def cloud(account, monkeypatch):
     cloud = Vertex(account)
     monkeypatch.setattr(vertex, "_FIRST_POLL", 0.02)
-    with running(cloud):
+    with serve_api(cloud):
         yield cloud
 
 
@@ -49,8 +49,8 @@ def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness,
     assert registered.labels == {"imagepipe_version": version.version}
     assert set(registered.version_aliases) == {f"v{version.version}", "default"}
     assert list(connect(vertex.find_address(config)).predict_requests(DIGITS)) == [
-        dataclasses.replace(each, classes=pytest.approx(each.classes), score=pytest.approx(each.score))
-        for each in expected
+        dataclasses.replace(answer, classes=pytest.approx(answer.classes), score=pytest.approx(answer.score))
+        for answer in expected
     ]
 
 
@@ -62,7 +62,7 @@ def test_googles_own_client_predicts_with_it(cloud, config, brightness, expected
     (endpoint,) = cloud.endpoints
     instances = [vertex_instance(request) for request in DIGITS]
     answer = client.predict(endpoint=endpoint, instances=instances)
-    assert [row["label"] for row in answer.predictions] == [each.label for each in expected]
+    assert [row["label"] for row in answer.predictions] == [prediction.label for prediction in expected]
     assert [row["metadata"] for row in answer.predictions] == [request.id for request in DIGITS]
 
 
@@ -80,7 +80,9 @@ def test_a_canary_gets_its_share_then_more_then_all_and_the_old_one_goes(cloud, 
     assert (canary.traffic, int(canary.version) > int(first.version)) == (10, True)
     assert shares(config) == [(10, "ready"), (90, "ready")]
     assert not [
-        each for each in connect(vertex.find_address(config)).predict_requests(DIGITS * 5) if isinstance(each, Failure)
+        answer
+        for answer in connect(vertex.find_address(config)).predict_requests(DIGITS * 5)
+        if isinstance(answer, Failure)
     ]
     assert sorted(cloud.answered.values()) == [10, 90]
     cloud.calls.clear()
@@ -123,7 +125,7 @@ def test_what_was_replaced_comes_back_from_the_registry_and_takes_over_once_it_i
     assert steps == ["deployModel", "undeployModel"]
     moved = next(i for i, call in enumerate(cloud.calls) if call.startswith("PATCH") and "endpoints" in call)
     assert cloud.calls.index(next(c for c in cloud.calls if "undeploy" in c)) > moved
-    assert [each.label for each in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
+    assert [answer.label for answer in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
 
 
 def test_a_version_that_was_rolled_back_is_not_gone_back_to_but_can_be_deployed_again(config, brightness):
@@ -152,8 +154,8 @@ def test_scores_have_no_names_while_versions_of_other_classes_share_the_requests
     vertex.deploy(brightness[0], config)
     vertex.deploy(brightness[2], config, 50)
     answers = list(connect(vertex.find_address(config)).predict_requests(DIGITS))
-    assert {each.label for each in answers} == {"dark", "night"}
-    assert all(set(each.classes) == {each.label, "1"} for each in answers)
+    assert {answer.label for answer in answers} == {"dark", "night"}
+    assert all(set(answer.classes) == {answer.label, "1"} for answer in answers)
 
 
 @pytest.mark.parametrize(("of_a_call", "status"), [(True, 429), (False, 429), (False, 503), (True, 403)])
@@ -167,12 +169,12 @@ def test_a_deployment_that_fails_leaves_the_live_version_alone_and_says_what_to_
         cloud.operations.failing.append(("DeployModel", status, QUOTA))
     with pytest.raises(DeployError) as failed:
         vertex.deploy(brightness[1], config)
-    said = str(failed.value)
-    assert QUOTA in said
-    assert {429: "Ask for more quota", 503: "Do it again later", 403: "needs the right"}[status] in said
-    assert f"Live as before: version {live.version} (100% of the requests)" in said
+    output = str(failed.value)
+    assert QUOTA in output
+    assert {429: "Ask for more quota", 503: "Do it again later", 403: "needs the right"}[status] in output
+    assert f"Live as before: version {live.version} (100% of the requests)" in output
     assert vertex.status(config) == [live]
-    assert [each.label for each in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
+    assert [answer.label for answer in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
     assert vertex.deploy(brightness[1], config).traffic == 100
 
 
@@ -270,11 +272,11 @@ def test_a_token_that_expires_is_renewed_and_an_account_that_is_gone_is_said(
 ):
     vertex.deploy(brightness[0], config)
     endpoint = connect(vertex.find_address(config))
-    assert [each.label for each in endpoint.predict_requests(DIGITS)] == [each.label for each in expected]
-    before = account.given
+    assert [answer.label for answer in endpoint.predict_requests(DIGITS)] == [answer.label for answer in expected]
+    issued = account.issued
     account.expire()
-    assert [each.label for each in endpoint.predict_requests(DIGITS)] == [each.label for each in expected]
-    assert account.given == before + 1  # not one for each image
+    assert [answer.label for answer in endpoint.predict_requests(DIGITS)] == [answer.label for answer in expected]
+    assert account.issued == issued + 1  # not one per image
     account.expire()
     account.revoked = True
     with pytest.raises(DeployError, match="Google gives no access token for the credentials: invalid_grant"):

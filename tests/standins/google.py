@@ -2,7 +2,7 @@
 
 The real google-auth gets its tokens here: the key of a service account, made for the test, is in a file that
 ``GOOGLE_APPLICATION_CREDENTIALS`` names, and its ``token_uri`` is on loopback. Either kind of token that Google takes
-of a service account opens the APIs: one that the token endpoint gave, and one that the account signed itself.
+of a service account opens the APIs: one issued by the token endpoint, and one that the account signed itself.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import tensorflow as tf
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.standins.tensorflow_serving import SERVED, Loaded
+from tests.standins.tensorflow_serving import SERVED, Servable
 
 PROJECT, PROJECT_NUMBER, REGION = "pictures", "123456789", "europe-west4"
 _STATUS = {
@@ -39,7 +39,7 @@ _STATUS = {
     503: "UNAVAILABLE",
 }
 _CODES = {400: 3, 403: 7, 404: 5, 409: 10, 412: 9, 429: 8, 503: 14}  # google.rpc.Code
-_AUDIENCE = "https://oauth2.googleapis.com/token"  # of what an account signs, wherever it is sent
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # of everything that an account signs
 _WIRE = {412: 400}  # a failed precondition is a 400 over HTTP
 
 Json = dict[str, Any]
@@ -53,12 +53,13 @@ class RefusedError(Exception):
 
 @dataclass
 class Accounts:
-    """A service account and the tokens it was given.
+    """A service account and its tokens.
 
     Attributes:
-        key_file: its key, as Google gives it to download.
-        secrets: what must be in no log: the private key and the tokens.
-        revoked: whether the account is no more.
+        key_file: file with its key, in the format of Google's download.
+        secrets: strings that must be in no log: the private key and the tokens.
+        issued: number of tokens issued.
+        revoked: whether the account was deleted.
     """
 
     key_file: Path
@@ -66,14 +67,14 @@ class Accounts:
     secrets: list[str]
     token_uri: str = ""
     tokens: set[str] = field(default_factory=set)
-    given: int = 0
+    issued: int = 0
     revoked: bool = False
 
     def expire(self) -> None:
-        """Makes all tokens invalid that were given."""
+        """Makes all issued tokens invalid."""
         self.tokens.clear()
 
-    def give(self, form: dict[str, str]) -> Json:
+    def issue_token(self, form: dict[str, str]) -> Json:
         if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer":
             raise RefusedError(400, "unsupported_grant_type")
         claims = google.auth.jwt.decode(form["assertion"], self.public_key, audience=_AUDIENCE)
@@ -81,13 +82,13 @@ class Accounts:
             raise RefusedError(400, "invalid_scope")
         if self.revoked:
             raise RefusedError(400, "invalid_grant")
-        self.given += 1
+        self.issued += 1
         token = f"ya29.{secrets.token_hex(20)}"
         self.tokens.add(token)
         self.secrets.append(token)
         return {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
 
-    def check(self, header: str | None) -> None:
+    def check_token(self, header: str | None) -> None:
         scheme, _, token = (header or "").partition(" ")
         self.secrets += [token] if token else []
         if scheme == "Bearer" and token in self.tokens:
@@ -100,17 +101,17 @@ class Accounts:
 
 
 @functools.cache
-def _key() -> rsa.RSAPrivateKey:
+def _create_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @contextlib.contextmanager
-def accounts(folder: Path) -> Iterator[Accounts]:
+def run_token_endpoint(folder: Path) -> Iterator[Accounts]:
     """Runs the token endpoint, and writes a key for it into a folder.
 
     Meanwhile google-auth doesn't ask Google, in a thread of its own, in which regions the account may work.
     """
-    key = _key()
+    key = _create_key()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
@@ -118,14 +119,14 @@ def accounts(folder: Path) -> Iterator[Accounts]:
     account = Accounts(folder / "key.json", public, private.splitlines()[1:-1])
 
     def token(method: str, path: str, query: Json, headers: Any, body: bytes) -> Json:
-        return account.give(dict(urllib.parse.parse_qsl(body.decode())))
+        return account.issue_token(dict(urllib.parse.parse_qsl(body.decode())))
 
     def refusal(error: RefusedError) -> tuple[int, Json]:
         return error.status, {"error": error.message, "error_description": "refused"}
 
     bounded = google.auth.credentials.CredentialsWithRegionalAccessBoundary
-    unasked = mock.patch.object(bounded, "_is_regional_access_boundary_lookup_required", return_value=False)
-    with serving(token, refusal) as url, unasked:
+    no_lookup = mock.patch.object(bounded, "_is_regional_access_boundary_lookup_required", return_value=False)
+    with run_server(token, refusal) as url, no_lookup:
         account.token_uri = f"{url}/token"
         content = {
             "type": "service_account",
@@ -145,9 +146,9 @@ class Operations:
     """Long-running operations, which take some polls.
 
     Attributes:
-        polls: how often each is looked at before it is done.
+        polls: number of polls until an operation is done.
         endless: parts of names of methods whose operations are never done.
-        failing: ``(part of a method's name, status, message)``: what its next operation ends with.
+        failing: ``(part of a method's name, status, message)``: the error that its next operation ends with.
     """
 
     polls: int = 2
@@ -163,7 +164,7 @@ class Operations:
         metadata: Json,
         failed: Callable[[], None] | None = None,
     ) -> Json:
-        """Starts one: ``work`` gives its response once it has been looked at often enough, ``failed`` cleans up."""
+        """Starts an operation: ``work`` returns its response once it was polled often enough, ``failed`` cleans up."""
         name = f"{parent}/operations/{len(self._all) + 1}"
         self._all[name] = [0, method, work, failed, {"name": name, "metadata": metadata}]
         return self._all[name][-1]
@@ -172,33 +173,33 @@ class Operations:
         if name not in self._all:
             raise RefusedError(404, f"no operation {name}")
         entry = self._all[name]
-        _, method, work, failed, said = entry
+        _, method, work, failed, operation = entry
         entry[0] += 1
-        if entry[0] <= self.polls or said.get("done") or any(part in method for part in self.endless):
-            return said
-        said["done"] = True
+        if entry[0] <= self.polls or operation.get("done") or any(part in method for part in self.endless):
+            return operation
+        operation["done"] = True
         try:
             for failure in self.failing:
                 if failure[0] in method:
                     self.failing.remove(failure)
                     raise RefusedError(*failure[1:])
-            said["response"] = work()
+            operation["response"] = work()
         except RefusedError as error:
-            said["error"] = {"code": _CODES[error.status], "message": error.message}
+            operation["error"] = {"code": _CODES[error.status], "message": error.message}
             if failed:
                 failed()
-        return said
+        return operation
 
 
-_MODELS: dict[bytes, Loaded] = {}
+_MODELS: dict[bytes, Servable] = {}
 
 
-def loaded(uri: str) -> Loaded:
-    """Loads a SavedModel; a copy of one that was loaded before is taken from memory."""
+def load_cached(uri: str) -> Servable:
+    """Returns a SavedModel; a copy of one that was loaded already is taken from memory."""
     fingerprint = (Path(uri) / "fingerprint.pb").read_bytes()
     if fingerprint not in _MODELS:
         module = tf.saved_model.load(uri)
-        _MODELS[fingerprint] = Loaded("", module, module.signatures[SERVED])
+        _MODELS[fingerprint] = Servable("", module, module.signatures[SERVED])
     return _MODELS[fingerprint]
 
 
@@ -208,8 +209,8 @@ class Api:
     Attributes:
         url: its address.
         operations: its long-running operations.
-        faults: ``(method, part of the path, status, message)``: requests that are answered with that, each once.
-        calls: methods and paths, in their order.
+        faults: ``(method, part of the path, status, message)``: refusals, one per request that matches.
+        calls: methods and paths of the requests, in order.
     """
 
     def __init__(self, account: Accounts):
@@ -221,11 +222,11 @@ class Api:
         self._lock = threading.Lock()
 
     def routes(self) -> dict[tuple[str, str], Callable[..., Json]]:
-        """By method and pattern of the path what answers: it takes the pattern's groups, the query and the body."""
+        """Returns the handlers by method and pattern of the path; they take its groups, the query and the body."""
         raise NotImplementedError
 
     def answer(self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Json:
-        self.account.check(headers.get("Authorization"))
+        self.account.check_token(headers.get("Authorization"))
         with self._lock:
             self.calls.append(f"{method} {path}")
             for fault in self.faults:
@@ -239,25 +240,24 @@ class Api:
 
 
 @contextlib.contextmanager
-def running(api: Api) -> Iterator[None]:
-    """Serves an API as long as it is entered."""
+def serve_api(api: Api) -> Iterator[None]:
+    """Serves an API while the context is open."""
 
     def refusal(error: RefusedError) -> tuple[int, Json]:
         status = _WIRE.get(error.status, error.status)
-        said = {"code": status, "message": error.message, "status": _STATUS[error.status]}
-        return status, {"error": said}
+        details = {"code": status, "message": error.message, "status": _STATUS[error.status]}
+        return status, {"error": details}
 
-    with serving(api.answer, refusal) as api.url:
+    with run_server(api.answer, refusal) as api.url:
         yield
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[..., Json | str], refusal: Callable[[RefusedError], tuple[int, Json]]) -> Iterator[str]:
-    """A server on loopback, which answers in JSON, or with a page; gives its address."""
+def run_server(answer: Callable[..., Json | str], refusal: Callable[[RefusedError], tuple[int, Json]]) -> Iterator[str]:
+    """Runs a server on loopback, which answers in JSON or with a page; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
         disable_nagle_algorithm = True  # or each answer takes 40 ms
 
         def handle_one(self) -> None:
@@ -265,11 +265,11 @@ def serving(answer: Callable[..., Json | str], refusal: Callable[[RefusedError],
             url = urllib.parse.urlsplit(self.path)
             query = dict(urllib.parse.parse_qsl(url.query))
             try:
-                status, said = 200, answer(self.command, urllib.parse.unquote(url.path), query, self.headers, body)
+                status, content = 200, answer(self.command, urllib.parse.unquote(url.path), query, self.headers, body)
             except RefusedError as error:
-                status, said = refusal(error)
-            page = isinstance(said, str)
-            data = (said if page else json.dumps(said)).encode()
+                status, content = refusal(error)
+            page = isinstance(content, str)
+            data = (content if page else json.dumps(content)).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/html" if page else "application/json")
             self.send_header("Content-Length", str(len(data)))

@@ -18,19 +18,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import kubernetes.client
 import kubernetes_validate
 import tensorflow as tf
 import yaml
 
-with mock.patch("sys.argv", ["pytest"]):  # KServe reads options from there when it is imported
-    import kserve.models
-
+from imagepipe.deploy.kserve_library import models as kserve_models
 from tests.standins import tensorflow_serving
 
-TICK_SECONDS = 0.02  # in between what the status tells is old
+TICK_SECONDS = 0.02  # until the status follows a change
 RUNTIME = {"image": "tensorflow/serving:2.19.0", "command": ["/usr/bin/tensorflow_model_server"]}
 DEFAULT_RESOURCES = {"cpu": "1", "memory": "2Gi"}
 NOT_HANDED_ON = ("kubectl.kubernetes.io/last-applied-configuration",)
@@ -55,33 +52,33 @@ class Refusal(Exception):  # noqa: N818
         }
 
 
-def read_as(kind: str, value: Any, where: str) -> Any:
-    """Reads JSON into the models of KServe and Kubernetes; refuses what they don't have."""
+def parse_as(kind: str, value: Any, where: str) -> Any:
+    """Parses JSON into the models of KServe and Kubernetes; refuses fields that they don't have."""
     if match := re.fullmatch(r"list\[(.*)\]", kind):
         _expect(isinstance(value, list), value, where, "a list")
-        return [read_as(match[1], each, f"{where}[{number}]") for number, each in enumerate(value)]
+        return [parse_as(match[1], item, f"{where}[{number}]") for number, item in enumerate(value)]
     if match := re.fullmatch(r"dict\(str, (.*)\)", kind):
         _expect(isinstance(value, dict), value, where, "an object")
-        return {key: read_as(match[1], each, f"{where}.{key}") for key, each in value.items()}
+        return {key: parse_as(match[1], item, f"{where}.{key}") for key, item in value.items()}
     plain = {"str": str, "int": int, "bool": bool, "float": float, "object": object}
     plain |= {"ResourceQuantity": str, "datetime": str}
     if kind in plain:
         is_one = isinstance(value, plain[kind]) and not (kind == "int" and isinstance(value, bool))
         _expect(is_one, value, where, kind)
         return value
-    model = getattr(kserve.models, kind, None) or getattr(kubernetes.client, kind)
+    model = getattr(kserve_models, kind, None) or getattr(kubernetes.client, kind)
     _expect(isinstance(value, dict), value, where, "an object")
     attributes = {name: attribute for attribute, name in model.attribute_map.items()}
     if unknown := sorted(set(value) - set(attributes)):
         raise Refusal(
             422, "Invalid", f'strict decoding error: unknown field "{where}.{unknown[0]}"'.replace('"."', '"')
         )
-    read = {
-        attributes[name]: read_as(model.openapi_types[attributes[name]], each, f"{where}.{name}")
-        for name, each in value.items()
+    parsed = {
+        attributes[name]: parse_as(model.openapi_types[attributes[name]], item, f"{where}.{name}")
+        for name, item in value.items()
     }
     try:
-        return model(**read)
+        return model(**parsed)
     except ValueError as error:
         raise Refusal(422, "Invalid", f"{where}: {error}") from error
 
@@ -91,8 +88,8 @@ def _expect(holds: bool, value: Any, where: str, what: str) -> None:
         raise Refusal(422, "Invalid", f"{where}: Invalid value: {value!r}: must be {what}")
 
 
-def _merged(old: Any, patch: Any) -> Any:
-    """A JSON merge patch (RFC 7386), applied."""
+def _merge_patch(old: Any, patch: Any) -> Any:
+    """Applies a JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(old) if isinstance(old, dict) else {}
@@ -100,50 +97,50 @@ def _merged(old: Any, patch: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = _merged(merged.get(key), value)
+            merged[key] = _merge_patch(merged.get(key), value)
     return merged
 
 
-def pod_of(service: dict[str, Any]) -> dict[str, Any]:
-    """The pod that KServe would make of an InferenceService."""
+def build_pod(service: dict[str, Any]) -> dict[str, Any]:
+    """Returns the pod that KServe would make of an InferenceService."""
     predictor = service["spec"]["predictor"]
     spec = {key: value for key, value in predictor.items() if key in kubernetes.client.V1PodSpec.attribute_map.values()}
     if model := predictor.get("model"):
-        ours = {
+        own = {
             key: value for key, value in model.items() if key in kubernetes.client.V1Container.attribute_map.values()
         }
         arguments = [f"--model_name={service['metadata']['name']}", "--port=9000", "--rest_api_port=8080"]
-        spec["containers"] = [RUNTIME | {"args": [*arguments, "--model_base_path=/mnt/models"]} | ours]
+        spec["containers"] = [RUNTIME | {"args": [*arguments, "--model_base_path=/mnt/models"]} | own]
         spec["containers"][0]["name"] = "kserve-container"
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": service["metadata"]["name"]}, "spec": spec}
 
 
-def storage_uri(predictor: dict[str, Any]) -> str:
+def find_storage_uri(predictor: dict[str, Any]) -> str:
     if "model" in predictor:
         return str(predictor["model"]["storageUri"])
-    container = next(each for each in predictor["containers"] if each["name"] == "kserve-container")
-    return str(next(each["value"] for each in container["env"] if each["name"] == "STORAGE_URI"))
+    container = next(c for c in predictor["containers"] if c["name"] == "kserve-container")
+    return str(next(variable["value"] for variable in container["env"] if variable["name"] == "STORAGE_URI"))
 
 
 @dataclass
 class Revision:
-    """A template, and what became of it."""
+    """A template, and the model that its pods serve."""
 
     name: str
     template: Any
     uri: str
-    model: tensorflow_serving.Loaded | None = None
+    model: tensorflow_serving.Servable | None = None
     failure: str | None = None
 
 
 @dataclass
-class Deployed:
-    """What KServe and Knative keep of an InferenceService."""
+class DeployedService:
+    """State that KServe and Knative keep of an InferenceService."""
 
     revisions: list[Revision] = field(default_factory=list)
     ready: Revision | None = None  # the newest that is
     rolled_out: str = ""
-    rolled_out_before: str = ""
+    previously_rolled_out: str = ""
     targets: list[tuple[bool, str, int]] = field(default_factory=list)  # latest or not, else which revision, percent
     generation: int = 0  # of the Knative Service, or the Deployment
     seen: Any = None
@@ -158,8 +155,8 @@ class Deployed:
             shown.append(target if latest else target | {"tag": "prev"})
         return shown
 
-    def of_next_request(self) -> Revision | None:
-        """Shares are exact in any hundred requests."""
+    def choose_revision(self) -> Revision | None:
+        """Returns the revision for the next request; shares are exact in any hundred requests."""
         turn = self.asked * 37 % 100
         self.asked += 1
         for target in self.traffic():
@@ -171,18 +168,18 @@ class Deployed:
 
 @dataclass
 class Cluster:
-    """The cluster, and what tests may change of it.
+    """The cluster, and its settings for tests.
 
     Attributes:
-        token: the only one that is taken.
-        folders: by the start of a storageUri, the folder that is meant.
-        has_kserve: whether its resources are known.
+        token: the only token that is accepted.
+        folders: local folders by the start of a storageUri.
+        has_kserve: whether KServe's resources exist.
         mode: KServe's default deployment mode.
         formats: model formats that a ServingRuntime supports.
-        refuses: of creations and changes, with these words.
+        refuses: message with which creations and changes are refused; '' for none.
         forbids: whether the token has no rights.
-        failing: by number, revisions that don't start, and why; '' for those of which nothing is heard.
-        paused: whether the controller does nothing, so that what a status tells is old.
+        failing: error messages of revisions that don't start, by number; '' for a revision that stays silent.
+        paused: whether the controller does nothing, so that a status is outdated.
         by_host: whether services have hosts of their own, which only the gateway knows.
     """
 
@@ -198,7 +195,7 @@ class Cluster:
     paused: bool = False
     by_host: bool = False
     services: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    deployed: dict[tuple[str, str], Deployed] = field(default_factory=dict)
+    deployed: dict[tuple[str, str], DeployedService] = field(default_factory=dict)
     manifests: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self):
@@ -220,16 +217,16 @@ class Cluster:
 
     def kubeconfig(self, file: Path, token: str | None = None, server: str | None = None) -> Path:
         """Writes a kubeconfig, by default the right one."""
-        named = {"name": "standin"}
-        written = {
+        name = {"name": "standin"}
+        content = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [named | {"cluster": {"server": server or self.url}}],
-            "users": [named | {"user": {"token": token or self.token}}],
-            "contexts": [named | {"context": {"cluster": "standin", "user": "standin"}}],
+            "clusters": [name | {"cluster": {"server": server or self.url}}],
+            "users": [name | {"user": {"token": token or self.token}}],
+            "contexts": [name | {"context": {"cluster": "standin", "user": "standin"}}],
             "current-context": "standin",
         }
-        file.write_text(yaml.safe_dump(written))
+        file.write_text(yaml.safe_dump(content))
         return file
 
     # The API
@@ -268,20 +265,20 @@ class Cluster:
             self.deployed.pop(key, None)
             return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
         if method == "PATCH":
-            body = _merged(self.services[key], body)
+            body = _merge_patch(self.services[key], body)
         if method in ("PUT", "PATCH"):
             return self._replace(key, body)
         return self.services[key]
 
     def _replace(self, key: tuple[str, str], body: dict[str, Any]) -> dict[str, Any]:
         old = self.services[key]
-        told = body["metadata"].get("resourceVersion")
-        if not told:
+        version = body["metadata"].get("resourceVersion")
+        if not version:
             raise Refusal(422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update")
-        if told != old["metadata"]["resourceVersion"]:
+        if version != old["metadata"]["resourceVersion"]:
             words = "the object has been modified; please apply your changes to the latest version and try again"
             raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on "{key[1]}": {words}', name=key[1])
-        admitted = self._admitted(body)
+        admitted = self._admit(body)
         changed = admitted["spec"] != old["spec"]
         kept = {name: old["metadata"][name] for name in ("uid", "creationTimestamp")}
         stored = self._store(key, body, kept, old["metadata"]["generation"] + changed)
@@ -289,7 +286,7 @@ class Cluster:
         return stored
 
     def _store(self, key: tuple[str, str], body: dict[str, Any], kept: dict[str, Any], generation: int) -> Any:
-        service = self._admitted(body)
+        service = self._admit(body)
         self.manifests.append(copy.deepcopy(body))
         self._version += 1
         service["metadata"] |= kept | {"generation": generation, "resourceVersion": str(self._version)}
@@ -297,9 +294,9 @@ class Cluster:
         self.services[key] = service
         return service
 
-    def _admitted(self, body: dict[str, Any]) -> dict[str, Any]:
-        """What the webhooks let through, and make of it."""
-        read_as("V1beta1InferenceService", {key: value for key, value in body.items() if key != "status"}, "")
+    def _admit(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Checks a service and fills in defaults, as the webhooks do."""
+        parse_as("V1beta1InferenceService", {key: value for key, value in body.items() if key != "status"}, "")
         if self.refuses:
             raise Refusal(403, "Forbidden", self.refuses)
         service = {key: copy.deepcopy(value) for key, value in body.items() if key != "status"}
@@ -311,7 +308,7 @@ class Cluster:
         if "model" in predictor:
             predictor["model"] |= {"protocolVersion": "v1", "runtime": "kserve-tensorflow-serving"}
         try:
-            kubernetes_validate.validate(pod_of(service), kubernetes_validate.latest_version(), strict=True)
+            kubernetes_validate.validate(build_pod(service), kubernetes_validate.latest_version(), strict=True)
         except kubernetes_validate.ValidationError as error:
             raise Refusal(422, "Invalid", f"{'.'.join(map(str, error.path))}: {error.message}") from error
         return service
@@ -324,14 +321,14 @@ class Cluster:
                 if self.paused:
                     continue
                 for key, service in self.services.items():
-                    status = self._reconciled(key, service)
+                    status = self._reconcile(key, service)
                     if status != service.get("status"):
                         self._version += 1
                         service["metadata"]["resourceVersion"] = str(self._version)
                         service["status"] = status
 
-    def _reconciled(self, key: tuple[str, str], service: dict[str, Any]) -> dict[str, Any]:
-        deployed = self.deployed.setdefault(key, Deployed())
+    def _reconcile(self, key: tuple[str, str], service: dict[str, Any]) -> dict[str, Any]:
+        deployed = self.deployed.setdefault(key, DeployedService())
         predictor = service["spec"]["predictor"]
         if "model" in predictor and predictor["model"]["modelFormat"]["name"] not in self.formats:
             failure = {"reason": "NoSupportingRuntime", "message": "No runtime found to support specified framework"}
@@ -344,7 +341,7 @@ class Cluster:
         handed_on = {k: v for k, v in annotations.items() if k not in NOT_HANDED_ON}
         template = copy.deepcopy([template, handed_on, service["metadata"].get("labels")])
         if not deployed.revisions or deployed.revisions[-1].template != template:
-            self._add_revision(deployed, key[1], template, storage_uri(predictor), is_raw)
+            self._add_revision(deployed, key[1], template, find_storage_uri(predictor), is_raw)
         for revision in deployed.revisions:
             self._start(revision)
             if revision.model:
@@ -361,13 +358,13 @@ class Cluster:
         self._track_roll_out(deployed)
         return self._status(key, deployed, is_raw)
 
-    def _add_revision(self, deployed: Deployed, name: str, template: Any, uri: str, is_raw: bool) -> None:
+    def _add_revision(self, deployed: DeployedService, name: str, template: Any, uri: str, is_raw: bool) -> None:
         number = len(deployed.revisions) + 1
-        made = Revision(f"{name}-predictor-{number:05}", template, uri, failure=self.failing.get(number))
+        revision = Revision(f"{name}-predictor-{number:05}", template, uri, failure=self.failing.get(number))
         for same in deployed.revisions:
             if is_raw and same.model and same.template == template:  # a Deployment goes back to pods that it has
-                made.model, made.failure = same.model, None
-        deployed.revisions.append(made)
+                revision.model, revision.failure = same.model, None
+        deployed.revisions.append(revision)
 
     def _start(self, revision: Revision) -> None:
         if revision.model or revision.failure is not None:
@@ -381,20 +378,20 @@ class Cluster:
             revision.failure = str(error)
 
     @staticmethod
-    def _track_roll_out(deployed: Deployed) -> None:
-        """Which revision had all requests last, and before: KServe remembers it, to give a canary's rest to it."""
+    def _track_roll_out(deployed: DeployedService) -> None:
+        """Records which revision had all requests last, and which one previously: KServe gives it a canary's rest."""
         ready = deployed.ready
         newest = next((target for target in deployed.traffic() if target["latestRevision"]), None)
         if not ready or not newest:
             return
         if deployed.rolled_out != ready.name:
             if newest["percent"] == 100:
-                deployed.rolled_out_before, deployed.rolled_out = deployed.rolled_out, ready.name
-        elif ready is deployed.revisions[-1] and newest["percent"] < 100 and deployed.rolled_out_before:
+                deployed.previously_rolled_out, deployed.rolled_out = deployed.rolled_out, ready.name
+        elif ready is deployed.revisions[-1] and newest["percent"] < 100 and deployed.previously_rolled_out:
             # Less than all for what has all already means: go back.
-            deployed.rolled_out = deployed.rolled_out_before
+            deployed.rolled_out = deployed.previously_rolled_out
 
-    def _status(self, key: tuple[str, str], deployed: Deployed, is_raw: bool) -> dict[str, Any]:
+    def _status(self, key: tuple[str, str], deployed: DeployedService, is_raw: bool) -> dict[str, Any]:
         namespace, name = key
         newest = deployed.revisions[-1]
         failed = newest.failure
@@ -411,7 +408,7 @@ class Cluster:
         )
         if deployed.ready and not is_raw:
             component |= {"latestReadyRevision": deployed.ready.name, "latestRolledoutRevision": deployed.rolled_out}
-            component |= {"previousRolledoutRevision": deployed.rolled_out_before}
+            component |= {"previousRolledoutRevision": deployed.previously_rolled_out}
         model: dict[str, Any] = {"transitionStatus": "UpToDate" if newest.model else "InProgress"}
         if failed:
             failure = {"reason": "ModelLoadFailed", "message": newest.failure, "exitCode": 1}
@@ -430,12 +427,12 @@ class Cluster:
     # The gateway
 
     def ask(self, method: str, path: str, host: str, body: Any) -> tuple[int, Any]:
-        """What a service answers to a request: by its host, or by its path."""
+        """Returns a service's answer to a request; the service is found by host or by path."""
         with self.lock:
             for (namespace, name), deployed in self.deployed.items():
                 start = "" if host == f"{name}.{namespace}.example.com" else f"/{namespace}/{name}"
                 if path.startswith(f"{start}/v1/"):
-                    revision = deployed.of_next_request()
+                    revision = deployed.choose_revision()
                     if not revision or not revision.model:
                         return 503, {"error": "no healthy upstream"}
                     return revision.model.answer(method, path.removeprefix(start), name, body)

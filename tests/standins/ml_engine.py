@@ -1,8 +1,8 @@
 """Stands in for AI Platform Prediction's API (ml v1) on loopback, as it was documented, as far as we use it.
 
-Bodies are held against the documented fields and their types; those that only the service sets are refused. A version
-loads the SavedModel that its ``deploymentUri`` names. A job reads its files, asks the version, and writes the results
-where and as the service did. Lists come in pages of two.
+Bodies are checked against the documented fields and their types; fields that only the service sets are refused. A
+version loads the SavedModel that its ``deploymentUri`` names. A job reads its files, asks the version, and writes the
+results where and as the service did. Lists come in pages of two.
 """
 
 import glob
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tests.standins.google import PROJECT, REGION, Accounts, Api, Json, RefusedError, loaded
-from tests.standins.tensorflow_serving import Loaded
+from tests.standins.google import PROJECT, REGION, Accounts, Api, Json, RefusedError, load_cached
+from tests.standins.tensorflow_serving import Servable
 
 HERE = f"projects/{PROJECT}"
 _NAME = r"[a-zA-Z][a-zA-Z0-9_]{0,127}"
@@ -62,11 +62,11 @@ class MLEngine(Api):
     """The service's state, for tests to look at and to set.
 
     Attributes:
-        models: by name.
-        versions: by the name of the model and their own.
-        jobs: by id.
-        failing_versions: what the next version says that is made, but does not get ready.
-        failing_jobs: what the next job ends with.
+        models: models by name.
+        versions: versions by the name of the model and their own.
+        jobs: jobs by id.
+        failing_versions: error messages of the next versions, which do not get ready.
+        failing_jobs: error messages of the next jobs.
     """
 
     def __init__(self, account: Accounts):
@@ -76,7 +76,7 @@ class MLEngine(Api):
         self.jobs: dict[str, Json] = {}
         self.failing_versions: list[str] = []
         self.failing_jobs: list[str] = []
-        self._loaded: dict[tuple[str, str], Loaded] = {}
+        self._loaded: dict[tuple[str, str], Servable] = {}
 
     def routes(self) -> dict[tuple[str, str], Callable[..., Json]]:
         """See ``Api``."""
@@ -86,13 +86,13 @@ class MLEngine(Api):
             ("POST", models): self._create_model,
             ("POST", versions): self._create_version,
             ("GET", versions): self._list_versions,
-            ("GET", f"{versions}/([^/:]+)"): lambda model, name, query, body: self._version(model, name),
+            ("GET", f"{versions}/([^/:]+)"): lambda model, name, query, body: self._find_version(model, name),
             ("PATCH", f"{versions}/([^/:]+)"): self._update_version,
             ("DELETE", f"{versions}/([^/:]+)"): self._delete_version,
             ("POST", f"{versions}/([^/:]+):setDefault"): self._set_default,
             ("POST", f"{models}/([^/:]+):predict"): self._predict,
             ("POST", f"/v1/{HERE}/jobs"): self._create_job,
-            ("GET", f"/v1/{HERE}/jobs/([^/:]+)"): self._job,
+            ("GET", f"/v1/{HERE}/jobs/([^/:]+)"): self._read_job,
             ("GET", f"/v1/({HERE}/operations/[0-9]+)"): lambda name, query, body: self.operations.get(name),
         }
 
@@ -108,15 +108,15 @@ class MLEngine(Api):
         return self.models[name]
 
     def _create_version(self, model: str, query: Json, body: Json) -> Json:
-        self._model(model)
+        self._find_model(model)
         _check(body, VERSION)
         name = body["name"]
         _require(re.fullmatch(_NAME, name), f"name: {name} has to begin with a letter, then letters, digits and _.")
         _require((Path(body["deploymentUri"]) / "saved_model.pb").is_file(), "deploymentUri: there is no SavedModel.")
         _require({"runtimeVersion", "pythonVersion", "framework"} <= set(body), "A field that is needed is missing.")
         _require(not {"autoScaling", "manualScaling"} <= set(body), "autoScaling and manualScaling exclude each other.")
-        least = body.get("autoScaling", {}).get("minNodes", 1)
-        _require(least or not body["machineType"].startswith("n1-"), "autoScaling.minNodes: N1 needs one at least.")
+        minimum = body.get("autoScaling", {}).get("minNodes", 1)
+        _require(minimum or not body["machineType"].startswith("n1-"), "autoScaling.minNodes: N1 needs one at least.")
         if name in self.versions[model]:
             raise RefusedError(409, f"Field: version.name Error: A version with name {name} already exists.")
         version = {**body, "name": f"{HERE}/models/{model}/versions/{name}", "state": "CREATING"}
@@ -126,37 +126,37 @@ class MLEngine(Api):
             if self.failing_versions:
                 version.update(state="FAILED", errorMessage=self.failing_versions.pop())
             else:
-                self._loaded[model, name] = loaded(body["deploymentUri"])
+                self._loaded[model, name] = load_cached(body["deploymentUri"])
                 version["state"] = "READY"
-                if not any(each.get("isDefault") for each in self.versions[model].values()):
+                if not any(other.get("isDefault") for other in self.versions[model].values()):
                     version["isDefault"] = True
             return {"@type": "type.googleapis.com/google.cloud.ml.v1.Version", **version}
 
-        def unmade() -> None:
+        def undo() -> None:
             del self.versions[model][name]
 
-        return self._start("CREATE_VERSION", work, unmade)
+        return self._start("CREATE_VERSION", work, undo)
 
     def _list_versions(self, model: str, query: Json, body: Json) -> Json:
-        self._model(model)
+        self._find_model(model)
         versions = list(self.versions[model].values())
         start = int(query.get("pageToken") or 0)
         page: Json = {"versions": versions[start : start + _PAGE]} if versions else {}
         return page | ({"nextPageToken": str(start + _PAGE)} if len(versions) > start + _PAGE else {})
 
-    def _model(self, model: str) -> Json:
+    def _find_model(self, model: str) -> Json:
         if model not in self.models:
             raise RefusedError(404, f'Field: name Error: The model resource: "{model}" was not found.')
         return self.models[model]
 
-    def _version(self, model: str, name: str) -> Json:
-        self._model(model)
+    def _find_version(self, model: str, name: str) -> Json:
+        self._find_model(model)
         if name not in self.versions[model]:
             raise RefusedError(404, f'Field: name Error: The version resource: "{name}" was not found.')
         return self.versions[model][name]
 
     def _update_version(self, model: str, name: str, query: Json, body: Json) -> Json:
-        version = self._version(model, name)
+        version = self._find_version(model, name)
         _check(body, VERSION)
         _require(query.get("updateMask") == "description", "updateMask: only the description, here.")
 
@@ -167,7 +167,7 @@ class MLEngine(Api):
         return self._start("UPDATE_VERSION", work)
 
     def _delete_version(self, model: str, name: str, query: Json, body: Json) -> Json:
-        if self._version(model, name).get("isDefault") and len(self.versions[model]) > 1:
+        if self._find_version(model, name).get("isDefault") and len(self.versions[model]) > 1:
             raise RefusedError(412, "The default version can't be deleted as long as there are others.")
 
         def work() -> Json:
@@ -177,38 +177,40 @@ class MLEngine(Api):
         return self._start("DELETE_VERSION", work)
 
     def _set_default(self, model: str, name: str, query: Json, body: Json) -> Json:
-        version = self._version(model, name)
+        version = self._find_version(model, name)
         _check(body, {})
         if version["state"] != "READY":
             raise RefusedError(412, f"The version {name} is not ready.")
-        for each in self.versions[model].values():
-            each.pop("isDefault", None)
+        for other in self.versions[model].values():
+            other.pop("isDefault", None)
         version["isDefault"] = True
         return version
 
     def _predict(self, model: str, query: Json, body: Json) -> Json:
-        self._model(model)
+        self._find_model(model)
         default = [name for name, version in self.versions[model].items() if version.get("isDefault")]
         if not default:
             raise RefusedError(412, "The model has no default version.")
-        return {"predictions": _asked(self._loaded[model, default[0]], body["instances"])}
+        return {"predictions": _predict_instances(self._loaded[model, default[0]], body["instances"])}
 
     def _create_job(self, query: Json, body: Json) -> Json:
         _check(body, JOB)
-        asked = body["predictionInput"]
+        prediction = body["predictionInput"]
         _require(re.fullmatch(_NAME, body["jobId"]), f"jobId: {body['jobId']} is invalid.")
-        _require(asked.get("region") == REGION, "region: has to be one of the service's.")
+        _require(prediction.get("region") == REGION, "region: has to be one of the service's.")
         needed = {"dataFormat", "inputPaths", "outputPath"}
-        _require(needed <= set(asked), f"Needed: {sorted(needed)}.")
-        _require(len({"modelName", "versionName", "uri"} & set(asked)) == 1, "Just one of modelName, versionName, uri.")
+        _require(needed <= set(prediction), f"Needed: {sorted(needed)}.")
+        _require(
+            len({"modelName", "versionName", "uri"} & set(prediction)) == 1, "Just one of modelName, versionName, uri."
+        )
         if body["jobId"] in self.jobs:
             raise RefusedError(409, f"The job {body['jobId']} already exists.")
         job = {**body, "state": "QUEUED", "createTime": "2026-01-01T00:00:00Z"}
         self.jobs[body["jobId"]] = job
         return job
 
-    def _job(self, name: str, query: Json, body: Json) -> Json:
-        """Each look brings a job one step further."""
+    def _read_job(self, name: str, query: Json, body: Json) -> Json:
+        """Advances a job by one step, and returns it."""
         if name not in self.jobs:
             raise RefusedError(404, f"Field: name Error: The job {name} was not found.")
         job = self.jobs[name]
@@ -222,23 +224,25 @@ class MLEngine(Api):
             job["state"] = further.get(job["state"], job["state"])
         return job
 
-    def _run(self, asked: Json) -> Json:
-        _, _, _, model, _, name = asked["versionName"].split("/")
+    def _run(self, prediction: Json) -> Json:
+        _, _, _, model, _, name = prediction["versionName"].split("/")
         version = self._loaded[model, name]
         results, errors = [], []
-        for row in _rows(asked):
+        for row in _read_rows(prediction):
             try:
-                results += _examples(version, row) if isinstance(row, bytes) else _asked(version, [row])
+                results += (
+                    _predict_example(version, row) if isinstance(row, bytes) else _predict_instances(version, [row])
+                )
             except (RefusedError, tf.errors.OpError) as error:
                 errors.append({"error": str(error), "count": 1})
-        out = Path(asked["outputPath"])
+        out = Path(prediction["outputPath"])
         out.mkdir(parents=True, exist_ok=True)
         for shard in range(_SHARDS):
             lines = [json.dumps(row) + "\n" for row in results[shard::_SHARDS]]
             (out / f"prediction.results-{shard:05}-of-{_SHARDS:05}").write_text("".join(lines))
         (out / "prediction.errors_stats-00000-of-00001").write_text("".join(json.dumps(e) + "\n" for e in errors))
         counts = {"predictionCount": str(len(results)), "errorCount": str(len(errors))}
-        return counts | {"outputPath": asked["outputPath"], "nodeHours": 0.01}
+        return counts | {"outputPath": prediction["outputPath"], "nodeHours": 0.01}
 
     def _start(self, kind: str, work: Callable[[], Json], failed: Callable[[], None] | None = None) -> Json:
         metadata = {
@@ -248,23 +252,23 @@ class MLEngine(Api):
         return self.operations.start(HERE, kind, work, metadata, failed)
 
 
-def _rows(asked: Json) -> list[Any]:
-    files = [file for path in asked["inputPaths"] for file in sorted(glob.glob(path))]  # noqa: PTH207
-    if asked["dataFormat"] in ("JSON", "TEXT"):
+def _read_rows(prediction: Json) -> list[Any]:
+    files = [file for path in prediction["inputPaths"] for file in sorted(glob.glob(path))]  # noqa: PTH207
+    if prediction["dataFormat"] in ("JSON", "TEXT"):
         return [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
-    _require(asked.get("signatureName") == "tf_examples", "Records need a signature that takes one string.")
-    kind = {"TF_RECORD": "", "TF_RECORD_GZIP": "GZIP"}[asked["dataFormat"]]
+    _require(prediction.get("signatureName") == "tf_examples", "Records need a signature that takes one string.")
+    kind = {"TF_RECORD": "", "TF_RECORD_GZIP": "GZIP"}[prediction["dataFormat"]]
     return list(tf.data.TFRecordDataset(files, kind).as_numpy_iterator())
 
 
-def _asked(version: Loaded, instances: list[Json]) -> list[Json]:
+def _predict_instances(version: Servable, instances: list[Json]) -> list[Json]:
     try:
         return version.predict(instances)
     except (KeyError, ValueError, tf.errors.OpError) as error:
         raise RefusedError(400, f"Prediction failed: {error}") from error
 
 
-def _examples(version: Loaded, record: bytes) -> list[Json]:
+def _predict_example(version: Servable, record: bytes) -> list[Json]:
     answer = version.module.signatures["tf_examples"](examples=tf.constant([record]))
     row = {key: value.numpy()[0] for key, value in answer.items()}
     return [{key: v.decode() if isinstance(v, bytes) else np.asarray(v).tolist() for key, v in row.items()}]
@@ -280,7 +284,7 @@ def _check(body: Any, fields: Json, path: str = "") -> None:
         if isinstance(kind, dict):
             _check(value, kind, where)
         elif isinstance(kind, list):
-            fine = isinstance(value, list) and all(isinstance(each, kind[0]) for each in value)
+            fine = isinstance(value, list) and all(isinstance(item, kind[0]) for item in value)
             _require(fine, f"Invalid value at '{where}'.")
         elif isinstance(kind, tuple) and isinstance(kind[0], str):
             _require(value in kind, f"Invalid value at '{where}': {value}")

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving's REST API answers for a SavedModel; stand-ins for clusters and clouds answer by it."""
+"""Answers for a SavedModel as TensorFlow Serving's REST API does; stand-ins for clusters and clouds answer with it."""
 
 import base64
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ SERVED = "serving_default"
 
 
 @dataclass
-class Loaded:
-    """A SavedModel that was loaded."""
+class Servable:
+    """A loaded SavedModel."""
 
     version: str
     module: Any  # holds the variables
@@ -23,8 +23,8 @@ class Loaded:
         """Answers a request to ``/v1/models/<name>…``."""
         if path == f"/v1/models/{name}/metadata" and method == "GET":
             inputs = {key: {} for key in self.signature.structured_input_signature[1]}
-            described = {"signature_def": {"signature_def": {SERVED: {"inputs": inputs}}}}
-            return 200, {"model_spec": {"name": name, "version": self.version}, "metadata": described}
+            metadata = {"signature_def": {"signature_def": {SERVED: {"inputs": inputs}}}}
+            return 200, {"model_spec": {"name": name, "version": self.version}, "metadata": metadata}
         if path not in (f"/v1/models/{name}:predict", f"/v1/models/{name}/versions/{self.version}:predict"):
             return 404, {"error": f"Servable not found for request: {path}"}
         try:
@@ -36,37 +36,37 @@ class Loaded:
         """Answers instances, each an object.
 
         Raises:
-            ValueError: if they have not just the inputs that the signature takes.
+            ValueError: if their inputs are not those that the signature takes.
         """
         specs = self.signature.structured_input_signature[1]
         columns = {}
         for key, spec in specs.items():
-            values = [_decoded(instance[key]) for instance in instances]
+            values = [_decode(instance[key]) for instance in instances]
             columns[key] = tf.constant(values, spec.dtype)
         if unknown := {key for instance in instances for key in instance} - set(specs):
             raise ValueError(f"Failed to process element: 0 key: {unknown.pop()} of 'instances' list: not an input")
         outputs = {key: tensor.numpy() for key, tensor in self.signature(**columns).items()}
-        return [{key: _as_json(rows[i]) for key, rows in outputs.items()} for i in range(len(instances))]
+        return [{key: _to_json(rows[i]) for key, rows in outputs.items()} for i in range(len(instances))]
 
 
-def load(folder: Path) -> Loaded:
+def load(folder: Path) -> Servable:
     """Loads the newest version in a folder, as TensorFlow Serving does with its base path.
 
     Raises:
         OSError: if there is none.
     """
-    versions = sorted((each for each in folder.glob("*") if each.name.isdigit()), key=lambda each: int(each.name))
+    versions = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
     if not versions:
         raise FileNotFoundError(f"No versions of servable found under base path {folder}")
     module = tf.saved_model.load(str(versions[-1]))
-    return Loaded(versions[-1].name, module, module.signatures[SERVED])
+    return Servable(versions[-1].name, module, module.signatures[SERVED])
 
 
-def _decoded(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
-def _as_json(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

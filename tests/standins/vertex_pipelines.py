@@ -1,7 +1,7 @@
 """Stands in for Vertex AI Pipelines' API (v1) on loopback: pipeline jobs and schedules.
 
-Every body is read into the API's own message types, the pipeline into KFP's ``PipelineSpec``, and parameters are held
-against its declarations. A job goes one step further each time that it is looked at.
+Every body is read into the API's own message types, the pipeline into KFP's ``PipelineSpec``, and parameters are
+checked against its declarations. A job advances by one step each time that it is read.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
 
 from tests.standins.google import PROJECT, PROJECT_NUMBER, REGION, Accounts, Api, Json, RefusedError
-from tests.standins.kfp import START, STEP, TYPES, ordered
+from tests.standins.kfp import START, STEP, TYPES, order_tasks
 
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
 _NAMED = f"projects/{PROJECT_NUMBER}/locations/{REGION}"  # in answers, Google names projects by their numbers
@@ -27,10 +27,10 @@ class VertexPipelines(Api):
     """The service's state, for tests to look at and to set.
 
     Attributes:
-        jobs: by id, as ``PipelineJob`` messages.
-        schedules: by id, as ``Schedule`` messages.
-        failing: by task, why it fails.
-        cached: tasks whose results are there already.
+        jobs: ``PipelineJob`` messages by id.
+        schedules: ``Schedule`` messages by id.
+        failing: error messages by task.
+        cached: tasks whose results are in the cache.
     """
 
     def __init__(self, account: Accounts):
@@ -39,7 +39,7 @@ class VertexPipelines(Api):
         self.schedules: dict[str, vertex.Schedule] = {}
         self.failing: dict[str, str] = {}
         self.cached: set[str] = set()
-        self._looks: dict[str, int] = {}
+        self._reads: dict[str, int] = {}
 
     def routes(self) -> dict[tuple[str, str], Callable[..., Json]]:
         """See ``Api``."""
@@ -59,25 +59,25 @@ class VertexPipelines(Api):
             raise RefusedError(400, f"{id_} is no id of a pipeline job")
         _check(job)
         job.name = f"{_NAMED}/pipelineJobs/{id_}"
-        self.jobs[id_], self._looks[id_] = job, 0
-        return _json(job)
+        self.jobs[id_], self._reads[id_] = job, 0
+        return _to_json(job)
 
     def _get_job(self, id_: str, query: Json, body: Json) -> Json:
         if id_ not in self.jobs:
             raise RefusedError(404, f"PipelineJob {id_} does not exist.")
-        now, job = self._looks[id_], self.jobs[id_]
-        self._looks[id_] += 1
-        details, ends = [_detail(id_, 0, None, now)], dict[str, int | None]()
-        spec = _spec(job)
-        for name, needed in ordered(spec):
-            before = [ends[each] for each in needed]
-            if None in before:
+        now, job = self._reads[id_], self.jobs[id_]
+        self._reads[id_] += 1
+        details, ends = [_create_detail(id_, 0, None, now)], dict[str, int | None]()
+        spec = _read_spec(job)
+        for name, needed in order_tasks(spec):
+            ready = [ends[task] for task in needed]
+            if None in ready:
                 ends[name] = None
                 details.append(vertex.PipelineTaskDetail(task_name=name, state=_State.NOT_TRIGGERED))
                 continue
-            start = max([1, *(end for end in before if end is not None)])
+            start = max([1, *(end for end in ready if end is not None)])
             ends[name] = None if name in self.failing else start + 1
-            detail = _detail(name, start, start + 1, now)
+            detail = _create_detail(name, start, start + 1, now)
             if detail.state == _State.SUCCEEDED and name in self.cached:
                 detail.state = _State.SKIPPED
             elif detail.state == _State.SUCCEEDED and name in self.failing:
@@ -85,16 +85,17 @@ class VertexPipelines(Api):
                 detail.error = status_pb2.Status(code=9, message=self.failing[name])
             detail.task_name = spec.root.dag.tasks[name].task_info.name  # Vertex AI knows tasks by these
             details.append(detail)
-        running = [each for each in details[1:] if each.state in (_State.PENDING, _State.RUNNING)]
-        failed = [each.task_name for each in details if each.state == _State.FAILED]
+        running = [detail for detail in details[1:] if detail.state in (_State.PENDING, _State.RUNNING)]
+        failed = [detail.task_name for detail in details if detail.state == _State.FAILED]
         if now and not running:
             job.state = vertex.PipelineState.PIPELINE_STATE_FAILED if failed else "PIPELINE_STATE_SUCCEEDED"
             if failed:
                 job.error = status_pb2.Status(code=9, message=f"The DAG failed because some tasks failed: {failed}")
         else:
             job.state = "PIPELINE_STATE_RUNNING" if now else "PIPELINE_STATE_PENDING"
-        job.job_detail = vertex.PipelineJobDetail(task_details=[each for each in details[::-1] if each.state != 1])
-        return _json(job)
+        listed = [detail for detail in details[::-1] if detail.state != _State.PENDING]
+        job.job_detail = vertex.PipelineJobDetail(task_details=listed)
+        return _to_json(job)
 
     def _create_schedule(self, query: Json, body: Json) -> Json:
         schedule = _parse(body, vertex.Schedule)
@@ -107,16 +108,16 @@ class VertexPipelines(Api):
         schedule.name = f"{_NAMED}/schedules/{id_}"
         schedule.state = vertex.Schedule.State.ACTIVE
         self.schedules[id_] = schedule
-        return _json(schedule)
+        return _to_json(schedule)
 
     def _list_schedules(self, query: Json, body: Json) -> Json:
         wanted = re.fullmatch('display_name="(.*)"', query["filter"])
         assert wanted, query
-        found = [each for each in self.schedules.values() if each.display_name == wanted[1]]
+        schedules = [schedule for schedule in self.schedules.values() if schedule.display_name == wanted[1]]
         first = int(query.get("pageToken") or 0)
-        listed = vertex.ListSchedulesResponse(schedules=found[first : first + _PAGE])
-        listed.next_page_token = str(first + _PAGE) if len(found) > first + _PAGE else ""
-        return _json(listed)
+        listed = vertex.ListSchedulesResponse(schedules=schedules[first : first + _PAGE])
+        listed.next_page_token = str(first + _PAGE) if len(schedules) > first + _PAGE else ""
+        return _to_json(listed)
 
     def _delete_schedule(self, id_: str, query: Json, body: Json) -> Json:
         def delete() -> Json:
@@ -128,7 +129,7 @@ class VertexPipelines(Api):
 
 def _check(job: vertex.PipelineJob) -> None:
     """Refuses a job that Vertex AI would not run."""
-    spec = _spec(job)
+    spec = _read_spec(job)
     if not job.runtime_config.gcs_output_directory.startswith("gs://"):
         raise RefusedError(400, "runtime_config.gcs_output_directory has to be a folder of Cloud Storage.")
     if spec.schema_version < "2.1.0" or not job.display_name:
@@ -136,16 +137,16 @@ def _check(job: vertex.PipelineJob) -> None:
     if not all(re.fullmatch("[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}", f"{k}={v}") for k, v in job.labels.items()):
         raise RefusedError(400, f"labels are invalid: {dict(job.labels)}")
     declared = spec.root.input_definitions.parameters
-    given = json_format.MessageToDict(job._pb.runtime_config).get("parameterValues", {})
-    for name, value in given.items():
+    values = json_format.MessageToDict(job._pb.runtime_config).get("parameterValues", {})
+    for name, value in values.items():
         if name not in declared or not isinstance(value, TYPES[declared[name].parameter_type] + (float,)):
             raise RefusedError(400, f"the parameter {name} is of the wrong type, or unknown: {value!r}")
-    for name, each in declared.items():
-        if not (each.is_optional or each.HasField("default_value") or name in given):
+    for name, parameter in declared.items():
+        if not (parameter.is_optional or parameter.HasField("default_value") or name in values):
             raise RefusedError(400, f"the parameter {name} has neither a value nor a default")
 
 
-def _spec(job: vertex.PipelineJob) -> ir.PipelineSpec:
+def _read_spec(job: vertex.PipelineJob) -> ir.PipelineSpec:
     document = json_format.MessageToDict(job._pb.pipeline_spec)
     for executor in document["deploymentSpec"]["executors"].values():
         executor["container"].pop("lifecycle", None)  # Vertex AI's own
@@ -155,13 +156,13 @@ def _spec(job: vertex.PipelineJob) -> ir.PipelineSpec:
         raise RefusedError(400, f"pipeline_spec is invalid: {error}") from error
 
 
-def _detail(name: str, start: int, end: int | None, now: int) -> vertex.PipelineTaskDetail:
-    made = vertex.PipelineTaskDetail(task_name=name, state=_State.PENDING, create_time=START)
+def _create_detail(name: str, start: int, end: int | None, now: int) -> vertex.PipelineTaskDetail:
+    detail = vertex.PipelineTaskDetail(task_name=name, state=_State.PENDING, create_time=START)
     if now >= start:
-        made.state, made.start_time = _State.RUNNING, START + datetime.timedelta(seconds=STEP * start)
+        detail.state, detail.start_time = _State.RUNNING, START + datetime.timedelta(seconds=STEP * start)
     if end is not None and now >= end:
-        made.state, made.end_time = _State.SUCCEEDED, START + datetime.timedelta(seconds=STEP * end)
-    return made
+        detail.state, detail.end_time = _State.SUCCEEDED, START + datetime.timedelta(seconds=STEP * end)
+    return detail
 
 
 def _parse(body: Json, kind: Any) -> Any:
@@ -171,5 +172,5 @@ def _parse(body: Json, kind: Any) -> Any:
         raise RefusedError(400, f"Invalid JSON payload received. {error}") from error
 
 
-def _json(message: Any) -> Json:
+def _to_json(message: Any) -> Json:
     return json_format.MessageToDict(type(message).pb(message))
