@@ -76,7 +76,7 @@ def _read_slice(key: SliceKey, values: Any) -> Slice:
         mcnemar = McNemarResult(int(only_candidate), int(only_champion), p)
         p_values["accuracy"] = p
     return Slice(
-        columns={column: _decode(value) for column, value in key},
+        columns={c: v.decode(errors="replace") if isinstance(v, bytes) else str(v) for c, v in key},
         count=int(metrics[EXAMPLE_COUNT].value or 0),
         metrics=_drop_count(metrics),
         champion_metrics=_drop_count(champion_metrics) if champion_metrics else None,
@@ -108,10 +108,6 @@ def _clip_interval(name: str, is_difference: bool, low: float, high: float) -> t
 
 def _drop_count(metrics: MetricValues) -> MetricValues:
     return {name: value for name, value in sorted(metrics.items()) if name != EXAMPLE_COUNT}
-
-
-def _decode(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _read_confusion(details: Mapping[str, Any]) -> dict[tuple[int, int], int]:

@@ -151,16 +151,12 @@ def draw_chart(
         *([_draw_line("ideal", place_x(low), place_x(high), place_y(low), place_y(high))] if has_diagonal else []),
         *(element for number, line in enumerate(lines) for element in _draw_series(line, number % COLORS, joined)),
     ]
-    summary = summary or f"{title}. {y.name} by {x.name}. {_describe(drawn)}"
+    if not summary:
+        ends = (f"{n}: {len(p)} points, from {p[0].y:.4g} to {p[-1].y:.4g}" for n, p in drawn.items())
+        summary = f"{title}. {y.name} by {x.name}. {'; '.join(ends)}"
     opening = f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(summary)}">'
     svg = "\n".join([opening, *drawing, "</svg>"])
     return Chart(title, lines, x_ticks, y_ticks, summary, svg)
-
-
-def _describe(series: Mapping[str, Sequence[Point]]) -> str:
-    return "; ".join(
-        f"{name}: {len(points)} points, from {points[0].y:.4g} to {points[-1].y:.4g}" for name, points in series.items()
-    )
 
 
 def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, float]:
