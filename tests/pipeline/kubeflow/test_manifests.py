@@ -1,0 +1,131 @@
+"""The files of ``kubeflow/``: what a team copies, applies to its cluster, compiles and builds."""
+
+import ast
+import os
+import re
+import time
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from kserve import KServeClient
+from kserve.constants import constants
+from typer.main import get_command
+
+from imagepipe.deploy import storage
+from imagepipe.serving.client import Client
+from pipeline.cli import app
+from pipeline.config_file import read_config
+from pipeline.kubeflow.compile import compile_pipeline
+from pipeline.kubeflow.package import parse_package
+from tests.conftest import make_digit_images
+from tests.serving.conftest import model  # noqa: F401 (a fixture)
+from tests.standins.kubernetes import Cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "kubeflow"
+MANIFESTS = sorted((FOLDER / "manifests").glob("*.yaml"))
+NAMESPACE = "team"
+
+
+def load_manifests() -> list[dict]:
+    return [document for file in MANIFESTS for document in yaml.safe_load_all(file.read_text())]
+
+
+def find_manifest(kind: str) -> dict:
+    (manifest,) = (manifest for manifest in load_manifests() if manifest["kind"] == kind)
+    return manifest
+
+
+def find_values(node: object, key: str) -> list:
+    """Returns all values of a key, at any depth."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [value for name, child in items for value in ([child] if name == key else find_values(child, key))]
+
+
+@pytest.mark.parametrize(
+    "manifest", [pytest.param(m, id=f"{m['kind']}-{m['metadata']['name']}") for m in load_manifests()]
+)
+def test_kubernetes_takes_each_manifest(manifest):
+    assert manifest["metadata"]["namespace"] == NAMESPACE
+    if manifest["apiVersion"] != constants.KSERVE_V1BETA1:  # a test of its own
+        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_parts_fit_together():
+    manifests, config = load_manifests(), read_config(FOLDER / "pipeline.yaml")
+    claim = find_manifest("PersistentVolumeClaim")["metadata"]["name"]
+    (volume,) = config.kubeflow.volumes
+    assert {volume.claim, *find_values(manifests, "claimName")} == {claim}
+    assert {path for path in find_values(manifests, "mountPath") if path.startswith("/data")} == {volume.path}
+    images = {image.removesuffix("-serve") for image in find_values(manifests, "image")}
+    assert images == {config.kubeflow.image}
+    assert config.kubeflow.namespace == NAMESPACE
+    server = find_manifest("InferenceService")
+    (variable,) = find_values(server, "env")[0]
+    assert variable["value"] == f"pvc://{claim}{config.deploy.path.removeprefix(volume.path)}"
+    assert config.data.path in find_values(find_manifest("Job"), "command")[0]
+    role, binding = find_manifest("Role"), find_manifest("RoleBinding")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+
+
+@pytest.mark.parametrize("kind", ["Job", "CronJob", "InferenceService"])
+def test_the_commands_are_understood(kind):
+    ((container,),) = find_values(find_manifest(kind), "containers")
+    program, command, *arguments = [*container["command"], *container.get("args", ())]
+    assert program == "imagepipe"
+    get_command(app).commands[command].make_context(command, arguments)
+
+
+def test_the_example_pipeline_is_compiled_with_the_secret_of_the_manifests():
+    secret = find_manifest("Secret")
+    (key,) = secret["stringData"]
+    (commented,) = re.findall(r"# (secrets: .*?)   #", (FOLDER / "pipeline.yaml").read_text())
+    (declared,) = yaml.safe_load(commented)["secrets"]
+    assert (declared["name"], list(declared["env"].values())) == (secret["metadata"]["name"], [key])
+    override = f"kubeflow.{commented.replace(': ', '=', 1)}"
+    package = parse_package(compile_pipeline(read_config(FOLDER / "pipeline.yaml", [override]), "kubeflow"), "example")
+    assert package.name == "flowers"
+    assert package.for_kubernetes
+    assert {executor["container"]["image"] for executor in package.executors} == {"registry.example/team/imagepipe:7"}
+
+
+def test_kserve_serves_what_is_pushed(model, tmp_path, monkeypatch):  # noqa: F811
+    storage.add_version(str(model), str(tmp_path / "serving"))
+    service = find_manifest("InferenceService")
+    name = service["metadata"]["name"]
+    with Cluster(
+        "token", namespaces={NAMESPACE}, folders={"pvc://data/flowers/serving": str(tmp_path / "serving")}
+    ) as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
+        client = KServeClient(os.environ["KUBECONFIG"])
+        client.api_instance.create_namespaced_custom_object(
+            constants.KSERVE_GROUP,
+            constants.KSERVE_V1BETA1_VERSION,
+            NAMESPACE,
+            constants.KSERVE_PLURAL_INFERENCESERVICE,
+            service,
+        )
+        deadline = time.monotonic() + 10
+        while not client.is_isvc_ready(name, namespace=NAMESPACE):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        url = client.get(name, namespace=NAMESPACE)["status"]["url"]
+        with Client(f"{url}/v1/models/{name}") as online:
+            (answer,) = online.predict([make_digit_images(1)[0][1]])
+    assert answer.label in ("dark", "light")
+
+
+def test_the_image_gets_our_packages_and_what_builds_them():
+    allowed = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    (packages,) = re.findall(r"^PACKAGES = (.*)$", (ROOT / "setup.py").read_text(), re.MULTILINE)
+    assert allowed == {*ast.literal_eval(packages), "LICENSE", "README.md", "pyproject.toml", "setup.py", "uv.lock"}
+    assert all((ROOT / name).exists() for name in allowed)
+    copies = re.findall(r"^COPY (.*)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert copies == ["--from=dependencies /opt/venv /opt/venv", ". ."]
+
+
+def test_the_readme_names_each_file():
+    names = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file() and path.name != "README.md"}
+    assert set(re.findall(r"^\| `([^`]+)`", (FOLDER / "README.md").read_text(), re.MULTILINE)) == names
