@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tfx import components as tfx
@@ -29,6 +30,9 @@ from components.schema_gen.component import ImageSchemaGen
 from components.serving_check.component import ServingCheck
 from components.tfdv import tfdv
 from components.trainer.component import Trainer, Tuner
+from imagepipe.base import charts
+from imagepipe.base import features as base_features
+from imagepipe.deploy import saved_model, storage, versions
 from imagepipe.deploy.config import DeployConfig
 from pipeline.config import Config
 from pipeline.eval_config import build_eval_config, list_slice_columns
@@ -125,7 +129,7 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train"]),
         materialize=False,
         disable_statistics=True,
-        custom_config=common | {"code": _hash_code(transform)},
+        custom_config=common | {"code": _hash_code(transform, base_features)},
     )
     transform_component.add_upstream_node(data_gate)
 
@@ -188,7 +192,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         features=json.dumps(asdict(features)),
         latency_budget_ms=config.serving.latency_budget_ms,
-        code=_hash_code(imagepipe.serving),
+        code=_hash_code(imagepipe.serving, saved_model, storage, versions),
     )
     serving_check.add_upstream_node(evaluator)  # of a bad model, its verdict tells more
 
@@ -206,7 +210,7 @@ def create_pipeline(
         name=config.name,
         config=json.dumps(config.model_dump(mode="json", exclude={"beam", "kubeflow"})),
         features=json.dumps(asdict(features)),
-        code=_hash_code(components),
+        code=_hash_code(components, charts),
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
@@ -258,14 +262,16 @@ def _make_split_config(config: Config, source: Source) -> dict[str, Any]:
     }
 
 
-def _hash_code(package: Any) -> str:
-    """Returns a hash of a package's sources and templates, which as an argument becomes part of a node's cache key.
+def _hash_code(*modules: ModuleType) -> str:
+    """Returns a hash of the sources and templates of packages and modules, for the cache key of a node.
 
     TFX identifies functions by their import path only: after an upgrade it would take results of the old code from its
     cache.
     """
     digest = hashlib.sha256()
-    for file in sorted(Path(package.__path__[0]).rglob("*")):
-        if file.suffix in (".py", ".html", ".css", ".js"):
-            digest.update(file.read_bytes())
+    for module in modules:
+        path = Path(str(module.__file__))
+        for file in sorted(path.parent.rglob("*")) if path.name == "__init__.py" else [path]:
+            if file.suffix in (".py", ".html", ".css", ".js"):
+                digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

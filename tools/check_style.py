@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_LINES, MIN_LINES = 400, 30
-_UNSIZED = {"__init__.py", "__main__.py", "docs_hooks.py", "errors.py", "setup.py"}  # faces, entry points and errors may be short
+_UNSIZED = {"__init__.py", "__main__.py", "docs_hooks.py", "errors.py", "setup.py"}  # faces, entry points, errors
 _PRODUCT = ("imagepipe", "transform", "trainer", "components", "pipeline", "benchmarks", "tools")
 
 # Names say what a value is, not how it came to be.
