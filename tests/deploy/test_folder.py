@@ -40,7 +40,7 @@ def test_the_newest_version_gets_all_and_the_same_model_is_not_copied_twice(conf
     assert not [path for path in Path(str(config.path)).iterdir() if not path.name.isdigit()]
 
 
-def test_a_rolled_back_version_is_kept_aside_and_the_one_before_is_live(config, models):
+def test_a_rolled_back_version_is_kept_and_the_previous_one_is_live(config, models):
     first, second, third = [folder.deploy(model, config) for model in models]
     assert folder.rollback(config) == second
     assert folder.rollback(config) == first
@@ -63,7 +63,7 @@ def test_a_version_is_newer_than_one_that_was_rolled_back(config, models, monkey
     assert int(first.version) < int(second.version) < int(third.version)
 
 
-def test_a_running_server_follows_a_rollback_and_goes_on(config, models):
+def test_a_running_server_follows_a_rollback(config, models):
     first = folder.deploy(models[0], config)
     second = folder.deploy(models[1], config)
     served_model = ServedModel(Path(str(config.path)), "digits", lambda _: None)
@@ -154,7 +154,7 @@ def test_a_rollback_on_an_object_store_keeps_the_version(store, models):
     assert read_labels(storage.fetch_assets(f"{config.path}/rolled_back/{second.version}")) == ["black", "white"]
 
 
-def test_what_can_not_be_written_is_said(models, tmp_path):
+def test_what_can_not_be_written_is_reported(models, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"file/digits can't be written"):
         folder.deploy(models[0], DeployConfig(name="digits", path=str(tmp_path / "file" / "digits")))

@@ -5,6 +5,8 @@ import base64
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,7 +133,7 @@ def test_a_canary_gets_its_share_then_all_and_can_be_rolled_back(cluster, config
         kserve.rollback(config)
 
 
-def test_rolling_back_during_a_canary_gives_all_to_the_version_before_at_once(cluster, config, models):
+def test_a_rollback_during_a_canary_gives_all_to_the_previous_version_at_once(cluster, config, models):
     first = kserve.deploy(models[0], config)
     kserve.deploy(models[1], config, 10)
     cluster.failing[3] = ""  # it has to be started anew, which takes its time
@@ -150,7 +152,7 @@ def test_rolling_back_during_a_canary_gives_all_to_the_version_before_at_once(cl
     assert "canaryTrafficPercent" not in predictor(cluster)
 
 
-def test_until_the_version_before_runs_again_what_is_rolled_back_answers(cluster, config, models):
+def test_until_the_previous_version_runs_again_the_rolled_back_one_answers(cluster, config, models):
     deployed = [kserve.deploy(model, config) for model in models]
     cluster.failing[4] = ""
     with ThreadPoolExecutor(1) as pool:
@@ -164,7 +166,7 @@ def test_until_the_version_before_runs_again_what_is_rolled_back_answers(cluster
     assert [v.traffic for v in kserve.status(config)] == [100, 0, 0]
 
 
-def test_versions_are_gone_back_to_one_by_one(cluster, config, models):
+def test_rollbacks_go_back_version_by_version(cluster, config, models):
     deployed = [kserve.deploy(model, config) for model in models]
     assert [v.state for v in kserve.status(config)] == ["ready", "replaced", "replaced"]
     assert kserve.rollback(config) == deployed[1]
@@ -183,7 +185,7 @@ def test_a_canary_that_another_replaces_gets_no_more_than_it_had(cluster, config
     assert count_answers(config) == {"v1": 100}
 
 
-def test_what_gets_all_requests_is_given_no_share(cluster, config, models):
+def test_a_version_with_all_requests_is_given_no_share(cluster, config, models):
     assert kserve.deploy(models[0], config, 10).traffic == 100  # there is nothing for the rest
     with pytest.raises(DeployError, match="gets all requests already"):
         kserve.deploy(models[0], config, 10)
@@ -229,7 +231,7 @@ def test_a_version_that_starts_too_late_gets_no_requests(cluster, config, models
     assert count_answers(config) == {"v1": 100}
 
 
-def test_a_canary_stays_as_it_is_if_its_successor_does_not_start(cluster, config, models):
+def test_a_canary_stays_unchanged_if_its_successor_does_not_start(cluster, config, models):
     first, second = kserve.deploy(models[0], config), kserve.deploy(models[1], config, 20)
     cluster.failing[3] = "Back-off pulling image"
     with pytest.raises(DeployError, match="Back-off pulling image") as error:
@@ -249,7 +251,7 @@ def test_a_first_version_that_does_not_start_leaves_nothing_behind(cluster, conf
     assert kserve.status(config) == []
 
 
-def test_a_runtime_that_is_not_there_is_named(cluster, config, models):
+def test_a_missing_runtime_is_named(cluster, config, models):
     kserve.deploy(models[0], config)
     cluster.formats.clear()
     with pytest.raises(DeployError, match="No runtime found to support"):
@@ -265,7 +267,7 @@ def test_a_runtime_that_is_not_there_is_named(cluster, config, models):
         ({"has_kserve": False}, "has no InferenceServices .*: install KServe"),
     ],
 )
-def test_what_kubernetes_refuses_is_said_and_changes_nothing(cluster, config, models, change, words):
+def test_what_kubernetes_refuses_is_reported_and_changes_nothing(cluster, config, models, change, words):
     first = kserve.deploy(models[0], config)
     originals = {name: getattr(cluster, name) for name in change}
     for name, value in change.items():
@@ -280,7 +282,7 @@ def test_what_kubernetes_refuses_is_said_and_changes_nothing(cluster, config, mo
     assert revisions(cluster) == 1
 
 
-def test_a_namespace_that_is_missing_is_named(cluster, config, models):
+def test_a_missing_namespace_is_named(cluster, config, models):
     with pytest.raises(DeployError, match=r"no namespace elsewhere .*kubectl create namespace elsewhere"):
         kserve.deploy(models[0], settings(config, namespace="elsewhere"))
 
@@ -292,7 +294,7 @@ def test_a_namespace_that_is_missing_is_named(cluster, config, models):
         ({"server": "http://192.0.2.1"}, r"is http://192\.0\.2\.1: credentials go to https:// only"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_named(cluster, config, models, kubeconfig, words):
+def test_a_cluster_that_does_not_answer_is_named(cluster, config, models, kubeconfig, words):
     cluster.kubeconfig(Path(os.environ["KUBECONFIG"]), **kubeconfig)
     with pytest.raises(DeployError, match=words):
         kserve.deploy(models[0], config)
@@ -329,12 +331,12 @@ def test_without_knative_there_are_no_shares_but_all_else(cluster, config, model
 
 @pytest.mark.parametrize("mode", ["Knative", "Standard"])
 @pytest.mark.parametrize("change", ["deploy", "rollback"])
-def test_what_kserve_says_of_the_revision_before_is_not_taken_for_the_new_one(cluster, config, models, mode, change):
+def test_the_state_of_the_previous_revision_is_not_taken_for_the_new_one(cluster, config, models, mode, change):
     cluster.mode = mode
     kserve.deploy(models[0], config)
     if change == "rollback":
         kserve.deploy(models[1], config)
-    cluster.paused = True  # all that is told is that the one before is ready
+    cluster.paused = True  # the status still says that the previous revision is ready
     with ThreadPoolExecutor(1) as pool:
         count = len(cluster.manifests)
         changed = pool.submit(
@@ -348,7 +350,7 @@ def test_what_kserve_says_of_the_revision_before_is_not_taken_for_the_new_one(cl
     assert [v.version for v in kserve.status(config) if v.traffic] == [version.version]
 
 
-def test_what_someone_else_changes_meanwhile_stays_as_they_want_it(cluster, config, models):
+def test_what_someone_else_changes_meanwhile_stays(cluster, config, models):
     kserve.deploy(models[0], config)
     cluster.failing[2] = ""
     with ThreadPoolExecutor(1) as pool:
@@ -398,7 +400,7 @@ def test_a_gateway_finds_the_service_by_its_host(cluster, config, models):
     assert count_answers(settings(config, ingress=cluster.url)) == {"v1": 100}
 
 
-def test_a_version_whose_files_are_gone_is_not_gone_back_to(cluster, config, models):
+def test_a_version_whose_files_are_gone_is_not_rolled_back_to(cluster, config, models):
     first = kserve.deploy(models[0], config)
     second = kserve.deploy(models[1], config)
     Path(first.uri, "saved_model.pb").unlink()
@@ -420,7 +422,7 @@ def test_an_inference_service_of_someone_else_is_left_alone(cluster, config, mod
             call(config)
 
 
-def test_nothing_deployed_is_said(cluster, config):
+def test_nothing_deployed_is_reported(cluster, config):
     assert kserve.status(config) == []
     with pytest.raises(DeployError, match="does not exist: there is nothing to roll back"):
         kserve.rollback(config)
@@ -464,3 +466,10 @@ def test_the_command_line_deploys_shows_and_rolls_back(cluster, config, models, 
     assert code == 1
     assert "log in to the cluster again" in output
     assert "Traceback" not in output
+
+
+def test_kserve_is_imported_without_the_command_line():
+    """KServe parses ``sys.argv`` when it is imported, and would print its own help."""
+    code = "import sys; sys.argv = ['imagepipe', '--help']; import imagepipe.deploy.kserve_library; print(sys.argv)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert result.stdout == "['imagepipe', '--help']\n"

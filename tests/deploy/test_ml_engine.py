@@ -50,7 +50,7 @@ def labels(config: DeployConfig) -> set[str]:
     return {answer.label for answer in connect(ml_engine.find_address(config)).predict_requests(DIGITS)}
 
 
-def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness, expected, no_secrets, caplog):
+def test_a_pushed_model_predicts_online_as_it_does_here(cloud, config, brightness, expected, no_secrets, caplog):
     version = ml_engine.deploy(brightness[0], config)
     assert ml_engine.status(config) == [version]
     assert version.uri == f"{config.path}/{version.version}"
@@ -71,7 +71,7 @@ def test_plain_rest_predicts_with_it(cloud, config, brightness, expected):
     assert [row["label"] for row in answer["predictions"]] == [prediction.label for prediction in expected]
 
 
-def test_a_version_is_made_as_configured(cloud, config, brightness):
+def test_a_version_is_created_as_configured(cloud, config, brightness):
     version = ml_engine.deploy(brightness[0], changed(config, min_nodes=2, max_nodes=5))
     created = cloud.versions["test_digits"][f"v{version.version}"]
     assert (created["deploymentUri"], created["machineType"]) == (version.uri, "n1-standard-4")
@@ -97,7 +97,7 @@ def test_a_version_becomes_the_default_once_it_is_ready_and_is_rolled_back(cloud
         ml_engine.rollback(config)
 
 
-def test_a_version_that_was_rolled_back_is_not_gone_back_to_unless_it_is_deployed_again(config, brightness):
+def test_a_rolled_back_version_is_skipped_by_rollbacks_unless_it_is_deployed_again(config, brightness):
     first, second = (ml_engine.deploy(model, config) for model in brightness[:2])
     ml_engine.rollback(config)
     ml_engine.deploy(brightness[2], config)
@@ -140,7 +140,7 @@ def test_a_deployment_that_fails_leaves_the_live_version_and_can_be_done_again(c
     assert labels(config) == {"night"}
 
 
-def test_a_deployment_that_takes_too_long_changes_nothing_and_is_gone_on_with(cloud, config, brightness):
+def test_a_deployment_that_takes_too_long_changes_nothing_and_is_continued(cloud, config, brightness):
     ml_engine.deploy(brightness[0], config)
     cloud.operations.endless.append("CREATE")
     with pytest.raises(DeployError, match=r"within deploy.ml_engine.timeout, 0.3 seconds.*(?s:.)*100% of the requests"):
@@ -158,7 +158,7 @@ def test_a_deployment_that_takes_too_long_changes_nothing_and_is_gone_on_with(cl
     assert labels(config) == {"night"}
 
 
-def test_a_version_that_nobody_can_ask_about_for_a_while_is_not_taken_away(cloud, config, brightness, monkeypatch):
+def test_a_version_of_unknown_state_is_not_deleted(cloud, config, brightness, monkeypatch):
     monkeypatch.setattr(gcp, "RETRY", gcp.RETRY.with_timeout(0.1))
     ml_engine.deploy(brightness[0], config)
     cloud.faults += [("GET", "operations", 503, "away")] * 20
@@ -168,7 +168,7 @@ def test_a_version_that_nobody_can_ask_about_for_a_while_is_not_taken_away(cloud
     assert states(config) == [(0, "creating"), (100, "ready")]
 
 
-def test_a_failed_version_that_an_earlier_attempt_left_is_made_anew(cloud, config, brightness):
+def test_a_failed_version_of_an_earlier_attempt_is_replaced(cloud, config, brightness):
     ml_engine.deploy(brightness[0], config)
     cloud.failing_versions.append(QUOTA)
     cloud.faults.append(("DELETE", "versions", 403, "no right to delete"))
@@ -187,13 +187,13 @@ def test_a_failed_version_that_an_earlier_attempt_left_is_made_anew(cloud, confi
         (400, "$"),
     ],
 )
-def test_a_refusal_says_what_to_do(cloud, config, status, words):
+def test_a_refusal_gives_advice(cloud, config, status, words):
     cloud.faults += [("GET", "versions", status, "refused so")] * 5
     with pytest.raises(DeployError, match=f"ML Engine would not list the versions: refused so{words}"):
         ml_engine.status(config)
 
 
-def test_no_answer_and_nothing_deployed_are_said(config):
+def test_no_answer_and_nothing_deployed_are_reported(config):
     assert ml_engine.status(config) == []
     with pytest.raises(DeployError, match="no version is live at ML Engine"):
         ml_engine.find_address(config)
@@ -234,7 +234,7 @@ def test_a_job_predicts_files_of_each_kind(cloud, config, brightness, expected, 
     assert labels(config) == {"dark"}
 
 
-def test_what_a_job_can_not_predict_is_counted(config, brightness, tmp_path):
+def test_failed_predictions_of_a_job_are_counted(config, brightness, tmp_path):
     ml_engine.deploy(brightness[0], config)
     write_requests([DIGITS[0], Request("broken", b"no image")], tmp_path / "a.jsonl", "jsonl")
     started = ml_engine_jobs.start_job([str(tmp_path / "*.jsonl")], str(tmp_path / "out"), config)

@@ -19,12 +19,12 @@ def stored(store, model, tmp_path) -> list[str]:
     return [f"{folder}/{storage.list_versions(folder)[-1]}" for folder in folders]
 
 
-def test_names_are_those_that_all_have(stored):
+def test_labels_are_those_that_all_models_have(stored):
     assert storage.read_common_labels(stored[:2]) == ["dark", "light"]
     assert storage.read_common_labels(stored) == []
 
 
-def test_what_a_model_takes_is_read_from_its_signature(store, stored, tmp_path):
+def test_inputs_are_read_from_the_signature(store, stored, tmp_path):
     assert saved_model.read_inputs(stored[0]) == ["input", "metadata"]
     with pytest.raises(ModelError, match=rf"{store.uri}/none can't be read as a SavedModel"):
         saved_model.read_inputs(f"{store.uri}/none")
@@ -40,7 +40,7 @@ def test_a_fetched_model_is_the_stored_one(stored, model):
     assert all((copy / name).read_bytes() == (Path(model) / name).read_bytes() for name in names)
 
 
-def test_a_model_that_is_not_there_is_not_fetched(store):
+def test_a_missing_model_is_not_fetched(store):
     with pytest.raises(ModelError, match=f"{store.uri}/none: there is nothing"):
         storage.fetch_model(f"{store.uri}/none")
 

@@ -41,7 +41,7 @@ def shares(config: DeployConfig) -> list[tuple[int, str]]:
     return [(version.traffic, version.state) for version in vertex.status(config)]
 
 
-def test_what_is_pushed_says_online_what_it_says_here(cloud, config, brightness, expected, no_secrets):
+def test_a_pushed_model_predicts_online_as_it_does_here(cloud, config, brightness, expected, no_secrets):
     version = vertex.deploy(brightness[0], config)
     assert version.uri == f"{config.path}/{version.version}"
     assert vertex.status(config) == [version]
@@ -95,7 +95,7 @@ def test_a_canary_gets_its_share_then_more_then_all_and_the_old_one_goes(cloud, 
     assert len(list(Path(config.path).iterdir())) == 2
 
 
-def test_what_was_live_keeps_its_proportions_beside_a_third(config, brightness):
+def test_live_versions_keep_their_proportions_beside_a_third(config, brightness):
     vertex.deploy(brightness[0], config)
     vertex.deploy(brightness[1], config, 50)
     vertex.deploy(brightness[2], config, 25)
@@ -115,7 +115,7 @@ def test_a_canary_is_rolled_back_without_anything_being_deployed(cloud, config, 
     assert len(next(iter(cloud.endpoints.values())).deployed_models) == 1
 
 
-def test_what_was_replaced_comes_back_from_the_registry_and_takes_over_once_it_is_ready(cloud, config, brightness):
+def test_a_replaced_version_comes_back_from_the_registry_once_it_is_ready(cloud, config, brightness):
     first = vertex.deploy(brightness[0], config)
     vertex.deploy(brightness[2], config)
     cloud.calls.clear()
@@ -128,7 +128,7 @@ def test_what_was_replaced_comes_back_from_the_registry_and_takes_over_once_it_i
     assert [answer.label for answer in connect(vertex.find_address(config)).predict_requests(DIGITS)] == ["dark"] * 20
 
 
-def test_a_version_that_was_rolled_back_is_not_gone_back_to_but_can_be_deployed_again(config, brightness):
+def test_a_rolled_back_version_is_skipped_by_rollbacks_but_can_be_deployed_again(config, brightness):
     first, bad = vertex.deploy(brightness[0], config), vertex.deploy(brightness[1], config)
     vertex.rollback(config)
     vertex.deploy(brightness[2], config)
@@ -159,7 +159,7 @@ def test_scores_have_no_names_while_versions_of_other_classes_share_the_requests
 
 
 @pytest.mark.parametrize(("of_a_call", "status"), [(True, 429), (False, 429), (False, 503), (True, 403)])
-def test_a_deployment_that_fails_leaves_the_live_version_alone_and_says_what_to_do(
+def test_a_deployment_that_fails_leaves_the_live_version_and_gives_advice(
     cloud, config, brightness, of_a_call, status, no_secrets
 ):
     live = vertex.deploy(brightness[0], config)
@@ -187,13 +187,13 @@ def test_the_first_deployment_that_fails_leaves_no_model(cloud, config, brightne
         vertex.find_address(config)
 
 
-def test_what_can_not_be_cleaned_up_is_said_besides(cloud, config, brightness):
+def test_what_can_not_be_cleaned_up_is_reported_too(cloud, config, brightness):
     cloud.operations.failing += [("DeployModel", 429, QUOTA), ("DeleteModel", 403, "no right to delete")]
     with pytest.raises(DeployError, match=r"quota.*Besides, .* stays in the registry.*no right to delete"):
         vertex.deploy(brightness[0], config)
 
 
-def test_a_deployment_that_takes_too_long_changes_nothing_and_is_gone_on_with(cloud, config, brightness):
+def test_a_deployment_that_takes_too_long_changes_nothing_and_is_continued(cloud, config, brightness):
     live = vertex.deploy(brightness[0], config)
     cloud.operations.endless.append("DeployModel")
     with pytest.raises(DeployError) as failed:
@@ -217,7 +217,7 @@ def test_a_rollback_that_fails_keeps_both_versions_in_the_registry(cloud, config
     assert shares(config) == [(100, "ready"), (0, "not deployed")]
 
 
-def test_an_old_version_that_can_not_be_retired_is_said_and_retired_the_next_time(cloud, config, brightness):
+def test_an_old_version_that_can_not_be_retired_is_reported_and_retired_the_next_time(cloud, config, brightness):
     vertex.deploy(brightness[0], config)
     cloud.operations.failing.append(("UndeployModel", 503, "try later"))
     with pytest.raises(DeployError, match="is live and gets all requests, but Vertex AI would not retire the others"):
@@ -244,7 +244,7 @@ def test_what_somebody_else_changes_meanwhile_is_not_overwritten(cloud, config, 
         (404, "See whether project pictures, region europe-west4 is right"),
     ],
 )
-def test_a_refusal_says_what_to_do(cloud, config, status, words):
+def test_a_refusal_gives_advice(cloud, config, status, words):
     cloud.faults += [("GET", "endpoints", status, "refused so")] * 5
     with pytest.raises(DeployError, match=f"would not list the endpoints: refused so. {words}"):
         vertex.status(config)
@@ -256,7 +256,7 @@ def test_a_service_that_is_away_for_a_moment_is_asked_again(cloud, config, brigh
     assert vertex.status(config) == [version]
 
 
-def test_no_answer_is_said(config):
+def test_no_answer_is_reported(config):
     with pytest.raises(DeployError, match=r"there is no answer from http://127.0.0.1:9 \("):
         vertex.status(changed(config, api="http://127.0.0.1:9"))
 
@@ -267,7 +267,7 @@ def test_without_credentials_it_says_where_they_come_from(config, monkeypatch, t
         vertex.status(config)
 
 
-def test_a_token_that_expires_is_renewed_and_an_account_that_is_gone_is_said(
+def test_an_expired_token_is_renewed_and_a_deleted_account_is_reported(
     account, config, brightness, expected, no_secrets
 ):
     vertex.deploy(brightness[0], config)

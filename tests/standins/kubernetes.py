@@ -34,7 +34,7 @@ NOT_HANDED_ON = ("kubectl.kubernetes.io/last-applied-configuration",)
 _COLLECTION = re.compile(r"/apis/serving\.kserve\.io/v1beta1/namespaces/([^/]+)/inferenceservices(?:/([^/]+))?")
 
 
-class Refusal(Exception):  # noqa: N818
+class RefusalError(Exception):
     """An answer of the API that is no success."""
 
     def __init__(self, status: int, reason: str, message: str, kind: str = "inferenceservices", name: str = ""):
@@ -70,7 +70,7 @@ def parse_as(kind: str, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
     attributes = {name: attribute for attribute, name in model.attribute_map.items()}
     if unknown := sorted(set(value) - set(attributes)):
-        raise Refusal(
+        raise RefusalError(
             422, "Invalid", f'strict decoding error: unknown field "{where}.{unknown[0]}"'.replace('"."', '"')
         )
     parsed = {
@@ -80,12 +80,12 @@ def parse_as(kind: str, value: Any, where: str) -> Any:
     try:
         return model(**parsed)
     except ValueError as error:
-        raise Refusal(422, "Invalid", f"{where}: {error}") from error
+        raise RefusalError(422, "Invalid", f"{where}: {error}") from error
 
 
 def _expect(holds: bool, value: Any, where: str, what: str) -> None:
     if not holds:
-        raise Refusal(422, "Invalid", f"{where}: Invalid value: {value!r}: must be {what}")
+        raise RefusalError(422, "Invalid", f"{where}: Invalid value: {value!r}: must be {what}")
 
 
 def _merge_patch(old: Any, patch: Any) -> Any:
@@ -235,12 +235,12 @@ class Cluster:
         with self.lock:
             try:
                 return 200, self._answer(method, path, authorization, body)
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 return refusal.status, refusal.body
 
     def _answer(self, method: str, path: str, authorization: str, body: Any) -> Any:
         if authorization != f"Bearer {self.token}":
-            raise Refusal(401, "Unauthorized", "Unauthorized")
+            raise RefusalError(401, "Unauthorized", "Unauthorized")
         match = _COLLECTION.fullmatch(path)
         if not match or not self.has_kserve:
             return None
@@ -250,16 +250,16 @@ class Cluster:
             verb = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method]
             resource = 'resource "inferenceservices" in API group "serving.kserve.io"'
             words = f'"{name}" is forbidden: {user} cannot {verb} {resource} in the namespace "{namespace}"'
-            raise Refusal(403, "Forbidden", f"inferenceservices.serving.kserve.io {words}", name=name)
+            raise RefusalError(403, "Forbidden", f"inferenceservices.serving.kserve.io {words}", name=name)
         key = (namespace, name)
         if method == "POST":
             if namespace not in self.namespaces:
-                raise Refusal(404, "NotFound", f'namespaces "{namespace}" not found', "namespaces", namespace)
+                raise RefusalError(404, "NotFound", f'namespaces "{namespace}" not found', "namespaces", namespace)
             if key in self.services:
-                raise Refusal(409, "AlreadyExists", f'inferenceservices.serving.kserve.io "{name}" already exists')
+                raise RefusalError(409, "AlreadyExists", f'inferenceservices.serving.kserve.io "{name}" already exists')
             return self._store(key, body, {"uid": f"uid-{name}", "creationTimestamp": "2026-01-01T00:00:00Z"}, 1)
         if key not in self.services:
-            raise Refusal(404, "NotFound", f'inferenceservices.serving.kserve.io "{name}" not found', name=name)
+            raise RefusalError(404, "NotFound", f'inferenceservices.serving.kserve.io "{name}" not found', name=name)
         if method == "DELETE":
             del self.services[key]
             self.deployed.pop(key, None)
@@ -274,10 +274,12 @@ class Cluster:
         old = self.services[key]
         version = body["metadata"].get("resourceVersion")
         if not version:
-            raise Refusal(422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update")
+            raise RefusalError(
+                422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+            )
         if version != old["metadata"]["resourceVersion"]:
             words = "the object has been modified; please apply your changes to the latest version and try again"
-            raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on "{key[1]}": {words}', name=key[1])
+            raise RefusalError(409, "Conflict", f'Operation cannot be fulfilled on "{key[1]}": {words}', name=key[1])
         admitted = self._admit(body)
         changed = admitted["spec"] != old["spec"]
         kept = {name: old["metadata"][name] for name in ("uid", "creationTimestamp")}
@@ -298,7 +300,7 @@ class Cluster:
         """Checks a service and fills in defaults, as the webhooks do."""
         parse_as("V1beta1InferenceService", {key: value for key, value in body.items() if key != "status"}, "")
         if self.refuses:
-            raise Refusal(403, "Forbidden", self.refuses)
+            raise RefusalError(403, "Forbidden", self.refuses)
         service = {key: copy.deepcopy(value) for key, value in body.items() if key != "status"}
         predictor = service["spec"]["predictor"]
         server = predictor.get("model") or predictor["containers"][0]
@@ -310,7 +312,7 @@ class Cluster:
         try:
             kubernetes_validate.validate(build_pod(service), kubernetes_validate.latest_version(), strict=True)
         except kubernetes_validate.ValidationError as error:
-            raise Refusal(422, "Invalid", f"{'.'.join(map(str, error.path))}: {error.message}") from error
+            raise RefusalError(422, "Invalid", f"{'.'.join(map(str, error.path))}: {error.message}") from error
         return service
 
     # The controller

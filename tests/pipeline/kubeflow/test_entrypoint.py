@@ -46,7 +46,7 @@ def test_the_uris_of_inputs_and_outputs_are_changed_and_nothing_else():
     }
 
 
-def test_with_google_cloud_storage_uris_stay_as_they_are():
+def test_uris_of_google_cloud_storage_stay_unchanged():
     original = message("gs://bucket")
     assert replace_uris(original, to_local_path) == original
 
@@ -90,7 +90,7 @@ def test_metrics_are_left_with_their_figures_and_other_artifacts_with_all_that_t
     assert kept["model"] == output["artifacts"]["model"]
 
 
-def test_what_a_driver_found_out_is_known_to_the_executor():
+def test_the_executor_gets_the_metadata_of_the_driver():
     driver_output = {"artifacts": {"blessing": {"artifacts": [{"uri": "elsewhere", "metadata": {"span": 3.0}}]}}}
     (artifact,) = add_driver_metadata(message("gs://b"), driver_output)["outputs"]["artifacts"]["blessing"]["artifacts"]
     assert artifact == {"uri": "gs://b/out", "type": DECLARED, "metadata": {"span": 3.0}}

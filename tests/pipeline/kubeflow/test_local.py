@@ -156,7 +156,7 @@ def test_parameters_of_a_run_reach_the_trainer_and_the_gate(second):
     assert invocation["inputs"]["parameterValues"]["threshold_accuracy"] == 0.7
 
 
-def test_logs_and_what_is_compiled_hold_no_bytes_of_images(project, first, second):
+def test_logs_and_compiled_files_hold_no_bytes_of_images(project, first, second):
     texts = [*first.logs, *second.logs, (project / "compiled.yaml").read_text()]
     assert all(texts)
     for text in texts:

@@ -75,7 +75,7 @@ def submit(project, package):
     return call
 
 
-def test_a_run_of_a_new_version_is_made_and_its_page_is_told(kfp, submit):
+def test_a_run_of_a_new_version_is_created_and_its_page_is_printed(kfp, submit):
     output, _ = submit("--param", "epochs=5", "--run-name", "nightly")
     ((run_id, run),) = kfp.runs.items()
     assert output.strip() == f"Run {run_id} (nightly): {kfp.url}/#/runs/details/{run_id}"
@@ -131,7 +131,7 @@ def test_a_server_that_is_away_for_a_moment_ends_no_wait(kfp, submit):
     assert "step-3: succeeded" in lines
 
 
-def test_a_token_that_expires_ends_a_wait_in_words(kfp, submit):
+def test_a_token_that_expires_ends_a_wait_with_a_message(kfp, submit):
     kfp.faults = [("GET", "/runs/", 401, "Jwt is expired")]
     _, lines = submit("--wait", status=1)
     assert "(401: Jwt is expired)" in lines
@@ -173,7 +173,7 @@ def test_a_recurring_run_that_is_refused_leaves_the_last_in_place(kfp, submit):
     assert kfp.recurring == original
 
 
-def test_an_unknown_experiment_is_made_only_if_that_is_asked_for(kfp, submit):
+def test_an_unknown_experiment_is_created_only_on_request(kfp, submit):
     _, lines = submit("--experiment", "nightyl", status=2)
     assert "there is no experiment nightyl; there are Default. --create-experiment makes it" in lines
     assert not kfp.pipelines
@@ -233,14 +233,14 @@ def test_the_token_of_a_pod_is_used_and_read_again(kfp, submit, monkeypatch, tmp
     assert TOKEN not in output + lines
 
 
-def test_nobody_there_is_said_at_once(submit, kfp):
+def test_a_missing_server_is_reported_at_once(submit, kfp):
     _, lines = submit("--host", "http://127.0.0.1:9", status=1)
     assert "http://127.0.0.1:9 can't be reached" in lines
     assert "Traceback" not in lines
     assert not kfp.calls
 
 
-def test_a_certificate_that_nobody_vouches_for_is_said_to_be_one(submit, tmp_path):
+def test_an_untrusted_certificate_is_named(submit, tmp_path):
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
@@ -271,7 +271,7 @@ def test_a_certificate_that_nobody_vouches_for_is_said_to_be_one(submit, tmp_pat
         (("POST", "/runs", 500, "workflow quota"), "can't answer now (500: workflow quota)"),
     ],
 )
-def test_refusals_are_said_in_words(kfp, submit, fault, message):
+def test_refusals_are_explained(kfp, submit, fault, message):
     kfp.faults = [fault]
     _, lines = submit(status=1)
     assert message in lines
@@ -305,7 +305,7 @@ def test_a_login_page_in_front_of_kubeflow_is_recognised(kfp, submit):
         (["--target", "vertex", "--host", "http://127.0.0.1"], "are options for Kubeflow"),
     ],
 )
-def test_what_can_not_be_asked_for_is_refused_before_anything_is_made(kfp, submit, args, message):
+def test_impossible_requests_are_refused_before_anything_is_created(kfp, submit, args, message):
     _, lines = submit(*args, status=2)
     assert message in lines.replace("│ ", "")
     assert not [call for call in kfp.calls if not call.startswith("GET")]
@@ -369,7 +369,7 @@ def submit_to_vertex(vertex, submit, account):
     return call
 
 
-def test_vertex_ai_gets_a_job_of_the_package_and_its_page_is_told(vertex, submit_to_vertex):
+def test_vertex_ai_gets_a_job_of_the_package_and_its_page_is_printed(vertex, submit_to_vertex):
     output, _ = submit_to_vertex("--param", "epochs=5", "--run-name", "nightly")
     ((job_id, job),) = vertex.jobs.items()
     console = "https://console.cloud.google.com/vertex-ai/locations"
@@ -383,7 +383,7 @@ def test_vertex_ai_gets_a_job_of_the_package_and_its_page_is_told(vertex, submit
     assert job.pipeline_spec["pipelineInfo"]["name"] == "digits"
 
 
-def test_vertex_ai_tells_what_was_cached_and_how_each_task_ends(vertex, submit_to_vertex):
+def test_vertex_ai_reports_cached_tasks_and_how_each_task_ends(vertex, submit_to_vertex):
     vertex.cached = {"step"}
     vertex.faults = [("GET", "/pipelineJobs/", 503, "The service is currently unavailable.")]
     output, lines = submit_to_vertex("--wait", "--json")
@@ -395,7 +395,7 @@ def test_vertex_ai_tells_what_was_cached_and_how_each_task_ends(vertex, submit_t
     ]
 
 
-def test_vertex_ai_tells_which_task_failed_of_what(vertex, submit_to_vertex):
+def test_vertex_ai_reports_which_task_failed_and_why(vertex, submit_to_vertex):
     vertex.failing["step-2"] = "The replica workerpool0-0 ran out-of-memory"
     _, lines = submit_to_vertex("--wait", status=1)
     assert "the run failed: step-2 failed: The replica workerpool0-0 ran out-of-memory" in lines
@@ -447,7 +447,7 @@ def test_what_vertex_ai_can_not_do_is_refused_by_key(vertex, submit_to_vertex, a
     ("status", "message"),
     [(403, "Permission 'aiplatform.pipelineJobs.create' denied"), (429, "Quota exceeded"), (404, "Region not found")],
 )
-def test_refusals_of_vertex_ai_are_said_in_words(vertex, submit_to_vertex, status, message):
+def test_refusals_of_vertex_ai_are_explained(vertex, submit_to_vertex, status, message):
     vertex.faults = [("POST", "/pipelineJobs", status, message)]
     _, lines = submit_to_vertex(status=1)
     assert f"Vertex AI would not run digits: {message}" in lines
