@@ -158,12 +158,12 @@ def test_scores_have_no_names_while_versions_of_other_classes_share_the_requests
     assert all(set(answer.classes) == {answer.label, "1"} for answer in answers)
 
 
-@pytest.mark.parametrize(("of_a_call", "status"), [(True, 429), (False, 429), (False, 503), (True, 403)])
+@pytest.mark.parametrize(("is_call", "status"), [(True, 429), (False, 429), (False, 503), (True, 403)])
 def test_a_deployment_that_fails_leaves_the_live_version_and_gives_advice(
-    cloud, config, brightness, of_a_call, status, no_secrets
+    cloud, config, brightness, is_call, status, no_secrets
 ):
     live = vertex.deploy(brightness[0], config)
-    if of_a_call:
+    if is_call:
         cloud.faults.append(("POST", ":deployModel", status, QUOTA))
     else:
         cloud.operations.failing.append(("DeployModel", status, QUOTA))
