@@ -126,8 +126,8 @@ def check_splits(
             )
     if task.name == "classification" and len(output_names) < 2:
         raise TrainingError(
-            f"The train split has one class only ('{output_names[0]}'), and so nothing to tell apart. Add images of "
-            "another class, or let task be regression or multilabel."
+            f"The train split has one class only ('{output_names[0]}'): there is nothing to distinguish. Add images of "
+            "another class, or set task to regression or multilabel."
         )
     for name, split in splits.items():
         unusable = int(np.count_nonzero(~task.is_usable(split.targets)))
@@ -167,7 +167,7 @@ def compute_class_weights(
     if isinstance(setting, dict):
         if unknown := sorted(set(setting) - set(class_names)):
             raise TrainingError(
-                f"trainer.class_weights: {', '.join(unknown)}: no class of the train split, which are "
+                f"trainer.class_weights: {', '.join(unknown)}: no class of the train split, whose classes are "
                 f"{', '.join(class_names)}"
             )
         return np.array([setting.get(name, 1) for name in class_names], np.float32)

@@ -188,7 +188,7 @@ def _check_own_numbers(datasets: Sequence[Any], file: h5py.File) -> None:
     """Refuses links: HDF5 can point to other files on this machine, which a file from elsewhere must not."""
     for dataset in datasets:
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
-            raise OSError(f"{dataset.name} are no numbers")
+            raise OSError(f"{dataset.name} is not numeric")
         if dataset.file != file or dataset.external or dataset.is_virtual:
             raise OSError(f"{dataset.name} is in another file")
 

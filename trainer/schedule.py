@@ -272,14 +272,14 @@ class _PhaseTraining:
 
     def collect_state(self, best: list[np.ndarray]) -> Arrays:
         """Returns everything that is needed to resume; ``best`` are the weights of the best epoch so far."""
-        return {name: copy_values(variables) for name, variables in self._variables().items()} | {"best": best}
+        return {name: copy_values(variables) for name, variables in self._list_variables().items()} | {"best": best}
 
     def restore(self, arrays: Arrays) -> None:
         """Restores a state; does nothing if it is empty."""
-        for name, variables in self._variables().items() if arrays else ():
+        for name, variables in self._list_variables().items() if arrays else ():
             assign_values(variables, arrays[name])
 
-    def _variables(self) -> dict[str, list[keras.Variable]]:
+    def _list_variables(self) -> dict[str, list[keras.Variable]]:
         return {
             "weights": self._phase.variables,
             "optimizer": self._optimizer.variables,

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base import features as f
+from imagepipe.base import filesystem
 from imagepipe.base.names import TaskName
 
 CORES = len(os.sched_getaffinity(0))
@@ -39,7 +40,7 @@ def read_serialized(folder: str) -> tf.data.Dataset:
     Args:
         folder: the split's folder with gzipped TFRecords, as TFX writes them; without any there are no Examples.
     """
-    files = tf.constant(sorted(tf.io.gfile.glob(f"{folder}/*.gz")), tf.string)
+    files = tf.constant(filesystem.glob(f"{folder}/*.gz"), tf.string)
     return disable_tuner(tf.data.TFRecordDataset(files, "GZIP"))
 
 
@@ -51,7 +52,7 @@ def read_shards(patterns: Sequence[str], worker: int = 0, workers: int = 1) -> t
         worker: index of this worker.
         workers: number of workers. Each reads whole files or, if there are fewer files than workers, every n-th record.
     """
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = sorted(file for pattern in patterns for file in filesystem.glob(pattern))
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
     shard_by_file = len(files) >= workers
     own_files = files[worker::workers] if shard_by_file else files

@@ -29,7 +29,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Smooth images, as photographs are, each of them another one."""
+    """Smooth images, as photographs are, all different."""
     y, x = np.mgrid[:HEIGHT, :WIDTH] / 6
     phases = np.linspace(0, 6, N * 3).reshape(N, 1, 1, 3)
     return (128 + 80 * np.sin(x[..., None] + phases) * np.cos(y[..., None] - phases)).astype(np.uint8)

@@ -129,7 +129,7 @@ def test_a_graph_that_differs_too_much_is_not_exported(network, evaluation, monk
         optimize_for_serving(network, "classification", evaluation, ServingConfig(precision="float32"))
 
 
-def test_auto_takes_float32_where_bfloat16_differs_too_much(network, evaluation, monkeypatch):
+def test_auto_uses_float32_if_bfloat16_differs_too_much(network, evaluation, monkeypatch):
     monkeypatch.setattr(optimize, "choose_precision", lambda _: "mixed_bfloat16")
     config = ServingConfig(max_difference=1e-5)
     _, facts = optimize_for_serving(network, "classification", evaluation, config)

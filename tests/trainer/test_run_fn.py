@@ -41,7 +41,7 @@ def history_of(folder: Path) -> list[dict]:
     return json.loads((folder / "model" / "training" / "history.json").read_text())
 
 
-def test_all_that_a_person_looks_at_is_beside_the_model(trained):
+def test_the_results_for_people_are_beside_the_model(trained):
     folder, _ = trained
     training = folder / "model" / "training"
     assert {file.name for file in training.iterdir()} == {

@@ -96,7 +96,7 @@ def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_na
     assert not np.array_equal(initial["upper"], final["upper"])
 
 
-def test_cached_features_give_the_network_s_outputs_for_the_images(split, tmp_path):
+def test_the_head_on_cached_features_gives_the_outputs_of_the_network(split, tmp_path):
     network = make_network(TrainerConfig(**GIVEN))
     cached = cache_backbone_features(network, split, 8, tmp_path / "features")
     (batch, targets), (images, _) = (make_batches(one, 60).get_single_element() for one in (cached, split))
@@ -139,7 +139,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_a_training_killed_in_its_third_epoch_goes_on_there_and_ends_with_the_very_same_weights(
+def test_a_training_killed_in_its_third_epoch_resumes_there_and_ends_with_the_very_same_weights(
     split, tmp_path, monkeypatch, config
 ):
     undisturbed, expected = train(split, config, tmp_path / "undisturbed")
@@ -171,7 +171,7 @@ def test_a_training_killed_in_its_third_epoch_goes_on_there_and_ends_with_the_ve
 TIMINGS = ("images_per_second", "input_wait")
 
 
-def test_sigterm_saves_in_the_middle_of_an_epoch_and_the_next_training_goes_on_with_the_next_batch(
+def test_sigterm_saves_in_the_middle_of_an_epoch_and_the_next_training_resumes_with_the_next_batch(
     split, tmp_path, monkeypatch
 ):
     config = CONFIGS["from scratch"]
@@ -194,14 +194,14 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_the_next_training_goes_on_w
         assert np.array_equal(ours, theirs)
 
 
-def test_a_half_written_state_is_not_taken_for_one(split, tmp_path):
+def test_a_half_written_state_is_ignored(split, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "state.npz").write_bytes(b"PK\x03\x04 and no more")
     _, history = train(split, TrainerConfig(**SCRATCH, epochs=1), tmp_path / "state")
     assert len(history) == 1
 
 
-def test_a_loss_that_is_no_number_stops_training_and_says_what_to_do(split, tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_and_says_what_to_do(split, tmp_path):
     broken = Task("classification", 2, "softmax", lambda y, p: TASK.loss(y, p) * np.nan, TASK.make_metrics)
     with pytest.raises(TrainingError, match=r"loss is nan in all, epoch 1 of 2.*trainer\.learning_rate"):
         train(split, TrainerConfig(**SCRATCH, epochs=2), tmp_path / "state", task=broken)

@@ -66,7 +66,9 @@ def test_signatures_are_those_of_the_contract(served):
     assert list(tf.io.gfile.GFile(f"{path}/assets/labels")) == ["10\n", "7\n", "b\n"]
 
 
-def test_training_and_both_serving_signatures_see_the_same_pixels_and_say_the_same(served, analyzed, network, tmp_path):
+def test_training_and_both_serving_signatures_see_the_same_pixels_and_answer_the_same(
+    served, analyzed, network, tmp_path
+):
     model, _ = served
     output, features, serialized = analyzed
     serialized = [s for s in serialized if tf.train.Example.FromString(s).features.feature["weight"].float_list.value]
@@ -115,14 +117,14 @@ def test_an_empty_batch_gets_an_empty_answer(served):
 
 
 def constant_network(outputs: list[float]) -> keras.Model:
-    """Says the same of every image."""
+    """Returns a network with the same outputs for every image."""
     image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(image))
     dense = keras.layers.Dense(len(outputs), bias_initializer=lambda shape, dtype: tf.constant(outputs, dtype))
     return keras.Model({IMAGE: image}, dense(pooled))
 
 
-def test_several_labels_are_said_at_their_thresholds_and_joined_in_order(analyzed_multilabel, tmp_path):
+def test_several_labels_are_assigned_at_their_thresholds_and_joined_in_order(analyzed_multilabel, tmp_path):
     output, serialized = analyzed_multilabel
     for name, probabilities, label in (
         ("some", [0.5, 0.8, 0.25], b"a|c"),  # at the threshold is enough
@@ -143,14 +145,14 @@ def test_several_labels_are_said_at_their_thresholds_and_joined_in_order(analyze
     assert read_task(Path(path)) == "multilabel"
 
 
-def test_a_threshold_for_a_label_that_there_is_not_is_refused_with_those_there_are(analyzed_multilabel, tmp_path):
+def test_a_threshold_for_an_unknown_label_is_refused_and_the_labels_are_listed(analyzed_multilabel, tmp_path):
     output, _ = analyzed_multilabel
     with pytest.raises(ValueError, match=r"trainer\.label_thresholds: d: .*which are a, b, c"):
         save_model(constant_network([0, 0, 0]), output, Features(), "multilabel", {"d": 0.5}, str(tmp_path / "x"))
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.2, b"3.2"), (-1234567.0, b"-1234567"), (0.0, b"0")])
-def test_a_regression_says_its_value_as_class_score_and_text(analyzed_regression, tmp_path, value, text):
+def test_a_regression_returns_its_value_as_class_score_and_text(analyzed_regression, tmp_path, value, text):
     output, serialized = analyzed_regression
     path = str(tmp_path / "model")
     save_model(constant_network([value]), output, Features(), "regression", {}, path)
@@ -163,7 +165,7 @@ def test_a_regression_says_its_value_as_class_score_and_text(analyzed_regression
     assert read_task(Path(path)) == "regression"
 
 
-def test_a_server_that_decodes_and_asks_by_itself_gives_the_answers_of_the_signature(served, analyzed):
+def test_a_server_that_decodes_by_itself_gives_the_answers_of_the_signature(served, analyzed):
     model, path = served
     _, _, serialized = analyzed
     serialized = [s for s in serialized if tf.train.Example.FromString(s).features.feature["weight"].float_list.value]

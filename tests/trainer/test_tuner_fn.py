@@ -35,7 +35,7 @@ def run_search(folder, train, tuner_settings=None):
 
 
 @pytest.mark.parametrize("kind", ["random", "bayesian"])
-def test_the_best_values_are_those_of_the_trial_with_the_least_loss(tmp_path, kind):
+def test_the_best_values_are_those_of_the_trial_with_the_minimum_loss(tmp_path, kind):
     tried = {}
 
     def train(values, _):
@@ -74,7 +74,7 @@ def test_the_same_seed_tries_the_same_values(tmp_path):
     assert tried[:6] == tried[6:]
 
 
-def test_a_trial_that_can_not_be_trained_counts_as_none(tmp_path):
+def test_a_trial_that_can_not_be_trained_is_ignored(tmp_path):
     folders = []
 
     def train(values, folder):
@@ -90,7 +90,7 @@ def test_a_trial_that_can_not_be_trained_counts_as_none(tmp_path):
     assert [trial.score for trial in search.oracle.get_best_trials()] == [7.0]
 
 
-def test_a_search_without_any_result_says_so(tmp_path):
+def test_a_search_without_any_result_is_an_error(tmp_path):
     def train(values, _):
         raise TrainingError("the loss is no number any more")
 
@@ -106,7 +106,7 @@ def test_an_error_that_no_other_values_would_fix_ends_the_search(tmp_path):
         run_search(tmp_path / "state", train)
 
 
-def test_a_killed_search_goes_on_with_its_trials_and_in_the_state_of_the_one_it_was_killed_in(tmp_path):
+def test_a_killed_search_resumes_with_its_trials_and_the_state_of_the_interrupted_one(tmp_path):
     tried = []
 
     def train(values, folder):

@@ -38,6 +38,6 @@ def test_records_come_in_the_same_order_each_time(pattern):
 
 
 @pytest.mark.parametrize("workers", [2, 3], ids=["by file", "by record"])
-def test_workers_share_the_records_out(pattern, workers):
+def test_workers_divide_the_records(pattern, workers):
     shares = [set(read_shards([pattern], n, workers).as_numpy_iterator()) for n in range(workers)]
     assert sum(len(share) for share in shares) == len(set.union(*shares)) == 60
