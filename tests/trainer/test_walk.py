@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from tests.walks import walk
 from trainer import run_fn as entry
 
@@ -21,6 +23,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow  # each of Keras's calls is traced: 20 s
 def test_the_walk_to_a_trained_network_goes_through_at_most_12_files_in_this_order(arguments, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(entry, "_export", lambda *export_arguments: trained.append(export_arguments[-1]))
