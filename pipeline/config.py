@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.data_check.config import ValidationConfig
 from imagepipe.base.beam_options import OptionValue, RunnerName, check_options, make_arguments
 from imagepipe.base.features import IMAGE, TARGET, Features
 from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
 from imagepipe.base.names import TaskName
-from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.config import DeployConfig, Section
 from pipeline.kubeflow_config import KubeflowConfig
 from trainer.backbones import BACKBONES
 from trainer.config import ServingConfig, TrainerConfig
@@ -23,20 +23,14 @@ Column = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
 
 
-class Section(BaseModel):
-    """A section of the file. Unknown keys are refused, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class FeaturesConfig(Section):
     """Names of the features in the Examples."""
 
     input: Column = Field("input", description="Feature with the encoded image, JPEG or PNG.")
     label: Column = Field(
         "label",
-        description="Feature with the label: text or a whole number, of a multilabel task any number of them, of a "
-        "regression a number.",
+        description="Feature with the label: text or a whole number; for multilabel any number of them, for regression "
+        "one number.",
     )
     metadata: Column = Field(
         "metadata", description="Feature with the caller's id of the image, which every prediction returns."
@@ -80,7 +74,7 @@ class DataConfig(Section):
         "default the schema is inferred from the data.",
     )
     validation: ValidationConfig = Field(
-        ValidationConfig(), description="What DataCheck looks for, and what of it stops the run."
+        ValidationConfig(), description="What DataCheck looks for, and which findings stop the run."
     )
 
     @model_validator(mode="after")
@@ -94,7 +88,7 @@ class ImageConfig(Section):
     """The images as the network sees them."""
 
     size: tuple[Side, Side] = Field(
-        description="Height and width in pixels; by default those that the backbone was trained on."
+        description="Height and width in pixels; by default those at which the backbone was trained."
     )
 
 
@@ -109,8 +103,8 @@ class RuleConfig(Section):
     max: Number | None = Field(None, description="Maximum of the metric.")
     not_worse_than_champion: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None,
-        description="How much worse than the live model's the metric may be: a difference, or for the errors of a "
-        "regression a share.",
+        description="How much worse the metric may be than the live model's: a difference, or a share for the "
+        "errors of a regression.",
     )
     significance: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -147,7 +141,7 @@ class EvaluationConfig(Section):
     margin: Share = Field(
         0.01,
         description="Shorthand for not_worse_than_champion on all images, in the metric that sums up the task: "
-        "accuracy, macro F1, or of a regression the mean absolute error, where it is a share.",
+        "accuracy, macro F1, or the mean absolute error of a regression, of which it is a share.",
     )
     slices: tuple[Column, ...] = Field(
         (),
@@ -157,7 +151,7 @@ class EvaluationConfig(Section):
     )
     intervals: Literal["jackknife", "bootstrap", "none"] = Field(
         "jackknife",
-        description="Method of TFMA's for the metrics' 95 % confidence intervals. jackknife takes about 20 s more; "
+        description="TFMA's method for the metrics' 95 % confidence intervals. jackknife takes about 20 s more; "
         "bootstrap takes 20 times as long as the metrics.",
     )
     top_k: Annotated[int, Field(ge=2)] = Field(
@@ -168,7 +162,7 @@ class EvaluationConfig(Section):
     @classmethod
     def _refuse_duplicates(cls, slices: tuple[str, ...]) -> tuple[str, ...]:
         if duplicates := sorted({name for name in slices if slices.count(name) > 1}):
-            raise ValueError(f"{', '.join(duplicates)}: is there twice")
+            raise ValueError(f"{', '.join(duplicates)}: given twice")
         return slices
 
 
@@ -258,7 +252,9 @@ class Config(Section):
         backbone = _get_backbone(info)
         minimum = BACKBONES[backbone].min_side
         if min(image.size) < minimum:
-            raise ValueError(f"size: {list(image.size)} is too small, {backbone} takes {minimum} and more a side")
+            raise ValueError(
+                f"size: {list(image.size)} is too small; {backbone} takes {minimum} pixels or more per side"
+            )
         return image
 
     @model_validator(mode="before")

@@ -46,7 +46,7 @@ def build_eval_config(task: TaskName, config: EvaluationConfig, features: Featur
         )
         for name in (CANDIDATE, CHAMPION)
     ]
-    build_eval_config = config_pb2.EvalConfig(
+    eval_config = config_pb2.EvalConfig(
         model_specs=models,
         slicing_specs=[config_pb2.SlicingSpec(feature_keys=keys) for keys in _list_slices(task, config, features)],
         metrics_specs=[
@@ -61,9 +61,9 @@ def build_eval_config(task: TaskName, config: EvaluationConfig, features: Featur
         ],
     )
     if config.intervals != "none":
-        build_eval_config.options.compute_confidence_intervals.value = True
-        build_eval_config.options.confidence_intervals.method = _INTERVALS[config.intervals]
-    return build_eval_config
+        eval_config.options.compute_confidence_intervals.value = True
+        eval_config.options.confidence_intervals.method = _INTERVALS[config.intervals]
+    return eval_config
 
 
 def list_slice_columns(config: EvaluationConfig, features: Features) -> list[list[str]]:

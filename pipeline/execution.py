@@ -40,8 +40,8 @@ def execute_dag(
         source: its Examples.
         deploy: its section ``deploy``, with name and path.
         workdir: the pipeline's folders.
-        summary: of the run; filled in as nodes end, and written each time. Its status becomes ``failed`` if a node
-            fails.
+        summary: the run's summary, filled in as nodes end, and written each time. Its status becomes ``failed`` if a
+            node fails.
         console: shows a line per node.
     """
     start = time.monotonic()
@@ -112,10 +112,10 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
         tuned = _get_artifact(outputs, "Tuner", "best_hyperparameters").uri
         summary.hyperparameters = run_metrics.read_best_hyperparameters(tuned)
     evaluation = read_evaluation(_get_artifact(outputs, "Evaluator", "evaluation").uri)
-    summary.metrics = run_metrics.candidate_metrics(evaluation.whole)
+    summary.metrics = run_metrics.collect_candidate_metrics(evaluation.whole)
     summary.intervals = {name: value.interval for name, value in evaluation.whole.metrics.items() if value.interval}
-    summary.champion_metrics = run_metrics.champion_metrics(evaluation.whole)
-    summary.metrics_by_class = run_metrics.metrics_by_class(evaluation, label)
+    summary.champion_metrics = run_metrics.collect_champion_metrics(evaluation.whole)
+    summary.metrics_by_class = run_metrics.collect_metrics_by_class(evaluation, label)
     summary.rules = evaluation.rules
     summary.blessed = _get_artifact(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
     summary.not_blessed_because = [rule.because for rule in evaluation.rules if rule.verdict == "refused"]

@@ -120,6 +120,7 @@ class Client:
 
         Raises:
             ValueError: if ``images`` and ``side`` have different lengths.
+            TypeError: if ``images`` is a single image, or one of them is of another type.
         """
         return list(self.predict_requests(normalize_images(build_requests(images, side))))
 

@@ -79,7 +79,10 @@ def build_requests(
 
     Raises:
         ValueError: if ``images`` and ``side`` have different lengths.
+        TypeError: if ``images`` is a single image, or one of them is none of these types.
     """
+    if isinstance(images, str | bytes | os.PathLike):  # a string is an iterable too: of paths of one character
+        raise TypeError("expected several images; put a single one into a list")
     rows = ((image, {}) for image in images) if side is None else zip(images, side, strict=True)
     for number, (image, features) in enumerate(rows):
         request: Request | Failure
@@ -87,8 +90,10 @@ def build_requests(
             (request,) = read_images([Path(image)])
         elif isinstance(image, bytes):
             request = Request(str(number), image)
-        else:
+        elif isinstance(image, np.ndarray):
             request = _encode_array(str(number), image)
+        else:
+            raise TypeError(f"image {number}: expected a path, bytes or a numpy array, not {type(image).__name__}")
         if isinstance(request, Request) and features:
             plain = {name: x.item() if isinstance(x, np.generic) else x for name, x in features.items()}
             request = check_request(replace(request, side=plain))

@@ -66,6 +66,7 @@ class Predictor:
 
         Raises:
             ValueError: if ``images`` and ``side`` have different lengths.
+            TypeError: if ``images`` is a single image, or one of them is of another type.
         """
         return list(self.predict_requests(build_requests(images, side)))
 

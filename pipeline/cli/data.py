@@ -9,6 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.names import TaskName
 from pipeline.cli.shared import ERR, OUT, BeamConfigOption, JsonOption, print_table, read_beam_arguments, report_errors
 
 app = typer.Typer()
@@ -19,10 +20,7 @@ def ingest(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .jsonl).")],
     out: Annotated[str, typer.Option(help="The dataset's folder; images are added to a dataset that exists.")],
-    task: Annotated[
-        Literal["classification", "multilabel", "regression"],
-        typer.Option(help="What is learned, and so how labels are read."),
-    ] = "classification",
+    task: Annotated[TaskName, typer.Option(help="What is learned, and so how labels are read.")] = "classification",
     splits: Annotated[str, typer.Option(help="Shares of train/eval/test.")] = "80/10/10",
     max_side: Annotated[
         int | None, typer.Option(help="Shrink images whose longer side has more pixels.", min=1)

@@ -35,7 +35,11 @@ def deploy(
     target: TargetOption = None,
     traffic: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Percent of the requests that it gets, if the target can split them."),
+        typer.Option(
+            min=1,
+            max=100,
+            help="Percent of the requests that it gets, if the target can split them; the rest stays where it is.",
+        ),
     ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,

@@ -201,7 +201,8 @@ def batch_predict(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for the results. Images whose results it has are not asked about again.")
+        str | None,
+        typer.Option(help="Folder for the results. Images that have a result there are skipped, except by a job."),
     ] = None,
     kind: Annotated[
         Literal["jsonl", "parquet", "tfrecord"], typer.Option("--format", help="Format of the results.")

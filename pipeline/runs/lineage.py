@@ -75,13 +75,13 @@ def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
     Args:
         path: a version (``serving/NAME/VERSION``, also one that was rolled back), a folder of versions (its newest is
             taken), or a run.
-        workdir: of the pipeline; by default the folder above ``path`` that has ``runs/``.
+        workdir: the pipeline's folder; by default the folder above ``path`` that has ``runs/``.
 
     Raises:
-        ModelError: there is no such model, or no run made it.
+        ModelError: if there is no such model, or no run made it.
     """
     model = find_model(path).resolve()
-    root = workdir.resolve() if workdir else _workdir_above(path.resolve())
+    root = workdir.resolve() if workdir else _find_workdir(path.resolve())
     pipeline_workdir = Workdir(root)
     runs = [run for _, run in summary.read_summaries(pipeline_workdir.runs) if run][::-1]  # oldest first
     run = _find_run(path.resolve(), model, runs, pipeline_workdir)
@@ -102,7 +102,7 @@ def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
         origin=origin,
         trained_by=trained_by,
         trained_from=provenance.read_origin(pipeline_workdir.runs / trained_by) if trained_by else None,
-        data_now=_fingerprint_now(origin),
+        data_now=_fingerprint_dataset_now(origin),
         executions=executions,
         rerun=make_rerun_command(pipeline_workdir, run.run_id) if origin else None,
     )
@@ -114,7 +114,7 @@ def make_rerun_command(workdir: Workdir, run_id: str) -> str:
     return shlex.join(["imagepipe", "run", str(config), "--workdir", str(workdir.root)])
 
 
-def _workdir_above(path: Path) -> Path:
+def _find_workdir(path: Path) -> Path:
     for folder in path.parents:
         if Workdir(folder).runs.is_dir():
             return folder
@@ -152,7 +152,7 @@ def _have_same_fingerprint(one: Path, other: Path | None) -> bool | None:
         return None
 
 
-def _fingerprint_now(origin: Origin | None) -> str | None:
+def _fingerprint_dataset_now(origin: Origin | None) -> str | None:
     if origin is None or origin.dataset.of != "content":
         return None
     try:
@@ -184,7 +184,7 @@ def describe_lineage(lineage: Lineage) -> str:
     """Returns the lineage as text for a terminal."""
     lines = [
         f"{lineage.model}{' is live' if lineage.live else ''}",
-        f"run       {lineage.run.run_id}, pipeline {lineage.run.name}: {_figures(lineage.run)}",
+        f"run       {lineage.run.run_id}, pipeline {lineage.run.name}: {_format_metrics(lineage.run)}",
     ]
     if lineage.trained_by and lineage.trained_by != lineage.run.run_id:
         lines.append(f"trained   by an earlier run, {lineage.trained_by}, and taken from the cache")
@@ -249,6 +249,6 @@ def describe_commit(origin: Origin) -> str:
     return origin.commit.id + (" with changes that were not committed" if origin.commit.changed else "")
 
 
-def _figures(run: Summary) -> str:
+def _format_metrics(run: Summary) -> str:
     shown = {name: value for name, value in run.metrics.items() if name != "example_count" and value is not None}
     return ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) or "no metrics"

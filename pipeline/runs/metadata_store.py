@@ -30,7 +30,7 @@ class Artifact:
     """An artifact that a node read or wrote.
 
     Attributes:
-        id: in ML Metadata.
+        id: its id in ML Metadata.
         kind: its type, such as ``Model``.
         key: the node's input or output, such as ``model``.
         uri: its location.
@@ -49,7 +49,7 @@ class Execution:
     """The execution of a node in a run.
 
     Attributes:
-        id: in ML Metadata.
+        id: its id in ML Metadata.
         node: the node's name in the DAG.
         run: the run that it belongs to, by its id.
         state: ``running``, ``done``, ``cached``, ``failed``.
@@ -72,7 +72,7 @@ def open_store(path: Path) -> Iterator[Store | None]:
     """Opens a store for reading only; yields None if there is no file yet.
 
     Raises:
-        BusyError: it can't be read now, when it is opened or when it is queried.
+        BusyError: if it can't be read now, when it is opened or when it is queried.
     """
     if not path.is_file():
         yield None

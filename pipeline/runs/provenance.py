@@ -58,7 +58,7 @@ class Origin(BaseModel):
         run_id: the run.
         started: time of its start, UTC, ISO 8601.
         config: the whole configuration as used, ``--set`` included, paths absolute.
-        commit: of the code; null if it is not under git, such as an installed package.
+        commit: the code's commit; null if it is not under git, such as an installed package.
         packages: version of every installed package, and of ``python``.
         dataset: the Examples at the start.
         dag: the nodes in order, each with the nodes that it waits for.
@@ -107,7 +107,7 @@ def fingerprint_dataset(path: str) -> DatasetOrigin | None:
     """Returns the fingerprint of a dataset of ``imagepipe ingest``; None if there is none at ``path``.
 
     Raises:
-        IngestError: it can't be read.
+        IngestError: if it can't be read.
     """
     description = dataset.read_unchecked(filesystem.absolute(path))
     if description is None:
@@ -135,7 +135,7 @@ def write_origin(
     """Writes ``run.json`` and ``config.yaml`` of a run that starts now, and returns the content of the former.
 
     Args:
-        folder: of the run, named by its id.
+        folder: the run's folder, named by its id.
         config: the configuration as plain JSON values.
         code: folder of the code.
         data: the Examples.

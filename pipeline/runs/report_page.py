@@ -36,7 +36,7 @@ def load_page(run: Path) -> str:
         run: folder of a run, ``runs/<run>``.
 
     Raises:
-        ConfigError: it is no run, or did not get as far as an evaluation.
+        ConfigError: if it is no run, or did not get as far as an evaluation.
     """
     if (run / PAGE).is_file():
         return (run / PAGE).read_text()

@@ -8,39 +8,42 @@ from tfx.utils import io_utils
 
 from components.evaluator.evaluation import Evaluation, MetricValues, Slice
 from components.evaluator.metric_names import EXAMPLE_COUNT
+from imagepipe.base import filesystem
 from pipeline.runs.summary import Metrics
 
 
-def candidate_metrics(part: Slice) -> Metrics:
+def collect_candidate_metrics(part: Slice) -> Metrics:
     """Returns the candidate's metrics on some images, and the number of images."""
-    return _metrics(part.metrics, part)
+    return _collect_metrics(part.metrics, part)
 
 
-def champion_metrics(part: Slice) -> Metrics | None:
+def collect_champion_metrics(part: Slice) -> Metrics | None:
     """Returns the champion's metrics on some images; None if there is no champion."""
-    return None if part.champion_metrics is None else _metrics(part.champion_metrics, part)
+    return None if part.champion_metrics is None else _collect_metrics(part.champion_metrics, part)
 
 
-def _metrics(values: MetricValues, part: Slice) -> Metrics:
+def _collect_metrics(values: MetricValues, part: Slice) -> Metrics:
     by_name = {name: metric.value for name, metric in values.items()}
     return dict(sorted({EXAMPLE_COUNT: float(part.count), **by_name}.items()))
 
 
-def metrics_by_class(evaluation: Evaluation, label: str) -> dict[str, Metrics]:
+def collect_metrics_by_class(evaluation: Evaluation, label: str) -> dict[str, Metrics]:
     """Returns the candidate's metrics by class or label; empty for a regression.
 
     Args:
-        evaluation: of the Evaluator.
+        evaluation: the Evaluator's result.
         label: name of the feature with the labels.
     """
     return evaluation.by_label or {
-        part.columns[label]: candidate_metrics(part) for part in evaluation.slices if list(part.columns) == [label]
+        part.columns[label]: collect_candidate_metrics(part)
+        for part in evaluation.slices
+        if list(part.columns) == [label]
     }
 
 
 def read_best_hyperparameters(folder: str) -> dict[str, Any]:
     """Reads the Tuner's best values, by key of the section ``trainer``, from its artifact in ``folder``."""
-    return json.loads(io_utils.read_string_file(io_utils.get_only_uri_in_dir(folder)))["values"]
+    return json.loads(filesystem.read_text(io_utils.get_only_uri_in_dir(folder)))["values"]
 
 
 def draw_confusion_matrix(confusion: dict[tuple[int, int], int], labels: list[str], path: str) -> None:

@@ -28,7 +28,7 @@ class Served(BaseModel):
     """How the network was optimised for serving.
 
     Attributes:
-        precision: of the serving graph.
+        precision: the serving graph's precision.
         max_difference: largest difference of its outputs from the network's on the eval split, in the unit of the
             configuration key of that name; null if the network itself serves.
     """
@@ -42,8 +42,8 @@ class Summary(BaseModel):
 
     Attributes:
         run_id: its name: the time at which it started, UTC.
-        name: of the pipeline.
-        task: of the pipeline.
+        name: the pipeline's name.
+        task: the pipeline's task.
         status: ``done`` also if the model was not blessed.
         error: why it failed.
         data_dir: folder of DataCheck's findings; null if the run did not get that far.
@@ -51,13 +51,13 @@ class Summary(BaseModel):
         nodes: the nodes that have finished.
         hyperparameters: the Tuner's best values, by key of the section ``trainer``; empty without a Tuner.
         served: how the network was optimised for serving; null if the run did not get that far.
-        metrics: of the candidate on the eval split; null for a value that is not a number.
+        metrics: the candidate's metrics on the eval split; null for a value that is not a number.
         intervals: 95% confidence intervals of the metrics that have one.
-        champion_metrics: of the live model; null if there was none.
-        metrics_by_class: of the candidate, by class or label; empty for a regression.
-        test_accuracy: of the pushed model on the test split, if it was measured (the demo does).
+        champion_metrics: the live model's metrics; null if there was none.
+        metrics_by_class: the candidate's metrics by class or label; empty for a regression.
+        test_accuracy: the pushed model's accuracy on the test split, if it was measured (the demo does).
         blessed: null if the run did not get as far as the Evaluator.
-        rules: outcome of each rule of the gate.
+        rules: the outcome of each rule of the gate.
         not_blessed_because: the reasons as text, with figures.
         serving: result of ServingCheck; null if the run did not get that far.
         pushed_version: null if not pushed.

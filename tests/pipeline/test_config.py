@@ -50,7 +50,10 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
     [
         ("trainer.batch_size=0", r"trainer\.batch_size: .*greater than or equal to 1 \(it is 0\)"),
         ("trainer.batchsize=8", r"trainer\.batchsize: unknown key; known are backbone, weights"),
-        ("image.size=[64, 299]", r"image: size: \[64, 299\] is too small, inception_v3 takes 75 and more"),
+        (
+            "image.size=[64, 299]",
+            r"image: size: \[64, 299\] is too small; inception_v3 takes 75 pixels or more per side",
+        ),
         ("image.size=[299, 5000]", r"image\.size\.1: .*less than or equal to 4096"),
         ("trainer.backbone=resnet", r"trainer\.backbone: .*no backbone 'resnet'; known are inception_v3, "),
         ("trainer.dropout=1", r"trainer\.dropout: .*less than 1"),

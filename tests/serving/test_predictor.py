@@ -143,6 +143,17 @@ def test_the_api_answers_about_paths_bytes_and_arrays(model, images):
     )
 
 
+@pytest.mark.parametrize("images", ["photo.jpg", b"photo", Path("photo.jpg")])
+def test_a_single_image_is_not_taken_for_a_list(model, images):
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        imagepipe.load(model).predict(images)
+
+
+def test_an_image_of_another_type_is_named(model):
+    with pytest.raises(TypeError, match="image 0: expected a path, bytes or a numpy array, not Image"):
+        imagepipe.load(model).predict([Image.new("RGB", (8, 8))])
+
+
 @pytest.fixture(scope="module")
 def weighted(tmp_path_factory) -> Path:
     """A model whose probabilities are multiplied by the side feature ``weight``."""

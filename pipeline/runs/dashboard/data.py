@@ -23,7 +23,7 @@ class Run:
     """A run in the list.
 
     Attributes:
-        id: of the run.
+        id: the run's id.
         pipeline: name of its pipeline; empty if the summary is damaged.
         summary: None if it is damaged, or only ML Metadata has the run.
         problem: why there is no summary, as text.
@@ -44,7 +44,7 @@ class Node:
     """A node of a run.
 
     Attributes:
-        name: in the DAG.
+        name: its name in the DAG.
         state: ``done``, ``cached``, ``running``, ``failed``, ``waiting``, or ``not reached`` in a run that has ended.
         seconds: None if it has not ended.
         execution: its execution in ML Metadata.
@@ -60,12 +60,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Details:
-    """All about a run.
+    """Everything about a run.
 
     Attributes:
-        run: as in the list.
+        run: the run as in the list.
         origin: what it was made from.
-        nodes: of its DAG, in order.
+        nodes: the nodes of its DAG, in order.
         dag: each node with the nodes that it waits for.
         metadata_problem: why ML Metadata can't be read now; '' if it can.
     """

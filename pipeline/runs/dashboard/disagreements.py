@@ -13,11 +13,11 @@ import pyarrow.parquet
 from PIL import Image
 
 from imagepipe.base import tfrecord
+from imagepipe.base.features import LABEL_SEPARATOR
 
 SHOWN = 60
 _ROWS = 4096  # read at once
 _SIDE = 96  # of a thumbnail, in pixels
-_SEPARATOR = "|"
 _one_at_a_time = threading.Lock()
 _COLUMNS = ["index", "id", "sha256", "labels", "target", "candidate", "candidate_label"]
 
@@ -69,7 +69,7 @@ def compare(one: Path, other: Path, regression: bool) -> Comparison:
         regression: whether the answers are numbers.
 
     Raises:
-        OSError, ValueError, KeyError: it is missing, or no such artifact.
+        OSError, ValueError, KeyError: if one is missing, or is no such artifact.
     """
     first_answers = {key: answer for key, *_, answer in _read_rows(one, regression)}
     images, differing = 0, []
@@ -97,10 +97,12 @@ def _read_rows(folder: Path, regression: bool) -> Iterator[tuple[str, int, str, 
         for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
             for row in batch.to_pylist():
                 labels = row["labels"] or []
-                actual = f"{row['target']:g}" if regression and row["target"] is not None else _SEPARATOR.join(labels)
+                actual = (
+                    f"{row['target']:g}" if regression and row["target"] is not None else LABEL_SEPARATOR.join(labels)
+                )
                 scores = row["candidate"] or [0.0]
                 label = row["candidate_label"]
-                right = None if regression else set(filter(None, label.split(_SEPARATOR))) == set(labels)
+                right = None if regression else set(filter(None, label.split(LABEL_SEPARATOR))) == set(labels)
                 answer = ModelAnswer(label, scores[0] if regression else max(scores), right)
                 yield row["sha256"] or row["id"], row["index"], row["id"], actual, answer
 

@@ -29,8 +29,8 @@ from pipeline.workdir import Workdir
 FILES = {
     "report.html": "text/html; charset=utf-8",
     SUMMARY: "application/json",
-    "run.json": "application/json",
-    "config.yaml": "text/plain; charset=utf-8",
+    provenance.FILENAME: "application/json",
+    provenance.CONFIG: "text/plain; charset=utf-8",
     "log.txt": "text/plain; charset=utf-8",
     "curves.png": "image/png",
     "confusion_matrix.png": "image/png",
@@ -56,23 +56,27 @@ def find_page(workdir: Workdir, path: str, exported: bool = False) -> Page | Non
     """Returns the content of a path; None if there is none.
 
     Args:
-        workdir: of the pipeline.
-        path: without a leading slash. It is compared with existing names, and never opened.
+        workdir: the pipeline's folder.
+        path: the path without a leading slash. It is compared with existing names, and never opened.
         exported: whether the page becomes a file, without the parts that need a server.
     """
     match path.split("/"):
         case [""] | ["index.html"]:
-            return Page(_index(workdir, exported))
+            return Page(_render_index(workdir, exported))
         case [name] if name in _ASSETS:
             return Page((_HERE / name).read_text(encoding="utf-8"), _ASSETS[name])
         case ["runs", run_id, name]:
             runs = {run.id: run for run in data.read_runs(workdir)[0]}
             return _find_run_page(workdir, runs, run_id, name, exported) if run_id in runs else None
         case ["versions", pipeline, version, "index.html"]:
-            return _version(workdir, pipeline, version, exported)
+            return _make_version_page(workdir, pipeline, version, exported)
         case ["compare", one, other, name]:
             runs = {run.id: run for run in data.read_runs(workdir)[0]}
-            return _compare(workdir, runs[one], runs[other], name, exported) if {one, other} <= set(runs) else None
+            return (
+                _make_comparison_page(workdir, runs[one], runs[other], name, exported)
+                if {one, other} <= set(runs)
+                else None
+            )
     return None
 
 
@@ -83,7 +87,7 @@ def make_missing_page(path: str) -> Page:
 
 def _find_run_page(workdir: Workdir, runs: dict[str, data.Run], run_id: str, name: str, exported: bool) -> Page | None:
     if name == "index.html":
-        return Page(_run(workdir, runs, runs[run_id], exported))
+        return Page(_render_run(workdir, runs, runs[run_id], exported))
     folder = workdir.runs / run_id
     if name in FILES:
         file = find_inside(workdir, folder / name)
@@ -117,7 +121,7 @@ def find_inside(workdir: Workdir, file: Path) -> Path | None:
     return resolved if resolved.is_file() and resolved.is_relative_to(workdir.root.resolve()) else None
 
 
-def _index(workdir: Workdir, exported: bool) -> str:
+def _render_index(workdir: Workdir, exported: bool) -> str:
     runs, problem = data.read_runs(workdir)
     summaries = [run.summary for run in runs if run.summary]
     return render(
@@ -129,8 +133,8 @@ def _index(workdir: Workdir, exported: bool) -> str:
         problem=problem,
         pipelines=sorted({run.pipeline for run in runs if run.pipeline}),
         columns=list(dict.fromkeys(name for summary in summaries for name in HEADLINE_METRICS[summary.task])),
-        bars={run.id: _bar(run.summary) for run in runs},
-        charts=_charts(runs),
+        bars={run.id: _compute_bar(run.summary) for run in runs},
+        charts=_draw_charts(runs),
         charted=_CHARTED,
         live=list(
             dict.fromkeys((run.pipeline, run.summary.pushed_version) for run in runs if run.live and run.summary)
@@ -139,7 +143,7 @@ def _index(workdir: Workdir, exported: bool) -> str:
     )
 
 
-def _bar(summary: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | None:
+def _compute_bar(summary: Summary | None) -> tuple[str, list[tuple[int, float, float]]] | None:
     """Returns each node's share of a run's time: as text, and as (colour, start, width) in percent."""
     if summary is None or not summary.seconds:
         return None
@@ -155,7 +159,7 @@ def _bar(summary: Summary | None) -> tuple[str, list[tuple[int, float, float]]] 
     return ", ".join(f"{node.id} {format_duration(node.seconds)}" for _, node in slow) or "no node took long", parts
 
 
-def _charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
+def _draw_charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
     """Returns charts and the latest values of all metrics by pipeline, first those that the lists show."""
     charts: dict[str, list[tuple[Chart, float]]] = {}
     for pipeline in sorted({run.pipeline for run in runs if run.summary}):
@@ -169,7 +173,7 @@ def _charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
                 RunValue(
                     summary.run_id,
                     value,
-                    _interval(summary, name),
+                    _get_interval(summary, name),
                     summary.pushed_version is not None and summary.blessed is True,
                 )
                 for summary in own
@@ -181,11 +185,11 @@ def _charts(runs: list[data.Run]) -> dict[str, list[tuple[Chart, float]]]:
     return charts
 
 
-def _interval(summary: Summary | None, name: str) -> tuple[float, float] | None:
+def _get_interval(summary: Summary | None, name: str) -> tuple[float, float] | None:
     return summary.intervals.get(name) if summary else None
 
 
-def _run(workdir: Workdir, runs: dict[str, data.Run], run: data.Run, exported: bool) -> str:
+def _render_run(workdir: Workdir, runs: dict[str, data.Run], run: data.Run, exported: bool) -> str:
     details = data.read_details(workdir, run)
     order = list(runs)
     earlier = (run_id for run_id in order[order.index(run.id) + 1 :] if runs[run_id].pipeline == run.pipeline)
@@ -201,7 +205,7 @@ def _run(workdir: Workdir, runs: dict[str, data.Run], run: data.Run, exported: b
         drawing=graph.lay_out(details.dag),
         states={node.name: node for node in details.nodes},
         longest=max((node.seconds or 0 for node in details.nodes), default=0),
-        metrics=_metrics(run.summary),
+        metrics=_list_metrics(run.summary),
         files=[name for name in FILES if find_inside(workdir, folder / name)],
         previous=next(earlier, None),
         others=[run_id for run_id in order if run_id != run.id and runs[run_id].summary],
@@ -212,21 +216,21 @@ def _run(workdir: Workdir, runs: dict[str, data.Run], run: data.Run, exported: b
     )
 
 
-def _metrics(summary: Summary | None) -> list[dict[str, Any]]:
+def _list_metrics(summary: Summary | None) -> list[dict[str, Any]]:
     if summary is None:
         return []
     return [
         {
             "name": name,
             "value": value,
-            "interval": _interval(summary, name),
+            "interval": _get_interval(summary, name),
             "champion": (summary.champion_metrics or {}).get(name),
         }
         for name, value in summary.metrics.items()
     ]
 
 
-def _version(workdir: Workdir, pipeline: str, version: str, exported: bool) -> Page | None:
+def _make_version_page(workdir: Workdir, pipeline: str, version: str, exported: bool) -> Page | None:
     runs, _ = data.read_runs(workdir)
     pushed = [
         run.summary
@@ -263,7 +267,7 @@ def _version(workdir: Workdir, pipeline: str, version: str, exported: bool) -> P
     )
 
 
-def _compare(workdir: Workdir, one: data.Run, other: data.Run, name: str, exported: bool) -> Page | None:
+def _make_comparison_page(workdir: Workdir, one: data.Run, other: data.Run, name: str, exported: bool) -> Page | None:
     details = [data.read_details(workdir, run) for run in (one, other)]
     predictions = [_find_artifact(workdir, run, "predictions", "outputs") for run in details]
     task = other.summary.task if other.summary else ""
@@ -287,12 +291,12 @@ def _compare(workdir: Workdir, one: data.Run, other: data.Run, name: str, export
             exported,
             one=one,
             other=other,
-            metrics=_compared_metrics(one, other),
+            metrics=_compare_metrics(one, other),
             changes={
-                "Configuration": _changes(origins, lambda origin: data.flatten(origin.config)),
-                "Code": _changes(origins, lambda origin: {"commit": lineage.describe_commit(origin)}),
-                "Dataset": _changes(origins, lambda origin: data.flatten(origin.dataset.model_dump())),
-                "Packages": _changes(origins, lambda origin: origin.packages),
+                "Configuration": _list_changes(origins, lambda origin: data.flatten(origin.config)),
+                "Code": _list_changes(origins, lambda origin: {"commit": lineage.describe_commit(origin)}),
+                "Dataset": _list_changes(origins, lambda origin: data.flatten(origin.dataset.model_dump())),
+                "Packages": _list_changes(origins, lambda origin: origin.packages),
             },
             have_origins=all(origins),
             comparison=comparison,
@@ -328,11 +332,11 @@ def _find_thumbnail(
     return Page(thumbnail, "image/jpeg") if thumbnail else None
 
 
-def _changes(origins: list[Any], part: Callable[[Any], dict[str, Any]]) -> list[data.Change]:
+def _list_changes(origins: list[Any], part: Callable[[Any], dict[str, Any]]) -> list[data.Change]:
     return data.list_changes(part(origins[0]), part(origins[1])) if all(origins) else []
 
 
-def _compared_metrics(one: data.Run, other: data.Run) -> list[dict[str, Any]]:
+def _compare_metrics(one: data.Run, other: data.Run) -> list[dict[str, Any]]:
     if one.summary is None or other.summary is None:
         return []
     rows = []
@@ -345,7 +349,7 @@ def _compared_metrics(one: data.Run, other: data.Run) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "figures": values,
-                "intervals": [_interval(run.summary, name) for run in (one, other)],
+                "intervals": [_get_interval(run.summary, name) for run in (one, other)],
                 "change": change,
                 "word": "" if not metric or not change else "better" if better else "worse",
             }

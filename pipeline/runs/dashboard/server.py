@@ -36,7 +36,7 @@ def make_app(workdir: Workdir, hosts: list[str]) -> FastAPI:
     """Returns the server's application.
 
     Args:
-        workdir: of the pipeline.
+        workdir: the pipeline's folder.
         hosts: accepted host names: otherwise a page of another host, whose name points here for a moment, could read
             pages that are meant for this machine only.
     """
@@ -47,17 +47,17 @@ def make_app(workdir: Workdir, hosts: list[str]) -> FastAPI:
     def compare(one: str, other: str) -> Response:
         runs, _ = data.read_runs(workdir)
         if not {one, other} <= {run.id for run in runs}:
-            return _response(pages.make_missing_page("compare"))
+            return _make_response(pages.make_missing_page("compare"))
         return RedirectResponse(f"compare/{one}/{other}/index.html", 303)
 
     @app.api_route("/{path:path}", methods=["GET", "HEAD"])
     def page(path: str) -> Response:
-        return _response(pages.find_page(workdir, path) or pages.make_missing_page(path))
+        return _make_response(pages.find_page(workdir, path) or pages.make_missing_page(path))
 
     return app
 
 
-def _response(page: pages.Page) -> Response:
+def _make_response(page: pages.Page) -> Response:
     report = isinstance(page.content, Path) and page.content.name == "report.html"
     headers = {
         "Content-Security-Policy": _REPORTS_POLICY if report else _POLICY,
@@ -74,7 +74,7 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
     """Serves the pages of a workdir until it is interrupted; ``announce`` gets the address.
 
     Raises:
-        ModelError: it can't listen there.
+        ModelError: if it can't listen there.
     """
     try:
         listening = socket.create_server((host, port))
@@ -95,7 +95,7 @@ def export_pages(root: Path, out: Path) -> int:
     """Writes all pages and their images as files that a browser opens without a server; returns their number.
 
     Raises:
-        ModelError: there is something else in the folder, or it is the workdir.
+        ModelError: if there is something else in the folder, or it is the workdir.
     """
     workdir = Workdir(root)
     if out.resolve() == root.resolve() or (out.exists() and any(out.iterdir()) and not (out / "script.js").is_file()):

@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).with_name("templates")
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def _load_templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -36,7 +36,7 @@ def _templates() -> jinja2.Environment:
 def render(template: str, depth: int, title: str, exported: bool, **values: Any) -> str:
     """Renders a page that lies ``depth`` folders below the first."""
     root = "../" * depth
-    return _templates().get_template(template).render(root=root, title=title, exported=exported, **values)
+    return _load_templates().get_template(template).render(root=root, title=title, exported=exported, **values)
 
 
 def format_figure(value: float | None) -> str:
