@@ -26,11 +26,11 @@ def run(
     workdir: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> Summary:
-    """Runs the pipeline once: validates the data, trains, evaluates, and pushes the model if the gate lets it through.
+    """Runs the pipeline once: validates the data, trains, evaluates, and pushes the model if it passes the gate.
 
     Results of earlier runs in the same workdir are used again as far as nothing that they depend on has changed.
 
-    Example:
+    Examples:
         >>> summary = imagepipe.run("flowers/pipeline.yaml", overrides=["trainer.epochs=5"])
         >>> if summary.pushed_version:
         ...     print(summary.metrics["accuracy"], summary.serving_dir)

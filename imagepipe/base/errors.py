@@ -1,4 +1,4 @@
-"""Errors that a user can fix. The command line prints their message, without a traceback, and exits with 1.
+"""Errors that a user can fix. The command line prints their message, without a traceback, and exits with 1 or 2.
 
 Each message says what is wrong, where (file, key, row) and what to do.
 """

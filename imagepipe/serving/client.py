@@ -44,7 +44,7 @@ class Client:
 
     A context manager, which closes its connections at the end.
 
-    Example:
+    Examples:
         >>> with imagepipe.Client("http://127.0.0.1:8080") as client:
         ...     for answer in client.predict(["photos/1.jpg", jpeg_bytes]):
         ...         print(answer)

@@ -19,7 +19,7 @@ from imagepipe.serving.types import Failure, Prediction, Request, Value
 def load(path: str | os.PathLike[str]) -> "Predictor":
     """Loads a model into this process.
 
-    Example:
+    Examples:
         >>> predictor = imagepipe.load("flowers/serving/flowers")
         >>> for answer in predictor.predict(["photos/1.jpg", "photos/2.jpg"]):
         ...     if isinstance(answer, imagepipe.Prediction):
@@ -51,7 +51,7 @@ class Predictor:
     ) -> list[Prediction | Failure]:
         """Answers about images.
 
-        Example:
+        Examples:
             >>> predictor.predict(["photo.jpg", jpeg_bytes, numpy.zeros((64, 64, 3), numpy.uint8)])
             >>> predictor.predict(["photo.jpg"], side=[{"weight": 1.5, "camera": "old"}])
 

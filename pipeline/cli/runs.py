@@ -35,7 +35,7 @@ def run(
     workdir: WorkdirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the pipeline: validate, train, evaluate, and push the model if the gate lets it through."""
+    """Run the pipeline: validate, train, evaluate, and push the model if it passes the gate."""
     with report_errors():
         from pipeline.run import run as run_pipeline
 
