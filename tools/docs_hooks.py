@@ -17,7 +17,7 @@ _PLACE = "<!-- results -->"
 
 # Browsers break lines after a hyphen, also between the two of --option. Long names may break: a phone is narrow.
 _INLINE_CODE = re.compile(r"<code>([^<\n]*)</code>")
-_HYPHENATED = re.compile(r"(?<!\S)-{0,2}[A-Za-z_]+(?:-[A-Za-z_]+)*(?!\S)")
+_HYPHENATED = re.compile(r"(?<!\S)-{0,2}[A-Za-z_]+(?:-[A-Za-z_]+)*(?:=\S+)?(?!\S)")
 _MAX_UNBROKEN = 24
 
 
