@@ -22,7 +22,7 @@ from scipy import stats
 
 _ROUNDS = 9_999  # of a randomization test: p is exact to about 0.002 near 0.05, and at least 0.0001
 _NUMBERS = 2**21  # random numbers or counts in memory at a time
-_ROUNDING = 1e-12  # of scores of the same counts
+_ROUNDING = 1e-12  # errors of scores of the same counts
 
 
 class PairedSums(Protocol):
@@ -157,7 +157,7 @@ class PairedLabels(NamedTuple):
         return bool(self._compute_lead(champion + half, half) < -margin)
 
     def _count(self) -> tuple[np.ndarray, scipy.sparse.csr_array, np.ndarray]:
-        """Returns counts for l labels; answers differ in d ways.
+        """Counts images by label and outcome, for l labels and d ways in which the two answers differ.
 
         Returns:
             The champion's ``[3 l]``; by how much the candidate's differ in each way ``[d, 3 l]``; the number of images
@@ -171,8 +171,8 @@ class PairedLabels(NamedTuple):
             champion[offsets[label] + outcome] = number
         changes = scipy.sparse.lil_array((len(ways), 3 * len(names)))
         for row, way in enumerate(ways):
-            for label, has_label, is_candidates in way:
-                change = 1 if is_candidates else -1
+            for label, has_label, candidate_predicts in way:
+                change = 1 if candidate_predicts else -1
                 if has_label:
                     changes[row, offsets[label] + RIGHT] = change
                     changes[row, offsets[label] + MISSED] = -change

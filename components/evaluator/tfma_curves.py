@@ -21,7 +21,7 @@ MAX_CLASSES = 100
 """A model with more classes has no curves, only its calibration: curves of each would be more than a page can show."""
 
 BUCKETS = 10
-"""Of calibration, equally wide, from 0 to 1."""
+"""Number of buckets of a calibration, equally wide, from 0 to 1."""
 
 _FINE = np.geomspace(1e-6, 1e-2, 17)[:-1]
 _THRESHOLDS = np.concatenate([[0.0], _FINE, np.linspace(0.01, 0.99, 99), 1 - _FINE[::-1]])
@@ -115,7 +115,7 @@ class ClassCurves(tfma.metrics.Metric):
     A class has no curves in a slice in which all images have it, or none has.
 
     Args:
-        name: of the metric.
+        name: name of the metric.
         several: whether an image has any number of labels.
     """
 
@@ -189,7 +189,7 @@ def _plot_calibration(buckets: np.ndarray) -> metrics_for_slice_pb2.CalibrationH
 
 
 def _build_counts(several: bool, eval_config: config_pb2.EvalConfig | None, model_name: str, output_name: str) -> Any:
-    """Counts once for all metrics: TFMA recognises equal computations by their keys."""
+    """Counts once for all metrics: TFMA recognizes equal computations by their keys."""
     key = metric_types.MetricKey(name="_score_counts", model_name=model_name, output_name=output_name)
     return metric_types.MetricComputation(
         keys=[key], preprocessors=None, combiner=_ScoreCounter(key, several, eval_config)

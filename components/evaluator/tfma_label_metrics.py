@@ -66,7 +66,7 @@ def _build_label_details(name: str, label_feature: str, model_name: str = "", ou
 def _build_from_counts(
     name: str, label_feature: str, model_name: str, output_name: str, derive: Callable[[LabelCounts], Any]
 ) -> list[Any]:
-    """Counts once for all metrics: TFMA recognises equal computations by their keys."""
+    """Counts once for all metrics: TFMA recognizes equal computations by their keys."""
     counts_key = metric_types.MetricKey(name="_label_counts", model_name=model_name, output_name=output_name)
     key = metric_types.MetricKey(name=name, model_name=model_name, output_name=output_name)
 

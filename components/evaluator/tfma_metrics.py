@@ -176,7 +176,7 @@ targets. It is NaN if all targets are the same."""
 def _build_regression_score(
     name: str, eval_config: config_pb2.EvalConfig | None = None, model_name: str = "", output_name: str = ""
 ) -> list[Any]:
-    """Sums up once for all metrics: TFMA recognises equal computations by their keys."""
+    """Sums up once for all metrics: TFMA recognizes equal computations by their keys."""
     sums_key = metric_types.MetricKey(name="_error_sums", model_name=model_name, output_name=output_name)
     key = metric_types.MetricKey(name=name, model_name=model_name, output_name=output_name)
 

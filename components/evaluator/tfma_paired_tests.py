@@ -106,7 +106,7 @@ def _build_comparison(
     eval_config: config_pb2.EvalConfig,
     model_names: Sequence[str],
 ) -> list[Any]:
-    """Compares once for all tests of a metric: TFMA recognises equal computations by their keys."""
+    """Compares once for all tests of a metric: TFMA recognizes equal computations by their keys."""
     baseline = model_util.get_baseline_model_spec(eval_config)
     computations: list[Any] = []
     for model in model_names if baseline else ():

@@ -1,17 +1,20 @@
 """ModelReport: a page about the data and the model, and metrics for the run pages of Kubeflow and Vertex AI."""
 
+from typing import Any, ClassVar
+
 from kfp import dsl
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import artifact, component_spec, standard_artifacts
+from tfx.types import artifact, standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
-from components.model_report import executor
+from components.model_report.executor import Executor
 
 
 class HTML(standard_artifacts.String):
     """A page. Its URI is the file's, not a folder's: the run pages fetch it.
 
-    They recognise this and the two other types by kfp's names of types.
+    They recognize this and the two other types by kfp's names of types.
     """
 
     TYPE_NAME = dsl.HTML.schema_title
@@ -29,24 +32,28 @@ class ClassificationMetrics(artifact.Artifact):
     TYPE_NAME = dsl.ClassificationMetrics.schema_title
 
 
-class _Spec(types.ComponentSpec):
-    PARAMETERS = {  # noqa: RUF012 (TFX's way)
-        key: component_spec.ExecutionParameter(type=str)
-        for key in (executor.NAME, executor.CONFIG, executor.FEATURES, executor.CODE)
+class ModelReportSpec(types.ComponentSpec):
+    """Inputs, outputs and parameters of ModelReport."""
+
+    PARAMETERS: ClassVar[dict[str, Any]] = {
+        "name": ExecutionParameter(type=str),
+        "config": ExecutionParameter(type=str),
+        "features": ExecutionParameter(type=str),
+        "code": ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
-        executor.EXAMPLES: component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        executor.MODEL: component_spec.ChannelParameter(type=standard_artifacts.Model),
-        executor.EVALUATION: component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        executor.BLESSING: component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
-        executor.SERVING: component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing),
-        executor.PREDICTIONS: component_spec.ChannelParameter(type=standard_artifacts.InferenceResult),
-        executor.FINDINGS: component_spec.ChannelParameter(type=standard_artifacts.ExampleAnomalies),
+    INPUTS: ClassVar[dict[str, Any]] = {
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "model_blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "serving_blessing": ChannelParameter(type=standard_artifacts.InfraBlessing),
+        "predictions": ChannelParameter(type=standard_artifacts.InferenceResult),
+        "findings": ChannelParameter(type=standard_artifacts.ExampleAnomalies),
     }
-    OUTPUTS = {  # noqa: RUF012
-        executor.REPORT: component_spec.ChannelParameter(type=HTML),
-        executor.METRICS: component_spec.ChannelParameter(type=Metrics),
-        executor.CLASSIFICATION_METRICS: component_spec.ChannelParameter(type=ClassificationMetrics),
+    OUTPUTS: ClassVar[dict[str, Any]] = {
+        "report": ChannelParameter(type=HTML),
+        "metrics": ChannelParameter(type=Metrics),
+        "classification_metrics": ChannelParameter(type=ClassificationMetrics),
     }
 
 
@@ -65,20 +72,20 @@ class ModelReport(base_component.BaseComponent):
         serving_blessing: channel of ServingCheck's result.
         predictions: channel of the candidate's predictions for each image.
         findings: channel of DataCheck's findings.
-        name: the pipeline's.
+        name: name of the pipeline.
         config: the configuration, as JSON, for the model card.
-        features: which feature of an Example is what, as JSON.
-        code: hash of the page's sources: a new hash makes a new page.
+        features: names of an Example's features, as JSON.
+        code: hash of the page's sources: with another one the page is written again.
     """
 
-    SPEC_CLASS = _Spec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+    SPEC_CLASS = ModelReportSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(self, name: str, config: str, features: str, code: str, **channels: types.BaseChannel):
         outputs = {
-            executor.REPORT: types.Channel(type=HTML),
-            executor.METRICS: types.Channel(type=Metrics),
-            executor.CLASSIFICATION_METRICS: types.Channel(type=ClassificationMetrics),
+            "report": types.Channel(type=HTML),
+            "metrics": types.Channel(type=Metrics),
+            "classification_metrics": types.Channel(type=ClassificationMetrics),
         }
-        spec = _Spec(name=name, config=config, features=features, code=code, **outputs, **channels)
+        spec = ModelReportSpec(name=name, config=config, features=features, code=code, **outputs, **channels)
         super().__init__(spec=spec)

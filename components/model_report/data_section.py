@@ -23,7 +23,7 @@ def describe_data(
         findings: content of DataCheck's findings.json.
         statistics: content of its statistics.json.
         splits: folders of the splits of the Examples, by name.
-        features: which feature of an Example is what.
+        features: names of an Example's features.
     """
     suspects = findings.get("label_errors", [])[:_MAX_SUSPECTS]
     groups = findings.get("near_duplicates", [])[:_MAX_GROUPS]

@@ -11,8 +11,8 @@ from imagepipe.base.charts import Axis, Chart, Point, draw_chart
 _MAX_MATRIX = 20  # classes: a larger matrix becomes a list of its most frequent mistakes
 _MAX_PAIRS = 60
 _MAX_LABELS = 200
-_MAX_CURVES = 12  # classes with curves: those with the worst
-_MAX_DRAWN_CURVES = 6
+_MAX_CALIBRATED = 12  # labels in the reliability diagram of a multilabel task
+_MAX_CURVES = 6  # classes with curves: those with the lowest average precision
 _MAX_SCATTER = 1000
 _SHADES = 10
 _UNIT = (0.0, 1.0)
@@ -106,7 +106,7 @@ def draw_calibration(evaluation: Evaluation, names: list[str]) -> dict[str, Any]
     if not series:
         series = {
             _name_class(names, index): curves.calibration
-            for index, curves in list(evaluation.curves.get(CANDIDATE, {}).items())[:_MAX_CURVES]
+            for index, curves in list(evaluation.curves.get(CANDIDATE, {}).items())[:_MAX_CALIBRATED]
         }
     chart = draw_chart(
         "Reliability",
@@ -123,7 +123,7 @@ def draw_curves(evaluation: Evaluation, names: list[str]) -> dict[str, Any] | No
     candidate, champion = (evaluation.curves.get(model, {}) for model in (CANDIDATE, CHAMPION))
     if not candidate:
         return None
-    worst = sorted(candidate.items(), key=lambda item: item[1].average_precision)[:_MAX_DRAWN_CURVES]
+    worst = sorted(candidate.items(), key=lambda item: item[1].average_precision)[:_MAX_CURVES]
 
     def list_points(curves: Curves, x: str, y: str) -> list[Point]:
         ends = [] if x == "recall" else [Point(1.0, 1.0)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfx.dsl.components.base import base_executor
-from tfx.types import artifact_utils, standard_component_specs
+from tfx.types import artifact_utils
 from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
 
@@ -20,12 +20,6 @@ from imagepipe.deploy.saved_model import read_labels
 from imagepipe.deploy.storage import fetch_model
 from imagepipe.serving.types import CheckReport
 
-EXAMPLES, MODEL = standard_component_specs.EXAMPLES_KEY, standard_component_specs.MODEL_KEY
-EVALUATION, BLESSING = standard_component_specs.EVALUATION_KEY, standard_component_specs.MODEL_BLESSING_KEY
-SERVING, PREDICTIONS, FINDINGS = "serving_blessing", "predictions", "findings"
-REPORT, METRICS, CLASSIFICATION_METRICS = "report", "metrics", "classification_metrics"
-NAME, CONFIG, FEATURES, CODE = "name", "config", "features", "code"
-
 
 class Executor(base_executor.BaseExecutor):
     """Writes the page, and the metrics for the run pages of Kubeflow and Vertex AI."""
@@ -34,31 +28,29 @@ class Executor(base_executor.BaseExecutor):
         """Writes the page to the URI of the artifact ``report``, and metrics to the properties of the other two."""
         self._log_startup(input_dict, output_dict, exec_properties)
         inputs = collect_inputs(input_dict, exec_properties)
-        report, metrics, classification_metrics = (
-            artifact_utils.get_single_instance(output_dict[key]) for key in (REPORT, METRICS, CLASSIFICATION_METRICS)
-        )
-        filesystem.write_whole(report.uri, render_page(inputs).encode())
+        outputs = {key: artifact_utils.get_single_instance(artifacts) for key, artifacts in output_dict.items()}
+        filesystem.write_whole(outputs["report"].uri, render_page(inputs).encode())
         for name, value in collect_metrics(inputs.evaluation, inputs.blessed).items():
-            metrics.set_float_custom_property(name, value)
+            outputs["metrics"].set_float_custom_property(name, value)
         for name, value in collect_classification_metrics(inputs.evaluation, read_labels(inputs.model)).items():
-            classification_metrics.set_json_value_custom_property(name, value)
+            outputs["classification_metrics"].set_json_value_custom_property(name, value)
 
 
 def collect_inputs(input_dict: Mapping[str, list[Artifact]], properties: Mapping[str, Any]) -> PageInputs:
-    """Collects the inputs of the page from the component's artifacts and parameters; copies remote ones to here."""
-    (examples,) = input_dict[EXAMPLES]
+    """Collects the inputs of the page from artifacts and parameters; copies remote folders to this machine."""
+    (examples,) = input_dict["examples"]
     uris = {key: artifacts[0].uri for key, artifacts in input_dict.items() if artifacts}
     names = artifact_utils.decode_split_names(examples.split_names)
     return PageInputs(
-        evaluation=read_evaluation(uris[EVALUATION]),
-        predictions=fetch_model(uris[PREDICTIONS]),
+        evaluation=read_evaluation(uris["evaluation"]),
+        predictions=fetch_model(uris["predictions"]),
         splits={name: artifact_utils.get_split_uri([examples], name) for name in names},
         # With the folder beside it, which has the Keras model and the history.
-        model=fetch_model(uris[MODEL]) / Path(path_utils.serving_model_path(uris[MODEL])).name,
-        findings=fetch_model(uris[FINDINGS]) if FINDINGS in uris else None,
-        blessed=input_dict[BLESSING][0].get_int_custom_property("blessed") == 1,
-        serving=CheckReport(**json.loads(filesystem.read_text(f"{uris[SERVING]}/{SERVING_REPORT}"))),
-        features=parse_features(json.loads(properties[FEATURES])),
-        name=properties[NAME],
-        config=json.loads(properties[CONFIG]),
+        model=fetch_model(uris["model"]) / Path(path_utils.serving_model_path(uris["model"])).name,
+        findings=fetch_model(uris["findings"]) if "findings" in uris else None,
+        blessed=input_dict["model_blessing"][0].get_int_custom_property("blessed") == 1,
+        serving=CheckReport(**json.loads(filesystem.read_text(f"{uris['serving_blessing']}/{SERVING_REPORT}"))),
+        features=parse_features(json.loads(properties["features"])),
+        name=properties["name"],
+        config=json.loads(properties["config"]),
     )

@@ -13,7 +13,7 @@ from components.evaluator.evaluation import CANDIDATE, Curves, Evaluation, Metri
 from components.evaluator.metric_names import EXAMPLE_COUNT
 
 MAX_CLASSES = 40
-"""In a confusion matrix, so that its cells are legible, and ML Metadata takes it: a record of 4 MB at most."""
+"""Maximum in a confusion matrix, so that its cells are legible, and ML Metadata takes it: a record of 4 MB at most."""
 
 OTHERS, UNKNOWN = "(others)", "(unknown)"
 
@@ -34,12 +34,12 @@ def collect_metrics(evaluation: Evaluation, blessed: bool) -> dict[str, float]:
     return {
         "blessed": float(blessed),
         EXAMPLE_COUNT: float(whole.count),
-        **_list_numbers(whole.metrics),
-        **_list_numbers(champion),
+        **_drop_missing(whole.metrics),
+        **_drop_missing(champion),
     }
 
 
-def _list_numbers(metrics: MetricValues) -> dict[str, float]:
+def _drop_missing(metrics: MetricValues) -> dict[str, float]:
     return {name: metric.value for name, metric in metrics.items() if metric.value is not None}
 
 
@@ -56,7 +56,7 @@ def collect_classification_metrics(evaluation: Evaluation, names: list[str]) -> 
 
     Args:
         evaluation: the Evaluator's results.
-        names: of the model's outputs.
+        names: names of the model's outputs.
 
     Returns:
         ``confusionMatrix`` of a classification, one row per actual class; ``confidenceMetrics``, the curve from its

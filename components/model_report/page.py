@@ -53,14 +53,14 @@ class PageInputs:
 
     Attributes:
         evaluation: the Evaluator's results.
-        predictions: folder of the component Predictions.
+        predictions: folder that Predictions wrote.
         splits: folders of the splits of the Examples, by name; ``eval`` is among them.
         model: folder of the candidate's SavedModel.
-        findings: folder of DataCheck; None if there is none.
+        findings: folder that DataCheck wrote; None if there is none.
         blessed: whether the Evaluator blessed the model.
         serving: result of ServingCheck.
-        features: which feature of an Example is what.
-        name: the pipeline's.
+        features: names of an Example's features.
+        name: name of the pipeline.
         config: the configuration, as plain data.
     """
 

@@ -24,8 +24,8 @@ class PredictionTable:
     """The candidate's predictions for n eval images; k outputs.
 
     Attributes:
-        task: the pipeline's.
-        names: of the outputs.
+        task: task of the pipeline.
+        names: names of the outputs.
         indexes: positions in the split's files, int64 ``[n]``.
         ids: the callers' identifiers.
         labels: actual labels of each image, any number; none in a regression.

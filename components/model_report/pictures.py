@@ -37,7 +37,7 @@ def find_images(split: str, features: Features, ids: Collection[str], limit: int
 
     Args:
         split: folder of the split.
-        features: which feature of an Example is what.
+        features: names of an Example's features.
         ids: identifiers; ``<split>/<position>`` for an Example that has none.
         limit: number of Examples to look through.
     """

@@ -15,7 +15,7 @@ def make_artifact(uri: str) -> standard_artifacts.Model:
     return artifact
 
 
-def test_what_is_written_here_ends_up_in_the_object_store(tmp_path):
+def test_local_outputs_end_up_in_the_object_store(tmp_path):
     remote, here = make_artifact("memory://bucket/model"), make_artifact(str(tmp_path / "run"))
     filesystem.write_whole("memory://bucket/model/of-an-earlier-try", b"")
     with local_outputs({"model": [remote], "run": [here]}):
@@ -30,7 +30,7 @@ def test_what_is_written_here_ends_up_in_the_object_store(tmp_path):
     assert not folder.exists()
 
 
-def test_of_what_failed_nothing_is_copied():
+def test_after_a_failure_nothing_is_copied():
     remote = make_artifact("memory://bucket/failed")
 
     def fail():
