@@ -202,7 +202,7 @@ def delete_folder(folder: str) -> None:
                 system.rm_file(path)
 
 
-# --- looking
+# --- existence, sizes, listings
 
 
 def exists(path: str) -> bool:
@@ -249,11 +249,15 @@ def list_folder(folder: str) -> list[str]:
 
 
 def walk(folder: str) -> Iterator[tuple[str, int]]:
-    """Yields path and size in bytes of every file below a folder, in order of the paths; none if it does not exist."""
+    """Yields path and size in bytes of every file below a folder, in order of the paths; none if it does not exist.
+
+    Each path starts with the folder as it was given (without a slash at its end), so that callers can cut it off.
+    """
     if not is_uri(folder):
-        for path in sorted(Path(folder).rglob("*")):
+        local = Path(folder)
+        for path in sorted(local.rglob("*")):
             if path.is_file():
-                yield str(path), path.stat().st_size
+                yield f"{folder.rstrip('/')}/{path.relative_to(local)}", path.stat().st_size
         return
     try:
         with _plain_errors(folder):
@@ -366,7 +370,7 @@ def _describe(path: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _plain_errors(path: str) -> Iterator[None]:
-    """Turns every error of a store's client into an OSError with a message as text and without credentials.
+    """Turns every error of a store's client into an OSError with a plain message, without credentials.
 
     Clients raise exceptions of their own, whose classes may not be installed, and OSErrors without number and message.
     """

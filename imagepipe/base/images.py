@@ -70,7 +70,7 @@ _PNG_PLAIN = bytes((8, 2, 0, 0, 0))  # IHDR: 8 bits, RGB, deflate, filters of on
 
 
 class BadImage(ValueError):  # noqa: N818 (the reason why an image is bad, also as a value)
-    """The bytes can't be used as an image; the message is the reason as text."""
+    """The bytes can't be used as an image; the message is the reason."""
 
 
 class TooManyPixels(BadImage):

@@ -28,33 +28,35 @@ class Metric:
     has_test: bool = False
 
 
-_OURS = "components.evaluator.tfma_metrics"
-_LABELS = "components.evaluator.tfma_label_metrics"
+_TFMA_METRICS = "components.evaluator.tfma_metrics"
+_TFMA_LABEL_METRICS = "components.evaluator.tfma_label_metrics"
 
 
-def _error() -> Metric:
-    return Metric("RegressionScore", _OURS, highest=math.inf, lower_is_better=True, relative=True, has_test=True)
+def _make_error_metric() -> Metric:
+    return Metric(
+        "RegressionScore", _TFMA_METRICS, highest=math.inf, lower_is_better=True, relative=True, has_test=True
+    )
 
 
 METRICS: dict[str, dict[str, Metric]] = {
     "classification": {
         "accuracy": Metric("SparseCategoricalAccuracy", has_test=True),
         "top_k_accuracy": Metric("SparseTopKCategoricalAccuracy"),
-        "macro_f1": Metric("MacroF1", _OURS),
-        "log_loss": Metric("LogLoss", _OURS, highest=math.inf, lower_is_better=True),
+        "macro_f1": Metric("MacroF1", _TFMA_METRICS),
+        "log_loss": Metric("LogLoss", _TFMA_METRICS, highest=math.inf, lower_is_better=True),
         "calibration_error": Metric("CalibrationError", "components.evaluator.tfma_curves", lower_is_better=True),
     },
     "multilabel": {
-        "macro_f1": Metric("LabelScore", _LABELS, has_test=True),
-        "micro_f1": Metric("LabelScore", _LABELS, has_test=True),
-        "precision": Metric("LabelScore", _LABELS, has_test=True),
-        "recall": Metric("LabelScore", _LABELS, has_test=True),
+        "macro_f1": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
+        "micro_f1": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
+        "precision": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
+        "recall": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
         "auc": Metric("AUC"),
     },
     "regression": {
-        "mean_absolute_error": _error(),
-        "mean_squared_error": _error(),
-        "r_squared": Metric("RegressionScore", _OURS, lowest=-math.inf, has_test=True),
+        "mean_absolute_error": _make_error_metric(),
+        "mean_squared_error": _make_error_metric(),
+        "r_squared": Metric("RegressionScore", _TFMA_METRICS, lowest=-math.inf, has_test=True),
     },
 }
 """Metrics by name, by task. A multilabel model is measured on its answers at its own decision thresholds, except for

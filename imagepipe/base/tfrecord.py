@@ -19,7 +19,7 @@ _MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 
 def _make_example_class() -> Any:
     field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="ingest/example.proto", package="tensorflow", syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(name="imagepipe/example.proto", package="tensorflow", syntax="proto3")
 
     for name, type_ in (
         ("BytesList", field.TYPE_BYTES),

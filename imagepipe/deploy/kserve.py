@@ -1,4 +1,4 @@
-"""Target ``kserve``: an InferenceService, whose newest revision serves a version; in a canary an older serves the rest.
+"""Target ``kserve``: an InferenceService whose newest revision serves a version; in a canary, an older one the rest.
 
 The model is copied to ``path/<v>/<v>/``: each revision has a folder of its own as its ``storageUri``, ``…/<v>``, in
 which TensorFlow Serving and `imagepipe serve` find one version, by number.

@@ -2,7 +2,7 @@
 
 A version ``v<version>`` becomes the default, which gets all requests, once it is ready. Older versions stay for a
 rollback, and cost as much as their nodes. A version that was rolled back is marked in its description, the only free
-field of a version that can be changed. It is never gone back to.
+field of a version that can be changed. No rollback returns to it.
 """
 
 import contextlib
@@ -142,7 +142,7 @@ def _set_default(cloud: Connection, version: Version) -> None:
 
 
 def _set_description(cloud: Connection, version: Version, description: str) -> None:
-    failure = f"The change is live, but ML Engine would not describe version {version.version}"
+    failure = f"The change is live, but ML Engine would not change the description of {version.version}"
     with gcp.explain_errors(failure, cloud.settings):
         mask = {"updateMask": "description"}
         operation = call(cloud, "PATCH", version_path(cloud, version), {"description": description}, mask)

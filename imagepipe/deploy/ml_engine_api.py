@@ -65,7 +65,7 @@ class Registered:
 
     @property
     def rolled_back(self) -> bool:
-        """Whether it was rolled back, so that it is never gone back to."""
+        """Whether it was rolled back; no rollback returns to it then."""
         return bool(self.answer.get("description") == ROLLED_BACK)
 
 

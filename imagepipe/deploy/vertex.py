@@ -25,7 +25,7 @@ from imagepipe.deploy.saved_model import read_inputs
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
 _PREBUILT = "docker.pkg.dev/vertex-ai/"
-_PORT, _PREDICT, _HEALTH = 8080, "/predict", "/health"  # of our own server, which Vertex AI tells them
+_PORT, _PREDICT, _HEALTH = 8080, "/predict", "/health"  # of our own server: Vertex AI passes them to it
 _FIRST_POLL = 0.2  # seconds until an operation is asked for the first time; then at growing intervals
 
 
@@ -275,7 +275,7 @@ def _list_versions(cloud: _Connection, endpoint: vertex.Endpoint | None) -> list
 def _register_and_deploy(
     cloud: _Connection, endpoint: vertex.Endpoint, version: str, config: DeployConfig
 ) -> _Registered:
-    """Registers and deploys a version; if that fails, it doesn't stay in the registry, as if it had ever served."""
+    """Registers and deploys a version; if that fails, removes it, or it would look as if it had served."""
     registered = _register(cloud, version, f"{config.path}/{version}")
     try:
         return _deploy_registered(cloud, endpoint, registered)

@@ -12,7 +12,7 @@ from typing import Any
 class _CallablePackage(ModuleType):
     """This package, callable as the API's function ``imagepipe.ingest``.
 
-    Both bear the name. Python sets ``imagepipe.ingest`` to the package as soon as anything below is imported, so a
+    Both have the same name. Python sets ``imagepipe.ingest`` to the package as soon as anything below is imported, so a
     function of that name would be there or not, depending on what was imported. So the package itself is the function.
     """
 

@@ -97,7 +97,7 @@ def write_outcomes(staging: str, name: str, outcomes: list[Json]) -> None:
 class _Changes:
     """All outcomes of an ingest, by kind."""
 
-    count: Counter[str]
+    counts: Counter[str]
     quarantined: list[Json]
     duplicates: list[Json]
     removed: list[Json]
@@ -122,9 +122,9 @@ def apply_outcomes(out: str, staging: str, source: str, dataset: Dataset, spool:
     result = IngestResult(
         read=spool.rows,
         new=sum(shard.records for shard, _ in changes.added),
-        already=changes.count["already"],
-        quarantined=changes.count["quarantine"],
-        duplicates=changes.count["duplicate"],
+        already=changes.counts["already"],
+        quarantined=changes.counts["quarantine"],
+        duplicates=changes.counts["duplicate"],
         removed=len(changes.removed),
     )
     if result.read != result.written + result.quarantined + result.duplicates:
@@ -162,7 +162,7 @@ def _read_changes(out: str, staging: str) -> _Changes:
     for path, _ in filesystem.walk(f"{staging}/outcomes"):
         for outcome in _read_lines(path):
             kind = outcome.pop("kind")
-            changes.count[kind] += 1
+            changes.counts[kind] += 1
             match kind:
                 case "quarantine":
                     changes.quarantined.append(outcome)

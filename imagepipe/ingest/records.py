@@ -94,7 +94,7 @@ def _hash_row(row: Row, options: Options, decode: bool) -> HashedRow:
 
 
 def _explain(error: OSError) -> str:
-    """Returns the reason, as text, why a file can't be read."""
+    """Returns why a file can't be read, for the quarantine."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return "missing file"

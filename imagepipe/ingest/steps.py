@@ -42,7 +42,7 @@ _ELEMENT_ROWS = 500
 
 # In the process itself: Beam's default may download and start another program. Its checks of the steps' types, always
 # the same ones, cost 0.15 s a run.
-_LOCAL = (
+_LOCAL_OPTIONS = (
     "--runner=DirectRunner",
     "--direct_running_mode=in_memory",
     "--direct_num_workers=1",
@@ -107,26 +107,28 @@ def run(
         processes: to read and decode in, if Beam runs in this process.
         hashed: by row file: hashing of its rows that has been started in the processes.
     """
-    options = PipelineOptions([*_LOCAL, *beam_args])
+    options = PipelineOptions([*_LOCAL_OPTIONS, *beam_args])
     # Beam pickles its steps, also for this process. Its handle, once unpickled, leads back to the object, and in
     # other processes to nothing.
     local, handle = _Local(processes, hashed), Shared()
     handle.acquire(lambda: local)
     job: list[Any] = []  # once a remote runner has accepted it
 
-    def count() -> tuple[int, int]:
-        if options.view_as(StandardOptions).runner == "DirectRunner":
-            return local.read, local.done
-        return _query_metrics(job[0]) if job else (0, 0)
+    is_local = options.view_as(StandardOptions).runner == "DirectRunner"
+
+    def count() -> dict[str, int]:
+        if is_local:
+            read, done = local.read, local.done
+        else:
+            read, done = _query_metrics(job[0]) if job else (0, 0)
+        return {"read": read, "checked and written": done}
 
     with warnings.catch_warnings(), hide_modules("IPython"):
-        # Broken metadata in good images, a line each.
+        # Pillow warns of broken metadata in good images, one line per image.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         pipeline = beam.Pipeline(options=options)
         build(pipeline, plan, handle, row_files, index_files)
-        with progress.show_progress(
-            rows, "images", lambda: dict(zip(("read", "checked and written"), count(), strict=True))
-        ):
+        with progress.show_progress(rows, "images", count):
             job.append(pipeline.run())
             job[0].wait_until_finish()
 

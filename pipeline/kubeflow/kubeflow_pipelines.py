@@ -10,7 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,8 @@ class _Api:
     """
 
     host: str | None
-    token: str | None
-    cookies: str | None
+    token: str | None = field(repr=False)
+    cookies: str | None = field(repr=False)
 
     def __str__(self) -> str:
         return self.host or "Kubeflow Pipelines (kubeflow.host is not set: of this cluster, or the kubeconfig's)"

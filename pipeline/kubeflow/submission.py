@@ -77,7 +77,7 @@ def parse_schedule(every: str | None, cron: str | None) -> Schedule | None:
     """Parses an interval such as ``6h`` or a cron schedule such as ``0 2 * * *``; None if neither is given.
 
     Raises:
-        ConfigError: if it is neither, or both are given.
+        ConfigError: if it can't be parsed, or both are given.
     """
     if every and cron:
         raise ConfigError("--every and --cron: give one of them")

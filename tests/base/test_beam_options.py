@@ -48,7 +48,8 @@ def test_workers_of_a_cluster_install_this_projects_packages(tmp_path):
     (package,) = tmp_path.rglob("*.tar.gz")
     with tarfile.open(package) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    folders = ("components", "imagepipe", "imagepipe/deploy", "imagepipe/serving", "pipeline", "trainer", "transform")
+    rooms = ("base", "ingest", "deploy", "serving")
+    folders = ("components", "imagepipe", *(f"imagepipe/{room}" for room in rooms), "pipeline", "trainer", "transform")
     assert {f"{folder}/__init__.py" for folder in folders} <= names
     assert {"pyproject.toml", "setup.py", "imagepipe/serving/page.html"} <= names
 

@@ -146,6 +146,17 @@ def test_a_store_and_a_folder_answer_alike(store, tmp_path):
     assert abs(filesystem.modified(str(tmp_path / "local/empty")) - time.time()) < 60
 
 
+def test_paths_of_a_walk_start_with_the_folder_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    filesystem.write_whole("set/a/1.txt", b"x")
+    for folder in ("set", "./set", f"{tmp_path}//set", "."):
+        (path,) = (path for path, _ in filesystem.walk(folder))
+        assert path == f"{folder}/{'set/' if folder == '.' else ''}a/1.txt"
+    filesystem.copy_folder("./set", "memory://walked/copy")
+    assert filesystem.read_bytes("memory://walked/copy/a/1.txt") == b"x"
+    filesystem.delete_folder("memory://walked/copy")
+
+
 def test_objects_that_stand_for_folders_are_no_files(s3):
     s3.put("set/a/", b"")
     s3.put("set/a/1::2.jpg", b"x")  # "::" is fsspec's chain of file systems, and here a name
