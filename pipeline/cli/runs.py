@@ -54,14 +54,18 @@ def print_outcome(summary: "Summary") -> int:
     from imagepipe.base.metrics import CHAMPION_METRIC
 
     if summary.hyperparameters:
-        settings = ", ".join(f"{key} {_format_setting(value)}" for key, value in summary.hyperparameters.items())
+        settings = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in summary.hyperparameters.items()
+        )
         ERR.print(f"the best of the search: {escape(settings)}")
-    metrics = ", ".join(
-        f"{name} {_format_metric(value)}{_format_interval(summary.intervals.get(name))}"
-        for name, value in summary.metrics.items()
-        if name != "example_count"
-    )
-    ERR.print(f"eval split of {summary.metrics['example_count']:g}: {metrics}")
+    metrics = []
+    for name, value in summary.metrics.items():
+        if name != "example_count":
+            interval = summary.intervals.get(name)  # of 95 %
+            ends = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+            metrics.append(f"{name} {_format_metric(value)}{ends}")
+    ERR.print(f"eval split of {summary.metrics['example_count']:g}: {', '.join(metrics)}")
     served, serving = summary.served, summary.serving
     if served and served.max_difference is not None:
         ERR.print(f"served in {served.precision}, within {served.max_difference:.2g} of the trained network")
@@ -81,17 +85,8 @@ def print_outcome(summary: "Summary") -> int:
     return 0
 
 
-def _format_setting(value: bool | int | float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _format_metric(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.4f}"
-
-
-def _format_interval(interval: tuple[float, float] | None) -> str:
-    """Returns a 95 % confidence interval as text."""
-    return "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
 
 
 @app.command()

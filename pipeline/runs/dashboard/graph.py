@@ -7,6 +7,7 @@ so that it crosses no box.
 
 import itertools
 from dataclasses import dataclass
+from statistics import fmean
 
 WIDTH, HEIGHT = 172, 44
 _GAP, _BETWEEN, _MARGIN = 16, 30, 4
@@ -108,11 +109,7 @@ def _untangle(rows: list[list[_Place]], above: dict[_Place, list[_Place]]) -> No
             position = {place: (i + 0.5) / len(beside) for i, place in enumerate(beside)}
             near = above if down else below
             own = {place: (i + 0.5) / len(rows[at]) for i, place in enumerate(rows[at])}
-            rows[at].sort(key=lambda place: _mean([position[n] for n in near.get(place, [])], own[place]))
-
-
-def _mean(values: list[float], default: float) -> float:
-    return sum(values) / len(values) if values else default
+            rows[at].sort(key=lambda place: fmean([position[n] for n in near.get(place, [])] or [own[place]]))
 
 
 def _width(place: _Place) -> float:
