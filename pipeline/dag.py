@@ -196,7 +196,7 @@ def create_pipeline(
     )
     serving_check.add_upstream_node(evaluator)  # of a bad model, its verdict tells more
 
-    # Only a model that both gates let through goes live.
+    # Only a model that passes both gates goes live.
     pusher = tfx.Pusher(
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],

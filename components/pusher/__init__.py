@@ -1,1 +1,1 @@
-"""Pusher: deploys a model that both gates let through."""
+"""Pusher: deploys a model that both gates have passed."""

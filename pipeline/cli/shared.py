@@ -80,7 +80,7 @@ def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str,
 
 
 def print_note(note: object) -> None:
-    """Prints to stderr; what looks like markup is printed as it is."""
+    """Prints to stderr; text that looks like markup is printed unchanged."""
     ERR.print(escape(str(note)))
 
 

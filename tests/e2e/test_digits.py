@@ -87,7 +87,7 @@ def first(project) -> Summary:
 
 @pytest.fixture(scope="module")
 def refused(project, first) -> Summary:
-    """The same model, held against a threshold that it can't reach."""
+    """The same model, against a threshold that it can't reach."""
     status, summary = project.run("trainer.weights=none", "evaluation.thresholds.log_loss=0")
     assert (status, summary.status) == (3, "done"), summary.error
     return summary

@@ -68,7 +68,7 @@ def test_five_hundred_runs_are_listed_newest_first_in_under_a_second(recorder, r
         (recorder.workdir.serving("digits") / str(1000 + number)).mkdir(parents=True)
     asked = client(root)
     last, previous = run_id(499), run_id(498)
-    asked.get("/missing")  # the templates are compiled, as for whoever asked before
+    asked.get("/missing")  # compiles the templates
     for path in (
         "",
         f"runs/{last}/index.html",
