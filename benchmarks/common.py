@@ -39,7 +39,7 @@ def make_photo_crops(count: int) -> Iterator[bytes]:
 def build_inception_v3() -> Any:
     """Builds the Trainer's InceptionV3 for ten classes of images at 299x299, with random weights.
 
-    The statistics of its BatchNormalization are not the initial ones either: zeros would be optimised away.
+    The statistics of its BatchNormalization are not the initial ones either: zeros would be optimized away.
     """
     import keras
     import numpy as np

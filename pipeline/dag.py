@@ -14,7 +14,10 @@ from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
-import components
+import components.artifacts
+import components.data_check
+import components.driver
+import components.tfdv
 import imagepipe.serving
 import trainer
 import transform
@@ -114,7 +117,7 @@ def create_pipeline(
         validation=config.data.validation.model_dump_json(),
         slices=json.dumps(list_slice_columns(config.evaluation, features)),
         deploy=json.dumps(deployment),
-        code=_hash_code(components),
+        code=_hash_code(components.data_check, components.artifacts, components.driver, components.tfdv),
     )
 
     # Stops a run whose data can't be trained on. A node of its own, so that the findings can be looked at then.
@@ -156,7 +159,7 @@ def create_pipeline(
         **training,
     )
 
-    # The network, and the graph that will serve it, optimised for serving.
+    # The network, and the graph that will serve it, optimized for serving.
     trainer_component = Trainer(
         run_fn="trainer.run_fn.run_fn",
         statistics=statistics_gen.outputs["statistics"],

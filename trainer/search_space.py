@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from trainer.config import AugmentationConfig, TrainerConfig, override_settings
 
 # The image size depends on the backbone, and the strategy is created once. Another loss, its smoothing or a lucky seed
-# would improve the objective and not the model. The others have no two plain values to choose from.
+# would improve the objective and not the model; and loss and smoothing are part of the task, which is made once for all
+# trials. The others have no two plain values to choose from.
 _FIXED = {"backbone", "weights", "distribution", "loss", "label_smoothing", "seed", "epochs"}
 _NOT_SCALAR = {"augmentation", "class_weights", "label_thresholds"}
 

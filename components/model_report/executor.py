@@ -17,7 +17,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.features import parse_features
 from imagepipe.base.names import SERVING_REPORT
 from imagepipe.deploy.saved_model import read_labels
-from imagepipe.deploy.storage import fetch_model
+from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.types import CheckReport
 
 
@@ -43,11 +43,11 @@ def collect_inputs(input_dict: Mapping[str, list[Artifact]], properties: Mapping
     names = artifact_utils.decode_split_names(examples.split_names)
     return PageInputs(
         evaluation=read_evaluation(uris["evaluation"]),
-        predictions=fetch_model(uris["predictions"]),
+        predictions=fetch_folder(uris["predictions"]),
         splits={name: artifact_utils.get_split_uri([examples], name) for name in names},
         # With the folder beside it, which has the Keras model and the history.
-        model=fetch_model(uris["model"]) / Path(path_utils.serving_model_path(uris["model"])).name,
-        findings=fetch_model(uris["findings"]) if "findings" in uris else None,
+        model=fetch_folder(uris["model"]) / Path(path_utils.serving_model_path(uris["model"])).name,
+        findings=fetch_folder(uris["findings"]) if "findings" in uris else None,
         blessed=input_dict["model_blessing"][0].get_int_custom_property("blessed") == 1,
         serving=CheckReport(**json.loads(filesystem.read_text(f"{uris['serving_blessing']}/{SERVING_REPORT}"))),
         features=parse_features(json.loads(properties["features"])),

@@ -18,7 +18,7 @@ from components.predictions.row_writer import SPLIT, write_predictions
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import parse_features
-from imagepipe.deploy.storage import fetch_model
+from imagepipe.deploy.storage import fetch_folder
 
 
 @component
@@ -64,4 +64,4 @@ def Predictions(  # noqa: N802 (makes a component)
 def _fetch_saved_model(artifact: types.Artifact) -> Path | None:
     """Returns a local folder with the artifact's SavedModel, None if the artifact is empty."""
     folder = path_utils.serving_model_path(artifact.uri)
-    return fetch_model(folder) if filesystem.exists(folder) else None
+    return fetch_folder(folder) if filesystem.exists(folder) else None

@@ -18,7 +18,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.features import parse_features
 from imagepipe.base.names import SERVING_REPORT
 from imagepipe.base.process import release_memory
-from imagepipe.deploy.storage import fetch_model
+from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.check import check_model
 from imagepipe.serving.types import CheckReport
 
@@ -45,7 +45,7 @@ def ServingCheck(  # noqa: N802 (makes a component)
         code: hash of the server's sources: with another one the model is checked again.
         latency_budget_ms: maximum time for an image, 95th percentile, in milliseconds; None for any.
     """
-    folder = fetch_model(path_utils.serving_model_path(model.uri))
+    folder = fetch_folder(path_utils.serving_model_path(model.uri))
     split = artifact_utils.get_split_uri([examples], SPLIT)
     expected = build_expectations(folder, split, parse_features(json.loads(features)))
     if expected:

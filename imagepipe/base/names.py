@@ -23,7 +23,7 @@ TRAINING_FOLDER = "training"
 model.keras, base.weights.h5 and OPTIMIZED."""
 
 OPTIMIZED = "optimized.json"
-"""File in TRAINING_FOLDER: the result of optimising for serving."""
+"""File in TRAINING_FOLDER: the result of optimizing for serving."""
 
 TASK_ASSET = "task"
 """Asset of a SavedModel that holds its TaskName; the names of its outputs are ``features.LABELS_VOCABULARY``."""

@@ -90,7 +90,7 @@ def _copy(source: str, target: str) -> None:
     filesystem.copy(graph, f"{target}/{GRAPH}")
 
 
-def fetch_model(model: str) -> Path:
+def fetch_folder(model: str) -> Path:
     """Returns a SavedModel, or a folder of its versions, on this machine: itself, or a copy.
 
     The copy lives as long as the process.

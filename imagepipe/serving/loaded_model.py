@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ _PYTHON_TYPES: dict[tf.DType, type[Value] | tuple[type[Value], ...]] = {
     tf.float32: (float, int),
     tf.int64: int,
 }
-_NOT_SIDE = ("input", "metadata", "examples")
+_NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples",)}
 
 
 class LoadedModel:
@@ -30,7 +31,7 @@ class LoadedModel:
         loaded: the object that TensorFlow loaded.
     """
 
-    def __init__(self, folder: Path, signature: str = "serving_default"):
+    def __init__(self, folder: Path, signature: Literal["serving_default", "tf_examples"] = "serving_default"):
         """Loads it.
 
         Args:
@@ -46,7 +47,7 @@ class LoadedModel:
             self.folder, self.labels, self.task = folder, read_labels(folder), read_task(folder)
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
-        self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE}
+        self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE[signature]}
 
     def find_problem(self, request: Request) -> str | None:
         """Returns which side feature a request lacks, or has with another type, as text; None if it has all."""

@@ -154,7 +154,7 @@ def serve(
             from imagepipe.serving import server
 
         uri = os.environ.get("AIP_STORAGE_URI")
-        if not (path := model or (uri and storage.fetch_model(uri))):
+        if not (path := model or (uri and storage.fetch_folder(uri))):
             raise typer.BadParameter("give a model")
         server.main(path, name or find_model_name(path), host, port)
 

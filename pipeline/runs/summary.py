@@ -25,7 +25,7 @@ class Node(BaseModel):
 
 
 class Served(BaseModel):
-    """How the network was optimised for serving.
+    """How the network was optimized for serving.
 
     Attributes:
         precision: the serving graph's precision.
@@ -50,7 +50,7 @@ class Summary(BaseModel):
         seconds: duration so far.
         nodes: the nodes that have finished.
         hyperparameters: the Tuner's best values, by key of the section ``trainer``; empty without a Tuner.
-        served: how the network was optimised for serving; null if the run did not get that far.
+        served: how the network was optimized for serving; null if the run did not get that far.
         metrics: the candidate's metrics on the eval split; null for a value that is not a number.
         intervals: 95% confidence intervals of the metrics that have one.
         champion_metrics: the live model's metrics; null if there was none.

@@ -131,7 +131,7 @@ def test_an_object_store_holds_versions_as_a_folder_does(store, models, inner, u
     assert storage.is_same_model(models[1], model)
     assert not storage.is_same_model(models[0], model)
     assert read_labels(storage.fetch_assets(model)) == ["black", "white"]
-    assert tf.saved_model.load(str(storage.fetch_model(model))).signatures["serving_default"]
+    assert tf.saved_model.load(str(storage.fetch_folder(model))).signatures["serving_default"]
 
 
 def test_on_an_object_store_the_graph_comes_last(store, models, monkeypatch):

@@ -34,7 +34,7 @@ def test_inputs_are_read_from_the_signature(store, stored, tmp_path):
 
 
 def test_a_fetched_model_is_the_stored_one(stored, model):
-    copy = storage.fetch_model(stored[0])
+    copy = storage.fetch_folder(stored[0])
     names = {path.relative_to(model) for path in Path(model).rglob("*") if path.is_file()}
     assert {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()} == names
     assert all((copy / name).read_bytes() == (Path(model) / name).read_bytes() for name in names)
@@ -42,10 +42,10 @@ def test_a_fetched_model_is_the_stored_one(stored, model):
 
 def test_a_missing_model_is_not_fetched(store):
     with pytest.raises(ModelError, match=f"{store.uri}/none: there is nothing"):
-        storage.fetch_model(f"{store.uri}/none")
+        storage.fetch_folder(f"{store.uri}/none")
 
 
 def test_an_object_is_not_written_beside_the_copy(s3, tmp_path):
     s3.put("model/../outside", b"x")
     with pytest.raises(ModelError, match=r"can't be fetched: \.\./outside leads out of it"):
-        storage.fetch_model(f"{s3.uri}/model")
+        storage.fetch_folder(f"{s3.uri}/model")

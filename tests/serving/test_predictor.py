@@ -154,20 +154,30 @@ def test_an_image_of_another_type_is_named(model):
         imagepipe.load(model).predict([Image.new("RGB", (8, 8))])
 
 
-@pytest.fixture(scope="module")
-def weighted(tmp_path_factory) -> Path:
-    """A model whose probabilities are multiplied by the side feature ``weight``."""
-    module = Brightness(tmp_path_factory.mktemp("assets"), ("dark", "light"), 0)
+def save_weighted(folder: Path, assets: Path, name: str) -> Path:
+    """Saves a model whose probabilities are multiplied by the side feature ``name``."""
+    module = Brightness(assets, ("dark", "light"), 0)
 
-    def serve(input, metadata, weight):
+    def serve(input, metadata, **side):
         answer = module._serve(input, metadata)
-        return answer | {"classes": answer["classes"] * weight[:, None]}
+        return answer | {"classes": answer["classes"] * side[name][:, None]}
 
-    strings, numbers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.float32)
-    signature = tf.function(serve).get_concrete_function(input=strings, metadata=strings, weight=numbers)
-    folder = tmp_path_factory.mktemp("weighted")
+    strings, numbers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.float32, name=name)
+    signature = tf.function(serve).get_concrete_function(input=strings, metadata=strings, **{name: numbers})
     tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
     return folder
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory) -> Path:
+    return save_weighted(tmp_path_factory.mktemp("weighted"), tmp_path_factory.mktemp("assets"), "weight")
+
+
+def test_a_side_feature_may_be_called_like_the_input_of_another_signature(tmp_path):
+    (tmp_path / "assets").mkdir()
+    predictor = imagepipe.load(save_weighted(tmp_path / "model", tmp_path / "assets", "examples"))
+    (answer,) = predictor.predict([gray(0)], [{"examples": 0.5}])
+    assert answer.score == 0.5
 
 
 def test_the_api_takes_side_features_and_an_image_that_lacks_one_fails_alone(weighted):
