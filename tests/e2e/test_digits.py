@@ -225,7 +225,7 @@ def test_a_report_that_is_gone_is_made_again_from_what_the_run_left(project, fir
     remade = project.command("report", str(run))
     assert remade.exit_code == 0, remade.stderr
     assert str(run / "report.html") in remade.stdout.replace("\n", "")
-    undated = [re.sub(r"made at [-:\d ]+", "", text) for text in (kept, (run / "report.html").read_text())]
+    undated = [re.sub(r"page written at [-:\d ]+", "", text) for text in (kept, (run / "report.html").read_text())]
     assert undated[0] == undated[1]
 
 
