@@ -17,7 +17,6 @@ _PRODUCT = ("imagepipe", "transform", "trainer", "components", "pipeline", "benc
 
 # Names say what a value is, not how it came to be.
 _NAMES = frozenset({"found", "said", "known", "made", "each", "before"})
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PHRASES = re.compile(
     r"so man(y-th|ieth)|(is|are) told, (or|and not)|a row an image|\bmend(s|ed|ing)?\b|\bas said\b", re.IGNORECASE
 )
@@ -39,7 +38,11 @@ def check_file(path: Path) -> Iterator[str]:
         yield f"{path}:1: {count} lines; it belongs to what uses it (at least {MIN_LINES})"
     for node in ast.walk(ast.parse(text)):
         start: int = getattr(node, "lineno", 1)  # modules have none
-        if isinstance(node, _DOCUMENTED) and (ast.get_docstring(node) or "").startswith("What "):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and str(node.value.value).startswith("What ")
+        ):
             yield f"{path}:{start}: a docstring that begins with 'What': begin with what the thing does or is"
         name = _bound_name(node)
         if name is not None and (name.strip("_") in _NAMES or name.strip("_").startswith(_PREPOSITIONS)):

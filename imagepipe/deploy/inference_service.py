@@ -10,7 +10,7 @@ from typing import Any, cast
 
 VERSION = "imagepipe.dev/version"
 HISTORY = "imagepipe.dev/before"
-"""What was served earlier, newest first: objects with ``version`` and ``predictor``, its specification."""
+"""Annotation with the earlier versions, newest first: objects with ``version`` and ``predictor``, its specification."""
 REVISIONS = "imagepipe.dev/revisions"
 """An object: the version of each revision that existed before this version's. All others are of this version."""
 
