@@ -184,6 +184,19 @@ def analyzed_regression(tmp_path_factory: pytest.TempPathFactory):
     return output, [serialize_example(png, value) for png, value in zip(pngs, values, strict=True)]
 
 
+@pytest.fixture
+def pattern(tmp_path: Path) -> str:
+    """Pattern of two gzip'd TFRecord files with the numbers 0 to 29 and 30 to 59 as text."""
+    import tensorflow as tf
+
+    for shard in range(2):
+        options = tf.io.TFRecordOptions(compression_type="GZIP")
+        with tf.io.TFRecordWriter(str(tmp_path / f"{shard}.gz"), options) as writer:
+            for number in range(shard * 30, shard * 30 + 30):
+                writer.write(str(number).encode())
+    return str(tmp_path / "*.gz")
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium; the test is skipped if there is none."""

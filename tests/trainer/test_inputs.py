@@ -21,16 +21,6 @@ def encode(target: tf.Tensor) -> tf.Tensor:
 
 
 @pytest.fixture
-def pattern(tmp_path):
-    for shard in range(2):
-        options = tf.io.TFRecordOptions(compression_type="GZIP")
-        with tf.io.TFRecordWriter(str(tmp_path / f"{shard}.gz"), options) as writer:
-            for number in range(shard * 30, shard * 30 + 30):
-                writer.write(str(number).encode())
-    return str(tmp_path / "*.gz")
-
-
-@pytest.fixture
 def split(pattern, tmp_path):
     return load_split(read_shards([pattern]), fake_transform, encode, tmp_path / "pixels")
 

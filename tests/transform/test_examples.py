@@ -22,16 +22,6 @@ def test_examples_have_no_tuner_that_delays_dropping_their_iterator(tmp_path):
     assert read_serialized(str(tmp_path)).batch(2).prefetch(1).options().autotune.enabled is False
 
 
-@pytest.fixture
-def pattern(tmp_path):
-    for shard in range(2):
-        options = tf.io.TFRecordOptions(compression_type="GZIP")
-        with tf.io.TFRecordWriter(str(tmp_path / f"{shard}.gz"), options) as writer:
-            for number in range(shard * 30, shard * 30 + 30):
-                writer.write(str(number).encode())
-    return str(tmp_path / "*.gz")
-
-
 def test_records_come_in_the_same_order_each_time(pattern):
     first, second = (np.array(list(read_shards([pattern]).as_numpy_iterator())) for _ in range(2))
     assert np.array_equal(first, second)
