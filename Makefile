@@ -8,7 +8,7 @@ GPU ?=
 
 EXPORT = .uv/bin/uv export --frozen --no-dev --no-emit-project --no-header --quiet
 
-.PHONY: demo test test-slow lint docs image clean
+.PHONY: demo test test-slow test-long lint docs audit dist image clean
 
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
@@ -18,10 +18,13 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
-	.venv/bin/pytest -m "not slow" $(IN_TWO)
+	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)
 
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
 	.venv/bin/pytest -m slow $(IN_TWO)
+
+test-long: $(ENVIRONMENT)  ## kills at random moments, a soak: about an hour, not part of the gate
+	.venv/bin/pytest -m long -s
 
 lint: $(ENVIRONMENT) docs  ## linter, formatter, types, layers, words, documentation
 	.venv/bin/ruff check .
@@ -37,6 +40,14 @@ docs: $(ENVIRONMENT)  ## the documentation, in site/
 
 requirements.txt: uv.lock  ## the lock for those who use pip
 	$(EXPORT) --output-file $@
+
+audit: $(ENVIRONMENT)  ## known vulnerabilities of the locked versions; needs the index's advisories
+	.venv/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+
+dist: $(ENVIRONMENT)  ## wheel, sdist and their bill of materials (CycloneDX), in dist/
+	.venv/bin/python -m build --outdir dist
+	.uv/bin/uv export --frozen --no-dev --all-extras --quiet --preview-features sbom-export --format cyclonedx1.5 \
+		--output-file dist/imagepipe-tfx.cdx.json
 
 image:  ## the container images; GPU=1 with CUDA, IMAGE=registry/name for another name
 	@docker info > /dev/null 2>&1 || { echo "No image: there is no Docker engine here (docker info says why)."; exit 1; }
