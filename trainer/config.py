@@ -12,7 +12,7 @@ IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
 DEFAULT_THRESHOLD = 0.5
 
-Distribution = Literal["auto", "none", "mirrored", "multi_worker"]
+Distribution = Literal["auto", "none", "mirrored"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 
@@ -164,8 +164,8 @@ class TrainerConfig(BaseModel):
     )
     distribution: Distribution = Field(
         "auto",
-        description="Devices to train on: none (one device), mirrored (all devices of this machine), multi_worker (the "
-        "machines named in TF_CONFIG); auto picks by TF_CONFIG and the number of GPUs.",
+        description="Devices to train on: none (one device), mirrored (all devices of this machine); auto: mirrored "
+        "where there are several GPUs.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the initial weights, shuffling and augmentation.")
     augmentation: AugmentationConfig = Field(
@@ -184,6 +184,16 @@ class TrainerConfig(BaseModel):
         if backbone not in backbones.BACKBONES:
             raise ValueError(f"there is no backbone '{backbone}'; known are {', '.join(backbones.BACKBONES)}")
         return backbone
+
+    @field_validator("distribution", mode="before")
+    @classmethod
+    def _refuse_several_machines(cls, distribution: object) -> object:
+        if distribution == "multi_worker":
+            raise ValueError(
+                "multi_worker is no longer supported: a training runs on one machine. Use mirrored (all GPUs of the "
+                "machine), or auto"
+            )
+        return distribution
 
 
 class ServingConfig(BaseModel):

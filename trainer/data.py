@@ -13,7 +13,6 @@ import tensorflow_transform as tft
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import parse_features
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
-from trainer.devices import locate_worker
 from trainer.inputs import LoadedSplit, load_split
 from trainer.tasks import Task, make_task
 from transform.examples import load_graph, make_parser, read_output_names, read_shards
@@ -30,8 +29,8 @@ class TrainingData:
         output_names: names of the task's outputs.
         image_size: (height, width) in pixels.
         side: the side features, see ``network.build_network``.
-        train: the train split; with several workers, this worker's share of it.
-        evaluation: the eval split, likewise.
+        train: the train split.
+        evaluation: the eval split.
     """
 
     task: Task
@@ -49,13 +48,12 @@ class PixelStatistics(NamedTuple):
     variance: tuple[float, ...]
 
 
-def load_data(fn_args: FnArgs, config: TrainerConfig, strategy: tf.distribute.Strategy, folder: Path) -> TrainingData:
+def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingData:
     """Loads the data, and checks that there is something to learn.
 
     Args:
         fn_args: see ``FnArgs``.
         config: settings that the data must fit.
-        strategy: the strategy over whose workers the data is divided.
         folder: an existing local folder for the pixels.
 
     Raises:
@@ -71,13 +69,12 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, strategy: tf.distribute.St
     patterns = {"train": fn_args.train_files, "eval": fn_args.eval_files}
     _owner, transform = load_graph(transform_output)
     parse = make_parser(transform_output, features, with_label=True)
-    worker, workers = locate_worker(strategy)
     splits = {
         name: load_split(
-            read_shards(files, worker, workers),
+            read_shards(files),
             lambda serialized: transform(parse(serialized)),
             task.encode,
-            folder / f"{name}-{worker}.pixels",
+            folder / f"{name}.pixels",
         )
         for name, files in patterns.items()
     }

@@ -23,7 +23,11 @@ def set_up_process(distribution: Distribution) -> tf.distribute.Strategy:
     """Prepares this process for training, and returns the strategy that distributes it.
 
     Call it before anything else runs on a device.
+
+    Raises:
+        TrainingError: if the environment asks for a training on several machines.
     """
+    _refuse_several_machines(os.environ.get("TF_CONFIG") or "{}")
     strategy = make_strategy(distribution)
     _log.setLevel(logging.INFO)  # the log is where people look for the epochs
     if tf.config.list_physical_devices("GPU"):
@@ -35,40 +39,34 @@ def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
     """Returns the strategy; call it before anything runs on a device.
 
     Args:
-        distribution: ``none``; ``mirrored`` over all devices of this machine; ``multi_worker`` over the machines in the
-            environment variable ``TF_CONFIG``; ``auto``: multi_worker if it lists several, mirrored if there is more
-            than one GPU, else none.
+        distribution: ``none``; ``mirrored`` over all devices of this machine; ``auto``: mirrored if there is more than
+            one GPU, else none.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         with contextlib.suppress(RuntimeError):  # in use already: by Transform, in the same process
             tf.config.experimental.set_memory_growth(gpu, True)
-    if distribution == "auto":
-        workers = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
-        distribution = "multi_worker" if len(workers) > 1 else "mirrored" if len(gpus) > 1 else "none"
-    match distribution:
-        case "multi_worker":
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        case "mirrored":
-            devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-            return tf.distribute.MirroredStrategy([device.name for device in devices])
-        case _:
-            return tf.distribute.get_strategy()
+    if distribution == "mirrored" or (distribution == "auto" and len(gpus) > 1):
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
 
 
-def locate_worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Returns the index of this worker, from 0, and the number of workers; the first one is the chief."""
-    resolver = strategy.cluster_resolver
-    if not resolver or not resolver.task_type:
-        return 0, 1
-    tasks = resolver.cluster_spec().as_dict()
-    chiefs = len(tasks.get("chief", ()))
-    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0), chiefs + len(tasks.get("worker", ()))
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process is the one that writes the results of training."""
-    return locate_worker(strategy)[0] == 0
+def _refuse_several_machines(tf_config: str) -> None:
+    """Refuses a ``TF_CONFIG`` that names several machines: each would train on all images and write the same files."""
+    try:
+        cluster = json.loads(tf_config).get("cluster", {})
+        machines = sum(len(addresses) for addresses in cluster.values())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise TrainingError(
+            f"TF_CONFIG can't be read ({type(error).__name__}: {error}): {tf_config[:100]!r}. Remove the variable; a "
+            "training runs on one machine and doesn't need it."
+        ) from error
+    if machines > 1:
+        raise TrainingError(
+            f"TF_CONFIG names {machines} machines ({', '.join(cluster)}): a training runs on one machine, on all of "
+            "its GPUs (trainer.distribution: mirrored). Start it on one, without the variable."
+        )
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,11 @@ class BatchSizes:
 
     Attributes:
         replica: examples per device and step.
-        local: examples per step on all devices of this worker.
         steps: steps per epoch.
-        examples: examples that this worker reads per epoch.
+        examples: examples that are read per epoch.
     """
 
     replica: int
-    local: int
     steps: int
     examples: int
 
@@ -97,27 +93,22 @@ def divide_epoch(strategy: tf.distribute.Strategy, count: int, batch_size: int) 
 
     Args:
         strategy: the strategy that distributes a step.
-        count: number of examples of this worker.
-        batch_size: examples per step, over all devices of all workers.
+        count: number of examples.
+        batch_size: examples per step, over all devices.
 
     Raises:
         TrainingError: if the batch can't be divided among the devices.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        return BatchSizes(batch_size, batch_size, math.ceil(count / batch_size), count)
+        return BatchSizes(batch_size, math.ceil(count / batch_size), count)
     if batch_size % replicas:
         raise TrainingError(
             f"trainer.batch_size: {batch_size} can't be divided among {replicas} devices. "
             f"Give a multiple, such as {math.ceil(batch_size / replicas) * replicas}."
         )
-    _, workers = locate_worker(strategy)
-    local_replicas = replicas // workers
-    shares = strategy.run(lambda: tf.constant(count / local_replicas, tf.float64))
-    total = round(float(strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None)))
-    local = batch_size // workers
-    steps = max(1, total // batch_size)
-    return BatchSizes(batch_size // replicas, local, steps, steps * local)
+    steps = max(1, count // batch_size)
+    return BatchSizes(batch_size // replicas, steps, steps * batch_size)
 
 
 def choose_precision(precision: Precision) -> str:

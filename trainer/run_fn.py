@@ -19,7 +19,7 @@ from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
-from trainer.devices import choose_precision, is_chief, set_up_process
+from trainer.devices import choose_precision, set_up_process
 from trainer.export.optimize import optimize_for_serving
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
@@ -62,14 +62,12 @@ def run_fn(fn_args: FnArgs) -> None:
     config = override_settings(TrainerConfig(**custom["trainer"]), searched)
     strategy = set_up_process(config.distribution)
     state_folder = make_state_folder(fn_args)
-    data = load_data(fn_args, config, strategy, state_folder)
+    data = load_data(fn_args, config, state_folder)
     _log.info("%d training and %d eval images", data.train.count, data.evaluation.count)
     precision, devices = choose_precision(config.precision), strategy.num_replicas_in_sync
     _log.info("computing in %s, on %d device(s)", precision, devices)
     writer = tf.summary.create_file_writer(fn_args.model_run_dir)
     trained = train(data, config, state_folder, strategy, lambda row: _write_to_tensorboard(writer, row))
-    if not is_chief(strategy):
-        return
     _export(fn_args, config, data, trained)
     _log.info("exported to %s", fn_args.serving_model_dir)
     shutil.rmtree(state_folder)

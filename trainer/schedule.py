@@ -1,10 +1,8 @@
 """The training schedule: phases, epochs, early stopping, and resuming after a kill.
 
-It does not use ``keras.Model.fit``, for two reasons. A training that was killed, also in the middle of an epoch, must
-resume at the very next batch and end with bit for bit the same weights: ``fit`` starts epochs anew, and its callbacks
-restore neither the position in the shuffled data nor the metrics of the epoch so far. And under
-``MultiWorkerMirroredStrategy`` Keras 3's ``fit`` fails ('unsupported type PerReplica to a Tensor'); the steps of
-``trainer.steps`` run through ``strategy.run`` under every strategy.
+It does not use ``keras.Model.fit``: a training that was killed, also in the middle of an epoch, must resume at the very
+next batch and end with bit for bit the same weights. ``fit`` starts epochs anew, and its callbacks restore neither the
+position in the shuffled data nor the metrics of the epoch so far.
 """
 
 import logging
@@ -27,7 +25,7 @@ from imagepipe.base.features import IMAGE
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import Arrays, Progress, assign_values, copy_values, load_state, save_state
 from trainer.config import NO_WEIGHTS, TrainerConfig
-from trainer.devices import divide_epoch, is_chief, locate_worker
+from trainer.devices import divide_epoch
 from trainer.inputs import ArrayFile, LoadedSplit, Tensors, make_batches, read_batches, shuffle_epochs
 from trainer.network import Network, get_last_frozen_layer, set_batch_norm_momentum, unfreeze_after
 from trainer.steps import (
@@ -96,8 +94,8 @@ def run_schedule(
     Args:
         network: created in the scope of ``strategy``.
         task: what is learned.
-        train: the split to train on; with several workers, this worker's share.
-        evaluation: the split to evaluate on, likewise.
+        train: the split to train on.
+        evaluation: the split to evaluate on.
         config: the schedule.
         folder: an existing local folder, for the state after each epoch and for cached backbone features. A training
             that was killed resumes from the state in it.
@@ -139,9 +137,7 @@ def run_schedule(
                 progress.history.append(new_row)
                 on_epoch(new_row)
                 progress.epoch, progress.step = progress.epoch + 1, 0
-                current_state = training.collect_state(best)  # on all workers: the metrics are summed over them
-                if is_chief(strategy):
-                    save_state(folder, progress, current_state)
+                save_state(folder, progress, training.collect_state(best))
                 # Last: once it is logged, a kill can't undo it.
                 _log.info("%s: %s", training.describe_epoch(progress.epoch), _format_row(new_row))
         # The next phase starts from the best weights, and the last phase's best weights are exported.
@@ -248,7 +244,6 @@ class _PhaseTraining:
         self._config = config
         self._strategy = strategy
         self._sizes = divide_epoch(strategy, phase.train.count, config.batch_size)
-        self._worker, self._workers = locate_worker(strategy)
         with strategy.scope():
             rate = make_learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = make_optimizer(config, rate, phase.model)
@@ -303,8 +298,7 @@ class _PhaseTraining:
         for clock in run_pass(self._train_step, islice(self._train_batches, self._sizes.steps - first)):
             progress.step = first + clock.steps
             progress_log.log_step(progress.step, clock, progress.step == self._sizes.steps)
-            # It reaches several workers at different steps: together they can only resume at the end of an epoch.
-            if is_terminated() and self._workers == 1 and progress.step < self._sizes.steps:
+            if is_terminated() and progress.step < self._sizes.steps:
                 return None
         return {
             "epoch": number,
@@ -312,9 +306,7 @@ class _PhaseTraining:
             **self._metrics.compute_results(),
             **self._evaluate(),
             "learning_rate": float(self._optimizer.learning_rate),
-            "images_per_second": round(
-                self._workers * (self._sizes.examples - first * self._sizes.local) / clock.total, 1
-            ),
+            "images_per_second": round((self._sizes.examples - first * self._config.batch_size) / clock.total, 1),
             "input_wait": round(clock.waiting / clock.total, 4),
         }
 
@@ -322,14 +314,14 @@ class _PhaseTraining:
         """Returns all batches from a step of an epoch on, the same ones whatever this process has trained so far."""
         sizes, seed, split = self._sizes, self._config.seed, self._phase.train
         batches_per_epoch = -(-sizes.examples // sizes.replica)
-        skipped = step * (sizes.local // sizes.replica)
+        skipped = step * (self._config.batch_size // sizes.replica)
         indices = shuffle_epochs(split.count, sizes.examples, sizes.replica, seed, epoch)
         batches = read_batches(split, indices.skip(skipped))
         if self._phase.augmented:
             augment = make_augmentation(self._config.augmentation)
 
             def augment_batch(number: tf.Tensor, batch: tuple[Tensors, tf.Tensor]) -> tuple[Tensors, tf.Tensor]:
-                batch_seed = tf.cast([seed, number * self._workers + self._worker], tf.int32)
+                batch_seed = tf.cast([seed, number], tf.int32)
                 images, target = augment(batch[0][IMAGE], batch[1], batch_seed)
                 return {**batch[0], IMAGE: images}, target
 

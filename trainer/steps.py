@@ -69,7 +69,7 @@ class PassClock:
 
 
 def distribute_batches(strategy: tf.distribute.Strategy, batches: tf.data.Dataset) -> Batches:
-    """Distributes this worker's batches over its devices, one per device and step."""
+    """Distributes batches over the devices, one per device and step."""
     if strategy.num_replicas_in_sync == 1:
         return batches
     return strategy.distribute_datasets_from_function(lambda _: batches)

@@ -17,7 +17,7 @@ from imagepipe.base.errors import TrainingError
 from trainer.checkpoint import make_state_folder
 from trainer.config import FnArgs, TrainerConfig, override_settings
 from trainer.data import load_data
-from trainer.devices import locate_worker, set_up_process
+from trainer.devices import set_up_process
 from trainer.run_fn import train
 from trainer.search_space import SpanConfig, TunerConfig, Value, parse_span
 
@@ -41,17 +41,15 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
         The search, and the arguments of its ``run_trial``.
 
     Raises:
-        TrainingError: if there is nothing to learn, or the search would run on several workers.
+        TrainingError: if there is nothing to learn.
     """
     custom = fn_args.custom_config
     settings = TunerConfig(**custom["tuner"])
     config = TrainerConfig(**custom["trainer"])
     config = config.model_copy(update={"epochs": settings.epochs or config.epochs})
     strategy = set_up_process(config.distribution)
-    if locate_worker(strategy)[1] > 1:
-        raise TrainingError("tuner: a search runs on one machine. Search there, and train on many without tuner.")
     state_folder = make_state_folder(fn_args)
-    data = load_data(fn_args, config, strategy, state_folder)
+    data = load_data(fn_args, config, state_folder)
 
     def train_trial(values: Mapping[str, Value], folder: Path) -> float:
         history = train(data, override_settings(config, values), folder, strategy).history

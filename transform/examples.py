@@ -44,24 +44,16 @@ def read_serialized(folder: str) -> tf.data.Dataset:
     return disable_tuner(tf.data.TFRecordDataset(files, "GZIP"))
 
 
-def read_shards(patterns: Sequence[str], worker: int = 0, workers: int = 1) -> tf.data.Dataset:
+def read_shards(patterns: Sequence[str]) -> tf.data.Dataset:
     """Returns serialized Examples for training, string, read from several files at once in a fixed order.
 
     Args:
         patterns: of TFRecord files; gzipped if their names end in .gz.
-        worker: index of this worker.
-        workers: number of workers. Each reads whole files or, if there are fewer files than workers, every n-th record.
     """
     files = sorted(file for pattern in patterns for file in filesystem.glob(pattern))
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
-    shard_by_file = len(files) >= workers
-    own_files = files[worker::workers] if shard_by_file else files
-    records = disable_tuner(
-        tf.data.TFRecordDataset(
-            own_files, compression_type=compression, num_parallel_reads=min(len(own_files), 8) or None
-        )
-    )
-    return records if shard_by_file else records.shard(workers, worker)
+    readers = min(len(files), 8) or None
+    return disable_tuner(tf.data.TFRecordDataset(files, compression, num_parallel_reads=readers))
 
 
 def make_parser(

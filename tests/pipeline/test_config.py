@@ -56,6 +56,10 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
         ),
         ("image.size=[299, 5000]", r"image\.size\.1: .*less than or equal to 4096"),
         ("trainer.backbone=resnet", r"trainer\.backbone: .*no backbone 'resnet'; known are inception_v3, "),
+        (
+            "trainer.distribution=multi_worker",
+            r"trainer\.distribution: .*no longer supported: a training runs on one machine\. Use mirrored .*, or auto",
+        ),
         ("trainer.dropout=1", r"trainer\.dropout: .*less than 1"),
         ("image.size=96", r"image\.size: .*tuple"),
         ("name=Flowers!", r"name: .*match pattern"),

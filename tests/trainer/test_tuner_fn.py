@@ -145,10 +145,3 @@ def test_all_trials_share_the_data_and_have_the_epochs_of_the_tuner(tmp_path, mo
     assert len(loaded) == 1
     assert trained == [("data", 3)] * 6
     assert search.oracle.get_best_trials()[0].score == 1.0
-
-
-def test_a_search_over_several_workers_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuner, "locate_worker", lambda strategy: (0, 2))
-    custom = {"tuner": settings().model_dump(), "trainer": CONFIG.model_dump()}
-    with pytest.raises(TrainingError, match="a search runs on one machine"):
-        tuner.tuner_fn(SimpleNamespace(custom_config=custom))

@@ -23,21 +23,19 @@ OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, bri
 COUNT, STEPS = 32, 3
 
 
-def main(distribution: str, folder: Path, index: int) -> None:
+def main(distribution: str, folder: Path) -> None:
     if distribution == "mirrored":
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = devices.make_strategy(distribution)
-    worker, workers = devices.locate_worker(strategy)
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, COUNT)
     pixels = (rng.integers(0, 100, (COUNT, 8, 8, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
-    mine = slice(worker, None, workers)
-    path = folder / f"pixels-{worker}"
-    path.write_bytes(pixels[mine].tobytes())
+    path = folder / "pixels"
+    path.write_bytes(pixels.tobytes())
     rows = ArrayFile(path, (8, 8, 3), np.dtype(np.uint8))
-    split = LoadedSplit(rows, {}, np.eye(2, dtype=np.float32)[labels[mine]])
+    split = LoadedSplit(rows, {}, np.eye(2, dtype=np.float32)[labels])
 
     config = TrainerConfig(weights="none", epochs=STEPS, batch_size=COUNT, augmentation=OFF, learning_rate=0.01)
     keras.utils.set_random_seed(3)
@@ -48,18 +46,15 @@ def main(distribution: str, folder: Path, index: int) -> None:
         features = keras.Input((4,), name=IMAGE)
         head = keras.Model({IMAGE: features}, keras.layers.Dense(2, activation="softmax")(features))
         network = Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
-    state = folder / f"state-{index}"
-    state.mkdir()
-    history = run_schedule(network, make_classification(2), split, split, config, state, strategy)
+    history = run_schedule(network, make_classification(2), split, split, config, folder, strategy)
     result = {
         "replicas": strategy.num_replicas_in_sync,
-        "chief": devices.is_chief(strategy),
         "loss": history[-1]["loss"],
         "val_loss": history[-1]["val_loss"],
         "weights": [float(x) for w in network.model.get_weights() for x in w.ravel()],
     }
-    (folder / f"{index}.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]))

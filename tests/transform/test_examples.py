@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from transform.examples import read_serialized, read_shards
@@ -25,9 +24,4 @@ def test_examples_have_no_tuner_that_delays_dropping_their_iterator(tmp_path):
 def test_records_come_in_the_same_order_each_time(pattern):
     first, second = (np.array(list(read_shards([pattern]).as_numpy_iterator())) for _ in range(2))
     assert np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("workers", [2, 3], ids=["by file", "by record"])
-def test_workers_divide_the_records(pattern, workers):
-    shares = [set(read_shards([pattern], n, workers).as_numpy_iterator()) for n in range(workers)]
-    assert sum(len(share) for share in shares) == len(set.union(*shares)) == 60
+    assert len(set(first)) == len(first) == 60
