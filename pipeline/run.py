@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from imagepipe.base.errors import ConfigError
-from imagepipe.base.filesystem import lock_folder
+from imagepipe.base.locks import lock_folder
 from imagepipe.base.names import SUMMARY
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config

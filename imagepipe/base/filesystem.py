@@ -7,7 +7,6 @@ stores' clients take long to import. fsspec takes credentials and endpoints from
 
 import contextlib
 import errno
-import fcntl
 import glob as local_glob
 import io
 import os
@@ -53,21 +52,6 @@ def join(folder: str, path: str) -> str:
     if is_uri(folder):
         return path if path.startswith("/") else f"{folder}/{path}"
     return absolute(f"{folder}/{path}") if not path.startswith("/") else absolute(path)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path, busy: Exception) -> Iterator[None]:
-    """Holds a local folder, created if missing, for one process at a time, by a file ``.lock`` in it.
-
-    Raises ``busy`` if another process holds it; the lock goes with the process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        yield
 
 
 # --- reading and writing

@@ -82,8 +82,8 @@ def ingest(
             f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another DIR."
         )
     rows = sources.read_rows(source, task)
+    dataset.refuse_foreign(out)
     with commit.lock(out):
-        dataset.refuse_foreign(out)
         commit.recover(out)
         current = dataset.prepare(out, options)
         with commit.open_staging(out) as staging:

@@ -9,46 +9,31 @@ as files of the wrong size in ``dataset.load``.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.locks import STALE_SECONDS, lock_folder
 from imagepipe.ingest.dataset import DESCRIPTION, JOURNAL, STAGING
 
 
 @contextlib.contextmanager
 def lock(folder: str) -> Iterator[None]:
-    """Holds a dataset's folder, created if missing, for one ingest; a folder that stays empty is removed again.
-
-    Object stores have no locks: there, the caller must not start two ingests into one folder.
+    """Holds a dataset's folder, created if missing, for one ingest.
 
     Raises:
         IngestError: another ingest holds it, or it can't be created.
     """
-    if filesystem.is_uri(folder):
-        yield
-        return
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise IngestError(f"{folder} can't be used as the dataset's folder: {error.strerror}.") from error
-    try:
+    killed = f", or was killed less than {STALE_SECONDS // 60} minutes ago" if filesystem.is_uri(folder) else ""
+    busy = IngestError(f"Another ingest into {folder} is running{killed}: wait for it, or stop it.")
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on the folder itself; it ends with the process
-        except BlockingIOError as error:
-            raise IngestError(f"Another ingest into {folder} is running: wait for it, or stop it.") from error
+            stack.enter_context(lock_folder(folder, busy))
+        except OSError as error:
+            raise IngestError(f"{folder} can't be used as the dataset's folder: {error.strerror}.") from error
         yield
-    finally:
-        os.close(handle)
-        with contextlib.suppress(OSError):
-            path.rmdir()  # refuses unless empty
 
 
 def recover(folder: str) -> None:

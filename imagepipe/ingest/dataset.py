@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.locks import LOCK
 from imagepipe.base.names import TaskName
 
 Compression = Literal["gzip"]
@@ -193,7 +194,8 @@ def refuse_foreign(folder: str) -> None:
     """
     if any(filesystem.size(f"{folder}/{name}") is not None for name in (DESCRIPTION, JOURNAL)):
         return
-    if foreign := [name for name in filesystem.list_folder(folder) if not name.startswith(STAGING)]:
+    own = (LOCK, STAGING)
+    if foreign := [name for name in filesystem.list_folder(folder) if not name.startswith(own)]:
         raise IngestError(
             f"{folder} is not a dataset, and not empty (it holds {foreign[0]}): give a new or an empty folder."
         )

@@ -28,7 +28,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress, tfrecord
 from imagepipe.base.errors import ModelError, UnavailableError
-from imagepipe.base.filesystem import lock_folder, write_whole
+from imagepipe.base.filesystem import write_whole
+from imagepipe.base.locks import lock_folder
 from imagepipe.serving.inputs import expand_paths, read_inputs
 from imagepipe.serving.predictor import Predictor, load
 from imagepipe.serving.request_files import is_request_file

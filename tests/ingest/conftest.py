@@ -7,6 +7,7 @@ import pytest
 from imagepipe.base import tfrecord
 from imagepipe.ingest.dataset import load
 from tests.photos import crops, encode, photos  # noqa: F401 (fixtures)
+from tests.stores import memory  # noqa: F401 (a fixture)
 
 
 @pytest.fixture

@@ -70,19 +70,23 @@ def test_a_file_that_would_replace_an_equal_one_is_left_alone(tmp_path):
     assert not (tmp_path / "journal.json").exists()
 
 
-def test_a_second_ingest_into_the_same_folder_is_refused(tmp_path):
-    with commit.lock(str(tmp_path / "out")):
-        with pytest.raises(IngestError, match="Another ingest"), commit.lock(str(tmp_path / "out")):
-            pass
-        filesystem.write_whole(f"{tmp_path}/out/x", b"")
-    with commit.lock(str(tmp_path / "out")):
+def test_a_refused_ingest_leaves_the_lock_of_the_running_one(tmp_path):
+    folder = str(tmp_path / "out")
+    with commit.lock(folder):
+        for _ in range(3):
+            with pytest.raises(IngestError, match=r"Another ingest into .* is running: wait"), commit.lock(folder):
+                pass
+    with commit.lock(folder):
         pass
 
 
-def test_a_folder_that_stays_empty_is_removed_again(tmp_path):
-    with commit.lock(str(tmp_path / "out")), commit.open_staging(str(tmp_path / "out")) as staging:
-        filesystem.write_whole(f"{staging}/x", b"")
-    assert not (tmp_path / "out").exists()
+def test_a_store_is_locked_too(memory):
+    folder = f"{memory.uri}/out"
+    message = r"Another ingest into .* is running, or was killed less than 10 minutes ago"
+    with commit.lock(folder), pytest.raises(IngestError, match=message), commit.lock(folder):
+        pass
+    with commit.lock(folder):
+        pass
 
 
 def test_a_folder_that_cannot_be_created_is_reported(tmp_path):

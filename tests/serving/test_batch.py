@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from imagepipe.base.errors import ModelError, UnavailableError
-from imagepipe.base.filesystem import lock_folder
+from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
 from imagepipe.serving import batch
 from imagepipe.serving.batch import BatchResult

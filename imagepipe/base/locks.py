@@ -1,0 +1,87 @@
+"""One writer at a time for a folder, on this machine or on an object store.
+
+The folder holds a file ``.lock``. It stays when the lock is released: a process that deletes a lock's file may delete
+the one that another process has locked in the meantime, and a third then locks a new file of that name.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagepipe.base import filesystem
+
+LOCK = ".lock"
+"""Name of the file, in the folder that it locks."""
+
+STALE_SECONDS = 600
+"""A store's lock that has not been renewed for so long belongs to a process that was killed."""
+
+_RENEW_SECONDS = 60
+_SETTLE_SECONDS = 1  # longer than two processes that start at once take from looking to writing
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[None]:
+    """Holds a folder, created if missing, for one process at a time.
+
+    Locally the operating system holds the lock, which goes with the process. A store has none to offer: there the file
+    says who holds it, and is renewed every minute, so that the lock of a killed process ends after ten.
+
+    Args:
+        folder: a path or a URI.
+        busy: raised if another process holds the folder.
+
+    Raises:
+        OSError: the folder can't be created, or its file can't be written.
+    """
+    path = filesystem.join(os.fspath(folder), LOCK)
+    with _hold_object(path, busy) if filesystem.is_uri(path) else _hold_file(Path(path), busy):
+        yield
+
+
+@contextlib.contextmanager
+def _hold_file(path: Path, busy: Exception) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:  # which leaves the time of its last change
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
+
+
+@contextlib.contextmanager
+def _hold_object(path: str, busy: Exception) -> Iterator[None]:
+    """Writes an object that names this process, unless a fresh one is there; of several at once the last one wins.
+
+    Stores that can create an object only if there is none agree neither on how to ask for it nor on who offers it.
+    """
+    holder = f"host {socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}".encode()
+    if filesystem.size(path) and time.time() - filesystem.modified(path) < STALE_SECONDS:
+        raise busy
+    filesystem.write_whole(path, holder)
+    time.sleep(_SETTLE_SECONDS)
+    if filesystem.read_bytes(path) != holder:
+        raise busy
+    released = threading.Event()
+
+    def renew() -> None:
+        while not released.wait(_RENEW_SECONDS):
+            with contextlib.suppress(OSError):  # it tries again in a minute
+                filesystem.write_whole(path, holder)
+
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        released.set()
+        renewing.join()
+        with contextlib.suppress(OSError):  # then it ends by itself
+            filesystem.write_whole(path, b"")
