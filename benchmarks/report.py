@@ -142,7 +142,6 @@ def make_page(folder: Path) -> None:
         splits={"eval": str(folder / "examples" / "Split-eval")},
         model=folder / "model" / "Format-Serving",
         findings=None,
-        blessed=True,
         serving=CheckReport([], median_ms=1.0, p95_ms=2.0),
         features=Features(),
         name="benchmark",

@@ -217,7 +217,6 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
-        model_blessing=evaluator.outputs["blessing"],
         serving_blessing=serving_check.outputs["blessing"],
         predictions=predictions.outputs["predictions"],
         findings=data_check.outputs["findings"],

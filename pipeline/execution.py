@@ -117,8 +117,8 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
     summary.champion_metrics = run_metrics.collect_champion_metrics(evaluation.whole)
     summary.metrics_by_class = run_metrics.collect_metrics_by_class(evaluation, label)
     summary.rules = evaluation.rules
-    summary.blessed = _get_artifact(outputs, "Evaluator", "blessing").get_int_custom_property("blessed") == 1
-    summary.not_blessed_because = [rule.because for rule in evaluation.rules if rule.verdict == "refused"]
+    summary.not_blessed_because = evaluation.refusals
+    summary.unchecked = evaluation.unchecked
     report = filesystem.read_text(f"{_get_artifact(outputs, 'ServingCheck', 'blessing').uri}/{SERVING_REPORT}")
     summary.serving = CheckReport(**json.loads(report))
     pushed = _get_artifact(outputs, "Pusher", "pushed_model")

@@ -158,3 +158,16 @@ class Evaluation:
     def whole(self) -> Slice:
         """All images."""
         return self.slices[0]
+
+    @property
+    def refusals(self) -> list[str]:
+        """The reasons why the candidate is not blessed; it is blessed if there are none."""
+        return [rule.because for rule in self.rules if rule.verdict == "refused"]
+
+    @property
+    def unchecked(self) -> str | None:
+        """Why nothing spoke for or against the candidate, which is blessed then; None if a rule could be checked."""
+        if any(rule.verdict != "skipped" for rule in self.rules):
+            return None
+        reasons = "; ".join(rule.because for rule in self.rules)
+        return f"The gate checked nothing ({reasons}). evaluation.thresholds can demand something."

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.extractors import unbatch_extractor
 from tensorflow_model_analysis.proto import config_pb2
-from tfx.components.evaluator import executor
+from tfx import types
+from tfx.components.evaluator import constants, executor
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 from tfx_bsl.coders import batch_util
 
+from components.evaluator.evaluation_reader import read_evaluation
 from components.evaluator.gate_rules import DEMANDED
 from imagepipe.base import filesystem
 from imagepipe.base.features import SIZE
@@ -50,6 +52,21 @@ class Executor(executor.Executor):
         with _fix_batch_size(_BATCH_SIZE):
             super().Do(input_dict, output_dict, exec_properties | changed)
         filesystem.write_whole(f"{folder}/{DEMANDED}", demanded.encode())
+        blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])
+        _write_verdict(blessing, read_evaluation(folder).refusals)
+
+
+def _write_verdict(blessing: types.Artifact, refusals: Sequence[str]) -> None:
+    """Writes the file and the property by which TFX knows a blessed model.
+
+    TFX's executor writes neither if no threshold could be checked, which the Pusher takes for a refusal. Here a model
+    is refused for a reason, or not at all.
+    """
+    filesystem.delete_folder(blessing.uri)
+    name = constants.NOT_BLESSED_FILE_NAME if refusals else constants.BLESSED_FILE_NAME
+    filesystem.write_whole(f"{blessing.uri}/{name}", b"")
+    value = constants.NOT_BLESSED_VALUE if refusals else constants.BLESSED_VALUE
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
 
 
 @contextlib.contextmanager

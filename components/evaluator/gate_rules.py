@@ -60,10 +60,8 @@ def read_outcomes(folder: str, slices: Mapping[SliceKey, Slice]) -> Iterator[Rul
 
 
 def _read_demanded_metrics(folder: str) -> list[config_pb2.MetricConfig]:
-    path = f"{folder}/{DEMANDED}"
-    if not filesystem.exists(path):  # an evaluation from before this file was written
-        return []
-    config = json_format.Parse(filesystem.read_text(path), config_pb2.EvalConfig(), ignore_unknown_fields=True)
+    demanded = filesystem.read_text(f"{folder}/{DEMANDED}")
+    config = json_format.Parse(demanded, config_pb2.EvalConfig(), ignore_unknown_fields=True)
     return [metric for specs in config.metrics_specs for metric in specs.metrics]
 
 

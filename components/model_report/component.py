@@ -45,7 +45,6 @@ class ModelReportSpec(types.ComponentSpec):
         "examples": ChannelParameter(type=standard_artifacts.Examples),
         "model": ChannelParameter(type=standard_artifacts.Model),
         "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "model_blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
         "serving_blessing": ChannelParameter(type=standard_artifacts.InfraBlessing),
         "predictions": ChannelParameter(type=standard_artifacts.InferenceResult),
         "findings": ChannelParameter(type=standard_artifacts.ExampleAnomalies),
@@ -68,7 +67,6 @@ class ModelReport(base_component.BaseComponent):
         examples: channel of the Examples.
         model: channel of the candidate. Without a Keras model beside it, there are no heat maps.
         evaluation: channel of the Evaluator's results.
-        model_blessing: channel of the Evaluator's blessing.
         serving_blessing: channel of ServingCheck's result.
         predictions: channel of the candidate's predictions for each image.
         findings: channel of DataCheck's findings.

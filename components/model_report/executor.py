@@ -30,7 +30,7 @@ class Executor(base_executor.BaseExecutor):
         inputs = collect_inputs(input_dict, exec_properties)
         outputs = {key: artifact_utils.get_single_instance(artifacts) for key, artifacts in output_dict.items()}
         filesystem.write_whole(outputs["report"].uri, render_page(inputs).encode())
-        for name, value in collect_metrics(inputs.evaluation, inputs.blessed).items():
+        for name, value in collect_metrics(inputs.evaluation).items():
             outputs["metrics"].set_float_custom_property(name, value)
         for name, value in collect_classification_metrics(inputs.evaluation, read_labels(inputs.model)).items():
             outputs["classification_metrics"].set_json_value_custom_property(name, value)
@@ -48,7 +48,6 @@ def collect_inputs(input_dict: Mapping[str, list[Artifact]], properties: Mapping
         # With the folder beside it, which has the Keras model and the history.
         model=fetch_folder(uris["model"]) / Path(path_utils.serving_model_path(uris["model"])).name,
         findings=fetch_folder(uris["findings"]) if "findings" in uris else None,
-        blessed=input_dict["model_blessing"][0].get_int_custom_property("blessed") == 1,
         serving=CheckReport(**json.loads(filesystem.read_text(f"{uris['serving_blessing']}/{SERVING_REPORT}"))),
         features=parse_features(json.loads(properties["features"])),
         name=properties["name"],

@@ -18,12 +18,11 @@ MAX_CLASSES = 40
 OTHERS, UNKNOWN = "(others)", "(unknown)"
 
 
-def collect_metrics(evaluation: Evaluation, blessed: bool) -> dict[str, float]:
+def collect_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Returns the metrics of all eval images by name, for kfp's ``Metrics``.
 
     Args:
         evaluation: the Evaluator's results.
-        blessed: whether the model was blessed.
 
     Returns:
         ``blessed`` (1 or 0), ``example_count``, the candidate's metrics, and those of the champion, if there is one, as
@@ -32,7 +31,7 @@ def collect_metrics(evaluation: Evaluation, blessed: bool) -> dict[str, float]:
     whole = evaluation.whole
     champion = {f"champion_{name}": metric for name, metric in (whole.champion_metrics or {}).items()}
     return {
-        "blessed": float(blessed),
+        "blessed": float(not evaluation.refusals),
         EXAMPLE_COUNT: float(whole.count),
         **_drop_missing(whole.metrics),
         **_drop_missing(champion),

@@ -57,7 +57,6 @@ class PageInputs:
         splits: folders of the splits of the Examples, by name; ``eval`` is among them.
         model: folder of the candidate's SavedModel.
         findings: folder that DataCheck wrote; None if there is none.
-        blessed: whether the Evaluator blessed the model.
         serving: result of ServingCheck.
         features: names of an Example's features.
         name: name of the pipeline.
@@ -69,7 +68,6 @@ class PageInputs:
     splits: Mapping[str, str]
     model: Path
     findings: Path | None
-    blessed: bool
     serving: CheckReport
     features: Features
     name: str
@@ -87,8 +85,8 @@ def render_page(inputs: PageInputs) -> str:
         name=inputs.name,
         task=table.task,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        passed=inputs.blessed and not inputs.serving.problems,
-        reasons=_list_reasons(inputs),
+        reasons=[*evaluation.refusals, *inputs.serving.problems],
+        unchecked=evaluation.unchecked,
         rules=evaluation.rules,
         whole=evaluation.whole,
         slices=[part for part in evaluation.slices if part.columns][:_MAX_SLICES],
@@ -131,14 +129,6 @@ def _load_template() -> jinja2.Template:
     environment.filters["figure"] = lambda value: "not a number" if value is None else f"{value:.4f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.5g}"
     return environment.get_template("page.html")
-
-
-def _list_reasons(inputs: PageInputs) -> list[str]:
-    """Returns the reasons why the model is not pushed."""
-    reasons = [rule.because for rule in inputs.evaluation.rules if rule.verdict == "refused"]
-    if not inputs.blessed and not reasons:
-        reasons.append("the Evaluator did not bless it, and none of the rules says why")
-    return [*reasons, *inputs.serving.problems]
 
 
 def _load_pictures(inputs: PageInputs, table: PredictionTable, picks: Picks, training: Path) -> dict[str, str]:

@@ -77,9 +77,13 @@ def print_outcome(summary: "Summary") -> int:
             ("" if serving.problems else "a server answers as the graph does; ")
             + f"an image takes it {serving.median_ms:.0f} ms, 95th percentile {serving.p95_ms:.0f}"
         )
+    if summary.unchecked:
+        ERR.print(f"[yellow]{escape(summary.unchecked)}[/]")
+    if reasons := [*summary.not_blessed_because, *(serving.problems if serving else ())]:
+        ERR.print(f"[yellow]Not blessed, not pushed:[/] {escape('; '.join(reasons))}")
+        return NOT_BLESSED
     if not summary.pushed_version:
-        reasons = "; ".join([*summary.not_blessed_because, *(serving.problems if serving else ())])
-        ERR.print(f"[yellow]Not blessed, not pushed:[/] {escape(reasons)}")
+        ERR.print("[yellow]Blessed, but not pushed.[/]")
         return NOT_BLESSED
     ERR.print(f"[green]Blessed[/] and pushed as version {summary.pushed_version}: {summary.serving_dir}")
     return 0

@@ -25,7 +25,6 @@ _NEEDED = {
     "model": "Trainer",
     "evaluation": "Evaluator",
     "predictions": "Predictions",
-    "blessing": "Evaluator",
 }
 
 
@@ -69,7 +68,6 @@ def _make_page(run: Path) -> str:
         splits={split.name.removeprefix("Split-"): str(split) for split in uris["examples"].glob("Split-*")},
         model=uris["model"] / "Format-Serving",
         findings=Path(findings.uri) if findings and _is_there(findings) else None,
-        blessed=outputs["Evaluator", "blessing"].properties.get("blessed") == "1",
         serving=CheckReport(**json.loads((Path(outputs["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
         features=settings.data.features.make_features(),
         name=name,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, computed_field
 
 from components.evaluator.evaluation import RuleOutcome
 from imagepipe.base.names import SUMMARY, TaskName
@@ -56,9 +56,9 @@ class Summary(BaseModel):
         champion_metrics: the live model's metrics; null if there was none.
         metrics_by_class: the candidate's metrics by class or label; empty for a regression.
         test_accuracy: the pushed model's accuracy on the test split, if it was measured (the demo does).
-        blessed: null if the run did not get as far as the Evaluator.
         rules: the outcome of each rule of the gate.
-        not_blessed_because: the reasons as text, with figures.
+        not_blessed_because: the reasons of the refused rules as text, with figures.
+        unchecked: why the gate could check nothing; null if it checked something.
         serving: result of ServingCheck; null if the run did not get that far.
         pushed_version: null if not pushed.
         target: the deploy target, see ``deploy.target`` in the configuration.
@@ -82,15 +82,21 @@ class Summary(BaseModel):
     champion_metrics: Metrics | None = None
     metrics_by_class: dict[str, Metrics] = {}
     test_accuracy: float | None = None
-    blessed: bool | None = None
     rules: list[RuleOutcome] = []
     not_blessed_because: list[str] = []
+    unchecked: str | None = None
     serving: CheckReport | None = None
     pushed_version: str | None = None
     target: TargetName = "filesystem"
     serving_dir: str
     model_dir: str | None = None
     log: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def blessed(self) -> bool | None:
+        """Whether the gate has no reason against the model; null if the run did not get as far as the Evaluator."""
+        return not self.not_blessed_because if self.metrics else None
 
 
 def write_summary(summary: Summary, run_dir: Path) -> None:

@@ -54,7 +54,7 @@ def inputs(tmp_path_factory) -> PageInputs:
     _add_images(Path(examples.uri) / "Split-eval" / "data.gz")
     model = evaluated.make_artifact(evaluated.standard_artifacts.Model, root / "model")
     config = EvaluationConfig(thresholds={"accuracy": 1}, intervals="none")
-    evaluation, blessed = evaluate(root, examples, model, None, config)
+    evaluation, _ = evaluate(root, examples, model, None, config)
     split = f"{examples.uri}/Split-eval"
     write_predictions(split, folder, None, Features(), root / "predictions")
     (root / "findings").mkdir()
@@ -71,7 +71,6 @@ def inputs(tmp_path_factory) -> PageInputs:
         splits={"eval": split},
         model=folder,
         findings=root / "findings",
-        blessed=blessed,
         serving=CheckReport([], images=32, refusals=9, median_ms=5.0, p95_ms=8.0),
         features=Features(),
         name="digits",

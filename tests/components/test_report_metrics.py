@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from kfp import dsl
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
-from components.evaluator.evaluation import CANDIDATE, CHAMPION, Curves, Evaluation, MetricValue, Slice
+from components.evaluator.evaluation import CANDIDATE, CHAMPION, Curves, Evaluation, MetricValue, RuleOutcome, Slice
 from components.model_report.component import ClassificationMetrics
 from components.model_report.kfp_metrics import (
     MAX_CLASSES,
@@ -17,10 +17,14 @@ from components.model_report.kfp_metrics import (
     collect_metrics,
 )
 
+REFUSED = RuleOutcome(
+    "accuracy", {}, "min", 0.8, False, None, 0.75, (0.5, 1.0), None, None, None, None, "refused", "it is too low"
+)
 
-def make_evaluation(confusion=None, curves=None, metrics=None, champion=None) -> Evaluation:
+
+def make_evaluation(confusion=None, curves=None, metrics=None, champion=None, rules=()) -> Evaluation:
     whole = Slice({}, 8, metrics or {}, champion, {}, None)
-    return Evaluation([whole], {}, confusion or {}, curves or {}, {}, [])
+    return Evaluation([whole], {}, confusion or {}, curves or {}, {}, list(rules))
 
 
 def make_curves(recall: list[float], false_positive_rate: list[float]) -> Curves:
@@ -30,13 +34,13 @@ def make_curves(recall: list[float], false_positive_rate: list[float]) -> Curves
 
 def test_metrics_are_those_of_all_images_of_both_models_and_the_blessing():
     metrics = {"accuracy": MetricValue(0.75, (0.5, 1.0)), "log_loss": MetricValue(None)}
-    assert collect_metrics(make_evaluation(metrics=metrics), blessed=False) == {
+    assert collect_metrics(make_evaluation(metrics=metrics, rules=[REFUSED])) == {
         "blessed": 0.0,
         "example_count": 8.0,
         "accuracy": 0.75,
     }
     evaluation = make_evaluation(metrics=metrics, champion={"accuracy": MetricValue(0.5)})
-    collected = collect_metrics(evaluation, blessed=True)
+    collected = collect_metrics(evaluation)
     assert (collected["blessed"], collected["champion_accuracy"]) == (1.0, 0.5)
     assert all(map(math.isfinite, collected.values()))
 

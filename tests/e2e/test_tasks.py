@@ -73,8 +73,9 @@ def served(root: Path, summary: Summary, count: int) -> list[dict]:
 @pytest.fixture(scope="module")
 def multilabel(tmp_path_factory) -> tuple[Path, Summary]:
     root = project(tmp_path_factory.mktemp("tasks") / "several", "multilabel", labels_of)
-    status, summary, output = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.thresholds.auc=0.01")
+    status, summary, output = run(root, "trainer.label_thresholds={small: 0.05}")
     assert (status, summary.status) == (0, "done"), summary.error
+    assert str(summary.unchecked) in output
     assert "macro_f1" in output
     return root, summary
 
@@ -82,8 +83,9 @@ def multilabel(tmp_path_factory) -> tuple[Path, Summary]:
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory) -> tuple[Path, Summary]:
     root = project(tmp_path_factory.mktemp("tasks") / "number", "regression", lambda digit: digit / 2)
-    status, summary, output = run(root, "trainer.loss=huber", "evaluation.thresholds.mean_absolute_error=1e6")
+    status, summary, output = run(root, "trainer.loss=huber")
     assert (status, summary.status) == (0, "done"), summary.error
+    assert str(summary.unchecked) in output
     assert "mean_absolute_error" in output
     return root, summary
 
@@ -109,6 +111,7 @@ def test_the_reports_have_each_tasks_mistakes_and_axe_finds_nothing(multilabel, 
         page.goto((root / "runs" / summary.run_id / "report.html").as_uri())
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         expect(page.locator("#verdict")).to_contain_text("Blessed")
+        expect(page.locator("#verdict")).to_contain_text(str(summary.unchecked))
         for name in set(summary.metrics) - {"example_count"}:
             expect(page.locator(f"[data-metric={name}]")).to_have_text(f"{summary.metrics[name]:.4f}")
         assert find_violations(page) == []
@@ -143,6 +146,7 @@ def test_a_champion_with_several_labels_is_measured_by_what_it_says_itself(multi
     status, summary, output = run(root, "trainer.label_thresholds={small: 0.05}", "evaluation.margin=0")
     assert (status, summary.status) == (0, "done"), summary.error
     assert summary.champion_metrics == summary.metrics == first.metrics
+    assert summary.unchecked is None
     assert f"champion's macro_f1 on it: {first.metrics['macro_f1']:.4f}" in output
 
 

@@ -58,17 +58,17 @@ def make_run(workdir, run_id: str, **values) -> None:
 
 
 def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
-    make_run(
-        tmp_path, "20260101-000000-000", status="done", blessed=True, pushed_version="1", metrics={"accuracy": 0.5}
-    )
-    make_run(tmp_path, "20260102-000000-000", status="done", blessed=True, pushed_version="2")
-    make_run(tmp_path, "20260103-000000-000", status="done", blessed=False, metrics={"log_loss": None})
+    make_run(tmp_path, "20260101-000000-000", status="done", pushed_version="1", metrics={"accuracy": 0.5})
+    make_run(tmp_path, "20260102-000000-000", status="done", pushed_version="2")
+    refused = {"metrics": {"log_loss": None}, "not_blessed_because": ["log_loss is not a number"]}
+    make_run(tmp_path, "20260103-000000-000", status="done", **refused)
     make_run(tmp_path, "20260104-000000-000", status="failed", error="Trainer failed")
     for version in ("1", "2"):
         (tmp_path / "serving" / "x" / version).mkdir(parents=True)
     rows = json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout)
     assert [row["run_id"][:8] for row in rows] == ["20260104", "20260103", "20260102", "20260101"]
     assert [row["live"] for row in rows] == [False, False, True, False]
+    assert [row["blessed"] for row in rows] == [None, False, None, True]
     (tmp_path / "serving" / "x" / "2").rmdir()  # rolled back by hand
     rows = json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout)
     assert [row["live"] for row in rows] == [False, False, False, True]

@@ -62,6 +62,26 @@ def select_tested(evaluation: Evaluation) -> dict[str, RuleOutcome]:
     return {outcome.metric: outcome for outcome in evaluation.rules if outcome.significance is not None}
 
 
+def test_a_first_model_of_which_nothing_is_demanded_is_blessed_and_told_that_nothing_was_checked(several, numbers):
+    for setting, metric in ((several, "macro_f1"), (numbers, "mean_absolute_error")):
+        folder, blessed = evaluated.evaluate(
+            setting.root / "first",
+            setting.examples,
+            setting.noisy,
+            None,
+            EvaluationConfig(intervals="none"),
+            setting.task,
+        )
+        evaluation = read_evaluation(folder)
+        assert blessed
+        assert [path.name for path in (setting.root / "first" / "blessing").iterdir()] == ["BLESSED"]
+        assert evaluation.refusals == []
+        assert evaluation.unchecked == (
+            f"The gate checked nothing ({metric}: there is no champion to compare with). "
+            "evaluation.thresholds can demand something."
+        )
+
+
 SEVERAL = ("macro_f1", "micro_f1", "precision", "recall")
 NUMBERS = ("mean_absolute_error", "mean_squared_error", "r_squared")
 

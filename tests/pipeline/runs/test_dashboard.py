@@ -89,7 +89,7 @@ def test_a_run_in_progress_shows_what_runs_and_what_waits(recorder, root):
     recorder.summarize(0)
     recorder.record(1, running="Trainer")
     done = [{"id": node, "seconds": 1, "cached": node == "Transform"} for node in list(DAG)[:5]]
-    recorder.summarize(1, status="running", nodes=done, metrics={}, blessed=None)
+    recorder.summarize(1, status="running", nodes=done, metrics={})
     recorder.originate(1)
     assert "data-running" in page(root)
     shown = page(root, f"runs/{run_id(1)}/index.html")
@@ -119,7 +119,7 @@ def test_the_log_of_a_failed_node_is_its_part_of_the_whole(recorder, root):
     recorder.record(0, failed="Trainer")
     log = f"before\n{logs.MARK}Transform\nfine\n{logs.MARK}Trainer\nTraceback <b>\nValueError: broken\n"
     nodes = [{"id": node, "seconds": 1, "cached": False} for node in list(DAG)[:5]]
-    recorder.summarize(0, log, status="failed", error="Trainer failed: broken", nodes=nodes, metrics={}, blessed=None)
+    recorder.summarize(0, log, status="failed", error="Trainer failed: broken", nodes=nodes, metrics={})
     shown = page(root, f"runs/{run_id(0)}/index.html")
     assert 'href="log-Trainer.html"' in shown
     part = page(root, f"runs/{run_id(0)}/log-Trainer.html")
@@ -234,7 +234,6 @@ def test_names_of_strangers_are_text_and_nothing_else(recorder, root):
             error=NASTY,
             status="failed" if number else "done",
             not_blessed_because=[NASTY],
-            blessed=False,
             metrics={NASTY: 0.5, "accuracy": 0.1},
             pushed_version=NASTY,
             nodes=[{"id": NASTY, "seconds": 1, "cached": False}],

@@ -32,10 +32,10 @@ def recorder(tmp_path_factory) -> Recorder:
     done = [{"id": node, "seconds": 3, "cached": node != "Transform"} for node in list(DAG)[:5]]
     recorder.record(2, failed="Trainer")
     error = f"Trainer failed: {LONG}{LONG}"
-    recorder.summarize(2, status="failed", error=error, nodes=done, metrics={}, blessed=None)
+    recorder.summarize(2, status="failed", error=error, nodes=done, metrics={})
     recorder.originate(2)
     recorder.record(3, running="Trainer")
-    recorder.summarize(3, status="running", nodes=done, metrics={}, blessed=None)
+    recorder.summarize(3, status="running", nodes=done, metrics={})
     recorder.originate(3)
     return recorder
 

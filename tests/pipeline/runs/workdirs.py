@@ -143,7 +143,6 @@ class Recorder:
                 "seconds": 120.5,
                 "nodes": [summary.Node(id=node, seconds=10.5, cached=False) for node in DAG],
                 "metrics": {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "log_loss": 0.3, "example_count": 178},
-                "blessed": True,
                 "serving_dir": str(self.workdir.serving(self.name)),
                 "log": str(folder / "log.txt"),
             }
