@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 # inside its own network, so only stores are taken.
 _SCHEMES = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "hdfs", "oss", "memory")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # by scheme: the extra of this project that installs its client
+
+PARTIAL = ".partial-"
+"""Start of the names of files and folders that are not complete yet."""
 
 _MAGIC = re.compile(r"[\[*?]")
 _SECRETS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+@|(?<=\?)[^\s'\"]+=[^\s'\"]+")  # user:password@, and signed queries
@@ -119,12 +123,27 @@ def write_whole(path: str, data: bytes) -> None:
         with _plain_errors(path):
             _connect(path).pipe_file(path, data)
         return
-    part = f"{path}.part"
-    with create(part) as file:
+    with open_whole(Path(path)) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(part).replace(path)
+
+
+@contextlib.contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """Opens a stream to write a local file through that is seen either whole or not at all.
+
+    Until then it has a name of its own beside ``path``: Beam may try a bundle twice, and at the same time. Only a kill
+    leaves such a file; whoever holds the folder deletes them, see PARTIAL.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f"{PARTIAL}{uuid.uuid4().hex}"
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # --- moving, copying, deleting

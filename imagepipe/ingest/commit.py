@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.filesystem import PARTIAL
 from imagepipe.base.locks import STALE_SECONDS, lock_folder
 from imagepipe.ingest.dataset import DESCRIPTION, JOURNAL, STAGING
 
@@ -45,6 +46,8 @@ def recover(folder: str) -> None:
     for name in filesystem.list_folder(folder):
         if name.startswith(STAGING):
             filesystem.delete_folder(filesystem.join(folder, name))
+        elif name.startswith(PARTIAL):
+            filesystem.delete(filesystem.join(folder, name))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.filesystem import PARTIAL
 from imagepipe.base.locks import LOCK
 from imagepipe.base.names import TaskName
 
@@ -194,7 +195,7 @@ def refuse_foreign(folder: str) -> None:
     """
     if any(filesystem.size(f"{folder}/{name}") is not None for name in (DESCRIPTION, JOURNAL)):
         return
-    own = (LOCK, STAGING)
+    own = (LOCK, STAGING, PARTIAL)
     if foreign := [name for name in filesystem.list_folder(folder) if not name.startswith(own)]:
         raise IngestError(
             f"{folder} is not a dataset, and not empty (it holds {foreign[0]}): give a new or an empty folder."

@@ -33,6 +33,8 @@ from imagepipe.ingest.dataset import (
 )
 from imagepipe.ingest.sources import Spool
 
+_OUTCOMES = ".jsonl"  # the end of their files' names
+
 Json = dict[str, Any]
 
 
@@ -87,7 +89,7 @@ def mark_duplicate(path: str, row: int | None, same_as: str) -> Json:
 def write_outcomes(staging: str, name: str, outcomes: list[Json]) -> None:
     """Writes the outcomes of one bundle of work; the same work done twice replaces its file."""
     if outcomes:
-        _write_lines(f"{staging}/outcomes/{name}.jsonl", outcomes)
+        _write_lines(f"{staging}/outcomes/{name}{_OUTCOMES}", outcomes)
 
 
 # --- applied to the dataset
@@ -159,7 +161,8 @@ def apply_outcomes(out: str, staging: str, source: str, dataset: Dataset, spool:
 def _read_changes(out: str, staging: str) -> _Changes:
     refused = {entry["sha256"]: entry for entry in _read_lines(f"{out}/{REFUSED}")}
     changes = _Changes(Counter(), [], [], [], refused, [])
-    for path, _ in filesystem.walk(f"{staging}/outcomes"):
+    # A worker that was killed leaves a part of a file, under another name.
+    for path in (path for path, _ in filesystem.walk(f"{staging}/outcomes") if path.endswith(_OUTCOMES)):
         for outcome in _read_lines(path):
             kind = outcome.pop("kind")
             changes.counts[kind] += 1

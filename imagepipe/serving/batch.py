@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal
 
 import apache_beam as beam
 import pyarrow as pa
@@ -28,7 +28,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress, tfrecord
 from imagepipe.base.errors import ModelError, UnavailableError
-from imagepipe.base.filesystem import write_whole
+from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
 from imagepipe.base.locks import lock_folder
 from imagepipe.serving.inputs import expand_paths, read_inputs
 from imagepipe.serving.predictor import Predictor, load
@@ -169,7 +169,7 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
     predicted = quarantined = 0
     quarantine_file = out / f"quarantine-{shard.id}.jsonl"
 
-    def predict_rows(quarantine: TextIO) -> Iterator[Row]:
+    def predict_rows(quarantine: BinaryIO) -> Iterator[Row]:
         nonlocal predicted, quarantined
         for answer in predictor.predict_requests(read_inputs(map(Path, shard.items))):
             if isinstance(answer, Prediction):
@@ -177,9 +177,9 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
                 yield _build_row(answer, predictor.model.labels)
             else:
                 quarantined += 1
-                quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}) + "\n")
+                quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}).encode() + b"\n")
 
-    with (out / f"predictions-{shard.id}.{shard.kind}").open("wb") as file, quarantine_file.open("w") as quarantine:
+    with open_whole(out / f"predictions-{shard.id}.{shard.kind}") as file, open_whole(quarantine_file) as quarantine:
         _WRITERS[shard.kind](predict_rows(quarantine), file)
     if not quarantined:
         quarantine_file.unlink()
@@ -257,6 +257,8 @@ def _read_done(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _remove_unfinished(out: Path, done: Iterable[str]) -> None:
+    for partial in chain(out.glob(f"{PARTIAL}*"), (out / _DONE).glob(f"{PARTIAL}*")):
+        partial.unlink()
     finished = set(done)
     for file in out.iterdir():
         if (match := _RESULT_FILE.fullmatch(file.name)) and match[2] not in finished:

@@ -11,7 +11,6 @@
 import gzip
 import itertools
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
+from imagepipe.base.filesystem import open_whole
 from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
 from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
 from imagepipe.serving.types import Failure, Request, RequestError
@@ -75,14 +75,8 @@ def write_requests(requests: Iterable[Request], path: Path, kind: RequestFormat)
     if not path.name.endswith(SUFFIXES[kind]):
         raise ModelError(f"{path}: the name of a file of {kind} requests has to end with {SUFFIXES[kind]}")
     writer = {"jsonl": _write_json_lines, "npy": _write_arrays, "tfrecord": _write_records}[kind]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            count = writer(requests, file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    with open_whole(path) as file:
+        return writer(requests, file)
 
 
 def parse_example(serialized: bytes, place: str, names: Features) -> Request | Failure:

@@ -108,6 +108,26 @@ def test_names_are_taken_literally_and_nothing_else_is_touched(store):
     assert set(store.content()) == {"elsewhere [1]/copy.jpg", "the s/a.jpg"}
 
 
+def test_two_attempts_at_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def meet(handle):
+        monkeypatch.setattr(os, "fsync", sync)
+        filesystem.write_whole(f"{tmp_path}/x", b"the second attempt's")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", meet)
+    filesystem.write_whole(f"{tmp_path}/x", b"the first's")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"the first's")]
+
+
+def test_a_file_that_can_not_be_written_to_its_end_leaves_the_previous_one_and_nothing_else(tmp_path):
+    filesystem.write_whole(f"{tmp_path}/x", b"previous")
+    with pytest.raises(TypeError), filesystem.open_whole(tmp_path / "x") as file:
+        file.writelines([b"ne", None])
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"previous")]
+
+
 def test_a_store_and_a_folder_answer_alike(store, tmp_path):
     def look(root):
         filesystem.write_whole(f"{root}/a/1.txt", b"one")

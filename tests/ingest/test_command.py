@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagepipe.base import progress
+from imagepipe.base import filesystem, progress
 from imagepipe.base.errors import IngestError
-from imagepipe.ingest import dataset, policy, steps
+from imagepipe.ingest import command as command_module
+from imagepipe.ingest import dataset, outcomes, policy, steps
 from imagepipe.ingest.command import ingest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -383,6 +384,20 @@ def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_p
             ingest(str(tmp_path / source), str(target), **options)
         assert {path.name for path in out.glob("*")} <= {".lock"}
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["notes.txt"]
+
+
+def test_what_killed_attempts_left_is_neither_read_nor_kept(tmp_path, put, crops, monkeypatch):
+    put("source/a/1.png", crops(1)[0])
+    leftover = filesystem.PARTIAL + "0" * 32
+    put(f"out/{leftover}", b'{"moves"')  # of a journal
+
+    def apply(out, staging, *rest, apply=outcomes.apply_outcomes):
+        filesystem.write_whole(f"{staging}/outcomes/{leftover}", b'{"kind": "quarant')
+        return apply(out, staging, *rest)
+
+    monkeypatch.setattr(command_module, "apply_outcomes", apply)
+    assert ingest(tmp_path / "source", tmp_path / "out").new == 1
+    assert not [path for path in (tmp_path / "out").rglob("*") if leftover in path.name]
 
 
 def test_load_refuses_what_is_missing_damaged_or_newer(small_dataset, tmp_path):

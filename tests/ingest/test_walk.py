@@ -7,8 +7,8 @@ from tests.walks import walk
 WALK = [
     "imagepipe/ingest/command.py",
     "imagepipe/ingest/sources.py",
-    "imagepipe/ingest/commit.py",
     "imagepipe/ingest/dataset.py",
+    "imagepipe/ingest/commit.py",
     "imagepipe/ingest/workers.py",
     "imagepipe/ingest/steps.py",
     "imagepipe/ingest/records.py",

@@ -153,9 +153,12 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
     process.wait()
     done = len(list(out.glob("done/*.json")))
     assert done < shards
-    (out / f"predictions-{'0' * 32}.jsonl").write_text('{"metadata": "written when it was killed"')
+    leftovers = [out / ".partial-1", out / "done" / ".partial-2", out / f"predictions-{'0' * 32}.jsonl"]
+    for file in leftovers:
+        file.write_text('{"metadata": "written when it was killed"')
 
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)  # noqa: S603
     assert json.loads(again.stdout) == {"predicted": 20 * (shards - done), "quarantined": 0, "already": done}
+    assert not any(file.exists() for file in leftovers)
     keys = Counter(row["metadata"] for row in lines(out, "predictions"))
     assert keys == Counter(f"{shard}-{n}" for shard in range(shards) for n in range(20))
