@@ -1,6 +1,5 @@
 """The schema of a dataset or of a run, for `imagepipe schema`: as a table, and as a file for a person to curate."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from components.tfdv import tfdv
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.features import Features
 from imagepipe.base.names import SCHEMA, SUMMARY
+from imagepipe.deploy.versions import read_run
 from imagepipe.ingest import dataset
 from pipeline.config import BeamConfig
 
@@ -39,13 +39,18 @@ def find_schema(path: Path) -> schema_pb2.Schema:
 
     Raises:
         ConfigError: if it is neither, or a run that did not get as far as DataCheck.
-        IngestError: if the dataset is damaged.
+        IngestError: if the dataset is damaged; ModelError: if the run's summary is.
     """
     if (path / SUMMARY).is_file():
-        folder = json.loads((path / SUMMARY).read_text()).get("data_dir")
+        folder = read_run(path).get("data_dir")
         if not folder or not (Path(folder) / SCHEMA).is_file():
             raise ConfigError(f"{path}: this run did not get as far as DataCheck, or its artifacts are gone")
-        return text_format.Parse((Path(folder) / SCHEMA).read_text(), schema_pb2.Schema())
+        try:
+            return text_format.Parse((Path(folder) / SCHEMA).read_text(encoding="utf-8"), schema_pb2.Schema())
+        except (ValueError, text_format.ParseError) as error:
+            raise ConfigError(
+                f"{Path(folder) / SCHEMA} is damaged ({error}): delete {folder}, and run again"
+            ) from error
     if (path / dataset.DESCRIPTION).is_file():
         return _infer_schema(path)
     raise ConfigError(f"{path} is neither a dataset that `imagepipe ingest` made nor a run (runs/RUN)")

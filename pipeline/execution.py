@@ -41,7 +41,7 @@ def execute_dag(
         deploy: its section ``deploy``, with name and path.
         workdir: the pipeline's folders.
         summary: the run's summary, filled in as nodes end, and written each time. Its status becomes ``failed`` if a
-            node fails.
+            node fails; other errors are raised.
         console: shows a line per node.
     """
     start = time.monotonic()
@@ -89,16 +89,12 @@ def execute_dag(
             write_summary(summary, run_dir)
             console.print(f"  {node.id:<20} {'cached' if node.cached else f'{node.seconds:6.1f} s'}")
 
-        write_summary(summary, run_dir)
         try:
             local_runner.run_nodes(pipeline, f"{config.name}.{summary.run_id}", on_start, on_end)
             _collect_results(summary, outputs, config.data.features.label, run_dir)
             summary.status = "done"
         except local_runner.NodeError as error:
             summary.status, summary.error = "failed", str(error)
-        except BaseException as error:
-            summary.status, summary.error = "failed", f"{type(error).__name__}: {error}"
-            raise
         finally:
             summary.seconds = round(time.monotonic() - start, 2)
             write_summary(summary, run_dir)

@@ -2,20 +2,21 @@
 
 import datetime
 import os
+import shutil
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from imagepipe.base.errors import ConfigError
+from imagepipe.base.errors import ConfigError, describe_error
 from imagepipe.base.locks import lock_folder
-from imagepipe.base.names import SUMMARY
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
 from pipeline.logs import hide_output, redirect_output
 from pipeline.preflight import check_run
-from pipeline.runs.summary import Summary, read_all, write_summary
+from pipeline.runs.summary import Summary, read_summaries, write_summary
 from pipeline.workdir import Workdir
 
 
@@ -51,7 +52,8 @@ def run(
     Raises:
         ConfigError: if the pipeline can't be run as configured; nothing is left behind.
         UnavailableError: if the target that serves the live model can't be asked.
-        OSError: if files can't be read or written.
+        OSError: if files can't be read or written. After this and any error but ConfigError, the run's summary, in
+            ``runs/<run_id>``, has the status ``failed`` and the reason.
     """
     if isinstance(config, Config):
         if overrides or workdir is None:
@@ -64,19 +66,20 @@ def run(
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     busy = ConfigError(f"another run is using {folders.root}; wait for it, or give another --workdir")
-    with lock_folder(folders.root, busy), _create_run_dir(folders) as run_dir:
+    with lock_folder(folders.root, busy):
         _close_killed_runs(folders)
+        run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         deploy = settings.make_deployment(str(folders.serving(settings.name)))
         summary = Summary(
-            run_id=run_dir.name,
+            run_id=run_id,
             name=settings.name,
             task=settings.task,
             status="running",
             target=deploy.target,
             serving_dir=str(deploy.path),
-            log=str(run_dir / "log.txt"),
+            log=str(folders.runs / run_id / "log.txt"),
         )
-        with redirect_output(Path(summary.log)) as terminal:
+        with _record_run(summary, folders.runs / run_id), redirect_output(Path(summary.log)) as terminal:
             shown = Console(
                 file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False, soft_wrap=True
             )
@@ -90,23 +93,30 @@ def run(
 
 
 @contextmanager
-def _create_run_dir(workdir: Workdir) -> Iterator[Path]:
-    """Creates a folder for the run, and removes it again if the run is refused before it has a summary."""
-    folder = workdir.runs / datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    folder.mkdir(parents=True)
+def _record_run(summary: Summary, run_dir: Path) -> Iterator[None]:
+    """Creates a run's folder with its summary; if the run fails, the summary says why.
+
+    A run that is refused before its first node leaves nothing behind.
+    """
+    run_dir.mkdir(parents=True)
+    write_summary(summary, run_dir)
     try:
-        yield folder
-    except ConfigError:
-        if not (folder / SUMMARY).exists():
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
+        yield
+    except BaseException as error:
+        if isinstance(error, ConfigError) and not summary.nodes:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise
+        summary.status, summary.error = "failed", describe_error(error)
+        with suppress(OSError):  # what a full disk does to the summary must not hide what it did to the run
+            write_summary(summary, run_dir)
+            with Path(summary.log).open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
         raise
 
 
 def _close_killed_runs(workdir: Workdir) -> None:
     """Marks runs that never came to an end as killed: as this one holds the lock, none is running."""
-    for killed in read_all(workdir.runs):
-        if killed.status == "running":
+    for run_id, killed in read_summaries(workdir.runs):
+        if killed and killed.status == "running":
             closed = killed.model_copy(update={"status": "failed", "error": "the run was killed"})
-            write_summary(closed, workdir.runs / killed.run_id)
+            write_summary(closed, workdir.runs / run_id)

@@ -50,6 +50,15 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def list_summaries(runs_dir: Path) -> list:
+    """The summaries of the runs in a folder, newest first; each has to be readable."""
+    from pipeline.runs.summary import read_summaries
+
+    summaries = [summary for _, summary in read_summaries(runs_dir)]
+    assert None not in summaries
+    return summaries
+
+
 def make_example(image: bytes, label: str | None = None, metadata: str | None = None, **side: float | str):
     """A tf.train.Example of the data contract."""
     import tensorflow as tf

@@ -34,3 +34,22 @@ class UnavailableError(ModelError):
 
 class DeployError(UnavailableError):
     """A deploy target refused or failed; the message says which version is live now."""
+
+
+USER_ERRORS = (ConfigError, IngestError, DataError, WeightsError, TrainingError, ModelError)
+"""All of the above."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns an error as one message: of those above and of the operating system's only the text, else also its type.
+
+    An OSError may be a full disk, an unknown file system, a folder that can't be written.
+    """
+    if isinstance(error, USER_ERRORS):
+        return str(error)
+    if isinstance(error, OSError):
+        path = f"{error.filename}: " if error.filename else ""
+        return f"{path}{error.strerror or error}"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by Ctrl-C or a signal"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

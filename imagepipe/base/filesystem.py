@@ -118,7 +118,7 @@ def create(path: str) -> BinaryIO:
 
 
 def write_whole(path: str, data: bytes) -> None:
-    """Writes a file that is seen either whole or not at all; the folder need not exist."""
+    """Writes a file that is seen either whole or not at all, also after a power cut; the folder need not exist."""
     if is_uri(path):  # an object store shows an object when it is complete
         with _plain_errors(path):
             _connect(path).pipe_file(path, data)
@@ -129,7 +129,7 @@ def write_whole(path: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def open_whole(path: Path) -> Iterator[BinaryIO]:
-    """Opens a stream to write a local file through that is seen either whole or not at all.
+    """Opens a stream to write a local file through that is seen either whole or not at all, also after a power cut.
 
     Until then it has a name of its own beside ``path``: Beam may try a bundle twice, and at the same time. Only a kill
     leaves such a file; whoever holds the folder deletes them, see PARTIAL.
@@ -142,8 +142,18 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flushes a folder to the disk: without it, a file that was renamed may be gone after a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 # --- moving, copying, deleting

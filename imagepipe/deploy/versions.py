@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import SUMMARY
@@ -35,7 +36,7 @@ def find_model(path: Path) -> Path:
     if versions := list_version_folders(path):
         return find_model(versions[-1])
     if (path / SUMMARY).is_file():
-        model = json.loads((path / SUMMARY).read_text()).get("model_dir")
+        model = read_run(path).get("model_dir")
         if model is None:
             raise ModelError(f"{path}: this run did not get as far as a model")
         return find_model(Path(model))
@@ -47,8 +48,26 @@ def find_model(path: Path) -> Path:
 def find_model_name(path: Path) -> str:
     """Returns the name of the model that a path stands for, see ``find_model``."""
     if (path / SUMMARY).is_file():
-        return str(json.loads((path / SUMMARY).read_text())["name"])
+        return str(read_run(path)["name"])
     path = path.resolve()
     if list_version_folders(path):
         return path.name
     return path.parent.name if path in list_version_folders(path.parent) else "model"
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Returns the summary of a run, ``runs/<run>``, as JSON values; it has a ``name`` at least.
+
+    Raises:
+        ModelError: if it can't be read.
+    """
+    try:
+        content = json.loads((path / SUMMARY).read_bytes())
+        if not isinstance(content["name"], str):
+            raise TypeError(f"name is {content['name']!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path / SUMMARY} is missing or damaged ({type(error).__name__}: {error}): restore it, or give another "
+            "run; `imagepipe runs` lists them"
+        ) from error
+    return dict(content)

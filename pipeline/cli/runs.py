@@ -100,28 +100,40 @@ def runs(
 ) -> None:
     """List runs: time, metrics, whether blessed, pushed and live."""
     from imagepipe.base.metrics import HEADLINE_METRICS
-    from pipeline.runs.summary import is_live, read_all
+    from pipeline.runs.summary import UNREADABLE, is_live, read_summaries
     from pipeline.workdir import Workdir
 
-    rows = [summary.model_dump() | {"live": is_live(summary)} for summary in read_all(Workdir(workdir).runs)]
+    summaries = dict(read_summaries(Workdir(workdir).runs))
     if as_json:
-        OUT.print_json(data=rows)
+        damaged = {"status": "damaged", "error": UNREADABLE}
+        OUT.print_json(
+            data=[
+                summary.model_dump() | {"live": is_live(summary)} if summary else {"run_id": run_id} | damaged
+                for run_id, summary in summaries.items()
+            ]
+        )
         return
-    metrics = list(dict.fromkeys(name for row in rows for name in HEADLINE_METRICS[row["task"]]))
+    metrics = list(dict.fromkeys(name for s in summaries.values() if s for name in HEADLINE_METRICS[s.task]))
     headings = [name.replace("_", " ") for name in metrics]
     table = Table("run", "status", "time", *headings, "blessed", "version", "live", box=box.SIMPLE_HEAD)
-    for row in rows:
-        values = [row["metrics"].get(name) for name in metrics]
+    for run_id, summary in summaries.items():
+        if not summary:
+            table.add_row(run_id, "damaged")
+            continue
+        values = [summary.metrics.get(name) for name in metrics]
         table.add_row(
-            row["run_id"],
-            row["status"],
-            f"{row['seconds']:.0f} s",
+            run_id,
+            summary.status,
+            f"{summary.seconds:.0f} s",
             *("" if value is None else f"{value:.4f}" for value in values),
-            {True: "yes", False: "no", None: ""}[row["blessed"]],
-            row["pushed_version"] or "",
-            "live" if row["live"] else "",
+            {True: "yes", False: "no", None: ""}[summary.blessed],
+            summary.pushed_version or "",
+            "live" if is_live(summary) else "",
         )
     print_table(table)
+    for run_id, summary in summaries.items():  # not in the table, which would cut it
+        if reason := summary.error if summary else UNREADABLE:
+            OUT.print(f"{run_id}: {escape(reason)}")
 
 
 @app.command()

@@ -47,19 +47,13 @@ WorkdirOption = Annotated[
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Turns errors that the user can fix into a message and an exit status, without a traceback."""
+    from imagepipe.base.errors import USER_ERRORS, UnavailableError, describe_error
+
     try:
         yield
-    except (ValueError, RuntimeError) as error:
-        from imagepipe.base.errors import ConfigError, IngestError, ModelError, TrainingError, UnavailableError
-
-        if not isinstance(error, ConfigError | IngestError | ModelError | TrainingError):
-            raise
-        ERR.print(f"[red]imagepipe:[/] {escape(str(error))}")
-        raise typer.Exit(FAILED if isinstance(error, UnavailableError) else WRONG_USE) from None
-    except OSError as error:  # a full disk, an unknown file system, a folder that can't be written
-        path = f"{error.filename}: " if error.filename else ""
-        ERR.print(f"[red]imagepipe:[/] {escape(f'{path}{error.strerror or error}')}")
-        raise typer.Exit(FAILED) from None
+    except (*USER_ERRORS, OSError) as error:
+        ERR.print(f"[red]imagepipe:[/] {escape(describe_error(error))}")
+        raise typer.Exit(FAILED if isinstance(error, UnavailableError | OSError) else WRONG_USE) from None
 
 
 def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str, ...]:

@@ -83,8 +83,8 @@ def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
     model = find_model(path).resolve()
     root = workdir.resolve() if workdir else _find_workdir(path.resolve())
     pipeline_workdir = Workdir(root)
-    runs = [run for _, run in summary.read_summaries(pipeline_workdir.runs) if run][::-1]  # oldest first
-    run = _find_run(path.resolve(), model, runs, pipeline_workdir)
+    summaries = dict(summary.read_summaries(pipeline_workdir.runs))
+    run = _find_run(path.resolve(), model, summaries, pipeline_workdir)
     verified = _have_same_fingerprint(model, Path(run.model_dir) if run.model_dir else None)
     if verified is False:
         raise ModelError(
@@ -123,8 +123,9 @@ def _find_workdir(path: Path) -> Path:
     )
 
 
-def _find_run(path: Path, model: Path, runs: list[Summary], workdir: Workdir) -> Summary:
+def _find_run(path: Path, model: Path, summaries: dict[str, Summary | None], workdir: Workdir) -> Summary:
     """Returns the run that a model comes from: that at ``path``, the one that pushed it, or the first that had it."""
+    runs = [run for run in summaries.values() if run][::-1]  # oldest first
     for run in runs:
         if path.name == run.run_id:
             return run
@@ -136,9 +137,11 @@ def _find_run(path: Path, model: Path, runs: list[Summary], workdir: Workdir) ->
     for run in runs:
         if run.model_dir and _have_same_fingerprint(model, Path(run.model_dir)):
             return run
+    unreadable = [run_id for run_id, run in summaries.items() if run is None]
+    besides = f" Of {unreadable[0]}, {summary.UNREADABLE}." if unreadable else ""
     raise ModelError(
         f"{model}: none of the {len(runs)} runs here made this model. If it was copied from another workdir, "
-        "give that as --workdir."
+        f"give that as --workdir.{besides}"
     )
 
 
@@ -192,7 +195,8 @@ def describe_lineage(lineage: Lineage) -> str:
         lines.append("checked   no: the run's own copy of the model is gone, so that only its name says so")
     if lineage.origin is None:
         lines.append(
-            "The run left no run.json, so nothing more is known: it is older than that file, or it was removed."
+            "The run has no run.json, so nothing more is known: it is older than that file, or it was removed or "
+            "damaged."
         )
         return "\n".join(lines)
     data = lineage.origin.dataset

@@ -150,10 +150,8 @@ def write_origin(
         dataset=data,
         dag=dag,
     )
-    (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
-    partial = folder / f".{FILENAME}"
-    partial.write_text(origin.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / FILENAME)
+    filesystem.write_whole(str(folder / CONFIG), to_yaml(config).encode())
+    filesystem.write_whole(str(folder / FILENAME), f"{origin.model_dump_json(indent=1)}\n".encode())
     return origin
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.names import SERVING_REPORT, SUMMARY
 from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
+from imagepipe.deploy.versions import read_run
 from imagepipe.serving.types import CheckReport
 from pipeline.config_file import read_config
 from pipeline.runs import metadata_store
@@ -45,7 +46,7 @@ def load_page(run: Path) -> str:
 
 
 def _make_page(run: Path) -> str:
-    name = json.loads((run / SUMMARY).read_text())["name"]
+    name = read_run(run)["name"]
     try:
         with metadata_store.open_store(Workdir(run.resolve().parent.parent).metadata) as opened:
             executions = metadata_store.read_executions(opened, name, run.resolve().name) if opened else []

@@ -8,12 +8,16 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError, computed_field
 
 from components.evaluator.evaluation import RuleOutcome
+from imagepipe.base import filesystem
 from imagepipe.base.names import SUMMARY, TaskName
 from imagepipe.deploy.config import TargetName
 from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving.types import CheckReport
 
 Metrics = dict[str, float | None]
+
+UNREADABLE = f"its {SUMMARY} is missing, damaged or of another version"
+"""Why a run has no summary."""
 
 
 class Node(BaseModel):
@@ -100,28 +104,22 @@ class Summary(BaseModel):
 
 
 def write_summary(summary: Summary, run_dir: Path) -> None:
-    """Writes ``summary.json`` atomically: others read it during the run."""
-    partial = run_dir / f".{SUMMARY}"
-    partial.write_text(json.dumps(summary.model_dump(), indent=1, allow_nan=False) + "\n")
-    partial.replace(run_dir / SUMMARY)
+    """Writes ``summary.json``, whole and flushed to the disk: others read it during the run."""
+    text = json.dumps(summary.model_dump(), indent=1, allow_nan=False) + "\n"
+    filesystem.write_whole(str(run_dir / SUMMARY), text.encode())
 
 
 def read_summaries(runs_dir: Path) -> Iterator[tuple[str, Summary | None]]:
-    """Yields the runs in a folder by id, newest first; None for one whose summary is damaged or of another version."""
-    for file in sorted(runs_dir.glob(f"*/{SUMMARY}"), reverse=True):
+    """Yields the runs in a folder by id, newest first; None for one whose summary can't be read, see ``UNREADABLE``."""
+    folders = [folder for folder in runs_dir.glob("[!.]*") if folder.is_dir()]
+    for folder in sorted(folders, reverse=True):
         try:
-            yield file.parent.name, Summary.model_validate_json(file.read_bytes())
+            yield folder.name, Summary.model_validate_json((folder / SUMMARY).read_bytes())
         except (OSError, ValidationError):
-            yield file.parent.name, None
+            yield folder.name, None
 
 
 def is_live(summary: Summary) -> bool:
     """Returns whether a run's model is the newest in its folder; for clusters and clouds ask `imagepipe status`."""
     newest = list_version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
     return bool(newest) and newest[0].name == summary.pushed_version
-
-
-def read_all(runs_dir: Path) -> list[Summary]:
-    """Returns the runs in a folder, newest first; none if there is no such folder."""
-    files = sorted(runs_dir.glob(f"*/{SUMMARY}"), reverse=True)
-    return [Summary.model_validate_json(file.read_text()) for file in files]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from imagepipe.ingest.command import DEFAULT_SPLITS
 from imagepipe.ingest.policy import choose_split
 from pipeline.cli import app
-from pipeline.runs.summary import read_all
+from tests.conftest import list_summaries
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def spoiled(tmp_path_factory) -> dict:
     assert command("init", str(root / "dataset")).exit_code == 0
     sets = [argument for key in KEYS for argument in ("--set", key)]
     result = command("run", str(root / "pipeline.yaml"), *sets)
-    (summary,) = read_all(root / "runs")
+    (summary,) = list_summaries(root / "runs")
     findings = json.loads((Path(str(summary.data_dir)) / "findings.json").read_text())
     return {"result": result, "summary": summary, "findings": findings, "flipped": flipped, "copies": copies}
 

@@ -28,9 +28,9 @@ from imagepipe.deploy.versions import list_version_folders
 from pipeline.cli import app
 from pipeline.demo import predict_test_split
 from pipeline.runs.dashboard.server import make_app
-from pipeline.runs.summary import Summary, read_all
+from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
-from tests.conftest import encode_image
+from tests.conftest import encode_image, list_summaries
 from trainer.inputs import load_split, make_batches
 from trainer.tasks import make_classification
 from transform.examples import load_graph, make_parser, read_shards
@@ -53,7 +53,7 @@ class Project:
     def run(self, *overrides: str) -> tuple[int, Summary]:
         sets = [argument for override in [*QUICK, *overrides] for argument in ("--set", override)]
         result = self.command("run", str(self.root / "pipeline.yaml"), *sets)
-        return result.exit_code, read_all(self.root / "runs")[0]
+        return result.exit_code, list_summaries(self.root / "runs")[0]
 
     def versions(self) -> list[str]:
         return [folder.name for folder in list_version_folders(self.serving)]
@@ -80,7 +80,7 @@ def first(project) -> Summary:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
     assert done.returncode == 0, done.stderr
     summary = Summary.model_validate_json(done.stdout)  # nothing else is printed there
-    assert [summary] == read_all(project.root / "runs")
+    assert [summary] == list_summaries(project.root / "runs")
     assert all(f"  {node.id}" in done.stderr for node in summary.nodes)
     return summary
 
@@ -270,7 +270,7 @@ def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_n
     versions = project.versions()
     _, *arguments = shlex.split(lineage["again"])
     assert project.command(*arguments).exit_code == 0
-    again = read_all(project.root / "runs")[0]
+    again = list_summaries(project.root / "runs")[0]
     assert all(node.cached for node in again.nodes)
     assert (again.metrics, again.pushed_version) == (first.metrics, first.pushed_version)
     assert project.versions() == versions
@@ -280,7 +280,7 @@ def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_n
 def test_running_a_stored_configuration_elsewhere_gives_the_same_accuracy(project, first, tmp_path):
     stored = project.root / "runs" / first.run_id / "config.yaml"
     assert project.command("run", str(stored), "--workdir", str(tmp_path)).exit_code == 0
-    (again,) = read_all(tmp_path / "runs")
+    (again,) = list_summaries(tmp_path / "runs")
     assert not any(node.cached for node in again.nodes)  # it was trained anew
     assert again.metrics["accuracy"] == first.metrics["accuracy"]
 
@@ -425,7 +425,7 @@ def test_the_demo_scores_a_pushed_model_on_images_of_the_test_split_and_their_fo
     answers = [json.loads(line) for line in project.command("predict", pushed, *files, "--json").stdout.splitlines()]
     assert len(answers) == len(records)
     assert accuracy == np.mean([a["label"].encode() == labels[a["id"].encode()] for a in answers])
-    assert read_all(tmp_path / "runs")[0].test_accuracy == accuracy
+    assert list_summaries(tmp_path / "runs")[0].test_accuracy == accuracy
     assert Image.open(picture).width > 0
 
 
@@ -535,10 +535,10 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tm
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(project, first):
-    runs = len(read_all(project.root / "runs"))
+    runs = len(list_summaries(project.root / "runs"))
     sets = ["--set", "trainer.weights=none", "--set", "data.features.categorical=[colour]"]
     result = project.command("run", str(project.root / "pipeline.yaml"), *sets)
     assert result.exit_code == 2
     assert "data.features.categorical" in result.stderr
     assert "colour" in result.stderr
-    assert len(read_all(project.root / "runs")) == runs
+    assert len(list_summaries(project.root / "runs")) == runs

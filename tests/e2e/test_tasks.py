@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.runs.summary import Summary, read_all
+from pipeline.runs.summary import Summary
 from tests.browser import find_violations
-from tests.conftest import make_digit_images
+from tests.conftest import list_summaries, make_digit_images
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def command(*arguments: str):
 def run(root: Path, *overrides: str) -> tuple[int, Summary, str]:
     sets = [argument for override in [*QUICK, *overrides] for argument in ("--set", override)]
     result = command("run", str(root / "pipeline.yaml"), *sets)
-    return result.exit_code, read_all(root / "runs")[0], result.stderr
+    return result.exit_code, list_summaries(root / "runs")[0], result.stderr
 
 
 def project(root: Path, task: str, label) -> Path:
@@ -202,9 +202,9 @@ def test_what_does_not_fit_the_task_is_refused_before_anything_runs(multilabel, 
         (regression[0], f"data.path={multilabel[0]}/dataset/*/*.tfrecord", "of type float or int64 (task: regression)"),
         (regression[0], f"deploy.path={multilabel[1].serving_dir}", "which is live, does multilabel"),
     ):
-        runs = len(read_all(root / "runs"))
+        runs = len(list_summaries(root / "runs"))
         sets = [argument for one in [*QUICK, override] for argument in ("--set", one)]
         result = command("run", str(root / "pipeline.yaml"), *sets)
         assert result.exit_code == 2, override
         assert message in result.stderr.replace("\n", " ")
-        assert len(read_all(root / "runs")) == runs
+        assert len(list_summaries(root / "runs")) == runs

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.runs.summary import Summary, read_all
-from tests.conftest import make_digit_images
+from pipeline.runs.summary import Summary
+from tests.conftest import list_summaries, make_digit_images
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def root(tmp_path_factory) -> Path:
 def run(root: Path) -> tuple[Summary, str]:
     sets = [argument for setting in SETTINGS for argument in ("--set", setting)]
     result = command("run", str(root / "pipeline.yaml"), *sets)
-    (summary, *_) = read_all(root / "runs")
+    (summary, *_) = list_summaries(root / "runs")
     assert result.exit_code == 0, summary.error
     return summary, result.stderr
 

@@ -88,7 +88,7 @@ def read_runs(workdir: Workdir) -> tuple[list[Run], str]:
         if not _RUN_ID.fullmatch(run_id):
             continue
         if run_summary is None:
-            runs[run_id] = Run(run_id, "", None, "its summary.json is damaged")
+            runs[run_id] = Run(run_id, "", None, summary.UNREADABLE)
             continue
         serving_dir = run_summary.serving_dir
         if run_summary.target == "filesystem" and serving_dir not in newest:

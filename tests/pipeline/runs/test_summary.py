@@ -1,0 +1,185 @@
+"""Runs whose files are damaged stop no other, and a run that failed says why, wherever it failed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from imagepipe.base import filesystem, tfrecord
+from imagepipe.base.names import SUMMARY
+from pipeline import run as run_module
+from pipeline.cli import app
+from pipeline.runs.dashboard.server import make_app
+from pipeline.runs.summary import read_summaries, write_summary
+from pipeline.workdir import Workdir
+from tests.pipeline.runs.workdirs import Recorder, run_id
+
+DAMAGE = {
+    "empty": b"",
+    "half": b'{"run_id": "2026',
+    "noise": b"\x00\xff\xfe" * 20,
+    "list": b"[]",
+    "old": b'{"accuracy": 0.9}',
+    "missing": None,
+}
+
+
+def invoke(*arguments: str):
+    """Runs a command; what is no message but a traceback fails the test."""
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A configuration whose data is there, and whose deploy target can't be asked."""
+    for variable in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    record = tfrecord.frame_record(tfrecord.encode_example({"input": [b"image"], "label": [b"cat"]}))
+    (tmp_path / "data.tfrecord").write_bytes(record)
+    config = {
+        "name": "digits",
+        "data": {"path": "data.tfrecord"},
+        "trainer": {"weights": "none"},
+        "deploy": {"target": "kserve", "path": str(tmp_path / "models")},
+    }
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+@pytest.fixture(params=DAMAGE)
+def damaged(request, project) -> Path:
+    """The folder of a run whose summary is damaged, between two others."""
+    recorder = Recorder(project)
+    for number in range(3):
+        recorder.summarize(number)
+    folder = recorder.workdir.runs / run_id(1)
+    (folder / SUMMARY).unlink()
+    if DAMAGE[request.param] is not None:
+        (folder / SUMMARY).write_bytes(DAMAGE[request.param])
+    return folder
+
+
+def test_a_damaged_summary_is_listed_as_damaged_and_hides_no_other_run(damaged, project):
+    listed = json.loads(invoke("runs", str(project), "--json").stdout)
+    assert [(row["run_id"], row["status"]) for row in listed] == [
+        (run_id(2), "done"),
+        (run_id(1), "damaged"),
+        (run_id(0), "done"),
+    ]
+    table = invoke("runs", str(project)).stdout
+    assert f"{run_id(1)}: its summary.json is missing, damaged" in table
+    shown = TestClient(make_app(Workdir(project), ["*"])).get("/").text
+    assert all(run_id(number) in shown for number in range(3))
+    assert "its summary.json is missing, damaged or of another version" in shown
+
+
+def test_a_damaged_summary_does_not_stop_the_next_run(damaged, project):
+    result = invoke("run", str(project / "pipeline.yaml"))
+    assert (result.exit_code, "no way to a Kubernetes cluster" in result.stderr) == (1, True)
+    assert [summary and summary.status for _, summary in read_summaries(project / "runs")] == [
+        "failed",
+        "done",
+        None,
+        "done",
+    ]
+
+
+def test_each_command_that_is_given_a_run_with_a_damaged_summary_says_so(damaged, project):
+    other = project / "serving" / "digits" / "1000"
+    other.mkdir(parents=True)
+    (other / "saved_model.pb").touch()
+    for arguments, phrase in (
+        (["predict", str(damaged), "x.jpg"], "summary.json is missing or damaged"),
+        (["export", str(damaged), "--out", str(project / "x.tflite")], "summary.json is missing or damaged"),
+        (["deploy", str(damaged), "--config", str(project / "pipeline.yaml")], "summary.json is missing or damaged"),
+        (["serve", str(damaged)], "summary.json is missing or damaged"),
+        (["schema", str(damaged)], "summary.json is missing or damaged"),
+        (["report", str(damaged)], "summary.json is missing or damaged"),
+        (["lineage", str(damaged)], "summary.json is missing or damaged"),
+        (["lineage", str(other)], f"Of {run_id(1)}, its summary.json is missing, damaged"),
+    ):
+        if (damaged / SUMMARY).exists() or arguments[1] == str(other):
+            result = invoke(*arguments)
+            assert (result.exit_code, phrase in " ".join(result.stderr.split())) == (2, True), result.output
+
+
+@pytest.mark.parametrize("file", ["run.json", "config.yaml"])
+def test_a_damaged_run_json_or_configuration_is_a_message(project, file):
+    recorder = Recorder(project)
+    recorder.summarize(0, pushed_version="1000")
+    recorder.originate(0)
+    (recorder.workdir.runs / run_id(0) / file).write_bytes(b"\x00{")
+    version = project / "serving" / "digits" / "1000"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    traced = invoke("lineage", str(version))
+    assert traced.exit_code == 0
+    assert ("or it was removed or damaged" in traced.stdout) == (file == "run.json")
+    assert invoke("report", str(recorder.workdir.runs / run_id(0))).exit_code == 2
+    assert TestClient(make_app(Workdir(project), ["*"])).get(f"/runs/{run_id(0)}/index.html").status_code == 200
+
+
+def test_a_target_that_can_not_be_asked_leaves_a_failed_run_with_the_reason(project):
+    result = invoke("run", str(project / "pipeline.yaml"))
+    assert result.exit_code == 1
+    ((name, summary),) = read_summaries(project / "runs")
+    assert summary.status == "failed"
+    assert "no way to a Kubernetes cluster" in summary.error
+    assert f"{name}: no way to a Kubernetes cluster" in invoke("runs", str(project)).stdout
+    asked = TestClient(make_app(Workdir(project), ["*"]))
+    assert "failed" in asked.get("/").text
+    assert "no way to a Kubernetes cluster" in asked.get(f"/runs/{name}/index.html").text
+    assert "DeployError" in Path(summary.log).read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyboardInterrupt(), "interrupted by Ctrl-C or a signal"),
+        (OSError(28, "No space left on device", "/data/x"), "/data/x: No space left on device"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_whatever_ends_a_run_its_summary_says_so(project, monkeypatch, error, reason):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(run_module, "check_run", fail)
+    with pytest.raises(type(error)):
+        run_module.run(project / "pipeline.yaml")
+    ((_, summary),) = read_summaries(project / "runs")
+    assert (summary.status, summary.error) == ("failed", reason)
+
+
+def test_a_refused_configuration_leaves_nothing(project):
+    (project / "data.tfrecord").write_bytes(b"no records")
+    assert invoke("run", str(project / "pipeline.yaml")).exit_code == 2
+    assert list(read_summaries(project / "runs")) == []
+
+
+def test_a_summary_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path)
+    summary = recorder.summarize(0)
+    calls = []
+    flush, replace = os.fsync, Path.replace
+
+    def record_flush(handle: int) -> None:
+        calls.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        flush(handle)
+
+    def record_replace(self: Path, target: Path) -> Path:
+        calls.append("replace")
+        return replace(self, target)
+
+    monkeypatch.setattr(filesystem.os, "fsync", record_flush)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    write_summary(summary, recorder.workdir.runs / run_id(0))
+    assert len(calls) == 3
+    assert calls[0].startswith(filesystem.PARTIAL)
+    assert calls[1:] == ["replace", run_id(0)]
