@@ -6,6 +6,7 @@ TFX's LocalDagRunner does the same, but reports nothing to its caller and buries
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import gettempdir
 from typing import Any
 
 from absl import logging
@@ -17,9 +18,11 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
+from imagepipe.base.errors import is_full_disk
 from imagepipe.base.process import release_memory
 
 _OUTPUT_EVENTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
+_FULL_DISK = "No space left on device. Make room for {}, or for temporary files in {}"
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,8 @@ class NodeResult:
 class NodeError(RuntimeError):
     """A node failed. Results of the nodes before it are kept, and the next run continues from there."""
 
-    def __init__(self, node: str, cause: BaseException):
+    def __init__(self, node: str, cause: object):
         super().__init__(f"{node} failed: {cause}")
-        self.node = node
 
 
 def run_nodes(
@@ -64,7 +66,7 @@ def run_nodes(
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
     deployment = runner_utils.extract_local_deployment_config(ir)
-    connection = pipeline.metadata_connection_config
+    connection, root = pipeline.metadata_connection_config, pipeline.pipeline_info.pipeline_root
     for node in (node.pipeline_node for node in ir.nodes):
         node_id = node.node_info.id
         on_start(node_id)
@@ -80,7 +82,7 @@ def run_nodes(
             ).launch()
         except Exception as error:
             logging.exception("%s failed", node_id)
-            raise NodeError(node_id, error) from error
+            raise NodeError(node_id, _FULL_DISK.format(root, gettempdir()) if is_full_disk(error) else error) from error
         cached, outputs = _read_outputs(connection, info.execution_id)
         on_end(NodeResult(node_id, time.monotonic() - start, cached, outputs))
         if not cached:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from imagepipe.base.errors import ConfigError, describe_error
+from imagepipe.base.errors import ConfigError, describe_error, name_full_disk
 from imagepipe.base.locks import lock_folder
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
@@ -66,7 +66,7 @@ def run(
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     busy = ConfigError(f"another run is using {folders.root}; wait for it, or give another --workdir")
-    with lock_folder(folders.root, busy):
+    with name_full_disk(str(folders.root)), lock_folder(folders.root, busy):
         _close_killed_runs(folders)
         run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         deploy = settings.make_deployment(str(folders.serving(settings.name)))

@@ -3,6 +3,14 @@
 Each message says what is wrong, where (file, key, row) and what to do.
 """
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_FULL_DISK_MESSAGES = (os.strerror(errno.ENOSPC), "database or disk is full")  # the second is SQLite's
+
 
 class ConfigError(ValueError):
     """The configuration can't be used, or doesn't fit what it names."""
@@ -49,7 +57,30 @@ def describe_error(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError):
         path = f"{error.filename}: " if error.filename else ""
-        return f"{path}{error.strerror or error}"
+        remedy = ". Make room, then run it again" if error.errno in _FULL_DISK else ""
+        return f"{path}{error.strerror or error}{remedy}"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by Ctrl-C or a signal"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Returns whether a full disk is behind an error, also where a library has turned that into its own error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+            return True
+        if any(message in str(error) for message in _FULL_DISK_MESSAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def name_full_disk(folder: str) -> Iterator[None]:
+    """Turns errors of a full disk into one OSError that names the folder: few of them say where they were writing."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, name_full_disk
 from imagepipe.base.images import MAX_PIXELS
 from imagepipe.base.names import TaskName
 from imagepipe.base.process import import_quickly
@@ -83,7 +83,7 @@ def ingest(
         )
     rows = sources.read_rows(source, task)
     dataset.refuse_foreign(out)
-    with commit.lock(out):
+    with commit.lock(out), name_full_disk(out):
         commit.recover(out)
         current = dataset.prepare(out, options)
         with commit.open_staging(out) as staging:

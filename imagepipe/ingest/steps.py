@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import warnings
 import zlib
 from collections import Counter, defaultdict
@@ -126,6 +127,8 @@ def run(
     with warnings.catch_warnings(), hide_modules("IPython"):
         # Pillow warns of broken metadata in good images, one line per image.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        if is_local:  # Beam logs the traceback of an error that it raises as well
+            logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
         pipeline = beam.Pipeline(options=options)
         build(pipeline, plan, handle, row_files, index_files)
         with progress.show_progress(rows, "images", count):
