@@ -3,9 +3,9 @@
 Training, the exported signatures and the components all read Examples through this file.
 """
 
-import os
 from collections.abc import Callable, Sequence
 
+import joblib
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -13,7 +13,7 @@ from imagepipe.base import features as f
 from imagepipe.base import filesystem
 from imagepipe.base.names import TaskName
 
-CORES = len(os.sched_getaffinity(0))
+CORES = joblib.cpu_count()
 """Number of elements of a dataset that are processed in parallel where the work is done by the CPU."""
 
 Raw = dict[str, tf.Tensor]

@@ -15,13 +15,11 @@ try:
     from kserve.protocol.dataplane import DataPlane
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
-    from kserve.protocol.rest.v2_datamodels import InferenceRequest
 finally:
     sys.argv = _arguments
 
 __all__ = [
     "DataPlane",
-    "InferenceRequest",
     "Model",
     "ModelRepository",
     "ModelRepositoryExtension",

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+import joblib
+
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, name_full_disk
 from imagepipe.base.images import MAX_PIXELS
@@ -91,7 +93,7 @@ def ingest(
             if not spool.files:
                 raise IngestError(f"{source} holds no file or row to ingest.")
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
-            _run_steps(out, staging, current, spool, is_local, workers or len(os.sched_getaffinity(0)), beam_args)
+            _run_steps(out, staging, current, spool, is_local, workers or joblib.cpu_count(), beam_args)
             return apply_outcomes(out, staging, source, current, spool)
 
 

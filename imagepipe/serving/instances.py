@@ -4,6 +4,9 @@ import base64
 import binascii
 from typing import Any
 
+import pybase64
+
+from imagepipe.serving.limits import MAX_TEXT_CHARACTERS
 from imagepipe.serving.types import Failure, Request, RequestError
 
 _MAX_NUMBER = 2**63  # JSON has larger ones, and NaN, which is not less than any number
@@ -34,8 +37,8 @@ def parse_instance(instance: Any, default_id: str = "") -> Request:
             "wrong_type", """'input' has to be an object {"b64": "…"} with the image's bytes in base64"""
         )
     try:
-        image = base64.b64decode(encoded["b64"], validate=True)
-    except (binascii.Error, ValueError) as error:
+        image = pybase64.b64decode(encoded["b64"], validate=True)  # a tenth of base64's time, in which no thread runs
+    except binascii.Error as error:
         raise RequestError("bad_base64", f"'input' is not valid base64: {error}") from None
     metadata = instance.get("metadata", default_id)
     if not isinstance(metadata, str):
@@ -56,11 +59,16 @@ def check_request(request: Request) -> Request | Failure:
 def _find_problem(request: Request) -> str | None:
     """Returns why an id or a side feature can't be sent, or can't be computed with; None if all can."""
     for name, value in {"metadata": request.id, **request.side}.items():
+        if len(name) > MAX_TEXT_CHARACTERS:
+            return f"a name has {len(name):,} characters, and at most {MAX_TEXT_CHARACTERS:,} are taken"
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
         if not (is_number or isinstance(value, str)):
             return f"{name!a} has to be a number (of 64 bits) or a string"
-        if any(replace_surrogates(text) != text for text in (name, str(value))):
-            return f"{name!a} is not valid text: {value!a}"
+        text = str(value)
+        if len(text) > MAX_TEXT_CHARACTERS:
+            return f"{name!a} has {len(text):,} characters, and at most {MAX_TEXT_CHARACTERS:,} are taken"
+        if any(replace_surrogates(part) != part for part in (name, text)):
+            return f"{name!a} is not valid text: {text!a}"
     return None
 
 

@@ -5,17 +5,53 @@ from imagepipe.base.images import MAX_BYTES
 MAX_BODY_BYTES = 64 * 2**20
 """Size of a request: a large photo in base64, or a batch of common ones."""
 
+LARGE_BODY_BYTES = 2**20
+"""Size from which on a request waits for other large ones, and never a common one for it."""
+
 MAX_BODIES_BYTES = 4 * MAX_BODY_BYTES
-"""Size of all requests that are being read or answered."""
+"""Size of all large requests that are being read or answered."""
+
+MAX_COMMON_BODIES_BYTES = 64 * LARGE_BODY_BYTES
+"""Size of all others."""
 
 MAX_BODY_SECONDS = 60
 """Time for a body to arrive: a caller who stops in the middle holds a part of MAX_BODIES_BYTES."""
+
+MAX_HEAD_SECONDS = 20
+"""Time for a request's first line and headers to arrive, from their first byte."""
+
+MAX_IDLE_SECONDS = 65
+"""Time for a client to send its next request, or to read an answer: more than the 60 s of common load balancers."""
+
+MAX_HEAD_BYTES = 2**16
+"""Size of a request's first line and headers."""
+
+MAX_HEADERS = 100
+"""Headers of a request, trailers included."""
+
+MAX_PIPELINED = 16
+"""Requests that a client may send before it has the answer to its first."""
+
+MAX_CONNECTIONS = 4096
+"""Connections at once; one more takes the place of the one that has been idle or slow for longest."""
+
+MAX_ANSWERS_BYTES = 4 * MAX_BODY_BYTES
+"""Size of all answers that clients are slow to read."""
 
 MAX_IMAGES_BYTES = MAX_BODY_BYTES // 2
 """Size of the images of a request before base64, which makes them a third longer."""
 
 MAX_INSTANCES = 128
 """Images in a request."""
+
+MAX_VALUES = 1024 * MAX_INSTANCES
+"""Values in a request, in JSON or in binary tensors: bounds the time and the memory that parsing takes."""
+
+MAX_TEXT_CHARACTERS = 4096
+"""Length of an image's id and of a side feature's text, which are quoted in answers: the longest path of Linux."""
+
+MAX_ERROR_CHARACTERS = 1000
+"""Length of the reason for a refusal: it may quote what was sent."""
 
 MAX_ONLINE_PIXELS = 50_000_000
 """Largest width x height of an image online: what phones take. A decoder holds some 5 bytes per pixel."""

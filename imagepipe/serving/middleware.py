@@ -1,57 +1,13 @@
-"""ASGI middleware of the server: refuses bodies that are too large or too many, counts and logs requests."""
+"""ASGI middleware of the server: counts and logs requests."""
 
 import logging
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagepipe.serving.limits import MAX_BODIES_BYTES, MAX_BODY_BYTES
 from imagepipe.serving.telemetry import REQUESTS, SECONDS
 
 _log = logging.getLogger("imagepipe.access")
-
-
-class TooBusyError(Exception):
-    """The server has too much to do already; the message gives the reason."""
-
-
-class BodyTooLargeError(Exception):
-    """A request exceeds the limit, which the message names."""
-
-
-class BodyLimit:
-    """Refuses bodies that are too large, without reading them if their size is announced, and too many at once."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-        self._held_bytes = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or refuses it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        body_bytes = 0
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-
-        async def receive_counted() -> Message:
-            nonlocal body_bytes
-            if int(announced) > MAX_BODY_BYTES:
-                raise BodyTooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
-            message = await receive()
-            size = len(message.get("body", b""))
-            if body_bytes + size > MAX_BODY_BYTES:
-                raise BodyTooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
-            if self._held_bytes + size > MAX_BODIES_BYTES:
-                raise TooBusyError("too many large requests are being answered")
-            body_bytes += size
-            self._held_bytes += size
-            return message
-
-        try:
-            await self._app(scope, receive_counted, send)
-        finally:
-            self._held_bytes -= body_bytes
 
 
 class AccessLog:

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import joblib
 import tensorflow as tf
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
@@ -41,14 +42,15 @@ from imagepipe.deploy.kserve_library import (
     app,
 )
 from imagepipe.serving import protocols
+from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
+from imagepipe.serving.connections import Connection, allow_connections
 from imagepipe.serving.engine import Engine, ServedModel
-from imagepipe.serving.limits import MAX_BODY_SECONDS, MAX_WAITING
-from imagepipe.serving.middleware import AccessLog, BodyLimit, BodyTooLargeError, TooBusyError
+from imagepipe.serving.limits import LARGE_BODY_BYTES, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS, MAX_WAITING
+from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
 from imagepipe.serving.types import Answers, Request, RequestError
 
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
-_CORES = os.cpu_count() or 1
 _PAGE = Path(__file__).with_name("page.html")
 _JSON_LENGTH = "inference-header-content-length"
 _MAX_DIGITS = 12  # of a length
@@ -78,9 +80,12 @@ class Handler:
         """
         self._served, self.name = served, name
         self._waiting = 0
-        self._parsers = ThreadPoolExecutor(1, "parse")  # its own pool: a refusal need not wait for decoders
+        # Pools of their own: a refusal need not wait for decoders, nor a common request for the parsing of a large one.
+        self._parsers = {is_large: ThreadPoolExecutor(1, "parse") for is_large in (False, True)}
         self._askers = ThreadPoolExecutor(MAX_WAITING, "ask")  # a thread per request, which waits for its batch
-        self._decoding = threading.BoundedSemaphore(_CORES)  # in the threads that ask: handing over takes 0.6 ms
+        self._decoding = threading.BoundedSemaphore(
+            joblib.cpu_count()
+        )  # in the threads that ask: handing over takes 0.6 ms
 
     def find_engine(self, name: str, version: str | None = None) -> Engine:
         """Returns the live version.
@@ -108,7 +113,7 @@ class Handler:
             raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
         self._check_room(1)
         run = asyncio.get_running_loop().run_in_executor
-        requests, format_answers = await run(self._parsers, parse, body)
+        requests, format_answers = await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
         self._check_room(len(requests))
         self._waiting += len(requests)
         try:
@@ -167,6 +172,9 @@ def build_routes(handler: Handler) -> APIRouter:
     async def refuse_to_load() -> JSONResponse:
         return JSONResponse({"error": "versions are loaded and unloaded with their folders"}, 403)
 
+    async def refuse_to_explain() -> JSONResponse:  # KServe's own parses any body in the thread that answers probes
+        return JSONResponse({"error": "the model has no explanations"}, 404)
+
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
@@ -180,6 +188,7 @@ def build_routes(handler: Handler) -> APIRouter:
         router.add_api_route(f"/v1/models/{path}", status)
         router.add_api_route(f"/v1/models/{path}/metadata", metadata)
         router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"])
+    router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"])
     router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"])
     router.add_api_route("/", page)
     if health := os.environ.get("AIP_HEALTH_ROUTE"):
@@ -233,7 +242,7 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
             return JSONResponse({"error": "the model could not answer; see the server's log"}, 500)
     REFUSED.labels(reason).inc()
     message = error.detail if isinstance(error, HTTPException) else str(error)
-    return _Json({"error": message}, status, headers)
+    return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
 
 def serve(path: Path, name: str, listening: socket.socket) -> None:
@@ -268,6 +277,8 @@ def serve(path: Path, name: str, listening: socket.socket) -> None:
         grace_period=_GRACE_SECONDS,
     )
     server.config.access_log = False  # ours has the same fields, and more
+    server.config.http, server.config.ws = Connection, "none"
+    allow_connections()
     served.follow()
     _log.info("listening on http://%s:%d", host, port, extra={"fields": {"host": host, "port": port}})
     server.run([listening])
@@ -291,6 +302,11 @@ def main(path: Path, name: str, host: str, port: int) -> None:
         raise ModelError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
     with listening:
         configure_logging()
+        for limit_threads in (
+            tf.config.threading.set_intra_op_parallelism_threads,
+            tf.config.threading.set_inter_op_parallelism_threads,
+        ):
+            limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
         serve(path, name, listening)
 
 

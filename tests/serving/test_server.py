@@ -171,6 +171,7 @@ REFUSALS = {
     "both formats": ({"instances": [], "inputs": {}}, 400, "either 'instances'"),
     "another signature": ({"instances": [], "signature_name": "x"}, 400, "'signature_name' has to be serving_default"),
     "no instances": ({"instances": []}, 400, "nothing to predict"),
+    "a long unknown field": ({"x" * 2**20: 1}, 400, "xxx"),
     "too many instances": ({"instances": [instance(b"")] * 129}, 400, "at most 128"),
     "no list": ({"instances": {}}, 400, "'instances' has to be a list"),
     "no input": ({"instances": [instance(gray(1)), {"metadata": "x"}]}, 400, "instance 1: 'input' is missing"),
@@ -197,9 +198,9 @@ REFUSALS = {
     "a name that is no text": (
         {"instances": [instance(gray(1), metadata="\ud800")]},
         400,
-        "'metadata' is not valid text",
+        "the body is not JSON",
     ),
-    "a field that is no text": (b'{"\\ud800": 1}', 400, "is not known"),
+    "a field that is no text": (b'{"\\ud800": 1}', 400, "the body is not JSON"),
     "many large images": ({"instances": [instance(large_png(5_000))] * 9}, 400, "at most 400 are taken at once"),
     "a large body": (b" " * (limits.MAX_BODY_BYTES + 1), 413, "the body is larger than 64 MiB"),
 }
@@ -210,6 +211,7 @@ def test_a_bad_request_is_refused_with_its_reason(served, case):
     body, status, words = REFUSALS[case]
     response = served.http.post(PREDICT, content=body if isinstance(body, bytes) else json.dumps(body).encode())
     assert (response.status_code, words in response.json()["error"]) == (status, True), response.text
+    assert len(response.json()["error"]) <= limits.MAX_ERROR_CHARACTERS  # whatever it quotes
 
 
 def test_a_large_body_without_a_length_is_refused_on_the_way(served):
@@ -225,7 +227,7 @@ def test_a_large_body_without_a_length_is_refused_on_the_way(served):
         ([{"name": "input", "shape": [1, 3], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
         ([{"name": "input", "shape": [1], "datatype": "FP32", "data": [1.0]}], "'input' has to be of BYTES"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "are not BYTES"),
-        ([{"name": "input", "shape": [1], "datatype": "BYTES"}], "inputs.0.data: Field required"),
+        ([{"name": "input", "shape": [1], "datatype": "BYTES"}], "inputs.0: 'data' is missing"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": -1}}], "doesn't fit"),
     ],
 )
@@ -241,6 +243,7 @@ def test_other_models_and_versions_are_not_found(served):
         assert response.status_code == 404
         assert "brightness" in response.json()["error"] or "version 7" in response.json()["error"]
     assert served.http.get("/x").json() == {"error": "Not Found"}
+    assert served.http.post("/v1/models/brightness:explain", content=b"{").status_code == 404
     assert served.http.post("/v2/repository/models/brightness/unload").status_code == 403
     assert served.http.get("/v1/models/brightness").status_code == 200
 

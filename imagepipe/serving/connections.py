@@ -1,0 +1,161 @@
+"""Connections of the server: each has a deadline for what its client owes, and the slowest make room for new ones.
+
+uvicorn has neither. Its ``limit_concurrency`` refuses everybody while idle connections hold all places, its parser
+accepts headers of any number and length, and a client that reads no answer is waited for without end.
+"""
+
+import asyncio
+import resource
+from typing import Any, Literal
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from imagepipe.serving.limits import (
+    MAX_ANSWERS_BYTES,
+    MAX_BODY_SECONDS,
+    MAX_CONNECTIONS,
+    MAX_HEAD_BYTES,
+    MAX_HEAD_SECONDS,
+    MAX_HEADERS,
+    MAX_IDLE_SECONDS,
+    MAX_PIPELINED,
+)
+from imagepipe.serving.telemetry import DROPPED
+
+_OTHER_FILES = 512  # of models, libraries, threads and TLS connections that are being made
+_Debt = Literal["idle", "head", "body", "answer"]
+
+_SECONDS: dict[_Debt, float] = {
+    "idle": MAX_IDLE_SECONDS,
+    "head": MAX_HEAD_SECONDS,
+    "body": MAX_BODY_SECONDS + 5,  # the handler answers after MAX_BODY_SECONDS; this is for those that read no body
+    "answer": MAX_IDLE_SECONDS,
+}
+
+_waiting: dict["Connection", None] = {}  # connections whose client owes something, the longest first
+
+
+def allow_connections() -> None:
+    """Lets this process have as many files open as MAX_CONNECTIONS needs, or as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = MAX_CONNECTIONS + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _count_places() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max(soft - _OTHER_FILES, 1))
+
+
+def _bound_answers() -> None:
+    """Cuts the slowest readers while the answers that are not read are too large together."""
+    readers = [connection for connection in _waiting if connection._debt == "answer"]
+    sizes = [connection.transport.get_write_buffer_size() for connection in readers]
+    excess = sum(sizes) - MAX_ANSWERS_BYTES
+    for connection, size in zip(readers, sizes, strict=True):
+        if excess <= 0:
+            break
+        connection._drop("slow_answer")
+        excess -= size
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection.
+
+    At each moment its client owes a request's head or body or the reading of an answer, or it is the server's turn. A
+    debt is due after _SECONDS, however many bytes come meanwhile. A new connection that finds no place takes that of
+    the connection whose client has been due for longest; those that wait for the server are never cut.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._in_head = self._is_write_paused = False
+        self._heads = self._head_bytes = 0
+        self._debt: _Debt | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Makes room for the connection."""
+        super().connection_made(transport)
+        self._settle()
+        if len(self.connections) > _count_places():
+            next(iter(_waiting))._drop("no_place")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        super().connection_lost(exc)
+        self._set_debt(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads a part of a request; a head that is too long is refused."""
+        heads = self._heads
+        super().data_received(data)
+        if self._in_head and self._heads == heads:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request's head is too long.")
+        self._settle()
+
+    def on_message_begin(self) -> None:
+        """Starts a request."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests before an answer")
+        super().on_message_begin()
+        self._in_head, self._head_bytes, self._heads = True, 0, self._heads + 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header, or a trailer."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
+
+    def on_headers_complete(self) -> None:
+        """Ends a request's head."""
+        super().on_headers_complete()
+        self._in_head = False
+
+    def on_response_complete(self) -> None:
+        """Ends an answer."""
+        super().on_response_complete()
+        self._settle()
+
+    def pause_writing(self) -> None:
+        """Waits for the client to read."""
+        super().pause_writing()
+        self._is_write_paused = True
+        self._settle()
+
+    def resume_writing(self) -> None:
+        """Continues an answer."""
+        super().resume_writing()
+        self._is_write_paused = False
+        self._settle()
+
+    def _settle(self) -> None:
+        """Sets the deadline for what the client owes now; an earlier deadline for the same is kept."""
+        if self.cycle is None or self.cycle.response_complete:
+            debt: _Debt | None = "answer" if self._is_write_paused else "head" if self._in_head else "idle"
+        else:
+            debt = "answer" if self._is_write_paused else "body" if self.cycle.more_body else None
+        if debt != self._debt and self in self.connections:
+            self._set_debt(debt)
+        if debt == "answer":
+            _bound_answers()
+
+    def _set_debt(self, debt: _Debt | None) -> None:
+        self._debt = debt
+        _waiting.pop(self, None)
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+        if debt:
+            _waiting[self] = None
+            self._deadline = self.loop.call_later(_SECONDS[debt], self._drop, f"slow_{debt}")
+
+    def _drop(self, reason: str) -> None:
+        DROPPED.labels(reason).inc()
+        self._set_debt(None)
+        self.transport.abort()
