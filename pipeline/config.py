@@ -205,6 +205,16 @@ class BeamConfig(Section):
         return [*local, "--beam_plugins=tfx", *make_arguments(self.runner, self.options)]
 
 
+class RunConfig(Section):
+    """Runs on this machine."""
+
+    keep: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Number of runs, and of versions of the model, that are kept: each run that ends without an error "
+        "then removes what older ones left, as `imagepipe clean` does. By default nothing is removed.",
+    )
+
+
 class Config(Section):
     """The whole configuration.
 
@@ -234,6 +244,7 @@ class Config(Section):
         ServedConfig(), description="The graph that is exported for serving, and how fast it has to answer."
     )
     deploy: DeployConfig = Field(DeployConfig(), description="Where a blessed model goes.")
+    run: RunConfig = Field(RunConfig(), description="How runs on this machine are kept.")
     beam: BeamConfig = Field(BeamConfig(), description="How Beam does the data work.")
     kubeflow: KubeflowConfig = Field(
         KubeflowConfig(), description="Where and how the pipeline runs on Kubeflow Pipelines or Vertex AI."
@@ -315,8 +326,7 @@ class Config(Section):
 
     def make_deployment(self, path: str) -> DeployConfig:
         """Returns the section ``deploy``; the pipeline's name and ``path`` fill in a name and a path if not given."""
-        deploy = self.deploy
-        return deploy.model_copy(update={"name": deploy.name or self.name, "path": deploy.path or path})
+        return self.deploy.complete(self.name, path)
 
 
 def _get_backbone(info: ValidationInfo) -> str:

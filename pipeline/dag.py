@@ -211,7 +211,7 @@ def create_pipeline(
     # All of this on a page, for the people who decide. After the push, so that a failing page blocks none.
     model_report = ModelReport(
         name=config.name,
-        config=json.dumps(config.model_dump(mode="json", exclude={"beam", "kubeflow"})),
+        config=json.dumps(config.model_dump(mode="json", exclude={"run", "beam", "kubeflow"})),
         features=json.dumps(asdict(features)),
         code=_hash_code(components, charts),
         examples=example_gen.outputs["examples"],

@@ -44,7 +44,10 @@ def find_schema(path: Path) -> schema_pb2.Schema:
     if (path / SUMMARY).is_file():
         folder = read_run(path).get("data_dir")
         if not folder or not (Path(folder) / SCHEMA).is_file():
-            raise ConfigError(f"{path}: this run did not get as far as DataCheck, or its artifacts are gone")
+            raise ConfigError(
+                f"{path}: this run did not get as far as DataCheck, or its artifacts are gone: "
+                "`imagepipe clean` removes those of old runs"
+            )
         try:
             return text_format.Parse((Path(folder) / SCHEMA).read_text(encoding="utf-8"), schema_pb2.Schema())
         except (ValueError, text_format.ParseError) as error:

@@ -52,7 +52,7 @@ def execute_dag(
         config,
         source,
         pipeline_root=str(workdir.artifacts),
-        state_dir=str(workdir.artifacts / ".training"),
+        state_dir=str(workdir.training),
         deploy=deploy,
         beam_args=add_setup_file(config.beam.make_arguments()),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),

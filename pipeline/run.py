@@ -12,6 +12,7 @@ from rich.console import Console
 
 from imagepipe.base.errors import ConfigError, describe_error, name_full_disk
 from imagepipe.base.locks import lock_folder
+from pipeline.clean import keep_newest
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
 from pipeline.logs import hide_output, redirect_output
@@ -65,7 +66,9 @@ def run(
     folders = Workdir(Path(workdir).resolve())
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
-    busy = ConfigError(f"another run is using {folders.root}; wait for it, or give another --workdir")
+    busy = ConfigError(
+        f"another run, or `imagepipe clean`, is using {folders.root}; wait for it, or give another --workdir"
+    )
     with name_full_disk(str(folders.root)), lock_folder(folders.root, busy):
         _close_killed_runs(folders)
         run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
@@ -89,6 +92,8 @@ def run(
                 from pipeline.execution import execute_dag
 
             execute_dag(settings, source, deploy, folders, summary, shown)
+        if settings.run.keep and summary.status == "done":
+            keep_newest(folders, settings.run.keep, console)
     return summary
 
 

@@ -20,6 +20,11 @@ class Workdir:
         return self.root / "artifacts"
 
     @property
+    def training(self) -> Path:
+        """States of trainings that have not ended, from which the next run resumes."""
+        return self.artifacts / ".training"
+
+    @property
     def metadata(self) -> Path:
         """ML Metadata's SQLite file."""
         return self.root / "metadata.db"

@@ -176,6 +176,10 @@ class DeployConfig(Section):
     vertex: VertexConfig | None = Field(None, description="Endpoint of target: vertex; needed there.")
     ml_engine: MLEngineConfig | None = Field(None, description="Model of target: ml_engine; needed there.")
 
+    def complete(self, name: str, path: str) -> "DeployConfig":
+        """Returns it with the pipeline's name and its folder of versions, where none are given."""
+        return self.model_copy(update={"name": self.name or name, "path": self.path or path})
+
     @model_validator(mode="before")
     @classmethod
     def _add_kserve_section(cls, values: object) -> object:

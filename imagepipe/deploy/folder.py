@@ -7,7 +7,8 @@ from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 
-_ROLLED_BACK = "rolled_back"  # model servers ignore folders whose name isn't a number
+ROLLED_BACK = "rolled_back"
+"""Folder for versions that were rolled back; model servers ignore folders whose name isn't a number."""
 
 
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
@@ -15,7 +16,7 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     if traffic != 100:
         raise ModelError("a folder has no share of the requests: --traffic needs another target")
     # A server does not load a version number again that it has had: that of a rolled back version is not reused.
-    rolled_back = storage.list_versions(f"{config.path}/{_ROLLED_BACK}")
+    rolled_back = storage.list_versions(f"{config.path}/{ROLLED_BACK}")
     minimum = int(rolled_back[-1]) + 1 if rolled_back else 0
     version = storage.add_version(model, str(config.path), minimum=minimum)
     return Version(version, f"{config.path}/{version}", 100)
@@ -34,7 +35,7 @@ def rollback(config: DeployConfig) -> Version:
         there = f"only version {versions[0].version}" if versions else "no version"
         raise DeployError(f"{config.path} has {there}: there is nothing to go back to")
     newest, previous = versions[:2]
-    storage.move_model(newest.uri, f"{config.path}/{_ROLLED_BACK}/{newest.version}")
+    storage.move_model(newest.uri, f"{config.path}/{ROLLED_BACK}/{newest.version}")
     return Version(previous.version, previous.uri, 100)
 
 

@@ -9,7 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
+from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
+
+REMOVED = ".removed-"
+"""Start of the name of a version's folder that is being removed."""
 
 
 def list_versions(folder: str) -> list[str]:
@@ -50,8 +54,10 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0) -> s
         if filesystem.is_uri(folder):
             _copy(model, _join(folder, version, inner.format(version=version)))
         else:
-            partial = f"{folder}/.partial-{version}"
-            _copy(model, _join(partial, inner.format(version=version)))
+            partial = f"{folder}/{filesystem.PARTIAL}{version}"
+            Path(partial).mkdir(parents=True, exist_ok=True)
+            with hold_folder(Path(partial)):
+                _copy(model, _join(partial, inner.format(version=version)))
             filesystem.rename(partial, f"{folder}/{version}")
     except OSError as error:
         raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error

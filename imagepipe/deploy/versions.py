@@ -39,6 +39,8 @@ def find_model(path: Path) -> Path:
         model = read_run(path).get("model_dir")
         if model is None:
             raise ModelError(f"{path}: this run did not get as far as a model")
+        if not Path(model).exists():
+            raise ModelError(f"{path}: the model of this run is gone; `imagepipe clean` removes those of old runs")
         return find_model(Path(model))
     raise ModelError(
         f"{path} is neither a SavedModel, nor a folder of its versions (serving/NAME), nor a run (runs/RUN)"

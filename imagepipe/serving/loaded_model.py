@@ -1,6 +1,8 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +11,7 @@ import tensorflow as tf
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.serving.types import Prediction, Request, Value
 
@@ -21,7 +24,7 @@ _NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples
 
 
 class LoadedModel:
-    """A SavedModel in memory.
+    """A SavedModel in memory; as long as it is there, its folder is marked as in use.
 
     Attributes:
         folder: its folder.
@@ -41,7 +44,10 @@ class LoadedModel:
         Raises:
             ModelError: if it can't be loaded, or lacks the signature.
         """
+        in_use = ExitStack()
+        weakref.finalize(self, in_use.close)
         try:
+            in_use.enter_context(hold_folder(folder))
             self.loaded = tf.saved_model.load(str(folder))  # it owns what the signatures use
             inputs = self.loaded.signatures[signature].structured_input_signature[1]
             self.folder, self.labels, self.task = folder, read_labels(folder), read_task(folder)

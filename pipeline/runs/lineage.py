@@ -217,6 +217,7 @@ def describe_lineage(lineage: Lineage) -> str:
         for artifact in execution.outputs:
             lines.append(
                 f"artifact  {execution.node}: {artifact.uri}"
+                + (", which imagepipe clean removed" if artifact.removed else "")
                 + ("" if execution.run == lineage.run.run_id else f" ({execution.run})")
             )
     lines.append(f"again     {lineage.rerun}")

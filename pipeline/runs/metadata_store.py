@@ -1,8 +1,8 @@
-"""Reads ML Metadata's SQLite file while others write it.
+"""Reads ML Metadata's SQLite file while others write it, and records which artifacts were removed.
 
 It queries the tables themselves (schema version 10, since ml-metadata 1.10). ML Metadata's own client waits for three
 quarters of a minute for a locked file, and nothing else in its process runs meanwhile; a page should say so and do
-without. All queries while a store is open see the same state of it.
+without. Writing is left to that client. All queries while a store is open see the same state of it.
 """
 
 import json
@@ -19,6 +19,7 @@ _WAIT = 0.5  # seconds, for a writer: that takes milliseconds, unless somebody k
 _STATES = {1: "running", 2: "running", 3: "done", 4: "failed", 5: "cached", 6: "failed"}  # Execution.State
 _INPUTS, _OUTPUTS = {2, 3}, {1, 4, 7}  # Event.Type: declared or not, and pending outputs
 _CONTEXT = 2  # of Type.type_kind
+_DELETED = 4  # Artifact.State
 
 
 class BusyError(Exception):
@@ -35,6 +36,7 @@ class Artifact:
         key: the node's input or output, such as ``model``.
         uri: its location.
         properties: its properties that are plain values, as text.
+        removed: whether ``imagepipe clean`` removed it.
     """
 
     id: int
@@ -42,6 +44,7 @@ class Artifact:
     key: str
     uri: str
     properties: dict[str, str]
+    removed: bool
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,38 @@ def read_upstream(store: Store, artifacts: Iterable[int]) -> list[Execution]:
     return [executions[key] for key in sorted(executions)]
 
 
+def read_parameters(store: Store, executions: Iterable[int]) -> list[str]:
+    """Returns the values of all parameters of some executions that are text."""
+    rows = store.execute(
+        "SELECT string_value FROM ExecutionProperty WHERE execution_id IN (SELECT value FROM json_each(?))"
+        " AND string_value IS NOT NULL",
+        (json.dumps(sorted(executions)),),
+    )
+    return [value for (value,) in rows]
+
+
+def record_removal(path: Path, artifacts: Iterable[int]) -> None:
+    """Records that artifacts are removed, all or none: TFX no longer takes an output of theirs from its cache.
+
+    Raises:
+        BusyError: if it can't be recorded now.
+    """
+    from ml_metadata import errors, metadata_store  # readers do without
+    from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+    config = mlmd.ConnectionConfig()
+    config.sqlite.filename_uri = str(path)
+    config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE
+    try:
+        store = metadata_store.MetadataStore(config)
+        removed = store.get_artifacts_by_id(sorted(artifacts))
+        for artifact in removed:
+            artifact.state = mlmd.Artifact.DELETED
+        store.put_artifacts(removed)
+    except errors.StatusError as error:
+        raise BusyError(f"ML Metadata can't be written now ({path}: {error}).") from error
+
+
 def _describe_executions(store: Store, ids: list[int]) -> list[Execution]:
     ids_json = json.dumps(ids)
     contexts: dict[int, dict[str, str]] = {execution: {} for execution in ids}
@@ -148,16 +183,17 @@ def _describe_executions(store: Store, ids: list[int]) -> list[Execution]:
     inputs: dict[int, list[Artifact]] = {execution: [] for execution in ids}
     outputs: dict[int, list[Artifact]] = {execution: [] for execution in ids}
     events = store.execute(
-        "SELECT e.execution_id, e.type, a.id, a.uri, t.name, (SELECT step_key FROM EventPath p WHERE p.event_id = e.id"
-        " AND NOT p.is_index_step LIMIT 1) FROM Event e JOIN Artifact a ON a.id = e.artifact_id"
+        "SELECT e.execution_id, e.type, a.id, a.uri, a.state, t.name, (SELECT step_key FROM EventPath p"
+        " WHERE p.event_id = e.id AND NOT p.is_index_step LIMIT 1) FROM Event e JOIN Artifact a ON a.id = e.artifact_id"
         " JOIN Type t ON t.id = a.type_id WHERE e.execution_id IN (SELECT value FROM json_each(?)) ORDER BY e.id",
         (ids_json,),
     ).fetchall()
     properties = _read_properties(store, {event[2] for event in events})
-    for execution, kind, artifact, uri, name, key in events:
+    for execution, kind, artifact, uri, state, name, key in events:
         artifacts = inputs if kind in _INPUTS else outputs if kind in _OUTPUTS else None
         if artifacts is not None:
-            artifacts[execution].append(Artifact(artifact, name, key or "", uri or "", properties[artifact]))
+            removed = state == _DELETED
+            artifacts[execution].append(Artifact(artifact, name, key or "", uri or "", properties[artifact], removed))
 
     rows = store.execute(
         "SELECT id, last_known_state, last_update_time_since_epoch - create_time_since_epoch FROM Execution"

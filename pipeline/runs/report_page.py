@@ -58,7 +58,10 @@ def _make_page(run: Path) -> str:
         missing.append("ServingCheck's blessing")
     if missing or not (run / CONFIG).is_file():
         what = ", ".join(missing) or CONFIG
-        raise ConfigError(f"{run} has no page, and none can be made of it: {what} is missing. Run the pipeline again")
+        cleaned = " (`imagepipe clean` removes those of old runs)" if any(o.removed for o in outputs.values()) else ""
+        raise ConfigError(
+            f"{run} has no page, and none can be made of it: {what} is missing{cleaned}. Run the pipeline again"
+        )
     settings = read_config(run / CONFIG)
 
     uris = {key: Path(outputs[node, key].uri) for key, node in _NEEDED.items()}
@@ -72,7 +75,7 @@ def _make_page(run: Path) -> str:
         serving=CheckReport(**json.loads((Path(outputs["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
         features=settings.data.features.make_features(),
         name=name,
-        config=settings.model_dump(mode="json", exclude={"beam", "kubeflow"}),
+        config=settings.model_dump(mode="json", exclude={"run", "beam", "kubeflow"}),
     )
 
 

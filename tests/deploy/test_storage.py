@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
+from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy import saved_model, storage
 from tests.serving.conftest import save_brightness
 
@@ -49,3 +51,19 @@ def test_an_object_is_not_written_beside_the_copy(s3, tmp_path):
     s3.put("model/../outside", b"x")
     with pytest.raises(ModelError, match=r"can't be fetched: \.\./outside leads out of it"):
         storage.fetch_folder(f"{s3.uri}/model")
+
+
+def test_a_version_that_is_being_copied_is_marked_as_in_use(model, tmp_path, monkeypatch):
+    marks = []
+    copy = filesystem.copy
+
+    def note(source, target):
+        (partial,) = tmp_path.glob(f"{filesystem.PARTIAL}*")
+        marks.append(is_in_use(partial))
+        copy(source, target)
+
+    monkeypatch.setattr(filesystem, "copy", note)
+    version = storage.add_version(str(model), str(tmp_path))
+    assert marks
+    assert all(marks)
+    assert not is_in_use(tmp_path / version)

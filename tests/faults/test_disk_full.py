@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from imagepipe.ingest import dataset
 from tests.faults.conftest import run, run_pipeline
+from tests.pipeline.runs.nights import Nights, count_bytes, list_files, list_lies
 
 
 def check_refusal(result, disk) -> None:
@@ -71,3 +73,18 @@ def test_a_run_on_a_full_disk_says_so_and_completes_with_room(small_disk, config
     assert summary["pushed_version"]
     listed = json.loads(run("runs", workdir, "--json").stdout)
     assert [entry["status"] for entry in listed] == ["done", "failed", "failed"]
+
+
+def test_a_full_disk_is_cleaned_of_old_runs(small_disk):
+    root = small_disk("20m").folder / "digits"
+    nights = Nights(root)
+    for number in range(12):
+        nights.add(number)
+    with suppress(OSError), (root / "full").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    files, size = list_files(nights.workdir), count_bytes(root)
+    cleaned = run("clean", root, "--keep", "2", "--json")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert json.loads(cleaned.stdout)["freed"] == size - count_bytes(root) > 0
+    assert list_lies(nights.workdir, files) == set()

@@ -21,7 +21,8 @@ def test_help_needs_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["ingest", "init", "run", "runs", "predict", "requests", "batch-predict", "serve", "export", "demo"]
+    "command",
+    ["ingest", "init", "run", "runs", "predict", "requests", "clean", "batch-predict", "serve", "export", "demo"],
 )
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])

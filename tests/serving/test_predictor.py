@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 import imagepipe
 from imagepipe.base.errors import ModelError
+from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.deploy.storage import is_same_model
 from imagepipe.deploy.versions import find_model
@@ -89,6 +92,15 @@ def test_a_photo_lying_on_its_side_is_asked_about_upright(tmp_path):
     (request,) = normalize_images(read_images([tmp_path / "lying.jpg"]))
     assert isinstance(request, Request)
     assert tf.io.decode_image(request.image).shape == (40, 20, 3)
+
+
+def test_a_model_in_memory_marks_its_folder_as_in_use(model):
+    folder = Path(shutil.copytree(model, model.parent.parent / "in_use" / "7"))
+    loaded = LoadedModel(folder)
+    assert is_in_use(folder.parent)
+    del loaded
+    gc.collect()
+    assert not is_in_use(folder.parent)
 
 
 def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path):

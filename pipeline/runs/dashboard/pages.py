@@ -271,7 +271,7 @@ def _make_comparison_page(workdir: Workdir, one: data.Run, other: data.Run, name
     details = [data.read_details(workdir, run) for run in (one, other)]
     predictions = [_find_artifact(workdir, run, "predictions", "outputs") for run in details]
     task = other.summary.task if other.summary else ""
-    comparison, problem = None, "One of them has kept no predictions."
+    comparison, problem = None, "One of them has kept no predictions; imagepipe clean removes those of old runs."
     if predictions[0] and predictions[1] and predictions[0] == predictions[1]:
         problem = "They have the same predictions, from the cache: the model and the images have not changed."
     elif predictions[0] and predictions[1]:

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+from imagepipe.base.in_use import hold_folder, is_in_use
+from imagepipe.base.locks import lock_folder
+
+
+def test_a_folder_is_in_use_as_long_as_one_of_its_holders_is(tmp_path):
+    (tmp_path / "model" / "assets").mkdir(parents=True)
+    with hold_folder(tmp_path / "model"):
+        with hold_folder(tmp_path / "model"):
+            assert is_in_use(tmp_path)
+        assert is_in_use(tmp_path / "model")
+        assert not is_in_use(tmp_path / "model" / "assets")
+        (tmp_path / "model").rename(tmp_path / "moved")
+        assert is_in_use(tmp_path / "moved")
+    assert not is_in_use(tmp_path)
+
+
+def test_a_folder_that_a_writer_has_locked_is_in_use(tmp_path):
+    with lock_folder(tmp_path / "state", RuntimeError()):
+        assert is_in_use(tmp_path)
+    assert not is_in_use(tmp_path)
+    assert not is_in_use(tmp_path / "none")
+
+
+def test_a_folder_that_is_not_there_cannot_be_held(tmp_path):
+    with pytest.raises(FileNotFoundError), hold_folder(tmp_path / "none"):
+        pass
+
+
+def test_the_mark_of_a_process_that_was_killed_is_gone(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from imagepipe.base.in_use import hold_folder\n"
+        "with hold_folder(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # noqa: S603
+        assert holder.stdout.readline() == b"held\n"
+        assert is_in_use(tmp_path)
+        holder.kill()
+        holder.wait()
+    assert not is_in_use(tmp_path)
