@@ -85,7 +85,7 @@ def ingest(
         )
     rows = sources.read_rows(source, task)
     dataset.refuse_foreign(out)
-    with commit.lock(out), name_full_disk(out):
+    with name_full_disk(out), commit.lock(out):
         commit.recover(out)
         current = dataset.prepare(out, options)
         with commit.open_staging(out) as staging:

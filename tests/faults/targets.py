@@ -1,0 +1,153 @@
+"""Everything of ours that reads a stranger's bytes, with sound input to start from and the errors that it may raise.
+
+Used by hypothesis in the gate and by atheris on demand; whatever else is raised is a bug.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from imagepipe.base.errors import IngestError, WeightsError
+from imagepipe.base.images import BadImage, keep_unchanged, normalize, prepare_for_decoder, read_pixels
+from imagepipe.base.tfrecord import encode_example, frame_record
+from imagepipe.ingest import dataset, sources
+from imagepipe.serving.protocols import parse_rest, parse_v2
+from imagepipe.serving.request_files import read_requests
+from imagepipe.serving.types import RequestError
+from tests.conftest import encode_image
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader of bytes.
+
+    Attributes:
+        read: reads them; its errors are named in ``errors``.
+        seeds: sound input.
+        errors: what it may raise: a message for whoever sent the bytes.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: list[bytes]
+    errors: tuple[type[Exception], ...] = field(default=())
+
+
+def _read_image(data: bytes) -> None:
+    normalize(data, max_pixels=250_000, max_side=64)
+    keep_unchanged(data, max_pixels=250_000)
+    prepare_for_decoder(data, max_pixels=250_000)
+    read_pixels(data, 8, max_pixels=250_000)
+
+
+def _make_images() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return [
+        encode_image(image, "JPEG", exif=turned),
+        encode_image(image, "JPEG", progressive=True),
+        encode_image(image.convert("CMYK"), "JPEG"),
+        encode_image(image, "PNG"),
+        encode_image(image.convert("P"), "PNG", transparency=0),
+        encode_image(image, "GIF", save_all=True, append_images=[image]),
+        encode_image(image, "BMP"),
+        encode_image(image, "TIFF", compression="tiff_lzw"),
+        encode_image(image, "WEBP"),
+    ]
+
+
+def _in_file(suffix: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def write_and_read(data: bytes) -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"input{suffix}"
+            file.write_bytes(data)
+            return read(file)
+
+    return write_and_read
+
+
+def _read_manifest(file: Path) -> object:
+    return list(sources.read_rows(str(file), "multilabel"))
+
+
+def _read_dataset(file: Path) -> object:
+    return dataset.load(str(file.rename(file.with_name("dataset.json")).parent))
+
+
+_DATASET = dataset.Dataset(
+    dataset.Options("classification", {"train": 80, "eval": 20}, None, 1000, None),
+    dataset.list_features("classification"),
+    {"train": dataset.Split(), "eval": dataset.Split()},
+)
+
+
+@cache
+def _make_network() -> Any:
+    import keras
+
+    layers = [keras.layers.Conv2D(2, 3, name="conv"), keras.layers.BatchNormalization(name="norm")]
+    return keras.Sequential([keras.Input((8, 8, 3)), *layers])
+
+
+def _read_weights(file: Path) -> None:
+    from trainer.pretrained import load_weights
+
+    load_weights(_make_network(), str(file), "mobilenet_v2")
+
+
+def _make_weights() -> list[bytes]:
+    numbers = {"conv": {"kernel:0": (3, 3, 3, 2), "bias:0": (2,)}}
+    numbers["norm"] = dict.fromkeys(("gamma:0", "beta:0", "moving_mean:0", "moving_variance:0"), (2,))
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:  # as Keras 2 did
+        file.attrs["layer_names"] = [name.encode() for name in numbers]
+        for name, weights in numbers.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/{weight}".encode() for weight in weights]
+            for weight, shape in weights.items():
+                group.create_dataset(f"{name}/{weight}", data=np.zeros(shape, np.float32))
+    return [buffer.getvalue()]
+
+
+_PNG = encode_image(Image.new("RGB", (2, 2)), "PNG")
+_TENSOR = {"name": "input", "datatype": "BYTES", "shape": [1]}
+_V2_TEXT = json.dumps({"inputs": [_TENSOR | {"data": ["aGVsbG8="]}]}).encode()
+_V2_BINARY = json.dumps({"inputs": [_TENSOR | {"parameters": {"binary_data_size": 9}}]}).encode()
+_ROW = {"input": {"b64": "aGVsbG8="}, "metadata": "a"}
+_ARRAYS = io.BytesIO()
+np.savez(_ARRAYS, input=np.array([_PNG, b"b"]), metadata=np.array(["a", "b"]))
+
+TARGETS = {
+    "image": Target(_read_image, _make_images(), (BadImage,)),
+    "rest": Target(
+        parse_rest,
+        [json.dumps({"instances": [_ROW, _ROW]}).encode(), json.dumps({"inputs": {"input": [_ROW["input"]]}}).encode()],
+        (RequestError,),
+    ),
+    "v2": Target(parse_v2, [_V2_TEXT], (RequestError,)),
+    "v2 binary": Target(lambda body: parse_v2(body, len(_V2_BINARY)), [_V2_BINARY + b"\5\0\0\0hello"], (RequestError,)),
+    "csv": Target(_in_file(".csv", _read_manifest), [b'path,label,iso\na.jpg,x|y,100\n"b\n.jpg",x,\n'], (IngestError,)),
+    "json lines": Target(
+        _in_file(".jsonl", _read_manifest), [b'{"path": "a.jpg", "label": ["x"], "iso": 1.5}\n\n'], (IngestError,)
+    ),
+    "dataset.json": Target(_in_file("", _read_dataset), [dataset.encode(_DATASET)], (IngestError,)),
+    "weights": Target(_in_file(".h5", _read_weights), _make_weights(), (WeightsError,)),
+    "requests, arrays": Target(_in_file(".npz", lambda file: list(read_requests(file))), [_ARRAYS.getvalue()]),
+    "requests, records": Target(
+        _in_file(".tfrecord", lambda file: list(read_requests(file))),
+        [frame_record(encode_example({"input": [_PNG], "metadata": [b"a"]}))],
+    ),
+    "requests, lines": Target(
+        _in_file(".jsonl", lambda file: list(read_requests(file))), [json.dumps(_ROW).encode() + b"\n"]
+    ),
+}

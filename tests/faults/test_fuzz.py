@@ -1,0 +1,52 @@
+"""A stranger's bytes: an answer or an error with a message, never anything else."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.faults.targets import TARGETS
+
+
+@st.composite
+def damage(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """Sound input with some bytes replaced, inserted, repeated or cut."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        length = draw(st.integers(0, 8))
+        match draw(st.sampled_from(["replace", "insert", "repeat", "cut"])):
+            case "replace":
+                data[at : at + length] = draw(st.binary(min_size=length, max_size=length))
+            case "insert":
+                data[at:at] = draw(st.one_of(st.binary(max_size=8), st.sampled_from(WORDS)))
+            case "repeat":
+                data[at:at] = data[at : at + 64] * draw(st.integers(1, 20))
+            case "cut":
+                del data[at : at + 4 * length]
+    return bytes(data)
+
+
+# What parsers stumble over.
+WORDS = [b"\xff\xff\xff\xff", b"\0" * 8, b"-1", b"1e999", b"NaN", b"null", b"[" * 2000, b"{", b'"', b"\\ud800"]
+WORDS += [b"\xff\xd8", b"IDAT", b"9" * 5000, b"true", "\u2028".encode(), b"\r", b",", b"\xed\xa0\x80"]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_bytes_are_read_or_refused_with_a_message(name):
+    target = TARGETS[name]
+
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.one_of(damage(target.seeds), st.binary(max_size=200)))
+    def read(data: bytes) -> None:
+        try:
+            target.read(data)
+        except target.errors as error:
+            assert str(error).strip()  # noqa: PT017 (any of many inputs may raise it)
+
+    read()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_sound_bytes_are_read(name):
+    for seed in TARGETS[name].seeds:
+        TARGETS[name].read(seed)
