@@ -11,7 +11,7 @@ DIR/duplicates.jsonl           path, same_as, row: further copies of images in t
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -150,15 +150,16 @@ def read_unchecked(folder: str) -> Dataset | None:
     path = filesystem.join(folder, DESCRIPTION)
     if filesystem.size(path) is None:
         return None
+    data = filesystem.read_bytes(path)
     try:
-        content = json.loads(filesystem.read_bytes(path))
-        version = content["version"]
+        version = json.loads(data)["version"]
         if version == VERSION:
-            return _decode(content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise IngestError(f"{path} is damaged ({error!r}): restore it, or ingest into a new folder.") from error
+            return _decode(data)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise IngestError(f"{path} is damaged ({reason}): restore it, or ingest into a new folder.") from error
     raise IngestError(
-        f"{path} has version {version}, and this imagepipe reads version {VERSION}: ingest into a new folder."
+        f"{path} has version {str(version)[:20]}, and this imagepipe reads version {VERSION}: ingest into a new folder."
     )
 
 
@@ -207,13 +208,20 @@ def encode(dataset: Dataset) -> bytes:
     return json.dumps(dataclasses.asdict(dataset), indent=2).encode() + b"\n"
 
 
-def _decode(content: dict[str, Any]) -> Dataset:
-    options = Options(**content["options"])
-    splits = {
-        name: Split(split["records"], split["labels"], [Shard(**shard) for shard in split["shards"]])
-        for name, split in content["splits"].items()
-    }
-    return Dataset(options, content["features"], splits)
+def _decode(data: bytes) -> Dataset:
+    """Reads dataset.json, all of whose types are checked, and which may name files of its own splits only.
+
+    Raises:
+        ValueError: it is no such description.
+    """
+    from pydantic import TypeAdapter  # not above: a first ingest does without
+
+    dataset = TypeAdapter(Dataset).validate_json(data, strict=True)
+    for name, split in dataset.splits.items():
+        for path in (f"{name}/", *(shard.file for shard in split.shards)):
+            if not (name.isidentifier() and path.startswith(f"{name}/") and path.count("/") == 1):
+                raise ValueError(f"{path!r} is no file of a split")
+    return dataset
 
 
 def _spell(value: object) -> str:

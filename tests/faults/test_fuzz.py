@@ -1,5 +1,7 @@
 """A stranger's bytes: an answer or an error with a message, never anything else."""
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +28,29 @@ def damage(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     return bytes(data)
 
 
+@st.composite
+def replace_node(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """Sound JSON with one value replaced by another, or by what no writer of JSON would write."""
+    content = json.loads(draw(st.sampled_from(seeds)))
+    node = content
+    while True:
+        key = draw(st.sampled_from(list(node) if isinstance(node, dict) else range(len(node))))
+        if not (isinstance(node[key], dict | list) and node[key]) or draw(st.booleans()):
+            node[key] = "@"
+            return json.dumps(content).encode().replace(b'"@"', draw(st.sampled_from(VALUES)))
+        node = node[key]
+
+
+def is_json(seed: bytes) -> bool:
+    try:
+        return isinstance(json.loads(seed), dict)
+    except ValueError:
+        return False
+
+
+VALUES = [b"null", b"true", b"0", b"-1", b"1e999", b"NaN", b'""', b'".."', b'"\\ud800"', b"[]", b"{}", b"[[1]]"]
+VALUES += [b"9" * 400, b"9" * 5000, b"[" * 2000, b"[" * 100_000 + b"]" * 100_000, b'{"": null}', b'["a", 1, null]']
+
 # What parsers stumble over.
 WORDS = [b"\xff\xff\xff\xff", b"\0" * 8, b"-1", b"1e999", b"NaN", b"null", b"[" * 2000, b"{", b'"', b"\\ud800"]
 WORDS += [b"\xff\xd8", b"IDAT", b"9" * 5000, b"true", "\u2028".encode(), b"\r", b",", b"\xed\xa0\x80"]
@@ -34,9 +59,10 @@ WORDS += [b"\xff\xd8", b"IDAT", b"9" * 5000, b"true", "\u2028".encode(), b"\r", 
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_bytes_are_read_or_refused_with_a_message(name):
     target = TARGETS[name]
+    structured = [replace_node(target.seeds)] if all(map(is_json, target.seeds)) else []
 
     @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.one_of(damage(target.seeds), st.binary(max_size=200)))
+    @given(st.one_of(damage(target.seeds), st.binary(max_size=200), *structured))
     def read(data: bytes) -> None:
         try:
             target.read(data)
