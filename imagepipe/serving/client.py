@@ -4,14 +4,17 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import tenacity
 
-from imagepipe.base.errors import ModelError, UnavailableError
+from imagepipe.base.errors import ConfigError, ModelError, UnavailableError
 from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.deploy.config import is_private
 from imagepipe.deploy.deployment import Address
+from imagepipe.serving.credentials import check_token, load_authorities
 from imagepipe.serving.inputs import Image, build_requests, normalize_images
 from imagepipe.serving.instances import encode_instance
 from imagepipe.serving.types import Failure, Prediction, Request, Value
@@ -20,6 +23,7 @@ _TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; on a busy server an image wa
 _ATTEMPTS = 6
 _LONGEST_WAIT = 10.0  # seconds, whatever Retry-After says
 _JITTER = tenacity.wait_random(0, 0.1)  # seconds on top: callers who were refused together don't come back together
+_REASON_CHARACTERS = 200  # of an answer that is not JSON
 _CONNECTIONS = 8  # requests at a time, with one image each, for the server to batch
 _BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 
@@ -60,6 +64,8 @@ class Client:
         labels: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
         inputs: Iterable[str] = (),
+        token: str | None = None,
+        ca: str | Path | None = None,
     ):
         """Finds the model.
 
@@ -70,14 +76,28 @@ class Client:
                 is asked for them, which not every server can answer.
             headers: headers of each request, such as the ``Host`` by which a gateway finds the model.
             inputs: with ``labels``, names of the inputs that the model takes; empty for all.
+            token: the token that the server asks for (``imagepipe serve --token-file``). It is sent to ``https://`` or
+                to this machine only.
+            ca: a file with the certificates, in PEM, of the authorities that the server's certificate may be from; or
+                the server's own. By default those that everybody trusts.
 
         Raises:
             ModelError: if there is no such model; UnavailableError: if there is no server, or it refuses.
+            ConfigError: if the token or ``ca`` can't be used.
         """
         if not url.startswith(("http://", "https://")):
             raise ModelError(f"{url} is no URL such as http://127.0.0.1:8080")
-        limits = httpx.Limits(max_connections=_CONNECTIONS)
-        self._http = httpx.Client(timeout=_TIMEOUT, limits=limits, auth=auth, headers=headers)
+        if token is not None:
+            if not is_private(url):
+                raise ConfigError(f"{url}: the token would go there unencrypted. Give an https:// URL")
+            headers = {**(headers or {}), "Authorization": f"Bearer {check_token(token, 'the token')}"}
+        self._http = httpx.Client(
+            timeout=_TIMEOUT,
+            limits=httpx.Limits(max_connections=_CONNECTIONS),
+            auth=auth,
+            headers=headers,
+            verify=load_authorities(Path(ca)) if ca else True,
+        )
         self.url = url.rstrip("/").removesuffix(":predict")
         self._asks_server = labels is None
         if labels is not None:
@@ -215,6 +235,8 @@ def _parse_response(response: httpx.Response) -> dict[str, Any] | str:
     if response.is_success and isinstance(answer, dict):
         return answer
     reason = answer.get("error") if isinstance(answer, dict) else None
+    if answer is None and response.headers.get("Content-Type", "").startswith("text/plain"):
+        reason = response.text[:_REASON_CHARACTERS]
     if isinstance(reason, dict):  # the form of Google's services
         reason = reason.get("message")
     if response.is_success:

@@ -42,6 +42,7 @@ from imagepipe.deploy.kserve_library import (
     app,
 )
 from imagepipe.serving import protocols
+from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections
 from imagepipe.serving.engine import Engine, ServedModel
@@ -245,7 +246,12 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
     return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
 
-def serve(path: Path, name: str, listening: socket.socket) -> None:
+def _list_open_paths() -> list[str]:
+    """Returns the paths that need no token: health, and the page, which is empty without the other paths."""
+    return ["/", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
+
+
+def serve(path: Path, name: str, listening: socket.socket, access: Access = EVERYBODY) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
     A process can do this once: KServe's application is a global of the process.
@@ -254,6 +260,7 @@ def serve(path: Path, name: str, listening: socket.socket) -> None:
         path: a SavedModel, a folder of versions, whose newest is served and which is followed, or a run.
         name: the model's name, for callers.
         listening: the socket that requests come in by; none is answered before the model is warm.
+        access: the callers that it answers.
 
     Raises:
         ModelError: if there is no model that can be served.
@@ -263,28 +270,31 @@ def serve(path: Path, name: str, listening: socket.socket) -> None:
     repository = ModelRepository()
     repository.update(_ModelMetadata(handler))
     app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
+    host, port = listening.getsockname()[:2]
     app.add_middleware(BodyLimit)
-    app.add_middleware(AccessLog)
+    app.add_middleware(Guard, access=access, host=host, open_paths=_list_open_paths())
+    app.add_middleware(AccessLog)  # the last one is the first that a request comes to
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, _refuse)
     logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging itself
-    host, port = listening.getsockname()[:2]
     server = RESTServer(
         "kserve.model_server:app",
         DataPlane(repository),
         ModelRepositoryExtension(repository),
         port,
         grace_period=_GRACE_SECONDS,
+        ssl_certfile=access.certificate and str(access.certificate),
+        ssl_keyfile=access.key and str(access.key),
     )
     server.config.access_log = False  # ours has the same fields, and more
     server.config.http, server.config.ws = Connection, "none"
     allow_connections()
     served.follow()
-    _log.info("listening on http://%s:%d", host, port, extra={"fields": {"host": host, "port": port}})
+    _log.info("listening on %s://%s:%d", access.scheme, host, port, extra={"fields": {"host": host, "port": port}})
     server.run([listening])
 
 
-def main(path: Path, name: str, host: str, port: int) -> None:
+def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
 
     Args:
@@ -292,6 +302,7 @@ def main(path: Path, name: str, host: str, port: int) -> None:
         name: see ``serve``.
         host: the address to listen on.
         port: the port to listen on; 0 for any free port, which is logged.
+        access: the callers that it answers.
 
     Raises:
         ModelError: if it can't listen there, or there is no model that can be served.
@@ -307,7 +318,7 @@ def main(path: Path, name: str, host: str, port: int) -> None:
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening)
+        serve(path, name, listening, access)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,18 @@ from pipeline.cli.shared import (
     ERR,
     FAILED,
     OUT,
+    AllowHostOption,
+    AllowOriginOption,
+    CertificateOption,
     DeployConfigOption,
     JsonOption,
+    KeyOption,
     ModelArgument,
     TargetName,
+    TokenFileOption,
     load_deploy_target,
     print_note,
+    read_access_options,
     read_beam_arguments,
     read_deployment,
     report_errors,
@@ -49,6 +55,20 @@ def predict(
     target: Annotated[
         TargetName | None, typer.Option(help="Ask the live model of this deploy target, see the section deploy.")
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --endpoint: the file with the token that the server asks for; by default the value of the "
+            "environment variable IMAGEPIPE_TOKEN, if it is set.",
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --endpoint: certificates in PEM to trust, the server's own or its authority's."
+        ),
+    ] = None,
     config: DeployConfigOption = Path("pipeline.yaml"),
     top: Annotated[
         int | None,
@@ -60,8 +80,10 @@ def predict(
     with report_errors():
         if endpoint and target:
             raise typer.BadParameter("give --endpoint or --target, not both")
+        if not endpoint and (token_file or ca):
+            raise typer.BadParameter("--token-file and --ca go with --endpoint; a target has its own credentials")
         if endpoint:
-            results = _ask_server(endpoint, inputs)
+            results = _ask_server(endpoint, inputs, token_file, ca)
         elif target:
             results = _ask_target(config, target, inputs)
         else:
@@ -72,12 +94,16 @@ def predict(
     raise typer.Exit(FAILED if failed else 0)
 
 
-def _ask_server(endpoint: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_server(
+    endpoint: str, images: list[str], token_file: Path | None, ca: Path | None
+) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving.client import Client
+    from imagepipe.serving.credentials import read_token
     from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
     paths = expand_paths(images)
-    with Client(endpoint) as client:
+    token = read_token(token_file) if token_file else os.environ.get("IMAGEPIPE_TOKEN") or None
+    with Client(endpoint, token=token, ca=ca) as client:
         yield from client.predict_requests(normalize_images(read_inputs(paths)))
 
 
@@ -143,12 +169,18 @@ def serve(
     port: Annotated[
         int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
     ] = 8080,
+    token_file: TokenFileOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    allow_host: AllowHostOption = None,
+    allow_origin: AllowOriginOption = None,
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
         from imagepipe.deploy.versions import find_model_name
         from pipeline.logs import hide_output
 
+        access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
         with hide_output():
             from imagepipe.deploy import storage
             from imagepipe.serving import server
@@ -156,7 +188,7 @@ def serve(
         uri = os.environ.get("AIP_STORAGE_URI")
         if not (path := model or (uri and storage.fetch_folder(uri))):
             raise typer.BadParameter("give a model")
-        server.main(path, name or find_model_name(path), host, port)
+        server.main(path, name or find_model_name(path), host, port, access)
 
 
 @app.command()

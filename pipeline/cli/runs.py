@@ -14,11 +14,17 @@ from pipeline.cli.shared import (
     FAILED,
     NOT_BLESSED,
     OUT,
+    AllowHostOption,
+    AllowOriginOption,
+    CertificateOption,
     ConfigArgument,
     JsonOption,
+    KeyOption,
     SetOption,
+    TokenFileOption,
     WorkdirOption,
     print_table,
+    read_access_options,
     report_errors,
 )
 
@@ -180,9 +186,7 @@ def report(
 @app.command()
 def dashboard(
     workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
-    host: Annotated[
-        str, typer.Option(help="The address to listen on. Everybody who reaches it can read all runs: no password.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8090,
     out: Annotated[
         Path | None,
@@ -192,6 +196,11 @@ def dashboard(
             help="Write the pages as files instead; in them each run is compared with the previous one.",
         ),
     ] = None,
+    token_file: TokenFileOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    allow_host: AllowHostOption = None,
+    allow_origin: AllowOriginOption = None,
 ) -> None:
     """Show all runs in a browser: metrics over time, two runs compared, nodes, logs, where a version comes from."""
     with report_errors():
@@ -200,7 +209,11 @@ def dashboard(
         if not workdir.is_dir():
             raise typer.BadParameter(f"there is no folder {workdir}", param_hint="WORKDIR")
         if out is None:
-            server.serve_pages(workdir.resolve(), host, port, lambda url: ERR.print(f"{url}, until Ctrl+C"))
+            access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
+            login = "; the browser asks for any user's name, and for the token as password" if access.token else ""
+            server.serve_pages(
+                workdir.resolve(), host, port, lambda url: ERR.print(f"{url}, until Ctrl+C{login}"), access
+            )
             return
         count = server.export_pages(workdir.resolve(), out)
     OUT.print(f"Wrote {count} files; open {escape(str(out))}/index.html")

@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from imagepipe.deploy import targets
     from imagepipe.deploy.config import DeployConfig
+    from imagepipe.serving.access import Access
 
 # Results go to stdout, progress and messages to stderr.
 OUT = Console(highlight=False, soft_wrap=True)
@@ -38,6 +39,30 @@ SetOption = Annotated[
 ]
 TargetOption = Annotated[
     TargetName | None, typer.Option(help="The deploy target; by default the one in the configuration.")
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Answer only callers who send the token in this file (openssl rand -hex 32 > FILE)."
+    ),
+]
+CertificateOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Answer by HTTPS, with this certificate (chain) in PEM.")
+]
+KeyOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The certificate's private key; by default in the same file.")
+]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Answer only to this name of the server, or *.NAME; repeat it for several. By default to this machine's "
+        "own names, or with another --host to all.",
+    ),
+]
+AllowOriginOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Let pages of this origin (https://app.example.com) ask; repeat it for several."),
 ]
 WorkdirOption = Annotated[
     Path | None, typer.Option(help="Folder for artifacts, models and runs; by default the configuration's folder.")
@@ -90,6 +115,23 @@ def read_deployment(config: Path, target: str | None, overrides: list[str] | Non
 
     settings = read_config(config, (*(overrides or ()), *([f"deploy.target={target}"] if target else ())))
     return settings.make_deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
+
+
+def read_access_options(
+    host: str,
+    token_file: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    hosts: list[str] | None,
+    origins: list[str] | None,
+) -> "Access":
+    """Reads which callers a server answers, and prints the risks of it."""
+    from imagepipe.serving.access import list_risks, read_access
+
+    access = read_access(token_file, certificate, key, hosts or (), origins or ())
+    for risk in list_risks(access, host, token_file):
+        print_note(risk)
+    return access
 
 
 def load_deploy_target(deployment: "DeployConfig") -> "targets.Target":

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from imagepipe.base.features import IMAGE, TARGET
 from imagepipe.base.metrics import METRICS
 from imagepipe.deploy.versions import list_version_folders
+from imagepipe.serving.access import EVERYBODY
 from pipeline.cli import app
 from pipeline.demo import predict_test_split
 from pipeline.runs.dashboard.server import make_app
@@ -286,7 +287,7 @@ def test_running_a_stored_configuration_elsewhere_gives_the_same_accuracy(projec
 
 
 def test_the_dashboard_shows_the_runs_that_were_made(project, first, refused):
-    asked = TestClient(make_app(Workdir(project.root), ["*"]))
+    asked = TestClient(make_app(Workdir(project.root), EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1")
     listed = asked.get("/").text
     assert f"runs/{first.run_id}/report.html" in listed
     shown = asked.get(f"/runs/{refused.run_id}/index.html").text

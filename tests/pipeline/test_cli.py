@@ -51,6 +51,26 @@ def test_wrong_use_is_a_message_with_status_2(tmp_path):
         assert isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.parametrize("command", ["serve", "dashboard"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--token-file", "{empty}"], "is empty"),
+        (["--token-file", "{folder}/none"], "can't be read: No such file"),
+        (["--key", "{empty}"], "needs the certificate of this key"),
+        (["--certificate", "{empty}"], "don't fit together"),
+        (["--allow-host", "https://a.example"], "expected a name"),
+        (["--allow-origin", "a.example"], "expected an origin"),
+    ],
+)
+def test_access_that_cannot_be_had_is_refused_before_anything_is_loaded(tmp_path, command, options, words):
+    (tmp_path / "empty").touch(0o600)
+    values = {"empty": tmp_path / "empty", "folder": tmp_path}
+    result = runner.invoke(app, [command, str(tmp_path), *(option.format(**values) for option in options)])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert words in result.stderr
+
+
 def make_run(workdir, run_id: str, **values) -> None:
     folder = workdir / "runs" / run_id
     folder.mkdir(parents=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+import trustme
 
 
 class Brightness(tf.Module):
@@ -61,3 +62,19 @@ def save_brightness(folder: Path, assets: Path, names: tuple[str, str] = ("dark"
 def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("serving") / "brightness" / "7"
     return save_brightness(folder, tmp_path_factory.mktemp("assets"))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory) -> Path:
+    """``own.pem`` and ``own.key``, of the authority ``ca.pem``; ``both.pem`` has both; ``other.key`` is another's."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca = trustme.CA()
+    own, other = ca.issue_cert("127.0.0.1"), ca.issue_cert("127.0.0.1")
+    own.cert_chain_pems[0].write_to_path(folder / "own.pem")
+    own.private_key_pem.write_to_path(folder / "own.key")
+    own.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
+    other.private_key_pem.write_to_path(folder / "other.key")
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    for key in folder.iterdir():
+        key.chmod(0o600)
+    return folder

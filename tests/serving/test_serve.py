@@ -37,9 +37,9 @@ BAD = {
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """Runs ``imagepipe serve`` on any free port; yields the process and its URL once it listens."""
-    command = [sys.executable, "-m", "imagepipe", "serve", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "imagepipe", "serve", str(folder), "--port", "0", *options]
     with (folder.parent / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
         try:
@@ -48,7 +48,8 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
                 assert process.poll() is None, Path(log.name).read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            yield process, f"http://127.0.0.1:{listening[0]['port']}"
+            scheme = "https" if "--certificate" in options else "http"
+            yield process, f"{scheme}://127.0.0.1:{listening[0]['port']}"
         finally:
             process.kill()
             process.wait()

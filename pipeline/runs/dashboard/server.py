@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from imagepipe.base.errors import ModelError
+from imagepipe.serving.access import EVERYBODY, Access, Guard
 from pipeline.runs.dashboard import data, pages
 from pipeline.workdir import Workdir
 
@@ -29,19 +29,19 @@ _REPORTS_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "base-uri 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-popups allow-downloads"
 )
-_LOCAL = ["127.0.0.1", "localhost", "[::1]"]
 
 
-def make_app(workdir: Workdir, hosts: list[str]) -> FastAPI:
+def make_app(workdir: Workdir, access: Access, host: str) -> FastAPI:
     """Returns the server's application.
 
     Args:
         workdir: the pipeline's folder.
-        hosts: accepted host names: otherwise a page of another host, whose name points here for a moment, could read
-            pages that are meant for this machine only.
+        access: the callers that it answers.
+        host: the address that it listens on.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    # The browser asks for the token, as a password, and sends it along from then on: no request changes anything.
+    app.add_middleware(Guard, access=access, host=host, login="Basic")
 
     @app.api_route("/compare", methods=["GET", "HEAD"])
     def compare(one: str, other: str) -> Response:
@@ -70,8 +70,15 @@ def _make_response(page: pages.Page) -> Response:
     return Response(page.content, page.status, headers, page.kind)
 
 
-def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None]) -> None:
-    """Serves the pages of a workdir until it is interrupted; ``announce`` gets the address.
+def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None], access: Access = EVERYBODY) -> None:
+    """Serves the pages of a workdir until it is interrupted.
+
+    Args:
+        root: the pipeline's folder.
+        host: the address to listen on.
+        port: the port to listen on; 0 for any free port.
+        announce: gets the address.
+        access: the callers that it answers.
 
     Raises:
         ModelError: if it can't listen there.
@@ -82,10 +89,12 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
         raise ModelError(f"can't listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
     with listening:
         host, port = listening.getsockname()[:2]
-        hosts = [*_LOCAL, host] if host.startswith("127.") else ["*"]
-        announce(f"http://{host}:{port}")
-        app = make_app(Workdir(root), hosts)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([listening])
+        announce(f"{access.scheme}://{host}:{port}")
+        app = make_app(Workdir(root), access, host)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, ssl_certfile=access.certificate, ssl_keyfile=access.key
+        )
+        uvicorn.Server(config).run([listening])
 
 
 _LINK = re.compile(r"""(?:href|src)="([^"]*)\"""")

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from imagepipe.base import tfrecord
+from imagepipe.serving.access import EVERYBODY
 from pipeline import logs
 from pipeline.cli import app
 from pipeline.runs.dashboard import graph, metric_history, server
@@ -24,7 +25,7 @@ from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
 
 
 def client(root: Path) -> TestClient:
-    return TestClient(server.make_app(Workdir(root), ["127.0.0.1"]), base_url="http://127.0.0.1")
+    return TestClient(server.make_app(Workdir(root), EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1")
 
 
 def page(root: Path, path: str = "") -> str:

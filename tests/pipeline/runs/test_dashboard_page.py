@@ -4,11 +4,14 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
 
+from imagepipe.serving.access import EVERYBODY, Access
 from pipeline.runs.dashboard import server
 from pipeline.runs.summary import write_summary
 from pipeline.workdir import Workdir
@@ -40,9 +43,9 @@ def recorder(tmp_path_factory) -> Recorder:
     return recorder
 
 
-@pytest.fixture(scope="module")
-def url(recorder) -> Iterator[str]:
-    app = server.make_app(Workdir(recorder.workdir.root), ["127.0.0.1"])
+@contextmanager
+def serve(recorder: Recorder, access: Access) -> Iterator[str]:
+    app = server.make_app(Workdir(recorder.workdir.root), access, "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=serving.run, args=([listening],))
@@ -50,6 +53,12 @@ def url(recorder) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         serving.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(recorder) -> Iterator[str]:
+    with serve(recorder, EVERYBODY) as url:
+        yield url
 
 
 @pytest.fixture
@@ -180,3 +189,18 @@ def test_exported_pages_work_from_a_folder(recorder, browser, tmp_path):
     page.locator("#list tbody tr:visible th a").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(f"Run {run_id(2)}")
     page.close()
+
+
+def test_a_browser_that_has_the_token_as_password_sees_all_pages(recorder, browser):
+    with serve(recorder, Access("word")) as url:
+        refused = httpx.get(url)
+        assert (refused.status_code, refused.headers["WWW-Authenticate"][:5]) == (401, "Basic")
+        with browser.new_context(http_credentials={"username": "anybody", "password": "word"}) as context:
+            page = context.new_page()
+            failed: list[str] = []
+            page.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
+            page.goto(url)
+            page.get_by_role("link", name=run_id(1)).first.click()
+            expect(page.get_by_role("heading", level=1)).to_contain_text(run_id(1))
+            assert page.evaluate("getComputedStyle(document.body).maxWidth") != "none"  # the style sheet has come
+    assert failed == []

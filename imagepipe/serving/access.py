@@ -1,0 +1,189 @@
+"""Callers, host names and web pages that ``imagepipe serve`` and ``imagepipe dashboard`` answer; their certificate."""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import re
+import socket
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from imagepipe.base.errors import ConfigError
+from imagepipe.serving.credentials import check_certificate, find_exposed, read_token
+
+_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+_HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*", re.IGNORECASE)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s*]+|\*", re.IGNORECASE)
+_READING = ("GET", "HEAD", "OPTIONS")
+_OTHER_SITES = ("cross-site", "same-site")  # same-site: another host of the same domain
+
+
+@dataclass(frozen=True)
+class Access:
+    """Callers, host names and web pages that a server answers, and its certificate. By default all, without TLS.
+
+    Attributes:
+        token: callers have to send it with each request; None if they need not.
+        certificate: file in PEM with the server's certificate; None for HTTP without TLS.
+        key: file in PEM with the certificate's private key.
+        hosts: names of the server, ``*.example.com`` for all below one. Empty for this machine's own names if it is
+            only reached from here, and for any name otherwise.
+        origins: web pages of these origins (``https://app.example.com``) may ask, ``*`` for all.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    certificate: Path | None = None
+    key: Path | None = None
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+
+    @property
+    def scheme(self) -> str:
+        """``https`` or ``http``."""
+        return "https" if self.certificate else "http"
+
+
+EVERYBODY = Access()
+"""The default."""
+
+
+def read_access(
+    token_file: Path | None, certificate: Path | None, key: Path | None, hosts: Sequence[str], origins: Sequence[str]
+) -> Access:
+    """Reads and checks what a user gave.
+
+    Args:
+        token_file: a file with the token.
+        certificate: see ``Access``; the others likewise.
+        key: see ``Access``; by default the certificate's file.
+        hosts: see ``Access``.
+        origins: see ``Access``.
+
+    Raises:
+        ConfigError: if a file can't be used, or a name is none.
+    """
+    if key and not certificate:
+        raise ConfigError(f"--key {key} needs the certificate of this key: --certificate FILE")
+    if certificate:
+        key = key or certificate
+        check_certificate(certificate, key)
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ConfigError(f"--allow-host {host}: expected a name such as models.example.com, no scheme, no port")
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(f"--allow-origin {origin}: expected an origin such as https://app.example.com, no path")
+    token = read_token(token_file) if token_file else None
+    return Access(token, certificate, key, tuple(hosts), tuple(origin.lower() for origin in origins))
+
+
+def list_risks(access: Access, host: str, token_file: Path | None) -> list[str]:
+    """Returns a line per risk that a user should know of.
+
+    Args:
+        access: the callers that the server answers.
+        host: the address that it listens on.
+        token_file: the file that the token is from.
+    """
+    risks = list(find_exposed(token_file, access.key))
+    if not access.token and not is_loopback(host):
+        risks.append(f"everybody who reaches {host or 'this machine'} is answered: there is no --token-file")
+    return risks
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a server that listens on an address is reached from this machine only."""
+    try:
+        addresses = [ipaddress.ip_address(address[4][0]) for address in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):  # no such host, which is reported when it can't be listened on
+        return False
+    return all(address.is_loopback for address in addresses)
+
+
+class Guard:
+    """Answers instead of an application if the host, the web page or the caller may not ask it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        host: str,
+        open_paths: Collection[str] = (),
+        login: Literal["Bearer", "Basic"] = "Bearer",
+    ):
+        """Wraps an application.
+
+        Args:
+            app: the application.
+            access: the callers that it answers.
+            host: the address that it listens on.
+            open_paths: paths for everybody: health probes have no token, and the pod's address for a host.
+            login: how a caller is asked for the token. By ``Basic`` a browser asks its user for it as a password, and
+                then sends it with each request, so that a site with changing requests must not do this.
+        """
+        self._app, self._access, self._open, self._login = app, access, frozenset(open_paths), login
+        guarded: ASGIApp = self._check_caller
+        if access.origins:
+            guarded = CORSMiddleware(
+                guarded,
+                allow_origins=access.origins,
+                allow_methods=("GET", "HEAD", "POST"),
+                allow_headers=("Authorization", "Inference-Header-Content-Length"),
+                expose_headers=("Retry-After", "WWW-Authenticate"),
+            )
+        hosts = [*_OWN_NAMES, host, *access.hosts] if access.hosts or is_loopback(host) else ["*"]
+        self._guarded = TrustedHostMiddleware(guarded, hosts, www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it."""
+        is_open = scope["type"] != "http" or scope["path"] in self._open
+        await (self._app if is_open else self._guarded)(scope, receive, send)
+
+    async def _check_caller(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        response = self._refuse_page(scope["method"], headers) or self._refuse_caller(headers)
+        await (response or self._app)(scope, receive, send)
+
+    def _refuse_page(self, method: str, headers: Headers) -> JSONResponse | None:
+        """Refuses what a web page of another site sends here with its reader's browser, even without an answer.
+
+        Browsers tell it by Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata), to https:// and to this machine.
+        """
+        origin = headers.get("origin", "").lower()
+        is_foreign = headers.get("sec-fetch-site") in _OTHER_SITES and method not in _READING
+        if not is_foreign or not {origin, "*"}.isdisjoint(self._access.origins):
+            return None
+        return JSONResponse({"error": f"pages of {origin!a} may not ask this server (--allow-origin)"}, 403)
+
+    def _refuse_caller(self, headers: Headers) -> JSONResponse | None:
+        if not self._access.token:
+            return None
+        shown = _read_credentials(headers, self._login)
+        if shown is not None and hmac.compare_digest(shown, self._access.token.encode()):  # in constant time
+            return None
+        reason = "a token is needed: Authorization: Bearer TOKEN" if shown is None else "the token is wrong"
+        challenge = f'{self._login} realm="imagepipe"'
+        return JSONResponse({"error": reason}, 401, {"WWW-Authenticate": challenge})
+
+
+def _read_credentials(headers: Headers, login: str) -> bytes | None:
+    """Returns the token that a caller shows; None if there is none."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    credentials = credentials.strip()
+    if scheme.lower() == "bearer":
+        return credentials.encode()
+    if scheme.lower() == "basic" and login == "Basic":
+        try:
+            return base64.b64decode(credentials, validate=True).partition(b":")[2]  # after the user's name
+        except (binascii.Error, ValueError):
+            return None
+    return None
