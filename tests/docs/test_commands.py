@@ -14,7 +14,18 @@ from pipeline.config import Config
 from tests.docs.documents import ROOT, list_blocks, list_commands
 
 # Other programs that the documents tell to call. `_check_...` below looks at what can be looked at.
-_TOOLS = {"curl", "docker", "export", "gsutil", "kubectl", "pre-commit", "saved_model_cli", "source"}
+_TOOLS = {
+    "curl",
+    "docker",
+    "export",
+    "chmod",
+    "gsutil",
+    "openssl",
+    "kubectl",
+    "pre-commit",
+    "saved_model_cli",
+    "source",
+}
 _PLACES = [f"{place} {command[:60]}" for place, command in list_commands()]
 
 
