@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import get_args
 
 import joblib
@@ -93,7 +94,13 @@ def ingest(
             if not spool.files:
                 raise IngestError(f"{source} holds no file or row to ingest.")
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
-            _run_steps(out, staging, current, spool, is_local, workers or joblib.cpu_count(), beam_args)
+            try:
+                _run_steps(out, staging, current, spool, is_local, workers or joblib.cpu_count(), beam_args)
+            except BrokenProcessPool as error:
+                raise IngestError(
+                    "A worker process was killed from outside, so nothing was written: run it again, with fewer "
+                    "--workers if memory ran out."
+                ) from error
             return apply_outcomes(out, staging, source, current, spool)
 
 

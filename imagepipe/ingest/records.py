@@ -3,6 +3,7 @@
 Worker processes of a local run do this without Beam.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from imagepipe.base import appearance, filesystem, images, tfrecord
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.sources import Row, make_feature
+from imagepipe.ingest.workers import map_survivably
 
 _BATCH_ROWS = 16
 _BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
@@ -63,10 +65,14 @@ def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow
         decode: also decodes images that are written byte for byte. Worth it while the dataset has none of the files.
         rows: as the source has them.
     """
-    return [_hash_row(row, options, decode) for row in rows]
+    return map_survivably(functools.partial(_hash_row, options, decode), _refuse_row, rows)
 
 
-def _hash_row(row: Row, options: Options, decode: bool) -> HashedRow:
+def _refuse_row(row: Row, reason: str) -> HashedRow:
+    return cast(HashedRow, {**row, "reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None})
+
+
+def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
     reason, sha256, size, measured = row["reason"], "", 0, None
     if reason is None:
         try:
@@ -83,13 +89,9 @@ def _hash_row(row: Row, options: Options, decode: bool) -> HashedRow:
             reason = _explain(error)
         except ValueError as error:  # a path with a NUL
             reason = f"can't be read: {error}"
-    hashed: dict[str, Any] = {
-        "reason": reason,
-        "sha256": "" if reason else sha256,
-        "size": size,
-        "copies": [],
-        "measured": measured,
-    }
+    if reason is not None:
+        return _refuse_row(row, reason)
+    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured}
     return cast(HashedRow, {**row, **hashed})
 
 
@@ -114,10 +116,13 @@ def encode_rows(
         types: of the side features.
         rows: readable when they were hashed.
     """
-    return [(row, encode_row(row, options, types)) for row in rows]
+    examples = map_survivably(
+        functools.partial(encode_row, options, types), lambda _, reason: images.BadImage(reason), rows
+    )
+    return list(zip(rows, examples, strict=True))
 
 
-def encode_row(row: HashedRow, options: Options, types: Mapping[str, str]) -> bytes | images.BadImage:
+def encode_row(options: Options, types: Mapping[str, str], row: HashedRow) -> bytes | images.BadImage:
     """Reads an image again and returns its serialized tf.train.Example, or the reason why it can't be one."""
     try:
         data = filesystem.read(row["path"], MAX_BYTES)

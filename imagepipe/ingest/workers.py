@@ -2,6 +2,9 @@
 
 Python's lock is held about as long for a small image as the decoder works without it, so that threads get in each
 other's way. Processes don't, but can only be forked safely before Beam and TensorFlow have started threads of theirs.
+
+A decoder is C, and a file can crash it, or make it take all memory. So a worker process has a child that does its work,
+and starts another one when it dies: nothing else notices. A worker has no threads and can always fork.
 """
 
 import contextlib
@@ -11,13 +14,17 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any, TypeVar
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_FIRST_TO_KILL = "500"  # of -1000 to 1000, see proc(5): where memory runs out, the one that decodes is to go
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -54,12 +61,104 @@ def map_in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], a
         yield waiting.popleft().result()
 
 
+def map_survivably(do: Callable[[In], Out], give_up: Callable[[In, str], Out], items: Sequence[In]) -> list[Out]:
+    """Maps in a child of this worker process, which may die of an item; in any other process it maps right here.
+
+    If the child dies, the items are tried again one by one.
+
+    Args:
+        do: the work, which can be pickled.
+        give_up: returns the result of an item that the child dies of even if it is alone, given the reason.
+        items: what to work on.
+    """
+    if _worker is None:
+        return [do(item) for item in items]
+    try:
+        return _worker.map(do, items)
+    except _ChildDiedError as death:
+        if len(items) == 1:
+            return [give_up(items[0], str(death))]
+        return [result for item in items for result in map_survivably(do, give_up, [item])]
+
+
+class _ChildDiedError(Exception):
+    """The child died; the message says of what."""
+
+
+class _Worker:
+    """The child of a worker process, started when it is needed."""
+
+    def __init__(self) -> None:
+        self._child: tuple[ForkProcess, Connection] | None = None
+
+    def map(self, do: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+        """Maps in the child; raises what ``do`` raises, and _ChildDiedError if the child dies or lacks memory."""
+        process, connection = self._child = self._child or _start_child()
+        try:
+            connection.send((do, items))
+            results, error = connection.recv()
+        except (EOFError, ConnectionError):
+            process.join()
+            connection.close()
+            self._child = None
+            raise _ChildDiedError(_describe_end(process.exitcode or 0)) from None
+        if isinstance(error, MemoryError):
+            raise _ChildDiedError("memory ran out while it was decoded") from None
+        if error:
+            raise error
+        return results
+
+
+_worker: _Worker | None = None  # in a worker process
+
+
+def _start_child() -> tuple[ForkProcess, Connection]:
+    ours, theirs = Pipe()
+    process = get_context("fork").Process(target=_work, args=(theirs, ours), daemon=True)
+    process.start()
+    theirs.close()  # so that the child's end is closed when the child dies
+    return process, ours
+
+
+def _work(connection: Connection, parents: Connection) -> None:
+    """Does what comes through the connection until the parent closes it or dies."""
+    parents.close()
+    _end_with_parent()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL)
+    while True:
+        try:
+            do, items = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[list[Any], Exception | None]
+        try:
+            answer = [do(item) for item in items], None
+        except Exception as error:  # the parent raises it
+            answer = [], error
+        connection.send(answer)
+
+
+def _describe_end(status: int) -> str:
+    """Returns why a process ended, for the quarantine, given its exit status: negative for a signal."""
+    if status >= 0:
+        return f"the decoder ended its process (exit status {status})"
+    name = signal.Signals(-status).name
+    return f"the decoder crashed ({name}{', as when memory runs out' if -status == signal.SIGKILL else ''})"
+
+
 def _initialize() -> None:
     """Leaves Ctrl-C to the parent, and lets the kernel end this process if the parent is killed: nobody else would.
 
     The parent has precedence over its workers if all want a core: what it does (importing and starting Beam, writing)
     nobody else can.
     """
+    global _worker
+    _worker = _Worker()
     os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

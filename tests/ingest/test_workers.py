@@ -19,6 +19,34 @@ with fork(2) as processes:
 """
 
 
+# A decoder that dies of files with a mark, in the first reading or, of images that are encoded again, in the second.
+DYING = """
+import os, signal, sys
+from imagepipe.base import images
+from imagepipe.ingest.command import ingest
+
+def die_in(name):
+    decode = getattr(images, name)
+    def decode_or_die(data, **options):
+        if b"crash in " + name.encode() in data: os.kill(os.getpid(), signal.SIGSEGV)
+        if b"hog in " + name.encode() in data: os.kill(os.getpid(), signal.SIGKILL)
+        if b"greed in " + name.encode() in data: raise MemoryError
+        if b"exit in " + name.encode() in data: os._exit(3)
+        if b"kill the worker" in data: os.kill(os.getppid(), signal.SIGKILL)
+        return decode(data, **options)
+    setattr(images, name, decode_or_die)
+
+die_in("keep_unchanged")
+die_in("normalize")
+print(ingest(sys.argv[1], sys.argv[2], workers=2))
+"""
+
+
+def ingest_with_a_dying_decoder(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", DYING, str(folder / "source"), str(folder / "out")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+
+
 def start(seconds: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", FORKED, seconds], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
@@ -54,6 +82,46 @@ def test_nothing_is_forked_where_other_libraries_may_have_started_threads():
 
     with workers.fork(2) as processes:
         assert processes is None
+
+
+def test_a_file_that_kills_its_decoder_is_quarantined_and_nothing_else(tmp_path, put, crops, encode, photos, lines):
+    ways = ("crash", "hog", "greed", "exit")
+    for i, data in enumerate(crops(30)):
+        put(f"source/{'ab'[i % 2]}/{i:02}.jpg", data)
+    for way in ways:
+        put(
+            f"source/a/0 {way}.jpg",
+            encode(photos[0].crop((0, 0, 90, 60)), "JPEG") + f"{way} in keep_unchanged".encode(),
+        )
+        put(f"source/b/9 {way}.bmp", encode(photos[0].crop((0, 0, 90, 61)), "BMP") + f"{way} in normalize".encode())
+    result = ingest_with_a_dying_decoder(tmp_path)
+    assert result.stdout == (
+        "38 records in = 30 written (30 new, 0 were there already) + 8 quarantined + 0 duplicates\n"
+    ), result.stderr
+    reasons = {
+        Path(entry["path"]).name.split()[1]: entry["reason"] for entry in lines(tmp_path / "out/quarantine.jsonl")
+    }
+    assert reasons == {
+        f"{way}.{kind}": reason
+        for kind in ("jpg", "bmp")
+        for way, reason in zip(
+            ways,
+            (
+                "the decoder crashed (SIGSEGV)",
+                "the decoder crashed (SIGKILL, as when memory runs out)",
+                "memory ran out while it was decoded",
+                "the decoder ended its process (exit status 3)",
+            ),
+            strict=True,
+        )
+    }
+
+
+def test_a_worker_that_is_killed_from_outside_is_one_clear_error_and_nothing_is_written(tmp_path, put, crops):
+    put("source/a/1.jpg", crops(1)[0] + b"kill the worker")
+    result = ingest_with_a_dying_decoder(tmp_path)
+    assert "IngestError: A worker process was killed from outside, so nothing was written" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_work_ahead_is_bounded_and_results_keep_their_order():
