@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ConfigError, IngestError
 from imagepipe.base.features import SIZE
+from imagepipe.base.labels import describe_ids
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import dataset
 from pipeline.config import Config
@@ -71,6 +72,8 @@ def _find_dataset(path: str, config: Config) -> Source:
         raise ConfigError(
             f"data.path: {path} has only one class to train on ({', '.join(labels)}); a classifier needs two"
         )
+    if message := describe_ids(split.labels for split in description.splits.values()):
+        raise ConfigError(f"data.path: the label of {path} {message}")
     try:
         list_thresholds(labels, config.trainer.label_thresholds)
     except ValueError as error:

@@ -12,6 +12,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import parse_features
+from imagepipe.base.labels import list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
 from trainer.tasks import Task, make_task
@@ -129,11 +130,12 @@ def check_splits(
     for name, split in splits.items():
         unusable = int(np.count_nonzero(~task.is_usable(split.targets)))
         if unusable and task.name == "classification":
-            unseen = {label: count for label, count in count_raw_labels(name).items() if label not in output_names}
-            listed = ", ".join(f"'{label}' ({count})" for label, count in sorted(unseen.items()))
+            counts, classes = count_raw_labels(name), set(output_names)
+            unseen = list_names([f"'{label}' ({counts[label]})" for label in sorted(counts.keys() - classes)])
             raise TrainingError(
-                f"{unusable} of {split.count} images of the {name} split have a class of which the train split has "
-                f"none: {listed}. Add images of it to the train split, or remove these."
+                f"{unusable} of {split.count} images of the {name} split have "
+                + (f"a class of which the train split has none: {unseen}" if unseen else "no class")
+                + ". Add images of it to the train split, or remove these."
             )
         if unusable:
             raise TrainingError(

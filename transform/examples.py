@@ -11,6 +11,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base import features as f
 from imagepipe.base import filesystem
+from imagepipe.base.labels import decode_names
 from imagepipe.base.names import TaskName
 
 CORES = joblib.cpu_count()
@@ -109,4 +110,4 @@ def read_output_names(task: TaskName, transform_output: tft.TFTransformOutput, f
     """Returns the names of the model's outputs in their order: classes or labels; for regression the label feature."""
     if task == "regression":
         return [features.label]
-    return [label.decode() for label in transform_output.vocabulary_by_name(f.LABELS_VOCABULARY)]
+    return decode_names(filesystem.read_bytes(transform_output.vocabulary_file_by_name(f.LABELS_VOCABULARY)))

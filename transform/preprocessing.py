@@ -24,35 +24,34 @@ def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -
 
     Returns:
         ``image`` float32 ``[n, height, width, 3]``, whole numbers in 0..255; each numeric side feature float32 ``[n]``
-        with zero mean and unit variance over the training split (a missing value becomes the mean); each categorical
-        one int64 ``[n]`` (an unseen value gets the last index, a missing one counts as the value ''); ``target`` as
-        described in ``imagepipe.base.features.TARGET``.
+        with zero mean and unit variance over the training split (a missing value becomes the mean, as do NaN and
+        infinity); each categorical one int64 ``[n]`` (an unseen value gets the last index, and so does a missing one);
+        ``target`` as described in ``imagepipe.base.features.TARGET``; a missing class counts as unseen.
     """
     features = f.parse_features(custom_config["features"])
     pixels = decode_and_resize(_densify(inputs[features.input]), tuple(custom_config["image_size"]))
     # Transform takes no uint8; transform.examples casts back.
     outputs: dict[str, Tensor] = {f.IMAGE: tf.cast(pixels, tf.float32)}
     for name in features.numeric:
-        outputs[name] = _densify(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
+        scaled = _densify(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
+        outputs[name] = tf.where(tf.math.is_finite(scaled), scaled, 0.0)
     for name in features.categorical:
         outputs[name] = tft.compute_and_apply_vocabulary(
-            _convert_to_strings(_densify(inputs[name])), num_oov_buckets=1, vocab_filename=features.vocabulary(name)
+            _densify(_convert_to_strings(inputs[name])), num_oov_buckets=1, vocab_filename=features.vocabulary(name)
         )
     outputs[f.TARGET] = _TARGET_ENCODERS[custom_config["task"]](inputs[features.label])
     return outputs
 
 
 def _encode_class(label: Tensor) -> tf.Tensor:
-    return compute_and_apply_sorted_vocabulary(_convert_to_strings(_densify(label)), f.LABELS_VOCABULARY)
+    return compute_and_apply_sorted_vocabulary(_densify(_convert_to_strings(label)), f.LABELS_VOCABULARY)
 
 
 def _encode_labels(label: Tensor) -> tf.SparseTensor:
     """Returns sparse indices: Transform takes no dense output whose width, the number of labels, is not yet known."""
-    if isinstance(label, tf.SparseTensor):
-        label = tf.SparseTensor(label.indices, _convert_to_strings(label.values), label.dense_shape)
-    else:
+    if not isinstance(label, tf.SparseTensor):
         label = tf.sparse.from_dense(tf.reshape(_convert_to_strings(label), [-1, label.shape[1:].num_elements()]))
-    return compute_and_apply_sorted_vocabulary(label, f.LABELS_VOCABULARY)
+    return compute_and_apply_sorted_vocabulary(_convert_to_strings(label), f.LABELS_VOCABULARY)
 
 
 def _encode_value(label: Tensor) -> tf.Tensor:
@@ -77,5 +76,8 @@ def _densify(x: Tensor, missing: float | None = None) -> tf.Tensor:
     return tf.reshape(x, [-1])
 
 
-def _convert_to_strings(x: tf.Tensor) -> tf.Tensor:
+def _convert_to_strings(x: Tensor) -> Tensor:
+    """Returns numbers as text. It goes before ``_densify``: among whole numbers none stands for a missing one."""
+    if isinstance(x, tf.SparseTensor):
+        return tf.SparseTensor(x.indices, _convert_to_strings(x.values), x.dense_shape)
     return x if x.dtype == tf.string else tf.strings.as_string(x)

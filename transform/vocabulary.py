@@ -14,6 +14,7 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam.experimental as tft_beam
 
 from imagepipe.base import filesystem
+from imagepipe.base.labels import encode_names
 
 
 class _WriteSorted(tft_beam.PTransformAnalyzer):
@@ -40,7 +41,8 @@ def _list_distinct(batch: tuple[np.ndarray]) -> Iterable[bytes]:
 
 def _write_sorted(values: list[bytes], folder: str, filename: str) -> Any:
     path = f"{folder}/{filename}"
-    filesystem.write_whole(path, b"".join(value + b"\n" for value in sorted(values)))
+    names = [value.decode(errors="surrogateescape") for value in sorted(values)]  # what isn't UTF-8 is refused by name
+    filesystem.write_whole(path, encode_names(names))
     return np.array(path.encode())
 
 

@@ -7,8 +7,9 @@ from tfx import types
 from tfx.components.example_validator import executor as example_validator
 from tfx.types import artifact_utils
 
-from components.data_check.findings import Finding, choose_severity, list_names
+from components.data_check.findings import Finding, choose_severity
 from imagepipe.base import filesystem
+from imagepipe.base.labels import list_names
 
 _TYPES = anomalies_pb2.AnomalyInfo
 _MISSING = (_TYPES.SCHEMA_MISSING_COLUMN, _TYPES.FEATURE_TYPE_NOT_PRESENT)

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.data_check.findings import MAX_EXAMPLES, Finding, Severity, count_images, list_names
+from components.data_check.findings import MAX_EXAMPLES, Finding, Severity, count_images
 from components.data_check.split import Split
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
+from imagepipe.base.labels import find_fault, list_names
 
 MAX_SLICES = 200
 """Maximum number of a column's values that the evaluation slices by: each costs the Evaluator time and memory."""
 
 
-def find_missing_columns(
-    task: str, statistics_by_split: Mapping[str, Statistics], needed: Sequence[str], label: str
-) -> list[Finding]:
-    """Finds columns that the model needs and a split lacks entirely, and images without a label."""
+def find_missing_columns(statistics_by_split: Mapping[str, Statistics], needed: Sequence[str]) -> list[Finding]:
+    """Finds columns that the model needs and a split lacks entirely."""
     findings = []
     for name, statistics in statistics_by_split.items():
         columns, count = summarize_columns(statistics), count_examples(statistics)
@@ -26,9 +25,20 @@ def find_missing_columns(
                 )
                 severity: Severity = "error" if name in ("train", "eval") else "warning"
                 findings.append(Finding(severity, "missing_column", name, feature, message))
-            elif feature == label and missing and task != "multilabel":
-                message = f"{count_images(missing)} in the split {name} without a label"
-                findings.append(Finding("warning", "anomaly", name, feature, message))
+    return findings
+
+
+def find_faulty_values(splits: Mapping[str, Split]) -> list[Finding]:
+    """Finds values of categorical columns that no vocabulary can hold, and no request can ask for."""
+    findings = []
+    for name, split in splits.items():
+        for feature, values in ((feature, values) for feature, values in split.faulty.items() if values):
+            listed = list_names([f"{value!r}, which holds {find_fault(value)}" for value in sorted(values)])
+            message = (
+                f"{count_images(values.total())} in the split {name} with values of '{feature}' that can't be "
+                f"categories: {listed}. Correct them, or remove the column from data.features.categorical"
+            )
+            findings.append(Finding("error", "faulty_value", name, feature, message))
     return findings
 
 

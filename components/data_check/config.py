@@ -14,7 +14,8 @@ _MIN_IMAGES: dict[SplitName, int] = {"train": 10, "eval": 1}
 class ValidationConfig(BaseModel):
     """The ``data.validation`` section.
 
-    Unseen labels, classes with too few images and missing columns stop the run whatever it says.
+    Images without a label, labels and categories that no model can hold, unseen labels, classes with too few images
+    and missing columns stop the run whatever it says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

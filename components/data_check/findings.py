@@ -9,8 +9,6 @@ MAX_EXAMPLES = 500
 
 Severity = Literal["error", "warning"]
 
-_MAX_NAMES = 10  # ids or columns in a message
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -18,8 +16,8 @@ class Finding:
 
     Attributes:
         severity: an error stops the run.
-        kind: unseen_label, too_few_images, missing_column, too_many_slices, unreadable, anomaly, drift, skew,
-            near_duplicates or label_errors.
+        kind: missing_label, unusable_label, unseen_label, too_few_images, missing_column, faulty_value,
+            too_many_slices, unreadable, anomaly, drift, skew, near_duplicates or label_errors.
         split: the split that it is about; '' if several.
         feature: the column that it is about; '' if none.
         message: a sentence with numbers, and what to do.
@@ -42,9 +40,3 @@ def choose_severity(kind: str, stop_on: Iterable[str]) -> Severity:
 def count_images(number: int) -> str:
     """Returns a number of images as text, such as "1 image" or "1,234 images"."""
     return f"{number:,} image{'' if number == 1 else 's'}"
-
-
-def list_names(names: list[str]) -> str:
-    """Returns the first ten names as text, with the number of the others."""
-    more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

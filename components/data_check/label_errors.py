@@ -74,9 +74,9 @@ def find_label_errors(
     classes = sorted(label for label, count in Counter(names).items() if count >= MIN_IMAGES)
     if len(classes) < 2:
         return [], 0
-    judged = [(image, label) for image, label in zip(images, names, strict=True) if label in set(classes)]
     group_of_image = {image: number for number, group in enumerate(near_duplicates) for image in group}
     numbers = {label: number for number, label in enumerate(classes)}
+    judged = [(image, label) for image, label in zip(images, names, strict=True) if label in numbers]
     labels = np.array([numbers[label] for _, label in judged])
     probabilities = predict_out_of_sample(
         np.stack([splits[name].descriptors[index] for (name, index), _ in judged]),

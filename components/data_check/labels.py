@@ -1,49 +1,126 @@
-"""Labels that training lacks, and classes with too few images."""
+"""Labels that are missing, can't name a class, are ids, that training lacks, or of which there are too few images."""
 
-from collections import Counter
-from collections.abc import Mapping
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 from components.data_check.findings import MAX_EXAMPLES, Finding, Severity, count_images
 from components.data_check.split import Split
+from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.labels import describe_ids, find_fault, list_names
+
+MAX_LABELS = 20
+"""Maximum number of labels of a split with a finding each; one more finding counts the others."""
+
+_DEMANDING = ("train", "eval")  # a model is made and judged by these
 
 
 def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_images: Mapping[str, int]) -> list[Finding]:
-    """Finds labels that the training split lacks, and labels with fewer images than a split needs.
+    """Finds images without a label, and labels that no model can learn.
 
     Args:
-        task: a regression has no labels to check.
+        task: of a regression, numbers that are missing or not finite are found.
         splits: by name.
         feature: name of the label's feature.
         min_images: minimum number of images per label, by split.
     """
     if task == "regression":
-        return []
-    counts = {name: _count_labels(split) for name, split in splits.items()}
-    trained = counts.get("train", Counter())
+        return _find_missing(splits, feature, _is_number)
+    ids = {name: _collect_ids(split) for name, split in splits.items()}
+    findings = [] if task == "multilabel" else _find_missing(splits, feature, _is_name)
+    findings += _find_unusable(task, ids, feature)
+    counts = {name: {label: len(images) for label, images in by_label.items()} for name, by_label in ids.items()}
+    if message := describe_ids(counts.values()):
+        return [*findings, Finding("error", "too_few_images", "", feature, f"'{feature}' {message}")]
+    return [*findings, *_find_unseen(ids, feature), *_find_rare(counts, feature, min_images)]
+
+
+def _collect_ids(split: Split) -> dict[str, list[str]]:
+    """Returns the ids of the images of each label; a label that an image has twice counts once."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for image_id, labels in zip(split.ids, split.labels, strict=True):
+        for label in filter(_is_name, dict.fromkeys(labels)):
+            ids[label].append(image_id)
+    return ids
+
+
+def _find_missing(splits: Mapping[str, Split], feature: str, is_label: Callable[[str], bool]) -> list[Finding]:
     findings = []
     for name, split in splits.items():
-        for label in sorted(set(counts[name]) - set(trained)):
-            ids = [image_id for image_id, labels in zip(split.ids, split.labels, strict=True) if label in labels]
+        ids = [
+            image_id
+            for image_id, labels in zip(split.ids, split.labels, strict=True)
+            if not labels or not is_label(labels[0])
+        ]
+        if ids and any(split.labels):  # else the whole column is missing, which is reported already
+            kind = "a number as label" if is_label is _is_number else "a label"
             message = (
-                f"the split {name} has {count_images(counts[name][label])} of '{label}', and the training split none: "
-                "no model can learn it. Add training images of it, or correct or remove the label"
+                f"{count_images(len(ids))} in the split {name} without {kind} in '{feature}', such as "
+                f"{list_names(ids)}. Label them, or leave them out of the TFRecords"
             )
-            severity: Severity = "error" if name == "eval" else "warning"
-            findings.append(Finding(severity, "unseen_label", name, feature, message, ids[:MAX_EXAMPLES]))
-    for name, minimum in min_images.items():
-        if name not in splits:
-            continue
-        for label in sorted(trained):
-            count = counts[name][label]
-            if count < minimum:
-                message = (
-                    f"'{label}' has {count_images(count)} in the split {name}, and at least {minimum} are needed. Add "
-                    f"images of it, remove it, or lower data.validation.min_images.{name}"
-                )
-                findings.append(Finding("error", "too_few_images", name, feature, message))
+            findings.append(_make_finding("missing_label", name, feature, message, ids))
     return findings
 
 
-def _count_labels(split: Split) -> Counter[str]:
-    """Counts the images of each label; a label that an image has twice counts once."""
-    return Counter(label for labels in split.labels for label in dict.fromkeys(labels))
+def _find_unusable(task: str, ids: Mapping[str, Mapping[str, list[str]]], feature: str) -> list[Finding]:
+    findings = []
+    for name, by_label in ids.items():
+        faults = {label: find_fault(label) for label in by_label}
+        if task == "multilabel":  # whose answer joins labels
+            faults |= {label: f"a {LABEL_SEPARATOR}" for label in by_label if LABEL_SEPARATOR in label}
+        if unusable := sorted(label for label, fault in faults.items() if fault):
+            listed = list_names([f"{label!r}, which holds {faults[label]}" for label in unusable])
+            message = f"the split {name} has labels that can't name a class: {listed}. Correct or remove them"
+            images = [image_id for label in unusable for image_id in by_label[label]]
+            findings.append(_make_finding("unusable_label", name, feature, message, images))
+    return findings
+
+
+def _find_unseen(ids: Mapping[str, Mapping[str, list[str]]], feature: str) -> list[Finding]:
+    findings = []
+    for name, by_label in ids.items():
+        unseen = sorted(by_label.keys() - ids.get("train", {}).keys())
+        for label in unseen[:MAX_LABELS]:
+            message = (
+                f"the split {name} has {count_images(len(by_label[label]))} of '{label}', and the training split none: "
+                "no model can learn it. Add training images of it, or correct or remove the label"
+            )
+            findings.append(_make_finding("unseen_label", name, feature, message, by_label[label]))
+        if more := unseen[MAX_LABELS:]:
+            message = f"{len(more):,} more labels of the split {name} that the training split lacks: {list_names(more)}"
+            findings.append(_make_finding("unseen_label", name, feature, message, []))
+    return findings
+
+
+def _find_rare(counts: Mapping[str, Mapping[str, int]], feature: str, min_images: Mapping[str, int]) -> list[Finding]:
+    findings = []
+    for name, minimum in min_images.items():
+        if name not in counts:
+            continue
+        rare = sorted(label for label in counts.get("train", {}) if counts[name].get(label, 0) < minimum)
+        for label in rare[:MAX_LABELS]:
+            message = (
+                f"'{label}' has {count_images(counts[name].get(label, 0))} in the split {name}, and at least {minimum} "
+                f"are needed. Add images of it, remove it, or lower data.validation.min_images.{name}"
+            )
+            findings.append(Finding("error", "too_few_images", name, feature, message))
+        if more := rare[MAX_LABELS:]:
+            message = f"{len(more):,} more labels have fewer than {minimum} in the split {name}: {list_names(more)}"
+            findings.append(Finding("error", "too_few_images", name, feature, message))
+    return findings
+
+
+def _make_finding(kind: str, split: str, feature: str, message: str, ids: list[str]) -> Finding:
+    severity: Severity = "error" if split in _DEMANDING else "warning"
+    return Finding(severity, kind, split, feature, message, ids[:MAX_EXAMPLES])
+
+
+def _is_name(label: str) -> bool:
+    return not label.isspace() and label != ""
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False

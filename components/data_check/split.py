@@ -1,5 +1,6 @@
 """The part of a split's Examples that DataCheck keeps in memory."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -24,6 +25,7 @@ class Split:
         descriptors: of some images, by index: ``label_errors.compute_descriptors``.
         slices: by columns, the combinations of values that they have, as text; at most one more than
             ``columns.MAX_SLICES``.
+        faulty: by categorical column, the values that no vocabulary can hold, with the number of their images.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -34,6 +36,7 @@ class Split:
     unreadable: list[int] = field(default_factory=list)
     descriptors: dict[int, np.ndarray] = field(default_factory=dict)
     slices: dict[tuple[str, ...], set[tuple[str, ...]]] = field(default_factory=dict)
+    faulty: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
 
 def identify_image(splits: Mapping[str, Split], image: ImageRef) -> dict[str, Any]:

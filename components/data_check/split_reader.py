@@ -12,6 +12,7 @@ from components.data_check.columns import MAX_SLICES
 from components.data_check.split import Split
 from imagepipe.base import appearance, images, tfrecord
 from imagepipe.base.features import Features
+from imagepipe.base.labels import find_fault
 from transform.examples import read_serialized
 
 _BATCH = 64  # images that are described at once
@@ -36,6 +37,8 @@ def read_split(
         split.ids.append(_read_text(example, features.metadata) or f"{name}/{index}")
         split.sha256.append(_read_text(example, "sha256"))
         split.labels.append([tfrecord.to_text(value) for value in example.get(features.label, [])])
+        for column in features.categorical:
+            split.faulty[column].update(filter(find_fault, map(tfrecord.to_text, example.get(column, []))))
         for columns, values in split.slices.items():
             if len(values) <= MAX_SLICES:
                 values.update(

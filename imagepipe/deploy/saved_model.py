@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import LABELS_VOCABULARY
+from imagepipe.base.labels import decode_names
 from imagepipe.base.names import TASK_ASSET
 
 GRAPH = "saved_model.pb"
@@ -71,7 +72,7 @@ def read_inputs(model: str) -> list[str]:
 
 def read_labels(model: Path) -> list[str]:
     """Returns the names of a SavedModel's outputs, in the order of ``classes``; of a regression the target's name."""
-    return (model / "assets" / LABELS_VOCABULARY).read_text().splitlines()
+    return decode_names((model / "assets" / LABELS_VOCABULARY).read_bytes())
 
 
 def read_task(model: Path) -> str:

@@ -5,8 +5,10 @@ listed as duplicates. If their labels contradict each other, none is written: al
 written earlier is removed, until their labels agree. The split follows from the hash alone.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 
+from imagepipe.base.labels import list_names
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine
 from imagepipe.ingest.records import HashedRow
 from imagepipe.ingest.shards import IndexEntry
@@ -33,16 +35,17 @@ def decide(rows: list[HashedRow], entry: IndexEntry | None) -> tuple[HashedRow |
     sha256 = rows[0]["sha256"]
 
     if len(distinct) > 1:
-        listed = ", ".join("|".join(some) for some in distinct)
+        listed = list_names(["|".join(some) for some in distinct])
         reason = f"copies of one file carry different labels: {listed}"
         outcomes = [quarantine(row["path"], row["row"], reason) for row in rows]
         if entry and is_in:
             outcomes.append({"kind": "removed", "entry": entry, "reason": reason, "unseen": sorted(unseen)})
         # Of a path that one manifest names twice with two labels, both are kept, so that it agrees with no other copy.
-        copies = {
-            path: sorted({label for row in rows if row["path"] == path for label in row["labels"]}) for path in labels
-        }
-        outcomes.append({"kind": "refused", "sha256": sha256, "copies": {**unseen, **copies}})
+        copies: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            copies[row["path"]].update(row["labels"])
+        sorted_copies = {path: sorted(some) for path, some in copies.items()}
+        outcomes.append({"kind": "refused", "sha256": sha256, "copies": {**unseen, **sorted_copies}})
         return None, outcomes
 
     if entry and is_in and list(distinct[0]) in entry["copies"].values():

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypedDict
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.dataset import Dataset, list_features
 
@@ -171,6 +172,8 @@ def _make_row(path: str, row: int | None, metadata: str, label: object, side: di
         if not _is_number(text):
             return _reject(path, row, f"label is not a number: {text[:100]}")
         labels = [repr(float(text))]
+    if fault := next(filter(None, map(find_fault, labels)), None):
+        return _reject(path, row, f"label holds {fault}: {text[:100]!r}")
     return Row(path=path, row=row, reason=None, metadata=metadata, labels=labels, side=side)
 
 
@@ -304,9 +307,10 @@ def _check_columns(where: str, names: list[str]) -> None:
             f"{where}: a column can't be called {' or '.join(clashing)}, as every record has such a feature of its "
             "own. Rename it."
         )
-    if "" in names or len(set(names)) < len(names) or any(map(_is_not_utf8, names)):
+    if "" in names or len(set(names)) < len(names) or any(map(find_fault, names)):
         raise IngestError(
-            f"{where}: every column needs a UTF-8 name of its own, and these are {', '.join(map(repr, names))}."
+            f"{where}: every column needs a name of its own, in UTF-8 and on one line, and these are "
+            f"{', '.join(map(repr, names))}."
         )
 
 

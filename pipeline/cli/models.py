@@ -202,6 +202,7 @@ def export(
     """Convert a run's network for devices. It takes pixels: decoding and resizing are up to the device."""
     with report_errors():
         from imagepipe.base.errors import ModelError
+        from imagepipe.base.labels import encode_names
         from imagepipe.base.names import TRAINING_FOLDER
         from imagepipe.deploy.saved_model import read_labels
         from imagepipe.deploy.versions import find_model
@@ -217,7 +218,7 @@ def export(
             content = convert_to_tflite(network)
         out.write_bytes(content)
         names = out.with_suffix(".labels.txt")
-        names.write_text("".join(f"{label}\n" for label in read_labels(folder)))
+        names.write_bytes(encode_names(read_labels(folder)))
     OUT.print(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}")
 
 

@@ -12,12 +12,12 @@ from tfx.types import standard_artifacts
 from components.artifacts import TRAIN_STATISTICS
 from components.data_check import label_errors, near_duplicates
 from components.data_check.anomalies import describe_anomalies
-from components.data_check.columns import MAX_SLICES, check_slices, find_missing_columns
+from components.data_check.columns import MAX_SLICES, check_slices, find_faulty_values, find_missing_columns
 from components.data_check.config import ValidationConfig
 from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.drift import judge_distances
 from components.data_check.driver import find_baseline
-from components.data_check.labels import check_labels
+from components.data_check.labels import MAX_LABELS, check_labels
 from components.data_check.split import Split
 from components.data_check.split_reader import read_split
 from components.data_check.tfdv_statistics import measure_distances
@@ -47,7 +47,81 @@ def test_an_unseen_label_in_eval_and_a_class_with_too_few_images_are_errors():
     assert findings[0].examples == ["id-2"]
     assert findings[1].message.startswith("'b' has 4 images in the split train, and at least 10 are needed")
     assert "'b' has 0 images in the split eval" in findings[2].message
-    assert check_labels("regression", splits, "label", {"train": 10}) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "without"),
+    [
+        ("classification", [["1"], [], [""], [" "], ["", "2"], ["0"]], ["id-1", "id-2", "id-3", "id-4"]),
+        ("regression", [["1.5"], [], ["nan"], ["-inf"], ["0"], ["many"]], ["id-1", "id-2", "id-3", "id-5"]),
+        ("multilabel", [["1"], [], ["1", "2"], [], ["2"], ["0"]], []),
+    ],
+)
+def test_images_without_a_label_stop_the_run_by_name(task, labels, without):
+    split = Split(ids=[f"id-{i}" for i in range(len(labels))], labels=labels)
+    findings = check_labels(task, {"train": split, "test": split}, "label", {})
+    assert [(f.severity, f.kind, f.split, f.examples) for f in findings] == [
+        (severity, "missing_label", name, without) for severity, name in (("error", "train"), ("warning", "test"))
+    ][: len(findings)]
+    assert bool(findings) == bool(without)
+    for finding in findings:
+        assert f"such as {', '.join(without)}. Label them, or leave them out of the TFRecords" in finding.message
+
+
+def test_labels_and_categories_that_no_vocabulary_can_hold_stop_the_run_by_name(tmp_path):
+    features = Features(categorical=("camera", "lens"))
+    with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
+        for label, camera in (
+            (b"a", "old"),
+            (b"golden\nretriever", "new\u2028er"),
+            (b"misc\xc2\x85", "old"),
+            (b"\xe9", ""),
+        ):
+            example = make_example(b"", camera=camera, lens="wide")
+            example.features.feature["label"].bytes_list.value.append(label)
+            writer.write(example.SerializeToString())
+    split = read_split(str(tmp_path), "train", features, describe_every=0)
+    (finding,) = check_labels("classification", {"train": split}, "label", {})
+    assert (finding.severity, finding.kind, finding.feature) == ("error", "unusable_label", "label")
+    assert finding.message == (
+        r"the split train has labels that can't name a class: 'golden\nretriever', which holds a control character "
+        r"(U+000A), 'misc\x85', which holds a control character (U+0085), '\ufffd', which holds bytes that are not "
+        r"UTF-8 (U+FFFD). Correct or remove them"
+    ).replace(r"\ufffd", "\ufffd")
+    assert finding.examples == ["train/1", "train/2", "train/3"]
+    (category,) = find_faulty_values({"train": split})
+    assert (category.severity, category.feature) == ("error", "camera")
+    assert (
+        r"1 image in the split train with values of 'camera' that can't be categories: 'new\u2028er'"
+        in category.message
+    )
+
+    joined = Split(ids=["id"], labels=[["a|b"]])
+    (finding,) = check_labels("multilabel", {"train": joined}, "label", {})
+    assert "'a|b', which holds a |" in finding.message
+    assert check_labels("classification", {"train": joined}, "label", {}) == []
+
+
+def test_labels_that_are_ids_are_one_finding_and_soon():
+    train = make_split({f"image {number:06}": 1 for number in range(90_000)})
+    evaluation = make_split({f"image {number:06}": 1 for number in range(80_000, 100_000)})
+    for task in ("classification", "multilabel"):
+        (finding,) = check_labels(task, {"train": train, "eval": evaluation}, "label", {"train": 10, "eval": 1})
+        assert finding.severity == "error"
+        assert finding.message.startswith(
+            "'label' has 100,000 different values for 110,000 images, such as image 000000, image 000001, "
+        )
+
+
+def test_of_many_labels_with_the_same_fault_the_first_are_findings_and_one_more_counts_the_others():
+    train = make_split({f"rare {number:04}": 3 for number in range(5000)})
+    evaluation = make_split({f"new {number:04}": 3 for number in range(5000)})
+    findings = check_labels("classification", {"train": train, "eval": evaluation}, "label", {"train": 10})
+    assert [f.kind for f in findings] == ["unseen_label"] * (MAX_LABELS + 1) + ["too_few_images"] * (MAX_LABELS + 1)
+    assert findings[MAX_LABELS].message.startswith(
+        "4,980 more labels of the split eval that the training split lacks: new"
+    )
+    assert findings[-1].message.startswith("4,980 more labels have fewer than 10 in the split train: rare 0020, ")
 
 
 def compute_statistics(**columns):
@@ -56,15 +130,9 @@ def compute_statistics(**columns):
 
 def test_a_column_that_the_model_needs_and_a_split_lacks_is_an_error():
     train = compute_statistics(label=["a", "b"] * 10, weight=np.arange(20.0))
-    evaluation = compute_statistics(label=["a", None])
-    splits = {"train": train, "eval": evaluation}
-    gone, unlabelled = sorted(
-        find_missing_columns("classification", splits, ("label", "weight"), "label"), key=lambda f: f.severity
-    )
+    (gone,) = find_missing_columns({"train": train, "eval": compute_statistics(label=["a"])}, ("label", "weight"))
     assert (gone.severity, gone.kind, gone.split, gone.feature) == ("error", "missing_column", "eval", "weight")
-    assert (unlabelled.severity, unlabelled.split) == ("warning", "eval")
-    assert "1 image in the split eval without a label" in unlabelled.message
-    assert find_missing_columns("classification", {"train": train}, ("label", "weight"), "label") == []
+    assert find_missing_columns({"train": train}, ("label", "weight")) == []
 
 
 def test_tfdvs_anomalies_are_reported_as_text_and_a_curated_schemas_can_stop_the_run():

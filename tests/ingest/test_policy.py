@@ -78,3 +78,16 @@ def test_splits_follow_the_weights_and_the_hash_alone():
     assert choose_split("f" * 64, splits) == "test"
     assert {choose_split(sha256, {"train": 1, "eval": 0}) for sha256 in hashes} == {"train"}
     assert [choose_split(sha256, {"train": 8, "eval": 1, "test": 1}) for sha256 in hashes] == chosen
+
+
+def test_the_reason_why_thousands_of_copies_are_quarantined_is_short():
+    """As of a placeholder image that stands for each product: in the square of their number it would take hours."""
+    _, outcomes = policy.decide([row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None)
+    *quarantined, refused = outcomes
+    assert len(quarantined) == len(refused["copies"]) == 20_000
+    assert refused["copies"]["00007.jpg"] == ["product 00007"]
+    assert {outcome["reason"] for outcome in quarantined} == {
+        "copies of one file carry different labels: "
+        + ", ".join(f"product {number:05}" for number in range(10))
+        + " and 19,990 more"
+    }

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import pytest
 
@@ -125,6 +126,28 @@ def test_regression_wants_finite_numbers(csv):
     ]
 
 
+ENDS_OF_LINES = ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+"""All that ``str.splitlines`` takes for one."""
+
+
+@pytest.mark.parametrize("character", [*ENDS_OF_LINES, "\t", "\x00", "\x7f", "\ufffd"])
+def test_no_source_gives_a_label_with_a_control_character_or_an_end_of_a_line(csv, jsonl, put, tmp_path, character):
+    label, wanted = f"golden{character}retriever", f"label holds .* \\(U\\+{ord(character):04X}\\): 'golden"
+    sources_of_one = [csv(f'path,label\n1.jpg,"{label}"\n'), jsonl({"path": "1.jpg", "label": label})]
+    if character != "\x00":  # which no folder's name can hold
+        put(f"folder/{label}/1.jpg", b"x")
+        sources_of_one.append(tmp_path / "folder")
+    for source in sources_of_one:
+        for task in ("classification", "multilabel"):
+            ((_, reason),) = reasons(source, task)
+            assert re.match(wanted, reason)
+
+
+def test_blanks_and_ends_of_lines_around_a_label_are_cut_off(jsonl):
+    rows = [{"path": "1.jpg", "label": f"{end}cat{end}"} for end in ENDS_OF_LINES]
+    assert [row["labels"] for row in read(jsonl(*rows))] == [["cat"]] * len(rows)
+
+
 def test_labels_that_differ_in_unicode_form_only_are_one(csv):
     assert [row["labels"] for row in read(csv("path,label\na.jpg,caf\u00e9\nb.jpg,cafe\u0301\n"))] == [["café"]] * 2
 
@@ -189,12 +212,13 @@ def test_sources_that_are_none_are_refused(put, tmp_path):
         read(put("list.txt", b"x"))
 
 
-def test_names_that_are_not_utf8_are_listed(tmp_path):
-    folder = os.fsencode(tmp_path) + b"/set/caf\xe9"
-    os.makedirs(folder)  # noqa: PTH103 (bytes)
-    with open(folder + b"/1.jpg", "wb") as file:  # noqa: PTH123
-        file.write(b"x")
-    (row,) = read(tmp_path / "set")
-    assert os.fsencode(row["metadata"]) == b"caf\xe9/1.jpg"
-    assert os.fsencode(row["labels"][0]) == b"caf\xe9"
-    json.dumps(row).encode()
+def test_a_file_may_have_a_name_that_is_not_utf_8_and_a_class_may_not(tmp_path):
+    for folder in (b"/set/coffee", b"/set/caf\xe9"):
+        os.makedirs(os.fsencode(tmp_path) + folder)  # noqa: PTH103 (bytes)
+        with open(os.fsencode(tmp_path) + folder + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
+            file.write(b"x")
+    rejected, row = read(tmp_path / "set")
+    assert os.fsencode(row["metadata"]) == b"coffee/caf\xe9.jpg"
+    assert row["labels"] == ["coffee"]
+    assert rejected["reason"] == r"label holds bytes that are not UTF-8 (U+DCE9): 'caf\udce9'"
+    json.dumps([row, rejected]).encode()

@@ -2,6 +2,7 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base.errors import ConfigError
+from imagepipe.ingest import dataset
 from pipeline.config import Config
 from pipeline.source import Source, find_examples
 from tests.conftest import make_example
@@ -62,6 +63,24 @@ def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path):
         find_examples(config(tmp_path / "missing"))
     (tmp_path / "notes.txt").write_text("these are not records")
     with pytest.raises(ConfigError, match=r"notes\.txt is not a TFRecord file"):
+        find_examples(config(tmp_path))
+
+
+def test_a_dataset_whose_labels_are_ids_is_refused(tmp_path):
+    labels = {
+        "train": {f"image {number:03}": 1 for number in range(100)},
+        "eval": {f"image {number:03}": 1 for number in range(1, 101)},
+    }
+    options = dataset.Options("classification", {"train": 8, "eval": 2}, None, 10**8, None)
+    splits = {
+        name: dataset.Split(100, labels[name], [dataset.Shard(f"{name}/0.tfrecord", 100, 1)]) for name in options.splits
+    }
+    description = dataset.Dataset(options, dataset.list_features("classification"), splits)
+    (tmp_path / dataset.DESCRIPTION).write_bytes(dataset.encode(description))
+    for name in splits:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tfrecord").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"label of .* has 101 different values for 200 images.*look like ids"):
         find_examples(config(tmp_path))
 
 

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base import features as f
+from imagepipe.base.errors import DataError
 from tests.conftest import SIZE, make_digit_images, make_example, run_analysis, serialize_example
-from transform.examples import load_graph, make_parser
+from transform.examples import load_graph, make_parser, read_output_names
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,49 @@ def test_whole_numbers_as_labels_and_as_many_for_each_image_work_too(tmp_path):
     _, transform = load_graph(output)
     examples = {"input": tf.constant(pngs), "label": tf.constant([[0, 7], [7, 12]], tf.int64)}
     assert transform(examples)[f.TARGET].numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
+
+
+def test_a_missing_whole_number_is_neither_the_class_nor_the_category_0_and_nan_becomes_the_mean(tmp_path):
+    pngs = [png for _, png in make_digit_images(5)]
+    labels, years, weights = ([1], [2], [], [0], [1]), ([0], [1], [1], [], [0]), (1.0, 3.0, np.nan, np.inf, 2.0)
+    rows = [
+        {"input": png, "label": label, "year": year, "weight": weight}
+        for png, label, year, weight in zip(pngs, labels, years, weights, strict=True)
+    ]
+    spec = {
+        "input": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.VarLenFeature(tf.int64),
+        "year": tf.io.VarLenFeature(tf.int64),
+        "weight": tf.io.FixedLenFeature([], tf.float32),
+    }
+    features = f.Features(numeric=("weight",), categorical=("year",))
+    custom = {"task": "classification", "features": asdict(features), "image_size": list(SIZE)}
+    output = run_analysis(rows, spec, custom, tmp_path)
+    assert read_output_names("classification", output, features) == ["0", "1", "2"]
+    _, transform = load_graph(output)
+    examples = {"input": tf.constant(pngs), "weight": tf.constant(weights)} | {
+        name: tf.RaggedTensor.from_row_lengths(
+            tf.constant([value for values in column for value in values], tf.int64), list(map(len, column))
+        ).to_sparse()
+        for name, column in (("label", labels), ("year", years))
+    }
+    transformed = transform(examples)
+    assert transformed[f.TARGET].numpy().tolist() == [1, 2, -1, 0, 1]
+    assert output.vocabulary_size_by_name(features.vocabulary("year")) == 2
+    assert transformed["year"].numpy().tolist() == [
+        *(output.vocabulary_by_name(features.vocabulary("year")).index(year) for year in (b"0", b"1", b"1")),
+        2,
+        output.vocabulary_by_name(features.vocabulary("year")).index(b"0"),
+    ]
+    assert transformed["weight"].numpy() == pytest.approx([-1.2247, 1.2247, 0, 0, 0], abs=1e-3)
+
+
+def test_a_class_whose_name_could_not_be_read_back_stops_the_analysis_by_name(tmp_path):
+    spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.string)}
+    custom = {"task": "classification", "features": asdict(f.Features()), "image_size": list(SIZE)}
+    rows = [{"input": png, "label": name} for (_, png), name in zip(make_digit_images(2), (b"a\nb", b"b"), strict=True)]
+    with pytest.raises(DataError, match=r"the label 'a\\nb' holds a control character \(U\+000A\)"):
+        run_analysis(rows, spec, custom, tmp_path)
 
 
 def test_a_number_stays_what_it_is_and_a_missing_one_is_no_zero(analyzed_regression):

@@ -30,6 +30,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
+from imagepipe.base.labels import encode_names
 from imagepipe.base.names import TASK_ASSET, TaskName
 from trainer.config import list_thresholds
 from transform.examples import FeatureSpec, Raw, load_graph, make_parser, read_output_names
@@ -165,10 +166,12 @@ def save_model(
         ValueError: if ``label_thresholds`` names a label unseen in training.
     """
     output_names = read_output_names(task, transform_output, features)
-    assets = {TASK_ASSET: task} | ({LABELS_VOCABULARY: "\n".join(output_names)} if task == "regression" else {})
+    assets = {TASK_ASSET: f"{task}\n".encode()}
+    if task == "regression":
+        assets[LABELS_VOCABULARY] = encode_names(output_names)
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in assets.items():
-            (Path(folder) / name).write_text(f"{text}\n")
+        for name, content in assets.items():
+            (Path(folder) / name).write_bytes(content)
         label = _make_label_function(task, output_names, label_thresholds)
         servable = _Servable(model, transform_output, features, label, [f"{folder}/{name}" for name in assets])
         tf.saved_model.save(servable, path, signatures=servable.make_signatures())

@@ -1,0 +1,69 @@
+r"""Names of classes and labels: which text can be one, and the file that lists them.
+
+The file has one name per line, each ended by ``\n`` and by nothing else: TensorFlow reads it like that. Python's
+``splitlines`` and its text mode know ten more ends of a line, and one of them inside a name would shift the names of
+all classes after it. Everything of ours that writes or reads such a file does it here, and no name holds one of them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from imagepipe.base.errors import DataError
+
+_FAULTS = {
+    "bytes that are not UTF-8": re.compile("[\ud800-\udfff\ufffd]"),  # as Python decodes, and as others replace them
+    "a control character": re.compile("[\x00-\x1f\x7f-\x9f]"),
+    "a line separator": re.compile("[\u2028\u2029]"),
+}
+_MAX_LISTED = 10
+_MIN_IDS = 50  # of fewer labels each can be named
+
+
+def find_fault(name: str) -> str | None:
+    """Returns why a text can't name a class, such as "a control character (U+000A)"; None if it can."""
+    for fault, pattern in _FAULTS.items():
+        if match := pattern.search(name):
+            return f"{fault} (U+{ord(match[0]):04X})"
+    return None
+
+
+def encode_names(names: Iterable[str]) -> bytes:
+    """Returns the content of a file of names.
+
+    Raises:
+        DataError: if a name can't be read back.
+    """
+    lines = []
+    for name in names:
+        if fault := find_fault(name):
+            raise DataError(f"the label {name!r} holds {fault}, so it can't name a class: correct it in the data.")
+        lines.append(f"{name}\n")
+    return "".join(lines).encode()
+
+
+def decode_names(content: bytes) -> list[str]:
+    """Returns the names in a file of names, in their order; the last line may lack its end."""
+    return content.decode().removesuffix("\n").split("\n") if content else []
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Returns the first ten names as text, with the number of the others."""
+    more = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def describe_ids(counts_by_split: Iterable[Mapping[str, int]]) -> str | None:
+    """Returns a sentence, but for its subject, if labels look like ids: if most of them have a single image.
+
+    Args:
+        counts_by_split: number of images by label, of each split.
+    """
+    splits = list(counts_by_split)
+    labels = sorted(set[str]().union(*splits))
+    images = sum(sum(counts.values()) for counts in splits)
+    if len(labels) < _MIN_IDS or 2 * len(labels) <= images:
+        return None
+    return (
+        f"has {len(labels):,} different values for {images:,} images, such as {', '.join(labels[:3])}: these look like "
+        "ids, not like classes. Give the column that has the classes"
+    )

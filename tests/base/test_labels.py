@@ -1,0 +1,46 @@
+import pytest
+
+from imagepipe.base.errors import DataError
+from imagepipe.base.labels import decode_names, describe_ids, encode_names, find_fault, list_names
+
+ODD = ["", " a b ", "a|b", "Ägypten", "zero\u200bwidth", "\u202ertl", "ﬁ", "🐈", "no\u00a0break", "'quoted'"]
+
+
+def test_names_come_back_as_they_were_written():
+    assert decode_names(encode_names(ODD)) == ODD
+    assert encode_names(["b", "a"]) == b"b\na\n"
+    assert decode_names(b"") == []
+    assert decode_names(b"a\nb") == ["a", "b"]
+
+
+def test_only_a_line_feed_ends_a_name():
+    names = ["golden\u2028retriever", "misc\x85 other", "a\x1cb", "vertical\x0btab", "carriage\rreturn"]
+    assert decode_names("".join(f"{name}\n" for name in names).encode()) == names
+
+
+@pytest.mark.parametrize("character", [*map(chr, range(32)), *map(chr, range(127, 160)), "\u2028", "\u2029"])
+def test_no_control_character_and_no_end_of_a_line_gets_into_a_name(character):
+    name = f"golden{character}retriever"
+    assert find_fault(name).endswith(f"(U+{ord(character):04X})")
+    with pytest.raises(DataError, match=r"the label 'golden.*retriever' holds a "):
+        encode_names(["beagle", name])
+
+
+def test_bytes_that_are_not_utf_8_name_no_class():
+    for errors in ("surrogateescape", "replace"):
+        assert find_fault("café".encode("latin-1").decode(errors=errors)).startswith("bytes that are not UTF-8")
+    assert not any(map(find_fault, ODD))
+
+
+def test_labels_that_are_mostly_different_look_like_ids():
+    ids = {f"image {number}": 1 for number in range(900)}
+    message = describe_ids([ids, {"image 1": 1, "image 1000": 1}])
+    assert message.startswith("has 901 different values for 902 images, such as image 0, image 1, image 10: ")
+    assert describe_ids([dict.fromkeys(ids, 2)]) is None
+    assert describe_ids([{"a": 1, "b": 1}]) is None
+    assert describe_ids([]) is None
+
+
+def test_a_long_list_is_cut():
+    assert list_names(list("abc")) == "a, b, c"
+    assert list_names(list(map(str, range(1234)))).endswith("8, 9 and 1,224 more")
