@@ -97,6 +97,8 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
         uvicorn.Server(config).run([listening])
 
 
+_MARKER = ".imagepipe-dashboard"
+"""Name of a file in each folder of exported pages: only such a folder is written into again."""
 _LINK = re.compile(r"""(?:href|src)="([^"]*)\"""")
 
 
@@ -107,8 +109,14 @@ def export_pages(root: Path, out: Path) -> int:
         ModelError: if there is something else in the folder, or it is the workdir.
     """
     workdir = Workdir(root)
-    if out.resolve() == root.resolve() or (out.exists() and any(out.iterdir()) and not (out / "script.js").is_file()):
-        raise ModelError(f"{out} has something else in it; give a folder of its own")
+    marker = out / _MARKER
+    if out.resolve() == root.resolve() or (out.exists() and any(out.iterdir()) and not marker.is_file()):
+        raise ModelError(
+            f"{out} has something else in it: give a folder of its own. (Pages that a version without the file "
+            f"{_MARKER} exported are taken for somebody else's, too: remove them first.)"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text("The files in this folder are written anew by imagepipe dashboard --export.\n")
     waiting, seen = deque(["index.html"]), {"index.html"}
     count = 0
     while waiting:

@@ -393,7 +393,7 @@ def test_exported_pages_are_whole_and_link_to_nothing_that_is_not_there(disagree
     out = tmp_path / "site"
     done = CliRunner().invoke(app, ["dashboard", str(disagreeing), "--export", str(out)], catch_exceptions=False)
     assert done.exit_code == 0
-    files = [file for file in out.rglob("*") if file.is_file()]
+    files = [file for file in out.rglob("*") if file.is_file() and file.name != ".imagepipe-dashboard"]
     assert f"Wrote {len(files)} files" in done.stdout
     for file in files:
         if file.suffix != ".html":
@@ -405,11 +405,24 @@ def test_exported_pages_are_whole_and_link_to_nothing_that_is_not_there(disagree
                 assert (file.parent / link).is_file(), (file, link)
     assert (out / "compare" / run_id(0) / run_id(1) / "4.jpg").is_file()
     assert CliRunner().invoke(app, ["dashboard", str(disagreeing), "--export", str(out)]).exit_code == 0  # again
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("mine")
-    refused = CliRunner().invoke(app, ["dashboard", str(disagreeing), "--export", str(tmp_path / "other")])
-    assert refused.exit_code == 2
-    assert "has something else in it" in refused.stderr
+
+
+def test_pages_are_exported_into_no_folder_of_somebody_else(root, recorder, tmp_path):
+    recorder.summarize(0)
+    for name in ("thesis.txt", "script.js", "index.html"):
+        other = tmp_path / name.partition(".")[0]
+        other.mkdir()
+        (other / name).write_text("mine")
+        refused = CliRunner().invoke(app, ["dashboard", str(root), "--export", str(other)])
+        assert refused.exit_code == 2
+        assert "has something else in it" in refused.stderr
+        assert [(file.name, file.read_text()) for file in other.iterdir()] == [(name, "mine")]
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):  # what it wrote itself is written anew
+        done = CliRunner().invoke(app, ["dashboard", str(root), "--export", str(tmp_path / "empty")])
+        assert done.exit_code == 0, done.output
+    (tmp_path / "empty" / "index.html").unlink()  # as a killed one leaves it
+    assert CliRunner().invoke(app, ["dashboard", str(root), "--export", str(tmp_path / "empty")]).exit_code == 0
 
 
 def test_a_port_that_is_taken_is_said(root):
