@@ -3,38 +3,63 @@
 import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
 from trainer.config import FnArgs
 
-_FILE = "state.npz"
+STATE = "state.npz"
+"""File of a state in its folder."""
+
+Arrays = dict[str, list[np.ndarray]]
+"""Groups of arrays by name."""
 
 
-@dataclass
-class Progress:
+class StateError(Exception):
+    """A state on disk can't be used; the message says why. Nothing has been assigned."""
+
+
+class Progress(BaseModel):
     """How far a training is.
 
     Attributes:
         phase: index of the current phase.
         epoch: finished epochs of the phase.
-        step: finished steps of the epoch after those.
+        step: finished steps of the epoch after those; all of them if only the evaluation is missing.
+        seconds: duration of these steps.
+        waiting: seconds of it in which no batch was ready.
         history: one row per finished epoch of all phases, see ``trainer.schedule``.
     """
 
-    phase: int
-    epoch: int
-    step: int
-    history: list[dict[str, Any]]
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    phase: NonNegativeInt = 0
+    epoch: NonNegativeInt = 0
+    step: NonNegativeInt = 0
+    seconds: NonNegativeFloat = 0.0
+    waiting: NonNegativeFloat = 0.0
+    history: list[dict[str, Any]] = []
 
 
-Arrays = dict[str, list[np.ndarray]]
+@dataclass(frozen=True)
+class State:
+    """The state of a training.
+
+    Attributes:
+        identity: everything, as JSON values, that has to be the same when the training is resumed.
+        progress: how far it is.
+        arrays: the values of its variables, see ``check_shapes``.
+    """
+
+    identity: dict[str, Any]
+    progress: Progress
+    arrays: Arrays
 
 
 def make_state_folder(fn_args: FnArgs) -> Path:
@@ -63,33 +88,66 @@ def assign_values(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarr
         variable.assign(array)
 
 
-def save_state(folder: Path, progress: Progress, arrays: Arrays) -> None:
+def save_state(folder: Path, state: State) -> None:
     """Writes a state in place of the previous one; a reader sees one of them complete.
 
     Args:
         folder: an existing folder.
-        progress: how far the training is.
-        arrays: groups of arrays by name.
+        state: the state.
     """
-    flat = {f"{name}/{number}": array for name, group in arrays.items() for number, array in enumerate(group)}
-    partial = folder / f"{_FILE}.partial"
+    texts = {"identity": state.identity, "progress": state.progress.model_dump()}
+    flat = {f"{name}/{number}": array for name, group in state.arrays.items() for number, array in enumerate(group)}
+    partial = folder / f"{STATE}.partial"
     with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, progress=np.array(json.dumps(vars(progress))), **flat)
+        np.savez(file, allow_pickle=False, **{key: np.array(json.dumps(texts[key])) for key in texts}, **flat)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(folder / _FILE)
+    partial.replace(folder / STATE)
 
 
-def load_state(folder: Path) -> tuple[Progress, Arrays] | None:
-    """Reads what ``save_state`` wrote; returns None if there is nothing, or nothing readable."""
-    try:
-        with np.load(folder / _FILE, allow_pickle=False) as stored:
-            progress = Progress(**json.loads(str(stored["progress"])))
-            arrays: Arrays = {}
-            for key in stored.files:
-                name, slash, _ = key.partition("/")
-                if slash:
-                    arrays.setdefault(name, []).append(stored[key])
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError):
+def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
+    """Reads what ``save_state`` wrote; returns None if there is nothing.
+
+    Args:
+        folder: an existing folder.
+        identity: the one that a state must have to be usable.
+
+    Raises:
+        StateError: if it is damaged, or of another identity.
+    """
+    if not (folder / STATE).exists():
         return None
-    return progress, arrays
+    arrays: Arrays = {}
+    try:
+        with np.load(folder / STATE, allow_pickle=False) as stored:
+            stored_identity = json.loads(str(stored["identity"]))
+            different = [key for key in identity if stored_identity.get(key) != identity[key]]
+            if not different:
+                progress = Progress(**json.loads(str(stored["progress"])))
+                for key in stored.files:
+                    name, slash, _ = key.partition("/")
+                    if slash:
+                        arrays.setdefault(name, []).append(stored[key])
+    except Exception as error:  # half a file, another program's, a damaged one: NumPy raises a dozen kinds
+        raise StateError(f"it is damaged, or not a state: {type(error).__name__}: {error}") from error
+    if different:
+        changes = (f"{key} was {stored_identity.get(key)} and is {identity[key]}" for key in different)
+        raise StateError(f"it is of another training: {', '.join(changes)}")
+    return State(stored_identity, progress, arrays)
+
+
+def check_shapes(arrays: Arrays, variables: Mapping[str, Sequence[keras.Variable]]) -> None:
+    """Checks that all groups of arrays can be assigned to the variables of the same names, before any of them is.
+
+    Raises:
+        StateError: if the groups, or the numbers, shapes or types of the arrays in them, are others.
+    """
+    if set(arrays) != set(variables):
+        raise StateError(f"it has the groups {', '.join(sorted(arrays))} in place of {', '.join(sorted(variables))}")
+    for name, group in variables.items():
+        expected = [(tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype)) for variable in group]
+        actual = [(array.shape, str(array.dtype)) for array in arrays[name]]
+        if actual != expected:
+            raise StateError(
+                f"its {len(actual)} arrays of {name} don't fit the {len(expected)} variables of the network"
+            )

@@ -7,10 +7,7 @@ position in the shuffled data nor the metrics of the epoch so far.
 
 import logging
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,8 +19,20 @@ import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
+from imagepipe.base.signals import hold_signals
 from trainer.augmentation import make_augmentation
-from trainer.checkpoint import Arrays, Progress, assign_values, copy_values, load_state, save_state
+from trainer.checkpoint import (
+    STATE,
+    Arrays,
+    Progress,
+    State,
+    StateError,
+    assign_values,
+    check_shapes,
+    copy_values,
+    load_state,
+    save_state,
+)
 from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.devices import divide_epoch
 from trainer.inputs import ArrayFile, LoadedSplit, Tensors, make_batches, read_batches, shuffle_epochs
@@ -109,41 +118,57 @@ def run_schedule(
 
     Raises:
         TrainingError: if the loss is no longer finite, or memory doesn't suffice.
-        SystemExit: after SIGTERM, once the state is saved.
+        Stopped: after SIGTERM or Ctrl+C, once the state is saved, see ``imagepipe.base.signals``.
     """
     phase_starters = _list_phases(network, train, evaluation, config, folder)
-    state = load_state(folder)
-    progress, arrays = state or (Progress(0, 0, 0, []), {})
-    if state:
-        _log.info("resuming after %d epochs and %d steps", len(progress.history), progress.step)
-    for row in progress.history:
-        on_epoch(row)
-    while progress.phase < len(phase_starters):
-        phase = phase_starters[progress.phase]()
-        training = _PhaseTraining(phase, task, config, strategy, class_weights, progress)
-        training.restore(arrays)
-        best = arrays.get("best") or copy_values(phase.variables)
-        with _catch_sigterm() as is_terminated:
+    identity = {
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "precision": network.model.dtype_policy.name,
+        "devices": strategy.num_replicas_in_sync,
+        "examples": [train.count, evaluation.count],
+        "configuration": config.model_dump(mode="json"),
+    }
+
+    def run_phases(state: State | None) -> History:
+        progress, arrays = (state.progress, state.arrays) if state else (Progress(), {})
+        for start_phase in phase_starters[progress.phase :]:
+            phase = start_phase()
+            training = _PhaseTraining(phase, task, config, strategy, class_weights, progress)
+            training.restore(arrays)
+            if arrays:
+                _log.info("resuming after %d epochs and %d steps", len(progress.history), progress.step)
+                for row in progress.history:
+                    on_epoch(row)
+            best = arrays.get("best") or copy_values(phase.variables)
+            if not _is_over(progress, phase, config.patience):
+                training.trace_steps()
             while not _is_over(progress, phase, config.patience):
-                try:
-                    new_row = training.run_epoch(progress, is_terminated)
-                except tf.errors.ResourceExhaustedError as error:
-                    raise TrainingError(_explain_out_of_memory(config)) from error
-                if new_row is None:
-                    save_state(folder, progress, training.collect_state(best))
-                    raise SystemExit(128 + signal.SIGTERM)
-                if not progress.history or new_row["val_loss"] < min(row["val_loss"] for row in progress.history):
-                    best = training.evaluated_weights
-                progress.history.append(new_row)
-                on_epoch(new_row)
-                progress.epoch, progress.step = progress.epoch + 1, 0
-                save_state(folder, progress, training.collect_state(best))
-                # Last: once it is logged, a kill can't undo it.
-                _log.info("%s: %s", training.describe_epoch(progress.epoch), _format_row(new_row))
-        # The next phase starts from the best weights, and the last phase's best weights are exported.
-        assign_values(phase.variables, best)
-        progress.phase, progress.epoch, arrays = progress.phase + 1, 0, {}
-    return progress.history
+                with hold_signals() as is_stopped:
+                    try:
+                        new_row = training.run_epoch(progress, is_stopped)
+                    except tf.errors.ResourceExhaustedError as error:
+                        raise TrainingError(_explain_out_of_memory(config)) from error
+                    if new_row:
+                        if not progress.history or new_row["val_loss"] < min(r["val_loss"] for r in progress.history):
+                            best = training.evaluated_weights
+                        progress.history.append(new_row)
+                        on_epoch(new_row)
+                        progress.epoch += 1
+                        progress.step, progress.seconds, progress.waiting = 0, 0.0, 0.0
+                    save_state(folder, State(identity, progress, training.collect_state(best)))
+                    if new_row:  # last: once it is logged, a kill can't undo it
+                        _log.info("%s: %s", training.describe_epoch(progress.epoch), _format_row(new_row))
+            # The next phase starts from the best weights, and the last phase's best weights are exported.
+            assign_values(phase.variables, best)
+            progress.phase, progress.epoch, arrays = progress.phase + 1, 0, {}
+        return progress.history
+
+    try:
+        return run_phases(load_state(folder, identity))
+    except StateError as error:
+        _log.warning("the state in %s can't be used (%s): the training starts over", folder / STATE, error)
+        return run_phases(None)
 
 
 def _list_phases(
@@ -209,25 +234,6 @@ def _explain_out_of_memory(config: TrainerConfig) -> str:
     ) + ", or trainer.precision: mixed_float16."
 
 
-@contextmanager
-def _catch_sigterm() -> Iterator[Callable[[], bool]]:
-    """Catches SIGTERM, which then no longer ends the process.
-
-    Yields:
-        A function that returns whether SIGTERM has come; always False outside the main thread, which alone can catch
-        signals.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event.is_set
-        return
-    previous_handler = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event.is_set
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
-
-
 class _PhaseTraining:
     """The optimizer, metrics, batches and compiled steps of a phase."""
 
@@ -265,14 +271,26 @@ class _PhaseTraining:
         )
         self._eval_step = make_eval_step(strategy, phase.model, task, self._metrics, self._eval_batches.element_spec)
 
+    def trace_steps(self) -> None:
+        """Traces the steps now, so that the first ones, in which signals are held back, take no longer than others."""
+        for step in (self._train_step, self._eval_step):
+            step.get_concrete_function()
+
     def collect_state(self, best: list[np.ndarray]) -> Arrays:
         """Returns everything that is needed to resume; ``best`` are the weights of the best epoch so far."""
         return {name: copy_values(variables) for name, variables in self._list_variables().items()} | {"best": best}
 
     def restore(self, arrays: Arrays) -> None:
-        """Restores a state; does nothing if it is empty."""
-        for name, variables in self._list_variables().items() if arrays else ():
-            assign_values(variables, arrays[name])
+        """Restores a state, whole or not at all; does nothing if it is empty.
+
+        Raises:
+            StateError: if it doesn't fit.
+        """
+        if arrays:
+            groups = self._list_variables()
+            check_shapes(arrays, groups | {"best": self._phase.variables})
+            for name, variables in groups.items():
+                assign_values(variables, arrays[name])
 
     def _list_variables(self) -> dict[str, list[keras.Variable]]:
         return {
@@ -285,28 +303,32 @@ class _PhaseTraining:
         """Returns the name of an epoch, from 1, for messages."""
         return f"{self._phase.name}, epoch {epoch} of {self._phase.epochs}"
 
-    def run_epoch(self, progress: Progress, is_terminated: Callable[[], bool]) -> dict[str, Any] | None:
-        """Trains and evaluates for one epoch; returns its row, or None if SIGTERM came before the last step."""
-        number = len(progress.history) + 1
+    def run_epoch(self, progress: Progress, is_stopped: Callable[[], bool]) -> dict[str, Any] | None:
+        """Trains and evaluates for one epoch, or for what is left of it.
+
+        Returns:
+            Its row; or None if it was stopped. ``progress`` then says where, and the next call continues there.
+        """
         progress_log = ProgressLog(
             self.describe_epoch(progress.epoch + 1), self._sizes.steps, self._config.batch_size, self._metrics
         )
         if not progress.step:
             self._metrics.reset()
-        first = progress.step
-        clock = PassClock()
-        for clock in run_pass(self._train_step, islice(self._train_batches, self._sizes.steps - first)):
-            progress.step = first + clock.steps
-            progress_log.log_step(progress.step, clock, progress.step == self._sizes.steps)
-            if is_terminated() and progress.step < self._sizes.steps:
+        clock = PassClock(progress.seconds, progress.waiting, progress.step)
+        for _ in run_pass(self._train_step, islice(self._train_batches, self._sizes.steps - progress.step), clock):
+            progress.seconds, progress.waiting, progress.step = clock.total, clock.waiting, clock.steps
+            progress_log.log_step(clock)
+            if is_stopped():
                 return None
-        return {
-            "epoch": number,
+        results = self._metrics.compute_results()
+        evaluated = self._evaluate(is_stopped)
+        return evaluated and {
+            "epoch": len(progress.history) + 1,
             "phase": self._phase.name,
-            **self._metrics.compute_results(),
-            **self._evaluate(),
+            **results,
+            **evaluated,
             "learning_rate": float(self._optimizer.learning_rate),
-            "images_per_second": round((self._sizes.examples - first * self._config.batch_size) / clock.total, 1),
+            "images_per_second": round(self._sizes.examples / clock.total, 1),
             "input_wait": round(clock.waiting / clock.total, 4),
         }
 
@@ -329,16 +351,25 @@ class _PhaseTraining:
             batches = batches.enumerate(first).map(augment_batch, num_parallel_calls=CORES, deterministic=True)
         return distribute_batches(self._strategy, batches.prefetch(_PREFETCHED))
 
-    def _evaluate(self) -> dict[str, float]:
-        """Evaluates, with averaged weights if so configured, and keeps a copy of the weights."""
+    def _evaluate(self, is_stopped: Callable[[], bool]) -> dict[str, float] | None:
+        """Evaluates, with averaged weights if so configured, and keeps a copy of the weights.
+
+        Returns:
+            The results; or None if it was stopped. All variables then have the values that they had before.
+        """
+        training_metrics = copy_values(self._metrics.variables)
         training_weights = copy_values(self._phase.model.trainable_variables) if self._config.ema else None
         self._optimizer.finalize_variable_values(self._phase.model.trainable_variables)
         self._metrics.reset()
-        for _ in run_pass(self._eval_step, iter(self._eval_batches)):
-            pass
+        for _ in run_pass(self._eval_step, iter(self._eval_batches), PassClock()):
+            if is_stopped():
+                break
         self.evaluated_weights = copy_values(self._phase.variables)
         if training_weights:
             assign_values(self._phase.model.trainable_variables, training_weights)
+        if is_stopped():
+            assign_values(self._metrics.variables, training_metrics)
+            return None
         results = self._metrics.compute_results("val_")
         check_finite(results["val_loss"], "the evaluation")
         return results

@@ -21,6 +21,8 @@ _LOG_SECONDS = 5.0
 _STEPS_DOWN = {0.5: 0.1, 0.75: 0.01}  # He et al. 2015 (ResNet) divide by 10 at a half and at three quarters
 
 Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
+Step: TypeAlias = tf.types.experimental.GenericFunction
+"""A function of a batch of (inputs, target), with the method ``get_concrete_function``, which traces it."""
 
 
 class RunningMetrics:
@@ -84,7 +86,7 @@ def make_train_step(
     batch_size: int,
     class_weights: np.ndarray | None,
     spec: Any,
-) -> Callable[[Any], None]:
+) -> Step:
     """Returns the function that takes one training step.
 
     Args:
@@ -115,7 +117,7 @@ def make_train_step(
 
 def make_eval_step(
     strategy: tf.distribute.Strategy, model: keras.Model, task: Task, metrics: RunningMetrics, spec: Any
-) -> Callable[[Any], None]:
+) -> Step:
     """Returns the function that evaluates one batch of (inputs, target)."""
 
     def run_replica(inputs: Any, target: tf.Tensor) -> None:
@@ -125,9 +127,7 @@ def make_eval_step(
     return _compile_step(strategy, run_replica, spec)
 
 
-def _compile_step(
-    strategy: tf.distribute.Strategy, run_replica: Callable[..., None], spec: Any
-) -> Callable[[Any], None]:
+def _compile_step(strategy: tf.distribute.Strategy, run_replica: Callable[..., None], spec: Any) -> Step:
     is_alone = strategy.num_replicas_in_sync == 1
     # As in Keras's fit: XLA pays on accelerators, and not across replicas.
     compiled = is_alone and bool(tf.config.list_physical_devices("GPU"))
@@ -143,14 +143,18 @@ def _compile_step(
     return step
 
 
-def run_pass(step: Callable[[Any], None], batches: Iterator[Any]) -> Iterator[PassClock]:
+def run_pass(step: Step, batches: Iterator[Any], clock: PassClock) -> Iterator[None]:
     """Runs a step on each batch.
 
+    Args:
+        step: takes a batch.
+        batches: of this pass, or what an interrupted pass has left of them.
+        clock: goes on from where it stands.
+
     Yields:
-        The clock, after each step.
+        Nothing, after each step.
     """
-    clock = PassClock()
-    start = time.perf_counter()
+    start = time.perf_counter() - clock.total
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)
@@ -160,7 +164,7 @@ def run_pass(step: Callable[[Any], None], batches: Iterator[Any]) -> Iterator[Pa
         step(batch)
         clock.steps += 1
         clock.total = time.perf_counter() - start
-        yield clock
+        yield
 
 
 class ProgressLog:
@@ -173,20 +177,20 @@ class ProgressLog:
         self._metrics = metrics
         self._last_logged = time.perf_counter()
 
-    def log_step(self, step: int, clock: PassClock, is_last: bool) -> None:
-        """Logs a step, if it is time to; call it after each step. ``step`` counts from the start of the epoch."""
+    def log_step(self, clock: PassClock) -> None:
+        """Logs a step, if it is time to; call it after each step of the epoch, with the epoch's clock."""
         now = time.perf_counter()
-        if not is_last and now - self._last_logged < _LOG_SECONDS:
+        if clock.steps < self._steps and now - self._last_logged < _LOG_SECONDS:
             return
         self._last_logged = now
         loss = float(self._metrics.loss.result())
-        check_finite(loss, f"{self._label}, at or before step {step} of {self._steps}")
+        check_finite(loss, f"{self._label}, at or before step {clock.steps} of {self._steps}")
         rate = clock.steps * self._batch_size / clock.total
-        left = (self._steps - step) * clock.total / clock.steps
+        left = (self._steps - clock.steps) * clock.total / clock.steps
         _log.info(
             "%s: step %d of %d, loss %.4f, %.0f images/s, %.0f%% waiting for input, %s left in this epoch",
             self._label,
-            step,
+            clock.steps,
             self._steps,
             loss,
             rate,

@@ -1,5 +1,6 @@
 """The schedule, on a network small enough for seconds; the real one is in tests/e2e."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,8 +12,9 @@ import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
+from imagepipe.base.signals import Stopped, end_on_signals
 from trainer import schedule
-from trainer.checkpoint import load_state
+from trainer.checkpoint import STATE, Progress
 from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
 from trainer.network import Network
@@ -147,8 +149,8 @@ def test_a_training_killed_in_its_third_epoch_resumes_there_and_ends_with_the_ve
     epochs = []
     original = ProgressLog.log_step
 
-    def killed(self, step, clock, is_last):
-        original(self, step, clock, is_last)
+    def killed(self, clock):
+        original(self, clock)
         epochs.append(self._label)
         if len(set(epochs)) == 3:
             raise Killed
@@ -157,48 +159,168 @@ def test_a_training_killed_in_its_third_epoch_resumes_there_and_ends_with_the_ve
         patch.setattr(ProgressLog, "log_step", killed)
         with pytest.raises(Killed):
             train(split, config, tmp_path / "killed")
-    saved = load_state(tmp_path / "killed")[0].history
+    saved = read_progress(tmp_path / "killed").history
     assert len(saved) == 2
 
     resumed, history = train(split, config, tmp_path / "killed")
     assert history[:2] == saved
-    figures = [[{k: v for k, v in row.items() if k not in TIMINGS} for row in rows] for rows in (history, expected)]
-    assert figures[0] == figures[1]
-    for ours, theirs in zip(resumed.model.get_weights(), undisturbed.model.get_weights(), strict=True):
-        assert np.array_equal(ours, theirs)
+    assert_same((resumed, history), (undisturbed, expected))
 
 
 TIMINGS = ("images_per_second", "input_wait")
 
 
-def test_sigterm_saves_in_the_middle_of_an_epoch_and_the_next_training_resumes_with_the_next_batch(
-    split, tmp_path, monkeypatch
-):
-    config = CONFIGS["from scratch"]
-    undisturbed, _ = train(split, config, tmp_path / "undisturbed")
+def read_progress(folder: Path) -> Progress:
+    with np.load(folder / STATE) as stored:
+        return Progress(**json.loads(str(stored["progress"])))
 
-    def terminated(self, step, clock, is_last):
-        if "epoch 2" in self._label and step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ProgressLog, "log_step", terminated)
-        with pytest.raises(SystemExit) as stopped:
-            train(split, config, tmp_path / "state")
-    assert stopped.value.code == 143
-    progress, _ = load_state(tmp_path / "state")
-    assert (len(progress.history), progress.step) == (1, 3)
-
-    resumed, _ = train(split, config, tmp_path / "state")
-    for ours, theirs in zip(resumed.model.get_weights(), undisturbed.model.get_weights(), strict=True):
+def assert_same(result: tuple[Network, list[dict]], expected: tuple[Network, list[dict]]) -> None:
+    figures = [[{k: v for k, v in row.items() if k not in TIMINGS} for row in rows] for _, rows in (result, expected)]
+    assert figures[0] == figures[1]
+    for ours, theirs in zip(result[0].model.get_weights(), expected[0].model.get_weights(), strict=True):
         assert np.array_equal(ours, theirs)
 
 
-def test_a_half_written_state_is_ignored(split, tmp_path):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Returns a function that trains with a configuration, once for all tests of this module."""
+    results = {}
+
+    def train_once(name: str):
+        if name not in results:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            results[name] = train(make_split(folder), CONFIGS[name], folder / "state")
+        return results[name]
+
+    return train_once
+
+
+MOMENTS = {  # configuration, kind of step, number of those taken: finished epochs, steps of the next one
+    "in the last step of a phase": ("with weights", "train", 2 * 2, 1, 2),
+    "in the last evaluation of a phase": ("with weights", "eval", 2 * 2, 1, 2),
+    "in the middle of an epoch": ("from scratch", "train", 8 + 3, 1, 3),
+    "in the last step of an epoch": ("from scratch", "train", 2 * 8, 1, 8),
+    "in an evaluation": ("from scratch", "eval", 8 + 2, 1, 8),
+    "in an evaluation of averaged weights": ("averaged weights", "eval", 8 + 2, 1, 8),
+    "in the last evaluation of the training": ("with weights", "eval", 6 * 2, 5, 2),
+    "on cached features": ("on cached features", "eval", 4 * 2 - 1, 3, 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        pytest.param(moment, number, id=f"{moment}, {number.name}", marks=[] if quick else [pytest.mark.slow])
+        for number in (signal.SIGTERM, signal.SIGINT)
+        for moment in MOMENTS
+        for quick in [moment.endswith("phase") and number == signal.SIGTERM]
+    ],
+)
+def test_a_signal_ends_the_training_at_once_and_the_next_one_resumes_there_with_the_very_same_result(
+    split, tmp_path, monkeypatch, undisturbed, moment, number
+):
+    name, kind, count, epochs, step = MOMENTS[moment]
+    taken = []
+
+    def disturb(make):
+        def make_disturbed(*arguments):
+            original = make(*arguments)
+
+            def disturbed(batch):
+                original(batch)
+                taken.append(kind)
+                if len(taken) == count:
+                    os.kill(os.getpid(), number)
+
+            disturbed.get_concrete_function = original.get_concrete_function
+            return disturbed
+
+        return make_disturbed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, f"make_{kind}_step", disturb(getattr(schedule, f"make_{kind}_step")))
+        with pytest.raises(Stopped), end_on_signals():
+            train(split, CONFIGS[name], tmp_path / "state")
+    assert len(taken) == count
+    progress = read_progress(tmp_path / "state")
+    assert (len(progress.history), progress.step) == (epochs, step)
+    assert_same(train(split, CONFIGS[name], tmp_path / "state"), undisturbed(name))
+
+
+@pytest.mark.slow
+def test_a_signal_while_backbone_features_are_cached_ends_the_training(split, tmp_path, monkeypatch, undisturbed):
+    def cache(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return cache_backbone_features(*arguments)
+
+    name = "on cached features"
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "cache_backbone_features", cache)
+        with pytest.raises(Stopped), end_on_signals():
+            train(split, CONFIGS[name], tmp_path / "state")
+    assert not (tmp_path / "state" / STATE).exists()
+    assert_same(train(split, CONFIGS[name], tmp_path / "state"), undisturbed(name))
+
+
+@pytest.mark.slow
+def test_where_the_application_has_a_handler_for_the_signal_that_one_decides(split, tmp_path, undisturbed):
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    steps = []
+
+    def on_epoch(row):
+        steps.append(row)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    config = CONFIGS["from scratch"]
+    network = make_network(config)
     (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "state.npz").write_bytes(b"PK\x03\x04 and no more")
-    _, history = train(split, TrainerConfig(**SCRATCH, epochs=1), tmp_path / "state")
-    assert len(history) == 1
+    try:
+        history = run_schedule(network, TASK, split, split, config, tmp_path / "state", ONE_DEVICE, on_epoch=on_epoch)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert len(received) == len(steps) == 6
+    assert_same((network, history), undisturbed("from scratch"))
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The state of a training that stopped in the middle of its second phase."""
+    folder = tmp_path_factory.mktemp("interrupted")
+
+    def stop(row):
+        if row["epoch"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = CONFIGS["with weights"]
+    split = make_split(folder)
+    with pytest.raises(Stopped), end_on_signals():
+        run_schedule(make_network(config), TASK, split, split, config, folder, ONE_DEVICE, on_epoch=stop)
+    assert read_progress(folder).phase == 1
+    return folder / STATE
+
+
+def test_a_state_that_does_not_fit_is_named_and_the_training_starts_over(
+    split, tmp_path, caplog, interrupted, undisturbed
+):
+    """In the second phase, so that the network has been prepared for it already."""
+    stored = dict(np.load(interrupted))
+    last = [key for key in stored if key.startswith("best/")][-1]
+    (tmp_path / "state").mkdir()
+    np.savez(tmp_path / "state" / STATE, **stored | {last: np.zeros((5, 5), np.float32)})
+    assert_same(train(split, CONFIGS["with weights"], tmp_path / "state"), undisturbed("with weights"))
+    assert "arrays of best don't fit" in caplog.text
+    assert "the training starts over" in caplog.text
+
+
+def test_a_state_of_another_configuration_is_named_and_the_training_starts_over(split, tmp_path, caplog, interrupted):
+    config = CONFIGS["with weights"].model_copy(update={"dropout": 0.3, "epochs": 1, "head_epochs": 1})
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / STATE).write_bytes(interrupted.read_bytes())
+    _, history = train(split, config, tmp_path / "state")
+    assert len(history) == 2
+    assert "it is of another training: configuration was" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_says_what_to_do(split, tmp_path):
