@@ -155,7 +155,7 @@ def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed:
         for name, (images, labels) in {"train": train, "eval": evaluation}.items():
             (folder / name).write_bytes(images.data)
             rows = ArrayFile(folder / name, images.shape[1:], np.dtype(np.uint8))
-            splits.append(LoadedSplit(rows, {}, np.eye(classes, dtype=np.float32)[labels]))
+            splits.append(LoadedSplit(rows, {}, labels.astype(np.int32), task))
         network = build_network((SIDE, SIDE), task, {}, config)
         start = time.perf_counter()
         history = run_schedule(network, task, splits[0], splits[1], config, folder, tf.distribute.get_strategy())

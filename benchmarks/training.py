@@ -173,12 +173,13 @@ def _split(folder: Path, side: int, images: int) -> Any:
     import numpy as np
 
     from trainer.inputs import ArrayFile, LoadedSplit
+    from trainer.tasks import make_classification
 
     rng = np.random.default_rng(0)
     path = folder / f"pixels-{images}"
     path.write_bytes(rng.integers(0, 256, (images, side, side, 3), np.uint8).data)
-    targets = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, images)]
-    return LoadedSplit(ArrayFile(path, (side, side, 3), np.dtype(np.uint8)), {}, targets)
+    targets = rng.integers(0, CLASSES, images).astype(np.int32)
+    return LoadedSplit(ArrayFile(path, (side, side, 3), np.dtype(np.uint8)), {}, targets, make_classification(CLASSES))
 
 
 def _config(side: int, augmented: bool = False, **options: Any) -> Any:

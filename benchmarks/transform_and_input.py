@@ -194,10 +194,9 @@ def ours(folder: Path) -> dict[str, float]:
     output = tft.TFTransformOutput(str(folder / "transform"))
     _owner, transform = load_graph(output)
     parse = make_parser(output, Features(), with_label=True)
-    encode = make_classification(10).encode
     start = time.perf_counter()
     records = read_shards([str(folder / RECORDS / "*")])
-    split = load_split(records, lambda x: transform(parse(x)), encode, folder / "pixels")
+    split = load_split(records, lambda x: transform(parse(x)), make_classification(10), folder / "pixels")
     loaded = time.perf_counter() - start
     epochs = shuffle_epochs(split.count, split.count, BATCH, seed=0, first=0)
     epoch = read_batches(split, epochs.take(-(-split.count // BATCH))).prefetch(2)

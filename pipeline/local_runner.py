@@ -18,8 +18,9 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
-from imagepipe.base.errors import is_full_disk
+from imagepipe.base.errors import describe_error, is_full_disk
 from imagepipe.base.process import release_memory
+from imagepipe.base.signals import Stopped
 
 _OUTPUT_EVENTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
 _FULL_DISK = "No space left on device. Make room for {}, or for temporary files in {}"
@@ -62,6 +63,7 @@ def run_nodes(
 
     Raises:
         NodeError: if a node fails; no node after it is run.
+        Stopped: if a signal comes, see ``imagepipe.base.signals.end_on_signals``.
     """
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id})
@@ -80,13 +82,23 @@ def run_nodes(
                 executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
                 custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
             ).launch()
+        except Stopped as stopped:
+            raise Stopped(stopped.number, f"{node_id}; the next run continues from there") from stopped
         except Exception as error:
             logging.exception("%s failed", node_id)
-            raise NodeError(node_id, _FULL_DISK.format(root, gettempdir()) if is_full_disk(error) else error) from error
+            raise NodeError(node_id, _explain_full_disk(error, root) if is_full_disk(error) else error) from error
         cached, outputs = _read_outputs(connection, info.execution_id)
         on_end(NodeResult(node_id, time.monotonic() - start, cached, outputs))
         if not cached:
             release_memory()
+
+
+def _explain_full_disk(error: BaseException | None, root: str) -> str:
+    while error is not None:
+        if isinstance(error, OSError) and error.filename and is_full_disk(OSError(error.errno)):
+            return describe_error(error)
+        error = error.__cause__ or error.__context__
+    return _FULL_DISK.format(root, gettempdir())
 
 
 def _read_outputs(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:

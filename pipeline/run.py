@@ -12,6 +12,7 @@ from rich.console import Console
 
 from imagepipe.base.errors import ConfigError, describe_error, name_full_disk
 from imagepipe.base.locks import lock_folder
+from imagepipe.base.signals import end_on_signals
 from pipeline.clean import keep_newest
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
@@ -55,6 +56,7 @@ def run(
         UnavailableError: if the target that serves the live model can't be asked.
         OSError: if files can't be read or written. After this and any error but ConfigError, the run's summary, in
             ``runs/<run_id>``, has the status ``failed`` and the reason.
+        Stopped: after SIGTERM or Ctrl+C, a KeyboardInterrupt; likewise. Handlers of the application are left in place.
     """
     if isinstance(config, Config):
         if overrides or workdir is None:
@@ -82,7 +84,8 @@ def run(
             serving_dir=str(deploy.path),
             log=str(folders.runs / run_id / "log.txt"),
         )
-        with _record_run(summary, folders.runs / run_id), redirect_output(Path(summary.log)) as terminal:
+        log = Path(summary.log)
+        with _record_run(summary, folders.runs / run_id), end_on_signals(), redirect_output(log) as terminal:
             shown = Console(
                 file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False, soft_wrap=True
             )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import keras
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
+from imagepipe.base import filesystem
+from imagepipe.base.errors import measure_full_disk
 from trainer.config import FnArgs
 
 STATE = "state.npz"
@@ -63,18 +66,30 @@ class State:
 
 
 def make_state_folder(fn_args: FnArgs) -> Path:
-    """Returns the state folder of this very training or search, named by its data, preprocessing and configuration."""
-    identity = [
-        fn_args.train_files,
-        fn_args.eval_files,
-        fn_args.transform_graph_path,
-        fn_args.hyperparameters,
-        fn_args.custom_config,
-    ]
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(fn_args.custom_config["state_dir"]) / name
+    """Returns the state folder of this very training or search, and removes those that nothing continues.
+
+    It is ``<state_dir>/<data>/<training>``. The first is named by data and preprocessing, and has the pixels: trainings
+    with other settings use them again. The second is named by everything, and has the state. There is at most one of
+    each: folders of other data, and of other trainings on this data, are removed. Nobody else may use ``state_dir``
+    meanwhile.
+    """
+    custom = fn_args.custom_config
+    files = [path for pattern in (*fn_args.train_files, *fn_args.eval_files) for path in filesystem.glob(pattern)]
+    graph = [path for path, _ in filesystem.walk(fn_args.transform_graph_path)]
+    described = [(path, filesystem.size(path), filesystem.modified(path)) for path in (*files, *graph)]
+    data = _hash([described, custom["task"], custom["features"], custom["image_size"]])
+    training = _hash([data, fn_args.hyperparameters, custom])
+    folder = Path(custom["state_dir"]) / data / training
     folder.mkdir(parents=True, exist_ok=True)
+    for kept in (folder, folder.parent):
+        for other in kept.parent.iterdir():
+            if other.is_dir() and other != kept:
+                shutil.rmtree(other)
     return folder
+
+
+def _hash(identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def copy_values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
@@ -94,11 +109,15 @@ def save_state(folder: Path, state: State) -> None:
     Args:
         folder: an existing folder.
         state: the state.
+
+    Raises:
+        OSError: if the disk is full; the previous state is still there.
     """
     texts = {"identity": state.identity, "progress": state.progress.model_dump()}
     flat = {f"{name}/{number}": array for name, group in state.arrays.items() for number, array in enumerate(group)}
     partial = folder / f"{STATE}.partial"
-    with partial.open("wb") as file:
+    size = sum(array.nbytes for array in flat.values())
+    with measure_full_disk(partial, "the state of the training", lambda: size), partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **{key: np.array(json.dumps(texts[key])) for key in texts}, **flat)
         file.flush()
         os.fsync(file.fileno())

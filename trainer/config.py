@@ -28,7 +28,7 @@ class FnArgs(Protocol):
         hyperparameters: keras-tuner's configuration of them, whose values override those of ``trainer``; or None.
         custom_config: ``task``, ``features``, ``image_size``, ``trainer`` and ``serving`` (of a search ``tuner``), as
             dicts of the classes that own them, and ``state_dir``, a local folder in which a training that was killed
-            finds its state again.
+            finds its state again, see ``checkpoint.make_state_folder``.
     """
 
     train_files: list[str]

@@ -55,7 +55,7 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
     Args:
         fn_args: see ``FnArgs``.
         config: settings that the data must fit.
-        folder: an existing local folder for the pixels.
+        folder: an existing local folder for the pixels of this data; those that are there are used.
 
     Raises:
         TrainingError: if there is nothing to learn.
@@ -74,7 +74,7 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
         name: load_split(
             read_shards(files),
             lambda serialized: transform(parse(serialized)),
-            task.encode,
+            task,
             folder / f"{name}.pixels",
         )
         for name, files in patterns.items()
@@ -153,7 +153,7 @@ def compute_class_weights(
         setting: ``balanced``: inverse to the class's share, 1 on average over the examples; or a weight by class, 1 for
             those not listed; or None.
         class_names: names of the classes.
-        targets: of the train split, float32 ``[n, classes]``, one-hot.
+        targets: of the train split, the indices of the classes, int32 ``[n]``.
 
     Returns:
         float32 ``[classes]``, or None if all count the same.
@@ -170,7 +170,8 @@ def compute_class_weights(
                 f"{', '.join(class_names)}"
             )
         return np.array([setting.get(name, 1) for name in class_names], np.float32)
-    return (len(targets) / (len(class_names) * targets.sum(axis=0))).astype(np.float32)
+    counts = np.bincount(targets, minlength=len(class_names))
+    return (len(targets) / (len(class_names) * counts)).astype(np.float32)
 
 
 def compute_pixel_statistics(images: Iterable[np.ndarray]) -> PixelStatistics:

@@ -2,20 +2,23 @@
 
 Each image is decoded and resized once, by the Transform graph inside tf.data, and kept as uint8 pixels at model size in
 a file on the local disk: the operating system keeps it in memory if it fits, and the process itself stays small
-whatever the size of the data. Passing pixels through Transform's materialized output instead is 35 to 53 times slower
-and takes five times the space.
+whatever the size of the data. A later training on the same data uses the file again. Passing pixels through
+Transform's materialized output instead is 35 to 53 times slower and takes five times the space.
 """
 
+import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from imagepipe.base.errors import measure_full_disk
 from imagepipe.base.features import IMAGE, TARGET
+from trainer.tasks import Task
 from transform.examples import CORES, disable_tuner
 
 # Examples decoded together: enough to make the graph's per-call cost vanish, few enough that all cores share a small
@@ -26,6 +29,10 @@ _TRANSFORM_BATCH = 8
 # times as fast here.
 _ALIGNMENT = 64
 _READERS = 2
+
+_SIDE = "side/"  # prefix of the side features' names in the file of a split's arrays
+
+_log = logging.getLogger("trainer")
 
 Tensors = dict[str, tf.Tensor]
 
@@ -44,9 +51,14 @@ class ArrayFile:
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of one array."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Returns arrays ``[n, *shape]`` by their indices, int ``[n]``."""
-        size = self.dtype.itemsize * math.prod(self.shape)
+        size = self.row_bytes
         memory = np.empty(len(indices) * size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         batch = memory[start : start + len(indices) * size].view(self.dtype).reshape(-1, *self.shape)
@@ -65,12 +77,14 @@ class LoadedSplit:
     Attributes:
         images: uint8 pixels ``[height, width, 3]``, or cached backbone features, float32 ``[d]``.
         side: the side features by name, ``[count]``.
-        targets: float32 ``[count, outputs]``.
+        targets: compact, see ``Task.compact``; batches have them encoded.
+        task: of the targets.
     """
 
     images: ArrayFile
     side: dict[str, np.ndarray]
     targets: np.ndarray
+    task: Task
 
     @property
     def count(self) -> int:
@@ -79,47 +93,91 @@ class LoadedSplit:
 
 
 def load_split(
-    serialized: tf.data.Dataset,
-    transform: Callable[[tf.Tensor], Tensors],
-    encode: Callable[[tf.Tensor], tf.Tensor],
-    path: Path,
+    serialized: tf.data.Dataset, transform: Callable[[tf.Tensor], Tensors], task: Task, path: Path
 ) -> LoadedSplit:
     """Transforms a split once and keeps the result.
 
     Args:
         serialized: Examples, see ``transform.examples.read_shards``.
         transform: from serialized Examples, string ``[n]``, to transformed features.
-        encode: from the transformed target to float32 ``[n, outputs]``.
-        path: file to write the pixels to, on a local disk.
+        task: of the targets.
+        path: file for the pixels, on a local disk, beside which a file of the other arrays is written. If both are
+            there and whole they are used: the folder has to be named by the data.
 
     Returns:
         The split, in the order of the Examples.
+
+    Raises:
+        OSError: if the disk is full; it says how much is needed.
     """
 
     def transform_batch(batch: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
         transformed = transform(batch)
-        return transformed, encode(transformed.pop(TARGET))
+        return transformed, task.compact(transformed.pop(TARGET))
 
     transformed = serialized.batch(_TRANSFORM_BATCH).map(transform_batch, num_parallel_calls=CORES)
     inputs_spec, targets_spec = transformed.element_spec
-    side: dict[str, list[np.ndarray]] = {name: [] for name in inputs_spec if name != IMAGE}
-    targets: list[np.ndarray] = []
-    with path.open("wb") as file:
-        for inputs, target in transformed.prefetch(2).as_numpy_iterator():
-            file.write(np.ascontiguousarray(inputs[IMAGE]).data)
-            targets.append(target)
-            for name, values in side.items():
-                values.append(inputs[name])
+    image_spec = inputs_spec[IMAGE]
+    images = ArrayFile(path, tuple(image_spec.shape[1:]), np.dtype(image_spec.dtype.as_numpy_dtype))
+    specs = {TARGET: targets_spec} | {f"{_SIDE}{name}": inputs_spec[name] for name in inputs_spec if name != IMAGE}
+    arrays = _read_arrays(path, specs, images)
+    if arrays is None:
+        chunks: dict[str, list[np.ndarray]] = {key: [] for key in specs}
+        _arrays_file(path).unlink(missing_ok=True)
+        with (
+            measure_full_disk(path, "the pixels", lambda: images.row_bytes * sum(1 for _ in serialized)),
+            path.open("wb") as file,
+        ):
+            for inputs, target in transformed.prefetch(2).as_numpy_iterator():
+                file.write(np.ascontiguousarray(inputs[IMAGE]).data)
+                for key, values in chunks.items():
+                    values.append(target if key == TARGET else inputs[key.removeprefix(_SIDE)])
+            file.flush()
+            os.fsync(file.fileno())
+        arrays = {
+            key: np.concatenate([np.empty((0, *specs[key].shape[1:]), specs[key].dtype.as_numpy_dtype), *values])
+            for key, values in chunks.items()
+        }
+        _write_arrays(path, arrays)
+    targets = arrays.pop(TARGET)
+    return LoadedSplit(images, {key.removeprefix(_SIDE): array for key, array in arrays.items()}, targets, task)
 
-    def concatenate(arrays: list[np.ndarray], spec: tf.TensorSpec) -> np.ndarray:
-        return np.concatenate([np.empty((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype), *arrays])
 
-    spec = inputs_spec[IMAGE]
-    return LoadedSplit(
-        ArrayFile(path, tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype)),
-        {name: concatenate(values, inputs_spec[name]) for name, values in side.items()},
-        concatenate(targets, targets_spec),
+def _arrays_file(path: Path) -> Path:
+    """Returns the file of a split's arrays. It is written last: where it is, the pixels are whole."""
+    return path.with_name(f"{path.name}.npz")
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = _arrays_file(path).with_suffix(".partial")
+    size = sum(array.nbytes for array in arrays.values())
+    with measure_full_disk(partial, "targets and side features", lambda: size), partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(_arrays_file(path))
+
+
+def _read_arrays(path: Path, specs: Mapping[str, tf.TensorSpec], images: ArrayFile) -> dict[str, np.ndarray] | None:
+    """Reads what ``_write_arrays`` wrote; returns None if there is nothing, or nothing that fits."""
+    if not path.is_file() or not _arrays_file(path).is_file():
+        return None
+    try:
+        with np.load(_arrays_file(path), allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in specs}
+    except Exception as error:  # half a file, another program's, a damaged one: NumPy raises a dozen kinds
+        _log.warning("%s can't be used (%s: %s): reading the images again", path, type(error).__name__, error)
+        return None
+    counts = {len(array) for array in arrays.values()} | {path.stat().st_size / images.row_bytes}
+    is_fitting = all(
+        array.dtype == specs[key].dtype.as_numpy_dtype and specs[key].shape.is_compatible_with(array.shape)
+        for key, array in arrays.items()
     )
+    if len(counts) > 1 or not is_fitting:
+        _log.warning("%s doesn't fit the data: reading the images again", path)
+        return None
+    _log.info("using the %d images of %s again", len(arrays[TARGET]), path.name)
+    return arrays
 
 
 def make_batches(split: LoadedSplit, batch_size: int) -> tf.data.Dataset:
@@ -142,7 +200,7 @@ def read_batches(split: LoadedSplit, indices: tf.data.Dataset) -> tf.data.Datase
     def read_batch(chosen: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
         tensors = tf.numpy_function(read_arrays, [chosen], [spec.dtype for spec in specs], stateful=False)
         *inputs, targets = (tf.ensure_shape(tensor, spec.shape) for tensor, spec in zip(tensors, specs, strict=True))
-        return dict(zip([IMAGE, *split.side], inputs, strict=True)), targets
+        return dict(zip([IMAGE, *split.side], inputs, strict=True)), split.task.encode(targets)
 
     return disable_tuner(indices).map(read_batch, num_parallel_calls=_READERS, deterministic=True)
 

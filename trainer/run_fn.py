@@ -62,7 +62,7 @@ def run_fn(fn_args: FnArgs) -> None:
     config = override_settings(TrainerConfig(**custom["trainer"]), searched)
     strategy = set_up_process(config.distribution)
     state_folder = make_state_folder(fn_args)
-    data = load_data(fn_args, config, state_folder)
+    data = load_data(fn_args, config, state_folder.parent)
     _log.info("%d training and %d eval images", data.train.count, data.evaluation.count)
     precision, devices = choose_precision(config.precision), strategy.num_replicas_in_sync
     _log.info("computing in %s, on %d device(s)", precision, devices)
@@ -70,7 +70,7 @@ def run_fn(fn_args: FnArgs) -> None:
     trained = train(data, config, state_folder, strategy, lambda row: _write_to_tensorboard(writer, row))
     _export(fn_args, config, data, trained)
     _log.info("exported to %s", fn_args.serving_model_dir)
-    shutil.rmtree(state_folder)
+    shutil.rmtree(state_folder.parent)
 
 
 def train(
@@ -170,7 +170,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
 def _draw_preview(train_split: LoadedSplit, config: AugmentationConfig, path: Path) -> None:
     """Draws augmented variants of the first images."""
     images = train_split.images.read(np.arange(min(_PREVIEW_IMAGES, train_split.count)))
-    targets = tf.constant(train_split.targets[: len(images)])
+    targets = train_split.task.encode(tf.constant(train_split.targets[: len(images)]))
     augment = make_augmentation(config)
     variants = [augment(tf.constant(images), targets, tf.constant([0, n]))[0].numpy() for n in range(_PREVIEW_VARIANTS)]
     draw_preview(images, np.stack(variants, axis=1), path)

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import TrainingError
+from imagepipe.base.errors import TrainingError, measure_full_disk
 from imagepipe.base.features import IMAGE
 from imagepipe.base.signals import hold_signals
 from trainer.augmentation import make_augmentation
@@ -207,12 +207,15 @@ def _list_phases(
 def cache_backbone_features(network: Network, split: LoadedSplit, batch_size: int, path: Path) -> LoadedSplit:
     """Returns a split with cached backbone features in place of its images; writes them to ``path``."""
     forward = tf.function(lambda images: network.pooled(images, training=False), reduce_retracing=True)
-    with path.open("wb") as file:
+    features = ArrayFile(path, network.pooled.output_shape[1:], np.dtype(np.float32))
+    with (
+        measure_full_disk(path, "the cached backbone features", lambda: split.count * features.row_bytes),
+        path.open("wb") as file,
+    ):
         # Not in the dataset's map, which runs on CPUs only.
         for batch, _ in make_batches(split, batch_size).prefetch(_PREFETCHED):
             file.write(forward(batch[IMAGE]).numpy().data)
-    features = ArrayFile(path, network.pooled.output_shape[1:], np.dtype(np.float32))
-    return LoadedSplit(features, split.side, split.targets)
+    return LoadedSplit(features, split.side, split.targets, split.task)
 
 
 def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:

@@ -49,7 +49,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     config = config.model_copy(update={"epochs": settings.epochs or config.epochs})
     strategy = set_up_process(config.distribution)
     state_folder = make_state_folder(fn_args)
-    data = load_data(fn_args, config, state_folder)
+    data = load_data(fn_args, config, state_folder.parent)
 
     def train_trial(values: Mapping[str, Value], folder: Path) -> float:
         history = train(data, override_settings(config, values), folder, strategy).history

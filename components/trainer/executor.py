@@ -1,5 +1,9 @@
-"""Executors of Trainer and Tuner: TFX's, with settings that a run of a compiled pipeline can change."""
+"""Executors of Trainer and Tuner: TFX's, with settings that a run of a compiled pipeline can change.
 
+They hold the folder of the states of interrupted trainings, in which ``trainer`` removes those that nothing continues.
+"""
+
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import json_utils, path_utils
 
 from components.artifacts import TRAIN_STATISTICS, local_outputs, read_statistics
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.locks import lock_folder
 
 SETTINGS = ("epochs", "batch_size")
 """Execution properties, whole numbers, that replace settings of the same name."""
@@ -23,12 +29,17 @@ def insert_settings(exec_properties: dict[str, Any]) -> dict[str, Any]:
     return exec_properties | {_CUSTOM_CONFIG: json_utils.dumps(custom)}
 
 
+def _lock_states(exec_properties: dict[str, Any]) -> AbstractContextManager[None]:
+    folder = json_utils.loads(exec_properties[_CUSTOM_CONFIG])["state_dir"]
+    return lock_folder(folder, TrainingError(f"Another training is using {folder}. Wait for it."))
+
+
 class TrainerExecutor(trainer_executor.GenericExecutor):
     """Trains in folders on this machine, and puts the training split's statistics into the SavedModel."""
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the model and its run; see TFX's executor for the arguments."""
-        with local_outputs(output_dict):
+        with _lock_states(exec_properties), local_outputs(output_dict):
             super().Do(input_dict, output_dict, insert_settings(exec_properties))
             model_uri = artifact_utils.get_single_uri(output_dict[standard_component_specs.MODEL_KEY])
             statistics = artifact_utils.get_single_instance(input_dict[standard_component_specs.STATISTICS_KEY])
@@ -42,4 +53,5 @@ class TunerExecutor(tuner_executor.Executor):
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the best settings and all trials; see TFX's executor for the arguments."""
-        super().Do(input_dict, output_dict, insert_settings(exec_properties))
+        with _lock_states(exec_properties):
+            super().Do(input_dict, output_dict, insert_settings(exec_properties))

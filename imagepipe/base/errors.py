@@ -5,8 +5,10 @@ Each message says what is wrong, where (file, key, row) and what to do.
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _FULL_DISK_MESSAGES = (os.strerror(errno.ENOSPC), "database or disk is full")  # the second is SQLite's
@@ -60,7 +62,7 @@ def describe_error(error: BaseException) -> str:
         remedy = ". Make room, then run it again" if error.errno in _FULL_DISK else ""
         return f"{path}{error.strerror or error}{remedy}"
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted by Ctrl-C or a signal"
+        return str(error) or "interrupted by Ctrl-C or a signal"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -73,6 +75,29 @@ def is_full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextmanager
+def measure_full_disk(path: Path, what: str, count_bytes: Callable[[], int]) -> Iterator[None]:
+    """Removes a file that a full disk has left incomplete, and tells how large it would be.
+
+    Args:
+        path: the file that is written in the block.
+        what: its content, such as ``the pixels``.
+        count_bytes: computes the size that the whole file would have.
+
+    Raises:
+        OSError: that says so, in place of the error of the full disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        path.unlink(missing_ok=True)
+        needed, free = (f"{count / 1e6:,.1f} MB" for count in (count_bytes(), shutil.disk_usage(path.parent).free))
+        text = f"{os.strerror(errno.ENOSPC)} for {what}, which take {needed} in all; {free} are free"
+        raise OSError(errno.ENOSPC, text, str(path)) from error
 
 
 @contextmanager

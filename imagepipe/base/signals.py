@@ -16,11 +16,13 @@ class Stopped(KeyboardInterrupt):
     """A signal has asked this process to end. No ``Exception``, so that nobody takes it for a failure.
 
     Attributes:
+        number: the signal's.
         status: the exit status that shells give to a process that the signal has ended.
     """
 
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, number: int, where: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{where and f' in {where}'}")
+        self.number = number
         self.status = 128 + number
 
 

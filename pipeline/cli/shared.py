@@ -73,12 +73,16 @@ WorkdirOption = Annotated[
 def report_errors() -> Iterator[None]:
     """Turns errors that the user can fix into a message and an exit status, without a traceback."""
     from imagepipe.base.errors import USER_ERRORS, UnavailableError, describe_error
+    from imagepipe.base.signals import Stopped
 
     try:
         yield
     except (*USER_ERRORS, OSError) as error:
         ERR.print(f"[red]imagepipe:[/] {escape(describe_error(error))}")
         raise typer.Exit(FAILED if isinstance(error, UnavailableError | OSError) else WRONG_USE) from None
+    except Stopped as stopped:
+        ERR.print(f"[yellow]imagepipe:[/] {escape(str(stopped))}")
+        raise typer.Exit(stopped.status) from None
 
 
 def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str, ...]:

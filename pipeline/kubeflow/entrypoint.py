@@ -24,6 +24,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.beam_options import add_setup_file
+from imagepipe.base.signals import Stopped, end_on_signals
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
 _KFP_TYPES = "system."
@@ -152,4 +153,8 @@ def _set_input(options: argparse.Namespace, executor_input: dict[str, Any]) -> a
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        with end_on_signals():  # as the first process of a container it would not even be ended by SIGTERM
+            main(sys.argv[1:])
+    except Stopped as stopped:
+        sys.exit(stopped.status)

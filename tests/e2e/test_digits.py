@@ -374,9 +374,9 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     _, transform = load_graph(output)
     parse = make_parser(output, Features(), with_label=True)
     pattern = str(next((project.root / "artifacts" / "ImportExampleGen" / "examples").iterdir()) / "Split-eval" / "*")
-    encode_labels = make_classification(10).encode
+    task = make_classification(10)
     records = read_shards([pattern])
-    split = load_split(records, lambda serialized: transform(parse(serialized)), encode_labels, tmp_path / "pixels")
+    split = load_split(records, lambda serialized: transform(parse(serialized)), task, tmp_path / "pixels")
     ((trained_on, targets),) = make_batches(split, 1000)
     serialized = list(read_shards([pattern]).as_numpy_iterator())
 
@@ -388,7 +388,7 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
         metadata=tf.constant([f["metadata"].bytes_list.value[0] for f in features]),
     )
     assert np.array_equal(trained_on[IMAGE], transformed[IMAGE])
-    assert np.array_equal(targets, encode_labels(transformed[TARGET]))
+    assert np.array_equal(targets, task.encode(task.compact(transformed[TARGET])))
     for key in ("classes", "label", "score", "metadata"):
         assert np.array_equal(by_examples[key], by_default[key]), key
     labels = np.array([f["label"].bytes_list.value[0] for f in features])

@@ -1,13 +1,24 @@
 """States on disk: those that are read back, and all kinds of files that are none."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
-from trainer.checkpoint import STATE, Progress, State, StateError, check_shapes, load_state, save_state
+from trainer.checkpoint import (
+    STATE,
+    Progress,
+    State,
+    StateError,
+    check_shapes,
+    load_state,
+    make_state_folder,
+    save_state,
+)
 
 IDENTITY = {"keras": "3.1.4", "configuration": {"epochs": 2, "clip_norm": None}}
 ROW = {"epoch": 1, "phase": "all", "val_loss": 0.1 + 0.2}
@@ -131,3 +142,62 @@ def test_arrays_fit_the_variables_that_they_were_copied_from():
 def test_arrays_that_do_not_fit_are_refused(changed, reason):
     with pytest.raises(StateError, match=reason):
         check_shapes(ARRAYS, FITTING | changed)
+
+
+@pytest.fixture
+def make_arguments(tmp_path):
+    """Returns a function that makes TFX's arguments, with a learning rate."""
+    for name in ("train.gz", "eval.gz", "graph/saved_model.pb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"one")
+
+    def make(learning_rate: float = 0.1) -> SimpleNamespace:
+        custom = {"task": "regression", "features": {}, "image_size": [8, 8], "state_dir": str(tmp_path / "states")}
+        return SimpleNamespace(
+            train_files=[str(tmp_path / "train*")],
+            eval_files=[str(tmp_path / "eval*")],
+            transform_graph_path=str(tmp_path / "graph"),
+            hyperparameters=None,
+            custom_config=custom | {"trainer": {"learning_rate": learning_rate}},
+        )
+
+    return make
+
+
+def list_folders(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_dir()}
+
+
+def test_the_same_training_finds_its_state_and_its_pixels(make_arguments):
+    folder = make_state_folder(make_arguments())
+    (folder / STATE).write_bytes(b"state")
+    (folder.parent / "train.pixels").write_bytes(b"pixels")
+    assert make_state_folder(make_arguments()) == folder
+    assert (folder / STATE).read_bytes() == b"state"
+    assert (folder.parent / "train.pixels").read_bytes() == b"pixels"
+
+
+def test_another_configuration_uses_the_pixels_again_and_the_state_that_nothing_continues_is_removed(
+    make_arguments, tmp_path
+):
+    first = make_state_folder(make_arguments())
+    (first / STATE).write_bytes(b"state")
+    (first.parent / "train.pixels").write_bytes(b"pixels")
+    second = make_state_folder(make_arguments(0.2))
+    assert second != first
+    assert (second.parent / "train.pixels").read_bytes() == b"pixels"
+    assert list_folders(tmp_path / "states") == {second, second.parent}
+
+
+@pytest.mark.parametrize("name", ["train.gz", "eval.gz", "graph/saved_model.pb"])
+@pytest.mark.parametrize("content", [b"two", b"longer"])
+def test_of_other_data_nothing_is_used_again_even_if_its_files_have_the_same_names(
+    make_arguments, tmp_path, name, content
+):
+    first = make_state_folder(make_arguments())
+    (first.parent / "train.pixels").write_bytes(b"pixels")
+    (tmp_path / name).write_bytes(content)
+    os.utime(tmp_path / name, (1, 1))
+    second = make_state_folder(make_arguments())
+    assert second.parent != first.parent
+    assert list_folders(tmp_path / "states") == {second, second.parent}

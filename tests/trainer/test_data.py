@@ -14,8 +14,8 @@ PIXELS = ArrayFile(Path("unread"), (1, 1, 3), np.dtype(np.uint8))
 TWO = make_classification(2)
 
 
-def split(*targets: list[float]) -> LoadedSplit:
-    return LoadedSplit(PIXELS, {}, np.array(targets, np.float32))
+def split(*targets: int) -> LoadedSplit:
+    return LoadedSplit(PIXELS, {}, np.array(targets, np.int32), TWO)
 
 
 def refuse(*args: object) -> Counter[str]:
@@ -23,43 +23,56 @@ def refuse(*args: object) -> Counter[str]:
 
 
 def test_what_can_be_learned_passes():
-    check_splits(TWO, ["a", "b"], {"train": split([1, 0], [0, 1]), "eval": split([0, 1])}, refuse)
-    check_splits(make_multilabel(1), ["a"], {"train": split([0]), "eval": split([1])}, refuse)
+    check_splits(TWO, ["a", "b"], {"train": split(0, 1), "eval": split(1)}, refuse)
+    none, one = (LoadedSplit(PIXELS, {}, np.array([[n]], np.uint8), make_multilabel(1)) for n in (0, 1))
+    check_splits(make_multilabel(1), ["a"], {"train": none, "eval": one}, refuse)
 
 
 @pytest.mark.parametrize("empty", ["train", "eval"])
 def test_an_empty_split_is_named(empty):
-    splits = {"train": split([1, 0]), "eval": split([0, 1]), empty: split()}
+    splits = {"train": split(0), "eval": split(1), empty: split()}
     with pytest.raises(TrainingError, match=f"The {empty} split is empty"):
         check_splits(TWO, ["a", "b"], splits, refuse)
 
 
 def test_a_single_class_is_named():
     with pytest.raises(TrainingError, match="one class only \\('cat'\\)"):
-        check_splits(make_classification(1), ["cat"], {"train": split([1]), "eval": split([1])}, refuse)
+        check_splits(make_classification(1), ["cat"], {"train": split(0), "eval": split(0)}, refuse)
 
 
 def test_a_class_that_training_lacks_is_named_with_its_number_of_images():
-    splits = {"train": split([1, 0], [0, 1]), "eval": split([0, 1], [0, 0], [0, 0])}
+    splits = {"train": split(0, 1), "eval": split(1, -1, -1)}
     with pytest.raises(TrainingError, match=r"2 of 3 images of the eval split .*none: 'zebra' \(2\)"):
         check_splits(TWO, ["a", "b"], splits, lambda name: Counter({"b": 1, "zebra": 2}))
 
 
 def test_a_missing_number_is_counted():
-    splits = {"train": split([1], [np.nan]), "eval": split([2])}
+    task = make_regression("huber")
+    targets = {"train": [[1], [np.nan]], "eval": [[2]]}
+    splits = {name: LoadedSplit(PIXELS, {}, np.array(rows, np.float32), task) for name, rows in targets.items()}
     with pytest.raises(TrainingError, match="1 of 2 Examples of the train split have no finite number"):
-        check_splits(make_regression("huber"), ["price"], splits, refuse)
+        check_splits(task, ["price"], splits, refuse)
 
 
 def test_balanced_classes_weigh_the_same_together_and_1_on_average():
-    targets = np.eye(2, dtype=np.float32)[[0, 0, 0, 1]]
+    targets = np.array([0, 0, 0, 1], np.int32)
     weights = compute_class_weights("balanced", ["a", "b"], targets)
-    assert weights * targets.sum(axis=0) == pytest.approx([2, 2])
-    assert (targets @ weights).mean() == pytest.approx(1)
+    assert weights * np.bincount(targets) == pytest.approx([2, 2])
+    assert weights[targets].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 100])
+def test_balanced_weights_are_those_of_dense_targets_bit_for_bit(classes):
+    targets = np.random.default_rng(classes).integers(0, classes, 997).astype(np.int32)
+    dense = np.eye(classes, dtype=np.float32)[targets]
+    expected = (len(dense) / (classes * dense.sum(axis=0))).astype(np.float32)
+    weights = compute_class_weights("balanced", [str(n) for n in range(classes)], targets)
+    assert weights.dtype == np.float32
+    assert np.array_equal(weights, expected)
 
 
 def test_given_weights_are_taken_by_name_and_unknown_names_refused():
-    targets = np.eye(2, dtype=np.float32)
+    targets = np.array([0, 1], np.int32)
     assert compute_class_weights(None, ["a", "b"], targets) is None
     assert compute_class_weights({"b": 3}, ["a", "b"], targets).tolist() == [1, 3]
     with pytest.raises(TrainingError, match=r"trainer\.class_weights: c: no class.*a, b"):

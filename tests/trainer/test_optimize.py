@@ -11,6 +11,7 @@ from trainer.config import ServingConfig
 from trainer.export import optimize
 from trainer.export.optimize import optimize_for_serving
 from trainer.inputs import ArrayFile, LoadedSplit
+from trainer.tasks import make_regression
 
 SIDE, COUNT = 16, 40
 
@@ -39,7 +40,9 @@ def evaluation(tmp_path) -> LoadedSplit:
     pixels = rng.integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
     (tmp_path / "pixels").write_bytes(pixels.data)
     rows = ArrayFile(tmp_path / "pixels", (SIDE, SIDE, 3), np.dtype(np.uint8))
-    return LoadedSplit(rows, {"weight": rng.random(COUNT, np.float32)}, np.full((COUNT, 1), 7, np.float32))
+    return LoadedSplit(
+        rows, {"weight": rng.random(COUNT, np.float32)}, np.full((COUNT, 1), 7, np.float32), make_regression("huber")
+    )
 
 
 def read_inputs(split: LoadedSplit) -> dict[str, tf.Tensor]:

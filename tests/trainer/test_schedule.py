@@ -55,8 +55,8 @@ def make_split(folder: Path, count: int = 60, turned: bool = False) -> LoadedSpl
     pixels = (rng.integers(0, 100, (count, 8, 8, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
     path = folder / f"pixels-{count}-{turned}"
     path.write_bytes(pixels.tobytes())
-    targets = np.eye(2, dtype=np.float32)[1 - labels if turned else labels]
-    return LoadedSplit(ArrayFile(path, (8, 8, 3), np.dtype(np.uint8)), {}, targets)
+    targets = (1 - labels if turned else labels).astype(np.int32)
+    return LoadedSplit(ArrayFile(path, (8, 8, 3), np.dtype(np.uint8)), {}, targets, TASK)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_the_head_on_cached_features_gives_the_outputs_of_the_network(split, tmp
     cached = cache_backbone_features(network, split, 8, tmp_path / "features")
     (batch, targets), (images, _) = (make_batches(one, 60).get_single_element() for one in (cached, split))
     assert np.allclose(network.head(batch), network.model(images), atol=1e-6)
-    assert np.array_equal(targets, split.targets)
+    assert np.array_equal(targets, TASK.encode(split.targets))
 
 
 def test_from_scratch_everything_is_trained_and_it_learns(split, tmp_path):

@@ -78,7 +78,7 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_answer_the
     _, transform = load_graph(output)
     parse = make_parser(output, features, with_label=True)
     read = read_shards([str(tmp_path / "*.tfrecord")])
-    split = load_split(read, lambda s: transform(parse(s)), make_classification(3).encode, tmp_path / "pixels")
+    split = load_split(read, lambda s: transform(parse(s)), make_classification(3), tmp_path / "pixels")
     trained_on, _ = make_batches(split, len(serialized)).get_single_element()
 
     seen = model.signatures["transform_features"](examples=tf.constant(serialized))

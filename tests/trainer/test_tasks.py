@@ -6,17 +6,23 @@ from trainer.config import TrainerConfig, list_thresholds
 from trainer.tasks import make_classification, make_multilabel, make_regression, make_task
 
 
-def test_targets_become_dense_whatever_the_task():
-    classes = make_classification(3).encode(tf.constant([2, 0, -1], tf.int64))
-    assert classes.numpy().tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
-    labels = make_multilabel(2).encode(tf.constant([[1.0, 1.0], [0.0, 0.0]]))
-    assert labels.numpy().tolist() == [[1, 1], [0, 0]]
-    numbers = make_regression("huber").encode(tf.constant([1.5, -2.0]))
-    assert numbers.numpy().tolist() == [[1.5], [-2.0]]
+@pytest.mark.parametrize(
+    ("task", "target", "kept", "encoded"),
+    [
+        (make_classification(3), tf.constant([2, 0, -1], tf.int64), np.int32, [[0, 0, 1], [1, 0, 0], [0, 0, 0]]),
+        (make_multilabel(2), tf.constant([[1.0, 1.0], [0.0, 0.0]]), np.uint8, [[1, 1], [0, 0]]),
+        (make_regression("huber"), tf.constant([1.5, -2.1]), np.float32, [[1.5], [np.float32(-2.1)]]),
+    ],
+)
+def test_targets_are_kept_small_and_become_dense(task, target, kept, encoded):
+    compact = task.compact(target)
+    assert compact.dtype == kept
+    assert task.encode(compact).dtype == tf.float32
+    assert task.encode(compact).numpy().tolist() == encoded
 
 
 def test_only_targets_without_an_answer_are_unusable():
-    assert make_classification(2).is_usable(np.array([[0, 1], [1, 0], [0, 0]])).tolist() == [True, True, False]
+    assert make_classification(2).is_usable(np.array([1, 0, -1, 2])).tolist() == [True, True, False, False]
     assert make_multilabel(2).is_usable(np.zeros((3, 2))).tolist() == [True] * 3
     assert make_regression("huber").is_usable(np.array([[0.0], [-3.0], [np.nan]])).tolist() == [True, True, False]
 

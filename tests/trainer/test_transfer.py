@@ -31,8 +31,8 @@ def split(folder, first: int, part: slice) -> LoadedSplit:
     gray = (digits.images[chosen] * (255 / 16)).astype(np.uint8).repeat(SIDE // 8, axis=1).repeat(SIDE // 8, axis=2)
     path = folder / f"{first}-{part.start}"
     path.write_bytes(np.repeat(gray[..., None], 3, axis=3).tobytes())
-    targets = np.eye(5, dtype=np.float32)[digits.target[chosen] - first]
-    return LoadedSplit(ArrayFile(path, (SIDE, SIDE, 3), np.dtype(np.uint8)), {}, targets)
+    targets = (digits.target[chosen] - first).astype(np.int32)
+    return LoadedSplit(ArrayFile(path, (SIDE, SIDE, 3), np.dtype(np.uint8)), {}, targets, TASK)
 
 
 def train(folder, first: int, config: TrainerConfig) -> tuple[Network, list[dict]]:

@@ -35,7 +35,8 @@ def main(distribution: str, folder: Path) -> None:
     path = folder / "pixels"
     path.write_bytes(pixels.tobytes())
     rows = ArrayFile(path, (8, 8, 3), np.dtype(np.uint8))
-    split = LoadedSplit(rows, {}, np.eye(2, dtype=np.float32)[labels])
+    task = make_classification(2)
+    split = LoadedSplit(rows, {}, labels.astype(np.int32), task)
 
     config = TrainerConfig(weights="none", epochs=STEPS, batch_size=COUNT, augmentation=OFF, learning_rate=0.01)
     keras.utils.set_random_seed(3)
@@ -46,7 +47,7 @@ def main(distribution: str, folder: Path) -> None:
         features = keras.Input((4,), name=IMAGE)
         head = keras.Model({IMAGE: features}, keras.layers.Dense(2, activation="softmax")(features))
         network = Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
-    history = run_schedule(network, make_classification(2), split, split, config, folder, strategy)
+    history = run_schedule(network, task, split, split, config, folder, strategy)
     result = {
         "replicas": strategy.num_replicas_in_sync,
         "loss": history[-1]["loss"],

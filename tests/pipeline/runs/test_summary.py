@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,19 @@ def test_a_summary_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, mo
     assert len(calls) == 3
     assert calls[0].startswith(filesystem.PARTIAL)
     assert calls[1:] == ["replace", run_id(0)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_stopped_says_so_and_ends_with_the_signals_status(project, monkeypatch, number):
+    def interrupt(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    monkeypatch.setattr(run_module, "check_run", interrupt)
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    result = invoke("run", str(project / "pipeline.yaml"))
+    assert result.exit_code == 128 + number
+    assert result.stderr.splitlines()[-1] == f"imagepipe: stopped by {number.name}"
+    (row,) = json.loads(invoke("runs", str(project), "--json").stdout)
+    assert (row["status"], row["error"]) == ("failed", f"stopped by {number.name}")
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
