@@ -1,11 +1,8 @@
 """The DAG: from raw Examples to a pushed model. It reads top to bottom."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tfx import components as tfx
@@ -14,13 +11,6 @@ from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
-import components.artifacts
-import components.data_check
-import components.driver
-import components.tfdv
-import imagepipe.serving
-import trainer
-import transform
 from components.champion.component import Champion
 from components.data_check.component import DataCheck
 from components.data_gate.component import DataGate
@@ -33,10 +23,8 @@ from components.schema_gen.component import ImageSchemaGen
 from components.serving_check.component import ServingCheck
 from components.tfdv import tfdv
 from components.trainer.component import Trainer, Tuner
-from imagepipe.base import charts
-from imagepipe.base import features as base_features
-from imagepipe.deploy import saved_model, storage, versions
 from imagepipe.deploy.config import DeployConfig
+from pipeline.code_key import add_code_keys
 from pipeline.config import Config
 from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
@@ -57,6 +45,7 @@ def create_pipeline(
     deploy: DeployConfig,
     beam_args: list[str],
     enable_cache: bool = True,
+    is_compiled: bool = False,
     metadata: Any = None,
     parameter: Callable[[str, Any], Any] = _keep_value,
 ) -> Pipeline:
@@ -70,6 +59,8 @@ def create_pipeline(
         deploy: where blessed models go, with name and path.
         beam_args: Beam's runner and its options.
         enable_cache: whether unchanged results are taken from earlier runs.
+        is_compiled: whether it will run in containers. Then their image stands for the code, in the cluster's own cache
+            keys; else the code of this machine is in the keys.
         metadata: ``ConnectionConfig`` of ML Metadata, for runners that don't bring their own.
         parameter: turns a name and a value into a parameter of the runs: in a compiled pipeline a ``RuntimeParameter``
             with the value as its default.
@@ -117,7 +108,6 @@ def create_pipeline(
         validation=config.data.validation.model_dump_json(),
         slices=json.dumps(list_slice_columns(config.evaluation, features)),
         deploy=json.dumps(deployment),
-        code=_hash_code(components.data_check, components.artifacts, components.driver, components.tfdv),
     )
 
     # Stops a run whose data can't be trained on. A node of its own, so that the findings can be looked at then.
@@ -132,7 +122,7 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train"]),
         materialize=False,
         disable_statistics=True,
-        custom_config=common | {"code": _hash_code(transform, base_features)},
+        custom_config=common,
     )
     transform_component.add_upstream_node(data_gate)
 
@@ -148,7 +138,6 @@ def create_pipeline(
     }
     training_config = common | {
         "trainer": config.trainer.model_dump(mode="json"),
-        "code": _hash_code(trainer),
         "state_dir": state_dir,
     }
 
@@ -195,7 +184,6 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         features=json.dumps(asdict(features)),
         latency_budget_ms=config.serving.latency_budget_ms,
-        code=_hash_code(imagepipe.serving, saved_model, storage, versions),
     )
     serving_check.add_upstream_node(evaluator)  # of a bad model, its verdict tells more
 
@@ -213,7 +201,6 @@ def create_pipeline(
         name=config.name,
         config=json.dumps(config.model_dump(mode="json", exclude={"run", "beam", "kubeflow"})),
         features=json.dumps(asdict(features)),
-        code=_hash_code(components, charts),
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
@@ -223,26 +210,29 @@ def create_pipeline(
     )
     model_report.add_upstream_node(pusher)
 
+    components = [
+        example_gen,
+        statistics_gen,
+        schema_gen,
+        example_validator,
+        data_check,
+        data_gate,
+        transform_component,
+        *([tuner] if tuner else []),
+        trainer_component,
+        champion,
+        predictions,
+        evaluator,
+        serving_check,
+        pusher,
+        model_report,
+    ]
+    if not is_compiled:
+        add_code_keys(components)
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
-        components=[
-            example_gen,
-            statistics_gen,
-            schema_gen,
-            example_validator,
-            data_check,
-            data_gate,
-            transform_component,
-            *([tuner] if tuner else []),
-            trainer_component,
-            champion,
-            predictions,
-            evaluator,
-            serving_check,
-            pusher,
-            model_report,
-        ],
+        components=components,
         enable_cache=enable_cache,
         metadata_connection_config=metadata,
         beam_pipeline_args=beam_args,
@@ -262,18 +252,3 @@ def _make_split_config(config: Config, source: Source) -> dict[str, Any]:
         "input_config": example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=source.all)]),
         "output_config": example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=buckets)),
     }
-
-
-def _hash_code(*modules: ModuleType) -> str:
-    """Returns a hash of the sources and templates of packages and modules, for the cache key of a node.
-
-    TFX identifies functions by their import path only: after an upgrade it would take results of the old code from its
-    cache.
-    """
-    digest = hashlib.sha256()
-    for module in modules:
-        path = Path(str(module.__file__))
-        for file in sorted(path.parent.rglob("*")) if path.name == "__init__.py" else [path]:
-            if file.suffix in (".py", ".html", ".css", ".js"):
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]

@@ -72,7 +72,9 @@ class KubeflowConfig(Section):
     """Where and how the pipeline runs on Kubeflow Pipelines or Vertex AI Pipelines."""
 
     image: str | None = Field(
-        None, description="Container image of the components (kubeflow/Dockerfile); needed to compile."
+        None,
+        description="Container image of the components (kubeflow/Dockerfile); needed to compile. The cluster's cache "
+        "knows it by this name: give each build a tag of its own.",
     )
     pipeline_root: str | None = Field(
         None,
@@ -100,6 +102,15 @@ class KubeflowConfig(Section):
     vertex: VertexPipelinesConfig | None = Field(
         None, description="Project and region of Vertex AI, for --target vertex."
     )
+
+    @property
+    def has_mutable_image(self) -> bool:
+        """Whether the image's name may stand for another image tomorrow: it has neither a digest nor a tag of its own.
+
+        The clusters' caches know a container by the name of its image, not by the content.
+        """
+        name = (self.image or "").rpartition("/")[2]
+        return bool(name) and "@" not in name and name.partition(":")[2] in ("", "latest")
 
     @field_validator("host")
     @classmethod

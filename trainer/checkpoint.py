@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
 from imagepipe.base import filesystem
+from imagepipe.base.code_closure import hash_code
 from imagepipe.base.errors import measure_full_disk
 from trainer.config import FnArgs
 
@@ -65,20 +66,24 @@ class State:
     arrays: Arrays
 
 
-def make_state_folder(fn_args: FnArgs) -> Path:
+def make_state_folder(fn_args: FnArgs, module: str) -> Path:
     """Returns the state folder of this very training or search, and removes those that nothing continues.
 
     It is ``<state_dir>/<data>/<training>``. The first is named by data and preprocessing, and has the pixels: trainings
     with other settings use them again. The second is named by everything, and has the state. There is at most one of
     each: folders of other data, and of other trainings on this data, are removed. Nobody else may use ``state_dir``
-    meanwhile.
+    meanwhile. The names change with the code and the packages that read the data or train, too.
+
+    Args:
+        fn_args: the data and the configuration.
+        module: dotted name of the module that trains or searches.
     """
     custom = fn_args.custom_config
     files = [path for pattern in (*fn_args.train_files, *fn_args.eval_files) for path in filesystem.glob(pattern)]
     graph = [path for path, _ in filesystem.walk(fn_args.transform_graph_path)]
     described = [(path, filesystem.size(path), filesystem.modified(path)) for path in (*files, *graph)]
-    data = _hash([described, custom["task"], custom["features"], custom["image_size"]])
-    training = _hash([data, fn_args.hyperparameters, custom])
+    data = _hash([hash_code(["trainer.data"]), described, custom["task"], custom["features"], custom["image_size"]])
+    training = _hash([data, hash_code([module]), fn_args.hyperparameters, custom])
     folder = Path(custom["state_dir"]) / data / training
     folder.mkdir(parents=True, exist_ok=True)
     for kept in (folder, folder.parent):

@@ -61,7 +61,7 @@ def run_fn(fn_args: FnArgs) -> None:
     searched = fn_args.hyperparameters["values"] if fn_args.hyperparameters else {}
     config = override_settings(TrainerConfig(**custom["trainer"]), searched)
     strategy = set_up_process(config.distribution)
-    state_folder = make_state_folder(fn_args)
+    state_folder = make_state_folder(fn_args, __name__)
     data = load_data(fn_args, config, state_folder.parent)
     _log.info("%d training and %d eval images", data.train.count, data.evaluation.count)
     precision, devices = choose_precision(config.precision), strategy.num_replicas_in_sync

@@ -48,7 +48,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     config = TrainerConfig(**custom["trainer"])
     config = config.model_copy(update={"epochs": settings.epochs or config.epochs})
     strategy = set_up_process(config.distribution)
-    state_folder = make_state_folder(fn_args)
+    state_folder = make_state_folder(fn_args, __name__)
     data = load_data(fn_args, config, state_folder.parent)
 
     def train_trial(values: Mapping[str, Value], folder: Path) -> float:

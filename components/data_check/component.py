@@ -26,7 +26,6 @@ class DataCheckSpec(types.ComponentSpec):
         "validation": ExecutionParameter(type=str),
         "slices": ExecutionParameter(type=str),
         "deploy": ExecutionParameter(type=str),
-        "code": ExecutionParameter(type=str),
         Driver.PROPERTY: ExecutionParameter(type=str, optional=True),
     }
     INPUTS: ClassVar[dict[str, Any]] = {
@@ -52,7 +51,6 @@ class DataCheck(base_component.BaseComponent):
         slices: combinations of columns whose every value the evaluation makes a slice of, a list of lists as JSON.
         deploy: where models are deployed to, a ``DeployConfig`` as JSON: the data is compared with what the live model
             was trained on.
-        code: hash of the sources: with another one the data is checked again.
     """
 
     SPEC_CLASS = DataCheckSpec
@@ -70,7 +68,6 @@ class DataCheck(base_component.BaseComponent):
         validation: str,
         slices: str,
         deploy: str,
-        code: str,
     ):
         super().__init__(
             spec=DataCheckSpec(
@@ -83,7 +80,6 @@ class DataCheck(base_component.BaseComponent):
                 validation=validation,
                 slices=slices,
                 deploy=deploy,
-                code=code,
                 findings=types.Channel(type=standard_artifacts.ExampleAnomalies),
             )
         )

@@ -39,7 +39,6 @@ class ModelReportSpec(types.ComponentSpec):
         "name": ExecutionParameter(type=str),
         "config": ExecutionParameter(type=str),
         "features": ExecutionParameter(type=str),
-        "code": ExecutionParameter(type=str),
     }
     INPUTS: ClassVar[dict[str, Any]] = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -73,17 +72,16 @@ class ModelReport(base_component.BaseComponent):
         name: name of the pipeline.
         config: the configuration, as JSON, for the model card.
         features: names of an Example's features, as JSON.
-        code: hash of the page's sources: with another one the page is written again.
     """
 
     SPEC_CLASS = ModelReportSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, name: str, config: str, features: str, code: str, **channels: types.BaseChannel):
+    def __init__(self, name: str, config: str, features: str, **channels: types.BaseChannel):
         outputs = {
             "report": types.Channel(type=HTML),
             "metrics": types.Channel(type=Metrics),
             "classification_metrics": types.Channel(type=ClassificationMetrics),
         }
-        spec = ModelReportSpec(name=name, config=config, features=features, code=code, **outputs, **channels)
+        spec = ModelReportSpec(name=name, config=config, features=features, **outputs, **channels)
         super().__init__(spec=spec)

@@ -29,7 +29,6 @@ def ServingCheck(  # noqa: N802 (makes a component)
     examples: InputArtifact[standard_artifacts.Examples],
     blessing: OutputArtifact[standard_artifacts.InfraBlessing],
     features: Parameter[str],
-    code: Parameter[str],
     latency_budget_ms: Parameter[float] = None,
 ) -> None:
     """Checks that a model can be served.
@@ -42,7 +41,6 @@ def ServingCheck(  # noqa: N802 (makes a component)
         examples: channel of the Examples; some of the split ``eval`` are sent to the server.
         blessing: the output.
         features: names of an Example's features, as JSON.
-        code: hash of the server's sources: with another one the model is checked again.
         latency_budget_ms: maximum time for an image, 95th percentile, in milliseconds; None for any.
     """
     folder = fetch_folder(path_utils.serving_model_path(model.uri))

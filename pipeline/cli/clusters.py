@@ -3,12 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
 from pipeline.cli.shared import ERR, FAILED, OUT, ConfigArgument, JsonOption, SetOption, print_note, report_errors
+
+if TYPE_CHECKING:
+    from pipeline.kubeflow_config import KubeflowConfig
 
 POLL_SECONDS = 5.0  # between two questions about the state of a run
 
@@ -36,6 +39,7 @@ def compile_config(
 
             text = compile_pipeline(settings, target)
         out.write_text(text)
+    _warn_of_mutable_image(settings.kubeflow)
     option = " --target vertex" if target == "vertex" else ""
     OUT.print(f"Wrote {escape(str(out))}. Next: imagepipe submit {escape(str(out))}{option}")
 
@@ -97,6 +101,8 @@ def submit(
 
         schedule = parse_schedule(every, cron)
         package, settings = prepare_package(file, config, target, sets)
+        if any(executor.get("container", {}).get("image") == settings.image for executor in package.executors):
+            _warn_of_mutable_image(settings)
         submission = Submission(parse_parameters(package, parameters or ()), run_name, schedule, create_experiment)
         submitted = submit_package(package, settings, target, submission)
         (ERR if as_json else OUT).print(escape(str(submitted)))
@@ -111,3 +117,12 @@ def submit(
     if ended and ended.state != "succeeded":
         ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {escape(submitted.logs)}")
         raise typer.Exit(FAILED)
+
+
+def _warn_of_mutable_image(settings: "KubeflowConfig") -> None:
+    if settings.cache and settings.has_mutable_image:
+        print_note(
+            f"kubeflow.image: {settings.image} may be another image after the next build, and the cluster's cache "
+            "would return results of the old one. Give each build a tag of its own, name the image by its digest "
+            "(@sha256:…), or set kubeflow.cache to false"
+        )

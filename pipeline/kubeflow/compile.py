@@ -69,6 +69,7 @@ def compile_pipeline(config: Config, cluster: Cluster) -> str:
         deploy=config.make_deployment(""),
         beam_args=config.beam.make_arguments(),
         enable_cache=settings.cache,
+        is_compiled=True,
         parameter=create_parameter,
     )
     names = ["default", *(component.id for component in pipeline.components)]

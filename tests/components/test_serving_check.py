@@ -50,7 +50,7 @@ def blessing(
     """Returns the property, the names of the files, and the report."""
     artifact = standard_artifacts.InfraBlessing()
     artifact.uri = str(folder)
-    properties = {"features": FEATURES, "latency_budget_ms": budget, "code": "x"}
+    properties = {"features": FEATURES, "latency_budget_ms": budget}
     ServingCheck.EXECUTOR_SPEC.executor_class().Do(
         {"model": [model], "examples": [split]}, {"blessing": [artifact]}, properties
     )

@@ -22,6 +22,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from typer.testing import CliRunner
 
+from imagepipe.base.code_closure import PACKAGES, SOURCES
 from imagepipe.base.features import IMAGE, TARGET
 from imagepipe.base.metrics import METRICS
 from imagepipe.deploy.versions import list_version_folders
@@ -250,6 +251,25 @@ def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, 
     assert again.metrics == first.metrics
     assert again.pushed_version == first.pushed_version
     assert project.versions() == versions
+
+
+@pytest.mark.slow
+def test_a_corrected_metric_is_computed_again_and_corrected_words_train_nothing(project, first, refused, tmp_path):
+    for name in PACKAGES:
+        shutil.copytree(SOURCES / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    metrics, network = tmp_path / "components/evaluator/tfma_metrics.py", tmp_path / "trainer/network.py"
+    body = "    return float(np.mean("
+    assert body in metrics.read_text()
+    metrics.write_text(metrics.read_text().replace(body, f"    return 0.125\n{body}"))
+    network.write_text(f'"""Other words."""\n# A comment.\n{network.read_text()}')
+    sets = [argument for override in [*QUICK, "trainer.weights=none"] for argument in ("--set", override)]
+    command = [sys.executable, "-m", "imagepipe", "run", str(project.root / "pipeline.yaml"), *sets, "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
+    assert done.returncode == 0, done.stderr
+    summary = Summary.model_validate_json(done.stdout)
+    assert summary.metrics == first.metrics | {"macro_f1": 0.125}
+    # Pusher and ModelReport take the Evaluator's new blessing.
+    assert {node.id for node in summary.nodes if not node.cached} == {"Evaluator", "Pusher", "ModelReport"}
 
 
 def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_nothing(project, first, refused):

@@ -169,10 +169,10 @@ def list_folders(folder: Path) -> set[Path]:
 
 
 def test_the_same_training_finds_its_state_and_its_pixels(make_arguments):
-    folder = make_state_folder(make_arguments())
+    folder = make_state_folder(make_arguments(), "trainer.run_fn")
     (folder / STATE).write_bytes(b"state")
     (folder.parent / "train.pixels").write_bytes(b"pixels")
-    assert make_state_folder(make_arguments()) == folder
+    assert make_state_folder(make_arguments(), "trainer.run_fn") == folder
     assert (folder / STATE).read_bytes() == b"state"
     assert (folder.parent / "train.pixels").read_bytes() == b"pixels"
 
@@ -180,10 +180,10 @@ def test_the_same_training_finds_its_state_and_its_pixels(make_arguments):
 def test_another_configuration_uses_the_pixels_again_and_the_state_that_nothing_continues_is_removed(
     make_arguments, tmp_path
 ):
-    first = make_state_folder(make_arguments())
+    first = make_state_folder(make_arguments(), "trainer.run_fn")
     (first / STATE).write_bytes(b"state")
     (first.parent / "train.pixels").write_bytes(b"pixels")
-    second = make_state_folder(make_arguments(0.2))
+    second = make_state_folder(make_arguments(0.2), "trainer.run_fn")
     assert second != first
     assert (second.parent / "train.pixels").read_bytes() == b"pixels"
     assert list_folders(tmp_path / "states") == {second, second.parent}
@@ -194,10 +194,29 @@ def test_another_configuration_uses_the_pixels_again_and_the_state_that_nothing_
 def test_of_other_data_nothing_is_used_again_even_if_its_files_have_the_same_names(
     make_arguments, tmp_path, name, content
 ):
-    first = make_state_folder(make_arguments())
+    first = make_state_folder(make_arguments(), "trainer.run_fn")
     (first.parent / "train.pixels").write_bytes(b"pixels")
     (tmp_path / name).write_bytes(content)
     os.utime(tmp_path / name, (1, 1))
-    second = make_state_folder(make_arguments())
+    second = make_state_folder(make_arguments(), "trainer.run_fn")
     assert second.parent != first.parent
     assert list_folders(tmp_path / "states") == {second, second.parent}
+
+
+def test_other_code_or_another_version_of_keras_does_not_continue_a_state(make_arguments, tmp_path, monkeypatch):
+    first = make_state_folder(make_arguments(), "trainer.run_fn")
+    info = tmp_path / "packages" / "keras-99.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: keras\nVersion: 99\n")
+    (info / "RECORD").write_text("keras/__init__.py,,\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(info.parent)
+        assert make_state_folder(make_arguments(), "trainer.run_fn") != first
+    assert make_state_folder(make_arguments(), "trainer.run_fn") == first
+    assert make_state_folder(make_arguments(), "trainer.tuner_fn") != first
+    assert make_state_folder(make_arguments(), "trainer.tuner_fn").parent == first.parent  # with the same pixels
+    code = {"trainer.data": "the same", "trainer.run_fn": "new"}
+    monkeypatch.setattr("trainer.checkpoint.hash_code", lambda modules: code[modules[0]])
+    second = make_state_folder(make_arguments(), "trainer.run_fn")
+    code["trainer.data"] = "new"
+    assert make_state_folder(make_arguments(), "trainer.run_fn").parent != second.parent

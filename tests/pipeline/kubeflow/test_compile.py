@@ -12,6 +12,7 @@ from imagepipe.base.errors import ConfigError
 from pipeline import demo
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compile import compile_pipeline
+from pipeline.kubeflow_config import KubeflowConfig
 
 KUBEFLOW = """\
 deploy: {path: /data/serving}
@@ -142,6 +143,30 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
     vertex = config(*VERTEX)
     assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"data-check", "champion"}
     assert cached(yaml.safe_load_all(compile_pipeline(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
+
+
+def test_not_this_machine_but_the_image_stands_for_the_code(config, compiled, documents, monkeypatch):
+    monkeypatch.setattr("pipeline.code_key.hash_code", lambda *args: "another machine")
+    assert compile_pipeline(config(), "kubeflow") == compiled
+    assert {container["image"] for container in containers(documents[0]).values()} == {"registry.example/imagepipe:1"}
+    tasks = documents[0]["root"]["dag"]["tasks"].values()
+    assert not any("code" in task["inputs"].get("parameters", {}) for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("image", "is_mutable"),
+    [
+        ("example/imagepipe", True),
+        ("registry.example:5000/team/imagepipe", True),
+        ("registry.example:5000/team/imagepipe:latest", True),
+        ("registry.example:5000/team/imagepipe:7", False),
+        ("example/imagepipe@sha256:0123", False),
+        ("example/imagepipe:latest@sha256:0123", False),
+        (None, False),
+    ],
+)
+def test_an_image_without_a_tag_of_its_own_may_change_under_its_name(image, is_mutable):
+    assert KubeflowConfig(image=image).has_mutable_image is is_mutable
 
 
 def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):

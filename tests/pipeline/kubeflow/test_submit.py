@@ -489,6 +489,7 @@ def test_a_configuration_is_compiled_and_run_on_kubeflow(kfp, demo):
     assert run["runtime_config"]["parameters"] == {"epochs": 2}
     assert "import-example-gen: succeeded, 60 s" in result.stderr
     assert "pusher: succeeded, 60 s" in result.stderr
+    assert "kubeflow.image: example/imagepipe may be another image after the next build" in result.stderr
 
 
 def test_a_configuration_is_compiled_and_run_on_vertex_ai(vertex, demo, project):

@@ -1,0 +1,176 @@
+"""Each component's cache key: the code that it uses and the packages below, nothing else, and no words."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import grimp
+import pytest
+
+from imagepipe.base import code_closure
+from imagepipe.base.code_closure import PACKAGES, SOURCES, find_closure
+from imagepipe.base.syntax import Syntax, read_syntax
+from pipeline.code_key import CODE, compute_code_key, list_modules
+from pipeline.config import Config
+from pipeline.dag import create_pipeline
+from pipeline.source import Source
+
+TRAINING = {"Trainer", "Tuner"}
+TARGETS = {"DataCheck", "Champion", "Pusher"}  # which ask or change what is live
+IMAGES = {"DataCheck", "ServingCheck", "ModelReport"}  # which decode images in Python
+
+USERS_OF_FILES = {
+    "components/schema_gen/executor.py": {"ImageSchemaGen"},
+    "components/data_check/label_errors.py": {"DataCheck"},
+    "components/data_gate/component.py": {"DataGate"},
+    "transform/preprocessing.py": {"Transform"},
+    "transform/images.py": {"Transform"},
+    "trainer/network.py": TRAINING,
+    "trainer/tuner_fn.py": {"Tuner"},
+    "trainer/export/optimize.py": TRAINING,
+    "components/champion/executor.py": {"Champion"},
+    "components/predictions/row_writer.py": {"Predictions"},
+    "components/evaluator/tfma_metrics.py": {"Evaluator", "ModelReport"},
+    "components/evaluator/tfma_paired_tests.py": {"Evaluator"},
+    "components/evaluator/significance.py": {"Evaluator"},
+    "components/serving_check/expectations.py": {"ServingCheck"},
+    "imagepipe/serving/server.py": {"ServingCheck"},
+    "imagepipe/serving/page.html": {"ServingCheck"},
+    "imagepipe/base/images.py": IMAGES,
+    "imagepipe/deploy/kserve.py": TARGETS,
+    "components/pusher/executor.py": {"Pusher"},
+    "components/model_report/page.html": {"ModelReport"},
+    "components/model_report/style.css": {"ModelReport"},
+    "components/model_report/script.js": {"ModelReport"},
+    "components/data_check/component.py": set(),  # what it passes on is in the parameters
+    "imagepipe/ingest/steps.py": set(),
+    "pipeline/dag.py": set(),
+    "pipeline/cli/runs.py": set(),
+}
+
+TFDV = {"StatisticsGen", "ImageSchemaGen", "ExampleValidator", "DataCheck", "Transform"}
+USERS_OF_PACKAGES = {
+    ("tensorflow", "tensorflow"): {
+        *("ImportExampleGen", "DataCheck", "Transform", *TRAINING, "Predictions", "Evaluator", "ServingCheck"),
+        "ModelReport",
+    },
+    ("keras", "keras"): {*TRAINING, "ModelReport"},
+    ("tensorflow-model-analysis", "tensorflow_model_analysis"): {"Evaluator", "ModelReport"},
+    ("tensorflow-data-validation", "tensorflow_data_validation"): TFDV,
+    ("pillow", "PIL"): IMAGES,
+    ("scipy", "scipy"): {"DataCheck", "Evaluator"},
+    ("kubernetes", "kubernetes"): TARGETS,
+    ("fastapi", "fastapi"): {"ServingCheck"},
+    ("fsspec", "fsspec"): {
+        *("DataCheck", "DataGate", "Transform", *TRAINING, "Champion", "Predictions", "Evaluator", "ServingCheck"),
+        *("Pusher", "ModelReport"),
+    },
+    ("rich", "rich"): set(),
+}
+
+
+@pytest.fixture(scope="module")
+def components():
+    """The components of a pipeline with all of them."""
+    tuner = {"space": {"learning_rate": {"min": 1e-4, "max": 1e-2}}}
+    config = Config(name="keys", data={"path": "/data"}, tuner=tuner)
+    return build(config)
+
+
+def build(config: Config):
+    source = Source("/data", {split: f"{split}/*" for split in ("train", "eval")})
+    return create_pipeline(config, source, "/artifacts", "/state", config.make_deployment("/serving"), []).components
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """A copy of our packages."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in PACKAGES:
+        shutil.copytree(SOURCES / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def compute_keys(components, sources, monkeypatch):
+    """Returns a function that computes the keys as a new process would, by component."""
+    by_content: dict[tuple[bytes, bool], Syntax] = {}
+
+    def read(file: Path, package: str, with_functions: bool = True) -> Syntax:
+        content = file.read_bytes(), with_functions
+        if content not in by_content:
+            by_content[content] = read_syntax.__wrapped__(file, package, with_functions)
+        return by_content[content]
+
+    monkeypatch.setattr(code_closure, "read_syntax", read)
+
+    def compute() -> dict[str, str]:
+        code_closure._hash_file.cache_clear()
+        return {component.id: compute_code_key(component, sources) for component in components}
+
+    return compute
+
+
+def find_changed(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    return {name for name in one if one[name] != other[name]}
+
+
+def test_every_component_has_its_code_in_its_key(components):
+    keys = {component.id: component.exec_properties[CODE] for component in components}
+    assert keys == {component.id: compute_code_key(component) for component in components}
+    used = set().union(*USERS_OF_FILES.values(), *USERS_OF_PACKAGES.values())
+    assert used == set(keys)  # so the tables below have a line for each
+
+
+def test_changed_code_changes_the_keys_of_the_components_that_use_it(compute_keys, sources):
+    original = compute_keys()
+    for name, users in USERS_OF_FILES.items():
+        file = sources / name
+        text = file.read_text()
+        file.write_text(text + ("\nCHANGED = 1\n" if file.suffix == ".py" else "\n"))
+        assert (name, find_changed(original, compute_keys())) == (name, users)
+        file.write_text(text)
+    assert compute_keys() == original
+
+
+def test_words_change_no_key(compute_keys, sources):
+    original = compute_keys()
+    for name in PACKAGES:
+        for file in (sources / name).rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            for node in ast.walk(tree):
+                match node:
+                    case ast.Expr(value=ast.Constant(value=str())):
+                        node.value.value = "Other words."
+            file.write_text(f"# Without the comments, and in another layout.\n{ast.unparse(tree)}\n")
+    assert compute_keys() == original
+
+
+def test_another_version_of_a_package_changes_the_keys_of_the_components_that_use_it(
+    compute_keys, tmp_path, monkeypatch
+):
+    original = compute_keys()
+    for (name, module), users in USERS_OF_PACKAGES.items():
+        folder = tmp_path / name
+        info = folder / f"{module}-0.0.1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+        (info / "RECORD").write_text(f"{module}/__init__.py,,\n")
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(folder)
+            assert (name, find_changed(original, compute_keys())) == (name, users)
+
+
+def test_all_that_is_imported_by_another_reading_of_the_sources_is_in_the_keys(components):
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    for component in components:
+        names = list_modules(component)
+        roots = {name for name in names | {name.rpartition(".")[0] for name in names} if name in graph.modules}
+        imported = roots.union(*(graph.find_upstream_modules(name) for name in roots))
+        assert imported <= {name.removesuffix(" on the way") for name in find_closure(names).digests}
+
+
+def test_a_curated_schema_has_the_code_of_what_imports_it_in_its_key():
+    config = Config(name="keys", data={"path": "/data", "curated_schema": "/schema.pbtxt"})
+    ids = {component.id: component.exec_properties.get(CODE) for component in build(config)}
+    assert ids["ImportSchemaGen"]
