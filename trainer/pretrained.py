@@ -120,8 +120,9 @@ def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
             for entry in stored:
                 for weight, dataset in zip(entry.layer.weights, entry.datasets, strict=True):
                     weight.assign(dataset[()])
-    # h5py raises RuntimeError and KeyError as well as OSError if a file is damaged.
-    except (OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError
         raise WeightsError(f"trainer.weights: {path} does not hold weights that can be read: {error}") from error
 
 

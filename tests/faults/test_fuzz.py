@@ -56,12 +56,20 @@ WORDS = [b"\xff\xff\xff\xff", b"\0" * 8, b"-1", b"1e999", b"NaN", b"null", b"[" 
 WORDS += [b"\xff\xd8", b"IDAT", b"9" * 5000, b"true", "\u2028".encode(), b"\r", b",", b"\xed\xa0\x80"]
 
 
+@pytest.mark.parametrize("examples", [60, pytest.param(5000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_bytes_are_read_or_refused_with_a_message(name):
+def test_damaged_bytes_are_read_or_refused_with_a_message(name, examples):
     target = TARGETS[name]
     structured = [replace_node(target.seeds)] if all(map(is_json, target.seeds)) else []
 
-    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    # The same examples each time in the gate, others in each long run.
+    @settings(
+        max_examples=examples,
+        derandomize=examples < 1000,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.one_of(damage(target.seeds), st.binary(max_size=200), *structured))
     def read(data: bytes) -> None:
         try:
