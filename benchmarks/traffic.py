@@ -133,4 +133,5 @@ async def run(flood: str, url: str, model: str, seconds: float) -> None:
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(run(*sys.argv[1:4], float(sys.argv[4])))
+    _, flood, url, model, seconds = sys.argv
+    asyncio.run(run(flood, url, model, float(seconds)))
