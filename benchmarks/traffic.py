@@ -133,5 +133,5 @@ async def run(flood: str, url: str, model: str, seconds: float) -> None:
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    _, flood, url, model, seconds = sys.argv
+    flood, url, model, seconds = sys.argv[1:]
     asyncio.run(run(flood, url, model, float(seconds)))
