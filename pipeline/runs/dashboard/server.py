@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from imagepipe.base.errors import ModelError
 from imagepipe.serving.access import EVERYBODY, Access, Guard
+from imagepipe.serving.connections import Connection, allow_connections
 from pipeline.runs.dashboard import data, pages
 from pipeline.workdir import Workdir
 
@@ -92,8 +93,15 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
         announce(f"{access.scheme}://{host}:{port}")
         app = make_app(Workdir(root), access, host)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, ssl_certfile=access.certificate, ssl_keyfile=access.key
+            app,
+            http=Connection,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            ssl_certfile=access.certificate,
+            ssl_keyfile=access.key,
         )
+        allow_connections()
         uvicorn.Server(config).run([listening])
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from imagepipe.base import tfrecord
 from imagepipe.serving.access import EVERYBODY
+from imagepipe.serving.connections import Connection
 from pipeline import logs
 from pipeline.cli import app
 from pipeline.runs.dashboard import graph, metric_history, server
@@ -467,3 +469,10 @@ def test_an_axis_has_round_figures_around_all_values(values, ticks):
     assert [label for _, label in drawn.y_ticks] == ticks
     heights = np.array([y for y, _ in drawn.y_ticks])
     assert all(heights.min() <= dot.y <= heights.max() for dot in drawn.lines[0].dots)
+
+
+def test_its_clients_have_the_deadlines_of_the_models_server(tmp_path, monkeypatch):
+    configs = []
+    monkeypatch.setattr(server.uvicorn, "Server", lambda config: configs.append(config) or SimpleNamespace(run=list))
+    server.serve_pages(tmp_path, "127.0.0.1", 0, print)
+    assert [config.http for config in configs] == [Connection]
