@@ -49,7 +49,16 @@ def is_json(seed: bytes) -> bool:
 
 
 VALUES = [b"null", b"true", b"0", b"-1", b"1e999", b"NaN", b'""', b'".."', b'"\\ud800"', b"[]", b"{}", b"[[1]]"]
-VALUES += [b"9" * 400, b"9" * 5000, b"[" * 2000, b"[" * 100_000 + b"]" * 100_000, b'{"": null}', b'["a", 1, null]']
+VALUES += [
+    '"é"'.encode(),
+    b'"\\u0000"',
+    b"9" * 400,
+    b"9" * 5000,
+    b"[" * 2000,
+    b"[" * 100_000 + b"]" * 100_000,
+    b'{"": null}',
+    b'["a", 1, null]',
+]
 
 # What parsers stumble over.
 WORDS = [b"\xff\xff\xff\xff", b"\0" * 8, b"-1", b"1e999", b"NaN", b"null", b"[" * 2000, b"{", b'"', b"\\ud800"]
@@ -84,3 +93,18 @@ def test_damaged_bytes_are_read_or_refused_with_a_message(name, examples):
 def test_sound_bytes_are_read(name):
     for seed in TARGETS[name].seeds:
         TARGETS[name].read(seed)
+
+
+# Input that fuzzing came upon, of which something else than an error with a message came.
+ONCE_FATAL = [
+    ("rest", '{"instances": [{"input": {"b64": "aGVsbGé"}}]}'.encode()),
+    ("v2", '{"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["é"]}]}'.encode()),
+    ("dataset.json", b"[" * 100_000),
+    ("dataset.json", b'{"options": ' + b"[" * 100_000),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), ONCE_FATAL)
+def test_bytes_that_were_fatal_once_are_refused(name, data):
+    with pytest.raises(TARGETS[name].errors, match="."):
+        TARGETS[name].read(data)
