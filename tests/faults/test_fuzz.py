@@ -50,7 +50,7 @@ def is_json(seed: bytes) -> bool:
 
 VALUES = [b"null", b"true", b"0", b"-1", b"1e999", b"NaN", b'""', b'".."', b'"\\ud800"', b"[]", b"{}", b"[[1]]"]
 VALUES += [
-    '"é"'.encode(),
+    '"ȹ"'.encode(),
     b'"\\u0000"',
     b"9" * 400,
     b"9" * 5000,
@@ -97,8 +97,8 @@ def test_sound_bytes_are_read(name):
 
 # Input that fuzzing came upon, of which something else than an error with a message came.
 ONCE_FATAL = [
-    ("rest", '{"instances": [{"input": {"b64": "aGVsbGé"}}]}'.encode()),
-    ("v2", '{"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["é"]}]}'.encode()),
+    ("rest", '{"instances": [{"input": {"b64": "aGVsbGȹ"}}]}'.encode()),
+    ("v2", '{"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["ȹ"]}]}'.encode()),
     ("dataset.json", b"[" * 100_000),
     ("dataset.json", b'{"options": ' + b"[" * 100_000),
 ]
@@ -106,5 +106,5 @@ ONCE_FATAL = [
 
 @pytest.mark.parametrize(("name", "data"), ONCE_FATAL)
 def test_bytes_that_were_fatal_once_are_refused(name, data):
-    with pytest.raises(TARGETS[name].errors, match="."):
+    with pytest.raises(TARGETS[name].errors, match=r"\w"):
         TARGETS[name].read(data)
