@@ -168,6 +168,7 @@ def build_routes(handler: Handler) -> APIRouter:
             "model_spec": {"name": name, "signature_name": "", "version": engine.version},
             "metadata": {"signature_def": {"signature_def": engine.signatures}},
             "labels": engine.model.labels,
+            "task": engine.model.task,
         }
 
     async def refuse_to_load() -> JSONResponse:
