@@ -1,15 +1,18 @@
 """The configuration: a model for each section of ``pipeline.yaml``, which ``pipeline.config_file`` reads."""
 
+import keyword
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.data_check.config import ValidationConfig
 from imagepipe.base.beam_options import OptionValue, RunnerName, check_options, make_arguments
-from imagepipe.base.features import IMAGE, TARGET, Features
+from imagepipe.base.features import IMAGE, SIZE, TARGET, Features
 from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
 from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import DeployConfig, Section
+from imagepipe.ingest import dataset
 from pipeline.kubeflow_config import KubeflowConfig
 from trainer.backbones import BACKBONES
 from trainer.config import ServingConfig, TrainerConfig
@@ -17,10 +20,35 @@ from trainer.search_space import TunerConfig, check_space
 
 _MAX_SIDE = 4096
 
+# "self" is the first argument of TensorFlow's own functions.
+_OWN_NAMES = {IMAGE, TARGET, SIZE, "self", *dataset.list_features("classification")}
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Column = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
+
+
+def find_side_problems(names: Sequence[str]) -> dict[str, str]:
+    """Returns why columns can't be side features, as text by name; nothing for those that can.
+
+    A side feature is an input of the served model's signature, and a key of each request.
+    """
+    problems = {}
+    inputs = {"input": "input", "metadata": "metadata"}  # by what TensorFlow makes of them
+    for name in names:
+        if name in _OWN_NAMES:
+            problems[name] = f"{name}: the pipeline uses this name itself; rename the column"
+        elif not name.isascii() or not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name):
+            problems[name] = (
+                f"{name}: TensorFlow takes no such name as an input of the served model. Rename the column: ASCII "
+                "letters, digits and _, a letter first, and no word of Python's"
+            )
+        elif (other := inputs.setdefault(name.lower(), name)) != name:
+            problems[name] = (
+                f"{name}: to TensorFlow the same name as {other}, as only the case differs; rename the column"
+            )
+    return problems
 
 
 class FeaturesConfig(Section):
@@ -47,8 +75,8 @@ class FeaturesConfig(Section):
         names = [self.input, self.label, self.metadata, *self.numeric, *self.categorical]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(duplicates)}: a feature has one role")
-        if reserved := sorted({IMAGE, TARGET} & {*self.numeric, *self.categorical}):
-            raise ValueError(f"{', '.join(reserved)}: the pipeline uses this name itself; rename the column")
+        for problem in find_side_problems([*self.numeric, *self.categorical]).values():
+            raise ValueError(problem)
         return self
 
     def make_features(self) -> Features:
@@ -155,7 +183,9 @@ class EvaluationConfig(Section):
         "bootstrap takes 20 times as long as the metrics.",
     )
     top_k: Annotated[int, Field(ge=2)] = Field(
-        5, description="Number of classes that count in a classification's top_k_accuracy."
+        5,
+        description="Number of classes that count in a classification's top_k_accuracy. There is no such metric unless "
+        "there are more classes: it would always be 1.",
     )
 
     @field_validator("slices")
@@ -164,6 +194,14 @@ class EvaluationConfig(Section):
         if duplicates := sorted({name for name in slices if slices.count(name) > 1}):
             raise ValueError(f"{', '.join(duplicates)}: given twice")
         return slices
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> "EvaluationConfig":
+        # TFMA takes these from the transform graph: pixels, and the label's index.
+        columns = {*self.slices, *(column for rule in self.rules for column in rule.slice)}
+        if reserved := sorted({IMAGE, TARGET} & columns):
+            raise ValueError(f"{', '.join(reserved)}: no slices by this column, as the pipeline uses the name itself")
+        return self
 
 
 class ServedConfig(ServingConfig):

@@ -8,12 +8,18 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.evaluation import CANDIDATE, CHAMPION
-from components.evaluator.metric_names import CONFUSION_MATRIX, LABEL_DETAILS, name_margin_test, name_paired_test
+from components.evaluator.metric_names import (
+    CONFUSION_MATRIX,
+    LABEL_DETAILS,
+    TOP_K,
+    name_margin_test,
+    name_paired_test,
+)
 from components.evaluator.tfma_curves import ClassCurves
 from components.evaluator.tfma_label_metrics import LabelDetails, LabelScore
 from components.evaluator.tfma_paired_tests import MarginTest, McNemar, PairedTest
 from imagepipe.base.features import SIZE, TARGET, Features
-from imagepipe.base.metrics import CHAMPION_METRIC, METRICS
+from imagepipe.base.metrics import CHAMPION_METRIC, METRICS, TOP_K_METRIC
 from imagepipe.base.names import TaskName
 from pipeline.config import EvaluationConfig, RuleConfig
 
@@ -89,8 +95,8 @@ def _drop_repeated(kinds: list[list[str]]) -> list[list[str]]:
 def _build_metric(name: str, task: TaskName, config: EvaluationConfig, features: Features) -> config_pb2.MetricConfig:
     properties = METRICS[task][name]
     options: dict[str, str | int] = {"name": name}
-    if name == "top_k_accuracy":
-        options["k"] = config.top_k
+    if name == TOP_K_METRIC:
+        options[TOP_K] = config.top_k
     if properties.metric == LabelScore.__name__:
         options["label_feature"] = features.label
     metric = config_pb2.MetricConfig(class_name=properties.metric, module=properties.module, config=json.dumps(options))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.ingest import dataset
+from pipeline.config import find_side_problems
 from pipeline.config_schema import SCHEMA_FILE, render_json_schema
 from trainer.pretrained import is_imagenet_available
 
@@ -65,7 +66,6 @@ _GATE = {
 """,
 }
 
-_OWN_FEATURES = {"input", "label", "metadata", "width", "height", "format", "sha256", *dataset.MEASURED}
 _DOWNLOADED = "imagenet     # imagenet | none (from scratch) | a file, such as an earlier run's base.weights.h5"
 _SCRATCH = "none         # imagenet | none (from scratch) | a file; imagenet, which could not be reached, trains better"
 
@@ -88,13 +88,15 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
     description = dataset.load(str(dataset_dir))
     task = description.options.task
+    side = {name: kind for name, kind in description.features.items() if name not in dataset.list_features(task)}
+    problems = find_side_problems(list(side))
     is_reachable = is_imagenet_available()
     text = _TEMPLATE.format(
         schema=SCHEMA_FILE,
         name=re.sub(r"[^a-z0-9_-]+", "-", out.resolve().parent.name.lower()).strip("-_")[:63] or "images",
         task=task,
         path=_render_path(dataset_dir, out),
-        features=_render_side_features(description.features),
+        features=_render_side_features({name: kind for name, kind in side.items() if name not in problems}),
         weights=_DOWNLOADED if is_reachable else _SCRATCH,
         training=_TRAINING[task],
         gate=_GATE[task],
@@ -102,9 +104,10 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)
     out.with_name(SCHEMA_FILE).write_text(render_json_schema(), encoding="utf-8")
-    if is_reachable:
-        return []
-    return ["ImageNet weights can't be reached from here: the network will be trained from scratch."]
+    notes = [f"This column was left out of data.features: {problem}." for problem in problems.values()]
+    if not is_reachable:
+        notes.append("ImageNet weights can't be reached from here: the network will be trained from scratch.")
+    return notes
 
 
 def _render_path(dataset_dir: Path, out: Path) -> str:
@@ -113,9 +116,8 @@ def _render_path(dataset_dir: Path, out: Path) -> str:
     return json.dumps(str(path.relative_to(root) if path.is_relative_to(root) else path), ensure_ascii=False)
 
 
-def _render_side_features(types: dict[str, str]) -> str:
-    """Returns the lines for the further columns of the manifest; nothing if it has none."""
-    side = {name: kind for name, kind in types.items() if name not in _OWN_FEATURES}
+def _render_side_features(side: dict[str, str]) -> str:
+    """Returns the lines for side features, by name and type; nothing if there are none."""
     if not side:
         return ""
     numeric = [name for name, kind in side.items() if kind != "bytes"]

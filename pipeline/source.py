@@ -13,6 +13,7 @@ from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ConfigError, IngestError
 from imagepipe.base.features import SIZE
 from imagepipe.base.labels import describe_ids
+from imagepipe.base.metrics import TOP_K_METRIC
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import dataset
 from pipeline.config import Config
@@ -74,6 +75,12 @@ def _find_dataset(path: str, config: Config) -> Source:
         )
     if message := describe_ids(split.labels for split in description.splits.values()):
         raise ConfigError(f"data.path: the label of {path} {message}")
+    demanded = {*config.evaluation.thresholds, *(rule.metric for rule in config.evaluation.rules)}
+    if TOP_K_METRIC in demanded and len(labels) <= config.evaluation.top_k:
+        raise ConfigError(
+            f"evaluation.top_k: {config.evaluation.top_k}, but {path} has {len(labels)} classes to train on, so that "
+            f"{TOP_K_METRIC} would always be 1. Set a smaller one, or demand another metric."
+        )
     try:
         list_thresholds(labels, config.trainer.label_thresholds)
     except ValueError as error:

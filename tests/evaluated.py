@@ -121,6 +121,8 @@ def save_model(
     module = Linear(weights, bias, task)
     signatures = {"tf_examples": module.tf_examples, "transform_features": module.transform_features}
     tf.saved_model.save(module, str(folder / "Format-Serving"), signatures=signatures)
+    names = {"classification": NAMES, "multilabel": list(TRAITS), "regression": ["label"]}[task]
+    (folder / "Format-Serving" / "assets" / "labels").write_text("".join(f"{name}\n" for name in names))
     return make_artifact(standard_artifacts.Model, folder)
 
 

@@ -49,7 +49,8 @@ def build_network(
     Args:
         image_size: (height, width) in pixels; the backbone has a minimum, see ``trainer.backbones``.
         task: gives the number of outputs and their activation.
-        side: the side features by name: None for a numeric one, for a categorical one its number of values.
+        side: the side features by their names in the transform graph: None for a numeric one, for a categorical one its
+            number of values.
         config: the backbone, its weights, its scaling and the head.
         statistics: of the train split's pixels, for ``normalization: featurewise``.
 

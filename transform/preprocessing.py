@@ -23,10 +23,11 @@ def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -
             and ``task`` (classification, multilabel or regression).
 
     Returns:
-        ``image`` float32 ``[n, height, width, 3]``, whole numbers in 0..255; each numeric side feature float32 ``[n]``
-        with zero mean and unit variance over the training split (a missing value becomes the mean, as do NaN and
-        infinity); each categorical one int64 ``[n]`` (an unseen value gets the last index, and so does a missing one);
-        ``target`` as described in ``imagepipe.base.features.TARGET``; a missing class counts as unseen.
+        ``image`` float32 ``[n, height, width, 3]``, whole numbers in 0..255; under ``transformed_<name>`` each numeric
+        side feature, float32 ``[n]``, with zero mean and unit variance over the training split (a missing value becomes
+        the mean, as do NaN and infinity), and each categorical one, int64 ``[n]`` (an unseen value gets the last index,
+        and so does a missing one); ``target`` as described in ``imagepipe.base.features.TARGET``; a missing class
+        counts as unseen.
     """
     features = f.parse_features(custom_config["features"])
     pixels = decode_and_resize(_densify(inputs[features.input]), tuple(custom_config["image_size"]))
@@ -34,9 +35,9 @@ def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -
     outputs: dict[str, Tensor] = {f.IMAGE: tf.cast(pixels, tf.float32)}
     for name in features.numeric:
         scaled = _densify(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
-        outputs[name] = tf.where(tf.math.is_finite(scaled), scaled, 0.0)
+        outputs[f.TRANSFORMED + name] = tf.where(tf.math.is_finite(scaled), scaled, 0.0)
     for name in features.categorical:
-        outputs[name] = tft.compute_and_apply_vocabulary(
+        outputs[f.TRANSFORMED + name] = tft.compute_and_apply_vocabulary(
             _densify(_convert_to_strings(inputs[name])), num_oov_buckets=1, vocab_filename=features.vocabulary(name)
         )
     outputs[f.TARGET] = _TARGET_ENCODERS[custom_config["task"]](inputs[features.label])

@@ -27,7 +27,7 @@ class RuleOutcome:
         difference: the candidate's value minus the champion's.
         difference_interval: the ends of its 95 % confidence interval.
         p: for a rule with a test: two-sided probability of such a difference between models that are equally good.
-        verdict: ``skipped`` if there is no champion to compare with.
+        verdict: ``skipped`` if there is no champion to compare with, or if the metric is always the same.
         because: the reason for the verdict as text.
     """
 
@@ -50,6 +50,8 @@ class RuleOutcome:
 @dataclass(frozen=True)
 class MetricValue:
     """A metric's value, None if it is not a number; the ends of its 95 % confidence interval, None if it has none.
+
+    It has none either if the interval would have no width.
 
     The value is TFMA's. So are the ends, clipped to the metric's range: TFMA takes Student's t, which has no bounds,
     and would say of an accuracy near 1 that it may be 1.01.

@@ -90,10 +90,9 @@ def _read_value(kv: Any) -> MetricValue:
     ends = kv.confidence_interval.lower_bound.double_value.value, kv.confidence_interval.upper_bound.double_value.value
     value = kv.value.double_value.value
     has_interval = kv.HasField("confidence_interval") and all(map(math.isfinite, ends))
-    return MetricValue(
-        value if math.isfinite(value) else None,
-        _clip_interval(kv.key.name, kv.key.is_diff, *ends) if has_interval else None,
-    )
+    low, high = _clip_interval(kv.key.name, kv.key.is_diff, *ends) if has_interval else (0.0, 0.0)
+    # An interval has no width where all images have the same score, such as a single one: that is no certainty.
+    return MetricValue(value if math.isfinite(value) else None, (low, high) if low < high else None)
 
 
 def _clip_interval(name: str, is_difference: bool, low: float, high: float) -> tuple[float, float]:

@@ -19,13 +19,17 @@ from tfx_bsl.coders import batch_util
 
 from components.evaluator.evaluation_reader import read_evaluation
 from components.evaluator.gate_rules import DEMANDED
+from components.evaluator.metric_names import TOP_K
 from imagepipe.base import filesystem
 from imagepipe.base.features import SIZE
+from imagepipe.deploy.saved_model import read_labels
+from imagepipe.deploy.storage import fetch_assets
 
 THRESHOLD_PREFIX = "threshold_"
 """Prefix of the execution properties that override thresholds, before the metric's name."""
 
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
+_MODELS = (standard_component_specs.MODEL_KEY, _BASELINE)
 _EVAL_CONFIG = standard_component_specs.EVAL_CONFIG_KEY
 _EXTRACTORS = "custom_extractors"
 _BATCH_SIZE = 32  # larger ones make InceptionV3 no faster on a CPU
@@ -46,12 +50,17 @@ class Executor(executor.Executor):
             if name.startswith(THRESHOLD_PREFIX)
         }
         config = proto_utils.json_to_proto(exec_properties[_EVAL_CONFIG], config_pb2.EvalConfig())
-        demanded = proto_utils.proto_to_json(override_thresholds(config, thresholds))
+        demanded = override_thresholds(config, thresholds)
+        models = [artifact_utils.get_single_uri(input_dict[key]) for key in _MODELS if key in input_dict]
+        measured = drop_constant_metrics(demanded, min(map(_count_outputs, models)))
         folder = artifact_utils.get_single_uri(output_dict[standard_component_specs.EVALUATION_KEY])
-        changed = {_EVAL_CONFIG: demanded, _EXTRACTORS: f"{__name__}.{build_extractors.__name__}"}
+        changed = {
+            _EVAL_CONFIG: proto_utils.proto_to_json(measured),
+            _EXTRACTORS: f"{__name__}.{build_extractors.__name__}",
+        }
         with _fix_batch_size(_BATCH_SIZE):
             super().Do(input_dict, output_dict, exec_properties | changed)
-        filesystem.write_whole(f"{folder}/{DEMANDED}", demanded.encode())
+        filesystem.write_whole(f"{folder}/{DEMANDED}", proto_utils.proto_to_json(demanded).encode())
         blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])
         _write_verdict(blessing, read_evaluation(folder).refusals)
 
@@ -127,3 +136,18 @@ def override_thresholds(config: config_pb2.EvalConfig, thresholds: Mapping[str, 
                 side = value.upper_bound if value.HasField("upper_bound") else value.lower_bound
                 side.value = bound
     return changed
+
+
+def drop_constant_metrics(config: config_pb2.EvalConfig, outputs: int) -> config_pb2.EvalConfig:
+    """Returns the configuration without the metrics that are always 1 for models with so many outputs."""
+    changed = config_pb2.EvalConfig()
+    changed.CopyFrom(config)
+    for specs in changed.metrics_specs:
+        metrics = [metric for metric in specs.metrics if json.loads(metric.config or "{}").get(TOP_K, 0) < outputs]
+        del specs.metrics[:]
+        specs.metrics.extend(metrics)
+    return changed
+
+
+def _count_outputs(model: str) -> int:
+    return len(read_labels(fetch_assets(path_utils.serving_model_path(model))))

@@ -11,7 +11,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.slicer import slicer_lib
 
 from components.evaluator.evaluation import MetricValue, RuleKind, RuleOutcome, Slice, Verdict
-from components.evaluator.metric_names import parse_margin_test
+from components.evaluator.metric_names import TOP_K, parse_margin_test
 from imagepipe.base import filesystem
 from imagepipe.base.metrics import METRICS_BY_NAME
 
@@ -36,9 +36,10 @@ def read_outcomes(folder: str, slices: Mapping[SliceKey, Slice]) -> Iterator[Rul
         for per_slice in (validation.metric_validations_per_slice if validation else ())
         for failure in per_slice.failures
     ]
-    has_champion = slices[()].champion_metrics is not None
+    has_champion, measured = slices[()].champion_metrics is not None, slices[()].metrics
     for metric in _read_demanded_metrics(folder):
-        name = json.loads(metric.config or "{}").get("name", "")
+        options = json.loads(metric.config or "{}")
+        name = options.get("name", "")
         for per_slice in metric.per_slice_thresholds:
             for spec in per_slice.slicing_specs:
                 is_applicable = slicer_lib.SingleSliceSpec(spec=spec).is_slice_applicable
@@ -47,16 +48,22 @@ def read_outcomes(folder: str, slices: Mapping[SliceKey, Slice]) -> Iterator[Rul
                     if not per_slice.threshold.HasField(field):
                         continue
                     threshold = getattr(per_slice.threshold, field)
-                    refused = slice_key is None or any(
+                    part = None if slice_key is None else slices[slice_key]
+                    has_failed = part is None or any(
                         key == slice_key
                         and failure.metric_key.name == name
                         and getattr(failure.metric_threshold, field) == threshold
                         for key, failure in failures
                     )
-                    skipped = field == "change_threshold" and not has_champion
-                    verdict: Verdict = "skipped" if skipped else "refused" if refused else "passed"
-                    part = None if slice_key is None else slices[slice_key]
-                    yield _judge(_parse_threshold(name, threshold), dict(spec.feature_values), part, verdict)
+                    is_change, is_constant = field == "change_threshold", TOP_K in options and name not in measured
+                    verdict: Verdict = "refused" if has_failed else "passed"
+                    if is_constant or (is_change and not has_champion):
+                        verdict = "skipped"
+                    elif is_change and part and part.differences.get(name, MetricValue(None)).value == 0:
+                        # TFMA divides by the champion's error, and fails if both models have none.
+                        verdict = "passed"
+                    demand = _parse_threshold(name, threshold)
+                    yield _judge(demand, dict(spec.feature_values), part, verdict, is_constant)
 
 
 def _read_demanded_metrics(folder: str) -> list[config_pb2.MetricConfig]:
@@ -95,7 +102,9 @@ def _parse_threshold(name: str, threshold: Any) -> _Demand:
     return _Demand(name, "not_worse_than_champion", margin, lower_is_better, relative)
 
 
-def _judge(demand: _Demand, columns: dict[str, str], part: Slice | None, verdict: Verdict) -> RuleOutcome:
+def _judge(
+    demand: _Demand, columns: dict[str, str], part: Slice | None, verdict: Verdict, is_constant: bool
+) -> RuleOutcome:
     missing = MetricValue(None)
     value, champion, difference = (
         (values or {}).get(demand.metric, missing)
@@ -103,7 +112,9 @@ def _judge(demand: _Demand, columns: dict[str, str], part: Slice | None, verdict
     )
     p = part.p_values.get(demand.metric) if part and demand.significance is not None else None
     subject = demand.metric + "".join(f" of {column} {value}" for column, value in sorted(columns.items()))
-    if verdict == "skipped":
+    if is_constant:
+        because = f"{subject} would always be 1: there are no more classes than evaluation.top_k"
+    elif verdict == "skipped":
         because = f"{subject}: there is no champion to compare with"
     elif part is None:
         because = f"{subject} is not known: the eval split has no such image"

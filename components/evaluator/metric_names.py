@@ -7,6 +7,9 @@ compares, and by which margin.
 EXAMPLE_COUNT = "example_count"
 """Number of images of a slice; TFMA's name."""
 
+TOP_K = "k"
+"""TFMA's option of a metric of the k most probable classes. With no more classes than that it is always 1."""
+
 CONFUSION_MATRIX, LABEL_DETAILS = "multi_class_confusion_matrix", "label_details"
 """Counts by actual and predicted class, and metrics by label."""
 

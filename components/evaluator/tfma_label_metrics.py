@@ -10,6 +10,7 @@ import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
+from tensorflow_model_analysis.metrics.confusion_matrix_metrics import AUC
 
 from components.evaluator.metric_names import EXAMPLE_COUNT
 from imagepipe.base.features import LABEL_SEPARATOR
@@ -48,6 +49,14 @@ class LabelDetails(tfma.metrics.Metric):
     def __init__(self, name: str, label_feature: str):
         computations = metric_util.merge_per_key_computations(_build_label_details)
         super().__init__(computations, name=name, label_feature=label_feature)
+
+
+class RocAuc(AUC):
+    """TFMA's area under the ROC curve; NaN, not TFMA's 0, if all pairs of image and label are alike."""
+
+    def _metric_value(self, curve: str, summation_method: str, key: Any, matrices: Any) -> float:
+        has_both = matrices.tp[0] + matrices.fn[0] > 0 and matrices.fp[0] + matrices.tn[0] > 0
+        return super()._metric_value(curve, summation_method, key, matrices) if has_both else float("nan")
 
 
 def _build_label_score(name: str, label_feature: str, model_name: str = "", output_name: str = "") -> list[Any]:
@@ -168,5 +177,5 @@ def compute_label_score(name: str, counts: LabelCounts) -> float:
     return float(LABEL_SCORES[name](np.array(list(counts.values()), float).reshape(-1, 3)))
 
 
-for metric in (LabelScore, LabelDetails):
+for metric in (LabelScore, LabelDetails, RocAuc):
     metric_types.register_metric(metric)

@@ -11,6 +11,7 @@ from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_metrics impo
 from tensorflow_model_analysis.proto import config_pb2
 
 _EPSILON = 1e-7  # Keras's, for the logarithm of a probability
+_ROUNDING = 1e-12  # of sums of squares: equal targets of 0.1 have a variation of 1e-17
 
 
 class MacroF1(tfma.metrics.Metric):
@@ -161,7 +162,7 @@ class ErrorSums(NamedTuple):
 
 def _compute_r_squared(sums: ErrorSums) -> float:
     variation = sums.squares - sums.targets**2 / sums.weight
-    return 1 - sums.squared / variation if variation > 0 else float("nan")
+    return 1 - sums.squared / variation if variation > _ROUNDING * sums.squares else float("nan")
 
 
 REGRESSION_SCORES: dict[str, Callable[[ErrorSums], float]] = {

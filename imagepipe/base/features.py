@@ -12,6 +12,12 @@ training did not see. Multilabel: from the Transform graph sparse int64 ``[n, ?]
 ``transform.examples`` multi-hot float32 ``[n, k]``, labels that training did not see left out. Regression: float32
 ``[n]``, NaN if there is none."""
 
+TRANSFORMED = "transformed_"
+"""Prefix of a side feature's name in the transform graph's outputs and the network's inputs.
+
+So a column may be called like a layer of the network, and TFMA, which looks for a slice's column among the transformed
+features first, doesn't find it there."""
+
 SIZE = "image_size"
 """Slice of the evaluation: range of an image's longer side, ``128-255 px``; of Examples with ``width``, ``height``."""
 

@@ -28,6 +28,9 @@ class Metric:
     has_test: bool = False
 
 
+TOP_K_METRIC = "top_k_accuracy"
+"""The metric that there is only for more classes than ``evaluation.top_k``."""
+
 _TFMA_METRICS = "components.evaluator.tfma_metrics"
 _TFMA_LABEL_METRICS = "components.evaluator.tfma_label_metrics"
 
@@ -41,7 +44,7 @@ def _make_error_metric() -> Metric:
 METRICS: dict[str, dict[str, Metric]] = {
     "classification": {
         "accuracy": Metric("SparseCategoricalAccuracy", has_test=True),
-        "top_k_accuracy": Metric("SparseTopKCategoricalAccuracy"),
+        TOP_K_METRIC: Metric("SparseTopKCategoricalAccuracy"),
         "macro_f1": Metric("MacroF1", _TFMA_METRICS),
         "log_loss": Metric("LogLoss", _TFMA_METRICS, highest=math.inf, lower_is_better=True),
         "calibration_error": Metric("CalibrationError", "components.evaluator.tfma_curves", lower_is_better=True),
@@ -51,7 +54,7 @@ METRICS: dict[str, dict[str, Metric]] = {
         "micro_f1": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
         "precision": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
         "recall": Metric("LabelScore", _TFMA_LABEL_METRICS, has_test=True),
-        "auc": Metric("AUC"),
+        "auc": Metric("RocAuc", _TFMA_LABEL_METRICS),
     },
     "regression": {
         "mean_absolute_error": _make_error_metric(),

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypedDict
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.features import SIZE
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.dataset import Dataset, list_features
@@ -25,8 +26,8 @@ from imagepipe.ingest.dataset import Dataset, list_features
 MAX_LINE = 2**20
 """Longest line of a manifest, in characters: a longer one is no row but an accident, or an attack on the memory."""
 
-RESERVED = frozenset(list_features("classification")) - {"label"}
-"""Names of features that every record has, which no side feature may have."""
+RESERVED = frozenset(list_features("classification")) - {"label"} | {SIZE}
+"""Names of features that every record has, or the evaluation makes, which no side feature may have."""
 
 _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images of 100 kB
 
@@ -304,8 +305,8 @@ def _read_json_lines(source: str, file: BinaryIO, task: TaskName) -> Iterator[Ro
 def _check_columns(where: str, names: list[str]) -> None:
     if clashing := sorted(RESERVED.intersection(names)):
         raise IngestError(
-            f"{where}: a column can't be called {' or '.join(clashing)}, as every record has such a feature of its "
-            "own. Rename it."
+            f"{where}: a column can't be called {' or '.join(clashing)}: the pipeline has such a feature itself. "
+            "Rename it."
         )
     if "" in names or len(set(names)) < len(names) or any(map(find_fault, names)):
         raise IngestError(

@@ -90,8 +90,10 @@ def test_metrics_of_a_regression_are_those_of_scikit_learn(name, theirs):
     assert computed == pytest.approx(theirs(targets, values))
 
 
-def test_targets_without_variation_have_no_r_squared():
-    assert np.isnan(compute_metric(tfma_metrics.RegressionScore("r_squared"), [2.0] * 4, np.ones((4, 1))))
+@pytest.mark.parametrize("targets", [[2.0] * 4, [0.1] * 7, [346.7]])
+def test_targets_without_variation_have_no_r_squared(targets):
+    predictions = np.ones((len(targets), 1))
+    assert np.isnan(compute_metric(tfma_metrics.RegressionScore("r_squared"), targets, predictions))
 
 
 TRUE = [{"a", "b"}, {"a"}, set(), {"c"}, {"b", "new"}]

@@ -13,7 +13,7 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from components.evaluator.evaluation import Evaluation, Slice
+from components.evaluator.evaluation import Evaluation, McNemarResult, MetricValue, Slice
 from components.evaluator.evaluation_reader import read_evaluation
 from components.model_report import grad_cam
 from components.model_report.evaluation_sections import tabulate_confusion
@@ -106,6 +106,23 @@ def test_the_page_says_what_tfma_says_to_the_last_printed_digit(inputs, report):
     theirs = {name: value["doubleValue"] for name, value in values[""][""].items() if "doubleValue" in value}
     assert {"accuracy", "macro_f1", "log_loss"} <= set(shown)
     assert shown == {name: f"{theirs[name]:.4f}" for name in shown}
+
+
+def test_figures_that_say_nothing_are_left_out(inputs):
+    whole, part, *_ = inputs.evaluation.slices
+    same = replace(whole, champion_metrics=whole.metrics, mcnemar=McNemarResult(0, 0, 1.0))
+    undefined = replace(part, metrics={name: MetricValue(None) for name in part.metrics})
+    rendered = render_page(replace(inputs, evaluation=replace(inputs.evaluation, slices=[same, undefined])))
+    assert "right about the same images" in rendered
+    assert "McNemar" not in rendered
+    assert "not a number" not in rendered
+
+
+def test_a_gate_that_checked_nothing_says_so_beside_the_verdict(inputs):
+    skipped = [replace(rule, verdict="skipped", because="there is no champion") for rule in inputs.evaluation.rules]
+    rendered = render_page(replace(inputs, evaluation=replace(inputs.evaluation, rules=skipped)))
+    assert "Blessed: it may go live" in rendered
+    assert "The gate checked nothing (there is no champion" in rendered
 
 
 def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_own(inputs):

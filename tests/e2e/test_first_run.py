@@ -16,7 +16,7 @@ from pipeline.runs.summary import Summary
 
 pytestmark = pytest.mark.long
 
-IMAGES = 48
+IMAGES = 160
 _SIDE = 64
 
 

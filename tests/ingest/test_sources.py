@@ -190,6 +190,7 @@ def test_a_column_is_as_wide_as_its_widest_value():
         ("a.jpg,cat\n", "no column 'path'"),
         ("path,kind\na.jpg,x\n", "no column 'label'"),
         ("path,label,width,input\n", "can't be called input or width"),
+        ("path,label,image_size\n", "can't be called image_size"),
         ("path,label,a,a\n", "name of its own"),
         ("path,label,\n", "name of its own"),
     ],

@@ -3,7 +3,7 @@ import json
 import pytest
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.executor import override_thresholds
+from components.evaluator.executor import drop_constant_metrics, override_thresholds
 from imagepipe.base.features import Features
 from pipeline.config import EvaluationConfig
 from pipeline.eval_config import build_eval_config, list_slice_columns
@@ -28,6 +28,17 @@ def test_thresholds_hold_for_the_whole_split_only_and_log_loss_is_an_upper_bound
     assert accuracy.value_threshold.lower_bound.value == 0.9
     assert accuracy.change_threshold.absolute.value == -0.02
     assert thresholds["log_loss"][0].threshold.value_threshold.upper_bound.value == 0.5
+
+
+def test_top_k_accuracy_is_measured_only_if_there_are_more_classes_than_k():
+    built = build_eval_config("classification", EvaluationConfig(top_k=5), Features())
+    names = {
+        outputs: [json.loads(metric.config or "{}").get("name") for metric in spec.metrics]
+        for outputs in (2, 5, 6)
+        for spec in drop_constant_metrics(built, outputs).metrics_specs
+    }
+    assert names[2] == names[5] == [name for name in names[6] if name != "top_k_accuracy"]
+    assert len(names[6]) == len(names[5]) + 1
 
 
 def test_without_thresholds_the_champion_is_still_compared_with():

@@ -127,6 +127,17 @@ def test_without_a_champion_what_compares_is_skipped_and_the_rest_decides(settin
     assert all(metric.interval is None for metric in evaluation.whole.metrics.values())
 
 
+def test_what_would_always_be_1_is_left_out_and_a_rule_about_it_is_skipped(setting):
+    rules = [{"metric": "top_k_accuracy", "min": 0.5}]
+    options = {"thresholds": {}, "top_k": len(evaluated.NAMES), "rules": rules, "intervals": "none"}
+    evaluation, blessed, _ = setting.evaluate("few", setting.noisy, setting.strong, **options)
+    assert all("top_k_accuracy" not in part.metrics for part in evaluation.slices)
+    assert blessed
+    outcome = find_rule(evaluation, metric="top_k_accuracy")
+    assert (outcome.verdict, outcome.value) == ("skipped", None)
+    assert outcome.because == ("top_k_accuracy would always be 1: there are no more classes than evaluation.top_k")
+
+
 def test_rules_hold_for_their_slices_with_figures_of_these(setting, compared):
     evaluation, blessed, _ = compared
     assert not blessed
@@ -176,9 +187,14 @@ def test_intervals_lie_within_what_a_metric_can_be(with_intervals):
     for part in evaluation.slices:
         for metrics, lowest in ((part.metrics, 0), (part.champion_metrics, 0), (part.differences, -1)):
             for name, metric in metrics.items():
-                low, high = metric.interval
-                assert lowest <= low <= high
-                assert high <= 1 or name == "log_loss"
+                if metric.interval:
+                    low, high = metric.interval
+                    assert lowest <= low < high
+                    assert high <= 1 or name == "log_loss"
+    # Of images that are all right nothing is known of the others.
+    assert {part.metrics["accuracy"].interval for part in evaluation.slices if part.metrics["accuracy"].value == 1} == {
+        None
+    }
     # TFMA's own do not.
     theirs = [values[""][""] for _, values in tfma.load_eval_result(folder, model_name=CANDIDATE).slicing_metrics]
     assert any(float(values["accuracy"]["boundedValue"]["upperBound"]) > 1 for values in theirs)

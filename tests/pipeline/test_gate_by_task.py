@@ -82,6 +82,30 @@ def test_a_first_model_of_which_nothing_is_demanded_is_blessed_and_told_that_not
         )
 
 
+def test_a_model_without_an_error_is_not_worse_than_a_champion_without_one(numbers):
+    data = numbers.data.select(slice(20))
+    exact = evaluated.Digits(data.pixels, np.full(20, 100, np.float32))
+    examples = evaluated.write_examples(numbers.root / "exact", exact)
+    bias = np.array([100], np.float32)
+    model = evaluated.save_model(
+        numbers.root / "right", np.zeros((data.pixels.shape[1], 1), np.float32), bias, "regression"
+    )
+    config = EvaluationConfig(intervals="none")
+    folder, blessed = evaluated.evaluate(numbers.root / "same", examples, model, model, config, "regression")
+    (outcome,) = read_evaluation(folder).rules
+    assert (outcome.champion, outcome.verdict, blessed) == (0, "passed", True)
+
+
+def test_there_is_no_auc_of_images_without_any_label(several):
+    none = several.data.labels.sum(axis=1) == 0
+    assert none.any()
+    data = evaluated.Digits(several.data.pixels[none], several.data.labels[none])
+    examples = evaluated.write_examples(several.root / "none", data)
+    config = EvaluationConfig(intervals="none")
+    folder, _ = evaluated.evaluate(several.root / "of none", examples, several.noisy, None, config, several.task)
+    assert read_evaluation(folder).whole.metrics["auc"].value is None
+
+
 SEVERAL = ("macro_f1", "micro_f1", "precision", "recall")
 NUMBERS = ("mean_absolute_error", "mean_squared_error", "r_squared")
 

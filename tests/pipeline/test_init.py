@@ -33,6 +33,28 @@ def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
     assert set(find_examples(config).patterns) == {"train", "eval", "test"}
 
 
+def test_columns_that_no_model_can_take_as_inputs_are_left_out_with_a_note(digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(init, "is_imagenet_available", lambda: True)
+    rows = sorted(digits_folder.glob("*/*.png"))[:60]
+    lines = ["path,label,hidden,class,patient age,Hidden", *(f"{row},{row.parent.name},1.5,b,40,1" for row in rows)]
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    ingest.ingest(str(tmp_path / "all.csv"), str(tmp_path / "dataset"))
+    notes = init.write_config(tmp_path / "dataset", tmp_path / "pipeline.yaml")
+    assert read_config(tmp_path / "pipeline.yaml").data.features.make_features().side == ("Hidden",)
+    assert [note.partition(": ")[2].partition(":")[0] for note in notes] == ["class", "hidden", "patient age"]
+    assert all("ename the column" in note for note in notes)
+
+
+def test_a_demand_on_a_metric_that_would_always_be_1_is_refused(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(init, "is_imagenet_available", lambda: True)
+    init.write_config(dataset, tmp_path / "pipeline.yaml")
+    rules = "evaluation.rules=[{metric: top_k_accuracy, min: 0.9}]"
+    for demand in (rules, "evaluation.thresholds={top_k_accuracy: 0.9}"):
+        with pytest.raises(ConfigError, match=r"evaluation\.top_k: 40, but .* classes to train on.*always be 1"):
+            find_examples(read_config(tmp_path / "pipeline.yaml", [demand, "evaluation.top_k=40"]))
+    find_examples(read_config(tmp_path / "pipeline.yaml", ["evaluation.top_k=40"]))
+
+
 @pytest.mark.parametrize(("task", "label"), [("multilabel", "a|b"), ("regression", "1.5")])
 def test_any_task_gets_a_configuration_that_can_be_run(digits_folder, tmp_path, monkeypatch, task, label):
     monkeypatch.setattr(init, "is_imagenet_available", lambda: True)

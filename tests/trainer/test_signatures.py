@@ -1,5 +1,6 @@
 """The exported signatures, on a small network behind the real transform graph."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -7,27 +8,31 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from imagepipe.base.features import IMAGE, TARGET, Features
+from imagepipe.base.features import IMAGE, TARGET, TRANSFORMED, Features
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.serving import engine
 from imagepipe.serving.types import Request, RequestError
-from tests.conftest import SIZE
+from tests.conftest import SIZE, make_digit_images, make_example, run_analysis
+from trainer.config import TrainerConfig
 from trainer.export.signatures import save_model
 from trainer.inputs import load_split, make_batches
+from trainer.network import build_network
 from trainer.tasks import make_classification
 from transform.examples import load_graph, make_parser, read_shards
+
+WEIGHT, CAMERA = TRANSFORMED + "weight", TRANSFORMED + "camera"
 
 
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(1)
     image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
-    weight, camera = keras.Input((), name="weight"), keras.Input((), dtype="int64", name="camera")
+    weight, camera = keras.Input((), name=WEIGHT), keras.Input((), dtype="int64", name=CAMERA)
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
     side = [keras.layers.Reshape((1,))(weight), keras.layers.CategoryEncoding(3, output_mode="one_hot")(camera)]
     joined = keras.layers.Concatenate()([pooled, *side])
     return keras.Model(
-        {IMAGE: image, "weight": weight, "camera": camera}, keras.layers.Dense(3, activation="softmax")(joined)
+        {IMAGE: image, WEIGHT: weight, CAMERA: camera}, keras.layers.Dense(3, activation="softmax")(joined)
     )
 
 
@@ -64,6 +69,34 @@ def test_signatures_are_those_of_the_contract(served):
     assert set(taken) == {"input", "metadata", "weight", "camera"}
     assert all(spec.shape.rank == 1 for spec in taken.values())
     assert list(tf.io.gfile.GFile(f"{path}/assets/labels")) == ["10\n", "7\n", "b\n"]
+
+
+@pytest.mark.slow
+def test_a_side_feature_may_be_called_like_a_layer_or_an_output(tmp_path):
+    numeric = ("hidden", "pool", "scale", "outputs", "head", "side", "numeric_0", "score", "mobilenetv2_3")
+    features = Features(numeric=numeric, categorical=("dropout", "classes"))
+    png = make_digit_images(1)[0][1]
+    spec: dict = {name: tf.io.FixedLenFeature([], tf.string) for name in ("input", "label", *features.categorical)}
+    spec |= {name: tf.io.FixedLenFeature([], tf.float32) for name in numeric}
+    rows = [
+        {"input": png, "label": label.encode()}
+        | {name: float(row + place) for place, name in enumerate(numeric)}
+        | {name: f"{name}{row}".encode() for name in features.categorical}
+        for row, label in enumerate("ab")
+    ]
+    custom = {"task": "classification", "features": asdict(features), "image_size": list(SIZE)}
+    output = run_analysis(rows, spec, custom, tmp_path / "transform")
+    config = TrainerConfig(weights="none", backbone="mobilenet_v3_small")
+    side = {TRANSFORMED + name: 3 if name in features.categorical else None for name in features.side}
+    network = build_network(SIZE, make_classification(2), side, config).model
+    save_model(network, output, features, "classification", {}, str(tmp_path / "model"))
+    asked = {name: tf.constant([row[name] for row in rows]) for name in ("input", *features.side)}
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    served = signatures["serving_default"](**asked, metadata=tf.constant(["1", "2"]))
+    texts = [row | {name: row[name].decode() for name in features.categorical} for row in rows]
+    examples = [make_example(row["input"], **{n: row[n] for n in features.side}).SerializeToString() for row in texts]
+    assert np.allclose(served["classes"], signatures["tf_examples"](examples=tf.constant(examples))["classes"])
+    assert not np.allclose(served["classes"][0], served["classes"][1])  # the images are the same
 
 
 def test_training_and_both_serving_signatures_see_the_same_pixels_and_answer_the_same(

@@ -38,7 +38,7 @@ def test_a_label_that_training_did_not_see_has_no_index(analyzed):
 
 
 def test_numeric_side_features_are_standardized_and_a_missing_one_becomes_the_mean(transformed):
-    weight = transformed["weight"].numpy()
+    weight = transformed[f.TRANSFORMED + "weight"].numpy()
     given = np.array([i % 3 != 0 for i in range(48)])
     assert weight[given].mean() == pytest.approx(0, abs=1e-5)
     assert weight[given].std() == pytest.approx(1, abs=1e-4)
@@ -50,7 +50,9 @@ def test_an_unseen_category_gets_the_last_index(analyzed):
     image = tf.train.Example.FromString(serialized[0]).features.feature["input"].bytes_list.value[0]
     rows = [make_example(image, "7", camera=camera).SerializeToString() for camera in ("old", "new", "other")]
     _, transform = load_graph(output)
-    indices = transform(make_parser(output, features, with_label=True)(tf.constant(rows)))["camera"].numpy()
+    indices = transform(make_parser(output, features, with_label=True)(tf.constant(rows)))[
+        f.TRANSFORMED + "camera"
+    ].numpy()
     assert sorted(indices[:2]) == [0, 1]
     assert indices[2] == 2 == output.vocabulary_size_by_name(features.vocabulary("camera"))
 
@@ -59,7 +61,7 @@ def test_without_a_label_everything_else_is_still_transformed(analyzed):
     output, features, serialized = analyzed
     _, transform = load_graph(output)
     served = transform(make_parser(output, features, with_label=False)(tf.constant(serialized[:2])))
-    assert set(served) == {f.IMAGE, "weight", "camera"}
+    assert set(served) == {f.IMAGE, f.TRANSFORMED + "weight", f.TRANSFORMED + "camera"}
 
 
 def targets(output, serialized: list[bytes]) -> np.ndarray:
@@ -123,12 +125,12 @@ def test_a_missing_whole_number_is_neither_the_class_nor_the_category_0_and_nan_
     transformed = transform(examples)
     assert transformed[f.TARGET].numpy().tolist() == [1, 2, -1, 0, 1]
     assert output.vocabulary_size_by_name(features.vocabulary("year")) == 2
-    assert transformed["year"].numpy().tolist() == [
+    assert transformed[f.TRANSFORMED + "year"].numpy().tolist() == [
         *(output.vocabulary_by_name(features.vocabulary("year")).index(year) for year in (b"0", b"1", b"1")),
         2,
         output.vocabulary_by_name(features.vocabulary("year")).index(b"0"),
     ]
-    assert transformed["weight"].numpy() == pytest.approx([-1.2247, 1.2247, 0, 0, 0], abs=1e-3)
+    assert transformed[f.TRANSFORMED + "weight"].numpy() == pytest.approx([-1.2247, 1.2247, 0, 0, 0], abs=1e-3)
 
 
 def test_a_class_whose_name_could_not_be_read_back_stops_the_analysis_by_name(tmp_path):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
-from imagepipe.base.features import IMAGE
+from imagepipe.base.features import IMAGE, TRANSFORMED
 from trainer.export.optimize import optimize_network
 
 
@@ -25,7 +25,7 @@ def convert_to_tflite(file: Path) -> bytes:
         TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
     """
     model = keras.models.load_model(file, compile=False)
-    side = sorted(x.name for x in model.inputs if x.name != IMAGE)
+    side = sorted(x.name.removeprefix(TRANSFORMED) for x in model.inputs if x.name != IMAGE)
     if side:
         raise TrainingError(f"{file} needs side features next to an image: {', '.join(side)}. It can't be converted.")
     (pixels,) = model.inputs

@@ -29,7 +29,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, Features
+from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, TRANSFORMED, Features
 from imagepipe.base.labels import encode_names
 from imagepipe.base.names import TASK_ASSET, TaskName
 from trainer.config import list_thresholds
@@ -98,7 +98,7 @@ class _Servable(tf.Module):
 
     def _transform_inputs(self, raw: Raw) -> Tensors:
         transformed = self._transform(raw)
-        return {name: transformed[name] for name in (IMAGE, *self._features.side)}
+        return {name: transformed[name] for name in (IMAGE, *(TRANSFORMED + side for side in self._features.side))}
 
     def _answer(self, **inputs: tf.Tensor) -> Tensors:
         classes = self._model(inputs)
