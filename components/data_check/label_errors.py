@@ -27,6 +27,7 @@ MIN_IMAGES = 10
 
 _FOLDS = 5
 _TREES = 300
+_FOREST_BYTES = 2**28
 _HUES, _SATURATIONS, _VALUES = 12, 4, 4
 _GRID = 4
 
@@ -172,23 +173,33 @@ def _build_histograms(colours: np.ndarray) -> np.ndarray:
     return np.sqrt(counts.reshape(len(colours), count) / colours.shape[1])
 
 
-def predict_out_of_sample(descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def predict_out_of_sample(
+    descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray, max_bytes: int = _FOREST_BYTES
+) -> np.ndarray:
     """Returns probabilities of the classes, by forests that have not seen the image.
 
     Args:
         descriptors: float ``[n, d]``.
         labels: index of the class, ``[n]``, each of 0..k-1 at least MIN_IMAGES times.
         groups: number of the group, ``[n]``; near-duplicates have the same one, as a copy would give the label away.
+        max_bytes: maximum size of the trees that are in memory at once.
 
     Returns:
         float ``[n, k]``.
     """
-    probabilities = np.zeros((len(labels), labels.max() + 1))
+    classes = labels.max() + 1
+    probabilities = np.zeros((len(labels), classes))
+    # A tree has up to two nodes per image, a node a number for each class: 40 MB with 5,000 images of 500 classes.
+    trees = int(np.clip(max_bytes // (2 * len(labels) * classes * 8), 1, _TREES))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     for learned, judged in folds.split(descriptors, labels, groups):
-        forest = ExtraTreesClassifier(_TREES, max_features=0.1, random_state=0, n_jobs=-1)
-        forest.fit(descriptors[learned], labels[learned])
-        probabilities[np.ix_(judged, forest.classes_)] = forest.predict_proba(descriptors[judged])
+        for start in range(0, _TREES, trees):
+            count = min(trees, _TREES - start)
+            forest = ExtraTreesClassifier(count, max_features=0.1, random_state=start, n_jobs=-1)
+            forest.fit(descriptors[learned], labels[learned])
+            share = forest.predict_proba(descriptors[judged]) * (count / _TREES)
+            probabilities[np.ix_(judged, forest.classes_)] += share
+            del forest  # before the next one grows
     return probabilities
 
 
@@ -207,7 +218,7 @@ def rank_candidates(probabilities: np.ndarray, labels: np.ndarray, maximum: int)
     rows = np.arange(len(labels))
     own = probabilities[rows, labels]
     # A class's threshold is the mean probability that its own images have of it (equation 2).
-    thresholds = np.array([own[labels == label].mean() for label in range(probabilities.shape[1])])
+    thresholds = np.bincount(labels, own) / np.bincount(labels)
     reached = np.where(probabilities >= thresholds, probabilities, -1)
     confident = (reached.max(axis=1) >= 0) & (reached.argmax(axis=1) != labels)
     others = probabilities.copy()

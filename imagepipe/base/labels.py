@@ -5,15 +5,17 @@ The file has one name per line, each ended by ``\n`` and by nothing else: Tensor
 all classes after it. Everything of ours that writes or reads such a file does it here, and no name holds one of them.
 """
 
+import heapq
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
 
+_FAULT = re.compile("(?P<bytes>[\ud800-\udfff\ufffd])|(?P<control>[\x00-\x1f\x7f-\x9f])|(?P<separator>[\u2028\u2029])")
 _FAULTS = {
-    "bytes that are not UTF-8": re.compile("[\ud800-\udfff\ufffd]"),  # as Python decodes, and as others replace them
-    "a control character": re.compile("[\x00-\x1f\x7f-\x9f]"),
-    "a line separator": re.compile("[\u2028\u2029]"),
+    "bytes": "bytes that are not UTF-8",  # as Python decodes them, and as others replace them
+    "control": "a control character",
+    "separator": "a line separator",
 }
 _MAX_LISTED = 10
 _MIN_IDS = 50  # of fewer labels each can be named
@@ -21,10 +23,8 @@ _MIN_IDS = 50  # of fewer labels each can be named
 
 def find_fault(name: str) -> str | None:
     """Returns why a text can't name a class, such as "a control character (U+000A)"; None if it can."""
-    for fault, pattern in _FAULTS.items():
-        if match := pattern.search(name):
-            return f"{fault} (U+{ord(match[0]):04X})"
-    return None
+    match = _FAULT.search(name)
+    return f"{_FAULTS[str(match.lastgroup)]} (U+{ord(match[0]):04X})" if match else None
 
 
 def encode_names(names: Iterable[str]) -> bytes:
@@ -59,11 +59,12 @@ def describe_ids(counts_by_split: Iterable[Mapping[str, int]]) -> str | None:
         counts_by_split: number of images by label, of each split.
     """
     splits = list(counts_by_split)
-    labels = sorted(set[str]().union(*splits))
+    labels = set[str]().union(*splits)
     images = sum(sum(counts.values()) for counts in splits)
     if len(labels) < _MIN_IDS or 2 * len(labels) <= images:
         return None
+    examples = ", ".join(heapq.nsmallest(3, labels))
     return (
-        f"has {len(labels):,} different values for {images:,} images, such as {', '.join(labels[:3])}: these look like "
-        "ids, not like classes. Give the column that has the classes"
+        f"has {len(labels):,} different values for {images:,} images, such as {examples}: these look like ids, not "
+        "like classes. Give the column that has the classes"
     )
