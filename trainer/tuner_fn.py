@@ -68,19 +68,29 @@ class Search(BaseTuner):
     Args:
         settings: what is searched, and how.
         config: the settings that all trials share.
-        folder: an existing local folder for the state; a search that was killed resumes from it. Removed at the end.
+        folder: an existing local folder for the state; a search that was killed resumes from it, or starts over if it
+            is damaged. Removed at the end.
     """
 
     def __init__(self, settings: TunerConfig, config: TrainerConfig, folder: Path):
-        oracle = _ORACLES[settings.search](
-            objective=keras_tuner.Objective("val_loss", "min"),
-            max_trials=settings.trials,
-            seed=config.seed + 1,  # keras-tuner replaces 0 by a random seed
-            hyperparameters=make_hyperparameters(settings.space, config),
-            max_consecutive_failed_trials=settings.trials + 1,  # all of them may fail, see on_search_end
-        )
-        oracle.verbose = 0
-        super().__init__(oracle, directory=str(folder), project_name="search")
+        def prepare(overwrite: bool) -> None:
+            oracle = _ORACLES[settings.search](
+                objective=keras_tuner.Objective("val_loss", "min"),
+                max_trials=settings.trials,
+                seed=config.seed + 1,  # keras-tuner replaces 0 by a random seed
+                hyperparameters=make_hyperparameters(settings.space, config),
+                max_consecutive_failed_trials=settings.trials + 1,  # all of them may fail, see on_search_end
+            )
+            oracle.verbose = 0
+            super(Search, self).__init__(oracle, directory=str(folder), project_name="search", overwrite=overwrite)
+
+        try:
+            prepare(overwrite=False)
+        except Exception as error:  # keras-tuner writes its files in place: a kill may leave half of one
+            _log.warning(
+                "the trials in %s can't be used (%s: %s): the search starts over", folder, type(error).__name__, error
+            )
+            prepare(overwrite=True)
 
     def run_trial(self, trial: Trial, train_trial: TrainTrial) -> float:
         """Trains with a trial's values, and returns its minimum ``val_loss``.

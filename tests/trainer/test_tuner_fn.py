@@ -127,6 +127,26 @@ def test_a_killed_search_resumes_with_its_trials_and_the_state_of_the_interrupte
     assert (best.score, best.hyperparameters.values) == (1.0, tried[0])
 
 
+@pytest.mark.parametrize("name", ["oracle.json", "tuner0.json", "trial_1/trial.json"])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_search_whose_trials_were_half_written_when_it_was_killed_starts_over(tmp_path, caplog, name, share):
+    def stop_in_third(values, folder):
+        if "2" in folder.parent.name:
+            raise SystemExit(143)
+        return 1.0
+
+    with pytest.raises(SystemExit):
+        run_search(tmp_path / "state", stop_in_third)
+    (file,) = (tmp_path / "state").rglob(name)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    tried = []
+    search = run_search(tmp_path / "state", lambda values, _: tried.append(values) or float(len(tried)))
+    assert len(tried) == 6
+    assert "the search starts over" in caplog.text
+    assert [trial.score for trial in search.oracle.get_best_trials()] == [1.0]
+
+
 def test_all_trials_share_the_data_and_have_the_epochs_of_the_tuner(tmp_path, monkeypatch):
     loaded, trained = [], []
 
