@@ -256,7 +256,8 @@ class RunConfig(Section):
 class Config(Section):
     """The whole configuration.
 
-    Paths are absolute once it is read: relative ones in the file are relative to the file.
+    Paths are absolute once it is read: relative ones in the file are relative to the file, those of ``--set`` to the
+    current folder.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)] = Field(

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from trainer.config import IMAGENET, NO_WEIGHTS
+
+_PATHS = (("data", "path"), ("data", "curated_schema"), ("deploy", "path"), ("trainer", "weights"))
+"""Keys with a path, by section."""
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -18,7 +21,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: the YAML file.
         overrides: ``key.path=value`` each, the value in YAML, such as ``trainer.epochs=2``; they replace what the file
-            says.
+            says. A relative path in them is relative to the current folder, as in every other argument of a command.
 
     Returns:
         The configuration, its paths absolute.
@@ -51,6 +54,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+    value = _make_override_absolute(key, value)
     *sections, last = key.split(".")
     for section in sections:
         inner = values.setdefault(section, {})
@@ -81,18 +85,26 @@ def _describe_error(error: Any) -> str:
 
 def make_paths_absolute(config: Config, root: Path) -> Config:
     """Returns a configuration whose relative paths are taken from ``root``; URIs stay unchanged."""
+    changes: dict[str, dict[str, str]] = {}
+    for section, key in _PATHS:
+        value = getattr(getattr(config, section), key)
+        if value is not None:
+            changes.setdefault(section, {})[key] = _make_absolute(key, value, root)
+    sections = {section: getattr(config, section).model_copy(update=paths) for section, paths in changes.items()}
+    return config.model_copy(update=sections)
 
-    def absolute(value: str) -> str:
-        return value if "://" in value else str((root / Path(value).expanduser()).resolve())
 
-    def update(section: BaseModel, **paths: str | None) -> Any:
-        return section.model_copy(update={key: absolute(value) for key, value in paths.items() if value is not None})
+def _make_override_absolute(key: str, value: Any) -> Any:
+    """Returns the value of an override, of a key or a whole section, whose relative paths are taken from here."""
+    for section, name in _PATHS:
+        if key == f"{section}.{name}" and isinstance(value, str):
+            return _make_absolute(name, value, Path.cwd())
+        if key == section and isinstance(value, dict) and isinstance(value.get(name), str):
+            value = value | {name: _make_absolute(name, value[name], Path.cwd())}
+    return value
 
-    weights = config.trainer.weights
-    return config.model_copy(
-        update={
-            "data": update(config.data, path=config.data.path, curated_schema=config.data.curated_schema),
-            "deploy": update(config.deploy, path=config.deploy.path),
-            "trainer": update(config.trainer, weights=None if weights in (IMAGENET, NO_WEIGHTS) else weights),
-        }
-    )
+
+def _make_absolute(key: str, path: str, root: Path) -> str:
+    if "://" in path or (key == "weights" and path in (IMAGENET, NO_WEIGHTS)):
+        return path
+    return str((root / Path(path).expanduser()).resolve())

@@ -29,6 +29,9 @@ from pipeline.config import Config
 from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
 
+NEVER_CACHED = ("Pusher",)
+"""Nodes that have to run each time."""
+
 # Columns that ingest adds and that are worth statistics, next to the label and the side features.
 _IMAGE_COLUMNS = ("width", "height", "format", "aspect", "bytes", "brightness", "contrast")
 
@@ -187,7 +190,7 @@ def create_pipeline(
     )
     serving_check.add_upstream_node(evaluator)  # of a bad model, its verdict tells more
 
-    # Only a model that passes both gates goes live.
+    # Only a model that passes both gates goes live. Never cached: the target is asked whether the model is still there.
     pusher = tfx.Pusher(
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],

@@ -3,22 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import PipelineOptions
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.data_check.config import ValidationConfig
-from components.data_check.curated_schema import freeze_ranges
-from components.schema_gen.executor import complete_schema
-from components.tfdv import tfdv
 from imagepipe.base.errors import ConfigError
-from imagepipe.base.features import Features
 from imagepipe.base.names import SCHEMA, SUMMARY
 from imagepipe.deploy.versions import read_run
 from imagepipe.ingest import dataset
-from pipeline.config import BeamConfig
-
-_NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # different in every image
 
 
 @dataclass(frozen=True)
@@ -55,32 +46,13 @@ def find_schema(path: Path) -> schema_pb2.Schema:
                 f"{Path(folder) / SCHEMA} is damaged ({error}): delete {folder}, and run again"
             ) from error
     if (path / dataset.DESCRIPTION).is_file():
-        return _infer_schema(path)
+        description = dataset.load(str(path))
+        if not description.records:
+            raise ConfigError(f"{path} has no images")
+        from pipeline.inferred_schema import infer_schema  # TFDV: only now, as it takes many seconds
+
+        return infer_schema(path, description)
     raise ConfigError(f"{path} is neither a dataset that `imagepipe ingest` made nor a run (runs/RUN)")
-
-
-def _infer_schema(path: Path) -> schema_pb2.Schema:
-    description = dataset.load(str(path))
-    names, beam_options = Features(), PipelineOptions(BeamConfig().make_arguments())
-    options = tfdv.StatsOptions(feature_allowlist=sorted(set(description.features) - _NO_STATISTICS))
-    # The training split first: the others add to its schema.
-    splits = sorted((n for n, split in description.splits.items() if split.records), key=lambda n: (n != "train", n))
-    if not splits:
-        raise ConfigError(f"{path} has no images")
-    statistics_by_split = [
-        tfdv.generate_statistics_from_tfrecord(
-            str(path / name / "*.tfrecord*"), stats_options=options, pipeline_options=beam_options
-        )
-        for name in splits
-    ]
-    schema = tfdv.infer_schema(statistics_by_split[0])
-    for split_statistics in statistics_by_split[1:]:
-        schema = tfdv.update_schema(schema, split_statistics)
-    complete_schema(schema, names.input, names.label if description.options.task == "multilabel" else "")
-    minima: dict[str, int] = {}
-    if description.options.task != "regression":
-        minima |= dict(ValidationConfig().min_images.items())
-    return freeze_ranges(schema, statistics_by_split, names.label, minima)
 
 
 def list_columns(schema: schema_pb2.Schema) -> list[Column]:
@@ -117,6 +89,15 @@ def freeze_schema(schema: schema_pb2.Schema, out: Path) -> None:
     Raises:
         ConfigError: if the file exists: somebody may have curated it.
     """
+    refuse_existing(out)
+    out.write_text(text_format.MessageToString(schema, as_utf8=True))
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuses to overwrite a file.
+
+    Raises:
+        ConfigError: if it exists.
+    """
     if out.exists():
         raise ConfigError(f"{out} exists. Delete it, or give another name.")
-    out.write_text(text_format.MessageToString(schema, as_utf8=True))

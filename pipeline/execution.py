@@ -1,9 +1,13 @@
 """Executes the DAG of one run: shows its progress, keeps its summary up to date, and collects its results."""
 
+import errno
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from absl import logging
 from rich.console import Console
 from rich.markup import escape
 from tfx import types
@@ -11,18 +15,22 @@ from tfx.orchestration import metadata as mlmd
 from tfx.utils import path_utils
 
 from components.evaluator.evaluation_reader import read_evaluation
+from components.pusher.executor import OUTCOME, VERSION
 from imagepipe.base import filesystem
 from imagepipe.base.beam_options import add_setup_file
+from imagepipe.base.errors import ModelError, describe_error
 from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
+from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import sort_by_traffic
 from imagepipe.deploy.saved_model import read_labels
 from imagepipe.serving.types import CheckReport
 from pipeline import local_runner, logs
 from pipeline.config import Config
-from pipeline.dag import create_pipeline
+from pipeline.dag import NEVER_CACHED, create_pipeline
 from pipeline.runs import provenance, run_metrics
 from pipeline.runs.report_page import PAGE
-from pipeline.runs.summary import Node, Served, Summary, write_summary
+from pipeline.runs.summary import Node, Push, Served, Summary, write_summary
 from pipeline.source import Source, compute_fingerprint
 from pipeline.workdir import Workdir
 
@@ -84,14 +92,17 @@ def execute_dag(
             outputs[node.id] = node.outputs
             if node.id == "DataCheck":  # not at the end: what it finds may stop the run
                 summary.data_dir = _get_artifact(outputs, node.id, "findings").uri
+            if node.id == "Pusher":  # nor this: it is live even if a node after it fails
+                _record_push(summary, _get_artifact(outputs, node.id, "pushed_model"))
             summary.nodes.append(Node(id=node.id, seconds=round(node.seconds, 2), cached=node.cached))
             summary.seconds = round(time.monotonic() - start, 2)
             write_summary(summary, run_dir)
             console.print(f"  {node.id:<20} {'cached' if node.cached else f'{node.seconds:6.1f} s'}")
 
         try:
-            local_runner.run_nodes(pipeline, f"{config.name}.{summary.run_id}", on_start, on_end)
+            local_runner.run_nodes(pipeline, f"{config.name}.{summary.run_id}", NEVER_CACHED, on_start, on_end)
             _collect_results(summary, outputs, config.data.features.label, run_dir)
+            summary.traffic = _ask_target(deploy)
             summary.status = "done"
         except local_runner.NodeError as error:
             summary.status, summary.error = "failed", str(error)
@@ -100,14 +111,23 @@ def execute_dag(
             write_summary(summary, run_dir)
 
 
+def _record_push(summary: Summary, pushed: types.Artifact) -> None:
+    summary.pushed_version = pushed.get_string_custom_property("pushed_version") or None
+    if outcome := pushed.get_string_custom_property(OUTCOME):
+        summary.push = Push(outcome=outcome, version=pushed.get_string_custom_property(VERSION))
+
+
 def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Path) -> None:
-    """Copies into the summary and the run's folder what the nodes have written about the model."""
-    model = Path(path_utils.serving_model_path(_get_artifact(outputs, "Trainer", "model").uri))
-    summary.model_dir = str(model)
+    """Copies into the summary and the run's folder what the nodes have written about the model.
+
+    Raises:
+        NodeError: if the results of one of them can't be read.
+    """
     if "Tuner" in outputs:
-        tuned = _get_artifact(outputs, "Tuner", "best_hyperparameters").uri
-        summary.hyperparameters = run_metrics.read_best_hyperparameters(tuned)
-    evaluation = read_evaluation(_get_artifact(outputs, "Evaluator", "evaluation").uri)
+        with _read(outputs, "Tuner", "best_hyperparameters") as folder:
+            summary.hyperparameters = run_metrics.read_best_hyperparameters(folder)
+    with _read(outputs, "Evaluator", "evaluation") as folder:
+        evaluation = read_evaluation(folder)
     summary.metrics = run_metrics.collect_candidate_metrics(evaluation.whole)
     summary.intervals = {name: value.interval for name, value in evaluation.whole.metrics.items() if value.interval}
     summary.champion_metrics = run_metrics.collect_champion_metrics(evaluation.whole)
@@ -115,18 +135,45 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
     summary.rules = evaluation.rules
     summary.not_blessed_because = evaluation.refusals
     summary.unchecked = evaluation.unchecked
-    report = filesystem.read_text(f"{_get_artifact(outputs, 'ServingCheck', 'blessing').uri}/{SERVING_REPORT}")
-    summary.serving = CheckReport(**json.loads(report))
-    pushed = _get_artifact(outputs, "Pusher", "pushed_model")
-    summary.pushed_version = pushed.get_string_custom_property("pushed_version") or None
-
+    with _read(outputs, "ServingCheck", "blessing") as folder:
+        summary.serving = CheckReport(**json.loads(filesystem.read_text(f"{folder}/{SERVING_REPORT}")))
+    with _read(outputs, "Trainer", "model") as folder:
+        model = Path(path_utils.serving_model_path(folder))
+        summary.model_dir = str(model)
+        labels, training = read_labels(model), model.parent / TRAINING_FOLDER
+        (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
+        summary.served = Served.model_validate_json((training / OPTIMIZED).read_text())
     if evaluation.confusion:
-        picture = str(run_dir / "confusion_matrix.png")
-        run_metrics.draw_confusion_matrix(evaluation.confusion, read_labels(model), picture)
-    (run_dir / PAGE).write_bytes(Path(_get_artifact(outputs, "ModelReport", "report").uri).read_bytes())
-    training = model.parent / TRAINING_FOLDER
-    (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
-    summary.served = Served.model_validate_json((training / OPTIMIZED).read_text())
+        run_metrics.draw_confusion_matrix(evaluation.confusion, labels, str(run_dir / "confusion_matrix.png"))
+    with _read(outputs, "ModelReport", "report") as file:
+        (run_dir / PAGE).write_bytes(Path(file).read_bytes())
+
+
+@contextmanager
+def _read(outputs: Outputs, node: str, key: str) -> Iterator[str]:
+    """Yields where a node's output is; if it can't be read, says how it is made anew.
+
+    It was perhaps written by an earlier run, and damaged since: TFX only looks whether it is there.
+    """
+    uri = _get_artifact(outputs, node, key).uri
+    try:
+        yield uri
+    except Exception as error:  # each of the libraries that read it has its own
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        logging.exception("%s of %s can't be read", key, node)
+        problem = f"its {key} can't be read ({describe_error(error)}). Delete {uri}, and run again: it is made anew"
+        raise local_runner.NodeError(node, problem) from error
+
+
+def _ask_target(deploy: DeployConfig) -> dict[str, int] | None:
+    """Returns the percentage of the requests by version, of those that get any; None if the target can't be asked."""
+    try:
+        versions = targets.load_target(deploy).status(deploy)
+    except (ModelError, OSError):
+        logging.exception("the target can't be asked what is live")
+        return None
+    return {version.version: version.traffic for version in sort_by_traffic(versions) if version.traffic}
 
 
 def _get_artifact(outputs: Outputs, node: str, key: str) -> types.Artifact:

@@ -4,7 +4,7 @@ TFX's LocalDagRunner does the same, but reports nothing to its caller and buries
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from tempfile import gettempdir
 from typing import Any
@@ -51,13 +51,18 @@ class NodeError(RuntimeError):
 
 
 def run_nodes(
-    pipeline: Pipeline, run_id: str, on_start: Callable[[str], None], on_end: Callable[[NodeResult], None]
+    pipeline: Pipeline,
+    run_id: str,
+    never_cached: Collection[str],
+    on_start: Callable[[str], None],
+    on_end: Callable[[NodeResult], None],
 ) -> None:
     """Runs all nodes of a pipeline in order.
 
     Args:
         pipeline: the pipeline.
         run_id: name of the run in ML Metadata.
+        never_cached: nodes that are run each time; TFX's components have no such option, only its launcher has.
         on_start: called with a node's name when it starts.
         on_end: called with its result when it has ended.
 
@@ -71,6 +76,8 @@ def run_nodes(
     connection, root = pipeline.metadata_connection_config, pipeline.pipeline_info.pipeline_root
     for node in (node.pipeline_node for node in ir.nodes):
         node_id = node.node_info.id
+        if node_id in never_cached:
+            node.execution_options.caching_options.enable_cache = False
         on_start(node_id)
         start = time.monotonic()
         try:

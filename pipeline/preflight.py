@@ -1,10 +1,12 @@
 """Checks before a run: finds in seconds, without TensorFlow, what would fail it after minutes."""
 
+import os
 from pathlib import Path
 
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError, WeightsError
 from imagepipe.base.features import Features
 from imagepipe.base.names import TaskName
@@ -34,14 +36,24 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
         UnavailableError: if the target that serves the live model can't be asked.
     """
     source = find_examples(config)
-    _check_live_model(deploy, config)
+    _check_serving_folder(str(deploy.path))
     try:
         check_weights(config.trainer.weights, config.trainer.backbone)
     except WeightsError as error:
         raise ConfigError(str(error)) from error
     if config.data.curated_schema:
         _check_schema(config.data.curated_schema, config.data.features.make_features(), config.task)
+    _check_live_model(deploy, config)  # last, as the client of a cluster or a cloud takes seconds to import
     return source
+
+
+def _check_serving_folder(path: str) -> None:
+    """Refuses a folder of versions that can't be made or written; of an object store only a push tells."""
+    folder = Path(path)
+    while not filesystem.is_uri(path) and not folder.exists():
+        folder = folder.parent
+    if not filesystem.is_uri(path) and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ConfigError(f"deploy.path: no model can be written into {path}: {folder} is no folder, or is read-only")
 
 
 def _check_live_model(deploy: DeployConfig, config: Config) -> None:

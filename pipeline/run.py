@@ -38,7 +38,7 @@ def run(
         >>> if summary.pushed_version:
         ...     print(summary.metrics["accuracy"], summary.serving_dir)
         ... else:
-        ...     print(summary.error or summary.not_blessed_because)
+        ...     print(summary.error or summary.not_blessed_because or summary.push)
 
     Args:
         config: the configuration file (pipeline.yaml), or a configuration.

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def _find_records(path: str) -> Source:
         base, _, name = path.rpartition("/")
         source = Source(base, {}, name)
     if not _list_first_files(source):
-        raise ConfigError(f"data.path: no file matches {path}. 'imagepipe ingest FOLDER --out {path}' makes a dataset.")
+        command = shlex.join(["imagepipe", "ingest", "FOLDER", "--out", path])
+        raise ConfigError(f"data.path: no file matches {path}. A dataset is made by: {command}")
     return source
 
 

@@ -24,7 +24,7 @@ _INTRODUCTION = """\
 All keys of `pipeline.yaml`. `imagepipe init` writes a short one, and a JSON Schema by which editors complete and check
 it. Every key has a default except those marked *required*. A key that does not exist, a value of the wrong type or an
 impossible combination is refused before anything runs, with the key's path and the values that it can have. Relative
-paths are relative to the file.
+paths are relative to the file, those of `--set` to the current folder.
 
 `imagepipe run --set trainer.batch_size=64` overrides one key for one run.
 """

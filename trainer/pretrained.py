@@ -59,6 +59,9 @@ def check_weights(weights: str, backbone: str) -> None:
             )
     elif not Path(weights).is_file():
         raise WeightsError(f"trainer.weights: there is no file {weights}. Give a file, 'imagenet' or 'none'.")
+    else:
+        with _explain_damage(weights), _open_file(weights):
+            pass  # whether the weights are those of the backbone shows when the network is there
 
 
 def is_imagenet_available(backbone: str = backbones.DEFAULT) -> bool:
@@ -105,21 +108,27 @@ def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
     Raises:
         WeightsError: if the file can't be read, or a layer's weights are missing or of another shape.
     """
+    with _explain_damage(path), _open_file(path) as file:
+        stored = list(_match_keras_3(base, file) if "layers" in file else _match_earlier_keras(base, file))
+        for entry in stored:
+            _check_own_numbers(entry.datasets, file)
+            if not entry.fits():
+                raise WeightsError(
+                    f"trainer.weights: {path} does not hold weights of {backbone}: its layer '{entry.layer.name}' "
+                    f"takes {_format_shapes(entry.layer.weights)}, and the file has "
+                    f"{_format_shapes(entry.datasets)} in '{entry.stored_name}'. Give a file of {backbone}'s "
+                    "weights, or set trainer.backbone to the network that these are of."
+                )
+        for entry in stored:
+            for weight, dataset in zip(entry.layer.weights, entry.datasets, strict=True):
+                weight.assign(dataset[()])
+
+
+@contextmanager
+def _explain_damage(path: str) -> Iterator[None]:
+    """Turns whatever h5py raises if a file is damaged into WeightsError."""
     try:
-        with _open_file(path) as file:
-            stored = list(_match_keras_3(base, file) if "layers" in file else _match_earlier_keras(base, file))
-            for entry in stored:
-                _check_own_numbers(entry.datasets, file)
-                if not entry.fits():
-                    raise WeightsError(
-                        f"trainer.weights: {path} does not hold weights of {backbone}: its layer '{entry.layer.name}' "
-                        f"takes {_format_shapes(entry.layer.weights)}, and the file has "
-                        f"{_format_shapes(entry.datasets)} in '{entry.stored_name}'. Give a file of {backbone}'s "
-                        "weights, or set trainer.backbone to the network that these are of."
-                    )
-            for entry in stored:
-                for weight, dataset in zip(entry.layer.weights, entry.datasets, strict=True):
-                    weight.assign(dataset[()])
+        yield
     except WeightsError:
         raise
     except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError

@@ -2,19 +2,28 @@
 
 from typing import Any
 
+from absl import logging
 from tfx.components.pusher import executor
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import json_utils
 
-from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.pushing import push_model
 
 DEPLOY = "deploy"
 """Key of the ``DeployConfig`` in ``custom_config``."""
 
+OUTCOME, VERSION = "outcome", "version"
+"""Properties of the PushedModel of a blessed model: a ``pushing.Outcome``, and the version at the target that it is.
+
+TFX's own property ``pushed_version`` is there only if that version is in service.
+"""
+
 
 class Executor(executor.Executor):
     """Deploys a blessed model to the target that ``custom_config["deploy"]``, a ``DeployConfig``, names.
+
+    It has to run each time, whatever the cache has: only the target can tell whether the model is still there.
 
     TFX's own executor for folders copies into the version folder itself: a server that reads it meanwhile, or a machine
     that stops halfway, is left with part of a model. Its extension for Google's clouds can't split the requests between
@@ -30,6 +39,11 @@ class Executor(executor.Executor):
             self._MarkNotPushed(pushed)
             return
         custom = json_utils.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
-        config = DeployConfig(**custom[DEPLOY])
-        version = targets.load_target(config).deploy(self.GetModelPath(input_dict), config, config.traffic)
-        self._MarkPushed(pushed, pushed_destination=version.uri, pushed_version=version.version)
+        push = push_model(self.GetModelPath(input_dict), DeployConfig(**custom[DEPLOY]))
+        logging.info("Version %s at the target is this model: %s", push.version.version, push.outcome)
+        pushed.set_string_custom_property(OUTCOME, push.outcome)
+        pushed.set_string_custom_property(VERSION, push.version.version)
+        if push.is_deployed:
+            self._MarkPushed(pushed, pushed_destination=push.version.uri, pushed_version=push.version.version)
+        else:
+            self._MarkNotPushed(pushed)

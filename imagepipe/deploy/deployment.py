@@ -19,12 +19,14 @@ class Version:
         uri: folder of the SavedModel, as this machine sees it.
         traffic: percent of the requests that it gets, 0 to 100.
         state: ``ready``, or what it is doing or why it isn't ready, in the target's words.
+        rolled_back: whether it was taken out of service by a rollback, or by giving all requests to an older version.
     """
 
     version: str
     uri: str
     traffic: int
     state: str = "ready"
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,5 +49,17 @@ class Address:
 
 
 def sort_by_traffic(versions: list[Version]) -> list[Version]:
-    """Returns the versions, most requests first; of those with equally many, the newest first."""
-    return sorted(versions, key=lambda v: (-v.traffic, -int(v.version)))
+    """Returns the versions, most requests first; of those with equally many, the newest first.
+
+    Those that were rolled back are left out: nothing is compared with them.
+    """
+    kept = [version for version in versions if version.traffic or not version.rolled_back]
+    return sorted(kept, key=lambda v: (-v.traffic, -int(v.version)))
+
+
+def list_newer_live_versions(versions: list[Version], version: str) -> list[Version]:
+    """Returns the versions with requests that are newer than ``version``.
+
+    If that one gets all requests, they are as good as rolled back.
+    """
+    return [newer for newer in versions if newer.traffic and int(newer.version) > int(version)]

@@ -23,14 +23,17 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
 
 
 def status(config: DeployConfig) -> list[Version]:
-    """Returns the versions in the folder, newest first; the newest gets all requests."""
+    """Returns the versions in the folder, of which the newest gets all requests, and those that were rolled back."""
     newest_first = storage.list_versions(str(config.path))[::-1]
-    return [Version(v, f"{config.path}/{v}", 0 if i else 100) for i, v in enumerate(newest_first)]
+    versions = [Version(v, f"{config.path}/{v}", 0 if i else 100) for i, v in enumerate(newest_first)]
+    folder = f"{config.path}/{ROLLED_BACK}"
+    rolled_back = [Version(v, f"{folder}/{v}", 0, "rolled back", True) for v in storage.list_versions(folder)]
+    return sorted([*versions, *rolled_back], key=lambda v: -int(v.version))
 
 
 def rollback(config: DeployConfig) -> Version:
     """Moves the newest version to ``rolled_back/`` beside it, so that the previous one is live."""
-    versions = status(config)
+    versions = [version for version in status(config) if not version.rolled_back]
     if len(versions) < 2:
         there = f"only version {versions[0].version}" if versions else "no version"
         raise DeployError(f"{config.path} has {there}: there is nothing to go back to")

@@ -11,6 +11,8 @@ from typing import Any, cast
 VERSION = "imagepipe.dev/version"
 HISTORY = "imagepipe.dev/before"
 """Annotation with the earlier versions, newest first: objects with ``version`` and ``predictor``, its specification."""
+WITHDRAWN = "imagepipe.dev/withdrawn"
+"""Annotation with the versions that got requests and to which no rollback returns: an object, how each ended."""
 REVISIONS = "imagepipe.dev/revisions"
 """An object: the version of each revision that existed before this version's. All others are of this version."""
 
@@ -39,6 +41,11 @@ def read_version(service: Service) -> str:
 def read_history(service: Service) -> list[dict[str, Any]]:
     """Returns what was served earlier, see ``HISTORY``."""
     return cast(list[dict[str, Any]], json.loads(service["metadata"]["annotations"].get(HISTORY, "[]")))
+
+
+def read_withdrawn(service: Service) -> dict[str, str]:
+    """Returns how the versions ended to which no rollback returns, see ``WITHDRAWN``."""
+    return cast(dict[str, str], json.loads(service["metadata"]["annotations"].get(WITHDRAWN, "{}")))
 
 
 def read_percent(service: Service) -> int:

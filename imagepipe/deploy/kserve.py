@@ -22,6 +22,7 @@ from imagepipe.deploy.inference_service import (
     NO_SERVICE,
     REVISIONS,
     VERSION,
+    WITHDRAWN,
     Service,
     describe_problem,
     find_mode,
@@ -37,6 +38,7 @@ from imagepipe.deploy.inference_service import (
     read_revisions,
     read_shares,
     read_version,
+    read_withdrawn,
     remove_percent,
     revision_template,
 )
@@ -45,6 +47,8 @@ from imagepipe.deploy.kserve_library import constants, models
 from imagepipe.deploy.saved_model import GRAPH, read_inputs
 
 _MAX_HISTORY = 10  # versions to go back to: annotations have 256 KiB
+_MAX_WITHDRAWN = 100
+_ROLLED_BACK = "rolled back"
 _CONTAINER = "kserve-container"
 _MODEL_FOLDER = "/mnt/models"
 _POLL_SECONDS = 1.0
@@ -78,10 +82,12 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     if version != read_version(live) and is_rolled_out(live):
         replaced = {"version": read_version(live), "predictor": remove_percent(live["spec"]["predictor"])}
         history = [replaced, *history]
+    kept = {previous["version"] for previous in history}
+    ended = {v: "replaced" for v, share in read_shares(live).items() if share and v not in {version, *kept}}
     predictor = _merge_predictors(live["spec"]["predictor"], wanted["spec"]["predictor"])
     # Until the new one is ready, KServe gives its share to the canary that it replaces: that gets no more than it had.
     initial = limit_share(live, min(read_percent(live), traffic))
-    _roll_out(client, live, _change_service(live, version, history, predictor), initial, traffic)
+    _roll_out(client, live, _change_service(live, version, history, predictor, ended), initial, traffic)
     return _locate_version(config, version, traffic)
 
 
@@ -104,7 +110,9 @@ def rollback(config: DeployConfig) -> Version:
     if not filesystem.exists(f"{version.uri}/{GRAPH}"):
         raise DeployError(f"version {version.version} can't run again: {version.uri} is no SavedModel any more")
     initial = limit_share(live, 100 if is_rolled_out(live) else 0)
-    _roll_out(client, live, _change_service(live, version.version, history, previous["predictor"]), initial, 100)
+    ended = {read_version(live): _ROLLED_BACK}
+    wanted = _change_service(live, version.version, history, previous["predictor"], ended)
+    _roll_out(client, live, wanted, initial, 100)
     return version
 
 
@@ -132,7 +140,7 @@ def _read_settings(config: DeployConfig) -> KServeConfig:
 
 
 def _locate_version(config: DeployConfig, version: str, traffic: int, state: str = "ready") -> Version:
-    return Version(version, f"{config.path}/{version}/{version}", traffic, state)
+    return Version(version, f"{config.path}/{version}/{version}", traffic, state, state == _ROLLED_BACK)
 
 
 def _list_versions(config: DeployConfig, service: Service) -> list[Version]:
@@ -140,7 +148,8 @@ def _list_versions(config: DeployConfig, service: Service) -> list[Version]:
     newest, shares = read_version(service), read_shares(service)
     states = dict.fromkeys(shares, "ready")
     states[newest] = "ready" if is_ready(service) else describe_problem(service)
-    versions = {newest, *shares, *(previous["version"] for previous in read_history(service))}
+    states = read_withdrawn(service) | states
+    versions = {*states, *(previous["version"] for previous in read_history(service))}
     return [
         _locate_version(config, version, shares.get(version, 0), states.get(version, "replaced"))
         for version in sorted(versions, key=int, reverse=True)
@@ -195,10 +204,14 @@ def _merge_predictors(live: dict[str, Any], wanted: dict[str, Any]) -> dict[str,
     return {key: value for key, value in live.items() if key not in own} | wanted
 
 
-def _change_service(live: Service, version: str, history: list[dict[str, Any]], predictor: dict[str, Any]) -> Service:
+def _change_service(
+    live: Service, version: str, history: list[dict[str, Any]], predictor: dict[str, Any], ended: dict[str, str]
+) -> Service:
     service = copy.deepcopy(live)
     if version != read_version(live):
+        withdrawn = {v: how for v, how in (read_withdrawn(live) | ended).items() if v != version}
         service["metadata"]["annotations"] |= {
+            WITHDRAWN: json.dumps(dict(list(withdrawn.items())[-_MAX_WITHDRAWN:])),
             VERSION: version,
             HISTORY: json.dumps(history[:_MAX_HISTORY]),
             REVISIONS: json.dumps(read_revisions(live)),

@@ -13,7 +13,7 @@ from google.api_core import exceptions
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
 from imagepipe.deploy.config import DeployConfig, MLEngineConfig
-from imagepipe.deploy.deployment import Address, Version
+from imagepipe.deploy.deployment import Address, Version, list_newer_live_versions
 from imagepipe.deploy.ml_engine_api import (
     READY,
     ROLLED_BACK,
@@ -48,7 +48,9 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
         _set_default(cloud, version)
     if any(registered.rolled_back and registered.version.version == version.version for registered in versions):
         _set_description(cloud, version, "")
-    return dataclasses.replace(version, traffic=100, state="ready")
+    for newer in list_newer_live_versions([registered.version for registered in versions], version.version):
+        _set_description(cloud, newer, ROLLED_BACK)
+    return dataclasses.replace(version, traffic=100, state="ready", rolled_back=False)
 
 
 def status(config: DeployConfig) -> list[Version]:

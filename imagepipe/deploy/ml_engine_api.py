@@ -66,7 +66,7 @@ class Registered:
     @property
     def rolled_back(self) -> bool:
         """Whether it was rolled back; no rollback returns to it then."""
-        return bool(self.answer.get("description") == ROLLED_BACK)
+        return self.version.rolled_back
 
 
 def connect(config: DeployConfig) -> Connection:
@@ -173,7 +173,8 @@ def list_versions(cloud: Connection) -> list[Registered]:
         name = answer["name"].rpartition("/")[2].removeprefix("v")
         if name.isdigit():
             traffic = 100 if answer.get("isDefault") else 0
-            version = Version(name, answer["deploymentUri"], traffic, describe_state(answer))
+            is_rolled_back = answer.get("description") == ROLLED_BACK
+            version = Version(name, answer["deploymentUri"], traffic, describe_state(answer), is_rolled_back)
             versions.append(Registered(version, answer))
     return sorted(versions, key=lambda registered: -int(registered.version.version))
 

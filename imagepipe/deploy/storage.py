@@ -21,10 +21,18 @@ def list_versions(folder: str) -> list[str]:
     return sorted((name for name in filesystem.list_folder(folder) if name.isdigit()), key=int)
 
 
+def read_fingerprint(model: str) -> bytes:
+    """Returns the bytes that tell a SavedModel from others; b'' if it has none, or isn't there."""
+    try:
+        return filesystem.read_bytes(f"{model}/{FINGERPRINT}")
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+
+
 def is_same_model(one: str, other: str) -> bool:
     """Returns whether two folders hold copies of one SavedModel; False if either has no fingerprint."""
-    files = [f"{folder}/{FINGERPRINT}" for folder in (one, other)]
-    return all(map(filesystem.exists, files)) and len({filesystem.read_bytes(file) for file in files}) == 1
+    fingerprint = read_fingerprint(one)
+    return bool(fingerprint) and read_fingerprint(other) == fingerprint
 
 
 def add_version(model: str, folder: str, inner: str = "", minimum: int = 0) -> str:

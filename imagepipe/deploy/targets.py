@@ -3,7 +3,7 @@
 - ``deploy(model, config, traffic)`` makes a SavedModel a new version and gives it that percentage of the requests. The
   rest stays with the version that was live, which keeps all requests until the new one is ready, and if it never is.
   If the SavedModel is deployed already, only its share changes.
-- ``status(config)`` returns the versions that are deployed or can be rolled back to, newest first.
+- ``status(config)`` returns the versions that are deployed or were, as far as the target remembers, newest first.
 - ``rollback(config)`` takes the newest version that gets requests out of service, and gives all of them to the previous
   one; it returns the version that is live then.
 - ``find_address(config)`` returns the address at which the live versions answer.

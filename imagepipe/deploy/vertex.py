@@ -20,7 +20,7 @@ from google.cloud import aiplatform_v1 as vertex
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
 from imagepipe.deploy.config import DeployConfig, VertexConfig
-from imagepipe.deploy.deployment import Address, Version
+from imagepipe.deploy.deployment import Address, Version, list_newer_live_versions
 from imagepipe.deploy.saved_model import read_inputs
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
@@ -81,15 +81,19 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
         candidate = next((v for v in versions if v.deployed and storage.is_same_model(model, v.version.uri)), None)
         if not candidate:
             version = storage.add_version(model, str(config.path))
-            registered = next((v for v in versions if v.version.version == version), None)
-            if registered:
-                candidate = _deploy_registered(cloud, endpoint, registered)
+            earlier = next((v for v in versions if v.version.version == version), None)
+            if earlier:
+                candidate = _deploy_registered(cloud, endpoint, earlier)
             else:
                 candidate = _register_and_deploy(cloud, endpoint, version, config)
         share = _set_traffic(cloud, endpoint.name, candidate, traffic)
     if _ROLLED_BACK in candidate.labels:
         _set_labels(cloud, candidate, {_VERSION: candidate.version.version})
     if traffic == 100:
+        newer = list_newer_live_versions([v.version for v in versions], candidate.version.version)
+        for registered in versions:
+            if registered.version in newer:
+                _mark_rolled_back(cloud, registered)
         _undeploy_others(cloud, endpoint.name, candidate)
     return Version(candidate.version.version, candidate.version.uri, share)
 
@@ -115,7 +119,7 @@ def rollback(config: DeployConfig) -> Version:
     with gcp.report_live_versions([registered.version for registered in versions]):
         previous = previous if previous.deployed else _deploy_registered(cloud, endpoint, previous)
         _set_traffic(cloud, endpoint.name, previous, 100)
-    _set_labels(cloud, newest, {_VERSION: newest.version.version, _ROLLED_BACK: "true"})
+    _mark_rolled_back(cloud, newest)
     _undeploy_others(cloud, endpoint.name, previous)
     return Version(previous.version.version, previous.version.uri, 100)
 
@@ -266,8 +270,9 @@ def _list_versions(cloud: _Connection, endpoint: vertex.Endpoint | None) -> list
         name = model.labels.get(_VERSION, "")
         if name.isdigit():
             id_ = deployed.get(model.version_id)
-            idle = "rolled back" if _ROLLED_BACK in model.labels else "not deployed"
-            version = Version(name, model.artifact_uri, shares.get(str(id_), 0), "ready" if id_ else idle)
+            is_rolled_back = _ROLLED_BACK in model.labels
+            state = "ready" if id_ else "rolled back" if is_rolled_back else "not deployed"
+            version = Version(name, model.artifact_uri, shares.get(str(id_), 0), state, is_rolled_back)
             versions.append(_Registered(version, model.version_id, id_, dict(model.labels)))
     return sorted(versions, key=lambda registered: -int(registered.version.version))
 
@@ -333,6 +338,10 @@ def _unregister(cloud: _Connection, registered: _Registered) -> str:
     except DeployError as error:
         return f". Besides, {error}"
     return ""
+
+
+def _mark_rolled_back(cloud: _Connection, registered: _Registered) -> None:
+    _set_labels(cloud, registered, {_VERSION: registered.version.version, _ROLLED_BACK: "true"})
 
 
 def _set_labels(cloud: _Connection, registered: _Registered, labels: Mapping[str, str]) -> None:

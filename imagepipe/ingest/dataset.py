@@ -10,6 +10,7 @@ DIR/duplicates.jsonl           path, same_as, row: further copies of images in t
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -124,7 +125,8 @@ def load(path: str) -> Dataset:
     dataset = read_unchecked(folder)
     if dataset is None:
         raise IngestError(
-            f"{folder} holds no dataset ({DESCRIPTION}); make one with: imagepipe ingest SOURCE --out {path}"
+            f"{folder} holds no dataset ({DESCRIPTION}); make one with: "
+            f"imagepipe ingest SOURCE --out {shlex.quote(path)}"
         )
     described = {shard.file: shard.bytes for split in dataset.splits.values() for shard in split.shards}
     present = {

@@ -9,7 +9,6 @@ The folder of the results holds, for each shard:
   files and predicts it again. An input that no such file names is new.
 """
 
-import csv
 import json
 import os
 import re
@@ -27,10 +26,10 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress, tfrecord
-from imagepipe.base.errors import ModelError, UnavailableError
+from imagepipe.base.errors import UnavailableError
 from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
 from imagepipe.base.locks import lock_folder
-from imagepipe.serving.inputs import expand_paths, read_inputs
+from imagepipe.serving.inputs import list_items, read_inputs
 from imagepipe.serving.predictor import Predictor, load
 from imagepipe.serving.request_files import is_request_file
 from imagepipe.serving.types import Prediction
@@ -105,7 +104,7 @@ def predict_source(
         ModelError: if there is no model or no input.
         UnavailableError: if another run is writing into ``out``, or a worker fails.
     """
-    items = dict.fromkeys(os.path.abspath(path) for path in _list_items(source))  # noqa: PTH100 (keeps symbolic links)
+    items = dict.fromkeys(os.path.abspath(path) for path in list_items(source))  # noqa: PTH100 (keeps symbolic links)
     busy = UnavailableError(f"another run is writing into {out}: wait for it, or give another --out")
     with lock_folder(out, busy):
         (out / _DONE).mkdir(exist_ok=True)
@@ -223,25 +222,6 @@ _WRITERS: dict[ResultFormat, Callable[[Iterator[Row], BinaryIO], None]] = {
     "parquet": _write_parquet,
     "tfrecord": _write_records,
 }
-
-
-def _list_items(source: str) -> list[Path]:
-    path = Path(source)
-    if path.suffix.lower() != ".csv":
-        return expand_paths([source])
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or ()):
-                raise ModelError(f"{path} has no column 'path', only {', '.join(rows.fieldnames or ['nothing'])}")
-            items = []
-            for row in rows:
-                if not row["path"]:
-                    raise ModelError(f"{path}, line {rows.line_num}: no path")
-                items.append(path.parent / row["path"])
-            return items
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} can't be read as CSV: {error}") from error
 
 
 def _make_shards(items: Sequence[str], out: str, kind: ResultFormat) -> Iterator[Shard]:

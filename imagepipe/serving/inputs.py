@@ -1,5 +1,6 @@
 """From the images that a person or a program names (files, folders, globs, bytes, arrays) to requests."""
 
+import csv
 import glob
 import io
 import os
@@ -119,3 +120,27 @@ def normalize_images(requests: Iterable[Request | Failure]) -> Iterator[Request 
             yield replace(request, image=normalize(request.image).data) if isinstance(request, Request) else request
         except BadImage as error:
             yield Failure(request.id, str(error))
+
+
+def list_items(source: str) -> list[Path]:
+    """Returns the inputs of a batch prediction: what a path stands for, or the files in the column path of a CSV.
+
+    Raises:
+        ModelError: if there are none, or the CSV can't be read.
+    """
+    path = Path(source)
+    if path.suffix.lower() != ".csv":
+        return expand_paths([source])
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise ModelError(f"{path} has no column 'path', only {', '.join(rows.fieldnames or ['nothing'])}")
+            items = []
+            for row in rows:
+                if not row["path"]:
+                    raise ModelError(f"{path}, line {rows.line_num}: no path")
+                items.append(path.parent / row["path"])
+            return items
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} can't be read as CSV: {error}") from error

@@ -10,7 +10,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="From labelled images to a gated, served classifier.",
-    epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed.",
+    epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed, or not pushed.",
 )
 for part in (data, runs, cleaning, models, clusters, deployments, demo):
     app.add_typer(part.app)

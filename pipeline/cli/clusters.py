@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,17 +32,19 @@ def compile_config(
     """Compile the pipeline for Kubeflow Pipelines or Vertex AI."""
     with report_errors():
         from pipeline.config_file import read_config
+        from pipeline.kubeflow.compilation_check import check_compilation
         from pipeline.logs import hide_output
 
         settings = read_config(config, overrides or ())
+        check_compilation(settings, target)
         with hide_output():
             from pipeline.kubeflow.compile import compile_pipeline
 
             text = compile_pipeline(settings, target)
         out.write_text(text)
     _warn_of_mutable_image(settings.kubeflow)
-    option = " --target vertex" if target == "vertex" else ""
-    OUT.print(f"Wrote {escape(str(out))}. Next: imagepipe submit {escape(str(out))}{option}")
+    command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
+    OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Commands for data: ingest, init, schema."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,7 +54,7 @@ def ingest(
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
     else:
-        OUT.print(str(result))
+        OUT.print(escape(str(result)))
     if result.quarantined:
         ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
 
@@ -76,8 +77,8 @@ def init(
 
         path = out or dataset.resolve().parent / "pipeline.yaml"
         for note in write_config(dataset, path):
-            ERR.print(note)
-    OUT.print(f"Wrote {path}. Next: imagepipe run {path}")
+            ERR.print(escape(note))
+    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
 
 
 @app.command("schema")
@@ -92,11 +93,12 @@ def show_schema(
 ) -> None:
     """Show which columns the data must have, with which values; or freeze that, for data.curated_schema."""
     with report_errors():
+        from pipeline import data_schema
         from pipeline.logs import hide_output
 
+        if freeze:
+            data_schema.refuse_existing(freeze)
         with hide_output():
-            from pipeline import data_schema
-
             schema = data_schema.find_schema(source)
         if freeze:
             data_schema.freeze_schema(schema, freeze)

@@ -1,9 +1,11 @@
 """The command that shows all of it: demo."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.runs import print_outcome
@@ -24,10 +26,10 @@ def demo(
         root = workdir.resolve()
         ERR.print("[bold]1. Images[/]: scikit-learn's handwritten digits, as files")
         images = steps.write_images(root)
-        ERR.print(f"[bold]2. Ingest[/]: {images}")
-        ERR.print(str(steps.ingest_images(root)))
+        ERR.print(f"[bold]2. Ingest[/]: {escape(str(images))}")
+        ERR.print(escape(str(steps.ingest_images(root))))
         config = steps.write_config(root)
-        ERR.print(f"[bold]3. Run[/]: {config}")
+        ERR.print(f"[bold]3. Run[/]: {escape(str(config))}")
         summary = run(config, console=ERR)
         status = print_outcome(summary)
         if status == 0:
@@ -37,6 +39,7 @@ def demo(
             for image in tested:
                 table.add_row(image.id, image.actual, image.label, f"{image.score:.3f}")
             OUT.print(table)
-            OUT.print(f"test accuracy {accuracy:.4f}; picture: {picture}")
-            OUT.print(f"Ask it yourself: imagepipe predict {summary.serving_dir} {images}/7")
+            OUT.print(escape(f"test accuracy {accuracy:.4f}; picture: {picture}"))
+            command = ["imagepipe", "predict", summary.serving_dir, f"{images}/7"]
+            OUT.print(escape(f"Ask it yourself: {shlex.join(command)}"))
     raise typer.Exit(status)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -177,17 +178,18 @@ def serve(
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
-        from imagepipe.deploy.versions import find_model_name
+        from imagepipe.deploy import storage
+        from imagepipe.deploy.versions import find_model, find_model_name
         from pipeline.logs import hide_output
 
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
-        with hide_output():
-            from imagepipe.deploy import storage
-            from imagepipe.serving import server
-
         uri = os.environ.get("AIP_STORAGE_URI")
         if not (path := model or (uri and storage.fetch_folder(uri))):
             raise typer.BadParameter("give a model")
+        find_model(path)  # refused at once if there is none, and not after the imports
+        with hide_output():
+            from imagepipe.serving import server
+
         server.main(path, name or find_model_name(path), host, port, access)
 
 
@@ -219,7 +221,7 @@ def export(
         out.write_bytes(content)
         names = out.with_suffix(".labels.txt")
         names.write_bytes(encode_names(read_labels(folder)))
-    OUT.print(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}")
+    OUT.print(escape(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}"))
 
 
 @app.command("batch-predict")
@@ -282,9 +284,10 @@ def batch_predict(
 
 def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
     from imagepipe.deploy.versions import find_model
+    from imagepipe.serving.inputs import list_items
     from pipeline.logs import hide_output
 
-    folder = find_model(model)
+    folder, _ = find_model(model), list_items(source)
     with hide_output():
         from imagepipe.serving import batch
 
@@ -305,7 +308,8 @@ def _batch_job(
     if job:
         return jobs.wait_for_job(job, deployment, print_note) if wait else jobs.find_job(job, deployment)
     started = jobs.start_job(inputs, str(out), deployment, workers)
-    ERR.print(f"Started. Ask for it again: imagepipe batch-predict --target {target} --job {started.id}")
+    command = ["imagepipe", "batch-predict", "--config", str(config), "--target", target, "--job", started.id]
+    print_note(f"Started. Ask for it again: {shlex.join(command)}")
     return jobs.wait_for_job(started.id, deployment, print_note) if wait else started
 
 

@@ -54,7 +54,7 @@ def run(
 def print_outcome(summary: "Summary") -> int:
     """Prints to stderr how a run ended, and returns the exit status."""
     if summary.status == "failed":
-        ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {summary.log}")
+        ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {escape(summary.log)}")
         ERR.print("Results of the nodes before are kept: the next run continues from there.")
         return FAILED
     from imagepipe.base.metrics import CHAMPION_METRIC
@@ -85,14 +85,31 @@ def print_outcome(summary: "Summary") -> int:
         )
     if summary.unchecked:
         ERR.print(f"[yellow]{escape(summary.unchecked)}[/]")
-    if reasons := [*summary.not_blessed_because, *(serving.problems if serving else ())]:
+    return _print_push(summary)
+
+
+def _print_push(summary: "Summary") -> int:
+    """Prints what became of the model, and last what the target says; returns the exit status."""
+    from pipeline.runs.push_outcome import (
+        describe_push,
+        describe_traffic,
+        is_canary,
+        is_in_service,
+        make_deploy_command,
+    )
+
+    problems = summary.serving.problems if summary.serving else ()
+    if reasons := [*summary.not_blessed_because, *problems]:
         ERR.print(f"[yellow]Not blessed, not pushed:[/] {escape('; '.join(reasons))}")
-        return NOT_BLESSED
-    if not summary.pushed_version:
-        ERR.print("[yellow]Blessed, but not pushed.[/]")
-        return NOT_BLESSED
-    ERR.print(f"[green]Blessed[/] and pushed as version {summary.pushed_version}: {summary.serving_dir}")
-    return 0
+    elif not summary.pushed_version:
+        ERR.print(f"[yellow]Blessed, but {escape(describe_push(summary))}.[/] A run does not undo that. To deploy it:")
+        ERR.print(escape(make_deploy_command(summary)))
+    else:
+        ERR.print(f"[green]Blessed[/] and {escape(describe_push(summary))}: {escape(summary.serving_dir)}")
+        if is_canary(summary):
+            ERR.print(f"It is a canary. To give it all requests:\n{escape(make_deploy_command(summary, 100))}")
+    ERR.print(f"{summary.target}: {escape(describe_traffic(summary))}")
+    return 0 if is_in_service(summary) else NOT_BLESSED
 
 
 def _format_metric(value: float | None) -> str:
@@ -204,10 +221,10 @@ def dashboard(
 ) -> None:
     """Show all runs in a browser: metrics over time, two runs compared, nodes, logs, where a version comes from."""
     with report_errors():
-        from pipeline.runs.dashboard import server
-
         if not workdir.is_dir():
             raise typer.BadParameter(f"there is no folder {workdir}", param_hint="WORKDIR")
+        from pipeline.runs.dashboard import server
+
         if out is None:
             access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
             login = "; the browser asks for any user's name, and for the token as password" if access.token else ""

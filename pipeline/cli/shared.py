@@ -35,7 +35,12 @@ BeamConfigOption = Annotated[
 DeployConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file, for its section deploy.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as trainer.epochs=2.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, such as trainer.epochs=2. A path is relative to the current folder.",
+    ),
 ]
 TargetOption = Annotated[
     TargetName | None, typer.Option(help="The deploy target; by default the one in the configuration.")

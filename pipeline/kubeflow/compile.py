@@ -1,6 +1,5 @@
 """Compiles the pipeline for Kubeflow Pipelines and for Vertex AI: KFP's IR, from the one DAG."""
 
-import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -15,14 +14,12 @@ from kubernetes.utils.quantity import parse_quantity
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 
-from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
-from pipeline.dag import create_pipeline
+from pipeline.dag import NEVER_CACHED, create_pipeline
+from pipeline.kubeflow.compilation_check import check_compilation
 from pipeline.kubeflow.submission import Cluster
 from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
-from pipeline.source import Source, find_examples
-from trainer.config import IMAGENET, NO_WEIGHTS
 
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
 _ON_GPU = ("Trainer", "Tuner")
@@ -31,8 +28,8 @@ _STATE = "/tmp/imagepipe"  # noqa: S108 (in a container of its own)
 # Components whose results depend on more than their inputs: on what is live; and on Kubeflow, which has no drivers that
 # look before the cache does, on the files in a folder.
 _NOT_CACHED: dict[Cluster, tuple[str, ...]] = {
-    "kubeflow": ("ImportExampleGen", "DataCheck", "Champion"),
-    "vertex": ("DataCheck", "Champion"),
+    "kubeflow": ("ImportExampleGen", "DataCheck", "Champion", *NEVER_CACHED),
+    "vertex": ("DataCheck", "Champion", *NEVER_CACHED),
 }
 
 _ResourceSpec: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
@@ -53,7 +50,7 @@ def compile_pipeline(config: Config, cluster: Cluster) -> str:
     Raises:
         ConfigError: if it can't run there.
     """
-    _check_config(config, cluster)
+    source = check_compilation(config, cluster)
     settings = config.kubeflow
     defaults: dict[str, Any] = {}
 
@@ -63,7 +60,7 @@ def compile_pipeline(config: Config, cluster: Cluster) -> str:
 
     pipeline = create_pipeline(
         config,
-        _find_source(config),
+        source,
         pipeline_root=settings.pipeline_root or "",
         state_dir=_STATE,
         deploy=config.make_deployment(""),
@@ -102,51 +99,6 @@ def compile_pipeline(config: Config, cluster: Cluster) -> str:
         file = Path(folder) / "pipeline.yaml"
         pipeline_spec_builder.write_pipeline_spec_to_file(spec, spec.pipeline_info.description, platform, str(file))
         return file.read_text()
-
-
-def _check_config(config: Config, cluster: Cluster) -> None:
-    settings = config.kubeflow
-    if not settings.image:
-        raise ConfigError("kubeflow.image: has to be given: the components' container image, which `make image` builds")
-    if "_" in config.name:
-        raise ConfigError(f"name: {config.name}: names of pipelines have no underscores there")
-    if not config.deploy.path:
-        raise ConfigError("deploy.path: has to be given: a folder that components see, on a volume or gs://…")
-    if cluster == "vertex" and not _is_google(settings.pipeline_root):
-        raise ConfigError("kubeflow.pipeline_root: has to be given for Vertex AI: a folder such as gs://bucket/runs")
-    if cluster == "kubeflow" and config.beam.runner != "direct" and not _is_google(settings.pipeline_root):
-        raise ConfigError(
-            f"beam.runner: {config.beam.runner}: its workers reach neither volumes nor Kubeflow's own store. "
-            "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
-        )
-    weights = config.trainer.weights
-    paths = {
-        "data.path": config.data.path,
-        "data.curated_schema": config.data.curated_schema,
-        "deploy.path": config.deploy.path,
-        "trainer.weights": None if weights in (IMAGENET, NO_WEIGHTS) else weights,
-    }
-    for key, path in paths.items():
-        scheme = re.match(r"([a-z0-9+]+)://", path or "")
-        if scheme and scheme[1] != "gs":
-            raise ConfigError(
-                f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or gs://"
-            )
-        if path and cluster == "vertex" and not scheme:
-            raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
-
-
-def _is_google(path: str | None) -> bool:
-    return bool(path and path.startswith("gs://"))
-
-
-def _find_source(config: Config) -> Source:
-    """Returns the dataset's files if they are visible from here; else those that ``imagepipe ingest`` would write."""
-    path = config.data.path.rstrip("/")
-    with contextlib.suppress(OSError):  # of a bucket that can't be reached
-        if filesystem.exists(path) or filesystem.glob(path):
-            return find_examples(config)
-    return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
 
 
 def _rename_as_kfp(spec: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config_file import read_config
+from pipeline.kubeflow.compilation_check import check_compilation
 from pipeline.kubeflow.package import Package, find_package, parse_package
 from pipeline.kubeflow.submission import Cluster, Submission, SubmittedRun
 from pipeline.kubeflow_config import KubeflowConfig
@@ -34,6 +35,7 @@ def prepare_package(
                 raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
         return package, read_config(config, overrides).kubeflow
     settings = read_config(file, overrides)
+    check_compilation(settings, cluster)
     with hide_output():
         from pipeline.kubeflow.compile import compile_pipeline
 

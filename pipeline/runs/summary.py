@@ -11,6 +11,7 @@ from components.evaluator.evaluation import RuleOutcome
 from imagepipe.base import filesystem
 from imagepipe.base.names import SUMMARY, TaskName
 from imagepipe.deploy.config import TargetName
+from imagepipe.deploy.pushing import Outcome
 from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving.types import CheckReport
 
@@ -41,6 +42,19 @@ class Served(BaseModel):
     max_difference: float | None
 
 
+class Push(BaseModel):
+    """The result of a blessed model's push.
+
+    Attributes:
+        outcome: ``pushed``; or, as the target had the model already: ``already_deployed`` if it gets requests,
+            ``rolled_back`` or ``replaced`` if somebody took it out of service, which a run does not undo.
+        version: the version at the target that is this model.
+    """
+
+    outcome: Outcome
+    version: str
+
+
 class Summary(BaseModel):
     """A run.
 
@@ -64,7 +78,11 @@ class Summary(BaseModel):
         not_blessed_because: the reasons of the refused rules as text, with figures.
         unchecked: why the gate could check nothing; null if it checked something.
         serving: result of ServingCheck; null if the run did not get that far.
-        pushed_version: null if not pushed.
+        push: the result of the push; null if the model was not blessed.
+        pushed_version: the version at the target that is this model, pushed by this run or an earlier one; null if it
+            is not in service.
+        traffic: percent of the requests by version, of those that get any, as the target said at the end of the run;
+            null if it could not be asked.
         target: the deploy target, see ``deploy.target`` in the configuration.
         serving_dir: the folder of the version folders.
         model_dir: the candidate's SavedModel.
@@ -90,7 +108,9 @@ class Summary(BaseModel):
     not_blessed_because: list[str] = []
     unchecked: str | None = None
     serving: CheckReport | None = None
+    push: Push | None = None
     pushed_version: str | None = None
+    traffic: dict[str, int] | None = None
     target: TargetName = "filesystem"
     serving_dir: str
     model_dir: str | None = None

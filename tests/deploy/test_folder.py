@@ -44,7 +44,11 @@ def test_a_rolled_back_version_is_kept_and_the_previous_one_is_live(config, mode
     first, second, third = [folder.deploy(model, config) for model in models]
     assert folder.rollback(config) == second
     assert folder.rollback(config) == first
-    assert [v.version for v in folder.status(config)] == [first.version]
+    assert [(v.version, v.traffic, v.rolled_back) for v in folder.status(config)] == [
+        (third.version, 0, True),
+        (second.version, 0, True),
+        (first.version, 100, False),
+    ]
     kept = Path(str(config.path)) / "rolled_back"
     assert sorted(path.name for path in kept.iterdir()) == sorted([second.version, third.version])
     assert read_labels(kept / third.version) == ["night", "day"]
@@ -150,7 +154,10 @@ def test_a_rollback_on_an_object_store_keeps_the_version(store, models):
     config = DeployConfig(name="digits", path=f"{store.uri}/digits")
     first, second = folder.deploy(models[0], config), folder.deploy(models[1], config)
     assert folder.rollback(config) == first
-    assert [v.version for v in folder.status(config)] == [first.version]
+    assert [(v.version, v.state) for v in folder.status(config)] == [
+        (second.version, "rolled back"),
+        (first.version, "ready"),
+    ]
     assert read_labels(storage.fetch_assets(f"{config.path}/rolled_back/{second.version}")) == ["black", "white"]
 
 

@@ -128,7 +128,10 @@ def test_a_canary_gets_its_share_then_all_and_can_be_rolled_back(cluster, config
     assert kserve.rollback(config) == first
     assert count_answers(config) == {"v1": 100}
     assert predictor(cluster)["model"]["storageUri"] == f"{config.path}/{first.version}"
-    assert [(v.version, v.traffic) for v in kserve.status(config)] == [(first.version, 100)]
+    assert [(v.version, v.traffic, v.state) for v in kserve.status(config)] == [
+        (second.version, 0, "rolled back"),
+        (first.version, 100, "ready"),
+    ]
     with pytest.raises(DeployError, match=r"only version .*: there is nothing to go back to"):
         kserve.rollback(config)
 
@@ -141,7 +144,7 @@ def test_a_rollback_during_a_canary_gives_all_to_the_previous_version_at_once(cl
         rolled_back = pool.submit(kserve.rollback, config)
         wait_for(lambda: revisions(cluster) == 3)
         assert count_answers(config) == {"v1": 100}
-        (now,) = kserve.status(config)
+        _, now = kserve.status(config)
         assert (now.version, now.traffic) == (first.version, 100)
         assert "waiting for a Revision" in now.state
         give_up(cluster)

@@ -12,6 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +26,7 @@ from typer.testing import CliRunner
 from imagepipe.base.code_closure import PACKAGES, SOURCES
 from imagepipe.base.features import IMAGE, TARGET
 from imagepipe.base.metrics import METRICS
+from imagepipe.deploy.storage import is_same_model
 from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving.access import EVERYBODY
 from pipeline.cli import app
@@ -55,6 +57,7 @@ class Project:
     def run(self, *overrides: str) -> tuple[int, Summary]:
         sets = [argument for override in [*QUICK, *overrides] for argument in ("--set", override)]
         result = self.command("run", str(self.root / "pipeline.yaml"), *sets)
+        self.messages = result.stderr
         return result.exit_code, list_summaries(self.root / "runs")[0]
 
     def versions(self) -> list[str]:
@@ -243,14 +246,17 @@ def test_what_the_gate_refuses_is_not_pushed_and_the_reason_has_the_figures(proj
     assert [node.id for node in refused.nodes if not node.cached] == ["Evaluator", "Pusher", "ModelReport"]
 
 
-def test_a_second_run_without_changes_is_all_cached_and_pushes_nothing(project, first, refused):
+def test_a_second_run_without_changes_asks_the_target_alone_and_pushes_nothing(project, first, refused):
     versions = project.versions()
     status, again = project.run("trainer.weights=none")
     assert status == 0
-    assert all(node.cached for node in again.nodes)
+    assert [node.id for node in again.nodes if not node.cached] == ["Pusher"]
     assert again.metrics == first.metrics
     assert again.pushed_version == first.pushed_version
+    assert again.push.outcome == "already_deployed"
     assert project.versions() == versions
+    assert f"not pushed again, as it is version {first.pushed_version} already" in project.messages
+    assert project.messages.endswith(f"filesystem: version {first.pushed_version} is live\n")
 
 
 @pytest.mark.slow
@@ -272,7 +278,7 @@ def test_a_corrected_metric_is_computed_again_and_corrected_words_train_nothing(
     assert {node.id for node in summary.nodes if not node.cached} == {"Evaluator", "Pusher", "ModelReport"}
 
 
-def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_nothing(project, first, refused):
+def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_brings_it_back(project, first, refused):
     told = project.command("lineage", str(project.serving / str(first.pushed_version)), "--json")
     assert told.exit_code == 0
     lineage = json.loads(told.stdout)
@@ -288,13 +294,15 @@ def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_changes_n
         "Pusher",
     }
 
-    versions = project.versions()
+    shutil.rmtree(project.serving)  # what was lost is pushed again, and that alone
     _, *arguments = shlex.split(lineage["again"])
     assert project.command(*arguments).exit_code == 0
     again = list_summaries(project.root / "runs")[0]
-    assert all(node.cached for node in again.nodes)
-    assert (again.metrics, again.pushed_version) == (first.metrics, first.pushed_version)
-    assert project.versions() == versions
+    assert [node.id for node in again.nodes if not node.cached] == ["Pusher"]
+    assert (again.metrics, again.push.outcome) == (first.metrics, "pushed")
+    assert project.versions() == [again.pushed_version]
+    assert again.traffic == {again.pushed_version: 100}
+    (project.serving / str(again.pushed_version)).rename(project.serving / str(first.pushed_version))
 
 
 @pytest.mark.slow
@@ -524,7 +532,7 @@ def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, pho
 
 
 def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project, first, tmp_path):
-    (tmp_path / "wrong.weights.h5").write_bytes(b"no weights")
+    h5py.File(tmp_path / "wrong.weights.h5", "w").close()  # sound, but without weights
     status, failed = project.run(f"trainer.weights={tmp_path}/wrong.weights.h5")
     assert status == 1
     assert failed.status == "failed"
@@ -533,14 +541,36 @@ def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project
     nodes = [node.id for node in first.nodes]
     assert [node.id for node in failed.nodes] == nodes[: nodes.index("Trainer")]
     status, again = project.run("trainer.weights=none")
-    assert status == 0
+    assert (status, again.push.outcome) == (3, "replaced")  # by the second model, which stays live
     assert [node.id for node in again.nodes if node.cached][:6] == [node.id for node in first.nodes][:6]
+
+
+def test_a_run_does_not_undo_a_rollback_and_the_command_that_it_shows_does(project, first, second):
+    assert project.command("rollback", "--config", str(project.root / "pipeline.yaml")).exit_code == 0
+    weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
+    status, again = project.run(f"trainer.weights={weights}", "trainer.head_epochs=1", "evaluation.margin=0.9")
+    assert [node.id for node in again.nodes if not node.cached] == ["Pusher"]
+    assert (status, again.blessed, again.pushed_version) == (3, True, None)
+    assert (again.push.outcome, again.push.version) == ("rolled_back", second.pushed_version)
+    assert f"version {second.pushed_version}, which was rolled back" in project.messages
+    assert project.messages.endswith(f"filesystem: version {first.pushed_version} is live\n")
+    assert project.versions() == [first.pushed_version]
+    shown = (
+        TestClient(make_app(Workdir(project.root), EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1")
+        .get(f"/runs/{again.run_id}/index.html")
+        .text
+    )
+    assert "which was rolled back" in shown
+
+    (command,) = [line for line in project.messages.splitlines() if line.startswith("imagepipe deploy")]
+    assert project.command(*shlex.split(command)[1:]).exit_code == 0
+    assert is_same_model(str(second.model_dir), str(project.serving / project.versions()[-1]))
 
 
 def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tmp_path):
     (inferred,) = (project.root / "artifacts" / "ImageSchemaGen" / "schema").glob("*/schema.pbtxt")
     shutil.copy(inferred, tmp_path / "curated.pbtxt")
-    (tmp_path / "wrong.weights.h5").write_bytes(b"no weights, so that it ends there")
+    h5py.File(tmp_path / "wrong.weights.h5", "w").close()  # without weights, so that it ends there
     overrides = [f"data.curated_schema={tmp_path}/curated.pbtxt", f"trainer.weights={tmp_path}/wrong.weights.h5"]
     _, summary = project.run(*overrides)
     nodes = {node.id for node in summary.nodes}

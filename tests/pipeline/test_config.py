@@ -25,11 +25,33 @@ def test_name_and_data_path_are_enough_and_paths_are_relative_to_the_file(file, 
     assert config.image.size == (299, 299)
     assert config.trainer.weights == "imagenet"
     relative = read_config(
-        file(), ("trainer.weights=w/base.weights.h5", "deploy.path=../live", "data.path=gs://bucket/x")
+        file(
+            "name: x\ndata: {path: 'gs://bucket/x', curated_schema: a.pbtxt}\ndeploy: {path: ../live}\n"
+            "trainer: {weights: w/base.weights.h5}\n"
+        )
     )
     assert relative.trainer.weights == str(tmp_path / "w" / "base.weights.h5")
     assert relative.deploy.path == str(tmp_path.parent / "live")
     assert relative.data.path == "gs://bucket/x"
+    assert relative.data.curated_schema == str(tmp_path / "a.pbtxt")
+
+
+def test_a_path_in_an_override_is_relative_to_the_folder_that_one_stands_in(file, tmp_path, monkeypatch):
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    overridden = read_config(
+        file(), ("trainer.weights=w.h5", "deploy.path=../live", "data.path=none", "data.curated_schema=~/a.pbtxt")
+    )
+    assert overridden.trainer.weights == str(here / "w.h5")
+    assert overridden.deploy.path == str(tmp_path / "live")
+    assert overridden.data.path == str(here / "none")
+    assert overridden.data.curated_schema == str(Path.home() / "a.pbtxt")
+    section = read_config(file(), ("data={path: images}", "trainer={weights: none}"))
+    assert (section.data.path, section.trainer.weights) == (str(here / "images"), "none")
+    assert read_config(file(), ("deploy.path=s3://bucket/x",)).deploy.path == "s3://bucket/x"
+    with pytest.raises(ConfigError, match=r"data\.path"):
+        read_config(file(), ("data.path=[a]",))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pipeline.runs import lineage, provenance
 from pipeline.runs.dashboard import data, disagreements, graph
 from pipeline.runs.dashboard.metric_history import RunValue, draw_metric_history
 from pipeline.runs.dashboard.templating import format_duration, format_figure, render
+from pipeline.runs.push_outcome import describe_push
 from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
 
@@ -201,6 +202,7 @@ def _render_run(workdir: Workdir, runs: dict[str, data.Run], run: data.Run, expo
         exported,
         run=run,
         summary=run.summary,
+        push=describe_push(run.summary) if run.summary else "",
         details=details,
         drawing=graph.lay_out(details.dag),
         states={node.name: node for node in details.nodes},

@@ -139,9 +139,9 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
         return {name for name, task in spec["root"]["dag"]["tasks"].items() if "cachingOptions" in task}
 
     tasks = set(documents[0]["root"]["dag"]["tasks"])
-    assert tasks - cached(documents[0]) == {"import-example-gen", "data-check", "champion"}
+    assert tasks - cached(documents[0]) == {"import-example-gen", "data-check", "champion", "pusher"}
     vertex = config(*VERTEX)
-    assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"data-check", "champion"}
+    assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"data-check", "champion", "pusher"}
     assert cached(yaml.safe_load_all(compile_pipeline(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
 
 

@@ -21,6 +21,7 @@ from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.deploy.versions import find_model
+from imagepipe.serving.access import EVERYBODY
 from pipeline.clean import clean, format_size
 from pipeline.cli import app
 from pipeline.config import Config
@@ -352,7 +353,7 @@ def test_a_file_with_a_link_elsewhere_frees_nothing(nights, root, tmp_path):
 def test_the_dashboard_says_of_what_was_cleaned_that_it_was(nights, root):
     fill(nights, 4)
     clean(root, 1)
-    asked = TestClient(make_app(nights.workdir, ["*"]))
+    asked = TestClient(make_app(nights.workdir, EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1")
     shown = asked.get(f"/runs/{run_id(0)}/index.html").text
     assert "removed by imagepipe clean" in shown
     assert "removed by imagepipe clean" not in asked.get(f"/runs/{run_id(3)}/index.html").text

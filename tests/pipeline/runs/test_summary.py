@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.names import SUMMARY
+from imagepipe.serving.access import EVERYBODY
 from pipeline import run as run_module
 from pipeline.cli import app
 from pipeline.runs.dashboard.server import make_app
@@ -75,7 +76,7 @@ def test_a_damaged_summary_is_listed_as_damaged_and_hides_no_other_run(damaged, 
     ]
     table = invoke("runs", str(project)).stdout
     assert f"{run_id(1)}: its summary.json is missing, damaged" in table
-    shown = TestClient(make_app(Workdir(project), ["*"])).get("/").text
+    shown = TestClient(make_app(Workdir(project), EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1").get("/").text
     assert all(run_id(number) in shown for number in range(3))
     assert "its summary.json is missing, damaged or of another version" in shown
 
@@ -123,7 +124,12 @@ def test_a_damaged_run_json_or_configuration_is_a_message(project, file):
     assert traced.exit_code == 0
     assert ("or it was removed or damaged" in traced.stdout) == (file == "run.json")
     assert invoke("report", str(recorder.workdir.runs / run_id(0))).exit_code == 2
-    assert TestClient(make_app(Workdir(project), ["*"])).get(f"/runs/{run_id(0)}/index.html").status_code == 200
+    assert (
+        TestClient(make_app(Workdir(project), EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1")
+        .get(f"/runs/{run_id(0)}/index.html")
+        .status_code
+        == 200
+    )
 
 
 def test_a_target_that_can_not_be_asked_leaves_a_failed_run_with_the_reason(project):
@@ -133,7 +139,7 @@ def test_a_target_that_can_not_be_asked_leaves_a_failed_run_with_the_reason(proj
     assert summary.status == "failed"
     assert "no way to a Kubernetes cluster" in summary.error
     assert f"{name}: no way to a Kubernetes cluster" in invoke("runs", str(project)).stdout
-    asked = TestClient(make_app(Workdir(project), ["*"]))
+    asked = TestClient(make_app(Workdir(project), EVERYBODY, "127.0.0.1"), base_url="http://127.0.0.1")
     assert "failed" in asked.get("/").text
     assert "no way to a Kubernetes cluster" in asked.get(f"/runs/{name}/index.html").text
     assert "DeployError" in Path(summary.log).read_text()
@@ -143,7 +149,7 @@ def test_a_target_that_can_not_be_asked_leaves_a_failed_run_with_the_reason(proj
     ("error", "reason"),
     [
         (KeyboardInterrupt(), "interrupted by Ctrl-C or a signal"),
-        (OSError(28, "No space left on device", "/data/x"), "/data/x: No space left on device"),
+        (OSError(5, "Input/output error", "/data/x"), "/data/x: Input/output error"),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
         (MemoryError(), "MemoryError"),
     ],

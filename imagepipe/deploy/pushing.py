@@ -1,0 +1,68 @@
+"""Pushes a model to a deploy target, unless the target has it already, or had it and it was taken out of service.
+
+A pipeline that runs every night has the same candidate until its data changes. A version of it that somebody rolled
+back, or replaced by another one, must not come back by itself; one that was lost has to.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from imagepipe.deploy import storage, targets
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import Version, list_newer_live_versions
+
+Outcome = Literal["pushed", "already_deployed", "rolled_back", "replaced"]
+
+
+@dataclass(frozen=True)
+class Push:
+    """The result of a push.
+
+    Attributes:
+        outcome: ``pushed``, or why it was not pushed: the model gets requests already (``already_deployed``), all or a
+            share; it was ``rolled_back``; it was ``replaced`` by a newer version.
+        version: the version at the target that is the model.
+    """
+
+    outcome: Outcome
+    version: Version
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether the version is in service."""
+        return self.outcome in ("pushed", "already_deployed")
+
+
+def push_model(model: str, config: DeployConfig) -> Push:
+    """Asks the target for the model, and deploys it with the share ``deploy.traffic`` if it has to be.
+
+    A share that somebody has changed since stays.
+
+    Args:
+        model: folder of the SavedModel.
+        config: the target.
+
+    Raises:
+        DeployError: if the target refuses, fails or can't be asked.
+    """
+    target = targets.load_target(config)
+    versions = target.status(config)
+    existing = find_version(model, versions)
+    if existing and existing.traffic:
+        return Push("already_deployed", existing)
+    if existing and existing.rolled_back:
+        return Push("rolled_back", existing)
+    if existing and list_newer_live_versions(versions, existing.version):
+        return Push("replaced", existing)
+    # The target doesn't have it, or an earlier push of it did not get to its end.
+    return Push("pushed", target.deploy(model, config, config.traffic))
+
+
+def find_version(model: str, versions: list[Version]) -> Version | None:
+    """Returns the version that is a copy of a SavedModel; of several, the one with the most requests, then the newest.
+
+    Copies are recognised by their fingerprints. A version whose files are gone is none.
+    """
+    wanted = storage.read_fingerprint(model)
+    ranked = sorted(versions, key=lambda v: (-v.traffic, -int(v.version)))
+    return next((v for v in ranked if wanted and storage.read_fingerprint(v.uri) == wanted), None)

@@ -1,0 +1,69 @@
+"""Checks, before TFX is loaded, that a configuration can be compiled for a cluster."""
+
+import contextlib
+import re
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ConfigError
+from pipeline.config import Config
+from pipeline.kubeflow.submission import Cluster
+from pipeline.source import Source, find_examples
+from trainer.config import IMAGENET, NO_WEIGHTS
+
+
+def check_compilation(config: Config, cluster: Cluster) -> Source:
+    """Checks that a configuration can run on a cluster.
+
+    Args:
+        config: the configuration.
+        cluster: what is to run it.
+
+    Returns:
+        The Examples.
+
+    Raises:
+        ConfigError: if it can't run there.
+    """
+    settings = config.kubeflow
+    if not settings.image:
+        raise ConfigError("kubeflow.image: has to be given: the components' container image, which `make image` builds")
+    if "_" in config.name:
+        raise ConfigError(f"name: {config.name}: names of pipelines have no underscores there")
+    if not config.deploy.path:
+        raise ConfigError("deploy.path: has to be given: a folder that components see, on a volume or gs://…")
+    if cluster == "vertex" and not _is_google(settings.pipeline_root):
+        raise ConfigError("kubeflow.pipeline_root: has to be given for Vertex AI: a folder such as gs://bucket/runs")
+    if cluster == "kubeflow" and config.beam.runner != "direct" and not _is_google(settings.pipeline_root):
+        raise ConfigError(
+            f"beam.runner: {config.beam.runner}: its workers reach neither volumes nor Kubeflow's own store. "
+            "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
+        )
+    weights = config.trainer.weights
+    paths = {
+        "data.path": config.data.path,
+        "data.curated_schema": config.data.curated_schema,
+        "deploy.path": config.deploy.path,
+        "trainer.weights": None if weights in (IMAGENET, NO_WEIGHTS) else weights,
+    }
+    for key, path in paths.items():
+        scheme = re.match(r"([a-z0-9+]+)://", path or "")
+        if scheme and scheme[1] != "gs":
+            raise ConfigError(
+                f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or gs://"
+            )
+        if path and cluster == "vertex" and not scheme:
+            raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
+    return _find_source(config)
+
+
+def _is_google(path: str | None) -> bool:
+    return bool(path and path.startswith("gs://"))
+
+
+def _find_source(config: Config) -> Source:
+    """Returns the dataset's files if they are visible from here; else those that ``imagepipe ingest`` would write."""
+    path = config.data.path.rstrip("/")
+    with contextlib.suppress(OSError):  # of a bucket that can't be reached
+        if filesystem.exists(path) or filesystem.glob(path):
+            return find_examples(config)
+    return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
