@@ -105,6 +105,16 @@ def check_kind(data: bytes) -> None:
     _find_opener(data)
 
 
+def count_pixels(data: bytes) -> int:
+    """Returns width x height of an image, which is not decoded.
+
+    Raises:
+        BadImage: with the reason, if its header can't be read.
+    """
+    with _open(data) as (_, image):
+        return image.width * image.height
+
+
 def normalize(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> NormalizedImage:
     """Decodes an image once, to the end, and returns it in a form that TensorFlow's decoder takes.
 

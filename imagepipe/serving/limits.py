@@ -56,6 +56,9 @@ MAX_ERROR_CHARACTERS = 1000
 MAX_ONLINE_PIXELS = 50_000_000
 """Largest width x height of an image online: what phones take. A decoder holds some 5 bytes per pixel."""
 
+LARGE_PIXELS = MAX_ONLINE_PIXELS
+"""Pixels of all images of a request from which on it waits for other large ones: decoding them takes a second."""
+
 MAX_REQUEST_PIXELS = 8 * MAX_ONLINE_PIXELS
 """Pixels of all images of a request: few bytes can hold many, and a core that decodes them does nothing else."""
 

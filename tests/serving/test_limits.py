@@ -3,13 +3,19 @@
 import asyncio
 import io
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import pytest
 from joblib.externals.loky.backend import context
+from PIL import Image
 
-from imagepipe.serving import bodies, limits
+from imagepipe.serving import bodies, limits, server
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.server import Handler
+from imagepipe.serving.types import Request
+from tests.conftest import encode_image
 
 CGROUPS = {
     "version 2": {"/sys/fs/cgroup/cpu.max": "150000 100000"},
@@ -29,7 +35,7 @@ def test_as_many_images_are_decoded_at_once_as_the_container_has_cpus(version, m
         patched.setattr(context.os.path, "exists", files.__contains__)
         patched.setattr(context, "open", lambda path: io.StringIO(files[path]), raising=False)
         handler = Handler(None, "m")  # type: ignore[arg-type]  # it is asked nothing
-    assert handler._decoding._initial_value == 2  # type: ignore[attr-defined]
+    assert [semaphore._initial_value for semaphore in handler._decoding.values()] == [2, 2]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("length", [b"9" * 5000, b"9" * 20, str(limits.MAX_BODY_BYTES + 1).encode(), b"-1", b"x", b""])
@@ -116,3 +122,32 @@ def test_stalled_uploads_make_room_for_others(monkeypatch):
         assert [budget._held for budget in limit._budgets.values()] == [0, 0]
 
     asyncio.run(run())
+
+
+def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(server, "LARGE_PIXELS", 1000)
+    released = threading.Event()
+
+    class Decoder:
+        def check(self, requests):
+            if requests[0].id == "large":
+                assert released.wait(10)
+            return requests
+
+        def preprocess(self, requests):
+            return []
+
+        def answer(self, requests, tensors):
+            return requests[0].id
+
+    handler = Handler(None, "m")  # type: ignore[arg-type]
+    large, common = (encode_image(Image.new("RGB", (side, side)), "PNG") for side in (40, 20))
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(handler._ask, Decoder(), [Request("large", large)]) for _ in range(2)]  # type: ignore[arg-type]
+        try:
+            asked = [Request("common", common), Request("broken", b"no image")]
+            assert pool.submit(handler._ask, Decoder(), asked).result(5) == "common"  # type: ignore[arg-type]
+        finally:
+            released.set()
+        assert [future.result(10) for future in slow] == ["large"] * 2  # type: ignore[comparison-overlap]
