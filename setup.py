@@ -13,6 +13,6 @@ setup(
         "components.model_report": ["*.html", "*.css", "*.js"],
         "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
         "imagepipe": ["py.typed"],
-        "imagepipe.serving": ["page.html"],
+        "imagepipe.serving": ["docs.html", "page.html"],
     },
 )

@@ -15,12 +15,16 @@ try:
     from kserve.protocol.dataplane import DataPlane
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
+    from kserve.protocol.rest.v2_datamodels import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
 finally:
     sys.argv = _arguments
 
 __all__ = [
     "DataPlane",
+    "InferenceResponse",
     "Model",
+    "ModelMetadataResponse",
+    "ModelReadyResponse",
     "ModelRepository",
     "ModelRepositoryExtension",
     "RESTServer",

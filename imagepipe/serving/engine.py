@@ -60,6 +60,11 @@ class Engine:
         self._warm()
         release_memory()
 
+    @property
+    def side_types(self) -> dict[str, str]:
+        """Type of each side feature: ``string``, ``float32`` or ``int64``."""
+        return {name: dtype.name for name, dtype in self.model.side.items()}
+
     def _warm(self) -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (8, 8)).save(buffer, "JPEG")

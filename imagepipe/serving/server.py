@@ -43,7 +43,7 @@ from imagepipe.deploy.kserve_library import (
     RESTServer,
     app,
 )
-from imagepipe.serving import protocols
+from imagepipe.serving import openapi, protocols
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections
@@ -54,7 +54,7 @@ from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
 from imagepipe.serving.types import Answers, Request, RequestError
 
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
-_PAGE = Path(__file__).with_name("page.html")
+_PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
 _JSON_LENGTH = "inference-header-content-length"
 _MAX_DIGITS = 12  # of a length
 _CALLER_GONE = 499  # as nginx logs it: the caller did not wait for an answer
@@ -194,47 +194,38 @@ def build_routes(handler: Handler) -> APIRouter:
     async def page() -> FileResponse:
         return FileResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})
 
+    async def docs() -> FileResponse:
+        return FileResponse(_DOCS, headers={"Content-Security-Policy": _POLICY})
+
+    async def is_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        handler.find_engine(name, version)
+        return {"name": name, "ready": True}
+
+    async def tensors(name: str, version: str | None = None) -> dict[str, Any]:
+        return openapi.describe_tensors(handler.find_engine(name, version))
+
     for models in ("/v1/models", "/v1/projects/{project}/models"):
         for path in ("{name}", "{name}/versions/{version}"):
-            router.add_api_route(f"{models}/{path}:predict", predict, methods=["POST"])
+            router.add_api_route(f"{models}/{path}:predict", predict, methods=["POST"], **openapi.PREDICT)
     for path in ("{name}", "{name}/versions/{version}"):
-        router.add_api_route(f"/v1/models/{path}", status)
-        router.add_api_route(f"/v1/models/{path}/metadata", metadata)
-        router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"])
-    router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"])
-    router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"])
-    router.add_api_route("/", page)
+        router.add_api_route(f"/v1/models/{path}", status, **openapi.STATUS)
+        router.add_api_route(f"/v1/models/{path}/metadata", metadata, **openapi.METADATA)
+        router.add_api_route(f"/v2/models/{path}", tensors, **openapi.TENSORS)
+        router.add_api_route(f"/v2/models/{path}/ready", is_ready, **openapi.READY)
+        router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"], **openapi.INFER)
+    router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"], include_in_schema=False)
+    router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"], include_in_schema=False)
+    router.add_api_route("/", page, include_in_schema=False)
+    router.add_api_route("/docs", docs, include_in_schema=False)
     if health := os.environ.get("AIP_HEALTH_ROUTE"):
-        router.add_api_route(health, healthy)
+        router.add_api_route(health, healthy, response_model=openapi.Health)
     if prediction := os.environ.get("AIP_PREDICT_ROUTE"):
-        router.add_api_route(prediction, predict_for_vertex, methods=["POST"])
+        router.add_api_route(prediction, predict_for_vertex, methods=["POST"], **openapi.PREDICT)
     return router
 
 
 # The page needs its own style and script, the server, and the chosen image; nothing else.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
-
-
-class _ModelMetadata(Model):
-    """The model as KServe's own routes describe it; predictions go through ours."""
-
-    def __init__(self, handler: Handler):
-        super().__init__(handler.name)
-        self._handler = handler
-        self.ready = True
-
-    def get_input_types(self) -> list[dict[str, Any]]:
-        side = self._handler.find_engine(self.name).model.side
-        types = {"input": "BYTES", "metadata": "BYTES"} | {
-            name: {"string": "BYTES", "float32": "FP32", "int64": "INT64"}[dtype.name] for name, dtype in side.items()
-        }
-        return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in types.items()]
-
-    def get_output_types(self) -> list[dict[str, Any]]:
-        labels = self._handler.find_engine(self.name).model.labels
-        classes = {"name": "classes", "datatype": "FP32", "shape": [-1, len(labels)]}
-        others = {"label": "BYTES", "score": "FP32", "metadata": "BYTES"}
-        return [classes] + [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in others.items()]
 
 
 async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
@@ -259,8 +250,8 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
 
 
 def _list_open_paths() -> list[str]:
-    """Returns the paths that need no token: health, and the page, which is empty without the other paths."""
-    return ["/", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
+    """Returns the paths that need no token: health, and the pages, which are empty without the other paths."""
+    return ["/", "/docs", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
 
 
 def serve(path: Path, name: str, listening: socket.socket, access: Access = EVERYBODY) -> None:
@@ -280,8 +271,11 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
     served = ServedModel(path, name, BATCH_SIZES.observe)
     handler = Handler(served, name)
     repository = ModelRepository()
-    repository.update(_ModelMetadata(handler))
+    listed = Model(name)  # for KServe's list of models; our routes answer all that is asked about it
+    listed.ready = True
+    repository.update(listed)
     app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
+    app.openapi = lambda: openapi.describe_api(app.routes, handler.find_engine(name), bool(access.token))
     host, port = listening.getsockname()[:2]
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, access=access, host=host, open_paths=_list_open_paths())

@@ -1,10 +1,18 @@
 """A model small enough for thousands of requests."""
 
+import os
+import socket
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 import tensorflow as tf
 import trustme
+
+from imagepipe.serving import server
+from imagepipe.serving.loaded_model import LoadedModel
 
 
 class Brightness(tf.Module):
@@ -78,3 +86,20 @@ def certificates(tmp_path_factory) -> Path:
     for key in folder.iterdir():
         key.chmod(0o600)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served(model, tmp_path_factory):
+    """The server of this process, which can have one only; as Vertex AI's environment would have it."""
+    folder = tmp_path_factory.mktemp("served") / "brightness"
+    folder.mkdir()
+    (folder / "7").symlink_to(model)
+    os.environ |= {"AIP_HEALTH_ROUTE": "/alive", "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict"}
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    threading.Thread(target=server.serve, args=(folder, "brightness", listening), daemon=True).start()
+    with httpx.Client(base_url=url, timeout=60) as http:
+        assert http.get("/v2/health/ready").json() == {"ready": True}
+        yield SimpleNamespace(http=http, url=url, folder=folder, model=LoadedModel(model))
+    for name in ("AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"):
+        del os.environ[name]

@@ -94,6 +94,21 @@ def test_the_page_asks_for_the_token_and_keeps_it_for_its_tab(secured, browser, 
         expect(other.get_by_label("The server's token")).to_be_visible()
 
 
+def test_the_docs_show_the_api_to_a_reader_with_the_token_and_load_nothing_from_elsewhere(secured, browser):
+    with browser.new_context(ignore_https_errors=True) as context:
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{secured.url}/docs")
+        page.get_by_label("The server's token").fill(WORD)
+        page.get_by_role("button", name="Enter").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("brightness: an image model, version 7")
+        page.get_by_text("/v1/models/{name}:predict", exact=True).click()
+        expect(page.get_by_text('"instances"').first).to_be_visible()
+        assert find_violations(page) == []
+    assert all(address.startswith(secured.url) for address in asked)
+
+
 def test_a_host_that_others_reach_is_told_of_in_a_line(model):
     # It stops at the port, which is checked after that.
     command = [sys.executable, "-m", "imagepipe", "serve", str(model), "--host", "192.0.2.1", "--port", "0"]

@@ -4,17 +4,12 @@ import asyncio
 import base64
 import dataclasses
 import json
-import os
 import shutil
-import socket
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
-import httpx
 import numpy as np
 import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
@@ -24,7 +19,6 @@ import imagepipe
 from imagepipe.base.errors import ModelError
 from imagepipe.serving import engine, limits, server
 from imagepipe.serving.client import Client
-from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
 from tests.serving.conftest import save_brightness
@@ -43,23 +37,6 @@ def b64(data: bytes) -> dict[str, str]:
 
 def instance(image: bytes, **rest) -> dict:
     return {"input": b64(image), **rest}
-
-
-@pytest.fixture(scope="module")
-def served(model, tmp_path_factory):
-    """A server in this process, as Vertex AI's environment would have it."""
-    folder = tmp_path_factory.mktemp("served") / "brightness"
-    folder.mkdir()
-    (folder / "7").symlink_to(model)
-    os.environ |= {"AIP_HEALTH_ROUTE": "/alive", "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict"}
-    listening = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    threading.Thread(target=server.serve, args=(folder, "brightness", listening), daemon=True).start()
-    with httpx.Client(base_url=url, timeout=60) as http:
-        assert http.get("/v2/health/ready").json() == {"ready": True}
-        yield SimpleNamespace(http=http, url=url, folder=folder, model=LoadedModel(model))
-    for name in ("AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"):
-        del os.environ[name]
 
 
 @pytest.fixture(scope="module")

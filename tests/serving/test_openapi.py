@@ -1,0 +1,68 @@
+"""The server's OpenAPI document, and requests that schemathesis makes from it, against a real model."""
+
+import base64
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+
+from tests.serving.test_server import gray
+
+schemathesis.openapi.format(
+    "byte",
+    st.sampled_from([gray(10), gray(250, "JPEG"), b"", b"text"]).map(lambda data: base64.b64encode(data).decode()),
+)
+VERSIONS = ("", "/versions/{version}")
+EXAMPLES = 5  # of each operation
+
+
+@pytest.fixture(scope="module")
+def schema(served):
+    return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+
+def test_each_route_is_described_with_its_types(served):
+    document = served.http.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        *(
+            f"/v1/{models}/{{name}}{version}:predict"
+            for models in ("models", "projects/{project}/models")
+            for version in VERSIONS
+        ),
+        *(f"/v1/models/{{name}}{version}{rest}" for version in VERSIONS for rest in ("", "/metadata")),
+        *(f"/v2/models/{{name}}{version}{rest}" for version in VERSIONS for rest in ("", "/ready", "/infer")),
+        *("/v1/models", "/v2/models", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics"),
+        *("/alive", "/v1/endpoints/1/deployedModels/2:predict"),
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            (content,) = operation["responses"]["200"]["content"].values()
+            assert content["schema"], path
+            assert method == "get" or operation["requestBody"]["content"]["application/json"]["schema"], path
+
+
+def test_the_examples_of_requests_are_answered(served):
+    schemas = served.http.get("/openapi.json").json()["components"]["schemas"]
+    for path, name in (
+        ("/v1/models/brightness:predict", "PredictRequest"),
+        ("/v2/models/brightness/infer", "InferRequest"),
+    ):
+        for example in schemas[name]["examples"]:
+            answer = served.http.post(path, json=example)
+            assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("mode", schemathesis.GenerationMode)
+def test_requests_made_from_the_schema_are_answered_as_it_says(schema, mode):
+    for operation in (result.ok() for result in schema.get_all_operations()):
+        if mode == schemathesis.GenerationMode.NEGATIVE and not (operation.path_parameters or operation.body):
+            continue  # nothing in it can be wrong
+
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        @hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+        def ask(case):
+            # A request of the right form may still have broken images, or lists of different lengths: it is refused.
+            case.call_and_validate(excluded_checks=[schemathesis.checks.positive_data_acceptance])
+
+        ask()
