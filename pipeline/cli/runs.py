@@ -101,6 +101,8 @@ def _print_push(summary: "Summary") -> int:
     problems = summary.serving.problems if summary.serving else ()
     if reasons := [*summary.not_blessed_because, *problems]:
         ERR.print(f"[yellow]Not blessed, not pushed:[/] {escape('; '.join(reasons))}")
+    elif not summary.push and not summary.pushed_version:
+        ERR.print("[yellow]Blessed, but not pushed:[/] the Pusher left no result")
     elif not summary.pushed_version:
         ERR.print(f"[yellow]Blessed, but {escape(describe_push(summary))}.[/] A run does not undo that. To deploy it:")
         ERR.print(escape(make_deploy_command(summary)))
