@@ -168,13 +168,16 @@ def describe_tensors(engine: Engine) -> dict[str, Any]:
     }
 
 
-def describe_api(routes: Sequence[BaseRoute], engine: Engine, has_token: bool) -> dict[str, Any]:
+def describe_api(
+    routes: Sequence[BaseRoute], engine: Engine, has_token: bool, open_paths: Sequence[str]
+) -> dict[str, Any]:
     """Returns the OpenAPI document of the server.
 
     Args:
         routes: the application's routes; of two for the same path the first is described, as it answers.
         engine: the live version.
         has_token: whether callers have to send a token.
+        open_paths: paths for which they need not.
     """
     name, version, side = engine.name, engine.version, engine.side_types
     title = f"{name}: an image model"
@@ -193,7 +196,7 @@ def describe_api(routes: Sequence[BaseRoute], engine: Engine, has_token: bool) -
                     parameter["schema"] = {"type": "string", "enum": [names[parameter["name"]]]}
             if "{" in path:
                 operation["responses"].setdefault("404", _describe_error("There is no such model or version"))
-            if has_token and "/health/" not in path:
+            if has_token and path not in open_paths:
                 operation["security"] = [{"token": []}]
                 operation["responses"]["401"] = _describe_error("The token is missing or wrong")
     if has_token:

@@ -275,10 +275,11 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
     listed.ready = True
     repository.update(listed)
     app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
-    app.openapi = lambda: openapi.describe_api(app.routes, handler.find_engine(name), bool(access.token))
     host, port = listening.getsockname()[:2]
+    open_paths, has_token = _list_open_paths(), bool(access.token)
+    app.openapi = lambda: openapi.describe_api(app.routes, handler.find_engine(name), has_token, open_paths)
     app.add_middleware(BodyLimit)
-    app.add_middleware(Guard, access=access, host=host, open_paths=_list_open_paths())
+    app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
     app.add_middleware(AccessLog)  # the last one is the first that a request comes to
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, _refuse)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
+import ssl
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import httpx
 import pytest
+import trustme
 from playwright.sync_api import expect
 
 from imagepipe.serving.credentials import load_authorities
@@ -28,7 +32,8 @@ def secured(model, certificates, tmp_path_factory):
     shown = folder.parent / "token"
     shown.write_text(f"{WORD}\n")
     shown.chmod(0o640)
-    files = ["--certificate", str(certificates / "own.pem"), "--key", str(certificates / "own.key")]
+    shutil.copytree(certificates, folder.parent / "tls")
+    files = ["--certificate", str(folder.parent / "tls" / "own.pem"), "--key", str(folder.parent / "tls" / "own.key")]
     with serving(folder, "--token-file", str(shown), *files, "--allow-origin", "https://app.example") as (_, url):
         yield SimpleNamespace(url=url, token_file=shown, ca=certificates / "ca.pem", log=folder.parent / "log")
 
@@ -107,6 +112,18 @@ def test_the_docs_show_the_api_to_a_reader_with_the_token_and_load_nothing_from_
         expect(page.get_by_text('"instances"').first).to_be_visible()
         assert find_violations(page) == []
     assert all(address.startswith(secured.url) for address in asked)
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(secured):
+    address = ("127.0.0.1", int(secured.url.rpartition(":")[2]))
+    earlier = ssl.get_server_certificate(address)
+    renewed = trustme.CA().issue_cert("127.0.0.1")
+    renewed.cert_chain_pems[0].write_to_path(secured.log.with_name("tls") / "own.pem")
+    renewed.private_key_pem.write_to_path(secured.log.with_name("tls") / "own.key")
+    deadline = time.monotonic() + 20
+    while ssl.get_server_certificate(address) == earlier:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_host_that_others_reach_is_told_of_in_a_line(model):
