@@ -11,7 +11,6 @@ import os
 import re
 import urllib.error
 import urllib.request
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import h5py
 from imagepipe.base.errors import WeightsError
 from trainer import backbones
 from trainer.config import IMAGENET, NO_WEIGHTS
+from trainer.weights_file import check_readable, open_weights
 
 if TYPE_CHECKING:
     import keras
@@ -34,8 +34,6 @@ _PROBE_URL = (
     "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
 _PROBE_SECONDS = 5
-
-_INSIDE_KERAS = "model.weights.h5"
 
 
 def check_weights(weights: str, backbone: str) -> None:
@@ -60,7 +58,8 @@ def check_weights(weights: str, backbone: str) -> None:
     elif not Path(weights).is_file():
         raise WeightsError(f"trainer.weights: there is no file {weights}. Give a file, 'imagenet' or 'none'.")
     else:
-        with _explain_damage(weights), _open_file(weights):
+        check_readable(weights)
+        with _explain_damage(weights), open_weights(weights):
             pass  # whether the weights are those of the backbone shows when the network is there
 
 
@@ -108,7 +107,7 @@ def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
     Raises:
         WeightsError: if the file can't be read, or a layer's weights are missing or of another shape.
     """
-    with _explain_damage(path), _open_file(path) as file:
+    with _explain_damage(path), open_weights(path) as file:
         stored = list(_match_keras_3(base, file) if "layers" in file else _match_earlier_keras(base, file))
         for entry in stored:
             _check_own_numbers(entry.datasets, file)
@@ -133,21 +132,6 @@ def _explain_damage(path: str) -> Iterator[None]:
         raise
     except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError
         raise WeightsError(f"trainer.weights: {path} does not hold weights that can be read: {error}") from error
-
-
-@contextmanager
-def _open_file(path: str) -> Iterator[h5py.File]:
-    if h5py.is_hdf5(path):
-        with h5py.File(path) as file:
-            yield file
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, archive.open(_INSIDE_KERAS) as inside, h5py.File(inside) as file:
-            yield file
-    else:
-        raise WeightsError(
-            f"trainer.weights: {path} does not hold weights that can be read: it is neither HDF5 nor a .keras file, or "
-            "it is damaged. Keras's save_weights() and save() write such files."
-        )
 
 
 def _match_keras_3(base: "keras.Model", file: h5py.File) -> Iterator[_StoredLayer]:

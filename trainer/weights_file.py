@@ -1,0 +1,81 @@
+"""Files of weights: HDF5, or Keras's zip with such a file inside; and a check that HDF5's library survives one.
+
+The C library hangs or crashes on some damaged files, with Python's lock held, so that no time limit within the process
+helps: a process of its own reads the file first.
+"""
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from imagepipe.base.errors import WeightsError
+
+_INSIDE_KERAS = "model.weights.h5"
+_BYTES_PER_SECOND = 5 << 20  # of a slow disk, and of compressed numbers
+_MAX_BYTES = 4 << 30  # per dataset; no layer of a backbone comes near, and a few bytes of a file can claim more
+
+
+@contextmanager
+def open_weights(path: str) -> Iterator[h5py.File]:
+    """Opens a file of weights for reading.
+
+    Raises:
+        WeightsError: it is neither HDF5 nor a ``.keras`` file. Damage shows as one of many exceptions of h5py.
+    """
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            yield file
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive, archive.open(_INSIDE_KERAS) as inside, h5py.File(inside) as file:
+            yield file
+    else:
+        raise WeightsError(
+            f"trainer.weights: {path} does not hold weights that can be read: it is neither HDF5 nor a .keras file, or "
+            "it is damaged. Keras's save_weights() and save() write such files."
+        )
+
+
+def check_readable(path: str, seconds: int = 30) -> None:
+    """Reads a file of weights in another process, so that one which hangs or crashes HDF5's library does no harm here.
+
+    What is merely wrong in it (nothing hangs) is left to who reads it next, and knows what should be there.
+
+    Args:
+        path: the file.
+        seconds: limit for a small file; a large one has a second more for every 5 MiB.
+
+    Raises:
+        WeightsError: the other process was ended by a signal, or took longer than that.
+    """
+    seconds += Path(path).stat().st_size // _BYTES_PER_SECOND
+    try:
+        command = [sys.executable, "-m", __spec__.name, path]
+        status = subprocess.run(command, timeout=seconds, capture_output=True, check=False).returncode  # noqa: S603 (our own command)
+    except subprocess.TimeoutExpired:
+        problem = f"HDF5's library did not finish reading it in {seconds} s"
+    else:
+        if status >= 0:
+            return
+        problem = f"reading it ended HDF5's library by signal {-status}"
+    raise WeightsError(f"trainer.weights: {path} is damaged, or made to do harm: {problem}. Get it again.")
+
+
+def _read_whole(path: str) -> None:
+    def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        for name in item.attrs:
+            item.attrs[name]
+        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual and item.nbytes <= _MAX_BYTES:
+            item[()]
+
+    with open_weights(path) as file:
+        read("", file)
+        file.visititems(read)  # follows no link to another file
+
+
+if __name__ == "__main__":
+    _read_whole(sys.argv[1])
