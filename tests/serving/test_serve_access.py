@@ -110,8 +110,11 @@ def test_the_docs_show_the_api_to_a_reader_with_the_token_and_load_nothing_from_
         expect(page.get_by_role("heading", level=1)).to_have_text("brightness: an image model, version 7")
         page.get_by_text("/v1/models/{name}:predict", exact=True).click()
         expect(page.get_by_text('"instances"').first).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="OpenAPI").click()
+        assert json.loads(download.value.path().read_text())["openapi"] == "3.1.0"
         assert find_violations(page) == []
-    assert all(address.startswith(secured.url) for address in asked)
+    assert all(address.startswith((secured.url, f"blob:{secured.url}")) for address in asked)
 
 
 def test_a_renewed_certificate_is_taken_without_a_restart(secured):
