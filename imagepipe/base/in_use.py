@@ -18,11 +18,11 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """Marks a folder as in use; any number of processes may do so at the same time.
 
     Raises:
-        OSError: if there is no such folder, or it is being removed.
+        OSError: if there is no such folder.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH)  # which waits for somebody who looks whether it is in use: microseconds
         yield
     finally:
         os.close(handle)

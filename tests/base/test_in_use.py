@@ -43,3 +43,19 @@ def test_the_mark_of_a_process_that_was_killed_is_gone(tmp_path):
         holder.kill()
         holder.wait()
     assert not is_in_use(tmp_path)
+
+
+def test_looking_whether_a_folder_is_in_use_disturbs_nobody_who_takes_it(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from imagepipe.base.in_use import is_in_use\n"
+        "print('looking', flush=True)\n"
+        "while True: is_in_use(Path(sys.argv[1]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as looker:  # noqa: S603
+        try:
+            assert looker.stdout.readline() == b"looking\n"
+            for _ in range(20_000):
+                with hold_folder(tmp_path):
+                    pass
+        finally:
+            looker.kill()
