@@ -36,6 +36,9 @@ evaluation:
 {gate}
 serving:
   precision: auto       # of the served graph: bfloat16 if this processor is faster in it, else float32
+
+run:
+  keep: null            # number of runs, and of versions, to keep: each run then removes what older ones left
 """
 
 _TRAINING = {
