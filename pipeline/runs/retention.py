@@ -74,8 +74,12 @@ def plan_removal(workdir: Workdir, keep: int | None = None) -> Plan:
         runs = _read_runs(store, workdir)
         keep = keep or _read_keep(workdir, runs)
         newest = _choose_newest(runs, keep)
-        executions = [execution.id for run in newest for execution in run.executions]
-        parameters = "\n".join([*metadata_store.read_parameters(store, executions), *_read_configs(workdir, newest)])
+        executions = [execution for run in newest for execution in run.executions]
+        outputs = {output.id for execution in executions for output in execution.outputs}
+        # What a node was compared with is recorded where it ran, not where its outputs were taken from the cache.
+        executions += metadata_store.read_producers(store, outputs).values()
+        recorded = metadata_store.read_parameters(store, {execution.id for execution in executions})
+        parameters = "\n".join([*recorded, *_read_configs(workdir, newest)])
 
     pushes = {push for run in runs for push in run.pushes}
     folders = list_folders(workdir, [run.id for run in runs], pushes, keep, parameters)
@@ -84,7 +88,7 @@ def plan_removal(workdir: Workdir, keep: int | None = None) -> Plan:
     staying = {run.id for run in newest} | reasons.keys()
 
     kept = {f"run {run}": reason for run, reason in reasons.items()}
-    artifacts, recorded = _choose_artifacts(workdir, runs, staying, parameters, kept)
+    artifacts, ids = _choose_artifacts(workdir, runs, staying, parameters, kept)
     versions = _choose_versions(workdir, folders, pushes, keep, kept)
     leftovers = find_leftovers(
         workdir,
@@ -94,7 +98,7 @@ def plan_removal(workdir: Workdir, keep: int | None = None) -> Plan:
         resumes=bool(runs) and not runs[0].done,
     )
     problems = [folder.problem for folder in folders if folder.problem]
-    return Plan(keep, [*leftovers, *versions, *artifacts], recorded, kept, problems)
+    return Plan(keep, [*leftovers, *versions, *artifacts], ids, kept, problems)
 
 
 def _read_runs(store: metadata_store.Store, workdir: Workdir) -> list[_Run]:

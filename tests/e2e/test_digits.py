@@ -35,6 +35,7 @@ from pipeline.runs.dashboard.server import make_app
 from pipeline.runs.summary import Summary
 from pipeline.workdir import Workdir
 from tests.conftest import encode_image, list_summaries
+from tests.pipeline.runs.nights import count_bytes, list_files, list_lies, repeat_run
 from trainer.inputs import load_split, make_batches
 from trainer.tasks import make_classification
 from transform.examples import load_graph, make_parser, read_shards
@@ -101,10 +102,14 @@ def refused(project, first) -> Summary:
 @pytest.fixture(scope="module")
 def second(project, first, refused) -> Summary:
     """Another model, fine-tuned from the first one's weights, against the first one as champion."""
-    weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
-    status, summary = project.run(f"trainer.weights={weights}", "trainer.head_epochs=1", "evaluation.margin=0.9")
+    status, summary = project.run(*fine_tune(first))
     assert (status, summary.status) == (0, "done"), summary.error
     return summary
+
+
+def fine_tune(first: Summary) -> list[str]:
+    weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
+    return [f"trainer.weights={weights}", "trainer.head_epochs=1", "evaluation.margin=0.9"]
 
 
 def test_a_first_run_without_champion_is_blessed_and_pushed(project, first):
@@ -593,3 +598,31 @@ def test_what_cannot_work_is_refused_before_anything_runs(project, first):
     assert "data.features.categorical" in result.stderr
     assert "colour" in result.stderr
     assert len(list_summaries(project.root / "runs")) == runs
+
+
+@pytest.mark.slow
+def test_thirty_nights_are_cleaned_and_the_next_run_is_still_all_cached(project, first, refused, second):
+    """The last one here, as it removes what the others look at."""
+    workdir = Workdir(project.root)
+    repeat_run(workdir, first, range(28))
+    _, newest = project.run(*fine_tune(first))
+    size, files = count_bytes(project.root), list_files(workdir)
+    cleaned = project.command("clean", str(project.root), "--keep", "1", "--json")
+    assert cleaned.exit_code == 0, cleaned.stderr
+    assert json.loads(cleaned.stdout)["freed"] == size - count_bytes(project.root) > 28 * 10**6
+    assert list_lies(workdir, files) == set()
+    # The live version's run stays, and that of its champion, in which the weights are that the network started from.
+    assert project.versions() == [first.pushed_version, second.pushed_version]
+    models = [path.parent for path in (project.root / "artifacts" / "Trainer" / "model").glob("*/Format-Serving")]
+    assert set(models) == {Path(str(summary.model_dir)).parent for summary in (first, second)}
+
+    _, again = project.run(*fine_tune(first), "run.keep=1")
+    assert [node.id for node in again.nodes if node.cached] == [node.id for node in newest.nodes if node.cached]
+    assert {node.id for node in again.nodes if not node.cached} <= {"Pusher"}
+    assert again.metrics == second.metrics
+    assert project.versions() == [first.pushed_version, second.pushed_version]
+    assert count_bytes(project.root) < size
+    # What is gone is made again, not taken from the cache: the verdict of the run against an impossible threshold.
+    status, repeated = project.run("trainer.weights=none", "evaluation.thresholds.log_loss=0")
+    assert (status, repeated.status) == (3, "done"), repeated.error
+    assert "Evaluator" in {node.id for node in repeated.nodes if not node.cached}

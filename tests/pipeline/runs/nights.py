@@ -127,6 +127,7 @@ def repeat_run(workdir: Workdir, run: Summary, numbers: range) -> None:
             copy = mlmd.Artifact()
             copy.CopyFrom(artifact)
             copy.ClearField("id")
+            copy.ClearField("name")
             copy.uri = "/".join([str(folder), *rest])
             if "pushed_version" in copy.custom_properties:
                 copy.custom_properties["pushed_version"].string_value = version.name
@@ -137,6 +138,7 @@ def repeat_run(workdir: Workdir, run: Summary, numbers: range) -> None:
             again = mlmd.Execution()
             again.CopyFrom(execution)
             again.ClearField("id")
+            again.ClearField("name")
             repeated.append(again)
         edges = []
         for event in events:

@@ -103,6 +103,15 @@ def test_it_lists_runs_and_versions_that_go_and_the_older_ones_that_stay(nights,
     assert list_versions(root) == [0, 1, 2, 3]
 
 
+def test_what_the_newest_run_has_from_the_cache_was_compared_with_a_version_that_stays(nights, root):
+    for number in range(5):
+        artifacts = nights.add(number)
+    nights.compare(4, version_of(1))
+    nights.add(5, cached=artifacts, pushes=False)
+    clean(root, 1)
+    assert list_versions(root) == [1, 4]
+
+
 def test_sizes_are_said_in_units_of_ten():
     texts = [format_size(size) for size in (0, 999, 1000, 999_949, 999_951, 3_210_000_000, 7 * 10**18)]
     assert texts == ["0 bytes", "999 bytes", "1.0 kB", "999.9 kB", "1.0 MB", "3.2 GB", "7000.0 PB"]
