@@ -6,9 +6,12 @@ accepts headers of any number and length, and a client that reads no answer is w
 
 import asyncio
 import resource
+from collections.abc import Iterable
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from imagepipe.serving.limits import (
     MAX_ANSWERS_BYTES,
@@ -32,7 +35,8 @@ _SECONDS: dict[_Debt, float] = {
     "answer": MAX_IDLE_SECONDS,
 }
 
-_waiting: dict["Connection", None] = {}  # connections whose client owes something, the longest first
+# Of each server: connections whose client owes something, the longest first.
+_waiting: WeakKeyDictionary[ServerState, dict["Connection", None]] = WeakKeyDictionary()
 
 
 def allow_connections() -> None:
@@ -50,9 +54,9 @@ def _count_places() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, max(soft - _OTHER_FILES, 1))
 
 
-def _bound_answers() -> None:
+def _bound_answers(waiting: Iterable["Connection"]) -> None:
     """Cuts the slowest readers while the answers that are not read are too large together."""
-    readers = [connection for connection in _waiting if connection._debt == "answer"]
+    readers = [connection for connection in waiting if connection._debt == "answer"]
     sizes = [connection.transport.get_write_buffer_size() for connection in readers]
     excess = sum(sizes) - MAX_ANSWERS_BYTES
     for connection, size in zip(readers, sizes, strict=True):
@@ -72,6 +76,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
+        self._waiting = _waiting.setdefault(self.server_state, {})
         self._in_head = self._is_write_paused = False
         self._heads = self._head_bytes = 0
         self._debt: _Debt | None = None
@@ -82,7 +87,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._settle()
         if len(self.connections) > _count_places():
-            next(iter(_waiting))._drop("no_place")
+            next(iter(self._waiting))._drop("no_place")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection."""
@@ -143,16 +148,16 @@ class Connection(HttpToolsProtocol):
         if debt != self._debt and self in self.connections:
             self._set_debt(debt)
         if debt == "answer":
-            _bound_answers()
+            _bound_answers(self._waiting)
 
     def _set_debt(self, debt: _Debt | None) -> None:
         self._debt = debt
-        _waiting.pop(self, None)
+        self._waiting.pop(self, None)
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
         if debt:
-            _waiting[self] = None
+            self._waiting[self] = None
             self._deadline = self.loop.call_later(_SECONDS[debt], self._drop, f"slow_{debt}")
 
     def _drop(self, reason: str) -> None:

@@ -53,7 +53,7 @@ def server(monkeypatch) -> Iterator[uvicorn.Server]:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
-    assert not connections._waiting
+    assert connections._waiting[server.server_state] == {}
 
 
 def connect(server) -> socket.socket:
