@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from starlette.routing import BaseRoute
 
+from imagepipe.base.names import TaskName
 from imagepipe.deploy.kserve_library import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
 from imagepipe.serving.engine import Engine
 from imagepipe.serving.limits import MAX_INSTANCES
@@ -102,13 +103,14 @@ class SignatureMetadata(BaseModel):
 
 
 class Metadata(BaseModel):
-    """Signatures and labels of the model."""
+    """Signatures, labels and task of the model."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     model_spec: ModelSpec
     metadata: SignatureMetadata
     labels: list[str]
+    task: TaskName
 
 
 class Health(BaseModel):
