@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
+from ml_metadata.proto import metadata_store_pb2 as mlmd
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import ConfigError, ModelError
@@ -26,6 +27,7 @@ from pipeline.clean import clean, format_size
 from pipeline.cli import app
 from pipeline.config import Config
 from pipeline.runs.dashboard.server import make_app
+from pipeline.runs.metadata_store import record_removal
 from pipeline.runs.report_page import load_page
 from tests.pipeline.runs.nights import Nights, count_bytes, list_files, list_lies, read_artifacts, version_of
 from tests.pipeline.runs.workdirs import run_id
@@ -110,6 +112,24 @@ def test_what_the_newest_run_has_from_the_cache_was_compared_with_a_version_that
     nights.add(5, cached=artifacts, pushes=False)
     clean(root, 1)
     assert list_versions(root) == [1, 4]
+
+
+@pytest.mark.slow  # it imports TFX
+def test_tfx_takes_no_output_from_its_cache_that_is_recorded_as_removed(nights):
+    from tfx.orchestration import metadata
+    from tfx.orchestration.portable import cache_utils
+
+    artifacts = nights.add(0)
+    (event,) = [e for e in nights.store.get_events_by_artifact_ids([artifacts["Trainer"]]) if e.type == e.OUTPUT]
+    kind = nights.store.put_context_type(mlmd.ContextType(name="execution_cache"))
+    (cache,) = nights.store.put_contexts([mlmd.Context(type_id=kind, name="key")])
+    link = mlmd.Association(execution_id=event.execution_id, context_id=cache)
+    nights.store.put_attributions_and_associations([], [link])
+    (context,) = nights.store.get_contexts_by_id([cache])
+    with metadata.Metadata(metadata.sqlite_metadata_connection_config(str(nights.workdir.metadata))) as handle:
+        assert set(cache_utils.get_cached_outputs(handle, context)) == {"model"}
+        record_removal(nights.workdir.metadata, [artifacts["Trainer"]])
+        assert cache_utils.get_cached_outputs(handle, context) is None
 
 
 def test_sizes_are_said_in_units_of_ten():
