@@ -107,7 +107,7 @@ def test_a_model_is_found_by_its_folder_its_versions_or_its_run(model, tmp_path)
     (model.parent / "6").mkdir(exist_ok=True)
     run = tmp_path / "run"
     run.mkdir()
-    (run / "summary.json").write_text(json.dumps({"model_dir": str(model)}))
+    (run / "summary.json").write_text(json.dumps({"name": "brightness", "model_dir": str(model)}))
     assert find_model(model) == find_model(model.parent) == find_model(run) == model
     assert read_labels(model) == ["dark", "light"]
     assert is_same_model(str(model), str(model))
@@ -118,6 +118,9 @@ def test_a_folder_without_a_model_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ModelError, match="neither a SavedModel"):
         find_model(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"summary\.json is missing or damaged"):
+        find_model(tmp_path)
+    (tmp_path / "summary.json").write_text('{"name": "brightness"}')
     with pytest.raises(ModelError, match="did not get as far"):
         find_model(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"garbage")

@@ -84,7 +84,7 @@ def test_the_fingerprint_of_records_made_elsewhere_changes_with_their_files(tmp_
 def test_the_stored_configuration_is_read_back_as_it_was_used(tmp_path):
     given = {
         "name": "flowers",
-        "data": {"path": "data", "features": {"numeric": ["größe"]}},
+        "data": {"path": "größe", "features": {"numeric": ["size"]}},
         "trainer": {"epochs": 3, "weights": "none", "augmentation": {"mixup": 0.2}},
         "tuner": {"space": {"learning_rate": {"min": 1e-5, "max": 1e-2, "log": True}}},
         "evaluation": {"thresholds": {"log_loss": 0.5}},
