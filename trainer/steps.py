@@ -149,7 +149,7 @@ def run_pass(step: Step, batches: Iterator[Any], clock: PassClock) -> Iterator[N
     Args:
         step: takes a batch.
         batches: of this pass, or what an interrupted pass has left of them.
-        clock: goes on from where it stands.
+        clock: continues from where it stands.
 
     Yields:
         Nothing, after each step.

@@ -86,6 +86,8 @@ class Search(BaseTuner):
 
         try:
             prepare(overwrite=False)
+        except (OSError, MemoryError):  # a disk that fails for a while must not cost the trials
+            raise
         except Exception as error:  # keras-tuner writes its files in place: a kill may leave half of one
             _log.warning(
                 "the trials in %s can't be used (%s: %s): the search starts over", folder, type(error).__name__, error

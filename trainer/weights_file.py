@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,8 @@ from imagepipe.base.errors import WeightsError
 
 _INSIDE_KERAS = "model.weights.h5"
 _BYTES_PER_SECOND = 5 << 20  # of a slow disk, and of compressed numbers
-_MAX_BYTES = 4 << 30  # per dataset; no layer of a backbone comes near, and a few bytes of a file can claim more
+_MAX_BYTES = 1 << 30  # per dataset; no layer of a backbone comes near, and a few bytes of a file can claim more
+_READ, _WRONG = 0, 3  # exit statuses of the other process: read whole; wrong, but the library came back
 
 
 @contextmanager
@@ -43,25 +45,33 @@ def open_weights(path: str) -> Iterator[h5py.File]:
 def check_readable(path: str, seconds: int = 30) -> None:
     """Reads a file of weights in another process, so that one which hangs or crashes HDF5's library does no harm here.
 
-    What is merely wrong in it (nothing hangs) is left to who reads it next, and knows what should be there.
+    A file that is merely wrong passes: its reader says what is missing. An unchanged file is read once.
 
     Args:
         path: the file.
         seconds: limit for a small file; a large one has a second more for every 5 MiB.
 
     Raises:
-        WeightsError: the other process was ended by a signal, or took longer than that.
+        WeightsError: the other process was ended by a signal, took longer than that, or could not do its work.
     """
-    seconds += Path(path).stat().st_size // _BYTES_PER_SECOND
+    stat = Path(path).stat()
+    _read_elsewhere(path, seconds + stat.st_size // _BYTES_PER_SECOND, stat.st_mtime_ns)
+
+
+@cache
+def _read_elsewhere(path: str, seconds: int, modified: int) -> None:
+    # -P: without it Python imports modules from the current folder, which may be the one that the file came in.
+    command = [sys.executable, "-P", "-m", __spec__.name, path]
     try:
-        command = [sys.executable, "-m", __spec__.name, path]
-        status = subprocess.run(command, timeout=seconds, capture_output=True, check=False).returncode  # noqa: S603 (our own command)
+        done = subprocess.run(command, timeout=seconds, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
     except subprocess.TimeoutExpired:
         problem = f"HDF5's library did not finish reading it in {seconds} s"
     else:
-        if status >= 0:
+        if done.returncode in (_READ, _WRONG):
             return
-        problem = f"reading it ended HDF5's library by signal {-status}"
+        if done.returncode > 0:
+            raise WeightsError(f"trainer.weights: {path} can't be checked: {done.stderr.strip()[-500:]}")
+        problem = f"reading it ended HDF5's library by signal {-done.returncode}"
     raise WeightsError(f"trainer.weights: {path} is damaged, or made to do harm: {problem}. Get it again.")
 
 
@@ -78,4 +88,7 @@ def _read_whole(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _read_whole(sys.argv[1])
+    try:
+        _read_whole(sys.argv[1])
+    except Exception:  # h5py doesn't list what it raises
+        sys.exit(_WRONG)

@@ -88,7 +88,8 @@ def run_server(model: Path, name: str, log: Path) -> Iterator[str]:
     Raises:
         StartError: if it does not start.
     """
-    command = [sys.executable, "-m", "imagepipe.serving.server", str(model), name]
+    # -P: without it Python imports modules from the current folder, whoever wrote them.
+    command = [sys.executable, "-P", "-m", "imagepipe.serving.server", str(model), name]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 (our own command)
     try:

@@ -1,6 +1,7 @@
 """Weight files that hang or crash HDF5's library are refused: another process reads them first."""
 
 import io
+import shutil
 import sys
 
 import h5py
@@ -51,4 +52,20 @@ def test_a_file_that_crashes_the_library_is_refused(tmp_path, monkeypatch):
     crashing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crashing))
     with pytest.raises(WeightsError, match="ended HDF5's library by signal 11"):
+        check_readable(str(file))
+
+
+def test_modules_beside_the_file_are_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "weights.h5").write_bytes(make_weights())
+    (tmp_path / "h5py.py").write_text("import pathlib; pathlib.Path('imported').touch()")
+    monkeypatch.chdir(tmp_path)
+    check_readable("weights.h5")
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_check_that_could_not_be_made_is_no_pass(tmp_path, monkeypatch):
+    file = tmp_path / "weights.h5"
+    file.write_bytes(make_weights())
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(WeightsError, match="can't be checked"):
         check_readable(str(file))
