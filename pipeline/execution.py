@@ -1,6 +1,5 @@
 """Executes the DAG of one run: shows its progress, keeps its summary up to date, and collects its results."""
 
-import errno
 import json
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from components.evaluator.evaluation_reader import read_evaluation
 from components.pusher.executor import OUTCOME, VERSION
 from imagepipe.base import filesystem
 from imagepipe.base.beam_options import add_setup_file
-from imagepipe.base.errors import ModelError, describe_error
+from imagepipe.base.errors import ModelError, describe_error, is_full_disk
 from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
@@ -122,6 +121,7 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
 
     Raises:
         NodeError: if the results of one of them can't be read.
+        OSError: if the run's folder can't be written.
     """
     if "Tuner" in outputs:
         with _read(outputs, "Tuner", "best_hyperparameters") as folder:
@@ -141,12 +141,15 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
         model = Path(path_utils.serving_model_path(folder))
         summary.model_dir = str(model)
         labels, training = read_labels(model), model.parent / TRAINING_FOLDER
-        (run_dir / "curves.png").write_bytes((training / "curves.png").read_bytes())
+        curves = (training / "curves.png").read_bytes()
         summary.served = Served.model_validate_json((training / OPTIMIZED).read_text())
+    with _read(outputs, "ModelReport", "report") as file:
+        page = Path(file).read_bytes()
+    # The run's folder is written outside of _read: its errors are not the artifacts', which must not be deleted then.
+    (run_dir / "curves.png").write_bytes(curves)
     if evaluation.confusion:
         run_metrics.draw_confusion_matrix(evaluation.confusion, labels, str(run_dir / "confusion_matrix.png"))
-    with _read(outputs, "ModelReport", "report") as file:
-        (run_dir / PAGE).write_bytes(Path(file).read_bytes())
+    (run_dir / PAGE).write_bytes(page)
 
 
 @contextmanager
@@ -159,7 +162,7 @@ def _read(outputs: Outputs, node: str, key: str) -> Iterator[str]:
     try:
         yield uri
     except Exception as error:  # each of the libraries that read it has its own
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if is_full_disk(error):
             raise
         logging.exception("%s of %s can't be read", key, node)
         problem = f"its {key} can't be read ({describe_error(error)}). Delete {uri}, and run again: it is made anew"
