@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError, computed_field
+from pydantic import BaseModel, ValidationError, computed_field, model_validator
 
 from components.evaluator.evaluation import RuleOutcome
 from imagepipe.base import filesystem
@@ -19,6 +19,8 @@ Metrics = dict[str, float | None]
 
 UNREADABLE = f"its {SUMMARY} is missing, damaged or of another version"
 """Why a run has no summary."""
+
+_NO_REASON = "no reason was recorded"
 
 
 class Node(BaseModel):
@@ -115,6 +117,14 @@ class Summary(BaseModel):
     serving_dir: str
     model_dir: str | None = None
     log: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_refusal(cls, values: Any) -> Any:
+        """Keeps the verdict of summaries that an earlier version wrote, which could refuse a model without a reason."""
+        if isinstance(values, dict) and values.get("blessed") is False and not values.get("not_blessed_because"):
+            return values | {"not_blessed_because": [_NO_REASON]}
+        return values
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -111,6 +111,17 @@ def test_each_command_that_is_given_a_run_with_a_damaged_summary_says_so(damaged
             assert (result.exit_code, phrase in " ".join(result.stderr.split())) == (2, True), result.output
 
 
+@pytest.mark.parametrize("because", [[], ["accuracy is 0.5, below the threshold of 0.8"]])
+def test_a_model_that_an_earlier_version_refused_stays_refused(tmp_path, because):
+    """It could refuse a model without a reason."""
+    recorder = Recorder(tmp_path)
+    recorder.summarize(0)
+    file = recorder.workdir.runs / run_id(0) / SUMMARY
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"blessed": False, "not_blessed_because": because}))
+    (row,) = json.loads(invoke("runs", str(tmp_path), "--json").stdout)
+    assert (row["blessed"], row["not_blessed_because"]) == (False, because or ["no reason was recorded"])
+
+
 @pytest.mark.parametrize("file", ["run.json", "config.yaml"])
 def test_a_damaged_run_json_or_configuration_is_a_message(project, file):
     recorder = Recorder(project)
