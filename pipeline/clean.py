@@ -28,6 +28,7 @@ class Cleaning:
         sizes: bytes on disk of each folder that is removed, as ``du`` counts them.
         freed: bytes that were freed.
         failures: why a folder could not be removed, by path.
+        stopped: why it ended before the artifacts were removed; None if it did not.
     """
 
     workdir: Workdir
@@ -35,6 +36,7 @@ class Cleaning:
     sizes: dict[Removal, int] = field(default_factory=dict)
     freed: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as plain JSON values."""
@@ -50,6 +52,7 @@ class Cleaning:
             "kept": self.plan.kept,
             "problems": self.plan.problems,
             "failures": self.failures,
+            "stopped": self.stopped,
         }
 
 
@@ -64,7 +67,7 @@ def clean(root: Path, keep: int | None = None, dry_run: bool = False) -> Cleanin
 
     Raises:
         ConfigError: if the folder is not a pipeline's, or a run is using it.
-        UnavailableError: if ML Metadata can't be read or written now.
+        UnavailableError: if ML Metadata can't be read now; if it can't be written, the result says so.
         OSError: if a folder can't be read.
     """
     workdir = Workdir(root.resolve())
@@ -82,15 +85,19 @@ def clean_held(workdir: Workdir, keep: int | None = None, dry_run: bool = False)
     """Does the same while the caller holds the workdir's lock."""
     try:
         plan = plan_removal(workdir, keep)
-        cleaning = Cleaning(workdir, plan, dict(zip(plan.removals, measure(plan.removals), strict=True)))
-        if not dry_run:
-            for removal, error in remove(plan.removals, plan.artifacts, workdir):
-                if error:
-                    cleaning.failures[error.filename or str(removal.path)] = error.strerror or str(error)
-                else:
-                    cleaning.freed += cleaning.sizes[removal]
     except BusyError as error:
         raise UnavailableError(f"{error} Try again later.") from error
+    cleaning = Cleaning(workdir, plan, dict(zip(plan.removals, measure(plan.removals), strict=True)))
+    if dry_run:
+        return cleaning
+    try:
+        for removal, failure in remove(plan.removals, plan.artifacts, workdir):
+            if failure:
+                cleaning.failures[failure.filename or str(removal.path)] = failure.strerror or str(failure)
+            else:
+                cleaning.freed += cleaning.sizes[removal]
+    except BusyError as error:  # what came before the artifacts is removed
+        cleaning.stopped = f"{error} No artifact was removed. Try again later."
     return cleaning
 
 
@@ -99,11 +106,12 @@ def keep_newest(workdir: Workdir, keep: int, console: Console) -> None:
     try:
         with hide_output():
             cleaning = clean_held(workdir, keep)
-    except (UnavailableError, OSError) as error:
-        console.print(f"run.keep: nothing was removed: {escape(describe_error(error))}")
+    except Exception as error:
+        console.print(f"run.keep: old runs can't be removed: {escape(describe_error(error))}")
         return
     console.print(f"run.keep: kept the {keep} newest runs and versions, freed {format_size(cleaning.freed)}")
-    for problem in (*cleaning.plan.problems, *cleaning.failures.values()):
+    stopped = [cleaning.stopped] if cleaning.stopped else []
+    for problem in (*cleaning.plan.problems, *cleaning.failures.values(), *stopped):
         console.print(f"  {escape(problem)}")
 
 

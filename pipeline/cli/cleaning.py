@@ -52,7 +52,9 @@ def clean(
         print_note(note)
     for path, reason in cleaning.failures.items():
         ERR.print(f"[red]{escape(path)} can't be removed: {escape(reason)}[/]")
-    if cleaning.failures:
+    if cleaning.stopped:
+        ERR.print(f"[red]{escape(cleaning.stopped)}[/]")
+    if cleaning.failures or cleaning.stopped:
         raise typer.Exit(FAILED)
 
 

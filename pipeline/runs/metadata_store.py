@@ -166,7 +166,7 @@ def record_removal(path: Path, artifacts: Iterable[int]) -> None:
         for artifact in removed:
             artifact.state = mlmd.Artifact.DELETED
         store.put_artifacts(removed)
-    except errors.StatusError as error:
+    except (errors.StatusError, RuntimeError) as error:  # the second if it can't be opened
         raise BusyError(f"ML Metadata can't be written now ({path}: {error}).") from error
 
 

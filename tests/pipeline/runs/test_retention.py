@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from fastapi.testclient import TestClient
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+from rich.console import Console
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import ConfigError, ModelError
@@ -23,11 +24,11 @@ from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.deploy.versions import find_model
 from imagepipe.serving.access import EVERYBODY
-from pipeline.clean import clean, format_size
+from pipeline.clean import clean, format_size, keep_newest
 from pipeline.cli import app
 from pipeline.config import Config
 from pipeline.runs.dashboard.server import make_app
-from pipeline.runs.metadata_store import record_removal
+from pipeline.runs.metadata_store import BusyError, record_removal
 from pipeline.runs.report_page import load_page
 from tests.pipeline.runs.nights import Nights, count_bytes, list_files, list_lies, read_artifacts, version_of
 from tests.pipeline.runs.workdirs import run_id
@@ -333,6 +334,44 @@ def test_what_is_no_workdir_or_in_use_is_refused(nights, root, tmp_path):
         result = run_command(root, "--keep", "1")
     assert (result.exit_code, "a run is using" in result.stderr) == (2, True)
     assert list_versions(root) == [0, 1, 2]
+
+
+def test_what_ml_metadata_can_not_record_is_not_removed_and_what_was_is_said(nights, root, monkeypatch, capsys):
+    def refuse(*_):
+        raise BusyError("ML Metadata can't be written now (database is locked).")
+
+    fill(nights, 4)
+    size = count_bytes(root)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runs.metadata_store.record_removal", refuse)
+        keep_newest(nights.workdir, 2, Console(stderr=True, soft_wrap=True))
+        freed = format_size(size - count_bytes(root))
+        reason = "ML Metadata can't be written now (database is locked). No artifact was removed. Try again later."
+        assert capsys.readouterr().err.splitlines() == [
+            f"run.keep: kept the 2 newest runs and versions, freed {freed}",
+            f"  {reason}",
+        ]
+        result = run_command(root, "--keep", "2", "--json")
+    assert freed != "0 bytes"
+    assert (result.exit_code, json.loads(result.stdout)["stopped"]) == (1, reason)
+    assert reason in " ".join(result.stderr.split())
+    assert list_nights_of_models(root) == [0, 1, 2, 3]
+    clean(root, 2)
+    assert list_nights_of_models(root) == [1, 2, 3]
+
+
+def test_a_database_that_can_not_be_opened_for_writing_is_no_traceback(tmp_path):
+    with pytest.raises(BusyError, match=f"can't be written now .{tmp_path}: .*unable to open"):
+        record_removal(tmp_path, [1])
+
+
+def test_nothing_that_cleaning_meets_makes_a_run_fail_that_is_done(nights, root, monkeypatch, capsys):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("pipeline.clean.plan_removal", fail)
+    keep_newest(nights.workdir, 2, Console(stderr=True, soft_wrap=True))
+    assert capsys.readouterr().err == "run.keep: old runs can't be removed: AssertionError\n"
 
 
 def age(folder: Path, seconds: float) -> None:
