@@ -3,6 +3,7 @@
 TFX's LocalDagRunner does the same, but reports nothing to its caller and buries it in thousands of lines of logs.
 """
 
+import errno
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class NodeResult:
 class NodeError(RuntimeError):
     """A node failed. Results of the nodes before it are kept, and the next run continues from there."""
 
-    def __init__(self, node: str, cause: object):
+    def __init__(self, node: str, cause: str):
         super().__init__(f"{node} failed: {cause}")
 
 
@@ -93,18 +94,22 @@ def run_nodes(
             raise Stopped(stopped.number, f"{node_id}; the next run continues from there") from stopped
         except Exception as error:
             logging.exception("%s failed", node_id)
-            raise NodeError(node_id, _explain_full_disk(error, root) if is_full_disk(error) else error) from error
+            raise NodeError(node_id, _explain(error, root)) from error
         cached, outputs = _read_outputs(connection, info.execution_id)
         on_end(NodeResult(node_id, time.monotonic() - start, cached, outputs))
         if not cached:
             release_memory()
 
 
-def _explain_full_disk(error: BaseException | None, root: str) -> str:
-    while error is not None:
-        if isinstance(error, OSError) and error.filename and is_full_disk(OSError(error.errno)):
-            return describe_error(error)
-        error = error.__cause__ or error.__context__
+def _explain(error: Exception, root: str) -> str:
+    """Returns why a node failed; if the disk is full, with the file that has no room, or else with the folders."""
+    if not is_full_disk(error):
+        return describe_error(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.filename and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return describe_error(cause)
+        cause = cause.__cause__ or cause.__context__
     return _FULL_DISK.format(root, gettempdir())
 
 
