@@ -89,7 +89,7 @@ def make_paths_absolute(config: Config, root: Path) -> Config:
     for section, key in _PATHS:
         value = getattr(getattr(config, section), key)
         if value is not None:
-            changes.setdefault(section, {})[key] = _make_absolute(key, value, root)
+            changes.setdefault(section, {})[key] = _make_absolute(section, key, value, root)
     sections = {section: getattr(config, section).model_copy(update=paths) for section, paths in changes.items()}
     return config.model_copy(update=sections)
 
@@ -98,13 +98,17 @@ def _make_override_absolute(key: str, value: Any) -> Any:
     """Returns the value of an override, of a key or a whole section, whose relative paths are taken from here."""
     for section, name in _PATHS:
         if key == f"{section}.{name}" and isinstance(value, str):
-            return _make_absolute(name, value, Path.cwd())
+            return _make_absolute(section, name, value, Path.cwd())
         if key == section and isinstance(value, dict) and isinstance(value.get(name), str):
-            value = value | {name: _make_absolute(name, value[name], Path.cwd())}
+            value = value | {name: _make_absolute(section, name, value[name], Path.cwd())}
     return value
 
 
-def _make_absolute(key: str, path: str, root: Path) -> str:
-    if "://" in path or (key == "weights" and path in (IMAGENET, NO_WEIGHTS)):
+def _make_absolute(section: str, key: str, path: str, root: Path) -> str:
+    if "://" in path or ((section, key) == ("trainer", "weights") and path in (IMAGENET, NO_WEIGHTS)):
         return path
-    return str((root / Path(path).expanduser()).resolve())
+    try:
+        return str((root / Path(path).expanduser()).resolve())
+    except (RuntimeError, ValueError) as error:  # the home of an unknown user, links in a circle; a NUL
+        reason = str(error).rstrip(".").lower()
+        raise ConfigError(f"{section}.{key}: {path!r} can't be a path: {reason}") from error

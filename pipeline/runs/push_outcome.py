@@ -1,5 +1,6 @@
 """The outcome of a run's push as text, for the command line and the dashboard."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -55,5 +56,6 @@ def make_deploy_command(summary: Summary, traffic: int | None = None) -> str:
     """
     run = Path(summary.log).parent
     command = ["imagepipe", "deploy", str(run), "--config", str(run / provenance.CONFIG)]
-    command += ["--set", f"deploy.path={summary.serving_dir}"]
+    # A JSON string is one in YAML as well, whatever is in it; a path as it is might hold a comment or a mapping.
+    command += ["--set", f"deploy.path={json.dumps(summary.serving_dir, ensure_ascii=False)}"]
     return shlex.join(command + ([] if traffic is None else ["--traffic", str(traffic)]))

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -52,6 +53,23 @@ def test_a_path_in_an_override_is_relative_to_the_folder_that_one_stands_in(file
     assert read_config(file(), ("deploy.path=s3://bucket/x",)).deploy.path == "s3://bucket/x"
     with pytest.raises(ConfigError, match=r"data\.path"):
         read_config(file(), ("data.path=[a]",))
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.curated_schema", "deploy.path", "trainer.weights"])
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("~nosuchuser/x", "could not determine home directory"), ("a\0b", "embedded null byte")],
+)
+def test_what_can_not_be_a_path_is_refused_by_its_key(file, key, path, reason):
+    section, name = key.split(".")
+    values = {"name": "x", "data": {"path": "dataset"}}
+    values[section] = values.get(section, {}) | {name: path}
+    message = re.escape(f"{key}: {path!r} can't be a path: {reason}")
+    with pytest.raises(ConfigError, match=message):
+        read_config(file(json.dumps(values)))
+    for override in (f"{key}={json.dumps(path)}", f"{section}={json.dumps({name: path})}"):
+        with pytest.raises(ConfigError, match=message):
+            read_config(file(), (override,))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.ingest import dataset
 from pipeline.cli import app
 from pipeline.cli.runs import print_outcome
+from pipeline.config_file import read_config
 from pipeline.runs.summary import Push
 from tests.pipeline.runs.workdirs import Recorder
 
@@ -63,16 +64,19 @@ def test_a_missing_dataset_names_the_command_that_makes_it(folder):
     assert shlex.split(find_command(refused.stderr))[-2:] == ["--out", str(missing / "x")]
 
 
-def test_the_command_that_deploys_a_rolled_back_model_names_run_configuration_and_folder(folder, capsys):
+@pytest.mark.parametrize("name", ["My models", "a #1", "My: P", "größe 'x' \"y\""])
+def test_the_command_that_deploys_a_rolled_back_model_names_run_configuration_and_folder(folder, capsys, name):
+    folder = folder / name
     push = Push(outcome="rolled_back", version="7")
     metrics = {"accuracy": 0.9, "example_count": 10.0}
+    (folder.parent / "pipeline.yaml").write_text("name: x\ndata: {path: /data/x}\n")
     summary = Recorder(folder).summarize(0, metrics=metrics, push=push, traffic={"3": 100})
     assert print_outcome(summary) == 3
     run = str(Path(summary.log).parent)
-    assert shlex.split(find_command(capsys.readouterr().err)) == [
-        *["imagepipe", "deploy", run, "--config", f"{run}/config.yaml"],
-        *["--set", f"deploy.path={summary.serving_dir}"],
-    ]
+    *command, override = shlex.split(find_command(capsys.readouterr().err))
+    assert command == ["imagepipe", "deploy", run, "--config", f"{run}/config.yaml", "--set"]
+    config = read_config(folder.parent / "pipeline.yaml", [override])
+    assert config.deploy.path == summary.serving_dir
 
 
 @pytest.mark.slow  # compiling imports TFX
