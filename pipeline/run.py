@@ -12,6 +12,7 @@ from rich.console import Console
 
 from imagepipe.base.errors import ConfigError, describe_error, name_full_disk
 from imagepipe.base.locks import lock_folder
+from imagepipe.base.names import SUMMARY
 from imagepipe.base.signals import end_on_signals
 from pipeline.clean import keep_newest
 from pipeline.config import Config
@@ -104,21 +105,24 @@ def run(
 def _record_run(summary: Summary, run_dir: Path) -> Iterator[None]:
     """Creates a run's folder with its summary; if the run fails, the summary says why.
 
-    A run that is refused before its first node leaves nothing behind.
+    A run that is refused before its first node leaves nothing behind, nor does one whose summary can't be written.
     """
     run_dir.mkdir(parents=True)
-    write_summary(summary, run_dir)
     try:
+        write_summary(summary, run_dir)
         yield
     except BaseException as error:
         if isinstance(error, ConfigError) and not summary.nodes:
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
-        summary.status, summary.error = "failed", describe_error(error)
+        if summary.status == "running" or not isinstance(error, KeyboardInterrupt):  # a signal may come at the end
+            summary.status, summary.error = "failed", describe_error(error)
         with suppress(OSError):  # what a full disk does to the summary must not hide what it did to the run
             write_summary(summary, run_dir)
             with Path(summary.log).open("a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
+        if not (run_dir / SUMMARY).exists():  # there was no room for the first one either
+            shutil.rmtree(run_dir, ignore_errors=True)
         raise
 
 

@@ -143,22 +143,22 @@ def runs(
     table = Table("run", "status", "time", *headings, "blessed", "version", "live", box=box.SIMPLE_HEAD)
     for run_id, summary in summaries.items():
         if not summary:
-            table.add_row(run_id, "damaged")
+            table.add_row(escape(run_id), "damaged")
             continue
         values = [summary.metrics.get(name) for name in metrics]
         table.add_row(
-            run_id,
+            escape(run_id),
             summary.status,
             f"{summary.seconds:.0f} s",
             *("" if value is None else f"{value:.4f}" for value in values),
             {True: "yes", False: "no", None: ""}[summary.blessed],
-            summary.pushed_version or "",
+            escape(summary.pushed_version or ""),
             "live" if is_live(summary) else "",
         )
     print_table(table)
     for run_id, summary in summaries.items():  # not in the table, which would cut it
         if reason := summary.error if summary else UNREADABLE:
-            OUT.print(f"{run_id}: {escape(reason)}")
+            OUT.print(escape(f"{run_id}: {reason}"))
 
 
 @app.command()

@@ -153,7 +153,7 @@ def _add_other_reasons(folder: VersionFolder, keep: int, parameters: str) -> Non
         if is_local and is_in_use(Path(path)):
             folder.reasons.setdefault(version, "a process is using it")
     for version in folder.versions[-keep:]:
-        folder.reasons.setdefault(version, f"it is one of the {keep} newest")
+        folder.reasons.setdefault(version, f"it is one of the {keep} newest" if keep > 1 else "it is the newest")
     for version in folder.versions:
         if is_local or folder.explain(version):  # a store is asked for each of them
             path = folder.locate(version)

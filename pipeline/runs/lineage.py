@@ -138,7 +138,7 @@ def _find_run(path: Path, model: Path, summaries: dict[str, Summary | None], wor
         if run.model_dir and _have_same_fingerprint(model, Path(run.model_dir)):
             return run
     unreadable = [run_id for run_id, run in summaries.items() if run is None]
-    besides = f" Of {unreadable[0]}, {summary.UNREADABLE}." if unreadable else ""
+    besides = f" Run {unreadable[0]}: {summary.UNREADABLE}." if unreadable else ""
     raise ModelError(
         f"{model}: none of the {len(runs)} runs here made this model. If it was copied from another workdir, "
         f"give that as --workdir.{besides}"

@@ -1,4 +1,4 @@
-"""What is said of a node that failed."""
+"""Reasons of nodes that fail."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ def _wrap(code: int) -> None:
 
 
 @component
-def Node(kind: Parameter[str]):
+def broken(kind: Parameter[str]):
     """Fails in some way."""
     match kind:
         case "memory":
@@ -57,8 +57,8 @@ def test_a_node_that_fails_always_says_why_and_of_a_full_disk_where(tmp_path, ki
         pipeline_name="x",
         pipeline_root=str(tmp_path),
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.db")),
-        components=[Node(kind=kind)],
+        components=[broken(kind=kind)],
     )
     with pytest.raises(NodeError) as error:
         run_nodes(pipeline, "x.1", (), lambda node: None, lambda result: None)
-    assert str(error.value).startswith(f"Node failed: {message.format(tmp_path)}")
+    assert str(error.value).startswith(f"broken failed: {message.format(tmp_path)}")

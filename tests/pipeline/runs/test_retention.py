@@ -230,8 +230,9 @@ def test_a_model_that_was_rolled_back_stays_as_long_as_the_next_run_may_have_it_
     assert list_versions(root) == [4]
     nights.add(6)  # another model is live by now
     nights.add(7)
-    clean(root, 1)
+    cleaning = clean(root, 1)
     assert sorted(folder.name for folder in (serving / "rolled_back").iterdir()) == [version_of(5)]  # the newest there
+    assert cleaning.plan.kept == {f"run {run_id(5)}": f"it made version {version_of(5)}: it is the newest"}
 
 
 def test_weights_in_an_old_artifact_that_a_configuration_names_stay(nights, root):

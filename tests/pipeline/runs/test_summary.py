@@ -1,5 +1,6 @@
 """Runs whose files are damaged stop no other, and a run that failed says why, wherever it failed."""
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.names import SUMMARY
+from imagepipe.base.signals import Stopped, end_on_signals
 from imagepipe.serving.access import EVERYBODY
 from pipeline import run as run_module
 from pipeline.cli import app
@@ -81,6 +83,13 @@ def test_a_damaged_summary_is_listed_as_damaged_and_hides_no_other_run(damaged, 
     assert "its summary.json is missing, damaged or of another version" in shown
 
 
+def test_a_folder_among_the_runs_is_listed_by_the_name_that_it_has(project):
+    (project / "runs" / "[red]x[link=y]").mkdir(parents=True)
+    *table, line = invoke("runs", str(project)).stdout.splitlines()
+    assert "[red]x[link=y]" in "".join(table)
+    assert line.startswith("[red]x[link=y]: its summary.json is missing")
+
+
 def test_a_damaged_summary_does_not_stop_the_next_run(damaged, project):
     result = invoke("run", str(project / "pipeline.yaml"))
     assert (result.exit_code, "no way to a Kubernetes cluster" in result.stderr) == (1, True)
@@ -104,7 +113,7 @@ def test_each_command_that_is_given_a_run_with_a_damaged_summary_says_so(damaged
         (["schema", str(damaged)], "summary.json is missing or damaged"),
         (["report", str(damaged)], "summary.json is missing or damaged"),
         (["lineage", str(damaged)], "summary.json is missing or damaged"),
-        (["lineage", str(other)], f"Of {run_id(1)}, its summary.json is missing, damaged"),
+        (["lineage", str(other)], f"Run {run_id(1)}: its summary.json is missing, damaged"),
     ):
         if (damaged / SUMMARY).exists() or arguments[1] == str(other):
             result = invoke(*arguments)
@@ -180,6 +189,31 @@ def test_a_refused_configuration_leaves_nothing(project):
     (project / "data.tfrecord").write_bytes(b"no records")
     assert invoke("run", str(project / "pipeline.yaml")).exit_code == 2
     assert list(read_summaries(project / "runs")) == []
+
+
+def test_a_run_without_room_for_its_first_summary_leaves_nothing(project, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_module, "write_summary", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        run_module.run(project / "pipeline.yaml")
+    assert list((project / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "error"), [("done", None), ("failed", "Trainer failed: the loss is not finite")])
+def test_a_signal_at_the_end_of_a_run_changes_nothing_of_its_result(tmp_path, status, error):
+    recorder = Recorder(tmp_path)
+    summary = recorder.summarize(0).model_copy(update={"run_id": run_id(1), "status": "running"})
+    with (
+        pytest.raises(Stopped),
+        run_module._record_run(summary, recorder.workdir.runs / run_id(1)),
+        end_on_signals(),
+    ):
+        summary.status, summary.error = status, error
+        os.kill(os.getpid(), signal.SIGTERM)
+    written = recorder.read(1)
+    assert (written.status, written.error) == (status, error)
 
 
 def test_a_summary_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
