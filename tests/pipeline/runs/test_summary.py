@@ -205,13 +205,14 @@ def test_a_run_without_room_for_its_first_summary_leaves_nothing(project, monkey
 def test_a_signal_at_the_end_of_a_run_changes_nothing_of_its_result(tmp_path, status, error):
     recorder = Recorder(tmp_path)
     summary = recorder.summarize(0).model_copy(update={"run_id": run_id(1), "status": "running"})
-    with (
-        pytest.raises(Stopped),
-        run_module._record_run(summary, recorder.workdir.runs / run_id(1)),
-        end_on_signals(),
-    ):
-        summary.status, summary.error = status, error
-        os.kill(os.getpid(), signal.SIGTERM)
+
+    def end() -> None:
+        with run_module._record_run(summary, recorder.workdir.runs / run_id(1)), end_on_signals():
+            summary.status, summary.error = status, error
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        end()
     written = recorder.read(1)
     assert (written.status, written.error) == (status, error)
 
