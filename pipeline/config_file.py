@@ -11,7 +11,7 @@ from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from trainer.config import IMAGENET, NO_WEIGHTS
 
-_PATHS = (("data", "path"), ("data", "curated_schema"), ("deploy", "path"), ("trainer", "weights"))
+_PATHS = (("data", "path"), ("data", "curated_schema"), ("deploy", "path"), ("deploy", "sign"), ("trainer", "weights"))
 """Keys with a path, by section."""
 
 

@@ -100,7 +100,7 @@ def create_pipeline(
 
     # The same as text, and what a schema can't express: copies across splits, labels that are likely to be wrong, how
     # far the data has drifted since the live model was trained.
-    deployment = deploy.model_dump(mode="json")
+    deployment = deploy.model_dump(mode="json", exclude={"sign"})  # those who read versions need no key
     data_check = DataCheck(
         examples=example_gen.outputs["examples"],
         statistics=statistics_gen.outputs["statistics"],
@@ -195,7 +195,7 @@ def create_pipeline(
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_check.outputs["blessing"],
-        custom_config={DEPLOY: deployment},
+        custom_config={DEPLOY: deploy.model_dump(mode="json")},
         custom_executor_spec=executor_spec.ExecutorClassSpec(PushExecutor),
     )
 

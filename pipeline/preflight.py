@@ -14,6 +14,7 @@ from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import sort_by_traffic
 from imagepipe.deploy.saved_model import read_task
+from imagepipe.deploy.signing import check_private_key
 from pipeline.config import Config
 from pipeline.source import Source, find_examples, list_label_types
 from trainer.pretrained import check_weights
@@ -37,6 +38,8 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
     """
     source = find_examples(config)
     _check_serving_folder(str(deploy.path))
+    if deploy.sign:
+        check_private_key(deploy.sign)
     try:
         check_weights(config.trainer.weights, config.trainer.backbone)
     except WeightsError as error:

@@ -172,6 +172,11 @@ class DeployConfig(Section):
         100,
         description="Percent of the requests that a model pushed by a run gets; the rest stays with the live version.",
     )
+    sign: str | None = Field(
+        None,
+        description="File in PEM with a private key (elliptic curve) that signs each version that is pushed or "
+        "deployed, for imagepipe serve --verify. By default none; needs the extra sign.",
+    )
     kserve: KServeConfig | None = Field(None, description="InferenceService of target: kserve.")
     vertex: VertexConfig | None = Field(None, description="Endpoint of target: vertex; needed there.")
     ml_engine: MLEngineConfig | None = Field(None, description="Model of target: ml_engine; needed there.")

@@ -18,7 +18,7 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     # A server does not load a version number again that it has had: that of a rolled back version is not reused.
     rolled_back = storage.list_versions(f"{config.path}/{ROLLED_BACK}")
     minimum = int(rolled_back[-1]) + 1 if rolled_back else 0
-    version = storage.add_version(model, str(config.path), minimum=minimum)
+    version = storage.add_version(model, str(config.path), minimum=minimum, key=config.sign)
     return Version(version, f"{config.path}/{version}", 100)
 
 

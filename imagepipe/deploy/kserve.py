@@ -63,10 +63,10 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
             f"{client.title} is deployed in mode {find_mode(live)}, without Knative, where KServe can't split the "
             "requests: deploy with --traffic 100"
         )
-    if live and storage.is_same_model(model, _locate_version(config, read_version(live), 0).uri):
+    if live and storage.is_deployed(model, _locate_version(config, read_version(live), 0).uri, config.sign):
         version = read_version(live)  # also if a later one, which did not start, is in the folder
     else:
-        version = storage.add_version(model, str(config.path), inner="{version}")
+        version = storage.add_version(model, str(config.path), inner="{version}", key=config.sign)
     wanted = _build_manifest(config, version)
     if live is None:
         _create(client, wanted)

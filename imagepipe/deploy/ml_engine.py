@@ -40,9 +40,11 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     cloud = connect(config)
     versions = list_versions(cloud)
     with gcp.report_live_versions([registered.version for registered in versions]):
-        version = next((v.version for v in versions if v.ready and storage.is_same_model(model, v.version.uri)), None)
+        version = next(
+            (v.version for v in versions if v.ready and storage.is_deployed(model, v.version.uri, config.sign)), None
+        )
         if not version:
-            name = storage.add_version(model, str(config.path))
+            name = storage.add_version(model, str(config.path), key=config.sign)
             version = Version(name, f"{config.path}/{name}", 0)
             _create_version(cloud, version, next((v.answer for v in versions if v.version.version == name), None))
         _set_default(cloud, version)

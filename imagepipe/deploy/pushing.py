@@ -10,6 +10,7 @@ from typing import Literal
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version, list_newer_live_versions
+from imagepipe.deploy.signing import is_signed
 
 Outcome = Literal["pushed", "already_deployed", "rolled_back", "replaced"]
 
@@ -36,7 +37,8 @@ class Push:
 def push_model(model: str, config: DeployConfig) -> Push:
     """Asks the target for the model, and deploys it with the share ``deploy.traffic`` if it has to be.
 
-    A share that somebody has changed since stays.
+    A share that somebody has changed since stays. A version that is live, but not signed with the key ``deploy.sign``,
+    is pushed again as a signed one.
 
     Args:
         model: folder of the SavedModel.
@@ -47,22 +49,28 @@ def push_model(model: str, config: DeployConfig) -> Push:
     """
     target = targets.load_target(config)
     versions = target.status(config)
-    existing = find_version(model, versions)
-    if existing and existing.traffic:
+    existing = find_version(model, versions, config.sign)
+    if existing and existing.traffic and storage.is_deployed(model, existing.uri, config.sign):
         return Push("already_deployed", existing)
     if existing and existing.rolled_back:
         return Push("rolled_back", existing)
-    if existing and list_newer_live_versions(versions, existing.version):
+    if existing and not existing.traffic and list_newer_live_versions(versions, existing.version):
         return Push("replaced", existing)
-    # The target doesn't have it, or an earlier push of it did not get to its end.
+    # The target doesn't have it, or not as signed, or an earlier push of it did not get to its end.
     return Push("pushed", target.deploy(model, config, config.traffic))
 
 
-def find_version(model: str, versions: list[Version]) -> Version | None:
+def find_version(model: str, versions: list[Version], key: str | None) -> Version | None:
     """Returns the version that is a copy of a SavedModel; of several, the one with the most requests, then the newest.
 
-    Copies are recognised by their fingerprints. A version whose files are gone is none.
+    Copies are recognised by their fingerprints; those that are signed with the key go first. A version whose files are
+    gone is none.
     """
     wanted = storage.read_fingerprint(model)
-    ranked = sorted(versions, key=lambda v: (-v.traffic, -int(v.version)))
-    return next((v for v in ranked if wanted and storage.read_fingerprint(v.uri) == wanted), None)
+    unsigned = None
+    for version in sorted(versions, key=lambda v: (-v.traffic, -int(v.version))):
+        if wanted and storage.read_fingerprint(version.uri) == wanted:
+            if key is None or is_signed(version.uri, key):
+                return version
+            unsigned = unsigned or version
+    return unsigned

@@ -11,6 +11,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
+from imagepipe.deploy.signing import SIGNATURE, is_signed, sign_model
 
 REMOVED = ".removed-"
 """Start of the name of a version's folder that is being removed."""
@@ -35,7 +36,12 @@ def is_same_model(one: str, other: str) -> bool:
     return bool(fingerprint) and read_fingerprint(other) == fingerprint
 
 
-def add_version(model: str, folder: str, inner: str = "", minimum: int = 0) -> str:
+def is_deployed(model: str, version: str, key: str | None) -> bool:
+    """Returns whether the folder of a version holds a copy of a model, signed with a key if one is given."""
+    return is_same_model(model, version) and (key is None or is_signed(version, key))
+
+
+def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key: str | None = None) -> str:
     """Copies a SavedModel into a new version folder.
 
     On this machine the folder appears at once and whole: the copy is written under another name. An object store has no
@@ -46,26 +52,29 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0) -> s
         folder: the folder of the versions; created if missing.
         inner: where in the version folder the SavedModel goes, if not right into it; ``{version}`` is its name.
         minimum: smallest number that the version may have.
+        key: file with the private key that signs the version before it can be seen; None for no signature.
 
     Returns:
         The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later. If the
-        newest version is this very model already, nothing is copied, and that version is returned.
+        newest version is this very model already, and signed if it has to be, nothing is copied, and that version is
+        returned.
 
     Raises:
-        ModelError: if it can't be written there.
+        ModelError: if it can't be written there, or can't be signed.
+        ConfigError: if the key can't be used.
     """
     try:
         versions = list_versions(folder)
-        if versions and is_same_model(model, _join(folder, versions[-1], inner.format(version=versions[-1]))):
+        if versions and is_deployed(model, _join(folder, versions[-1], inner.format(version=versions[-1])), key):
             return versions[-1]
         version = str(max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0))
         if filesystem.is_uri(folder):
-            _copy(model, _join(folder, version, inner.format(version=version)))
+            _copy_signed(model, _join(folder, version, inner.format(version=version)), key)
         else:
             partial = f"{folder}/{filesystem.PARTIAL}{version}"
             Path(partial).mkdir(parents=True, exist_ok=True)
             with hold_folder(Path(partial)):
-                _copy(model, _join(partial, inner.format(version=version)))
+                _copy_signed(model, _join(partial, inner.format(version=version)), key)
             filesystem.rename(partial, f"{folder}/{version}")
     except OSError as error:
         raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
@@ -94,12 +103,25 @@ def _join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _copy(source: str, target: str) -> None:
-    """Copies a SavedModel's folder, the graph last."""
+def _copy_signed(source: str, target: str, key: str | None) -> None:
+    """Copies a SavedModel's folder, with a new signature first if there is a key: no reader sees it without."""
+    if key is None:
+        _copy(source, target)
+        return
+    local = fetch_folder(source)
+    with tempfile.TemporaryDirectory() as folder:
+        signature = Path(folder, SIGNATURE)
+        sign_model(local, signature, key)
+        filesystem.copy(str(signature), f"{target}/{SIGNATURE}")
+    _copy(str(local), target, omitted=SIGNATURE)
+
+
+def _copy(source: str, target: str, omitted: str = "") -> None:
+    """Copies a SavedModel's folder, the graph last, without the file called ``omitted``."""
     source = source.rstrip("/")
     graph = f"{source}/{GRAPH}"
     for path, _ in filesystem.walk(source):
-        if path != graph:
+        if path not in (graph, f"{source}/{omitted}"):
             filesystem.copy(path, target + path.removeprefix(source))
     filesystem.copy(graph, f"{target}/{GRAPH}")
 

@@ -78,9 +78,11 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     versions = _list_versions(cloud, endpoint)
     with gcp.report_live_versions([registered.version for registered in versions]):
         endpoint = endpoint or _create_endpoint(cloud)
-        candidate = next((v for v in versions if v.deployed and storage.is_same_model(model, v.version.uri)), None)
+        candidate = next(
+            (v for v in versions if v.deployed and storage.is_deployed(model, v.version.uri, config.sign)), None
+        )
         if not candidate:
-            version = storage.add_version(model, str(config.path))
+            version = storage.add_version(model, str(config.path), key=config.sign)
             earlier = next((v for v in versions if v.version.version == version), None)
             if earlier:
                 candidate = _deploy_registered(cloud, endpoint, earlier)

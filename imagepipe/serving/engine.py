@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
-from google.protobuf import json_format
 from PIL import Image
-from tensorflow.core.protobuf import saved_model_pb2
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, TooManyPixels, check_kind, prepare_for_decoder
@@ -37,10 +34,9 @@ class Engine:
         model: the SavedModel.
         name: the model's name, for callers.
         version: the model's version, for callers.
-        signatures: the SavedModel's signatures, in TensorFlow Serving's form.
     """
 
-    def __init__(self, folder: Path, name: str, version: str, observe: Callable[[int], None]):
+    def __init__(self, folder: Path, name: str, version: str, observe: Callable[[int], None], key: Path | None = None):
         """Loads and warms it.
 
         Args:
@@ -48,13 +44,13 @@ class Engine:
             name: the model's name, for callers.
             version: the model's version, for callers.
             observe: called with the size of each batch that the network computes.
+            key: see ``LoadedModel``.
 
         Raises:
             Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
         """
-        self.model, self.name, self.version = LoadedModel(folder), name, version
+        self.model, self.name, self.version = LoadedModel(folder, key=key), name, version
         self._preprocess = self.model.loaded.preprocess
-        self.signatures = _read_signatures(folder)
         self._answer = _share_batches(self.model.loaded.answer, self._preprocess.structured_outputs)
         self._observe = observe
         self._warm()
@@ -138,14 +134,6 @@ class Engine:
         return self.answer(checked, self.preprocess(checked))
 
 
-def _read_signatures(folder: Path) -> dict[str, Any]:
-    parsed = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    return {
-        name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
-        for name, signature in parsed.meta_graphs[0].signature_def.items()
-    }
-
-
 def _prepare_image(data: bytes) -> tuple[bytes, int, int]:
     """Returns an image that the graph can decode, its width and its height."""
     try:
@@ -198,18 +186,19 @@ def _share_batches(
 class ServedModel:
     """The live version of a model, which follows the model's folder."""
 
-    def __init__(self, path: Path, name: str, observe: Callable[[int], None]):
+    def __init__(self, path: Path, name: str, observe: Callable[[int], None], key: Path | None = None):
         """Loads the newest version that can be loaded.
 
         Args:
             path: a SavedModel, the folder of its versions, or a run, see ``imagepipe.deploy.versions``.
             name: the model's name, for callers.
             observe: called with the size of each batch.
+            key: see ``LoadedModel``; a version without a valid signature is refused as one that can't be loaded.
 
         Raises:
             ModelError: if no version can be loaded.
         """
-        self._path, self._name, self._observe = path, name, observe
+        self._path, self._name, self._observe, self._key = path, name, observe, key
         self._refused: dict[Path, tuple[object, str]] = {}  # by folder: the state of its files, and the reason
         self._engine: Engine | None = None
         self.refresh()
@@ -234,7 +223,7 @@ class ServedModel:
             if folder in self._refused and self._refused[folder][0] == state:
                 continue
             try:
-                self._engine = Engine(folder, self._name, version, self._observe)
+                self._engine = Engine(folder, self._name, version, self._observe, self._key)
             except Exception as error:  # whatever TensorFlow raises on a damaged model: an older one may be sound
                 reason = str(error) if isinstance(error, ModelError) else f"{folder} can't be served: {error!r}"
                 _log.error("version %s is refused: %s", version, reason)
@@ -270,5 +259,5 @@ class ServedModel:
 
 def _describe_files(folder: Path) -> object:
     """Returns names, sizes and times of all files, to tell whether any has changed."""
-    files = [(str(file), file.stat()) for file in sorted(folder.rglob("*"))]
+    files = [(str(file), file.lstat()) for file in sorted(folder.rglob("*"))]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)

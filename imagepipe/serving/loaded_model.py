@@ -2,17 +2,20 @@
 
 import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.in_use import hold_folder
-from imagepipe.deploy.saved_model import read_labels, read_task
+from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
+from imagepipe.deploy.signing import copy_verified
 from imagepipe.serving.types import Prediction, Request, Value
 
 _PYTHON_TYPES: dict[tf.DType, type[Value] | tuple[type[Value], ...]] = {
@@ -32,25 +35,36 @@ class LoadedModel:
         task: classification, multilabel or regression.
         side: types of the side features that the signature needs, by name.
         loaded: the object that TensorFlow loaded.
+        signatures: the SavedModel's signatures, in TensorFlow Serving's form.
     """
 
-    def __init__(self, folder: Path, signature: Literal["serving_default", "tf_examples"] = "serving_default"):
+    def __init__(
+        self,
+        folder: Path,
+        signature: Literal["serving_default", "tf_examples"] = "serving_default",
+        key: Path | None = None,
+    ):
         """Loads it.
 
         Args:
             folder: the SavedModel's folder.
-            signature: the signature that the caller needs.
+            signature: the signature of the graph that the caller needs.
+            key: public key; with it nothing is loaded that isn't signed, see ``imagepipe.deploy.signing``.
 
         Raises:
-            ModelError: if it can't be loaded, or lacks the signature.
+            ModelError: if it can't be loaded, lacks the signature, or isn't signed with the key.
         """
         in_use = ExitStack()
         weakref.finalize(self, in_use.close)
         try:
             in_use.enter_context(hold_folder(folder))
-            self.loaded = tf.saved_model.load(str(folder))  # it owns what the signatures use
+            with copy_verified(folder, key) if key else nullcontext(folder) as files:
+                self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
+                self.labels, self.task, self.signatures = read_labels(files), read_task(files), _read_signatures(files)
             inputs = self.loaded.signatures[signature].structured_input_signature[1]
-            self.folder, self.labels, self.task = folder, read_labels(folder), read_task(folder)
+            self.folder = folder
+        except ModelError:  # which is a ValueError
+            raise
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
         self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE[signature]}
@@ -94,3 +108,11 @@ class LoadedModel:
         outputs = self.loaded.signatures["tf_examples"](examples=tf.constant(examples, tf.string))
         texts = [label.decode(errors="replace") for label in outputs["label"].numpy()]
         return list(zip(outputs["classes"].numpy(), texts, strict=True))
+
+
+def _read_signatures(folder: Path) -> dict[str, Any]:
+    parsed = saved_model_pb2.SavedModel.FromString((folder / GRAPH).read_bytes())
+    return {
+        name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
+        for name, signature in parsed.meta_graphs[0].signature_def.items()
+    }

@@ -16,7 +16,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request, Value
 
 
-def load(path: str | os.PathLike[str]) -> "Predictor":
+def load(path: str | os.PathLike[str], verify: str | os.PathLike[str] | None = None) -> "Predictor":
     """Loads a model into this process.
 
     Examples:
@@ -28,11 +28,12 @@ def load(path: str | os.PathLike[str]) -> "Predictor":
     Args:
         path: a SavedModel, a folder of versions (the newest is loaded) or the folder of a run (its model is loaded,
             blessed or not).
+        verify: file in PEM with a public key; with it nothing is loaded that isn't signed with its private key.
 
     Raises:
-        ModelError: if there is no model, or it can't be loaded.
+        ModelError: if there is no model, or it can't be loaded, or isn't signed.
     """
-    return Predictor(LoadedModel(find_model(Path(path))))
+    return Predictor(LoadedModel(find_model(Path(path)), key=Path(verify) if verify else None))
 
 
 class Predictor:

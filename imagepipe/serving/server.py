@@ -177,7 +177,7 @@ def build_routes(handler: Handler) -> APIRouter:
         engine = handler.find_engine(name, version)
         return {
             "model_spec": {"name": name, "signature_name": "", "version": engine.version},
-            "metadata": {"signature_def": {"signature_def": engine.signatures}},
+            "metadata": {"signature_def": {"signature_def": engine.model.signatures}},
             "labels": engine.model.labels,
             "task": engine.model.task,
         }
@@ -254,7 +254,7 @@ def _list_open_paths() -> list[str]:
     return ["/", "/docs", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
 
 
-def serve(path: Path, name: str, listening: socket.socket, access: Access = EVERYBODY) -> None:
+def serve(path: Path, name: str, listening: socket.socket, access: Access = EVERYBODY, key: Path | None = None) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
     A process can do this once: KServe's application is a global of the process.
@@ -264,11 +264,12 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
         name: the model's name, for callers.
         listening: the socket that requests come in by; none is answered before the model is warm.
         access: the callers that it answers.
+        key: public key; only versions that are signed with its private key are served. None for all versions.
 
     Raises:
         ModelError: if there is no model that can be served.
     """
-    served = ServedModel(path, name, BATCH_SIZES.observe)
+    served = ServedModel(path, name, BATCH_SIZES.observe, key)
     handler = Handler(served, name)
     repository = ModelRepository()
     listed = Model(name)  # for KServe's list of models; our routes answer all that is asked about it
@@ -301,7 +302,7 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
     server.run([listening])
 
 
-def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY) -> None:
+def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY, key: Path | None = None) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
 
     Args:
@@ -310,6 +311,7 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
         host: the address to listen on.
         port: the port to listen on; 0 for any free port, which is logged.
         access: the callers that it answers.
+        key: see ``serve``.
 
     Raises:
         ModelError: if it can't listen there, or there is no model that can be served.
@@ -325,7 +327,7 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, access)
+        serve(path, name, listening, access, key)
 
 
 if __name__ == "__main__":

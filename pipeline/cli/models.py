@@ -175,14 +175,24 @@ def serve(
     key: KeyOption = None,
     allow_host: AllowHostOption = None,
     allow_origin: AllowOriginOption = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="IMAGEPIPE_VERIFY",
+            help="Load only versions that are signed (deploy.sign) with the private key of this public key.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
-        from imagepipe.deploy import storage
+        from imagepipe.deploy import signing, storage
         from imagepipe.deploy.versions import find_model, find_model_name
         from pipeline.logs import hide_output
 
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
+        if verify:
+            signing.check_public_key(verify)
         uri = os.environ.get("AIP_STORAGE_URI")
         if not (path := model or (uri and storage.fetch_folder(uri))):
             raise typer.BadParameter("give a model")
@@ -190,7 +200,7 @@ def serve(
         with hide_output():
             from imagepipe.serving import server
 
-        server.main(path, name or find_model_name(path), host, port, access)
+        server.main(path, name or find_model_name(path), host, port, access, verify)
 
 
 @app.command()

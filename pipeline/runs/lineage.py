@@ -1,5 +1,6 @@
 """The lineage of a model version: data, code, configuration, packages, and the command that repeats the run."""
 
+import filecmp
 import shlex
 import textwrap
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.deploy.saved_model import FINGERPRINT
+from imagepipe.deploy.signing import SIGNATURE
 from imagepipe.deploy.versions import find_model
 from pipeline.runs import metadata_store, provenance, summary
 from pipeline.runs.provenance import Origin
@@ -23,7 +25,7 @@ class Lineage:
         model: folder of the SavedModel.
         version: its name, if it is a version folder.
         live: whether it is the newest of its folder, which a model server serves.
-        verified: whether its fingerprint is that of the run's own copy; False if that copy is gone.
+        verified: whether each of its files is as in the run's own copy; False if that copy is gone.
         run: the run that pushed it; or the first run that had it, if it was not pushed.
         origin: what that run was made from; None if it left no ``run.json``.
         trained_by: id of the run that trained it: an earlier one if the run took it from the cache. None if ML Metadata
@@ -85,11 +87,12 @@ def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
     pipeline_workdir = Workdir(root)
     summaries = dict(summary.read_summaries(pipeline_workdir.runs))
     run = _find_run(path.resolve(), model, summaries, pipeline_workdir)
-    verified = _have_same_fingerprint(model, Path(run.model_dir) if run.model_dir else None)
-    if verified is False:
+    own_copy = Path(run.model_dir) if run.model_dir else None
+    verified = own_copy is not None and (own_copy / FINGERPRINT).is_file()
+    if own_copy and verified and (difference := _find_difference(model, own_copy)):
         raise ModelError(
-            f"{model} is not the model that the run {run.run_id} made under this name: its fingerprint differs. "
-            "It was replaced by hand."
+            f"{model} is not the model that the run {run.run_id} made under this name: {difference} differs. "
+            "It was replaced or changed by hand."
         )
     origin = provenance.read_origin(pipeline_workdir.runs / run.run_id)
     executions, trained_by = _read_executions(pipeline_workdir, run)
@@ -97,7 +100,7 @@ def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
         model=model,
         version=model.name if model.name.isdigit() else "",
         live=summary.is_live(run) and model.name == run.pushed_version,
-        verified=bool(verified),
+        verified=verified,
         run=run,
         origin=origin,
         trained_by=trained_by,
@@ -145,14 +148,22 @@ def _find_run(path: Path, model: Path, summaries: dict[str, Summary | None], wor
     )
 
 
-def _have_same_fingerprint(one: Path, other: Path | None) -> bool | None:
-    """Returns whether two folders hold the same SavedModel; None if one of them has no fingerprint."""
-    if other is None:
-        return None
+def _find_difference(model: Path, copy: Path) -> str | None:
+    """Returns the first file that two folders of a SavedModel don't have in common, signatures aside; None if none."""
+    roots = (model, copy)
+    names = {str(path.relative_to(root)) for root in roots for path in root.rglob("*") if path.is_file()}
+    for name in sorted(names - {SIGNATURE}):
+        one, other = (root / name for root in roots)
+        if not (one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)):
+            return name
+    return None
+
+
+def _have_same_fingerprint(one: Path, other: Path) -> bool:
     try:
         return (one / FINGERPRINT).read_bytes() == (other / FINGERPRINT).read_bytes()
     except OSError:
-        return None
+        return False
 
 
 def _fingerprint_dataset_now(origin: Origin | None) -> str | None:

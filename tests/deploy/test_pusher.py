@@ -15,6 +15,8 @@ from components.champion.executor import find_live_model
 from components.pusher.executor import DEPLOY, OUTCOME, VERSION, Executor
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.signing import copy_verified
+from tests.deploy.test_signing import write_keys
 from tests.standins.google import PROJECT, REGION, serve_api
 from tests.standins.kubernetes import Cluster
 from tests.standins.ml_engine import MLEngine
@@ -168,3 +170,15 @@ def test_a_rolled_back_model_is_no_champion(config, push, brightness):
     targets.load_target(config).rollback(config)
     assert find_live_model(config, brightness[2]) == first
     assert find_live_model(config, brightness[0]) == ""
+
+
+def test_a_version_is_signed_on_every_target_and_one_that_was_not_is_pushed_again(push, config, brightness, tmp_path):
+    key = str(write_keys(tmp_path, "signing"))
+    unsigned = describe(push(brightness[0]))
+    signed = describe(push(brightness[0], sign=key))
+    assert (unsigned[0], signed[0]) == ("pushed", "pushed")
+    assert read_shares(config) == {signed[1]: 100}
+    (live,) = [version for version in targets.load_target(config).status(config) if version.traffic]
+    with copy_verified(Path(live.uri), tmp_path / "signing.pub"):
+        pass
+    assert describe(push(brightness[0], sign=key)) == ("already_deployed", signed[1])

@@ -88,6 +88,7 @@ def test_a_run_that_can_not_be_is_refused_without_importing_anything_heavy(proje
         "trainer.weights=noise": "does not hold weights that can be read",
         "trainer.epochs=none": "trainer.epochs",
         "deploy.path=noise/models": "no model can be written into",
+        "deploy.sign=noise": "is no private key to sign models with",
         "unknown=1": "unknown key",
     }
     commands = [["run", "pipeline.yaml", "--set", override] for override in cases]
@@ -116,6 +117,7 @@ def test_so_is_every_other_command(project):
         "nothing is neither a SavedModel": ["batch-predict", "nothing", "x", "--out", "o"],
         "b*.jpg": ["batch-predict", "model", "b*.jpg", "--out", "o"],
         "nowhere is neither a SavedModel": ["serve", "nowhere"],
+        "is no public key to verify signatures with": ["serve", "model", "--verify", "noise"],
         "none is neither a SavedModel": ["export", "none", "--out", "x"],
         "absent is neither a SavedModel": ["deploy", "absent"],
         "a.yaml: No such file": ["status", "--config", "a.yaml"],

@@ -58,6 +58,22 @@ def test_a_model_that_was_put_in_the_place_of_another_is_not_taken_for_it(pushed
         lineage.trace_model(version)
 
 
+def test_a_version_of_which_any_file_was_changed_or_added_is_refused_but_a_signature_is_not(pushed):
+    _, version = pushed
+    (version / "model.sig").write_bytes(b"signature")
+    assert lineage.trace_model(version).verified
+    (version / "assets.extra").mkdir()
+    (version / "assets.extra" / "added").write_bytes(b"")
+    with pytest.raises(
+        ModelError, match=rf"is not the model that the run {run_id(1)} made .* assets\.extra/added diff"
+    ):
+        lineage.trace_model(version)
+    (version / "assets.extra" / "added").unlink()
+    (version / "saved_model.pb").write_bytes(b"another graph")
+    with pytest.raises(ModelError, match=r"saved_model\.pb differs. It was replaced or changed by hand"):
+        lineage.trace_model(version)
+
+
 def test_a_copy_elsewhere_is_known_by_its_fingerprint(pushed, tmp_path):
     root, _ = pushed
     copy = saved_model(tmp_path / "elsewhere" / "7", b"fingerprint")
