@@ -15,7 +15,7 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 
 # Two processes; tests of a file share what is dear to make. Those of e2e take longest, and begin early if files keep
 # their order.
-IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder
+IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
 	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)
