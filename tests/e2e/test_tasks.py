@@ -1,7 +1,6 @@
 """Several labels an image, and a number: from a manifest to predictions of the pushed model, as a user does it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
