@@ -105,6 +105,8 @@ def execute_dag(
             summary.status = "done"
         except local_runner.NodeError as error:
             summary.status, summary.error = "failed", str(error)
+            if summary.push:  # a node after the Pusher failed
+                summary.traffic = _ask_target(deploy)
         finally:
             summary.seconds = round(time.monotonic() - start, 2)
             write_summary(summary, run_dir)

@@ -1,5 +1,6 @@
 """Pusher: TFX's, for every target of the configuration."""
 
+import shlex
 from typing import Any
 
 from absl import logging
@@ -18,6 +19,9 @@ OUTCOME, VERSION = "outcome", "version"
 
 TFX's own property ``pushed_version`` is there only if that version is in service.
 """
+
+
+_TAKEN_OUT = {"rolled_back": "was rolled back", "replaced": "was replaced by another version"}
 
 
 class Executor(executor.Executor):
@@ -39,8 +43,17 @@ class Executor(executor.Executor):
             self._MarkNotPushed(pushed)
             return
         custom = json_utils.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
-        push = push_model(self.GetModelPath(input_dict), DeployConfig(**custom[DEPLOY]))
+        model = self.GetModelPath(input_dict)
+        push = push_model(model, DeployConfig(**custom[DEPLOY]))
         logging.info("Version %s at the target is this model: %s", push.version.version, push.outcome)
+        if reason := _TAKEN_OUT.get(push.outcome):
+            logging.warning(
+                "The model is blessed, but not pushed: it is version %s at the target, which %s. A run does not undo "
+                "that. To deploy it: %s, with --config and the pipeline's configuration",
+                push.version.version,
+                reason,
+                shlex.join(["imagepipe", "deploy", model]),
+            )
         pushed.set_string_custom_property(OUTCOME, push.outcome)
         pushed.set_string_custom_property(VERSION, push.version.version)
         if push.is_deployed:

@@ -56,6 +56,11 @@ def print_outcome(summary: "Summary") -> int:
     if summary.status == "failed":
         ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {escape(summary.log)}")
         ERR.print("Results of the nodes before are kept: the next run continues from there.")
+        if summary.push:
+            from pipeline.runs.push_outcome import describe_push, describe_traffic
+
+            ERR.print(f"Before it failed, the model was {escape(describe_push(summary))}.")
+            ERR.print(f"{summary.target}: {escape(describe_traffic(summary))}")
         return FAILED
     from imagepipe.base.metrics import CHAMPION_METRIC
 

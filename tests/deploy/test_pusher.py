@@ -100,11 +100,16 @@ def test_a_model_that_is_live_is_not_pushed_again(config, push, brightness):
     assert targets.load_target(config).status(config) == versions
 
 
-def test_a_model_that_was_rolled_back_is_not_pushed_again_until_somebody_deploys_it(config, push, brightness):
+def test_a_model_that_was_rolled_back_is_not_pushed_again_until_somebody_deploys_it(config, push, brightness, caplog):
     _, first = describe(push(brightness[0]))
     _, second = describe(push(brightness[1]))
     targets.load_target(config).rollback(config)
+    assert not any("not pushed" in record.message for record in caplog.records)
     pushed = push(brightness[1])
+    (warning,) = [record for record in caplog.records if "not pushed" in record.message]
+    assert warning.levelname == "WARNING"
+    assert f"it is version {second} at the target, which was rolled back" in warning.message
+    assert "To deploy it: imagepipe deploy " in warning.message
     assert describe(pushed) == ("rolled_back", "")
     assert pushed.get_string_custom_property(VERSION) == second
     assert read_shares(config) == {first: 100}

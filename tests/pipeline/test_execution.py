@@ -4,13 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tfx.types import standard_artifacts
 
 from components.evaluator.evaluation import Evaluation, Slice
 from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
 from pipeline import execution
-from pipeline.local_runner import NodeError
+from pipeline.config import Config
+from pipeline.local_runner import NodeError, NodeResult
 from pipeline.runs.report_page import PAGE
+from pipeline.source import Source
 from tests.pipeline.runs.workdirs import Recorder
 
 
@@ -78,3 +81,30 @@ def test_nor_is_a_full_disk(tmp_path, code):
     blessing.uri = str(tmp_path)
     with pytest.raises(OSError, match=os.strerror(code)), execution._read({"A": {"b": [blessing]}}, "A", "b"):
         raise OSError(code, os.strerror(code))
+
+
+def test_a_run_that_fails_after_the_push_asks_the_target_what_is_live(tmp_path, monkeypatch):
+    pushed = standard_artifacts.PushedModel()
+    pushed.set_string_custom_property("pushed_version", "7")
+    pushed.set_string_custom_property(execution.OUTCOME, "pushed")
+    pushed.set_string_custom_property(execution.VERSION, "7")
+
+    def run_nodes(pipeline, run_id, never_cached, on_start, on_end):
+        on_end(NodeResult("Pusher", 1, False, {"pushed_model": [pushed]}))
+        raise NodeError("ModelReport", "the disk is full")
+
+    monkeypatch.setattr(execution.local_runner, "run_nodes", run_nodes)
+    monkeypatch.setattr(execution.provenance, "write_origin", lambda *_, **__: None)
+    monkeypatch.setattr(execution, "compute_fingerprint", lambda *_: None)
+    recorder = Recorder(tmp_path)
+    summary = recorder.summarize(0)
+    live = tmp_path / "live"
+    (live / "7").mkdir(parents=True)
+    (live / "7" / "saved_model.pb").touch()
+    config = Config.model_validate({"name": "digits", "data": {"path": str(tmp_path)}})
+    source = Source(str(tmp_path), {"train": "a*", "eval": "b*"}, {})
+    deploy = config.make_deployment(str(live))
+    execution.execute_dag(config, source, deploy, recorder.workdir, summary, Console(quiet=True))
+    written = recorder.read(0)
+    assert (written.status, written.error) == ("failed", "ModelReport failed: the disk is full")
+    assert (written.push.version, written.traffic) == ("7", {"7": 100})

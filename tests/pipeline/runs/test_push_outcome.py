@@ -50,6 +50,18 @@ def test_a_refused_model_says_what_stays_live(end):
     assert lines[-2].startswith("Not blessed, not pushed: accuracy is 0.9")
 
 
+def test_a_run_that_fails_after_the_push_says_what_it_made_live(end):
+    failed = {"status": "failed", "error": "ModelReport failed: the disk is full"}
+    status, lines = end("pushed", {"7": 100}, **failed)
+    assert (status, lines[-1]) == (1, "filesystem: version 7 is live")
+    assert lines[-2] == "Before it failed, the model was pushed as version 7."
+
+
+def test_a_run_that_fails_before_the_push_says_nothing_of_it(end):
+    status, lines = end(None, None, status="failed", error="Trainer failed: the disk is full")
+    assert (status, "pushed" in "".join(lines), "live" in "".join(lines)) == (1, False, False)
+
+
 def test_a_run_of_an_earlier_version_of_imagepipe_is_described_as_it_was(tmp_path):
     summary = Recorder(tmp_path).summarize(0, pushed_version="7")
     assert describe_push(summary) == "pushed as version 7"
