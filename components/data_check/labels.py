@@ -27,7 +27,7 @@ def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_image
     if task == "regression":
         return _find_missing(splits, feature, _is_number)
     ids = {name: _collect_ids(split) for name, split in splits.items()}
-    findings = [] if task == "multilabel" else _find_missing(splits, feature, _is_name)
+    findings = _find_nameless(splits, feature) if task == "multilabel" else _find_missing(splits, feature, _is_name)
     findings += _find_unusable(task, ids, feature)
     counts = {name: {label: len(images) for label, images in by_label.items()} for name, by_label in ids.items()}
     if message := describe_ids(counts.values()):
@@ -59,6 +59,20 @@ def _find_missing(splits: Mapping[str, Split], feature: str, is_label: Callable[
                 f"{list_names(ids)}. Label them, or leave them out of the TFRecords"
             )
             findings.append(_make_finding("missing_label", name, feature, message, ids))
+    return findings
+
+
+def _find_nameless(splits: Mapping[str, Split], feature: str) -> list[Finding]:
+    """Finds labels of nothing but blanks; an image of several labels may have none, but not one without a name."""
+    findings = []
+    for name, split in splits.items():
+        labelled = zip(split.ids, split.labels, strict=True)
+        if ids := [image_id for image_id, labels in labelled if not all(map(_is_name, labels))]:
+            message = (
+                f"{count_images(len(ids))} in the split {name} with an empty label in '{feature}', such as "
+                f"{list_names(ids)}. Correct or remove it"
+            )
+            findings.append(_make_finding("unusable_label", name, feature, message, ids))
     return findings
 
 

@@ -68,6 +68,21 @@ def test_images_without_a_label_stop_the_run_by_name(task, labels, without):
         assert f"such as {', '.join(without)}. Label them, or leave them out of the TFRecords" in finding.message
 
 
+def test_an_empty_label_beside_others_stops_the_run_by_the_image_that_has_it():
+    """An image of several labels may have none: then its list is empty."""
+    labels = [["1"], [], ["1", " "], ["", "2"], [""], ["\u2028"], ["2"]]
+    split = Split(ids=[f"id-{i}" for i in range(len(labels))], labels=labels)
+    findings = check_labels("multilabel", {"train": split, "test": split}, "tags", {})
+    assert [(f.severity, f.kind, f.split) for f in findings] == [
+        ("error", "unusable_label", "train"),
+        ("warning", "unusable_label", "test"),
+    ]
+    for finding in findings:
+        assert finding.examples == ["id-2", "id-3", "id-4", "id-5"]
+        assert "4 images in the split" in finding.message
+        assert "with an empty label in 'tags', such as id-2, id-3, id-4, id-5. Correct or remove it" in finding.message
+
+
 def test_labels_and_categories_that_no_vocabulary_can_hold_stop_the_run_by_name(tmp_path):
     features = Features(categorical=("camera", "lens"))
     with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
