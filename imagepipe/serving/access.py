@@ -109,6 +109,11 @@ def is_loopback(host: str) -> bool:
     return all(address.is_loopback for address in addresses)
 
 
+def may_read(method: str, path: str, open_paths: Collection[str]) -> bool:
+    """Returns whether a request needs no token: what is sent to an open path does, as a prediction may be there."""
+    return method in ("GET", "HEAD") and path in open_paths
+
+
 class Guard:
     """Answers instead of an application if the host, the web page or the caller may not ask it."""
 
@@ -126,7 +131,7 @@ class Guard:
             app: the application.
             access: the callers that it answers.
             host: the address that it listens on.
-            open_paths: paths for everybody: health probes have no token, and the pod's address for a host.
+            open_paths: paths that everybody may read: health probes have no token, and the pod's address for a host.
             login: how a caller is asked for the token. By ``Basic`` a browser asks its user for it as a password, and
                 then sends it with each request, so that a site with changing requests must not do this.
         """
@@ -145,7 +150,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it."""
-        is_open = scope["type"] != "http" or scope["path"] in self._open
+        is_open = scope["type"] != "http" or may_read(scope["method"], scope["path"], self._open)
         await (self._app if is_open else self._guarded)(scope, receive, send)
 
     async def _check_caller(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from imagepipe.base.names import TaskName
 from imagepipe.deploy.kserve_library import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
+from imagepipe.serving.access import may_read
 from imagepipe.serving.engine import Engine
 from imagepipe.serving.limits import MAX_INSTANCES
 
@@ -179,7 +180,7 @@ def describe_api(
         routes: the application's routes; of two for the same path the first is described, as it answers.
         engine: the live version.
         has_token: whether callers have to send a token.
-        open_paths: paths for which they need not.
+        open_paths: paths that can be read without.
     """
     name, version, side = engine.name, engine.version, engine.side_types
     title = f"{name}: an image model"
@@ -191,14 +192,14 @@ def describe_api(
         components["schemas"].pop(unused, None)
     names = {"name": name, "model_name": name, "version": version, "model_version": version}
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             operation["responses"].pop("422", None)
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] in names:
                     parameter["schema"] = {"type": "string", "enum": [names[parameter["name"]]]}
             if "{" in path:
                 operation["responses"].setdefault("404", _describe_error("There is no such model or version"))
-            if has_token and path not in open_paths:
+            if has_token and not may_read(method.upper(), path, open_paths):
                 operation["security"] = [{"token": []}]
                 operation["responses"]["401"] = _describe_error("The token is missing or wrong")
     if has_token:

@@ -250,7 +250,7 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
 
 
 def _list_open_paths() -> list[str]:
-    """Returns the paths that need no token: health, and the pages, which are empty without the other paths."""
+    """Returns the paths that are read without a token: health, and the pages, which are empty without the others."""
     return ["/", "/docs", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
 
 

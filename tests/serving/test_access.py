@@ -65,6 +65,8 @@ def test_without_the_token_nothing_but_health_is_answered(login):
     for path in (f"{HEALTH}/", f"/{HEALTH}", f"{HEALTH}/../models", "/metrics", "/openapi.json", "/"):
         assert asked.get(path).status_code == 401, path
     assert asked.get(HEALTH).status_code == 200
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):  # AIP_PREDICT_ROUTE may be an open path
+        assert asked.request(method, HEALTH).status_code == 401, method
     assert asked.get("/v1/models", headers=bearer(WORD)).status_code == 200
     assert asked.get("/v1/models", headers={"Authorization": f"bearer  {WORD} "}).status_code == 200
 

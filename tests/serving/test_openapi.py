@@ -1,12 +1,15 @@
 """The server's OpenAPI document, and requests that schemathesis makes from it, against a real model."""
 
 import base64
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import strategies as st
 
+from imagepipe.serving import openapi
 from tests.serving.test_server import gray
 
 schemathesis.openapi.format(
@@ -66,3 +69,16 @@ def test_requests_made_from_the_schema_are_answered_as_it_says(schema, mode):
             case.call_and_validate(excluded_checks=[schemathesis.checks.positive_data_acceptance])
 
         ask()
+
+
+def test_what_is_sent_to_an_open_path_needs_the_token():
+    app = FastAPI()
+    app.add_api_route("/metrics", lambda: {})
+    app.add_api_route("/alive", lambda: {})
+    app.add_api_route("/alive", lambda: {}, methods=["POST"])  # AIP_PREDICT_ROUTE may be the same as AIP_HEALTH_ROUTE
+    engine = SimpleNamespace(name="m", version="1", side_types={})
+    paths = openapi.describe_api(app.routes, engine, True, ["/alive"])["paths"]
+    assert {name: "security" in operation for name, operation in paths["/alive"].items()} == {
+        "get": False,
+        "post": True,
+    }
