@@ -249,6 +249,16 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
     return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
 
+class _Server(RESTServer):
+    """KServe's server; what its own handlers tell about unexpected errors stays in the log."""
+
+    def create_application(self) -> None:
+        """Adds KServe's routes and handlers to its application, then our handlers of unexpected errors."""
+        super().create_application()
+        for kind in (Exception, NotImplementedError):
+            app.add_exception_handler(kind, _refuse)
+
+
 def _list_open_paths() -> list[str]:
     """Returns the paths that are read without a token: health, and the pages, which are empty without the others."""
     return ["/", "/docs", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
@@ -285,7 +295,7 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, _refuse)
     logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging itself
-    server = RESTServer(
+    server = _Server(
         "kserve.model_server:app",
         DataPlane(repository),
         ModelRepositoryExtension(repository),

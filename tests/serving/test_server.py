@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
@@ -212,6 +213,26 @@ def test_a_bad_request_of_v2_is_refused_with_its_reason(served, tensors, words):
     response = served.http.post(INFER, json={"inputs": tensors})
     assert response.status_code == 400
     assert words in response.json()["error"]
+
+
+@pytest.mark.parametrize("kind", [ValueError, NotImplementedError, MemoryError])
+@pytest.mark.parametrize("method", ["check", "answer"])
+def test_an_unexpected_error_is_not_told_to_the_caller(served, kind, method, monkeypatch, caplog):
+    def fail(*_):
+        raise kind("secret")
+
+    monkeypatch.setattr(engine.Engine, method, fail)
+    for path, asked in (
+        (PREDICT, {"instances": [instance(gray(10))]}),
+        (INFER, {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [b64(gray(10))["b64"]]}]}),
+    ):
+        answer = httpx.post(served.url + path, json=asked, timeout=60)  # the connection is closed after such an answer
+        assert (answer.status_code, answer.json()) == (
+            500,
+            {"error": "the model could not answer; see the server's log"},
+        )
+    assert "a request could not be answered" in caplog.text
+    assert "secret" in caplog.text
 
 
 def test_other_models_and_versions_are_not_found(served):
