@@ -102,11 +102,16 @@ def list_risks(access: Access, host: str, token_file: Path | None) -> list[str]:
 
 def is_loopback(host: str) -> bool:
     """Returns whether a server that listens on an address is reached from this machine only."""
+    addresses = _find_addresses(host)
+    return bool(addresses) and all(address.is_loopback for address in addresses)
+
+
+def _find_addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Returns the addresses of a name, or an address itself; none if there is no such host."""
     try:
-        addresses = [ipaddress.ip_address(address[4][0]) for address in socket.getaddrinfo(host, None)]
-    except (OSError, UnicodeError):  # no such host, which is reported when it can't be listened on
-        return False
-    return all(address.is_loopback for address in addresses)
+        return [ipaddress.ip_address(address[4][0]) for address in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):  # which is reported when it can't be listened on
+        return []
 
 
 def may_read(method: str, path: str, open_paths: Collection[str]) -> bool:
@@ -130,7 +135,7 @@ class Guard:
         Args:
             app: the application.
             access: the callers that it answers.
-            host: the address that it listens on.
+            host: the address that it listens on, or its name, as the user gave it.
             open_paths: paths that everybody may read: health probes have no token, and the pod's address for a host.
             login: how a caller is asked for the token. By ``Basic`` a browser asks its user for it as a password, and
                 then sends it with each request, so that a site with changing requests must not do this.
@@ -145,7 +150,8 @@ class Guard:
                 allow_headers=("Authorization", "Inference-Header-Content-Length"),
                 expose_headers=("Retry-After", "WWW-Authenticate"),
             )
-        hosts = [*_OWN_NAMES, host, *access.hosts] if access.hosts or is_loopback(host) else ["*"]
+        own = [*_OWN_NAMES, host, *(str(address) for address in _find_addresses(host))]
+        hosts = [*own, *access.hosts] if access.hosts or is_loopback(host) else ["*"]
         self._guarded = TrustedHostMiddleware(guarded, hosts, www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

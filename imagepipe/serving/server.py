@@ -264,7 +264,14 @@ def _list_open_paths() -> list[str]:
     return ["/", "/docs", "/v2/health/live", "/v2/health/ready", os.environ.get("AIP_HEALTH_ROUTE", "/")]
 
 
-def serve(path: Path, name: str, listening: socket.socket, access: Access = EVERYBODY, key: Path | None = None) -> None:
+def serve(
+    path: Path,
+    name: str,
+    listening: socket.socket,
+    host: str,
+    access: Access = EVERYBODY,
+    key: Path | None = None,
+) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
     A process can do this once: KServe's application is a global of the process.
@@ -273,6 +280,7 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
         path: a SavedModel, a folder of versions, whose newest is served and which is followed, or a run.
         name: the model's name, for callers.
         listening: the socket that requests come in by; none is answered before the model is warm.
+        host: the address that it listens on, or its name, as the user gave it.
         access: the callers that it answers.
         key: public key; only versions that are signed with its private key are served. None for all versions.
 
@@ -286,7 +294,7 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
     listed.ready = True
     repository.update(listed)
     app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
-    host, port = listening.getsockname()[:2]
+    address, port = listening.getsockname()[:2]
     open_paths, has_token = _list_open_paths(), bool(access.token)
     app.openapi = lambda: openapi.describe_api(app.routes, handler.find_engine(name), has_token, open_paths)
     app.add_middleware(BodyLimit)
@@ -308,7 +316,8 @@ def serve(path: Path, name: str, listening: socket.socket, access: Access = EVER
     server.config.http, server.config.ws = Connection, "none"
     allow_connections()
     served.follow()
-    _log.info("listening on %s://%s:%d", access.scheme, host, port, extra={"fields": {"host": host, "port": port}})
+    fields = {"host": address, "port": port}
+    _log.info("listening on %s://%s:%d", access.scheme, address, port, extra={"fields": fields})
     server.run([listening])
 
 
@@ -337,7 +346,7 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, access, key)
+        serve(path, name, listening, host, access, key)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def served(model, tmp_path_factory):
     os.environ |= {"AIP_HEALTH_ROUTE": "/alive", "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict"}
     listening = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    threading.Thread(target=server.serve, args=(folder, "brightness", listening), daemon=True).start()
+    threading.Thread(target=server.serve, args=(folder, "brightness", listening, "127.1"), daemon=True).start()
     with httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/v2/health/ready").json() == {"ready": True}
         yield SimpleNamespace(http=http, url=url, folder=folder, model=LoadedModel(model))

@@ -100,6 +100,10 @@ def test_the_token_is_compared_in_constant_time_and_shown_by_no_repr(monkeypatch
         ("127.0.0.1", [], "127.0.0.1.rebound.example", 400),
         ("127.0.0.1", [], "", 400),
         ("127.0.0.2", [], "127.0.0.2", 200),
+        ("127.1", [], "127.1:8080", 200),
+        ("127.1", [], "127.0.0.1:8080", 200),
+        ("127.2", [], "127.0.0.2:8080", 200),  # as a name of this machine, which is often 127.0.1.1
+        ("127.2", [], "127.0.0.3:8080", 400),
         ("127.0.0.1", ["models.example"], "models.example", 200),
         ("127.0.0.1", ["models.example"], "localhost", 200),
         (ANYWHERE, [], "flowers.team.svc.cluster.local", 200),

@@ -235,6 +235,11 @@ def test_an_unexpected_error_is_not_told_to_the_caller(served, kind, method, mon
     assert "secret" in caplog.text
 
 
+def test_it_answers_to_the_name_that_it_was_given_and_to_the_address_of_it(served):
+    status = {name: served.http.get("/v1/models", headers={"Host": name}).status_code for name in ("127.1", "127.2")}
+    assert status == {"127.1": 200, "127.2": 400}
+
+
 def test_other_models_and_versions_are_not_found(served):
     for path in ("/v1/models/x:predict", "/v1/models/brightness/versions/8:predict"):
         response = served.http.post(path, json={"instances": [instance(gray(1))]})

@@ -38,7 +38,7 @@ def make_app(workdir: Workdir, access: Access, host: str) -> FastAPI:
     Args:
         workdir: the pipeline's folder.
         access: the callers that it answers.
-        host: the address that it listens on.
+        host: the address that it listens on, or its name, as the user gave it.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     # The browser asks for the token, as a password, and sends it along from then on: no request changes anything.
@@ -89,8 +89,8 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
     except OSError as error:
         raise ModelError(f"can't listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
     with listening:
-        host, port = listening.getsockname()[:2]
-        announce(f"{access.scheme}://{host}:{port}")
+        address, port = listening.getsockname()[:2]
+        announce(f"{access.scheme}://{address}:{port}")
         app = make_app(Workdir(root), access, host)
         config = uvicorn.Config(
             app,

@@ -471,8 +471,10 @@ def test_an_axis_has_round_figures_around_all_values(values, ticks):
     assert all(heights.min() <= dot.y <= heights.max() for dot in drawn.lines[0].dots)
 
 
-def test_its_clients_have_the_deadlines_of_the_models_server(tmp_path, monkeypatch):
+def test_its_clients_have_the_deadlines_of_the_models_server_and_may_use_its_name(tmp_path, monkeypatch):
     configs = []
     monkeypatch.setattr(server.uvicorn, "Server", lambda config: configs.append(config) or SimpleNamespace(run=list))
-    server.serve_pages(tmp_path, "127.0.0.1", 0, print)
+    server.serve_pages(tmp_path, "127.1", 0, print)
     assert [config.http for config in configs] == [Connection]
+    asked = TestClient(configs[0].app)
+    assert [asked.get("/", headers={"Host": name}).status_code for name in ("127.1:80", "127.2:80")] == [200, 400]
