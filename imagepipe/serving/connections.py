@@ -78,7 +78,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._waiting = _waiting.setdefault(self.server_state, {})
         self._in_head = self._is_write_paused = False
-        self._heads = self._head_bytes = 0
+        self._head_bytes = self._unread_bytes = 0
         self._debt: _Debt | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -95,13 +95,11 @@ class Connection(HttpToolsProtocol):
         self._set_debt(None)
 
     def data_received(self, data: bytes) -> None:
-        """Reads a part of a request; a head that is too long is refused."""
-        heads = self._heads
+        """Reads a part of a request; what the parser holds back for the rest of a header or a line is bounded."""
+        self._unread_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._heads == heads:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The request's head is too long.")
+        if self._unread_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too long.")
         self._settle()
 
     def on_message_begin(self) -> None:
@@ -109,18 +107,34 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests before an answer")
         super().on_message_begin()
-        self._in_head, self._head_bytes, self._heads = True, 0, self._heads + 1
+        self._in_head, self._head_bytes = True, 0
+
+    def on_url(self, url: bytes) -> None:
+        """Takes a part of the URL."""
+        super().on_url(url)
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header, or a trailer."""
         super().on_header(name, value)
+        self._count_head(len(name) + len(value))
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
         """Ends a request's head."""
         super().on_headers_complete()
-        self._in_head = False
+        self._in_head, self._unread_bytes = False, 0
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a part of the body."""
+        super().on_body(body)
+        self._unread_bytes = 0
+
+    def on_message_complete(self) -> None:
+        """Ends a request."""
+        super().on_message_complete()
+        self._unread_bytes = 0
 
     def on_response_complete(self) -> None:
         """Ends an answer."""
@@ -138,6 +152,12 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._is_write_paused = False
         self._settle()
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        self._unread_bytes = 0
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("the head is too long")
 
     def _settle(self) -> None:
         """Sets the deadline for what the client owes now; an earlier deadline for the same is kept."""

@@ -16,6 +16,7 @@ from imagepipe.serving.connections import Connection
 
 GET = b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 DUE, LATE = 0.25, 5.0
 
 
@@ -150,9 +151,23 @@ def test_new_connections_take_the_place_of_those_that_are_idle(server, monkeypat
     [
         b"".join(b"X-%d: x\r\n" % n for n in range(101)),
         b"X: " + b"x" * 2**20,
+        b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"".join(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(70)) + b"\r\n",
+        b"\r\nGET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        CHUNKED + b"1\r\nx\r\n0\r\nX: " + b"x" * 2**20,
+        CHUNKED + b"1;" + b"x" * 2**20,
         b"\r\nHost: x\r\n".join([b"\r\nGET /later HTTP/1.1"] * 1000),
     ],
-    ids=["headers", "a header", "requests"],
+    ids=[
+        "headers",
+        "an endless header",
+        "a header at once",
+        "headers at once",
+        "a URL at once",
+        "an endless trailer",
+        "an endless extension of a chunk",
+        "requests",
+    ],
 )
 def test_an_excessive_head_is_refused(server, head, monkeypatch):
     monkeypatch.setattr(connections, "_SECONDS", dict.fromkeys(connections._SECONDS, 60.0))
@@ -162,6 +177,12 @@ def test_an_excessive_head_is_refused(server, head, monkeypatch):
         except ConnectionError:
             return
         assert read_all(client)[:12] in (b"HTTP/1.1 400", b"")
+
+
+def test_a_large_body_in_small_chunks_is_no_head(server):
+    with connect(server) as client:
+        client.sendall(b"POST /body HTTP/1.1\r\nHost: x\r\n" + CHUNKED + b"4\r\nbody\r\n" * 50_000 + b"0\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def test_some_requests_may_be_sent_before_an_answer(server):
