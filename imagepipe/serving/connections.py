@@ -178,9 +178,12 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
         if debt:
             self._waiting[self] = None
-            self._deadline = self.loop.call_later(_SECONDS[debt], self._drop, f"slow_{debt}")
+            reason = None if debt == "idle" else f"slow_{debt}"
+            self._deadline = self.loop.call_later(_SECONDS[debt], self._drop, reason)
 
-    def _drop(self, reason: str) -> None:
-        DROPPED.labels(reason).inc()
+    def _drop(self, reason: str | None) -> None:
+        """Cuts the connection, and counts it if there is a reason: that an idle one ends is no event."""
+        if reason:
+            DROPPED.labels(reason).inc()
         self._set_debt(None)
         self.transport.abort()

@@ -8,7 +8,11 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter("imagepipe_requests", "Requests by route and status.", ["route", "status"])
 REFUSED = Counter("imagepipe_refused", "Requests that were refused, by reason.", ["reason"])
-DROPPED = Counter("imagepipe_dropped", "Connections that were cut, by what their client was slow with.", ["reason"])
+DROPPED = Counter(
+    "imagepipe_dropped",
+    "Connections that were cut while their client owed something, by what it was slow with, or for want of a place.",
+    ["reason"],
+)
 SECONDS = Histogram(
     "imagepipe_request_seconds",
     "From a request's first byte to its answer's last.",

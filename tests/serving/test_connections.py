@@ -101,6 +101,23 @@ def test_a_client_that_sends_a_byte_now_and_then_is_cut(server, first, then):
                     pass
 
 
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [(b"", None), (GET, None), (GET + b"GET /", "slow_head"), (BODY % b"body", "slow_body")],
+    ids=["silent", "after an answer", "a head", "a body"],
+)
+def test_the_end_of_an_idle_connection_is_not_counted_as_a_cut(server, first, reason):
+    def count() -> dict[str, float]:
+        samples = next(iter(connections.DROPPED.collect())).samples
+        return {sample.labels["reason"]: sample.value for sample in samples if sample.name.endswith("_total")}
+
+    earlier = count()
+    with connect(server) as client:
+        client.sendall(first)
+        read_all(client)
+    assert [kind for kind, value in count().items() if value != earlier.get(kind, 0)] == ([reason] if reason else [])
+
+
 @pytest.mark.parametrize("kind", [b"much", b"parts"])
 def test_a_client_that_reads_no_answer_is_cut(server, kind):
     with connect(server) as client:
