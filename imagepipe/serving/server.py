@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import joblib
 import tensorflow as tf
@@ -296,7 +297,15 @@ def serve(
     app.include_router(build_routes(handler))  # before KServe's own: the first that matches is taken
     address, port = listening.getsockname()[:2]
     open_paths, has_token = _list_open_paths(), bool(access.token)
-    app.openapi = lambda: openapi.describe_api(app.routes, handler.find_engine(name), has_token, open_paths)
+    documents: WeakKeyDictionary[Engine, dict[str, Any]] = WeakKeyDictionary()
+
+    def describe_api() -> dict[str, Any]:
+        engine = served.engine
+        if engine not in documents:  # it takes 20 ms, in the thread that answers probes
+            documents[engine] = openapi.describe_api(app.routes, engine, has_token, open_paths)
+        return documents[engine]
+
+    app.openapi = describe_api
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
     app.add_middleware(AccessLog)  # the last one is the first that a request comes to

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from hypothesis import strategies as st
 
 from imagepipe.serving import openapi
+from imagepipe.serving.engine import Engine, ServedModel
 from tests.serving.test_server import gray
 
 schemathesis.openapi.format(
@@ -43,6 +44,18 @@ def test_each_route_is_described_with_its_types(served):
             (content,) = operation["responses"]["200"]["content"].values()
             assert content["schema"], path
             assert method == "get" or operation["requestBody"]["content"]["application/json"]["schema"], path
+
+
+def test_the_document_is_made_once_for_each_version(served, monkeypatch):
+    first = served.http.get("/openapi.json").json()
+    versions = []
+    monkeypatch.setattr(openapi, "describe_api", lambda _, engine, *rest: versions.append(engine.version) or {})
+    assert served.http.get("/openapi.json").json() == first
+    with monkeypatch.context() as newer:
+        newer.setattr(ServedModel, "engine", Engine(served.folder / "7", "brightness", "8", lambda _: None))
+        assert [served.http.get("/openapi.json").json() for _ in range(3)] == [{}] * 3
+    assert versions == ["8"]
+    assert served.http.get("/openapi.json").json() == first
 
 
 def test_the_examples_of_requests_are_answered(served):
