@@ -167,10 +167,12 @@ class Guard:
     def _refuse_page(self, method: str, headers: Headers) -> JSONResponse | None:
         """Refuses what a web page of another site sends here with its reader's browser, even without an answer.
 
-        Browsers tell it by Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata), to https:// and to this machine.
+        Browsers tell it by Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata), but only to https:// and to this
+        machine; with other requests that are not reading, the origin of the page is not the host that is asked.
         """
-        origin = headers.get("origin", "").lower()
-        is_foreign = headers.get("sec-fetch-site") in _OTHER_SITES and method not in _READING
+        origin, site = headers.get("origin", "").lower(), headers.get("sec-fetch-site")
+        is_other = bool(origin) and origin.partition("://")[2] != headers.get("host", "").lower()
+        is_foreign = method not in _READING and (site in _OTHER_SITES if site else is_other)
         if not is_foreign or not {origin, "*"}.isdisjoint(self._access.origins):
             return None
         return JSONResponse({"error": f"pages of {origin!a} may not ask this server (--allow-origin)"}, 403)

@@ -142,8 +142,28 @@ def test_a_foreign_page_cannot_make_its_readers_browser_ask_blindly():
     foreign = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
         assert server.post("/v1/models/m:predict", headers=foreign | {"Sec-Fetch-Site": site}).status_code == status
-    assert server.post("/v1/models/m:predict", headers=foreign).status_code == 200  # no browser
+    assert server.post("/v1/models/m:predict").status_code == 200  # no browser
     assert client(Access(origins=["*"])).post("/", headers=foreign | {"Sec-Fetch-Site": "cross-site"}).is_success
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://models.example:8080", "models.example:8080", 200),
+        ("http://Models.example", "models.Example", 200),
+        ("https://models.example", "models.example", 200),  # of a proxy that ends TLS
+        ("http://models.example", "models.example:8080", 403),
+        ("http://models.example:8081", "models.example:8080", 403),
+        ("http://evil.example", "models.example:8080", 403),
+        ("null", "models.example:8080", 403),
+        ("http://app.example", "models.example:8080", 200),
+    ],
+)
+def test_the_origin_tells_a_foreign_page_where_browsers_tell_nothing_else(origin, host, status):
+    server = client(Access(origins=["http://app.example"]), ANYWHERE)
+    headers = {"Origin": origin, "Host": host}  # as browsers send it by HTTP to another machine
+    assert server.post("/v1/models/m:predict", headers=headers).status_code == status
+    assert server.get("/v1/models", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
