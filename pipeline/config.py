@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from components.data_check.config import ValidationConfig
 from imagepipe.base.beam_options import OptionValue, RunnerName, check_options, make_arguments
-from imagepipe.base.features import IMAGE, SIZE, TARGET, Features
+from imagepipe.base.features import IMAGE, MAX_SIDE_FEATURES, SIZE, TARGET, Features
 from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
 from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import DeployConfig, Section
@@ -75,6 +75,8 @@ class FeaturesConfig(Section):
         names = [self.input, self.label, self.metadata, *self.numeric, *self.categorical]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(duplicates)}: a feature has one role")
+        if (count := len(self.numeric) + len(self.categorical)) > MAX_SIDE_FEATURES:
+            raise ValueError(f"{count} side features, and a model takes at most {MAX_SIDE_FEATURES}; leave some out")
         for problem in find_side_problems([*self.numeric, *self.categorical]).values():
             raise ValueError(problem)
         return self

@@ -21,6 +21,9 @@ features first, doesn't find it there."""
 SIZE = "image_size"
 """Slice of the evaluation: range of an image's longer side, ``128-255 px``; of Examples with ``width``, ``height``."""
 
+MAX_SIDE_FEATURES = 512
+"""Side features of a model: a server checks each value by itself, in the one thread that parses common requests."""
+
 LABEL_SEPARATOR = "|"
 """Separates several labels in one text, in a manifest as in a model's answer."""
 

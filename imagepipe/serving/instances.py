@@ -5,6 +5,7 @@ from typing import Any
 
 import pybase64
 
+from imagepipe.base.features import MAX_SIDE_FEATURES
 from imagepipe.serving.limits import MAX_TEXT_CHARACTERS
 from imagepipe.serving.types import Failure, Request, RequestError
 
@@ -28,6 +29,7 @@ def parse_instance(instance: Any, default_id: str = "") -> Request:
     """
     if not isinstance(instance, dict):
         raise RequestError("wrong_type", 'expected an object such as {"input": {"b64": "…"}, "metadata": "id-1"}')
+    check_feature_count(len(instance))
     if "input" not in instance:
         raise RequestError("missing_input", "'input' is missing")
     encoded = instance["input"]
@@ -47,6 +49,18 @@ def parse_instance(instance: Any, default_id: str = "") -> Request:
     if problem := _find_problem(request):
         raise RequestError("wrong_type", problem)
     return request
+
+
+def check_feature_count(fields: int) -> None:
+    """Checks that the fields of an image, or the columns or tensors of a request, are as few as a model's can be.
+
+    Raises:
+        RequestError: if there are more.
+    """
+    if fields > MAX_SIDE_FEATURES + 2:
+        raise RequestError(
+            "too_many_features", f"{fields:,} fields, and at most {MAX_SIDE_FEATURES} side features are taken"
+        )
 
 
 def check_request(request: Request) -> Request | Failure:
@@ -73,4 +87,4 @@ def _find_problem(request: Request) -> str | None:
 
 def replace_surrogates(text: str) -> str:
     """Returns text that UTF-8 can encode: names of files and strings of JSON may hold lone surrogates."""
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from imagepipe.serving.instances import parse_instance
+from imagepipe.serving.instances import check_feature_count, parse_instance
 from imagepipe.serving.limits import MAX_INSTANCES, MAX_VALUES
 from imagepipe.serving.types import Answers, Request, RequestError
 
@@ -98,6 +98,7 @@ def _transpose(columns: Any) -> list[dict[str, Any]]:
         columns = {"input": columns}
     if not isinstance(columns, dict):
         raise RequestError("wrong_type", "'inputs' has to be an object of lists")
+    check_feature_count(len(columns))
     for name, values in columns.items():
         if not isinstance(values, list):
             raise RequestError("wrong_type", f"'inputs': '{name}' has to be a list, one value per image")
@@ -158,6 +159,7 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
     tensors = parsed.get("inputs") if isinstance(parsed, dict) else None
     if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise RequestError("wrong_type", 'expected an object such as {"inputs": [{"name": "input", …}]}')
+    check_feature_count(len(tensors))
     end = len(body) if json_length is None else min(json_length, len(body))
     elements = 0
     for tensor in tensors:

@@ -106,6 +106,7 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
         ("nmae=x", r"nmae: unknown key; known are name, task"),
         ("evaluation.thresholds.accuracy=95", r"evaluation\.thresholds\.accuracy: 95.* between 0 and 1"),
         ("evaluation.thresholds.f1=0.5", r"evaluation\.thresholds\.f1: .*accuracy, top_k_accuracy, macro_f1, log_loss"),
+        (f"data.features.numeric={[f'f{n}' for n in range(513)]}", "513 side features, and a model takes at most 512"),
         ("data.features.numeric=[label]", r"data\.features: label: a feature has one role"),
         ("data.features.categorical=[image]", r"data\.features: image: the pipeline uses this name itself"),
         (
