@@ -74,7 +74,7 @@ def _find_dataset(path: str, config: Config) -> Source:
         raise ConfigError(
             f"data.path: {path} has only one class to train on ({', '.join(labels)}); a classifier needs two"
         )
-    if message := describe_ids(split.labels for split in description.splits.values()):
+    if message := describe_ids(description.records, (split.labels for split in description.splits.values())):
         raise ConfigError(f"data.path: the label of {path} {message}")
     demanded = {*config.evaluation.thresholds, *(rule.metric for rule in config.evaluation.rules)}
     if TOP_K_METRIC in demanded and len(labels) <= config.evaluation.top_k:

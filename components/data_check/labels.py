@@ -30,7 +30,7 @@ def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_image
     findings = _find_nameless(splits, feature) if task == "multilabel" else _find_missing(splits, feature, _is_name)
     findings += _find_unusable(task, ids, feature)
     counts = {name: {label: len(images) for label, images in by_label.items()} for name, by_label in ids.items()}
-    if message := describe_ids(counts.values()):
+    if message := describe_ids(sum(len(split.ids) for split in splits.values()), counts.values()):
         return [*findings, Finding("error", "too_few_images", "", feature, f"'{feature}' {message}")]
     return [*findings, *_find_unseen(ids, feature), *_find_rare(counts, feature, min_images)]
 

@@ -7,6 +7,7 @@ all classes after it. Everything of ours that writes or reads such a file does i
 
 import heapq
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
@@ -18,7 +19,7 @@ _FAULTS = {
     "separator": "a line separator",
 }
 _MAX_LISTED = 10
-_MIN_IDS = 50  # of fewer labels each can be named
+_MIN_IDS = 50  # fewer labels with a single image can each be named
 
 
 def find_fault(name: str) -> str | None:
@@ -52,19 +53,23 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def describe_ids(counts_by_split: Iterable[Mapping[str, int]]) -> str | None:
-    """Returns a sentence, but for its subject, if labels look like ids: if most of them have a single image.
+def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> str | None:
+    """Returns a sentence, but for its subject, if labels look like ids.
+
+    They do if most images have one that no other image has. An image has one id: several tags of its own are none.
 
     Args:
+        images: number of images of all splits; one can have several labels.
         counts_by_split: number of images by label, of each split.
     """
-    splits = list(counts_by_split)
-    labels = set[str]().union(*splits)
-    images = sum(sum(counts.values()) for counts in splits)
-    if len(labels) < _MIN_IDS or 2 * len(labels) <= images:
+    counts = Counter[str]()
+    for split in counts_by_split:
+        counts.update(split)
+    single = [label for label, count in counts.items() if count == 1]
+    if len(single) < _MIN_IDS or not images / 2 < len(single) <= images:
         return None
-    examples = ", ".join(heapq.nsmallest(3, labels))
+    examples = ", ".join(heapq.nsmallest(3, single))
     return (
-        f"has {len(labels):,} different values for {images:,} images, such as {examples}: these look like ids, not "
-        "like classes. Give the column that has the classes"
+        f"has {len(counts):,} different values for {images:,} images, and {len(single):,} of them are on a single "
+        f"image, such as {examples}: these look like ids, not like classes. Give the column that has the classes"
     )

@@ -32,13 +32,31 @@ def test_bytes_that_are_not_utf_8_name_no_class():
     assert not any(map(find_fault, ODD))
 
 
-def test_labels_that_are_mostly_different_look_like_ids():
+def test_labels_of_which_most_images_have_their_own_look_like_ids():
     ids = {f"image {number}": 1 for number in range(900)}
-    message = describe_ids([ids, {"image 1": 1, "image 1000": 1}])
-    assert message.startswith("has 901 different values for 902 images, such as image 0, image 1, image 10: ")
-    assert describe_ids([dict.fromkeys(ids, 2)]) is None
-    assert describe_ids([{"a": 1, "b": 1}]) is None
-    assert describe_ids([]) is None
+    message = describe_ids(902, [ids, {"image 1": 1, "image 1000": 1}])
+    assert message.startswith(
+        "has 901 different values for 902 images, and 900 of them are on a single image, such as image 0, image 10, "
+    )
+    assert describe_ids(900, [ids | {"photo": 900}])  # tags, one of which is the id
+
+
+@pytest.mark.parametrize(
+    ("images", "counts"),
+    [
+        (1800, [{f"item {number}": 2 for number in range(900)}]),
+        (202, [{f"item {number}": 1 for number in range(101)}] * 2),  # one in either split
+        (90, [{f"class {number}": 3 for number in range(30)}]),
+        (99, [{f"class {number}": 1 + (number < 39) for number in range(60)}]),
+        (1500, [{f"class {number}": 1 if number < 600 else 3 for number in range(900)}]),  # a long tail
+        (12, [{f"tag {number}": 1 for number in range(60)}]),  # five tags each
+        (2, [{"a": 1, "b": 1}]),
+        (900, [{}]),  # a regression
+        (0, []),
+    ],
+)
+def test_classes_and_tags_with_few_images_do_not_look_like_ids(images, counts):
+    assert describe_ids(images, counts) is None
 
 
 def test_a_long_list_is_cut():

@@ -124,8 +124,15 @@ def test_labels_that_are_ids_are_one_finding_and_soon():
         (finding,) = check_labels(task, {"train": train, "eval": evaluation}, "label", {"train": 10, "eval": 1})
         assert finding.severity == "error"
         assert finding.message.startswith(
-            "'label' has 40,000 different values for 44,000 images, such as image 000000, image 000001, "
+            "'label' has 40,000 different values for 44,000 images, and 36,000 of them are on a single image, such as "
+            "image 000000, image 000001, "
         )
+
+
+def test_tags_that_are_on_one_image_each_are_not_taken_for_ids():
+    labels = [[f"tag {5 * i + j}" for j in range(5)] for i in range(12)]
+    split = Split(ids=[f"id-{i}" for i in range(12)], labels=labels)
+    assert check_labels("multilabel", {"train": split}, "label", {}) == []
 
 
 def test_of_many_labels_with_the_same_fault_the_first_are_findings_and_one_more_counts_the_others():
