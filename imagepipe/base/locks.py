@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imagepipe.base import filesystem
@@ -27,37 +27,42 @@ _SETTLE_SECONDS = 1  # longer than two processes that start at once take from lo
 
 
 @contextlib.contextmanager
-def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[None]:
+def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[Callable[[], bool]]:
     """Holds a folder, created if missing, for one process at a time.
 
     Locally the operating system holds the lock, which goes with the process. A store has none to offer: there the file
-    says who holds it, and is renewed every minute, so that the lock of a killed process ends after ten.
+    says who holds it, and is renewed every minute, so that the lock of a killed process ends after ten. So does that of
+    one that slept, or could not reach the store, for so long: it then belongs to the next one, and is left alone.
 
     Args:
         folder: a path or a URI.
         busy: raised if another process holds the folder.
 
+    Yields:
+        A function that renews the lock, and returns whether this process still holds it: to be called before what only
+        the holder may do. It raises OSError if the store can't be reached.
+
     Raises:
         OSError: the folder can't be created, or its file can't be written.
     """
     path = filesystem.join(os.fspath(folder), LOCK)
-    with _hold_object(path, busy) if filesystem.is_uri(path) else _hold_file(Path(path), busy):
-        yield
+    with _hold_object(path, busy) if filesystem.is_uri(path) else _hold_file(Path(path), busy) as renew:
+        yield renew
 
 
 @contextlib.contextmanager
-def _hold_file(path: Path, busy: Exception) -> Iterator[None]:
+def _hold_file(path: Path, busy: Exception) -> Iterator[Callable[[], bool]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:  # which leaves the time of its last change
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise busy from None
-        yield
+        yield lambda: True
 
 
 @contextlib.contextmanager
-def _hold_object(path: str, busy: Exception) -> Iterator[None]:
+def _hold_object(path: str, busy: Exception) -> Iterator[Callable[[], bool]]:
     """Writes an object that names this process, unless a fresh one is there; of several at once the last one wins.
 
     Stores that can create an object only if there is none agree neither on how to ask for it nor on who offers it.
@@ -71,17 +76,26 @@ def _hold_object(path: str, busy: Exception) -> Iterator[None]:
         raise busy
     released = threading.Event()
 
-    def renew() -> None:
+    def write_if_held(content: bytes) -> bool:
+        try:
+            is_held = filesystem.read_bytes(path) == holder
+        except FileNotFoundError:  # somebody has cleared the folder
+            return False
+        if is_held:
+            filesystem.write_whole(path, content)
+        return is_held
+
+    def keep_renewing() -> None:
         while not released.wait(_RENEW_SECONDS):
             with contextlib.suppress(OSError):  # it tries again in a minute
-                filesystem.write_whole(path, holder)
+                write_if_held(holder)
 
-    renewing = threading.Thread(target=renew, daemon=True)
+    renewing = threading.Thread(target=keep_renewing, daemon=True)
     renewing.start()
     try:
-        yield
+        yield lambda: write_if_held(holder)
     finally:
         released.set()
         renewing.join()
         with contextlib.suppress(OSError):  # then it ends by itself
-            filesystem.write_whole(path, b"")
+            write_if_held(b"")

@@ -86,7 +86,7 @@ def ingest(
         )
     rows = sources.read_rows(source, task)
     dataset.refuse_foreign(out)
-    with name_full_disk(out), commit.lock(out):
+    with name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
         current = dataset.prepare(out, options)
         with commit.open_staging(out) as staging:
@@ -101,7 +101,7 @@ def ingest(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
                     "--workers if memory ran out."
                 ) from error
-            return apply_outcomes(out, staging, source, current, spool)
+            return apply_outcomes(out, staging, source, current, spool, check_lock)
 
 
 def _check_options(

@@ -11,7 +11,7 @@ as files of the wrong size in ``dataset.load``.
 import contextlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -21,8 +21,11 @@ from imagepipe.ingest.dataset import DESCRIPTION, JOURNAL, STAGING
 
 
 @contextlib.contextmanager
-def lock(folder: str) -> Iterator[None]:
+def lock(folder: str) -> Iterator[Callable[[], None]]:
     """Holds a dataset's folder, created if missing, for one ingest.
+
+    Yields:
+        A function that raises IngestError if another ingest holds the folder by now, see ``locks.lock_folder``.
 
     Raises:
         IngestError: another ingest holds it, or it can't be created.
@@ -31,10 +34,18 @@ def lock(folder: str) -> Iterator[None]:
     busy = IngestError(f"Another ingest into {folder} is running{killed}: wait for it, or stop it.")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock_folder(folder, busy))
+            renew = stack.enter_context(lock_folder(folder, busy))
         except OSError as error:
             raise IngestError(f"{folder} can't be used as the dataset's folder: {error.strerror}.") from error
-        yield
+
+        def check_lock() -> None:
+            if not renew():
+                raise IngestError(
+                    f"Another ingest has taken over {folder}: this one could not renew its lock for "
+                    f"{STALE_SECONDS // 60} minutes, as when the machine sleeps. Nothing was written: run it again."
+                )
+
+        yield check_lock
 
 
 def recover(folder: str) -> None:

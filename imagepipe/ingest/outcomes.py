@@ -13,7 +13,7 @@ An outcome is a JSON object, told from others by its ``kind``:
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,9 @@ class _Changes:
     added: list[tuple[shards.StagedShard, Mapping[str, int]]]
 
 
-def apply_outcomes(out: str, staging: str, source: str, dataset: Dataset, spool: Spool) -> IngestResult:
+def apply_outcomes(
+    out: str, staging: str, source: str, dataset: Dataset, spool: Spool, check_lock: Callable[[], None]
+) -> IngestResult:
     """Turns the outcomes into the next state of the dataset, and commits it.
 
     Args:
@@ -116,10 +118,12 @@ def apply_outcomes(out: str, staging: str, source: str, dataset: Dataset, spool:
         source: of the rows.
         dataset: the present state.
         spool: the rows.
+        check_lock: raises IngestError if the dataset's folder is another ingest's by now.
 
     Raises:
-        IngestError: not every row has an outcome; nothing was committed.
+        IngestError: not every row has an outcome, or the folder was lost; nothing was committed.
     """
+    check_lock()  # its next holder deletes what is staged
     changes = _read_changes(out, staging)
     result = IngestResult(
         read=spool.rows,
@@ -154,6 +158,7 @@ def apply_outcomes(out: str, staging: str, source: str, dataset: Dataset, spool:
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", description)
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
     deletions = [path for shard in replaced for path in (shard, shards.locate_index(shard))]
+    check_lock()
     commit.commit(out, {path[len(out) + 1 :]: target for path, target in moves.items()}, deletions)
     return result
 

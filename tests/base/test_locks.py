@@ -1,3 +1,4 @@
+import contextlib
 import threading
 import time
 
@@ -50,3 +51,36 @@ def test_a_store_held_by_a_killed_process_is_free_again_after_a_while(store, mon
     with locks.lock_folder(f"{store.uri}/folder", BUSY):
         assert filesystem.read_bytes(path) not in (b"", b"host elsewhere, process 7")
     assert filesystem.read_bytes(path) == b""
+
+
+def test_who_was_late_to_renew_leaves_a_store_to_its_next_holder(store, monkeypatch):
+    folder = f"{store.uri}/folder"
+    with contextlib.ExitStack() as late, contextlib.ExitStack() as following:
+        is_held_late = late.enter_context(locks.lock_folder(folder, BUSY))
+        with monkeypatch.context() as patch:
+            patch.setattr(filesystem, "modified", lambda path: time.time() - locks.STALE_SECONDS - 1)
+            is_held = following.enter_context(locks.lock_folder(folder, BUSY))
+        late.close()
+        with pytest.raises(RuntimeError, match="busy"), locks.lock_folder(folder, BUSY):
+            pass
+        assert not is_held_late()
+        assert is_held()
+    assert store.content("folder") == {locks.LOCK: b""}
+
+
+def test_renewing_does_not_take_a_store_back(memory, monkeypatch):
+    monkeypatch.setattr(locks, "_RENEW_SECONDS", 0.01)
+    with locks.lock_folder(f"{memory.uri}/folder", BUSY) as renew:
+        assert renew()
+        memory.put("folder/.lock", b"another one")
+        time.sleep(0.1)
+        assert memory.content("folder") == {locks.LOCK: b"another one"}
+        assert not renew()
+    assert memory.content("folder") == {locks.LOCK: b"another one"}
+
+
+def test_a_store_whose_lock_was_deleted_is_held_no_more(memory):
+    with locks.lock_folder(f"{memory.uri}/folder", BUSY) as renew:
+        filesystem.delete(f"{memory.uri}/folder/{locks.LOCK}")
+        assert not renew()
+    assert memory.content("folder") == {}

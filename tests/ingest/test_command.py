@@ -400,6 +400,21 @@ def test_what_killed_attempts_left_is_neither_read_nor_kept(tmp_path, put, crops
     assert not [path for path in (tmp_path / "out").rglob("*") if leftover in path.name]
 
 
+@pytest.mark.parametrize(("module", "name"), [(command_module, "_run_steps"), (outcomes, "encode")])
+def test_an_ingest_that_has_lost_its_store_commits_nothing(module, name, put, crops, tmp_path, memory, monkeypatch):
+    put("source/a/1.png", crops(1)[0])
+    do = getattr(module, name)
+
+    def take_over(*args):
+        memory.put("out/.lock", b"another one")
+        return do(*args)
+
+    monkeypatch.setattr(module, name, take_over)
+    with pytest.raises(IngestError, match=r"Another ingest has taken over memory://.*/out: .*Nothing was written"):
+        ingest(tmp_path / "source", f"{memory.uri}/out")
+    assert memory.content("out") == {".lock": b"another one"}
+
+
 def test_load_refuses_what_is_missing_damaged_or_newer(small_dataset, tmp_path):
     _, out = small_dataset
     with pytest.raises(IngestError, match="holds no dataset"):
