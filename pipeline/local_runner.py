@@ -3,7 +3,6 @@
 TFX's LocalDagRunner does the same, but reports nothing to its caller and buries it in thousands of lines of logs.
 """
 
-import errno
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
-from imagepipe.base.errors import describe_error, is_full_disk
+from imagepipe.base.errors import describe_error, find_full_file, is_full_disk
 from imagepipe.base.process import release_memory
 from imagepipe.base.signals import Stopped
 
@@ -105,12 +104,8 @@ def _explain(error: Exception, root: str) -> str:
     """Returns why a node failed; if the disk is full, with the file that has no room, or else with the folders."""
     if not is_full_disk(error):
         return describe_error(error)
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.filename and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return describe_error(cause)
-        cause = cause.__cause__ or cause.__context__
-    return _FULL_DISK.format(root, gettempdir())
+    full = find_full_file(error)
+    return describe_error(full) if full else _FULL_DISK.format(root, gettempdir())
 
 
 def _read_outputs(connection: Any, execution_id: int) -> tuple[bool, dict[str, list[types.Artifact]]]:

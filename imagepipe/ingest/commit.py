@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, describe_error
 from imagepipe.base.filesystem import PARTIAL
 from imagepipe.base.locks import STALE_SECONDS, lock_folder
 from imagepipe.ingest.dataset import DESCRIPTION, JOURNAL, STAGING
@@ -36,7 +36,7 @@ def lock(folder: str) -> Iterator[Callable[[], None]]:
         try:
             renew = stack.enter_context(lock_folder(folder, busy))
         except OSError as error:
-            raise IngestError(f"{folder} can't be used as the dataset's folder: {error.strerror}.") from error
+            raise IngestError(f"{folder} can't be used as the dataset's folder: {describe_error(error)}.") from error
 
         def check_lock() -> None:
             if not renew():
