@@ -29,7 +29,7 @@ def insert_settings(exec_properties: dict[str, Any]) -> dict[str, Any]:
     return exec_properties | {_CUSTOM_CONFIG: json_utils.dumps(custom)}
 
 
-def _lock_states(exec_properties: dict[str, Any]) -> AbstractContextManager[None]:
+def _lock_states(exec_properties: dict[str, Any]) -> AbstractContextManager[Any]:
     folder = json_utils.loads(exec_properties[_CUSTOM_CONFIG])["state_dir"]
     return lock_folder(folder, TrainingError(f"Another training is using {folder}. Wait for it."))
 

@@ -124,16 +124,27 @@ def run(
             read, done = _query_metrics(job[0]) if job else (0, 0)
         return {"read": read, "checked and written": done}
 
-    with warnings.catch_warnings(), hide_modules("IPython"):
+    hide_log = _hide_beams_log() if is_local else contextlib.nullcontext()
+    with warnings.catch_warnings(), hide_modules("IPython"), hide_log:
         # Pillow warns of broken metadata in good images, one line per image.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        if is_local:  # Beam logs the traceback of an error that it raises as well
-            logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
         pipeline = beam.Pipeline(options=options)
         build(pipeline, plan, handle, row_files, index_files)
         with progress.show_progress(rows, "images", count):
             job.append(pipeline.run())
             job[0].wait_until_finish()
+
+
+@contextlib.contextmanager
+def _hide_beams_log() -> Iterator[None]:
+    """Hides the traceback that Beam logs of an error that it raises as well."""
+    logger = logging.getLogger("apache_beam.runners.common")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index_files: list[str]) -> None:

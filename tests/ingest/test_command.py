@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -398,6 +399,17 @@ def test_what_killed_attempts_left_is_neither_read_nor_kept(tmp_path, put, crops
     monkeypatch.setattr(command_module, "apply_outcomes", apply)
     assert ingest(tmp_path / "source", tmp_path / "out").new == 1
     assert not [path for path in (tmp_path / "out").rglob("*") if leftover in path.name]
+
+
+def test_beam_logs_as_it_did_after_an_ingest(put, crops, tmp_path, monkeypatch, caplog):
+    put("source/a/1.png", crops(1)[0])
+    logger = logging.getLogger("apache_beam.runners.common")
+    monkeypatch.setattr(steps, "build", lambda *_: logger.error("raised as well"))
+    with caplog.at_level(logging.INFO, logger=logger.name):
+        with pytest.raises(IngestError, match="don't add up"):
+            ingest(tmp_path / "source", tmp_path / "out")
+        assert logger.level == logging.INFO
+    assert "raised as well" not in caplog.text
 
 
 @pytest.mark.parametrize(("module", "name"), [(command_module, "_run_steps"), (outcomes, "encode")])
