@@ -8,6 +8,7 @@ and starts another one when it dies: nothing else notices. A worker has no threa
 """
 
 import contextlib
+import copy
 import ctypes
 import os
 import signal
@@ -131,12 +132,13 @@ def _work(connection: Connection, parents: Connection) -> None:
             do, items = connection.recv()
         except EOFError:
             return
-        answer: tuple[list[Any], Exception | None]
         try:
-            answer = [do(item) for item in items], None
-        except Exception as error:  # the parent raises it
-            answer = [], error
-        connection.send(answer)
+            connection.send(([do(item) for item in items], None))
+        except Exception as error:  # the parent raises it; nothing was sent, as all is pickled first
+            try:
+                connection.send(([], copy.copy(error)))  # which fails where the parent could not unpickle it
+            except Exception:
+                connection.send(([], RuntimeError(repr(error))))
 
 
 def _describe_end(status: int) -> str:

@@ -42,6 +42,35 @@ print(ingest(sys.argv[1], sys.argv[2], workers=2))
 """
 
 
+# Errors and answers that don't get from the child to its parent.
+UNSENDABLE = """
+from imagepipe.ingest.workers import fork, map_survivably
+
+class Unpicklable(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.file = open("/dev/null")
+
+class Incomplete(Exception):
+    def __init__(self, text, code):
+        super().__init__(text)
+
+def raise_unpicklable(item): raise Unpicklable(f"of {item}")
+def raise_incomplete(item): raise Incomplete(f"of {item}", 7)
+def raise_ordinary(item): raise KeyError(f"of {item}")
+def answer_unpicklable(item): return lambda: item
+def answer(item): return f"{item} is done"
+def map_one(do): return map_survivably(do, lambda item, reason: reason, ["one"])
+
+with fork(1) as processes:
+    for do in (raise_unpicklable, raise_incomplete, raise_ordinary, answer_unpicklable, answer):
+        try:
+            print(*processes.submit(map_one, do).result())
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+"""
+
+
 def ingest_with_a_dying_decoder(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", DYING, str(folder / "source"), str(folder / "out")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
@@ -115,6 +144,19 @@ def test_a_file_that_kills_its_decoder_is_quarantined_and_nothing_else(tmp_path,
             strict=True,
         )
     }
+
+
+def test_an_error_or_answer_that_cannot_be_sent_is_an_error_and_not_a_decoder_that_died():
+    command = [sys.executable, "-c", UNSENDABLE]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    unpicklable, incomplete, ordinary, answer, following = result.stdout.splitlines()
+    assert unpicklable == "RuntimeError: Unpicklable('of one')"
+    assert incomplete == "RuntimeError: Incomplete('of one')"
+    assert ordinary == "KeyError: 'of one'"
+    assert "pickle" in answer
+    assert "decoder" not in answer
+    assert following == "one is done"
+    assert result.stderr == ""
 
 
 def test_a_worker_that_is_killed_from_outside_is_one_clear_error_and_nothing_is_written(tmp_path, put, crops):
