@@ -47,7 +47,9 @@ def ingest(
     """Ingests labelled images into a dataset of TFRecords, which is created or grows; shows progress on stderr.
 
     Nothing in ``out`` changes before everything is ready, and nothing at all if nothing is new. Files that can't be
-    used don't stop it: they are quarantined, each with its reason.
+    used don't stop it: they are quarantined, each with its reason. A file that crashes its decoder is one of them where
+    worker processes decode; it ends this process where it decodes itself: with ``beam_args``, for URIs, and where
+    TensorFlow or Beam has been imported or threads run, as in a notebook.
 
     Args:
         source: folder of class folders, or manifest: CSV (.csv) or JSON lines (.jsonl, .ndjson), with ``path``,

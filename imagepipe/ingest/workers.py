@@ -4,7 +4,8 @@ Python's lock is held about as long for a small image as the decoder works witho
 other's way. Processes don't, but can only be forked safely before Beam and TensorFlow have started threads of theirs.
 
 A decoder is C, and a file can crash it, or make it take all memory. So a worker process has a child that does its work,
-and starts another one when it dies: nothing else notices. A worker has no threads and can always fork.
+and starts another one when it dies: nothing else notices. A worker has no threads and can always fork. Where there are
+no workers, in a program with threads or on a remote runner, a crash ends the process that decodes.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -63,9 +64,9 @@ def map_in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], a
 
 
 def map_survivably(do: Callable[[In], Out], give_up: Callable[[In, str], Out], items: Sequence[In]) -> list[Out]:
-    """Maps in a child of this worker process, which may die of an item; in any other process it maps right here.
+    """Maps in a child of this worker process, which may die of an item.
 
-    If the child dies, the items are tried again one by one.
+    If the child dies, the items are tried again one by one. In any other process it maps right here, unprotected.
 
     Args:
         do: the work, which can be pickled.
