@@ -10,6 +10,7 @@ DIR/duplicates.jsonl           path, same_as, row: further copies of images in t
 
 import dataclasses
 import json
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,6 +27,7 @@ VERSION = 1
 DESCRIPTION = "dataset.json"
 JOURNAL = "journal.json"
 STAGING = ".staging-"
+_SHARD = re.compile(r"\w+\.tfrecord(\.gz)?", re.ASCII)
 QUARANTINE, DUPLICATES, REFUSED = "quarantine.jsonl", "duplicates.jsonl", "index/refused.jsonl"
 
 MEASURED = {"aspect": "float", "bytes": "int64", "brightness": "float", "contrast": "float", "dhash": "bytes"}
@@ -154,10 +156,12 @@ def read_unchecked(folder: str) -> Dataset | None:
         return None
     data = filesystem.read_bytes(path)
     try:
-        version = json.loads(data)["version"]
-        if version == VERSION:
+        content = json.loads(data)
+        if not isinstance(content, dict) or "version" not in content:
+            raise ValueError("it has no version")
+        if (version := content["version"]) == VERSION:
             return _decode(data)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise IngestError(f"{path} is damaged ({reason}): restore it, or ingest into a new folder.") from error
     raise IngestError(
@@ -216,13 +220,20 @@ def _decode(data: bytes) -> Dataset:
     Raises:
         ValueError: it is no such description.
     """
-    from pydantic import TypeAdapter  # not above: a first ingest does without
+    from pydantic import TypeAdapter, ValidationError  # not above: a first ingest does without
 
-    dataset = TypeAdapter(Dataset).validate_json(data, strict=True)
+    try:
+        dataset = TypeAdapter(Dataset).validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     for name, split in dataset.splits.items():
-        for path in (f"{name}/", *(shard.file for shard in split.shards)):
-            if not (name.isidentifier() and path.startswith(f"{name}/") and path.count("/") == 1):
-                raise ValueError(f"{path!r} is no file of a split")
+        if not name.isidentifier():
+            raise ValueError(f"{name!r} can't name a split")
+        for shard in split.shards:
+            folder, _, file = shard.file.partition("/")
+            if folder != name or not _SHARD.fullmatch(file):
+                raise ValueError(f"{shard.file!r} is no file of the split {name}")
     return dataset
 
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -448,6 +449,49 @@ def test_load_refuses_what_is_missing_damaged_or_newer(small_dataset, tmp_path):
         change(copy)
         with pytest.raises(IngestError, match=message):
             dataset.load(str(copy))
+
+
+def without(keys):
+    *parents, last = keys
+
+    def remove(description):
+        for key in parents:
+            description = description[key]
+        del description[last]
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: d["options"].update(task="sorting"), "options.task: Input should be 'classification', "),
+        (lambda d: d["splits"]["train"].update(records="7"), "splits.train.records: Input should be a valid integer"),
+        (without(["splits", "train", "shards", 0, "bytes"]), "splits.train.shards.0.bytes: Field required"),
+        (without(["version"]), "it has no version"),
+        (lambda d: d["splits"].update({"../up": {}}), "'../up' can't name a split"),
+    ],
+)
+def test_a_damaged_description_names_the_key(damage, reason, small_dataset, tmp_path):
+    description = json.loads((small_dataset[1] / "dataset.json").read_text())
+    damage(description)
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(IngestError) as error:
+        dataset.load(str(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path}/dataset.json is damaged ({reason}")
+    assert "http" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "file", ["train/..", "train/", "train", "eval/0.tfrecord", "train/a/0.tfrecord", "../0.tfrecord", "train/.tfrecord"]
+)
+def test_a_description_names_shards_of_its_splits_only(file, small_dataset, tmp_path):
+    description = json.loads((small_dataset[1] / "dataset.json").read_text())
+    description["splits"]["train"]["shards"][0]["file"] = file
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(IngestError, match=re.escape(f"({file!r} is no file of the split train)")):
+        dataset.load(str(tmp_path))
 
 
 KILLED = """
