@@ -29,21 +29,28 @@ def hold_folder(folder: Path) -> Iterator[None]:
 
 
 def is_in_use(folder: Path) -> bool:
-    """Returns whether a process holds a folder or one inside it, with ``hold_folder`` or ``locks.lock_folder``."""
-    for parent, _, files in os.walk(folder):
-        if _is_locked(parent) or (LOCK in files and _is_locked(f"{parent}/{LOCK}")):
+    """Returns whether a process holds a folder or one inside it, with ``hold_folder`` or ``locks.lock_folder``.
+
+    Where that can't be found out, for want of permission or of locks on a network's file system, it counts as held.
+    """
+    errors: list[OSError] = []
+    for parent, _, files in os.walk(folder, onerror=errors.append):
+        if _is_locked(parent, fcntl.LOCK_EX) or (LOCK in files and _is_locked(f"{parent}/{LOCK}", fcntl.LOCK_SH)):
             return True
-    return False
+    return not all(isinstance(error, FileNotFoundError | NotADirectoryError) for error in errors)
 
 
-def _is_locked(path: str) -> bool:
+def _is_locked(path: str, probe: int) -> bool:
+    """Returns whether a path can't be locked now; a shared probe sees a writer only, and not who looks as well."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(handle, probe | fcntl.LOCK_NB)
+    except OSError:
         return True
     finally:
         os.close(handle)

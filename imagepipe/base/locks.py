@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from imagepipe.base import filesystem
 
@@ -23,6 +24,7 @@ STALE_SECONDS = 600
 """A store's lock that has not been renewed for so long belongs to a process that was killed."""
 
 _RENEW_SECONDS = 60
+_LOOK_SECONDS = 0.05  # longer than ``in_use`` takes to look, which it does by taking the lock
 _SETTLE_SECONDS = 1  # longer than two processes that start at once take from looking to writing
 
 
@@ -54,11 +56,19 @@ def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[Cal
 def _hold_file(path: Path, busy: Exception) -> Iterator[Callable[[], bool]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:  # which leaves the time of its last change
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
+        if not _try_lock(file):
+            time.sleep(_LOOK_SECONDS)
+            if not _try_lock(file):
+                raise busy
         yield lambda: True
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

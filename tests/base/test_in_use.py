@@ -1,10 +1,13 @@
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 
 import pytest
 
 from imagepipe.base.in_use import hold_folder, is_in_use
-from imagepipe.base.locks import lock_folder
+from imagepipe.base.locks import LOCK, lock_folder
 
 
 def test_a_folder_is_in_use_as_long_as_one_of_its_holders_is(tmp_path):
@@ -59,3 +62,29 @@ def test_looking_whether_a_folder_is_in_use_disturbs_nobody_who_takes_it(tmp_pat
                     pass
         finally:
             looker.kill()
+
+
+def test_who_looks_at_a_writers_lock_is_not_taken_for_a_writer(tmp_path):
+    with (tmp_path / LOCK).open("w") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        assert not is_in_use(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "in_use"),
+    [
+        ((fcntl, "flock"), errno.EBADF, True),  # as NFS answers
+        ((fcntl, "flock"), errno.ENOLCK, True),
+        ((os, "open"), errno.EACCES, True),
+        ((os, "open"), errno.ENOENT, False),
+        ((os, "scandir"), errno.EACCES, True),
+        ((os, "scandir"), errno.ENOENT, False),
+    ],
+)
+def test_a_folder_that_cannot_be_looked_at_counts_as_in_use(call, number, in_use, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*call, fail)
+        assert is_in_use(tmp_path) == in_use

@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import threading
 import time
 
@@ -18,6 +19,14 @@ def test_a_folder_is_held_by_one_at_a_time_and_its_file_stays(tmp_path):
                 pass
     with locks.lock_folder(folder, BUSY):
         assert (folder / locks.LOCK).stat().st_ino == inode
+
+
+def test_who_only_looks_at_a_lock_keeps_nobody_out(tmp_path, monkeypatch):
+    looker = (tmp_path / locks.LOCK).open("w")
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: looker.close())
+    with locks.lock_folder(tmp_path, BUSY):
+        assert looker.closed
 
 
 def test_of_several_that_want_a_store_at_once_one_gets_it(memory):
