@@ -160,12 +160,12 @@ def test_sigterm_finishes_pending_requests_and_refuses_new_ones(tmp_path):
     [
         (["{folder}"], "neither a SavedModel"),
         ([], "give a model"),
-        (["{folder}", "--port", "{taken}"], "can't listen on 127.0.0.1"),
+        (["{model}", "--port", "{taken}"], "can't listen on 127.0.0.1"),
     ],
 )
-def test_a_server_that_cannot_start_gives_the_reason_without_a_traceback(tmp_path, arguments, words):
+def test_a_server_that_cannot_start_gives_the_reason_without_a_traceback(model, tmp_path, arguments, words):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        values = {"folder": str(tmp_path), "taken": taken.getsockname()[1]}
+        values = {"model": str(model), "folder": str(tmp_path), "taken": taken.getsockname()[1]}
         command = [
             sys.executable,
             "-m",
