@@ -82,7 +82,7 @@ def clean(root: Path, keep: int | None = None, dry_run: bool = False) -> Cleanin
 
 
 def clean_held(workdir: Workdir, keep: int | None = None, dry_run: bool = False) -> Cleaning:
-    """Does the same while the caller holds the workdir's lock."""
+    """Removes as ``clean`` does, for a caller who holds the workdir's lock."""
     try:
         plan = plan_removal(workdir, keep)
     except BusyError as error:

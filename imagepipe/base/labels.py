@@ -54,7 +54,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> str | None:
-    """Returns a sentence, but for its subject, if labels look like ids.
+    """Returns why labels look like ids, as text that follows the name of their column; None if they don't.
 
     They do if most images have one that no other image has. An image has one id: several tags of its own are none.
 

@@ -200,7 +200,7 @@ def test_a_browser_that_has_the_token_as_password_sees_all_pages(recorder, brows
             failed: list[str] = []
             page.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
             page.goto(url)
-            page.goto(f"{url}runs/{run_id(1)}/index.html")
+            page.locator(f"#list a[href*='{run_id(1)}']").first.click()
             expect(page.get_by_role("heading", level=1)).to_contain_text(run_id(1))
             assert page.evaluate("getComputedStyle(document.body).maxWidth") != "none"  # the style sheet has come
     assert failed == []
