@@ -32,16 +32,10 @@ def compile_config(
     """Compile the pipeline for Kubeflow Pipelines or Vertex AI."""
     with report_errors():
         from pipeline.config_file import read_config
-        from pipeline.kubeflow.compilation_check import check_compilation
-        from pipeline.logs import hide_output
+        from pipeline.kubeflow.compilation_check import check_and_compile
 
         settings = read_config(config, overrides or ())
-        check_compilation(settings, target)
-        with hide_output():
-            from pipeline.kubeflow.compile import compile_pipeline
-
-            text = compile_pipeline(settings, target)
-        out.write_text(text)
+        out.write_text(check_and_compile(settings, target))
     _warn_of_mutable_image(settings.kubeflow)
     command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
     OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))

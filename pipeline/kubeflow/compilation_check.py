@@ -1,4 +1,4 @@
-"""Checks, before TFX is loaded, that a configuration can be compiled for a cluster."""
+"""Checks, before TFX is loaded, that a configuration can be compiled for a cluster, and compiles it."""
 
 import contextlib
 import re
@@ -7,11 +7,25 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.kubeflow.submission import Cluster
+from pipeline.logs import hide_output
 from pipeline.source import Source, find_examples
 from trainer.config import IMAGENET, NO_WEIGHTS
 
 
-def check_compilation(config: Config, cluster: Cluster) -> Source:
+def check_and_compile(config: Config, cluster: Cluster) -> str:
+    """Compiles a pipeline that can run on a cluster, see ``pipeline.kubeflow.compile.compile_pipeline``.
+
+    Raises:
+        ConfigError: if it can't run there; TFX is not loaded for that.
+    """
+    source = _check_compilation(config, cluster)
+    with hide_output():
+        from pipeline.kubeflow.compile import compile_pipeline
+
+        return compile_pipeline(config, cluster, source)
+
+
+def _check_compilation(config: Config, cluster: Cluster) -> Source:
     """Checks that a configuration can run on a cluster.
 
     Args:

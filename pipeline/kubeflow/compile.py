@@ -17,9 +17,9 @@ from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.dag import NEVER_CACHED, create_pipeline
-from pipeline.kubeflow.compilation_check import check_compilation
 from pipeline.kubeflow.submission import Cluster
 from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
+from pipeline.source import Source
 
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
 _ON_GPU = ("Trainer", "Tuner")
@@ -35,12 +35,13 @@ _NOT_CACHED: dict[Cluster, tuple[str, ...]] = {
 _ResourceSpec: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
 
 
-def compile_pipeline(config: Config, cluster: Cluster) -> str:
+def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
     """Compiles a pipeline.
 
     Args:
         config: the configuration. Its paths are those that components see: on a volume, or ``gs://``.
         cluster: what is to run it.
+        source: the Examples.
 
     Returns:
         YAML: the pipeline as KFP's IR (schema 2.1.0), and for Kubeflow, if needed, a second document with the settings
@@ -48,9 +49,8 @@ def compile_pipeline(config: Config, cluster: Cluster) -> str:
         ``batch_size`` and ``threshold_<metric>`` have the configuration's values as defaults.
 
     Raises:
-        ConfigError: if it can't run there.
+        ConfigError: if it has settings for a component that the pipeline lacks.
     """
-    source = check_compilation(config, cluster)
     settings = config.kubeflow
     defaults: dict[str, Any] = {}
 

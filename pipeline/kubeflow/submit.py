@@ -4,11 +4,10 @@ from pathlib import Path
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config_file import read_config
-from pipeline.kubeflow.compilation_check import check_compilation
+from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow.package import Package, find_package, parse_package
 from pipeline.kubeflow.submission import Cluster, Submission, SubmittedRun
 from pipeline.kubeflow_config import KubeflowConfig
-from pipeline.logs import hide_output
 
 # Keys of the section kubeflow that still have an effect once a pipeline is compiled.
 _AT_SUBMISSION = ("host", "namespace", "experiment", "pipeline_root", "labels", "vertex")
@@ -35,12 +34,7 @@ def prepare_package(
                 raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
         return package, read_config(config, overrides).kubeflow
     settings = read_config(file, overrides)
-    check_compilation(settings, cluster)
-    with hide_output():
-        from pipeline.kubeflow.compile import compile_pipeline
-
-        text = compile_pipeline(settings, cluster)
-    return parse_package(text, str(file)), settings.kubeflow
+    return parse_package(check_and_compile(settings, cluster), str(file)), settings.kubeflow
 
 
 def submit(package: Package, settings: KubeflowConfig, cluster: Cluster, submission: Submission) -> SubmittedRun:

@@ -11,7 +11,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from imagepipe.base.errors import ConfigError
 from pipeline import demo
 from pipeline.config_file import read_config
-from pipeline.kubeflow.compile import compile_pipeline
+from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow_config import KubeflowConfig
 
 KUBEFLOW = """\
@@ -43,7 +43,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled(config) -> str:
-    return compile_pipeline(config(), "kubeflow")
+    return check_and_compile(config(), "kubeflow")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_kubeflow_loads_the_compiled_pipeline(compiled, tmp_path):
 
 
 def test_the_same_configuration_gives_the_same_text(config, compiled):
-    assert compile_pipeline(config(), "kubeflow") == compiled
+    assert check_and_compile(config(), "kubeflow") == compiled
 
 
 def test_there_is_no_node_that_open_source_kubeflow_can_not_run(documents):
@@ -141,13 +141,13 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
     tasks = set(documents[0]["root"]["dag"]["tasks"])
     assert tasks - cached(documents[0]) == {"import-example-gen", "data-check", "champion", "pusher"}
     vertex = config(*VERTEX)
-    assert tasks - cached(yaml.safe_load(compile_pipeline(vertex, "vertex"))) == {"data-check", "champion", "pusher"}
-    assert cached(yaml.safe_load_all(compile_pipeline(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
+    assert tasks - cached(yaml.safe_load(check_and_compile(vertex, "vertex"))) == {"data-check", "champion", "pusher"}
+    assert cached(yaml.safe_load_all(check_and_compile(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
 
 
 def test_not_this_machine_but_the_image_stands_for_the_code(config, compiled, documents, monkeypatch):
     monkeypatch.setattr("pipeline.code_key.hash_code", lambda *args: "another machine")
-    assert compile_pipeline(config(), "kubeflow") == compiled
+    assert check_and_compile(config(), "kubeflow") == compiled
     assert {container["image"] for container in containers(documents[0]).values()} == {"registry.example/imagepipe:1"}
     tasks = documents[0]["root"]["dag"]["tasks"].values()
     assert not any("code" in task["inputs"].get("parameters", {}) for task in tasks)
@@ -183,7 +183,7 @@ def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):
 
 
 def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):
-    text = compile_pipeline(config(*VERTEX, "kubeflow.gpu.type=NVIDIA_TESLA_T4"), "vertex")
+    text = check_and_compile(config(*VERTEX, "kubeflow.gpu.type=NVIDIA_TESLA_T4"), "vertex")
     (spec,) = yaml.safe_load_all(text)
     assert spec["defaultPipelineRoot"] == "gs://bucket/runs"
     assert "preCacheCheck" in containers(spec)["exec-import-example-gen"]["lifecycle"]
@@ -192,7 +192,7 @@ def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):
 
 def test_beams_runner_and_options_go_to_every_component(config):
     beam = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, experiments: [a, b]}}"
-    spec = next(yaml.safe_load_all(compile_pipeline(config(beam, VERTEX[0]), "kubeflow")))
+    spec = next(yaml.safe_load_all(check_and_compile(config(beam, VERTEX[0]), "kubeflow")))
     wanted = {"--runner=DataflowRunner", "--project=p", "--experiments=a", "--experiments=b"}
     on_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
     assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in on_beam}
@@ -232,4 +232,4 @@ def test_each_task_takes_what_its_component_declares(documents):
 )
 def test_what_can_not_run_there_is_refused_by_key(config, override, cluster, message):
     with pytest.raises(ConfigError, match=message):
-        compile_pipeline(config(override), cluster)
+        check_and_compile(config(override), cluster)

@@ -14,7 +14,7 @@ from imagepipe.serving.predictor import load
 from imagepipe.serving.request_files import read_requests
 from pipeline import demo
 from pipeline.config_file import read_config
-from pipeline.kubeflow.compile import compile_pipeline
+from pipeline.kubeflow.compilation_check import check_and_compile
 from tests.pipeline.kubeflow import containers
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def project(tmp_path_factory) -> Path:
     demo.write_images(root)
     demo.ingest_images(root)
     (root / "pipeline.yaml").write_text(CONFIG)
-    (root / "compiled.yaml").write_text(compile_pipeline(read_config(root / "pipeline.yaml"), "kubeflow"))
+    (root / "compiled.yaml").write_text(check_and_compile(read_config(root / "pipeline.yaml"), "kubeflow"))
     return root
 
 

@@ -17,7 +17,7 @@ from imagepipe.deploy import storage
 from imagepipe.serving.client import Client
 from pipeline.cli import app
 from pipeline.config_file import read_config
-from pipeline.kubeflow.compile import compile_pipeline
+from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow.package import parse_package
 from tests.conftest import make_digit_images
 from tests.serving.conftest import model  # noqa: F401 (a fixture)
@@ -85,7 +85,7 @@ def test_the_example_pipeline_is_compiled_with_the_secret_of_the_manifests():
     (declared,) = yaml.safe_load(commented)["secrets"]
     assert (declared["name"], list(declared["env"].values())) == (secret["metadata"]["name"], [key])
     override = f"kubeflow.{commented.replace(': ', '=', 1)}"
-    package = parse_package(compile_pipeline(read_config(FOLDER / "pipeline.yaml", [override]), "kubeflow"), "example")
+    package = parse_package(check_and_compile(read_config(FOLDER / "pipeline.yaml", [override]), "kubeflow"), "example")
     assert package.name == "flowers"
     assert package.for_kubernetes
     assert {executor["container"]["image"] for executor in package.executors} == {"registry.example/team/imagepipe:7"}
