@@ -14,14 +14,13 @@ from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.folder import ROLLED_BACK
-from imagepipe.deploy.saved_model import FINGERPRINT
 from pipeline.config_file import read_config
 from pipeline.runs import provenance
 from pipeline.workdir import Workdir
 
 
 @dataclass(frozen=True)
-class Push:
+class PushedVersion:
     """A version that a run pushed: the folder of the model's versions, and the version's name."""
 
     folder: str
@@ -61,18 +60,17 @@ class VersionFolder:
 
 def read_fingerprint(model: str) -> bytes:
     """Returns the bytes that tell a SavedModel from others; b'' if it has none, or can't be read."""
-    try:
-        return filesystem.read_bytes(f"{model}/{FINGERPRINT}")
-    except OSError:
-        return b""
+    with suppress(OSError):
+        return storage.read_fingerprint(model)
+    return b""
 
 
-def parse_push(destination: str, version: str) -> Push:
+def parse_push(destination: str, version: str) -> PushedVersion:
     """Returns the push of a SavedModel to ``destination``, which is, or lies in, the folder of the version."""
     folder = destination.rstrip("/")
     while folder.endswith(f"/{version}"):
         folder = folder.removesuffix(f"/{version}")
-    return Push(folder, version)
+    return PushedVersion(folder, version)
 
 
 def mentions(text: str, path: str) -> bool:
@@ -81,7 +79,7 @@ def mentions(text: str, path: str) -> bool:
 
 
 def list_folders(
-    workdir: Workdir, runs: Iterable[str], pushes: Iterable[Push], keep: int, parameters: str
+    workdir: Workdir, runs: Iterable[str], pushes: Iterable[PushedVersion], keep: int, parameters: str
 ) -> list[VersionFolder]:
     """Returns the folders of versions that runs have deployed to, and asks the targets which versions are live.
 

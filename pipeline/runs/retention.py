@@ -13,7 +13,14 @@ from pathlib import Path
 from imagepipe.base.filesystem import is_uri
 from imagepipe.base.in_use import is_in_use
 from pipeline.runs import metadata_store, provenance
-from pipeline.runs.deployed_versions import Push, VersionFolder, list_folders, mentions, parse_push, read_fingerprint
+from pipeline.runs.deployed_versions import (
+    PushedVersion,
+    VersionFolder,
+    list_folders,
+    mentions,
+    parse_push,
+    read_fingerprint,
+)
 from pipeline.runs.leftovers import find_leftovers
 from pipeline.runs.removal import Removal
 from pipeline.runs.summary import read_summaries
@@ -50,7 +57,7 @@ class _Run:
     pipeline: str
     done: bool
     executions: list[metadata_store.Execution]
-    pushes: set[Push]
+    pushes: set[PushedVersion]
     models: set[bytes]
 
     def list_artifacts(self) -> Iterator[metadata_store.Artifact]:
@@ -203,7 +210,7 @@ def _find_obstacle(folder: Path, workdir: Workdir, parameters: str) -> str:
 
 
 def _choose_versions(
-    workdir: Workdir, folders: list[VersionFolder], pushes: set[Push], keep: int, kept: dict[str, str]
+    workdir: Workdir, folders: list[VersionFolder], pushes: set[PushedVersion], keep: int, kept: dict[str, str]
 ) -> list[Removal]:
     """Returns the versions that are removed, outside the workdir only those that a run pushed; adds to ``kept``."""
     removals = []
@@ -219,7 +226,7 @@ def _choose_versions(
                 kept[folder.path] = "versions in a store stay until they are removed there"
             elif path.resolve() != path:
                 kept[str(path)] = _LINK
-            elif not path.is_relative_to(workdir.root) and Push(folder.pushed_to, version) not in pushes:
+            elif not path.is_relative_to(workdir.root) and PushedVersion(folder.pushed_to, version) not in pushes:
                 kept[str(path)] = "no run of this folder pushed it"
             else:
                 removals.append(Removal("version", path))
