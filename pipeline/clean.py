@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from imagepipe.base.errors import ConfigError, UnavailableError, describe_error, name_full_disk
+from imagepipe.base.errors import ConfigError, UnavailableError, describe_error
+from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
 from pipeline.logs import hide_output
 from pipeline.runs.metadata_store import BusyError

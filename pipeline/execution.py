@@ -17,7 +17,8 @@ from components.evaluator.evaluation_reader import read_evaluation
 from components.pusher.executor import OUTCOME, VERSION
 from imagepipe.base import filesystem
 from imagepipe.base.beam_options import add_setup_file
-from imagepipe.base.errors import ModelError, describe_error, is_full_disk
+from imagepipe.base.errors import ModelError, describe_error
+from imagepipe.base.full_disk import is_full_disk
 from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig

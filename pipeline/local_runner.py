@@ -18,7 +18,8 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
-from imagepipe.base.errors import describe_error, find_full_file, is_full_disk
+from imagepipe.base.errors import describe_error
+from imagepipe.base.full_disk import find_full_file, is_full_disk
 from imagepipe.base.process import release_memory
 from imagepipe.base.signals import Stopped
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from imagepipe.base.errors import ConfigError, describe_error, name_full_disk
+from imagepipe.base.errors import ConfigError, describe_error
+from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.names import SUMMARY
 from imagepipe.base.signals import end_on_signals

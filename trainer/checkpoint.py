@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
 from imagepipe.base import filesystem
 from imagepipe.base.code_closure import hash_code
-from imagepipe.base.errors import measure_full_disk
+from imagepipe.base.full_disk import measure_full_disk
 from trainer.config import FnArgs
 
 STATE = "state.npz"

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import measure_full_disk
 from imagepipe.base.features import IMAGE, TARGET
+from imagepipe.base.full_disk import measure_full_disk
 from trainer.tasks import Task
 from transform.examples import CORES, disable_tuner
 

@@ -17,8 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import TrainingError, measure_full_disk
+from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
+from imagepipe.base.full_disk import measure_full_disk
 from imagepipe.base.signals import hold_signals
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import (

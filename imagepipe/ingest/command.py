@@ -10,7 +10,8 @@ from typing import get_args
 import joblib
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import IngestError, name_full_disk
+from imagepipe.base.errors import IngestError
+from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.images import MAX_PIXELS
 from imagepipe.base.names import TaskName
 from imagepipe.base.process import import_quickly

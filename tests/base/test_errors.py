@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from imagepipe.base.errors import IngestError, describe_error, is_full_disk, measure_full_disk, name_full_disk
+from imagepipe.base.errors import IngestError, describe_error
+from imagepipe.base.full_disk import is_full_disk, measure_full_disk, name_full_disk
 
 FULL = os.strerror(errno.ENOSPC)
 
