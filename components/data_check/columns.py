@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.data_check.findings import MAX_EXAMPLES, Finding, Severity, count_images
+from components.data_check.findings import MAX_EXAMPLES, Finding, count_images, rate_split
 from components.data_check.split import Split
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
 from imagepipe.base.labels import find_fault, list_names
@@ -23,8 +23,7 @@ def find_missing_columns(statistics_by_split: Mapping[str, Statistics], needed: 
                     f"no image of the split {name} has the column '{feature}', which the model needs. Add it, or "
                     "remove it from data.features"
                 )
-                severity: Severity = "error" if name in ("train", "eval") else "warning"
-                findings.append(Finding(severity, "missing_column", name, feature, message))
+                findings.append(Finding(rate_split(name), "missing_column", name, feature, message))
     return findings
 
 

@@ -37,6 +37,11 @@ def choose_severity(kind: str, stop_on: Iterable[str]) -> Severity:
     return "error" if kind in stop_on else "warning"
 
 
+def rate_split(split: str) -> Severity:
+    """Returns "error" for the splits by which a model is made and judged, else "warning"."""
+    return "error" if split in ("train", "eval") else "warning"
+
+
 def count_images(number: int) -> str:
     """Returns a number of images as text, such as "1 image" or "1,234 images"."""
     return f"{number:,} image{'' if number == 1 else 's'}"

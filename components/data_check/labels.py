@@ -4,15 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from components.data_check.findings import MAX_EXAMPLES, Finding, Severity, count_images
+from components.data_check.findings import MAX_EXAMPLES, Finding, count_images, rate_split
 from components.data_check.split import Split
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import describe_ids, find_fault, list_names
 
 MAX_LABELS = 20
 """Maximum number of labels of a split with a finding each; one more finding counts the others."""
-
-_DEMANDING = ("train", "eval")  # a model is made and judged by these
 
 
 def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_images: Mapping[str, int]) -> list[Finding]:
@@ -125,8 +123,7 @@ def _find_rare(counts: Mapping[str, Mapping[str, int]], feature: str, min_images
 
 
 def _make_finding(kind: str, split: str, feature: str, message: str, ids: list[str]) -> Finding:
-    severity: Severity = "error" if split in _DEMANDING else "warning"
-    return Finding(severity, kind, split, feature, message, ids[:MAX_EXAMPLES])
+    return Finding(rate_split(split), kind, split, feature, message, ids[:MAX_EXAMPLES])
 
 
 def _is_name(label: str) -> bool:

@@ -48,13 +48,18 @@ class Address:
     inputs: Sequence[str] = ()
 
 
+def rank_by_traffic(version: Version) -> tuple[int, int]:
+    """Returns a sort key: the most requests first; of versions with equally many, the newest first."""
+    return -version.traffic, -int(version.version)
+
+
 def sort_by_traffic(versions: list[Version]) -> list[Version]:
-    """Returns the versions, most requests first; of those with equally many, the newest first.
+    """Returns the versions in the order of ``rank_by_traffic``.
 
     Those that were rolled back are left out: nothing is compared with them.
     """
     kept = [version for version in versions if version.traffic or not version.rolled_back]
-    return sorted(kept, key=lambda v: (-v.traffic, -int(v.version)))
+    return sorted(kept, key=rank_by_traffic)
 
 
 def list_newer_live_versions(versions: list[Version], version: str) -> list[Version]:

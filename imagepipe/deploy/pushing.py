@@ -9,7 +9,7 @@ from typing import Literal
 
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.deployment import Version, list_newer_live_versions
+from imagepipe.deploy.deployment import Version, list_newer_live_versions, rank_by_traffic
 from imagepipe.deploy.signing import is_signed
 
 Outcome = Literal["pushed", "already_deployed", "rolled_back", "replaced"]
@@ -68,7 +68,7 @@ def find_version(model: str, versions: list[Version], key: str | None) -> Versio
     """
     wanted = storage.read_fingerprint(model)
     unsigned = None
-    for version in sorted(versions, key=lambda v: (-v.traffic, -int(v.version))):
+    for version in sorted(versions, key=rank_by_traffic):
         if wanted and storage.read_fingerprint(version.uri) == wanted:
             if key is None or is_signed(version.uri, key):
                 return version

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError, ModelError, describe_error
+from imagepipe.base.labels import list_names
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -38,7 +39,6 @@ _PUBLIC_COMMAND = "openssl ec -in signing.key -pubout -out signing.pub"
 _MAX_KEY_BYTES = 64 * 2**10
 _MAX_SIGNATURE_BYTES = 16 * 2**20
 _MAX_ENTRIES = 10_000  # files and folders of a model; ours have about ten
-_MAX_NAMES = 5  # in a message
 _CHUNK_BYTES = 2**20
 
 
@@ -237,7 +237,7 @@ def _verify(model: Path, key: Path) -> None:
         predicate = _read_predicate(file)
         left_out = [Path(name) for name in predicate["serialization"].get("ignore_paths", ())]
         if present := [name for name in left_out if name != Path(SIGNATURE) and (model / name).exists()]:
-            raise ModelError(f"its signature leaves out {_list_names(map(str, present))}")
+            raise ModelError(f"its signature leaves out {list_names(sorted(map(str, present)))}")
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
         config.set_hashing_config(_cover_all_files()).verify(model, file)
     except ModelError:
@@ -268,15 +268,9 @@ def _describe_changes(model: Path, predicate: dict[str, Any]) -> str:
         "removed": signed.keys() - present.keys(),
         "changed": {n for n in present.keys() & signed.keys() if _hash_file(present[n]) != signed[n]},
     }
-    return "; ".join(f"{_list_names(names)} was {change}" for change, names in changes.items() if names)
+    return "; ".join(f"{list_names(sorted(names))} was {change}" for change, names in changes.items() if names)
 
 
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _list_names(names: Any) -> str:
-    first, *others = sorted(names)
-    shown = [first, *others][:_MAX_NAMES]
-    return ", ".join(shown) + (f" and {len(others) + 1 - _MAX_NAMES} more" if len(others) >= _MAX_NAMES else "")
