@@ -15,11 +15,13 @@ from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.images import MAX_PIXELS
 from imagepipe.base.names import TaskName
 from imagepipe.base.process import import_quickly
-from imagepipe.ingest import commit, dataset, sources
+from imagepipe.base.workers import fork
+from imagepipe.ingest import commit, dataset
 from imagepipe.ingest.dataset import Compression, Dataset, Options
 from imagepipe.ingest.outcomes import IngestResult, apply_outcomes
 from imagepipe.ingest.records import hash_rows, read_batches
-from imagepipe.ingest.workers import fork
+from imagepipe.ingest.rows import Spool, spool_rows
+from imagepipe.ingest.sources import read_rows
 
 DEFAULT_SPLITS = {"train": 80, "eval": 10, "test": 10}
 
@@ -87,13 +89,13 @@ def ingest(
         raise IngestError(
             f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another DIR."
         )
-    rows = sources.read_rows(source, task)
+    rows = read_rows(source, task)
     dataset.refuse_foreign(out)
     with name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
         current = dataset.prepare(out, options)
         with commit.open_staging(out) as staging:
-            spool = sources.spool_rows(rows, staging, current)
+            spool = spool_rows(rows, staging, current)
             if not spool.files:
                 raise IngestError(f"{source} holds no file or row to ingest.")
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
@@ -126,7 +128,7 @@ def _check_options(
 
 
 def _run_steps(
-    out: str, staging: str, dataset: Dataset, spool: sources.Spool, is_local: bool, count: int, beam_args: Sequence[str]
+    out: str, staging: str, dataset: Dataset, spool: Spool, is_local: bool, count: int, beam_args: Sequence[str]
 ) -> None:
     """Runs Beam on the rows, with ``count`` workers: processes if it runs here and all files are here, else threads."""
     decode = not dataset.records  # else most files may be in the dataset, and need not be decoded again

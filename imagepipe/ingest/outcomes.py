@@ -31,7 +31,7 @@ from imagepipe.ingest.dataset import (
     encode,
     list_features,
 )
-from imagepipe.ingest.sources import Spool
+from imagepipe.ingest.rows import Spool
 
 _OUTCOMES = ".jsonl"  # the end of their files' names
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from imagepipe.base import appearance, filesystem, images, tfrecord
 from imagepipe.base.images import MAX_BYTES
+from imagepipe.base.workers import map_survivably
 from imagepipe.ingest.dataset import Options
-from imagepipe.ingest.sources import Row, make_feature
-from imagepipe.ingest.workers import map_survivably
+from imagepipe.ingest.rows import Row, make_feature
 
 _BATCH_ROWS = 16
 _BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few

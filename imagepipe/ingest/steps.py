@@ -29,12 +29,12 @@ from apache_beam.utils.shared import Shared
 from imagepipe.base import filesystem, progress
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
+from imagepipe.base.workers import map_in_order
 from imagepipe.ingest import policy, shards
 from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine, write_outcomes
 from imagepipe.ingest.records import HashedRow, encode_rows, hash_rows, make_batches, read_batches
 from imagepipe.ingest.shards import IndexEntry
-from imagepipe.ingest.workers import map_in_order
 
 SHARD_BYTES = 128 * 2**20
 """Desired size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""

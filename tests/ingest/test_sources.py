@@ -5,7 +5,7 @@ import re
 import pytest
 
 from imagepipe.base.errors import IngestError
-from imagepipe.ingest import sources
+from imagepipe.ingest import rows, sources
 
 
 def read(path, task="classification"):
@@ -172,15 +172,15 @@ def test_labels_that_differ_in_unicode_form_only_are_one(csv):
     ],
 )
 def test_side_feature_types(value, type_, as_feature):
-    assert sources.infer_type(value) == type_
-    assert sources.make_feature(value, type_) == as_feature
+    assert rows.infer_type(value) == type_
+    assert rows.make_feature(value, type_) == as_feature
 
 
 def test_a_column_is_as_wide_as_its_widest_value():
-    assert sources.widen("int64", "float") == "float"
-    assert sources.widen("bytes", "int64") == "bytes"
-    assert sources.make_feature("3", "float") == 3.0
-    assert sources.make_feature(1.5, "bytes") == b"1.5"
+    assert rows.widen("int64", "float") == "float"
+    assert rows.widen("bytes", "int64") == "bytes"
+    assert rows.make_feature("3", "float") == 3.0
+    assert rows.make_feature(1.5, "bytes") == b"1.5"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ WALK = [
     "imagepipe/ingest/sources.py",
     "imagepipe/ingest/dataset.py",
     "imagepipe/ingest/commit.py",
-    "imagepipe/ingest/workers.py",
+    "imagepipe/ingest/rows.py",
     "imagepipe/ingest/steps.py",
     "imagepipe/ingest/records.py",
     "imagepipe/ingest/policy.py",

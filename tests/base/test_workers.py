@@ -5,13 +5,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imagepipe.ingest import workers
+from imagepipe.base import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FORKED = """
 import os, sys, time
-from imagepipe.ingest.workers import fork
+from imagepipe.base.workers import fork
 with fork(2) as processes:
     print(*{processes.submit(os.getpid).result() for _ in range(50)}, flush=True)
     assert "apache_beam" not in sys.modules
@@ -44,7 +44,7 @@ print(ingest(sys.argv[1], sys.argv[2], workers=2))
 
 # Errors and answers that don't get from the child to its parent.
 UNSENDABLE = """
-from imagepipe.ingest.workers import fork, map_survivably
+from imagepipe.base.workers import fork, map_survivably
 
 class Unpicklable(Exception):
     def __init__(self, text):
