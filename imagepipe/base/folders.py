@@ -1,34 +1,133 @@
-"""Folders of images as people have them: which of their files count."""
+"""Folders of images as people have them: which of their files count, and which are passed over.
+
+What systems and programs leave in folders (thumbnails of a NAS, wastebaskets, resource forks) is passed over and
+counted, by name alone: it may look like photos. An entry that can't be read costs that entry only.
+"""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-_IGNORED = frozenset({"thumbs.db", "desktop.ini"})  # what Windows leaves in folders of pictures
+from imagepipe.base import filesystem
+
+# In lower case. Names that begin with a dot, such as ._photo.jpg, .thumbnails or .ipynb_checkpoints, are hidden anyway.
+_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_JUNK_FOLDERS = frozenset(
+    {
+        "@eadir",  # Synology's thumbnails
+        "#recycle",
+        "#snapshot",
+        "@recycle",  # QNAP's
+        "@recently-snapshot",
+        "__macosx",  # resource forks in archives made on a Mac
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+    }
+)
+_HIDDEN, _SPECIAL = "hidden", "not files (pipes, sockets, devices)"
 
 
-def list_files(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, str | None]]:
-    """Yields (path, None) for every file, and (path, reason) for every folder that can't be listed."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder) as entries:
-            listed = sorted((entry.name, entry.path, entry.is_dir()) for entry in entries)
-    except OSError as error:
-        yield str(folder), f"folder can't be listed: {error.strerror}"
+class _Item(NamedTuple):
+    """An entry of a folder that is listed; ``above`` has device and number of the folders that it lies in."""
+
+    path: str
+    is_folder: bool
+    reason: str | None
+    above: tuple[tuple[int, int], ...]
+
+
+def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, str | None]]:
+    """Lists the files below a folder, at any depth, sorted by name; links are followed.
+
+    Args:
+        folder: a path, or a URI of a folder.
+        passed_over: is added to as the listing goes on: number of files by why they don't count, as
+            ``describe_passed_over`` says it.
+
+    Yields:
+        (path, None) for every file that may be an image, whatever its name; (path, reason) for every entry that can't
+        be used: a link to nowhere or to itself, a folder that can't be listed, a name that is not UTF-8.
+    """
+    if filesystem.is_uri(folder):
+        yield from _list_store(folder, passed_over)
         return
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        yield str(folder), "folder that links to one above itself"
-        return
-    for name, path, is_folder in listed:
-        if is_ignored(name):
+    pending = [_Item(folder, True, None, ())]
+    while pending:
+        path, is_folder, reason, above = pending.pop()
+        if reason or not is_folder:
+            yield path, reason or _check_name(path[len(folder) :])
             continue
-        if is_folder:
-            yield from list_files(Path(path), (*above, here))
+        try:
+            status = os.stat(path)  # noqa: PTH116 (of many, Path is slow)
+            with os.scandir(path) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            yield path, f"folder can't be listed: {error.strerror}"
+            continue
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            yield path, "folder that links to one above itself"
+            continue
+        pending += (item for entry in entries if (item := _examine(entry, (*above, here), passed_over)))
+
+
+def describe_passed_over(passed_over: Mapping[str, int]) -> str:
+    """Returns the files that were passed over as text, such as "40 in @eaDir, 3 hidden"; "" if there are none."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(passed_over.items()) if count)
+
+
+def _list_store(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, str | None]]:
+    for path, _ in filesystem.walk(folder):
+        *folders, name = path[len(folder) :].strip("/").split("/")
+        kind = next(filter(None, (_find_kind(part, True) for part in folders)), None) or _find_kind(name, False)
+        if kind:
+            passed_over[kind] += 1
         else:
-            yield path, None
+            yield path, _check_name(path[len(folder) :])
 
 
-def is_ignored(name: str) -> bool:
-    """Returns whether a file or folder of that name is passed over."""
-    return name.startswith(".") or name.lower() in _IGNORED
+def _examine(entry: os.DirEntry[str], above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> _Item | None:
+    """Returns an entry as it is to be listed; None if it is passed over, and counted."""
+    reason: str | None = None
+    try:
+        is_folder = entry.is_dir()
+        # A link to nowhere is neither, and asking for its status says so.
+        is_special = not is_folder and not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
+    except OSError as error:
+        is_folder = is_special = False
+        problem = "link that can't be followed" if entry.is_symlink() else "can't be read"
+        reason = f"{problem}: {error.strerror}"
+    if kind := _find_kind(entry.name, is_folder):
+        # Of a folder its files are counted; but a link may lead to the whole disk.
+        passed_over[kind] += _count_files(entry.path) if is_folder and not entry.is_symlink() else 1
+        return None
+    if is_special:
+        passed_over[_SPECIAL] += 1
+        return None
+    return _Item(entry.path, is_folder, reason, above)
+
+
+def _check_name(path: str) -> str | None:
+    """Returns why a file can't be called that; None if it can. Metadata and labels are text further on."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"name is not UTF-8, rename it: {os.fsencode(path.lstrip('/'))!r}"
+    return None
+
+
+def _find_kind(name: str, is_folder: bool) -> str | None:
+    """Returns why an entry of that name is passed over; None if it counts."""
+    if name.startswith("."):
+        return _HIDDEN
+    if is_folder:
+        return f"in {name}" if name.lower() in _JUNK_FOLDERS else None
+    return name if name.lower() in _JUNK_FILES else None
+
+
+def _count_files(folder: str) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))

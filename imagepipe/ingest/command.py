@@ -1,8 +1,10 @@
 """``imagepipe ingest``: from a source of labelled images to a dataset, or to a larger one."""
 
 import contextlib
+import dataclasses
 import functools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import get_args
@@ -56,8 +58,8 @@ def ingest(
 
     Args:
         source: folder of class folders, or manifest: CSV (.csv) or JSON lines (.jsonl, .ndjson), with ``path``,
-            ``label`` and side features. A path, or a URI (``gs://…``, ``s3://…``) as text. Of a folder, hidden files,
-            hidden folders, Thumbs.db and desktop.ini are skipped; every other file counts.
+            ``label`` and side features. A path, or a URI (``gs://…``, ``s3://…``) as text. Of a folder, hidden files
+            and what systems leave there (Thumbs.db, @eaDir, …) are passed over; every other file counts.
         out: the dataset's folder, a path or URI; for remote runners, one that the workers reach.
         task: classification takes a label unchanged, multilabel splits it at ``|``, regression reads a finite number.
         splits: name to weight, 0 or more; their sum is positive. By default 80 train, 10 eval, 10 test.
@@ -89,7 +91,8 @@ def ingest(
         raise IngestError(
             f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another DIR."
         )
-    rows = read_rows(source, task)
+    passed_over: Counter[str] = Counter()
+    rows = read_rows(source, task, passed_over)
     dataset.refuse_foreign(out)
     with name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
@@ -106,7 +109,8 @@ def ingest(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
                     "--workers if memory ran out."
                 ) from error
-            return apply_outcomes(out, staging, source, current, spool, check_lock)
+            result = apply_outcomes(out, staging, source, current, spool, check_lock)
+            return dataclasses.replace(result, passed_over=dict(+passed_over))
 
 
 def _check_options(

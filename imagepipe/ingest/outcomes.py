@@ -14,11 +14,12 @@ An outcome is a JSON object, told from others by its ``kind``:
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.folders import describe_passed_over
 from imagepipe.ingest import commit, shards
 from imagepipe.ingest.dataset import (
     DESCRIPTION,
@@ -50,6 +51,7 @@ class IngestResult:
         duplicates: further copies of files in the dataset, each in duplicates.jsonl.
         removed: records that left the dataset, as a copy with another label turned up, or to be written again with the
             present label of their file; not part of the sum.
+        passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
     """
 
     read: int
@@ -58,6 +60,7 @@ class IngestResult:
     quarantined: int
     duplicates: int
     removed: int
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def written(self) -> int:
@@ -70,7 +73,12 @@ class IngestResult:
             f"{self.written:,} written ({self.new:,} new, {self.already:,} were there already)"
             f" + {self.quarantined:,} quarantined + {self.duplicates:,} duplicates"
         )
-        return f"{total}; {self.removed:,} taken out, as their label changed or is disputed" if self.removed else total
+        parts = [total]
+        if self.removed:
+            parts.append(f"{self.removed:,} taken out, as their label changed or is disputed")
+        if self.passed_over:
+            parts.append(f"passed over: {describe_passed_over(self.passed_over)}")
+        return "; ".join(parts)
 
 
 # --- reported by the steps

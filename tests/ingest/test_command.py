@@ -121,6 +121,21 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
     assert features["upright.jpg"]["input"].bytes_list.value[0] == upright
 
 
+def test_a_loop_of_links_and_junk_cost_no_image_and_are_counted(folders, put, lines):
+    source, out = folders
+    (source / "a/self.jpg").symlink_to("self.jpg")
+    shutil.copy(source / "a/00.jpg", put("source/a/@eaDir/00.jpg/SYNOPHOTO_THUMB_M.jpg", b""))
+    put("source/b/._01.jpg", b"Mac OS X")
+    os.mkfifo(source / "c/pipe.jpg")
+    result = ingest(str(source), str(out))
+    assert reasons(lines, out) == {"self.jpg": "link that can't be followed: Too many levels of symbolic links"}
+    assert result.passed_over == {"hidden": 1, "in @eaDir": 1, "not files (pipes, sockets, devices)": 1}
+    assert str(result) == (
+        "31 records in = 30 written (30 new, 0 were there already) + 1 quarantined + 0 duplicates; "
+        "passed over: 1 hidden, 1 in @eaDir, 1 not files (pipes, sockets, devices)"
+    )
+
+
 def test_the_same_command_twice_changes_no_file(folders, tree):
     source, out = folders
     (source / "a" / "bad.jpg").write_bytes(b"no image")

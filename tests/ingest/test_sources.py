@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from collections import Counter
 
 import pytest
 
@@ -9,7 +10,7 @@ from imagepipe.ingest import rows, sources
 
 
 def read(path, task="classification"):
-    return list(sources.read_rows(str(path), task))
+    return list(sources.read_rows(str(path), task, Counter()))
 
 
 def reasons(path, task="classification"):
@@ -213,13 +214,13 @@ def test_sources_that_are_none_are_refused(put, tmp_path):
         read(put("list.txt", b"x"))
 
 
-def test_a_file_may_have_a_name_that_is_not_utf_8_and_a_class_may_not(tmp_path):
+def test_files_and_classes_whose_names_are_not_utf_8_are_refused_by_name(tmp_path):
     for folder in (b"/set/coffee", b"/set/caf\xe9"):
         os.makedirs(os.fsencode(tmp_path) + folder)  # noqa: PTH103 (bytes)
         with open(os.fsencode(tmp_path) + folder + b"/caf\xe9.jpg", "wb") as file:  # noqa: PTH123
             file.write(b"x")
-    rejected, row = read(tmp_path / "set")
-    assert os.fsencode(row["metadata"]) == b"coffee/caf\xe9.jpg"
-    assert row["labels"] == ["coffee"]
-    assert rejected["reason"] == r"label holds bytes that are not UTF-8 (U+DCE9): 'caf\udce9'"
-    json.dumps([row, rejected]).encode()
+    rows = read(tmp_path / "set")
+    assert [row["reason"] for row in rows] == [
+        rf"name is not UTF-8, rename it: b'{folder}/caf\xe9.jpg'" for folder in (r"caf\xe9", "coffee")
+    ]
+    json.dumps(rows).encode()
