@@ -95,7 +95,7 @@ B64 = {"b64": "AAAA"}
         ({}, "'input' is missing"),
         ({"input": "AAAA"}, "has to be an object"),
         ({"input": {"b64": 5}}, "has to be an object"),
-        ({"input": {"b64": "AAA"}}, "not valid base64"),
+        ({"input": {"b64": "AAAAA"}}, "not valid base64"),
         ({"input": {"b64": "é"}}, "not valid base64"),
         ({"input": B64, "metadata": 3}, "'metadata' has to be a string"),
         ({"input": B64, "weight": [1]}, "'weight' has to be a number"),

@@ -72,6 +72,17 @@ def test_every_route_gives_the_answers_of_the_graph(served, expected, path, colu
         assert row["classes"] == pytest.approx([prediction.classes[name] for name in ("dark", "light")])
 
 
+def test_base64_is_taken_as_callers_write_it_by_both_protocols(served):
+    plain, lines = b64(gray(250))["b64"], base64.encodebytes(gray(250)).decode()
+    safe = plain.replace("+", "-").replace("/", "_")
+    for text in (plain, lines, lines.replace("\n", "\r\n"), plain.rstrip("="), safe, f"data:image/png;base64,{plain}"):
+        tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [text]}
+        asked = {"instances": [{"input": {"b64": text}}, {"b64": text}]}
+        rows = served.http.post(PREDICT, json=asked).json()["predictions"]
+        outputs = served.http.post(INFER, json={"inputs": [tensor]}).json()["outputs"]
+        assert [*(row["label"] for row in rows), *outputs[1]["data"]] == ["light"] * 3
+
+
 def test_an_image_of_any_format_that_ingest_takes_is_answered(served):
     for kind in ("WEBP", "GIF", "TIFF", "BMP"):
         answer = served.http.post(PREDICT, json={"instances": [instance(gray(250, kind))]}).json()
