@@ -3,6 +3,7 @@
 import datetime
 import os
 import shutil
+import socket
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
 from pipeline.logs import hide_output, redirect_output
 from pipeline.preflight import check_run
-from pipeline.runs.summary import Summary, read_summaries, write_summary
+from pipeline.runs.summary import Summary, mark_killed, read_summaries, write_summary
 from pipeline.workdir import Workdir
 
 
@@ -85,6 +86,7 @@ def run(
             target=deploy.target,
             serving_dir=str(deploy.path),
             log=str(folders.runs / run_id / "log.txt"),
+            host=socket.gethostname(),
         )
         log = Path(summary.log)
         with _record_run(summary, folders.runs / run_id), end_on_signals(), redirect_output(log) as terminal:
@@ -131,5 +133,4 @@ def _close_killed_runs(workdir: Workdir) -> None:
     """Marks runs that never came to an end as killed: as this one holds the lock, none is running."""
     for run_id, killed in read_summaries(workdir.runs):
         if killed and killed.status == "running":
-            closed = killed.model_copy(update={"status": "failed", "error": "the run was killed"})
-            write_summary(closed, workdir.runs / run_id)
+            write_summary(mark_killed(killed), workdir.runs / run_id)

@@ -1,5 +1,8 @@
-"""Beam's runners and their options: this machine or a cluster."""
+"""Beam's runners, this machine or a cluster: their options and their log."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -58,3 +61,15 @@ def add_setup_file(args: list[str]) -> list[str]:
     if f"--runner={_RUNNERS['direct']}" in args or has_packages or not setup.is_file():
         return args
     return [*args, f"--setup_file={setup}"]
+
+
+@contextlib.contextmanager
+def hide_step_errors() -> Iterator[None]:
+    """Hides the traceback that Beam logs of an error in a step that runs here, and raises as well."""
+    logger = logging.getLogger("apache_beam.runners.common")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -35,9 +35,14 @@ def is_in_use(folder: Path) -> bool:
     """
     errors: list[OSError] = []
     for parent, _, files in os.walk(folder, onerror=errors.append):
-        if _is_locked(parent, fcntl.LOCK_EX) or (LOCK in files and _is_locked(f"{parent}/{LOCK}", fcntl.LOCK_SH)):
+        if _is_locked(parent, fcntl.LOCK_EX) or (LOCK in files and has_writer(Path(parent))):
             return True
     return not all(isinstance(error, FileNotFoundError | NotADirectoryError) for error in errors)
+
+
+def has_writer(folder: Path) -> bool:
+    """Returns whether a process holds a folder with ``locks.lock_folder``; also if that can't be found out."""
+    return _is_locked(f"{folder}/{LOCK}", fcntl.LOCK_SH)
 
 
 def _is_locked(path: str, probe: int) -> bool:

@@ -10,7 +10,6 @@ no workers, in a program with threads or on a remote runner, a crash ends the pr
 
 import contextlib
 import copy
-import ctypes
 import os
 import signal
 import sys
@@ -24,8 +23,9 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import TypeVar
 
+from imagepipe.base.process import end_with_parent
+
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 _FIRST_TO_KILL = "500"  # of -1000 to 1000, see proc(5): where memory runs out, the one that decodes is to go
 
 In = TypeVar("In")
@@ -125,7 +125,7 @@ def _start_child() -> tuple[ForkProcess, Connection]:
 def _work(connection: Connection, parents: Connection) -> None:
     """Does what comes through the connection until the parent closes it or dies."""
     parents.close()
-    _end_with_parent()
+    end_with_parent()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL)
     while True:
@@ -160,8 +160,4 @@ def _initialize() -> None:
     _worker = _Worker()
     os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import logging
 import warnings
 import zlib
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.utils.shared import Shared
 
 from imagepipe.base import filesystem, progress
+from imagepipe.base.beam_options import hide_step_errors
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
 from imagepipe.base.workers import map_in_order
@@ -124,7 +124,7 @@ def run(
             read, done = _query_metrics(job[0]) if job else (0, 0)
         return {"read": read, "checked and written": done}
 
-    hide_log = _hide_beams_log() if is_local else contextlib.nullcontext()
+    hide_log = hide_step_errors() if is_local else contextlib.nullcontext()
     with warnings.catch_warnings(), hide_modules("IPython"), hide_log:
         # Pillow warns of broken metadata in good images, one line per image.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -133,18 +133,6 @@ def run(
         with progress.show_progress(rows, "images", count):
             job.append(pipeline.run())
             job[0].wait_until_finish()
-
-
-@contextlib.contextmanager
-def _hide_beams_log() -> Iterator[None]:
-    """Hides the traceback that Beam logs of an error that it raises as well."""
-    logger = logging.getLogger("apache_beam.runners.common")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index_files: list[str]) -> None:

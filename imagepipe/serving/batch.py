@@ -26,8 +26,10 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress, tfrecord
+from imagepipe.base.beam_options import hide_step_errors
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
+from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
 from imagepipe.serving.inputs import list_items, read_inputs
 from imagepipe.serving.predictor import Predictor, load
@@ -103,6 +105,7 @@ def predict_source(
     Raises:
         ModelError: if there is no model or no input.
         UnavailableError: if another run is writing into ``out``, or a worker fails.
+        OSError: if there is no room in ``out``; what is done is kept.
     """
     items = dict.fromkeys(os.path.abspath(path) for path in list_items(source))  # noqa: PTH100 (keeps symbolic links)
     busy = UnavailableError(f"another run is writing into {out}: wait for it, or give another --out")
@@ -121,7 +124,12 @@ def predict_source(
             return {"predicted": sum(sizes.get(file.stem, 0) for file in (out / _DONE).iterdir())}
 
         try:
-            with progress.show_progress(len(new), "files", count_done), beam.Pipeline(options=options) as pipeline:
+            with (
+                name_full_disk(str(out)),
+                hide_step_errors(),
+                progress.show_progress(len(new), "files", count_done),
+                beam.Pipeline(options=options) as pipeline,
+            ):
                 _ = (
                     pipeline
                     | beam.Create(shards)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -80,6 +81,8 @@ class StartError(RuntimeError):
 def run_server(model: Path, name: str, log: Path) -> Iterator[str]:
     """Serves a model in a process of its own inside the block; yields the server's URL.
 
+    The server ends with this process, even if that is killed.
+
     Args:
         model: the SavedModel's folder.
         name: the model's name, for callers.
@@ -89,7 +92,7 @@ def run_server(model: Path, name: str, log: Path) -> Iterator[str]:
         StartError: if it does not start.
     """
     # -P: without it Python imports modules from the current folder, whoever wrote them.
-    command = [sys.executable, "-P", "-m", "imagepipe.serving.server", str(model), name]
+    command = [sys.executable, "-P", "-m", "imagepipe.serving.server", str(model), name, str(os.getpid())]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 (our own command)
     try:

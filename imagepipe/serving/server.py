@@ -36,6 +36,7 @@ from starlette.requests import ClientDisconnect
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, count_pixels
+from imagepipe.base.process import end_with_parent
 from imagepipe.deploy.kserve_library import (
     DataPlane,
     Model,
@@ -359,4 +360,7 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
 
 
 if __name__ == "__main__":
+    end_with_parent()
+    if os.getppid() != int(sys.argv[3]):  # which died while this process imported TensorFlow
+        sys.exit()
     main(Path(sys.argv[1]), sys.argv[2], "127.0.0.1", 0)

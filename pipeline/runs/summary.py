@@ -1,6 +1,7 @@
 """The summary of a run: ``summary.json``, for programs and for ``imagepipe runs``."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ValidationError, computed_field, model_validator
 
 from components.evaluator.evaluation import RuleOutcome
 from imagepipe.base import filesystem
+from imagepipe.base.in_use import has_writer
 from imagepipe.base.names import SUMMARY, TaskName
 from imagepipe.deploy.config import TargetName
 from imagepipe.deploy.pushing import Outcome
@@ -89,6 +91,7 @@ class Summary(BaseModel):
         serving_dir: the folder of the version folders.
         model_dir: the candidate's SavedModel.
         log: file with all output of TFX and TensorFlow.
+        host: the machine that it ran on; '' in summaries of an earlier version.
     """
 
     run_id: str
@@ -117,6 +120,7 @@ class Summary(BaseModel):
     serving_dir: str
     model_dir: str | None = None
     log: str
+    host: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -140,13 +144,24 @@ def write_summary(summary: Summary, run_dir: Path) -> None:
 
 
 def read_summaries(runs_dir: Path) -> Iterator[tuple[str, Summary | None]]:
-    """Yields the runs in a folder by id, newest first; None for one whose summary can't be read, see ``UNREADABLE``."""
+    """Yields the runs in a folder by id, newest first; None for one whose summary can't be read, see ``UNREADABLE``.
+
+    One that was killed could not say so itself: where no process of its machine holds the workdir any more, it failed.
+    """
     folders = [folder for folder in runs_dir.glob("[!.]*") if folder.is_dir()]
     for folder in sorted(folders, reverse=True):
         try:
-            yield folder.name, Summary.model_validate_json((folder / SUMMARY).read_bytes())
+            summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
         except (OSError, ValidationError):
             yield folder.name, None
+        else:
+            was_here = summary.status == "running" and summary.host == socket.gethostname()
+            yield folder.name, mark_killed(summary) if was_here and not has_writer(runs_dir.parent) else summary
+
+
+def mark_killed(summary: Summary) -> Summary:
+    """Returns the summary of a run that never came to an end."""
+    return summary.model_copy(update={"status": "failed", "error": "the run was killed"})
 
 
 def is_live(summary: Summary) -> bool:

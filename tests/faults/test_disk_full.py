@@ -10,6 +10,8 @@ import pytest
 from imagepipe.ingest import dataset
 from tests.faults.conftest import run, run_pipeline
 from tests.pipeline.runs.nights import Nights, count_bytes, list_files, list_lies
+from tests.serving.test_serve import add_version
+from tests.serving.test_server import gray
 
 
 def check_refusal(result, disk) -> None:
@@ -88,3 +90,23 @@ def test_a_full_disk_is_cleaned_of_old_runs(small_disk):
     assert cleaned.returncode == 0, cleaned.stderr
     assert json.loads(cleaned.stdout)["freed"] == size - count_bytes(root) > 0
     assert list_lies(nights.workdir, files) == set()
+
+
+def test_a_batch_prediction_onto_a_full_disk_keeps_what_is_done_and_completes_with_room(small_disk, tmp_path):
+    disk = small_disk("2m")
+    out, models = disk.folder / "predictions", tmp_path / "brightness"
+    models.mkdir()
+    add_version(models, 1)
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(300):  # a shard and a half, each of some 25 kB
+        (images / f"{number:03}.png").write_bytes(gray(number % 256))
+    predict = ("batch-predict", models / "1", images, "--out", out, "--json")
+    disk.resize("40k")
+    check_refusal(run(*predict), disk)
+    disk.resize("2m")
+    completed = run(*predict)
+    assert completed.returncode == 0, completed.stderr
+    lines = [line for file in out.glob("predictions-*.jsonl") for line in file.read_text().splitlines()]
+    assert len(lines) == len({json.loads(line)["metadata"] for line in lines}) == 300
+    assert not list(out.glob("quarantine-*"))

@@ -1,8 +1,12 @@
 """The check before a push, on real servers in processes of their own."""
 
 import dataclasses
+import subprocess
+import sys
 
+import httpx
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -72,3 +76,18 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_with_the_servers_log(expecte
     assert "did not start" in problem
     assert "can't be loaded as a model of this pipeline" in problem
     assert report.p95_ms is None
+
+
+def test_the_server_ends_with_a_process_that_is_killed(model, tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from imagepipe.serving.check import run_server\n"
+        "with run_server(Path(sys.argv[1]), 'candidate', Path(sys.argv[2])) as url:\n"
+        "    print(url, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(model), str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        url = process.stdout.readline().strip()
+        (server,) = psutil.Process(process.pid).children()
+        assert httpx.get(f"{url}/v2/health/live").is_success
+        process.kill()
+    assert psutil.wait_procs([server], timeout=10)[1] == []

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from imagepipe.base import filesystem, tfrecord
+from imagepipe.base.locks import lock_folder
 from imagepipe.base.names import SUMMARY
 from imagepipe.base.signals import Stopped, end_on_signals
 from imagepipe.serving.access import EVERYBODY
@@ -253,3 +255,19 @@ def test_a_run_that_a_signal_stopped_says_so_and_ends_with_the_signals_status(pr
     (row,) = json.loads(invoke("runs", str(project), "--json").stdout)
     assert (row["status"], row["error"]) == ("failed", f"stopped by {number.name}")
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_run_that_was_killed_is_not_shown_as_running(project):
+    workdir = Workdir(project)
+    recorder = Recorder(project)
+    summary = recorder.summarize(0).model_copy(update={"status": "running", "host": socket.gethostname()})
+    write_summary(summary, workdir.runs / run_id(0))
+
+    def list_runs() -> list[tuple[str, str | None]]:
+        return [(run["status"], run["error"]) for run in json.loads(invoke("runs", str(project), "--json").stdout)]
+
+    with lock_folder(project, RuntimeError()):
+        assert list_runs() == [("running", None)]
+    assert list_runs() == [("failed", "the run was killed")]
+    write_summary(summary.model_copy(update={"host": "another machine"}), workdir.runs / run_id(0))
+    assert list_runs() == [("running", None)]  # whose locks may not be seen here
