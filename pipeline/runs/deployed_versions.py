@@ -129,7 +129,7 @@ def _add_live_versions(folder: VersionFolder, deploy: DeployConfig) -> None:
         for version in targets.load_target(deploy).status(deploy):
             if version.traffic:
                 folder.reasons[version.version] = f"it gets {version.traffic}% of the requests"
-            elif deploy.target != "filesystem":  # which has all versions in its list
+            elif deploy.target != "filesystem" and not version.rolled_back:  # a folder has all versions in its list
                 folder.fallbacks.add(version.version)
     except (ModelError, OSError) as error:
         folder.problem = (

@@ -1,5 +1,6 @@
 """Removes results of old runs, so that a kill at any moment leaves ML Metadata true, and the next time finishes it."""
 
+import errno
 import shutil
 import stat
 from collections import Counter
@@ -9,6 +10,7 @@ from os import stat_result
 from pathlib import Path
 from typing import Literal
 
+from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy.storage import REMOVED
 from pipeline.runs import metadata_store
 from pipeline.workdir import Workdir
@@ -86,6 +88,9 @@ def _remove_each(removals: Iterable[Removal]) -> Iterator[tuple[Removal, OSError
         try:
             if removal.kind == "version":  # a server must not see half of it
                 path = path.rename(path.with_name(f"{REMOVED}{path.name}"))
+                if is_in_use(path):  # since it was planned; from now on none can begin to use it
+                    path.rename(removal.path)
+                    raise OSError(errno.EBUSY, "a process is using it", str(removal.path))
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.deploy.versions import find_model
 from imagepipe.serving.access import EVERYBODY
+from pipeline import clean as clean_module
 from pipeline.clean import clean, format_size, keep_newest
 from pipeline.cli import app
 from pipeline.config import Config
@@ -207,6 +209,22 @@ def test_a_version_that_a_process_uses_stays_and_so_does_its_run(nights, root):
     assert list_versions(root) == [4, 5]
 
 
+def test_a_version_that_a_process_begins_to_use_while_others_are_removed_stays(nights, root, monkeypatch):
+    fill(nights, 4)
+    folder = root / "serving" / "digits" / version_of(0)
+    measure_first = clean_module.measure
+    with ExitStack() as stack:
+
+        def use_after_planning(removals):
+            stack.enter_context(hold_folder(folder))
+            return measure_first(removals)
+
+        monkeypatch.setattr(clean_module, "measure", use_after_planning)
+        cleaning = clean(root, 1)
+    assert cleaning.failures == {str(folder): "a process is using it"}
+    assert list_versions(root) == [0, 2, 3]  # 2 is the champion of 3
+
+
 def test_an_artifact_that_a_process_uses_stays_live_in_ml_metadata(nights, root):
     fill(nights, 4)
     files = list_files(nights.workdir)
@@ -269,6 +287,7 @@ def test_at_a_cluster_the_live_version_the_canary_and_those_to_go_back_to_stay(n
         nights.originate(number, {"name": "digits", "deploy": deploy})
     shares = {5: 0, 4: 10, 2: 90, 1: 0}  # at the cluster
     versions = [Version(version_of(number), f"{path}/{version_of(number)}", share) for number, share in shares.items()]
+    versions.append(Version(version_of(3), f"{path}/{version_of(3)}", 0, "rolled back", rolled_back=True))
     monkeypatch.setattr(targets, "load_target", lambda config: SimpleNamespace(status=lambda config: versions))
     cleaning = clean(root, 1)
     assert list_versions(root) == [1, 2, 4, 5, 6, 7]  # 6 is the champion of 7
