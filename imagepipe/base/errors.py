@@ -17,6 +17,10 @@ class IngestError(ValueError):
     """A source can't be ingested, or a dataset is missing, damaged or in use."""
 
 
+class NothingIngestedError(IngestError):
+    """A source was read, and none of it can be used; what was quarantined is listed."""
+
+
 class DataError(ValueError):
     """A model can't be trained on the data as it stands."""
 

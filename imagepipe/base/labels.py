@@ -18,6 +18,10 @@ _FAULTS = {
     "control": "a control character",
     "separator": "a line separator",
 }
+_FILE_NAME = re.compile(r"[/\\]|\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)$", re.IGNORECASE)
+_SPLIT_NAMES = frozenset(
+    {"train", "training", "val", "valid", "validation", "eval", "evaluation", "dev", "test", "testing", "holdout"}
+)
 _MAX_LISTED = 10
 _MIN_IDS = 50  # fewer labels with a single image can each be named
 
@@ -73,3 +77,44 @@ def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> s
         f"has {len(counts):,} different values for {images:,} images, and {len(single):,} of them are on a single "
         f"image, such as {examples}: these look like ids, not like classes. Give the column that has the classes"
     )
+
+
+def list_label_warnings(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> list[str]:
+    """Returns what makes labels look like something else than classes, a sentence each with what to do about it.
+
+    Args:
+        images: number of images of all splits; one can have several labels.
+        counts_by_split: number of images by label, of each split.
+    """
+    counts = Counter[str]()
+    for split in counts_by_split:
+        counts.update(split)
+    if not counts:
+        return []
+    labels = sorted(counts)
+    splits = [label for label in labels if label.casefold() in _SPLIT_NAMES]
+    files = [label for label in labels if _FILE_NAME.search(label)]
+    warnings = []
+    if len(splits) > 1 or splits == labels:
+        warnings.append(
+            f"The labels {list_names(splits)} look like splits, not like classes. Give the folders, or the column, "
+            "that have the classes."
+        )
+    if len(files) > len(labels) / 2:
+        warnings.append(
+            f"Labels such as {heapq.nsmallest(1, files)[0]} look like file names, not like classes. Give the column "
+            "that has the classes."
+        )
+    elif ids := describe_ids(images, [counts]):
+        warnings.append(f"The label {ids}.")
+    elif len(labels) == images > 2:
+        warnings.append(
+            f"Each of {images:,} images has a label of its own, such as {labels[0]}: nothing can be learned from one "
+            "image per class. Give the folders, or the column, that have the classes."
+        )
+    if len(labels) == 1 and not warnings:
+        warnings.append(
+            f"All images have the label {labels[0]}, and a classifier needs two classes. Give the folder in which each "
+            "class has a folder of its own, or the column that has the classes."
+        )
+    return warnings

@@ -12,7 +12,8 @@ from typing import get_args
 import joblib
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, NothingIngestedError
+from imagepipe.base.folders import describe_passed_over
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.images import MAX_PIXELS
 from imagepipe.base.names import TaskName
@@ -76,6 +77,7 @@ def ingest(
     Raises:
         IngestError: the arguments don't fit together, with each other, with the source or with the dataset in ``out``;
             nothing was written.
+        NothingIngestedError: an IngestError: there is no file or row, or all are quarantined, which is written.
         OSError: the source or the dataset can't be read or written.
 
     Examples:
@@ -100,7 +102,10 @@ def ingest(
         with commit.open_staging(out) as staging:
             spool = spool_rows(rows, staging, current)
             if not spool.files:
-                raise IngestError(f"{source} holds no file or row to ingest.")
+                junk = describe_passed_over(passed_over)
+                raise NothingIngestedError(
+                    f"{source} holds no file or row to ingest" + (f"; passed over: {junk}." if junk else ".")
+                )
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
             try:
                 _run_steps(out, staging, current, spool, is_local, workers or joblib.cpu_count(), beam_args)

@@ -172,12 +172,14 @@ def read_unchecked(folder: str) -> Dataset | None:
 def prepare(folder: str, options: Options) -> Dataset:
     """Returns the dataset in a folder that an ingest is to add to, with the options of this ingest; or an empty one.
 
+    One that holds no image yet takes any options.
+
     Raises:
         IngestError: the dataset was made with other options, or has a column that clashes with a feature.
     """
     dataset = read_unchecked(folder)
     features = list_features(options.task)
-    if dataset is None:
+    if dataset is None or not dataset.records:
         return Dataset(options, features, {name: Split() for name in options.splits})
     for name in ("task", "splits", "max_side", "compress"):
         old, new = getattr(dataset.options, name), getattr(options, name)

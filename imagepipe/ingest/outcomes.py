@@ -13,13 +13,14 @@ An outcome is a JSON object, told from others by its ``kind``:
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
+from imagepipe.base.labels import list_label_warnings
 from imagepipe.ingest import commit, shards
 from imagepipe.ingest.dataset import (
     DESCRIPTION,
@@ -32,6 +33,7 @@ from imagepipe.ingest.dataset import (
     encode,
     list_features,
 )
+from imagepipe.ingest.findings import explain_nothing
 from imagepipe.ingest.rows import Spool
 
 _OUTCOMES = ".jsonl"  # the end of their files' names
@@ -52,6 +54,7 @@ class IngestResult:
         removed: records that left the dataset, as a copy with another label turned up, or to be written again with the
             present label of their file; not part of the sum.
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
+        warnings: what is odd about the labels of the dataset, a sentence each.
     """
 
     read: int
@@ -61,6 +64,7 @@ class IngestResult:
     duplicates: int
     removed: int
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @property
     def written(self) -> int:
@@ -130,6 +134,7 @@ def apply_outcomes(
 
     Raises:
         IngestError: not every row has an outcome, or the folder was lost; nothing was committed.
+        NothingIngestedError: every row is quarantined; the lists were committed.
     """
     check_lock()  # its next holder deletes what is staged
     changes = _read_changes(out, staging)
@@ -144,6 +149,7 @@ def apply_outcomes(
     if result.read != result.written + result.quarantined + result.duplicates:
         raise IngestError(f"The records don't add up ({result}), so nothing was written. Please report this.")
 
+    quarantined = sorted(changes.quarantined, key=lambda entry: (entry["row"] or 0, entry["path"]))
     # If a disputed image was in the dataset, its own file is quarantined too, though this ingest has not read it.
     changes.quarantined += [
         {"path": path, "row": None, "reason": entry["reason"]} for entry in changes.removed for path in entry["unseen"]
@@ -162,13 +168,16 @@ def apply_outcomes(
     for name, entries in lists.items():
         _write_lines(f"{staging}/new/{name}", entries)
         moves[f"{staging}/new/{name}"] = name
-    description = encode(_update_description(dataset, spool, changes, staged, replaced))
-    filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", description)
+    description = _update_description(dataset, spool, changes, staged, replaced)
+    filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
     deletions = [path for shard in replaced for path in (shard, shards.locate_index(shard))]
     check_lock()
     commit.commit(out, {path[len(out) + 1 :]: target for path, target in moves.items()}, deletions)
-    return result
+    if result.quarantined == result.read:
+        raise NothingIngestedError(explain_nothing(source, f"{out}/{QUARANTINE}", quarantined))
+    labels = [split.labels for split in description.splits.values()]
+    return replace(result, warnings=list_label_warnings(description.records, labels))
 
 
 def _read_changes(out: str, staging: str) -> _Changes:

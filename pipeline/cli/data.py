@@ -55,6 +55,8 @@ def ingest(
         OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
     else:
         OUT.print(escape(str(result)))
+    for warning in result.warnings:
+        ERR.print(f"[yellow]{escape(warning)}[/]")
     if result.quarantined:
         ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
 

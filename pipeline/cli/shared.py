@@ -77,14 +77,15 @@ WorkdirOption = Annotated[
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Turns errors that the user can fix into a message and an exit status, without a traceback."""
-    from imagepipe.base.errors import USER_ERRORS, UnavailableError, describe_error
+    from imagepipe.base.errors import USER_ERRORS, NothingIngestedError, UnavailableError, describe_error
     from imagepipe.base.signals import Stopped
 
     try:
         yield
     except (*USER_ERRORS, OSError) as error:
         ERR.print(f"[red]imagepipe:[/] {escape(describe_error(error))}")
-        raise typer.Exit(FAILED if isinstance(error, UnavailableError | OSError) else WRONG_USE) from None
+        has_failed = isinstance(error, NothingIngestedError | UnavailableError | OSError)
+        raise typer.Exit(FAILED if has_failed else WRONG_USE) from None
     except Stopped as stopped:
         ERR.print(f"[yellow]imagepipe:[/] {escape(str(stopped))}")
         raise typer.Exit(stopped.status) from None

@@ -1,7 +1,14 @@
 import pytest
 
 from imagepipe.base.errors import DataError
-from imagepipe.base.labels import decode_names, describe_ids, encode_names, find_fault, list_names
+from imagepipe.base.labels import (
+    decode_names,
+    describe_ids,
+    encode_names,
+    find_fault,
+    list_label_warnings,
+    list_names,
+)
 
 ODD = ["", " a b ", "a|b", "Ägypten", "zero\u200bwidth", "\u202ertl", "ﬁ", "🐈", "no\u00a0break", "'quoted'"]
 
@@ -62,3 +69,28 @@ def test_classes_and_tags_with_few_images_do_not_look_like_ids(images, counts):
 def test_a_long_list_is_cut():
     assert list_names(list("abc")) == "a, b, c"
     assert list_names(list(map(str, range(1234)))).endswith("8, 9 and 1,224 more")
+
+
+@pytest.mark.parametrize(
+    ("counts", "warnings"),
+    [
+        ([{"Train": 80, "val": 20}], ["The labels Train, val look like splits, not like classes. "]),
+        ([{"train": 80}, {"train": 3}], ["The labels train look like splits, not like classes. "]),
+        ([{"roses": 80, "test": 20}], []),
+        ([{"a.jpg": 1, "b.JPEG": 1, "c": 1}], ["Labels such as a.jpg look like file names, not like classes. "]),
+        ([{"set/1": 40, "set\\2": 40}], ["Labels such as set/1 look like file names"]),
+        ([{f"{i}": 1 for i in range(60)}], ["The label has 60 different values for 60 images, and 60 of them are on"]),
+        ([{"a": 1, "b": 1}, {"c": 1}], ["Each of 3 images has a label of its own, such as a: nothing can be learned"]),
+        ([{"flowers": 30}, {"flowers": 3}], ["All images have the label flowers, and a classifier needs two classes."]),
+        ([{"daisy": 40, "roses": 40}, {"daisy": 4}], []),
+        ([{"a": 1, "b": 1}], []),
+        ([{}, {}], []),
+    ],
+)
+def test_labels_that_look_like_something_else_are_named_with_the_remedy(counts, warnings):
+    images = sum(count for split in counts for count in split.values())
+    result = list_label_warnings(images, counts)
+    assert len(result) == len(warnings)
+    for text, start in zip(result, warnings, strict=True):
+        assert text.startswith(start)
+        assert "Give the" in text

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from imagepipe.base import filesystem, progress
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.ingest import command as command_module
 from imagepipe.ingest import dataset, outcomes, policy, steps
 from imagepipe.ingest.command import ingest
@@ -401,6 +401,72 @@ def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_p
             ingest(str(tmp_path / source), str(target), **options)
         assert {path.name for path in out.glob("*")} <= {".lock"}
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["notes.txt"]
+
+
+def ingest_nothing(source, out):
+    """Returns the message of an ingest that has nothing to write."""
+    with pytest.raises(NothingIngestedError) as caught:
+        ingest(str(source), str(out))
+    return str(caught.value)
+
+
+def test_a_folder_without_class_folders_ends_with_the_remedy(put, crops, tmp_path, lines):
+    for i, data in enumerate(crops(3)):
+        put(f"source/{i}.jpg", data)
+    source = put("source/b/notes.txt", b"no image").parents[1]
+    assert ingest_nothing(source, tmp_path / "out") == (
+        f"{source}: nothing to ingest, as all of 4 are quarantined: missing label (3), "
+        "not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP) (1). "
+        f"The images lie in {source} itself, so they have no classes. Put those of each class into a folder of its own "
+        f"({source}/CLASS/0.jpg), or give a manifest with the columns path and label."
+    )
+    assert len(lines(tmp_path / "out/quarantine.jsonl")) == 4
+
+
+def test_a_manifest_whose_files_are_elsewhere_ends_with_the_first_path_and_the_remedy(put, tmp_path):
+    manifest = put("set/labels.csv", b"path,label\nz/2.jpg,a\na/1.jpg,b\n")
+    message = ingest_nothing(manifest, tmp_path / "out")
+    assert "all of 2 are quarantined: missing file (2)." in message
+    assert f"the first that was looked for is {tmp_path}/set/z/2.jpg. " in message
+    assert f"relative to its own folder, {tmp_path}/set: correct them" in message
+
+
+def test_files_that_are_all_quarantined_end_with_the_reasons_and_the_list(put, tmp_path):
+    put("source/a/1.jpg", b"")
+    put("source/b/2.jpg", b"")
+    message = ingest_nothing(tmp_path / "source", tmp_path / "out")
+    assert message.endswith(
+        f"all of 2 are quarantined: empty file (2). Each has its reason in {tmp_path}/out/quarantine.jsonl."
+    )
+
+
+def test_a_folder_of_junk_ends_with_what_was_passed_over(put, tmp_path):
+    put("source/a/@eaDir/1.jpg", b"x")
+    assert ingest_nothing(tmp_path / "source", tmp_path / "out") == (
+        f"{tmp_path}/source holds no file or row to ingest; passed over: 1 in @eaDir."
+    )
+
+
+def test_after_an_ingest_of_nothing_the_folder_can_be_used_with_other_options(put, crops, tmp_path):
+    put("source/1.jpg", crops(1)[0])
+    ingest_nothing(tmp_path / "source", tmp_path / "out")
+    manifest = put("source/list.csv", b"path,label\n1.jpg,3.5\n")
+    assert ingest(str(manifest), str(tmp_path / "out"), task="regression").new == 1
+    assert dataset.load(str(tmp_path / "out")).options.task == "regression"
+
+
+def test_copies_of_what_is_there_are_no_ingest_of_nothing(folders, tmp_path):
+    source, out = folders
+    ingest(str(source), str(out))
+    shutil.copytree(source, tmp_path / "again")
+    assert ingest(str(tmp_path / "again"), str(out)).duplicates == 30
+
+
+def test_what_is_odd_about_the_labels_is_in_the_result(put, crops, tmp_path):
+    for i, data in enumerate(crops(6)):
+        put(f"source/photos/{i}.jpg", data)
+    result = ingest(str(tmp_path / "source"), str(tmp_path / "out"))
+    assert [warning.partition(",")[0] for warning in result.warnings] == ["All images have the label photos"]
 
 
 def test_what_killed_attempts_left_is_neither_read_nor_kept(tmp_path, put, crops, monkeypatch):

@@ -1,0 +1,44 @@
+"""Why an ingest wrote nothing: the likely mistake, and what to do about it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from imagepipe.base import filesystem
+from imagepipe.base.labels import list_names
+
+_MISSING_FILE, _MISSING_LABEL = "missing file", "missing label"
+
+
+def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any]]) -> str:
+    """Returns the message of an ingest whose rows are all quarantined.
+
+    Args:
+        source: of the rows.
+        lists: path of the list of what was quarantined.
+        quarantined: one or more outcomes, each with ``path``, ``row`` and ``reason``.
+    """
+    # What follows a colon is of one file only.
+    reasons = Counter(entry["reason"].partition(": ")[0] for entry in quarantined)
+    ranked = [f"{reason} ({count:,})" for reason, count in reasons.most_common()]
+    first = quarantined[0]
+    is_folder = first["row"] is None
+    unlabelled = next((entry for entry in quarantined if entry["reason"] == _MISSING_LABEL), None)
+    if set(reasons) == {_MISSING_FILE} and not is_folder:
+        base = source.rpartition("/")[0]
+        remedy = (
+            f"None of the files is there; the first that was looked for is {first['path']}. Paths in a manifest are "
+            f"relative to its own folder, {base}: correct them, or move the manifest."
+        )
+    elif unlabelled and is_folder:
+        name = PurePosixPath(unlabelled["path"]).name
+        remedy = (
+            f"The images lie in {source} itself, so they have no classes. Put those of each class into a folder of its "
+            f"own ({filesystem.join(source, 'CLASS')}/{name}), or give a manifest with the columns path and label."
+        )
+    else:
+        remedy = f"Each has its reason in {lists}."
+    return (
+        f"{source}: nothing to ingest, as all of {len(quarantined):,} are quarantined: {list_names(ranked)}. {remedy}"
+    )
