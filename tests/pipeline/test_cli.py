@@ -51,6 +51,14 @@ def test_wrong_use_is_a_message_with_status_2(tmp_path):
         assert isinstance(result.exception, SystemExit)
 
 
+def test_an_ingest_of_nothing_ends_with_status_1_and_the_remedy(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_bytes(b"x")
+    result = runner.invoke(app, ["ingest", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "Put those of each class into a folder of its own" in result.output
+
+
 @pytest.mark.parametrize("command", ["serve", "dashboard"])
 @pytest.mark.parametrize(
     ("options", "words"),
