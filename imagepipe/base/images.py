@@ -14,6 +14,7 @@ from math import ceil
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -25,6 +26,7 @@ from PIL import (
 )
 
 from imagepipe.base.appearance import THUMBNAIL_SIDE, make_thumbnail
+from imagepipe.base.kinds import RAW, describe_other, find_format
 
 MAX_PIXELS = 100_000_000
 """Default limit on an image's width x height: 300 MB as RGB. More than cameras have, less than a decompression bomb."""
@@ -32,20 +34,11 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 2**20
 """Largest image file: keeps a record far below protobuf's limit of 2 GiB, and the memory of a worker bounded."""
 
-# The plugins are opened directly: Image.open would check images against Pillow's process-wide pixel limit instead of
-# ours, and would try every format that Pillow knows, some of which run other programs (EPS).
-_OPENERS: tuple[tuple[bytes, str, Callable[[io.BytesIO], ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", "jpeg", JpegImagePlugin.jpeg_factory),
-    (b"\x89PNG\r\n\x1a\n", "png", PngImagePlugin.PngImageFile),
-    (b"RIFF", "webp", WebPImagePlugin.WebPImageFile),
-    (b"GIF87a", "gif", GifImagePlugin.GifImageFile),
-    (b"GIF89a", "gif", GifImagePlugin.GifImageFile),
-    (b"II*\0", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"MM\0*", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"II+\0", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"MM\0+", "tiff", TiffImagePlugin.TiffImageFile),
-    (b"BM", "bmp", BmpImagePlugin.BmpImageFile),
-)
+_LOSSY = frozenset({"jpeg", "avif", "heif"})
+
+# Cameras' RAW formats that are TIFFs: DNG has its version, and of Nikon's, Sony's and others the first picture is a
+# preview (bit 0 of NewSubfileType) beside the photo (in SubIFDs). Adobe's DNG 1.7, TIFF 6.0 and its supplement 1.
+_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 
 _ORIENTATION = 0x0112  # EXIF 2.32, tag "Orientation"; 1 is upright
 _UPRIGHT = {
@@ -85,7 +78,7 @@ class NormalizedImage:
         data: the encoded image, JPEG or PNG.
         width: of ``data``, in pixels.
         height: of ``data``, in pixels.
-        format: of the original bytes: jpeg, mpo, png, webp, gif, tiff or bmp.
+        format: of the original bytes: jpeg, mpo, png, webp, gif, tiff, bmp, avif or heif.
         thumbnail: a gray thumbnail, see ``imagepipe.base.appearance``.
     """
 
@@ -96,13 +89,20 @@ class NormalizedImage:
     thumbnail: bytes
 
 
-def check_kind(data: bytes) -> None:
-    """Refuses, by size and first bytes alone, what ``normalize`` would refuse without decoding.
+def check_kind(data: bytes) -> str:
+    """Returns the format of an image, by its first bytes; refuses what ``normalize`` would refuse without decoding.
 
     Raises:
         BadImage: empty, larger than MAX_BYTES, or of an unsupported kind.
     """
-    _find_opener(data)
+    if not data:
+        raise BadImage("empty file")
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"file of more than {MAX_BYTES >> 20} MiB")
+    name = find_format(data)
+    if name is None:
+        raise BadImage(describe_other(data))
+    return name
 
 
 def count_pixels(data: bytes) -> int:
@@ -186,12 +186,42 @@ def read_pixels(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> np.n
         return np.asarray(_convert_to_rgb(image).resize((side, side), Image.Resampling.BOX))
 
 
+def _open_heif(file: io.BytesIO) -> ImageFile.ImageFile:
+    try:
+        from pi_heif.as_plugin import HeifImageFile  # not above: an extra, which most do without
+    except ImportError as error:
+        raise BadImage("HEIC needs a package that is not installed: pip install 'imagepipe-tfx[heic]'") from error
+    return HeifImageFile(file)
+
+
+def _open_tiff(file: io.BytesIO) -> ImageFile.ImageFile:
+    image = TiffImagePlugin.TiffImageFile(file)
+    tags = image.tag_v2
+    if _DNG_VERSION in tags or (_SUB_IFDS in tags and int(tags.get(_SUBFILE_TYPE, 0)) & 1):
+        raise BadImage(RAW)
+    return image
+
+
+# The plugins are opened directly: Image.open would check images against Pillow's process-wide pixel limit instead of
+# ours, and would try every format that Pillow knows, some of which run other programs (EPS).
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "jpeg": JpegImagePlugin.jpeg_factory,
+    "png": PngImagePlugin.PngImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "tiff": _open_tiff,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "avif": AvifImagePlugin.AvifImageFile,
+    "heif": _open_heif,
+}
+
+
 @contextlib.contextmanager
 def _open(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
     """Opens an image by its kind, and turns everything that can go wrong with its bytes into a BadImage."""
-    name, opener = _find_opener(data)
+    name = check_kind(data)
     try:
-        with opener(io.BytesIO(data)) as image:
+        with _OPENERS[name](io.BytesIO(data)) as image:
             yield name, image
     except BadImage:
         raise
@@ -199,17 +229,6 @@ def _open(data: bytes) -> Iterator[tuple[str, ImageFile.ImageFile]]:
         raise BadImage("decoding it takes more memory than there is") from error
     except Exception as error:  # Pillow's plugins raise a dozen classes, from struct.error to ZeroDivisionError
         raise BadImage(_explain(error)) from error
-
-
-def _find_opener(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFile]]:
-    if not data:
-        raise BadImage("empty file")
-    if len(data) > MAX_BYTES:
-        raise BadImage(f"file of more than {MAX_BYTES >> 20} MiB")
-    for start, name, opener in _OPENERS:
-        if data.startswith(start) and (name != "webp" or data[8:12] == b"WEBP"):
-            return name, opener
-    raise BadImage("not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP)")
 
 
 def _keep(
@@ -248,7 +267,8 @@ def _convert(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int |
     if shrink and max_side:
         rgb.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    if name == "jpeg" or (name == "webp" and b"VP8L" not in data):  # in lossy data by chance only: then PNG, harmless
+    # In lossy WebP the word is there by chance only: then it becomes PNG, which is harmless.
+    if name in _LOSSY or (name == "webp" and b"VP8L" not in data):
         rgb.save(encoded, "JPEG", quality=95, subsampling=0)
     else:
         rgb.save(encoded, "PNG")

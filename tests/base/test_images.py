@@ -3,14 +3,16 @@ import contextlib
 import io
 import random
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from imagepipe.base.images import BadImage, normalize, prepare_for_decoder
+from tests.photos import HEIC
 
 
 def pixels(data):
@@ -78,6 +80,45 @@ def test_lossy_webp_becomes_jpeg(photo, encode):
     assert image.format == "webp"
     assert image.data.startswith(b"\xff\xd8")
     assert differ(pixels(image.data), np.asarray(photo)) < 6
+
+
+def test_avif_becomes_jpeg_upright(photo, encode):
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    for exif, upright in ((b"", photo), (turned.tobytes(), photo.rotate(180))):
+        image = normalize(encode(photo, "AVIF", quality=90, exif=exif))
+        assert image.format == "avif"
+        assert image.data.startswith(b"\xff\xd8")
+        assert differ(pixels(image.data), np.asarray(upright)) < 6
+
+
+def test_heic_becomes_jpeg_upright():
+    image = normalize(HEIC)
+    assert (image.format, image.width, image.height) == ("heif", 64, 96)
+    assert image.data.startswith(b"\xff\xd8")
+    left, right = pixels(image.data)[48, [8, 56]]
+    assert left[2] > 150 > left[0]
+    assert right[0] > 150 > right[2]
+    assert reason(HEIC, max_pixels=1000).endswith("over the limit of 0.001")
+    assert reason(HEIC[:500])
+    assert reason(HEIC[:200])
+
+
+def test_heic_without_its_package_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif.as_plugin", None)
+    assert reason(HEIC) == "HEIC needs a package that is not installed: pip install 'imagepipe-tfx[heic]'"
+
+
+@pytest.mark.parametrize("tags", [{50706: b"\1\4\0\0"}, {254: 1, 330: 8}])
+def test_a_raw_photo_is_not_read_as_its_preview(photo, encode, tags):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info[tag] = value
+    data = encode(photo, "TIFF", tiffinfo=info)
+    assert reason(data) == "a camera's RAW photo, which is not read: convert it to JPEG"
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[254] = 1  # a reduced picture, but the only one
+    assert normalize(encode(photo, "TIFF", tiffinfo=info)).width == photo.width
 
 
 def test_cmyk_jpeg_becomes_rgb_jpeg_of_the_same_look(photo, encode):
@@ -199,7 +240,7 @@ def test_pixel_limit_is_ours_and_is_checked_before_decoding(photo, encode, monke
 def test_reasons_are_plain(photo, encode, monkeypatch):
     assert reason(b"") == "empty file"
     assert reason(b"this is no image").startswith("not an image")
-    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0").startswith("not an image")
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0") == "PostScript, which is not read: convert it"
     assert reason(b"RIFF\0\0\0\0WAVEfmt ").startswith("not an image")
     assert reason(encode(photo, "JPEG")[:2000]) == "truncated image"
     assert reason(encode(photo, "JPEG")[:-2]) == "truncated image"

@@ -24,6 +24,7 @@ from imagepipe.serving.protocols import parse_rest, parse_v2
 from imagepipe.serving.request_files import read_requests
 from imagepipe.serving.types import RequestError
 from tests.conftest import encode_image
+from tests.photos import HEIC
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def _make_images() -> list[bytes]:
         encode_image(image, "BMP"),
         encode_image(image, "TIFF", compression="tiff_lzw"),
         encode_image(image, "WEBP"),
+        encode_image(image, "AVIF"),
+        HEIC,
     ]
 
 

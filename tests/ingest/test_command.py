@@ -81,7 +81,7 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
         assert str(result) == "14 records in = 9 written (9 new, 0 were there already) + 4 quarantined + 1 duplicates"
         assert reasons(lines, out) == {
             "empty.jpg": "empty file",
-            "text.jpg": "not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP)",
+            "text.jpg": "not an image, but text",
             "truncated.jpg": "truncated image",
             "unreadable.jpg": "permission denied",
         }
