@@ -58,9 +58,9 @@ def ingest(
     TensorFlow or Beam has been imported or threads run, as in a notebook.
 
     Args:
-        source: folder of class folders, or manifest: CSV (.csv) or JSON lines (.jsonl, .ndjson), with ``path``,
-            ``label`` and side features. A path, or a URI (``gs://…``, ``s3://…``) as text. Of a folder, hidden files
-            and what systems leave there (Thumbs.db, @eaDir, …) are passed over; every other file counts.
+        source: folder of class folders, or manifest: CSV (.csv, .tsv), JSON lines (.jsonl, .ndjson) or Parquet, with
+            ``path``, ``label`` and side features. A path, or a URI (``gs://…``, ``s3://…``) as text. Of a folder,
+            hidden files and what systems leave there (Thumbs.db, @eaDir, …) are passed over; every other file counts.
         out: the dataset's folder, a path or URI; for remote runners, one that the workers reach.
         task: classification takes a label unchanged, multilabel splits it at ``|``, regression reads a finite number.
         splits: name to weight, 0 or more; their sum is positive. By default 80 train, 10 eval, 10 test.

@@ -1,24 +1,34 @@
-"""Manifests: tables that name an image in each row, and its label where one learns from them. CSV and JSON lines."""
+"""Manifests: tables that name an image in each row, and its label where one learns from them."""
 
-import csv
-import io
+import datetime
+import decimal
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
+from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, read_delimited, read_lines
 from imagepipe.ingest.rows import RESERVED, Row, make_row, reject
 
-MAX_LINE = 2**20
-"""Longest line of a manifest, in characters: a longer one is no row but an accident, or an attack on the memory."""
+SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet"
+"""Ends of the names of manifests, for messages."""
 
+_NAMES = ("path", "label", "split")
+"""Columns with a meaning, which may be written in capitals."""
 
-Cells = tuple[int, dict[str, Any] | str]
-"""A row of a table: its line, from 1, and its values by column; or the reason why it can't be read."""
+_OTHER_NAMES = {
+    "path": "file filename file_name filepath file_path image image_path image_name image_file img img_path",
+    "label": "class class_name category target species labels tag tags y",
+}
+"""Other names that people give them: never taken for them silently."""
+
+_ROWS_AT_ONCE = 1000  # of Parquet
+_MAX_PAGES = 2**30  # bytes of a row group's column, unpacked: more is no table of paths and labels
 
 
 def is_manifest(source: str) -> bool:
@@ -29,6 +39,8 @@ def is_manifest(source: str) -> bool:
 def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
     """Reads the rows of a manifest of labelled images.
 
+    Backslashes separate folders in paths of which there is no file with a backslash in its name.
+
     Args:
         source: absolute path or URI of the manifest.
         task: how labels are read.
@@ -36,99 +48,79 @@ def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
     Raises:
         IngestError: its columns can't be used.
     """
-    for number, cells in read_table(source, ("path", "label")):
-        yield reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task)
+    folder = source.rpartition("/")[0]
+    is_windows = False
+    for number, cells in read_table(source, ("path", "label"), _print_note):
+        row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task)
+        if "\\" in row["metadata"]:
+            forward = filesystem.join(folder, row["metadata"].replace("\\", "/"))
+            is_windows = is_windows or (not filesystem.exists(row["path"]) and filesystem.exists(forward))
+            row["path"] = forward if is_windows else row["path"]
+        yield row
 
 
-def read_table(source: str, needed: tuple[str, ...]) -> Iterator[Cells]:
+def read_table(source: str, needed: tuple[str, ...], say: Say = lambda _: None) -> Iterator[Cells]:
     """Reads a manifest, row by row, whatever its columns mean.
+
+    Values are text, without blanks around it, also numbers of JSON, which are written in several ways; or they are
+    None, true, false, a number, a list or a dict.
 
     Args:
         source: absolute path or URI; its name says its format.
-        needed: columns without which it is of no use.
+        needed: columns without which it is of no use. In small letters; in the file they may have capitals.
+        say: is told what was found out about the file.
 
     Raises:
         IngestError: a column is missing, or can't be called so.
     """
     reader = _find_reader(source)
     if reader is None:
-        raise IngestError(f"{source} is not a manifest (.csv, .jsonl, .ndjson).")
-    with filesystem.open_read(source) as file:
-        yield from reader(source, file, needed)
+        raise IngestError(f"{source} is not a manifest ({SUFFIXES}).")
+    yield from reader(source, needed, say)
 
 
-def _find_reader(source: str) -> Callable[[str, BinaryIO, tuple[str, ...]], Iterator[Cells]] | None:
+def _print_note(note: str) -> None:
+    print(note, file=sys.stderr)
+
+
+def _find_reader(source: str) -> Callable[[str, tuple[str, ...], Say], Iterator[Cells]] | None:
     suffix = source.rpartition("/")[2].rpartition(".")[2].lower()
-    return {"csv": _read_csv, "jsonl": _read_json_lines, "ndjson": _read_json_lines}.get(suffix)
+    return {
+        "csv": _read_csv,
+        "tsv": _read_csv,
+        "jsonl": _read_json_lines,
+        "ndjson": _read_json_lines,
+        "parquet": _read_parquet,
+    }.get(suffix)
 
 
-def _read_lines(file: BinaryIO) -> Iterator[str]:
-    """Yields lines of at most MAX_LINE characters; a longer one becomes a NUL, which no row can be."""
-    # Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    while line := text.readline(MAX_LINE):
-        if len(line) == MAX_LINE and not line.endswith("\n"):
-            while (rest := text.readline(MAX_LINE)) and not rest.endswith("\n"):
-                pass
-            line = "\0\n"
-        yield line
+def _read_csv(source: str, needed: tuple[str, ...], say: Say) -> Iterator[Cells]:
+    header, rows = read_delimited(source, needed, say)
+    names = _read_header(source, header, needed)
+    for number, cells in rows:
+        yield number, cells if isinstance(cells, str) else dict(zip(names, cells.values(), strict=True))
 
 
-def _read_csv(source: str, file: BinaryIO, needed: tuple[str, ...]) -> Iterator[Cells]:
-    reader = csv.reader(_read_lines(file), strict=True)
-    try:
-        header = [name.strip() for name in next(reader)]
-    except (StopIteration, csv.Error) as error:
-        raise IngestError(f"{source} has no header row; its first line must name the columns: path,label,…") from error
-    _check_columns(source, header)
-    for name in needed:
-        if name not in header:
-            raise IngestError(
-                f"{source} has no column '{name}' (columns: {', '.join(header)}); {' and '.join(needed)} are needed."
-            )
-    while True:
-        number = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, f"unreadable row, lines {number} to {reader.line_num}: {error}"
-            continue
-        if not values:  # a blank line
-            continue
-        if len(values) != len(header):
-            lines = f"lines {number} to {reader.line_num}"
-            yield number, f"unreadable row, {lines}: {len(values)} columns, the header has {len(header)}"
-            continue
-        yield number, dict(zip(header, values, strict=True))
-
-
-def _read_json_lines(source: str, file: BinaryIO, _needed: tuple[str, ...]) -> Iterator[Cells]:
-    checked: set[str] = set()
-    for number, line in enumerate(_read_lines(file), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, f"unreadable row: {error}"
-            continue
-        if not isinstance(values, dict):
-            yield number, "unreadable row: not a JSON object"
-            continue
-        if not values.keys() <= checked:
-            _check_columns(f"{source}, line {number}", list(values))
-            checked |= values.keys()
-        yield number, values
-
-
-def _check_columns(where: str, names: list[str]) -> None:
-    if clashing := sorted(RESERVED.intersection(names)):
+def _read_header(source: str, header: list[str], needed: tuple[str, ...]) -> list[str]:
+    """Returns the names of a table's columns, those with a meaning in small letters."""
+    names = _fold_names(header)
+    _check_names(source, names)
+    if missing := [name for name in needed if name not in names]:
+        meanings = {other: name for name in missing for other in _OTHER_NAMES.get(name, "").split()}
+        renames = [f"'{column}' to '{meanings[column.lower()]}'" for column in names if column.lower() in meanings]
         raise IngestError(
-            f"{where}: a column can't be called {' or '.join(clashing)}: the pipeline has such a feature itself. "
-            "Rename it."
+            f"{source} has no column '{missing[0]}' (columns: {', '.join(names)}); {' and '.join(needed)} are needed. "
+            + (f"If they are what is meant, rename {' and '.join(renames)}." if renames else "")
+            + ("" if renames else "Its first row has to name the columns.")
         )
+    return names
+
+
+def _fold_names(names: list[str]) -> list[str]:
+    return [name.lower() if name.lower() in _NAMES and name.lower() not in names else name for name in names]
+
+
+def _check_names(where: str, names: list[str]) -> None:
     if "" in names or len(set(names)) < len(names) or any(map(find_fault, names)):
         raise IngestError(
             f"{where}: every column needs a name of its own, in UTF-8 and on one line, and these are "
@@ -136,13 +128,103 @@ def _check_columns(where: str, names: list[str]) -> None:
         )
 
 
+def _read_json_lines(source: str, _needed: tuple[str, ...], _say: Say) -> Iterator[Cells]:
+    checked: dict[tuple[str, ...], list[str]] = {}
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_read_constant)
+    for number, line in enumerate(read_lines(source), start=1):
+        if line.startswith(TOO_LONG):
+            yield number, f"unreadable row: its line is longer than {MAX_LINE:,} characters"
+            continue
+        if not line.strip():
+            continue
+        try:
+            values = decoder.decode(line.strip())
+        except (ValueError, RecursionError) as error:
+            yield number, f"unreadable row: {error}"
+            continue
+        if not isinstance(values, dict):
+            yield number, "unreadable row: not a JSON object"
+            continue
+        keys = tuple(values)
+        if keys not in checked:
+            _check_names(f"{source}, line {number}", names := _fold_names(list(keys)))
+            checked = {keys: names}  # of the last rows alone: a stranger's may each have others
+        yield number, {name: _strip(value) for name, value in zip(checked[keys], values.values(), strict=True)}
+
+
+def _read_constant(text: str) -> float | None:
+    return None if text == "NaN" else float(text)
+
+
+def _strip(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _read_parquet(source: str, needed: tuple[str, ...], _say: Say) -> Iterator[Cells]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with filesystem.open_read(source) as file, pq.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            columns = [name for name in schema.names if name != "__index_level_0__"]  # pandas' index
+            names = _read_header(source, columns, needed)
+            for name in columns:
+                _check_type(source, name, schema.field(name).type)
+            for group in range(table.num_row_groups):
+                description = table.metadata.row_group(group)
+                for column in range(description.num_columns):
+                    if (unpacked := description.column(column).total_uncompressed_size) > _MAX_PAGES:
+                        raise IngestError(
+                            f"{source}: a row group has {unpacked:,} bytes of one column; at most {_MAX_PAGES:,} are "
+                            "read. Write it with smaller row groups."
+                        )
+            number = 0
+            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
+                for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                    number += 1
+                    yield number, dict(zip(names, map(_make_plain, values), strict=True))
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        raise IngestError(f"{source} can't be read as Parquet: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_type(source: str, name: str, kind: Any) -> None:
+    import pyarrow.types as pt
+
+    values = kind.value_type if pt.is_dictionary(kind) else kind
+    plain = (pt.is_string, pt.is_large_string, pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_null, pt.is_decimal)
+    times = (pt.is_date, pt.is_timestamp, pt.is_time)
+    if not any(is_kind(values) for is_kind in (*plain, *times)):
+        raise IngestError(f"{source}: column '{name}' holds {kind}, which is neither text nor a number: leave it out.")
+
+
+def _make_plain(value: Any) -> Any:
+    """Returns a value of Parquet as one of JSON."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return _strip(value)
+
+
 def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) -> Row:
+    if clashing := sorted(RESERVED & values.keys()):
+        raise IngestError(
+            f"{source}, line {number}: a column can't be called {' or '.join(clashing)}: the pipeline has such a "
+            "feature itself. Rename it."
+        )
     path = values.pop("path", None)
-    if not isinstance(path, str) or not path.strip():
+    if not isinstance(path, str) or not path:
         return reject(source, number, "unreadable row: no path")
     label = values.pop("label", None)
     if any(map(_is_not_utf8, (path, label, *values.values()))):
-        return reject(source, number, "unreadable row: not UTF-8")
+        return reject(
+            source,
+            number,
+            "unreadable row: not UTF-8; save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8",
+        )
     image = filesystem.join(source.rpartition("/")[0], path)
     side = {}
     for name, value in values.items():

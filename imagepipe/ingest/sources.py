@@ -1,4 +1,4 @@
-"""Sources of labelled images: a folder of class folders, a CSV manifest, a JSON-lines manifest.
+"""Sources of labelled images: a folder of class folders, or a manifest.
 
 Each is read as a stream of rows, one per file or manifest row, whether or not it can be used.
 """
@@ -10,7 +10,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.folders import list_files
 from imagepipe.base.names import TaskName
-from imagepipe.ingest.manifests import is_manifest, read_manifest
+from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
 from imagepipe.ingest.rows import Row, make_row, reject
 
 
@@ -18,8 +18,8 @@ def read_rows(source: str, task: TaskName, passed_over: Counter[str]) -> Iterato
     """Returns the rows of a source, in an order that depends on its content only.
 
     Args:
-        source: absolute path or URI, as ``filesystem.absolute`` returns it; a name ending in .csv, .jsonl or .ndjson is
-            a manifest, a folder is a folder of class folders.
+        source: absolute path or URI, as ``filesystem.absolute`` returns it; a folder is one of class folders, a file
+            is a manifest, judged by its name.
         task: how labels are read.
         passed_over: gets the files of a folder that don't count, see ``folders.list_files``.
 
@@ -31,7 +31,7 @@ def read_rows(source: str, task: TaskName, passed_over: Counter[str]) -> Iterato
     if filesystem.size(source) is None:
         raise IngestError(f"{source}: no such folder or file. Give a folder of class folders, or a manifest.")
     if not is_manifest(source):
-        raise IngestError(f"{source} is neither a folder nor a manifest (.csv, .jsonl, .ndjson).")
+        raise IngestError(f"{source} is neither a folder nor a manifest ({SUFFIXES}).")
     return read_manifest(source, task)
 
 

@@ -19,7 +19,9 @@ app = typer.Typer()
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
 def ingest(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .jsonl).")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .tsv, .jsonl, .parquet).")
+    ],
     out: Annotated[str, typer.Option(help="The dataset's folder; images are added to a dataset that exists.")],
     task: Annotated[TaskName, typer.Option(help="What is learned, and so how labels are read.")] = "classification",
     splits: Annotated[str, typer.Option(help="Shares of train/eval/test.")] = "80/10/10",

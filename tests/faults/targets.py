@@ -14,6 +14,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from imagepipe.base.errors import IngestError, WeightsError
@@ -128,6 +130,8 @@ _V2_TEXT = json.dumps({"inputs": [_TENSOR | {"data": ["aGVsbG8="]}]}).encode()
 _V2_BINARY = json.dumps({"inputs": [_TENSOR | {"parameters": {"binary_data_size": 9}}]}).encode()
 _ROW = {"input": {"b64": "aGVsbG8="}, "metadata": "a"}
 _ARRAYS = io.BytesIO()
+_PARQUET = io.BytesIO()
+pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "label": ["x", None], "iso": [100, 1]}), _PARQUET)
 np.savez(_ARRAYS, input=np.array([_PNG, b"b"]), metadata=np.array(["a", "b"]))
 
 TARGETS = {
@@ -139,10 +143,19 @@ TARGETS = {
     ),
     "v2": Target(parse_v2, [_V2_TEXT], (RequestError,)),
     "v2 binary": Target(lambda body: parse_v2(body, len(_V2_BINARY)), [_V2_BINARY + b"\5\0\0\0hello"], (RequestError,)),
-    "csv": Target(_in_file(".csv", _read_manifest), [b'path,label,iso\na.jpg,x|y,100\n"b\n.jpg",x,\n'], (IngestError,)),
+    "csv": Target(
+        _in_file(".csv", _read_manifest),
+        [
+            b'path,label,iso\na.jpg,x|y,100\n"b\n.jpg",x,\n',
+            b"sep=;\n;Path;label;;\n0;a\\b.jpg;x;;\n",
+            "path\tlabel\na.jpg\tx\n".encode("utf-16"),
+        ],
+        (IngestError,),
+    ),
     "json lines": Target(
         _in_file(".jsonl", _read_manifest), [b'{"path": "a.jpg", "label": ["x"], "iso": 1.5}\n\n'], (IngestError,)
     ),
+    "parquet": Target(_in_file(".parquet", _read_manifest), [_PARQUET.getvalue()], (IngestError,)),
     "dataset.json": Target(_in_file("", _read_dataset), [dataset.encode(_DATASET)], (IngestError,)),
     "weights": Target(_in_file(".h5", _read_weights), _make_weights(), (WeightsError,)),
     "requests, arrays": Target(_in_file(".npz", lambda file: list(read_requests(file))), [_ARRAYS.getvalue()]),

@@ -1,0 +1,157 @@
+"""Tables as text: their encoding, and how the columns of a CSV are separated, found out from the file itself."""
+
+import codecs
+import csv
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import IngestError
+
+MAX_LINE = 2**20
+"""Longest line of a table, in characters: a longer one is no row but an accident, or an attack on the memory."""
+
+TOO_LONG = "\0"
+"""Stands for a line that is longer than MAX_LINE."""
+
+Cells = tuple[int, dict[str, Any] | str]
+"""A row of a table: its line, from 1, and its values by column; or the reason why it can't be read."""
+
+Say = Callable[[str], None]
+"""Takes a sentence about what was found out, for the user."""
+
+_HEAD = 2**16  # bytes of a file from which encoding and separator are found out
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts as UTF-16's does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_INDEX = "Unnamed: 0"  # pandas' name of a column that it once wrote without one, its index
+
+
+def read_lines(source: str) -> Iterator[str]:
+    """Yields the lines of a text file, with their ends; one of more than MAX_LINE characters as TOO_LONG.
+
+    Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
+    """
+    with filesystem.open_read(source) as file:
+        encoding = _find_encoding(_read_head(source))
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+        while line := text.readline(MAX_LINE):
+            if len(line) == MAX_LINE and not line.endswith("\n"):
+                while (rest := text.readline(MAX_LINE)) and not rest.endswith("\n"):
+                    pass
+                line = f"{TOO_LONG}\n"
+            yield line
+
+
+def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list[str], Iterator[Cells]]:
+    """Reads a table whose columns are separated by commas, semicolons or tabs.
+
+    Left out are columns at the end that have neither a name nor values, and a first one without a name that numbers the
+    rows, as pandas and R write it; blanks around values are cut off.
+
+    Args:
+        source: absolute path or URI.
+        needed: columns by which the separator is told from other characters of the header.
+        say: is told what was found out.
+
+    Returns:
+        The names of the columns, and the rows, blank ones left out.
+
+    Raises:
+        IngestError: there is no header.
+    """
+    head = _read_head(source)
+    encoding = _find_encoding(head)
+    start = head.decode(encoding, errors="replace")
+    lines = read_lines(source)
+    skipped = 0
+    if start.lower().startswith("sep="):  # for Excel: what separates the columns
+        start = start.partition("\n")[2]
+        next(lines)
+        skipped = 1
+    separator = max(_SEPARATORS, key=lambda one: _rate_header(_split_head(start, one), needed))
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+    try:
+        header = [column.strip() for column in next(reader)]
+    except (StopIteration, csv.Error) as error:
+        raise IngestError(f"{source} has no header row; its first line must name the columns: path,label,…") from error
+    while header and not header[-1]:
+        header.pop()
+    first = _has_index(header, _split_head(start, separator)[1:])
+    name = source.rpartition("/")[2]
+    say(
+        f"{name}: columns separated by {_SEPARATORS[separator]}"
+        + (f", in {encoding.upper()}" if not encoding.startswith("utf-8") else "")
+        + ("; the first column only numbers the rows, and is left out" if first else "")
+    )
+    return header[first:], _read_rows(reader, header, int(first), skipped)
+
+
+def _read_head(source: str) -> bytes:
+    with filesystem.open_read(source) as file:
+        return file.read(_HEAD)
+
+
+def _find_encoding(head: bytes) -> str:
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if max(even, odd) > len(head) / 4:  # half of the bytes of ASCII in UTF-16 are zero, in text of UTF-8 none is
+        return "utf-16-be" if even > odd else "utf-16-le"
+    return "utf-8"
+
+
+def _split_head(text: str, separator: str) -> list[list[str]]:
+    """Returns the rows at the start of a table, the last of which may be cut off: the header, and rows below it."""
+    rows = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True):
+            rows.append([value.strip() for value in row])
+    except csv.Error:  # what is wrong is told when the row is read
+        pass
+    return rows
+
+
+def _rate_header(rows: list[list[str]], needed: tuple[str, ...]) -> tuple[int, int]:
+    header = rows[0] if rows else []
+    return len(set(needed).intersection(map(str.lower, header))), len(header)
+
+
+def _has_index(header: list[str], rows: list[list[str]]) -> bool:
+    """Returns whether the first column is one that numbers the rows."""
+    if not header or header[0] not in ("", _INDEX):
+        return False
+    values = [row[0] for row in rows[: max(1, len(rows) - 1)] if row]
+    return all(value.isascii() and value.isdigit() for value in values)
+
+
+def _read_rows(reader: Any, header: list[str], first: int, skipped: int) -> Iterator[Cells]:
+    while True:
+        number = reader.line_num + skipped + 1
+        try:
+            values = [value.strip() for value in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, f"unreadable row, lines {number} to {reader.line_num + skipped}: {error}"
+            continue
+        if not any(values):
+            continue
+        if TOO_LONG in values:
+            yield number, f"unreadable row: its line is longer than {MAX_LINE:,} characters"
+            continue
+        while len(values) > len(header) and not values[-1]:
+            values.pop()
+        if len(values) != len(header):
+            lines = f"lines {number} to {reader.line_num + skipped}"
+            yield number, f"unreadable row, {lines}: {len(values)} columns, the header has {len(header)}"
+            continue
+        yield number, dict(zip(header[first:], values[first:], strict=True))

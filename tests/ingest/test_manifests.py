@@ -1,0 +1,156 @@
+"""Manifests as people have them: separators, encodings, further columns at the edges, paths of Windows, Parquet."""
+
+import codecs
+import datetime
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest import manifests
+from imagepipe.ingest.manifests import read_manifest, read_table
+
+ROWS = [("img/cat 1.jpg", "cat", "1.5"), ("img/dog_2.jpg", "a dog", "-2")]
+
+
+def lines(separator=",", header="path,label,weight", end="\n", index=None, tail=""):
+    rows = [header.split(","), *ROWS]
+    numbered = [
+        [*([] if index is None else [str(n - 1) if n else ""]), *row] for n, row in enumerate(rows, start=index or 0)
+    ]
+    return end.join(separator.join(row) + tail for row in numbered) + end
+
+
+DIALECTS = {
+    "commas": lines().encode(),
+    "semicolons": lines(";").encode(),
+    "tabs": lines("\t").encode(),
+    "Excel's sep": b"sep=;\r\n" + lines(";", end="\r\n").encode(),
+    "old Mac": lines(end="\r").encode(),
+    "UTF-8 with BOM": codecs.BOM_UTF8 + lines().encode(),
+    "UTF-16": lines().encode("utf-16"),
+    "UTF-16, big": codecs.BOM_UTF16_BE + lines(end="\r\n").encode("utf-16-be"),
+    "UTF-16 without BOM": lines().encode("utf-16-le"),
+    "UTF-16 with tabs, as Excel's Unicode text": lines("\t", end="\r\n").encode("utf-16"),
+    "UTF-32": lines().encode("utf-32"),
+    "pandas' index": lines(index=0).encode(),
+    "R's row names": lines(index=1).encode(),
+    "pandas' index, written twice": lines(index=0).replace(",path", "Unnamed: 0,path", 1).encode(),
+    "trailing commas": lines(tail=",,").encode(),
+    "trailing commas below the header": lines().replace("\n", ",\n").replace("weight,", "weight").encode(),
+    "empty rows at the end, as Excel has them": lines(";").encode() + b";;\n;;\n",
+    "blanks": lines(" , ").encode(),
+    "capitals": lines(header="Path,LABEL,weight").encode(),
+}
+
+
+@pytest.mark.parametrize("data", DIALECTS.values(), ids=DIALECTS.keys())
+def test_tables_are_read_as_programs_write_them(put, data):
+    path = put("list.csv", data)
+    rows = list(read_manifest(str(path), "classification"))
+    assert [row["reason"] for row in rows] == [None, None]
+    assert [(row["metadata"], *row["labels"], row["side"]["weight"]) for row in rows] == ROWS
+
+
+def test_what_was_found_out_is_told(put):
+    notes = []
+    list(read_table(str(put("list.tsv", lines("\t", index=0).encode("utf-16"))), ("path",), notes.append))
+    assert notes == [
+        "list.tsv: columns separated by tabs, in UTF-16; the first column only numbers the rows, and is left out"
+    ]
+
+
+def test_rows_keep_their_lines_and_a_longer_one_is_refused(put):
+    path = put("list.csv", b'sep=;\npath;label;;\na.jpg;x;;\nb.jpg;x;1;\nc.jpg\nd.jpg;"x\ny"\ne.jpg;x;;;;\n')
+    rows = list(read_table(str(path), ("path", "label")))
+    assert rows == [
+        (3, {"path": "a.jpg", "label": "x"}),
+        (4, "unreadable row, lines 4 to 4: 3 columns, the header has 2"),
+        (5, "unreadable row, lines 5 to 5: 1 columns, the header has 2"),
+        (6, {"path": "d.jpg", "label": "x\ny"}),
+        (8, {"path": "e.jpg", "label": "x"}),
+    ]
+
+
+def test_quoted_values_may_hold_the_separator_blanks_before_them_and_ends_of_lines(put):
+    path = put("list.csv", b'path, label, caption\r\na.jpg, cat, "a cat, sitting"\r\nb.jpg, dog, "two\r\nlines"\r\n')
+    assert [cells["caption"] for _, cells in read_table(str(path), ("path",))] == ["a cat, sitting", "two\r\nlines"]
+
+
+def test_a_table_of_another_encoding_says_how_to_save_it(put):
+    path = put("list.csv", "path,label\na.jpg,café\nb.jpg,tea\n".encode("cp1252"))
+    first, second = read_manifest(str(path), "classification")
+    assert "not UTF-8; save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
+    assert (first["row"], second["labels"]) == (2, ["tea"])
+    with pytest.raises(IngestError, match="in UTF-8"):
+        list(read_table(str(put("header.csv", "path,größe\n".encode("cp1252"))), ("path",)))
+
+
+def test_paths_of_windows_are_read_where_there_are_such_files(put, tmp_path):
+    put("img/cat/1.jpg", b"x")
+    put("img/dog\\2.jpg", b"x")
+    table = put(
+        "list.csv", rb"path,label" + b"\nimg\\dog\\2.jpg,x\nimg\\cat\\1.jpg,x\nimg/dog\\2.jpg,x\nimg\\3.jpg,x\n"
+    )
+    rows = list(read_manifest(str(table), "classification"))
+    assert [row["path"].removeprefix(f"{tmp_path}/") for row in rows][:2] == [r"img\dog\2.jpg", "img/cat/1.jpg"]
+    assert [row["metadata"] for row in rows][1] == r"img\cat\1.jpg"
+
+
+def test_numbers_of_json_keep_their_text_and_nan_is_no_value(put):
+    text = """{"Path": " a.jpg ", "label": 7, "n": 1e3, "big": %s, "no": NaN, "none": null, "is": true}""" % (
+        "9" * 5000
+    )
+    (row,) = read_manifest(str(put("list.jsonl", text.encode("utf-16"))), "classification")
+    assert (row["metadata"], row["labels"]) == ("a.jpg", ["7"])
+    assert row["side"] == {"n": "1e3", "big": "9" * 5000, "is": 1}
+
+
+@pytest.mark.parametrize("label", ["007", "7.0", "no", "12:30", "0x1F", "1e3", "null", "NA", "NaN", "true", "1_0", "~"])
+def test_a_label_stays_as_it_is_written(put, label):
+    sources = [put("list.csv", f"path,label\na.jpg,{label}\n".encode())]
+    sources.append(put("list.jsonl", json.dumps({"path": "a.jpg", "label": label}).encode()))
+    pq.write_table(pa.table({"path": ["a.jpg"], "label": [label]}), sources[0].with_name("list.parquet"))
+    for source in [*sources, sources[0].with_name("list.parquet")]:
+        assert [row["labels"] for row in read_manifest(str(source), "classification")] == [[label]]
+
+
+def write_parquet(tmp_path, **columns):
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet", row_group_size=2)
+    return str(tmp_path / "list.parquet")
+
+
+def test_a_parquet_table_is_a_manifest(tmp_path):
+    path = write_parquet(
+        tmp_path,
+        Path=["a.jpg", "b.jpg", "c.jpg", None],
+        label=pa.array(["cat", "dog", None, "cat"]).dictionary_encode(),
+        age=pa.array([1, None, 3, 4], pa.int64()),
+        lat=[1.5, float("nan"), -2.0, 0.1],
+        day=[datetime.date(2024, 1, 2)] * 4,
+        __index_level_0__=[5, 6, 7, 8],
+    )
+    rows = list(read_manifest(path, "classification"))
+    assert [(row["row"], row["reason"]) for row in rows] == [
+        (1, None),
+        (2, None),
+        (3, "missing label"),
+        (4, "unreadable row: no path"),
+    ]
+    assert rows[0]["side"] == {"age": 1, "lat": 1.5, "day": "2024-01-02"}
+    assert rows[1]["side"] == {"day": "2024-01-02"}
+
+
+def test_a_parquet_table_that_can_not_be_used_is_refused_by_name(tmp_path, put, monkeypatch):
+    with pytest.raises(IngestError, match="can't be read as Parquet"):
+        list(read_manifest(str(put("list.parquet", b"PAR1 and no more")), "classification"))
+    with pytest.raises(IngestError, match=r"column 'box' holds list<.*neither text nor a number: leave it out"):
+        list(read_manifest(write_parquet(tmp_path, path=["a"], label=["x"], box=[[1, 2]]), "classification"))
+    with pytest.raises(IngestError, match=re.escape("rename 'image' to 'path'")):
+        list(read_manifest(write_parquet(tmp_path, image=["a"], label=["x"]), "classification"))
+    monkeypatch.setattr(manifests, "_MAX_PAGES", 1000)
+    with pytest.raises(IngestError, match="Write it with smaller row groups"):
+        list(read_manifest(write_parquet(tmp_path, path=["a" * 999, "b" * 999], label=["x", "y"]), "classification"))
