@@ -5,6 +5,7 @@ DIR/<split>/<hash>.tfrecord    the records, in order of the images' hashes, whic
 DIR/index/<split>-<hash>.jsonl one line for each record of that shard, so that adding need not read the records
 DIR/index/refused.jsonl        images whose copies carry different labels
 DIR/quarantine.jsonl           path, reason, row: what was quarantined, as of the last time it was read
+DIR/overview.png               a contact sheet by class, see ``imagepipe.base.overview``
 DIR/duplicates.jsonl           path, same_as, row: further copies of images in the dataset
 """
 
@@ -28,6 +29,7 @@ DESCRIPTION = "dataset.json"
 JOURNAL = "journal.json"
 STAGING = ".staging-"
 _SHARD = re.compile(r"\w+\.tfrecord(\.gz)?", re.ASCII)
+OVERVIEW = "overview.png"
 QUARANTINE, DUPLICATES, REFUSED = "quarantine.jsonl", "duplicates.jsonl", "index/refused.jsonl"
 
 MEASURED = {"aspect": "float", "bytes": "int64", "brightness": "float", "contrast": "float", "dhash": "bytes"}

@@ -11,13 +11,15 @@ An outcome is a JSON object, told from others by its ``kind``:
     accepted    sha256               one that was refused, and whose labels agree now
 """
 
+import contextlib
 import json
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imagepipe.base import filesystem
+from imagepipe.base import filesystem, overview
 from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
 from imagepipe.base.labels import list_label_warnings
@@ -25,6 +27,7 @@ from imagepipe.ingest import commit, shards
 from imagepipe.ingest.dataset import (
     DESCRIPTION,
     DUPLICATES,
+    OVERVIEW,
     QUARANTINE,
     REFUSED,
     Dataset,
@@ -55,6 +58,7 @@ class IngestResult:
             present label of their file; not part of the sum.
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
         warnings: what is odd about the labels of the dataset, a sentence each.
+        overview: path of a picture of the dataset, see ``imagepipe.base.overview``; None if the dataset is empty.
     """
 
     read: int
@@ -65,6 +69,7 @@ class IngestResult:
     removed: int
     passed_over: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    overview: str | None = None
 
     @property
     def written(self) -> int:
@@ -172,12 +177,22 @@ def apply_outcomes(
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
     deletions = [path for shard in replaced for path in (shard, shards.locate_index(shard))]
+    has_overview = filesystem.size(f"{out}/{OVERVIEW}") is not None
+    if description.records and (staged or replaced or not has_overview):
+        filesystem.write_whole(f"{staging}/new/{OVERVIEW}", _draw_overview(out, description, staged))
+        moves[f"{staging}/new/{OVERVIEW}"] = OVERVIEW
+    elif has_overview and not description.records:
+        deletions.append(OVERVIEW)
     check_lock()
     commit.commit(out, {path[len(out) + 1 :]: target for path, target in moves.items()}, deletions)
     if result.quarantined == result.read:
         raise NothingIngestedError(explain_nothing(source, f"{out}/{QUARANTINE}", quarantined))
     labels = [split.labels for split in description.splits.values()]
-    return replace(result, warnings=list_label_warnings(description.records, labels))
+    return replace(
+        result,
+        warnings=list_label_warnings(description.records, labels),
+        overview=f"{out}/{OVERVIEW}" if description.records else None,
+    )
 
 
 def _read_changes(out: str, staging: str) -> _Changes:
@@ -216,6 +231,22 @@ def _rewrite_shards(
         for shard, hashes in sorted(hashes_by_shard.items())
     ]
     return [shard for shard in rewritten if shard is not None], sorted(hashes_by_shard)
+
+
+def _draw_overview(out: str, dataset: Dataset, staged: list[shards.StagedShard]) -> bytes:
+    """Returns a picture of the dataset as it will be, some of whose shards are still staged."""
+    places = {shard.file: shard.staged for shard in staged}
+
+    def read_records() -> Iterator[bytes]:
+        for file in (shard.file for split in dataset.splits.values() for shard in split.shards):
+            # A shard that an earlier ingest wrote, and that is damaged by now, is for `dataset.load` to name.
+            with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
+                yield from shards.read_records(places.get(file) or f"{out}/{file}", dataset.options.compress)
+
+    images = {name: split.records for name, split in dataset.splits.items()}
+    if dataset.options.task == "regression":
+        return overview.draw_values(read_records(), images)
+    return overview.draw_classes(read_records(), images, {name: split.labels for name, split in dataset.splits.items()})
 
 
 def _update_description(

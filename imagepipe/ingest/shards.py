@@ -99,6 +99,16 @@ def rewrite(
         return write(staging, shard.partition("/")[0], compress, records)
 
 
+def read_records(path: str, compress: Compression | None) -> Iterator[bytes]:
+    """Yields the records of a shard, staged or in its place.
+
+    Raises:
+        OSError, EOFError, ValueError, zlib.error: it is missing or damaged.
+    """
+    with _open_read(path, compress) as stored:
+        yield from tfrecord.read_records(stored)
+
+
 @contextmanager
 def _open_write(path: str, compress: Compression | None) -> Iterator[BinaryIO]:
     with filesystem.create(path) as raw:

@@ -57,6 +57,8 @@ def ingest(
         OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
     else:
         OUT.print(escape(str(result)))
+    if result.overview:
+        ERR.print(escape(f"A picture of the dataset: {result.overview}"))
     for warning in result.warnings:
         ERR.print(f"[yellow]{escape(warning)}[/]")
     if result.quarantined:

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import logging
 import os
@@ -71,6 +72,7 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
             (source / "class" / name).write_bytes(data)
         (source / "class" / "unreadable.jpg").chmod(0)
         if user == 0:
+            "".encode("utf-8-sig")  # imports the codec, as the other user may not read where Python is installed
             os.seteuid(65534)
         try:
             result = ingest(str(source), str(out))
@@ -416,7 +418,7 @@ def test_a_folder_without_class_folders_ends_with_the_remedy(put, crops, tmp_pat
     source = put("source/b/notes.txt", b"no image").parents[1]
     assert ingest_nothing(source, tmp_path / "out") == (
         f"{source}: nothing to ingest, as all of 4 are quarantined: missing label (3), "
-        "not an image (of JPEG, PNG, WebP, GIF, TIFF, BMP) (1). "
+        "not an image, but text (1). "
         f"The images lie in {source} itself, so they have no classes. Put those of each class into a folder of its own "
         f"({source}/CLASS/0.jpg), or give a manifest with the columns path and label."
     )
@@ -630,3 +632,38 @@ def test_ctrl_c_ends_it_soon_and_leaves_nothing(folders):
     assert b"KeyboardInterrupt" in errors
     assert time.monotonic() - start < 10
     assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("compress", [None, "gzip"])
+def test_the_picture_of_the_dataset_grows_with_it_and_only_then(compress, put, crops, tmp_path):
+    for i, data in enumerate(crops(12)):
+        put(f"source/{'ab'[i % 2]}/{i}.jpg", data)
+    source, out = str(tmp_path / "source"), str(tmp_path / "out")
+    picture = tmp_path / "out/overview.png"
+    assert ingest(source, out, compress=compress).overview == str(picture)
+    first = picture.read_bytes()
+    assert Image.open(picture).height < 300
+    ingest(source, out, compress=compress)
+    assert picture.read_bytes() == first
+    put("source/c/new.jpg", crops(13)[12])
+    ingest(source, out, compress=compress)
+    assert Image.open(picture).height > 300
+    dataset.load(out)
+
+
+def test_a_picture_that_was_deleted_is_drawn_again_also_beside_a_damaged_shard(small_dataset):
+    source, out = small_dataset
+    (out / "overview.png").unlink()
+    shard = next(out.glob("*/*.tfrecord"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    ingest(str(source), str(out))
+    Image.open(out / "overview.png").load()
+
+
+def test_numbers_have_a_picture_in_a_store_too(put, crops, tmp_path, memory):
+    for i, data in enumerate(crops(3)):
+        put(f"set/{i}.jpg", data)
+    manifest = put("set/list.csv", b"path,label\n0.jpg,1\n1.jpg,2\n2.jpg,3\n")
+    result = ingest(str(manifest), f"{memory.uri}/out", task="regression")
+    assert result.overview == f"{memory.uri}/out/overview.png"
+    Image.open(io.BytesIO(memory.content("out")["overview.png"])).load()
