@@ -143,12 +143,6 @@ class RuleConfig(Section):
         "the errors of a regression, a randomization test for the metrics of a multilabel task's decisions.",
     )
 
-    @field_validator("slice", mode="before")
-    @classmethod
-    def _stringify(cls, value: Any) -> Any:
-        # In YAML the class 7 is a number; in the data it may be text as well, and is written alike.
-        return {k: str(v) if type(v) is int else v for k, v in value.items()} if isinstance(value, dict) else value
-
     @model_validator(mode="after")
     def _check_bounds(self) -> "RuleConfig":
         bounds = [bound for bound in (self.min, self.max, self.not_worse_than_champion) if bound is not None]

@@ -1,6 +1,7 @@
 """Reads ``pipeline.yaml``: everything that is wrong in it is reported at once, by key, with what would be right."""
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
+from pipeline.yaml_text import find_kind, load_yaml
 from trainer.config import IMAGENET, NO_WEIGHTS
 
 _PATHS = (("data", "path"), ("data", "curated_schema"), ("deploy", "path"), ("deploy", "sign"), ("trainer", "weights"))
@@ -22,6 +24,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         path: the YAML file.
         overrides: ``key.path=value`` each, the value in YAML, such as ``trainer.epochs=2``; they replace what the file
             says. A relative path in them is relative to the current folder, as in every other argument of a command.
+            Text, such as the name of a class, stays as it is written, also ``007`` and ``no``.
 
     Returns:
         The configuration, its paths absolute.
@@ -30,7 +33,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: if the file or an override can't be read, or has a value that can't be.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = load_yaml(path.read_text(encoding="utf-8"), Config)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}. 'imagepipe init DATASET' writes a configuration.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -51,7 +54,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, such as trainer.batch_size=64")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text, reduce(find_kind, key.split("."), Config))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
     value = _make_override_absolute(key, value)

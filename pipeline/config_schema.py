@@ -46,7 +46,7 @@ def make_json_schema() -> dict[str, Any]:
         "description": size.pop("description"),
         "anyOf": [size | {"items": side}, {"type": "null"}],
     }
-    definitions["RuleConfig"]["properties"]["slice"]["additionalProperties"] = {"type": ["string", "integer"]}
+    definitions["RuleConfig"]["properties"]["slice"]["additionalProperties"] = {"type": ["string", "number", "boolean"]}
     optimize = definitions["ServedConfig"]["properties"]["optimize"]
     optimize["enum"] = [*optimize["enum"], False]  # as YAML 1.1 reads off
     del optimize["type"]

@@ -13,13 +13,12 @@ from typing import BinaryIO, cast
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ConfigError, IngestError
 from imagepipe.base.features import SIZE
-from imagepipe.base.labels import describe_ids
+from imagepipe.base.labels import describe_ids, describe_unknown
 from imagepipe.base.metrics import TOP_K_METRIC
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import dataset
 from pipeline.config import Config
 from pipeline.runs import provenance
-from trainer.config import list_thresholds
 
 SPLITS = ("train", "eval", "test")
 _GLOB_CHARACTERS = "*?["
@@ -82,11 +81,23 @@ def _find_dataset(path: str, config: Config) -> Source:
             f"evaluation.top_k: {config.evaluation.top_k}, but {path} has {len(labels)} classes to train on, so that "
             f"{TOP_K_METRIC} would always be 1. Set a smaller one, or demand another metric."
         )
-    try:
-        list_thresholds(labels, config.trainer.label_thresholds)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    _check_label_names(description, config)
     return Source(path, {name: f"{name}/*.tfrecord*" for name in splits})
+
+
+def _check_label_names(description: dataset.Dataset, config: Config) -> None:
+    """Refuses weights and thresholds of labels that the train split lacks, and rules about labels that eval lacks."""
+    if config.task == "regression":
+        return
+    weights, thresholds = config.trainer.class_weights, config.trainer.label_thresholds
+    demands = [("trainer.class_weights", list(weights) if isinstance(weights, dict) else [], "train")]
+    demands += [("trainer.label_thresholds", list(thresholds), "train")]
+    for number, rule in enumerate(config.evaluation.rules):
+        names = [value for column, value in rule.slice.items() if column == config.data.features.label]
+        demands += [(f"evaluation.rules.{number}.slice", names, "eval")]
+    for key, names, split in demands:
+        if message := describe_unknown(names, description.splits[split].labels, split):
+            raise ConfigError(f"{key}: {message}")
 
 
 def _find_records(path: str) -> Source:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from imagepipe.base.labels import describe_unknown
 from trainer import backbones
 
 IMAGENET = "imagenet"
@@ -246,9 +247,6 @@ def list_thresholds(labels: Sequence[str], label_thresholds: Mapping[str, float]
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``labels``.
     """
-    if unknown := sorted(set(label_thresholds) - set(labels)):
-        raise ValueError(
-            f"trainer.label_thresholds: {', '.join(unknown)}: not among the labels of the training split, "
-            f"which are {', '.join(labels)}"
-        )
+    if message := describe_unknown(label_thresholds, labels, "train"):
+        raise ValueError(f"trainer.label_thresholds: {message}")
     return [label_thresholds.get(label, DEFAULT_THRESHOLD) for label in labels]

@@ -12,7 +12,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import TRANSFORMED, parse_features
-from imagepipe.base.labels import list_names
+from imagepipe.base.labels import describe_unknown, list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
 from trainer.tasks import Task, make_task
@@ -165,11 +165,8 @@ def compute_class_weights(
     if setting is None:
         return None
     if isinstance(setting, dict):
-        if unknown := sorted(set(setting) - set(class_names)):
-            raise TrainingError(
-                f"trainer.class_weights: {', '.join(unknown)}: no class of the train split, whose classes are "
-                f"{', '.join(class_names)}"
-            )
+        if message := describe_unknown(setting, class_names, "train"):
+            raise TrainingError(f"trainer.class_weights: {message}")
         return np.array([setting.get(name, 1) for name in class_names], np.float32)
     counts = np.bincount(targets, minlength=len(class_names))
     return (len(targets) / (len(class_names) * counts)).astype(np.float32)

@@ -5,10 +5,11 @@ The file has one name per line, each ended by ``\n`` and by nothing else: Tensor
 all classes after it. Everything of ours that writes or reads such a file does it here, and no name holds one of them.
 """
 
+import difflib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
 
@@ -23,6 +24,7 @@ _SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "eval", "evaluation", "dev", "test", "testing", "holdout"}
 )
 _MAX_LISTED = 10
+_MIN_SIMILARITY = 0.5  # that of 7 and 007
 _MIN_IDS = 50  # fewer labels with a single image can each be named
 
 
@@ -55,6 +57,28 @@ def list_names(names: Sequence[str]) -> str:
     """Returns the first ten names as text, with the number of the others."""
     more = len(names) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def describe_unknown(names: Iterable[str], labels: Collection[str], split: str) -> str | None:
+    """Returns which names are no labels, as text with the labels that are most like them; None if all are.
+
+    Args:
+        names: as a configuration has them.
+        labels: of the split.
+        split: its name.
+    """
+    unknown = sorted(set(names).difference(labels))
+    if not unknown:
+        return None
+    spellings = {label.lower(): label for label in labels}
+    similar = [
+        match
+        for name in unknown[:_MAX_LISTED]
+        for match in difflib.get_close_matches(name.lower(), spellings, cutoff=_MIN_SIMILARITY)
+    ]
+    nearest = [spellings[match] for match in dict.fromkeys(similar)]
+    listed = f"of which the nearest are {list_names(nearest)}" if nearest else f"which are {list_names(sorted(labels))}"
+    return f"{list_names(unknown)}: not among the labels of the split {split}, {listed}"
 
 
 def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> str | None:

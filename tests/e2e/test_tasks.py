@@ -196,7 +196,11 @@ def test_a_worse_regression_than_the_champion_is_refused_in_words(regression):
 def test_what_does_not_fit_the_task_is_refused_before_anything_runs(multilabel, regression):
     for root, override, message in (
         (multilabel[0], "task=classification", "was ingested for multilabel"),
-        (multilabel[0], "trainer.label_thresholds={smal: 0.1}", "smal: not among the labels of the training split"),
+        (
+            multilabel[0],
+            "trainer.label_thresholds={smal: 0.1}",
+            "smal: not among the labels of the split train, of which the nearest are small",
+        ),
         (multilabel[0], "evaluation.thresholds.accuracy=0.5", "a multilabel has macro_f1"),
         (regression[0], f"data.path={multilabel[0]}/dataset/*/*.tfrecord", "of type float or int64 (task: regression)"),
         (regression[0], f"deploy.path={multilabel[1].serving_dir}", "which is live, does multilabel"),

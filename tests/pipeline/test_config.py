@@ -267,7 +267,63 @@ def test_a_significance_is_for_metrics_that_have_a_paired_test(tmp_path, task, m
         read_config(tmp_path / "pipeline.yaml")
 
 
-def test_a_class_of_a_rule_may_be_a_number(tmp_path):
-    (tmp_path / "pipeline.yaml").write_text(RULE.replace("RULE", "slice: {label: 7}, min: 0.5"))
-    (rule,) = read_config(tmp_path / "pipeline.yaml").evaluation.rules
-    assert rule.slice == {"label": "7"}
+TAKEN_FOR_OTHERS = [
+    "0",
+    "007",
+    "010",
+    "0x1F",
+    "0b11",
+    "1_000",
+    "1.50",
+    "1e3",
+    ".inf",
+    "12:30",
+    "2024-01-02",
+    "no",
+    "Yes",
+]
+TAKEN_FOR_OTHERS += ["on", "y", "true", "null", "~", "=", "7"]
+
+
+@pytest.mark.parametrize("name", TAKEN_FOR_OTHERS)
+def test_a_class_is_called_as_it_is_written(file, name):
+    """YAML takes each of these for something else, and 010 for the class 8."""
+    weights, rules = (
+        f"{{{name}: 2, other: 1}}",
+        f"[{{metric: accuracy, min: 0.5, slice: {{label: {name}, {name}: x}}}}]",
+    )
+    written = file(
+        f"name: x\ndata: {{path: y}}\ntrainer:\n  class_weights: {weights}\n"
+        f"evaluation:\n  slices: [{name}]\n  rules: {rules}\n"
+    )
+    overrides = (f"trainer.class_weights={weights}", f"evaluation.rules={rules}", f"evaluation.slices=[{name}]")
+    sections = (f"trainer={{class_weights: {weights}}}", f"evaluation={{rules: {rules}, slices: [{name}]}}")
+    for config in (read_config(written), read_config(file(), overrides), read_config(file(), sections)):
+        assert config.trainer.class_weights == {name: 2, "other": 1}
+        assert config.evaluation.rules[0].slice == {"label": name, name: "x"}
+        assert config.evaluation.slices == (name,)
+    thresholds = read_config(file(), ("task=multilabel", f"trainer.label_thresholds={{{name}: 0.25}}"))
+    assert thresholds.trainer.label_thresholds == {name: 0.25}
+    if "." not in name and "=" not in name:
+        assert read_config(file(), (f"trainer.class_weights.{name}=3",)).trainer.class_weights == {name: 3}
+
+
+def test_what_is_no_text_is_read_as_yaml_has_it(file):
+    text = """
+name: 007
+data: {path: &here 2024-01-02, curated_schema: ~}
+trainer: {epochs: 0x10, dropout: 1.e-1, class_weights: null, augmentation: {vertical_flip: yes}, ema: ~}
+evaluation: {intervals: none, rules: [{metric: accuracy, min: 5e-1, significance: null}]}
+deploy: {<<: {path: *here}}
+beam: {runner: flink, options: {parallelism: 2, flink_version: "1.20", checkpointing: no}}
+serving: {optimize: off}
+"""
+    config = read_config(file(text))
+    assert (config.name, Path(config.data.path).name, config.data.curated_schema) == ("007", "2024-01-02", None)
+    assert (config.trainer.epochs, config.trainer.dropout, config.trainer.class_weights) == (16, 0.1, None)
+    assert config.trainer.augmentation.vertical_flip is True
+    assert Path(config.deploy.path).name == "2024-01-02"
+    assert config.beam.options == {"parallelism": 2, "flink_version": "1.20", "checkpointing": False}
+    assert config.serving.optimize == "off"
+    with pytest.raises(ConfigError, match=r"data\.path: .*string"):
+        read_config(file("name: x\ndata: {path: }\n"))

@@ -75,7 +75,7 @@ def test_the_configuration_of_the_demo_is_accepted(tmp_path):
         ("evaluation: {thresholds: {accuracy: high}}", "$.evaluation.thresholds.accuracy"),
         ("evaluation: {rules: [{metric: accuracy, minimum: 0.5}]}", "$.evaluation.rules[0]"),
         (
-            "evaluation: {rules: [{metric: accuracy, min: 0.5, slice: {label: 1.5}}]}",
+            "evaluation: {rules: [{metric: accuracy, min: 0.5, slice: {label: [a]}}]}",
             "$.evaluation.rules[0].slice.label",
         ),
         ("tuner: {trials: 3}", "$.tuner"),
@@ -106,6 +106,7 @@ def test_what_the_models_refuse_is_refused_at_its_key(tmp_path, text, key):
         "tuner: null",
         "tuner: {space: {dropout: {values: [0, 0.2]}, optimizer: {values: [adam, sgd]}}}",
         "evaluation: {rules: [{metric: accuracy, min: 0.5, slice: {label: 7}}]}",
+        "evaluation: {rules: [{metric: accuracy, min: 0.5, slice: {label: 1.5, camera: true}}]}",
         "evaluation: {thresholds: {accuracy: 1}, slices: [camera]}",
         "serving: {optimize: off, precision: auto}",
         "trainer: {class_weights: {daisy: 2}}",

@@ -66,22 +66,62 @@ def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path):
         find_examples(config(tmp_path))
 
 
+def describe(folder, labels, task="classification") -> None:
+    """Writes the description of a dataset with these labels by split, and files that are as it says."""
+    options = dataset.Options(task, dict.fromkeys(labels, 1), None, 10**8, None)
+    splits = {
+        name: dataset.Split(
+            sum(counts.values()), counts, [dataset.Shard(f"{name}/0.tfrecord", sum(counts.values()), 1)]
+        )
+        for name, counts in labels.items()
+    }
+    description = dataset.Dataset(options, dataset.list_features(task), splits)
+    (folder / dataset.DESCRIPTION).write_bytes(dataset.encode(description))
+    for name in splits:
+        (folder / name).mkdir()
+        (folder / name / "0.tfrecord").write_bytes(b"x")
+
+
 def test_a_dataset_whose_labels_are_ids_is_refused(tmp_path):
     labels = {
         "train": {f"image {number:03}": 1 for number in range(100)},
         "eval": {f"image {number:03}": 1 for number in range(100, 200)},
     }
-    options = dataset.Options("classification", {"train": 8, "eval": 2}, None, 10**8, None)
-    splits = {
-        name: dataset.Split(100, labels[name], [dataset.Shard(f"{name}/0.tfrecord", 100, 1)]) for name in options.splits
-    }
-    description = dataset.Dataset(options, dataset.list_features("classification"), splits)
-    (tmp_path / dataset.DESCRIPTION).write_bytes(dataset.encode(description))
-    for name in splits:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "0.tfrecord").write_bytes(b"x")
+    describe(tmp_path, labels)
     with pytest.raises(ConfigError, match=r"label of .* has 200 different values for 200 images.*look like ids"):
         find_examples(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("task", "section", "message"),
+    [
+        (
+            "classification",
+            {"trainer": {"class_weights": {"7": 2, "no": 1, "007": 1}}},
+            r"trainer\.class_weights: 7: not among the labels of the split train, of which the nearest are 007",
+        ),
+        (
+            "multilabel",
+            {"trainer": {"label_thresholds": {"NO": 0.3}}},
+            r"trainer\.label_thresholds: NO: .* the nearest are no$",
+        ),
+        (
+            "classification",
+            {"evaluation": {"rules": [{"metric": "accuracy", "min": 0.5, "slice": {"label": "false"}}]}},
+            r"evaluation\.rules\.0\.slice: false: not among the labels of the split eval, which are 007, no$",
+        ),
+        (
+            "multilabel",
+            {"evaluation": {"rules": [{"metric": "macro_f1", "min": 0.5, "slice": {"label": "only in train"}}]}},
+            r"evaluation\.rules\.0\.slice: only in train: not among the labels of the split eval",
+        ),
+    ],
+)
+def test_what_is_demanded_of_a_class_that_is_not_there_is_refused(tmp_path, task, section, message):
+    describe(tmp_path, {"train": {"007": 9, "no": 9, "only in train": 9}, "eval": {"007": 9, "no": 9}}, task)
+    values = {"name": "x", "task": task, "data": {"path": str(tmp_path)}}
+    with pytest.raises(ConfigError, match=message):
+        find_examples(Config.model_validate(values | section))
 
 
 @pytest.mark.parametrize(

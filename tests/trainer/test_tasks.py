@@ -44,5 +44,5 @@ def test_a_task_is_made_by_name_and_has_one_loss_per_row(name, outputs, activati
 
 def test_each_label_has_its_threshold():
     assert list_thresholds(["a", "b"], {"b": 0.9}) == [0.5, 0.9]
-    with pytest.raises(ValueError, match=r"x, y: not among the labels of the training split, which are a, b"):
+    with pytest.raises(ValueError, match=r"x, y: not among the labels of the split train, which are a, b"):
         list_thresholds(["a", "b"], {"y": 0.1, "a": 0.1, "x": 0.1})

@@ -1,0 +1,86 @@
+"""Reads YAML in which what the configuration takes as text stays as it is written.
+
+YAML 1.1 takes a plain ``007`` for the number 7, ``no`` for false, ``12:30`` for 750 and ``0x1F`` for 31, and a rule
+about the class 010 would be one about the class 8. Where a model of the configuration has text, it is taken as text.
+"""
+
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+_TAG = "tag:yaml.org,2002:"
+_TAKEN_FOR_OTHERS = {f"{_TAG}{kind}" for kind in ("bool", "float", "int", "null", "timestamp", "value")}
+
+
+def load_yaml(text: str, kind: Any) -> Any:
+    """Returns the value of a YAML document, in which plain text is text wherever ``kind`` has text.
+
+    Args:
+        text: of the document.
+        kind: annotation of the value: a pydantic model, a type, or what typing makes of them.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or holds tags other than YAML's own.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _keep_text(loader, node, kind)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def find_kind(kind: Any, key: str) -> Any:
+    """Returns the annotation of a key of a model or a dict, None if it has no such key."""
+    for option in _list_options(kind):
+        if isinstance(option, type) and issubclass(option, BaseModel) and key in option.model_fields:
+            return option.model_fields[key].annotation
+        if get_origin(option) is dict:
+            return get_args(option)[1]
+    return None
+
+
+def _keep_text(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> None:
+    options = list(_list_options(kind))
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)
+        key_kinds = [get_args(option)[0] for option in options if get_origin(option) is dict]
+        for key, value in node.value:
+            if key_kinds:
+                _keep_text(loader, key, key_kinds[0])
+            _keep_text(loader, value, find_kind(kind, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for option in options:
+            if get_origin(option) in (tuple, list):
+                for item in node.value:
+                    _keep_text(loader, item, get_args(option)[0])
+    elif node.tag in _TAKEN_FOR_OTHERS and _is_text(options, is_null=node.tag == f"{_TAG}null", text=node.value):
+        node.tag = f"{_TAG}str"
+
+
+def _is_text(options: list[Any], *, is_null: bool, text: str) -> bool:
+    """Returns whether a scalar that YAML takes for something else is text to one of these types, and to no other."""
+    if is_null and (not text or type(None) in options):  # there is none, or there may be none
+        return False
+    literals = [value for option in options if get_origin(option) is Literal for value in get_args(option)]
+    if any(option in (int, float, bool) for option in options) or any(not isinstance(one, str) for one in literals):
+        return False
+    return str in options or text in literals
+
+
+def _list_options(kind: Any) -> Iterator[Any]:
+    """Yields the types that an annotation allows."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        yield from _list_options(get_args(kind)[0])
+    elif origin in (Union, types.UnionType):
+        for option in get_args(kind):
+            yield from _list_options(option)
+    else:
+        yield kind
