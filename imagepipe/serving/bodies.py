@@ -1,10 +1,14 @@
-"""Bodies of requests as they arrive: their size is bounded, one by one and together, and the slowest make room."""
+"""Bodies of requests as they arrive: their size is bounded, one by one and together, and the slowest make room.
+
+What counts is the size after unpacking.
+"""
 
 import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagepipe.serving.limits import LARGE_BODY_BYTES, MAX_BODIES_BYTES, MAX_BODY_BYTES, MAX_COMMON_BODIES_BYTES
+from imagepipe.serving.unpacking import unpack_body
 
 _MAX_DIGITS = 19  # of a length: int() refuses to read 5,000, and what is no number is refused by the HTTP parser
 
@@ -31,14 +35,16 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         body = _Body()
+        receive_unpacked = unpack_body(scope["headers"], receive)
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         is_too_large = len(announced) > _MAX_DIGITS or (announced.isdigit() and int(announced) > MAX_BODY_BYTES)
 
         async def receive_counted() -> Message:
-            message = {} if is_too_large else await body.wait(receive)
+            message = {} if is_too_large else await body.wait(receive_unpacked)
             size = body.size + len(message.get("body", b""))
             if is_too_large or size > MAX_BODY_BYTES:
-                raise BodyTooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
+                unpacked = "" if receive_unpacked is receive else ", unpacked"
+                raise BodyTooLargeError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB{unpacked}")
             body.is_complete = not message.get("more_body")
             is_large = size > LARGE_BODY_BYTES
             self._budgets[not is_large].release(body)

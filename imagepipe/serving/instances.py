@@ -1,12 +1,13 @@
 """A request as JSON: an instance of the REST API."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from imagepipe.base.features import MAX_SIDE_FEATURES
 from imagepipe.serving.base64_text import decode_base64
 from imagepipe.serving.limits import MAX_TEXT_CHARACTERS
-from imagepipe.serving.types import Failure, Request, RequestError
+from imagepipe.serving.types import Failure, Request, RequestError, Value
 
 _MAX_NUMBER = 2**63  # JSON has larger ones, and NaN, which is not less than any number
 
@@ -46,6 +47,15 @@ def parse_instance(instance: Any, default_id: str = "") -> Request:
     if not isinstance(metadata, str):
         raise RequestError("wrong_type", "'metadata' has to be a string")
     side = {name: value for name, value in instance.items() if name not in ("input", "metadata")}
+    return make_request(metadata, image, side)
+
+
+def make_request(metadata: str, image: bytes, side: Mapping[str, Value]) -> Request:
+    """Returns the request.
+
+    Raises:
+        RequestError: if its id or a side feature can't be sent, or can't be computed with.
+    """
     request = Request(metadata, image, side)
     if problem := _find_problem(request):
         raise RequestError("wrong_type", problem)

@@ -1,9 +1,10 @@
 """Limits on requests: of the server, which refuses what exceeds them, and of files of requests."""
 
+from imagepipe.base.features import MAX_SIDE_FEATURES
 from imagepipe.base.images import MAX_BYTES
 
 MAX_BODY_BYTES = 64 * 2**20
-"""Size of a request: a large photo in base64, or a batch of common ones."""
+"""Size of a request, unpacked: a large photo in base64, or a batch of common ones."""
 
 LARGE_BODY_BYTES = 2**20
 """Size from which on a request waits for other large ones, and never a common one for it."""
@@ -46,6 +47,9 @@ MAX_INSTANCES = 128
 
 MAX_VALUES = 1024 * MAX_INSTANCES
 """Values in a request, in JSON or in binary tensors: bounds the time and the memory that parsing takes."""
+
+MAX_FORM_PARTS = MAX_SIDE_FEATURES + 2
+"""Fields of a form: the image, its id and all side features that a model can have."""
 
 MAX_TEXT_CHARACTERS = 4096
 """Length of an image's id and of a side feature's text, which are quoted in answers: the longest path of Linux."""

@@ -120,16 +120,27 @@ class Health(BaseModel):
     status: Literal["alive"]
 
 
+_UPLOADS = {"image/*": "Image", "multipart/form-data": "ImageForm"}
+
+
 def _describe_body(schema: str) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    return {"requestBody": {"required": True, "content": content}}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}} | {
+        kind: {"schema": {"$ref": f"#/components/schemas/{upload}"}} for kind, upload in _UPLOADS.items()
+    }
+    description = (
+        "JSON; or one image itself, with metadata and side features as parameters of the URL's query (?metadata=id-1); "
+        "or a form with the image as its file, and these as its other fields. Any of them may be gzip'd "
+        "(Content-Encoding: gzip)."
+    )
+    return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The request can't be answered"},
     404: {"model": Error, "description": "There is no such model or version"},
     408: {"model": Error, "description": "The body did not come in time"},
-    413: {"model": Error, "description": "The body is too large"},
+    413: {"model": Error, "description": "The body is too large, perhaps after unpacking"},
+    415: {"model": Error, "description": "The body is compressed in another way than by gzip"},
     503: {"model": Error, "description": "Too much to do; see Retry-After"},
 }
 PREDICT: dict[str, Any] = {
@@ -152,6 +163,7 @@ STATUS, METADATA = _describe_answer(Status), _describe_answer(Metadata)
 TENSORS, READY = _describe_answer(ModelMetadataResponse), _describe_answer(ModelReadyResponse)
 """Keywords of the routes about the model."""
 
+_BYTES = {"type": "string", "format": "binary"}
 _NOT_OF_THE_API = re.compile("^/$|^/v2/repository/|:explain$")  # a page, and what is refused
 _SIDE_TYPES = {"string": "string", "float32": "number", "int64": "integer"}
 _TENSOR_TYPES = {"string": "BYTES", "float32": "FP32", "int64": "INT64"}
@@ -270,6 +282,8 @@ def _describe_requests(side: Mapping[str, str]) -> dict[str, Any]:
             ],
         },
         "InferRequest": {"title": "InferRequest", **infer},
+        "Image": {"title": "Image", **_BYTES},
+        "ImageForm": {"title": "ImageForm", **instance, "properties": instance["properties"] | {"input": _BYTES}},
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from imagepipe.base.images import BadImage, check_kind
 from imagepipe.serving.instances import check_feature_count, parse_instance
 from imagepipe.serving.limits import MAX_INSTANCES, MAX_VALUES
 from imagepipe.serving.types import Answers, Request, RequestError
@@ -27,6 +28,7 @@ _SIGNATURE = "serving_default"
 _FIELDS = {"instances", "inputs", "signature_name", "parameters"}  # Vertex AI always sends parameters
 _MARKS = (b",", b"[", b"{")  # a value follows each; those in strings count too
 _SLICE = 2**18
+_GZIP = b"\x1f\x8b"
 _TENSOR = {"name": str, "shape": list, "datatype": str, "data": list}
 
 
@@ -50,7 +52,7 @@ def parse_rest(body: bytes) -> tuple[list[Request], FormatAnswers]:
         raise RequestError("wrong_type", "expected either 'instances' (rows) or 'inputs' (columns)")
     if "inputs" in parsed:
         return _parse_rows(_transpose(parsed["inputs"])), _format_columns
-    return _parse_rows(parsed["instances"]), _format_rows
+    return _parse_rows(parsed["instances"]), format_rows
 
 
 def _parse_json(text: bytes) -> Any:
@@ -68,7 +70,18 @@ def _parse_json(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise RequestError("not_json", f"the body is not JSON: {error}") from None
+        raise RequestError("not_json", f"the body is not JSON: {error}{_name_other_kind(text)}") from None
+
+
+def _name_other_kind(body: bytes) -> str:
+    """Returns how to send a body that is no JSON but something else that is taken."""
+    if body.startswith(_GZIP):
+        return ". It is gzip'd: send the header Content-Encoding: gzip"
+    try:
+        check_kind(body)
+    except BadImage:
+        return ""
+    return ". It is an image: send the header Content-Type: image/jpeg"
 
 
 def _parse_rows(rows: Any) -> list[Request]:
@@ -121,7 +134,8 @@ def _format_columns(answers: Answers) -> dict[str, Any]:
     }
 
 
-def _format_rows(answers: Answers) -> dict[str, Any]:
+def format_rows(answers: Answers) -> dict[str, Any]:
+    """Returns the answer of TensorFlow Serving's REST API, in row format."""
     columns = _format_columns(answers)["outputs"]
     return {"predictions": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]}
 
@@ -150,7 +164,7 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
         raise RequestError("missing_input", "the tensor 'input' is missing")
     _check_count(len(columns["input"]))
     requests = [_parse_numbered(_parse_v2_row, number, row) for number, row in enumerate(_transpose(columns))]
-    return requests, lambda answers: _format_tensors(answers, request_id)
+    return requests, lambda answers: format_tensors(answers, request_id)
 
 
 def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
@@ -222,7 +236,8 @@ def _parse_v2_row(row: dict[str, Any]) -> Request:
     return parse_instance({"input": {"b64": image}, **texts})
 
 
-def _format_tensors(answers: Answers, request_id: str | None) -> dict[str, Any]:
+def format_tensors(answers: Answers, request_id: str | None = None) -> dict[str, Any]:
+    """Returns the answer of the Open Inference Protocol; by default with an id of its own."""
     count, k = answers.classes.shape
     outputs = [
         {"name": "classes", "shape": [count, k], "datatype": "FP32", "data": answers.classes.ravel().tolist()},

@@ -9,7 +9,8 @@ Routes, all served by one handler:
 - Vertex AI's custom containers: the paths in ``AIP_HEALTH_ROUTE`` and ``AIP_PREDICT_ROUTE``
 - ``GET /metrics`` for Prometheus; ``GET /``, a page to try the model on
 
-Refusals are ``{"error": "…"}`` with a status of 4xx, or 503 and ``Retry-After`` if there is too much to do.
+A request is JSON or the image itself (``uploads``). Refusals are ``{"error": "…"}`` with a status of 4xx, or 503 and
+``Retry-After`` if there is too much to do.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ from imagepipe.deploy.kserve_library import (
     RESTServer,
     app,
 )
-from imagepipe.serving import openapi, protocols
+from imagepipe.serving import openapi, protocols, uploads
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections
@@ -148,21 +149,29 @@ def _is_large(requests: list[Request]) -> bool:
     return pixels > LARGE_PIXELS
 
 
+def _find_upload_parser(request: HttpRequest, engine: Engine, format_answers: protocols.FormatAnswers) -> Parse | None:
+    """Returns the parser of a request whose body is the image itself; None if it is another one."""
+    read = uploads.find_parser(request.headers.get("content-type", ""), request.url.query, engine.side_types)
+    return read and (lambda body: ([read(body)], format_answers))
+
+
 def build_routes(handler: Handler) -> APIRouter:
     """Returns the routes that KServe lacks, or answers differently."""
     router = APIRouter()
 
     async def predict(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
-        return await handler.answer(request, protocols.parse_rest, handler.find_engine(name, version))
+        engine = handler.find_engine(name, version)
+        parse = _find_upload_parser(request, engine, protocols.format_rows) or protocols.parse_rest
+        return await handler.answer(request, parse, engine)
 
     async def infer(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         length = request.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS):
             raise RequestError("wrong_type", f"the header {_JSON_LENGTH} has to be a number")
         size = None if length is None else int(length)
-        return await handler.answer(
-            request, lambda body: protocols.parse_v2(body, size), handler.find_engine(name, version)
-        )
+        engine = handler.find_engine(name, version)
+        parse = _find_upload_parser(request, engine, protocols.format_tensors)
+        return await handler.answer(request, parse or (lambda body: protocols.parse_v2(body, size)), engine)
 
     async def predict_for_vertex(request: HttpRequest) -> JSONResponse:
         return await predict(request, handler.name)

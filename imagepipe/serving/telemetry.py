@@ -44,3 +44,4 @@ def configure_logging() -> None:
     output.setFormatter(_JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[output], force=True)
     logging.getLogger("imagepipe").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form, its sender is told

@@ -3,6 +3,8 @@
 Used by hypothesis in the gate and by atheris on demand; whatever else is raised is a bug.
 """
 
+import asyncio
+import gzip
 import io
 import json
 import tempfile
@@ -22,9 +24,12 @@ from imagepipe.base.errors import IngestError, WeightsError
 from imagepipe.base.images import BadImage, keep_unchanged, normalize, prepare_for_decoder, read_pixels
 from imagepipe.base.tfrecord import encode_example, frame_record
 from imagepipe.ingest import dataset, sources
+from imagepipe.serving.base64_text import decode_base64
 from imagepipe.serving.protocols import parse_rest, parse_v2
 from imagepipe.serving.request_files import read_requests
 from imagepipe.serving.types import RequestError
+from imagepipe.serving.unpacking import unpack_body
+from imagepipe.serving.uploads import find_parser
 from tests.conftest import encode_image
 from tests.photos import HEIC
 
@@ -124,7 +129,37 @@ def _make_weights() -> list[bytes]:
     return [buffer.getvalue()]
 
 
+def _unpack(data: bytes) -> bytes:
+    parts = [{"type": "http.request", "body": part, "more_body": True} for part in (data[:5], data[5:])]
+    messages = iter([*parts, {"type": "http.request", "more_body": False}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def read() -> bytes:
+        receive_unpacked, body = unpack_body([(b"content-encoding", b"gzip")], receive), b""
+        while len(body) < 2**22:
+            message = await receive_unpacked()
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        return body
+
+    return asyncio.run(read())
+
+
+def _read_upload(data: bytes) -> object:
+    """Reads a Content-Type, a query and a body, a line each, as one who sends an image writes them."""
+    content_type, query, body = [*data.split(b"\n", 2), b"", b""][:3]
+    read = find_parser(content_type.decode("latin-1"), query.decode("latin-1"), {"iso": "int64", "weight": "float32"})
+    return read and read(body)
+
+
 _PNG = encode_image(Image.new("RGB", (2, 2)), "PNG")
+_FORM = b"multipart/form-data; boundary=XX\nweight=1.5\n" + b"".join(
+    b'--XX\r\nContent-Disposition: form-data; name="' + name + b"\r\n\r\n" + content + b"\r\n"
+    for name, content in ((b'iso"', b"100"), (b'file"; filename="a.png"\r\nContent-Type: image/png', _PNG))
+)
 _TENSOR = {"name": "input", "datatype": "BYTES", "shape": [1]}
 _V2_TEXT = json.dumps({"inputs": [_TENSOR | {"data": ["aGVsbG8="]}]}).encode()
 _V2_BINARY = json.dumps({"inputs": [_TENSOR | {"parameters": {"binary_data_size": 9}}]}).encode()
@@ -143,6 +178,15 @@ TARGETS = {
     ),
     "v2": Target(parse_v2, [_V2_TEXT], (RequestError,)),
     "v2 binary": Target(lambda body: parse_v2(body, len(_V2_BINARY)), [_V2_BINARY + b"\5\0\0\0hello"], (RequestError,)),
+    "upload": Target(
+        _read_upload, [b"image/png\nmetadata=a&iso=100&weight=.5\n" + _PNG, _FORM + b"--XX--\r\n"], (RequestError,)
+    ),
+    "base64": Target(
+        lambda text: decode_base64(text.decode("latin-1")),
+        [b"aGVs\r\nbG8=", b"data:image/png;base64,aGVsbG8", b"_-8"],
+        (ValueError,),
+    ),
+    "gzip": Target(_unpack, [gzip.compress(b"hello" * 1000), gzip.compress(bytes(2**20))], (RequestError,)),
     "csv": Target(
         _in_file(".csv", _read_manifest),
         [

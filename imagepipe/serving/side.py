@@ -1,0 +1,42 @@
+"""Side features as a table, a query or a form has them, in the types that a model's signature wants."""
+
+import json
+import re
+
+from imagepipe.serving.types import RequestError, Value
+
+# No underscores, names of infinity and blanks, as Python's own would take; and in linear time. pandas writes a column
+# of whole numbers as 100.0 if one of them is missing.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}(\.0{0,9})?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+_MISSING = frozenset({"", "na", "n/a", "nan", "null"})
+
+
+def convert_value(name: str, value: object, type_: str) -> Value:
+    """Returns a side feature's value in the type that the signature wants.
+
+    Args:
+        name: of the feature.
+        value: text, or what JSON has: a number, true, false, null.
+        type_: ``string``, ``float32`` or ``int64``.
+
+    Raises:
+        RequestError: if it is none of the type, or missing; the message names the feature.
+    """
+    if isinstance(value, list | dict):
+        raise RequestError("wrong_type", f"{name!a} is neither text nor a number")
+    plain = "" if value is None else int(value) if isinstance(value, bool) else value
+    text = plain if isinstance(plain, str) else json.dumps(plain)
+    if type_ == "string":
+        return text
+    text = text.strip()
+    if text.lower() in _MISSING:
+        raise RequestError("missing_feature", f"{name!a} is missing, and the model needs a number there")
+    pattern, convert, kind = (_INTEGER, _to_int, "a whole number") if type_ == "int64" else (_NUMBER, float, "a number")
+    if not pattern.fullmatch(text):
+        raise RequestError("wrong_type", f"{name!a} is {text[:100]!a}; the model needs {kind} there")
+    return convert(text)
+
+
+def _to_int(text: str) -> int:
+    return int(text.partition(".")[0])
