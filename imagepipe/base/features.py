@@ -24,6 +24,15 @@ SIZE = "image_size"
 MAX_SIDE_FEATURES = 512
 """Side features of a model: a server checks each value by itself, in the one thread that parses common requests."""
 
+MISSING_NUMBERS = frozenset(
+    [
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    ]
+)
+"""Text that stands for a missing value in a column of numbers: what ``pandas.read_csv`` takes for one by default (its
+parameter ``na_values``), R's NA among it."""
+
 LABEL_SEPARATOR = "|"
 """Separates several labels in one text, in a manifest as in a model's answer."""
 

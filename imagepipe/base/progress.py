@@ -14,6 +14,11 @@ Counts = Mapping[str, int]
 """Number of units done, by kind of work."""
 
 
+def print_note(note: str) -> None:
+    """Prints a sentence for the user on stderr, such as what was found out about the input."""
+    print(note, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterator[None]:
     """Shows progress until the block ends.

@@ -4,7 +4,6 @@ import datetime
 import decimal
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
+from imagepipe.base.progress import print_note
 from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, read_delimited, read_lines
 from imagepipe.ingest.rows import RESERVED, Row, make_row, reject
 
@@ -50,7 +50,7 @@ def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
     """
     folder = source.rpartition("/")[0]
     is_windows = False
-    for number, cells in read_table(source, ("path", "label"), _print_note):
+    for number, cells in read_table(source, ("path", "label"), print_note):
         row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task)
         if "\\" in row["metadata"]:
             forward = filesystem.join(folder, row["metadata"].replace("\\", "/"))
@@ -77,10 +77,6 @@ def read_table(source: str, needed: tuple[str, ...], say: Say = lambda _: None) 
     if reader is None:
         raise IngestError(f"{source} is not a manifest ({SUFFIXES}).")
     yield from reader(source, needed, say)
-
-
-def _print_note(note: str) -> None:
-    print(note, file=sys.stderr)
 
 
 def _find_reader(source: str) -> Callable[[str, tuple[str, ...], Say], Iterator[Cells]] | None:

@@ -14,7 +14,7 @@ from imagepipe.base import appearance, filesystem, images, tfrecord
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.workers import map_survivably
 from imagepipe.ingest.dataset import Options
-from imagepipe.ingest.rows import Row, make_feature
+from imagepipe.ingest.rows import Row, make_features
 
 _BATCH_ROWS = 16
 _BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
@@ -157,6 +157,6 @@ def encode_row(options: Options, types: Mapping[str, str], row: HashedRow) -> by
             "brightness": [brightness],
             "contrast": [contrast],
             "dhash": [dhash.encode()],
-            **{name: [make_feature(value, types[name])] for name, value in row["side"].items()},
+            **make_features(row["side"], types),
         }
     )

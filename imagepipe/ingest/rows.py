@@ -5,16 +5,17 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypedDict
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
-from imagepipe.base.features import SIZE
+from imagepipe.base.features import MISSING_NUMBERS, SIZE
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
+from imagepipe.base.progress import print_note
 from imagepipe.ingest.dataset import Dataset, list_features
 
 RESERVED = frozenset(list_features("classification")) - {"label"} | {SIZE}
@@ -25,6 +26,7 @@ _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images o
 # No leading zeros: 007 and 02139 are names, not numbers.
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+_EXACT = 2**53  # whole numbers below are floats exactly
 _WIDER = ("int64", "float", "bytes")  # a value of one type can be written as any type after it
 
 Side = str | int | float
@@ -66,11 +68,24 @@ def widen(one: str, other: str) -> str:
     return max(one, other, key=_WIDER.index)
 
 
-def make_feature(value: Side, type_: str) -> bytes | int | float:
-    """Returns a side value as a value of a feature type that is at least as wide as its own."""
+def make_features(side: Mapping[str, Side], types: Mapping[str, str]) -> dict[str, list[bytes | int | float]]:
+    """Returns the features of a record's side values, without those that are missing.
+
+    Args:
+        side: values by column; text such as NA is missing in a column of numbers, and a value in one of text.
+        types: by column, at least as wide as the values'; a column without a type has no values.
+    """
+    return {
+        name: [_make_feature(value, types[name])]
+        for name, value in side.items()
+        if name in types and (types[name] == "bytes" or value not in MISSING_NUMBERS)
+    }
+
+
+def _make_feature(value: Side, type_: str) -> bytes | int | float:
     text = value if isinstance(value, str) else json.dumps(value)
     if type_ == "int64":
-        return int(text)
+        return int(text) if _INT.fullmatch(text) else int(float(text))
     return float(text) if type_ == "float" else os.fsencode(text)
 
 
@@ -128,7 +143,7 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     """
     own = list_features(dataset.options.task)
     fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
-    types: dict[str, str] = {}
+    columns: dict[str, _Column] = {}
     count = 0
     paths: list[str] = []
     stream = iter(rows)
@@ -137,12 +152,55 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
         with filesystem.create(paths[-1]) as file:
             file.write("".join(json.dumps(row) + "\n" for row in chunk).encode())
-        for name, value in (item for row in chunk for item in row["side"].items()):
-            types[name] = widen(types.get(name, "int64"), infer_type(value))
-    for name, type_ in types.items():
-        if name in fixed and widen(fixed[name], type_) != fixed[name]:
+        for row in chunk:
+            for name, value in row["side"].items():
+                column = columns.setdefault(name, _Column(fixed.get(name)))
+                column.add(value, row["row"])
+    types = {}
+    for name, column in columns.items():
+        if column.misfit:
             raise IngestError(
-                f"Column '{name}' is {fixed[name]} in the dataset, and holds {type_} values now: correct the values, "
-                "or ingest everything into a new folder."
+                f"Column '{name}' is {fixed[name]} in the dataset, and {column.misfit}: correct the value, or leave it "
+                "empty; or ingest everything into a new folder."
             )
+        if column.text and column.numbers > column.texts:
+            print_note(
+                f"Column '{name}' is text, as {column.text}, though {column.numbers:,} of its values are numbers. If "
+                "all should be, correct this value or leave it empty, and ingest into a new folder."
+            )
+        if column.type:
+            types[name] = column.type
     return Spool(count, paths, {**types, **fixed})
+
+
+class _Column:
+    """The type of a column's values, as they come.
+
+    Attributes:
+        type: the narrowest feature type that holds them, but for missing ones; None if all are missing.
+        numbers: how many are numbers.
+        texts: how many are neither numbers nor missing.
+        text: where the first of these is.
+        misfit: where the first is that doesn't fit the type that the column has in the dataset.
+    """
+
+    def __init__(self, fixed: str | None) -> None:
+        self.fixed = fixed
+        self.type: str | None = None
+        self.numbers = self.texts = 0
+        self.text = self.misfit = ""
+
+    def add(self, value: Side, row: int | None) -> None:
+        if value in MISSING_NUMBERS:
+            return
+        type_ = infer_type(value)
+        if type_ == "float" and self.fixed == "int64" and float(value).is_integer() and abs(float(value)) < _EXACT:
+            type_ = "int64"  # pandas writes whole numbers as 3.0 if some are missing
+        self.type = widen(self.type or type_, type_)
+        is_text = type_ == "bytes"
+        self.texts += is_text
+        self.numbers += not is_text
+        if is_text and not self.text:
+            self.text = f"line {row} has {str(value)[:100]!r}"
+        if self.fixed and not self.misfit and widen(self.fixed, type_) != self.fixed:
+            self.misfit = f"line {row} has {str(value)[:100]!r} now"

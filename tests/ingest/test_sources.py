@@ -174,14 +174,13 @@ def test_labels_that_differ_in_unicode_form_only_are_one(csv):
 )
 def test_side_feature_types(value, type_, as_feature):
     assert rows.infer_type(value) == type_
-    assert rows.make_feature(value, type_) == as_feature
+    assert rows.make_features({"column": value}, {"column": type_}) == {"column": [as_feature]}
 
 
 def test_a_column_is_as_wide_as_its_widest_value():
     assert rows.widen("int64", "float") == "float"
     assert rows.widen("bytes", "int64") == "bytes"
-    assert rows.make_feature("3", "float") == 3.0
-    assert rows.make_feature(1.5, "bytes") == b"1.5"
+    assert rows.make_features({"a": "3", "b": 1.5}, {"a": "float", "b": "bytes"}) == {"a": [3.0], "b": [b"1.5"]}
 
 
 @pytest.mark.parametrize(
