@@ -235,3 +235,13 @@ def test_paths_are_joined_as_a_manifest_means_them():
     assert filesystem.join("gs://bucket/set", "file:///a%20b.jpg") == "/a b.jpg"
     assert filesystem.absolute("file:///data/") == "/data"
     assert filesystem.absolute("gs://bucket/set/") == "gs://bucket/set"
+
+
+@pytest.mark.parametrize("place", ["here", "store"])
+def test_a_part_of_a_file_is_read(place, put, store):
+    path = str(put("file", b"0123456789")) if place == "here" else store.put("file", b"0123456789")
+    assert filesystem.read_part(path, 3, 4) == b"3456"
+    assert filesystem.read_part(path, 0, 2) == b"01"
+    assert filesystem.read_part(path, 8, 4) == b"89"
+    with pytest.raises(FileNotFoundError):
+        filesystem.read_part(f"{path}-not", 0, 1)
