@@ -50,8 +50,31 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
     return source
 
 
+def check_workdir(path: str) -> None:
+    """Refuses a folder for artifacts that TFX would take for a pattern.
+
+    Raises:
+        ConfigError: if its path has a character of patterns.
+    """
+    if characters := _find_magic(path):
+        raise ConfigError(
+            f"--workdir: {path} has {characters} in its path, which TFX takes for a pattern of names: it would read "
+            "other files, or none. Give a folder without, with --workdir; the images and the dataset may stay there."
+        )
+
+
+def _find_magic(path: str) -> str:
+    """Returns the characters of a path that make it a pattern, as text; "" if there are none."""
+    return " and ".join(character for character in "[*?" if character in path)
+
+
 def _check_serving_folder(path: str) -> None:
-    """Refuses a folder of versions that can't be made or written; of an object store only a push tells."""
+    """Refuses a folder of versions that can't be made, written or loaded from; of a store only a push tells."""
+    if characters := _find_magic(path):
+        raise ConfigError(
+            f"deploy.path: {path} has {characters} in its path, which TensorFlow takes for a pattern of names when it "
+            "loads a model: give a folder without"
+        )
     folder = Path(path)
     while not filesystem.is_uri(path) and not folder.exists():
         folder = folder.parent

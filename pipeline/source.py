@@ -1,5 +1,6 @@
 """The Examples that a run reads: a dataset that ``imagepipe ingest`` made, or TFRecords made elsewhere."""
 
+import glob
 import gzip
 import hashlib
 import itertools
@@ -21,7 +22,6 @@ from pipeline.config import Config
 from pipeline.runs import provenance
 
 SPLITS = ("train", "eval", "test")
-_GLOB_CHARACTERS = "*?["
 _RECORDS_CHECKED = 100  # a side feature may be missing in some
 _BYTES, _INTEGERS, _FLOATS = {"bytes"}, {"int64"}, {"float"}
 
@@ -31,7 +31,7 @@ class Source:
     """TFRecord files.
 
     Attributes:
-        base: the folder that the patterns are relative to.
+        base: the folder that the patterns are relative to, as a pattern itself: TFX joins the two.
         patterns: the pattern of each split's files; empty if there is one set of records that is yet to be split.
         all: the pattern of that one set.
     """
@@ -82,7 +82,7 @@ def _find_dataset(path: str, config: Config) -> Source:
             f"{TOP_K_METRIC} would always be 1. Set a smaller one, or demand another metric."
         )
     _check_label_names(description, config)
-    return Source(path, {name: f"{name}/*.tfrecord*" for name in splits})
+    return Source(glob.escape(path), {name: f"{name}/*.tfrecord*" for name in splits})
 
 
 def _check_label_names(description: dataset.Dataset, config: Config) -> None:
@@ -101,14 +101,13 @@ def _check_label_names(description: dataset.Dataset, config: Config) -> None:
 
 
 def _find_records(path: str) -> Source:
-    if any(character in path for character in _GLOB_CHARACTERS):
-        base, _, pattern = path.rpartition("/")
-        source = Source(base, {}, pattern)
-    elif filesystem.is_folder(path):
-        patterns = {name: f"{name}/*" for name in SPLITS if filesystem.glob(f"{path}/{name}/*")}
-        source = Source(path, patterns if {"train", "eval"} <= set(patterns) else {}, "*")
+    escaped = glob.escape(path)
+    if filesystem.is_folder(path):
+        patterns = {name: f"{name}/*" for name in SPLITS if filesystem.glob(f"{escaped}/{name}/*")}
+        source = Source(escaped, patterns if {"train", "eval"} <= set(patterns) else {}, "*")
     else:
-        base, _, name = path.rpartition("/")
+        # A name that exists is a file, even with a [ in it.
+        base, _, name = (escaped if filesystem.exists(path) else path).rpartition("/")
         source = Source(base, {}, name)
     if not _list_first_files(source):
         command = shlex.join(["imagepipe", "ingest", "FOLDER", "--out", path])
@@ -131,7 +130,8 @@ def compute_fingerprint(path: str, source: Source) -> provenance.DatasetOrigin:
     digest = hashlib.sha256()
     for name, pattern in (source.patterns or {"": source.all}).items():
         for file in _list_files(source, pattern):
-            line = [name, file.removeprefix(source.base), filesystem.size(file), filesystem.modified(file)]
+            below = "/" + file.split("/", source.base.count("/") + 1)[-1]
+            line = [name, below, filesystem.size(file), filesystem.modified(file)]
             digest.update(json.dumps(line).encode() + b"\n")
     return provenance.DatasetOrigin(path=path, fingerprint=digest.hexdigest(), of="files")
 

@@ -1,9 +1,10 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
 import weakref
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,18 @@ _PYTHON_TYPES: dict[tf.DType, type[Value] | tuple[type[Value], ...]] = {
     tf.int64: int,
 }
 _NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples",)}
+
+
+@contextmanager
+def _link_plainly(folder: Path) -> Iterator[Path]:
+    """Gives a path of a folder that TensorFlow takes for no pattern: it looks for the variables of a model by one."""
+    if not set("[*?").intersection(str(folder)):
+        yield folder
+        return
+    with TemporaryDirectory() as temporary:
+        link = Path(temporary, "model")
+        link.symlink_to(folder.resolve())
+        yield link
 
 
 class LoadedModel:
@@ -58,7 +71,7 @@ class LoadedModel:
         weakref.finalize(self, in_use.close)
         try:
             in_use.enter_context(hold_folder(folder))
-            with copy_verified(folder, key) if key else nullcontext(folder) as files:
+            with copy_verified(folder, key) if key else _link_plainly(folder) as files:
                 self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
                 self.labels, self.task, self.signatures = read_labels(files), read_task(files), _read_signatures(files)
             inputs = self.loaded.signatures[signature].structured_input_signature[1]

@@ -158,6 +158,8 @@ def test_a_deep_tree_needs_no_recursion(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["[a]", "a*b", "what?", "two  words ", "a\nb", "{x}", "~", "$HOME", "-rf"])
-def test_any_name_is_listed(name, tmp_path):
+def test_any_name_is_listed(name, tmp_path, memory):  # noqa: F811
     put(tmp_path, f"{name}/{name}.jpg")
-    assert list_all(tmp_path)[0] == {f"{name}/{name}.jpg": None}
+    assert list_all(tmp_path / name)[0] == {f"{name}.jpg": None}
+    memory.put(f"{name}/{name}.jpg", b"x")
+    assert list_all(f"{memory.uri}/{name}")[0] == {f"{name}.jpg": None}

@@ -1,5 +1,6 @@
 import pytest
 import tensorflow as tf
+from apache_beam.io.filesystems import FileSystems
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.ingest import dataset
@@ -31,6 +32,31 @@ def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
 def test_one_set_of_tfrecords_is_left_to_be_split(tmp_path, path, pattern):
     write(tmp_path / "part-0.tfrecord", make_example(b"image", "a"))
     assert find_examples(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
+
+
+@pytest.mark.parametrize("name", ["a [1] b", "a*", "what?", "[!x]"])
+def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder_and_no_other(tmp_path, name):
+    for folder in (name, "a 1 b", "ab", "whatx", "y"):
+        for split in ("train", "eval"):
+            write(tmp_path / folder / split / "0.tfrecord", make_example(b"image", folder))
+    source = find_examples(config(tmp_path / name))
+    for split in ("train", "eval"):
+        pattern = f"{source.base}/{source.patterns[split]}"
+        matches = [m.path for match in FileSystems.match([pattern]) for m in match.metadata_list]
+        assert matches == tf.io.gfile.glob(pattern) == [str(tmp_path / name / split / "0.tfrecord")]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file_and_no_other(tmp_path):
+    for name in ("part[1].tfrecord", "part1.tfrecord"):
+        write(tmp_path / "x [y]" / name, make_example(b"image", "a"))
+    source = find_examples(config(tmp_path / "x [y]" / "part[1].tfrecord"))
+    assert tf.io.gfile.glob(f"{source.base}/{source.all}") == [str(tmp_path / "x [y]" / "part[1].tfrecord")]
+
+
+def test_a_pattern_of_folders_is_a_pattern(tmp_path):
+    for day in ("1", "2"):
+        write(tmp_path / f"day-{day}" / "0.tfrecord", make_example(b"image", "a"))
+    assert find_examples(config(f"{tmp_path}/day-*/*.tfrecord")) == Source(f"{tmp_path}/day-*", {}, "*.tfrecord")
 
 
 def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):

@@ -205,3 +205,9 @@ def test_the_api_takes_side_features_and_an_image_that_lacks_one_fails_alone(wei
     assert nan == Failure("4", "'weight' has to be a number (of 64 bits) or a string")
     with pytest.raises(ValueError, match="shorter"):
         predictor.predict([gray(0)] * 2, side[:1])
+
+
+def test_a_model_in_a_folder_whose_name_looks_like_a_pattern_answers(model, photo, tmp_path):
+    folder = tmp_path / "models [1] *?" / "1"
+    shutil.copytree(model, folder)
+    assert load(folder).predict([encode_image(photo)]) == load(model).predict([encode_image(photo)])
