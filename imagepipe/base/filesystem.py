@@ -270,6 +270,28 @@ def list_folder(folder: str) -> list[str]:
     return sorted(entry.rstrip("/")[len(root) + 1 :] for entry in entries if entry.rstrip("/") != root)
 
 
+def list_subfolders(folder: str) -> list[str]:
+    """Returns the names of the folders in a folder, links to folders included, sorted; none if it can't be listed."""
+    if not is_uri(folder):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if _is_folder(entry))
+        return []
+    try:
+        with _plain_errors(folder):
+            listed = _connect(folder).ls(folder, detail=True)
+    except FileNotFoundError:
+        return []
+    root = _key(folder)
+    paths = [str(entry["name"]).rstrip("/") for entry in listed if entry["type"] == "directory"]
+    return sorted(path[len(root) + 1 :] for path in paths if path != root)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # Asked for a link to itself, the entry would raise.
+    is_link = entry.is_symlink()
+    return os.path.isdir(entry.path) if is_link else entry.is_dir()  # noqa: PTH112
+
+
 def walk(folder: str) -> Iterator[tuple[str, int]]:
     """Yields path and size in bytes of every file below a folder, in order of the paths; none if it does not exist.
 

@@ -75,6 +75,11 @@ def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, st
         pending += (item for entry in entries if (item := _examine(entry, (*above, here), passed_over)))
 
 
+def list_subfolders(folder: str) -> list[str]:
+    """Returns the names of the folders in a folder that count, sorted; none if it can't be listed."""
+    return [name for name in filesystem.list_subfolders(folder) if not _find_kind(name, True)]
+
+
 def describe_passed_over(passed_over: Mapping[str, int]) -> str:
     """Returns the files that were passed over as text, such as "40 in @eaDir, 3 hidden"; "" if there are none."""
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(passed_over.items()) if count)

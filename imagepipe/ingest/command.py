@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import get_args
 
@@ -16,15 +16,17 @@ from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.images import MAX_PIXELS
+from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.process import import_quickly
+from imagepipe.base.splits import EVAL, TRAIN, Draw, Layout, plan_draw
 from imagepipe.base.workers import fork
 from imagepipe.ingest import commit, dataset
 from imagepipe.ingest.dataset import Compression, Dataset, Options
 from imagepipe.ingest.outcomes import IngestResult, apply_outcomes
 from imagepipe.ingest.records import hash_rows, read_batches
 from imagepipe.ingest.rows import Spool, spool_rows
-from imagepipe.ingest.sources import read_rows
+from imagepipe.ingest.sources import find_splits, read_rows
 
 DEFAULT_SPLITS = {"train": 80, "eval": 10, "test": 10}
 
@@ -44,6 +46,7 @@ def ingest(
     *,
     task: TaskName = "classification",
     splits: Mapping[str, int] = DEFAULT_SPLITS,
+    split_folders: bool | None = None,
     max_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
     compress: Compression | None = None,
@@ -63,7 +66,11 @@ def ingest(
             hidden files and what systems leave there (Thumbs.db, @eaDir, …) are passed over; every other file counts.
         out: the dataset's folder, a path or URI; for remote runners, one that the workers reach.
         task: classification takes a label unchanged, multilabel splits it at ``|``, regression reads a finite number.
-        splits: name to weight, 0 or more; their sum is positive. By default 80 train, 10 eval, 10 test.
+        splits: name to weight, 0 or more; their sum is positive. By default 80 train, 10 eval, 10 test. Images are
+            drawn by these where the source gives no split, in a column ``split`` or by its folders.
+        split_folders: True if the top folders are splits (train, val, test, …) and the classes lie in them; False if
+            they are classes, whatever their names. By default as this source was read before, and else splits if all
+            have such names and hold class folders.
         max_side: longest side in pixels that larger images are shrunk to, 1 or more; None keeps every size.
         max_pixels: limit on width x height, 1 or more, by default 100 million; larger images are quarantined.
         compress: ``gzip`` or None; JPEG hardly shrinks.
@@ -94,7 +101,10 @@ def ingest(
             f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another DIR."
         )
     passed_over: Counter[str] = Counter()
-    rows = read_rows(source, task, passed_over)
+    if split_folders is None:
+        split_folders = dataset.recall_split_folders(out, source)
+    layout = find_splits(source, split_folders)
+    rows = read_rows(source, task, passed_over, layout)
     dataset.refuse_foreign(out)
     with name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
@@ -106,16 +116,20 @@ def ingest(
                 raise NothingIngestedError(
                     f"{source} holds no file or row to ingest" + (f"; passed over: {junk}." if junk else ".")
                 )
+            read_as = dataset.Source(True if layout.splits else split_folders)
+            current = dataset.remember(current, source, read_as, {split for _, split in spool.given})
+            draw = plan_draw(options.splits, current.given)
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
             try:
-                _run_steps(out, staging, current, spool, is_local, workers or joblib.cpu_count(), beam_args)
+                _run_steps(out, staging, current, spool, draw, is_local, workers or joblib.cpu_count(), beam_args)
             except BrokenProcessPool as error:
                 raise IngestError(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
                     "--workers if memory ran out."
                 ) from error
             result = apply_outcomes(out, staging, source, current, spool, check_lock)
-            return dataclasses.replace(result, passed_over=dict(+passed_over))
+            notes = (*_describe_splits(layout, spool, draw), *result.notes)
+            return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 
 
 def _check_options(
@@ -136,8 +150,30 @@ def _check_options(
     return Options(task, dict(splits), max_side, max_pixels, compress)
 
 
+def _describe_splits(layout: Layout, spool: Spool, draw: Draw) -> Iterator[str]:
+    """Yields what was understood of the splits that a source gives, a sentence each."""
+    if spool.given:
+        names = ", ".join(f"{name} is {split} ({count:,})" for (name, split), count in sorted(spool.given.items()))
+        yield f"{'Folders' if layout.splits else 'The column split'} gave the splits: {names}."
+        if len(draw.train) > 1:
+            drawn = " and ".join(name for name in draw.train if name != TRAIN)
+            yield f"No {EVAL} split is given, so {drawn} is drawn from {TRAIN}, by the shares."
+    if layout.doubt:
+        yield (
+            f"Folders have the names of splits, but others are beside them ({list_names(layout.doubt)}), so all were "
+            "read as classes: give --splits folders if they are splits, --splits none if they are classes."
+        )
+
+
 def _run_steps(
-    out: str, staging: str, dataset: Dataset, spool: Spool, is_local: bool, count: int, beam_args: Sequence[str]
+    out: str,
+    staging: str,
+    dataset: Dataset,
+    spool: Spool,
+    draw: Draw,
+    is_local: bool,
+    count: int,
+    beam_args: Sequence[str],
 ) -> None:
     """Runs Beam on the rows, with ``count`` workers: processes if it runs here and all files are here, else threads."""
     decode = not dataset.records  # else most files may be in the dataset, and need not be decoded again
@@ -152,6 +188,6 @@ def _run_steps(
             from imagepipe.ingest import steps
 
         buckets = min(_MAX_BUCKETS, 1 + (spool.rows + dataset.records) // _ROWS_IN_BUCKET)
-        plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, decode)
+        plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, decode, draw)
         index = [path for path, _ in filesystem.walk(f"{out}/index")]
         steps.run(plan, spool.files, spool.rows, index, beam_args, processes, hashed)

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,6 +82,18 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A source that was ingested.
+
+    Attributes:
+        split_folders: True if its top folders are splits, False if they are to be classes whatever their names; None
+            if that is found out each time.
+    """
+
+    split_folders: bool | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The content of dataset.json.
 
@@ -89,12 +102,16 @@ class Dataset:
         features: name to type (``bytes``, ``int64`` or ``float``) of every feature of the records.
         splits: by name; every split of the options is there, even if empty.
         version: of this layout.
+        given: the splits that sources have given so far; others were drawn.
+        sources: how each source was read, by its absolute path or URI.
     """
 
     options: Options
     features: dict[str, str]
     splits: dict[str, Split]
     version: int = VERSION
+    given: list[str] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -196,6 +213,23 @@ def prepare(folder: str, options: Options) -> Dataset:
             "ingest everything into a new folder."
         )
     return dataclasses.replace(dataset, options=options)
+
+
+def recall_split_folders(folder: str, source: str) -> bool | None:
+    """Returns whether a source's top folders are splits, as it was read before; None if that is to be found out."""
+    dataset = read_unchecked(folder)
+    known = dataset.sources.get(source) if dataset else None
+    return known.split_folders if known else None
+
+
+def remember(dataset: Dataset, name: str, source: Source, given: Iterable[str]) -> Dataset:
+    """Returns a dataset that knows how a source is read, and which splits it gives."""
+    splits = {*dataset.given, *given}
+    return dataclasses.replace(
+        dataset,
+        given=[name for name in dataset.options.splits if name in splits],
+        sources={**dataset.sources, name: source},
+    )
 
 
 def refuse_foreign(folder: str) -> None:

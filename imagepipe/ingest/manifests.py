@@ -214,8 +214,8 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) 
     path = values.pop("path", None)
     if not isinstance(path, str) or not path:
         return reject(source, number, "unreadable row: no path")
-    label = values.pop("label", None)
-    if any(map(_is_not_utf8, (path, label, *values.values()))):
+    label, split = values.pop("label", None), values.pop("split", None)
+    if any(map(_is_not_utf8, (path, label, split, *values.values()))):
         return reject(
             source,
             number,
@@ -228,7 +228,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) 
             return reject(image, number, f"unreadable row: column '{name}' is neither text nor a number")
         if value is not None and value != "":
             side[name] = int(value) if isinstance(value, bool) else value
-    return make_row(image, number, path, label, side, task)
+    return make_row(image, number, path, label, side, task, split=split)
 
 
 def _is_not_utf8(value: object) -> bool:

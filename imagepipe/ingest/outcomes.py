@@ -9,6 +9,8 @@ An outcome is a JSON object, told from others by its ``kind``:
     removed     entry, reason, ...   a record that leaves the dataset
     refused     sha256, copies       an image whose copies carry different labels, to be remembered
     accepted    sha256               one that was refused, and whose labels agree now
+    stays                            an image that its source gives another split than it has, in which it stays
+    held_out                         a new image that is given several splits, and goes to the last one
 """
 
 import contextlib
@@ -59,6 +61,7 @@ class IngestResult:
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
         warnings: what is odd about the labels of the dataset, a sentence each.
         overview: path of a picture of the dataset, see ``imagepipe.base.overview``; None if the dataset is empty.
+        notes: what was understood of the source, and what may surprise, a sentence each.
     """
 
     read: int
@@ -70,6 +73,7 @@ class IngestResult:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     overview: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def written(self) -> int:
@@ -150,6 +154,7 @@ def apply_outcomes(
         quarantined=changes.counts["quarantine"],
         duplicates=changes.counts["duplicate"],
         removed=len(changes.removed),
+        notes=tuple(_describe_surprises(changes.counts)),
     )
     if result.read != result.written + result.quarantined + result.duplicates:
         raise IngestError(f"The records don't add up ({result}), so nothing was written. Please report this.")
@@ -193,6 +198,19 @@ def apply_outcomes(
         warnings=list_label_warnings(description.records, labels),
         overview=f"{out}/{OVERVIEW}" if description.records else None,
     )
+
+
+def _describe_surprises(counts: Counter[str]) -> Iterator[str]:
+    if count := counts["held_out"]:
+        yield (
+            f"{count:,} images are given several splits, as copies: each is in the last of them only, so that none is "
+            "both trained and tested on."
+        )
+    if count := counts["stays"]:
+        yield (
+            f"{count:,} images stay in the split that they are in, though the source gives them another one now: to "
+            "split anew, ingest into a new folder."
+        )
 
 
 def _read_changes(out: str, staging: str) -> _Changes:
@@ -258,17 +276,17 @@ def _update_description(
     labels = {name: Counter(split.labels) for name, split in dataset.splits.items()}
     if dataset.options.task != "regression":
         for shard, counts in changes.added:
-            labels[_read_split(shard.file)].update(counts)
+            labels[shards.read_split(shard.file)].update(counts)
         for entry in (removed["entry"] for removed in changes.removed):
             for carried in entry["copies"].values():
-                labels[_read_split(entry["shard"])].subtract(carried)
+                labels[shards.read_split(entry["shard"])].subtract(carried)
     by_split: dict[str, list[Shard]] = defaultdict(list)
     for file in sorted(present, key=lambda shard: shard.file):
-        by_split[_read_split(file.file)].append(file)
-    return Dataset(
-        dataset.options,
-        {**list_features(dataset.options.task), **dict(sorted(spool.features.items()))},
-        {
+        by_split[shards.read_split(file.file)].append(file)
+    return replace(
+        dataset,
+        features={**list_features(dataset.options.task), **dict(sorted(spool.features.items()))},
+        splits={
             name: Split(
                 sum(shard.records for shard in by_split[name]),
                 {label: count for label, count in sorted(labels[name].items()) if count},
@@ -291,10 +309,6 @@ def _update_list(path: str, entries: list[Json], source: str, spool: Spool) -> l
             earlier.pop(replaced, None)
     kept = [entry for some in earlier.values() for entry in some]
     return sorted([*kept, *entries], key=lambda entry: (entry["path"], entry["row"] or 0, json.dumps(entry)))
-
-
-def _read_split(shard: str) -> str:
-    return shard.partition("/")[0]
 
 
 def _read_lines(path: str) -> Iterator[Json]:

@@ -2,30 +2,37 @@
 
 Copies are files with the same bytes, so the same SHA-256. The first of them, by path, is written; the others are
 listed as duplicates. If their labels contradict each other, none is written: all are quarantined, and a record that was
-written earlier is removed, until their labels agree. The split follows from the hash alone.
+written earlier is removed, until their labels agree.
+
+An image stays in the split in which the dataset has it. A new one goes where its source says, and where that says
+nothing, its hash alone decides. Of copies that are given several splits, the last split counts: what is held out for
+testing is no longer trained on.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping
 
 from imagepipe.base.labels import list_names
+from imagepipe.base.splits import Draw
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine
 from imagepipe.ingest.records import HashedRow
-from imagepipe.ingest.shards import IndexEntry
+from imagepipe.ingest.shards import IndexEntry, read_split
 
 
-def decide(rows: list[HashedRow], entry: IndexEntry | None) -> tuple[HashedRow | None, list[Json]]:
+def decide(rows: list[HashedRow], entry: IndexEntry | None, draw: Draw) -> tuple[HashedRow | None, list[Json]]:
     """Decides what becomes of the copies of one image.
 
     Args:
         rows: every copy that this ingest has read, one or more.
         entry: what the dataset has of the image, if anything. A path that is read again counts with its present
             labels: a label that was corrected is a change, not a contradiction.
+        draw: from which splits images are drawn.
 
     Returns:
-        The copy to write, with the others in its ``copies``, or None; and the outcomes of all rows that are settled by
-        this: ``quarantine``, ``duplicate`` or ``already``, and what changes in the dataset: ``removed``, ``refused``,
-        ``accepted``.
+        The copy to write, with the others in its ``copies`` and its ``weights``, or None; and the outcomes of all rows
+        that are settled by this: ``quarantine``, ``duplicate`` or ``already``, what changes in the dataset:
+        ``removed``, ``refused``, ``accepted``, and ``stays``, if the source gives another split than the image has, or
+        ``held_out``, if it gives several.
     """
     rows = sorted(rows, key=lambda row: (row["path"], row["row"] or 0))
     labels = {row["path"]: row["labels"] for row in rows}
@@ -33,6 +40,7 @@ def decide(rows: list[HashedRow], entry: IndexEntry | None) -> tuple[HashedRow |
     distinct = sorted({tuple(row["labels"]) for row in rows} | {tuple(old) for old in unseen.values()})
     is_in = entry is not None and entry["shard"] is not None
     sha256 = rows[0]["sha256"]
+    notes, given = _settle_split(rows, entry, draw)
 
     if len(distinct) > 1:
         listed = list_names(["|".join(some) for some in distinct])
@@ -52,18 +60,31 @@ def decide(rows: list[HashedRow], entry: IndexEntry | None) -> tuple[HashedRow |
         (path,) = entry["copies"]
         written = next((row for row in rows if row["path"] == path), None)
         outcomes = [mark_duplicate(row["path"], row["row"], path) for row in rows if row is not written]
-        return None, [*outcomes, *([{"kind": "already"}] if written else [])]
+        return None, [*outcomes, *([{"kind": "already"}] if written else []), *notes]
 
-    outcomes = []
+    outcomes = notes
     if entry and is_in:
         outcomes.append({"kind": "removed", "entry": entry, "reason": None, "unseen": []})
     elif entry:
         outcomes.append({"kind": "accepted", "sha256": sha256})
-    return {**rows[0], "copies": [(row["path"], row["row"]) for row in rows[1:]]}, outcomes
+    kept = next((row for row in rows if row["split"] == given), rows[0])
+    others = [(row["path"], row["row"]) for row in rows if row is not kept]
+    weights = {read_split(entry["shard"]): 1} if entry and entry["shard"] else dict(draw.weigh(given))
+    return {**kept, "copies": others, "weights": weights}, outcomes
+
+
+def _settle_split(rows: list[HashedRow], entry: IndexEntry | None, draw: Draw) -> tuple[list[Json], str | None]:
+    """Returns what is to be noted of the splits that an image is given, and the one that counts, if any."""
+    given = {row["split"] for row in rows if row["split"] is not None}
+    last = max(given, key=list(draw.splits).index, default=None)
+    if entry and entry["shard"]:
+        is_elsewhere = last and read_split(entry["shard"]) not in draw.weigh(last)
+        return [{"kind": "stays"}] if is_elsewhere else [], last
+    return [{"kind": "held_out"}] if len(given) > 1 else [], last
 
 
 def choose_split(sha256: str, splits: Mapping[str, int]) -> str:
-    """Returns the split of an image, from its hash alone, so that it never changes as the dataset grows.
+    """Returns the split of an image, from its hash alone.
 
     Args:
         sha256: hex, of the file.

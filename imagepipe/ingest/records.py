@@ -29,12 +29,14 @@ class HashedRow(Row):
         copies: path and row of further rows with the same file.
         measured: width, height, format and appearance of an image that is written byte for byte, if it has been decoded
             already.
+        weights: weight by split of the draw, once that is decided; one split if it is fixed.
     """
 
     sha256: str
     size: int
     copies: list[tuple[str, int | None]]
     measured: tuple[int, int, str, appearance.Appearance] | None
+    weights: dict[str, int]
 
 
 def make_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -69,7 +71,8 @@ def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow
 
 
 def _refuse_row(row: Row, reason: str) -> HashedRow:
-    return cast(HashedRow, {**row, "reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None})
+    hashed = {"reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None, "weights": {}}
+    return cast(HashedRow, {**row, **hashed})
 
 
 def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
@@ -91,7 +94,7 @@ def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
             reason = f"can't be read: {error}"
     if reason is not None:
         return _refuse_row(row, reason)
-    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured}
+    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured, "weights": {}}
     return cast(HashedRow, {**row, **hashed})
 
 

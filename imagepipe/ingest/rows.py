@@ -5,7 +5,8 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypedDict
@@ -16,6 +17,7 @@ from imagepipe.base.features import MISSING_NUMBERS, SIZE
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
+from imagepipe.base.splits import list_split_names, resolve_split
 from imagepipe.ingest.dataset import Dataset, list_features
 
 RESERVED = frozenset(list_features("classification")) - {"label"} | {SIZE}
@@ -42,6 +44,8 @@ class Row(TypedDict):
         metadata: the path as the user wrote it, or relative to the source folder.
         labels: one label; for multilabel one or more, sorted; for regression a number's text.
         side: side features, from the further columns that aren't empty.
+        split: the split that the source gives the image; None if it gives none.
+        group: the group that it gives the image; None if it gives none.
     """
 
     path: str
@@ -50,6 +54,8 @@ class Row(TypedDict):
     metadata: str
     labels: list[str]
     side: dict[str, Side]
+    split: str | None
+    group: str | None
 
 
 def infer_type(value: Side) -> str:
@@ -91,11 +97,32 @@ def _make_feature(value: Side, type_: str) -> bytes | int | float:
 
 def reject(path: str, row: int | None, reason: str) -> Row:
     """Returns a record that can't be used."""
-    return Row(path=path, row=row, reason=reason, metadata="", labels=[], side={})
+    return Row(path=path, row=row, reason=reason, metadata="", labels=[], side={}, split=None, group=None)
 
 
-def make_row(path: str, row: int | None, metadata: str, label: object, side: dict[str, Side], task: TaskName) -> Row:
-    """Returns a row with its label read as the task wants it, or a rejected one."""
+def make_row(
+    path: str,
+    row: int | None,
+    metadata: str,
+    label: object,
+    side: dict[str, Side],
+    task: TaskName,
+    *,
+    split: object = None,
+    group: object = None,
+) -> Row:
+    """Returns a row with its label read as the task wants it, or a rejected one.
+
+    Args:
+        path: of the image.
+        row: line of the manifest.
+        metadata: the path as the user wrote it.
+        label: as the source has it.
+        side: side features.
+        task: how the label is read.
+        split: the split as the source calls it; None or blank if it gives none.
+        group: the group as the source calls it; None or blank if it gives none.
+    """
     if isinstance(label, bool | list | dict):
         return reject(path, row, "label is neither text nor a number")
     text = "" if label is None else unicodedata.normalize("NFC", str(label)).strip()  # macOS decomposes accents
@@ -108,7 +135,20 @@ def make_row(path: str, row: int | None, metadata: str, label: object, side: dic
         labels = [repr(float(text))]
     if fault := next(filter(None, map(find_fault, labels)), None):
         return reject(path, row, f"label holds {fault}: {text[:100]!r}")
-    return Row(path=path, row=row, reason=None, metadata=metadata, labels=labels, side=side)
+    return Row(
+        path=path,
+        row=row,
+        reason=None,
+        metadata=metadata,
+        labels=labels,
+        side=side,
+        split=_read_name(split),
+        group=_read_name(group),
+    )
+
+
+def _read_name(value: object) -> str | None:
+    return None if value is None else str(value).strip() or None
 
 
 def _is_number(text: str) -> bool:
@@ -121,13 +161,15 @@ class Spool:
 
     Attributes:
         rows: their number.
-        files: paths of JSON-lines files of Row.
+        files: paths of JSON-lines files of Row, whose splits are those of the dataset.
         features: name to type of every side feature, of the dataset's records too.
+        given: number of rows that the source gives a split, by what it calls the split and which that is.
     """
 
     rows: int
     files: list[str]
     features: dict[str, str]
+    given: Counter[tuple[str, str]]
 
 
 def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
@@ -145,8 +187,9 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
     columns: dict[str, _Column] = {}
     count = 0
+    given: Counter[tuple[str, str]] = Counter()
     paths: list[str] = []
-    stream = iter(rows)
+    stream = (_name_split(row, dataset.options.splits, given) for row in rows)
     while chunk := list(islice(stream, _ROWS_IN_FILE)):
         count += len(chunk)
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
@@ -170,7 +213,19 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             )
         if column.type:
             types[name] = column.type
-    return Spool(count, paths, {**types, **fixed})
+    return Spool(count, paths, {**types, **fixed}, given)
+
+
+def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str]]) -> Row:
+    """Returns a row whose split is called as the dataset calls it, and counts it; or a rejected one."""
+    if row["split"] is None:
+        return row
+    split = resolve_split(row["split"], splits)
+    if split is None:
+        names = ", ".join(list_split_names(splits))
+        return reject(row["path"], row["row"], f"split {row['split'][:100]!r} is none of {names}")
+    given[row["split"], split] += 1
+    return {**row, "split": split}
 
 
 class _Column:

@@ -53,6 +53,11 @@ class StagedShard:
     bytes: int
 
 
+def read_split(shard: str) -> str:
+    """Returns the split of a shard."""
+    return shard.partition("/")[0]
+
+
 def locate_index(shard: str) -> str:
     """Returns the path of a shard's index, both below the dataset's folder."""
     return f"index/{shard.replace('/', '-').partition('.')[0]}.jsonl"
@@ -96,7 +101,7 @@ def rewrite(
             for data in tfrecord.read_records(stored)
             if (sha256 := tfrecord.read_bytes_feature(data, "sha256")[0].decode()) not in without
         )
-        return write(staging, shard.partition("/")[0], compress, records)
+        return write(staging, read_split(shard), compress, records)
 
 
 def read_records(path: str, compress: Compression | None) -> Iterator[bytes]:

@@ -8,13 +8,27 @@ from collections.abc import Iterator
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
-from imagepipe.base.folders import list_files
+from imagepipe.base.folders import list_files, list_subfolders
 from imagepipe.base.names import TaskName
+from imagepipe.base.splits import CLASSES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
 from imagepipe.ingest.rows import Row, make_row, reject
 
 
-def read_rows(source: str, task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
+def find_splits(source: str, wanted: bool | None) -> Layout:
+    """Finds out which folders of a source are splits and which are classes, see ``splits.find_layout``.
+
+    Raises:
+        IngestError: folders that are splits are wanted, and there are none.
+    """
+    if not filesystem.is_folder(source):
+        if wanted:
+            raise IngestError(f"{source} is no folder, so no folders of it are splits: leave out --splits folders.")
+        return CLASSES
+    return find_layout(lambda folder: list_subfolders(f"{source}/{folder}".rstrip("/")), wanted)
+
+
+def read_rows(source: str, task: TaskName, passed_over: Counter[str], layout: Layout = CLASSES) -> Iterator[Row]:
     """Returns the rows of a source, in an order that depends on its content only.
 
     Args:
@@ -22,12 +36,13 @@ def read_rows(source: str, task: TaskName, passed_over: Counter[str]) -> Iterato
             is a manifest, judged by its name.
         task: how labels are read.
         passed_over: gets the files of a folder that don't count, see ``folders.list_files``.
+        layout: which of its folders are splits.
 
     Raises:
         IngestError: there is no such source, or it is of no supported kind, or its columns can't be used.
     """
     if filesystem.is_folder(source):
-        return _read_folder(source, task, passed_over)
+        return _read_folder(source, task, layout, passed_over)
     if filesystem.size(source) is None:
         raise IngestError(f"{source}: no such folder or file. Give a folder of class folders, or a manifest.")
     if not is_manifest(source):
@@ -35,12 +50,16 @@ def read_rows(source: str, task: TaskName, passed_over: Counter[str]) -> Iterato
     return read_manifest(source, task)
 
 
-def _read_folder(source: str, task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
+def _read_folder(source: str, task: TaskName, layout: Layout, passed_over: Counter[str]) -> Iterator[Row]:
     for path, reason in list_files(source, passed_over):
-        yield reject(path, None, reason) if reason else _make_folder_row(source, path, task)
-
-
-def _make_folder_row(source: str, path: str, task: TaskName) -> Row:
-    metadata = path[len(source) :].lstrip("/")
-    label = metadata.partition("/")[0] if "/" in metadata else None
-    return make_row(path, None, metadata, label, {}, task)
+        if reason:
+            yield reject(path, None, reason)
+            continue
+        metadata = path[len(source) :].lstrip("/")
+        folder, label = layout.read_path(metadata)
+        if folder in layout.unlabelled:
+            passed_over[f"without a label in {folder}, for imagepipe predict"] += 1
+        elif layout.splits and folder is None and "/" in metadata:
+            yield reject(path, None, f"in none of the folders that are splits ({', '.join(layout.splits)})")
+        else:
+            yield make_row(path, None, metadata, label, {}, task, split=folder)

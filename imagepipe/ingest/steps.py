@@ -29,6 +29,7 @@ from imagepipe.base import filesystem, progress
 from imagepipe.base.beam_options import hide_step_errors
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
+from imagepipe.base.splits import Draw
 from imagepipe.base.workers import map_in_order
 from imagepipe.ingest import policy, shards
 from imagepipe.ingest.dataset import Options
@@ -62,6 +63,7 @@ class Plan:
         buckets: number of groups in which rows are compared.
         workers: threads or processes that read and decode, of one Beam worker.
         decode: decode while hashing, see ``records.hash_rows``.
+        draw: from which splits images are drawn.
     """
 
     staging: str
@@ -70,6 +72,7 @@ class Plan:
     buckets: int
     workers: int
     decode: bool
+    draw: Draw
 
 
 class _Local:
@@ -251,10 +254,10 @@ class _Decide(_Step):
 
         kept: dict[str, list[HashedRow]] = defaultdict(list)
         for sha256 in sorted(rows):
-            row, decided = policy.decide(rows[sha256], index.get(sha256))
+            row, decided = policy.decide(rows[sha256], index.get(sha256), self.plan.draw)
             outcomes += decided
             if row is not None:
-                kept[policy.choose_split(sha256, self.plan.options.splits)].append(row)
+                kept[policy.choose_split(sha256, row["weights"])].append(row)
         write_outcomes(self.plan.staging, f"bucket-{bucket}", outcomes)
         self.count(done=sum(outcome["kind"] in ("quarantine", "duplicate", "already") for outcome in outcomes))
         for split, some in kept.items():

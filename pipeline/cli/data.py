@@ -11,9 +11,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from imagepipe.base.names import TaskName
-from pipeline.cli.shared import ERR, OUT, BeamConfigOption, JsonOption, print_table, read_beam_arguments, report_errors
+from pipeline.cli.shared import (
+    ERR,
+    OUT,
+    BeamConfigOption,
+    JsonOption,
+    print_note,
+    print_table,
+    read_beam_arguments,
+    report_errors,
+)
 
 app = typer.Typer()
+
+_SPLIT_FOLDERS = {"folders": True, "none": False}
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
@@ -24,7 +35,13 @@ def ingest(
     ],
     out: Annotated[str, typer.Option(help="The dataset's folder; images are added to a dataset that exists.")],
     task: Annotated[TaskName, typer.Option(help="What is learned, and so how labels are read.")] = "classification",
-    splits: Annotated[str, typer.Option(help="Shares of train/eval/test.")] = "80/10/10",
+    splits: Annotated[
+        str,
+        typer.Option(
+            help="Shares of train/eval/test, where the source gives no splits; 'folders': the top folders are splits; "
+            "'none': they are classes, whatever their names; or both: none,70/15/15."
+        ),
+    ] = "80/10/10",
     max_side: Annotated[
         int | None, typer.Option(help="Shrink images whose longer side has more pixels.", min=1)
     ] = None,
@@ -42,11 +59,13 @@ def ingest(
     with report_errors():
         from imagepipe.ingest.command import ingest as ingest_images
 
+        shares, split_folders = _parse_splits(splits)
         result = ingest_images(
             source,
             out,
             task=task,
-            splits=_parse_splits(splits),
+            splits=shares,
+            split_folders=split_folders,
             max_side=max_side,
             max_pixels=max_pixels,
             compress=compress,
@@ -57,6 +76,8 @@ def ingest(
         OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
     else:
         OUT.print(escape(str(result)))
+    for note in result.notes:
+        print_note(note)
     if result.overview:
         ERR.print(escape(f"A picture of the dataset: {result.overview}"))
     for warning in result.warnings:
@@ -65,11 +86,18 @@ def ingest(
         ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
 
 
-def _parse_splits(text: str) -> dict[str, int]:
-    shares = text.split("/")
-    if len(shares) != 3 or not all(share.isdigit() for share in shares) or not any(int(share) for share in shares):
-        raise typer.BadParameter("expected three whole numbers such as 80/10/10", param_hint="--splits")
-    return dict(zip(("train", "eval", "test"), map(int, shares), strict=True))
+def _parse_splits(text: str) -> tuple[dict[str, int], bool | None]:
+    """Returns the shares, and whether folders are splits; None to find that out."""
+    *words, last = text.split(",")
+    if last in _SPLIT_FOLDERS:
+        words, last = [*words, last], "80/10/10"
+    shares = last.split("/")
+    is_understood = len(words) <= 1 and set(words) <= _SPLIT_FOLDERS.keys() and all(map(str.isdecimal, shares))
+    if not is_understood or len(shares) != 3 or not any(map(int, shares)):
+        raise typer.BadParameter(
+            "expected three whole numbers such as 80/10/10, or 'folders', or 'none'", param_hint="--splits"
+        )
+    return dict(zip(("train", "eval", "test"), map(int, shares), strict=True)), _SPLIT_FOLDERS.get("".join(words))
 
 
 @app.command()

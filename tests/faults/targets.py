@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -87,7 +88,7 @@ def _in_file(suffix: str, read: Callable[[Path], object]) -> Callable[[bytes], o
 
 
 def _read_manifest(file: Path) -> object:
-    return list(sources.read_rows(str(file), "multilabel"))
+    return list(sources.read_rows(str(file), "multilabel", Counter()))
 
 
 def _read_dataset(file: Path) -> object:

@@ -2,15 +2,19 @@ import hashlib
 
 import pytest
 
+from imagepipe.base.splits import plan_draw
 from imagepipe.ingest import policy
 from imagepipe.ingest.policy import choose_split
 
 
-def row(path, label, line=None):
+def row(path, label, line=None, split=None):
     return {
         "path": path, "row": line, "reason": None, "metadata": path, "labels": [label], "side": {}, "sha256": "f0",
-        "size": 1, "copies": [],
+        "size": 1, "copies": [], "split": split,
     }  # fmt: skip
+
+
+DRAW = plan_draw({"train": 80, "eval": 10, "test": 10}, ())
 
 
 def entry(shard="train/x.tfrecord", **copies):
@@ -18,18 +22,18 @@ def entry(shard="train/x.tfrecord", **copies):
 
 
 def decide(rows, index_entry=None):
-    keep, outcomes = policy.decide(rows, index_entry)
+    keep, outcomes = policy.decide(rows, index_entry, DRAW)
     return keep and keep["path"], sorted((outcome["kind"], outcome.get("path")) for outcome in outcomes)
 
 
 def test_of_new_copies_the_first_path_is_kept_and_names_the_others():
-    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None)
+    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None, DRAW)
     assert (keep["path"], keep["row"], keep["copies"]) == ("a", 3, [("a", 7), ("b", None)])
     assert outcomes == []
 
 
 def test_copies_with_different_labels_are_all_quarantined_and_remembered():
-    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None)
+    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None, DRAW)
     assert keep is None
     assert [outcome["reason"] for outcome in outcomes[:3]] == [
         "copies of one file carry different labels: cat, dog"
@@ -44,7 +48,7 @@ def test_what_is_in_already_stays_and_its_copies_are_duplicates():
 
 
 def test_a_copy_with_another_label_takes_out_what_is_in():
-    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"))
+    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"), DRAW)
     assert keep is None
     assert [outcome["kind"] for outcome in outcomes] == ["quarantine", "removed", "refused"]
     assert outcomes[1]["unseen"] == ["a"]
@@ -82,7 +86,9 @@ def test_splits_follow_the_weights_and_the_hash_alone():
 
 def test_the_reason_why_thousands_of_copies_are_quarantined_is_short():
     """As of a placeholder image that stands for each product: in the square of their number it would take hours."""
-    _, outcomes = policy.decide([row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None)
+    _, outcomes = policy.decide(
+        [row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None, DRAW
+    )
     *quarantined, refused = outcomes
     assert len(quarantined) == len(refused["copies"]) == 20_000
     assert refused["copies"]["00007.jpg"] == ["product 00007"]

@@ -6,8 +6,8 @@ from tests.walks import walk
 # In docs/architecture.md too. All work is seen, as threads do it: Beam is imported, so that no process is forked.
 WALK = [
     "imagepipe/ingest/command.py",
-    "imagepipe/ingest/sources.py",
     "imagepipe/ingest/dataset.py",
+    "imagepipe/ingest/sources.py",
     "imagepipe/ingest/commit.py",
     "imagepipe/ingest/rows.py",
     "imagepipe/ingest/steps.py",

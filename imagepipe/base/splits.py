@@ -1,0 +1,138 @@
+"""Splits as people name them, in folders above the class folders and in manifests, and the draw between them."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from imagepipe.base.errors import IngestError
+
+TRAIN, EVAL = "train", "eval"
+
+NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": EVAL,
+    "valid": EVAL,
+    "validation": EVAL,
+    "eval": EVAL,
+    "dev": EVAL,
+    "test": "test",
+}
+"""Lower-case name to the split that it means."""
+
+_MAX_ABOVE = 3  # single folders above the split folders; a folder that links to itself would go on for ever
+
+
+def resolve_split(text: str, splits: Collection[str]) -> str | None:
+    """Returns which of a dataset's splits a name in any case means; None if it means none."""
+    if text in splits:
+        return text
+    split = NAMES.get(text.strip().lower())
+    return split if split in splits else None
+
+
+def list_split_names(splits: Collection[str]) -> list[str]:
+    """Returns all names by which a dataset's splits can be called."""
+    return list(dict.fromkeys([*splits, *(name for name, split in NAMES.items() if split in splits)]))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """From which splits an image is drawn.
+
+    Attributes:
+        splits: weight by split, for images that are given none; in order.
+        train: weight by split, for images that are given the training split; {"train": 1} if they stay there.
+    """
+
+    splits: Mapping[str, int]
+    train: Mapping[str, int]
+
+    def weigh(self, given: str | None) -> Mapping[str, int]:
+        """Returns the weight by split for an image that is given this one."""
+        if given is None:
+            return self.splits
+        return self.train if given == TRAIN else {given: 1}
+
+
+def plan_draw(splits: Mapping[str, int], given: Collection[str]) -> Draw:
+    """Plans the draw where the splits in ``given`` are given.
+
+    The gate needs eval, so where only train is given, or train and test, the splits that are not given are drawn from
+    train by their weights. Where eval is given, train stays unchanged.
+    """
+    weights = {name: weight for name, weight in splits.items() if name == TRAIN or name not in given}
+    is_drawn = TRAIN in given and EVAL in weights and sum(weights.values()) > 0
+    return Draw(splits, weights if is_drawn else {TRAIN: 1})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which folders of a source are splits and which are classes.
+
+    Attributes:
+        root: the folder, relative to the source and ended by a slash, that holds the split folders; empty if the
+            source itself does.
+        splits: name of each split folder to what it means; empty if the folders of the source are classes.
+        unlabelled: split folders without class folders, whose images have no labels.
+        doubt: other folders beside the split-like ones, for which all of them were taken for classes.
+    """
+
+    root: str = ""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: frozenset[str] = frozenset()
+    doubt: tuple[str, ...] = ()
+
+    def read_path(self, path: str) -> tuple[str | None, str | None]:
+        """Returns the split folder and the label that a path relative to the source has; None where it has none."""
+        if not self.splits:
+            folder, slash, _ = path.partition("/")
+            return None, folder if slash else None
+        if not path.startswith(self.root):
+            return None, None
+        folder, _, rest = path[len(self.root) :].partition("/")
+        if folder not in self.splits:
+            return None, None
+        label, slash, _ = rest.partition("/")
+        return folder, label if slash else None
+
+
+CLASSES = Layout()
+"""The folders of a source are classes."""
+
+
+def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -> Layout:
+    """Finds out whether the top folders of a source are splits.
+
+    By default they are where all of them have the names of splits and one holds folders in turn, which are the classes.
+    They may lie in a single folder of the source, as archives unpack.
+
+    Args:
+        list_folders: returns the names of the folders in a folder that is given relative to the source, ended by a
+            slash or empty.
+        wanted: True if they must be splits, False if they are classes whatever they are called, None to find out.
+
+    Raises:
+        IngestError: they are wanted, and there are none.
+    """
+    if wanted is False:
+        return CLASSES
+    root, folders = "", list_folders("")
+    for _ in range(_MAX_ABOVE):
+        if len(folders) != 1 or folders[0].lower() in NAMES:
+            break
+        root = f"{root}{folders[0]}/"
+        folders = list_folders(root)
+    named = {folder: NAMES[folder.lower()] for folder in folders if folder.lower() in NAMES}
+    unlabelled = frozenset(folder for folder in named if not list_folders(f"{root}{folder}/"))
+    others = tuple(folder for folder in folders if folder not in named)
+    if len(unlabelled) == len(named):
+        if wanted:
+            raise IngestError(
+                "No top folder is called as a split is (train, val, test, …) and holds class folders, though they were "
+                "to be splits by --splits folders, or were when this source was read before. If they are classes, give "
+                "--splits none."
+            )
+        return CLASSES
+    if others and not wanted:
+        return Layout(doubt=others) if not root else CLASSES
+    return Layout(root, named, unlabelled)
