@@ -277,11 +277,11 @@ def list_subfolders(folder: str) -> list[str]:
             return sorted(entry.name for entry in entries if _is_folder(entry))
         return []
     try:
-        with _plain_errors(folder):
-            listed = _connect(folder).ls(folder, detail=True)
+        with plain_errors(folder):
+            listed = connect(folder).ls(folder, detail=True)
     except FileNotFoundError:
         return []
-    root = _key(folder)
+    root = find_key(folder)
     paths = [str(entry["name"]).rstrip("/") for entry in listed if entry["type"] == "directory"]
     return sorted(path[len(root) + 1 :] for path in paths if path != root)
 
