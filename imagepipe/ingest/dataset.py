@@ -218,8 +218,8 @@ def prepare(folder: str, options: Options) -> Dataset:
 def recall_split_folders(folder: str, source: str) -> bool | None:
     """Returns whether a source's top folders are splits, as it was read before; None if that is to be found out."""
     dataset = read_unchecked(folder)
-    known = dataset.sources.get(source) if dataset else None
-    return known.split_folders if known else None
+    recorded = dataset.sources.get(source) if dataset else None
+    return recorded.split_folders if recorded else None
 
 
 def remember(dataset: Dataset, name: str, source: Source, given: Iterable[str]) -> Dataset:
