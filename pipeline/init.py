@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.ingest import dataset
+from pipeline.columns import find_unsuitable_columns
 from pipeline.config import find_side_problems
 from pipeline.config_schema import SCHEMA_FILE, render_json_schema
 from trainer.pretrained import is_imagenet_available
@@ -85,7 +86,7 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
 
     Raises:
         ConfigError: if ``out`` exists.
-        IngestError: if there is no dataset.
+        IngestError: if there is no dataset, or it is damaged.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
@@ -93,6 +94,7 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
     task = description.options.task
     side = {name: kind for name, kind in description.features.items() if name not in dataset.list_features(task)}
     problems = find_side_problems(list(side))
+    problems |= find_unsuitable_columns(str(dataset_dir), description, [name for name in side if name not in problems])
     is_reachable = is_imagenet_available()
     text = _TEMPLATE.format(
         schema=SCHEMA_FILE,
@@ -127,7 +129,7 @@ def _render_side_features(side: dict[str, str]) -> str:
     categorical = [name for name, kind in side.items() if kind == "bytes"]
     return (
         "  features:             # columns of the manifest that enter the network next to the image;\n"
-        "                        # remove those that give away the label, or are unknown when the model is asked\n"
+        "                        # remove those that are unknown when the model is asked\n"
         f"    numeric: {json.dumps(numeric, ensure_ascii=False)}\n"
         f"    categorical: {json.dumps(categorical, ensure_ascii=False)}\n"
     )
