@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
+from imagepipe.base.splits import NAMES
 
 _FAULT = re.compile("(?P<bytes>[\ud800-\udfff\ufffd])|(?P<control>[\x00-\x1f\x7f-\x9f])|(?P<separator>[\u2028\u2029])")
 _FAULTS = {
@@ -20,9 +21,6 @@ _FAULTS = {
     "separator": "a line separator",
 }
 _FILE_NAME = re.compile(r"[/\\]|\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)$", re.IGNORECASE)
-_SPLIT_NAMES = frozenset(
-    {"train", "training", "val", "valid", "validation", "eval", "evaluation", "dev", "test", "testing", "holdout"}
-)
 _MAX_LISTED = 10
 _MIN_SIMILARITY = 0.5  # that of 7 and 007
 _MIN_IDS = 50  # fewer labels with a single image can each be named
@@ -116,7 +114,7 @@ def list_label_warnings(images: int, counts_by_split: Iterable[Mapping[str, int]
     if not counts:
         return []
     labels = sorted(counts)
-    splits = [label for label in labels if label.casefold() in _SPLIT_NAMES]
+    splits = [label for label in labels if label.lower() in NAMES]
     files = [label for label in labels if _FILE_NAME.search(label)]
     warnings = []
     if len(splits) > 1 or splits == labels:

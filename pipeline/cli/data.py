@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
@@ -21,6 +21,9 @@ from pipeline.cli.shared import (
     read_beam_arguments,
     report_errors,
 )
+
+if TYPE_CHECKING:
+    from imagepipe.ingest.outcomes import IngestResult
 
 app = typer.Typer()
 
@@ -76,6 +79,11 @@ def ingest(
         OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
     else:
         OUT.print(escape(str(result)))
+    print_ingested(result, out)
+
+
+def print_ingested(result: "IngestResult", out: str) -> None:
+    """Prints to stderr what to look at after an ingest into ``out``."""
     for note in result.notes:
         print_note(note)
     if result.overview:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from pipeline import logs
 from pipeline.cli import app
 from pipeline.runs.summary import Summary, write_summary
+from tests.conftest import make_digit_images
 
 runner = CliRunner()
 
@@ -22,7 +23,20 @@ def test_help_needs_nothing_heavy():
 
 @pytest.mark.parametrize(
     "command",
-    ["ingest", "init", "run", "runs", "predict", "requests", "clean", "batch-predict", "serve", "export", "demo"],
+    [
+        "ingest",
+        "init",
+        "run",
+        "runs",
+        "predict",
+        "requests",
+        "clean",
+        "batch-predict",
+        "serve",
+        "export",
+        "demo",
+        "train",
+    ],
 )
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])
@@ -57,6 +71,36 @@ def test_an_ingest_of_nothing_ends_with_status_1_and_the_remedy(tmp_path):
     result = runner.invoke(app, ["ingest", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "Put those of each class into a folder of its own" in result.output
+
+
+def test_train_goes_from_ingest_to_init_to_run_and_keeps_what_is_there(tmp_path):
+    for number, (label, png) in enumerate(make_digit_images(30)):
+        path = tmp_path / "photos" / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+    # A column that the run refuses before it loads TFX: all that comes before has been done by then.
+    command = ["train", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--set", "data.features.numeric=[x]"]
+    first = runner.invoke(app, command)
+    assert "30 records in = 30 written (30 new" in first.stdout
+    assert (tmp_path / "out/dataset/overview.png").exists()
+    config = tmp_path / "out/pipeline.yaml"
+    assert "data.features.numeric: no record" in first.output
+    assert first.exit_code == 2
+    config.write_text(config.read_text() + "# edited\n")
+    second = runner.invoke(app, command)
+    assert "30 records in = 30 written (0 new" in second.stdout
+    assert "It was there, and is kept." in second.stderr
+    assert config.read_text().endswith("# edited\n")
+
+
+@pytest.mark.parametrize("out", ["work [1]", "gs://bucket/x"])
+def test_train_refuses_a_folder_that_no_run_can_use_before_it_reads_any_image(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos/a").mkdir(parents=True)
+    (tmp_path / "photos/a/1.jpg").write_bytes(b"x")
+    result = runner.invoke(app, ["train", "photos", "--out", out])
+    assert result.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @pytest.mark.parametrize("command", ["serve", "dashboard"])
