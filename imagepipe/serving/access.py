@@ -150,7 +150,8 @@ class Guard:
                 allow_headers=("Authorization", "Inference-Header-Content-Length"),
                 expose_headers=("Retry-After", "WWW-Authenticate"),
             )
-        own = [*_OWN_NAMES, host, *(str(address) for address in _find_addresses(host))]
+        addresses = _find_addresses(host)
+        own = [*_OWN_NAMES, host, *(f"[{x}]" if x.version == 6 else str(x) for x in addresses)]
         hosts = [*own, *access.hosts] if access.hosts or is_loopback(host) else ["*"]
         self._guarded = TrustedHostMiddleware(guarded, hosts, www_redirect=False)
 

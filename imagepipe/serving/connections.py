@@ -6,6 +6,7 @@ accepts headers of any number and length, and a client that reads no answer is w
 
 import asyncio
 import resource
+import socket
 from collections.abc import Iterable
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -13,6 +14,7 @@ from weakref import WeakKeyDictionary
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from imagepipe.base.errors import ModelError
 from imagepipe.serving.limits import (
     MAX_ANSWERS_BYTES,
     MAX_BODY_SECONDS,
@@ -37,6 +39,33 @@ _SECONDS: dict[_Debt, float] = {
 
 # Of each server: connections whose client owes something, the longest first.
 _waiting: WeakKeyDictionary[ServerState, dict["Connection", None]] = WeakKeyDictionary()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listens for connections, at an address of IPv4 or IPv6; ``::`` stands for all addresses of both.
+
+    Args:
+        host: an address, or a name; of its addresses one of IPv4 is taken, if it has any.
+        port: the port; 0 for any that is free.
+
+    Raises:
+        ModelError: if it can't.
+    """
+    try:
+        addresses = {family: address[0] for family, _, _, _, address in socket.getaddrinfo(host or None, port)}
+        family = socket.AF_INET if socket.AF_INET in addresses else socket.AF_INET6
+        is_dual = addresses.get(socket.AF_INET6) == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=is_dual)
+    except (OSError, UnicodeError) as error:  # the second one of a name that is too long
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"can't listen on {format_address(host, port)}: {reason}. Give another --host or --port."
+        ) from error
+
+
+def format_address(host: str, port: int) -> str:
+    """Returns an address as URLs have it: one of IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def allow_connections() -> None:

@@ -35,7 +35,6 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, count_pixels
 from imagepipe.base.process import end_with_parent
 from imagepipe.deploy.kserve_library import (
@@ -49,7 +48,7 @@ from imagepipe.deploy.kserve_library import (
 from imagepipe.serving import openapi, protocols, uploads
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
-from imagepipe.serving.connections import Connection, allow_connections
+from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS, MAX_WAITING
 from imagepipe.serving.middleware import AccessLog
@@ -336,7 +335,7 @@ def serve(
     allow_connections()
     served.follow()
     fields = {"host": address, "port": port}
-    _log.info("listening on %s://%s:%d", access.scheme, address, port, extra={"fields": fields})
+    _log.info("listening on %s://%s", access.scheme, format_address(address, port), extra={"fields": fields})
     server.run([listening])
 
 
@@ -354,11 +353,7 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
     Raises:
         ModelError: if it can't listen there, or there is no model that can be served.
     """
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise ModelError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
-    with listening:
+    with listen(host, port) as listening:
         configure_logging()
         for limit_threads in (
             tf.config.threading.set_intra_op_parallelism_threads,

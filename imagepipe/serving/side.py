@@ -3,13 +3,13 @@
 import json
 import re
 
+from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.serving.types import RequestError, Value
 
 # No underscores, names of infinity and blanks, as Python's own would take; and in linear time. pandas writes a column
 # of whole numbers as 100.0 if one of them is missing.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}(\.0{0,9})?")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
-_MISSING = frozenset({"", "na", "n/a", "nan", "null"})
 
 
 def convert_value(name: str, value: object, type_: str) -> Value:
@@ -30,7 +30,7 @@ def convert_value(name: str, value: object, type_: str) -> Value:
     if type_ == "string":
         return text
     text = text.strip()
-    if text.lower() in _MISSING:
+    if text in MISSING_NUMBERS:
         raise RequestError("missing_feature", f"{name!a} is missing, and the model needs a number there")
     pattern, convert, kind = (_INTEGER, _to_int, "a whole number") if type_ == "int64" else (_NUMBER, float, "a number")
     if not pattern.fullmatch(text):

@@ -19,6 +19,7 @@ from pipeline.cli.shared import (
     AllowOriginOption,
     CertificateOption,
     DeployConfigOption,
+    HostOption,
     JsonOption,
     KeyOption,
     ModelArgument,
@@ -166,7 +167,7 @@ def serve(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default the folder's.")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[
         int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
     ] = 8080,

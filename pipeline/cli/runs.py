@@ -18,6 +18,7 @@ from pipeline.cli.shared import (
     AllowOriginOption,
     CertificateOption,
     ConfigArgument,
+    HostOption,
     JsonOption,
     KeyOption,
     SetOption,
@@ -210,7 +211,7 @@ def report(
 @app.command()
 def dashboard(
     workdir: Annotated[Path, typer.Argument(help="The folder with the runs.")] = Path(),
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8090,
     out: Annotated[
         Path | None,

@@ -57,6 +57,9 @@ CertificateOption = Annotated[
 KeyOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The certificate's private key; by default in the same file.")
 ]
+HostOption = Annotated[
+    str, typer.Option(help="The address to listen on; 0.0.0.0 for all of this machine's, :: for those of IPv6 too.")
+]
 AllowHostOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -219,6 +219,21 @@ def test_risks_are_told_in_a_line_each(tmp_path):
     assert f"{file} can be read by every user" in risk
 
 
+def test_what_holds_for_addresses_of_ipv4_holds_for_those_of_ipv6():
+    assert list_risks(EVERYBODY, "::1", None) == []
+    for host in ("::", "2001:db8::1"):
+        (risk,) = list_risks(EVERYBODY, host, None)
+        assert risk == f"everybody who reaches {host} is answered: there is no --token-file"
+    names = ("[::1]:8080", "[2001:db8::1]:8080", "[2001:db8::1]", "[2001:db8::2]:8080", "models.example", "x.example")
+    for host, access, answered in (
+        ("::1", EVERYBODY, [True, False, False, False, False, False]),
+        ("2001:db8::1", Access(hosts=["models.example"]), [True, True, True, False, True, False]),
+        ("::", EVERYBODY, [True] * 6),
+    ):
+        asked = client(access, host)
+        assert [asked.get("/v1/models", headers={"Host": name}).status_code == 200 for name in names] == answered
+
+
 def test_a_certificate_that_does_not_fit_its_key_is_refused(certificates, tmp_path):
     own, key = certificates / "own.pem", certificates / "own.key"
     encrypted = tmp_path / "encrypted.key"

@@ -1,6 +1,7 @@
 """Connections of clients that are slow, idle, many or excessive: over loopback, to a server with small limits."""
 
 import asyncio
+import re
 import resource
 import socket
 import threading
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 import uvicorn
 
+from imagepipe.base.errors import ModelError
 from imagepipe.serving import connections
 from imagepipe.serving.connections import Connection
 
@@ -218,3 +220,30 @@ def test_the_limit_of_open_files_is_raised_as_far_as_needed(monkeypatch):
         connections.allow_connections()
     needed = connections.MAX_CONNECTIONS + connections._OTHER_FILES
     assert limits == [(2048, 2048), (needed, 10**6), (needed, resource.RLIM_INFINITY)]
+
+
+@pytest.mark.parametrize(
+    ("host", "reached", "url"),
+    [
+        ("127.0.0.1", ["127.0.0.1"], "127.0.0.1:"),
+        ("localhost", ["127.0.0.1"], "127.0.0.1:"),
+        ("::1", ["::1"], "[::1]:"),
+        ("::", ["::1", "127.0.0.1"], "[::]:"),
+        ("0.0.0.0", ["127.0.0.1"], "0.0.0.0:"),  # noqa: S104 (closed at once)
+    ],
+)
+def test_addresses_of_both_kinds_are_listened_on(host, reached, url):
+    with connections.listen(host, 0) as listening:
+        address, port = listening.getsockname()[:2]
+        assert connections.format_address(address, port) == f"{url}{port}"
+        for other in reached:
+            socket.create_connection((other, port), 5).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [("192.0.2.1", "192.0.2.1:0: "), ("2001:db8::1", "[2001:db8::1]:0: "), ("a" * 64, ":0: "), ("[::1]", ":0: ")],
+)
+def test_an_address_that_can_not_be_listened_on_is_named(host, words):
+    with pytest.raises(ModelError, match=f"can't listen on .*{re.escape(words)}.* Give another --host or --port"):
+        connections.listen(host, 0)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from tests.serving.conftest import save_brightness
 from tests.serving.test_server import PREDICT, b64, gray, instance
@@ -153,6 +156,24 @@ def test_sigterm_finishes_pending_requests_and_refuses_new_ones(tmp_path):
         for future in asked:
             assert [row["label"] for row in future.result().json()["predictions"]] == ["light"] * 64
         assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_readmes_curl_line_is_answered_for_a_large_photo_at_addresses_of_both_kinds(model, tmp_path):
+    (tmp_path / "flowers").mkdir()
+    (tmp_path / "flowers" / "7").symlink_to(model)
+    pixels = np.random.default_rng(0).integers(0, 255, (2000, 3000, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    assert (tmp_path / "photo.jpg").stat().st_size > 2**21
+    (line,) = [line for line in Path("README.md").read_text().splitlines() if line.startswith("curl ")]
+    with serving(tmp_path / "flowers", "--host", "::") as (_, url):
+        port = url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            assert "127.0.0.1:8080" in line
+            command = shlex.split(line.replace("127.0.0.1:8080", f"{host}:{port}"))
+            done = subprocess.run([*command, "-sg"], cwd=tmp_path, capture_output=True, check=True)  # noqa: S603
+            assert json.loads(done.stdout)["predictions"][0]["label"] in ("dark", "light")
+    (announced,) = [entry["message"] for entry in lines(str(tmp_path / "log")) if entry["message"].startswith("listen")]
+    assert announced == f"listening on http://[::]:{port}"
 
 
 @pytest.mark.parametrize(

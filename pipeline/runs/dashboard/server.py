@@ -3,7 +3,6 @@
 import html
 import re
 import shutil
-import socket
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from imagepipe.base.errors import ModelError
 from imagepipe.serving.access import EVERYBODY, Access, Guard
-from imagepipe.serving.connections import Connection, allow_connections
+from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from pipeline.runs.dashboard import data, pages
 from pipeline.workdir import Workdir
 
@@ -84,13 +83,8 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
     Raises:
         ModelError: if it can't listen there.
     """
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise ModelError(f"can't listen on {host}:{port}: {error.strerror or error}. Give another --port.") from error
-    with listening:
-        address, port = listening.getsockname()[:2]
-        announce(f"{access.scheme}://{address}:{port}")
+    with listen(host, port) as listening:
+        announce(f"{access.scheme}://{format_address(*listening.getsockname()[:2])}")
         app = make_app(Workdir(root), access, host)
         config = uvicorn.Config(
             app,
