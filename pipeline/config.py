@@ -63,6 +63,12 @@ class FeaturesConfig(Section):
     metadata: Column = Field(
         "metadata", description="Feature with the caller's id of the image, which every prediction returns."
     )
+    group: Column | None = Field(
+        None,
+        description="Feature with the group that an image belongs to, such as the patient: text or a whole number. "
+        "Intervals and paired tests count groups, and splitting keeps each in one split. By default group, where "
+        "`imagepipe ingest --group` wrote it.",
+    )
     numeric: tuple[Column, ...] = Field(
         (), description="Features with a number that enter the network next to the image."
     )
@@ -72,7 +78,8 @@ class FeaturesConfig(Section):
 
     @model_validator(mode="after")
     def _check_roles(self) -> "FeaturesConfig":
-        names = [self.input, self.label, self.metadata, *self.numeric, *self.categorical]
+        groups = [self.group] if self.group else []
+        names = [self.input, self.label, self.metadata, *groups, *self.numeric, *self.categorical]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(duplicates)}: a feature has one role")
         if (count := len(self.numeric) + len(self.categorical)) > MAX_SIDE_FEATURES:
@@ -83,7 +90,7 @@ class FeaturesConfig(Section):
 
     def make_features(self) -> Features:
         """Returns the same names as the type that the other packages take."""
-        return Features(**self.model_dump())
+        return Features(**self.model_dump(exclude_none=True))
 
 
 class DataConfig(Section):
@@ -173,10 +180,9 @@ class EvaluationConfig(Section):
         "buckets of the images' size are always among them. Others, and those of rules, may have up to 200 values; "
         "DataCheck stops a run with more before anything is trained.",
     )
-    intervals: Literal["jackknife", "bootstrap", "none"] = Field(
+    intervals: Literal["jackknife", "none"] = Field(
         "jackknife",
-        description="TFMA's method for the metrics' 95 % confidence intervals. jackknife takes about 20 s more; "
-        "bootstrap takes 20 times as long as the metrics.",
+        description="Method for the metrics' 95 % confidence intervals.",
     )
     top_k: Annotated[int, Field(ge=2)] = Field(
         5,

@@ -16,17 +16,13 @@ from components.evaluator.metric_names import (
     name_paired_test,
 )
 from components.evaluator.tfma_curves import ClassCurves
+from components.evaluator.tfma_group_count import GroupCount
 from components.evaluator.tfma_label_metrics import LabelDetails, LabelScore
 from components.evaluator.tfma_paired_tests import MarginTest, McNemar, PairedTest
 from imagepipe.base.features import SIZE, TARGET, Features
 from imagepipe.base.metrics import CHAMPION_METRIC, METRICS, TOP_K_METRIC
 from imagepipe.base.names import TaskName
 from pipeline.config import EvaluationConfig, RuleConfig
-
-_INTERVALS = {
-    "jackknife": config_pb2.ConfidenceIntervalOptions.JACKKNIFE,
-    "bootstrap": config_pb2.ConfidenceIntervalOptions.POISSON_BOOTSTRAP,
-}
 
 
 def build_eval_config(task: TaskName, config: EvaluationConfig, features: Features) -> config_pb2.EvalConfig:
@@ -59,6 +55,7 @@ def build_eval_config(task: TaskName, config: EvaluationConfig, features: Featur
             config_pb2.MetricsSpec(
                 metrics=[
                     config_pb2.MetricConfig(class_name="ExampleCount"),
+                    _build_custom_metric(GroupCount, group_feature=features.group),
                     *(_build_metric(name, task, config, features) for name in METRICS[task]),
                     *_build_paired_tests(task, config, features),
                     *_build_details(task, features),
@@ -66,9 +63,9 @@ def build_eval_config(task: TaskName, config: EvaluationConfig, features: Featur
             )
         ],
     )
-    if config.intervals != "none":
+    if config.intervals == "jackknife":
         eval_config.options.compute_confidence_intervals.value = True
-        eval_config.options.confidence_intervals.method = _INTERVALS[config.intervals]
+        eval_config.options.confidence_intervals.method = config_pb2.ConfidenceIntervalOptions.JACKKNIFE
     return eval_config
 
 
@@ -139,12 +136,13 @@ def _build_paired_tests(
     task: TaskName, config: EvaluationConfig, features: Features
 ) -> Iterator[config_pb2.MetricConfig]:
     """Yields McNemar's test for all classifications; for rules with a test, the test, and one for each margin."""
+    group_options = {"group_feature": features.group}
     if task == "classification":
-        yield _build_custom_metric(McNemar)
+        yield _build_custom_metric(McNemar, **group_options)
     label_options = {"label_feature": features.label} if task == "multilabel" else {}
     tested = [rule for rule in config.rules if rule.significance is not None]
     for name in sorted({rule.metric for rule in tested}):
-        options = {"metric": name} | label_options
+        options = {"metric": name} | group_options | label_options
         if task != "classification":
             yield _build_custom_metric(PairedTest, name=name_paired_test(name), **options)
         rules = [rule for rule in tested if rule.metric == name]

@@ -133,6 +133,7 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
         evaluation = read_evaluation(folder)
     summary.metrics = run_metrics.collect_candidate_metrics(evaluation.whole)
     summary.intervals = {name: value.interval for name, value in evaluation.whole.metrics.items() if value.interval}
+    summary.groups = evaluation.whole.counted
     summary.champion_metrics = run_metrics.collect_champion_metrics(evaluation.whole)
     summary.metrics_by_class = run_metrics.collect_metrics_by_class(evaluation, label)
     summary.rules = evaluation.rules

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.evaluator.groups import MAX_GROUPS
+
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Names of the models."""
 
@@ -51,10 +53,7 @@ class RuleOutcome:
 class MetricValue:
     """A metric's value, None if it is not a number; the ends of its 95 % confidence interval, None if it has none.
 
-    It has none either if the interval would have no width.
-
-    The value is TFMA's. So are the ends, clipped to the metric's range: TFMA takes Student's t, which has no bounds,
-    and would say of an accuracy near 1 that it may be 1.01.
+    The value is TFMA's; for the ends see ``components.evaluator.intervals``.
     """
 
     value: float | None
@@ -66,7 +65,7 @@ MetricValues = dict[str, MetricValue]
 
 @dataclass(frozen=True)
 class McNemarResult:
-    """McNemar's test of two classifiers, see ``significance.PairedCounts``: images that only one has right, and p."""
+    """McNemar's test of two classifiers: images that only one has right, and p; see ``significance.PairedCounts``."""
 
     only_candidate: int
     only_champion: int
@@ -85,6 +84,8 @@ class Slice:
         differences: the candidate's values minus the champion's; empty if there is no champion.
         mcnemar: McNemar's test; None unless the task is a classification and there is a champion.
         p_values: of the paired tests, by metric; None for a p that is not a number.
+        groups: number of groups of images; any number above ``groups.MAX_GROUPS`` for more than that.
+        ungrouped: number of images that have no group.
     """
 
     columns: dict[str, str]
@@ -94,6 +95,16 @@ class Slice:
     differences: MetricValues
     mcnemar: McNemarResult | None
     p_values: dict[str, float | None] = field(default_factory=dict)
+    groups: int = 0
+    ungrouped: int = 0
+
+    @property
+    def counted(self) -> str:
+        """The groups that intervals and paired tests count, such as ``40 groups``; '' if they count images."""
+        if not self.groups:
+            return ""
+        number = f"more than {MAX_GROUPS:,} groups" if self.groups > MAX_GROUPS else f"{self.groups} groups"
+        return number + (f" and {self.ungrouped} images without a group" if self.ungrouped else "")
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,17 @@ from components.evaluator.evaluation import (
     Slice,
 )
 from components.evaluator.gate_rules import SliceKey, read_outcomes
+from components.evaluator.intervals import compute_interval
 from components.evaluator.metric_names import (
     CONFIDENCE,
     CONFUSION_MATRIX,
     EXAMPLE_COUNT,
+    GROUP_COUNT,
     LABEL_DETAILS,
     MCNEMAR,
     ONLY_CANDIDATE,
     ONLY_CHAMPION,
+    UNGROUPED_COUNT,
     parse_paired_test,
 )
 from imagepipe.base.metrics import METRICS_BY_NAME
@@ -78,35 +81,36 @@ def _read_slice(key: SliceKey, values: Any) -> Slice:
     return Slice(
         columns={c: v.decode(errors="replace") if isinstance(v, bytes) else str(v) for c, v in key},
         count=int(metrics[EXAMPLE_COUNT].value or 0),
-        metrics=_drop_count(metrics),
-        champion_metrics=_drop_count(champion_metrics) if champion_metrics else None,
-        differences=_drop_count(differences),
+        metrics=_drop_counts(metrics),
+        champion_metrics=_drop_counts(champion_metrics) if champion_metrics else None,
+        differences=_drop_counts(differences),
         mcnemar=mcnemar,
         p_values=p_values,
+        groups=int(metrics[GROUP_COUNT].value or 0),
+        ungrouped=int(metrics[UNGROUPED_COUNT].value or 0),
     )
 
 
 def _read_value(kv: Any) -> MetricValue:
-    ends = kv.confidence_interval.lower_bound.double_value.value, kv.confidence_interval.upper_bound.double_value.value
-    value = kv.value.double_value.value
-    has_interval = kv.HasField("confidence_interval") and all(map(math.isfinite, ends))
-    low, high = _clip_interval(kv.key.name, kv.key.is_diff, *ends) if has_interval else (0.0, 0.0)
-    # An interval has no width where all images have the same score, such as a single one: that is no certainty.
-    return MetricValue(value if math.isfinite(value) else None, (low, high) if low < high else None)
+    value, stored = kv.value.double_value.value, kv.confidence_interval
+    interval = None
+    if kv.HasField("confidence_interval"):
+        error, degrees = stored.standard_error.double_value.value, stored.degrees_of_freedom.value
+        interval = compute_interval(value, error, degrees, *_get_range(kv.key.name, kv.key.is_diff))
+    return MetricValue(value if math.isfinite(value) else None, interval)
 
 
-def _clip_interval(name: str, is_difference: bool, low: float, high: float) -> tuple[float, float]:
-    """Clips an interval to the range of a metric, or of the difference of two of its values."""
-    lowest, highest = -math.inf, math.inf
-    if name in METRICS_BY_NAME:
-        lowest, highest = METRICS_BY_NAME[name].lowest, METRICS_BY_NAME[name].highest
-    if is_difference:
-        lowest, highest = lowest - highest, highest - lowest
-    return min(max(low, lowest), highest), max(min(high, highest), lowest)
+def _get_range(name: str, is_difference: bool) -> tuple[float, float]:
+    """Returns the minimum and maximum of a metric, or of the difference of two of its values."""
+    if name not in METRICS_BY_NAME:
+        return -math.inf, math.inf
+    lowest, highest = METRICS_BY_NAME[name].lowest, METRICS_BY_NAME[name].highest
+    return (lowest - highest, highest - lowest) if is_difference else (lowest, highest)
 
 
-def _drop_count(metrics: MetricValues) -> MetricValues:
-    return {name: value for name, value in sorted(metrics.items()) if name != EXAMPLE_COUNT}
+def _drop_counts(metrics: MetricValues) -> MetricValues:
+    counts = (EXAMPLE_COUNT, GROUP_COUNT, UNGROUPED_COUNT)
+    return {name: value for name, value in sorted(metrics.items()) if name not in counts}
 
 
 def _read_confusion(details: Mapping[str, Any]) -> dict[tuple[int, int], int]:

@@ -20,6 +20,8 @@ from tfx_bsl.coders import batch_util
 from components.evaluator.evaluation_reader import read_evaluation
 from components.evaluator.gate_rules import DEMANDED
 from components.evaluator.metric_names import TOP_K
+from components.evaluator.tfma_group_count import GroupCount
+from components.evaluator.tfma_jackknife import count_groups
 from imagepipe.base import filesystem
 from imagepipe.base.features import SIZE
 from imagepipe.deploy.saved_model import read_labels
@@ -58,11 +60,17 @@ class Executor(executor.Executor):
             _EVAL_CONFIG: proto_utils.proto_to_json(measured),
             _EXTRACTORS: f"{__name__}.{build_extractors.__name__}",
         }
-        with _fix_batch_size(_BATCH_SIZE):
+        with _fix_batch_size(_BATCH_SIZE), count_groups(_find_group_feature(measured)):
             super().Do(input_dict, output_dict, exec_properties | changed)
         filesystem.write_whole(f"{folder}/{DEMANDED}", proto_utils.proto_to_json(demanded).encode())
         blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])
         _write_verdict(blessing, read_evaluation(folder).refusals)
+
+
+def _find_group_feature(config: config_pb2.EvalConfig) -> str:
+    metrics = [metric for specs in config.metrics_specs for metric in specs.metrics]
+    (count,) = [metric for metric in metrics if metric.class_name == GroupCount.__name__]
+    return json.loads(count.config)["group_feature"]
 
 
 def _write_verdict(blessing: types.Artifact, refusals: Sequence[str]) -> None:

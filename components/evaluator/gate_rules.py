@@ -120,7 +120,8 @@ def _judge(
         because = f"{subject} is not known: the eval split has no such image"
     else:
         shown = "not a number" if value.value is None else f"{value.value:.4f}"
-        because = f"{subject} is {shown}, {_explain(demand, champion.value, difference.value, p, verdict)}"
+        chance = None if p is None else f"p is {p:.2g}{part.counted and f' over {part.counted}'}"
+        because = f"{subject} is {shown}, {_explain(demand, champion.value, difference.value, chance, verdict)}"
     return RuleOutcome(
         metric=demand.metric,
         slice=columns,
@@ -140,9 +141,9 @@ def _judge(
 
 
 def _explain(
-    demand: _Demand, champion: float | None, difference: float | None, p: float | None, verdict: Verdict
+    demand: _Demand, champion: float | None, difference: float | None, chance: str | None, verdict: Verdict
 ) -> str:
-    """Compares a value with what is demanded of it, as text."""
+    """Compares a value with what is demanded of it, as text; ``chance`` is the result of a paired test."""
     if demand.kind != "not_worse_than_champion":
         side = "below" if demand.kind == "min" else "above"
         return f"{'' if verdict == 'refused' else 'not '}{side} the threshold of {demand.bound:g}"
@@ -150,8 +151,8 @@ def _explain(
     side = "above" if demand.lower_is_better else "below"
     comparison = f"than {margin} {side} the champion's {champion or 0:.4f}"
     if verdict == "refused":
-        return f"more {comparison}" + ("" if p is None else f", and not by chance: p is {p:.2g}")
+        return f"more {comparison}" + (f", and not by chance: {chance}" if chance else "")
     behind = (difference or 0) if demand.lower_is_better else -(difference or 0)
-    if p is not None and behind > demand.bound * ((champion or 0) if demand.relative else 1):
-        return f"more {comparison}, which may be chance: p is {p:.2g}, not below {demand.significance:g}"
+    if chance and behind > demand.bound * ((champion or 0) if demand.relative else 1):
+        return f"more {comparison}, which may be chance: {chance}, not below {demand.significance:g}"
     return f"not more {comparison}"

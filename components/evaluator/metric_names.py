@@ -7,6 +7,10 @@ compares, and by which margin.
 EXAMPLE_COUNT = "example_count"
 """Number of images of a slice; TFMA's name."""
 
+GROUP_COUNT, UNGROUPED_COUNT = "group_count", "ungrouped_count"
+"""Number of groups of a slice, or a greater one than ``components.evaluator.groups.MAX_GROUPS`` for more than these;
+number of its images that have no group."""
+
 TOP_K = "k"
 """TFMA's option of a metric of the k most probable classes. With no more classes than that it is always 1."""
 

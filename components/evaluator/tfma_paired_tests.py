@@ -6,7 +6,7 @@ are computed after the confidence intervals: a probability has none.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -15,6 +15,7 @@ from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.utils import model_util
 
+from components.evaluator.groups import GroupSums, extract_group, merge_groups
 from components.evaluator.metric_names import MCNEMAR, ONLY_CANDIDATE, ONLY_CHAMPION
 from components.evaluator.significance import (
     MISSED,
@@ -24,17 +25,24 @@ from components.evaluator.significance import (
     PairedErrors,
     PairedLabels,
     PairedSums,
+    compare_labels,
     compute_p_if_worse,
+    count_changes,
 )
 from components.evaluator.tfma_label_metrics import LABEL_SCORES, extract_actual_labels, extract_predicted_labels
 from components.evaluator.tfma_metrics import extract_label
 
 
 class McNemar(tfma.metrics.Metric):
-    """p of ``PairedCounts``, and the counts ``only_candidate_right`` and ``only_champion_right``."""
+    """p of ``PairedCounts``, and the counts ``only_candidate_right`` and ``only_champion_right``.
 
-    def __init__(self, name: str = MCNEMAR):
-        super().__init__(_build_mcnemar, name=name)
+    Args:
+        group_feature: as in ``PairedTest``.
+        name: name of p.
+    """
+
+    def __init__(self, group_feature: str, name: str = MCNEMAR):
+        super().__init__(_build_mcnemar, name=name, group_feature=group_feature)
 
 
 class PairedTest(tfma.metrics.Metric):
@@ -43,11 +51,14 @@ class PairedTest(tfma.metrics.Metric):
     Args:
         name: see ``metric_names.name_paired_test``.
         metric: a metric with a test, see ``imagepipe.base.metrics``.
+        group_feature: the feature of an Example with its group, if it has one; see ``components.evaluator.groups``.
         label_feature: the feature of an Example with its labels; for multilabel tasks only.
     """
 
-    def __init__(self, name: str, metric: str, label_feature: str = ""):
-        super().__init__(_build_paired_test, name=name, metric=metric, label_feature=label_feature)
+    def __init__(self, name: str, metric: str, group_feature: str, label_feature: str = ""):
+        super().__init__(
+            _build_paired_test, name=name, metric=metric, group_feature=group_feature, label_feature=label_feature
+        )
 
 
 class MarginTest(tfma.metrics.Metric):
@@ -57,14 +68,34 @@ class MarginTest(tfma.metrics.Metric):
         name: see ``metric_names.name_margin_test``.
         metric: as in ``PairedTest``.
         margin: the candidate may be worse than the champion by this much, whatever the test says; see ``PairedSums``.
-        label_feature: as in ``PairedTest``.
+        group_feature, label_feature: as in ``PairedTest``.
     """
 
-    def __init__(self, name: str, metric: str, margin: float, label_feature: str = ""):
-        super().__init__(_build_margin_test, name=name, metric=metric, margin=margin, label_feature=label_feature)
+    def __init__(self, name: str, metric: str, margin: float, group_feature: str, label_feature: str = ""):
+        super().__init__(
+            _build_margin_test,
+            name=name,
+            metric=metric,
+            margin=margin,
+            group_feature=group_feature,
+            label_feature=label_feature,
+        )
 
 
-def _build_mcnemar(name: str, eval_config: config_pb2.EvalConfig, model_names: Sequence[str]) -> list[Any]:
+class _Features(NamedTuple):
+    """The features of an Example that a test looks at; '' for none."""
+
+    group: str
+    label: str = ""
+
+
+_Answer = tuple[float, np.ndarray]
+"""The label as a model numbers it, and the model's outputs ``[k]``."""
+
+
+def _build_mcnemar(
+    name: str, group_feature: str, eval_config: config_pb2.EvalConfig, model_names: Sequence[str]
+) -> list[Any]:
     def derive(counts: PairedCounts) -> dict[str, float]:
         return {
             name: counts.compute_p(),
@@ -72,22 +103,30 @@ def _build_mcnemar(name: str, eval_config: config_pb2.EvalConfig, model_names: S
             ONLY_CHAMPION: counts.only_champion,
         }
 
-    return _build_comparison(derive, [name, ONLY_CANDIDATE, ONLY_CHAMPION], "accuracy", "", eval_config, model_names)
+    names = [name, ONLY_CANDIDATE, ONLY_CHAMPION]
+    return _build_comparison(derive, names, "accuracy", _Features(group_feature), eval_config, model_names)
 
 
 def _build_paired_test(
-    name: str, metric: str, label_feature: str, eval_config: config_pb2.EvalConfig, model_names: Sequence[str]
+    name: str,
+    metric: str,
+    group_feature: str,
+    label_feature: str,
+    eval_config: config_pb2.EvalConfig,
+    model_names: Sequence[str],
 ) -> list[Any]:
     def derive(sums: PairedSums) -> dict[str, float]:
         return {name: sums.compute_p()}
 
-    return _build_comparison(derive, [name], metric, label_feature, eval_config, model_names)
+    features = _Features(group_feature, label_feature)
+    return _build_comparison(derive, [name], metric, features, eval_config, model_names)
 
 
 def _build_margin_test(
     name: str,
     metric: str,
     margin: float,
+    group_feature: str,
     label_feature: str,
     eval_config: config_pb2.EvalConfig,
     model_names: Sequence[str],
@@ -95,14 +134,15 @@ def _build_margin_test(
     def derive(sums: PairedSums) -> dict[str, float]:
         return {name: compute_p_if_worse(sums, margin)}
 
-    return _build_comparison(derive, [name], metric, label_feature, eval_config, model_names)
+    features = _Features(group_feature, label_feature)
+    return _build_comparison(derive, [name], metric, features, eval_config, model_names)
 
 
 def _build_comparison(
     derive: Callable[[Any], dict[str, float]],
     names: Sequence[str],
     metric: str,
-    label_feature: str,
+    features: _Features,
     eval_config: config_pb2.EvalConfig,
     model_names: Sequence[str],
 ) -> list[Any]:
@@ -118,9 +158,11 @@ def _build_comparison(
         def result(metrics: dict[Any, Any], sums_key: Any = sums_key, keys: dict[str, Any] = keys) -> dict[Any, float]:
             return {keys[name]: value for name, value in derive(metrics[sums_key]).items()}
 
-        features = [metric_types.FeaturePreprocessor(feature_keys=[label_feature])] if label_feature else None
-        combiner = _COMBINERS[metric](sums_key, baseline.name, eval_config, metric, label_feature)
-        computations.append(metric_types.MetricComputation(keys=[sums_key], preprocessors=features, combiner=combiner))
+        preprocessor = metric_types.FeaturePreprocessor(feature_keys=[name for name in features if name])
+        combiner = _COMBINERS[metric](sums_key, baseline.name, eval_config, metric, features)
+        computations.append(
+            metric_types.MetricComputation(keys=[sums_key], preprocessors=[preprocessor], combiner=combiner)
+        )
         computations.append(metric_types.CIDerivedMetricComputation(keys=list(keys.values()), result=result))
     return computations
 
@@ -128,89 +170,110 @@ def _build_comparison(
 class _PairedCombiner(beam.CombineFn):
     """Compares two models' answers to each example; its output is the ``PairedSums`` of a metric."""
 
-    def __init__(self, key: Any, baseline: str, eval_config: config_pb2.EvalConfig, metric: str, label_feature: str):
+    def __init__(self, key: Any, baseline: str, eval_config: config_pb2.EvalConfig, metric: str, features: _Features):
         self._key = key
         self._models = [metric_types.MetricKey(name="", model_name=name) for name in (key.model_name, baseline)]
         self._eval_config = eval_config
         self._metric = metric
-        self._label_feature = label_feature
-
-    def _extract_answers(self, element: Any) -> list[tuple[float, np.ndarray]]:
-        """Returns (label, outputs) for the candidate and for the champion: each numbers the classes on its own."""
-        return [extract_label(element, model, self._eval_config)[:2] for model in self._models]
+        self._features = features
 
 
-class _CountCombiner(_PairedCombiner):
+class _NumberCombiner(_PairedCombiner):
+    """Accumulates sums of an image's numbers: float64 ``[n]`` over all images, and by group."""
+
+    _NUMBERS: ClassVar[int]
+
+    def _measure(self, candidate: _Answer, champion: _Answer) -> list[float]:
+        """Returns an image's numbers."""
+        raise NotImplementedError
+
+    def _summarize(self, sums: list[float], groups: list[list[float]]) -> PairedSums:
+        """Returns the sums as those of a test."""
+        raise NotImplementedError
+
+    def create_accumulator(self) -> tuple[np.ndarray, GroupSums]:
+        return np.zeros(self._NUMBERS), GroupSums()
+
+    def add_input(self, accumulator: tuple[np.ndarray, GroupSums], element: Any) -> tuple[np.ndarray, GroupSums]:
+        # Each model numbers the classes on its own, so that the label differs too.
+        candidate, champion = (extract_label(element, model, self._eval_config)[:2] for model in self._models)
+        numbers, (sums, groups) = self._measure(candidate, champion), accumulator
+        group = extract_group(element, self._features.group)
+        if group is not None:
+            groups.add(group, dict(enumerate(numbers)))
+        return sums + numbers, groups
+
+    def merge_accumulators(self, accumulators: Iterable[tuple[np.ndarray, GroupSums]]) -> tuple[np.ndarray, GroupSums]:
+        sums, groups = zip(*accumulators, strict=True)
+        return np.sum(sums, axis=0), merge_groups(groups)
+
+    def extract_output(self, accumulator: tuple[np.ndarray, GroupSums]) -> dict[Any, PairedSums]:
+        sums, groups = accumulator
+        return {self._key: self._summarize(sums.tolist(), [list(group.values()) for group in groups.list_sums()])}
+
+
+class _CountCombiner(_NumberCombiner):
     """Accumulates ``PairedCounts``. A model is right if its most probable class is the label, as in accuracy."""
 
-    def create_accumulator(self) -> PairedCounts:
-        return PairedCounts()
+    _NUMBERS = 3
 
-    def add_input(self, accumulator: PairedCounts, element: Any) -> PairedCounts:
-        answers = self._extract_answers(element)
-        candidate, champion = (bool(np.argmax(prediction) == label) for label, prediction in answers)
-        return PairedCounts(
-            accumulator.only_candidate + (candidate and not champion),
-            accumulator.only_champion + (champion and not candidate),
-            accumulator.images + 1,
-        )
+    def _measure(self, candidate: _Answer, champion: _Answer) -> list[float]:
+        one, other = (bool(np.argmax(prediction) == label) for label, prediction in (candidate, champion))
+        return [one and not other, other and not one, 1]
 
-    def merge_accumulators(self, accumulators: Iterable[PairedCounts]) -> PairedCounts:
-        return PairedCounts(*map(sum, zip(*accumulators, strict=True)))
-
-    def extract_output(self, accumulator: PairedCounts) -> dict[Any, PairedSums]:
-        return {self._key: accumulator}
+    def _summarize(self, sums: list[float], groups: list[list[float]]) -> PairedSums:
+        return PairedCounts(*sums, tuple((one, other) for one, other, _ in groups))
 
 
-class _ErrorCombiner(_PairedCombiner):
-    """Accumulates float64 ``[6]``, sums over images.
+class _ErrorCombiner(_NumberCombiner):
+    """Accumulates ``PairedErrors``.
 
-    In this order: 1; the candidate's error; the champion's error; the square of their difference; the target; the
+    The numbers are 1; the candidate's error; the champion's error; the square of their difference; the target; the
     square of the target.
     """
 
-    def create_accumulator(self) -> np.ndarray:
-        return np.zeros(6)
+    _NUMBERS = 6
 
-    def add_input(self, accumulator: np.ndarray, element: Any) -> np.ndarray:
-        answers = self._extract_answers(element)
-        target = answers[0][0]
-        measure = np.abs if self._metric == "mean_absolute_error" else np.square
-        candidate, champion = (float(measure(target - float(value))) for _, (value,) in answers)
-        return accumulator + np.array([1, candidate, champion, (candidate - champion) ** 2, target, target**2])
+    def _measure(self, candidate: _Answer, champion: _Answer) -> list[float]:
+        target, measure = candidate[0], np.abs if self._metric == "mean_absolute_error" else np.square
+        one, other = (float(measure(target - float(value))) for _, (value,) in (candidate, champion))
+        return [1, one, other, (one - other) ** 2, target, target**2]
 
-    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
-        return np.sum(list(accumulators), axis=0)
-
-    def extract_output(self, accumulator: np.ndarray) -> dict[Any, PairedSums]:
-        images, candidate, champion, squares, total, squared = accumulator.tolist()
+    def _summarize(self, sums: list[float], groups: list[list[float]]) -> PairedSums:
+        images, candidate, champion, squares, total, squared = sums
         # R squared is 1 minus the unexplained share of the targets' variation: its margin is a share of that variation.
         unit = champion if self._metric != "r_squared" else squared - total**2 / images if images else 0.0
-        return {self._key: PairedErrors(round(images), candidate, champion, squares, unit)}
+        differences = tuple((number, one - other, square) for number, one, other, square, _, _ in groups)
+        return PairedErrors(round(images), candidate, champion, squares, unit, differences)
 
 
 class _LabelCombiner(_PairedCombiner):
-    """Accumulates the champion's outcomes, and how the candidate's labels differ for images where they do."""
+    """Accumulates the champion's outcomes, and how the candidate's differ, by image or by group."""
 
-    def create_accumulator(self) -> tuple[Counter, Counter]:
-        return Counter(), Counter()
+    def create_accumulator(self) -> tuple[Counter, Counter, GroupSums]:
+        return Counter(), Counter(), GroupSums()
 
-    def add_input(self, accumulator: tuple[Counter, Counter], element: Any) -> tuple[Counter, Counter]:
-        actual = extract_actual_labels(element, self._label_feature)
+    def add_input(self, accumulator: tuple[Counter, Counter, GroupSums], element: Any) -> Any:
+        outcomes, differences, groups = accumulator
+        actual = extract_actual_labels(element, self._features.label)
         candidate, champion = (extract_predicted_labels(element, model.model_name) for model in self._models)
-        outcomes = {RIGHT: champion & actual, WRONG: champion - actual, MISSED: actual - champion}
-        accumulator[0].update((label, outcome) for outcome, labels in outcomes.items() for label in labels)
-        if candidate != champion:
-            way = tuple((label, label in actual, label in candidate) for label in sorted(candidate ^ champion))
-            accumulator[1][way] += 1
+        by_outcome = {RIGHT: champion & actual, WRONG: champion - actual, MISSED: actual - champion}
+        outcomes.update((label, outcome) for outcome, labels in by_outcome.items() for label in labels)
+        changes, group = compare_labels(actual, candidate, champion), extract_group(element, self._features.group)
+        if group is None:
+            differences.update(count_changes([changes]))
+        else:
+            groups.add(group, changes)
         return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[tuple[Counter, Counter]]) -> tuple[Counter, Counter]:
-        outcomes, differences = zip(*accumulators, strict=True)
-        return sum(outcomes, Counter()), sum(differences, Counter())
+    def merge_accumulators(self, accumulators: Iterable[tuple[Counter, Counter, GroupSums]]) -> Any:
+        outcomes, differences, groups = zip(*accumulators, strict=True)
+        return sum(outcomes, Counter()), sum(differences, Counter()), merge_groups(groups)
 
-    def extract_output(self, accumulator: tuple[Counter, Counter]) -> dict[Any, PairedSums]:
-        return {self._key: PairedLabels(LABEL_SCORES[self._metric], *accumulator)}
+    def extract_output(self, accumulator: tuple[Counter, Counter, GroupSums]) -> dict[Any, PairedSums]:
+        outcomes, differences, groups = accumulator
+        differences = differences + count_changes(groups.list_sums())
+        return {self._key: PairedLabels(LABEL_SCORES[self._metric], outcomes, differences)}
 
 
 _COMBINERS: dict[str, type[_PairedCombiner]] = {

@@ -50,6 +50,8 @@ class Features:
         label: the target; absent at serving. In a classification the class (bytes or int64), in a multilabel task any
             number of labels (bytes or int64), in a regression a number (float or int64).
         metadata: the caller's identifier of the image (bytes), passed through to every prediction.
+        group: what the image shows or comes from (bytes or int64), such as a patient, of whom there may be more images;
+            no input of the model. Records need not have it.
         numeric: side features (float or int64) that enter the model's head, scaled to zero mean and unit variance.
         categorical: side features (bytes or int64) that enter the head one-hot, one place for unseen values.
     """
@@ -57,6 +59,7 @@ class Features:
     input: str = "input"
     label: str = "label"
     metadata: str = "metadata"
+    group: str = "group"
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
 

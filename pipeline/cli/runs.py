@@ -77,7 +77,8 @@ def print_outcome(summary: "Summary") -> int:
             interval = summary.intervals.get(name)  # of 95 %
             ends = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
             metrics.append(f"{name} {_format_metric(value)}{ends}")
-    ERR.print(f"eval split of {summary.metrics['example_count']:g}: {', '.join(metrics)}")
+    over = f", intervals over {summary.groups}" if summary.groups and summary.intervals else ""
+    ERR.print(f"eval split of {summary.metrics['example_count']:g}{over}: {', '.join(metrics)}")
     served, serving = summary.served, summary.serving
     if served and served.max_difference is not None:
         ERR.print(f"served in {served.precision}, within {served.max_difference:.2g} of the trained network")

@@ -75,6 +75,7 @@ class Summary(BaseModel):
         served: how the network was optimized for serving; null if the run did not get that far.
         metrics: the candidate's metrics on the eval split; null for a value that is not a number.
         intervals: 95% confidence intervals of the metrics that have one.
+        groups: the groups of images that intervals and paired tests count, as text; empty if they count images.
         champion_metrics: the live model's metrics; null if there was none.
         metrics_by_class: the candidate's metrics by class or label; empty for a regression.
         test_accuracy: the pushed model's accuracy on the test split, if it was measured (the demo does).
@@ -106,6 +107,7 @@ class Summary(BaseModel):
     served: Served | None = None
     metrics: Metrics = {}
     intervals: dict[str, tuple[float, float]] = {}
+    groups: str = ""
     champion_metrics: Metrics | None = None
     metrics_by_class: dict[str, Metrics] = {}
     test_accuracy: float | None = None

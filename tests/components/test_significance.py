@@ -13,7 +13,9 @@ from components.evaluator.significance import (
     PairedCounts,
     PairedErrors,
     PairedLabels,
+    compare_labels,
     compute_p_if_worse,
+    count_changes,
 )
 from components.evaluator.tfma_label_metrics import LABEL_SCORES
 
@@ -73,14 +75,14 @@ NAMES = ["a", "b", "c"]
 def count_labels(score: str, true: np.ndarray, candidate: np.ndarray, champion: np.ndarray) -> PairedLabels:
     """Counts labels given as bools ``[n, 3]``."""
     outcomes: Counter = Counter()
-    ways: Counter = Counter()
-    for has, one, other in zip(true, candidate, champion, strict=True):
-        for place, name in enumerate(NAMES):
-            if has[place] or other[place]:
-                outcomes[name, RIGHT if has[place] and other[place] else MISSED if has[place] else WRONG] += 1
-        if (one != other).any():
-            ways[tuple((NAMES[i], bool(has[i]), bool(one[i])) for i in np.flatnonzero(one != other))] += 1
-    return PairedLabels(LABEL_SCORES[score], outcomes, ways)
+    changes = []
+    for row in zip(true, candidate, champion, strict=True):
+        has, one, other = ({name for name, there in zip(NAMES, part, strict=True) if there} for part in row)
+        outcomes.update(
+            (name, RIGHT if name in has & other else MISSED if name in has else WRONG) for name in has | other
+        )
+        changes.append(compare_labels(has, one, other))
+    return PairedLabels(LABEL_SCORES[score], outcomes, count_changes(changes))
 
 
 def draw_labels(images: int, wrong: tuple[float, float], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
