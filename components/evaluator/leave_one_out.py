@@ -92,10 +92,10 @@ class LeaveOneOutFn(beam.CombineFn):
         """Returns the outputs: of all, and without each part."""
         parts = [accumulator.by_key[key] for key in sorted(accumulator.by_key)]
         nothing = Part(0, self._combine_fn.create_accumulator())
-        before = list(itertools.accumulate(parts, self._merge, initial=nothing))
-        after = list(itertools.accumulate(reversed(parts), self._merge, initial=nothing))[::-1]
-        rest = [self._merge(*pair) for pair in zip(before[:-1], after[1:], strict=True)] if len(parts) > 1 else []
-        total, *without = (self._combine_fn.extract_output(part.accumulator) for part in (before[-1], *rest))
+        starts = list(itertools.accumulate(parts, self._merge, initial=nothing))
+        ends = list(itertools.accumulate(reversed(parts), self._merge, initial=nothing))[::-1]
+        rest = [self._merge(*pair) for pair in zip(starts[:-1], ends[1:], strict=True)] if len(parts) > 1 else []
+        total, *without = (self._combine_fn.extract_output(part.accumulator) for part in (starts[-1], *rest))
         return Combined(total, [part.size for part in parts] if rest else [], without)
 
     def _fold(self, parts: Parts) -> Parts:

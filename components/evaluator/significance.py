@@ -167,7 +167,7 @@ Change = tuple[tuple[Outcome, int], ...]
 
 def compare_labels(actual: set[str], candidate: set[str], champion: set[str]) -> dict[Outcome, int]:
     """Returns by how much the candidate's outcomes differ from the champion's, for an image with labels ``actual``."""
-    changes = {}
+    changes: dict[Outcome, int] = {}
     for label in candidate ^ champion:
         change = 1 if label in candidate else -1
         changes |= {(label, RIGHT): change, (label, MISSED): -change} if label in actual else {(label, WRONG): change}

@@ -222,7 +222,9 @@ class _CountCombiner(_NumberCombiner):
         return [one and not other, other and not one, 1]
 
     def _summarize(self, sums: list[float], groups: list[list[float]]) -> PairedSums:
-        return PairedCounts(*sums, tuple((one, other) for one, other, _ in groups))
+        only_candidate, only_champion, images = sums
+        by_group = tuple((one, other) for one, other, _ in groups)
+        return PairedCounts(only_candidate, only_champion, images, by_group)
 
 
 class _ErrorCombiner(_NumberCombiner):
