@@ -8,6 +8,7 @@ from typing import Any
 from imagepipe.base import filesystem
 from imagepipe.base.labels import list_names
 
+_MAX_REASONS = 3  # that are told in full
 _MISSING_FILE, _MISSING_LABEL = "missing file", "missing label"
 
 
@@ -19,8 +20,9 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
         lists: path of the list of what was quarantined.
         quarantined: one or more outcomes, each with ``path``, ``row`` and ``reason``.
     """
-    # What follows a colon is of one file only.
-    reasons = Counter(entry["reason"].partition(": ")[0] for entry in quarantined)
+    reasons = Counter(entry["reason"] for entry in quarantined)
+    if len(reasons) > _MAX_REASONS:  # what follows a colon may be of one file only
+        reasons = Counter(entry["reason"].partition(": ")[0] for entry in quarantined)
     ranked = [f"{reason} ({count:,})" for reason, count in reasons.most_common()]
     first = quarantined[0]
     is_folder = first["row"] is None

@@ -442,6 +442,13 @@ def test_files_that_are_all_quarantined_end_with_the_reasons_and_the_list(put, t
     )
 
 
+def test_of_many_reasons_what_they_have_in_common_is_told(put, tmp_path):
+    rows = "".join(f"{i}.jpg,many{i}\n" for i in range(5))
+    manifest = put("list.csv", f"path,label\n{rows}".encode())
+    with pytest.raises(NothingIngestedError, match=r"all of 5 are quarantined: label is not a number \(5\)\. Each has"):
+        ingest(str(manifest), str(tmp_path / "out"), task="regression")
+
+
 def test_a_folder_of_junk_ends_with_what_was_passed_over(put, tmp_path):
     put("source/a/@eaDir/1.jpg", b"x")
     assert ingest_nothing(tmp_path / "source", tmp_path / "out") == (
