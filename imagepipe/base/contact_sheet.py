@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,19 +85,23 @@ def _escape(character: str) -> str:
 
 
 def _list_fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
-    """Yields DejaVu Sans, which matplotlib brings, and then the system's fonts, for scripts that DejaVu lacks."""
-    for path in _find_fonts():
+    """Yields DejaVu Sans, which matplotlib brings, and then, for scripts that it lacks, the fonts of the system."""
+    for path in itertools.chain(_find_own_font(), _find_system_fonts()):
         if font := _load_font(path, size):
             yield font
 
 
-@cache
-def _find_fonts() -> tuple[str, ...]:
+def _find_own_font() -> Iterator[str]:
     spec = importlib.util.find_spec("matplotlib")  # its import would take half a second
-    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    own = [str(Path(folder, "mpl-data/fonts/ttf/DejaVuSans.ttf")) for folder in folders]
-    system = (path for folder in _FONT_FOLDERS for path in Path(folder).expanduser().rglob("*.[to]t[fc]"))
-    return (*own, *sorted(map(str, system)))
+    for folder in (spec and spec.submodule_search_locations) or ():
+        yield f"{folder}/mpl-data/fonts/ttf/DejaVuSans.ttf"
+
+
+@cache
+def _find_system_fonts() -> list[str]:
+    # Unlike Path's, this expanduser takes a user without a home, as in a container.
+    folders = (Path(os.path.expanduser(folder)) for folder in _FONT_FOLDERS)  # noqa: PTH111
+    return sorted(str(path) for folder in folders for path in folder.rglob("*.[to]t[fc]"))
 
 
 @cache

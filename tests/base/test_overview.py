@@ -100,9 +100,9 @@ def test_names_in_scripts_that_a_font_has_are_drawn_as_they_are(name, texts):
 
 def test_what_no_font_has_is_written_as_escapes(texts, monkeypatch):
     monkeypatch.setattr(contact_sheet, "_FONT_FOLDERS", ())
-    contact_sheet._find_fonts.cache_clear()
+    contact_sheet._find_system_fonts.cache_clear()
     draw_classes([], SPLITS, {"train": {"雛菊 1": 8}})
-    contact_sheet._find_fonts.cache_clear()
+    contact_sheet._find_system_fonts.cache_clear()
     assert "\\u96db\\u83ca 1" in texts
 
 
