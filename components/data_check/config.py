@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SplitName = Literal["train", "eval", "test"]
-StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates"]
+StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "leak"]
 """Kinds of findings that stop the run if the configuration says so."""
 
 _MIN_IMAGES: dict[SplitName, int] = {"train": 10, "eval": 1}
@@ -32,6 +32,11 @@ class ValidationConfig(BaseModel):
     )
     skew: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.2, description="The same for the other splits, against the training split."
+    )
+    leak: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.9,
+        description="How much a column that enters the network may tell about the label by itself: the share of the "
+        "label's entropy, by mutual information beyond what chance gives. null switches the check off.",
     )
     stop_on: tuple[StoppingKind, ...] = Field(
         (), description="Kinds of findings that stop the run too; otherwise they are only reported."

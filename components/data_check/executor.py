@@ -24,6 +24,7 @@ from components.data_check.driver import Driver
 from components.data_check.findings import MAX_EXAMPLES, Finding
 from components.data_check.label_errors import describe_label_errors, find_label_errors
 from components.data_check.labels import check_labels
+from components.data_check.leaks import MAX_ROWS, find_leaks
 from components.data_check.near_duplicates import describe_near_duplicates, find_near_duplicates
 from components.data_check.split import Split, identify_image
 from components.data_check.split_reader import read_split, read_thumbnails
@@ -55,8 +56,16 @@ class Executor(base_executor.BaseExecutor):
         judges_labels = task == "classification" and config.label_errors > 0
         describe_every = math.ceil(total / config.max_images) if judges_labels else 0
         slices = [tuple(columns) for columns in json.loads(exec_properties["slices"])]
+        columns_every = math.ceil(count_examples(statistics["train"]) / MAX_ROWS) if config.leak else 0
         splits = {
-            name: read_split(find_folder(name), name, features, describe_every, slices if name == "eval" else ())
+            name: read_split(
+                find_folder(name),
+                name,
+                features,
+                describe_every,
+                slices if name == "eval" else (),
+                columns_every if name == "train" else 0,
+            )
             for name in statistics
         }
         needed = (features.label, *features.side)
@@ -70,6 +79,11 @@ class Executor(base_executor.BaseExecutor):
             *check_drift(statistics["train"], baseline, schema, config),
             *check_skew(statistics, schema, config),
         ]
+        if config.leak and columns_every:
+            train = splits["train"]
+            findings += find_leaks(
+                train.columns, train.labels[::columns_every], task, features.label, config.leak, config.stop_on
+            )
         near_duplicates = find_near_duplicates(
             splits, lambda name, indices: read_thumbnails(find_folder(name), features, indices)
         )

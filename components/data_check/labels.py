@@ -23,7 +23,7 @@ def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_image
         min_images: minimum number of images per label, by split.
     """
     if task == "regression":
-        return _find_missing(splits, feature, _is_number)
+        return _find_missing(splits, feature, is_number)
     ids = {name: _collect_ids(split) for name, split in splits.items()}
     findings = _find_nameless(splits, feature) if task == "multilabel" else _find_missing(splits, feature, _is_name)
     findings += _find_unusable(task, ids, feature)
@@ -51,7 +51,7 @@ def _find_missing(splits: Mapping[str, Split], feature: str, is_label: Callable[
             if not labels or not is_label(labels[0])
         ]
         if ids and any(split.labels):  # else the whole column is missing, which is reported already
-            kind = "a number as label" if is_label is _is_number else "a label"
+            kind = "a number as label" if is_label is is_number else "a label"
             message = (
                 f"{count_images(len(ids))} in the split {name} without {kind} in '{feature}', such as "
                 f"{list_names(ids)}. Label them, or leave them out of the TFRecords"
@@ -130,7 +130,8 @@ def _is_name(label: str) -> bool:
     return not label.isspace() and label != ""
 
 
-def _is_number(label: str) -> bool:
+def is_number(label: str) -> bool:
+    """Returns whether a text is a finite number."""
     try:
         return math.isfinite(float(label))
     except ValueError:

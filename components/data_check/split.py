@@ -10,6 +10,9 @@ import numpy as np
 ImageRef: TypeAlias = tuple[str, int]
 """An image: the name of its split, and its index in the split."""
 
+ColumnValue: TypeAlias = str | int | float | None
+"""A value of a side feature; None if it is missing."""
+
 
 @dataclass
 class Split:
@@ -25,6 +28,7 @@ class Split:
         descriptors: of some images, by index: ``label_errors.compute_descriptors``.
         slices: by columns, the combinations of values that they have, as text; at most one more than
             ``columns.MAX_SLICES``.
+        columns: by side feature, its values in every n-th Example.
         faulty: by categorical column, the values that no vocabulary can hold, with the number of their images.
     """
 
@@ -36,6 +40,7 @@ class Split:
     unreadable: list[int] = field(default_factory=list)
     descriptors: dict[int, np.ndarray] = field(default_factory=dict)
     slices: dict[tuple[str, ...], set[tuple[str, ...]]] = field(default_factory=dict)
+    columns: dict[str, list[ColumnValue]] = field(default_factory=lambda: defaultdict(list))
     faulty: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
 

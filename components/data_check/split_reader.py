@@ -9,7 +9,7 @@ from PIL import Image
 
 from components.data_check import label_errors, near_duplicates
 from components.data_check.columns import MAX_SLICES
-from components.data_check.split import Split
+from components.data_check.split import ColumnValue, Split
 from imagepipe.base import appearance, images, tfrecord
 from imagepipe.base.features import Features
 from imagepipe.base.labels import find_fault
@@ -19,7 +19,12 @@ _BATCH = 64  # images that are described at once
 
 
 def read_split(
-    folder: str, name: str, features: Features, describe_every: int, slices: Sequence[tuple[str, ...]] = ()
+    folder: str,
+    name: str,
+    features: Features,
+    describe_every: int,
+    slices: Sequence[tuple[str, ...]] = (),
+    columns_every: int = 0,
 ) -> Split:
     """Reads the Examples of a split once.
 
@@ -29,6 +34,7 @@ def read_split(
         features: names of an Example's features.
         describe_every: every n-th image gets descriptors, see ``label_errors``; 0 for none.
         slices: combinations of columns whose values are collected.
+        columns_every: of every n-th image the side features are kept; 0 for none.
     """
     split = Split(slices={columns: set() for columns in slices})
     batch: dict[int, np.ndarray] = {}  # images that wait for their descriptors, by index
@@ -39,6 +45,9 @@ def read_split(
         split.labels.append([tfrecord.to_text(value) for value in example.get(features.label, [])])
         for column in features.categorical:
             split.faulty[column].update(filter(find_fault, map(tfrecord.to_text, example.get(column, []))))
+        if columns_every > 0 and index % columns_every == 0:
+            for column in features.side:
+                split.columns[column].append(_read_value(example, column))
         for columns, values in split.slices.items():
             if len(values) <= MAX_SLICES:
                 values.update(
@@ -107,6 +116,11 @@ def _read_measurements(example: Mapping[str, list[Any]]) -> tuple[int, float] | 
         return (int(dhash, 16), float(contrast)) if len(dhash) == appearance.HASH_BITS // 4 else None
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _read_value(example: Mapping[str, list[Any]], name: str) -> ColumnValue:
+    value = next(iter(example.get(name, [])), None)
+    return tfrecord.to_text(value) if isinstance(value, bytes) else value
 
 
 def _read_text(example: Mapping[str, list[Any]], name: str) -> str | None:
