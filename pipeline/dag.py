@@ -26,6 +26,7 @@ from components.trainer.component import Trainer, Tuner
 from imagepipe.deploy.config import DeployConfig
 from pipeline.code_key import add_code_keys
 from pipeline.config import Config
+from pipeline.demands import list_demands
 from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
 
@@ -110,6 +111,7 @@ def create_pipeline(
         features=json.dumps(asdict(features)),
         validation=config.data.validation.model_dump_json(),
         slices=json.dumps(list_slice_columns(config.evaluation, features)),
+        demands=json.dumps(list_demands(config)),
         deploy=json.dumps(deployment),
     )
 

@@ -19,6 +19,7 @@ from imagepipe.base.metrics import TOP_K_METRIC
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import dataset
 from pipeline.config import Config
+from pipeline.demands import list_demands
 from pipeline.runs import provenance
 
 SPLITS = ("train", "eval", "test")
@@ -86,17 +87,10 @@ def _find_dataset(path: str, config: Config) -> Source:
 
 
 def _check_label_names(description: dataset.Dataset, config: Config) -> None:
-    """Refuses weights and thresholds of labels that the train split lacks, and rules about labels that eval lacks."""
-    if config.task == "regression":
-        return
-    weights, thresholds = config.trainer.class_weights, config.trainer.label_thresholds
-    demands = [("trainer.class_weights", list(weights) if isinstance(weights, dict) else [], "train")]
-    demands += [("trainer.label_thresholds", list(thresholds), "train")]
-    for number, rule in enumerate(config.evaluation.rules):
-        names = [value for column, value in rule.slice.items() if column == config.data.features.label]
-        demands += [(f"evaluation.rules.{number}.slice", names, "eval")]
-    for key, names, split in demands:
-        if message := describe_unknown(names, description.splits[split].labels, split):
+    """Refuses weights, thresholds and rules of labels that their split lacks. DataCheck does so for other columns."""
+    for key, column, values, split in list_demands(config):
+        labels = description.splits[split].labels
+        if column == "label" and (message := describe_unknown(values, labels, f"labels of the split {split}")):
             raise ConfigError(f"{key}: {message}")
 
 

@@ -247,6 +247,6 @@ def list_thresholds(labels: Sequence[str], label_thresholds: Mapping[str, float]
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``labels``.
     """
-    if message := describe_unknown(label_thresholds, labels, "train"):
+    if message := describe_unknown(label_thresholds, labels, "labels of the split train"):
         raise ValueError(f"trainer.label_thresholds: {message}")
     return [label_thresholds.get(label, DEFAULT_THRESHOLD) for label in labels]

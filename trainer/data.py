@@ -165,7 +165,7 @@ def compute_class_weights(
     if setting is None:
         return None
     if isinstance(setting, dict):
-        if message := describe_unknown(setting, class_names, "train"):
+        if message := describe_unknown(setting, class_names, "labels of the split train"):
             raise TrainingError(f"trainer.class_weights: {message}")
         return np.array([setting.get(name, 1) for name in class_names], np.float32)
     counts = np.bincount(targets, minlength=len(class_names))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from components.data_check.findings import MAX_EXAMPLES, Finding, count_images, rate_split
 from components.data_check.split import Split
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
-from imagepipe.base.labels import find_fault, list_names
+from imagepipe.base.labels import describe_unknown, find_fault, list_names
 
 MAX_SLICES = 200
 """Maximum number of a column's values that the evaluation slices by: each costs the Evaluator time and memory."""
@@ -55,6 +55,35 @@ def check_slices(name: str, slices: Mapping[tuple[str, ...], set[tuple[str, ...]
             )
             findings.append(Finding("error", "too_many_slices", name, columns[0], message))
     return findings
+
+
+def find_unknown_values(
+    splits: Mapping[str, Split], demands: Sequence[tuple[str, str, Sequence[str], str]], label: str
+) -> list[Finding]:
+    """Finds names in the configuration that the data lacks: classes, and values of columns to slice by.
+
+    Args:
+        splits: by name.
+        demands: key of the configuration, column, values and split that must have them.
+        label: name of the label's feature.
+    """
+    findings = []
+    for key, column, names, split in demands:
+        values = _collect_values(splits[split], column, label)
+        kind = "labels" if column == label else f"values of '{column}'"
+        if values is not None and (message := describe_unknown(names, values, f"{kind} of the split {split}")):
+            findings.append(Finding("error", "unknown_value", split, column, f"{key}: {message}"))
+    return findings
+
+
+def _collect_values(split: Split, column: str, label: str) -> set[str] | None:
+    """Returns the values that a column has in a split, None if they are not known or too many to slice by."""
+    if column == label:
+        return {value for values in split.labels for value in values}
+    for columns, combinations in split.slices.items():
+        if column in columns and len(combinations) <= MAX_SLICES:
+            return {values[columns.index(column)] for values in combinations}
+    return None
 
 
 def find_unreadable_images(splits: Mapping[str, Split]) -> list[Finding]:

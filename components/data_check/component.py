@@ -25,6 +25,7 @@ class DataCheckSpec(types.ComponentSpec):
         "features": ExecutionParameter(type=str),
         "validation": ExecutionParameter(type=str),
         "slices": ExecutionParameter(type=str),
+        "demands": ExecutionParameter(type=str),
         "deploy": ExecutionParameter(type=str),
         Driver.PROPERTY: ExecutionParameter(type=str, optional=True),
     }
@@ -49,6 +50,8 @@ class DataCheck(base_component.BaseComponent):
         features: names of an Example's features, as JSON.
         validation: a ``ValidationConfig`` as JSON.
         slices: combinations of columns whose every value the evaluation makes a slice of, a list of lists as JSON.
+        demands: key of the configuration, column, values and split of names that the split must have, a list of lists
+            as JSON.
         deploy: where models are deployed to, a ``DeployConfig`` as JSON: the data is compared with what the live model
             was trained on.
     """
@@ -67,6 +70,7 @@ class DataCheck(base_component.BaseComponent):
         features: str,
         validation: str,
         slices: str,
+        demands: str,
         deploy: str,
     ):
         super().__init__(
@@ -79,6 +83,7 @@ class DataCheck(base_component.BaseComponent):
                 features=features,
                 validation=validation,
                 slices=slices,
+                demands=demands,
                 deploy=deploy,
                 findings=types.Channel(type=standard_artifacts.ExampleAnomalies),
             )

@@ -16,7 +16,13 @@ from tfx.utils import io_utils
 
 from components.artifacts import read_statistics
 from components.data_check.anomalies import describe_anomalies, read_anomalies
-from components.data_check.columns import check_slices, find_faulty_values, find_missing_columns, find_unreadable_images
+from components.data_check.columns import (
+    check_slices,
+    find_faulty_values,
+    find_missing_columns,
+    find_unknown_values,
+    find_unreadable_images,
+)
 from components.data_check.config import ValidationConfig
 from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.drift import check_drift, check_skew
@@ -74,6 +80,7 @@ class Executor(base_executor.BaseExecutor):
             *find_missing_columns(statistics, needed),
             *find_faulty_values(splits),
             *(finding for name, split in splits.items() for finding in check_slices(name, split.slices)),
+            *find_unknown_values(splits, json.loads(exec_properties["demands"]), features.label),
             *find_unreadable_images(splits),
             *describe_anomalies(anomalies, features.label, config.stop_on, needed),
             *check_drift(statistics["train"], baseline, schema, config),

@@ -57,13 +57,13 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def describe_unknown(names: Iterable[str], labels: Collection[str], split: str) -> str | None:
+def describe_unknown(names: Iterable[str], labels: Collection[str], kind: str) -> str | None:
     """Returns which names are no labels, as text with the labels that are most like them; None if all are.
 
     Args:
         names: as a configuration has them.
-        labels: of the split.
-        split: its name.
+        labels: of the data, or values of another column.
+        kind: what they are, such as "labels of the split train".
     """
     unknown = sorted(set(names).difference(labels))
     if not unknown:
@@ -76,7 +76,7 @@ def describe_unknown(names: Iterable[str], labels: Collection[str], split: str) 
     ]
     nearest = [spellings[match] for match in dict.fromkeys(similar)]
     listed = f"of which the nearest are {list_names(nearest)}" if nearest else f"which are {list_names(sorted(labels))}"
-    return f"{list_names(unknown)}: not among the labels of the split {split}, {listed}"
+    return f"{list_names(unknown)}: not among the {kind}, {listed}"
 
 
 def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> str | None:

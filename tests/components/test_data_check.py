@@ -12,7 +12,13 @@ from tfx.types import standard_artifacts
 from components.artifacts import TRAIN_STATISTICS
 from components.data_check import label_errors, near_duplicates
 from components.data_check.anomalies import describe_anomalies
-from components.data_check.columns import MAX_SLICES, check_slices, find_faulty_values, find_missing_columns
+from components.data_check.columns import (
+    MAX_SLICES,
+    check_slices,
+    find_faulty_values,
+    find_missing_columns,
+    find_unknown_values,
+)
 from components.data_check.config import ValidationConfig
 from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.drift import judge_distances
@@ -339,6 +345,26 @@ def test_a_column_with_a_value_per_image_is_too_much_to_slice_by(tmp_path):
         "the split eval has more than 200 values of 'patient', such as p000, p001, p002, and evaluation.slices or "
     )
     assert "more than 200 values of 'camera' and 'patient', such as new and p000, " in both_columns.message
+
+
+def test_a_class_or_value_in_the_configuration_that_the_data_lacks_stops_the_run_by_its_key():
+    splits = {"train": make_split({"007": 5, "no": 5}), "eval": make_split({"007": 5})}
+    splits["eval"].slices = {("camera", "shop"): {("old", "a"), ("new", "b")}}
+    demands = [
+        ("trainer.class_weights", "label", ["007", "false"], "train"),
+        ("evaluation.rules.0.slice", "label", ["no"], "eval"),
+        ("evaluation.rules.1.slice", "camera", ["oldd"], "eval"),
+        ("evaluation.rules.1.slice", "shop", ["a"], "eval"),
+        ("evaluation.rules.2.slice", "lens", ["wide"], "eval"),
+    ]
+    findings = find_unknown_values(splits, demands, "label")
+    assert {finding.severity for finding in findings} == {"error"}
+    assert [finding.message for finding in findings] == [
+        "trainer.class_weights: false: not among the labels of the split train, which are 007, no",
+        "evaluation.rules.0.slice: no: not among the labels of the split eval, which are 007",
+        "evaluation.rules.1.slice: oldd: not among the values of 'camera' of the split eval, "
+        "of which the nearest are old",
+    ]
 
 
 def test_data_is_compared_with_the_live_models_training_data_but_not_with_itself(tmp_path):
