@@ -253,7 +253,8 @@ def _make_split_config(config: Config, source: Source) -> dict[str, Any]:
         for name in SPLITS
         if name in config.data.split
     ]
+    split_config = example_gen_pb2.SplitConfig(splits=buckets, partition_feature_name=config.data.features.group)
     return {
         "input_config": example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=source.all)]),
-        "output_config": example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=buckets)),
+        "output_config": example_gen_pb2.Output(split_config=split_config),
     }

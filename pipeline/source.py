@@ -151,6 +151,7 @@ def _check_features(source: Source, config: Config) -> None:
     features = config.data.features
     demands = [("data.features.input", features.input, _BYTES)]
     demands += [("data.features.label", features.label, set(list_label_types(config.task)))]
+    demands += [("data.features.group", name, _BYTES | _INTEGERS) for name in [features.group] if name]
     demands += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
     demands += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
     demands += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]

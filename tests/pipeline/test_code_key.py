@@ -58,7 +58,7 @@ USERS_OF_PACKAGES = {
     ("tensorflow-model-analysis", "tensorflow_model_analysis"): {"Evaluator", "ModelReport"},
     ("tensorflow-data-validation", "tensorflow_data_validation"): TFDV,
     ("pillow", "PIL"): IMAGES,
-    ("scipy", "scipy"): {"DataCheck", "Evaluator"},
+    ("scipy", "scipy"): {"DataCheck", "Evaluator", "ModelReport"},
     ("kubernetes", "kubernetes"): TARGETS,
     ("fastapi", "fastapi"): {"ServingCheck"},
     ("fsspec", "fsspec"): {

@@ -34,6 +34,16 @@ def test_one_set_of_tfrecords_is_left_to_be_split(tmp_path, path, pattern):
     assert find_examples(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
 
 
+def test_the_group_of_tfrecords_made_elsewhere_has_to_be_there_as_text_or_number(tmp_path):
+    write(tmp_path / "0.tfrecord", make_example(b"image", "a", patient="p1", age=30))
+    assert find_examples(config(tmp_path, group="patient"))
+    for name in ("age", "burst"):
+        with pytest.raises(
+            ConfigError, match=f"data.features.group: no record .* has a feature '{name}' of type bytes"
+        ):
+            find_examples(config(tmp_path, group=name))
+
+
 @pytest.mark.parametrize("name", ["a [1] b", "a*", "what?", "[!x]"])
 def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder_and_no_other(tmp_path, name):
     for folder in (name, "a 1 b", "ab", "whatx", "y"):
