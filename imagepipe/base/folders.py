@@ -13,7 +13,7 @@ from typing import NamedTuple
 from imagepipe.base import filesystem
 
 # In lower case. Names that begin with a dot, such as ._photo.jpg, .thumbnails or .ipynb_checkpoints, are hidden anyway.
-_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"})
 _JUNK_FOLDERS = frozenset(
     {
         "@eadir",  # Synology's thumbnails
@@ -23,7 +23,6 @@ _JUNK_FOLDERS = frozenset(
         "@recently-snapshot",
         "__macosx",  # resource forks in archives made on a Mac
         "$recycle.bin",
-        "recycler",
         "system volume information",
         "lost+found",
     }
