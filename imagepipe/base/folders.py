@@ -29,6 +29,8 @@ _JUNK_FOLDERS = frozenset(
 )
 _HIDDEN, _SPECIAL = "hidden", "not files (pipes, sockets, devices)"
 
+_MAX_LISTINGS = 1_000  # of one folder: with two links each to the next, 40 folders have a trillion paths
+
 
 class _Item(NamedTuple):
     """An entry of a folder that is listed; ``above`` has device and number of the folders that it lies in."""
@@ -55,6 +57,7 @@ def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, st
         yield from _list_store(folder, passed_over)
         return
     pending = [_Item(folder, True, None, ())]
+    listings = Counter[tuple[int, int]]()
     while pending:
         path, is_folder, reason, above = pending.pop()
         if reason or not is_folder:
@@ -70,6 +73,10 @@ def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, st
         here = (status.st_dev, status.st_ino)
         if here in above:
             yield path, "folder that links to one above itself"
+            continue
+        listings[here] += 1
+        if listings[here] > _MAX_LISTINGS:
+            yield path, f"folder to which links lead more than {_MAX_LISTINGS:,} times"
             continue
         pending += (item for entry in entries if (item := _examine(entry, (*above, here), passed_over)))
 

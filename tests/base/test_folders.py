@@ -145,6 +145,18 @@ def test_a_link_that_is_passed_over_is_not_walked(tmp_path):
     assert list_all(tmp_path / "set")[1] == {"hidden": 1}
 
 
+def test_links_that_double_the_paths_from_folder_to_folder_come_to_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("imagepipe.base.folders._MAX_LISTINGS", 4)
+    for number in range(30):
+        put(tmp_path, f"all/{number}/x.jpg")
+        for link in "ab":
+            (tmp_path / f"all/{number}" / link).symlink_to(f"../{number + 1}")
+    passed_over = Counter()
+    listed = [reason for _, reason in list_files(str(tmp_path / "all/0"), passed_over)]
+    assert listed.count(None) <= 4 * 30
+    assert "folder to which links lead more than 4 times" in listed
+
+
 def test_a_deep_tree_needs_no_recursion(tmp_path):
     deep = "/".join("d" * 300)
     put(tmp_path, f"{deep}/1.jpg")
