@@ -18,6 +18,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageChops,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -148,8 +149,16 @@ def keep_unchanged(data: bytes, *, max_pixels: int = MAX_PIXELS, max_side: int |
         return _keep(data, name, image, max_pixels, max_side)
 
 
-def prepare_for_decoder(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int]:
+def prepare_for_decoder(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, decoder_turns: bool = False
+) -> tuple[bytes, int, int]:
     """Does as ``normalize`` for a caller who decodes the image next: what is kept byte for byte is not decoded here.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: largest width x height, 1 or more.
+        decoder_turns: whether the decoder turns JPEGs upright by their EXIF. Then these are kept too, and so is CMYK:
+            encoded anew they would be other pixels than those that the same decoder makes of the file.
 
     Returns:
         The encoded image, whose pixels can be broken if these are the original bytes, and its width and height.
@@ -158,7 +167,7 @@ def prepare_for_decoder(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[b
         BadImage: with the reason, as far as the image had to be read to know it.
     """
     with _open(data) as (name, image):
-        if _can_keep(data, name, image, max_pixels, None):
+        if _can_keep(data, name, image, max_pixels, None) or (decoder_turns and _is_turned_by_exif(data, name, image)):
             return data, *image.size
         converted = _convert(data, name, image, None)
         return converted.data, converted.width, converted.height
@@ -351,9 +360,20 @@ def _read_orientation(image: Image.Image) -> int:
     return 1
 
 
+def _is_turned_by_exif(data: bytes, name: str, image: ImageFile.ImageFile) -> bool:
+    """Returns whether this is a common JPEG that is upright by its EXIF alone; Pillow goes by XMP too."""
+    if name != "jpeg" or _read_jpeg_frame(data) not in _COMMON_FRAMES:
+        return False
+    by_exif = Image.new("L", (1, 1))
+    by_exif.info["exif"] = image.info.get("exif")
+    return _read_orientation(by_exif) == _read_orientation(image)
+
+
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(_reduce_to_8_bits(np.asarray(image)))
+    if image.mode == "CMYK" and isinstance(image, JpegImagePlugin.JpegImageFile) and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes the ink of every JPEG for inverted, as Adobe writes it
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")

@@ -64,9 +64,8 @@ class Engine:
     def _warm(self) -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-        side = {name: "" if dtype == tf.string else 0 for name, dtype in self.model.side.items()}
         for size in (1, BATCH_SIZE):
-            self.ask([Request("", buffer.getvalue(), side)] * size)
+            self.ask([self.model.build_trial_request(buffer.getvalue())] * size)
 
     def check(self, requests: Sequence[Request]) -> list[Request]:
         """Returns requests as the graph takes them, their images converted as ``imagepipe ingest`` converts them.
@@ -83,7 +82,7 @@ class Engine:
                 for name in request.side.keys() - self.model.side.keys():
                     accepted = ", ".join(["input", "metadata", *self.model.side])
                     raise RequestError("unknown_field", f"'{name}' is not known; the model takes {accepted}")
-                data, width, height = _prepare_image(request.image)
+                data, width, height = _prepare_image(request.image, self.model.turns_upright)
                 pixels += width * height
                 if pixels > MAX_REQUEST_PIXELS:
                     raise RequestError(
@@ -134,14 +133,14 @@ class Engine:
         return self.answer(checked, self.preprocess(checked))
 
 
-def _prepare_image(data: bytes) -> tuple[bytes, int, int]:
+def _prepare_image(data: bytes, graph_turns: bool) -> tuple[bytes, int, int]:
     """Returns an image that the graph can decode, its width and its height."""
     try:
         check_kind(data)
     except BadImage as error:
         raise RequestError("unsupported_image", str(error)) from None
     try:
-        return prepare_for_decoder(data, max_pixels=MAX_ONLINE_PIXELS)
+        return prepare_for_decoder(data, max_pixels=MAX_ONLINE_PIXELS, decoder_turns=graph_turns)
     except TooManyPixels as error:
         raise RequestError("too_many_pixels", str(error)) from None
     except BadImage as error:

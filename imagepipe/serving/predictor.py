@@ -89,7 +89,8 @@ class Predictor:
         if problem := self.model.find_problem(request):
             return Failure(request.id, problem)
         try:
-            return replace(request, image=prepare_for_decoder(request.image)[0])
+            image, *_ = prepare_for_decoder(request.image, decoder_turns=self.model.turns_upright)
+            return replace(request, image=image)
         except BadImage as error:
             return Failure(request.id, str(error))
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import imagepipe
 from imagepipe.base.errors import ModelError
+from imagepipe.base.images import prepare_for_decoder
 from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.deploy.storage import is_same_model
@@ -92,6 +93,17 @@ def test_a_photo_lying_on_its_side_is_asked_about_upright(tmp_path):
     (request,) = normalize_images(read_images([tmp_path / "lying.jpg"]))
     assert isinstance(request, Request)
     assert tf.io.decode_image(request.image).shape == (40, 20, 3)
+
+
+def test_a_photo_is_turned_for_a_graph_that_does_not_turn_it(model, tmp_path):
+    assert not LoadedModel(model).turns_upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    inks = Image.new("CMYK", (40, 20), (0, 0, 0, 200))
+    (tmp_path / "lying.jpg").write_bytes(encode_image(inks, exif=exif))
+    (answer,) = predict_files(model, [tmp_path / "lying.jpg"])
+    assert answer.label == "dark"
+    assert prepare_for_decoder((tmp_path / "lying.jpg").read_bytes())[1:] == (20, 40)
 
 
 def test_a_model_in_memory_marks_its_folder_as_in_use(model):

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ExifTags, Image
 
 from imagepipe.base.features import IMAGE, TARGET, TRANSFORMED, Features
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.serving import engine
+from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Request, RequestError
-from tests.conftest import SIZE, make_digit_images, make_example, run_analysis
+from tests.conftest import SIZE, encode_image, make_digit_images, make_example, run_analysis
 from trainer.config import TrainerConfig
 from trainer.export.signatures import save_model
 from trainer.inputs import load_split, make_batches
@@ -196,6 +198,85 @@ def test_a_regression_returns_its_value_as_class_score_and_text(analyzed_regress
     assert answer["label"].numpy().tolist() == [text]
     assert read_labels(Path(path)) == ["label"]
     assert read_task(Path(path)) == "regression"
+
+
+def make_photos(photo: Image.Image, count: int) -> list[bytes]:
+    """Photos in all eight orientations and both byte orders, with alpha, in inks, gray, and of no common size."""
+    random = np.random.default_rng(0)
+    encoded = []
+    for number in range(count):
+        left, top = random.integers(0, 300, 2)
+        part = photo.crop((left, top, left + random.integers(80, 340), top + random.integers(60, 127)))
+        exif = Image.Exif()
+        exif.endian = "<>"[number % 2]
+        exif[ExifTags.Base.Make] = "a camera's maker"
+        exif[ExifTags.Base.Orientation] = 1 + number % 8
+        match number // 8 % 5:
+            case 0:
+                encoded.append(encode_image(part, quality=90, exif=exif))
+            case 1:
+                part.putalpha(Image.linear_gradient("L").resize(part.size))
+                encoded.append(encode_image(part, "PNG", exif=exif))
+            case 2:
+                encoded.append(encode_image(part.convert("CMYK"), quality=90, exif=exif))
+            case 3:
+                encoded.append(encode_image(part.convert("L"), progressive=True, exif=exif))
+            case 4:
+                encoded.append(encode_image(part.quantize(16), "PNG", transparency=3))
+    return encoded
+
+
+def answer_everywhere(path: str, encoded: list[bytes]) -> dict[str, np.ndarray]:
+    """The probabilities of plain TensorFlow, of ``imagepipe serve``'s engine and of ``imagepipe predict``."""
+    side = {"weight": 1.0, "camera": "old"}
+    requests = [Request(str(number), image, side) for number, image in enumerate(encoded)]
+    bare = tf.saved_model.load(path).signatures["serving_default"](
+        input=tf.constant(encoded),
+        metadata=tf.constant([r.id for r in requests]),
+        weight=tf.fill(len(encoded), side["weight"]),
+        camera=tf.fill(len(encoded), side["camera"]),
+    )
+    predictions = load(path).predict_requests(requests)
+    server = engine.Engine(Path(path), "x", "1", lambda size: None)
+    return {
+        "bare": bare["classes"].numpy(),
+        "serve": np.concatenate([server.ask(requests[i : i + 32]).classes for i in range(0, len(requests), 32)]),
+        "predict": np.array([[p.classes[name] for name in ("10", "7", "b")] for p in predictions]),
+    }
+
+
+@pytest.fixture(scope="module")
+def steep(analyzed, tmp_path_factory):
+    """A model whose answer depends on each part of the image, and on where it is, and on its colors."""
+    output, features, _ = analyzed
+    keras.utils.set_random_seed(2)
+    image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
+    side = {WEIGHT: keras.Input((), name=WEIGHT), CAMERA: keras.Input((), dtype="int64", name=CAMERA)}
+    parts = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 127.5, -1)(image))
+    answer = keras.layers.Dense(3, "softmax", kernel_initializer="random_normal")(keras.layers.Flatten()(parts))
+    path = str(tmp_path_factory.mktemp("steep") / "model")
+    save_model(keras.Model({IMAGE: image, **side}, answer), output, features, "classification", {}, path)
+    return path
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_bare_model_the_server_and_the_command_answer_the_same_about_any_photo(steep, photo, count):
+    answers = answer_everywhere(steep, make_photos(photo, count))
+    assert len(answers["bare"]) == count
+    for way in ("serve", "predict"):
+        np.testing.assert_allclose(answers[way], answers["bare"], atol=1e-3)
+
+
+def test_the_answer_about_a_photo_does_not_depend_on_how_it_lies(steep, photo):
+    encoded = []
+    for orientation, turn in enumerate([None, 0, 3, 1, 5, 2, 6, 4], start=1):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        lying = photo if turn is None else photo.transpose(Image.Transpose(turn))
+        encoded.append(encode_image(lying, quality=95, exif=exif))
+    classes = answer_everywhere(steep, encoded)["bare"]
+    assert np.abs(classes - classes[0]).max() < 0.01
+    assert np.abs(answer_everywhere(steep, [encode_image(photo.rotate(180))])["bare"] - classes[0]).max() > 0.03
 
 
 def test_a_server_that_decodes_by_itself_gives_the_answers_of_the_signature(served, analyzed):
