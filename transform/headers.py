@@ -1,7 +1,7 @@
-"""What images' headers say about the pixels, as TensorFlow graph ops on a whole batch.
+"""Reads images' headers, as TensorFlow graph ops on a whole batch.
 
-Which way is up, whether any pixel is transparent, and whether TensorFlow decodes them as Pillow does. Only the start of
-each part of a header is read: the cost depends neither on the images' sizes nor, much, on their number.
+They tell which way is up, whether any pixel is transparent, and whether TensorFlow decodes them as Pillow does. Only
+the start of each part of a header is read: the cost depends neither on the images' sizes nor, much, on their number.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
 
 
 class Headers(NamedTuple):
-    """What the header of an image, or of each image of a batch, says.
+    """Facts that the header of an image, or of each image of a batch, gives about its pixels.
 
     Attributes:
         orientation: int32, 1..8 as EXIF 2.32 defines them; 1, upright, without a sound EXIF in a JPEG or PNG.

@@ -34,7 +34,7 @@ def decode_and_resize(encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         tf.errors.InvalidArgumentError: at run time, if one of the images is of another kind or can't be decoded.
     """
     return tf.map_fn(
-        lambda image: _decode_and_resize_one(*image, size=size),
+        lambda image: _decode_and_resize_one(image[0], image[1], size),
         (encoded, read_headers(encoded)),
         fn_output_signature=tf.TensorSpec([*size, 3], tf.uint8),
     )
