@@ -20,7 +20,7 @@ from imagepipe.base.progress import print_note
 from imagepipe.base.splits import list_split_names, resolve_split
 from imagepipe.ingest.dataset import Dataset, list_features
 
-RESERVED = frozenset(list_features("classification")) - {"label"} | {SIZE}
+RESERVED = frozenset(list_features("classification", has_groups=True)) - {"label"} | {SIZE}
 """Names of features that every record has, or the evaluation makes, which no side feature may have."""
 
 _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images of 100 kB
@@ -164,12 +164,14 @@ class Spool:
         files: paths of JSON-lines files of Row, whose splits are those of the dataset.
         features: name to type of every side feature, of the dataset's records too.
         given: number of rows that the source gives a split, by what it calls the split and which that is.
+        grouped: number of rows that it gives a group.
     """
 
     rows: int
     files: list[str]
     features: dict[str, str]
     given: Counter[tuple[str, str]]
+    grouped: int
 
 
 def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
@@ -183,15 +185,16 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     Raises:
         IngestError: a column's values don't fit its type in the dataset.
     """
-    own = list_features(dataset.options.task)
+    own = list_features(dataset.options.task, has_groups=True)
     fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
     columns: dict[str, _Column] = {}
-    count = 0
+    count = grouped = 0
     given: Counter[tuple[str, str]] = Counter()
     paths: list[str] = []
     stream = (_name_split(row, dataset.options.splits, given) for row in rows)
     while chunk := list(islice(stream, _ROWS_IN_FILE)):
         count += len(chunk)
+        grouped += sum(row["group"] is not None for row in chunk)
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
         with filesystem.create(paths[-1]) as file:
             file.write("".join(json.dumps(row) + "\n" for row in chunk).encode())
@@ -213,7 +216,7 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             )
         if column.type:
             types[name] = column.type
-    return Spool(count, paths, {**types, **fixed}, given)
+    return Spool(count, paths, {**types, **fixed}, given, grouped)
 
 
 def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str]]) -> Row:
