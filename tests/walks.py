@@ -32,7 +32,7 @@ def walk(work: Callable[[], Any]) -> list[str]:
         threading.setprofile(None)  # type: ignore[arg-type]  # None ends it, as for sys.setprofile
 
     files: dict[str, None] = {}
-    for code in seen:
+    for code in list(seen):  # a thread may still be at work
         path = Path(code.co_filename)
         # Neither modules that are imported nor classes that are defined: only functions have locals of their own.
         is_function = code.co_flags & inspect.CO_NEWLOCALS and not code.co_name.startswith("<")

@@ -27,7 +27,9 @@ _JUNK_FOLDERS = frozenset(
         "lost+found",
     }
 )
-_HIDDEN, _SPECIAL = "hidden", "not files (pipes, sockets, devices)"
+_HIDDEN = "hidden"
+SPECIAL = "not files (pipes, sockets, devices)"
+"""Why entries are passed over, in folders and in archives."""
 
 _MAX_LISTINGS = 1_000  # of one folder: with two links each to the next, 40 folders have a trillion paths
 
@@ -61,7 +63,7 @@ def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, st
     while pending:
         path, is_folder, reason, above = pending.pop()
         if reason or not is_folder:
-            yield path, reason or _check_name(path[len(folder) :])
+            yield path, reason or check_name(path[len(folder) :])
             continue
         try:
             status = os.stat(path)  # noqa: PTH116 (of many, Path is slow)
@@ -91,14 +93,27 @@ def describe_passed_over(passed_over: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(passed_over.items()) if count)
 
 
+def explain_passing_over(path: str) -> str | None:
+    """Returns why a file is passed over, by its path as seen from its source; None if it counts."""
+    *folders, name = path.split("/")
+    return next(filter(None, (_find_kind(folder, True) for folder in folders)), None) or _find_kind(name, False)
+
+
+def check_name(path: str) -> str | None:
+    """Returns why a file can't be called that; None if it can. Metadata and labels are text further on."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"name is not UTF-8, rename it: {os.fsencode(path.lstrip('/'))!r}"
+    return None
+
+
 def _list_store(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, str | None]]:
     for path, _ in filesystem.walk(folder):
-        *folders, name = path[len(folder) :].strip("/").split("/")
-        kind = next(filter(None, (_find_kind(part, True) for part in folders)), None) or _find_kind(name, False)
-        if kind:
+        if kind := explain_passing_over(path[len(folder) :].strip("/")):
             passed_over[kind] += 1
         else:
-            yield path, _check_name(path[len(folder) :])
+            yield path, check_name(path[len(folder) :])
 
 
 def _examine(entry: os.DirEntry[str], above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> _Item | None:
@@ -117,18 +132,9 @@ def _examine(entry: os.DirEntry[str], above: tuple[tuple[int, int], ...], passed
         passed_over[kind] += _count_files(entry.path) if is_folder and not entry.is_symlink() else 1
         return None
     if is_special:
-        passed_over[_SPECIAL] += 1
+        passed_over[SPECIAL] += 1
         return None
     return _Item(entry.path, is_folder, reason, above)
-
-
-def _check_name(path: str) -> str | None:
-    """Returns why a file can't be called that; None if it can. Metadata and labels are text further on."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return f"name is not UTF-8, rename it: {os.fsencode(path.lstrip('/'))!r}"
-    return None
 
 
 def _find_kind(name: str, is_folder: bool) -> str | None:

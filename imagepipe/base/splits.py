@@ -1,6 +1,6 @@
 """Splits as people name them, in folders above the class folders and in manifests, and the draw between them."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from imagepipe.base.errors import IngestError
@@ -70,25 +70,27 @@ class Layout:
     """Which folders of a source are splits and which are classes.
 
     Attributes:
-        root: the folder, relative to the source and ended by a slash, that holds the split folders; empty if the
-            source itself does.
+        root: the folder, relative to the source and ended by a slash, that holds the split folders, or in an archive
+            the class folders; empty if the source itself does.
         splits: name of each split folder to what it means; empty if the folders of the source are classes.
         unlabelled: split folders without class folders, whose images have no labels.
         doubt: other folders beside the split-like ones, for which all of them were taken for classes.
+        given_by: by what the splits are given that images have, for messages.
     """
 
     root: str = ""
     splits: Mapping[str, str] = field(default_factory=dict)
     unlabelled: frozenset[str] = frozenset()
     doubt: tuple[str, ...] = ()
+    given_by: str = "The column split"
 
     def read_path(self, path: str) -> tuple[str | None, str | None]:
         """Returns the split folder and the label that a path relative to the source has; None where it has none."""
-        if not self.splits:
-            folder, slash, _ = path.partition("/")
-            return None, folder if slash else None
         if not path.startswith(self.root):
             return None, None
+        if not self.splits:
+            folder, slash, _ = path[len(self.root) :].partition("/")
+            return None, folder if slash else None
         folder, _, rest = path[len(self.root) :].partition("/")
         if folder not in self.splits:
             return None, None
@@ -135,33 +137,4 @@ def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -
         return CLASSES
     if others and not wanted:
         return Layout(doubt=others) if not root else CLASSES
-    return Layout(root, named, unlabelled)
-
-
-def describe_surprises(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yields what may surprise of the splits of images, a sentence each.
-
-    Args:
-        counts: number of images that are ``held_out`` as they are given several splits, and of those that are given
-            another split than they have, and ``stays`` in it.
-    """
-    if count := counts["held_out"]:
-        yield (
-            f"{count:,} images are given several splits, as copies: each is in the last of them only, so that none is "
-            "both trained and tested on."
-        )
-    if count := counts["stays"]:
-        yield (
-            f"{count:,} images stay in the split that they are in, though the source gives them another one now: to "
-            "split anew, ingest into a new folder."
-        )
-
-
-def describe_torn(splits_by_group: Mapping[str, Sequence[str]]) -> str:
-    """Returns the message about groups that would lie in several splits."""
-    named = [f"{group} ({', '.join(splits)})" for group, splits in sorted(splits_by_group.items())]
-    listed = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
-    return (
-        f"{len(named):,} groups would lie in several splits, by what the source gives and what the dataset has: "
-        f"{listed}. Give all images of a group one split, or none. Nothing was written."
-    )
+    return Layout(root, named, unlabelled, given_by="Folders")

@@ -36,7 +36,7 @@ def is_manifest(source: str) -> bool:
     return _find_reader(source) is not None
 
 
-def read_manifest(source: str, task: TaskName, group: str | None = None) -> Iterator[Row]:
+def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
     """Reads the rows of a manifest of labelled images.
 
     Backslashes separate folders in paths of which there is no file with a backslash in its name.
@@ -44,18 +44,14 @@ def read_manifest(source: str, task: TaskName, group: str | None = None) -> Iter
     Args:
         source: absolute path or URI of the manifest.
         task: how labels are read.
-        group: the column that tells an image's group, which is no side feature.
 
     Raises:
         IngestError: its columns can't be used.
     """
-    if group in _NAMES:
-        raise IngestError(f"--group {group}: this column can't tell the group of an image; name another one.")
-    needed = ("path", "label", group) if group else ("path", "label")
     folder = source.rpartition("/")[0]
     is_windows = False
-    for number, cells in read_table(source, needed, print_note):
-        row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task, group)
+    for number, cells in read_table(source, ("path", "label"), print_note):
+        row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task)
         if "\\" in row["metadata"]:
             forward = filesystem.join(folder, row["metadata"].replace("\\", "/"))
             is_windows = is_windows or (not filesystem.exists(row["path"]) and filesystem.exists(forward))
@@ -209,8 +205,7 @@ def _make_plain(value: Any) -> Any:
     return _strip(value)
 
 
-def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, group: str | None) -> Row:
-    name = values.pop(group, None) if group else None
+def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) -> Row:
     if clashing := sorted(RESERVED & values.keys()):
         raise IngestError(
             f"{source}, line {number}: a column can't be called {' or '.join(clashing)}: the pipeline has such a "
@@ -220,7 +215,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
     if not isinstance(path, str) or not path:
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
-    if any(map(_is_not_utf8, (path, label, split, name, *values.values()))):
+    if any(map(_is_not_utf8, (path, label, split, *values.values()))):
         return reject(
             source,
             number,
@@ -233,7 +228,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
             return reject(image, number, f"unreadable row: column '{name}' is neither text nor a number")
         if value is not None and value != "":
             side[name] = int(value) if isinstance(value, bool) else value
-    return make_row(image, number, path, label, side, task, split=split, group=name)
+    return make_row(image, number, path, label, side, task, split=split)
 
 
 def _is_not_utf8(value: object) -> bool:

@@ -14,6 +14,7 @@ from imagepipe.base import appearance, filesystem, images, tfrecord
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.workers import map_survivably
 from imagepipe.ingest.dataset import Options
+from imagepipe.ingest.parts import read_part
 from imagepipe.ingest.rows import Row, make_features
 
 _BATCH_ROWS = 16
@@ -30,8 +31,6 @@ class HashedRow(Row):
         measured: width, height, format and appearance of an image that is written byte for byte, if it has been decoded
             already.
         weights: weight by split of the draw, once that is decided; one split if it is fixed.
-        change: ``new``, ``relabelled``, or ``already``, if the dataset has the image with these labels and only its
-            path or group has changed.
     """
 
     sha256: str
@@ -39,7 +38,6 @@ class HashedRow(Row):
     copies: list[tuple[str, int | None]]
     measured: tuple[int, int, str, appearance.Appearance] | None
     weights: dict[str, int]
-    change: str
 
 
 def make_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -74,7 +72,7 @@ def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow
 
 
 def _refuse_row(row: Row, reason: str) -> HashedRow:
-    hashed = {"reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None, "weights": {}, "change": "new"}
+    hashed = {"reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None, "weights": {}}
     return cast(HashedRow, {**row, **hashed})
 
 
@@ -82,7 +80,7 @@ def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
     reason, sha256, size, measured = row["reason"], "", 0, None
     if reason is None:
         try:
-            data = filesystem.read(row["path"], MAX_BYTES)
+            data = read_part(row["at"]) if row["at"] else filesystem.read(row["path"], MAX_BYTES)
             images.check_kind(data)
             sha256, size = hashlib.sha256(data).hexdigest(), len(data)
             if decode and (
@@ -97,7 +95,7 @@ def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
             reason = f"can't be read: {error}"
     if reason is not None:
         return _refuse_row(row, reason)
-    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured, "weights": {}, "change": "new"}
+    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured, "weights": {}}
     return cast(HashedRow, {**row, **hashed})
 
 
@@ -131,7 +129,7 @@ def encode_rows(
 def encode_row(options: Options, types: Mapping[str, str], row: HashedRow) -> bytes | images.BadImage:
     """Reads an image again and returns its serialized tf.train.Example, or the reason why it can't be one."""
     try:
-        data = filesystem.read(row["path"], MAX_BYTES)
+        data = read_part(row["at"]) if row["at"] else filesystem.read(row["path"], MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != row["sha256"]:
             return images.BadImage("changed while it was ingested")
         if row["measured"]:
@@ -163,7 +161,6 @@ def encode_row(options: Options, types: Mapping[str, str], row: HashedRow) -> by
             "brightness": [brightness],
             "contrast": [contrast],
             "dhash": [dhash.encode()],
-            **({} if row["group"] is None else {"group": [os.fsencode(row["group"])]}),
             **make_features(row["side"], types),
         }
     )

@@ -17,10 +17,11 @@ from imagepipe.base.features import MISSING_NUMBERS, SIZE
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
-from imagepipe.base.splits import list_split_names, resolve_split
+from imagepipe.base.splits import Layout, list_split_names, resolve_split
 from imagepipe.ingest.dataset import Dataset, list_features
+from imagepipe.ingest.parts import Part
 
-RESERVED = frozenset(list_features("classification", has_groups=True)) - {"label"} | {SIZE}
+RESERVED = frozenset(list_features("classification")) - {"label"} | {SIZE}
 """Names of features that every record has, or the evaluation makes, which no side feature may have."""
 
 _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images of 100 kB
@@ -46,6 +47,7 @@ class Row(TypedDict):
         side: side features, from the further columns that aren't empty.
         split: the split that the source gives the image; None if it gives none.
         group: the group that it gives the image; None if it gives none.
+        at: where the image lies if it is a part of a larger file; None if it is the file at ``path``.
     """
 
     path: str
@@ -56,6 +58,7 @@ class Row(TypedDict):
     side: dict[str, Side]
     split: str | None
     group: str | None
+    at: Part | None
 
 
 def infer_type(value: Side) -> str:
@@ -97,7 +100,7 @@ def _make_feature(value: Side, type_: str) -> bytes | int | float:
 
 def reject(path: str, row: int | None, reason: str) -> Row:
     """Returns a record that can't be used."""
-    return Row(path=path, row=row, reason=reason, metadata="", labels=[], side={}, split=None, group=None)
+    return Row(path=path, row=row, reason=reason, metadata="", labels=[], side={}, split=None, group=None, at=None)
 
 
 def make_row(
@@ -110,6 +113,7 @@ def make_row(
     *,
     split: object = None,
     group: object = None,
+    at: Part | None = None,
 ) -> Row:
     """Returns a row with its label read as the task wants it, or a rejected one.
 
@@ -122,11 +126,16 @@ def make_row(
         task: how the label is read.
         split: the split as the source calls it; None or blank if it gives none.
         group: the group as the source calls it; None or blank if it gives none.
+        at: where the image lies if it is a part of a larger file.
     """
-    if isinstance(label, bool | list | dict):
+    parts = label if isinstance(label, list) and task == "multilabel" else [label]
+    if any(isinstance(part, bool | list | dict) for part in parts):
         return reject(path, row, "label is neither text nor a number")
-    text = "" if label is None else unicodedata.normalize("NFC", str(label)).strip()  # macOS decomposes accents
-    labels = sorted({part for part in map(str.strip, text.split("|")) if part}) if task == "multilabel" else [text]
+    # macOS decomposes accents.
+    labels = [unicodedata.normalize("NFC", str(part)).strip() for part in parts if part is not None]
+    text = "|".join(labels)
+    if task == "multilabel":
+        labels = sorted({part.strip() for part in (labels if parts is label else text.split("|"))} - {""})
     if not text or not labels:
         return reject(path, row, "missing label")
     if task == "regression":
@@ -144,7 +153,38 @@ def make_row(
         side=side,
         split=_read_name(split),
         group=_read_name(group),
+        at=at,
     )
+
+
+def make_folder_row(
+    path: str,
+    metadata: str,
+    layout: Layout,
+    task: TaskName,
+    passed_over: Counter[str],
+    *,
+    split: str | None = None,
+    at: Part | None = None,
+) -> Row | None:
+    """Returns the row of a file in class folders; None if it is passed over, and counted.
+
+    Args:
+        path: of the file.
+        metadata: its path relative to the source.
+        layout: which of the source's folders are splits.
+        task: how the label is read.
+        passed_over: is added to.
+        split: the split where the folders say none.
+        at: where the image lies if it is a part of a larger file.
+    """
+    folder, label = layout.read_path(metadata)
+    if folder in layout.unlabelled:
+        passed_over[f"without a label in {folder}, for imagepipe predict"] += 1
+        return None
+    if layout.splits and folder is None and "/" in metadata:
+        return reject(path, None, f"in none of the folders that are splits ({', '.join(layout.splits)})")
+    return make_row(path, None, metadata, label, {}, task, split=folder or split, at=at)
 
 
 def _read_name(value: object) -> str | None:
@@ -164,14 +204,12 @@ class Spool:
         files: paths of JSON-lines files of Row, whose splits are those of the dataset.
         features: name to type of every side feature, of the dataset's records too.
         given: number of rows that the source gives a split, by what it calls the split and which that is.
-        grouped: number of rows that it gives a group.
     """
 
     rows: int
     files: list[str]
     features: dict[str, str]
     given: Counter[tuple[str, str]]
-    grouped: int
 
 
 def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
@@ -185,16 +223,15 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     Raises:
         IngestError: a column's values don't fit its type in the dataset.
     """
-    own = list_features(dataset.options.task, has_groups=True)
+    own = list_features(dataset.options.task)
     fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
     columns: dict[str, _Column] = {}
-    count = grouped = 0
+    count = 0
     given: Counter[tuple[str, str]] = Counter()
     paths: list[str] = []
     stream = (_name_split(row, dataset.options.splits, given) for row in rows)
     while chunk := list(islice(stream, _ROWS_IN_FILE)):
         count += len(chunk)
-        grouped += sum(row["group"] is not None for row in chunk)
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
         with filesystem.create(paths[-1]) as file:
             file.write("".join(json.dumps(row) + "\n" for row in chunk).encode())
@@ -216,7 +253,7 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             )
         if column.type:
             types[name] = column.type
-    return Spool(count, paths, {**types, **fixed}, given, grouped)
+    return Spool(count, paths, {**types, **fixed}, given)
 
 
 def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str]]) -> Row:

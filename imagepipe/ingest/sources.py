@@ -1,19 +1,51 @@
-"""Sources of labelled images: a folder of class folders, or a manifest.
+"""Sources of labelled images: a folder of class folders, a manifest, or files with images in them.
 
 Each is read as a stream of rows, one per file or manifest row, whether or not it can be used.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
-from imagepipe.base.folders import list_files, list_subfolders
+from imagepipe.base.folders import explain_passing_over, list_files, list_subfolders
 from imagepipe.base.names import TaskName
-from imagepipe.base.splits import CLASSES, Layout, find_layout
+from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
-from imagepipe.ingest.rows import Row, make_row, reject
+from imagepipe.ingest.rows import Row, make_folder_row, reject
+
+Reader = Callable[[str], tuple[Layout, Iterator[Row]]]
+"""Reads a source, given a folder to unpack into: which of its folders are splits, and its rows."""
+
+_SHARDS = (".tar", ".tgz", ".tar.gz", ".zip", ".parquet")
+_BESIDE = "beside archives or Parquet files"
+_MAX_SHARDS = 100_000  # that a pattern may stand for
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as shells and WebDataset write it: {0000..0127}
+_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+def find_reader(source: str, task: TaskName, split_folders: bool | None, passed_over: Counter[str]) -> Reader:
+    """Finds out what a source is.
+
+    Args:
+        source: absolute path or URI, as ``filesystem.absolute`` returns it: a folder; a manifest, an archive, Parquet
+            or an export of annotations, judged by its name; or a pattern of archives or Parquet files.
+        task: how labels are read.
+        split_folders: whether its folders are splits, see ``splits.find_layout``.
+        passed_over: gets the files that don't count, see ``folders.list_files``.
+
+    Raises:
+        IngestError: there is no such source, or it is of no supported kind, or its columns can't be used; or folders
+            that are splits are wanted, and there are none.
+    """
+    if paths := _list_containers(source, passed_over):
+        from imagepipe.ingest.containers import Reading, read_containers  # not above: a folder does without
+
+        return lambda staging: read_containers(source, paths, Reading(task, split_folders, passed_over, staging))
+    layout = find_splits(source, split_folders)
+    rows = read_rows(source, task, passed_over, layout)
+    return lambda _: (layout, rows)
 
 
 def find_splits(source: str, wanted: bool | None) -> Layout:
@@ -29,9 +61,7 @@ def find_splits(source: str, wanted: bool | None) -> Layout:
     return find_layout(lambda folder: list_subfolders(f"{source}/{folder}".rstrip("/")), wanted)
 
 
-def read_rows(
-    source: str, task: TaskName, passed_over: Counter[str], layout: Layout = CLASSES, group: str | None = None
-) -> Iterator[Row]:
+def read_rows(source: str, task: TaskName, passed_over: Counter[str], layout: Layout = CLASSES) -> Iterator[Row]:
     """Returns the rows of a source, in an order that depends on its content only.
 
     Args:
@@ -40,48 +70,86 @@ def read_rows(
         task: how labels are read.
         passed_over: gets the files of a folder that don't count, see ``folders.list_files``.
         layout: which of its folders are splits.
-        group: what tells an image's group: a column of a manifest, or a pattern on paths relative to a folder.
 
     Raises:
-        IngestError: there is no such source, it is of no supported kind, or its columns or the pattern can't be used.
+        IngestError: there is no such source, or it is of no supported kind, or its columns can't be used.
     """
     if filesystem.is_folder(source):
-        return _read_folder(source, task, layout, passed_over, _compile_group(group))
+        return _read_folder(source, task, layout, passed_over)
     if filesystem.size(source) is None:
-        raise IngestError(f"{source}: no such folder or file. Give a folder of class folders, or a manifest.")
-    if not is_manifest(source):
-        raise IngestError(f"{source} is neither a folder nor a manifest ({SUFFIXES}).")
-    return read_manifest(source, task, group)
-
-
-def _compile_group(pattern: str | None) -> re.Pattern[str] | None:
-    if pattern is None:
-        return None
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise IngestError(f"--group {pattern} is no regular expression: {error}.") from error
-    if compiled.groups != 1:
         raise IngestError(
-            f"--group {pattern}: of a folder it is a regular expression with one group in parentheses, the part of the "
-            r"path that tells an image's group, such as (patient\d+)."
+            f"{source}: no such folder or file. Give a folder of class folders, a manifest, an archive or Parquet."
         )
-    return compiled
+    if not is_manifest(source):
+        raise IngestError(
+            f"{source} is neither a folder nor a manifest ({SUFFIXES}) nor a file with images in it (.tar, .tgz, .zip, "
+            ".parquet, .json)."
+        )
+    return read_manifest(source, task)
 
 
-def _read_folder(
-    source: str, task: TaskName, layout: Layout, passed_over: Counter[str], pattern: re.Pattern[str] | None
-) -> Iterator[Row]:
+def _read_folder(source: str, task: TaskName, layout: Layout, passed_over: Counter[str]) -> Iterator[Row]:
     for path, reason in list_files(source, passed_over):
         if reason:
             yield reject(path, None, reason)
             continue
-        metadata = path[len(source) :].lstrip("/")
-        folder, label = layout.read_path(metadata)
-        match = pattern.search(metadata) if pattern else None
-        if folder in layout.unlabelled:
-            passed_over[f"without a label in {folder}, for imagepipe predict"] += 1
-        elif layout.splits and folder is None and "/" in metadata:
-            yield reject(path, None, f"in none of the folders that are splits ({', '.join(layout.splits)})")
+        row = make_folder_row(path, path[len(source) :].lstrip("/"), layout, task, passed_over)
+        if row:
+            yield row
+
+
+# --- files with images in them
+
+
+def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
+    """Returns the files with images in them that are a source; none if it is a folder of images, or a manifest."""
+    if filesystem.is_folder(source):
+        return _list_shards(source, passed_over)
+    name = source.lower()
+    if filesystem.size(source) is None:
+        return _expand(source) if name.endswith((*_SHARDS, "*")) else []
+    if name.endswith(".parquet"):
+        from imagepipe.ingest.parquet_images import holds_images  # not above: PyArrow takes long to import
+
+        return [source] if holds_images(source) else []
+    return [source] if name.endswith((*_SHARDS, ".json")) else []
+
+
+def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
+    """Returns the archives and Parquet files in a folder that has nothing else, or only in folders named as splits."""
+    folders = list_subfolders(folder)
+    if any(name.lower() not in {*NAMES, "data"} for name in folders):
+        return []
+    paths = [
+        f"{place}/{name}"
+        for place in (folder, *(f"{folder}/{name}" for name in folders))
+        for name in filesystem.list_folder(place)
+        if not explain_passing_over(name)
+    ]
+    shards = [path for path in paths if path.lower().endswith(_SHARDS)]
+    if shards:
+        passed_over[_BESIDE] += len(paths) - len(shards) - len(folders)
+    return shards
+
+
+def _expand(pattern: str) -> list[str]:
+    """Returns the files that a pattern stands for, such as ``train-{0000..0127}.tar`` or ``data/*.parquet``, sorted."""
+    pending, paths = [pattern], []
+    while pending:
+        one = pending.pop()
+        if match := _RANGE.search(one):
+            first, last = int(match[1]), int(match[2])
+            if last - first >= _MAX_SHARDS:
+                raise IngestError(f"{pattern} stands for more than {_MAX_SHARDS:,} files.")
+            values = [f"{number:0{len(match[1])}}" for number in range(first, last + 1)]
+        elif match := _CHOICE.search(one):
+            values = match[1].split(",")
         else:
-            yield make_row(path, None, metadata, label, {}, task, split=folder, group=match and match[1])
+            paths += filesystem.glob(one) if re.search(r"[*?\[]", one) else [one]
+            continue
+        pending += [f"{one[: match.start()]}{value}{one[match.end() :]}" for value in values]
+        if len(pending) + len(paths) > _MAX_SHARDS:
+            raise IngestError(f"{pattern} stands for more than {_MAX_SHARDS:,} files.")
+    if paths != [pattern] and (missing := [path for path in paths if filesystem.size(path) is None]):
+        raise IngestError(f"{missing[0]}: no such file, of the {len(paths):,} that {pattern} stands for.")
+    return sorted(paths) if paths != [pattern] else []

@@ -7,9 +7,12 @@ import asyncio
 import gzip
 import io
 import json
+import tarfile
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +28,7 @@ from imagepipe.base.errors import IngestError, WeightsError
 from imagepipe.base.images import BadImage, keep_unchanged, normalize, prepare_for_decoder, read_pixels
 from imagepipe.base.tfrecord import encode_example, frame_record
 from imagepipe.ingest import dataset, sources
+from imagepipe.ingest.parts import read_part
 from imagepipe.serving.base64_text import decode_base64
 from imagepipe.serving.protocols import parse_rest, parse_v2
 from imagepipe.serving.request_files import read_requests
@@ -89,6 +93,59 @@ def _in_file(suffix: str, read: Callable[[Path], object]) -> Callable[[bytes], o
 
 def _read_manifest(file: Path) -> object:
     return list(sources.read_rows(str(file), "multilabel", Counter()))
+
+
+def _read_container(file: Path) -> None:
+    """Reads every row, and the bytes of every image that lies in the file."""
+    _, rows = sources.find_reader(str(file), "multilabel", None, Counter())(str(file.parent / "staging"))
+    for row in rows:
+        if row["at"]:
+            with suppress(BadImage):
+                read_part(row["at"])
+
+
+def _make_archives() -> dict[str, list[bytes]]:
+    """Archives of class folders and of samples, by the suffix of their names."""
+    tar, pax, packed, stored = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    members = {"0.jpg": b"data", "0.cls": b"1", "a/" + "x" * 120 + "é.jpg": b"data"}
+    for file, kind in ((tar, tarfile.GNU_FORMAT), (pax, tarfile.PAX_FORMAT)):
+        with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    for file, method in ((packed, zipfile.ZIP_DEFLATED), (stored, zipfile.ZIP_STORED)):
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for name, data in members.items():
+                archive.writestr(f"set/{name}", data)
+    tars = [tar.getvalue(), pax.getvalue()]
+    return {
+        ".tar": tars,
+        ".tgz": [gzip.compress(data) for data in tars],
+        ".zip": [packed.getvalue(), stored.getvalue()],
+    }
+
+
+def _make_image_table() -> bytes:
+    image = pa.array(
+        [{"bytes": b"data", "path": "a.jpg"}, None], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    features = {"image": {"_type": "Image"}, "label": {"names": ["x", "y"], "_type": "ClassLabel"}}
+    table = pa.table({"image": image, "label": [0, 1], "iso": [100, None]})
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), file)
+    return file.getvalue()
+
+
+_COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}],
+    "annotations": [{"image_id": 1, "category_id": 2}],
+    "categories": [{"id": 2, "name": "x"}],
+}
+_TASK = {
+    "data": {"image": "/data/local-files/?d=a.jpg"},
+    "annotations": [{"was_cancelled": False, "result": [{"type": "choices", "value": {"choices": ["x"]}}]}],
+}
 
 
 def _read_dataset(file: Path) -> object:
@@ -201,6 +258,13 @@ TARGETS = {
         _in_file(".jsonl", _read_manifest), [b'{"path": "a.jpg", "label": ["x"], "iso": 1.5}\n\n'], (IngestError,)
     ),
     "parquet": Target(_in_file(".parquet", _read_manifest), [_PARQUET.getvalue()], (IngestError,)),
+    **{
+        f"archive{suffix}": Target(_in_file(suffix, _read_container), seeds, (IngestError,))
+        for suffix, seeds in _make_archives().items()
+    },
+    "parquet, images": Target(_in_file(".parquet", _read_container), [_make_image_table()], (IngestError,)),
+    "coco": Target(_in_file(".json", _read_container), [json.dumps(_COCO).encode()], (IngestError,)),
+    "label studio": Target(_in_file(".json", _read_container), [json.dumps([_TASK]).encode()], (IngestError,)),
     "dataset.json": Target(_in_file("", _read_dataset), [dataset.encode(_DATASET)], (IngestError,)),
     "weights": Target(_in_file(".h5", _read_weights), _make_weights(), (WeightsError,)),
     "requests, arrays": Target(_in_file(".npz", lambda file: list(read_requests(file))), [_ARRAYS.getvalue()]),

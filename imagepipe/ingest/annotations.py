@@ -1,0 +1,192 @@
+"""Exports of annotations: COCO's and Label Studio's JSON, as far as they say of which class an image is.
+
+The images lie beside the file or below its folder. What it says of their place is a stranger's: no path leaves the
+folder. COCO: https://cocodataset.org/#format-data; Label Studio: its "JSON" export.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import IngestError
+from imagepipe.base.labels import list_names
+from imagepipe.base.names import TaskName
+from imagepipe.ingest.json_items import read_items
+from imagepipe.ingest.rows import Row, make_row, reject
+
+_COCO = {"images", "annotations", "categories"}
+
+
+def read_annotations(path: str, task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
+    """Reads the images and labels of an export, whichever it is.
+
+    Args:
+        path: an absolute path or URI.
+        task: how labels are read.
+        passed_over: is added to: annotations of images that are not listed.
+
+    Raises:
+        IngestError: it is none of the two, or can't be read.
+    """
+    if task == "regression":
+        raise IngestError(f"{path}: exports of annotations have classes, not numbers: give a manifest for regression.")
+    items = read_items(path)
+    first = next(items, None)
+    if first is None:
+        raise IngestError(f"{path} lists no image.")
+    read = _read_tasks if first[0] == "" else _read_coco
+    return read(path, chain([first], items), task, passed_over)
+
+
+# --- COCO
+
+
+def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
+    """Reads the document to its end, as annotations and names may come after the images."""
+    files: dict[int | str, Any] = {}
+    annotated: dict[int | str, set[int | str]] = {}
+    names: dict[int | str, str] = {}
+    keys = set()
+    for key, item in items:
+        keys.add(key)
+        if key not in _COCO or not isinstance(item, dict):
+            continue
+        if key == "images" and isinstance(number := item.get("id"), int | str):
+            files[number] = item.get("file_name")
+        elif key == "categories" and isinstance(number := item.get("id"), int | str):
+            names[number] = str(item.get("name"))
+        elif key == "annotations":
+            image, category = item.get("image_id"), item.get("category_id")
+            if isinstance(image, int | str) and isinstance(category, int | str):
+                annotated.setdefault(image, set()).add(category)
+    if not files or "categories" not in keys:
+        raise IngestError(
+            f"{path} is neither COCO's JSON (with images, annotations, categories) nor Label Studio's (a list of "
+            f"tasks): its keys are {list_names(sorted(keys))}."
+        )
+    if lost := sum(image not in files for image in annotated):
+        passed_over["annotated images that are not listed"] += lost
+    finder = _Finder(path)
+    for number, (image, file) in enumerate(files.items(), start=1):
+        categories = annotated.get(image, set())
+        if unknown := [category for category in categories if category not in names]:
+            yield reject(f"{path}/{file}", number, f"its category {unknown[0]!r} is none of the file's")
+            continue
+        yield _make_row(
+            finder, number, file, finder.list_places(file), sorted(names[category] for category in categories), task
+        )
+
+
+# --- Label Studio
+
+
+def _read_tasks(
+    path: str, items: Iterator[tuple[str, Any]], task: TaskName, _passed_over: Counter[str]
+) -> Iterator[Row]:
+    finder = _Finder(path)
+    for number, (_, item) in enumerate(items, start=1):
+        try:
+            image = item["data"]["image"]
+            answers = _list_answers(item)
+            candidates = _list_places(image)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            yield reject(path, number, "not a task with data.image and annotations")
+            continue
+        if len(answers) > 1:
+            listed = "; ".join("|".join(answer) for answer in sorted(answers))
+            yield reject(finder.find(candidates) or path, number, f"annotators disagree: {listed[:200]}")
+            continue
+        yield _make_row(finder, number, image, candidates, list(next(iter(answers), ())), task)
+
+
+def _list_answers(item: dict[str, Any]) -> set[tuple[str, ...]]:
+    """Returns the different answers of a task's annotators, each its choices; of cancelled ones and drafts none."""
+    answers = set()
+    for annotation in item.get("annotations") or item.get("completions") or []:
+        if annotation.get("was_cancelled"):
+            continue
+        results = [result for result in annotation["result"] if result.get("type") == "choices"]
+        if choices := sorted({str(choice) for result in results for choice in result["value"]["choices"]}):
+            answers.add(tuple(choices))
+    return answers
+
+
+def _list_places(image: str) -> list[str]:
+    """Returns where an image may lie below the folder, by how Label Studio names it."""
+    parts = urlsplit(image)
+    if parts.path.endswith("/data/local-files/"):  # below a folder that the server knows: the export may lie deeper
+        return _list_ends(parse_qs(parts.query)["d"][0])
+    if parts.path.startswith("/data/upload/"):  # PROJECT/8 hexadecimal digits-NAME
+        stored = parts.path.removeprefix("/data/")
+        name = stored.rpartition("/")[2]
+        return [*_list_ends(stored), f"images/{name}", name.partition("-")[2] or name]
+    return [image]
+
+
+def _list_ends(path: str) -> list[str]:
+    steps = path.split("/")
+    return ["/".join(steps[at:]) for at in range(len(steps))]
+
+
+# --- both
+
+
+class _Finder:
+    """Finds images below the folder of an export, without leaving it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._folder, _, name = path.rpartition("/")
+        self._last = 0  # which of the candidates the last image was
+        self._others = ["images"]
+        if self._folder.endswith("/annotations"):  # COCO's own instances_val2017.json, beside val2017/
+            self._folder = self._folder.rpartition("/")[0]
+            self._others.append(name.rpartition("_")[2].partition(".")[0])
+
+    def list_places(self, name: object) -> list[str]:
+        """Returns where an image may lie, by its name in COCO's JSON."""
+        return [str(name), *(f"{folder}/{name}" for folder in self._others)]
+
+    def find(self, candidates: list[str]) -> str | None:
+        """Returns the path of the first candidate that is there, else of any; None if the first leaves the folder."""
+        paths = [self._resolve(candidate) for candidate in candidates]
+        if paths[0] is None or filesystem.is_uri(candidates[0]):
+            return paths[0]
+        order = [*paths[self._last : self._last + 1], *paths]
+        for path in filter(None, order):
+            if _is_file(path):
+                self._last = paths.index(path)
+                return path
+        return order[0]
+
+    def _resolve(self, place: str) -> str | None:
+        if filesystem.is_uri(place):
+            return None if place.startswith(("http://", "https://", "file://")) else place
+        if place.startswith("/") or ".." in place.split("/") or "\0" in place:
+            return None
+        return filesystem.join(self._folder, place)
+
+
+def _is_file(path: str) -> bool:
+    with contextlib.suppress(OSError):  # a name of thousands of characters, a folder that isn't ours to read
+        return filesystem.size(path) is not None
+    return False
+
+
+def _make_row(
+    finder: _Finder, number: int, image: object, candidates: list[Any], labels: list[str], task: TaskName
+) -> Row:
+    if not isinstance(image, str) or not image.strip():
+        return reject(finder.path, number, "no name of the image")
+    place = finder.find(candidates)
+    if place is None:
+        if image.startswith(("http://", "https://")):
+            return reject(finder.path, number, f"on the web, which is not read: download it ({image[:200]})")
+        return reject(finder.path, number, f"its path leaves the folder of the file ({image[:200]})")
+    if task == "classification" and len(labels) > 1:
+        return reject(place, number, f"several classes: {list_names(labels)} (--task multilabel takes them)")
+    return make_row(place, number, image, labels if task == "multilabel" else labels[0] if labels else None, {}, task)

@@ -1,0 +1,93 @@
+"""WebDataset: archives whose files lie together in samples, an image and its label under one name.
+
+``0001.jpg`` and ``0001.cls`` are a sample: what comes before the first dot of the file's name is its key, what comes
+after says what it is (webdataset's ``base_plus_ext``, https://github.com/webdataset/webdataset). The label is the text
+of ``.cls``, else a value of ``.json`` that is called so, else the text of ``.txt``.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from imagepipe.base.images import BadImage
+from imagepipe.ingest.archives import Member
+from imagepipe.ingest.parts import read_part
+
+_IMAGES = frozenset(["jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif", "gif", "bmp", "tif", "tiff"])
+_LABELS = ("cls", "json", "txt")
+_NAMES = ("label", "labels", "cls", "class", "class_name", "category")  # in a sample's JSON
+_MAX_LABEL = 2**20  # bytes of a file with a label
+
+
+class Sample(NamedTuple):
+    """An image and its label.
+
+    Attributes:
+        image: the image, or the first file of a sample that can't be used.
+        label: as the sample has it: text, a number, or a list of these; None if it has none.
+        reason: why it can't be used, or None.
+    """
+
+    image: Member
+    label: Any
+    reason: str | None
+
+
+def are_samples(members: Iterable[Member]) -> bool:
+    """Returns whether files are samples rather than images in class folders, judged by the first image among them.
+
+    Beside an image in a folder, JSON and text may also be what a program says of the image.
+    """
+    for key, files in _group(members):
+        kinds = {kind for kind, _ in files}
+        if kinds & _IMAGES:
+            return "cls" in kinds or ("/" not in key and bool(kinds.intersection(_LABELS)))
+    return False
+
+
+def read_samples(members: Iterable[Member]) -> Iterator[Sample]:
+    """Reads the samples of an archive, whose files lie next to each other."""
+    for key, files in _group(members):
+        images = [member for kind, member in files if kind.rpartition(".")[2] in _IMAGES]
+        first = images[0] if images else files[0][1]
+        if first.reason:
+            yield Sample(first, None, first.reason)
+        elif len(images) != 1:
+            names = ", ".join(kind for kind, _ in files)
+            yield Sample(first, None, f"the sample {key} has {len(images)} images, and one is needed ({names})")
+        else:
+            yield _read_label(first, dict(files))
+
+
+def _group(members: Iterable[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    """Yields key and files of each sample, a file as its kind (such as ``jpg``) and itself."""
+    for key, files in groupby(members, key=lambda member: _split(member.path)[0]):
+        yield key, [(_split(member.path)[1], member) for member in files]
+
+
+def _split(path: str) -> tuple[str, str]:
+    folder, slash, name = path.rpartition("/")
+    start, _, kind = name.partition(".")
+    return f"{folder}{slash}{start}", kind.lower()
+
+
+def _read_label(image: Member, files: dict[str, Member]) -> Sample:
+    for kind in _LABELS:
+        member = files.get(kind)
+        if member is None or member.part is None:
+            continue
+        if member.part[2] > _MAX_LABEL:
+            return Sample(image, None, f"its label, {member.path}, has {member.part[2]:,} bytes")
+        try:
+            label = read_part(member.part).decode("utf-8-sig").strip()
+            if kind != "json":
+                return Sample(image, label, None)
+            value = json.loads(label)
+        except (ValueError, RecursionError, BadImage) as error:
+            return Sample(image, None, f"its label, {member.path}, can't be read: {error}")
+        if isinstance(value, dict):
+            value = next((value[name] for name in _NAMES if name in value), None)
+        if value is not None:
+            return Sample(image, value, None)
+    return Sample(image, None, None)

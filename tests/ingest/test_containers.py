@@ -1,0 +1,292 @@
+"""Archives, WebDataset, Parquet with images, COCO's and Label Studio's JSON: from source to a dataset."""
+
+import io
+import json
+import tarfile
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest.command import ingest
+
+
+@pytest.fixture
+def labelled(crops):
+    """Path to bytes of eight images of two classes."""
+    return {f"{'daisy' if i % 2 else 'roses'}/{i}.jpg": data for i, data in enumerate(crops(8))}
+
+
+@pytest.fixture
+def put_tar(tmp_path):
+    def put_tar(name, files):
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+            for path, data in files.items():
+                member = tarfile.TarInfo(path)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        return tmp_path / name
+
+    return put_tar
+
+
+@pytest.fixture
+def put_zip(tmp_path):
+    def put_zip(name, files, compression=zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
+            for path, data in files.items():
+                archive.writestr(path, data)
+        return tmp_path / name
+
+    return put_zip
+
+
+@pytest.fixture
+def put_parquet(tmp_path):
+    def put_parquet(name, images, names=None, **columns):
+        """``images`` is a list of (path, bytes); ``names`` are those of the classes in the column label."""
+        values = [{"bytes": data, "path": path} for path, data in images]
+        image = pa.array(values, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        table = pa.table({"image": image, **columns})
+        if names:
+            features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, tmp_path / name, row_group_size=3)
+        return tmp_path / name
+
+    return put_parquet
+
+
+@pytest.fixture
+def read(tmp_path, records):
+    """Metadata to (label, split, image) of the records that an ingest of a source writes."""
+
+    def read(source, **options):
+        result = ingest(str(source), str(tmp_path / "out"), **options)
+        written = {
+            feature["metadata"].bytes_list.value[0].decode(): (
+                [value.decode() for value in feature["label"].bytes_list.value],
+                split,
+                feature["input"].bytes_list.value[0],
+            )
+            for split, feature in records(tmp_path / "out").values()
+        }
+        assert len(written) == result.written
+        return result, written
+
+    return read
+
+
+def list_reasons(lines, tmp_path):
+    return {entry["path"]: entry["reason"] for entry in lines(tmp_path / "out/quarantine.jsonl")}
+
+
+# --- archives of class folders
+
+
+@pytest.mark.parametrize("name", ["set.tar", "set.tgz", "set.tar.gz", "set.zip", "stored.zip"])
+def test_an_archive_of_class_folders_is_read_as_the_folders_are(
+    name, put_tar, put_zip, labelled, read, tmp_path, lines
+):
+    files = {**labelled, "daisy/notes.txt": b"Dear reader", "__MACOSX/daisy/._1.jpg": b"x", "daisy/.DS_Store": b"x"}
+    if name.endswith("zip"):
+        source = put_zip(name, files, zipfile.ZIP_STORED if name == "stored.zip" else zipfile.ZIP_DEFLATED)
+    else:
+        source = put_tar(name, files)
+    result, written = read(source)
+    assert {path: (labels, data) for path, (labels, _, data) in written.items()} == {
+        path: ([path.partition("/")[0]], data) for path, data in labelled.items()
+    }
+    assert (result.read, result.new, result.quarantined) == (9, 8, 1)
+    assert result.passed_over == {"hidden": 1, "in __MACOSX": 1}
+    assert list_reasons(lines, tmp_path) == {f"{source}/daisy/notes.txt": "not an image, but text"}
+    assert not list(tmp_path.glob("out/.staging*"))
+    again, _ = read(source)
+    assert (again.new, again.already, again.quarantined) == (0, 8, 1)
+
+
+def test_a_single_folder_above_the_class_folders_is_no_class(put_tar, labelled, read):
+    files = {f"./flower_photos/{path}": data for path, data in labelled.items()}
+    result, written = read(put_tar("flower_photos.tgz", {**files, "./flower_photos/LICENSE.txt": b"text"}))
+    assert {label for (label,), _, _ in written.values()} == {"daisy", "roses"}
+    assert set(written) == {f"flower_photos/{path}" for path in labelled}
+    assert result.quarantined == 1
+
+
+def test_folders_that_are_splits_are_so_in_archives(put_zip, labelled, read):
+    files = {f"set/{'val' if '1.' in path else 'train'}/{path}": data for path, data in labelled.items()}
+    files["set/test/loose.jpg"] = b"x"
+    result, written = read(put_zip("set.zip", files))
+    assert {(label, split) for (label,), split, _ in written.values()} == {
+        ("daisy", "train"),
+        ("roses", "train"),
+        ("daisy", "eval"),
+    }
+    assert result.notes == ("Folders gave the splits: train is train (7), val is eval (1).",)
+    assert result.passed_over == {"without a label in test, for imagepipe predict": 1}
+
+
+def test_an_archive_on_an_object_store_is_read(memory, put_tar, put_zip, labelled, tmp_path):
+    for source in (put_tar("set.tar", labelled), put_zip("set.zip", labelled)):
+        uri = memory.put(f"in/{source.name}", source.read_bytes())
+        for out in (f"{memory.uri}/out-{source.name}", str(tmp_path / f"out-{source.name}")):
+            assert ingest(uri, out).new == 8
+
+
+# --- WebDataset
+
+
+def make_samples(images, labels, kind):
+    files = {}
+    for number, (data, label) in enumerate(zip(images, labels, strict=True)):
+        files[f"{number:04}.jpg"] = data
+        files[f"{number:04}.{kind}"] = label
+    return files
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "expected"),
+    [
+        ("cls", [b"0", b"1\n"], ["0", "1"]),
+        ("txt", [b" daisy ", "\ufeffrösle\n".encode()], ["daisy", "rösle"]),
+        ("json", [b'{"label": "daisy", "width": 3}', b'{"class_name": 7}'], ["daisy", "7"]),
+        ("json", [b'"daisy"', b"7"], ["daisy", "7"]),
+    ],
+)
+def test_samples_of_webdataset_have_the_label_beside_the_image(kind, labels, expected, crops, put_tar, read):
+    result, written = read(put_tar("set.tar", make_samples(crops(2), labels, kind)))
+    assert result.read == 2
+    assert [written[f"{number:04}.jpg"][0] for number in range(2)] == [[label] for label in expected]
+
+
+def test_samples_lie_in_a_folder_of_shards_whose_names_are_splits(crops, put_tar, read, tmp_path):
+    images = crops(6)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/README.md").write_text("text")
+    for number, name in enumerate(["train-0000.tar", "train-0001.tar", "val-0000.tar"]):
+        some = images[2 * number : 2 * number + 2]
+        put_tar(f"set/{name}", make_samples(some, [b"0", b"1"], "cls"))
+    result, written = read(tmp_path / "set")
+    assert {name: split for name, (_, split, _) in written.items()} == {
+        "train-0000.tar/0000.jpg": "train",
+        "train-0000.tar/0001.jpg": "train",
+        "train-0001.tar/0000.jpg": "train",
+        "train-0001.tar/0001.jpg": "train",
+        "val-0000.tar/0000.jpg": "eval",
+        "val-0000.tar/0001.jpg": "eval",
+    }
+    assert result.notes == ("The files' names gave the splits: train is train (4), val is eval (2).",)
+    assert result.passed_over == {"beside archives or Parquet files": 1}
+
+
+@pytest.mark.parametrize("pattern", ["set-{0000..0001}.tar", "set-*.tar", "set-000{0,1}.tar", "set-000[01].tar"])
+def test_shards_are_named_by_a_pattern(pattern, crops, put_tar, read, tmp_path):
+    images = crops(4)
+    for number in range(2):
+        some = images[2 * number : 2 * number + 2]
+        put_tar(f"set-{number:04}.tar", make_samples(some, [b"0", b"1"], "cls"))
+    _, written = read(tmp_path / pattern)
+    assert len(written) == 4
+
+
+def test_a_pattern_that_names_a_missing_shard_is_refused(put_tar, tmp_path):
+    put_tar("set-0.tar", {"a/1.jpg": b"x"})
+    with pytest.raises(IngestError, match=r"set-1.tar: no such file, of the 2 that .* stands for"):
+        ingest(str(tmp_path / "set-{0..1}.tar"), str(tmp_path / "out"))
+    with pytest.raises(IngestError, match="stands for more than"):
+        ingest(str(tmp_path / "set-{0..999999999}.tar"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_are_none_are_quarantined_with_their_reason(crops, put_tar, read, lines, tmp_path):
+    one, two, three, four = crops(4)
+    files = {
+        "a.jpg": one,
+        "a.cls": b"0",
+        "b.cls": b"1",
+        "c.left.jpg": two,
+        "c.right.jpg": three,
+        "c.cls": b"1",
+        "d.jpg": four,
+        "e.jpg": four,
+        "e.json": b"{",
+    }
+    source = put_tar("set.tar", files)
+    result, _ = read(source)
+    assert (result.read, result.new, result.quarantined) == (5, 1, 4)
+    reasons = list_reasons(lines, tmp_path)
+    assert reasons[f"{source}/b.cls"] == "the sample b has 0 images, and one is needed (cls)"
+    assert reasons[f"{source}/c.left.jpg"].startswith("the sample c has 2 images")
+    assert reasons[f"{source}/d.jpg"] == "missing label"
+    assert "its label, e.json, can't be read" in reasons[f"{source}/e.jpg"]
+
+
+def test_json_beside_images_in_class_folders_is_no_label(put_tar, labelled, read):
+    files = {}
+    for path, data in labelled.items():
+        files |= {path: data, f"{path[:-4]}.json": b'{"label": "other"}'}
+    result, written = read(put_tar("set.tar", files))
+    assert {label for (label,), _, _ in written.values()} == {"daisy", "roses"}
+    assert result.quarantined == 8
+
+
+def test_samples_with_several_labels(crops, put_tar, read):
+    labels = [b'{"labels": ["b", "a|c"]}', b'{"labels": ["b"]}']
+    _, written = read(put_tar("set.tar", make_samples(crops(2), labels, "json")), task="multilabel")
+    assert [written[f"{number:04}.jpg"][0] for number in range(2)] == [["a|c", "b"], ["b"]]
+
+
+# --- Parquet
+
+
+def test_parquet_of_hugging_face_has_images_class_names_and_splits(crops, put_parquet, read, tmp_path, capfd):
+    images = [(f"{i}.png", data) for i, data in enumerate(crops(6))]
+    names = ["daisy", "roses"]
+    embedding = [[0.5]] * 4
+    put_parquet(
+        "set/data/train-00000-of-00001.parquet", images[:4], names, label=[0, 1, 1, 0], iso=[1, 2, 3, 4], v=embedding
+    )
+    put_parquet("set/data/validation-00000-of-00001.parquet", images[4:], names, label=[0, -1], iso=[1, None])
+    (tmp_path / "set/README.md").write_text("text")
+    result, written = read(tmp_path / "set")
+    assert {name: (labels, split) for name, (labels, split, _) in written.items()} == {
+        "data/train-00000-of-00001.parquet/1/0.png": (["daisy"], "train"),
+        "data/train-00000-of-00001.parquet/2/1.png": (["roses"], "train"),
+        "data/train-00000-of-00001.parquet/3/2.png": (["roses"], "train"),
+        "data/train-00000-of-00001.parquet/4/3.png": (["daisy"], "train"),
+        "data/validation-00000-of-00001.parquet/1/4.png": (["daisy"], "eval"),
+    }
+    assert {data for *_, data in written.values()} == {data for _, data in images[:5]}
+    assert (result.read, result.quarantined) == (6, 1)  # -1 is Hugging Face's sign for no label
+    assert "columns that are passed over: v" in capfd.readouterr().err
+    again, _ = read(tmp_path / "set")
+    assert (again.new, again.already) == (0, 5)
+
+
+def test_one_parquet_file_without_hugging_faces_metadata(crops, put_parquet, read, lines, tmp_path):
+    source = put_parquet(
+        "set.parquet",
+        [(None, data) for data in crops(3)] + [("a/b.jpg", None)],
+        label=["a", "b", "a", "a"],
+        split=["train", "test", "train", "train"],
+    )
+    _, written = read(source)
+    assert {name: (labels, split) for name, (labels, split, _) in written.items() if split == "test"} == {
+        "2": (["b"], "test")
+    }
+    assert list_reasons(lines, tmp_path) == {f"{source}/4/b.jpg": "no bytes of the image in the file"}
+
+
+def test_which_column_of_parquet_is_meant_has_to_be_plain(crops, put_parquet, tmp_path):
+    images = [("1.jpg", crops(1)[0])]
+    with pytest.raises(IngestError, match="has no column 'label', only image, kind: rename"):
+        ingest(str(put_parquet("a.parquet", images, kind=["a"])), str(tmp_path / "out"))
+    features = {name: {"names": ["a"], "_type": "ClassLabel"} for name in ("fine", "coarse")}
+    table = pq.read_table(put_parquet("b.parquet", images, fine=[0], coarse=[0]))
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "b.parquet")
+    with pytest.raises(IngestError, match=r"several columns that could be 'label' \(fine, coarse\)"):
+        ingest(str(tmp_path / "b.parquet"), str(tmp_path / "out"))
