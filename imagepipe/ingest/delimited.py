@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,7 +71,7 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
     head = _read_head(source)
     encoding = _find_encoding(head)
     start = head.decode(encoding, errors="replace")
-    lines = read_lines(source)
+    lines = _Lines(read_lines(source))
     skipped = 0
     if start.lower().startswith("sep="):  # for Excel: what separates the columns
         start = start.partition("\n")[2]
@@ -79,7 +80,7 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
     separator = max(_SEPARATORS, key=lambda one: _rate_header(_split_head(start, one), needed))
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     try:
-        header = [column.strip() for column in next(reader)]
+        header = _read_row(reader, lines)
     except (StopIteration, csv.Error) as error:
         raise IngestError(f"{source} has no header row; its first line must name the columns: path,label,…") from error
     while header and not header[-1]:
@@ -91,7 +92,7 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
         + (f", in {encoding.upper()}" if not encoding.startswith("utf-8") else "")
         + ("; the first column only numbers the rows, and is left out" if first else "")
     )
-    return header[first:], _read_rows(reader, header, int(first), skipped)
+    return header[first:], _read_rows(reader, lines, header, int(first), skipped)
 
 
 def _read_head(source: str) -> bytes:
@@ -133,11 +134,49 @@ def _has_index(header: list[str], rows: list[list[str]]) -> bool:
     return all(value.isascii() and value.isdigit() for value in values)
 
 
-def _read_rows(reader: Any, header: list[str], first: int, skipped: int) -> Iterator[Cells]:
+class _Lines:
+    """The lines of a table, with those of the row that is being read, ``row_lines``."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.start_row()
+
+    def start_row(self) -> None:
+        self.row_lines: list[str] = []
+        self._length = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.row_lines.append(line)
+        self._length += len(line)
+        if self._length > 2 * MAX_LINE:  # a quote that is never closed, or an attack
+            raise csv.Error(f"longer than {2 * MAX_LINE:,} characters")
+        return line
+
+
+def _read_row(reader: Any, lines: _Lines) -> list[str]:
+    """Returns the values of the next row, without blanks around them; those after quotes are an error in CSV proper."""
+    lines.start_row()
+    try:
+        row = next(reader)
+    except csv.Error as error:
+        separator = reader.dialect.delimiter
+        text = re.sub(rf'"[ \t]+(?={re.escape(separator)}|\r?\n?$)', '"', "".join(lines.row_lines))
+        try:
+            (row,) = csv.reader([text], delimiter=separator, strict=True, skipinitialspace=True)
+        except (csv.Error, ValueError):  # still none, or several
+            raise error from None
+    return [value.strip() for value in row]
+
+
+def _read_rows(reader: Any, lines: _Lines, header: list[str], first: int, skipped: int) -> Iterator[Cells]:
     while True:
         number = reader.line_num + skipped + 1
         try:
-            values = [value.strip() for value in next(reader)]
+            values = _read_row(reader, lines)
         except StopIteration:
             return
         except csv.Error as error:
@@ -151,7 +190,7 @@ def _read_rows(reader: Any, header: list[str], first: int, skipped: int) -> Iter
         while len(values) > len(header) and not values[-1]:
             values.pop()
         if len(values) != len(header):
-            lines = f"lines {number} to {reader.line_num + skipped}"
-            yield number, f"unreadable row, {lines}: {len(values)} columns, the header has {len(header)}"
+            where = f"lines {number} to {reader.line_num + skipped}"
+            yield number, f"unreadable row, {where}: {len(values)} columns, the header has {len(header)}"
             continue
         yield number, dict(zip(header[first:], values[first:], strict=True))

@@ -187,7 +187,8 @@ def _read_parquet(source: str, needed: tuple[str, ...], _say: Say) -> Iterator[C
 def _check_type(source: str, name: str, kind: Any) -> None:
     import pyarrow.types as pt
 
-    values = kind.value_type if pt.is_dictionary(kind) else kind
+    is_labels = name.lower() == "label" and (pt.is_list(kind) or pt.is_large_list(kind))
+    values = kind.value_type if pt.is_dictionary(kind) or is_labels else kind
     plain = (pt.is_string, pt.is_large_string, pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_null, pt.is_decimal)
     times = (pt.is_date, pt.is_timestamp, pt.is_time)
     if not any(is_kind(values) for is_kind in (*plain, *times)):

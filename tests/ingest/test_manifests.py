@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagepipe.base.errors import IngestError
-from imagepipe.ingest import manifests
+from imagepipe.ingest import delimited, manifests
 from imagepipe.ingest.manifests import read_manifest, read_table
 
 ROWS = [("img/cat 1.jpg", "cat", "1.5"), ("img/dog_2.jpg", "a dog", "-2")]
@@ -78,6 +78,34 @@ def test_rows_keep_their_lines_and_a_longer_one_is_refused(put):
 def test_quoted_values_may_hold_the_separator_blanks_before_them_and_ends_of_lines(put):
     path = put("list.csv", b'path, label, caption\r\na.jpg, cat, "a cat, sitting"\r\nb.jpg, dog, "two\r\nlines"\r\n')
     assert [cells["caption"] for _, cells in read_table(str(path), ("path",))] == ["a cat, sitting", "two\r\nlines"]
+
+
+def test_blanks_after_quotes_are_as_if_they_were_not_there(put):
+    rows = [b'"a.jpg" , "cat" ,"a ""b"" c" ', b'"b.jpg"\t,"dog"x, y', b'"c.jpg" ,dog,"open']
+    path = put("list.csv", b'"path" ,"label" , "caption" \r\n' + b"\r\n".join(rows) + b"\r\n")
+    read = list(read_table(str(path), ("path",)))
+    assert read[0] == (2, {"path": "a.jpg", "label": "cat", "caption": 'a "b" c'})
+    assert [(number, cells[:37]) for number, cells in read[1:]] == [
+        (3, "unreadable row, lines 3 to 3: ',' exp"),
+        (4, "unreadable row, lines 4 to 4: ',' exp"),
+    ]
+
+
+def test_a_quote_that_is_never_closed_takes_no_memory(put, monkeypatch):
+    monkeypatch.setattr(delimited, "MAX_LINE", 1000)
+    path = put("list.csv", b"path,label\na.jpg,x\n" + b'"",' * 10 + b'"\n' + b'","\n' * 600 + b'"\nb.jpg,x\n')
+    reasons = [cells for _, cells in read_table(str(path), ("path",)) if isinstance(cells, str)]
+    assert "longer than 2,000 characters" in reasons[0]
+
+
+def test_several_labels_may_be_a_list(put, tmp_path):
+    text = [json.dumps({"path": "a.jpg", "label": label}) for label in (["b", 7, "b"], [], "b|c", [True], [["b"]])]
+    rows = list(read_manifest(str(put("list.jsonl", "\n".join(text).encode())), "multilabel"))
+    assert [row["labels"] for row in rows] == [["7", "b"], [], ["b", "c"], [], []]
+    assert [row["reason"] for row in rows][1:] == ["missing label", None, *["label is neither text nor a number"] * 2]
+    table = write_parquet(tmp_path, path=["a.jpg", "b.jpg"], label=[["y", "x"], None])
+    assert [row["labels"] for row in read_manifest(table, "multilabel")] == [["x", "y"], []]
+    assert next(read_manifest(table, "classification"))["reason"] == "label is neither text nor a number"
 
 
 def test_a_table_of_another_encoding_says_how_to_save_it(put):
