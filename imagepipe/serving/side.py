@@ -30,7 +30,7 @@ def convert_value(name: str, value: object, type_: str) -> Value:
     if type_ == "string":
         return text
     text = text.strip()
-    if text in MISSING_NUMBERS:
+    if not text or text in MISSING_NUMBERS:
         raise RequestError("missing_feature", f"{name!a} is missing, and the model needs a number there")
     pattern, convert, kind = (_INTEGER, _to_int, "a whole number") if type_ == "int64" else (_NUMBER, float, "a number")
     if not pattern.fullmatch(text):
