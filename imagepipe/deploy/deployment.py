@@ -38,14 +38,18 @@ class Address:
         auth: adds the caller's credentials to each request; None if none are needed.
         labels: names of the outputs in the order of the scores; empty if the live versions disagree.
         headers: headers of each request, such as the ``Host`` by which a gateway finds the model.
-        inputs: names of the inputs that the model takes, side features included.
+        inputs: types of the inputs that the model takes by name, side features included; empty if unknown.
+        max_bytes: size of a request that the service takes; None if there is no limit worth minding.
+        image_size: height and width that the model sees; None if unknown.
     """
 
     url: str
     auth: httpx.Auth | None = None
     labels: Sequence[str] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    inputs: Sequence[str] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    max_bytes: int | None = None
+    image_size: tuple[int, int] | None = None
 
 
 def rank_by_traffic(version: Version) -> tuple[int, int]:

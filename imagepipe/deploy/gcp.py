@@ -23,6 +23,9 @@ _LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATIO
 RETRY = retry.Retry(predicate=retry.if_exception_type(exceptions.ServiceUnavailable), initial=0.5, timeout=4)
 """For requests that may be repeated without harm."""
 
+MAX_REQUEST_BYTES = 1_500_000
+"""Size of a request for predictions online: Vertex AI and ML Engine take 1.5 MB, whichever megabyte they mean."""
+
 
 class UncertainError(DeployError):
     """The outcome is unknown, and may be a success: the time is up, or the connection is lost."""

@@ -28,7 +28,7 @@ from imagepipe.deploy.ml_engine_api import (
     version_path,
     wait_for_operation,
 )
-from imagepipe.deploy.saved_model import read_inputs
+from imagepipe.deploy.saved_model import read_image_size, read_inputs
 
 _FAILED, _CHANGING = "FAILED", ("CREATING", "UPDATING")
 
@@ -84,7 +84,8 @@ def find_address(config: DeployConfig) -> Address:
     cloud = connect(config)
     uri = find_live_version(cloud).uri
     labels, inputs = storage.read_common_labels([uri]), read_inputs(uri)
-    return Address(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), labels, inputs=inputs)
+    size = read_image_size([uri])
+    return Address(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), labels, {}, inputs, gcp.MAX_REQUEST_BYTES, size)
 
 
 def _create_version(cloud: Connection, version: Version, answer: Json | None) -> None:

@@ -1,11 +1,12 @@
 """Reads what a SavedModel's folder says about the model, without TensorFlow, whose import takes seconds.
 
-``saved_model.pb`` is a ``SavedModel`` message. Only its fields on the way to the names of the inputs are declared here,
+``saved_model.pb`` is a ``SavedModel`` message. Only its fields on the way to the signatures' tensors are declared here,
 in a descriptor pool of their own, numbered as in TensorFlow's
 ``tensorflow/core/protobuf/{saved_model,meta_graph}.proto``; protobuf skips all others, and TensorFlow may be imported
 beside it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
-from imagepipe.base.features import LABELS_VOCABULARY
+from imagepipe.base.features import IMAGE, LABELS_VOCABULARY
 from imagepipe.base.labels import decode_names
 from imagepipe.base.names import TASK_ASSET
 
@@ -24,18 +25,30 @@ GRAPH = "saved_model.pb"
 FINGERPRINT = "fingerprint.pb"
 """TensorFlow writes it beside each SavedModel: hashes of the graph and of the weights."""
 
+_TYPES = {1: "float32", 7: "string", 9: "int64"}  # tensorflow/core/framework/types.proto
+
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
 def _create_saved_model_class() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="imagepipe/saved_model.proto", package="tensorflow", syntax="proto3")
-    file.message_type.add(name="TensorInfo")
-    _add_map(file.message_type.add(name="SignatureDef"), "inputs", 1, "TensorInfo")
+    _add_integer(file.message_type.add(name="Dim"), "size", 1)
+    _add_message(file.message_type.add(name="TensorShapeProto"), "dim", 2, "Dim", _Field.LABEL_REPEATED)
+    tensor = file.message_type.add(name="TensorInfo")
+    _add_integer(tensor, "dtype", 2)
+    _add_message(tensor, "tensor_shape", 3, "TensorShapeProto", _Field.LABEL_OPTIONAL)
+    signature = file.message_type.add(name="SignatureDef")
+    _add_map(signature, "inputs", 1, "TensorInfo")
+    _add_map(signature, "outputs", 2, "TensorInfo")
     _add_map(file.message_type.add(name="MetaGraphDef"), "signature_def", 5, "SignatureDef")
     _add_message(file.message_type.add(name="SavedModel"), "meta_graphs", 2, "MetaGraphDef", _Field.LABEL_REPEATED)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.SavedModel"))
+
+
+def _add_integer(message: descriptor_pb2.DescriptorProto, name: str, number: int) -> None:
+    message.field.add(name=name, number=number, type=_Field.TYPE_INT64, label=_Field.LABEL_OPTIONAL)
 
 
 def _add_map(message: descriptor_pb2.DescriptorProto, name: str, number: int, value: str) -> None:
@@ -57,15 +70,38 @@ def _add_message(message: descriptor_pb2.DescriptorProto, name: str, number: int
 _SavedModel = _create_saved_model_class()
 
 
-def read_inputs(model: str) -> list[str]:
-    """Returns the names of the inputs that a SavedModel takes of a request, side features included, sorted.
+def read_inputs(model: str) -> dict[str, str]:
+    """Returns the inputs that a SavedModel takes of a request, side features included, by name.
+
+    Returns:
+        ``string``, ``float32`` or ``int64`` by name, sorted.
 
     Raises:
         ModelError: if it can't be read.
     """
+    inputs = _read_signatures(model)["serving_default"].inputs
+    return {name: _TYPES.get(inputs[name].dtype, "unknown") for name in sorted(inputs)}
+
+
+def read_image_size(models: Sequence[str]) -> tuple[int, int] | None:
+    """Returns the largest height and width of the images that SavedModels' networks see.
+
+    Returns:
+        None if one of them doesn't say.
+
+    Raises:
+        ModelError: if one can't be read.
+    """
+    outputs = [_read_signatures(model)["transform_features"].outputs for model in models]
+    shapes = [[dim.size for dim in output[IMAGE].tensor_shape.dim] for output in outputs]
+    if not all(len(shape) == 4 and min(shape[1:3]) > 0 for shape in shapes):
+        return None
+    return max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+
+
+def _read_signatures(model: str) -> Any:
     try:
-        saved_model = _SavedModel.FromString(filesystem.read_bytes(f"{model}/{GRAPH}"))
-        return sorted(saved_model.meta_graphs[0].signature_def["serving_default"].inputs)
+        return _SavedModel.FromString(filesystem.read_bytes(f"{model}/{GRAPH}")).meta_graphs[0].signature_def
     except (OSError, DecodeError, IndexError) as error:
         raise ModelError(f"{model} can't be read as a SavedModel: {error}") from error
 

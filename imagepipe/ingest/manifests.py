@@ -39,8 +39,6 @@ def is_manifest(source: str) -> bool:
 def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
     """Reads the rows of a manifest of labelled images.
 
-    Backslashes separate folders in paths of which there is no file with a backslash in its name.
-
     Args:
         source: absolute path or URI of the manifest.
         task: how labels are read.
@@ -48,15 +46,26 @@ def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
     Raises:
         IngestError: its columns can't be used.
     """
-    folder = source.rpartition("/")[0]
-    is_windows = False
     for number, cells in read_table(source, ("path", "label"), print_note):
         row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task)
-        if "\\" in row["metadata"]:
-            forward = filesystem.join(folder, row["metadata"].replace("\\", "/"))
-            is_windows = is_windows or (not filesystem.exists(row["path"]) and filesystem.exists(forward))
-            row["path"] = forward if is_windows else row["path"]
         yield row
+
+
+def locate_image(manifest: str, path: str) -> str:
+    """Returns the absolute path or URI of an image that a manifest names.
+
+    Backslashes separate folders where there is a file of that name, and none with backslashes in its name.
+
+    Args:
+        manifest: absolute path or URI.
+        path: as the manifest has it: absolute, a URI, or as seen from the manifest's folder.
+    """
+    folder = manifest.rpartition("/")[0]
+    image = filesystem.join(folder, path)
+    if "\\" not in path or filesystem.exists(image):
+        return image
+    forward = filesystem.join(folder, path.replace("\\", "/"))
+    return forward if filesystem.exists(forward) else image
 
 
 def read_table(source: str, needed: tuple[str, ...], say: Say = lambda _: None) -> Iterator[Cells]:
@@ -222,7 +231,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) 
             number,
             "unreadable row: not UTF-8; save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8",
         )
-    image = filesystem.join(source.rpartition("/")[0], path)
+    image = locate_image(source, path)
     side = {}
     for name, value in values.items():
         if isinstance(value, list | dict) or (isinstance(value, float) and not math.isfinite(value)):

@@ -3,19 +3,19 @@
 The folder of the results holds, for each shard:
 
 - ``predictions-<id>.jsonl`` (or ``.parquet``, ``.tfrecord``): ``metadata`` (the image's path, or the request's own),
-  ``label``, ``score`` and ``classes``, as the model's signature gives them;
+  ``label``, ``score`` and ``classes``, as the model's signature gives them; for rows of a manifest also its ``line``,
+  and ``kept``, the columns that the model doesn't take, if they are wanted;
 - ``quarantine-<id>.jsonl``, if there were any: images without a prediction, with the reason;
 - ``done/<id>.json``, written last: the shard's inputs. Without it the shard does not count: the next run deletes its
   files and predicts it again. An input that no such file names is new.
 """
 
 import json
-import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -31,9 +31,8 @@ from imagepipe.base.errors import UnavailableError
 from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
-from imagepipe.serving.inputs import list_items, read_inputs
+from imagepipe.serving.listing import Item, Listing, list_for_model, read_items
 from imagepipe.serving.predictor import Predictor, load
-from imagepipe.serving.request_files import is_request_file
 from imagepipe.serving.types import Prediction
 
 ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
@@ -54,13 +53,13 @@ class Shard:
 
     Attributes:
         id: its name.
-        items: absolute paths of images, or of one file of requests.
+        items: images or rows of manifests, or one file of requests.
         out: folder of the results.
         kind: format of the results.
     """
 
     id: str
-    items: tuple[str, ...]
+    items: tuple[Item, ...]
     out: str
     kind: ResultFormat
 
@@ -72,49 +71,73 @@ class BatchResult:
     Attributes:
         predicted: images with a prediction.
         quarantined: images without one, each with its reason.
-        already: files that an earlier run has done; not part of the sum.
+        already: inputs that an earlier run has done; not part of the sum.
+        passed_over: files in folders that are no input, by why.
+        columns: of manifests, that the model doesn't take, and that were not kept.
     """
 
     predicted: int
     quarantined: int
     already: int
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    columns: Sequence[str] = ()
 
     def __str__(self) -> str:
         return (
             f"{self.predicted + self.quarantined:,} read = {self.predicted:,} predicted + {self.quarantined:,} "
-            f"quarantined; {self.already:,} files were done already"
+            f"quarantined; {self.already:,} were done already"
         )
 
 
 def predict_source(
     model: Path, source: str, out: Path, kind: ResultFormat = "jsonl", workers: int = 1, beam_args: Sequence[str] = ()
 ) -> BatchResult:
-    """Asks a model about all images of a source that no earlier run into the same folder has done.
+    """Asks a model about all inputs that a path or a pattern stands for; see ``predict_listing``.
+
+    Args:
+        model: the SavedModel's folder.
+        source: an image, a folder or a glob of images; files of requests, see ``request_files``; or a manifest with the
+            column ``path``.
+        out: folder of the results, made if missing.
+        kind: format of the results.
+        workers: processes.
+        beam_args: Beam pipeline options.
+    """
+    return predict_listing(model, list_for_model(model, [source]), out, kind, workers, beam_args)
+
+
+def predict_listing(
+    model: Path,
+    listing: Listing,
+    out: Path,
+    kind: ResultFormat = "jsonl",
+    workers: int = 1,
+    beam_args: Sequence[str] = (),
+) -> BatchResult:
+    """Asks a model about all inputs that no earlier run into the same folder has done.
 
     A run that was killed is resumed by running it again: a shard is either done or not.
 
     Args:
         model: the SavedModel's folder.
-        source: an image, a folder or a glob of images; files of requests, see ``request_files``; or a CSV with the
-            column ``path``, relative to the CSV or absolute.
+        listing: the inputs.
         out: folder of the results, made if missing.
         kind: format of the results.
         workers: processes, 1 or more; each holds the model in its memory.
         beam_args: Beam pipeline options, which override those of a local run.
 
     Raises:
-        ModelError: if there is no model or no input.
+        ModelError: if there is no model.
         UnavailableError: if another run is writing into ``out``, or a worker fails.
-        OSError: if there is no room in ``out``; what is done is kept.
     """
-    items = dict.fromkeys(os.path.abspath(path) for path in list_items(source))  # noqa: PTH100 (keeps symbolic links)
+    items = {item.key: item for item in listing.items}
     busy = UnavailableError(f"another run is writing into {out}: wait for it, or give another --out")
     with lock_folder(out, busy):
         (out / _DONE).mkdir(exist_ok=True)
         earlier = _read_done(out)
         done_items = {item for record in earlier.values() for item in record["items"]}
         _remove_unfinished(out, earlier.keys())
-        new = [item for item in items if item not in done_items]
+        new = [item for key, item in items.items() if key not in done_items]
         mode = ["--direct_running_mode=multi_processing"] if workers > 1 else ["--direct_running_mode=in_memory"]
         options = PipelineOptions([*_LOCAL, *mode, f"--direct_num_workers={workers}", *beam_args])
         shards = list(_make_shards(new, str(out.resolve()), kind))
@@ -144,6 +167,8 @@ def predict_source(
         sum(record["predicted"] for record in records),
         sum(record["quarantined"] for record in records),
         len(items) - len(new),
+        dict(listing.passed_over),
+        tuple(listing.columns),
     )
 
 
@@ -167,7 +192,7 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
             yield shard.id
 
     def get_num_bytes(self, batch: Sequence[Shard]) -> int:
-        return sum(len(item) for shard in batch for item in shard.items)
+        return sum(len(item.path) for shard in batch for item in shard.items)
 
 
 def predict_shard(shard: Shard, predictor: Predictor) -> None:
@@ -178,10 +203,13 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
 
     def predict_rows(quarantine: BinaryIO) -> Iterator[Row]:
         nonlocal predicted, quarantined
-        for answer in predictor.predict_requests(read_inputs(map(Path, shard.items))):
+        answers = predictor.predict_requests(read_items(shard.items, predictor.model.side_types))
+        # A file of requests, which is a shard of its own, has any number of answers; other items have one each.
+        items = repeat(shard.items[0]) if shard.items[0].is_request_file else iter(shard.items)
+        for answer, item in zip(answers, items, strict=False):
             if isinstance(answer, Prediction):
                 predicted += 1
-                yield _build_row(answer, predictor.model.labels)
+                yield _build_row(answer, predictor.model.labels, item)
             else:
                 quarantined += 1
                 quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}).encode() + b"\n")
@@ -191,7 +219,7 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
     if not quarantined:
         quarantine_file.unlink()
     record = {
-        "items": shard.items,
+        "items": [item.key for item in shard.items],
         "model": str(predictor.model.folder),
         "predicted": predicted,
         "quarantined": quarantined,
@@ -199,30 +227,45 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
     write_whole(str(out / _DONE / f"{shard.id}.json"), json.dumps(record).encode())
 
 
-def _build_row(answer: Prediction, names: Sequence[str]) -> Row:
+def _build_row(answer: Prediction, names: Sequence[str], item: Item) -> Row:
     classes = [answer.classes[name] for name in names]
-    return {"metadata": answer.id, "label": answer.label, "score": answer.score, "classes": classes}
+    row = {"metadata": answer.id, "label": answer.label, "score": answer.score, "classes": classes}
+    return row | ({"line": item.line} if item.line else {}) | ({"kept": item.kept} if item.kept else {})
 
 
 def _write_json_lines(rows: Iterator[Row], file: BinaryIO) -> None:
     for row in rows:
-        file.write(json.dumps(row).encode() + b"\n")
+        file.write(json.dumps(row, default=str).encode() + b"\n")
 
 
 def _write_parquet(rows: Iterator[Row], file: BinaryIO) -> None:
     schema = pa.schema(
-        {"metadata": pa.string(), "label": pa.string(), "score": pa.float32(), "classes": pa.list_(pa.float32())}
+        {
+            "metadata": pa.string(),
+            "label": pa.string(),
+            "score": pa.float32(),
+            "classes": pa.list_(pa.float32()),
+            "line": pa.int64(),
+            "kept": pa.string(),
+        }
     )
     with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, _ROWS_IN_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema))
+            writer.write_table(pa.Table.from_pylist([row | _encode_kept(row) for row in group], schema))
+
+
+def _encode_kept(row: Row) -> dict[str, str]:
+    """Returns the kept columns as JSON: those of the rows of a manifest may differ."""
+    return {"kept": json.dumps(row["kept"], default=str)} if "kept" in row else {}
 
 
 def _write_records(rows: Iterator[Row], file: BinaryIO) -> None:
     for row in rows:
         features = {"metadata": [row["metadata"].encode()], "label": [row["label"].encode()]}
         scores = {"score": [row["score"]], "classes": row["classes"]}
-        file.write(tfrecord.frame_record(tfrecord.encode_example(features | scores)))
+        own = {"line": [row["line"]]} if "line" in row else {}
+        kept = {name: [text.encode()] for name, text in _encode_kept(row).items()}
+        file.write(tfrecord.frame_record(tfrecord.encode_example(features | scores | own | kept)))
 
 
 _WRITERS: dict[ResultFormat, Callable[[Iterator[Row], BinaryIO], None]] = {
@@ -232,9 +275,9 @@ _WRITERS: dict[ResultFormat, Callable[[Iterator[Row], BinaryIO], None]] = {
 }
 
 
-def _make_shards(items: Sequence[str], out: str, kind: ResultFormat) -> Iterator[Shard]:
-    request_files = dict.fromkeys(item for item in items if is_request_file(Path(item)))
-    images = iter([item for item in items if item not in request_files])
+def _make_shards(items: Sequence[Item], out: str, kind: ResultFormat) -> Iterator[Shard]:
+    request_files = [item for item in items if item.is_request_file]
+    images = (item for item in items if not item.is_request_file)
     chunks = iter(lambda: tuple(islice(images, _IMAGES_IN_SHARD)), ())
     for chunk in chain(((item,) for item in request_files), chunks):
         yield Shard(uuid.uuid4().hex, chunk, out, kind)

@@ -1,9 +1,10 @@
 """A client for models online: on a server, a cluster or a cloud."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +13,13 @@ import tenacity
 
 from imagepipe.base.errors import ConfigError, ModelError, UnavailableError
 from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.images import BadImage
 from imagepipe.deploy.config import is_private
 from imagepipe.deploy.deployment import Address
 from imagepipe.serving.credentials import check_token, load_authorities
 from imagepipe.serving.inputs import Image, build_requests, normalize_images
 from imagepipe.serving.instances import encode_instance
+from imagepipe.serving.shrinking import shrink_image
 from imagepipe.serving.types import Failure, Prediction, Request, Value
 
 _TIMEOUT = httpx.Timeout(60, connect=5)  # seconds; on a busy server an image waits for some batches
@@ -25,6 +28,7 @@ _LONGEST_WAIT = 10.0  # seconds, whatever Retry-After says
 _JITTER = tenacity.wait_random(0, 0.1)  # seconds on top: callers who were refused together don't come back together
 _REASON_CHARACTERS = 200  # of an answer that is not JSON
 _CONNECTIONS = 8  # requests at a time, with one image each, for the server to batch
+_TYPES = {"DT_FLOAT": "float32", "DT_INT64": "int64", "DT_STRING": "string"}
 _BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 
 
@@ -55,6 +59,8 @@ class Client:
 
     Attributes:
         url: the model's URL.
+        max_bytes: size of a request that the server takes; None for no limit.
+        shrunk: images that were shrunk so far, as the server takes small requests only.
     """
 
     def __init__(
@@ -63,9 +69,11 @@ class Client:
         auth: httpx.Auth | None = None,
         labels: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
-        inputs: Iterable[str] = (),
+        inputs: Mapping[str, str] | None = None,
         token: str | None = None,
         ca: str | Path | None = None,
+        max_bytes: int | None = None,
+        image_size: tuple[int, int] | None = None,
     ):
         """Finds the model.
 
@@ -75,11 +83,15 @@ class Client:
             labels: names of the model's outputs, in the order of the scores; empty if unknown. By default the server
                 is asked for them, which not every server can answer.
             headers: headers of each request, such as the ``Host`` by which a gateway finds the model.
-            inputs: with ``labels``, names of the inputs that the model takes; empty for all.
+            inputs: with ``labels``, types of the inputs that the model takes (``string``, ``float32``, ``int64``), by
+                name; None if unknown: all are sent.
             token: the token that the server asks for (``imagepipe serve --token-file``). It is sent to ``https://`` or
                 to this machine only.
             ca: a file with the certificates, in PEM, of the authorities that the server's certificate may be from; or
                 the server's own. By default those that everybody trusts.
+            max_bytes: size of a request that the server takes; larger images are shrunk.
+            image_size: height and width that the model sees: no image is shrunk below. None if unknown: none is
+                shrunk.
 
         Raises:
             ModelError: if there is no such model; UnavailableError: if there is no server, or it refuses.
@@ -99,9 +111,10 @@ class Client:
             verify=load_authorities(Path(ca)) if ca else True,
         )
         self.url = url.rstrip("/").removesuffix(":predict")
+        self.max_bytes, self._image_size, self.shrunk = max_bytes, image_size, 0
         self._asks_server = labels is None
         if labels is not None:
-            self._version = _ServedVersion(f"{self.url}:predict", list(labels), frozenset(inputs))
+            self._version = _ServedVersion(f"{self.url}:predict", list(labels), dict(inputs or {}))
             return
         try:
             self._version = self._describe_version()
@@ -112,7 +125,21 @@ class Client:
     @classmethod
     def from_address(cls, address: Address) -> Self:
         """Makes a client for a deployed model."""
-        return cls(address.url, address.auth, address.labels, address.headers, address.inputs)
+        return cls(
+            address.url,
+            address.auth,
+            address.labels,
+            address.headers,
+            address.inputs,
+            max_bytes=address.max_bytes,
+            image_size=address.image_size,
+        )
+
+    @property
+    def side_types(self) -> dict[str, str] | None:
+        """Type of each side feature that the model takes by name; None if the server doesn't say."""
+        inputs = self._version.inputs
+        return {name: inputs[name] for name in inputs if name not in ("input", "metadata")} if inputs else None
 
     def __enter__(self) -> Self:
         return self
@@ -168,9 +195,9 @@ class Client:
         suffix = f"/versions/{version}" if version and "/versions/" not in self.url else ""
         try:
             signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
-            inputs = frozenset(signature["inputs"])
-        except (KeyError, TypeError):  # the server does not describe it as TensorFlow Serving does
-            inputs = frozenset()
+            inputs = {name: _TYPES.get(tensor["dtype"], "string") for name, tensor in signature["inputs"].items()}
+        except (KeyError, TypeError, AttributeError):  # the server does not describe it as TensorFlow Serving does
+            inputs = {}
         return _ServedVersion(f"{self.url}{suffix}:predict", metadata.get("labels") or [], inputs)
 
     def _get(self, url: str) -> dict[str, Any]:
@@ -191,6 +218,8 @@ class Client:
         if isinstance(request, Failure):
             return request
         version = self._version
+        if isinstance(request := self._fit(request), Failure):
+            return request
         answer = self._post(version, request)
         if self._asks_server and isinstance(answer, str) and answer.startswith(f"status {httpx.codes.NOT_FOUND}"):
             # Another version is live by now; its labels may differ.
@@ -211,6 +240,23 @@ class Client:
         except (KeyError, TypeError, ValueError) as error:
             return Failure(request.id, f"the answer is not that of a model of this pipeline: {error!r}")
 
+    def _fit(self, request: Request) -> Request | Failure:
+        """Returns a request that the server takes by its size: with the image shrunk if it has to be."""
+        limit = self.max_bytes
+        size = len(json.dumps({"instances": [encode_instance(request)]})) if limit else 0
+        if not limit or size <= limit:
+            return request
+        room = (limit - (size - _count_base64(request.image))) // 4 * 3
+        try:
+            image = shrink_image(request.image, room, self._image_size) if self._image_size else None
+        except BadImage as error:
+            return Failure(request.id, str(error))
+        if image is None:
+            seen = "" if self._image_size is None else " at the size that the model sees"
+            return Failure(request.id, f"the request has {size:,} bytes, and {limit:,} are taken: too large{seen}")
+        self.shrunk += 1
+        return replace(request, image=image)
+
     def _post(self, version: "_ServedVersion", request: Request) -> dict[str, Any] | str:
         # A file of Examples has columns that the model does not take, and a server refuses unknown ones.
         inputs = version.inputs
@@ -220,11 +266,15 @@ class Client:
 
 @dataclass(frozen=True)
 class _ServedVersion:
-    """A version as the server describes it: its URL, the names of its outputs, and the inputs that it takes."""
+    """A version as the server describes it: its URL, the names of its outputs, and the types of its inputs by name."""
 
     url: str
     labels: list[str]
-    inputs: frozenset[str]
+    inputs: dict[str, str]
+
+
+def _count_base64(data: bytes) -> int:
+    return -(-len(data) // 3) * 4
 
 
 def _parse_response(response: httpx.Response) -> dict[str, Any] | str:

@@ -59,7 +59,7 @@ class Engine:
     @property
     def side_types(self) -> dict[str, str]:
         """Type of each side feature: ``string``, ``float32`` or ``int64``."""
-        return {name: dtype.name for name, dtype in self.model.side.items()}
+        return self.model.side_types
 
     def _warm(self) -> None:
         buffer = io.BytesIO()

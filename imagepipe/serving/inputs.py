@@ -1,7 +1,5 @@
-"""From the images that a person or a program names (files, folders, globs, bytes, arrays) to requests."""
+"""From the images that a program has (files, bytes, arrays) to requests."""
 
-import csv
-import glob
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,58 +10,26 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ModelError
 from imagepipe.base.images import MAX_BYTES, BadImage, normalize
 from imagepipe.serving.instances import check_request, replace_surrogates
-from imagepipe.serving.request_files import is_request_file, read_requests
 from imagepipe.serving.types import Failure, Request, Value
 
 Image = str | os.PathLike[str] | bytes | np.ndarray
 """An image as a caller has it: the path of a file, an encoded image, or uint8 ``[height, width, 3]`` in RGB."""
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-
-
-def expand_paths(arguments: list[str]) -> list[Path]:
-    """Expands files, folders (the images in them, at any depth) and globs.
-
-    Args:
-        arguments: paths or patterns. A name that exists is a path, even with a ``[`` in it.
-
-    Returns:
-        Files in the order of the arguments; a file that does not exist is kept, for its reader to report.
-
-    Raises:
-        ModelError: if a folder or a pattern holds no image.
-    """
-    paths: list[Path] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in _IMAGE_SUFFIXES)
-        elif path.exists() or not glob.has_magic(argument):
-            files = [path]
-        else:
-            files = sorted(Path(match) for match in glob.glob(argument, recursive=True))  # noqa: PTH207 (Path's takes no absolute pattern)
-        if not files:
-            raise ModelError(f"{argument}: no image there")
-        paths += files
-    return paths
-
 
 def read_images(paths: Iterable[Path]) -> Iterator[Request | Failure]:
     """Reads image files into requests: one per path, in their order, with the path as its id."""
     for path in paths:
-        try:
-            yield check_request(Request(str(path), filesystem.read(str(path), MAX_BYTES)))
-        except OSError as error:
-            yield Failure(replace_surrogates(str(path)), error.strerror or str(error))
+        yield read_image(str(path), str(path), {})
 
 
-def read_inputs(paths: Iterable[Path]) -> Iterator[Request | Failure]:
-    """Reads image files and files of requests, in their order."""
-    for path in paths:
-        yield from read_requests(path) if is_request_file(path) else read_images([path])
+def read_image(path: str, id_: str, side: Mapping[str, Value]) -> Request | Failure:
+    """Reads an image into a request with this id and these side features."""
+    try:
+        return check_request(Request(id_, filesystem.read(path, MAX_BYTES), side))
+    except OSError as error:
+        return Failure(replace_surrogates(id_), error.strerror or str(error))
 
 
 def build_requests(
@@ -120,27 +86,3 @@ def normalize_images(requests: Iterable[Request | Failure]) -> Iterator[Request 
             yield replace(request, image=normalize(request.image).data) if isinstance(request, Request) else request
         except BadImage as error:
             yield Failure(request.id, str(error))
-
-
-def list_items(source: str) -> list[Path]:
-    """Returns the inputs of a batch prediction: what a path stands for, or the files in the column path of a CSV.
-
-    Raises:
-        ModelError: if there are none, or the CSV can't be read.
-    """
-    path = Path(source)
-    if path.suffix.lower() != ".csv":
-        return expand_paths([source])
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or ()):
-                raise ModelError(f"{path} has no column 'path', only {', '.join(rows.fieldnames or ['nothing'])}")
-            items = []
-            for row in rows:
-                if not row["path"]:
-                    raise ModelError(f"{path}, line {rows.line_num}: no path")
-                items.append(path.parent / row["path"])
-            return items
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} can't be read as CSV: {error}") from error

@@ -107,6 +107,11 @@ class LoadedModel:
         """Returns a request about an image that lacks nothing, whose answer means nothing."""
         return Request("", image, {name: "" if dtype == tf.string else 0 for name, dtype in self.side.items()})
 
+    @property
+    def side_types(self) -> dict[str, str]:
+        """Type of each side feature: ``string``, ``float32`` or ``int64``."""
+        return {name: dtype.name for name, dtype in self.side.items()}
+
     def find_problem(self, request: Request) -> str | None:
         """Returns which side feature a request lacks, or has with another type, as text; None if it has all."""
         for name, dtype in self.side.items():

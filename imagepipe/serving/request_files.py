@@ -18,10 +18,11 @@ from typing import BinaryIO, Literal, cast
 
 import numpy as np
 
-from imagepipe.base import tfrecord
+from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.base.filesystem import open_whole
+from imagepipe.ingest.delimited import MAX_LINE
 from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
 from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
 from imagepipe.serving.types import Failure, Request, RequestError
@@ -32,9 +33,25 @@ SUFFIXES: dict[RequestFormat, str] = {"jsonl": ".jsonl", "npy": ".npz", "tfrecor
 """Suffix of a written file's name, by format."""
 
 
-def is_request_file(path: Path) -> bool:
+def is_request_file(path: str | Path) -> bool:
     """Returns whether ``read_requests`` takes the file, judged by its name."""
     return _find_reader(path) is not None
+
+
+def holds_requests(path: str) -> bool:
+    """Returns whether a file of JSON lines is one of requests, and no manifest, judged by its first line.
+
+    A row of a manifest says where the image is (``path``); a request has it (``input``).
+    """
+    if not path.endswith(".jsonl"):
+        return False
+    try:
+        with filesystem.open_read(path) as file:
+            line = file.readline(MAX_LINE + 1)
+        values = json.loads(line) if len(line) <= MAX_LINE else {}
+    except (OSError, ValueError, RecursionError):
+        return True  # reading it tells the reason
+    return not (isinstance(values, dict) and "path" in map(str.lower, values) and not {"input", "b64"} & values.keys())
 
 
 def read_requests(path: Path) -> Iterator[Request | Failure]:
@@ -105,14 +122,14 @@ def parse_example(serialized: bytes, place: str, names: Features) -> Request | F
     return check_request(Request(metadata.decode(errors="replace"), image, side))
 
 
-def _find_reader(path: Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
+def _find_reader(path: str | Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
     readers = {
         ".jsonl": _read_json_lines,
         ".npz": _read_arrays,
         ".tfrecord": _read_records,
         ".tfrecord.gz": _read_records,
     }
-    return next((reader for suffix, reader in readers.items() if path.name.endswith(suffix)), None)
+    return next((reader for suffix, reader in readers.items() if str(path).endswith(suffix)), None)
 
 
 def _write_json_lines(requests: Iterable[Request], file: BinaryIO) -> int:

@@ -34,6 +34,9 @@ from pipeline.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from imagepipe.serving.batch import BatchResult
+    from imagepipe.serving.client import Client
+    from imagepipe.serving.listing import Listing
     from imagepipe.serving.types import Failure, Prediction
 
 app = typer.Typer()
@@ -46,8 +49,8 @@ def predict(
         typer.Argument(
             metavar="MODEL IMAGE...",
             help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint or --target "
-            "is given; then images: files, folders or patterns, or files of requests (.jsonl, .npz, .tfrecord, "
-            ".tfrecord.gz).",
+            "is given; then images: files, folders or patterns; manifests with a column path (.csv, .tsv, .jsonl, "
+            ".ndjson, .parquet); or files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
         ),
     ],
     endpoint: Annotated[
@@ -97,43 +100,59 @@ def predict(
 
 
 def _ask_server(
-    endpoint: str, images: list[str], token_file: Path | None, ca: Path | None
+    endpoint: str, names: list[str], token_file: Path | None, ca: Path | None
 ) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving.client import Client
     from imagepipe.serving.credentials import read_token
-    from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
-    paths = expand_paths(images)
     token = read_token(token_file) if token_file else os.environ.get("IMAGEPIPE_TOKEN") or None
     with Client(endpoint, token=token, ca=ca) as client:
-        yield from client.predict_requests(normalize_images(read_inputs(paths)))
+        yield from _ask_client(client, names)
 
 
-def _ask_target(config: Path, target: str, images: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_target(config: Path, target: str, names: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving.client import Client
-    from imagepipe.serving.inputs import expand_paths, normalize_images, read_inputs
 
-    paths = expand_paths(images)
     deployment = read_deployment(config, target, None)
     address = load_deploy_target(deployment).find_address(deployment)
     with Client.from_address(address) as client:
-        yield from client.predict_requests(normalize_images(read_inputs(paths)))
+        yield from _ask_client(client, names)
 
 
-def _ask_here(model: Path, images: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_client(client: "Client", names: list[str]) -> "Iterator[Prediction | Failure]":
+    from imagepipe.serving.inputs import normalize_images
+    from imagepipe.serving.listing import infer_types, list_inputs, read_items
+
+    types = client.side_types
+    listing = list_inputs(names, types)
+    requests = read_items(listing.items, infer_types(listing.items) if types is None else types)
+    yield from client.predict_requests(normalize_images(requests))
+    _report_passed_over(listing)
+    if client.shrunk:
+        print_note(f"{client.shrunk:,} images were shrunk: a request may have {client.max_bytes:,} bytes there")
+
+
+def _ask_here(model: Path, names: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
     from imagepipe.deploy.versions import find_model
-    from imagepipe.serving.inputs import expand_paths, read_inputs
+    from imagepipe.serving.listing import list_for_model, read_items
     from pipeline.logs import hide_output
 
-    if not images:
+    if not names:
         raise typer.BadParameter("give a model and then images")
-    folder, paths = find_model(model), expand_paths(images)
+    folder = find_model(model)
+    listing = list_for_model(folder, names)
     with hide_output(), hide_modules(*UNUSED_BY_KERAS):
         from imagepipe.serving.predictor import load
 
         predictor = load(folder)
-    return predictor.predict_requests(read_inputs(paths))
+    yield from predictor.predict_requests(read_items(listing.items, predictor.model.side_types))
+    _report_passed_over(listing)
+
+
+def _report_passed_over(listing: "Listing") -> None:
+    if text := str(listing):
+        print_note(f"Passed over: {text}")
 
 
 def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool) -> bool:
@@ -242,7 +261,8 @@ def batch_predict(
         typer.Argument(
             metavar="MODEL INPUT",
             help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN); then a folder or pattern of "
-            "images, files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz), or a .csv with a column path. With "
+            "images, a manifest with a column path (.csv, .tsv, .jsonl, .ndjson, .parquet), or files of requests "
+            "(.jsonl, .npz, .tfrecord, .tfrecord.gz). With "
             "--target no model, but any number of files of requests, or patterns, that the target can read (gs://…).",
         ),
     ] = None,
@@ -264,6 +284,9 @@ def batch_predict(
     target: Annotated[
         Literal["ml_engine"] | None, typer.Option(help="Let the live model of this deploy target do it, as a job.")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the manifest's further columns into the results, too (kept).")
+    ] = False,
     job: Annotated[
         str | None, typer.Option(metavar="JOB", help="With --target: show the state of a job that was started earlier.")
     ] = None,
@@ -277,32 +300,38 @@ def batch_predict(
     inputs = arguments or []
     with report_errors():
         if target:
-            if kind != "jsonl" or any(text.startswith("-") for text in inputs):
-                raise typer.BadParameter("a job writes --format jsonl, and takes no options for Beam")
+            if kind != "jsonl" or keep or any(text.startswith("-") for text in inputs):
+                raise typer.BadParameter("a job writes --format jsonl, without --keep, and takes no options for Beam")
             result = _batch_job(config or Path("pipeline.yaml"), target, inputs, out, workers, job, wait)
         else:
             if len(inputs) < 2 or not out or job:
                 raise typer.BadParameter("give a model, an input and --out")
             model, source, *rest = inputs
-            result = _batch_here(Path(model), source, Path(out), kind, workers or 1, read_beam_arguments(rest, config))
+            beam_args = read_beam_arguments(rest, config)
+            result, listing = _batch_here(Path(model), source, Path(out), kind, workers or 1, beam_args, keep)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result))
     else:
         OUT.print(escape(str(result)))
-    if not target and result.quarantined:
-        ERR.print(f"Quarantined images, with reasons: {escape(str(out))}/quarantine-*.jsonl")
+    if not target:
+        _report_passed_over(listing)
+        if result.quarantined:
+            ERR.print(f"Quarantined images, with reasons: {escape(str(out))}/quarantine-*.jsonl")
 
 
-def _batch_here(model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...]) -> Any:
+def _batch_here(
+    model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...], keep: bool
+) -> "tuple[BatchResult, Listing]":
     from imagepipe.deploy.versions import find_model
-    from imagepipe.serving.inputs import list_items
+    from imagepipe.serving.listing import list_for_model
     from pipeline.logs import hide_output
 
-    folder, _ = find_model(model), list_items(source)
+    folder = find_model(model)
+    listing = list_for_model(folder, [source], keep)
     with hide_output():
         from imagepipe.serving import batch
 
-    return batch.predict_source(folder, source, out, kind, workers, beam_args)
+    return batch.predict_listing(folder, listing, out, kind, workers, beam_args), listing
 
 
 def _batch_job(
@@ -326,7 +355,10 @@ def _batch_job(
 
 @app.command("requests")
 def write_requests(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders or patterns.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders or patterns, or manifests with a column path."),
+    ],
     out: Annotated[Path, typer.Option(help="The file: *.jsonl, *.npz (npy) or *.tfrecord.gz.")],
     kind: Annotated[
         Literal["jsonl", "npy", "tfrecord"], typer.Option("--format", help="Format of the file.")
@@ -336,12 +368,15 @@ def write_requests(
     failed = False
     with report_errors():
         from imagepipe.serving import request_files
-        from imagepipe.serving.inputs import expand_paths, normalize_images, read_images
+        from imagepipe.serving.inputs import normalize_images
+        from imagepipe.serving.listing import infer_types, list_inputs, read_items
         from imagepipe.serving.types import Request
+
+        listing = list_inputs(images)
 
         def report_failures() -> Iterator[Request]:
             nonlocal failed
-            for request in normalize_images(read_images(expand_paths(images))):
+            for request in normalize_images(read_items(listing.items, infer_types(listing.items))):
                 if isinstance(request, Request):
                     yield request
                 else:
@@ -350,4 +385,5 @@ def write_requests(
 
         count = request_files.write_requests(report_failures(), out, kind)
     OUT.print(f"Wrote {count} request{'s' if count != 1 else ''} to {escape(str(out))}")
+    _report_passed_over(listing)
     raise typer.Exit(FAILED if failed else 0)

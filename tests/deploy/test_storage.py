@@ -27,7 +27,7 @@ def test_labels_are_those_that_all_models_have(stored):
 
 
 def test_inputs_are_read_from_the_signature(store, stored, tmp_path):
-    assert saved_model.read_inputs(stored[0]) == ["input", "metadata"]
+    assert saved_model.read_inputs(stored[0]) == {"input": "string", "metadata": "string"}
     with pytest.raises(ModelError, match=rf"{store.uri}/none can't be read as a SavedModel"):
         saved_model.read_inputs(f"{store.uri}/none")
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff")

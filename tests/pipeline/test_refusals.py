@@ -53,7 +53,7 @@ def project(tmp_path) -> Path:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "dataset.json").write_bytes(b"{")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "saved_model.pb").touch()
+    (tmp_path / "model" / "saved_model.pb").write_bytes(b"\x12\x00")  # a SavedModel with an empty graph
     Recorder(tmp_path).summarize(0)
     live = tmp_path / "other" / "serving" / "x" / "1000"
     (live / "assets").mkdir(parents=True)

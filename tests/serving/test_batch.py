@@ -13,12 +13,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from imagepipe.base.errors import ModelError, UnavailableError
+from imagepipe.base.errors import IngestError, ModelError, UnavailableError
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
 from imagepipe.serving import batch
 from imagepipe.serving.batch import BatchResult
 from imagepipe.serving.inputs import read_images
+from imagepipe.serving.listing import list_for_model
 from imagepipe.serving.predictor import load
 from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Request
@@ -75,7 +76,8 @@ def test_all_formats_hold_the_same(model, images, tmp_path):
         batch.predict_source(model, f"{images}/*.png", tmp_path / kind, kind)
     expected = sorted(lines(tmp_path / "jsonl", "predictions"), key=lambda row: row["metadata"])
     (table,) = (tmp_path / "parquet").glob("*.parquet")
-    by_table = sorted(pq.read_table(table).to_pylist(), key=lambda row: row["metadata"])
+    columns = ["metadata", "label", "score", "classes"]
+    by_table = sorted(pq.read_table(table, columns=columns).to_pylist(), key=lambda row: row["metadata"])
     (file,) = (tmp_path / "tfrecord").glob("*.tfrecord")
     records = [decode_example(record) for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()]
     by_records = [
@@ -98,14 +100,52 @@ def test_files_of_requests_and_tables_of_paths_are_read(model, images, tmp_path)
     assert {row["metadata"] for row in lines(tmp_path / "a", "predictions")} == {
         f"{kind} {n}" for kind in SUFFIXES for n in range(3)
     }
-    (images / "list.csv").write_text("name,path\nx,1.png\ny,2.png\nz,gone.png\n")
-    assert batch.predict_source(model, str(images / "list.csv"), tmp_path / "b") == BatchResult(2, 1, 0)
-    (images / "list.csv").write_text("name,path\nx,\n")
-    with pytest.raises(ModelError, match="line 2: no path"):
-        batch.predict_source(model, str(images / "list.csv"), tmp_path / "b")
-    (images / "list.csv").write_text("name,file\n")
-    with pytest.raises(ModelError, match="no column 'path', only name, file"):
-        batch.predict_source(model, str(images / "list.csv"), tmp_path / "b")
+
+
+def test_rows_of_a_manifest_are_inputs_of_their_own(model, images, tmp_path):
+    table = images / "list.csv"
+    table.write_text("name;path;label\nx;1.png;a\ny;2.png;b\nz;gone.png;c\nw;1.png;d\nw;1.png;d\n")
+    result = batch.predict_source(model, str(table), tmp_path / "a")
+    assert result == BatchResult(4, 1, 0, {}, ("name", "label"))
+    rows = sorted(lines(tmp_path / "a", "predictions"), key=lambda row: row["line"])
+    assert [(row["line"], row["metadata"]) for row in rows] == [(2, "1.png"), (3, "2.png"), (5, "1.png"), (6, "1.png")]
+    (lost,) = lines(tmp_path / "a", "quarantine")
+    assert lost == {"metadata": "gone.png", "reason": "line 4: No such file or directory"}
+    table.write_text("name;path;label\nv;3.png;e\nx;1.png;a\ny;2.png;b\nz;gone.png;c\nw;1.png;d\nw;1.png;d\n")
+    assert batch.predict_source(model, str(table), tmp_path / "a") == BatchResult(1, 0, 5, {}, ("name", "label"))
+    table.write_text("name,path\nx,\n")
+    assert batch.predict_source(model, str(table), tmp_path / "b") == BatchResult(0, 1, 0, {}, ("name",))
+    table.write_text("name,file\n")
+    with pytest.raises(IngestError, match="no column 'path'"):
+        batch.predict_source(model, str(table), tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tfrecord"])
+def test_further_columns_of_a_manifest_are_kept_in_the_results(model, images, tmp_path, kind):
+    (images / "list.jsonl").write_text('{"path": "1.png", "label": "a", "patient": "007"}\n')
+    listing = list_for_model(model, [str(images / "list.jsonl")], keep=True)
+    assert batch.predict_listing(model, listing, tmp_path / "out", kind) == BatchResult(1, 0, 0)
+    (file,) = (tmp_path / "out").glob("predictions-*")
+    if kind == "jsonl":
+        row = json.loads(file.read_text())
+    elif kind == "parquet":
+        (row,) = pq.read_table(file).to_pylist()
+        row["kept"] = json.loads(row["kept"])
+    else:
+        (record,) = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+        row = {name: values[0] for name, values in decode_example(record).items()}
+        row["kept"] = json.loads(row["kept"])
+    assert (row["line"], row["kept"]) == (1, {"label": "a", "patient": "007"})
+
+
+def test_what_is_passed_over_is_in_the_result(model, images, tmp_path):
+    (images / "@eaDir").mkdir()
+    (images / "@eaDir" / "1.png").write_bytes(png(1))
+    (images / ".hidden.png").write_bytes(png(1))
+    (images / "metadata.csv").write_text("path\n1.png\n")
+    result = batch.predict_source(model, str(images), tmp_path / "out")
+    assert (result.predicted, result.quarantined) == (7, 1)
+    assert sorted(result.passed_over.values()) == [1, 1, 1]
 
 
 def test_a_second_run_into_the_same_folder_is_refused_while_one_is_running(model, images, tmp_path):
@@ -121,11 +161,11 @@ def test_files_of_others_in_the_folder_of_the_results_stay(model, images, tmp_pa
 
 
 def test_a_workers_failure_is_reported_with_its_reason(model, images, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(batch, "write_whole", full)
-    with pytest.raises(UnavailableError, match=r"No space left on device.*run it again"):
+    monkeypatch.setattr(batch, "write_whole", fail)
+    with pytest.raises(UnavailableError, match=r"Input/output error.*run it again"):
         batch.predict_source(model, str(images), tmp_path / "out")
 
 
@@ -158,7 +198,13 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
         file.write_text('{"metadata": "written when it was killed"')
 
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)  # noqa: S603
-    assert json.loads(again.stdout) == {"predicted": 20 * (shards - done), "quarantined": 0, "already": done}
+    assert json.loads(again.stdout) == {
+        "predicted": 20 * (shards - done),
+        "quarantined": 0,
+        "already": done,
+        "passed_over": {},
+        "columns": [],
+    }
     assert not any(file.exists() for file in leftovers)
     keys = Counter(row["metadata"] for row in lines(out, "predictions"))
     assert keys == Counter(f"{shard}-{n}" for shard in range(shards) for n in range(20))

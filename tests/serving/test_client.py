@@ -1,18 +1,25 @@
 """The client, against a server with scripted answers."""
 
+import base64
+import io
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+import numpy as np
 import pytest
 import tenacity
+from PIL import Image
 
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy.deployment import Address
 from imagepipe.serving import client
 from imagepipe.serving.client import Client
+from imagepipe.serving.shrinking import shrink_image
 from imagepipe.serving.types import Failure, Prediction, Request
+from tests.conftest import encode_image
 
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
 ANSWER = (200, {"predictions": [ROW]})
@@ -129,7 +136,7 @@ class Token(httpx.Auth):
 def test_a_service_that_describes_nothing_is_asked_with_given_credentials_and_names(scripted):
     url, answers, asked = scripted
     answers += [(429, {"error": {"message": "quota"}}), ANSWER]
-    address = Address(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, ["input"])
+    address = Address(f"{url}/v1/endpoints/5", Token(), ["a", "b"], {"Host": "digits.example"}, {"input": "string"})
     with Client.from_address(address) as model_client:
         (answer,) = model_client.predict_requests([Request("x", b"image", {"width": 2})])
     assert answer == Prediction("x", "b", 0.75, {"b": 0.75, "a": 0.25}, ("b",))
@@ -159,3 +166,44 @@ def test_a_value_is_named_by_its_target():
     assert client._split_label("3.5", {"price": 3.5}) == ("price",)
     assert client._split_label("b|a", {"a": 0.9, "b": 0.8, "c": 0.1}) == ("a", "b")
     assert client._split_label("", {"a": 0.1}) == ()
+
+
+def noise(side: int) -> bytes:
+    pixels = np.random.default_rng(side).integers(0, 255, (side, side, 3), np.uint8)
+    return encode_image(Image.fromarray(pixels), "JPEG", quality=90)
+
+
+def test_a_photo_that_a_service_does_not_take_is_shrunk_but_not_below_what_the_model_sees(scripted):
+    url, answers, asked = scripted
+    answers += [ANSWER] * 3
+    address = Address(f"{url}/v1/endpoints/5", labels=["a", "b"], max_bytes=100_000, image_size=(200, 150))
+    small, large = noise(100), noise(900)
+    assert len(large) > 500_000
+    with Client.from_address(address) as model_client:
+        requests = [Request(name, image) for name, image in (("small", small), ("large", large))]
+        assert all(isinstance(answer, Prediction) for answer in model_client.predict_requests(requests))
+        assert model_client.shrunk == 1
+        demanding = Client.from_address(replace(address, image_size=(600, 100)))
+        (failure,) = demanding.predict_requests([Request("x", large)])
+        unknown = Client.from_address(replace(address, image_size=None))
+        (other,) = unknown.predict_requests([Request("x", large)])
+    images = sorted((base64.b64decode(body["instances"][0]["input"]["b64"]) for _, body in asked), key=len)
+    assert images[0] == small
+    assert 50_000 < len(images[1]) * 4 / 3 < 100_000
+    with Image.open(io.BytesIO(images[1])) as shrunk:
+        assert min(shrunk.size) >= 200
+        assert shrunk.width == shrunk.height
+    for refused in (failure, other):
+        assert isinstance(refused, Failure)
+        assert "and 100,000 are taken: too large" in refused.error
+
+
+def test_a_photo_is_upright_after_shrinking():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = encode_image(Image.effect_noise((600, 400), 80).convert("RGB"), "JPEG", exif=exif, quality=95)
+    shrunk = shrink_image(photo, 30_000, (50, 50))
+    assert shrunk
+    with Image.open(io.BytesIO(shrunk)) as image:
+        assert image.width / image.height == pytest.approx(400 / 600, rel=0.02)
+        assert image.getexif().get(0x0112, 1) == 1

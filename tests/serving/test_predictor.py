@@ -16,7 +16,7 @@ from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.deploy.storage import is_same_model
 from imagepipe.deploy.versions import find_model
-from imagepipe.serving.inputs import expand_paths, normalize_images, read_images
+from imagepipe.serving.inputs import normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
@@ -138,18 +138,6 @@ def test_a_folder_without_a_model_is_refused_with_the_reason(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"garbage")
     with pytest.raises(ModelError, match="can't be loaded"):
         LoadedModel(tmp_path)
-
-
-def test_files_folders_and_globs_are_expanded_in_order(images):
-    everything = [images / "a.png", images / "c.jpg", images / "sub" / "é b.webp"]
-    (images / "notes.txt").write_text("not an image")
-    assert expand_paths([str(images)]) == everything
-    assert expand_paths([f"{images}/*.jpg", f"{images}/**/*.webp"]) == everything[1:]
-    (images / "[1].png").write_bytes(b"")
-    assert expand_paths([f"{images}/[1].png"]) == [images / "[1].png"]
-    assert expand_paths([f"{images}/missing.png"]) == [images / "missing.png"]
-    with pytest.raises(ModelError, match="no image there"):
-        expand_paths([f"{images}/*.gif"])
 
 
 def test_the_api_answers_about_paths_bytes_and_arrays(model, images):

@@ -1,0 +1,186 @@
+"""The inputs that a user names, as ``imagepipe ingest`` takes them: images, folders, patterns, manifests.
+
+Also files of requests. A row of a manifest is an input of its own: one photo may be asked about with several values.
+"""
+
+import glob
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ModelError
+from imagepipe.base.features import MISSING_NUMBERS
+from imagepipe.base.folders import describe_passed_over, list_files
+from imagepipe.base.progress import print_note
+from imagepipe.deploy.saved_model import read_inputs
+from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
+from imagepipe.ingest.rows import infer_type, widen
+from imagepipe.serving.inputs import read_image
+from imagepipe.serving.instances import replace_surrogates
+from imagepipe.serving.request_files import holds_requests, is_request_file, read_requests
+from imagepipe.serving.side import convert_value
+from imagepipe.serving.types import Failure, Request, RequestError
+
+_IN_FOLDERS = "tables and files of requests in folders (name them by themselves)"
+_FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
+_MAX_COLUMNS = 1000  # that are named: each row of a stranger's JSON lines may have others
+_TYPES = {"bytes": "string", "int64": "int64", "float": "float32"}
+
+
+class Item(NamedTuple):
+    """One input: an image, a row of a manifest, or a file of requests.
+
+    Attributes:
+        path: of the image or the file of requests, or its URI.
+        id: the caller's name for the image: its path as the user gave it, or the column ``metadata``.
+        key: by which a later run knows it again: the absolute path; or the manifest's, and a hash of the row.
+        problem: why it can't be asked about; None if it can.
+        line: of the manifest, from 1; None for others.
+        side: side features as the manifest has them.
+        kept: further columns of the manifest.
+    """
+
+    path: str
+    id: str
+    key: str
+    problem: str | None = None
+    line: int | None = None
+    side: Mapping[str, Any] = {}
+    kept: Mapping[str, Any] = {}
+
+    @property
+    def is_request_file(self) -> bool:
+        """Whether it holds any number of requests."""
+        return self.line is None and not self.problem and is_request_file(self.path)
+
+
+@dataclass
+class Listing:
+    """Inputs, and what else was there.
+
+    Attributes:
+        items: the inputs, in the order of the names.
+        passed_over: files in folders that are no input, by why.
+        columns: of manifests, that nothing asks for.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    columns: dict[str, None] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [describe_passed_over(self.passed_over)] if any(self.passed_over.values()) else []
+        if self.columns:
+            parts.append(f"the manifest's columns {', '.join(self.columns)}")
+        return "; ".join(parts)
+
+
+def list_for_model(model: Path, names: Iterable[str], keep: bool = False) -> Listing:
+    """Lists what names stand for, with the side features that a model takes; see ``list_inputs``."""
+    return list_inputs(names, read_inputs(str(model)).keys() - {"input", "metadata"}, keep)
+
+
+def list_inputs(names: Iterable[str], columns: Collection[str] | None = None, keep: bool = False) -> Listing:
+    """Lists what names stand for.
+
+    Args:
+        names: paths, URIs or patterns. A name that exists is a path, even with a ``[`` in it.
+        columns: the side features that the model takes; None for all columns of manifests but label and split.
+        keep: whether the items of manifests have the further columns too.
+
+    Returns:
+        The listing. A file that doesn't exist is in it, for its reader to report.
+
+    Raises:
+        ModelError: if a name stands for no input; IngestError: if a manifest lacks a column, or can't be read.
+    """
+    listing = Listing()
+    for name in names:
+        count = len(listing.items)
+        is_path = filesystem.exists(name) or not glob.has_magic(name)
+        for path in [name] if is_path else filesystem.glob(name):
+            if filesystem.is_folder(path):
+                _add_folder(listing, path)
+            elif is_manifest(path) and not holds_requests(path):
+                _add_manifest(listing, path, columns, keep)
+            else:
+                listing.items.append(Item(path, path, filesystem.absolute(path)))
+        if len(listing.items) == count:
+            passed_over = describe_passed_over(listing.passed_over)
+            raise ModelError(f"{name}: no image there" + (f"; passed over: {passed_over}" if passed_over else ""))
+    return listing
+
+
+def _add_folder(listing: Listing, folder: str) -> None:
+    for path, problem in list_files(folder, listing.passed_over):
+        if is_manifest(path) or is_request_file(path):
+            listing.passed_over[_IN_FOLDERS] += 1
+        else:
+            listing.items.append(Item(path, path, filesystem.absolute(path), problem))
+
+
+def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | None, keep: bool) -> None:
+    source = filesystem.absolute(manifest)
+    copies: Counter[str] = Counter()
+    for line, cells in read_table(source, ("path", *sorted(columns or ())), print_note):
+        place = f"{manifest}, line {line}"
+        if isinstance(cells, str):
+            listing.items.append(Item(source, f"{manifest}:{line}", f"{source}#{line}", f"{place}: {cells}", line))
+            continue
+        digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        copies[digest] += 1
+        key = f"{source}#{digest}" + (f"-{copies[digest]}" if copies[digest] > 1 else "")
+        path, id_ = cells.pop("path", None), cells.pop("metadata", None)
+        problem = None if isinstance(path, str) and path else f"{place}: no path"
+        side: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        for name, value in cells.items():
+            is_asked = name not in _FOR_TRAINING if columns is None else name in columns
+            (side if is_asked else kept)[name] = value
+        if not keep and len(listing.columns) < _MAX_COLUMNS:
+            listing.columns |= dict.fromkeys(kept)
+        image = source if problem else locate_image(source, str(path))
+        name = str(id_ or path or f"{manifest}:{line}")
+        listing.items.append(Item(image, name, key, problem, line, side, kept if keep else {}))
+
+
+def infer_types(items: Iterable[Item]) -> dict[str, str]:
+    """Returns the narrowest type that holds all values of each side feature, where no model says its types."""
+    types: dict[str, str] = {}
+    for item in items:
+        for name, value in item.side.items():
+            if isinstance(value, str | int | float) and value not in MISSING_NUMBERS and value != "":
+                types[name] = widen(types.get(name, "int64"), infer_type(value))
+    return {name: _TYPES[type_] for name, type_ in types.items()}
+
+
+def read_items(items: Iterable[Item], types: Mapping[str, str]) -> Iterator[Request | Failure]:
+    """Reads inputs: one request or failure for each, in their order; for a file of requests as many as it holds.
+
+    Args:
+        items: the inputs.
+        types: ``string``, ``float32`` or ``int64`` of each side feature; text for others.
+    """
+    for item in items:
+        if item.problem:
+            yield Failure(replace_surrogates(item.id), item.problem)
+        elif item.is_request_file:
+            yield from read_requests(Path(item.path))
+        else:
+            yield _read_row(item, types)
+
+
+def _read_row(item: Item, types: Mapping[str, str]) -> Request | Failure:
+    try:
+        side = {name: convert_value(name, value, types.get(name, "string")) for name, value in item.side.items()}
+    except RequestError as error:
+        return Failure(replace_surrogates(item.id), f"line {item.line}: {error}")
+    request = read_image(item.path, item.id, side)
+    if isinstance(request, Failure) and item.line is not None:
+        return Failure(request.id, f"line {item.line}: {request.error}")
+    return request

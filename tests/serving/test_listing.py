@@ -1,0 +1,144 @@
+"""The inputs that a user names: the same set of files as ingest takes, and manifests as it reads them."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from imagepipe.base.errors import IngestError, ModelError
+from imagepipe.ingest.sources import read_rows
+from imagepipe.serving.instances import encode_instance
+from imagepipe.serving.listing import infer_types, list_inputs, read_items
+from imagepipe.serving.types import Failure, Request
+from tests.conftest import encode_image
+
+TYPES = {"iso": "int64", "weight": "float32", "camera": "string"}
+PHOTO = encode_image(Image.new("RGB", (8, 8)), "JPEG")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder as case 05 has it: names that no suffix tells, a linked folder, and what nobody wants."""
+    photos = tmp_path / "photos"
+    names = ["a.jpg", "b.jfif", "c", "d.JPE", "e.jpg_large", "sub/g.jpeg", "._a.jpg", "@eaDir/a.jpg/thumb.jpg", "x.csv"]
+    for name in [f"photos/{name}" for name in names] + ["elsewhere/z.jpg"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PHOTO)
+    (photos / "link").symlink_to(tmp_path / "elsewhere")
+    (photos / "loop").symlink_to(photos)
+    return photos
+
+
+def list_paths(*names: str) -> list[str]:
+    return [item.path for item in list_inputs(names).items]
+
+
+def test_a_folder_has_the_files_that_ingest_takes_and_the_rest_is_counted(folder):
+    listing = list_inputs([str(folder)])
+    (folder / "x.csv").unlink()
+    taken = [row["path"] for row in read_rows(str(folder), "classification", Counter())]
+    assert [item.path for item in listing.items] == taken
+    relative = [os.path.relpath(item.path, folder) for item in listing.items if not item.problem]
+    assert relative == ["a.jpg", "b.jfif", "c", "d.JPE", "e.jpg_large", "link/z.jpg", "sub/g.jpeg"]
+    assert sum(listing.passed_over.values()) == 3
+    assert "1 tables and files of requests in folders" in str(listing)
+    assert "1 in @eaDir" in str(listing)
+    *requests, loop = sorted(read_items(listing.items, {}), key=lambda answer: isinstance(answer, Failure))
+    assert [request.image for request in requests if isinstance(request, Request)] == [PHOTO] * 7
+    assert loop == Failure(f"{folder}/loop", "folder that links to one above itself")
+
+
+def test_files_folders_and_patterns_are_expanded_in_order(folder):
+    everything = [f"{folder}/{name}" for name in ("a.jpg", "sub/g.jpeg")]
+    assert list_paths(f"{folder}/a.jpg", f"{folder}/sub") == everything
+    assert list_paths(f"{folder}/*.jpg", f"{folder}/s*/*.jpeg", f"{folder}/su*") == [*everything, everything[1]]
+    (folder / "[1].png").write_bytes(b"")
+    assert list_paths(f"{folder}/[1].png") == [f"{folder}/[1].png"]
+    assert list_paths(f"{folder}/missing.png") == [f"{folder}/missing.png"]
+
+
+def test_a_name_that_stands_for_nothing_is_refused_with_what_was_passed_over(folder):
+    with pytest.raises(ModelError, match=r"\*\.gif: no image there"):
+        list_inputs([f"{folder}/*.gif"])
+    (folder / "only").mkdir()
+    (folder / "only" / "requests.jsonl").write_text("{}\n")
+    with pytest.raises(ModelError, match="no image there; passed over: 1 tables and files of requests"):
+        list_inputs([f"{folder}/only"])
+
+
+TABLES = {
+    "a.csv": "path,iso,camera,weight,id\na.jpg,100,Café,1.5,1\na.jpg,200.0,x,2,2\nb.jfif,high,,1,3\nc,NA,y,1,4\n",
+    "b.tsv": "Path\tiso\tcamera\tweight\tid\na.jpg\t100\tCafé\t1.5\t1\na.jpg\t200\tx\t2\t2\nb.jfif\thigh\t\t1\t3\n"
+    "c\tnan\ty\t1\t4\n",
+}
+ROWS = [
+    {"path": "a.jpg", "iso": 100, "camera": "Café", "weight": 1.5, "id": 1},
+    {"path": "a.jpg", "iso": 200, "camera": "x", "weight": 2, "id": 2},
+    {"path": "b.jfif", "iso": "high", "camera": None, "weight": 1, "id": 3},
+    {"path": "c", "iso": None, "camera": "y", "weight": 1, "id": 4},
+]
+TABLES["c.jsonl"] = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "d.parquet"])
+def test_a_manifest_asks_with_its_side_features_in_the_types_of_the_model(folder, name):
+    if name == "d.parquet":
+        columns = {key: [row[key] for row in ROWS] for key in ROWS[0]} | {"iso": ["100", "200", "high", None]}
+        pq.write_table(pa.table(columns), folder / name)
+    else:
+        (folder / name).write_text(TABLES[name])
+    listing = list_inputs([str(folder / name)], TYPES)
+    assert str(listing) == "the manifest's columns id"
+    first, second, third, fourth = read_items(listing.items, TYPES)
+    assert first == Request("a.jpg", PHOTO, {"iso": 100, "camera": "Café", "weight": 1.5})
+    assert second == Request("a.jpg", PHOTO, {"iso": 200, "camera": "x", "weight": 2.0})
+    line = 1 if name[0] in "cd" else 2
+    assert third == Failure("b.jfif", f"line {line + 2}: 'iso' is 'high'; the model needs a whole number there")
+    assert fourth == Failure("c", f"line {line + 3}: 'iso' is missing, and the model needs a number there")
+
+
+def test_a_manifest_without_a_feature_of_the_model_is_refused_at_once(folder):
+    (folder / "a.csv").write_text("path,iso\na.jpg,100\n")
+    with pytest.raises(IngestError, match="no column 'camera'"):
+        list_inputs([str(folder / "a.csv")], ["camera", "iso"])
+
+
+def test_rows_that_can_not_be_read_fail_alone_with_their_line(folder):
+    (folder / "a.csv").write_text("path,metadata\na.jpg,id-1\n,x\na.jpg,b,c\ngone.jpg,\n")
+    first, *failures = read_items(list_inputs([str(folder / "a.csv")]).items, {})
+    assert first == Request("id-1", PHOTO)
+    assert [
+        failure.error.removeprefix(f"{folder}/a.csv, ") for failure in failures if isinstance(failure, Failure)
+    ] == [
+        "line 3: no path",
+        failures[1].error.removeprefix(f"{folder}/a.csv, "),
+        "line 5: No such file or directory",
+    ]
+    assert "line 4: unreadable row" in failures[1].error
+
+
+def test_lines_of_json_with_images_are_requests_and_with_paths_a_manifest(folder):
+    (folder / "asked.jsonl").write_text(json.dumps(encode_instance(Request("1", PHOTO))) + "\n")
+    (folder / "table.jsonl").write_text('{"path": "a.jpg"}\n')
+    listing = list_inputs([str(folder / "asked.jsonl"), str(folder / "table.jsonl")])
+    assert list(read_items(listing.items, {})) == [Request("1", PHOTO), Request("a.jpg", PHOTO)]
+
+
+def test_types_are_inferred_of_whole_columns_where_no_model_says_them(folder):
+    (folder / "a.csv").write_text("path,iso,camera,label\na.jpg,100,7,x\na.jpg,1.5,007,y\na.jpg,NA,,z\n")
+    listing = list_inputs([str(folder / "a.csv")])
+    assert infer_types(listing.items) == {"iso": "float32", "camera": "string"}
+    first, second, third = read_items(listing.items, infer_types(listing.items))
+    assert first == Request("a.jpg", PHOTO, {"iso": 100.0, "camera": "7"})
+    assert second == Request("a.jpg", PHOTO, {"iso": 1.5, "camera": "007"})
+    assert isinstance(third, Failure)
+
+
+def test_paths_with_backslashes_are_found_as_ingest_finds_them(folder):
+    (folder / "a.csv").write_text("path\nsub\\g.jpeg\n")
+    assert list(read_items(list_inputs([str(folder / "a.csv")]).items, {})) == [Request("sub\\g.jpeg", PHOTO)]
