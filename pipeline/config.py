@@ -60,6 +60,12 @@ class FeaturesConfig(Section):
         description="Feature with the label: text or a whole number; for multilabel any number of them, for regression "
         "one number.",
     )
+    label_map: str | None = Field(
+        None,
+        description="File with the names of labels that are whole numbers: a name on each line, from 0; or "
+        "`number:name` on each line; or a label map (`.pbtxt`) of TensorFlow's object detection. By default a number "
+        "is its own name.",
+    )
     metadata: Column = Field(
         "metadata", description="Feature with the caller's id of the image, which every prediction returns."
     )
@@ -90,7 +96,7 @@ class FeaturesConfig(Section):
 
     def make_features(self) -> Features:
         """Returns the same names as the type that the other packages take."""
-        return Features(**self.model_dump(exclude_none=True))
+        return Features(**self.model_dump(exclude_none=True, exclude={"label_map"}))
 
 
 class DataConfig(Section):
@@ -320,6 +326,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_task(self) -> "Config":
         metrics = METRICS[self.task]
+        if self.task == "regression" and self.data.features.label_map:
+            raise ValueError(
+                "data.features.label_map: a regression's labels are values, which have no names; leave it out"
+            )
         for name, value in self.evaluation.thresholds.items():
             self._check_bound(f"evaluation.thresholds.{name}", name, value)
         for number, rule in enumerate(self.evaluation.rules):

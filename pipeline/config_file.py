@@ -13,7 +13,14 @@ from pipeline.config import Config
 from pipeline.yaml_text import find_kind, load_yaml
 from trainer.config import IMAGENET, NO_WEIGHTS
 
-_PATHS = (("data", "path"), ("data", "curated_schema"), ("deploy", "path"), ("deploy", "sign"), ("trainer", "weights"))
+_PATHS = (
+    ("data", "path"),
+    ("data", "features", "label_map"),
+    ("data", "curated_schema"),
+    ("deploy", "path"),
+    ("deploy", "sign"),
+    ("trainer", "weights"),
+)
 """Keys with a path, by section."""
 
 
@@ -88,30 +95,42 @@ def _describe_error(error: Any) -> str:
 
 def make_paths_absolute(config: Config, root: Path) -> Config:
     """Returns a configuration whose relative paths are taken from ``root``; URIs stay unchanged."""
-    changes: dict[str, dict[str, str]] = {}
-    for section, key in _PATHS:
-        value = getattr(getattr(config, section), key)
-        if value is not None:
-            changes.setdefault(section, {})[key] = _make_absolute(section, key, value, root)
-    sections = {section: getattr(config, section).model_copy(update=paths) for section, paths in changes.items()}
-    return config.model_copy(update=sections)
+    for keys in _PATHS:
+        config = _make_absolute_below(config, keys, keys, root)
+    return config
+
+
+def _make_absolute_below(section: Any, keys: tuple[str, ...], below: tuple[str, ...], root: Path) -> Any:
+    """Returns a section with the path at the keys below it made absolute; without keys below, it is the path itself."""
+    if not below:
+        return section and _make_absolute(keys, section, root)
+    value = _make_absolute_below(getattr(section, below[0]), keys, below[1:], root)
+    return section.model_copy(update={below[0]: value})
 
 
 def _make_override_absolute(key: str, value: Any) -> Any:
     """Returns the value of an override, of a key or a whole section, whose relative paths are taken from here."""
-    for section, name in _PATHS:
-        if key == f"{section}.{name}" and isinstance(value, str):
-            return _make_absolute(section, name, value, Path.cwd())
-        if key == section and isinstance(value, dict) and isinstance(value.get(name), str):
-            value = value | {name: _make_absolute(section, name, value[name], Path.cwd())}
+    above = tuple(key.split("."))
+    for keys in _PATHS:
+        if keys[: len(above)] == above:
+            value = _make_absolute_in(value, keys, keys[len(above) :], Path.cwd())
     return value
 
 
-def _make_absolute(section: str, key: str, path: str, root: Path) -> str:
-    if "://" in path or ((section, key) == ("trainer", "weights") and path in (IMAGENET, NO_WEIGHTS)):
+def _make_absolute_in(value: Any, keys: tuple[str, ...], below: tuple[str, ...], root: Path) -> Any:
+    """Returns a value of the configuration with the path at the keys below it made absolute, if there is one."""
+    if not below:
+        return _make_absolute(keys, value, root) if isinstance(value, str) else value
+    if not isinstance(value, dict) or below[0] not in value:
+        return value
+    return value | {below[0]: _make_absolute_in(value[below[0]], keys, below[1:], root)}
+
+
+def _make_absolute(keys: tuple[str, ...], path: str, root: Path) -> str:
+    if "://" in path or (keys == ("trainer", "weights") and path in (IMAGENET, NO_WEIGHTS)):
         return path
     try:
         return str((root / Path(path).expanduser()).resolve())
     except (RuntimeError, ValueError) as error:  # the home of an unknown user, links in a circle; a NUL
         reason = str(error).rstrip(".").lower()
-        raise ConfigError(f"{section}.{key}: {path!r} can't be a path: {reason}") from error
+        raise ConfigError(f"{'.'.join(keys)}: {path!r} can't be a path: {reason}") from error

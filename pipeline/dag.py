@@ -15,6 +15,7 @@ from components.champion.component import Champion
 from components.data_check.component import DataCheck
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
+from components.example_gen.component import ImportExampleGen
 from components.model_report.component import ModelReport
 from components.predictions.component import Predictions
 from components.pusher.executor import DEPLOY
@@ -74,10 +75,14 @@ def create_pipeline(
     """
     features = config.data.features.make_features()
 
-    # Reads the splits as they were ingested, or splits the records if there is only one set of them.
-    example_gen = tfx.ImportExampleGen(
-        input_base=parameter("data_path", source.base), **_make_split_config(config, source)
-    )
+    # Reads the splits as they were ingested. Of TFRecords made elsewhere it names labels and converts images that the
+    # Transform graph does not decode, and splits them if there is only one set.
+    reading = {"input_base": parameter("data_path", source.base), **_make_split_config(config, source)}
+    if source.is_foreign:
+        names = {"input": features.input, "label": features.label, "metadata": features.metadata}
+        example_gen = ImportExampleGen(names=names, label_names=source.label_names, **reading)
+    else:
+        example_gen = tfx.ImportExampleGen(**reading)
 
     # Statistics of everything but pixels: over encoded images they would cost much and say nothing.
     statistics_gen = tfx.StatisticsGen(

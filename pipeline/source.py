@@ -8,18 +8,21 @@ import json
 import shlex
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ConfigError, IngestError
 from imagepipe.base.features import SIZE
+from imagepipe.base.label_map import read_label_map
 from imagepipe.base.labels import describe_ids, describe_unknown
 from imagepipe.base.metrics import TOP_K_METRIC
 from imagepipe.base.names import TaskName
+from imagepipe.base.splits import TRAIN
 from imagepipe.ingest import dataset
 from pipeline.config import Config
 from pipeline.demands import list_demands
+from pipeline.layouts import RECORD_FILES, find_patterns
 from pipeline.runs import provenance
 
 SPLITS = ("train", "eval", "test")
@@ -35,11 +38,15 @@ class Source:
         base: the folder that the patterns are relative to, as a pattern itself: TFX joins the two.
         patterns: the pattern of each split's files; empty if there is one set of records that is yet to be split.
         all: the pattern of that one set.
+        is_foreign: whether they were made elsewhere, so that images may be of any kind.
+        label_names: of labels that are whole numbers; None if they are their own names.
     """
 
     base: str
     patterns: dict[str, str]
     all: str = ""
+    is_foreign: bool = False
+    label_names: dict[int, str] | None = None
 
 
 def find_examples(config: Config) -> Source:
@@ -53,6 +60,8 @@ def find_examples(config: Config) -> Source:
     is_dataset = filesystem.exists(f"{path}/{dataset.DESCRIPTION}")
     source = _find_dataset(path, config) if is_dataset else _find_records(path)
     _check_features(source, config)
+    if config.data.features.label_map:
+        source = replace(source, label_names=read_label_map(config.data.features.label_map))
     return source
 
 
@@ -97,12 +106,15 @@ def _check_label_names(description: dataset.Dataset, config: Config) -> None:
 def _find_records(path: str) -> Source:
     escaped = glob.escape(path)
     if filesystem.is_folder(path):
-        patterns = {name: f"{name}/*" for name in SPLITS if filesystem.glob(f"{escaped}/{name}/*")}
-        source = Source(escaped, patterns if {"train", "eval"} <= set(patterns) else {}, "*")
+        patterns = find_patterns(path)
+        if len(patterns) < 2:  # without names of splits, or train only
+            source = Source(escaped, {}, patterns.get(TRAIN, RECORD_FILES), is_foreign=True)
+        else:
+            source = Source(escaped, patterns, is_foreign=True)
     else:
         # A name that exists is a file, even with a [ in it.
         base, _, name = (escaped if filesystem.exists(path) else path).rpartition("/")
-        source = Source(base, {}, name)
+        source = Source(base, {}, name, is_foreign=True)
     if not _list_first_files(source):
         command = shlex.join(["imagepipe", "ingest", "FOLDER", "--out", path])
         raise ConfigError(f"data.path: no file matches {path}. A dataset is made by: {command}")
@@ -137,20 +149,25 @@ def list_label_types(task: TaskName) -> list[str]:
 
 def _check_features(source: Source, config: Config) -> None:
     """Compares the first records with the names that the configuration gives."""
-    file = _list_first_files(source)[0]
     types: dict[str, str] = {}
     counts: dict[str, int] = {}
-    try:
-        for record in itertools.islice(_read_records(file), _RECORDS_CHECKED):
-            for name, (kind, count) in tfrecord.describe_example(record).items():
-                types[name] = kind
-                counts[name] = max(counts.get(name, 0), count)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
+    files = _list_first_files(source)
+    file = files[0]
+    for file in files:
+        try:
+            for record in itertools.islice(_read_records(file), _RECORDS_CHECKED):
+                for name, (kind, count) in tfrecord.describe_example(record).items():
+                    types[name] = kind
+                    counts[name] = max(counts.get(name, 0), count)
+        except (ValueError, OSError, EOFError, zlib.error) as error:
+            raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
+        if types:  # else a shard without records
+            break
 
     features = config.data.features
     demands = [("data.features.input", features.input, _BYTES)]
-    demands += [("data.features.label", features.label, set(list_label_types(config.task)))]
+    allowed_labels = _INTEGERS if features.label_map else set(list_label_types(config.task))
+    demands += [("data.features.label", features.label, allowed_labels)]
     demands += [("data.features.group", name, _BYTES | _INTEGERS) for name in [features.group] if name]
     demands += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
     demands += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]

@@ -23,15 +23,16 @@ def write(path, *examples) -> None:
 def test_tfrecords_made_elsewhere_keep_their_splits(tmp_path):
     for split in ("train", "eval"):
         write(tmp_path / split / "0.tfrecord", make_example(b"image", "a"))
-    assert find_examples(config(tmp_path)) == Source(str(tmp_path), {"train": "train/*", "eval": "eval/*"}, "*")
+    patterns = {"train": "train/[!._]*", "eval": "eval/[!._]*"}
+    assert find_examples(config(tmp_path)) == Source(str(tmp_path), patterns, is_foreign=True)
 
 
 @pytest.mark.parametrize(
-    ("path", "pattern"), [("", "*"), ("/part-*", "part-*"), ("/part-0.tfrecord", "part-0.tfrecord")]
+    ("path", "pattern"), [("", "[!._]*"), ("/part-*", "part-*"), ("/part-0.tfrecord", "part-0.tfrecord")]
 )
 def test_one_set_of_tfrecords_is_left_to_be_split(tmp_path, path, pattern):
     write(tmp_path / "part-0.tfrecord", make_example(b"image", "a"))
-    assert find_examples(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern)
+    assert find_examples(config(f"{tmp_path}{path}")) == Source(str(tmp_path), {}, pattern, is_foreign=True)
 
 
 def test_the_group_of_tfrecords_made_elsewhere_has_to_be_there_as_text_or_number(tmp_path):
@@ -66,7 +67,32 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file_and_no_other(tmp_pa
 def test_a_pattern_of_folders_is_a_pattern(tmp_path):
     for day in ("1", "2"):
         write(tmp_path / f"day-{day}" / "0.tfrecord", make_example(b"image", "a"))
-    assert find_examples(config(f"{tmp_path}/day-*/*.tfrecord")) == Source(f"{tmp_path}/day-*", {}, "*.tfrecord")
+    assert find_examples(config(f"{tmp_path}/day-*/*.tfrecord")) == Source(
+        f"{tmp_path}/day-*", {}, "*.tfrecord", is_foreign=True
+    )
+
+
+def test_shards_without_records_are_none_to_judge_by(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0.tfrecord").write_bytes(b"")
+    write(tmp_path / "train" / "1.tfrecord", make_example(b"image", "a"))
+    write(tmp_path / "val" / "0.tfrecord", make_example(b"image", "a"))
+    assert find_examples(config(tmp_path)).patterns == {"train": "train/[!._]*", "eval": "val/[!._]*"}
+    (tmp_path / "train" / "1.tfrecord").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"no record at the start of .*there are no features at all"):
+        find_examples(config(tmp_path))
+
+
+def test_a_label_map_is_for_labels_that_are_whole_numbers(tmp_path):
+    (tmp_path / "names.txt").write_text("daisy\nrose\n")
+    write(tmp_path / "text" / "0.tfrecord", make_example(b"image", "a"))
+    record = make_example(b"image")
+    record.features.feature["label"].int64_list.value.append(1)
+    write(tmp_path / "numbers" / "0.tfrecord", record)
+    names = {"label_map": str(tmp_path / "names.txt")}
+    assert find_examples(config(tmp_path / "numbers", **names)).label_names == {0: "daisy", 1: "rose"}
+    with pytest.raises(ConfigError, match=r"data\.features\.label: .*'label' of type int64 \(task"):
+        find_examples(config(tmp_path / "text", **names))
 
 
 def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
@@ -75,7 +101,7 @@ def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
     record.features.feature["image/class/label"].int64_list.value.append(3)
     write(tmp_path / "0.tfrecord", record)
     names = {"input": "image/encoded", "label": "image/class/label"}
-    assert find_examples(config(tmp_path, **names)).all == "*"
+    assert find_examples(config(tmp_path, **names)).all == "[!._]*"
     with pytest.raises(ConfigError, match=r"data\.features\.input: .*image/class/label \(int64\), image/encoded"):
         find_examples(config(tmp_path))
     with pytest.raises(ConfigError, match=r"data\.features\.label: .*feature 'klass' of type bytes or int64"):
@@ -91,7 +117,7 @@ def test_labels_that_are_not_the_tasks_are_refused_with_the_reason(tmp_path):
         find_examples(config(tmp_path / "words").model_copy(update={"task": "regression"}))
     with pytest.raises(ConfigError, match=r"task: classification, but in .* has 2 values of 'label'.*multilabel"):
         find_examples(config(tmp_path / "several"))
-    assert find_examples(config(tmp_path / "several").model_copy(update={"task": "multilabel"})).all == "*"
+    assert find_examples(config(tmp_path / "several").model_copy(update={"task": "multilabel"})).all == "[!._]*"
 
 
 def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path):

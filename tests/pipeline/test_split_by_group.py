@@ -30,7 +30,7 @@ def test_tfrecords_made_elsewhere_are_split_by_their_group(tmp_path):
     (tmp_path / "records").mkdir()
     with tf.io.TFRecordWriter(str(tmp_path / "records" / "0.tfrecord")) as writer:
         for number in range(600):
-            example = make_example(b"image %d" % number, "ab"[number % 2], patient=f"p{number % 60}")
+            example = make_example(b"\xff\xd8\xff%d" % number, "ab"[number % 2], patient=f"p{number % 60}")
             writer.write(example.SerializeToString())
     data = {"path": str(tmp_path / "records"), "features": {"group": "patient"}}
     splits = split_records(Config(name="x", data=data), tmp_path / "grouped")

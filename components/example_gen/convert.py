@@ -1,0 +1,48 @@
+"""Makes an Example that another program wrote into one that the rest of the pipeline takes."""
+
+import tensorflow as tf
+
+from imagepipe.base.errors import DataError
+from imagepipe.base.images import BadImage, normalize
+from imagepipe.base.kinds import find_format
+
+_DECODED = ("jpeg", "png", "gif")  # by the Transform graph, as ``normalize`` does
+
+
+def convert_example(
+    example: tf.train.Example, input: str, label: str, metadata: str, label_names: dict[int, str] | None
+) -> tf.train.Example:
+    """Names the labels of an Example, and converts its image if the Transform graph would not decode it.
+
+    Args:
+        example: changed in place.
+        input: name of the feature with the image.
+        label: name of the feature with the labels.
+        metadata: name of the feature that identifies the image in messages.
+        label_names: of labels that are whole numbers; None leaves labels unchanged.
+
+    Returns:
+        The same Example. What it lacks, it still lacks: that is DataCheck's to find.
+
+    Raises:
+        DataError: if a label has no name, or the image can't be read.
+    """
+    feature = example.features.feature
+    described = b" ".join(feature[metadata].bytes_list.value).decode(errors="replace") if metadata in feature else ""
+    record = f"the record '{described}'" if described else "a record"
+    if label_names is not None and label in feature:
+        numbers = list(feature[label].int64_list.value)
+        if unnamed := [number for number in numbers if number not in label_names]:
+            raise DataError(
+                f"data.features.label_map: {record} has the label {unnamed[0]}, which has no name; the map has "
+                f"{len(label_names)}, from {min(label_names)} to {max(label_names)}"
+            )
+        feature[label].bytes_list.value[:] = [label_names[number].encode() for number in numbers]
+    images = feature[input].bytes_list.value if input in feature else []
+    for place, image in enumerate(images):
+        if find_format(image) not in _DECODED:
+            try:
+                images[place] = normalize(image).data
+            except BadImage as error:
+                raise DataError(f"data.path: the image of {record} can't be used: {error}") from error
+    return example
