@@ -1,6 +1,7 @@
 """Small real models of scikit-learn's digits and diabetes as SavedModels, and the Evaluator run on them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,9 @@ class Digits:
 
     def select(self, places: slice) -> "Digits":
         return Digits(self.pixels[places], self.labels[places])
+
+    def repeat(self, times: int) -> "Digits":
+        return Digits(self.pixels.repeat(times, axis=0), self.labels.repeat(times, axis=0))
 
 
 def split_digits() -> tuple[Digits, Digits]:
@@ -137,7 +141,7 @@ def predict(model, data: Digits) -> np.ndarray:
     return module.signatures["tf_examples"](examples=tf.constant(records))["classes"].numpy()
 
 
-def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
+def write_examples(folder: Path, data: Digits, groups: Sequence[str] = ()) -> standard_artifacts.Examples:
     """Writes the eval split as an artifact; every third image is from camera ``old``, and there are two sizes."""
     (folder / "Split-eval").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "Split-eval" / "data.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
@@ -155,6 +159,8 @@ def write_examples(folder: Path, data: Digits) -> standard_artifacts.Examples:
             feature["camera"].bytes_list.value.append(b"new" if number % 3 else b"old")
             feature["width"].int64_list.value.append(640 if number % 2 else 100)
             feature["height"].int64_list.value.append(480)
+            if groups:
+                feature["group"].bytes_list.value.append(groups[number].encode())
             writer.write(example.SerializeToString())
     examples = make_artifact(standard_artifacts.Examples, folder)
     examples.split_names = artifact_utils.encode_split_names(["eval"])

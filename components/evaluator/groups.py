@@ -15,12 +15,15 @@ MAX_GROUPS = 1_000
 
 
 def extract_group(element: Any, feature: str) -> int | None:
-    """Returns a hash of an example's group, 64 bits, from TFMA's ``StandardMetricInputs``; None if it has no group."""
+    """Returns a hash of an example's group from TFMA's ``StandardMetricInputs``; None if it has no group.
+
+    The hash has 63 bits: Beam's integers have a sign.
+    """
     values = (element.features or {}).get(feature)
     listed = [] if values is None else np.ravel(values).tolist()
     if not any(value != b"" for value in listed):
         return None
-    return int.from_bytes(hashlib.blake2b(repr(listed).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(repr(listed).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class GroupSums:

@@ -68,7 +68,7 @@ class LeaveOneOutFn(beam.CombineFn):
         """Adds an element to the part of its group."""
         group, value = element
         if group is None:
-            group = random.getrandbits(64)
+            group = random.getrandbits(63)
         by_key, key = accumulator.by_key, group % _PARTS if accumulator.is_folded else group
         size, part = by_key.get(key) or Part(0, self._combine_fn.create_accumulator())
         by_key[key] = Part(size + 1, self._combine_fn.add_input(part, value))

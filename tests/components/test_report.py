@@ -118,6 +118,24 @@ def test_figures_that_say_nothing_are_left_out(inputs):
     assert "not a number" not in rendered
 
 
+@pytest.mark.parametrize(
+    ("groups", "ungrouped", "counted"),
+    [
+        (0, 300, ""),
+        (40, 0, " over 40 groups"),
+        (40, 7, " over 40 groups and 7 images without a group"),
+        (1001, 0, " over more than 1,000 groups"),
+    ],
+)
+def test_intervals_and_tests_say_over_how_many_groups_they_are(inputs, groups, ungrouped, counted):
+    whole = inputs.evaluation.whole
+    metrics = {name: replace(metric, interval=(0.1, 0.2)) for name, metric in whole.metrics.items()}
+    grouped = replace(whole, metrics=metrics, groups=groups, ungrouped=ungrouped, mcnemar=McNemarResult(3, 1, 0.6))
+    rendered = render_page(replace(inputs, evaluation=replace(inputs.evaluation, slices=[grouped])))
+    assert f"; 95 % confidence intervals{counted} in brackets" in rendered
+    assert f"McNemar's test{counted}: p = 0.6" in rendered.replace("&#39;", "'")
+
+
 def test_a_gate_that_checked_nothing_says_so_beside_the_verdict(inputs):
     skipped = [replace(rule, verdict="skipped", because="there is no champion") for rule in inputs.evaluation.rules]
     rendered = render_page(replace(inputs, evaluation=replace(inputs.evaluation, rules=skipped)))

@@ -30,6 +30,14 @@ def test_not_blessed_is_printed_with_a_reason_only(capsys):
     assert "Not blessed" not in error
 
 
+def test_groups_that_intervals_count_are_printed(capsys):
+    interval = {"mean_absolute_error": (2.0, 3.0)}
+    print_outcome(make_summary(groups="4 groups", intervals=interval))
+    assert "eval split of 8, intervals over 4 groups: mean_absolute_error 2.5" in capsys.readouterr().err
+    print_outcome(make_summary(intervals=interval))
+    assert "eval split of 8: mean_absolute_error 2.5" in capsys.readouterr().err
+
+
 def test_a_gate_that_checked_nothing_says_so(capsys):
     note = "The gate checked nothing (mean_absolute_error: there is no champion to compare with)."
     assert print_outcome(make_summary(unchecked=note, pushed_version="7")) == 0
