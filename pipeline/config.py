@@ -21,7 +21,7 @@ from trainer.search_space import TunerConfig, check_space
 _MAX_SIDE = 4096
 
 # "self" is the first argument of TensorFlow's own functions.
-_OWN_NAMES = {IMAGE, TARGET, SIZE, "self", *dataset.list_features("classification")}
+_OWN_NAMES = {IMAGE, TARGET, SIZE, "self", *dataset.list_features("classification", has_groups=True)}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -13,7 +13,7 @@ from imagepipe.base.features import Features
 from imagepipe.ingest import dataset
 from pipeline.config import BeamConfig
 
-_NO_STATISTICS = {"input", "metadata", "sha256", "dhash"}  # different in every image
+_NO_STATISTICS = {"input", "metadata", "sha256", "dhash", "group"}  # different in every image, or nearly
 
 
 def infer_schema(path: Path, description: dataset.Dataset) -> schema_pb2.Schema:

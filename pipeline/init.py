@@ -92,7 +92,11 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
     description = dataset.load(str(dataset_dir))
     task = description.options.task
-    side = {name: kind for name, kind in description.features.items() if name not in dataset.list_features(task)}
+    side = {
+        name: kind
+        for name, kind in description.features.items()
+        if name not in dataset.list_features(task, has_groups=True)
+    }
     problems = find_side_problems(list(side))
     problems |= find_unsuitable_columns(str(dataset_dir), description, [name for name in side if name not in problems])
     is_reachable = is_imagenet_available()

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 RunnerName = Literal["direct", "dataflow", "flink", "spark"]
 OptionValue = bool | int | float | str
@@ -73,3 +73,14 @@ def hide_step_errors() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def query_metrics(job: Any) -> tuple[int, int]:
+    """Returns how many images are read and done by the metrics of a remote ingest; 0 before there are any."""
+    totals = {"read": 0, "done": 0}
+    with contextlib.suppress(Exception):  # progress is a nicety; the job goes on if it can't be asked for
+        for counter in job.metrics().query()["counters"]:
+            metric = counter.key.metric
+            if metric.namespace == "ingest":  # each step has its own of the name
+                totals[metric.name] += counter.attempted
+    return totals["read"], totals["done"]

@@ -1,6 +1,6 @@
 """Splits as people name them, in folders above the class folders and in manifests, and the draw between them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imagepipe.base.errors import IngestError
@@ -138,3 +138,32 @@ def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -
     if others and not wanted:
         return Layout(doubt=others) if not root else CLASSES
     return Layout(root, named, unlabelled, given_by="Folders")
+
+
+def describe_surprises(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yields what may surprise of the splits of images, a sentence each.
+
+    Args:
+        counts: number of images that are ``held_out`` as they are given several splits, and of those that are given
+            another split than they have, and ``stays`` in it.
+    """
+    if count := counts["held_out"]:
+        yield (
+            f"{count:,} images are given several splits, as copies: each is in the last of them only, so that none is "
+            "both trained and tested on."
+        )
+    if count := counts["stays"]:
+        yield (
+            f"{count:,} images stay in the split that they are in, though the source gives them another one now: to "
+            "split anew, ingest into a new folder."
+        )
+
+
+def describe_torn(splits_by_group: Mapping[str, Sequence[str]]) -> str:
+    """Returns the message about groups that would lie in several splits."""
+    named = [f"{group} ({', '.join(splits)})" for group, splits in sorted(splits_by_group.items())]
+    listed = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
+    return (
+        f"{len(named):,} groups would lie in several splits, by what the source gives and what the dataset has: "
+        f"{listed}. Give all images of a group one split, or none. Nothing was written."
+    )

@@ -24,6 +24,7 @@ from imagepipe.base.workers import fork
 from imagepipe.ingest import commit, dataset
 from imagepipe.ingest.dataset import Compression, Dataset, Options
 from imagepipe.ingest.outcomes import IngestResult, apply_outcomes
+from imagepipe.ingest.policy import Listing
 from imagepipe.ingest.records import hash_rows, read_batches
 from imagepipe.ingest.rows import Spool, spool_rows
 from imagepipe.ingest.sources import find_reader
@@ -47,6 +48,8 @@ def ingest(
     task: TaskName = "classification",
     splits: Mapping[str, int] = DEFAULT_SPLITS,
     split_folders: bool | None = None,
+    group: str | None = None,
+    sync: bool = False,
     max_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
     compress: Compression | None = None,
@@ -71,6 +74,10 @@ def ingest(
         split_folders: True if the top folders are splits (train, val, test, …) and the classes lie in them; False if
             they are classes, whatever their names. By default as this source was read before, and else splits if all
             have such names and hold class folders.
+        group: what tells the group of an image, whose images are never in two splits: a column of the manifest, or for
+            a folder a regular expression with one group in parentheses, which is searched for in the path below the
+            folder. An image without one is drawn alone. By default there are none.
+        sync: remove the images that came from this source, and are no longer in it. By default they are counted.
         max_side: longest side in pixels that larger images are shrunk to, 1 or more; None keeps every size.
         max_pixels: limit on width x height, 1 or more, by default 100 million; larger images are quarantined.
         compress: ``gzip`` or None; JPEG hardly shrinks.
@@ -92,7 +99,7 @@ def ingest(
         >>> print(result)
         3,670 records in = 3,668 written (3,668 new, 0 were there already) + 1 quarantined + 1 duplicates
     """
-    options = _check_options(task, splits, max_side, max_pixels, compress)
+    options = _check_options(task, splits, max_side, max_pixels, compress, group)
     if workers is not None and workers < 1:
         raise IngestError(f"workers is {workers}: give 1 or more.")
     source, out = filesystem.absolute(os.fspath(source)), filesystem.absolute(os.fspath(out))
@@ -103,7 +110,7 @@ def ingest(
     passed_over: Counter[str] = Counter()
     if split_folders is None:
         split_folders = dataset.recall_split_folders(out, source)
-    read = find_reader(source, task, split_folders, passed_over)
+    read = find_reader(source, task, split_folders, passed_over, group)
     dataset.refuse_foreign(out)
     with name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
@@ -116,24 +123,33 @@ def ingest(
                 raise NothingIngestedError(
                     f"{source} holds no file or row to ingest" + (f"; passed over: {junk}." if junk else ".")
                 )
+            if group is not None and not spool.grouped:
+                raise IngestError(f"No image of {source} has a group by --group {group}: is it the right one?")
             read_as = dataset.Source(True if layout.splits else split_folders)
             current = dataset.remember(current, source, read_as, {split for _, split in spool.given})
             draw = plan_draw(options.splits, current.given)
+            listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source))
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
             try:
-                _run_steps(out, staging, current, spool, draw, is_local, workers or joblib.cpu_count(), beam_args)
+                count = workers or joblib.cpu_count()
+                _run_steps(out, staging, current, spool, draw, listing, is_local, count, beam_args)
             except BrokenProcessPool as error:
                 raise IngestError(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
                     "--workers if memory ran out."
                 ) from error
-            result = apply_outcomes(out, staging, source, current, spool, check_lock)
+            result = apply_outcomes(out, staging, source, current, spool, sync, check_lock)
             notes = (*_describe_splits(layout, spool, draw), *result.notes)
             return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 
 
 def _check_options(
-    task: TaskName, splits: Mapping[str, int], max_side: int | None, max_pixels: int, compress: Compression | None
+    task: TaskName,
+    splits: Mapping[str, int],
+    max_side: int | None,
+    max_pixels: int,
+    compress: Compression | None,
+    group: str | None,
 ) -> Options:
     if task not in get_args(TaskName):
         raise IngestError(f"task is {task!r}: give one of {', '.join(get_args(TaskName))}.")
@@ -147,7 +163,7 @@ def _check_options(
     for name, value in (("max_side", max_side), ("max_pixels", max_pixels)):
         if value is not None and value < 1:
             raise IngestError(f"{name} is {value}: give 1 or more.")
-    return Options(task, dict(splits), max_side, max_pixels, compress)
+    return Options(task, dict(splits), max_side, max_pixels, compress, group)
 
 
 def _describe_splits(layout: Layout, spool: Spool, draw: Draw) -> Iterator[str]:
@@ -158,6 +174,9 @@ def _describe_splits(layout: Layout, spool: Spool, draw: Draw) -> Iterator[str]:
         if len(draw.train) > 1:
             drawn = " and ".join(name for name in draw.train if name != TRAIN)
             yield f"No {EVAL} split is given, so {drawn} is drawn from {TRAIN}, by the shares."
+    if spool.grouped:
+        lone = spool.rows - spool.grouped
+        yield f"{spool.grouped:,} images have groups" + (f", {lone:,} are drawn alone." if lone else ".")
     if layout.doubt:
         yield (
             f"Folders have the names of splits, but others are beside them ({list_names(layout.doubt)}), so all were "
@@ -171,6 +190,7 @@ def _run_steps(
     dataset: Dataset,
     spool: Spool,
     draw: Draw,
+    listing: Listing,
     is_local: bool,
     count: int,
     beam_args: Sequence[str],
@@ -188,6 +208,8 @@ def _run_steps(
             from imagepipe.ingest import steps
 
         buckets = min(_MAX_BUCKETS, 1 + (spool.rows + dataset.records) // _ROWS_IN_BUCKET)
-        plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, decode, draw)
+        plan = steps.Plan(
+            staging, dataset.options, spool.features, buckets, count, decode, draw, listing, dataset.count_images()
+        )
         index = [path for path, _ in filesystem.walk(f"{out}/index")]
         steps.run(plan, spool.files, spool.rows, index, beam_args, processes, hashed)

@@ -48,6 +48,8 @@ class Options:
         max_side: longest side in pixels that larger images were shrunk to, or None.
         max_pixels: limit on width x height, by the last ingest; larger images were quarantined.
         compress: compression of the TFRecord files, or None.
+        group: column of a manifest, or pattern on the paths of a folder, that gives images their groups; None if they
+            have none.
     """
 
     task: TaskName
@@ -55,6 +57,7 @@ class Options:
     max_side: int | None
     max_pixels: int
     compress: Compression | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,15 @@ class Dataset:
         """Number of records of all splits."""
         return sum(split.records for split in self.splits.values())
 
+    def count_images(self) -> dict[tuple[str, str], int]:
+        """Returns the number of images by label and split; of regression all have the label ""."""
+        if self.options.task == "regression":
+            return {("", name): split.records for name, split in self.splits.items()}
+        return {(label, name): n for name, split in self.splits.items() for label, n in split.labels.items()}
 
-def list_features(task: TaskName) -> dict[str, str]:
-    """Returns name and type of the features that every record has, side features apart."""
+
+def list_features(task: TaskName, has_groups: bool = False) -> dict[str, str]:
+    """Returns name and type of the features that records have, side features apart; ``group`` where there are any."""
     return {
         "input": "bytes",
         "metadata": "bytes",
@@ -130,6 +139,7 @@ def list_features(task: TaskName) -> dict[str, str]:
         "format": "bytes",
         "sha256": "bytes",
         **MEASURED,
+        **({"group": "bytes"} if has_groups else {}),
     }
 
 
@@ -197,7 +207,7 @@ def prepare(folder: str, options: Options) -> Dataset:
         IngestError: the dataset was made with other options, or has a column that clashes with a feature.
     """
     dataset = read_unchecked(folder)
-    features = list_features(options.task)
+    features = list_features(options.task, options.group is not None)
     if dataset is None or not dataset.records:
         return Dataset(options, features, {name: Split() for name in options.splits})
     for name in ("task", "splits", "max_side", "compress"):
@@ -207,6 +217,12 @@ def prepare(folder: str, options: Options) -> Dataset:
                 f"{folder} was made with {name} {_spell(old)}, and now it is {_spell(new)}: use what it was made "
                 "with, or another folder."
             )
+    if (dataset.options.group is None) != (options.group is None):
+        raise IngestError(
+            f"{folder} was made {'without' if dataset.options.group is None else 'with'} --group, and now it is the "
+            "other way round: an image without a group could lie in two splits with its likes. Give what it was made "
+            "with, or another folder."
+        )
     if clashing := sorted(name for name, type_ in dataset.features.items() if features.get(name, type_) != type_):
         raise IngestError(
             f"{folder} has a column '{clashing[0]}' of its own, and records have such a feature by now: rename it, and "

@@ -36,18 +36,22 @@ def is_manifest(source: str) -> bool:
     return _find_reader(source) is not None
 
 
-def read_manifest(source: str, task: TaskName) -> Iterator[Row]:
+def read_manifest(source: str, task: TaskName, group: str | None = None) -> Iterator[Row]:
     """Reads the rows of a manifest of labelled images.
 
     Args:
         source: absolute path or URI of the manifest.
         task: how labels are read.
+        group: the column that tells an image's group, which is no side feature.
 
     Raises:
         IngestError: its columns can't be used.
     """
-    for number, cells in read_table(source, ("path", "label"), print_note):
-        row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task)
+    if group in _NAMES:
+        raise IngestError(f"--group {group}: this column can't tell the group of an image; name another one.")
+    needed = ("path", "label", group) if group else ("path", "label")
+    for number, cells in read_table(source, needed, print_note):
+        row = reject(source, number, cells) if isinstance(cells, str) else _make_row(source, number, cells, task, group)
         yield row
 
 
@@ -215,7 +219,8 @@ def _make_plain(value: Any) -> Any:
     return _strip(value)
 
 
-def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) -> Row:
+def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, group: str | None) -> Row:
+    name = values.pop(group, None) if group else None
     if clashing := sorted(RESERVED & values.keys()):
         raise IngestError(
             f"{source}, line {number}: a column can't be called {' or '.join(clashing)}: the pipeline has such a "
@@ -225,7 +230,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) 
     if not isinstance(path, str) or not path:
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
-    if any(map(_is_not_utf8, (path, label, split, *values.values()))):
+    if any(map(_is_not_utf8, (path, label, split, name, *values.values()))):
         return reject(
             source,
             number,
@@ -238,7 +243,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName) 
             return reject(image, number, f"unreadable row: column '{name}' is neither text nor a number")
         if value is not None and value != "":
             side[name] = int(value) if isinstance(value, bool) else value
-    return make_row(image, number, path, label, side, task, split=split)
+    return make_row(image, number, path, label, side, task, split=split, group=name)
 
 
 def _is_not_utf8(value: object) -> bool:

@@ -5,8 +5,11 @@ An outcome is a JSON object, told from others by its ``kind``:
     quarantine  path, row, reason    a row that can't be used
     duplicate   path, row, same_as   a row whose file has a copy in the dataset
     already                          a row whose file is in the dataset
-    shard       shard, labels        a StagedShard, and its number of records per label
-    removed     entry, reason, ...   a record that leaves the dataset
+    shard       shard, labels, ...   a StagedShard, and its number of records by label, and by what is new of them
+    removed     entry, reason, ...   a record that leaves the dataset, as its label is disputed
+    replaced    entry                a record whose image is written again: its label, path or group has changed
+    gone        entry                a record that came from this source, which no longer has its image
+    torn        group, splits        a group whose images would lie in several splits
     refused     sha256, copies       an image whose copies carry different labels, to be remembered
     accepted    sha256               one that was refused, and whose labels agree now
     stays                            an image that its source gives another split than it has, in which it stays
@@ -25,6 +28,7 @@ from imagepipe.base import filesystem, overview
 from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
 from imagepipe.base.labels import list_label_warnings
+from imagepipe.base.splits import describe_surprises, describe_torn
 from imagepipe.ingest import commit, shards
 from imagepipe.ingest.dataset import (
     DESCRIPTION,
@@ -40,6 +44,7 @@ from imagepipe.ingest.dataset import (
 )
 from imagepipe.ingest.findings import explain_nothing
 from imagepipe.ingest.rows import Spool
+from imagepipe.ingest.shards import IndexEntry
 
 _OUTCOMES = ".jsonl"  # the end of their files' names
 
@@ -48,16 +53,18 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Number of records by what became of them: read = new + already + quarantined + duplicates.
+    """Number of records by what became of them: read = new + relabelled + already + quarantined + duplicates.
 
     Attributes:
         read: records in the source: files of a folder, rows of a manifest.
-        new: written by this ingest.
-        already: in the dataset before this ingest.
+        new: images that the dataset did not have.
+        relabelled: in the dataset before this ingest, with another label.
+        already: in the dataset before this ingest, with this label.
         quarantined: not usable, each with its reason in quarantine.jsonl.
         duplicates: further copies of files in the dataset, each in duplicates.jsonl.
-        removed: records that left the dataset, as a copy with another label turned up, or to be written again with the
-            present label of their file; not part of the sum.
+        disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
+        gone: records that came from this source and are no longer in it; not part of the sum.
+        removed: how many of those were removed, by ``sync``.
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
         warnings: what is odd about the labels of the dataset, a sentence each.
         overview: path of a picture of the dataset, see ``imagepipe.base.overview``; None if the dataset is empty.
@@ -69,7 +76,10 @@ class IngestResult:
     already: int
     quarantined: int
     duplicates: int
-    removed: int
+    relabelled: int = 0
+    disputed: int = 0
+    gone: int = 0
+    removed: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     overview: str | None = None
@@ -78,17 +88,22 @@ class IngestResult:
     @property
     def written(self) -> int:
         """Records of the source that are in the dataset."""
-        return self.new + self.already
+        return self.new + self.relabelled + self.already
 
     def __str__(self) -> str:
+        relabelled = f"{self.relabelled:,} relabelled, " if self.relabelled else ""
         total = (
             f"{self.read:,} records in = "
-            f"{self.written:,} written ({self.new:,} new, {self.already:,} were there already)"
+            f"{self.written:,} written ({self.new:,} new, {relabelled}{self.already:,} were there already)"
             f" + {self.quarantined:,} quarantined + {self.duplicates:,} duplicates"
         )
         parts = [total]
+        if self.disputed:
+            parts.append(f"{self.disputed:,} taken out, as their labels are disputed")
         if self.removed:
-            parts.append(f"{self.removed:,} taken out, as their label changed or is disputed")
+            parts.append(f"{self.removed:,} taken out, as they are gone from the source")
+        elif self.gone:
+            parts.append(f"{self.gone:,} in the dataset are gone from the source (--sync takes them out)")
         if self.passed_over:
             parts.append(f"passed over: {describe_passed_over(self.passed_over)}")
         return "; ".join(parts)
@@ -123,13 +138,21 @@ class _Changes:
     counts: Counter[str]
     quarantined: list[Json]
     duplicates: list[Json]
-    removed: list[Json]
+    leaving: list[Json]
+    gone: list[IndexEntry]
+    torn: list[Json]
     refused: dict[str, Json]
+    written: Counter[str]
     added: list[tuple[shards.StagedShard, Mapping[str, int]]]
+
+    @property
+    def disputed(self) -> list[Json]:
+        """Those of the records that leave whose images are quarantined."""
+        return [outcome for outcome in self.leaving if outcome.get("reason")]
 
 
 def apply_outcomes(
-    out: str, staging: str, source: str, dataset: Dataset, spool: Spool, check_lock: Callable[[], None]
+    out: str, staging: str, source: str, dataset: Dataset, spool: Spool, sync: bool, check_lock: Callable[[], None]
 ) -> IngestResult:
     """Turns the outcomes into the next state of the dataset, and commits it.
 
@@ -139,22 +162,32 @@ def apply_outcomes(
         source: of the rows.
         dataset: the present state.
         spool: the rows.
+        sync: remove what is gone from the source.
         check_lock: raises IngestError if the dataset's folder is another ingest's by now.
 
     Raises:
-        IngestError: not every row has an outcome, or the folder was lost; nothing was committed.
+        IngestError: not every row has an outcome, a group would lie in two splits, it is unknown what is to be removed,
+            or the folder was lost; nothing was committed.
         NothingIngestedError: every row is quarantined; the lists were committed.
     """
     check_lock()  # its next holder deletes what is staged
     changes = _read_changes(out, staging)
+    if changes.torn:
+        raise IngestError(describe_torn({outcome["group"]: outcome["splits"] for outcome in changes.torn}))
+    gone = _select_gone(changes, source, sync)
+    if sync:
+        changes.leaving += [{"entry": entry, "unseen": []} for entry in gone]
     result = IngestResult(
         read=spool.rows,
-        new=sum(shard.records for shard, _ in changes.added),
-        already=changes.counts["already"],
+        new=changes.written["new"],
+        already=changes.counts["already"] + changes.written["already"],
         quarantined=changes.counts["quarantine"],
         duplicates=changes.counts["duplicate"],
-        removed=len(changes.removed),
-        notes=tuple(_describe_surprises(changes.counts)),
+        relabelled=changes.written["relabelled"],
+        disputed=len(changes.disputed),
+        gone=len(gone),
+        removed=len(gone) if sync else 0,
+        notes=tuple(describe_surprises(changes.counts)),
     )
     if result.read != result.written + result.quarantined + result.duplicates:
         raise IngestError(f"The records don't add up ({result}), so nothing was written. Please report this.")
@@ -162,9 +195,9 @@ def apply_outcomes(
     quarantined = sorted(changes.quarantined, key=lambda entry: (entry["row"] or 0, entry["path"]))
     # If a disputed image was in the dataset, its own file is quarantined too, though this ingest has not read it.
     changes.quarantined += [
-        {"path": path, "row": None, "reason": entry["reason"]} for entry in changes.removed for path in entry["unseen"]
+        {"path": path, "row": None, "reason": entry["reason"]} for entry in changes.disputed for path in entry["unseen"]
     ]
-    rewritten, replaced = _rewrite_shards(out, staging, dataset, changes.removed)
+    rewritten, replaced = _rewrite_shards(out, staging, dataset, changes.leaving)
     staged = [*(shard for shard, _ in changes.added), *rewritten]
     moves = {}
     for shard in staged:
@@ -200,22 +233,39 @@ def apply_outcomes(
     )
 
 
-def _describe_surprises(counts: Counter[str]) -> Iterator[str]:
-    if count := counts["held_out"]:
-        yield (
-            f"{count:,} images are given several splits, as copies: each is in the last of them only, so that none is "
-            "both trained and tested on."
+def _select_gone(changes: _Changes, source: str, sync: bool) -> list[IndexEntry]:
+    """Returns the records whose images are gone from the source, but for those that could not be looked for.
+
+    Raises:
+        IngestError: those are to be removed, and there are some that could not be looked for.
+    """
+    unread = {outcome["path"]: outcome["reason"] for outcome in changes.quarantined}
+    gone: list[IndexEntry] = []
+    hidden: Counter[str] = Counter()
+    for entry in changes.gone:
+        path = next(iter(entry["copies"]))
+        if place := source if source in unread else next((p for p in _list_above(path) if p in unread), None):
+            hidden[place] += 1
+        elif path not in unread:
+            gone.append(entry)
+    if sync and hidden:
+        place = min(hidden)
+        raise IngestError(
+            f"{place}: {unread[place]}. So it is unknown whether {hidden.total():,} images of the dataset are gone, "
+            "and nothing was written: correct that, or ingest without --sync."
         )
-    if count := counts["stays"]:
-        yield (
-            f"{count:,} images stay in the split that they are in, though the source gives them another one now: to "
-            "split anew, ingest into a new folder."
-        )
+    return gone
+
+
+def _list_above(path: str) -> Iterator[str]:
+    """Yields the folders above a file."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _read_changes(out: str, staging: str) -> _Changes:
     refused = {entry["sha256"]: entry for entry in _read_lines(f"{out}/{REFUSED}")}
-    changes = _Changes(Counter(), [], [], [], refused, [])
+    changes = _Changes(Counter(), [], [], [], [], [], refused, Counter(), [])
     # A worker that was killed leaves a part of a file, under another name.
     for path in (path for path, _ in filesystem.walk(f"{staging}/outcomes") if path.endswith(_OUTCOMES)):
         for outcome in _read_lines(path):
@@ -226,23 +276,28 @@ def _read_changes(out: str, staging: str) -> _Changes:
                     changes.quarantined.append(outcome)
                 case "duplicate":
                     changes.duplicates.append(outcome)
-                case "removed":
-                    changes.removed.append(outcome)
+                case "removed" | "replaced":
+                    changes.leaving.append(outcome)
+                case "gone":
+                    changes.gone.append(outcome["entry"])
+                case "torn":
+                    changes.torn.append(outcome)
                 case "refused":
                     refused[outcome["sha256"]] = {**outcome, "shard": None}
                 case "accepted":
                     del refused[outcome["sha256"]]
                 case "shard":
+                    changes.written.update(outcome["changes"])
                     changes.added.append((shards.StagedShard(**outcome["shard"]), outcome["labels"]))
     return changes
 
 
 def _rewrite_shards(
-    out: str, staging: str, dataset: Dataset, removed: list[Json]
+    out: str, staging: str, dataset: Dataset, leaving: list[Json]
 ) -> tuple[list[shards.StagedShard], list[str]]:
     """Stages anew every shard that loses records; also returns the names of the shards that these replace."""
     hashes_by_shard: dict[str, set[str]] = defaultdict(set)
-    for entry in removed:
+    for entry in leaving:
         hashes_by_shard[entry["entry"]["shard"]].add(entry["entry"]["sha256"])
     rewritten = [
         shards.rewrite(out, shard, hashes, staging, dataset.options.compress)
@@ -277,7 +332,7 @@ def _update_description(
     if dataset.options.task != "regression":
         for shard, counts in changes.added:
             labels[shards.read_split(shard.file)].update(counts)
-        for entry in (removed["entry"] for removed in changes.removed):
+        for entry in (outcome["entry"] for outcome in changes.leaving):
             for carried in entry["copies"].values():
                 labels[shards.read_split(entry["shard"])].subtract(carried)
     by_split: dict[str, list[Shard]] = defaultdict(list)
@@ -285,7 +340,10 @@ def _update_description(
         by_split[shards.read_split(file.file)].append(file)
     return replace(
         dataset,
-        features={**list_features(dataset.options.task), **dict(sorted(spool.features.items()))},
+        features={
+            **list_features(dataset.options.task, dataset.options.group is not None),
+            **dict(sorted(spool.features.items())),
+        },
         splits={
             name: Split(
                 sum(shard.records for shard in by_split[name]),
@@ -303,6 +361,10 @@ def _update_list(path: str, entries: list[Json], source: str, spool: Spool) -> l
     for entry in _read_lines(path):
         earlier[entry["path"]].append(entry)
     if earlier:
+        unread = {entry["path"] for entry in entries}
+        for listed in [path for path in earlier if path.startswith(f"{source}/")]:
+            if unread.isdisjoint(_list_above(listed)):  # else the folder could not be listed
+                earlier.pop(listed)
         for row in (row for file in spool.files for row in _read_lines(file)):
             earlier.pop(row["path"], None)
         for replaced in (source, *(entry["path"] for entry in entries)):

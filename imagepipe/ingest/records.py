@@ -31,6 +31,8 @@ class HashedRow(Row):
         measured: width, height, format and appearance of an image that is written byte for byte, if it has been decoded
             already.
         weights: weight by split of the draw, once that is decided; one split if it is fixed.
+        change: ``new``, ``relabelled``, or ``already``, if the dataset has the image with these labels and only its
+            path or group has changed.
     """
 
     sha256: str
@@ -38,6 +40,7 @@ class HashedRow(Row):
     copies: list[tuple[str, int | None]]
     measured: tuple[int, int, str, appearance.Appearance] | None
     weights: dict[str, int]
+    change: str
 
 
 def make_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -72,7 +75,7 @@ def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow
 
 
 def _refuse_row(row: Row, reason: str) -> HashedRow:
-    hashed = {"reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None, "weights": {}}
+    hashed = {"reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None, "weights": {}, "change": "new"}
     return cast(HashedRow, {**row, **hashed})
 
 
@@ -95,7 +98,7 @@ def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
             reason = f"can't be read: {error}"
     if reason is not None:
         return _refuse_row(row, reason)
-    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured, "weights": {}}
+    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured, "weights": {}, "change": "new"}
     return cast(HashedRow, {**row, **hashed})
 
 
@@ -161,6 +164,7 @@ def encode_row(options: Options, types: Mapping[str, str], row: HashedRow) -> by
             "brightness": [brightness],
             "contrast": [contrast],
             "dhash": [dhash.encode()],
+            **({} if row["group"] is None else {"group": [os.fsencode(row["group"])]}),
             **make_features(row["side"], types),
         }
     )

@@ -21,7 +21,7 @@ from imagepipe.base.splits import Layout, list_split_names, resolve_split
 from imagepipe.ingest.dataset import Dataset, list_features
 from imagepipe.ingest.parts import Part
 
-RESERVED = frozenset(list_features("classification")) - {"label"} | {SIZE}
+RESERVED = frozenset(list_features("classification", has_groups=True)) - {"label"} | {SIZE}
 """Names of features that every record has, or the evaluation makes, which no side feature may have."""
 
 _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images of 100 kB
@@ -157,6 +157,24 @@ def make_row(
     )
 
 
+def compile_group(pattern: str) -> re.Pattern[str]:
+    """Returns the pattern that tells an image's group by its path.
+
+    Raises:
+        IngestError: it is none, or doesn't say which part of the path tells it.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise IngestError(f"--group {pattern} is no regular expression: {error}.") from error
+    if compiled.groups != 1:
+        raise IngestError(
+            f"--group {pattern}: of files it is a regular expression with one group in parentheses, the part of the "
+            r"path that tells an image's group, such as (patient\d+)."
+        )
+    return compiled
+
+
 def make_folder_row(
     path: str,
     metadata: str,
@@ -165,6 +183,7 @@ def make_folder_row(
     passed_over: Counter[str],
     *,
     split: str | None = None,
+    group: re.Pattern[str] | None = None,
     at: Part | None = None,
 ) -> Row | None:
     """Returns the row of a file in class folders; None if it is passed over, and counted.
@@ -176,6 +195,7 @@ def make_folder_row(
         task: how the label is read.
         passed_over: is added to.
         split: the split where the folders say none.
+        group: its first group in parentheses, in the path, is the image's group.
         at: where the image lies if it is a part of a larger file.
     """
     folder, label = layout.read_path(metadata)
@@ -184,7 +204,10 @@ def make_folder_row(
         return None
     if layout.splits and folder is None and "/" in metadata:
         return reject(path, None, f"in none of the folders that are splits ({', '.join(layout.splits)})")
-    return make_row(path, None, metadata, label, {}, task, split=folder or split, at=at)
+    match = group.search(metadata) if group else None
+    return make_row(
+        path, None, metadata, label, {}, task, split=folder or split, group=match[1] if match else None, at=at
+    )
 
 
 def _read_name(value: object) -> str | None:
@@ -204,12 +227,14 @@ class Spool:
         files: paths of JSON-lines files of Row, whose splits are those of the dataset.
         features: name to type of every side feature, of the dataset's records too.
         given: number of rows that the source gives a split, by what it calls the split and which that is.
+        grouped: number of rows that it gives a group.
     """
 
     rows: int
     files: list[str]
     features: dict[str, str]
     given: Counter[tuple[str, str]]
+    grouped: int
 
 
 def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
@@ -223,15 +248,16 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     Raises:
         IngestError: a column's values don't fit its type in the dataset.
     """
-    own = list_features(dataset.options.task)
+    own = list_features(dataset.options.task, has_groups=True)
     fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
     columns: dict[str, _Column] = {}
-    count = 0
+    count = grouped = 0
     given: Counter[tuple[str, str]] = Counter()
     paths: list[str] = []
     stream = (_name_split(row, dataset.options.splits, given) for row in rows)
     while chunk := list(islice(stream, _ROWS_IN_FILE)):
         count += len(chunk)
+        grouped += sum(row["group"] is not None for row in chunk)
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
         with filesystem.create(paths[-1]) as file:
             file.write("".join(json.dumps(row) + "\n" for row in chunk).encode())
@@ -253,7 +279,7 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             )
         if column.type:
             types[name] = column.type
-    return Spool(count, paths, {**types, **fixed}, given)
+    return Spool(count, paths, {**types, **fixed}, given, grouped)
 
 
 def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str]]) -> Row:

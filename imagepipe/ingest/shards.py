@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, TypedDict, cast
+from typing import BinaryIO, NotRequired, TypedDict, cast
 
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.ingest.dataset import Compression
@@ -20,20 +20,23 @@ class IndexEntry(TypedDict):
         sha256: hex, of the original file.
         copies: path to labels; of an image with a record, the one copy that was written.
         shard: path of its TFRecord file below the dataset's folder; None if it was refused for its labels.
+        group: of an image with a record; None or missing if it has none.
+        source: the place in the dataset's list of sources of the one that gave it; earlier versions left it out.
     """
 
     sha256: str
     copies: dict[str, list[str]]
     shard: str | None
+    group: NotRequired[str | None]
+    source: NotRequired[int]
 
 
 @dataclass(frozen=True)
 class Record:
-    """A serialized tf.train.Example, with the hash and the copies of its image as for the index."""
+    """A serialized tf.train.Example, with the entry of its image in the index, but for the shard."""
 
     data: bytes
-    sha256: str
-    copies: dict[str, list[str]]
+    entry: IndexEntry
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,18 @@ def write(staging: str, split: str, compress: Compression | None, records: Itera
     # Until then its name is unique: Beam may run a bundle twice, and at the same time.
     staged = f"{staging}/shards/{uuid.uuid4().hex}"
     digest = hashlib.sha256()
-    entries: list[tuple[str, dict[str, list[str]]]] = []
+    entries: list[IndexEntry] = []
     with ExitStack() as stack:
         file: BinaryIO | None = None
         for record in records:
             file = file or stack.enter_context(_open_write(staged, compress))
             file.write(tfrecord.frame_record(record.data))
             digest.update(record.data)
-            entries.append((record.sha256, record.copies))
+            entries.append(record.entry)
     if not entries:
         return None
     name = f"{split}/{digest.hexdigest()[:20]}.tfrecord{'.gz' if compress else ''}"
-    lines = "".join(
-        json.dumps(IndexEntry(sha256=sha256, copies=copies, shard=name)) + "\n" for sha256, copies in entries
-    )
+    lines = "".join(json.dumps(entry | {"shard": name}) + "\n" for entry in entries)
     filesystem.write_whole(f"{staged}.jsonl", lines.encode())
     return StagedShard(staged, name, len(entries), filesystem.size(staged) or 0)
 
@@ -94,10 +95,10 @@ def rewrite(
 ) -> StagedShard | None:
     """Stages a copy of a dataset's shard without the images of some hashes; returns None if nothing is left."""
     with filesystem.open_read(filesystem.join(folder, locate_index(shard))) as file:
-        copies = {line["sha256"]: line["copies"] for line in map(json.loads, file)}
+        entries = {line["sha256"]: line for line in map(json.loads, file)}
     with _open_read(filesystem.join(folder, shard), compress) as stored:
         records = (
-            Record(data, sha256, copies[sha256])
+            Record(data, entries[sha256])
             for data in tfrecord.read_records(stored)
             if (sha256 := tfrecord.read_bytes_feature(data, "sha256")[0].decode()) not in without
         )

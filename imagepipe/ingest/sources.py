@@ -13,7 +13,7 @@ from imagepipe.base.folders import explain_passing_over, list_files, list_subfol
 from imagepipe.base.names import TaskName
 from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
-from imagepipe.ingest.rows import Row, make_folder_row, reject
+from imagepipe.ingest.rows import Row, compile_group, make_folder_row, reject
 
 Reader = Callable[[str], tuple[Layout, Iterator[Row]]]
 """Reads a source, given a folder to unpack into: which of its folders are splits, and its rows."""
@@ -25,7 +25,9 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as shells and WebDataset write it:
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
-def find_reader(source: str, task: TaskName, split_folders: bool | None, passed_over: Counter[str]) -> Reader:
+def find_reader(
+    source: str, task: TaskName, split_folders: bool | None, passed_over: Counter[str], group: str | None = None
+) -> Reader:
     """Finds out what a source is.
 
     Args:
@@ -34,6 +36,7 @@ def find_reader(source: str, task: TaskName, split_folders: bool | None, passed_
         task: how labels are read.
         split_folders: whether its folders are splits, see ``splits.find_layout``.
         passed_over: gets the files that don't count, see ``folders.list_files``.
+        group: what tells an image's group: a column, or a pattern on paths relative to a folder or in an archive.
 
     Raises:
         IngestError: there is no such source, or it is of no supported kind, or its columns can't be used; or folders
@@ -42,9 +45,9 @@ def find_reader(source: str, task: TaskName, split_folders: bool | None, passed_
     if paths := _list_containers(source, passed_over):
         from imagepipe.ingest.containers import Reading, read_containers  # not above: a folder does without
 
-        return lambda staging: read_containers(source, paths, Reading(task, split_folders, passed_over, staging))
+        return lambda staging: read_containers(source, paths, Reading(task, split_folders, passed_over, staging, group))
     layout = find_splits(source, split_folders)
-    rows = read_rows(source, task, passed_over, layout)
+    rows = read_rows(source, task, passed_over, layout, group)
     return lambda _: (layout, rows)
 
 
@@ -61,7 +64,9 @@ def find_splits(source: str, wanted: bool | None) -> Layout:
     return find_layout(lambda folder: list_subfolders(f"{source}/{folder}".rstrip("/")), wanted)
 
 
-def read_rows(source: str, task: TaskName, passed_over: Counter[str], layout: Layout = CLASSES) -> Iterator[Row]:
+def read_rows(
+    source: str, task: TaskName, passed_over: Counter[str], layout: Layout = CLASSES, group: str | None = None
+) -> Iterator[Row]:
     """Returns the rows of a source, in an order that depends on its content only.
 
     Args:
@@ -70,12 +75,13 @@ def read_rows(source: str, task: TaskName, passed_over: Counter[str], layout: La
         task: how labels are read.
         passed_over: gets the files of a folder that don't count, see ``folders.list_files``.
         layout: which of its folders are splits.
+        group: what tells an image's group: a column of a manifest, or a pattern on paths relative to a folder.
 
     Raises:
-        IngestError: there is no such source, or it is of no supported kind, or its columns can't be used.
+        IngestError: there is no such source, it is of no supported kind, or its columns or the pattern can't be used.
     """
     if filesystem.is_folder(source):
-        return _read_folder(source, task, layout, passed_over)
+        return _read_folder(source, task, layout, passed_over, compile_group(group) if group else None)
     if filesystem.size(source) is None:
         raise IngestError(
             f"{source}: no such folder or file. Give a folder of class folders, a manifest, an archive or Parquet."
@@ -85,15 +91,17 @@ def read_rows(source: str, task: TaskName, passed_over: Counter[str], layout: La
             f"{source} is neither a folder nor a manifest ({SUFFIXES}) nor a file with images in it (.tar, .tgz, .zip, "
             ".parquet, .json)."
         )
-    return read_manifest(source, task)
+    return read_manifest(source, task, group)
 
 
-def _read_folder(source: str, task: TaskName, layout: Layout, passed_over: Counter[str]) -> Iterator[Row]:
+def _read_folder(
+    source: str, task: TaskName, layout: Layout, passed_over: Counter[str], pattern: re.Pattern[str] | None
+) -> Iterator[Row]:
     for path, reason in list_files(source, passed_over):
         if reason:
             yield reject(path, None, reason)
             continue
-        row = make_folder_row(path, path[len(source) :].lstrip("/"), layout, task, passed_over)
+        row = make_folder_row(path, path[len(source) :].lstrip("/"), layout, task, passed_over, group=pattern)
         if row:
             yield row
 

@@ -1,7 +1,8 @@
 """The Beam pipeline: rows to hashed rows, to decisions, to shards. Pixels and file contents never go through a shuffle.
 
     row files ─read, hash─▶ (bucket, rows) ──┐
-    index files ─────────▶ (bucket, entries) ┴─group─▶ decide ─▶ ((split, shard), rows) ─group─▶ read, encode, write
+    index files ─────────▶ (bucket, entries) ┴─group─▶ decide ─▶ (bucket, rows) ─group, if images have groups─▶ draw,
+    move so that each class is in each split ─▶ ((split, shard), rows) ─group─▶ read, encode, write
 
 Rows travel as JSON bytes, some hundred in one element, as Beam spends more on each element than a row is worth. What
 becomes of them goes to small files in the staging folder, see ``outcomes``. A bundle that Beam runs twice writes the
@@ -19,14 +20,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.utils.shared import Shared
 
 from imagepipe.base import filesystem, progress
-from imagepipe.base.beam_options import hide_step_errors
+from imagepipe.base.beam_options import hide_step_errors, query_metrics
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
 from imagepipe.base.splits import Draw
@@ -34,6 +35,7 @@ from imagepipe.base.workers import map_in_order
 from imagepipe.ingest import policy, shards
 from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine, write_outcomes
+from imagepipe.ingest.policy import Cell, Listing
 from imagepipe.ingest.records import HashedRow, encode_rows, hash_rows, make_batches, read_batches
 from imagepipe.ingest.shards import IndexEntry
 
@@ -64,6 +66,8 @@ class Plan:
         workers: threads or processes that read and decode, of one Beam worker.
         decode: decode while hashing, see ``records.hash_rows``.
         draw: from which splits images are drawn.
+        listing: of the source.
+        present: number of the dataset's images by label and split.
     """
 
     staging: str
@@ -73,6 +77,8 @@ class Plan:
     workers: int
     decode: bool
     draw: Draw
+    listing: Listing
+    present: dict[tuple[str, str], int]
 
 
 class _Local:
@@ -124,7 +130,7 @@ def run(
         if is_local:
             read, done = local.read, local.done
         else:
-            read, done = _query_metrics(job[0]) if job else (0, 0)
+            read, done = query_metrics(job[0]) if job else (0, 0)
         return {"read": read, "checked and written": done}
 
     hide_log = hide_step_errors() if is_local else contextlib.nullcontext()
@@ -144,7 +150,22 @@ def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index
     if index_files:
         index = pipeline | "Index" >> beam.Create(index_files) | "Entries" >> beam.FlatMap(_read_index, plan.buckets)
         rows = (rows, index) | beam.Flatten()
-    kept = rows | "Group copies" >> beam.GroupByKey() | "Decide" >> beam.ParDo(_Decide(plan, handle))
+    decided = rows | "Group copies" >> beam.GroupByKey() | "Decide" >> _tag(beam.ParDo(_Decide(plan, handle)))
+    if plan.options.group is None:
+        units = decided.rows | "Units" >> beam.Map(lambda element: (element[0], [element[1]]))
+    else:
+        units = decided.rows | "Group units" >> beam.GroupByKey()
+    drawn = units | "Draw" >> _tag(beam.ParDo(_Draw(plan)))
+    present = pipeline | "Present" >> beam.Create([(key, Cell(count)) for key, count in plan.present.items()])
+    cells = (present, decided.cells, drawn.cells) | "All cells" >> beam.Flatten()
+    cells |= "Cells" >> beam.CombinePerKey(policy.add_cells)
+    splits = [name for name, weight in plan.options.splits.items() if weight]
+    moves = (
+        pipeline
+        | "Once" >> beam.Create([splits])
+        | "Moves" >> beam.FlatMap(lambda splits, cells: policy.plan_moves(cells, splits), beam.pvalue.AsDict(cells))
+    )
+    kept = drawn.rows | "Move" >> beam.FlatMap(_place, beam.pvalue.AsDict(moves))
     split_bytes = kept | "Sizes" >> beam.Map(_select_size) | "Bytes of splits" >> beam.CombinePerKey(sum)
     (
         kept
@@ -154,15 +175,8 @@ def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index
     )
 
 
-def _query_metrics(job: Any) -> tuple[int, int]:
-    """Returns how many images are read and done by the metrics of a remote job; 0 before there are any."""
-    totals = {"read": 0, "done": 0}
-    with contextlib.suppress(Exception):  # progress is a nicety; the job goes on if it can't be asked for
-        for counter in job.metrics().query()["counters"]:
-            metric = counter.key.metric
-            if metric.namespace == "ingest":  # each step has its own of the name
-                totals[metric.name] += counter.attempted
-    return totals["read"], totals["done"]
+def _tag(step: beam.ParDo) -> Any:
+    return step.with_outputs("cells", main="rows")
 
 
 class _Step(beam.DoFn):
@@ -237,9 +251,12 @@ def _read_index(path: str, buckets: int) -> Iterator[tuple[int, bytes]]:
 
 
 class _Decide(_Step):
-    """(bucket, lists of HashedRow and IndexEntry) -> (split, (bytes, JSON of a list of HashedRow to write))."""
+    """(bucket, lists of HashedRow and IndexEntry) -> (bucket, JSON of a list of HashedRow to write, or of Fact).
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    The buckets are those of units. A further output has a Cell for each label that loses an image.
+    """
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         bucket, lists = element
         rows: dict[str, list[HashedRow]] = defaultdict(list)
         index: dict[str, IndexEntry] = {}
@@ -252,16 +269,63 @@ class _Decide(_Step):
             else:
                 rows[entry["sha256"]].append(entry)
 
-        kept: dict[str, list[HashedRow]] = defaultdict(list)
+        units: dict[int, list[HashedRow | policy.Fact]] = defaultdict(list)
         for sha256 in sorted(rows):
-            row, decided = policy.decide(rows[sha256], index.get(sha256), self.plan.draw)
+            row, decided = policy.decide(rows[sha256], index.get(sha256), self.plan.draw, self.plan.listing)
             outcomes += decided
             if row is not None:
-                kept[policy.choose_split(sha256, row["weights"])].append(row)
+                units[self._find_bucket(row["sha256"], row["group"])].append(row)
+        leaving = [outcome["entry"] for outcome in outcomes if outcome["kind"] in ("removed", "replaced")]
+        left = {entry["sha256"] for entry in leaving}
+        for entry in index.values():
+            if entry["shard"] is None or entry["sha256"] in left:
+                continue
+            if entry["sha256"] not in rows and self.plan.listing.gave(entry):
+                outcomes.append({"kind": "gone", "entry": entry})
+            if group := entry.get("group"):
+                fact = policy.Fact(group=group, present=shards.read_split(entry["shard"]))
+                units[self._find_bucket(entry["sha256"], group)].append(fact)
         write_outcomes(self.plan.staging, f"bucket-{bucket}", outcomes)
         self.count(done=sum(outcome["kind"] in ("quarantine", "duplicate", "already") for outcome in outcomes))
-        for split, some in kept.items():
-            yield split, (sum(row["size"] for row in some), json.dumps(some).encode())
+        for entry in leaving:
+            for label in policy.list_classes(next(iter(entry["copies"].values())), self.plan.options.task):
+                yield beam.pvalue.TaggedOutput("cells", ((label, shards.read_split(entry["shard"])), Cell(-1)))
+        for key, some in units.items():
+            yield key, json.dumps(some).encode()
+
+    def _find_bucket(self, sha256: str, group: str | None) -> int:
+        return _choose_bucket(policy.find_unit(sha256, group), self.plan.buckets)
+
+
+# --- drawing
+
+
+class _Draw(beam.DoFn):
+    """(bucket, lists of HashedRow and Fact) -> JSON of a list of HashedRow with their splits; and Cells by label."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+        bucket, lists = element
+        rows: list[HashedRow] = []
+        facts: list[policy.Fact] = []
+        for entry in (entry for some in lists for entry in json.loads(some)):
+            (facts if "present" in entry else rows).append(entry)
+        drawn, cells, torn = policy.draw_rows(rows, facts, self.plan.options.task)
+        write_outcomes(self.plan.staging, f"draw-{bucket}", torn)
+        for cell in cells.items():
+            yield beam.pvalue.TaggedOutput("cells", cell)
+        yield json.dumps(drawn).encode()
+
+
+def _place(rows: bytes, moves: Mapping[str, str]) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    """JSON of a list of HashedRow -> (split, (bytes, JSON of those in it)), where units that are to be moved are."""
+    kept: dict[str, list[HashedRow]] = defaultdict(list)
+    for row in json.loads(rows):
+        kept[moves.get(policy.find_unit(row["sha256"], row["group"]), row["split"])].append(row)
+    for split, some in kept.items():
+        yield split, (sum(row["size"] for row in some), json.dumps(some).encode())
 
 
 # --- shards
@@ -293,6 +357,7 @@ class _Write(_Step):
         rows = sorted((row for some in lists for row in json.loads(some)), key=lambda row: row["sha256"])
         outcomes: list[Json] = []
         labels: Counter[str] = Counter()
+        changes: Counter[str] = Counter()
 
         def records() -> Iterator[shards.Record]:
             for row, example in self._encode(rows):
@@ -302,12 +367,18 @@ class _Write(_Step):
                     continue
                 outcomes.extend(mark_duplicate(path, line, row["path"]) for path, line in row["copies"])
                 labels.update(row["labels"])
-                yield shards.Record(example, row["sha256"], {row["path"]: row["labels"]})
+                changes[row["change"]] += 1
+                yield shards.Record(example, self._make_entry(row))
 
         shard = shards.write(self.plan.staging, split, self.plan.options.compress, records())
         if shard is not None:
-            outcomes.append({"kind": "shard", "shard": dataclasses.asdict(shard), "labels": labels})
+            outcomes.append({"kind": "shard", "shard": dataclasses.asdict(shard), "labels": labels, "changes": changes})
         write_outcomes(self.plan.staging, f"shard-{split}-{number}", outcomes)
+
+    def _make_entry(self, row: HashedRow) -> IndexEntry:
+        entry = IndexEntry(sha256=row["sha256"], copies={row["path"]: row["labels"]}, shard=None)
+        group: Any = {} if row["group"] is None else {"group": row["group"]}
+        return cast(IndexEntry, {**entry, **group, "source": self.plan.listing.number})
 
     def _encode(self, rows: list[HashedRow]) -> Iterator[tuple[HashedRow, bytes | BadImage]]:
         encoding = functools.partial(encode_rows, self.plan.options, self.plan.features)

@@ -45,6 +45,15 @@ def ingest(
             "'none': they are classes, whatever their names; or both: none,70/15/15."
         ),
     ] = "80/10/10",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|REGEX",
+            help="Images of one group (a patient, a product) are never in two splits: a column of the manifest, or for "
+            "a folder a pattern on the path with one part in parentheses.",
+        ),
+    ] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Remove images that are gone from this source.")] = False,
     max_side: Annotated[
         int | None, typer.Option(help="Shrink images whose longer side has more pixels.", min=1)
     ] = None,
@@ -69,6 +78,8 @@ def ingest(
             task=task,
             splits=shares,
             split_folders=split_folders,
+            group=group,
+            sync=sync,
             max_side=max_side,
             max_pixels=max_pixels,
             compress=compress,

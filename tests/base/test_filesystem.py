@@ -32,7 +32,7 @@ def test_ingest_from_and_to_an_object_store(store, crops):
     assert store.content("out") == content
 
     store.put("the [source]/b/copy.jpg", crops(1)[0])
-    assert ingest(f"{store.uri}/the [source]", f"{store.uri}/out").removed == 1
+    assert ingest(f"{store.uri}/the [source]", f"{store.uri}/out").disputed == 1
     assert dataset.load(f"{store.uri}/out").records == 5
 
 

@@ -191,7 +191,7 @@ def test_a_disputed_label_takes_the_image_out_and_its_correction_brings_it_back(
 
     (source.parent / "copy").rename(source / "b" / "copy.jpg")
     result = ingest(str(source), str(out))
-    assert (result.already, result.new, result.quarantined, result.removed) == (29, 0, 2, 1)
+    assert (result.already, result.new, result.quarantined, result.disputed) == (29, 0, 2, 1)
     assert sha256 not in records(out)
     assert reasons(lines, out) == dict.fromkeys(
         ("00.jpg", "copy.jpg"), "copies of one file carry different labels: a, b"
@@ -216,7 +216,7 @@ def test_a_copy_that_comes_alone_takes_out_the_image_and_names_both_files(folder
     shutil.copy(source / "a" / "03.jpg", source.parent / "alone.jpg")
     result = ingest(str(manifest), str(out))
     # 01.jpg has one label, which was corrected; 03.jpg has two.
-    assert (result.already, result.new, result.quarantined, result.removed) == (1, 1, 1, 2)
+    assert (result.already, result.relabelled, result.quarantined, result.disputed) == (1, 1, 1, 1)
     assert reasons(lines, out) == dict.fromkeys(
         ("03.jpg", "alone.jpg"), "copies of one file carry different labels: a, zebra"
     )

@@ -7,38 +7,52 @@ from imagepipe.ingest import policy
 from imagepipe.ingest.policy import choose_split
 
 
-def row(path, label, line=None, split=None):
+def row(path, label, line=None, split=None, group=None):
     return {
-        "path": path, "row": line, "reason": None, "metadata": path, "labels": [label], "side": {}, "sha256": "f0",
-        "size": 1, "copies": [], "split": split,
+        "path": path, "row": line, "reason": None, "metadata": path, "labels": [label], "side": {}, "sha256": SHA256,
+        "size": 1, "copies": [], "split": split, "group": group,
     }  # fmt: skip
 
 
 DRAW = plan_draw({"train": 80, "eval": 10, "test": 10}, ())
 
 
+LISTING = policy.Listing("/source", 1, is_folder=True)
+CONTENT = b"an image"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    """The files a and b, which are copies of one image."""
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / name).write_bytes(CONTENT)
+    return tmp_path
+
+
 def entry(shard="train/x.tfrecord", **copies):
-    return {"sha256": "f0", "copies": {path: [label] for path, label in copies.items()}, "shard": shard}
+    return {"sha256": SHA256, "copies": {path: [label] for path, label in copies.items()}, "shard": shard}
 
 
 def decide(rows, index_entry=None):
-    keep, outcomes = policy.decide(rows, index_entry, DRAW)
+    keep, outcomes = policy.decide(rows, index_entry, DRAW, LISTING)
     return keep and keep["path"], sorted((outcome["kind"], outcome.get("path")) for outcome in outcomes)
 
 
 def test_of_new_copies_the_first_path_is_kept_and_names_the_others():
-    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None, DRAW)
+    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None, DRAW, LISTING)
     assert (keep["path"], keep["row"], keep["copies"]) == ("a", 3, [("a", 7), ("b", None)])
     assert outcomes == []
 
 
 def test_copies_with_different_labels_are_all_quarantined_and_remembered():
-    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None, DRAW)
+    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None, DRAW, LISTING)
     assert keep is None
     assert [outcome["reason"] for outcome in outcomes[:3]] == [
         "copies of one file carry different labels: cat, dog"
     ] * 3
-    assert outcomes[3] == {"kind": "refused", "sha256": "f0", "copies": {"a": ["dog"], "b": ["cat"], "c": ["cat"]}}
+    assert outcomes[3] == {"kind": "refused", "sha256": SHA256, "copies": {"a": ["dog"], "b": ["cat"], "c": ["cat"]}}
 
 
 def test_what_is_in_already_stays_and_its_copies_are_duplicates():
@@ -48,7 +62,7 @@ def test_what_is_in_already_stays_and_its_copies_are_duplicates():
 
 
 def test_a_copy_with_another_label_takes_out_what_is_in():
-    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"), DRAW)
+    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"), DRAW, LISTING)
     assert keep is None
     assert [outcome["kind"] for outcome in outcomes] == ["quarantine", "removed", "refused"]
     assert outcomes[1]["unseen"] == ["a"]
@@ -56,7 +70,7 @@ def test_a_copy_with_another_label_takes_out_what_is_in():
 
 
 def test_a_corrected_label_replaces_the_record():
-    assert decide([row("a", "y")], entry(a="x")) == ("a", [("removed", None)])
+    assert decide([row("a", "y")], entry(a="x")) == ("a", [("replaced", None)])
 
 
 def test_what_was_refused_stays_refused_until_its_labels_agree():
@@ -64,6 +78,41 @@ def test_what_was_refused_stays_refused_until_its_labels_agree():
     assert decide([row("a", "x")], refused) == (None, [("quarantine", "a"), ("refused", None)])
     assert decide([row("c", "x")], refused) == (None, [("quarantine", "c"), ("refused", None)])
     assert decide([row("b", "x")], refused) == ("b", [("accepted", None)])
+
+
+def test_a_copy_that_is_gone_or_has_become_another_image_contradicts_nothing(files):
+    (files / "a").unlink()
+    assert decide([row("b", "y")], entry(a="x")) == ("b", [("replaced", None)])
+    assert decide([row("b", "y")], entry(shard=None, a="x", b="x")) == ("b", [("accepted", None)])
+    (files / "a").write_bytes(b"another image")
+    keep, _ = policy.decide([row("b", "y")], entry(a="x"), DRAW, LISTING)
+    assert (keep["change"], keep["weights"]) == ("relabelled", {"train": 1})
+    (files / "a").unlink()
+    (files / "a").mkdir()  # it can't be looked at, so it counts
+    assert decide([row("b", "y")], entry(a="x"))[0] is None
+
+
+def test_a_copy_that_a_manifest_no_longer_names_contradicts_nothing():
+    manifest = policy.Listing("/list.csv", 1, is_folder=False)
+    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 1}, DRAW, manifest)
+    assert keep["change"] == "relabelled"
+    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 0}, DRAW, manifest)
+    assert keep is None
+
+
+def test_a_file_that_its_source_calls_otherwise_now_is_written_anew_and_counts_as_there():
+    keep, outcomes = policy.decide([row("b", "x")], {**entry("eval/x.tfrecord", a="x"), "source": 1}, DRAW, LISTING)
+    assert (keep["change"], keep["weights"]) == ("already", {"eval": 1})
+    assert [outcome["kind"] for outcome in outcomes] == ["replaced"]
+    assert decide([row("b", "x")], {**entry(a="x"), "source": 0}) == (None, [("duplicate", "b")])
+
+
+def test_copies_in_different_groups_are_quarantined():
+    keep, outcomes = policy.decide([row("a", "x", group="p1"), row("b", "x", group="p2")], None, DRAW, LISTING)
+    assert keep is None
+    assert outcomes[0]["reason"] == "copies of one file are in different groups: p1, p2"
+    keep, _ = policy.decide([row("a", "x"), row("b", "x", group="p2")], None, DRAW, LISTING)
+    assert keep["group"] == "p2"
 
 
 def test_one_path_listed_twice_with_two_labels_is_a_contradiction():
@@ -87,7 +136,7 @@ def test_splits_follow_the_weights_and_the_hash_alone():
 def test_the_reason_why_thousands_of_copies_are_quarantined_is_short():
     """As of a placeholder image that stands for each product: in the square of their number it would take hours."""
     _, outcomes = policy.decide(
-        [row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None, DRAW
+        [row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None, DRAW, LISTING
     )
     *quarantined, refused = outcomes
     assert len(quarantined) == len(refused["copies"]) == 20_000
