@@ -220,17 +220,17 @@ def _make_plain(value: Any) -> Any:
 
 
 def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, group: str | None) -> Row:
-    unit = values.pop(group, None) if group else None
+    name = values.pop(group, None) if group else None
     if clashing := sorted(RESERVED & values.keys()):
         raise IngestError(
             f"{source}, line {number}: a column can't be called {' or '.join(clashing)}: the pipeline has such a "
-            "feature itself. Rename it."
+            "feature itself. Rename it" + (", or give --group group." if "group" in clashing else ".")
         )
     path = values.pop("path", None)
     if not isinstance(path, str) or not path:
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
-    if any(map(_is_not_utf8, (path, label, split, unit, *values.values()))):
+    if any(map(_is_not_utf8, (path, label, split, name, *values.values()))):
         return reject(
             source,
             number,
@@ -243,7 +243,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
             return reject(image, number, f"unreadable row: column '{name}' is neither text nor a number")
         if value is not None and value != "":
             side[name] = int(value) if isinstance(value, bool) else value
-    return make_row(image, number, path, label, side, task, split=split, group=unit)
+    return make_row(image, number, path, label, side, task, split=split, group=name)
 
 
 def _is_not_utf8(value: object) -> bool:

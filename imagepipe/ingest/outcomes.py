@@ -65,6 +65,7 @@ class IngestResult:
         disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
         gone: records that came from this source and are no longer in it; not part of the sum.
         removed: how many of those were removed, by ``sync``.
+    reasons: Mapping[str, int] = field(default_factory=dict)
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
         warnings: what is odd about the labels of the dataset, a sentence each.
         overview: path of a picture of the dataset, see ``imagepipe.base.overview``; None if the dataset is empty.
@@ -80,6 +81,7 @@ class IngestResult:
     disputed: int = 0
     gone: int = 0
     removed: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
     passed_over: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     overview: str | None = None
@@ -187,6 +189,7 @@ def apply_outcomes(
         disputed=len(changes.disputed),
         gone=len(gone),
         removed=len(gone) if sync else 0,
+        reasons=Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined),
         notes=tuple(describe_surprises(changes.counts)),
     )
     if result.read != result.written + result.quarantined + result.duplicates:

@@ -11,19 +11,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from imagepipe.base.names import TaskName
+from pipeline.cli.ingested import describe_dataset, print_ingested
 from pipeline.cli.shared import (
     ERR,
     OUT,
     BeamConfigOption,
     JsonOption,
-    print_note,
     print_table,
     read_beam_arguments,
     report_errors,
 )
 
 if TYPE_CHECKING:
-    from imagepipe.ingest.outcomes import IngestResult
+    pass
 
 app = typer.Typer()
 
@@ -87,22 +87,10 @@ def ingest(
             beam_args=read_beam_arguments(context.args, config),
         )
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written})
+        OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written} | describe_dataset(out))
     else:
         OUT.print(escape(str(result)))
     print_ingested(result, out)
-
-
-def print_ingested(result: "IngestResult", out: str) -> None:
-    """Prints to stderr what to look at after an ingest into ``out``."""
-    for note in result.notes:
-        print_note(note)
-    if result.overview:
-        ERR.print(escape(f"A picture of the dataset: {result.overview}"))
-    for warning in result.warnings:
-        ERR.print(f"[yellow]{escape(warning)}[/]")
-    if result.quarantined:
-        ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
 
 
 def _parse_splits(text: str) -> tuple[dict[str, int], bool | None]:

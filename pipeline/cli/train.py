@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.names import TaskName
-from pipeline.cli.data import print_ingested
+from pipeline.cli.ingested import print_ingested
 from pipeline.cli.runs import print_outcome
 from pipeline.cli.shared import ERR, OUT, SetOption, report_errors
 

@@ -1,0 +1,99 @@
+"""Tables and JSON of the content of a dataset, after an ingest."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.cli.shared import ERR, print_note
+
+if TYPE_CHECKING:
+    from imagepipe.ingest.outcomes import IngestResult
+
+_MAX_ROWS = 20  # of a table
+_MEASURED = "measured"
+_ROLES = {
+    "input": "the image",
+    "metadata": "identifier of the image",
+    "label": "target",
+    "group": "group, never in two splits",
+}
+
+
+def describe_dataset(folder: str) -> dict[str, Any]:
+    """Returns the number of images by split and label, and type and role of each feature, for JSON."""
+    from imagepipe.ingest import dataset
+
+    description = dataset.load(folder)
+    own = dataset.list_features(description.options.task, has_groups=True)
+    return {
+        "splits": {
+            name: {"images": split.records, "labels": split.labels} for name, split in description.splits.items()
+        },
+        "columns": {
+            name: {"type": type_, "role": _ROLES.get(name, _MEASURED if name in own else "side feature")}
+            for name, type_ in description.features.items()
+        },
+    }
+
+
+def print_ingested(result: "IngestResult", out: str) -> None:
+    """Prints to stderr what a dataset holds, and what to look at, after an ingest into ``out``."""
+    described = describe_dataset(out)
+    ERR.print(_tabulate_splits(described["splits"]))
+    ERR.print(_tabulate_columns(described["columns"]))
+    if result.reasons:
+        ERR.print(_tabulate_reasons(result.reasons))
+    for note in result.notes:
+        print_note(note)
+    if result.overview:
+        ERR.print(escape(f"A picture of the dataset: {result.overview}"))
+    for warning in result.warnings:
+        ERR.print(f"[yellow]{escape(warning)}[/]")
+    if result.quarantined:
+        ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
+
+
+def _tabulate_splits(splits: dict[str, Any]) -> Table:
+    """Returns the number of images by label and split, those of the most frequent labels first."""
+    table = Table("label", *splits, "all", box=box.SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    totals: Counter[str] = Counter()
+    for split in splits.values():
+        totals.update(split["labels"])
+    ranked = sorted(totals, key=lambda label: (-totals[label], label))
+    for label in ranked[:_MAX_ROWS]:
+        counts = [split["labels"].get(label, 0) for split in splits.values()]
+        table.add_row(escape(label), *(f"{count:,}" for count in (*counts, totals[label])))
+    if len(ranked) > _MAX_ROWS:
+        table.add_row(f"… and {len(ranked) - _MAX_ROWS:,} more")
+    images = [split["images"] for split in splits.values()]
+    table.add_row("[bold]images[/]", *(f"{count:,}" for count in (*images, sum(images))))
+    return table
+
+
+def _tabulate_columns(columns: dict[str, Any]) -> Table:
+    """Returns type and role of the features; of the measured ones, which are always the same, the names."""
+    table = Table("column", "type", "role", box=box.SIMPLE_HEAD)
+    told = [name for name, column in columns.items() if column["role"] != _MEASURED]
+    for name in told[:_MAX_ROWS]:
+        table.add_row(escape(name), columns[name]["type"], columns[name]["role"])
+    if len(told) > _MAX_ROWS:
+        table.add_row(f"… and {len(told) - _MAX_ROWS:,} more")
+    table.add_row(", ".join(name for name in columns if name not in told), "", _MEASURED)
+    return table
+
+
+def _tabulate_reasons(reasons: Mapping[str, int]) -> Table:
+    """Returns the number of quarantined rows by reason."""
+    table = Table("quarantined, as", "rows", box=box.SIMPLE_HEAD)
+    ranked = sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0]))
+    for reason, count in ranked[:_MAX_ROWS]:
+        table.add_row(escape(reason), f"{count:,}")
+    if len(ranked) > _MAX_ROWS:
+        table.add_row(f"… and {len(ranked) - _MAX_ROWS:,} more")
+    return table

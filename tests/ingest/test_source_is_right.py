@@ -1,0 +1,233 @@
+"""The source is right: labels that were corrected, files that were moved, and images that are gone."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from imagepipe.base.errors import IngestError
+from imagepipe.ingest import dataset
+from imagepipe.ingest.command import ingest
+from pipeline.cli import app
+
+
+@pytest.fixture
+def photos_of_two(put, crops, tmp_path):
+    """A folder of 12 images in the classes a and b, and the path of a dataset that has them."""
+    for i, data in enumerate(crops(12)):
+        put(f"photos/{'ab'[i % 2]}/{i:02}.jpg", data)
+    ingest(tmp_path / "photos", tmp_path / "out")
+    return tmp_path / "photos", tmp_path / "out"
+
+
+def list_records(records, out):
+    """Returns (label, path, split) of each record, by hash."""
+    return {
+        sha256: (feature["label"].bytes_list.value[0], feature["metadata"].bytes_list.value[0], split)
+        for sha256, (split, feature) in records(out).items()
+    }
+
+
+def test_a_photo_that_is_moved_to_another_class_folder_is_relabelled_in_its_split(photos_of_two, records, lines):
+    source, out = photos_of_two
+    present = list_records(records, out)
+    (source / "a/00.jpg").rename(source / "b/moved.jpg")
+    result = ingest(source, out)
+    assert (result.new, result.relabelled, result.already, result.quarantined, result.gone) == (0, 1, 11, 0, 0)
+    assert str(result).startswith("12 records in = 12 written (0 new, 1 relabelled, 11 were there already)")
+    now = list_records(records, out)
+    [(sha256, record)] = now.items() - present.items()
+    assert record == (b"b", b"b/moved.jpg", present[sha256][2])
+    assert lines(out / "quarantine.jsonl") == []
+    counts = [split.labels for split in dataset.load(str(out)).splits.values()]
+    assert [sum(labels.get(label, 0) for labels in counts) for label in "ab"] == [5, 7]
+    assert ingest(source, out).already == 12
+
+
+def test_two_photos_that_change_places_are_both_relabelled(photos_of_two):
+    source, out = photos_of_two
+    (source / "a/00.jpg").rename(source / "x")
+    (source / "b/01.jpg").rename(source / "a/00.jpg")
+    (source / "x").rename(source / "b/01.jpg")
+    result = ingest(source, out)
+    assert (result.relabelled, result.quarantined, result.disputed) == (2, 0, 0)
+
+
+def test_a_file_that_is_renamed_is_there_already_under_its_new_name(photos_of_two, records):
+    source, out = photos_of_two
+    (source / "a/00.jpg").rename(source / "a/new name.jpg")
+    result = ingest(source, out)
+    assert (result.already, result.new, result.duplicates, result.gone) == (12, 0, 0, 0)
+    assert b"a/new name.jpg" in {path for _, path, _ in list_records(records, out).values()}
+
+
+def test_copies_that_are_there_with_different_labels_are_disputed_until_one_is_deleted(photos_of_two, lines):
+    source, out = photos_of_two
+    shutil.copy(source / "a/00.jpg", source / "b/copy.jpg")
+    result = ingest(source, out)
+    assert (result.quarantined, result.disputed) == (2, 1)
+    (source / "a/00.jpg").unlink()
+    result = ingest(source, out)
+    assert (result.new, result.quarantined) == (1, 0)
+    assert lines(out / "quarantine.jsonl") == []
+
+
+def test_what_is_gone_is_counted_and_taken_out_by_sync(photos_of_two, records):
+    source, out = photos_of_two
+    (source / "a/00.jpg").unlink()
+    result = ingest(source, out)
+    assert (result.gone, result.removed) == (1, 0)
+    assert "1 in the dataset are gone from the source (--sync takes them out)" in str(result)
+    assert len(records(out)) == 12
+    result = ingest(source, out, sync=True)
+    assert (result.gone, result.removed) == (1, 1)
+    assert "1 taken out, as they are gone from the source" in str(result)
+    assert len(records(out)) == 11
+    assert ingest(source, out, sync=True).gone == 0
+
+
+def test_sync_touches_only_what_came_from_this_source(photos_of_two, put, crops, records):
+    source, out = photos_of_two
+    for i, data in enumerate(crops(15)[12:]):
+        put(f"other/a/{i}.jpg", data)
+    manifest = put("list.csv", b"path,label\nother/a/0.jpg,a\nother/a/1.jpg,a\nother/a/2.jpg,b\n")
+    assert ingest(manifest, out, sync=True).new == 3
+    assert ingest(source, out, sync=True).gone == 0
+    manifest.write_bytes(b"path,label\nother/a/1.jpg,b\n")
+    result = ingest(manifest, out, sync=True)
+    assert (result.relabelled, result.removed) == (1, 2)
+    assert len(records(out)) == 13
+
+
+def test_sync_refuses_where_a_folder_could_not_be_listed(photos_of_two, tree, monkeypatch):
+    source, out = photos_of_two
+    shutil.rmtree(source / "a")
+    (source / "a").symlink_to(source / "a")  # as a mount that is away: it is there, and can't be listed
+    assert ingest(source, out).gone == 0
+    content = tree(out)
+    with pytest.raises(IngestError, match=r"/a: link that can't be followed.*6 images of the dataset are gone"):
+        ingest(source, out, sync=True)
+    assert tree(out) == content
+
+
+def test_sync_refuses_where_a_row_of_the_manifest_could_not_be_read(photos_of_two, tree):
+    source, out = photos_of_two
+    manifest = source / "list.csv"
+    manifest.write_text("path,label\na/00.jpg,a\nb/01.jpg,b\n")
+    out = out.with_name("other")
+    ingest(manifest, out)
+    manifest.write_text("path,label\na/00.jpg,a\nb/01.jpg\n")
+    content = tree(out)
+    with pytest.raises(IngestError, match=r"list\.csv: unreadable row.* 1 images of the dataset are gone"):
+        ingest(manifest, out, sync=True)
+    assert tree(out).keys() == content.keys()
+
+
+def test_sync_of_an_empty_source_is_refused(photos_of_two, records):
+    source, out = photos_of_two
+    for folder in "ab":
+        shutil.rmtree(source / folder)
+    with pytest.raises(IngestError, match="no file or row"):
+        ingest(source, out, sync=True)
+    assert len(records(out)) == 12
+
+
+def test_a_file_that_can_no_longer_be_read_is_not_gone(photos_of_two, records):
+    source, out = photos_of_two
+    (source / "a/00.jpg").write_bytes(b"")
+    result = ingest(source, out, sync=True)
+    assert (result.quarantined, result.gone) == (1, 0)
+    assert len(records(out)) == 12
+
+
+def test_a_dataset_of_an_earlier_version_grows_and_its_labels_are_corrected(photos_of_two, records):
+    source, out = photos_of_two
+    description = json.loads((out / "dataset.json").read_text())
+    for name in ("given", "sources", "history"):
+        description.pop(name, None)
+    del description["options"]["group"]
+    (out / "dataset.json").write_text(json.dumps(description))
+    for path in (out / "index").glob("*.jsonl"):
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({k: e[k] for k in ("sha256", "copies", "shard")}) + "\n" for e in entries))
+    (source / "a/00.jpg").rename(source / "b/moved.jpg")
+    (source / "a/02.jpg").unlink()
+    result = ingest(source, out)
+    assert (result.relabelled, result.already, result.gone) == (1, 10, 1)
+    assert ingest(source, out, sync=True).removed == 1
+    assert len(records(out)) == 11
+
+
+def test_groups_stay_together_and_are_in_the_records(put, crops, tmp_path, records):
+    for i, data in enumerate(crops(24)):
+        put(f"photos/{'ab'[i % 2]}/patient{i // 3}_{i}.jpg", data)
+    source, out = tmp_path / "photos", tmp_path / "out"
+    result = ingest(source, out, group=r"(patient\d+)_")
+    assert "24 images have groups." in result.notes
+    assert dataset.load(str(out)).features["group"] == "bytes"
+    splits = {}
+    for split, feature in records(out).values():
+        splits.setdefault(feature["group"].bytes_list.value[0], set()).add(split)
+    assert len(splits) == 8
+    assert all(len(some) == 1 for some in splits.values())
+    assert {split for some in splits.values() for split in some} == {"train", "eval", "test"}
+
+    # Later images of a patient follow.
+    for i, data in enumerate(crops(28)[24:]):
+        put(f"photos/a/patient{i}_new.jpg", data)
+    assert ingest(source, out, group=r"(patient\d+)_").new == 4
+    for split, feature in records(out).values():
+        assert splits[feature["group"].bytes_list.value[0]] == {split}
+    with pytest.raises(IngestError, match="was made with --group"):
+        ingest(source, out)
+
+
+def test_a_column_tells_groups_and_is_no_side_feature(photos_of_two, records):
+    source, out = photos_of_two
+    out = out.with_name("grouped")
+    manifest = source / "list.csv"
+    manifest.write_text("path,label,patient,group\na/00.jpg,a,p1,x\na/02.jpg,a,p1,x\nb/01.jpg,b,,x\n")
+    with pytest.raises(IngestError, match="can't be called group"):
+        ingest(manifest, out, group="patient")
+    manifest.write_text("path,label,patient\na/00.jpg,a,p1\na/02.jpg,a,p1\nb/01.jpg,b,\n")
+    result = ingest(manifest, out, group="patient")
+    assert "2 images have groups, 1 are drawn alone." in result.notes
+    assert "patient" not in dataset.load(str(out)).features
+    groups = [feature["group"].bytes_list.value[0] for _, feature in records(out).values() if "group" in feature]
+    assert groups == [b"p1", b"p1"]
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [("patient", "one group in parentheses"), ("(", "no regular expression"), ("(x+)", "No image of .* has a group")],
+)
+def test_a_pattern_that_tells_no_groups_is_refused(group, message, photos_of_two, tmp_path):
+    with pytest.raises(IngestError, match=message):
+        ingest(photos_of_two[0], tmp_path / "other", group=group)
+
+
+def test_groups_in_two_given_splits_are_refused_by_name(photos_of_two, tmp_path):
+    manifest = photos_of_two[0] / "list.csv"
+    manifest.write_text("path,label,split,patient\na/00.jpg,a,train,p1\na/02.jpg,a,test,p1\nb/01.jpg,b,train,p2\n")
+    with pytest.raises(IngestError, match=r"1 groups would lie in several splits.*: p1 \(test, train\)"):
+        ingest(manifest, tmp_path / "other", group="patient")
+    assert not (tmp_path / "other/dataset.json").exists()
+
+
+def test_a_group_that_is_corrected_is_written_anew(photos_of_two, records, tmp_path):
+    manifest, out = photos_of_two[0] / "list.csv", tmp_path / "other"
+    rows = "path,label,patient\na/00.jpg,a,p1\na/02.jpg,a,p2\nb/01.jpg,b,{}\n"
+    manifest.write_text(rows.format("p3"))
+    ingest(manifest, out, group="patient")
+    manifest.write_text(rows.format("p4"))
+    assert ingest(manifest, out, group="patient").already == 3
+    groups = {feature["group"].bytes_list.value[0] for _, feature in records(out).values()}
+    assert groups == {b"p1", b"p2", b"p4"}
+
+
+def test_the_command_takes_groups_and_sync(photos_of_two):
+    source, out = photos_of_two
+    (source / "a/00.jpg").unlink()
+    run = CliRunner().invoke(app, ["ingest", str(source), "--out", str(out), "--sync", "--json"])
+    assert json.loads(run.stdout)["removed"] == 1
