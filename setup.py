@@ -14,5 +14,6 @@ setup(
         "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
         "imagepipe": ["py.typed"],
         "imagepipe.serving": ["docs.html", "page.html"],
+        "trainer.weights": ["backbones.json.gz"],
     },
 )

@@ -40,10 +40,7 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
     _check_serving_folder(str(deploy.path))
     if deploy.sign:
         check_private_key(deploy.sign)
-    try:
-        check_weights(config.trainer.weights, config.trainer.backbone)
-    except WeightsError as error:
-        raise ConfigError(str(error)) from error
+    check_pretrained(config)
     if config.data.curated_schema:
         _check_schema(config.data.curated_schema, config.data.features.make_features(), config.task)
     _check_live_model(deploy, config)  # last, as the client of a cluster or a cloud takes seconds to import
@@ -66,6 +63,18 @@ def check_workdir(path: str) -> None:
 def _find_magic(path: str) -> str:
     """Returns the characters of a path that make it a pattern, as text; "" if there are none."""
     return " and ".join(character for character in "[*?" if character in path)
+
+
+def check_pretrained(config: Config) -> None:
+    """Checks that the weights to start from are there, and the backbone's.
+
+    Raises:
+        ConfigError: if they aren't.
+    """
+    try:
+        check_weights(config.trainer.weights, config.trainer.backbone)
+    except WeightsError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_serving_folder(path: str) -> None:

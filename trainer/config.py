@@ -98,7 +98,8 @@ class TrainerConfig(BaseModel):
     backbone: str = Field(backbones.DEFAULT, description=f"Network below the head: {', '.join(backbones.BACKBONES)}.")
     weights: str = Field(
         IMAGENET,
-        description="Weights to start from: imagenet, none (train from scratch), or a file of the backbone's weights.",
+        description="Weights to start from: imagenet, none (train from scratch), or a file of the backbone's weights: "
+        ".h5, .weights.h5 or .keras of Keras 2 or 3, or the folder of a SavedModel.",
     )
     normalization: Literal["backbone", "featurewise"] = Field(
         "backbone",

@@ -11,9 +11,8 @@ from imagepipe.base.features import IMAGE
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
 from trainer.data import PixelStatistics
-from trainer.pretrained import load_weights
+from trainer.pretrained import check_file, load_weights
 from trainer.tasks import Task
-from trainer.weights_file import check_readable
 
 _SIDE_UNITS = 20
 _DEFAULT_MOMENTUM = 0.99  # Keras's
@@ -93,7 +92,7 @@ def _build_base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Mod
             "file of them (trainer.weights: FILE), or train from scratch (trainer.weights: none)."
         ) from error
     if not imagenet and config.weights != NO_WEIGHTS:
-        check_readable(config.weights)
+        check_file(config.weights)
         load_weights(base, config.weights, config.backbone)
     return base
 

@@ -1,29 +1,29 @@
 """Pretrained weights of a base: a cheap check that they are available, and loading them from a file.
 
-Only the numbers in a file are read: nothing in it is ever executed. Three layouts are supported: Keras 3's
-``.weights.h5``; its ``.keras``, a zip that contains such a file; and the ``.h5`` of earlier Keras, also the layout of
-the ImageNet weights that Keras offers. The file may hold the base alone, the base with its classifier (everything after
-the base is ignored), or a model that contains the base, such as the ``model.keras`` that a run writes.
+Only the numbers in a file are read: nothing in it is ever executed. These are supported, of Keras 2 and 3:
+``.weights.h5``; ``.keras``, a zip that contains such a file; the older ``.h5``, also the layout of the ImageNet weights
+that Keras offers; and the folder of a SavedModel. The file may hold the base alone, the base with its classifier
+(everything after the base is ignored), or a model that contains the base at any depth.
 """
 
-import itertools
 import os
 import re
 import urllib.error
 import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import h5py
+import numpy as np
 
 from imagepipe.base.errors import WeightsError
 from trainer import backbones
 from trainer.config import IMAGENET, NO_WEIGHTS
-from trainer.weights_file import check_readable, open_weights
+from trainer.weights.check import check_readable
+from trainer.weights.contents import open_weights
+from trainer.weights.identify import find_layers, load_layers
+from trainer.weights.layers import list_layers
 
 if TYPE_CHECKING:
     import keras
@@ -55,12 +55,28 @@ def check_weights(weights: str, backbone: str) -> None:
                 f"in {_locate_keras_cache()}. Give a file of them (trainer.weights: FILE), or train from scratch "
                 "(trainer.weights: none)."
             )
-    elif not Path(weights).is_file():
-        raise WeightsError(f"trainer.weights: there is no file {weights}. Give a file, 'imagenet' or 'none'.")
     else:
-        check_readable(weights)
-        with _explain_damage(weights), open_weights(weights):
-            pass  # whether the weights are those of the backbone shows when the network is there
+        check_file(weights)
+        with _name_setting(), open_weights(weights) as (contents, _):
+            find_layers(weights, contents, backbone, load_layers()[backbone])
+
+
+def check_file(path: str) -> None:
+    """Checks that a file of weights is there and does no harm to who reads it, see ``trainer.weights.check``.
+
+    Raises:
+        WeightsError: if it is not.
+    """
+    with _name_setting():
+        check_readable(path)
+
+
+@contextmanager
+def _name_setting() -> Iterator[None]:
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"trainer.weights: {error}") from error
 
 
 def is_imagenet_available(backbone: str = backbones.DEFAULT) -> bool:
@@ -84,108 +100,27 @@ def _locate_keras_cache() -> Path:
     return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
 
 
-@dataclass(frozen=True)
-class _StoredLayer:
-    """A layer of the base, and its weights in the file."""
-
-    layer: "keras.Layer"
-    datasets: list[h5py.Dataset]
-    stored_name: str
-
-    def fits(self) -> bool:
-        return [tuple(weight.shape) for weight in self.layer.weights] == [dataset.shape for dataset in self.datasets]
-
-
 def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
     """Loads the weights of ``base`` from a file. All of them are checked before any is changed.
 
     Args:
         base: the network without its classifier.
-        path: the file.
+        path: the file, which ``check_file`` has passed.
         backbone: the network's name in the configuration, for messages.
 
     Raises:
-        WeightsError: if the file can't be read, or a layer's weights are missing or of another shape.
+        WeightsError: if the file can't be read, a layer's weights are missing or of another shape, or are not finite.
     """
-    with _explain_damage(path), open_weights(path) as file:
-        stored = list(_match_keras_3(base, file) if "layers" in file else _match_earlier_keras(base, file))
-        for entry in stored:
-            _check_own_numbers(entry.datasets, file)
-            if not entry.fits():
+    layers = list_layers(base.layers)
+    with _name_setting(), open_weights(path) as (contents, read):
+        stored = find_layers(path, contents, backbone, [taken for _, taken in layers])
+        values = [[read(key) for key in layer.keys] for layer in stored]
+        for layer, numbers in zip(stored, values, strict=True):
+            if not all(np.isfinite(array).all() for array in numbers):
                 raise WeightsError(
-                    f"trainer.weights: {path} does not hold weights of {backbone}: its layer '{entry.layer.name}' "
-                    f"takes {_format_shapes(entry.layer.weights)}, and the file has "
-                    f"{_format_shapes(entry.datasets)} in '{entry.stored_name}'. Give a file of {backbone}'s "
-                    "weights, or set trainer.backbone to the network that these are of."
+                    f"{path}: the weights of layer '{layer.name or layer.path}' are not all finite. The training that "
+                    "they are from failed, or the file is damaged: give another one."
                 )
-        for entry in stored:
-            for weight, dataset in zip(entry.layer.weights, entry.datasets, strict=True):
-                weight.assign(dataset[()])
-
-
-@contextmanager
-def _explain_damage(path: str) -> Iterator[None]:
-    """Turns whatever h5py raises if a file is damaged into WeightsError."""
-    try:
-        yield
-    except WeightsError:
-        raise
-    except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError
-        raise WeightsError(f"trainer.weights: {path} does not hold weights that can be read: {error}") from error
-
-
-def _match_keras_3(base: "keras.Model", file: h5py.File) -> Iterator[_StoredLayer]:
-    """Matches layers by their class and their position among those of this class, as Keras does."""
-    inside = "layers/functional"  # applications contain no model; in a model that does, it is the base
-    yield from _match_group(base.layers, file[inside] if f"{inside}/layers" in file else file)
-
-
-def _match_group(layers: Sequence["keras.Layer"], group: Mapping[str, Any]) -> Iterator[_StoredLayer]:
-    counts: Counter[str] = Counter()
-    for layer in layers:
-        kind = _convert_to_snake_case(type(layer).__name__)
-        name = f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
-        counts[kind] += 1
-        if kind == "sequential":
-            yield from _match_group(layer.layers, group.get(name, {}))
-        elif not layer.weights:
-            continue
-        elif f"{name}/vars" in group:
-            stored = group[f"{name}/vars"]
-            yield _StoredLayer(layer, [stored[key] for key in sorted(stored)], stored.attrs.get("name", name))
-        else:
-            yield _StoredLayer(layer, [], name)
-
-
-def _convert_to_snake_case(name: str) -> str:
-    """Converts a class's name as ``keras.src.utils.naming.to_snake_case`` does, which names the groups."""
-    return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
-
-
-def _match_earlier_keras(base: "keras.Model", file: h5py.File) -> Iterator[_StoredLayer]:
-    """Matches layers by their position among those with weights, as Keras does: names changed over its versions."""
-    group = file.get("model_weights", file)  # there if a whole model was saved
-    names = [_decode_text(name) for name in group.attrs.get("layer_names", ())]
-    weights = {name: [_decode_text(weight) for weight in group[name].attrs["weight_names"]] for name in names}
-    stored = [name for name in names if weights[name]]
-    for layer, name in itertools.zip_longest((layer for layer in base.layers if layer.weights), stored):
-        if layer is None:
-            return  # the rest is the classifier
-        yield _StoredLayer(layer, [group[name][weight] for weight in weights[name]] if name else [], name or "its end")
-
-
-def _decode_text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _check_own_numbers(datasets: Sequence[Any], file: h5py.File) -> None:
-    """Refuses links: HDF5 can point to other files on this machine, which a file from elsewhere must not."""
-    for dataset in datasets:
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
-            raise OSError(f"{dataset.name} is not numeric")
-        if dataset.file != file or dataset.external or dataset.is_virtual:
-            raise OSError(f"{dataset.name} is in another file")
-
-
-def _format_shapes(weights: Sequence[Any]) -> str:
-    return " ".join(str(tuple(weight.shape)).replace(" ", "") for weight in weights) or "none"
+    for (layer, _), numbers in zip(layers, values, strict=True):
+        for weight, array in zip(layer.weights, numbers, strict=True):
+            weight.assign(array)

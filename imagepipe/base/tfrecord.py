@@ -135,7 +135,7 @@ def describe_example(serialized: bytes) -> dict[str, tuple[str, int]]:
 def frame_record(record: bytes) -> bytes:
     """Returns the record as in a TFRecord file: its length and itself, each followed by a checksum."""
     length = struct.pack("<Q", len(record))
-    return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
+    return b"".join((length, compute_masked_crc(length), record, compute_masked_crc(record)))
 
 
 def read_records(file: BinaryIO) -> Iterator[bytes]:
@@ -145,13 +145,13 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
         ValueError: the file ends within a record, a checksum is wrong, or a record is longer than ingest writes.
     """
     while head := file.read(12):
-        if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
+        if len(head) < 12 or compute_masked_crc(head[:8]) != head[8:]:
             raise ValueError("not a TFRecord file, or a damaged one: the checksum of a record's length is wrong")
         (length,) = struct.unpack("<Q", head[:8])
         if length > _MAX_RECORD:
             raise ValueError(f"a record of {length:,} bytes; at most {_MAX_RECORD:,} are read")
         record, crc = file.read(length), file.read(4)
-        if _masked_crc(record) != crc:
+        if compute_masked_crc(record) != crc:
             raise ValueError("damaged TFRecord file: the checksum of a record is wrong")
         yield record
 
@@ -163,6 +163,7 @@ def _parse(serialized: bytes) -> Any:
         raise ValueError("not a tf.train.Example") from None
 
 
-def _masked_crc(data: bytes) -> bytes:
+def compute_masked_crc(data: bytes) -> bytes:
+    """Returns the checksum, 4 bytes, that TensorFlow keeps beside what it writes."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF)

@@ -2,12 +2,14 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.kubeflow.submission import Cluster
 from pipeline.logs import hide_output
+from pipeline.preflight import check_pretrained
 from pipeline.source import Source, find_examples
 from trainer.config import IMAGENET, NO_WEIGHTS
 
@@ -67,6 +69,8 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
             )
         if path and cluster == "vertex" and not scheme:
             raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
+    if (path := paths["trainer.weights"]) and Path(path).exists():  # or it is where only the components see it
+        check_pretrained(config)
     return _find_source(config)
 
 

@@ -36,6 +36,7 @@ def test_help_needs_nothing_heavy():
         "export",
         "demo",
         "train",
+        "weights",
     ],
 )
 def test_every_command_has_help(command):

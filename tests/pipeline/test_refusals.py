@@ -10,6 +10,7 @@ import pytest
 from imagepipe.base import tfrecord
 from imagepipe.ingest import dataset
 from tests.pipeline.runs.workdirs import Recorder, run_id
+from tests.weight_files import write_weights
 
 HEAVY = [
     "tensorflow",
@@ -48,6 +49,7 @@ def project(tmp_path) -> Path:
     (tmp_path / "data.tfrecord").write_bytes(tfrecord.frame_record(example))
     (tmp_path / "pipeline.yaml").write_text("name: x\ndata: {path: data.tfrecord}\ntrainer: {weights: none}\n")
     (tmp_path / "noise").write_bytes(b"\x00noise")
+    write_weights(tmp_path / "other.h5", "mobilenet_v2")
     write_dataset(tmp_path / "empty")
     write_dataset(tmp_path / "regression", "regression")
     (tmp_path / "damaged").mkdir()
@@ -86,6 +88,7 @@ def test_a_run_that_can_not_be_is_refused_without_importing_anything_heavy(proje
         "data.curated_schema=noise": "is not a schema",
         "trainer.weights=missing": "there is no file",
         "trainer.weights=noise": "does not hold weights that can be read",
+        "trainer.weights=other.h5": "It seems to be of mobilenet_v2: set trainer.backbone",
         "trainer.epochs=none": "trainer.epochs",
         "deploy.path=noise/models": "no model can be written into",
         "deploy.path=models[1]": "models[1] has [ in its path, which TensorFlow takes for a pattern",
@@ -122,6 +125,7 @@ def test_so_is_every_other_command(project):
         "nowhere is neither a SavedModel": ["serve", "nowhere"],
         "is no public key to verify signatures with": ["serve", "model", "--verify", "noise"],
         "none is neither a SavedModel": ["export", "none", "--out", "x"],
+        "there is no file missing": ["weights", "missing"],
         "absent is neither a SavedModel": ["deploy", "absent"],
         "a.yaml: No such file": ["status", "--config", "a.yaml"],
         "b.yaml: No such file": ["rollback", "--config", "b.yaml"],

@@ -1,6 +1,7 @@
 """Loads random weights in every supported layout into a network with other random weights."""
 
 import pickle
+import shutil
 import zipfile
 
 import h5py
@@ -22,9 +23,36 @@ def application(name: str = "MobileNetV2", **options) -> keras.Model:
     return getattr(keras.applications, name)(weights=None, input_shape=(*SIZE, 3), **options)
 
 
+def fill(model: keras.Model) -> keras.Model:
+    """Gives each weight numbers of its own, so that two layers of the same shape are told apart."""
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.normal(size=weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def classify(base: keras.Model) -> keras.Model:
+    """A classifier with the base nested as one layer."""
+    image = keras.Input((*SIZE, 3))
+    scaled = keras.layers.Rescaling(1 / 127.5, -1)(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(base(scaled))
+    return keras.Model(image, keras.layers.Dense(3)(pooled))
+
+
+@keras.saving.register_keras_serializable()
+class Own(keras.Model):
+    """A model whose layers are attributes."""
+
+    def __init__(self, base: keras.Model | None = None, **options):
+        super().__init__(**options)
+        self.encoder, self.pool, self.head = base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)
+
+    def call(self, image):
+        return self.head(self.pool(self.encoder(image)))
+
+
 @pytest.fixture(scope="module")
 def bare():
-    return application(include_top=False)
+    return fill(application(include_top=False))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +74,23 @@ def files(bare, tmp_path_factory):
         for name in group:
             group.copy(name, only)
         only.attrs.update(group.attrs)
+
+    nested = classify(bare)
+    nested.save_weights(folder / "nested.weights.h5")
+    nested.export(folder / "exported", verbose=False)
+    pooled = keras.Sequential([bare, keras.layers.GlobalAveragePooling2D()])
+    deep = keras.Sequential([keras.Input((*SIZE, 3)), pooled, keras.layers.Dense(4)])
+    deep.save(folder / "deep.keras")
+    deep.save(folder / "deep.h5")
+    own = Own(bare)
+    own(np.zeros((1, *SIZE, 3), np.float32))
+    own.save(folder / "own.keras")
+    flat = keras.Model(bare.input, keras.layers.Dense(3)(keras.layers.Flatten()(bare.output)))
+    flat.save(folder / "flat.h5")
+    for layer in bare.layers[:100]:
+        layer.trainable = False
+    nested.save(folder / "half-frozen.h5")
+    bare.trainable = True
     return folder
 
 
@@ -58,12 +103,25 @@ ALL = [
     "top.keras",
     "top-model.h5",
     "model.keras",
+    "nested.weights.h5",
+    "exported",
+    "deep.keras",
+    "deep.h5",
+    "own.keras",
+    "flat.h5",
+    "half-frozen.h5",
 ]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_layout_is_read_with_and_without_the_classifier(bare, files, name):
-    config = TrainerConfig(backbone="mobilenet_v2", weights=str(files / name))
+    loaded = application(include_top=False)
+    load_weights(loaded, str(files / name), "mobilenet_v2")
+    assert all(np.array_equal(a, b) for a, b in zip(bare.get_weights(), loaded.get_weights(), strict=True))
+
+
+def test_a_network_of_another_size_is_built_with_the_weights(bare, files):
+    config = TrainerConfig(backbone="mobilenet_v2", weights=str(files / "deep.h5"))
     loaded = build_network((64, 40), make_classification(2), {}, config).base
     assert all(np.array_equal(a, b) for a, b in zip(bare.get_weights(), loaded.get_weights(), strict=True))
 
@@ -71,7 +129,7 @@ def test_every_layout_is_read_with_and_without_the_classifier(bare, files, name)
 @pytest.mark.parametrize("top", [False, True])
 @pytest.mark.parametrize("name", ["ConvNeXtTiny", "MobileNetV3Small"])
 def test_layers_within_layers_and_own_scaling_change_nothing(tmp_path, name, top):
-    saved = application(name, include_top=top, **({"classes": 5} if top else {}))
+    saved = fill(application(name, include_top=top, **({"classes": 5} if top else {})))
     path = tmp_path / "saved.weights.h5"
     saved.save_weights(path)
     base = application(name, include_top=False, include_preprocessing=False)
@@ -84,8 +142,8 @@ def test_weights_of_another_architecture_are_refused_by_the_first_layer_that_dif
     base = application("MobileNetV3Small", include_top=False)
     initial = base.get_weights()
     message = (
-        rf"{name} does not hold weights of mobilenet_v3_small: its layer 'conv' takes \(3,3,3,16\), "
-        r"and the file has \(3,3,3,32\) in 'Conv1'.*trainer\.backbone"
+        rf"{name} does not hold the weights of mobilenet_v3_small:\nits layer 'conv' takes \(3,3,3,16\), and the file "
+        r"has \(3,3,3,32\) in '.*Conv1'\.\nIt seems to be of mobilenet_v2: set trainer\.backbone.*weights\.$"
     )
     with pytest.raises(WeightsError, match=message):
         load_weights(base, str(files / name), "mobilenet_v3_small")
@@ -97,6 +155,17 @@ def test_weights_that_are_too_few_name_the_first_layer_without(files, name, bare
     longer = keras.Model(bare.input, keras.layers.Dense(2, name="more")(bare.output))
     with pytest.raises(WeightsError, match=r"its layer 'more' takes \(1280,2\) \(2,\), and the file has none"):
         load_weights(longer, str(files / name), "longer")
+
+
+def test_numbers_that_are_not_finite_are_refused_before_any_weight_is_changed(files, tmp_path):
+    file = shutil.copy(files / "base.weights.h5", tmp_path)
+    with h5py.File(file, "r+") as damaged:
+        damaged["layers/conv2d/vars/0"][0, 0, 0, 0] = np.nan
+    base = application(include_top=False)
+    initial = base.get_weights()
+    with pytest.raises(WeightsError, match="weights of layer 'Conv1' are not all finite"):
+        load_weights(base, file, "mobilenet_v2")
+    assert all(np.array_equal(a, b) for a, b in zip(initial, base.get_weights(), strict=True))
 
 
 def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imagepipe.base.errors import WeightsError
-from trainer.weights_file import check_readable
+from trainer.weights.check import check_readable
 
 
 def make_weights() -> bytes:

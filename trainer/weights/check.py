@@ -1,4 +1,4 @@
-"""Files of weights: HDF5, or Keras's zip with such a file inside; and a check that HDF5's library survives one.
+"""A check that HDF5's library survives a file of weights.
 
 The C library hangs or crashes on some damaged files, with Python's lock held, so that no time limit within the process
 helps: a process of its own reads the file first.
@@ -6,54 +6,40 @@ helps: a process of its own reads the file first.
 
 import subprocess
 import sys
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import h5py
 
 from imagepipe.base.errors import WeightsError
+from trainer.weights.checkpoint import is_saved_model
+from trainer.weights.contents import open_hdf5
 
-_INSIDE_KERAS = "model.weights.h5"
 _BYTES_PER_SECOND = 5 << 20  # of a slow disk, and of compressed numbers
 _MAX_BYTES = 1 << 30  # per dataset; no layer of a backbone comes near, and a few bytes of a file can claim more
 _READ, _WRONG = 0, 3  # exit statuses of the other process: read whole; wrong, but the library came back
 
 
-@contextmanager
-def open_weights(path: str) -> Iterator[h5py.File]:
-    """Opens a file of weights for reading.
-
-    Raises:
-        WeightsError: it is neither HDF5 nor a ``.keras`` file. Damage shows as one of many exceptions of h5py.
-    """
-    if h5py.is_hdf5(path):
-        with h5py.File(path) as file:
-            yield file
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, archive.open(_INSIDE_KERAS) as inside, h5py.File(inside) as file:
-            yield file
-    else:
-        raise WeightsError(
-            f"trainer.weights: {path} does not hold weights that can be read: it is neither HDF5 nor a .keras file, or "
-            "it is damaged. Keras's save_weights() and save() write such files."
-        )
-
-
 def check_readable(path: str, seconds: int = 30) -> None:
-    """Reads a file of weights in another process, so that one which hangs or crashes HDF5's library does no harm here.
+    """Checks that a file of weights is there, and that HDF5's library survives it: another process reads it first.
 
-    A file that is merely wrong passes: its reader says what is missing. An unchanged file is read once.
+    A file that is merely wrong passes: its reader says what is missing. An unchanged file is read once. A SavedModel's
+    folder passes: no library reads it.
 
     Args:
         path: the file.
         seconds: limit for a small file; a large one has a second more for every 5 MiB.
 
     Raises:
-        WeightsError: the other process was ended by a signal, took longer than that, or could not do its work.
+        WeightsError: there is none; or the other process was ended by a signal, took longer than that, or could not do
+            its work.
     """
+    if is_saved_model(path):
+        return
+    if Path(path).is_dir():
+        raise WeightsError(f"{path} is a folder, but not of a SavedModel with variables")
+    if not Path(path).is_file():
+        raise WeightsError(f"there is no file {path}")
     stat = Path(path).stat()
     _read_elsewhere(path, seconds + stat.st_size // _BYTES_PER_SECOND, stat.st_mtime_ns)
 
@@ -70,9 +56,9 @@ def _read_elsewhere(path: str, seconds: int, modified: int) -> None:
         if done.returncode in (_READ, _WRONG):
             return
         if done.returncode > 0:
-            raise WeightsError(f"trainer.weights: {path} can't be checked: {done.stderr.strip()[-500:]}")
+            raise WeightsError(f"{path} can't be checked: {done.stderr.strip()[-500:]}")
         problem = f"reading it ended HDF5's library by signal {-done.returncode}"
-    raise WeightsError(f"trainer.weights: {path} is damaged, or made to do harm: {problem}. Get it again.")
+    raise WeightsError(f"{path} is damaged, or made to do harm: {problem}. Get it again.")
 
 
 def _read_whole(path: str) -> None:
@@ -82,7 +68,7 @@ def _read_whole(path: str) -> None:
         if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual and item.nbytes <= _MAX_BYTES:
             item[()]
 
-    with open_weights(path) as file:
+    with open_hdf5(path) as file:
         read("", file)
         file.visititems(read)  # follows no link to another file
 

@@ -1,0 +1,95 @@
+"""A SavedModel's variables are read without TensorFlow: the same numbers, and what is damaged is refused."""
+
+import shutil
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from imagepipe.base.errors import WeightsError
+from trainer.weights.check import check_readable
+from trainer.weights.checkpoint import Checkpoint
+from trainer.weights.contents import open_weights
+
+
+class Layer(tf.Module):
+    """A layer as the object graph of a checkpoint shows it."""
+
+    def __init__(self, number: int, dtype: tf.DType):
+        super().__init__(name=f"conv_{number}")
+        generator = np.random.default_rng(number)
+        with self.name_scope:
+            self.bias = tf.Variable(tf.cast(generator.normal(size=(4,)), dtype), name="bias")
+            self.kernel = tf.Variable(tf.cast(generator.normal(size=(3, 3, number + 1, 4)), dtype), name="kernel")
+
+
+class Network(tf.Module):
+    """More variables than fit into one block of the index."""
+
+    def __init__(self):
+        super().__init__()
+        dtypes = [tf.float32, tf.float64, tf.float16, tf.bfloat16]
+        self.layers = [Layer(number, dtypes[number % 4]) for number in range(200)]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network()
+
+
+@pytest.fixture(scope="module")
+def saved(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    tf.saved_model.save(network, str(folder))
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def test_layers_and_numbers_are_those_that_tensorflow_wrote(network, saved):
+    with open_weights(str(saved)) as (contents, read):
+        assert [layer.name for layer in contents.layers] == [layer.name for layer in network.layers]
+        for stored, layer in zip(contents.layers, network.layers, strict=True):
+            assert stored.shapes == (tuple(layer.kernel.shape), (4,))
+            kernel, bias = map(read, stored.keys)
+            np.testing.assert_array_equal(kernel, layer.kernel.numpy().astype(kernel.dtype))
+            np.testing.assert_array_equal(bias, layer.bias.numpy().astype(bias.dtype))
+
+
+def test_a_changed_number_is_noticed(copy):
+    values = copy / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(values.read_bytes())
+    content[8] ^= 1
+    values.write_bytes(content)
+    checkpoint = Checkpoint(str(copy))
+    keys = [key for layer in checkpoint.list_contents().layers for key in layer.keys]
+    with pytest.raises(OSError, match="checksum is wrong"):
+        list(map(checkpoint.read, keys))
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_truncated_file_is_refused(copy, suffix):
+    file = copy / "variables" / f"variables.{suffix}"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(WeightsError, match="does not hold weights that can be read"), open_weights(str(copy)):
+        pass
+
+
+def test_damage_of_the_index_is_refused_or_changes_nothing(copy):
+    """Each of many bytes, changed alone: the reader ends soon, with a message if at all."""
+    index = copy / "variables" / "variables.index"
+    content = index.read_bytes()
+    for at in np.random.default_rng(0).choice(len(content), 200, replace=False):
+        index.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        with suppress(WeightsError), open_weights(str(copy)) as (contents, read):
+            for layer in contents.layers:
+                list(map(read, layer.keys))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="is a folder, but not of a SavedModel"):
+        check_readable(str(tmp_path))

@@ -1,0 +1,101 @@
+"""Opens a file of weights of any kind: HDF5, Keras's zip with such a file inside, or a SavedModel's folder."""
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import h5py
+import numpy as np
+
+from imagepipe.base.errors import WeightsError
+from trainer.weights import checkpoint, hdf5
+from trainer.weights.layers import Contents
+
+_INSIDE_KERAS = "model.weights.h5"
+_MAX_WEIGHTS, _MAX_INFLATION = 8 << 30, 100  # bytes, and times the archive's
+_MAX_LAYERS = 10_000
+_MAX_JSON = 64 << 20  # bytes; the largest of Keras's applications has 2 MB
+
+Reader = Callable[[str], np.ndarray]
+"""Returns the numbers at one of ``StoredLayer.keys``."""
+
+
+@contextmanager
+def open_weights(path: str) -> Iterator[tuple[Contents, Reader]]:
+    """Opens a file of weights for reading. Have it read by another process first: ``check.check_readable``.
+
+    Raises:
+        WeightsError: it does not hold weights that can be read.
+    """
+    try:
+        if Path(path).is_dir():
+            saved = checkpoint.Checkpoint(path)
+            yield _check_bounds(saved.list_contents()), saved.read
+        else:
+            with open_hdf5(path) as file:
+                yield _check_bounds(_list_contents(path, file)), lambda key: hdf5.read_numbers(file[key])
+    except WeightsError:
+        raise
+    except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError
+        raise WeightsError(f"{path} does not hold weights that can be read: {error}") from error
+
+
+@contextmanager
+def open_hdf5(path: str) -> Iterator[h5py.File]:
+    """Opens an HDF5 file, or the one in a ``.keras`` file.
+
+    Raises:
+        WeightsError: it is neither. Damage shows as one of many exceptions of h5py.
+    """
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            yield file
+    elif zipfile.is_zipfile(path):
+        # Python's zip starts anew at each step back, and HDF5 makes many: 40 s for InceptionV3.
+        with tempfile.TemporaryFile() as copy:
+            _extract_weights(path, copy)
+            with h5py.File(copy) as file:
+                yield file
+    else:
+        raise WeightsError(
+            f"{path} does not hold weights that can be read: it is neither HDF5 nor a .keras file, or it "
+            "is damaged. Keras's save_weights() and save() write such files."
+        )
+
+
+def _extract_weights(path: str, copy: IO[bytes]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(_INSIDE_KERAS)
+        if info.file_size > min(_MAX_WEIGHTS, _MAX_INFLATION * Path(path).stat().st_size):
+            raise OSError(f"{_INSIDE_KERAS} in it would have {info.file_size} bytes")
+        with archive.open(info) as inside:
+            shutil.copyfileobj(inside, copy, 1 << 20)
+
+
+def _check_bounds(contents: Contents) -> Contents:
+    if len(contents.layers) > _MAX_LAYERS:
+        raise OSError(f"it has {len(contents.layers):,} layers; the largest backbone has less than 1,000")
+    return contents
+
+
+def _list_contents(path: str, file: h5py.File) -> Contents:
+    contents = hdf5.list_contents(file)
+    if not zipfile.is_zipfile(path):
+        return contents
+    with zipfile.ZipFile(path) as archive:
+        config, metadata = _read_json(archive, "config.json"), _read_json(archive, "metadata.json")
+    version = metadata.get("keras_version") if isinstance(metadata, dict) else None
+    return hdf5.add_configuration(contents, config, str(version))
+
+
+def _read_json(archive: zipfile.ZipFile, name: str) -> object:
+    with archive.open(name) as file:
+        content = file.read(_MAX_JSON + 1)
+    if len(content) > _MAX_JSON:
+        raise OSError(f"{name} is larger than {_MAX_JSON >> 20} MiB")
+    return json.loads(content)

@@ -1,0 +1,135 @@
+"""Lists the layers of an HDF5 file of weights: Keras 3's layout, and the one of earlier versions."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from trainer.weights.layers import Contents, Shape, StoredLayer, collect_layers, find_size, list_inner, name_paths
+
+_OPTIMIZER = ("optimizer/", "_optimizer/", "optimizer_weights/")
+
+
+def list_contents(file: h5py.File) -> Contents:
+    """Returns what a file holds; of Keras 3's ``.keras``, see ``add_configuration``.
+
+    Raises:
+        OSError: if it points outside. Damage shows as one of many exceptions of h5py.
+    """
+    groups = _walk(file)
+    group = file.get("model_weights", file)  # there if a whole model was saved
+    if names := _read_list(group, "layer_names"):
+        return _list_earlier(file, group, names)
+    layers = _list_keras_3(groups)
+    if not layers:
+        raise OSError("it has no layers with weights")
+    version = "Keras 3" if any(layer.name for layer in layers) else "Keras 2 or the first of Keras 3"
+    return Contents(layers, False, f".weights.h5 of {version}", None)
+
+
+def add_configuration(contents: Contents, config: Any, version: str) -> Contents:
+    """Returns the contents of a ``.keras`` file with what its ``config.json`` says: names and the size.
+
+    Args:
+        contents: of its HDF5 file.
+        config: the parsed JSON; nothing in it is built.
+        version: of Keras.
+    """
+    names = dict(name_paths(config))
+    layers = [layer._replace(name=layer.name or names.get(layer.path)) for layer in contents.layers]
+    return contents._replace(layers=layers, format=f".keras of Keras {version}", size=find_size(config))
+
+
+def _walk(file: h5py.File) -> dict[str, h5py.Group]:
+    """Returns the groups ``vars`` in which Keras 3 keeps a layer's weights, by the path of the layer.
+
+    Links and outside data are refused: HDF5 can point to other files here, which a file from elsewhere must not.
+    """
+    groups: dict[str, h5py.Group] = {}
+
+    def check_link(name: str, link: Any) -> None:
+        if not isinstance(link, h5py.HardLink):
+            raise OSError(f"{name} is in another file, or elsewhere in this one")
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise OSError(f"{name} is in another file")
+        elif name.endswith("/vars") and not name.startswith(_OPTIMIZER):
+            # Files of TensorFlow 2.11 have their layers in groups of another name.
+            groups[name.removesuffix("/vars").replace("_layer_checkpoint_dependencies", "layers")] = item
+
+    file.visititems_links(check_link)
+    file.visititems(visit)
+    return groups
+
+
+def _list_keras_3(groups: Mapping[str, h5py.Group]) -> list[StoredLayer]:
+    """Returns the layers of ``layers/conv2d/vars/0`` and so on, however deep, those of a class in order."""
+    layers = []
+    for path in sorted(groups, key=_split_numbers):
+        group = groups[path]
+        if keys := sorted(group, key=_split_numbers):
+            datasets = [group[key] for key in keys]
+            name = group.attrs.get("name")
+            shapes, places = tuple(weight.shape for weight in datasets), tuple(weight.name for weight in datasets)
+            layers.append(StoredLayer(path, _decode_text(name) if name else None, shapes, places))
+    return layers
+
+
+def _split_numbers(path: str) -> list[tuple[str, int]]:
+    """Returns a key by which ``conv2d``, ``conv2d_2`` and ``conv2d_10`` are sorted in this order."""
+    return [(part.rstrip("0123456789"), int("0" + part[len(part.rstrip("0123456789")) :])) for part in path.split("/")]
+
+
+def _list_earlier(file: h5py.File, group: h5py.Group, names: list[str]) -> Contents:
+    config = json.loads(_decode_text(file.attrs["model_config"])) if "model_config" in file.attrs else None
+    inner = {str(layer.get("name") or layer["config"]["name"]): layer for layer in list_inner(config)}
+    layers = [layer for name in names for layer in _list_layer(group[name], name, inner.get(name))]
+    if not layers:
+        raise OSError("it has no layers with weights")
+    version = _decode_text(group.attrs.get("keras_version", file.attrs.get("keras_version", "2 or earlier")))
+    return Contents(layers, True, f".h5 of Keras {version}", find_size(config))
+
+
+def _list_layer(group: h5py.Group, name: str, config: Any) -> list[StoredLayer]:
+    """Returns a layer, or the layers within it if it is a model, in topological order."""
+    weights: list[tuple[str, Shape, str]] = []
+    for weight in _read_list(group, "weight_names"):
+        weights.append((weight, group[weight].shape, group[weight].name))
+    layers = collect_layers(weights)
+    if len(layers) == 1:
+        return [layers[0]._replace(path=name, name=name)]
+    # Weights that are trained come first, whatever their layers' order; that is in the configuration.
+    order = {inner: index for index, (_, inner) in enumerate(name_paths(config))}
+    if all(layer.path in order for layer in layers):
+        layers.sort(key=lambda layer: order[layer.path])
+    return [layer._replace(path=f"{name}/{layer.path}") for layer in layers]
+
+
+def _read_list(group: h5py.Group, name: str) -> list[str]:
+    """Returns a list of texts, which Keras splits into ``name0``, ``name1`` … if it is long."""
+    if name in group.attrs:
+        return [_decode_text(value) for value in group.attrs[name]]
+    parts = itertools.takewhile(lambda part: part in group.attrs, (f"{name}{number}" for number in itertools.count()))
+    return [_decode_text(value) for part in parts for value in group.attrs[part]]
+
+
+def _decode_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
+    """Returns the numbers of a dataset, floats.
+
+    Raises:
+        OSError: if they are none.
+    """
+    if dataset.dtype.kind == "f":
+        return dataset[()]
+    if dataset.attrs.get("dtype") == "bfloat16" and dataset.dtype.itemsize == 2:
+        return (dataset[()].view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # the upper half of a float32
+    raise OSError(f"{dataset.name} is not numeric")

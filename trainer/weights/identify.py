@@ -1,0 +1,128 @@
+"""Finds out whose weights a file holds, and says what is wrong with them, without Keras."""
+
+import gzip
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from imagepipe.base.errors import WeightsError
+from trainer.weights.layers import Contents, Shape, StoredLayer, TakenLayer
+from trainer.weights.matching import Match, match_layers
+
+LAYERS = Path(__file__).with_name("backbones.json.gz")
+"""The layers of the built-in backbones: so a file is checked without TensorFlow. tools/backbone_layers.py writes it."""
+
+
+class Description(NamedTuple):
+    """Says what a file of weights is.
+
+    Attributes:
+        format: layout and version of Keras.
+        backbone: the built-in backbone whose weights it holds, or None.
+        size: (height, width) in pixels of the images that it was trained on; None if the file does not say it.
+        top: number of outputs of the classifier, or None without one.
+        layers: number of layers with weights.
+        numbers: number of weights, all in all.
+        base_numbers: number of those that are the backbone's.
+    """
+
+    format: str
+    backbone: str | None
+    size: tuple[int, int] | None
+    top: int | None
+    layers: int
+    numbers: int
+    base_numbers: int | None
+
+
+@cache
+def load_layers() -> dict[str, list[TakenLayer]]:
+    """Returns the layers that take weights, by built-in backbone, in topological order."""
+    tables = json.loads(gzip.decompress(LAYERS.read_bytes()))
+    return {
+        backbone: [TakenLayer(path, name, tuple(map(tuple, shapes))) for path, name, shapes in rows]
+        for backbone, rows in tables.items()
+    }
+
+
+def describe_contents(contents: Contents) -> Description:
+    """Returns what a file is."""
+    backbone, match = identify_backbone(contents) or (None, None)
+    base = {stored.path for stored in match.pairs if stored} if match else set()
+    rest = [layer for layer in contents.layers if layer.path not in base]
+    return Description(
+        format=contents.format,
+        backbone=backbone,
+        size=contents.size,
+        top=_count_outputs(rest) if match else None,
+        layers=len(contents.layers),
+        numbers=contents.count_numbers(),
+        base_numbers=contents.count_numbers() - contents._replace(layers=rest).count_numbers() if match else None,
+    )
+
+
+def identify_backbone(contents: Contents) -> tuple[str, Match] | None:
+    """Returns the built-in backbone whose weights a file holds, all of them, and where; None if it is none of them."""
+    for backbone, taken in load_layers().items():
+        match = match_layers(taken, contents)
+        if match.is_whole:
+            return backbone, match
+    return None
+
+
+def find_layers(path: str, contents: Contents, backbone: str, taken: Sequence[TakenLayer]) -> list[StoredLayer]:
+    """Finds the layers of a network in a file.
+
+    Args:
+        path: the file, for the message.
+        contents: what it holds.
+        backbone: the network's name in the configuration.
+        taken: its layers.
+
+    Returns:
+        For each, the one in the file.
+
+    Raises:
+        WeightsError: if not all are there, in three lines: which layer, what it takes, what the file has; and which
+            backbone the file seems to be of.
+    """
+    match = match_layers(taken, contents)
+    if match.is_whole:
+        return [stored for stored in match.pairs if stored]
+    other = identify_backbone(contents)
+    if other and other[0] != backbone:
+        remedy = f"It seems to be of {other[0]}: set trainer.backbone to that, or give a file of {backbone}'s weights."
+    else:
+        remedy = f"It is of no backbone that comes with imagepipe. Give a file of {backbone}'s weights."
+    raise WeightsError(
+        f"{path} does not hold the weights of {backbone}:\n{_describe_difference(taken, match)}\n{remedy}"
+    )
+
+
+def _describe_difference(taken: Sequence[TakenLayer], match: Match) -> str:
+    if match.wrong is not None:
+        layer, stored = taken[match.wrong], match.pairs[match.wrong]
+        has = f"{format_shapes(stored.shapes)} in '{_get_name(stored)}'" if stored else "none"
+        return f"its layer '{layer.name}' takes {format_shapes(layer.shapes)}, and the file has {has}."
+    if match.extra:
+        return f"the file has a layer '{_get_name(match.extra)}' in the midst of its layers, which it does not have."
+    return "the file holds such a network more than once, and which one is meant can't be told."
+
+
+def format_shapes(shapes: Sequence[Shape]) -> str:
+    """Returns shapes as text, such as ``(3,3,3,32) (32,)``."""
+    return " ".join(str(tuple(shape)).replace(" ", "") for shape in shapes) or "none"
+
+
+def _get_name(layer: StoredLayer) -> str:
+    return layer.name or re.sub("(^|/)layers/", r"\1", layer.path)
+
+
+def _count_outputs(rest: Sequence[StoredLayer]) -> int | None:
+    """Returns the outputs of the last layer behind the backbone: a dense one or, in some classifiers, a convolution."""
+    kernels = [layer.shapes[0] for layer in rest if layer.shapes and len(layer.shapes[0]) in (2, 4)]
+    dense = [shape for shape in kernels if len(shape) == 2]
+    return (dense or kernels)[-1][-1] if kernels else None

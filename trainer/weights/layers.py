@@ -1,0 +1,152 @@
+"""A layer with weights, in a network that takes them and in a file that has them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import keras
+
+Shape = tuple[int, ...]
+
+# The order in which Keras's layers create their weights; some files list them in another one.
+_ORDER = (
+    "kernel", "depthwise_kernel", "pointwise_kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance",
+)  # fmt: skip
+
+
+class TakenLayer(NamedTuple):
+    """A layer of a network that takes weights.
+
+    Attributes:
+        path: the group that Keras 3 gives it in a file: ``layers/conv2d_7``, or
+            ``layers/sequential/layers/conv2d`` of a layer within a layer.
+        name: its name.
+        shapes: of its weights.
+    """
+
+    path: str
+    name: str
+    shapes: tuple[Shape, ...]
+
+
+class StoredLayer(NamedTuple):
+    """A layer in a file.
+
+    Attributes:
+        path: where it is in the file. In Keras 3's layout the class and the position among those of this class, as in
+            ``TakenLayer``.
+        name: its name, or None if the file does not have it.
+        shapes: of its weights, in the order in which Keras creates them.
+        keys: where the weights are in the file.
+    """
+
+    path: str
+    name: str | None
+    shapes: tuple[Shape, ...]
+    keys: tuple[str, ...]
+
+
+class Contents(NamedTuple):
+    """Lists what a file holds.
+
+    Attributes:
+        layers: those with weights.
+        is_ordered: whether they are in topological order. If not (Keras 3's layout), the order within a class is
+            known, by the paths.
+        format: the layout and the version of Keras, for messages.
+        size: (height, width) in pixels of the input, or None if the file does not say it.
+    """
+
+    layers: list[StoredLayer]
+    is_ordered: bool
+    format: str
+    size: tuple[int, int] | None
+
+    def count_numbers(self) -> int:
+        """Returns how many numbers the layers have together."""
+        total = 0
+        for layer in self.layers:
+            for shape in layer.shapes:
+                count = 1
+                for side in shape:
+                    count *= side
+                total += count
+        return total
+
+
+def list_layers(layers: Sequence["keras.Layer"]) -> list[tuple["keras.Layer", TakenLayer]]:
+    """Returns the layers with weights of a network, also those within ``Sequential``, in topological order."""
+    return list(_walk_layers(layers, ""))
+
+
+def _walk_layers(layers: Sequence["keras.Layer"], root: str) -> Iterator[tuple["keras.Layer", TakenLayer]]:
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        path = f"{root}layers/{number_class(type(layer).__name__, counts)}"
+        if type(layer).__name__ == "Sequential":
+            yield from _walk_layers(layer.layers, f"{path}/")
+        elif layer.weights:
+            yield layer, TakenLayer(path, layer.name, tuple(tuple(weight.shape) for weight in layer.weights))
+
+
+def number_class(name: str, counts: Counter[str]) -> str:
+    """Returns the name of the next layer's group: its class, and its number among those; counts it.
+
+    As ``keras.src.saving.saving_lib`` names them, with ``keras.src.utils.naming.to_snake_case``.
+    """
+    kind = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
+    counts[kind] += 1
+    return f"{kind}_{counts[kind] - 1}" if counts[kind] > 1 else kind
+
+
+def collect_layers(weights: Sequence[tuple[str, Shape, str]]) -> list[StoredLayer]:
+    """Collects weights into layers, which are in the order in which they come first.
+
+    Args:
+        weights: name (``Conv1/kernel:0``, with the layers around it before), shape and place in the file of each.
+    """
+    layers: dict[str, list[tuple[str, Shape, str]]] = {}
+    for name, shape, key in weights:
+        layer, _, variable = name.rpartition("/")
+        layers.setdefault(layer, []).append((variable.split(":")[0], shape, key))
+    stored = []
+    for layer, members in layers.items():
+        members.sort(key=lambda member: _ORDER.index(member[0]) if member[0] in _ORDER else len(_ORDER))
+        shapes, keys = tuple(shape for _, shape, _ in members), tuple(key for *_, key in members)
+        stored.append(StoredLayer(layer, layer, shapes, keys))
+    return stored
+
+
+def find_size(config: Any) -> tuple[int, int] | None:
+    """Returns the size of the first input of a model's configuration, if it is of one image size."""
+    for layer in list_inner(config):
+        settings = layer.get("config")
+        if isinstance(settings, dict):
+            shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+            if isinstance(shape, list) and len(shape) == 4 and shape[3] == 3:
+                return (shape[1], shape[2]) if all(isinstance(side, int) for side in shape[1:3]) else None
+            if size := find_size(layer):
+                return size
+    return None
+
+
+def name_paths(config: Any, root: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the path and the name of each layer of a model's configuration that is no model itself, in order."""
+    counts: Counter[str] = Counter()
+    for layer in list_inner(config):
+        kind = str(layer.get("class_name")).rpartition(">")[2]
+        settings = layer.get("config")
+        path = f"{root}layers/{number_class(kind, counts)}"
+        if list_inner(layer):
+            yield from name_paths(layer, f"{path}/")
+        elif isinstance(settings, dict):
+            yield path, str(layer.get("name") or settings.get("name"))
+
+
+def list_inner(config: Any) -> list[Mapping[str, Any]]:
+    """Returns the configurations of the layers of a model; none if it is not one of a model."""
+    settings = config.get("config") if isinstance(config, dict) else None
+    layers = settings.get("layers") if isinstance(settings, dict) else None
+    return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
