@@ -56,6 +56,17 @@ def bare():
 
 
 @pytest.fixture(scope="module")
+def blank():
+    """Another network of the same kind, for weights to be loaded into."""
+    return application(include_top=False)
+
+
+@pytest.fixture(scope="module")
+def other():
+    return application("MobileNetV3Small", include_top=False)
+
+
+@pytest.fixture(scope="module")
 def files(bare, tmp_path_factory):
     """Files with the same base in all of them."""
     folder = tmp_path_factory.mktemp("weights")
@@ -114,10 +125,10 @@ ALL = [
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_layout_is_read_with_and_without_the_classifier(bare, files, name):
-    loaded = application(include_top=False)
-    load_weights(loaded, str(files / name), "mobilenet_v2")
-    assert all(np.array_equal(a, b) for a, b in zip(bare.get_weights(), loaded.get_weights(), strict=True))
+def test_every_layout_is_read_with_and_without_the_classifier(bare, blank, files, name):
+    blank.set_weights([np.zeros_like(weight) for weight in blank.get_weights()])
+    load_weights(blank, str(files / name), "mobilenet_v2")
+    assert all(np.array_equal(a, b) for a, b in zip(bare.get_weights(), blank.get_weights(), strict=True))
 
 
 def test_a_network_of_another_size_is_built_with_the_weights(bare, files):
@@ -138,16 +149,15 @@ def test_layers_within_layers_and_own_scaling_change_nothing(tmp_path, name, top
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_weights_of_another_architecture_are_refused_by_the_first_layer_that_differs(files, name):
-    base = application("MobileNetV3Small", include_top=False)
-    initial = base.get_weights()
+def test_weights_of_another_architecture_are_refused_by_the_first_layer_that_differs(files, other, name):
+    initial = other.get_weights()
     message = (
         rf"{name} does not hold the weights of mobilenet_v3_small:\nits layer 'conv' takes \(3,3,3,16\), and the file "
         r"has \(3,3,3,32\) in '.*Conv1'\.\nIt seems to be of mobilenet_v2: set trainer\.backbone.*weights\.$"
     )
     with pytest.raises(WeightsError, match=message):
-        load_weights(base, str(files / name), "mobilenet_v3_small")
-    assert all(np.array_equal(a, b) for a, b in zip(initial, base.get_weights(), strict=True))
+        load_weights(other, str(files / name), "mobilenet_v3_small")
+    assert all(np.array_equal(a, b) for a, b in zip(initial, other.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("name", ["base.weights.h5", "base-model.h5"])
@@ -157,18 +167,17 @@ def test_weights_that_are_too_few_name_the_first_layer_without(files, name, bare
         load_weights(longer, str(files / name), "longer")
 
 
-def test_numbers_that_are_not_finite_are_refused_before_any_weight_is_changed(files, tmp_path):
+def test_numbers_that_are_not_finite_are_refused_before_any_weight_is_changed(blank, files, tmp_path):
     file = shutil.copy(files / "base.weights.h5", tmp_path)
     with h5py.File(file, "r+") as damaged:
         damaged["layers/conv2d/vars/0"][0, 0, 0, 0] = np.nan
-    base = application(include_top=False)
-    initial = base.get_weights()
+    initial = blank.get_weights()
     with pytest.raises(WeightsError, match="weights of layer 'Conv1' are not all finite"):
-        load_weights(base, file, "mobilenet_v2")
-    assert all(np.array_equal(a, b) for a, b in zip(initial, base.get_weights(), strict=True))
+        load_weights(blank, file, "mobilenet_v2")
+    assert all(np.array_equal(a, b) for a, b in zip(initial, blank.get_weights(), strict=True))
 
 
-def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files):
+def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files, blank):
     class Evil:
         def __reduce__(self):
             return (pytest.fail, ("it was run",))
@@ -188,7 +197,7 @@ def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files):
         file["rows"] = np.zeros(3)
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(WeightsError, match=rf"trainer\.weights: {path} does not hold weights"):
-            load_weights(application(include_top=False), str(path), "mobilenet_v2")
+            load_weights(blank, str(path), "mobilenet_v2")
 
 
 def test_a_file_that_points_to_another_one_is_refused(tmp_path, files, bare):

@@ -50,20 +50,20 @@ def _walk(file: h5py.File) -> dict[str, h5py.Group]:
     """
     groups: dict[str, h5py.Group] = {}
 
-    def check_link(name: str, link: Any) -> None:
-        if not isinstance(link, h5py.HardLink):
-            raise OSError(f"{name} is in another file, or elsewhere in this one")
+    # h5py ends a visit with the first answer; an exception it may replace by one of its own.
+    def find_link(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else name
 
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> str | None:
         if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise OSError(f"{name} is in another file")
-        elif name.endswith("/vars") and not name.startswith(_OPTIMIZER):
+            return name if item.external or item.is_virtual else None
+        if name.endswith("/vars") and not name.startswith(_OPTIMIZER):
             # Files of TensorFlow 2.11 have their layers in groups of another name.
             groups[name.removesuffix("/vars").replace("_layer_checkpoint_dependencies", "layers")] = item
+        return None
 
-    file.visititems_links(check_link)
-    file.visititems(visit)
+    if outside := file.visititems_links(find_link) or file.visititems(visit):
+        raise OSError(f"{outside} is in another file, or elsewhere in this one")
     return groups
 
 

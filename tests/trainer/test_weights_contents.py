@@ -1,0 +1,68 @@
+"""What strangers put into files of weights: read as Keras does, or refused before it costs anything."""
+
+import zipfile
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+
+from imagepipe.base.errors import WeightsError
+from tests.weight_files import write_weights
+from trainer.weights import contents
+from trainer.weights.contents import open_weights
+from trainer.weights.identify import describe_contents
+
+
+def refuse(file, phrase: str) -> None:
+    with pytest.raises(WeightsError, match=f"{file.name} does not hold weights that can be read: .*{phrase}"):  # noqa: SIM117
+        with open_weights(str(file)):
+            pass
+
+
+def test_lists_of_names_that_keras_has_split_are_joined(tmp_path):
+    file = write_weights(tmp_path / "w.h5", "mobilenet_v2")
+    with h5py.File(file, "r+") as stored:
+        names = stored.attrs.pop("layer_names")
+        for part, some in enumerate(np.array_split(names, 12)):
+            stored.attrs[f"layer_names{part}"] = some
+    with open_weights(str(file)) as (read, _):
+        assert describe_contents(read).backbone == "mobilenet_v2"
+
+
+def test_numbers_of_16_bits_are_read(tmp_path):
+    values = np.array([1.5, -2, 3e38], ml_dtypes.bfloat16)
+    with h5py.File(tmp_path / "w.weights.h5", "w") as stored:
+        stored.create_dataset("layers/dense/vars/0", data=values).attrs["dtype"] = "bfloat16"  # as Keras 3 does
+        stored["layers/dense/vars/1"] = values.astype(np.float16)
+    with open_weights(str(tmp_path / "w.weights.h5")) as (read, get_numbers):
+        (layer,) = read.layers
+        np.testing.assert_array_equal(get_numbers(layer.keys[0]), values.astype(np.float32))
+        np.testing.assert_array_equal(get_numbers(layer.keys[1]), values.astype(np.float16))
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused_unread(tmp_path):
+    file = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(20 << 20))
+    refuse(file, "would have 20971520 bytes")
+
+
+def test_a_link_within_the_file_is_refused_too(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as stored:
+        stored["layers/conv2d/vars/0"] = np.zeros(3)
+        stored["layers/conv2d_1"] = h5py.SoftLink("/layers/conv2d")
+    refuse(tmp_path / "w.h5", "conv2d_1 is in another file, or elsewhere")
+
+
+def test_a_file_of_too_many_layers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "_MAX_LAYERS", 100)
+    refuse(write_weights(tmp_path / "w.h5", "mobilenet_v2"), "it has 105 layers")
+
+
+def test_a_file_of_a_network_of_your_own_is_of_no_backbone(tmp_path):
+    with h5py.File(tmp_path / "w.weights.h5", "w") as stored:
+        stored["layers/conv2d/vars/0"] = np.zeros((3, 3, 3, 8), np.float32)
+    with open_weights(str(tmp_path / "w.weights.h5")) as (read, _):
+        description = describe_contents(read)
+    assert (description.backbone, description.top, description.numbers) == (None, None, 216)
