@@ -19,7 +19,7 @@ from imagepipe.ingest.annotations import read_annotations
 from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.parquet_images import read_images
 from imagepipe.ingest.parts import name_file
-from imagepipe.ingest.rows import Row, make_folder_row, make_row, reject
+from imagepipe.ingest.rows import Row, compile_group, make_folder_row, make_row, reject
 from imagepipe.ingest.webdataset import are_samples, read_samples
 
 _LOOKED_AT = 1000  # members by which it is told what an archive holds
@@ -36,12 +36,14 @@ class Reading(NamedTuple):
             find out.
         passed_over: is added to: what isn't read, by why.
         staging: folder that is written to.
+        group: what tells an image's group: a column of Parquet, or a pattern on paths in archives; None if nothing.
     """
 
     task: TaskName
     split_folders: bool | None
     passed_over: Counter[str]
     staging: str
+    group: str | None
 
 
 class _File(NamedTuple):
@@ -99,8 +101,10 @@ def _read_file(file: _File, reading: Reading) -> Iterator[Row]:
     if is_archive(file.path):
         return _read_archive(file, reading)[1]
     if file.path.lower().endswith(".json"):
+        if reading.group is not None:
+            raise IngestError(f"{file.path}: exports of annotations have no groups: leave out --group.")
         return read_annotations(file.path, reading.task, reading.passed_over)
-    return read_images(file.path, file.start, file.split, reading.task, reading.staging)
+    return read_images(file.path, file.start, file.split, reading.task, reading.staging, reading.group)
 
 
 # --- archives
@@ -115,7 +119,7 @@ def _read_archive(file: _File, reading: Reading) -> tuple[Layout, Iterator[Row]]
     if are_samples(first):
         if wanted:
             raise IngestError(f"{file.path} holds samples, so no folders of it are splits: leave out --splits folders.")
-        return _GIVEN_BY_NAME, _make_sample_rows(file, reading.task, members)
+        return _GIVEN_BY_NAME, _make_sample_rows(file, reading, members)
     index = name_file(reading.staging)
     folders = _write_index(file.path, index, members)
     layout = find_layout(lambda folder: sorted(folders.get(folder, ())), wanted)
@@ -124,13 +128,18 @@ def _read_archive(file: _File, reading: Reading) -> tuple[Layout, Iterator[Row]]
     return layout, _make_folder_rows(file, index, layout, reading)
 
 
-def _make_sample_rows(file: _File, task: TaskName, members: Iterable[Member]) -> Iterator[Row]:
+def _make_sample_rows(file: _File, reading: Reading, members: Iterable[Member]) -> Iterator[Row]:
+    pattern = compile_group(reading.group) if reading.group else None
     for (name, part, _), label, reason in read_samples(members):
         place = f"{file.path}/{name}"
         if reason:
             yield reject(place, None, reason)
         else:
-            yield make_row(place, None, f"{file.start}{name}", label, {}, task, split=file.split, at=part)
+            match = pattern.search(name) if pattern else None
+            group = match[1] if match else None
+            yield make_row(
+                place, None, f"{file.start}{name}", label, {}, reading.task, split=file.split, group=group, at=part
+            )
 
 
 def _write_index(path: str, index: str, members: Iterable[Member]) -> Mapping[str, set[str]]:
@@ -162,12 +171,15 @@ def _find_root(folders: Mapping[str, set[str]]) -> str:
 
 
 def _make_folder_rows(file: _File, index: str, layout: Layout, reading: Reading) -> Iterator[Row]:
+    pattern = compile_group(reading.group) if reading.group else None
     with filesystem.open_read(index) as lines:
         for name, part, reason in map(json.loads, lines):
             place = f"{file.path}/{name}"
             if reason:
                 yield reject(place, None, reason)
                 continue
-            row = make_folder_row(place, name, layout, reading.task, reading.passed_over, split=file.split, at=part)
+            row = make_folder_row(
+                place, name, layout, reading.task, reading.passed_over, split=file.split, group=pattern, at=part
+            )
             if row:
                 yield row if row["reason"] else {**row, "metadata": f"{file.start}{name}"}

@@ -220,7 +220,7 @@ def _make_plain(value: Any) -> Any:
 
 
 def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, group: str | None) -> Row:
-    name = values.pop(group, None) if group else None
+    unit = values.pop(group, None) if group else None
     if clashing := sorted(RESERVED & values.keys()):
         raise IngestError(
             f"{source}, line {number}: a column can't be called {' or '.join(clashing)}: the pipeline has such a "
@@ -230,7 +230,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
     if not isinstance(path, str) or not path:
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
-    if any(map(_is_not_utf8, (path, label, split, name, *values.values()))):
+    if any(map(_is_not_utf8, (path, label, split, unit, *values.values()))):
         return reject(
             source,
             number,
@@ -243,7 +243,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
             return reject(image, number, f"unreadable row: column '{name}' is neither text nor a number")
         if value is not None and value != "":
             side[name] = int(value) if isinstance(value, bool) else value
-    return make_row(image, number, path, label, side, task, split=split, group=name)
+    return make_row(image, number, path, label, side, task, split=split, group=unit)
 
 
 def _is_not_utf8(value: object) -> bool:

@@ -33,7 +33,9 @@ def holds_images(path: str) -> bool:
         return bool(_list_image_columns(table.schema_arrow))
 
 
-def read_images(path: str, start: str, split: str | None, task: TaskName, staging: str) -> Iterator[Row]:
+def read_images(
+    path: str, start: str, split: str | None, task: TaskName, staging: str, group: str | None
+) -> Iterator[Row]:
     """Reads the rows of a Parquet file with images, whose bytes go into a file of the staging folder.
 
     Args:
@@ -42,6 +44,7 @@ def read_images(path: str, start: str, split: str | None, task: TaskName, stagin
         split: of all images; None to take that of a column ``split``, if there is one.
         task: how labels are read.
         staging: folder that is written to.
+        group: the column that tells an image's group; None if there is none.
 
     Raises:
         IngestError: it can't be read, or which column is which can't be told.
@@ -55,7 +58,9 @@ def read_images(path: str, start: str, split: str | None, task: TaskName, stagin
         image = _choose_column(path, images, "image")
         label = _find_label(path, schema, features)
         names = _read_class_names(features.get(label))
-        side = _list_side(path, schema, {image, label})
+        side = _list_side(path, schema, {image, label}, group)
+        if group is not None and group not in side:
+            raise IngestError(f"{path} has no column '{group}' with text or numbers, which --group names.")
         _check_sizes(path, table.metadata)
         columns = [image, label, *side]
         # One row at a time, as an image may be as large as a thousand others, and a page may hold one for all rows.
@@ -70,7 +75,7 @@ def read_images(path: str, start: str, split: str | None, task: TaskName, stagin
                 reason = f"file of more than {MAX_BYTES >> 20} MiB" if size else "no bytes of the image in the file"
                 yield reject(f"{path}/{place}", number, reason)
                 continue
-            given = values.pop("split", None)
+            given, unit = values.pop("split", None), values.pop(group, None) if group else None
             row = make_row(
                 f"{path}/{place}",
                 number,
@@ -79,7 +84,7 @@ def read_images(path: str, start: str, split: str | None, task: TaskName, stagin
                 {name: value for name, value in values.items() if value is not None},
                 task,
                 split=split or given,
-                group=values.pop("group", None),
+                group=unit,
             )
             if row["reason"] is None:
                 row["at"] = add(data.as_py())
@@ -157,14 +162,15 @@ def _choose_column(path: str, names: list[str], wanted: str) -> str:
     return wanted if wanted in names else names[0]
 
 
-def _list_side(path: str, schema: Any, others: set[str]) -> list[str]:
+def _list_side(path: str, schema: Any, others: set[str], group: str | None) -> list[str]:
     """Returns the columns with text and numbers; says which others are passed over."""
     import pyarrow.types as pt
 
     plain = (pt.is_string, pt.is_large_string, pt.is_integer, pt.is_floating, pt.is_boolean)
     rest = [field for field in schema if field.name not in others]
-    side = [field.name for field in rest if field.name not in RESERVED and any(test(field.type) for test in plain)]
-    if ignored := [field.name for field in rest if field.name not in side]:
+    rest = [field for field in rest if field.name == group or field.name not in RESERVED]
+    side = [field.name for field in rest if any(test(field.type) for test in plain)]
+    if ignored := [field.name for field in schema if field.name not in {*side, *others}]:
         print(f"{path}: columns that are passed over: {list_names(ignored)}", file=sys.stderr)
     return side
 

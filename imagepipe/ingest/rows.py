@@ -30,6 +30,7 @@ _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images o
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _EXACT = 2**53  # whole numbers below are floats exactly
+_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _WIDER = ("int64", "float", "bytes")  # a value of one type can be written as any type after it
 
 Side = str | int | float
@@ -157,6 +158,24 @@ def make_row(
     )
 
 
+def compile_group(pattern: str) -> re.Pattern[str]:
+    """Returns the pattern that tells an image's group by its path.
+
+    Raises:
+        IngestError: it is none, or doesn't say which part of the path tells it.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise IngestError(f"--group {pattern} is no regular expression: {error}.") from error
+    if compiled.groups != 1:
+        raise IngestError(
+            f"--group {pattern}: of files it is a regular expression with one group in parentheses, the part of the "
+            r"path that tells an image's group, such as (patient\d+)."
+        )
+    return compiled
+
+
 def make_folder_row(
     path: str,
     metadata: str,
@@ -165,6 +184,7 @@ def make_folder_row(
     passed_over: Counter[str],
     *,
     split: str | None = None,
+    group: re.Pattern[str] | None = None,
     at: Part | None = None,
 ) -> Row | None:
     """Returns the row of a file in class folders; None if it is passed over, and counted.
@@ -176,6 +196,7 @@ def make_folder_row(
         task: how the label is read.
         passed_over: is added to.
         split: the split where the folders say none.
+        group: its first group in parentheses, in the path, is the image's group.
         at: where the image lies if it is a part of a larger file.
     """
     folder, label = layout.read_path(metadata)
@@ -184,7 +205,10 @@ def make_folder_row(
         return None
     if layout.splits and folder is None and "/" in metadata:
         return reject(path, None, f"in none of the folders that are splits ({', '.join(layout.splits)})")
-    return make_row(path, None, metadata, label, {}, task, split=folder or split, at=at)
+    match = group.search(metadata) if group else None
+    return make_row(
+        path, None, metadata, label, {}, task, split=folder or split, group=match[1] if match else None, at=at
+    )
 
 
 def _read_name(value: object) -> str | None:
@@ -241,7 +265,7 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
         for row in chunk:
             for name, value in row["side"].items():
                 column = columns.setdefault(name, _Column(fixed.get(name)))
-                column.add(value, row["row"])
+                column.add(value, f"line {row['row']}" if row["row"] else row["path"])
     types = {}
     for name, column in columns.items():
         if column.misfit:
@@ -249,11 +273,8 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
                 f"Column '{name}' is {fixed[name]} in the dataset, and {column.misfit}: correct the value, or leave it "
                 "empty; or ingest everything into a new folder."
             )
-        if column.text and column.numbers > column.texts:
-            print_note(
-                f"Column '{name}' is text, as {column.text}, though {column.numbers:,} of its values are numbers. If "
-                "all should be, correct this value or leave it empty, and ingest into a new folder."
-            )
+        if note := column.describe_odd_text():
+            print_note(f"Column '{name}' is text, {note}, and ingest into a new folder.")
         if column.type:
             types[name] = column.type
     return Spool(count, paths, {**types, **fixed}, given, grouped)
@@ -278,17 +299,18 @@ class _Column:
         type: the narrowest feature type that holds them, but for missing ones; None if all are missing.
         numbers: how many are numbers.
         texts: how many are neither numbers nor missing.
-        text: where the first of these is.
+        commas: how many of these are numbers but for a comma in place of the point.
+        text: where the first of them is.
         misfit: where the first is that doesn't fit the type that the column has in the dataset.
     """
 
     def __init__(self, fixed: str | None) -> None:
         self.fixed = fixed
         self.type: str | None = None
-        self.numbers = self.texts = 0
+        self.numbers = self.texts = self.commas = 0
         self.text = self.misfit = ""
 
-    def add(self, value: Side, row: int | None) -> None:
+    def add(self, value: Side, where: str) -> None:
         if value in MISSING_NUMBERS:
             return
         type_ = infer_type(value)
@@ -298,7 +320,19 @@ class _Column:
         is_text = type_ == "bytes"
         self.texts += is_text
         self.numbers += not is_text
+        self.commas += is_text and bool(_DECIMAL_COMMA.fullmatch(str(value)))
         if is_text and not self.text:
-            self.text = f"line {row} has {str(value)[:100]!r}"
+            self.text = f"{where} has {str(value)[:100]!r}"
         if self.fixed and not self.misfit and widen(self.fixed, type_) != self.fixed:
-            self.misfit = f"line {row} has {str(value)[:100]!r} now"
+            self.misfit = f"{where} has {str(value)[:100]!r} now"
+
+    def describe_odd_text(self) -> str | None:
+        """Returns what is odd about a column of text that may be meant as one of numbers, and what to do."""
+        if self.commas and self.commas == self.texts:
+            return f"as {self.text}, whose comma is no point. If these are numbers, write them with a point"
+        if self.texts and self.numbers > self.texts:
+            return (
+                f"as {self.text}, though {self.numbers:,} of its values are numbers. If all should be, correct this "
+                "value or leave it empty"
+            )
+        return None

@@ -13,7 +13,7 @@ from imagepipe.base.folders import explain_passing_over, list_files, list_subfol
 from imagepipe.base.names import TaskName
 from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
-from imagepipe.ingest.rows import Row, make_folder_row, reject
+from imagepipe.ingest.rows import Row, compile_group, make_folder_row, reject
 
 Reader = Callable[[str], tuple[Layout, Iterator[Row]]]
 """Reads a source, given a folder to unpack into: which of its folders are splits, and its rows."""
@@ -36,48 +36,19 @@ def find_reader(
         task: how labels are read.
         split_folders: whether its folders are splits, see ``splits.find_layout``.
         passed_over: gets the files that don't count, see ``folders.list_files``.
-        group: what tells an image's group: a column of a manifest, or else a pattern on the path that the user sees.
+        group: what tells an image's group: a column, or a pattern on paths relative to a folder or in an archive.
 
     Raises:
-        IngestError: there is no such source, or it is of no supported kind, or its columns or the pattern can't be
-            used; or folders that are splits are wanted, and there are none.
+        IngestError: there is no such source, or it is of no supported kind, or its columns can't be used; or folders
+            that are splits are wanted, and there are none.
     """
-    paths = _list_containers(source, passed_over)
-    pattern = _compile_group(group) if group and (paths or filesystem.is_folder(source)) else None
-    if paths:
+    if paths := _list_containers(source, passed_over):
         from imagepipe.ingest.containers import Reading, read_containers  # not above: a folder does without
 
-        def read(staging: str) -> tuple[Layout, Iterator[Row]]:
-            return read_containers(source, paths, Reading(task, split_folders, passed_over, staging))
-    else:
-        layout = find_splits(source, split_folders)
-        rows = read_rows(source, task, passed_over, layout, group)
-
-        def read(staging: str) -> tuple[Layout, Iterator[Row]]:
-            return layout, rows
-
-    return read if pattern is None else lambda staging: _tell_groups(*read(staging), pattern)
-
-
-def _compile_group(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise IngestError(f"--group {pattern} is no regular expression: {error}.") from error
-    if compiled.groups != 1:
-        raise IngestError(
-            f"--group {pattern}: where there is no manifest it is a regular expression with one group in parentheses, "
-            r"the part of the path that tells an image's group, such as (patient\d+)."
-        )
-    return compiled
-
-
-def _tell_groups(layout: Layout, rows: Iterator[Row], pattern: re.Pattern[str]) -> tuple[Layout, Iterator[Row]]:
-    def find_group(row: Row) -> str | None:
-        match = pattern.search(row["metadata"])
-        return match[1] or None if match else None
-
-    return layout, ({**row, "group": find_group(row)} for row in rows)
+        return lambda staging: read_containers(source, paths, Reading(task, split_folders, passed_over, staging, group))
+    layout = find_splits(source, split_folders)
+    rows = read_rows(source, task, passed_over, layout, group)
+    return lambda _: (layout, rows)
 
 
 def find_splits(source: str, wanted: bool | None) -> Layout:
@@ -104,13 +75,13 @@ def read_rows(
         task: how labels are read.
         passed_over: gets the files of a folder that don't count, see ``folders.list_files``.
         layout: which of its folders are splits.
-        group: column of a manifest that tells an image's group.
+        group: what tells an image's group: a column of a manifest, or a pattern on paths relative to a folder.
 
     Raises:
-        IngestError: there is no such source, or it is of no supported kind, or its columns can't be used.
+        IngestError: there is no such source, it is of no supported kind, or its columns or the pattern can't be used.
     """
     if filesystem.is_folder(source):
-        return _read_folder(source, task, layout, passed_over)
+        return _read_folder(source, task, layout, passed_over, compile_group(group) if group else None)
     if filesystem.size(source) is None:
         raise IngestError(
             f"{source}: no such folder or file. Give a folder of class folders, a manifest, an archive or Parquet."
@@ -123,12 +94,14 @@ def read_rows(
     return read_manifest(source, task, group)
 
 
-def _read_folder(source: str, task: TaskName, layout: Layout, passed_over: Counter[str]) -> Iterator[Row]:
+def _read_folder(
+    source: str, task: TaskName, layout: Layout, passed_over: Counter[str], pattern: re.Pattern[str] | None
+) -> Iterator[Row]:
     for path, reason in list_files(source, passed_over):
         if reason:
             yield reject(path, None, reason)
             continue
-        row = make_folder_row(path, path[len(source) :].lstrip("/"), layout, task, passed_over)
+        row = make_folder_row(path, path[len(source) :].lstrip("/"), layout, task, passed_over, group=pattern)
         if row:
             yield row
 

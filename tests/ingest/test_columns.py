@@ -74,3 +74,10 @@ def test_a_value_that_makes_a_column_of_numbers_one_of_text_is_named_with_its_li
     assert (
         "Column 'age' is text, as line 4 has 'unknown', though 3 of its values are numbers." in capsys.readouterr().err
     )
+
+
+def test_numbers_with_a_decimal_comma_are_named_with_the_remedy(grow, capsys):
+    grow("first", price=['"3,5"', '"-10,25"', "NA", "4"], pair=['"1,2"', "x", "y", "z"])
+    notes = capsys.readouterr().err
+    assert "Column 'price' is text, as line 2 has '3,5', whose comma is no point." in notes
+    assert "'pair'" not in notes

@@ -226,3 +226,9 @@ def test_files_and_classes_whose_names_are_not_utf_8_are_refused_by_name(tmp_pat
         rf"name is not UTF-8, rename it: b'{folder}/caf\xe9.jpg'" for folder in (r"caf\xe9", "coffee")
     ]
     json.dumps(rows).encode()
+
+
+def test_a_column_of_groups_is_told_from_those_after_it(csv):
+    path = csv("path,label,patient,iso\na.jpg,x,p1,100\nb.jpg,x,p2,200\n")
+    rows = list(sources.read_rows(str(path), "classification", Counter(), group="patient"))
+    assert [(row["group"], row["side"]) for row in rows] == [("p1", {"iso": "100"}), ("p2", {"iso": "200"})]
