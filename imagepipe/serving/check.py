@@ -163,8 +163,9 @@ def _ask_columns(http: httpx.Client, instances: list[dict[str, Any]]) -> httpx.R
 
 def _ask_tensors(http: httpx.Client, instances: list[dict[str, Any]]) -> httpx.Response:
     tensors = []
-    for name, first in instances[0].items():
+    for name in instances[0]:
         values = [row[name]["b64"] if name == "input" else row[name] for row in instances]
+        first = next((value for value in values if value is not None), 0.0)  # a number that is missing has no type
         kind = "INT64" if isinstance(first, int) else "FP32" if isinstance(first, float) else "BYTES"
         tensors.append({"name": name, "shape": [len(values)], "datatype": kind, "data": values})
     return http.post(_INFER, json={"inputs": tensors})

@@ -30,6 +30,8 @@ def read_image(path: str, id_: str, side: Mapping[str, Value]) -> Request | Fail
         return check_request(Request(id_, filesystem.read(path, MAX_BYTES), side))
     except OSError as error:
         return Failure(replace_surrogates(id_), error.strerror or str(error))
+    except ValueError as error:  # a path with a NUL
+        return Failure(replace_surrogates(id_), f"can't be read: {error}")
 
 
 def build_requests(

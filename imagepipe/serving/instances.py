@@ -85,6 +85,8 @@ def _find_problem(request: Request) -> str | None:
     for name, value in {"metadata": request.id, **request.side}.items():
         if len(name) > MAX_TEXT_CHARACTERS:
             return f"a name has {len(name):,} characters, and at most {MAX_TEXT_CHARACTERS:,} are taken"
+        if value is None and name != "metadata":
+            continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
         if not (is_number or isinstance(value, str)):
             return f"{name!a} has to be a number (of 64 bits) or a string"

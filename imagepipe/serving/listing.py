@@ -150,13 +150,20 @@ def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | No
 
 
 def infer_types(items: Iterable[Item]) -> dict[str, str]:
-    """Returns the narrowest type that holds all values of each side feature, where no model says its types."""
+    """Returns the narrowest type that holds all values of each side feature, where no model says its types.
+
+    Whole numbers of which some are missing are floats, as in pandas.
+    """
     types: dict[str, str] = {}
+    lacking: set[str] = set()
     for item in items:
         for name, value in item.side.items():
-            if isinstance(value, str | int | float) and value not in MISSING_NUMBERS and value != "":
+            if value is None or (isinstance(value, str) and (not value or value in MISSING_NUMBERS)):
+                lacking.add(name)
+            elif isinstance(value, str | int | float):
                 types[name] = widen(types.get(name, "int64"), infer_type(value))
-    return {name: _TYPES[type_] for name, type_ in types.items()}
+    lacking = {name for name in lacking if types.get(name) == "int64"}
+    return {name: "float32" if name in lacking else _TYPES[type_] for name, type_ in types.items()}
 
 
 def read_items(items: Iterable[Item], types: Mapping[str, str]) -> Iterator[Request | Failure]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import tensorflow as tf
@@ -20,13 +20,14 @@ from imagepipe.base.features import IMAGE, LABEL_SEPARATOR
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
-from imagepipe.serving.types import Prediction, Request, Value
+from imagepipe.serving.types import Prediction, Request
 
-_PYTHON_TYPES: dict[tf.DType, type[Value] | tuple[type[Value], ...]] = {
+_PYTHON_TYPES: dict[tf.DType, type | tuple[type, ...]] = {
     tf.string: str,
     tf.float32: (float, int),
     tf.int64: int,
 }
+_EXACT = 2**53  # whole numbers below are floats exactly
 _NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples",)}
 
 
@@ -117,16 +118,27 @@ class LoadedModel:
         for name, dtype in self.side.items():
             if name not in request.side:
                 return f"the model needs '{name}' next to the image"
-            if not isinstance(request.side[name], _PYTHON_TYPES[dtype]):
-                return f"'{name}' is {request.side[name]!r}; the model needs a {dtype.name} there"
+            value = request.side[name]
+            if value is None and dtype != tf.float32:  # whose NaN the graph takes for a missing value
+                return f"'{name}' is missing, and the model needs a {dtype.name} there"
+            is_whole = (
+                isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
+            )  # 3.0, as pandas writes it
+            if value is not None and not (isinstance(value, _PYTHON_TYPES[dtype]) or (is_whole and dtype == tf.int64)):
+                return f"'{name}' is {value!r}; the model needs a {dtype.name} there"
         return None
 
     def build_tensors(self, requests: Sequence[Request]) -> dict[str, tf.Tensor]:
         """Returns ``input`` and the side features of requests that lack none, ``[n]`` each."""
-        side = {name: [request.side[name] for request in requests] for name in self.side}
-        return {"input": tf.constant([request.image for request in requests], tf.string)} | {
-            name: tf.constant(values, self.side[name]) for name, values in side.items()
-        }
+        tensors = {"input": tf.constant([request.image for request in requests], tf.string)}
+        for name, dtype in self.side.items():
+            values = [request.side[name] for request in requests]
+            if dtype == tf.float32:
+                values = [float("nan") if value is None else value for value in values]
+            elif dtype == tf.int64:
+                values = [int(cast(float, value)) for value in values]
+            tensors[name] = tf.constant(values, dtype)
+        return tensors
 
     def predict(self, requests: Sequence[Request]) -> list[Prediction]:
         """Answers one batch of requests, which lack no side feature, by the signature ``serving_default``."""

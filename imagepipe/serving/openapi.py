@@ -165,7 +165,7 @@ TENSORS, READY = _describe_answer(ModelMetadataResponse), _describe_answer(Model
 
 _BYTES = {"type": "string", "format": "binary"}
 _NOT_OF_THE_API = re.compile("^/$|^/v2/repository/|:explain$")  # a page, and what is refused
-_SIDE_TYPES = {"string": "string", "float32": "number", "int64": "integer"}
+_SIDE_TYPES: dict[str, str | list[str]] = {"string": "string", "float32": ["number", "null"], "int64": "integer"}
 _TENSOR_TYPES = {"string": "BYTES", "float32": "FP32", "int64": "INT64"}
 
 

@@ -11,6 +11,7 @@
 import gzip
 import itertools
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from imagepipe.base.filesystem import open_whole
 from imagepipe.ingest.delimited import MAX_LINE
 from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
 from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
-from imagepipe.serving.types import Failure, Request, RequestError
+from imagepipe.serving.types import Failure, Request, RequestError, Value
 
 RequestFormat = Literal["jsonl", "npy", "tfrecord"]
 
@@ -115,11 +116,18 @@ def parse_example(serialized: bytes, place: str, names: Features) -> Request | F
     if not isinstance(metadata, bytes):
         return Failure(place, f"the Example's feature '{names.metadata}' is not of bytes")
     side = {
-        name: values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
+        name: _make_plain(values[0])
         for name, values in features.items()
         if values and name not in (names.input, names.metadata, names.label)
     }
     return check_request(Request(metadata.decode(errors="replace"), image, side))
+
+
+def _make_plain(value: bytes | Value) -> Value:
+    """Returns a value of an array or an Example, where text is bytes, and NaN stands for a missing number."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _find_reader(path: str | Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
@@ -165,7 +173,13 @@ def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
             f"{len(rows):,} images, all padded to the {longest:,} bytes of the longest, make an array of more than "
             f"{MAX_ARRAYS_BYTES:,} bytes; write several files, or another format"
         )
-    side = {name: np.array([request.side[name] for request in rows]) for name in (rows[0].side if rows else ())}
+    names = sorted({name for request in rows for name in request.side})
+    for request in rows:
+        if missing := next((name for name in names if name not in request.side), None):
+            raise ModelError(
+                f"{request.id} has no '{missing}', which others have; in a file of arrays all need the same"
+            )
+    side = {name: _make_array([request.side[name] for request in rows]) for name in names}
     np.savez_compressed(
         file,
         allow_pickle=False,
@@ -174,6 +188,11 @@ def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
         **side,
     )
     return len(rows)
+
+
+def _make_array(values: list[Value]) -> np.ndarray:
+    """Returns values as an array, in which NaN stands for a missing number."""
+    return np.array([math.nan if value is None else value for value in values] if None in values else values)
 
 
 def _read_arrays(path: Path) -> Iterator[Request | Failure]:
@@ -192,7 +211,7 @@ def _read_arrays(path: Path) -> Iterator[Request | Failure]:
     for row in range(len(arrays["input"])):
         values = {name: array[row].item() for name, array in arrays.items()}
         image = values.pop("input")
-        side = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+        side = {name: _make_plain(value) for name, value in values.items()}
         yield check_request(Request(str(side.pop("metadata", f"{path}:{row}")), image, side))
 
 
@@ -201,7 +220,8 @@ def _write_records(requests: Iterable[Request], file: BinaryIO) -> int:
     # Without a name and a time in its header, the same requests give the same bytes.
     with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:
         for request in requests:
-            side = {name: [x.encode() if isinstance(x, str) else x] for name, x in request.side.items()}
+            values = {name: math.nan if x is None else x for name, x in request.side.items()}
+            side = {name: [x.encode() if isinstance(x, str) else x] for name, x in values.items()}
             example = tfrecord.encode_example({"input": [request.image], "metadata": [request.id.encode()], **side})
             zipped.write(tfrecord.frame_record(example))
             count += 1

@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
 
 def convert_value(name: str, value: object, type_: str) -> Value:
-    """Returns a side feature's value in the type that the signature wants.
+    """Returns a side feature's value in the type that the signature wants; None for a number that is missing.
 
     Args:
         name: of the feature.
@@ -21,7 +21,8 @@ def convert_value(name: str, value: object, type_: str) -> Value:
         type_: ``string``, ``float32`` or ``int64``.
 
     Raises:
-        RequestError: if it is none of the type, or missing; the message names the feature.
+        RequestError: if it is none of the type, or a missing whole number, for which tensors have no value; the
+            message names the feature.
     """
     if isinstance(value, list | dict):
         raise RequestError("wrong_type", f"{name!a} is neither text nor a number")
@@ -31,7 +32,9 @@ def convert_value(name: str, value: object, type_: str) -> Value:
         return text
     text = text.strip()
     if not text or text in MISSING_NUMBERS:
-        raise RequestError("missing_feature", f"{name!a} is missing, and the model needs a number there")
+        if type_ == "int64":
+            raise RequestError("missing_feature", f"{name!a} is missing, and the model needs a whole number there")
+        return None
     pattern, convert, kind = (_INTEGER, _to_int, "a whole number") if type_ == "int64" else (_NUMBER, float, "a number")
     if not pattern.fullmatch(text):
         raise RequestError("wrong_type", f"{name!a} is {text[:100]!a}; the model needs {kind} there")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-Value = str | int | float
-"""Value of a side feature."""
+Value = str | int | float | None
+"""Value of a side feature; None for a number that is missing."""
 
 
 @dataclass(frozen=True)

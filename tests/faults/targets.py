@@ -24,12 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from imagepipe.base.errors import IngestError, WeightsError
+from imagepipe.base.errors import IngestError, ModelError, WeightsError
 from imagepipe.base.images import BadImage, keep_unchanged, normalize, prepare_for_decoder, read_pixels
 from imagepipe.base.tfrecord import encode_example, frame_record
 from imagepipe.ingest import dataset, sources
 from imagepipe.ingest.parts import read_part
 from imagepipe.serving.base64_text import decode_base64
+from imagepipe.serving.listing import infer_types, list_inputs, read_items
 from imagepipe.serving.protocols import parse_rest, parse_v2
 from imagepipe.serving.request_files import read_requests
 from imagepipe.serving.types import RequestError
@@ -146,6 +147,11 @@ _TASK = {
     "data": {"image": "/data/local-files/?d=a.jpg"},
     "annotations": [{"was_cancelled": False, "result": [{"type": "choices", "value": {"choices": ["x"]}}]}],
 }
+
+
+def _ask_manifest(file: Path) -> object:
+    listing = list_inputs([str(file)], keep=True)
+    return list(read_items(listing.items, infer_types(listing.items)))
 
 
 def _read_dataset(file: Path) -> object:
@@ -265,6 +271,14 @@ TARGETS = {
     "parquet, images": Target(_in_file(".parquet", _read_container), [_make_image_table()], (IngestError,)),
     "coco": Target(_in_file(".json", _read_container), [json.dumps(_COCO).encode()], (IngestError,)),
     "label studio": Target(_in_file(".json", _read_container), [json.dumps([_TASK]).encode()], (IngestError,)),
+    "asking by csv": Target(
+        _in_file(".csv", _ask_manifest), [b"path,iso,metadata\na.jpg,100,x\na.jpg,NA,\n"], (IngestError, ModelError)
+    ),
+    "asking by json lines": Target(
+        _in_file(".jsonl", _ask_manifest),
+        [b'{"path": "a.jpg", "iso": null}\n', json.dumps(_ROW).encode() + b"\n"],
+        (IngestError, ModelError),
+    ),
     "dataset.json": Target(_in_file("", _read_dataset), [dataset.encode(_DATASET)], (IngestError,)),
     "weights": Target(_in_file(".h5", _read_weights), _make_weights(), (WeightsError,)),
     "requests, arrays": Target(_in_file(".npz", lambda file: list(read_requests(file))), [_ARRAYS.getvalue()]),

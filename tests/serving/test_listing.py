@@ -99,7 +99,7 @@ def test_a_manifest_asks_with_its_side_features_in_the_types_of_the_model(folder
     assert second == Request("a.jpg", PHOTO, {"iso": 200, "camera": "x", "weight": 2.0})
     line = 1 if name[0] in "cd" else 2
     assert third == Failure("b.jfif", f"line {line + 2}: 'iso' is 'high'; the model needs a whole number there")
-    assert fourth == Failure("c", f"line {line + 3}: 'iso' is missing, and the model needs a number there")
+    assert fourth == Failure("c", f"line {line + 3}: 'iso' is missing, and the model needs a whole number there")
 
 
 def test_a_manifest_without_a_feature_of_the_model_is_refused_at_once(folder):
@@ -136,7 +136,10 @@ def test_types_are_inferred_of_whole_columns_where_no_model_says_them(folder):
     first, second, third = read_items(listing.items, infer_types(listing.items))
     assert first == Request("a.jpg", PHOTO, {"iso": 100.0, "camera": "7"})
     assert second == Request("a.jpg", PHOTO, {"iso": 1.5, "camera": "007"})
-    assert isinstance(third, Failure)
+    assert third == Request("a.jpg", PHOTO, {"iso": None, "camera": ""})
+    (folder / "a.csv").write_text("path,iso\na.jpg,100\na.jpg,NA\n")
+    listing = list_inputs([str(folder / "a.csv")])
+    assert infer_types(listing.items) == {"iso": "float32"}  # as pandas has it
 
 
 def test_paths_with_backslashes_are_found_as_ingest_finds_them(folder):

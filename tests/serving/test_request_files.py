@@ -42,6 +42,18 @@ def test_the_same_requests_give_the_same_bytes(tmp_path, kind):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_a_missing_number_is_still_missing_when_it_is_read_back(tmp_path, kind):
+    path = tmp_path / f"x{SUFFIXES[kind]}"
+    write_requests([Request("1", PNG, {"weight": None}), Request("2", PNG, {"weight": 1.5})], path, kind)
+    assert list(read_requests(path)) == [Request("1", PNG, {"weight": None}), Request("2", PNG, {"weight": 1.5})]
+
+
+def test_arrays_whose_images_have_other_features_are_refused_by_name(tmp_path):
+    with pytest.raises(ModelError, match="2 has no 'weight', which others have"):
+        write_requests([Request("1", PNG, {"weight": 1}), Request("2", PNG)], tmp_path / "x.npz", "npy")
+
+
 def test_json_lines_are_instances_of_the_rest_api(tmp_path):
     write_requests(REQUESTS[:1], tmp_path / "x.jsonl", "jsonl")
     (line,) = (tmp_path / "x.jsonl").read_text().splitlines()
@@ -165,7 +177,7 @@ def test_damage_anywhere_in_a_file_is_a_failure_and_no_exception(tmp_path, kind)
 
 
 def test_ids_and_values_that_no_batch_could_hold_fail_alone(tmp_path):
-    np.savez(tmp_path / "x.npz", input=[b"a"] * 3, weight=[1.0, float("nan"), 2.0])
+    np.savez(tmp_path / "x.npz", input=[b"a"] * 3, weight=[1.0, float("inf"), 2.0])
     first, second, third = read_requests(tmp_path / "x.npz")
     assert isinstance(first, Request)
     assert isinstance(third, Request)

@@ -41,6 +41,11 @@ def test_the_image_is_the_body_and_its_features_are_the_query():
     request = parse(b"\xff\xd8", "IMAGE/JPEG; x=1", query)
     assert request == Request("a photo", b"\xff\xd8", {"iso": 100, "weight": 1.5, "camera": "Café"})
     assert [type(value) for value in request.side.values()] == [int, float, str]
+    assert parse(b"\xff\xd8", "image/jpeg", "iso=100.0&weight=NA&camera=").side == {
+        "iso": 100,
+        "weight": None,
+        "camera": "",
+    }
 
 
 def test_the_image_is_the_file_of_a_form_and_its_features_are_the_other_fields():
@@ -80,7 +85,7 @@ REFUSALS = {
     "a word for a whole number": (b"\xff", "image/png", "iso=high", "'iso' is 'high'; the model needs a whole number"),
     "a fraction for a whole number": (b"\xff", "image/png", "iso=1.5", "the model needs a whole number"),
     "a word for a number": (b"\xff", "image/png", "weight=inf", "'weight' is 'inf'; the model needs a number"),
-    "no number": (b"\xff", "image/png", "weight=", "'weight' is missing, and the model needs a number"),
+    "no whole number": (b"\xff", "image/png", "iso=", "'iso' is missing, and the model needs a whole number"),
     "a number beyond 64 bits": (b"\xff", "image/png", "iso=9999999999999999999", "of 64 bits"),
     "a long text": (form(IMAGE, part("camera", b"x" * 5000)), FORM, "", "at most 4,096"),
     "many parameters": (b"\xff", "image/png", "&" * 600, "at most 512 side features"),

@@ -1,6 +1,6 @@
 """The exported signatures, on a small network behind the real transform graph."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -292,3 +292,19 @@ def test_a_server_that_decodes_by_itself_gives_the_answers_of_the_signature(serv
     assert answers.labels == [label.decode() for label in expected["label"].numpy()]
     with pytest.raises(RequestError, match="instance 1: the model needs 'camera' next to the image"):
         engine.Engine(Path(path), "x", "1", lambda size: None).ask([requests[0], Request("y", requests[0].image)])
+
+
+def test_a_missing_number_is_answered_as_in_an_example_that_lacks_it(served, analyzed):
+    model, path = served
+    _, _, serialized = analyzed
+    lacking = next(
+        s for s in serialized if not tf.train.Example.FromString(s).features.feature["weight"].float_list.value
+    )
+    (expected,) = model.signatures["tf_examples"](examples=tf.constant([lacking]))["classes"].numpy()
+    feature = tf.train.Example.FromString(lacking).features.feature
+    side = {"weight": None, "camera": feature["camera"].bytes_list.value[0].decode()}
+    asked = Request("x", feature["input"].bytes_list.value[0], side)
+    answers = engine.Engine(Path(path), "x", "1", lambda size: None).ask(
+        [asked, replace(asked, side=side | {"weight": 9})]
+    )
+    np.testing.assert_allclose(answers.classes[0], expected, rtol=1e-5)
