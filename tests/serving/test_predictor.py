@@ -179,6 +179,8 @@ def save_weighted(folder: Path, assets: Path, name: str) -> Path:
 
     strings, numbers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.float32, name=name)
     signature = tf.function(serve).get_concrete_function(input=strings, metadata=strings, **{name: numbers})
+    preprocess = tf.function(lambda input, **_: module._preprocess(input))
+    module.preprocess = preprocess.get_concrete_function(input=strings, **{name: numbers})
     tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
     return folder
 
