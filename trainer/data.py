@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base.errors import TrainingError
-from imagepipe.base.features import TRANSFORMED, parse_features
+from imagepipe.base.features import MISSING_FLAG, TRANSFORMED, parse_features
 from imagepipe.base.labels import describe_unknown, list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
@@ -82,6 +82,8 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
     spec = transform_output.raw_feature_spec()[features.label]
     check_splits(task, output_names, splits, lambda split: _count_raw_labels(patterns[split], features.label, spec))
     side: dict[str, int | None] = {TRANSFORMED + name: None for name in features.numeric}
+    outputs = transform_output.transformed_feature_spec()
+    side |= {MISSING_FLAG + name: None for name in features.numeric if MISSING_FLAG + name in outputs}
     for name in features.categorical:
         values = transform_output.vocabulary_size_by_name(features.vocabulary(name))
         side[TRANSFORMED + name] = values + 1  # one for unseen values

@@ -26,16 +26,21 @@ def preprocessing_fn(inputs: dict[str, Tensor], custom_config: dict[str, Any]) -
         ``image`` float32 ``[n, height, width, 3]``, whole numbers in 0..255; under ``transformed_<name>`` each numeric
         side feature, float32 ``[n]``, with zero mean and unit variance over the training split (a missing value becomes
         the mean, as do NaN and infinity), and each categorical one, int64 ``[n]`` (an unseen value gets the last index,
-        and so does a missing one); ``target`` as described in ``imagepipe.base.features.TARGET``; a missing class
-        counts as unseen.
+        and so does a missing one); under ``missing_value_of_<name>`` the flag of each numeric one that may be missing
+        by the schema, see ``imagepipe.base.features.MISSING_FLAG``; ``target`` as described in
+        ``imagepipe.base.features.TARGET``; a missing class counts as unseen.
     """
     features = f.parse_features(custom_config["features"])
     pixels = decode_and_resize(_densify(inputs[features.input]), tuple(custom_config["image_size"]))
     # Transform takes no uint8; transform.examples casts back.
     outputs: dict[str, Tensor] = {f.IMAGE: tf.cast(pixels, tf.float32)}
     for name in features.numeric:
-        scaled = _densify(tft.scale_to_z_score(tf.cast(inputs[name], tf.float32)))
-        outputs[f.TRANSFORMED + name] = tf.where(tf.math.is_finite(scaled), scaled, 0.0)
+        value = _densify(tf.cast(inputs[name], tf.float32), missing=float("nan"))
+        scaled = tft.scale_to_z_score(value)  # from finite values
+        is_missing = ~tf.math.is_finite(value)
+        outputs[f.TRANSFORMED + name] = tf.where(is_missing, 0.0, scaled)
+        if isinstance(inputs[name], tf.SparseTensor):
+            outputs[f.MISSING_FLAG + name] = tf.cast(is_missing, tf.float32)
     for name in features.categorical:
         outputs[f.TRANSFORMED + name] = tft.compute_and_apply_vocabulary(
             _densify(_convert_to_strings(inputs[name])), num_oov_buckets=1, vocab_filename=features.vocabulary(name)

@@ -18,6 +18,12 @@ TRANSFORMED = "transformed_"
 So a column may be called like a layer of the network, and TFMA, which looks for a slice's column among the transformed
 features first, doesn't find it there."""
 
+MISSING_FLAG = "missing_value_of_"
+"""Prefix of the flag of a numeric side feature in the transform graph's outputs and the network's inputs.
+
+Float32 ``[n]``, 1 where the value is missing. Only those features have a flag of which values may be missing in
+training: the network would not learn from another."""
+
 SIZE = "image_size"
 """Slice of the evaluation: range of an image's longer side, ``128-255 px``; of Examples with ``width``, ``height``."""
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
 
-from imagepipe.base.features import IMAGE, TARGET, TRANSFORMED, Features
+from imagepipe.base.features import IMAGE, MISSING_FLAG, TARGET, TRANSFORMED, Features
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.serving import engine
 from imagepipe.serving.predictor import load
@@ -23,6 +23,7 @@ from trainer.tasks import make_classification
 from transform.examples import load_graph, make_parser, read_shards
 
 WEIGHT, CAMERA = TRANSFORMED + "weight", TRANSFORMED + "camera"
+NO_WEIGHT = MISSING_FLAG + "weight"
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,16 @@ def network():
     keras.utils.set_random_seed(1)
     image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
     weight, camera = keras.Input((), name=WEIGHT), keras.Input((), dtype="int64", name=CAMERA)
+    no_weight = keras.Input((), name=NO_WEIGHT)
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
-    side = [keras.layers.Reshape((1,))(weight), keras.layers.CategoryEncoding(3, output_mode="one_hot")(camera)]
+    side = [
+        *(keras.layers.Reshape((1,))(x) for x in (weight, no_weight)),
+        keras.layers.CategoryEncoding(3, output_mode="one_hot")(camera),
+    ]
     joined = keras.layers.Concatenate()([pooled, *side])
     return keras.Model(
-        {IMAGE: image, WEIGHT: weight, CAMERA: camera}, keras.layers.Dense(3, activation="softmax")(joined)
+        {IMAGE: image, WEIGHT: weight, CAMERA: camera, NO_WEIGHT: no_weight},
+        keras.layers.Dense(3, activation="softmax")(joined),
     )
 
 
@@ -123,6 +129,22 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_answer_the
     assert np.array_equal(trained_on[IMAGE], seen[IMAGE])
     assert np.array_equal(by_examples["classes"], by_default["classes"])
     assert np.array_equal(by_examples["classes"], tf.function(network)(trained_on))
+
+
+def test_a_number_is_missing_in_a_request_if_it_is_nan_as_in_an_example_without_it(served, analyzed):
+    model, _ = served
+    without = [s for i, s in enumerate(analyzed[2]) if i % 3 == 0]
+    features = [tf.train.Example.FromString(s).features.feature for s in without]
+    by_default = model.signatures["serving_default"](
+        input=tf.constant([f["input"].bytes_list.value[0] for f in features]),
+        weight=tf.fill(len(without), float("nan")),
+        camera=tf.constant([f["camera"].bytes_list.value[0] for f in features]),
+        metadata=tf.fill(len(without), ""),
+    )
+    by_examples = model.signatures["tf_examples"](examples=tf.constant(without))
+    assert np.array_equal(by_default["classes"], by_examples["classes"])
+    flags = model.signatures["transform_features"](examples=tf.constant(without))[NO_WEIGHT]
+    assert flags.numpy().tolist() == [1.0] * len(without)
 
 
 def test_metadata_passes_through_and_label_and_score_are_those_of_the_best_class(served, analyzed):
@@ -251,7 +273,8 @@ def steep(analyzed, tmp_path_factory):
     output, features, _ = analyzed
     keras.utils.set_random_seed(2)
     image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
-    side = {WEIGHT: keras.Input((), name=WEIGHT), CAMERA: keras.Input((), dtype="int64", name=CAMERA)}
+    side = {name: keras.Input((), name=name) for name in (WEIGHT, NO_WEIGHT)}
+    side |= {CAMERA: keras.Input((), dtype="int64", name=CAMERA)}
     parts = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 127.5, -1)(image))
     answer = keras.layers.Dense(3, "softmax", kernel_initializer="random_normal")(keras.layers.Flatten()(parts))
     path = str(tmp_path_factory.mktemp("steep") / "model")

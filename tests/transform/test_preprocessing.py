@@ -37,12 +37,13 @@ def test_a_label_that_training_did_not_see_has_no_index(analyzed):
     assert transform(raw)[f.TARGET].numpy().tolist() == [-1]
 
 
-def test_numeric_side_features_are_standardized_and_a_missing_one_becomes_the_mean(transformed):
+def test_numeric_side_features_are_standardized_and_a_missing_one_becomes_the_mean_with_a_flag(transformed):
     weight = transformed[f.TRANSFORMED + "weight"].numpy()
     given = np.array([i % 3 != 0 for i in range(48)])
     assert weight[given].mean() == pytest.approx(0, abs=1e-5)
     assert weight[given].std() == pytest.approx(1, abs=1e-4)
     assert (weight[~given] == 0).all()
+    assert np.array_equal(transformed[f.MISSING_FLAG + "weight"], ~given)
 
 
 def test_an_unseen_category_gets_the_last_index(analyzed):
@@ -61,7 +62,7 @@ def test_without_a_label_everything_else_is_still_transformed(analyzed):
     output, features, serialized = analyzed
     _, transform = load_graph(output)
     served = transform(make_parser(output, features, with_label=False)(tf.constant(serialized[:2])))
-    assert set(served) == {f.IMAGE, f.TRANSFORMED + "weight", f.TRANSFORMED + "camera"}
+    assert set(served) == {f.IMAGE, f.TRANSFORMED + "weight", f.TRANSFORMED + "camera", f.MISSING_FLAG + "weight"}
 
 
 def targets(output, serialized: list[bytes]) -> np.ndarray:
@@ -131,6 +132,38 @@ def test_a_missing_whole_number_is_neither_the_class_nor_the_category_0_and_nan_
         output.vocabulary_by_name(features.vocabulary("year")).index(b"0"),
     ]
     assert transformed[f.TRANSFORMED + "weight"].numpy() == pytest.approx([-1.2247, 1.2247, 0, 0, 0], abs=1e-3)
+    assert f.MISSING_FLAG + "weight" not in transformed  # each Example has one, so that there is nothing to learn
+
+
+def test_numbers_that_may_be_missing_are_flagged_whole_ones_and_nan_too(tmp_path):
+    pngs = [png for _, png in make_digit_images(4)]
+    ages, weights = ([20], [], [40], [30]), ([1.0], [3.0], [], [np.nan])
+    rows = [
+        {"input": png, "label": [b"a"], "age": age, "weight": weight}
+        for png, age, weight in zip(pngs, ages, weights, strict=True)
+    ]
+    spec = {
+        "input": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.VarLenFeature(tf.string),
+        "age": tf.io.VarLenFeature(tf.int64),
+        "weight": tf.io.VarLenFeature(tf.float32),
+    }
+    features = f.Features(numeric=("age", "weight"))
+    custom = {"task": "classification", "features": asdict(features), "image_size": list(SIZE)}
+    _, transform = load_graph(run_analysis(rows, spec, custom, tmp_path))
+    sparse = {
+        name: tf.RaggedTensor.from_row_lengths(
+            tf.constant([value for values in column for value in values], dtype), list(map(len, column))
+        ).to_sparse()
+        for name, column, dtype in (("age", ages, tf.int64), ("weight", weights, tf.float32))
+    }
+    transformed = transform({"input": tf.constant(pngs)} | sparse)
+    for name, flags, values in (
+        ("age", [0, 1, 0, 0], [-1.2247, 0, 1.2247, 0]),
+        ("weight", [0, 0, 1, 1], [-1, 1, 0, 0]),
+    ):
+        assert transformed[f.MISSING_FLAG + name].numpy().tolist() == flags
+        assert transformed[f.TRANSFORMED + name].numpy() == pytest.approx(values, abs=1e-3)
 
 
 def test_a_class_whose_name_could_not_be_read_back_stops_the_analysis_by_name(tmp_path):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
-from imagepipe.base.features import IMAGE, TRANSFORMED
+from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from trainer.export.optimize import optimize_network
 
 
@@ -25,7 +25,8 @@ def convert_to_tflite(file: Path) -> bytes:
         TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
     """
     model = keras.models.load_model(file, compile=False)
-    side = sorted(x.name.removeprefix(TRANSFORMED) for x in model.inputs if x.name != IMAGE)
+    inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
+    side = sorted(name.removeprefix(TRANSFORMED) for name in inputs)
     if side:
         raise TrainingError(f"{file} needs side features next to an image: {', '.join(side)}. It can't be converted.")
     (pixels,) = model.inputs

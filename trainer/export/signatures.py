@@ -2,7 +2,8 @@
 
 Signatures (n = batch, k = outputs):
 
-- ``serving_default``: ``input`` string [n], encoded images; ``metadata`` string [n]; side features [n], if any
+- ``serving_default``: ``input`` string [n], encoded images; ``metadata`` string [n]; side features [n], if any (a
+  number that was missing in some training Examples is float, and NaN where it is missing)
   → ``classes`` float [n, k], ``label`` string [n], ``score`` float [n], ``metadata`` string [n].
 - ``tf_examples``: ``examples`` string [n], serialized Examples → the same.
 - ``transform_features``: ``examples`` string [n] → the transformed features, target included (for the Evaluator).
@@ -29,7 +30,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, TRANSFORMED, Features
+from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, MISSING_FLAG, TRANSFORMED, Features
 from imagepipe.base.labels import encode_names
 from imagepipe.base.names import TASK_ASSET, TaskName
 from trainer.config import list_thresholds
@@ -79,6 +80,9 @@ class _Servable(tf.Module):
 
     def _make_request_spec(self) -> dict[str, tf.TensorSpec]:
         dtypes = {"input": tf.string} | {name: self._raw_spec[name].dtype for name in self._features.side}
+        for name in self._features.numeric:
+            if isinstance(self._raw_spec[name], tf.io.VarLenFeature):
+                dtypes[name] = tf.float32  # whole numbers have no NaN, for those that are missing
         return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
 
     def _serve(self, metadata: tf.Tensor, **request: tf.Tensor) -> Tensors:
@@ -98,7 +102,8 @@ class _Servable(tf.Module):
 
     def _transform_inputs(self, raw: Raw) -> Tensors:
         transformed = self._transform(raw)
-        return {name: transformed[name] for name in (IMAGE, *(TRANSFORMED + side for side in self._features.side))}
+        flags = [MISSING_FLAG + name for name in self._features.numeric if MISSING_FLAG + name in transformed]
+        return {name: transformed[name] for name in (IMAGE, *(TRANSFORMED + x for x in self._features.side), *flags)}
 
     def _answer(self, **inputs: tf.Tensor) -> Tensors:
         classes = self._model(inputs)
@@ -106,11 +111,14 @@ class _Servable(tf.Module):
 
 
 def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) -> tf.Tensor | tf.SparseTensor:
-    """Converts a request's tensor ``[n]`` to the form in which this feature is parsed from an Example."""
+    """Converts a request's tensor ``[n]`` to the form in which this feature is parsed from an Example.
+
+    A number that is NaN or infinite is missing there, if it may be.
+    """
     if isinstance(spec, tf.io.VarLenFeature):
-        rows = tf.range(tf.size(x, out_type=tf.int64))
-        indices = tf.stack([rows, tf.zeros_like(rows)], axis=1)
-        return tf.SparseTensor(indices, x, tf.stack([tf.size(x, out_type=tf.int64), 1]))
+        rows = tf.where(tf.math.is_finite(x)) if x.dtype == tf.float32 else tf.where(tf.ones_like(x, tf.bool))
+        values = tf.cast(tf.gather(x, rows[:, 0]), spec.dtype)
+        return tf.SparseTensor(tf.pad(rows, [[0, 0], [0, 1]]), values, tf.stack([tf.size(x, out_type=tf.int64), 1]))
     return tf.reshape(x, [-1, *spec.shape])
 
 
