@@ -72,7 +72,7 @@ def read_containers(source: str, paths: Sequence[str], reading: Reading) -> tupl
     names = [path.removeprefix(f"{folder}/") for path in paths]
     splits = read_splits(names) if reading.split_folders is not False else {}
     files = [
-        _File(path, f"{name}/" if len(paths) > 1 else "", splits.get(name))
+        _File(path, "" if path == source else f"{name}/", splits.get(name))
         for path, name in zip(paths, names, strict=True)
     ]
     if len(files) == 1 and is_archive(paths[0]):

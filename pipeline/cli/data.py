@@ -34,7 +34,11 @@ _SPLIT_FOLDERS = {"folders": True, "none": False}
 def ingest(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="A folder of class folders, or a manifest (.csv, .tsv, .jsonl, .parquet).")
+        str,
+        typer.Argument(
+            help="A folder of class folders; a manifest (.csv, .tsv, .jsonl, .parquet); or images in archives (.tar, "
+            ".tgz, .zip, WebDataset), in Parquet, or named by COCO's or Label Studio's .json."
+        ),
     ],
     out: Annotated[str, typer.Option(help="The dataset's folder; images are added to a dataset that exists.")],
     task: Annotated[TaskName, typer.Option(help="What is learned, and so how labels are read.")] = "classification",
@@ -50,7 +54,7 @@ def ingest(
         typer.Option(
             metavar="COLUMN|REGEX",
             help="Images of one group (a patient, a product) are never in two splits: a column of the manifest, or for "
-            "a folder a pattern on the path with one part in parentheses.",
+            "a folder or archive a pattern on the path with one part in parentheses.",
         ),
     ] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Remove images that are gone from this source.")] = False,

@@ -129,6 +129,20 @@ def test_folders_that_are_splits_are_so_in_archives(put_zip, labelled, read):
     assert result.passed_over == {"without a label in test, for imagepipe predict": 1}
 
 
+@pytest.mark.parametrize("source", ["set/a.tar", "set"])
+def test_an_archive_is_right_about_labels_and_about_what_is_gone(source, put_tar, labelled, read, tmp_path):
+    (tmp_path / "set").mkdir()
+    put_tar("set/a.tar", labelled)
+    read(tmp_path / source)
+    files = {path.replace("daisy/1", "roses/1"): data for path, data in labelled.items() if path != "roses/2.jpg"}
+    put_tar("set/a.tar", files)
+    result, written = read(tmp_path / source, sync=True)
+    assert (result.relabelled, result.disputed, result.gone, result.removed) == (1, 0, 1, 1)
+    assert sorted(data for *_, data in written.values()) == sorted(files.values())
+    ((label,), _, _) = written["a.tar/roses/1.jpg" if source == "set" else "roses/1.jpg"]
+    assert label == "roses"
+
+
 def test_an_archive_on_an_object_store_is_read(memory, put_tar, put_zip, labelled, tmp_path):
     for source in (put_tar("set.tar", labelled), put_zip("set.zip", labelled)):
         uri = memory.put(f"in/{source.name}", source.read_bytes())
