@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 
 from imagepipe.base import filesystem
 from imagepipe.base.images import MAX_BYTES, BadImage, normalize
+from imagepipe.ingest.parts import Part, read_part
 from imagepipe.serving.instances import check_request, replace_surrogates
 from imagepipe.serving.types import Failure, Request, Value
 
@@ -24,12 +25,15 @@ def read_images(paths: Iterable[Path]) -> Iterator[Request | Failure]:
         yield read_image(str(path), str(path), {})
 
 
-def read_image(path: str, id_: str, side: Mapping[str, Value]) -> Request | Failure:
-    """Reads an image into a request with this id and these side features."""
+def read_image(path: str, id_: str, side: Mapping[str, Value], part: Part | None = None) -> Request | Failure:
+    """Reads an image, of a file or of a part of one, into a request with this id and these side features."""
     try:
-        return check_request(Request(id_, filesystem.read(path, MAX_BYTES), side))
+        image = read_part(part) if part else filesystem.read(path, MAX_BYTES)
+        return check_request(Request(id_, image, side))
     except OSError as error:
         return Failure(replace_surrogates(id_), error.strerror or str(error))
+    except BadImage as error:
+        return Failure(replace_surrogates(id_), str(error))
     except ValueError as error:  # a path with a NUL
         return Failure(replace_surrogates(id_), f"can't be read: {error}")
 

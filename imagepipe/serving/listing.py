@@ -1,4 +1,4 @@
-"""The inputs that a user names, as ``imagepipe ingest`` takes them: images, folders, patterns, manifests.
+"""The inputs that a user names, as ``imagepipe ingest`` takes them: images, folders, patterns, manifests, archives.
 
 Also files of requests. A row of a manifest is an input of its own: one photo may be asked about with several values.
 """
@@ -6,9 +6,11 @@ Also files of requests. A row of a manifest is an input of its own: one photo ma
 import glob
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +20,21 @@ from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.base.folders import describe_passed_over, list_files
 from imagepipe.base.progress import print_note
 from imagepipe.deploy.saved_model import read_inputs
+from imagepipe.ingest.archives import is_archive, list_members
 from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
+from imagepipe.ingest.parquet_images import holds_images, read_images
+from imagepipe.ingest.parts import Part
 from imagepipe.ingest.rows import infer_type, widen
+from imagepipe.ingest.webdataset import are_samples, read_samples
 from imagepipe.serving.inputs import read_image
 from imagepipe.serving.instances import replace_surrogates
 from imagepipe.serving.request_files import holds_requests, is_request_file, read_requests
 from imagepipe.serving.side import convert_value
 from imagepipe.serving.types import Failure, Request, RequestError
 
-_IN_FOLDERS = "tables and files of requests in folders (name them by themselves)"
+_IN_FOLDERS = "tables or files of requests in folders (name them by themselves)"
 _FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
+_LOOKED_AT = 1000  # members by which it is told what an archive holds
 _MAX_COLUMNS = 1000  # that are named: each row of a stranger's JSON lines may have others
 _TYPES = {"bytes": "string", "int64": "int64", "float": "float32"}
 
@@ -36,13 +43,14 @@ class Item(NamedTuple):
     """One input: an image, a row of a manifest, or a file of requests.
 
     Attributes:
-        path: of the image or the file of requests, or its URI.
+        path: of the image or the file of requests, or its URI; of an archive's member, the archive's before it.
         id: the caller's name for the image: its path as the user gave it, or the column ``metadata``.
         key: by which a later run knows it again: the absolute path; or the manifest's, and a hash of the row.
         problem: why it can't be asked about; None if it can.
         line: of the manifest, from 1; None for others.
         side: side features as the manifest has them.
         kept: further columns of the manifest.
+        part: where the image lies, if it is a part of a larger file.
     """
 
     path: str
@@ -52,11 +60,12 @@ class Item(NamedTuple):
     line: int | None = None
     side: Mapping[str, Any] = {}
     kept: Mapping[str, Any] = {}
+    part: Part | None = None
 
     @property
     def is_request_file(self) -> bool:
         """Whether it holds any number of requests."""
-        return self.line is None and not self.problem and is_request_file(self.path)
+        return self.line is None and self.part is None and not self.problem and is_request_file(self.path)
 
 
 @dataclass
@@ -72,6 +81,14 @@ class Listing:
     items: list[Item] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     columns: dict[str, None] = field(default_factory=dict)
+    _staging: list[tempfile.TemporaryDirectory] = field(default_factory=list)
+
+    @property
+    def staging(self) -> str:
+        """A folder for what has to be unpacked; it goes with the listing."""
+        if not self._staging:
+            self._staging.append(tempfile.TemporaryDirectory(prefix="imagepipe-"))
+        return self._staging[0].name
 
     def __str__(self) -> str:
         parts = [describe_passed_over(self.passed_over)] if any(self.passed_over.values()) else []
@@ -106,6 +123,10 @@ def list_inputs(names: Iterable[str], columns: Collection[str] | None = None, ke
         for path in [name] if is_path else filesystem.glob(name):
             if filesystem.is_folder(path):
                 _add_folder(listing, path)
+            elif is_archive(path) and filesystem.exists(path):
+                _add_archive(listing, path)
+            elif path.lower().endswith(".parquet") and filesystem.exists(path) and holds_images(path):
+                _add_parquet(listing, path, columns, keep)
             elif is_manifest(path) and not holds_requests(path):
                 _add_manifest(listing, path, columns, keep)
             else:
@@ -124,6 +145,44 @@ def _add_folder(listing: Listing, folder: str) -> None:
             listing.items.append(Item(path, path, filesystem.absolute(path), problem))
 
 
+def _add_archive(listing: Listing, archive: str) -> None:
+    source = filesystem.absolute(archive)
+    members = list_members(source, listing.staging, listing.passed_over)
+    first = list(islice(members, _LOOKED_AT))
+    members = chain(first, members)
+    if are_samples(first):  # whose images have files of text beside them
+        entries = ((member.path, member.part, reason) for member, _, reason in read_samples(members))
+    else:
+        entries = ((member.path, member.part, member.reason) for member in members)
+    for name, part, problem in entries:
+        item = Item(f"{source}/{name}", f"{archive}/{name}", f"{source}#{name}", problem, part=part)
+        listing.items.append(item)
+
+
+def _add_parquet(listing: Listing, table: str, columns: Collection[str] | None, keep: bool) -> None:
+    source = filesystem.absolute(table)
+    for row in read_images(source, f"{table}/", None, "classification", listing.staging, None):
+        side, kept = _divide(listing, row["side"], columns, keep)
+        name = row["metadata"] or row["path"]
+        listing.items.append(
+            Item(row["path"], name, f"{source}#{row['row']}", row["reason"], row["row"], side, kept, row["at"])
+        )
+
+
+def _divide(
+    listing: Listing, cells: Mapping[str, Any], columns: Collection[str] | None, keep: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the cells of a row that are asked with, and those that are kept; others are noted as passed over."""
+    side: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, value in cells.items():
+        is_asked = name not in _FOR_TRAINING if columns is None else name in columns
+        (side if is_asked else others)[name] = value
+    if not keep and len(listing.columns) < _MAX_COLUMNS:
+        listing.columns |= dict.fromkeys(others)
+    return side, others if keep else {}
+
+
 def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | None, keep: bool) -> None:
     source = filesystem.absolute(manifest)
     copies: Counter[str] = Counter()
@@ -137,16 +196,10 @@ def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | No
         key = f"{source}#{digest}" + (f"-{copies[digest]}" if copies[digest] > 1 else "")
         path, id_ = cells.pop("path", None), cells.pop("metadata", None)
         problem = None if isinstance(path, str) and path else f"{place}: no path"
-        side: dict[str, Any] = {}
-        kept: dict[str, Any] = {}
-        for name, value in cells.items():
-            is_asked = name not in _FOR_TRAINING if columns is None else name in columns
-            (side if is_asked else kept)[name] = value
-        if not keep and len(listing.columns) < _MAX_COLUMNS:
-            listing.columns |= dict.fromkeys(kept)
+        side, kept = _divide(listing, cells, columns, keep)
         image = source if problem else locate_image(source, str(path))
         name = str(id_ or path or f"{manifest}:{line}")
-        listing.items.append(Item(image, name, key, problem, line, side, kept if keep else {}))
+        listing.items.append(Item(image, name, key, problem, line, side, kept))
 
 
 def infer_types(items: Iterable[Item]) -> dict[str, str]:
@@ -187,7 +240,7 @@ def _read_row(item: Item, types: Mapping[str, str]) -> Request | Failure:
         side = {name: convert_value(name, value, types.get(name, "string")) for name, value in item.side.items()}
     except RequestError as error:
         return Failure(replace_surrogates(item.id), f"line {item.line}: {error}")
-    request = read_image(item.path, item.id, side)
+    request = read_image(item.path, item.id, side, item.part)
     if isinstance(request, Failure) and item.line is not None:
         return Failure(request.id, f"line {item.line}: {request.error}")
     return request

@@ -1,7 +1,10 @@
 """The inputs that a user names: the same set of files as ingest takes, and manifests as it reads them."""
 
+import io
 import json
 import os
+import tarfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -46,7 +49,7 @@ def test_a_folder_has_the_files_that_ingest_takes_and_the_rest_is_counted(folder
     relative = [os.path.relpath(item.path, folder) for item in listing.items if not item.problem]
     assert relative == ["a.jpg", "b.jfif", "c", "d.JPE", "e.jpg_large", "link/z.jpg", "sub/g.jpeg"]
     assert sum(listing.passed_over.values()) == 3
-    assert "1 tables and files of requests in folders" in str(listing)
+    assert "1 tables or files of requests in folders" in str(listing)
     assert "1 in @eaDir" in str(listing)
     *requests, loop = sorted(read_items(listing.items, {}), key=lambda answer: isinstance(answer, Failure))
     assert [request.image for request in requests if isinstance(request, Request)] == [PHOTO] * 7
@@ -67,7 +70,7 @@ def test_a_name_that_stands_for_nothing_is_refused_with_what_was_passed_over(fol
         list_inputs([f"{folder}/*.gif"])
     (folder / "only").mkdir()
     (folder / "only" / "requests.jsonl").write_text("{}\n")
-    with pytest.raises(ModelError, match="no image there; passed over: 1 tables and files of requests"):
+    with pytest.raises(ModelError, match="no image there; passed over: 1 tables or files of requests"):
         list_inputs([f"{folder}/only"])
 
 
@@ -145,3 +148,47 @@ def test_types_are_inferred_of_whole_columns_where_no_model_says_them(folder):
 def test_paths_with_backslashes_are_found_as_ingest_finds_them(folder):
     (folder / "a.csv").write_text("path\nsub\\g.jpeg\n")
     assert list(read_items(list_inputs([str(folder / "a.csv")]).items, {})) == [Request("sub\\g.jpeg", PHOTO)]
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_archives_are_read_without_labels_and_without_unpacking_them(tmp_path):
+    members = {"a.jpg": PHOTO, "sub/b": PHOTO, "@eaDir/c.jpg": PHOTO, "../d.jpg": PHOTO}
+    write_tar(tmp_path / "a.tar", members)
+    write_tar(tmp_path / "a.tgz", members)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    for kind in ("tar", "tgz", "zip"):
+        listing = list_inputs([f"{tmp_path}/a.{kind}"])
+        first, second, third = read_items(listing.items, {})
+        assert [first, second] == [Request(f"{tmp_path}/a.{kind}/{name}", PHOTO) for name in ("a.jpg", "sub/b")]
+        assert third == Failure(f"{tmp_path}/a.{kind}/../d.jpg", "its path leaves the archive")
+        assert str(listing) == "1 in @eaDir"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tar", "a.tgz", "a.zip"]
+    (tmp_path / "bad.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(IngestError, match=r"bad\.tar"):
+        list_inputs([f"{tmp_path}/bad.tar"])
+    assert list_paths(f"{tmp_path}/gone.tar") == [f"{tmp_path}/gone.tar"]
+
+
+def test_samples_of_webdataset_are_an_image_each(tmp_path):
+    write_tar(tmp_path / "shard-0000.tar", {"1.jpg": PHOTO, "1.cls": b"3", "2.jpg": PHOTO, "2.cls": b"4"})
+    requests = list(read_items(list_inputs([f"{tmp_path}/shard-*.tar"]).items, {}))
+    assert requests == [Request(f"{tmp_path}/shard-0000.tar/{name}.jpg", PHOTO) for name in "12"]
+
+
+def test_parquet_with_images_asks_with_its_columns(tmp_path):
+    images = [{"bytes": PHOTO, "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]
+    pq.write_table(pa.table({"image": images, "label": ["x", "y"], "iso": [100, 200]}), tmp_path / "x.parquet")
+    listing = list_inputs([f"{tmp_path}/x.parquet"], TYPES)
+    first, second = read_items(listing.items, TYPES)
+    assert first == Request(f"{tmp_path}/x.parquet/1/a.jpg", PHOTO, {"iso": 100})
+    assert isinstance(second, Failure)
+    assert "no bytes of the image" in second.error
