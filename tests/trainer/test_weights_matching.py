@@ -55,6 +55,25 @@ def test_numbers_in_names_may_begin_anywhere_and_the_order_be_another():
     assert [pair.path for pair in match.pairs] == [layer.path for layer in taken]
 
 
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "inception_v3"])
+def test_layers_of_ones_own_before_the_network_are_passed_over(backbone):
+    own = TakenLayer("layers/conv2d", "conv2d", ((1, 1, 1, 3), (3,)))
+    taken = TABLES[backbone]
+    kind = "layers/conv2d"
+
+    def count_on(layer: TakenLayer) -> TakenLayer:
+        if layer.path == kind:
+            return layer._replace(path=f"{kind}_1")
+        stem, _, count = layer.path.rpartition("_")
+        return layer._replace(path=f"{kind}_{int(count) + 1}") if stem == kind else layer
+
+    layers = [own, *map(count_on, taken)]
+    for is_ordered in (True, False):
+        match = match_layers(taken, store(layers, is_ordered, has_names=False))
+        assert match.is_whole
+        assert [pair.path for pair in match.pairs] == [layer.path for layer in layers[1:]]
+
+
 def test_layers_of_the_same_shapes_in_another_order_and_without_names_are_never_guessed():
     taken = TABLES["mobilenet_v2"]
     match = match_layers(taken, store([*taken[1:], taken[0]], has_names=False))

@@ -7,7 +7,7 @@ them. So a smaller network is not taken out of a larger one that has layers of t
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from trainer.weights.layers import Contents, StoredLayer, TakenLayer
@@ -84,56 +84,63 @@ def _pair_in_order(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) -
 
 
 def _pair_by_path(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) -> Iterator[Pairs]:
-    """Yields the pairs for each group in which the network may be: the file itself, or a model within the model."""
-    by_path = {layer.path: layer for layer in stored}
-    for path in by_path:
-        if path == taken[0].path or path.endswith(f"/{taken[0].path}"):
-            root = path.removesuffix(taken[0].path)
-            yield [by_path.get(f"{root}{layer.path}") for layer in taken]
+    """Yields the pairs for each group in which the network may be: the file itself, or a model within the model.
+
+    Other layers of a class may come before: their numbers are then higher, all by the same.
+    """
+    for first in stored:
+        if first.path == taken[0].path or first.path.endswith(f"/{taken[0].path}"):
+            root = first.path.removesuffix(taken[0].path)
+            by_path = {layer.path.removeprefix(root): [layer] for layer in stored if layer.path.startswith(root)}
+            paths = [layer.path for layer in taken]
+            yield _pair_shifted(taken, paths, by_path, {_strip_number(path) for path in paths})
 
 
 def _pair_by_name(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) -> Pairs:
-    """Pairs layers of the same name; of names such as ``conv2d_7``, which Keras counts, those at the same distance."""
+    """Pairs layers of the same name."""
     by_name: defaultdict[str, list[StoredLayer]] = defaultdict(list)
-    for candidate in stored:
-        if candidate.name:
-            by_name[_normalize(candidate.name)].append(candidate)
-            if "/" in candidate.name:
-                by_name[_normalize(candidate.name.rpartition("/")[2])].append(candidate)
-    counted: defaultdict[str, list[TakenLayer]] = defaultdict(list)
-    for layer in taken:
-        if _is_counted(layer):
-            counted[_strip_number(layer.name)].append(layer)
-    shifts = {kind: _find_shift(kind, layers, by_name) for kind, layers in counted.items()}
-    pairs: Pairs = []
-    for layer in taken:
-        name = _normalize(layer.name)
-        if _is_counted(layer):
-            kind = _strip_number(name)
-            shift = shifts[kind]
-            name = "" if shift is None else _join_number(kind, _get_number(name) + shift)
-        candidates = by_name.get(name, [])
-        pairs.append(candidates[0] if len(candidates) == 1 else None)
-    return pairs
+    for layer in stored:
+        if layer.name:
+            by_name[_normalize(layer.name)].append(layer)
+            if "/" in layer.name:
+                by_name[_normalize(layer.name.rpartition("/")[2])].append(layer)
+    # Those that Keras named: the class, and how many of it there were before in that process.
+    counted = {_strip_number(path) for path in (layer.path.rpartition("/")[2] for layer in taken)}
+    return _pair_shifted(taken, [_normalize(layer.name) for layer in taken], by_name, counted)
 
 
-def _find_shift(kind: str, layers: Sequence[TakenLayer], by_name: dict[str, list[StoredLayer]]) -> int | None:
-    """Returns by how much the file's numbers of a class are above the network's; None if two would fit as well."""
-    first = min(_get_number(layer.name) for layer in layers)
-    numbers = sorted(_get_number(name) for name in by_name if _strip_number(name) == kind)
+def _pair_shifted(
+    taken: Sequence[TakenLayer], keys: Sequence[str], stored: Mapping[str, list[StoredLayer]], counted: set[str]
+) -> Pairs:
+    """Pairs layers of the same key; of keys such as ``conv2d_7``, whose class is counted, at the same distance."""
+    kinds: defaultdict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        if (kind := _strip_number(key)) in counted:
+            kinds[kind].append(index)
+    shifted = list(keys)
+    for kind, indices in kinds.items():
+        numbers = [_get_number(keys[index]) for index in indices]
+        shift = _find_shift(kind, [taken[index] for index in indices], numbers, stored)
+        for index, number in zip(indices, numbers, strict=True):
+            shifted[index] = "" if shift is None else _join_number(kind, number + shift)
+    return [candidates[0] if len(candidates := stored.get(key, [])) == 1 else None for key in shifted]
+
+
+def _find_shift(
+    kind: str, layers: Sequence[TakenLayer], numbers: Sequence[int], stored: Mapping[str, list[StoredLayer]]
+) -> int | None:
+    """Returns by how much the file's numbers of a class are above the network's; None if two would fit."""
 
     def count_fitting(shift: int) -> int:
-        rows = [by_name.get(_join_number(kind, _get_number(layer.name) + shift), []) for layer in layers]
+        rows = [stored.get(_join_number(kind, number + shift), []) for number in numbers]
         return sum(len(row) == 1 and _fits(layer, row[0]) for layer, row in zip(layers, rows, strict=True))
 
-    fitting = {number - first: count_fitting(number - first) for number in numbers}
-    best = [shift for shift, count in fitting.items() if count == max(fitting.values())]
-    return best[0] if len(best) == 1 else None
-
-
-def _is_counted(layer: TakenLayer) -> bool:
-    """Returns whether Keras made the name: the class, and how many of it there were before in that process."""
-    return _strip_number(layer.name) == _strip_number(layer.path.rpartition("/")[2])
+    shifts = sorted(_get_number(key) - min(numbers) for key in stored if _strip_number(key) == kind)
+    counts = {shift: count_fitting(shift) for shift in shifts}
+    best = [shift for shift, count in counts.items() if count == max(counts.values())]
+    if len(best) == 1:
+        return best[0]
+    return None if best and counts[best[0]] == len(layers) else 0
 
 
 def _normalize(name: str) -> str:
