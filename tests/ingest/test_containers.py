@@ -304,3 +304,30 @@ def test_which_column_of_parquet_is_meant_has_to_be_plain(crops, put_parquet, tm
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "b.parquet")
     with pytest.raises(IngestError, match=r"several columns that could be 'label' \(fine, coarse\)"):
         ingest(str(tmp_path / "b.parquet"), str(tmp_path / "out"))
+
+
+# --- exports of annotations
+
+
+def test_exports_of_annotations_name_images_beside_them(put, labelled, read, lines, tmp_path):
+    tasks, images, annotations = [], [], []
+    for number, (path, data) in enumerate(labelled.items()):
+        label, _, name = path.partition("/")
+        put(f"set/photos/{name}", data)
+        result = [{"type": "choices", "value": {"choices": [label]}}]
+        image = f"/data/local-files/?d=project/photos/{name}"
+        tasks.append({"data": {"image": image}, "annotations": [{"result": result}]})
+        images.append({"id": number, "file_name": f"photos/{name}"})
+        annotations.append({"image_id": number, "category_id": int(label == "daisy")})
+    tasks.append({"data": {"image": "/data/local-files/?d=../../etc/passwd"}, "annotations": tasks[0]["annotations"]})
+    categories = [{"id": 0, "name": "roses"}, {"id": 1, "name": "daisy"}]
+    studio = put("set/tasks.json", json.dumps(tasks).encode())
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    result, written = read(studio)
+    assert (result.read, result.new, result.quarantined) == (9, 8, 1)
+    assert {data: label for (label,), _, data in written.values()} == {
+        data: path.partition("/")[0] for path, data in labelled.items()
+    }
+    assert list(list_reasons(lines, tmp_path)) == [str(studio)]
+    result, _ = read(put("set/coco.json", json.dumps(coco).encode()))
+    assert (result.new, result.already) == (0, 8)
