@@ -21,6 +21,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
+from tests.photos import HEIC
 from tests.serving.conftest import Brightness
 from tests.serving.test_server import gray
 
@@ -104,6 +105,18 @@ def test_a_photo_is_turned_for_a_graph_that_does_not_turn_it(model, tmp_path):
     (answer,) = predict_files(model, [tmp_path / "lying.jpg"])
     assert answer.label == "dark"
     assert prepare_for_decoder((tmp_path / "lying.jpg").read_bytes())[1:] == (20, 40)
+
+
+def test_heic_and_avif_are_asked_about_as_they_are_ingested(model, tmp_path):
+    dark = encode_image(Image.new("RGB", (40, 20), (10, 10, 10)), "AVIF")
+    for name, data in (("a.avif", dark), ("b.heic", HEIC), ("c.heic", HEIC[:300])):
+        (tmp_path / name).write_bytes(data)
+    a, b, c = predict_files(model, [tmp_path / "a.avif", tmp_path / "b.heic", tmp_path / "c.heic"])
+    assert isinstance(a, Prediction)
+    assert a.label == "dark"
+    assert isinstance(b, Prediction)
+    assert isinstance(c, Failure)
+    assert prepare_for_decoder(HEIC)[1:] == (64, 96)
 
 
 def test_a_model_in_memory_marks_its_folder_as_in_use(model):
