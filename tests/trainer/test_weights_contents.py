@@ -1,5 +1,6 @@
 """Files of weights from strangers: read as Keras does, or refused before it costs anything."""
 
+import json
 import zipfile
 
 import h5py
@@ -45,6 +46,22 @@ def test_an_archive_that_would_fill_the_disk_is_refused_unread(tmp_path):
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(20 << 20))
     refuse(file, "would have 20971520 bytes")
+
+
+def test_an_archive_of_something_else_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")  # as PyTorch's
+    refuse(tmp_path / "model.pth", r"it is a zip archive, but without model\.weights\.h5")
+
+
+@pytest.mark.parametrize("wrap", [lambda layers: {"layers": layers}, lambda layers: layers], ids=["later", "first"])
+def test_the_size_is_found_in_the_configuration_of_a_sequence(tmp_path, wrap):
+    file = write_weights(tmp_path / "w.h5", "mobilenet_v2")
+    image = {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 192, 128, 3], "name": "input_1"}}
+    with h5py.File(file, "r+") as stored:
+        stored.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": wrap([image, {}, "x"])})
+    with open_weights(str(file)) as (read, _):
+        assert describe_contents(read).size == (192, 128)
 
 
 def test_a_link_within_the_file_is_refused_too(tmp_path):

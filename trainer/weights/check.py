@@ -37,7 +37,10 @@ def check_readable(path: str, seconds: int = 30) -> None:
     if is_saved_model(path):
         return
     if Path(path).is_dir():
-        raise WeightsError(f"{path} is a folder, but not of a SavedModel with variables")
+        raise WeightsError(
+            f"{path} is a folder, but not of a SavedModel with variables (one that is optimized for serving has none). "
+            "Give the model as a .keras, .h5 or .weights.h5 file"
+        )
     if not Path(path).is_file():
         raise WeightsError(f"there is no file {path}")
     stat = Path(path).stat()

@@ -70,6 +70,8 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
 
 def _extract_weights(path: str, copy: IO[bytes]) -> None:
     with zipfile.ZipFile(path) as archive:
+        if _INSIDE_KERAS not in archive.namelist():
+            raise OSError(f"it is a zip archive, but without {_INSIDE_KERAS}: no .keras file")
         info = archive.getinfo(_INSIDE_KERAS)
         if info.file_size > min(_MAX_WEIGHTS, _MAX_INFLATION * Path(path).stat().st_size):
             raise OSError(f"{_INSIDE_KERAS} in it would have {info.file_size} bytes")

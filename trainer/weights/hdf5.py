@@ -8,7 +8,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from trainer.weights.layers import Contents, Shape, StoredLayer, collect_layers, find_size, list_inner, name_paths
+from trainer.weights.layers import (
+    Contents,
+    Shape,
+    StoredLayer,
+    collect_layers,
+    find_size,
+    get_name,
+    list_inner,
+    name_paths,
+)
 
 _OPTIMIZER = ("optimizer/", "_optimizer/", "optimizer_weights/")
 
@@ -87,7 +96,7 @@ def _split_numbers(path: str) -> list[tuple[str, int]]:
 
 def _list_earlier(file: h5py.File, group: h5py.Group, names: list[str]) -> Contents:
     config = json.loads(_decode_text(file.attrs["model_config"])) if "model_config" in file.attrs else None
-    inner = {str(layer.get("name") or layer["config"]["name"]): layer for layer in list_inner(config)}
+    inner = {get_name(layer): layer for layer in list_inner(config)}
     layers = [layer for name in names for layer in _list_layer(group[name], name, inner.get(name))]
     if not layers:
         raise OSError("it has no layers with weights")

@@ -137,16 +137,21 @@ def name_paths(config: Any, root: str = "") -> Iterator[tuple[str, str]]:
     counts: Counter[str] = Counter()
     for layer in list_inner(config):
         kind = str(layer.get("class_name")).rpartition(">")[2]
-        settings = layer.get("config")
         path = f"{root}layers/{number_class(kind, counts)}"
         if list_inner(layer):
             yield from name_paths(layer, f"{path}/")
-        elif isinstance(settings, dict):
-            yield path, str(layer.get("name") or settings.get("name"))
+        else:
+            yield path, get_name(layer)
+
+
+def get_name(config: Mapping[str, Any]) -> str:
+    """Returns the name in a layer's configuration, "" if there is none."""
+    settings = config.get("config")
+    return str(config.get("name") or (settings.get("name") if isinstance(settings, dict) else None) or "")
 
 
 def list_inner(config: Any) -> list[Mapping[str, Any]]:
     """Returns the configurations of the layers of a model; none if it is not one of a model."""
     settings = config.get("config") if isinstance(config, dict) else None
-    layers = settings.get("layers") if isinstance(settings, dict) else None
+    layers = settings.get("layers") if isinstance(settings, dict) else settings  # a list in the first of Keras 2
     return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
