@@ -5,6 +5,7 @@ python -m benchmarks.traffic FLOOD URL MODEL SECONDS
 
 import asyncio
 import contextlib
+import gzip
 import json
 import resource
 import sys
@@ -99,6 +100,17 @@ def _tensors(address: Address, model: str) -> Coroutine[Any, Any, None]:
     return _send_bodies(address, f"/v2/models/{model}/infer", body, f"Inference-Header-Content-Length: {length}")
 
 
+def _bombs(address: Address, model: str) -> Coroutine[Any, Any, None]:
+    return _send_bodies(address, f"/v1/models/{model}:predict", gzip.compress(bytes(FULL)), "Content-Encoding: gzip")
+
+
+def _forms(address: Address, model: str) -> Coroutine[Any, Any, None]:
+    """Sends what is no boundary of a form, but begins as one."""
+    start = b'--X\r\nContent-Disposition: form-data; name="input"\r\n\r\n'
+    body = _fill(start, b"\r\n--", b"\r\n--X--\r\n")
+    return _send_bodies(address, f"/v1/models/{model}:predict", body, "Content-Type: multipart/form-data; boundary=X")
+
+
 def _slow_bodies(address: Address, model: str) -> Coroutine[Any, Any, None]:
     return _hold(address, 120, _post(f"/v1/models/{model}:predict", FULL) + b" " * 2**21, b" ")
 
@@ -108,6 +120,8 @@ FLOODS: dict[str, Flood] = {
     "empty values": _rest(partial(_fill, b'{"instances":[', b"{},", b"{}]}")),
     "deep values": _rest(partial(_fill, b"", b"[", b"")),
     "images that are none": _rest(partial(_fill, b'{"instances":[{"input":{"b64":"', b"AAAA", b'"}}]}')),
+    "bombs": _bombs,
+    "forms": _forms,
     "slow headers": lambda address, _: _hold(address, 500, b"GET / HTTP/1.1\r\nX: ", b"x"),
     "slow bodies": _slow_bodies,
     "answers unread": lambda address, _: _hold(address, 50, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 10, b""),

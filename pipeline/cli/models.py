@@ -129,7 +129,7 @@ def _ask_client(client: "Client", names: list[str]) -> "Iterator[Prediction | Fa
     yield from client.predict_requests(normalize_images(requests))
     _report_passed_over(listing)
     if client.shrunk:
-        print_note(f"{client.shrunk:,} images were shrunk: a request may have {client.max_bytes:,} bytes there")
+        print_note(f"Shrunk: {client.shrunk:,} of the images, as a request may have {client.max_bytes:,} bytes there")
 
 
 def _ask_here(model: Path, names: list[str]) -> "Iterator[Prediction | Failure]":

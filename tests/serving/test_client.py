@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tenacity
 from PIL import Image
+from typer.testing import CliRunner
 
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy.deployment import Address
@@ -19,6 +20,7 @@ from imagepipe.serving import client
 from imagepipe.serving.client import Client
 from imagepipe.serving.shrinking import shrink_image
 from imagepipe.serving.types import Failure, Prediction, Request
+from pipeline.cli import app
 from tests.conftest import encode_image
 
 ROW = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
@@ -207,3 +209,32 @@ def test_a_photo_is_upright_after_shrinking():
     with Image.open(io.BytesIO(shrunk)) as image:
         assert image.width / image.height == pytest.approx(400 / 600, rel=0.02)
         assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_a_manifest_is_asked_in_the_types_that_the_server_describes(scripted, monkeypatch, tmp_path):
+    url, answers, asked = scripted
+    inputs = {
+        "input": "DT_STRING",
+        "metadata": "DT_STRING",
+        "iso": "DT_INT64",
+        "weight": "DT_FLOAT",
+        "camera": "DT_STRING",
+    }
+    signature = {"inputs": {name: {"dtype": kind} for name, kind in inputs.items()}}
+    described = {"labels": ["a", "b"], "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}}}
+    monkeypatch.setitem(DESCRIBED, "/v1/models/m/metadata", described)
+    (tmp_path / "a.png").write_bytes(encode_image(Image.new("RGB", (2, 2)), "PNG"))
+    (tmp_path / "t.csv").write_text("path,iso,weight,camera,id\na.png,100,NA,7,1\na.png,high,1,x,2\n")
+    answers.append(ANSWER)
+    result = CliRunner().invoke(app, ["predict", "--endpoint", f"{url}/v1/models/m", f"{tmp_path}/t.csv"])
+    assert result.exit_code == 1, result.output
+    assert "line 3: 'iso' is 'high'; the model needs a whole number there" in " ".join(result.stderr.split())
+    assert "Passed over: the manifest's columns id" in result.stderr
+    ((_, body),) = asked
+    (row,) = body["instances"]
+    assert {name: row[name] for name in inputs if name != "input"} == {
+        "metadata": "a.png",
+        "iso": 100,
+        "weight": None,
+        "camera": "7",
+    }
