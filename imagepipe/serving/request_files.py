@@ -1,13 +1,14 @@
 """Files of requests, in the formats that other tools write and take.
 
-- JSON lines (``.jsonl``), each an instance of the REST API: ``{"input": {"b64": "…"}, "metadata": "id-1"}``, side
-  features as further keys. ML Engine and Vertex AI take these for batch jobs.
+- JSON lines (``.jsonl``, ``.ndjson``), each an instance of the REST API: ``{"input": {"b64": "…"}, "metadata":
+  "id-1"}``, side features as further keys. ML Engine and Vertex AI take these for batch jobs.
 - numpy arrays (``.npz``): ``input`` and ``metadata``, side features as further arrays, all ``[n]``.
   ``saved_model_cli run`` takes these, as ``--inputs "input=FILE.npz[input];metadata=FILE.npz[metadata]"``.
 - TFRecords (``.tfrecord``, ``.tfrecord.gz``) of Examples of the data contract, which the signature ``tf_examples``
   takes.
 """
 
+import codecs
 import gzip
 import itertools
 import json
@@ -33,6 +34,10 @@ RequestFormat = Literal["jsonl", "npy", "tfrecord"]
 SUFFIXES: dict[RequestFormat, str] = {"jsonl": ".jsonl", "npy": ".npz", "tfrecord": ".tfrecord.gz"}
 """Suffix of a written file's name, by format."""
 
+_JSON_LINES = (".jsonl", ".ndjson")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MAX_BLANK_LINES = 100  # before a file's first row, by which it is told what it holds
+
 
 def is_request_file(path: str | Path) -> bool:
     """Returns whether ``read_requests`` takes the file, judged by its name."""
@@ -44,11 +49,14 @@ def holds_requests(path: str) -> bool:
 
     A row of a manifest says where the image is (``path``); a request has it (``input``).
     """
-    if not path.endswith(".jsonl"):
+    if not path.endswith(_JSON_LINES):
         return False
     try:
         with filesystem.open_read(path) as file:
-            line = file.readline(MAX_LINE + 1)
+            lines = itertools.islice(iter(lambda: file.readline(MAX_LINE + 1), b""), _MAX_BLANK_LINES)
+            line = next(filter(bytes.strip, lines), b"")
+        if line.startswith(_UTF_16):  # no program writes images so
+            return False
         values = json.loads(line) if len(line) <= MAX_LINE else {}
     except (OSError, ValueError, RecursionError):
         return True  # reading it tells the reason
@@ -66,7 +74,7 @@ def read_requests(path: Path) -> Iterator[Request | Failure]:
     """
     reader = _find_reader(path)
     if not reader:
-        raise ModelError(f"{path}: expected a file .jsonl, .npz, .tfrecord or .tfrecord.gz")
+        raise ModelError(f"{path}: expected a file .jsonl, .ndjson, .npz, .tfrecord or .tfrecord.gz")
     try:
         yield from reader(path)
     except OSError as error:
@@ -132,7 +140,7 @@ def _make_plain(value: bytes | Value) -> Value:
 
 def _find_reader(path: str | Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
     readers = {
-        ".jsonl": _read_json_lines,
+        **dict.fromkeys(_JSON_LINES, _read_json_lines),
         ".npz": _read_arrays,
         ".tfrecord": _read_records,
         ".tfrecord.gz": _read_records,

@@ -126,10 +126,14 @@ def test_rows_that_can_not_be_read_fail_alone_with_their_line(folder):
 
 
 def test_lines_of_json_with_images_are_requests_and_with_paths_a_manifest(folder):
-    (folder / "asked.jsonl").write_text(json.dumps(encode_instance(Request("1", PHOTO))) + "\n")
-    (folder / "table.jsonl").write_text('{"path": "a.jpg"}\n')
-    listing = list_inputs([str(folder / "asked.jsonl"), str(folder / "table.jsonl")])
-    assert list(read_items(listing.items, {})) == [Request("1", PHOTO), Request("a.jpg", PHOTO)]
+    request, row = json.dumps(encode_instance(Request("1", PHOTO))) + "\n", '{"Path": "a.jpg"}\n'
+    for suffix in ("jsonl", "ndjson"):
+        (folder / f"asked.{suffix}").write_text(request)
+        (folder / f"table.{suffix}").write_text(f"\n \n{row}")
+        listing = list_inputs([str(folder / f"asked.{suffix}"), str(folder / f"table.{suffix}")])
+        assert list(read_items(listing.items, {})) == [Request("1", PHOTO), Request("a.jpg", PHOTO)]
+    (folder / "table.jsonl").write_text(row, "utf-16")
+    assert list(read_items(list_inputs([str(folder / "table.jsonl")]).items, {})) == [Request("a.jpg", PHOTO)]
 
 
 def test_types_are_inferred_of_whole_columns_where_no_model_says_them(folder):
