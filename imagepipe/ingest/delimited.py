@@ -80,7 +80,8 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
     separator = max(_SEPARATORS, key=lambda one: _rate_header(_split_head(start, one), needed))
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     try:
-        header = _read_row(reader, lines)
+        while not any(header := _read_row(reader, lines)):  # blank lines above
+            pass
     except (StopIteration, csv.Error) as error:
         raise IngestError(f"{source} has no header row; its first line must name the columns: path,label,…") from error
     while header and not header[-1]:
@@ -115,7 +116,8 @@ def _split_head(text: str, separator: str) -> list[list[str]]:
     rows = []
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True):
-            rows.append([value.strip() for value in row])
+            if any(values := [value.strip() for value in row]):
+                rows.append(values)
     except csv.Error:  # what is wrong is told when the row is read
         pass
     return rows

@@ -27,6 +27,7 @@ _OTHER_NAMES = {
 }
 """Other names that people give them: never taken for them silently."""
 
+_REMEDY = "Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8"
 _ROWS_AT_ONCE = 1000  # of Parquet
 _MAX_PAGES = 2**30  # bytes of a row group's column, unpacked: more is no table of paths and labels
 
@@ -133,7 +134,7 @@ def _check_names(where: str, names: list[str]) -> None:
     if "" in names or len(set(names)) < len(names) or any(map(find_fault, names)):
         raise IngestError(
             f"{where}: every column needs a name of its own, in UTF-8 and on one line, and these are "
-            f"{', '.join(map(repr, names))}."
+            f"{', '.join(map(repr, names))}." + (f" {_REMEDY}." if any(map(_is_not_utf8, names)) else "")
         )
 
 
@@ -231,11 +232,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
     if any(map(_is_not_utf8, (path, label, split, unit, *values.values()))):
-        return reject(
-            source,
-            number,
-            "unreadable row: not UTF-8; save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8",
-        )
+        return reject(source, number, f"unreadable row: not UTF-8. {_REMEDY}")
     image = locate_image(source, path)
     side = {}
     for name, value in values.items():

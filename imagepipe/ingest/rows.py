@@ -254,11 +254,13 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     columns: dict[str, _Column] = {}
     count = grouped = 0
     given: Counter[tuple[str, str]] = Counter()
+    no_names: Counter[str] = Counter()
     paths: list[str] = []
     stream = (_name_split(row, dataset.options.splits, given) for row in rows)
     while chunk := list(islice(stream, _ROWS_IN_FILE)):
         count += len(chunk)
         grouped += sum(row["group"] is not None for row in chunk)
+        no_names.update(label for row in chunk for label in row["labels"] if label in MISSING_NUMBERS)
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
         with filesystem.create(paths[-1]) as file:
             file.write("".join(json.dumps(row) + "\n" for row in chunk).encode())
@@ -266,6 +268,11 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             for name, value in row["side"].items():
                 column = columns.setdefault(name, _Column(fixed.get(name)))
                 column.add(value, f"line {row['row']}" if row["row"] else row["path"])
+    for label, number in no_names.items():
+        print_note(
+            f"{number:,} images have the label '{label}', which is taken for a class of that name. If it says that an "
+            "image has none, leave it empty."
+        )
     types = {}
     for name, column in columns.items():
         if column.misfit:

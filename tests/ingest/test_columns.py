@@ -81,3 +81,12 @@ def test_numbers_with_a_decimal_comma_are_named_with_the_remedy(grow, capsys):
     notes = capsys.readouterr().err
     assert "Column 'price' is text, as line 2 has '3,5', whose comma is no point." in notes
     assert "'pair'" not in notes
+
+
+def test_a_class_by_a_name_for_missing_values_is_told(put, crops, tmp_path, capsys):
+    for number, data in enumerate(crops(4)):
+        put(f"{number}.jpg", data)
+    rows = "0.jpg,NA\n1.jpg,NA\n2.jpg,Na\n3.jpg,\n"
+    result = ingest(put("list.csv", f"path,label\n{rows}".encode()), tmp_path / "out", workers=1)
+    assert (result.new, result.quarantined) == (3, 1)
+    assert "2 images have the label 'NA', which is taken for a class of that name." in capsys.readouterr().err

@@ -1,13 +1,19 @@
 """Manifests as people have them: separators, encodings, further columns at the edges, paths of Windows, Parquet."""
 
 import codecs
+import csv
 import datetime
+import io
 import json
 import re
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imagepipe.base.errors import IngestError
 from imagepipe.ingest import delimited, manifests
@@ -42,6 +48,7 @@ DIALECTS = {
     "trailing commas": lines(tail=",,").encode(),
     "trailing commas below the header": lines().replace("\n", ",\n").replace("weight,", "weight").encode(),
     "empty rows at the end, as Excel has them": lines(";").encode() + b";;\n;;\n",
+    "blank lines above": b"\n , ,\n" + lines().encode(),
     "blanks": lines(" , ").encode(),
     "capitals": lines(header="Path,LABEL,weight").encode(),
 }
@@ -111,9 +118,9 @@ def test_several_labels_may_be_a_list(put, tmp_path):
 def test_a_table_of_another_encoding_says_how_to_save_it(put):
     path = put("list.csv", "path,label\na.jpg,café\nb.jpg,tea\n".encode("cp1252"))
     first, second = read_manifest(str(path), "classification")
-    assert "not UTF-8; save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
+    assert "not UTF-8. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
     assert (first["row"], second["labels"]) == (2, ["tea"])
-    with pytest.raises(IngestError, match="in UTF-8"):
+    with pytest.raises(IngestError, match=r"in UTF-8.*Save the manifest as UTF-8, as by: iconv"):
         list(read_table(str(put("header.csv", "path,größe\n".encode("cp1252"))), ("path",)))
 
 
@@ -182,3 +189,29 @@ def test_a_parquet_table_that_can_not_be_used_is_refused_by_name(tmp_path, put, 
     monkeypatch.setattr(manifests, "_MAX_PAGES", 1000)
     with pytest.raises(IngestError, match="Write it with smaller row groups"):
         list(read_manifest(write_parquet(tmp_path, path=["a" * 999, "b" * 999], label=["x", "y"]), "classification"))
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(',;\t"\n \\'), max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(TEXT, TEXT, TEXT).filter(lambda row: "".join(row).strip()), max_size=6),
+    separator=st.sampled_from(",;\t"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    is_numbered=st.booleans(),
+)
+def test_what_pythons_csv_writes_is_read_back(rows, separator, encoding, end, quoting, is_numbered):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=separator, lineterminator=end, quoting=quoting)
+    table = [("path", "label", "größe"), *rows]
+    writer.writerows(
+        [str(number - 1) if number else "", *row] if is_numbered else row for number, row in enumerate(table)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "list.csv"
+        path.write_bytes(text.getvalue().encode(encoding))
+        read = [cells for _, cells in read_table(str(path), ("path",))]
+    assert read == [dict(zip(table[0], map(str.strip, row), strict=True)) for row in rows]
