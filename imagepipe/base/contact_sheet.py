@@ -1,5 +1,6 @@
 """Draws a contact sheet: rows of small pictures, with a name and a note beside each row."""
 
+import glob
 import importlib.util
 import io
 import itertools
@@ -7,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -85,10 +86,11 @@ def _escape(character: str) -> str:
 
 
 def _list_fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
-    """Yields DejaVu Sans, which matplotlib brings, and then, for scripts that it lacks, the fonts of the system."""
+    """Yields DejaVu Sans, which matplotlib brings; for scripts that it lacks, the system's fonts; and Pillow's own."""
     for path in itertools.chain(_find_own_font(), _find_system_fonts()):
         if font := _load_font(path, size):
             yield font
+    yield cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # which needs no file
 
 
 def _find_own_font() -> Iterator[str]:
@@ -99,9 +101,9 @@ def _find_own_font() -> Iterator[str]:
 
 @cache
 def _find_system_fonts() -> list[str]:
-    # Unlike Path's, this expanduser takes a user without a home, as in a container.
-    folders = (Path(os.path.expanduser(folder)) for folder in _FONT_FOLDERS)  # noqa: PTH111
-    return sorted(str(path) for folder in folders for path in folder.rglob("*.[to]t[fc]"))
+    # Unlike Path's methods these take a user without a home, as in a container, and folders that may not be read.
+    folders = (os.path.expanduser(folder) for folder in _FONT_FOLDERS)  # noqa: PTH111
+    return sorted(path for folder in folders for path in glob.glob(f"{folder}/**/*.[to]t[fc]", recursive=True))  # noqa: PTH207
 
 
 @cache

@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pytest
@@ -104,6 +105,23 @@ def test_what_no_font_has_is_written_as_escapes(texts, monkeypatch):
     draw_classes([], SPLITS, {"train": {"雛菊 1": 8}})
     contact_sheet._find_system_fonts.cache_clear()
     assert "\\u96db\\u83ca 1" in texts
+
+
+def test_without_any_font_that_may_be_read_it_is_drawn_all_the_same(texts, monkeypatch, tmp_path):
+    """As an ordinary user, whom permissions stop; as root they would not."""
+    (tmp_path / "closed").mkdir(mode=0o000)
+    monkeypatch.setattr(contact_sheet, "_FONT_FOLDERS", (str(tmp_path / "closed"),))
+    monkeypatch.setattr(contact_sheet, "_find_own_font", lambda: iter([str(tmp_path / "closed/own.ttf")]))
+    contact_sheet._find_system_fonts.cache_clear()
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        draw_classes([], SPLITS, {"train": {"daisy": 8, "雛": 1}})
+    finally:
+        os.seteuid(user)
+        contact_sheet._find_system_fonts.cache_clear()
+    assert {"daisy", "\\u96db"} <= set(texts)
 
 
 def test_a_long_name_is_cut_in_its_middle(texts):
