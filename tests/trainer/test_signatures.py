@@ -132,7 +132,7 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_answer_the
 
 
 def test_a_number_is_missing_in_a_request_if_it_is_nan_as_in_an_example_without_it(served, analyzed):
-    model, _ = served
+    model, path = served
     without = [s for i, s in enumerate(analyzed[2]) if i % 3 == 0]
     features = [tf.train.Example.FromString(s).features.feature for s in without]
     by_default = model.signatures["serving_default"](
@@ -143,6 +143,14 @@ def test_a_number_is_missing_in_a_request_if_it_is_nan_as_in_an_example_without_
     )
     by_examples = model.signatures["tf_examples"](examples=tf.constant(without))
     assert np.array_equal(by_default["classes"], by_examples["classes"])
+    requests = [
+        Request(
+            "", f["input"].bytes_list.value[0], {"weight": None, "camera": f["camera"].bytes_list.value[0].decode()}
+        )
+        for f in features
+    ]
+    asked = engine.Engine(Path(path), "x", "1", lambda size: None).ask(requests)
+    np.testing.assert_allclose(asked.classes, by_default["classes"], rtol=1e-5)
     flags = model.signatures["transform_features"](examples=tf.constant(without))[NO_WEIGHT]
     assert flags.numpy().tolist() == [1.0] * len(without)
 
