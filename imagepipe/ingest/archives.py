@@ -28,7 +28,9 @@ SUFFIXES = (".tar", ".tgz", ".tar.gz", ".zip")
 _MAX_RATIO, _FREE_BYTES = 200, 2**30
 """Images hardly shrink. Once more than the free bytes are unpacked, more than the ratio is a bomb."""
 
-_MAX_HEADER = 2**16  # bytes of a tar's header: extended ones hold a path, times and attributes
+# Bytes of a tar's header: extended ones hold a path, times and attributes. For a long one tarfile may take time that
+# grows with its square (CVE-2024-6232): 10 s for 60 kB.
+_MAX_HEADER = 2**13
 _MAX_DIRECTORY = 2**27  # of a ZIP's directory: over a million members, in about a gigabyte of memory
 _LINKS = "links in archives"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # APPNOTE 4.3.7: signature; lengths of name and extra field
@@ -172,7 +174,7 @@ def _read_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             cast(Any, tar).members.clear()  # else all are kept until the end
             yield info
         file.seek(tar.offset)
-        if file.read(_MAX_HEADER).strip(b"\0"):
+        if file.read(2 * tarfile.RECORDSIZE).strip(b"\0"):  # beyond the zeros that fill up its last record
             raise _Damaged(f"no header of a member at byte {tar.offset:,}")
 
 

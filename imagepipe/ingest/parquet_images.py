@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -50,41 +50,31 @@ def read_images(
         IngestError: it can't be read, or which column is which can't be told.
     """
     with _open(path) as table, open_parts(staging) as add:
-        schema = table.schema_arrow
-        features = _read_features(schema)
-        images = _list_image_columns(schema)
-        if not images:
-            raise IngestError(f"{path} has no column of images, only {list_names(schema.names)}.")
-        image = _choose_column(path, images, "image")
-        label = _find_label(path, schema, features)
-        names = _read_class_names(features.get(label))
-        side = _list_side(path, schema, {image, label}, group)
-        if group is not None and group not in side:
-            raise IngestError(f"{path} has no column '{group}' with text or numbers, which --group names.")
+        columns = _find_columns(path, table.schema_arrow, group)
         _check_sizes(path, table.metadata)
-        columns = [image, label, *side]
+        wanted = [columns.image, columns.label, *columns.side]
         # One row at a time, as an image may be as large as a thousand others, and a page may hold one for all rows.
-        for number, batch in enumerate(table.iter_batches(1, columns=columns, use_threads=False), start=1):
-            cells = {name: batch.column(name)[0] for name in columns}
-            data, name = cells[image]["bytes"], cells[image]["path"].as_py()
+        for number, batch in enumerate(table.iter_batches(1, columns=wanted, use_threads=False), start=1):
+            cells = {name: batch.column(name)[0] for name in wanted}
+            image = cells.pop(columns.image)
+            data, name = image["bytes"], image["path"].as_py()
             place = f"{number}/{name.rpartition('/')[2]}" if name else str(number)
             size = data.as_buffer().size if data.is_valid else 0
-            values = {name: _make_plain(cells[name].as_py()) for name in side}
-            text = _name_label(cells[label].as_py(), names)
             if not 0 < size <= MAX_BYTES:
                 reason = f"file of more than {MAX_BYTES >> 20} MiB" if size else "no bytes of the image in the file"
                 yield reject(f"{path}/{place}", number, reason)
                 continue
-            given, unit = values.pop("split", None), values.pop(group, None) if group else None
+            label = _name_label(cells.pop(columns.label).as_py(), columns.names)
+            side = {name: _make_plain(cell.as_py()) for name, cell in cells.items()}
             row = make_row(
                 f"{path}/{place}",
                 number,
                 f"{start}{place}",
-                text,
-                {name: value for name, value in values.items() if value is not None},
+                label,
+                {name: value for name, value in side.items() if value is not None and name not in ("split", group)},
                 task,
-                split=split or given,
-                group=unit,
+                split=split or side.get("split"),
+                group=side.get(group) if group else None,
             )
             if row["reason"] is None:
                 row["at"] = add(data.as_py())
@@ -115,11 +105,40 @@ def _check_sizes(path: str, description: Any) -> None:
 # --- which column is what
 
 
-def _list_image_columns(schema: Any) -> list[str]:
-    import pyarrow as pa
+class _Columns(NamedTuple):
+    """The columns of images and of labels, names of the classes that are told by number, and further columns."""
 
-    structs = [field for field in schema if pa.types.is_struct(field.type)]
-    return [field.name for field in structs if {"bytes", "path"} <= {part.name for part in field.type}]
+    image: str
+    label: str
+    names: list[str]
+    side: list[str]
+
+
+def _find_columns(path: str, schema: Any, group: str | None) -> _Columns:
+    images = _list_image_columns(schema)
+    if not images:
+        raise IngestError(f"{path} has no column of images, only {list_names(schema.names)}.")
+    features = _read_features(schema)
+    image, label = _choose_column(path, images, "image"), _find_label(path, schema, features)
+    side = _list_side(path, schema, {image, label}, group)
+    if group is not None and group not in side:
+        raise IngestError(f"{path} has no column '{group}' with text or numbers, which --group names.")
+    return _Columns(image, label, _read_class_names(features.get(label)), side)
+
+
+def _list_image_columns(schema: Any) -> list[str]:
+    import pyarrow.types as pt
+
+    structs = {
+        field.name: {part.name: part.type for part in field.type} for field in schema if pt.is_struct(field.type)
+    }
+    return [
+        name
+        for name, parts in structs.items()
+        if {"bytes", "path"} <= parts.keys()
+        and (pt.is_binary(parts["bytes"]) or pt.is_large_binary(parts["bytes"]))
+        and (pt.is_string(parts["path"]) or pt.is_large_string(parts["path"]) or pt.is_null(parts["path"]))
+    ]
 
 
 def _read_features(schema: Any) -> dict[str, Any]:

@@ -159,10 +159,11 @@ def make_header(name, size, kind=b"0"):
         make_header("a/1.jpg", 2**80),
         make_header("././@PaxHeader", 2**40, tarfile.XHDTYPE),
         make_header("././@LongLink", 2**40, tarfile.GNUTYPE_LONGNAME),
+        make_header("././@PaxHeader", 60_000, tarfile.XHDTYPE) + b"1" * 60_416,  # CPython's CVE-2024-6232: 10 s
         make_header("././@PaxHeader", 0, tarfile.XHDTYPE) * 5000,  # headers of headers
         b"x" * 512,
     ],
-    ids=["negative", "beyond the end", "beyond numbers", "long header", "long name", "nested", "none"],
+    ids=["negative", "beyond the end", "beyond numbers", "long header", "long name", "slow header", "nested", "none"],
 )
 @pytest.mark.parametrize("name", ["set.tar", "set.tgz"])
 def test_a_header_that_lies_is_one_message_and_little_memory(header, name, read):
