@@ -189,7 +189,7 @@ def apply_outcomes(
         disputed=len(changes.disputed),
         gone=len(gone),
         removed=len(gone) if sync else 0,
-        reasons=Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined),
+        reasons=dict(Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined)),
         notes=tuple(describe_surprises(changes.counts)),
     )
     if result.read != result.written + result.quarantined + result.duplicates:

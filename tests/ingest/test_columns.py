@@ -1,10 +1,14 @@
 """Columns of numbers with values that are missing, in manifests as R, pandas and spreadsheets write them."""
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 from imagepipe.base.errors import IngestError
 from imagepipe.ingest.command import ingest
 from imagepipe.ingest.dataset import load
+from pipeline.cli import app
 
 MISSING = ["", "NA", "NaN", "nan", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>"]
 
@@ -90,3 +94,11 @@ def test_a_class_by_a_name_for_missing_values_is_told(put, crops, tmp_path, caps
     result = ingest(put("list.csv", f"path,label\n{rows}".encode()), tmp_path / "out", workers=1)
     assert (result.new, result.quarantined) == (3, 1)
     assert "2 images have the label 'NA', which is taken for a class of that name." in capsys.readouterr().err
+
+
+def test_what_became_of_rows_is_told_as_json_by_reason(put, crops, tmp_path):
+    for number, data in enumerate(crops(2)):
+        put(f"{number}.jpg", data)
+    source = put("list.csv", b"path,label\n0.jpg,a\n1.jpg,b\nnowhere.jpg,a\n2.jpg,\n")
+    run = CliRunner().invoke(app, ["ingest", str(source), "--out", str(tmp_path / "out"), "--json"])
+    assert json.loads(run.stdout)["reasons"] == {"missing file": 1, "missing label": 1}
