@@ -67,6 +67,8 @@ def check_file(path: str) -> None:
     Raises:
         WeightsError: if it is not.
     """
+    if not Path(path).exists():
+        raise WeightsError(f"trainer.weights: there is no file {path}. Give a file, 'imagenet' or 'none'.")
     with _name_setting():
         check_readable(path)
 
