@@ -17,7 +17,7 @@ from pipeline.runs.summary import Summary
 from tests import evaluated
 
 RULES = [
-    {"metric": "accuracy", "slice": {"label": 3}, "min": 0.99},
+    {"metric": "accuracy", "slice": {"label": "3"}, "min": 0.99},
     {"metric": "accuracy", "slice": {"camera": "old"}, "max": 1},
     {"metric": "accuracy", "slice": {"camera": "none"}, "min": 0},
     {"metric": "macro_f1", "not_worse_than_champion": 0.0},
