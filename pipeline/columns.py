@@ -58,7 +58,7 @@ def find_unsuitable_columns(folder: str, dataset: Dataset, names: Sequence[str])
         example = tfrecord.decode_example(record)
         labels.append(tuple(_make_plain(value) for value in example["label"]))
         for name, values in columns.items():
-            (value,) = example.get(name) or (None,)
+            value = next(iter(example.get(name, [])), None)
             values.append(None if value is None else _make_plain(value))
     problems = {}
     for name, values in columns.items():

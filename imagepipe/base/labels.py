@@ -22,6 +22,7 @@ _FAULTS = {
 }
 _FILE_NAME = re.compile(r"[/\\]|\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)$", re.IGNORECASE)
 _MAX_LISTED = 10
+_MAX_COMPARED = 3  # names with all labels, of which there may be 100,000: that takes a second
 _MIN_SIMILARITY = 0.5  # that of 7 and 007
 _MIN_IDS = 50  # fewer labels with a single image can each be named
 
@@ -71,7 +72,7 @@ def describe_unknown(names: Iterable[str], labels: Collection[str], kind: str) -
     spellings = {label.lower(): label for label in labels}
     similar = [
         match
-        for name in unknown[:_MAX_LISTED]
+        for name in unknown[:_MAX_COMPARED]
         for match in difflib.get_close_matches(name.lower(), spellings, cutoff=_MIN_SIMILARITY)
     ]
     nearest = [spellings[match] for match in dict.fromkeys(similar)]
