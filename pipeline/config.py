@@ -103,8 +103,8 @@ class DataConfig(Section):
     """The Examples to learn from, and what they must be like."""
 
     path: Annotated[str, Field(min_length=1)] = Field(
-        description="Folder that `imagepipe ingest` wrote, or TFRecords made elsewhere: a folder (with folders train "
-        "and eval, if they are split), a pattern or a file."
+        description="Folder that `imagepipe ingest` wrote, or TFRecords made elsewhere: a folder (with folders, or "
+        "files, called train and validation, if they are split), a pattern or a file."
     )
     features: FeaturesConfig = Field(FeaturesConfig(), description="Names of the features in the Examples.")
     split: dict[Literal["train", "eval", "test"], Annotated[int, Field(ge=1)]] = Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
+from imagepipe.base.label_map import read_label_map
 from pipeline.config import Config
 from pipeline.kubeflow.submission import Cluster
 from pipeline.logs import hide_output
@@ -79,9 +80,15 @@ def _is_google(path: str | None) -> bool:
 
 
 def _find_source(config: Config) -> Source:
-    """Returns the dataset's files if they are visible from here; else those that ``imagepipe ingest`` would write."""
+    """Returns the dataset's files if they are visible from here; else those that ``imagepipe ingest`` would write.
+
+    With a label map they are taken for TFRecords made elsewhere, in files that are called alike.
+    """
     path = config.data.path.rstrip("/")
     with contextlib.suppress(OSError):  # of a bucket that can't be reached
         if filesystem.exists(path) or filesystem.glob(path):
             return find_examples(config)
-    return Source(path, {split: f"{split}/*.tfrecord*" for split in ("train", "eval")})
+    label_map = config.data.features.label_map
+    names = read_label_map(label_map) if label_map else None
+    patterns = {split: f"{split}/*.tfrecord*" for split in ("train", "eval")}
+    return Source(path, patterns, is_foreign=names is not None, label_names=names)

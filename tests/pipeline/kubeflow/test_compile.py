@@ -190,6 +190,16 @@ def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):
     assert containers(spec)["exec-trainer"]["resources"]["accelerator"]["type"] == "NVIDIA_TESLA_T4"
 
 
+def test_numbers_get_names_on_a_cluster_too(config, tmp_path):
+    (tmp_path / "names.txt").write_text("daisy\nrose\n")
+    spec = next(
+        yaml.safe_load_all(check_and_compile(config(f"data.features.label_map={tmp_path}/names.txt"), "kubeflow"))
+    )
+    assert "components.example_gen.executor.Executor" in containers(spec)["exec-import-example-gen"]["args"]
+    parameters = spec["root"]["dag"]["tasks"]["import-example-gen"]["inputs"]["parameters"]
+    assert "rose" in json.dumps(parameters["custom_config"])
+
+
 def test_beams_runner_and_options_go_to_every_component(config):
     beam = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, experiments: [a, b]}}"
     spec = next(yaml.safe_load_all(check_and_compile(config(beam, VERTEX[0]), "kubeflow")))
