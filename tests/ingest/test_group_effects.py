@@ -1,4 +1,4 @@
-"""What splitting by group is for: the eval split says how well a model does on groups that it has not seen."""
+"""The eval split, if split by group, says how well a model does on groups that it has not seen."""
 
 import io
 from pathlib import Path
@@ -59,8 +59,8 @@ def find_interval(right: np.ndarray, groups: list[str]) -> tuple[float, float]:
 
 def test_accuracy_on_groups_that_are_split_off_is_that_on_new_ones_and_by_image_it_is_far_too_high(tmp_path):
     photos = draw_photos(np.random.default_rng(0), 500)
-    known, new = photos[: 6 * 200], photos[6 * 200 :]
-    for number, (label, group, pixels) in enumerate(known):
+    collected, new = photos[: 6 * 200], photos[6 * 200 :]
+    for number, (label, group, pixels) in enumerate(collected):
         path = tmp_path / "photos" / label / f"{group}-{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
