@@ -97,6 +97,25 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Change:
+    """An ingest that changed something.
+
+    Attributes:
+        source: absolute path or URI.
+        new: number of images that it added.
+        relabelled: number of those whose label it changed.
+        removed: number of those that it removed, as they were gone from the source.
+        disputed: number of those that it removed, as their label was disputed.
+    """
+
+    source: str
+    new: int
+    relabelled: int
+    removed: int
+    disputed: int
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The content of dataset.json.
 
@@ -107,6 +126,7 @@ class Dataset:
         version: of this layout.
         given: the splits that sources have given so far; others were drawn.
         sources: how each source was read, by its absolute path or URI.
+        history: the ingests that changed something, in order; those of earlier versions left it out.
     """
 
     options: Options
@@ -115,6 +135,7 @@ class Dataset:
     version: int = VERSION
     given: list[str] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
+    history: list[Change] = field(default_factory=list)
 
     @property
     def records(self) -> int:
@@ -246,6 +267,12 @@ def remember(dataset: Dataset, name: str, source: Source, given: Iterable[str]) 
         given=[name for name in dataset.options.splits if name in splits],
         sources={**dataset.sources, name: source},
     )
+
+
+def record_change(dataset: Dataset, change: Change) -> Dataset:
+    """Returns a dataset whose history has a change, if it is one."""
+    is_change = change.new or change.relabelled or change.removed or change.disputed
+    return dataclasses.replace(dataset, history=[*dataset.history, change]) if is_change else dataset
 
 
 def refuse_foreign(folder: str) -> None:

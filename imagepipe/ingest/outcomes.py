@@ -36,11 +36,13 @@ from imagepipe.ingest.dataset import (
     OVERVIEW,
     QUARANTINE,
     REFUSED,
+    Change,
     Dataset,
     Shard,
     Split,
     encode,
     list_features,
+    record_change,
 )
 from imagepipe.ingest.findings import explain_nothing
 from imagepipe.ingest.rows import Spool
@@ -214,7 +216,8 @@ def apply_outcomes(
     for name, entries in lists.items():
         _write_lines(f"{staging}/new/{name}", entries)
         moves[f"{staging}/new/{name}"] = name
-    description = _update_description(dataset, spool, changes, staged, replaced)
+    change = Change(source, result.new, result.relabelled, result.removed, result.disputed)
+    description = record_change(_update_description(dataset, spool, changes, staged, replaced), change)
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
     deletions = [path for shard in replaced for path in (shard, shards.locate_index(shard))]

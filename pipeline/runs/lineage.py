@@ -218,6 +218,7 @@ def describe_lineage(lineage: Lineage) -> str:
         now = f", {now if lineage.data_now else 'which is gone'}"
     lines.append(f"dataset   {data.fingerprint}")
     lines.append(f"          {data.path}{f' ({counts})' if counts else ''}{now}")
+    lines += [f"          {ingest}" for ingest in data.ingests]
     lines.append(f"code      {describe_commit(lineage.origin)}")
     if lineage.trained_from and lineage.trained_from.commit != lineage.origin.commit:
         lines.append(f"          when it was trained: {describe_commit(lineage.trained_from)}")

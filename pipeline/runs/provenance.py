@@ -1,5 +1,6 @@
 """The provenance of a run, written when it starts: ``run.json``, and its configuration as a file to run again."""
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -19,6 +20,7 @@ from imagepipe.ingest import dataset
 FILENAME = "run.json"
 CONFIG = "config.yaml"
 _GIT_SECONDS = 10
+_MAX_INGESTS = 10
 
 
 class Commit(BaseModel):
@@ -43,12 +45,14 @@ class DatasetOrigin(BaseModel):
             their content, so that a copy elsewhere has the same; or names, sizes and times of the ``files`` of
             TFRecords made elsewhere.
         records: number of records by split; empty if unknown.
+        ingests: the last ingests that changed something, a sentence each: what they added, relabelled and removed.
     """
 
     path: str
     fingerprint: str
     of: Literal["content", "files"]
     records: dict[str, int] = {}
+    ingests: list[str] = []
 
 
 class Origin(BaseModel):
@@ -122,7 +126,14 @@ def fingerprint_dataset(path: str) -> DatasetOrigin | None:
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
         of="content",
         records={name: split.records for name, split in description.splits.items()},
+        ingests=[_describe_change(change) for change in description.history[-_MAX_INGESTS:]],
     )
+
+
+def _describe_change(change: dataset.Change) -> str:
+    counts = dataclasses.asdict(change)
+    source = counts.pop("source")
+    return f"{', '.join(f'{count:,} {kind}' for kind, count in counts.items() if count)} from {source}"
 
 
 def write_origin(

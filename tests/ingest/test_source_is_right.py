@@ -10,6 +10,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.ingest import dataset
 from imagepipe.ingest.command import ingest
 from pipeline.cli import app
+from pipeline.runs.provenance import fingerprint_dataset
 
 
 @pytest.fixture
@@ -85,6 +86,15 @@ def test_what_is_gone_is_counted_and_taken_out_by_sync(photos_of_two, records):
     assert "1 taken out, as they are gone from the source" in str(result)
     assert len(records(out)) == 11
     assert ingest(source, out, sync=True).gone == 0
+
+
+def test_lineage_tells_what_was_added_relabelled_and_removed(photos_of_two):
+    source, out = photos_of_two
+    ingest(source, out)
+    (source / "a/00.jpg").unlink()
+    (source / "a/02.jpg").rename(source / "b/02.jpg")
+    ingest(source, out, sync=True)
+    assert fingerprint_dataset(str(out)).ingests == [f"12 new from {source}", f"1 relabelled, 1 removed from {source}"]
 
 
 def test_sync_touches_only_what_came_from_this_source(photos_of_two, put, crops, records):
@@ -229,5 +239,14 @@ def test_a_group_that_is_corrected_is_written_anew(photos_of_two, records, tmp_p
 def test_the_command_takes_groups_and_sync(photos_of_two):
     source, out = photos_of_two
     (source / "a/00.jpg").unlink()
+    (source / "a/broken.jpg").write_bytes(b"")
     run = CliRunner().invoke(app, ["ingest", str(source), "--out", str(out), "--sync", "--json"])
-    assert json.loads(run.stdout)["removed"] == 1
+    output = json.loads(run.stdout)
+    assert output["removed"] == 1
+    assert output["reasons"] == {"empty file": 1}
+    assert output["columns"]["label"] == {"type": "bytes", "role": "target"}
+    assert sum(split["labels"]["a"] for split in output["splits"].values()) == 5
+    tables = [line.split() for line in run.stderr.splitlines()]
+    assert ["label", "train", "eval", "test", "all"] in tables
+    assert ["images", *(str(split["images"]) for split in output["splits"].values()), "11"] in tables
+    assert ["empty", "file", "1"] in tables
