@@ -1,0 +1,88 @@
+"""Images as people have them, from source to a prediction: by one command, and the one that it prints."""
+
+import io
+import json
+import shlex
+import tarfile
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import make_digit_images
+from tests.e2e.test_train import QUICK, imagepipe
+
+CLASSES = ["even", "odd"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Name, class and PNG of 210 digits."""
+    return [(f"{n:04}.png", CLASSES[int(label) % 2], png) for n, (label, png) in enumerate(make_digit_images(210))]
+
+
+def write_folders(digits, folder):
+    """As most public sets have them: train/ and val/ above the class folders."""
+    for number, (name, label, png) in enumerate(digits):
+        path = folder / "set" / ("val" if number % 5 == 0 else "train") / label / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+    return folder / "set"
+
+
+def write_zip(digits, folder):
+    with zipfile.ZipFile(folder / "digits.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, label, png in digits:
+            archive.writestr(f"digits/{label}/{name}", png)
+    return folder / "digits.zip"
+
+
+def write_parquet(digits, folder):
+    """As Hugging Face's datasets write it."""
+    (folder / "set/data").mkdir(parents=True)
+    features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split, rows in (("train", digits[40:]), ("validation", digits[:40])):
+        images = pa.array([{"bytes": png, "path": name} for name, _, png in rows], kind)
+        table = pa.table({"image": images, "label": [CLASSES.index(label) for _, label, _ in rows]})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, folder / f"set/data/{split}-00000-of-00001.parquet")
+    return folder / "set"
+
+
+def write_samples(digits, folder):
+    """As WebDataset has them."""
+    with tarfile.open(folder / "digits-0000.tar", "w") as archive:
+        for name, label, png in digits:
+            for member, data in ((name, png), (name.replace(".png", ".cls"), label.encode())):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return folder / "digits-{0000..0000}.tar"
+
+
+def write_tasks(digits, folder):
+    """As Label Studio exports them."""
+    (folder / "photos").mkdir()
+    tasks = []
+    for name, label, png in digits:
+        (folder / "photos" / name).write_bytes(png)
+        result = [{"type": "choices", "value": {"choices": [label]}}]
+        tasks.append({"data": {"image": f"/data/local-files/?d=photos/{name}"}, "annotations": [{"result": result}]})
+    (folder / "export.json").write_text(json.dumps(tasks))
+    return folder / "export.json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_folders, write_zip, write_parquet, write_samples, write_tasks])
+def test_a_source_leads_to_a_prediction(write, digits, tmp_path):
+    source, photo = write(digits, tmp_path), tmp_path / "photo.png"
+    photo.write_bytes(digits[0][2])
+    sets = [argument for override in QUICK for argument in ("--set", override)]
+    done = imagepipe("train", source, "--out", tmp_path / "out", *sets)
+    assert done.returncode == 0, done.stderr
+    assert "210 records in = 210 written" in done.stdout
+    ask = next(line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith("Ask it"))
+    answer = imagepipe(*shlex.split(ask)[1:-1], photo, "--json")
+    assert json.loads(answer.stdout)["label"] in CLASSES, answer.stderr
