@@ -21,6 +21,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.folders import SPECIAL, check_name, explain_passing_over
 from imagepipe.base.images import MAX_BYTES
+from imagepipe.base.progress import show_progress
 from imagepipe.ingest.parts import Part, name_file
 
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".zip")
@@ -113,13 +114,18 @@ class _Bounded:
 
 def _copy(path: str, staging: str, is_zipped: bool) -> str:
     """Copies an archive into the staging folder, unpacked if it is gzip'd, and returns the path of the copy."""
-    target, size = name_file(staging), 0
-    with filesystem.open_read(path) as packed, filesystem.create(target) as copy:
+    target, size, done = name_file(staging), 0, 0
+    total = filesystem.size(path) or 0
+    with (
+        filesystem.open_read(path) as packed,
+        filesystem.create(target) as copy,
+        show_progress(total >> 20, "MiB", lambda: {"unpacked" if is_zipped else "copied": done >> 20}),
+    ):
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=packed)) if is_zipped else packed
         try:
             while block := stream.read(2**20):
-                size += len(block)
-                check_ratio(path, size, packed.tell())
+                size, done = size + len(block), packed.tell()
+                check_ratio(path, size, done)
                 copy.write(block)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _explain(path, error) from error

@@ -24,7 +24,8 @@ from imagepipe.ingest.webdataset import are_samples, read_samples
 
 _LOOKED_AT = 1000  # members by which it is told what an archive holds
 _GIVEN_BY_NAME = Layout(given_by="The files' names")
-_MAX_FOLDERS = 1_000_000  # of an archive, whose names are in memory
+_MAX_DEPTH = 8  # of folders above an image that may be splits or classes
+_MAX_NAMES, _NAME_COST = 2**27, 100  # bytes of the folders' names of an archive, in memory; and of what holds each
 
 
 class Reading(NamedTuple):
@@ -146,6 +147,7 @@ def _write_index(path: str, index: str, members: Iterable[Member]) -> Mapping[st
     """Writes members to a file, and returns the names of the folders in each folder, "" or ended by a slash."""
     folders: defaultdict[str, set[str]] = defaultdict(set)
     seen: set[str] = set()
+    size = 0
     with filesystem.create(index) as file:
         for member in members:
             file.write(json.dumps(member).encode() + b"\n")
@@ -153,10 +155,11 @@ def _write_index(path: str, index: str, members: Iterable[Member]) -> Mapping[st
             if member.reason or folder in seen:
                 continue
             seen.add(folder)
-            if len(seen) > _MAX_FOLDERS:
-                raise IngestError(f"{path} has more than {_MAX_FOLDERS:,} folders: unpack it, and give the folder.")
+            size += len(folder) + _NAME_COST
+            if size > _MAX_NAMES:
+                raise IngestError(f"{path} has {len(seen):,} folders, or more: unpack it, and give the folder.")
             above = ""
-            for name in folder.split("/") if folder else ():
+            for name in folder.split("/", _MAX_DEPTH)[:_MAX_DEPTH] if folder else ():
                 folders[above].add(name)
                 above += f"{name}/"
     return folders

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from imagepipe.base.errors import IngestError
-from imagepipe.ingest import archives
+from imagepipe.ingest import archives, containers
 from imagepipe.ingest.archives import list_members
 from imagepipe.ingest.parts import read_part
 
@@ -227,3 +227,12 @@ def test_long_names_and_names_that_are_not_utf_8(read):
 def test_a_member_without_its_holes_is_refused(read):
     members, _ = read("set.tar", make_header("a/1.jpg", 512, tarfile.GNUTYPE_SPARSE) + b"x" * 512 + bytes(1024))
     assert "sparse" in members["a/1.jpg"]
+
+
+def test_an_archive_of_folders_without_end_is_refused(put, tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "_MAX_NAMES", 5000)
+    path = str(put("set.tar", make_tar(*((f"{number}/1.jpg", b"1") for number in range(60)))))
+    with pytest.raises(IngestError, match="has 50 folders, or more: unpack it"):
+        containers.read_containers(
+            path, [path], containers.Reading("classification", None, Counter(), str(tmp_path), None)
+        )
