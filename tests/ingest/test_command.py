@@ -21,6 +21,7 @@ from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.ingest import command as command_module
 from imagepipe.ingest import dataset, outcomes, policy, steps
 from imagepipe.ingest.command import ingest
+from tests.photos import HEIC
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -674,3 +675,25 @@ def test_numbers_have_a_picture_in_a_store_too(put, crops, tmp_path, memory):
     result = ingest(str(manifest), f"{memory.uri}/out", task="regression")
     assert result.overview == f"{memory.uri}/out/overview.png"
     Image.open(io.BytesIO(memory.content("out")["overview.png"])).load()
+
+
+def test_what_lies_among_photos_is_read_or_named_for_what_it_is(put, photos, encode, lines, records, tmp_path):
+    contents = {
+        "phone.HEIC": HEIC,
+        "a.avif": encode(photos[0].crop((0, 0, 64, 48)), "AVIF"),
+        "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234\n",
+        "broken.avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(200),
+        "broken.HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
+    }
+    for name, data in contents.items():
+        put(f"source/daisy/{name}", data)
+    result = ingest(str(tmp_path / "source"), str(tmp_path / "out"))
+    assert (result.read, result.new, result.quarantined) == (6, 2, 4)
+    named = reasons(lines, tmp_path / "out")
+    assert named["page.jpg"] == "not an image, but an HTML page"
+    assert named["pointer.jpg"] == "not an image, but a Git LFS pointer: run git lfs pull"
+    assert named["broken.avif"].startswith("broken image (")
+    assert named["broken.HEIC"].startswith("broken image (")
+    formats = {feature["format"].bytes_list.value[0] for _, feature in records(tmp_path / "out").values()}
+    assert formats == {b"heif", b"avif"}
