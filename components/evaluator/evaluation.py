@@ -103,8 +103,10 @@ class Slice:
         """The groups that intervals and paired tests count, such as ``40 groups``; '' if they count images."""
         if not self.groups:
             return ""
-        number = f"more than {MAX_GROUPS:,} groups" if self.groups > MAX_GROUPS else f"{self.groups} groups"
-        return number + (f" and {self.ungrouped} images without a group" if self.ungrouped else "")
+        number = f"more than {MAX_GROUPS:,}" if self.groups > MAX_GROUPS else f"{self.groups:,}"
+        groups = f"{number} group{'s' if self.groups > 1 else ''}"
+        images = f"{self.ungrouped:,} image{'s' if self.ungrouped > 1 else ''}"
+        return f"{groups} and {images} without a group" if self.ungrouped else groups
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ def test_figures_that_say_nothing_are_left_out(inputs):
         (0, 300, ""),
         (40, 0, " over 40 groups"),
         (40, 7, " over 40 groups and 7 images without a group"),
+        (1, 1, " over 1 group and 1 image without a group"),
         (1001, 0, " over more than 1,000 groups"),
     ],
 )
