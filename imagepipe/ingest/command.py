@@ -175,7 +175,7 @@ def _describe_splits(layout: Layout, spool: Spool, draw: Draw) -> Iterator[str]:
         yield f"{layout.given_by} gave the splits: {names}."
         if len(draw.train) > 1:
             drawn = " and ".join(name for name in draw.train if name != TRAIN)
-            yield f"No {EVAL} split is given, so {drawn} is drawn from {TRAIN}, by the shares."
+            yield f"No {EVAL} split is given, so images of {TRAIN} are drawn for {drawn}, by the shares."
     if spool.grouped:
         lone = spool.rows - spool.grouped
         yield f"{spool.grouped:,} images have groups" + (f", {lone:,} are drawn alone." if lone else ".")

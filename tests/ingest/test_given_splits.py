@@ -77,7 +77,7 @@ def test_without_eval_it_is_drawn_from_train_and_test_is_kept(split_folders):
     assert splits["test"].labels == {"cat": 4, "dog": 4}
     assert splits["train"].records + splits["eval"].records == 20
     assert splits["eval"].records
-    assert result.notes[1] == "No eval split is given, so eval is drawn from train, by the shares."
+    assert result.notes[1] == "No eval split is given, so images of train are drawn for eval, by the shares."
 
 
 def test_without_test_train_stays_as_given(split_folders):
