@@ -4,14 +4,14 @@ import keyword
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from components.data_check.config import ValidationConfig
 from imagepipe.base.beam_options import OptionValue, RunnerName, check_options, make_arguments
 from imagepipe.base.features import IMAGE, MAX_SIDE_FEATURES, SIZE, TARGET, Features
 from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
 from imagepipe.base.names import TaskName
-from imagepipe.deploy.config import DeployConfig, Section
+from imagepipe.deploy.config import DeployConfig, Section, is_service_name
 from imagepipe.ingest import dataset
 from pipeline.kubeflow_config import KubeflowConfig
 from trainer.backbones import BACKBONES
@@ -360,13 +360,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_deployed_name(self) -> "Config":
-        if self.deploy.target != "filesystem" and not self.deploy.name:
-            try:
-                DeployConfig(name=self.name)
-            except ValidationError as error:
-                raise ValueError(
-                    f"deploy.name: has to be given, as {self.deploy.target} takes no '{self.name}'"
-                ) from error
+        if self.deploy.target != "filesystem" and not self.deploy.name and not is_service_name(self.name):
+            raise ValueError(f"deploy.name: has to be given, as {self.deploy.target} takes no '{self.name}'")
         return self
 
     @model_validator(mode="after")

@@ -154,14 +154,21 @@ class MLEngineConfig(_GoogleServingConfig):
         return self
 
 
+def is_service_name(name: str) -> bool:
+    """Returns whether a service takes a model's name: Kubernetes takes DNS labels only."""
+    return re.fullmatch(_DNS_LABEL, name) is not None
+
+
 class DeployConfig(Section):
     """Where models are deployed to, and how they are served there."""
 
     target: TargetName = Field(
         "filesystem", description="What serves the model; the section of that name configures it."
     )
-    name: Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)] | None = Field(
-        None, description="Name of the model at the target; by default the pipeline's."
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)] | None = Field(
+        None,
+        description="Name of the model at the target; by default the pipeline's. Services take lower-case letters, "
+        "digits and -, a letter first.",
     )
     path: str | None = Field(
         None,
@@ -198,6 +205,8 @@ class DeployConfig(Section):
             if self.traffic != 100:
                 raise ValueError("traffic: a folder has no share of the requests; 100 only")
             return self
+        if self.name and not is_service_name(self.name):
+            raise ValueError(f"name: {self.target} takes no '{self.name}', but lower-case letters, digits and -")
         section = getattr(self, self.target)
         if section is None:
             raise ValueError(f"{self.target}: has to be given with target: {self.target}")

@@ -3,8 +3,11 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
+from imagepipe.deploy.config import DeployConfig
+from pipeline.config import Config
 from pipeline.config_file import read_config
 
 MINIMAL = "name: flowers\ndata: {path: dataset}\n"
@@ -327,3 +330,15 @@ serving: {optimize: off}
     assert config.serving.optimize == "off"
     with pytest.raises(ConfigError, match=r"data\.path: .*string"):
         read_config(file("name: x\ndata: {path: }\n"))
+
+
+@pytest.mark.parametrize("name", ["my_flowers", "2024-photos"])
+def test_a_pipeline_may_be_called_what_a_folder_is_and_only_services_need_a_stricter_name(name):
+    deploy = Config(name=name, data={"path": "x"}).make_deployment("/serving")
+    # The nodes get it as JSON, and check it again.
+    assert DeployConfig(**json.loads(deploy.model_dump_json())) == deploy
+    kserve = {"target": "kserve", "path": "/serving"}
+    with pytest.raises(ValidationError, match=f"deploy.name: has to be given, as kserve takes no '{name}'"):
+        Config(name=name, data={"path": "x"}, deploy=kserve)
+    with pytest.raises(ValidationError, match=f"name: kserve takes no '{name}'"):
+        Config(name="x", data={"path": "x"}, deploy=kserve | {"name": name})
