@@ -21,6 +21,7 @@ from imagepipe.serving.limits import BATCH_SIZE, MAX_INSTANCES, MAX_ONLINE_PIXEL
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
+from imagepipe.serving.upright import turns_upright
 
 _FOLLOW_SECONDS = 1.0
 
@@ -53,6 +54,7 @@ class Engine:
         self._preprocess = self.model.loaded.preprocess
         self._answer = _share_batches(self.model.loaded.answer, self._preprocess.structured_outputs)
         self._observe = observe
+        self._graph_turns = turns_upright(self.model)
         self._warm()
         release_memory()
 
@@ -82,7 +84,7 @@ class Engine:
                 for name in request.side.keys() - self.model.side.keys():
                     accepted = ", ".join(["input", "metadata", *self.model.side])
                     raise RequestError("unknown_field", f"'{name}' is not known; the model takes {accepted}")
-                data, width, height = _prepare_image(request.image, self.model.turns_upright)
+                data, width, height = _prepare_image(request.image, self._graph_turns)
                 pixels += width * height
                 if pixels > MAX_REQUEST_PIXELS:
                     raise RequestError(

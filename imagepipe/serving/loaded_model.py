@@ -1,10 +1,8 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
-import io
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
@@ -12,11 +10,10 @@ from typing import Any, Literal, cast
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
-from PIL import ExifTags, Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from imagepipe.base.errors import ModelError
-from imagepipe.base.features import IMAGE, LABEL_SEPARATOR
+from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
@@ -85,24 +82,6 @@ class LoadedModel:
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
         self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE[signature]}
-
-    @cached_property
-    def turns_upright(self) -> bool:
-        """Whether its graph turns photos upright by their EXIF; graphs of earlier versions don't.
-
-        The graph itself is asked: it can be older than the rest of the model.
-        """
-        if not hasattr(self.loaded, "preprocess"):
-            return False
-        half = Image.new("L", (32, 32))
-        half.paste(255, (0, 0, 16, 32))  # white on the left, and on the right once it is turned
-        exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = 3
-        encoded = io.BytesIO()
-        half.save(encoded, "JPEG", exif=exif)
-        tensors = self.build_tensors([self.build_trial_request(encoded.getvalue())])
-        row = self.loaded.preprocess(**tensors)[IMAGE][0, 0, :, 0].numpy()
-        return bool(row[0] < row[-1])
 
     def build_trial_request(self, image: bytes) -> Request:
         """Returns a request about an image that lacks nothing, whose answer means nothing."""

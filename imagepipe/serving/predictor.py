@@ -14,6 +14,7 @@ from imagepipe.serving.inputs import Image, build_requests, normalize_images
 from imagepipe.serving.limits import BATCH_SIZE
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request, Value
+from imagepipe.serving.upright import turns_upright
 
 
 def load(path: str | os.PathLike[str], verify: str | os.PathLike[str] | None = None) -> "Predictor":
@@ -46,6 +47,7 @@ class Predictor:
 
     def __init__(self, model: LoadedModel):
         self.model = model
+        self._graph_turns = turns_upright(model)
 
     def predict(
         self, images: Iterable[Image], side: Iterable[Mapping[str, Value]] | None = None
@@ -89,7 +91,7 @@ class Predictor:
         if problem := self.model.find_problem(request):
             return Failure(request.id, problem)
         try:
-            image, *_ = prepare_for_decoder(request.image, decoder_turns=self.model.turns_upright)
+            image, *_ = prepare_for_decoder(request.image, decoder_turns=self._graph_turns)
             return replace(request, image=image)
         except BadImage as error:
             return Failure(request.id, str(error))
