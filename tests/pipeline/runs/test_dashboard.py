@@ -118,6 +118,15 @@ def test_a_killed_runs_unfinished_node_counts_as_failed_and_the_rest_as_not_reac
     assert "the run was killed" in text(shown)
 
 
+def test_a_run_that_failed_after_its_push_shows_what_it_pushed(recorder, root):
+    push = {"outcome": "pushed", "version": "7"}
+    recorder.summarize(0, status="failed", error="no space is left", push=push, pushed_version="7")
+    recorder.originate(0)
+    assert "no space is left Before it failed, the model was pushed as version 7." in text(
+        page(root, f"runs/{run_id(0)}/index.html")
+    )
+
+
 def test_the_log_of_a_failed_node_is_its_part_of_the_whole(recorder, root):
     recorder.record(0, failed="Trainer")
     log = f"before\n{logs.MARK}Transform\nfine\n{logs.MARK}Trainer\nTraceback <b>\nValueError: broken\n"
