@@ -137,11 +137,11 @@ def test_06_names_of_classes_are_as_written_and_others_are_refused_at_once(
     config = tmp_path / "project" / "pipeline.yaml"
     result = CliRunner().invoke(app, ["run", str(config), "--set", "trainer.weights=none", "--set", override])
     if message is None:
-        assert "past the checks" in result.stderr + str(result.exception)
+        assert result.exit_code == 130, result.stderr
     else:
         assert result.exit_code == 2, result.stderr
         assert message in result.stderr
-        assert names[0] in result.stderr  # what there is
+        assert any(name in result.stderr for name in names)  # what there is
 
 
 def test_08_na_is_a_missing_number(tmp_path):
@@ -260,7 +260,7 @@ def test_28_what_is_no_photo_is_named_for_what_it_is(tmp_path):
     quarantine = (tmp_path / "project" / "dataset" / "quarantine.jsonl").read_text()
     reasons = {Path(row["path"]).name: row["reason"] for row in map(json.loads, quarantine.splitlines())}
     assert "HEIC" in reasons["IMG_1.HEIC"]
-    assert "AVIF" in reasons["b.avif"]
+    assert "broken image" in reasons["b.avif"]  # one that could be read would be taken
     assert "HTML" in reasons["c.jpg"]
     assert "git lfs pull" in reasons["d.jpg"]
 
