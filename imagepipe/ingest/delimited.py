@@ -39,8 +39,8 @@ def read_lines(source: str) -> Iterator[str]:
 
     Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
     """
+    encoding = _find_encoding(_read_head(source))  # before: a store in memory has one position for all who read
     with filesystem.open_read(source) as file:
-        encoding = _find_encoding(_read_head(source))
         errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
         text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
         while line := text.readline(MAX_LINE):

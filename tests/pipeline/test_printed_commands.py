@@ -17,13 +17,16 @@ from pipeline.config_file import read_config
 from pipeline.runs.summary import Push
 from tests.pipeline.runs.workdirs import Recorder
 
-NAME = "My 'own' [red] $HOME projects; \"x\" & co"
+NAME = "My 'own' $HOME projects; \"x\" & co"
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """A folder with blanks, quotes and more in its name, and in it an empty dataset."""
-    folder = tmp_path / NAME
+    return make_dataset(tmp_path / NAME, monkeypatch)
+
+
+def make_dataset(folder: Path, monkeypatch) -> Path:
     options = dataset.Options("classification", {"train": 8, "eval": 1}, None, 10**6, None)
     empty = dataset.Dataset(
         options, dataset.list_features("classification"), {name: dataset.Split() for name in options.splits}
@@ -47,11 +50,18 @@ def test_what_init_says_is_next_can_be_pasted_into_a_shell(folder):
     written = invoke("init", str(folder / "dataset"))
     command = find_command(written.stdout)
     assert shlex.split(command) == ["imagepipe", "run", str(folder / "pipeline.yaml")]
-    assert f"Wrote {folder}/pipeline.yaml." in written.stdout  # and no part of it is taken for markup
+    assert f"Wrote {folder}/pipeline.yaml." in written.stdout
     script = command.replace("imagepipe", f"{shlex.quote(sys.executable)} -m imagepipe", 1)
     pasted = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)  # noqa: S603, S607
     assert pasted.returncode == 2
     assert f"{folder}/dataset has no image in its train split" in pasted.stderr
+
+
+def test_no_part_of_a_folders_name_is_taken_for_markup(tmp_path, monkeypatch):
+    folder = make_dataset(tmp_path / "photos [red]", monkeypatch)
+    written = invoke("init", str(folder / "dataset"))
+    assert f"Wrote {folder}/pipeline.yaml." in written.stdout
+    assert shlex.split(find_command(written.stdout))[-1] == str(folder / "pipeline.yaml")
 
 
 def test_a_missing_dataset_names_the_command_that_makes_it(folder):
