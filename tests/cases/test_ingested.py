@@ -91,10 +91,10 @@ def test_03_of_an_export_no_id_copy_of_the_label_file_name_date_or_split_enters_
         "eval": 36,
         "test": 0,
     }
-    made = command("init", tmp_path / "project" / "dataset")
+    result = command("init", tmp_path / "project" / "dataset")
     config = (tmp_path / "project" / "pipeline.yaml").read_text()
     for column in ("image_id", "class_idx", "filename", "date"):
-        assert column in made.stderr  # which, and why
+        assert column in result.stderr  # which, and why
     assert not [line for line in config.splitlines() if line.strip().startswith(("numeric:", "categorical:"))]
 
 
