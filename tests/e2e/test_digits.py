@@ -12,7 +12,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -536,12 +535,18 @@ def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, pho
     assert one == pytest.approx(other, abs=0.02)
 
 
-def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project, first, tmp_path):
-    h5py.File(tmp_path / "wrong.weights.h5", "w").close()  # sound, but without weights
-    status, failed = project.run(f"trainer.weights={tmp_path}/wrong.weights.h5")
+def fail_in_trainer(first: Summary) -> list[str]:
+    """Settings whose fault is found only when the network is there."""
+    weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
+    return [f"trainer.weights={weights}", "trainer.unfreeze_after=mixed99"]
+
+
+def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project, first):
+    status, failed = project.run(*fail_in_trainer(first))
     assert status == 1
     assert failed.status == "failed"
-    assert f"Trainer failed: trainer.weights: {tmp_path}/wrong.weights.h5 does not hold weights" in str(failed.error)
+    assert "Trainer failed: " in str(failed.error)
+    assert "has no layer 'mixed99'" in str(failed.error)
     assert Path(failed.log).exists()
     nodes = [node.id for node in first.nodes]
     assert [node.id for node in failed.nodes] == nodes[: nodes.index("Trainer")]
@@ -575,8 +580,7 @@ def test_a_run_does_not_undo_a_rollback_and_the_command_that_it_shows_does(proje
 def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tmp_path):
     (inferred,) = (project.root / "artifacts" / "ImageSchemaGen" / "schema").glob("*/schema.pbtxt")
     shutil.copy(inferred, tmp_path / "curated.pbtxt")
-    h5py.File(tmp_path / "wrong.weights.h5", "w").close()  # without weights, so that it ends there
-    overrides = [f"data.curated_schema={tmp_path}/curated.pbtxt", f"trainer.weights={tmp_path}/wrong.weights.h5"]
+    overrides = [f"data.curated_schema={tmp_path}/curated.pbtxt", *fail_in_trainer(first)]
     _, summary = project.run(*overrides)
     nodes = {node.id for node in summary.nodes}
     assert nodes >= {"ImportSchemaGen", "ExampleValidator", "Transform"}
