@@ -541,7 +541,8 @@ def fail_in_trainer(first: Summary) -> list[str]:
     return [f"trainer.weights={weights}", "trainer.unfreeze_after=mixed99"]
 
 
-def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project, first):
+@pytest.mark.slow
+def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project, first, second):
     status, failed = project.run(*fail_in_trainer(first))
     assert status == 1
     assert failed.status == "failed"
@@ -577,6 +578,7 @@ def test_a_run_does_not_undo_a_rollback_and_the_command_that_it_shows_does(proje
     assert is_same_model(str(second.model_dir), str(project.serving / project.versions()[-1]))
 
 
+@pytest.mark.slow
 def test_a_curated_schema_takes_the_place_of_the_inferred_one(project, first, tmp_path):
     (inferred,) = (project.root / "artifacts" / "ImageSchemaGen" / "schema").glob("*/schema.pbtxt")
     shutil.copy(inferred, tmp_path / "curated.pbtxt")

@@ -92,6 +92,7 @@ def test_a_full_disk_is_cleaned_of_old_runs(small_disk):
     assert list_lies(nights.workdir, files) == set()
 
 
+@SLOW
 def test_a_batch_prediction_onto_a_full_disk_keeps_what_is_done_and_completes_with_room(small_disk, tmp_path):
     disk = small_disk("2m")
     out, models = disk.folder / "predictions", tmp_path / "brightness"

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from apache_beam.transforms.combiners import MeanCombineFn
 from PIL import Image
 
@@ -57,6 +58,7 @@ def find_interval(right: np.ndarray, groups: list[str]) -> tuple[float, float]:
     return compute_interval(combined.total, error, degrees, 0, 1)
 
 
+@pytest.mark.slow
 def test_accuracy_on_groups_that_are_split_off_is_that_on_new_ones_and_by_image_it_is_far_too_high(tmp_path):
     photos = draw_photos(np.random.default_rng(0), 500)
     collected, new = photos[: 6 * 200], photos[6 * 200 :]

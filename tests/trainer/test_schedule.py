@@ -128,6 +128,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_nothing_improves(split, 
     assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(best, rel=1e-4)
 
 
+SLOW = pytest.mark.slow
 CONFIGS = {
     "from scratch": TrainerConfig(**SCRATCH, epochs=6),
     "averaged weights": TrainerConfig(**SCRATCH, epochs=6, ema=0.9, optimizer="sgd"),
@@ -140,7 +141,10 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing is caught, nothing is saved any more."""
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(config, id=name, marks=() if name == "with weights" else SLOW) for name, config in CONFIGS.items()],
+)
 def test_a_training_killed_in_its_third_epoch_resumes_there_and_ends_with_the_very_same_weights(
     split, tmp_path, monkeypatch, config
 ):

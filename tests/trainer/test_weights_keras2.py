@@ -12,6 +12,9 @@ from trainer.weights.identify import describe_contents
 SIZE = (32, 32, 3)
 
 
+pytestmark = pytest.mark.slow  # to save the files takes 12 s, and a SavedModel 20
+
+
 @pytest.fixture(scope="module")
 def base():
     model = tf_keras.applications.MobileNetV3Small(SIZE, include_top=False, weights=None)
@@ -86,7 +89,6 @@ def test_every_kind_of_file_is_read(base, loaded, files, name):
     check_file(base, loaded, files / name, KINDS[name])
 
 
-@pytest.mark.slow  # saving it takes 20 s
 def test_a_saved_model_is_read(base, loaded, tmp_path):
     image = tf_keras.Input(SIZE)
     pooled = tf_keras.layers.GlobalAveragePooling2D()(base(image))
