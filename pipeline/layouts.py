@@ -26,7 +26,8 @@ def find_patterns(folder: str) -> dict[str, str]:
         ``train`` if there are no others. Empty if no names tell splits.
 
     Raises:
-        ConfigError: if two names mean one split, or there is one but train or eval lacks.
+        ConfigError: if two folders mean one split, names of files tell splits but not plainly, or train or eval lacks
+            where there is another split.
     """
     paths = filesystem.glob(f"{glob.escape(folder)}/{RECORD_FILES}")
     named = _find_folders(folder, paths) or _find_prefixes(folder, paths)
@@ -74,4 +75,9 @@ def _find_prefixes(folder: str, paths: list[str]) -> dict[str, str]:
         and set(filesystem.glob(f"{glob.escape(folder)}/{min(patterns[split])}")) == files[split]
         for split in files
     )
+    if not are_plain and {TRAIN, EVAL} <= files.keys():
+        raise ConfigError(
+            f"data.path: names of files in {folder} tell splits ({TRAIN}, {EVAL}), but no pattern has just the records "
+            "of one: give each split a folder of its own, such as train/ and val/"
+        )
     return {split: min(patterns[split]) for split in files} if are_plain else {}

@@ -86,9 +86,14 @@ def _read_slice(key: SliceKey, values: Any) -> Slice:
         differences=_drop_counts(differences),
         mcnemar=mcnemar,
         p_values=p_values,
-        groups=int(metrics[GROUP_COUNT].value or 0),
-        ungrouped=int(metrics[UNGROUPED_COUNT].value or 0),
+        groups=_read_count(metrics, GROUP_COUNT),
+        ungrouped=_read_count(metrics, UNGROUPED_COUNT),
     )
+
+
+def _read_count(metrics: Mapping[str, MetricValue], name: str) -> int:
+    """Returns a number of groups; 0 in results of versions that did not count them."""
+    return int(metrics[name].value or 0) if name in metrics else 0
 
 
 def _read_value(kv: Any) -> MetricValue:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
@@ -9,16 +10,22 @@ from imagepipe.base.labels import find_fault
 
 _MAX_BYTES = 16 * 2**20
 _NUMBERED = re.compile(r"(\d{1,18})\s*:\s*(.+)")
+_OTHERWISE_NUMBERED = re.compile(r"(\d{1,18})[\s,;=]\s*(.+)")
 # Protobuf's text format, as far as a StringIntLabelMap of TensorFlow's object detection uses it.
 _STRING = r""" "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' """
 _TOKEN = re.compile(
     rf"""
-    (?: \s | \#[^\n]* )*
+    (?: \s | \#[^\n]* )*+
     (?: (?P<open> \w+ \s* :? \s* \{{ ) | (?P<close> \}} ) | (?P<key>\w+) \s* : \s* (?P<value> {_STRING} | [-+.\w]+ ) )
     \s* [,;]?
     """,
     re.VERBOSE,
 )
+
+
+_END = re.compile(r"(?:\s|#[^\n]*)*+")
+_ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
+_ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 def read_label_map(path: str) -> dict[int, str]:
@@ -66,9 +73,15 @@ def _read_lines(text: str) -> Iterator[tuple[str, int, str]]:
     if len(numbered) == len(lines):
         for line, match in enumerate(numbered, 1):
             yield f"line {line}", int(match[1]), match[2]
-    else:
-        for line, name in enumerate(lines, 1):
-            yield f"line {line}", line - 1, name
+        return
+    if 2 * len(numbered) > len(lines):  # else it is a name such as 12:30
+        line = next(line for line, text in enumerate(lines, 1) if not _NUMBERED.fullmatch(text))
+        raise ValueError(f"line {line} has no number, and others have: write number:name on each line")
+    others = [match for match in map(_OTHERWISE_NUMBERED.fullmatch, lines) if match]
+    if len(others) == len(lines) > 1 and all(int(x[1]) + 1 == int(y[1]) for x, y in pairwise(others)):
+        raise ValueError(f"line 1: is {others[0][1]} the number of {others[0][2]}? Then write number:name on each line")
+    for line, name in enumerate(lines, 1):
+        yield f"line {line}", line - 1, name
 
 
 def _read_items(text: str) -> Iterator[tuple[str, int, str]]:
@@ -85,10 +98,22 @@ def _read_items(text: str) -> Iterator[tuple[str, int, str]]:
             if depth == 0:
                 yield f"item {count}", _read_id(item, count), item.get("display_name") or item.get("name", "")
         elif depth == 1:
-            item[match["key"]] = re.sub(r"\\(.)", r"\1", match["value"].strip("\"'"))
-    if depth or text[at:].strip():
+            item[match["key"]] = _unescape(match["value"].strip("\"'"))
+    if depth or not _END.fullmatch(text, at):
         line = text.count("\n", 0, at) + 1
         raise ValueError(f"line {line} is not of a label map: item {{ id: 1 name: 'rose' }}")
+
+
+def _unescape(text: str) -> str:
+    """Returns a string of protobuf's text format as it is meant: its bytes beyond ASCII may be octal or hexadecimal."""
+
+    def decode(match: re.Match[bytes]) -> bytes:
+        octal, hexadecimal, letter = match.groups()
+        if letter:
+            return _ESCAPED.get(letter, letter)
+        return bytes([int(octal, 8) & 0xFF if octal else int(hexadecimal, 16)])
+
+    return _ESCAPE.sub(decode, text.encode()).decode()
 
 
 def _read_id(item: dict[str, str], count: int) -> int:

@@ -128,11 +128,14 @@ def _list_places(image: str) -> list[str]:
 
 
 def _list_ends(path: str) -> list[str]:
-    steps = path.split("/")
+    steps = path.split("/", _MAX_STEPS)
     return ["/".join(steps[at:]) for at in range(len(steps))]
 
 
 # --- both
+
+
+_MAX_STEPS = 32  # folders of a path, of which each may be the first below the export
 
 
 class _Finder:
@@ -141,6 +144,8 @@ class _Finder:
     def __init__(self, path: str) -> None:
         self.path = path
         self._folder, _, name = path.rpartition("/")
+        is_stored = filesystem.is_uri(path)
+        self._bucket = "/".join(path.split("/", 3)[:3]) + "/" if is_stored else "\0"  # such as s3://photos/; or none
         self._last = 0  # which of the candidates the last image was
         self._others = ["images"]
         if self._folder.endswith("/annotations"):  # COCO's own instances_val2017.json, beside val2017/
@@ -164,8 +169,8 @@ class _Finder:
         return order[0]
 
     def _resolve(self, place: str) -> str | None:
-        if filesystem.is_uri(place):
-            return None if place.startswith(("http://", "https://", "file://")) else place
+        if filesystem.is_uri(place):  # read with the user's rights, of which the export's author has no say
+            return place if place.startswith(self._bucket) and ".." not in place.split("/") else None
         if place.startswith("/") or ".." in place.split("/") or "\0" in place:
             return None
         return filesystem.join(self._folder, place)

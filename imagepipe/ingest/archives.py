@@ -5,6 +5,7 @@ devices are passed over, no header is read into memory at its word, and what unp
 Formats: POSIX.1-2017 pax, "ustar" and GNU's, as Python's tarfile reads them; PKWARE's APPNOTE 6.3, as zipfile does.
 """
 
+import contextlib
 import errno
 import gzip
 import os
@@ -31,6 +32,7 @@ _MAX_RATIO, _FREE_BYTES = 200, 2**30
 
 # Bytes of a tar's header: extended ones hold a path, times and attributes. For a long one tarfile may take time that
 # grows with its square (CVE-2024-6232): 10 s for 60 kB.
+_IS_UTF8 = 0x800  # flag of a name, APPNOTE.TXT 4.4.4
 _MAX_HEADER = 2**13
 _MAX_DIRECTORY = 2**27  # of a ZIP's directory: over a million members, in about a gigabyte of memory
 _LINKS = "links in archives"
@@ -207,7 +209,11 @@ def _list_zip(path: str, local: str, passed_over: Counter[str]) -> Iterator[Memb
 
 def _find_packed(local: str, file: BinaryIO, info: zipfile.ZipInfo, size: int) -> Member:
     """Returns a member with the place of its bytes, which is after its own header; the directory says of that where."""
-    name = info.filename.replace("\\", "/")  # which Windows' own packers wrote
+    name = info.filename
+    if not info.flag_bits & _IS_UTF8:  # as macOS writes UTF-8; others mean the IBM PC's code page, which zipfile reads
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    name = name.replace("\\", "/")  # which Windows' own packers wrote
     if info.flag_bits & 1:
         return Member(name, None, "encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, _DEFLATED):

@@ -1,5 +1,6 @@
 """Manifests: tables that name an image in each row, and its label where one learns from them."""
 
+import contextlib
 import datetime
 import decimal
 import json
@@ -67,10 +68,11 @@ def locate_image(manifest: str, path: str) -> str:
     """
     folder = manifest.rpartition("/")[0]
     image = filesystem.join(folder, path)
-    if "\\" not in path or filesystem.exists(image):
-        return image
-    forward = filesystem.join(folder, path.replace("\\", "/"))
-    return forward if filesystem.exists(forward) else image
+    if "\\" in path:
+        forward = filesystem.join(folder, path.replace("\\", "/"))
+        with contextlib.suppress(OSError):  # such as of a name that is too long: whoever reads the image says so
+            return forward if not filesystem.exists(image) and filesystem.exists(forward) else image
+    return image
 
 
 def read_table(source: str, needed: tuple[str, ...], say: Say = lambda _: None) -> Iterator[Cells]:

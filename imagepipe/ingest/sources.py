@@ -126,8 +126,8 @@ def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
 def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
     """Returns the archives and Parquet files in a folder that has nothing else, or only in folders named as splits."""
     folders = list_subfolders(folder)
-    if any(name.lower() not in {*NAMES, "data"} for name in folders):
-        return []
+    if any(name.lower() not in {*NAMES, "data"} or list_subfolders(f"{folder}/{name}") for name in folders):
+        return []  # there are class folders, whatever lies beside them
     paths = [
         f"{place}/{name}"
         for place in (folder, *(f"{folder}/{name}" for name in folders))

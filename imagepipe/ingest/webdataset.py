@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from imagepipe.base.images import BadImage
+from imagepipe.base.labels import list_names
 from imagepipe.ingest.archives import Member
 from imagepipe.ingest.parts import read_part
 
@@ -54,7 +55,7 @@ def read_samples(members: Iterable[Member]) -> Iterator[Sample]:
         if first.reason:
             yield Sample(first, None, first.reason)
         elif len(images) != 1:
-            names = ", ".join(kind for kind, _ in files)
+            names = list_names([kind for kind, _ in files])
             yield Sample(first, None, f"the sample {key} has {len(images)} images, and one is needed ({names})")
         else:
             yield _read_label(first, dict(files))
@@ -77,8 +78,9 @@ def _read_label(image: Member, files: dict[str, Member]) -> Sample:
         member = files.get(kind)
         if member is None or member.part is None:
             continue
-        if member.part[2] > _MAX_LABEL:
-            return Sample(image, None, f"its label, {member.path}, has {member.part[2]:,} bytes")
+        _, _, packed, unpacked = member.part
+        if (size := max(packed, unpacked or 0)) > _MAX_LABEL:
+            return Sample(image, None, f"its label, {member.path}, has {size:,} bytes")
         try:
             label = read_part(member.part).decode("utf-8-sig").strip()
             if kind != "json":

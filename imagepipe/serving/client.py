@@ -248,7 +248,7 @@ class Client:
             return request
         room = (limit - (size - _count_base64(request.image))) // 4 * 3
         try:
-            image = shrink_image(request.image, room, self._image_size) if self._image_size else None
+            image = shrink_image(request.image, room, self._image_size) if self._image_size and room > 0 else None
         except BadImage as error:
             return Failure(request.id, str(error))
         if image is None:

@@ -20,7 +20,10 @@ item { name: "daisy", id: 2; keypoints { id: 7 label: "petal" } }
         ("names.txt", "daisy\nred rose\n", {0: "daisy", 1: "red rose"}),
         ("names.txt", "\ufeffdaisy\r\n12:30\r\n", {0: "daisy", 1: "12:30"}),
         ("names.txt", "1:daisy\n7: a:b\n\n", {1: "daisy", 7: "a:b"}),
+        ("names.txt", "3 of hearts\nace\n", {0: "3 of hearts", 1: "ace"}),
         ("map.pbtxt", ITEMS, {1: 'it\'s a "rose" {red}', 2: "daisy"}),
+        ("map.pbtxt", ITEMS + "# " + "#" * 60 + "\n# the end", {1: 'it\'s a "rose" {red}', 2: "daisy"}),
+        ("map.pbtxt", r"item { id: 1 name: 'caf\303\251' }", {1: "caf\u00e9"}),
     ],
 )
 def test_names_are_read_by_line_by_number_and_from_a_label_map(tmp_path, name, content, expected):
@@ -36,6 +39,9 @@ def test_names_are_read_by_line_by_number_and_from_a_label_map(tmp_path, name, c
         ("names.txt", "1:a\n1:b\n", "line 2: 1 has a name already, 'a'"),
         ("names.txt", "a\tb\n", r"line 1: 'a\\tb' holds a control character"),
         ("names.txt", "", "has no name"),
+        ("names.txt", "id:name\n1:a\n2:b\n", "line 1 has no number, and others have"),
+        ("names.txt", "1 daisy\n2 red rose\n", "line 1: is 1 the number of daisy"),
+        ("map.pbtxt", "#" * 60 + "}" + "#" * 60 + "\n!", "line 1 is not of a label map"),
         ("map.pbtxt", "item { id: 1 }", "item 1 has no name"),
         ("map.pbtxt", "item { name: 'a' }", "item 1 has no id"),
         ("map.pbtxt", "item { id: 1 name: 'a'", "line 1 is not of a label map"),

@@ -1,6 +1,7 @@
 """COCO's and Label Studio's JSON: which image is of which class."""
 
 import json
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -112,7 +113,16 @@ def test_annotators_that_disagree_and_cancelled_ones(read):
 
 @pytest.mark.parametrize(
     "image",
-    ["../x.jpg", "a/../../x.jpg", "/etc/passwd", "/data/local-files/?d=../../etc/passwd", "file:///etc/passwd", "a\0b"],
+    [
+        "../x.jpg",
+        "a/../../x.jpg",
+        "/etc/passwd",
+        "/data/local-files/?d=../../etc/passwd",
+        "file:///etc/passwd",
+        "a\0b",
+        "s3://somebodys/secret.jpg",
+        "hdfs://10.0.0.5:8020/x.jpg",
+    ],
 )
 def test_no_image_is_read_from_outside_of_the_folder(read, image):
     leaves = f"its path leaves the folder of the file ({image})"
@@ -176,3 +186,18 @@ def test_an_item_that_is_far_too_long_is_refused(put, monkeypatch):
     monkeypatch.setattr(json_items, "_CHUNK", 100)
     with pytest.raises(IngestError, match="more than 1,000 characters"):
         list(read_items(str(put("a.json", b'["' + b"x" * 10_000 + b'"]'))))
+
+
+def test_a_path_of_thousands_of_folders_takes_little_memory(read):
+    tracemalloc.start()
+    try:
+        read("set/export.json", [make_task("/data/local-files/?d=" + "a/" * 20_000 + "x.jpg", "cat")])
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_export_in_a_store_names_images_in_its_bucket(memory):
+    memory.put("exports/export.json", json.dumps([make_task(f"{memory.uri}/images/a.jpg", "cat")]).encode())
+    (row,) = read_annotations(f"{memory.uri}/exports/export.json", "classification", Counter())
+    assert (row["path"], row["reason"]) == (f"{memory.uri}/images/a.jpg", None)

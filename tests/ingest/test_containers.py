@@ -331,3 +331,12 @@ def test_exports_of_annotations_name_images_beside_them(put, labelled, read, lin
     assert list(list_reasons(lines, tmp_path)) == [str(studio)]
     result, _ = read(put("set/coco.json", json.dumps(coco).encode()))
     assert (result.new, result.already) == (0, 8)
+
+
+@pytest.mark.parametrize("name", ["train/extra.zip", "test.zip"])
+def test_an_archive_beside_class_folders_is_not_the_source(name, put, put_zip, crops, tmp_path):
+    for number, data in enumerate(crops(12)):
+        put(f"set/{'val' if number % 3 == 0 else 'train'}/{'ab'[number % 2]}/{number}.jpg", data)
+    put_zip(f"set/{name}", {"a/x.jpg": crops(13)[-1]})
+    result = ingest(str(tmp_path / "set"), str(tmp_path / "out"))
+    assert (result.new, result.quarantined) == (12, 1)

@@ -236,3 +236,12 @@ def test_an_archive_of_folders_without_end_is_refused(put, tmp_path, monkeypatch
         containers.read_containers(
             path, [path], containers.Reading("classification", None, Counter(), str(tmp_path), None)
         )
+
+
+def test_names_in_a_zip_of_a_mac_are_utf_8_though_it_does_not_say_so(read):
+    data = bytearray(make_zip(("caf\u00e9/1.png", b"data")))
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = data.index(start) + flags + 1
+        data[at] &= ~8
+    members, _ = read("mac.zip", bytes(data))
+    assert members == {"caf\u00e9/1.png": b"data"}

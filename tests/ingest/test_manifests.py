@@ -215,3 +215,10 @@ def test_what_pythons_csv_writes_is_read_back(rows, separator, encoding, end, qu
         path.write_bytes(text.getvalue().encode(encoding))
         read = [cells for _, cells in read_table(str(path), ("path",))]
     assert read == [dict(zip(table[0], map(str.strip, row), strict=True)) for row in rows]
+
+
+def test_a_path_of_windows_that_is_too_long_costs_its_row_only(put):
+    put("x/1.jpg", b"data")
+    long = "ab" * 200 + "\\1.jpg"
+    table = put("list.csv", f"path,label\n{long},a\nx\\1.jpg,b\n".encode())
+    assert [Path(row["path"]).name for row in read_manifest(str(table), "classification")] == [long, "1.jpg"]

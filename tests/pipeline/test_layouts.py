@@ -63,3 +63,17 @@ def test_a_split_that_lacks_or_is_there_twice_is_named(tmp_path):
         find_patterns(str(tmp_path / "lacks"))
     with pytest.raises(ConfigError, match="two folders for eval, val and validation"):
         find_patterns(str(tmp_path / "twice"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-0", "val-0", "validation-0"),
+        ("train-0", "train_extra-0", "val-0"),
+        ("train.tfrecord", "train.txt", "val.tfrecord"),
+    ],
+)
+def test_splits_that_no_pattern_tells_are_not_put_together(tmp_path, names):
+    put(tmp_path, *names)
+    with pytest.raises(ConfigError, match=r"tell splits .* give each split a folder of its own"):
+        find_patterns(str(tmp_path))

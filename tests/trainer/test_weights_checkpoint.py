@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from imagepipe.base.errors import WeightsError
+from trainer.weights import checkpoint
 from trainer.weights.check import check_readable
 from trainer.weights.checkpoint import Checkpoint
 from trainer.weights.contents import open_weights
@@ -93,3 +94,32 @@ def test_damage_of_the_index_is_refused_or_changes_nothing(copy):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="is a folder, but not of a SavedModel"):
         check_readable(str(tmp_path))
+
+
+def test_an_index_of_few_bytes_for_many_names_is_refused(copy):
+    def write_varint(number: int) -> bytes:
+        return bytes([number & 127 | 128, *write_varint(number >> 7)]) if number > 127 else bytes([number])
+
+    def write_block(*entries: tuple[int, bytes, bytes]) -> bytes:
+        """Entries are how much of the key before they share, the rest of the key, and the value."""
+        parts = [
+            b"".join(map(write_varint, (shared, len(key), len(value)))) + key + value for shared, key, value in entries
+        ]
+        return b"".join(parts) + bytes(4) + (1).to_bytes(4, "little") + b"\0"
+
+    names = write_block((0, b"a" * 4000, b""), *[(4000, b"", b"")] * 20_000)
+    blocks = write_block((0, b"z", write_varint(0) + write_varint(len(names) - 1)))
+    footer = bytes(2) + write_varint(len(names)) + write_varint(len(blocks) - 1)
+    content = names + blocks + footer.ljust(40, b"\0") + checkpoint._MAGIC
+    (copy / "variables" / "variables.index").write_bytes(content)
+    with pytest.raises(WeightsError, match="names of its variables are larger than 64 MiB"), open_weights(str(copy)):
+        pass
+
+
+def test_of_two_networks_with_the_same_names_none_is_taken(tmp_path):
+    network = Network()
+    network.layers = [Layer(1, tf.float32), Layer(1, tf.float32)]
+    network.layers[1].kernel.assign_add(tf.ones_like(network.layers[1].kernel))
+    tf.saved_model.save(network, str(tmp_path / "two"))
+    with open_weights(str(tmp_path / "two")) as (contents, _):
+        assert [layer.shapes for layer in contents.layers] != [((3, 3, 2, 4), (4,))]

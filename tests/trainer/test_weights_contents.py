@@ -82,3 +82,12 @@ def test_a_file_of_a_network_of_your_own_is_of_no_backbone(tmp_path):
     with open_weights(str(tmp_path / "w.weights.h5")) as (read, _):
         description = describe_contents(read)
     assert (description.backbone, description.top, description.numbers) == (None, None, 216)
+
+
+def test_a_short_list_of_names_that_stands_for_many_layers_is_refused(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as stored:
+        group = stored.create_group("conv")
+        group["kernel"] = np.zeros((1, 1, 1, 1), np.float32)
+        group.attrs["weight_names"] = [b"kernel"] * 500
+        stored.attrs["layer_names"] = [b"conv"] * 500
+    refuse(tmp_path / "w.h5", "it lists more than 20,000 layers and weights")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainer.weights import matching
 from trainer.weights.identify import identify_backbone, load_layers
 from trainer.weights.layers import Contents, StoredLayer, TakenLayer
 from trainer.weights.matching import match_layers
@@ -97,3 +98,18 @@ def test_a_layer_that_is_missing_is_named(is_ordered, missing):
     del layers[missing]
     match = match_layers(taken, store(layers, is_ordered))
     assert taken[match.wrong] == taken[missing]
+
+
+def test_a_network_is_looked_for_in_a_few_models_only(monkeypatch):
+    calls = []
+    pair = matching._pair_shifted
+    monkeypatch.setattr(matching, "_pair_shifted", lambda *arguments: calls.append(1) or pair(*arguments))
+    taken = TABLES["mobilenet_v2"]
+    nested = "".join("m/" for _ in range(40))
+    layers = [
+        StoredLayer(f"{nested[: 2 * depth]}{layer.path}", None, layer.shapes, ("",) * 4)
+        for depth in range(40)
+        for layer in taken
+    ]
+    assert not match_layers(taken, Contents(layers, False, "of a test", None)).is_whole
+    assert len(calls) <= 5  # by name, and in four of the forty

@@ -18,6 +18,7 @@ from trainer.weights.layers import Contents, Shape, collect_layers
 _VARIABLES = "variables/variables"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _OTHERS = ("optimizer/", "_optimizer/", "keras_api/")  # the state of an optimizer and of metrics
+_SLOT = "/.OPTIMIZER_SLOT/"  # in the key of such a state beside its variable
 _MAX_INDEX = 64 << 20  # bytes of the index, or of the names; 0.1 and 1 MB for a thousand layers
 _MAX_KEY = 4096  # bytes
 _FOOTER, _MAGIC = 48, (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -58,7 +59,11 @@ class Checkpoint:
             raise OSError(f"{index} is larger than {_MAX_INDEX >> 20} MiB")
         self._entries: dict[str, _Entry] = {}
         self._shards = 1
+        size = 0
         for key, value in _read_table(index.read_bytes()):
+            size += len(key)
+            if size > _MAX_INDEX:  # in the file, a key may be a few bytes behind the start of the one before
+                raise OSError(f"the names of its variables are larger than {_MAX_INDEX >> 20} MiB")
             if key:
                 self._entries[key.decode()] = _parse_entry(value)
             else:
@@ -77,8 +82,11 @@ class Checkpoint:
         weights: dict[str, tuple[str, Shape, str]] = {}
         for key, name in _list_names(self._read_bytes(_GRAPH)):
             entry = self._entries.get(key)
-            if entry and entry.dtype in _FLOATS and "/" in name and not key.startswith(_OTHERS):
-                weights.setdefault(name, (name, entry.shape, key))  # Keras 3 exports each twice
+            if entry and entry.dtype in _FLOATS and "/" in name and not key.startswith(_OTHERS) and _SLOT not in key:
+                _, _, first = weights.get(name, ("", (), key))
+                # Keras 3 exports each twice; of two networks, variables of one name are different ones.
+                is_same = (self._entries[first].shape, self._entries[first].checksum) == (entry.shape, entry.checksum)
+                weights[name if is_same else key] = (name, entry.shape, first if is_same else key)
         if not weights:
             raise OSError("it has no layers with weights")
         version = " of Keras 2" if Path(self._path, "keras_metadata.pb").is_file() else ""

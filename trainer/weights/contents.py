@@ -18,7 +18,7 @@ from trainer.weights.layers import Contents
 
 _INSIDE_KERAS = "model.weights.h5"
 _MAX_WEIGHTS, _MAX_INFLATION = 8 << 30, 100  # bytes, and times the archive's
-_MAX_LAYERS = 10_000
+_MAX_LAYERS = 3_000
 _MAX_JSON = 64 << 20  # bytes; the largest of Keras's applications has 2 MB
 
 Reader = Callable[[str], np.ndarray]

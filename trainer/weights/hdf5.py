@@ -19,6 +19,7 @@ from trainer.weights.layers import (
     name_paths,
 )
 
+_MAX_LISTED = 20_000  # weights: their names in the file may be one list that stands for many layers
 _OPTIMIZER = ("optimizer/", "_optimizer/", "optimizer_weights/")
 
 
@@ -97,18 +98,23 @@ def _split_numbers(path: str) -> list[tuple[str, int]]:
 def _list_earlier(file: h5py.File, group: h5py.Group, names: list[str]) -> Contents:
     config = json.loads(_decode_text(file.attrs["model_config"])) if "model_config" in file.attrs else None
     inner = {get_name(layer): layer for layer in list_inner(config)}
-    layers = [layer for name in names for layer in _list_layer(group[name], name, inner.get(name))]
+    layers: list[StoredLayer] = []
+    listed = 0
+    for name in names:
+        weights = _read_list(group[name], "weight_names")
+        listed += 1 + len(weights)
+        if listed > _MAX_LISTED:
+            raise OSError(f"it lists more than {_MAX_LISTED:,} layers and weights")
+        layers += _list_layer(group[name], name, weights, inner.get(name))
     if not layers:
         raise OSError("it has no layers with weights")
     version = _decode_text(group.attrs.get("keras_version", file.attrs.get("keras_version", "2 or earlier")))
     return Contents(layers, True, f".h5 of Keras {version}", find_size(config))
 
 
-def _list_layer(group: h5py.Group, name: str, config: Any) -> list[StoredLayer]:
+def _list_layer(group: h5py.Group, name: str, names: list[str], config: Any) -> list[StoredLayer]:
     """Returns a layer, or the layers within it if it is a model, in topological order."""
-    weights: list[tuple[str, Shape, str]] = []
-    for weight in _read_list(group, "weight_names"):
-        weights.append((weight, group[weight].shape, group[weight].name))
+    weights: list[tuple[str, Shape, str]] = [(weight, group[weight].shape, group[weight].name) for weight in names]
     layers = collect_layers(weights)
     if len(layers) == 1:
         return [layers[0]._replace(path=name, name=name)]

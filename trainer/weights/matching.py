@@ -8,9 +8,12 @@ them. So a smaller network is not taken out of a larger one that has layers of t
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from trainer.weights.layers import Contents, StoredLayer, TakenLayer
+
+_MAX_ROOTS = 4  # models within models, in which the network is looked for
 
 Pairs = list[StoredLayer | None]
 """For each layer that takes weights, the one in the file that is at its place, or None."""
@@ -88,12 +91,13 @@ def _pair_by_path(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) ->
 
     Other layers of a class may come before: their numbers are then higher, all by the same.
     """
-    for first in stored:
-        if first.path == taken[0].path or first.path.endswith(f"/{taken[0].path}"):
-            root = first.path.removesuffix(taken[0].path)
-            by_path = {layer.path.removeprefix(root): [layer] for layer in stored if layer.path.startswith(root)}
-            paths = [layer.path for layer in taken]
-            yield _pair_shifted(taken, paths, by_path, {_strip_number(path) for path in paths})
+    ends = (layer.path for layer in stored if f"/{layer.path}".endswith(f"/{taken[0].path}"))
+    roots = (path.removesuffix(taken[0].path) for path in ends)
+    large_enough = (root for root in roots if sum(layer.path.startswith(root) for layer in stored) >= len(taken))
+    for root in islice(large_enough, _MAX_ROOTS):
+        by_path = {layer.path.removeprefix(root): [layer] for layer in stored if layer.path.startswith(root)}
+        paths = [layer.path for layer in taken]
+        yield _pair_shifted(taken, paths, by_path, {_strip_number(path) for path in paths})
 
 
 def _pair_by_name(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) -> Pairs:
