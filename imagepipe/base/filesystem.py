@@ -261,13 +261,7 @@ def list_folder(folder: str) -> list[str]:
     """Returns the names of the files and folders in a folder, sorted; none if it does not exist."""
     if not is_uri(folder):
         return sorted(os.listdir(folder)) if Path(folder).is_dir() else []  # noqa: PTH208 (names, not paths)
-    try:
-        with plain_errors(folder):
-            entries = connect(folder).ls(folder, detail=False)
-    except FileNotFoundError:
-        return []
-    root = find_key(folder)
-    return sorted(entry.rstrip("/")[len(root) + 1 :] for entry in entries if entry.rstrip("/") != root)
+    return sorted(name for name, _ in _list_stored(folder))
 
 
 def list_subfolders(folder: str) -> list[str]:
@@ -276,14 +270,20 @@ def list_subfolders(folder: str) -> list[str]:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if _is_folder(entry))
         return []
+    return sorted(name for name, is_folder in _list_stored(folder) if is_folder)
+
+
+def _list_stored(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yields the names in a store's folder, each with whether it is a folder."""
     try:
         with plain_errors(folder):
-            listed = connect(folder).ls(folder, detail=True)
+            entries = connect(folder).ls(folder, detail=True)
     except FileNotFoundError:
-        return []
+        return
     root = find_key(folder)
-    paths = [str(entry["name"]).rstrip("/") for entry in listed if entry["type"] == "directory"]
-    return sorted(path[len(root) + 1 :] for path in paths if path != root)
+    for entry in entries:
+        if (path := str(entry["name"]).rstrip("/")) != root:
+            yield path[len(root) + 1 :], entry["type"] == "directory"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

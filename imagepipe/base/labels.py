@@ -80,6 +80,14 @@ def describe_unknown(names: Iterable[str], labels: Collection[str], kind: str) -
     return f"{list_names(unknown)}: not among the {kind}, {listed}"
 
 
+def sum_counts(counts_by_split: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """Returns the number of images by label, of all splits together."""
+    counts = Counter[str]()
+    for split in counts_by_split:
+        counts.update(split)
+    return counts
+
+
 def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> str | None:
     """Returns why labels look like ids, as text that follows the name of their column; None if they don't.
 
@@ -89,9 +97,7 @@ def describe_ids(images: int, counts_by_split: Iterable[Mapping[str, int]]) -> s
         images: number of images of all splits; one can have several labels.
         counts_by_split: number of images by label, of each split.
     """
-    counts = Counter[str]()
-    for split in counts_by_split:
-        counts.update(split)
+    counts = sum_counts(counts_by_split)
     single = [label for label, count in counts.items() if count == 1]
     if len(single) < _MIN_IDS or not images / 2 < len(single) <= images:
         return None
@@ -109,9 +115,7 @@ def list_label_warnings(images: int, counts_by_split: Iterable[Mapping[str, int]
         images: number of images of all splits; one can have several labels.
         counts_by_split: number of images by label, of each split.
     """
-    counts = Counter[str]()
-    for split in counts_by_split:
-        counts.update(split)
+    counts = sum_counts(counts_by_split)
     if not counts:
         return []
     labels = sorted(counts)

@@ -1,7 +1,6 @@
 """The picture of a dataset: a contact sheet of its classes, or of bands of its values, with their counts."""
 
 import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
@@ -9,6 +8,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from imagepipe.base import tfrecord
 from imagepipe.base.contact_sheet import SIDE, Row, draw_sheet
+from imagepipe.base.labels import sum_counts
 
 _COLUMNS, _MAX_CLASSES, _BANDS = 8, 20, 5
 _MAX_RECORDS, _MAX_BYTES = 10_000, 512 * 2**20  # that are looked through for pictures: a few seconds
@@ -27,9 +27,7 @@ def draw_classes(records: Iterable[bytes], images: Mapping[str, int], labels: Ma
         images: split to number of images.
         labels: split to number of images by label.
     """
-    sizes = Counter[str]()
-    for counts in labels.values():
-        sizes.update(counts)
+    sizes = sum_counts(labels.values())
     ranked = sorted(sizes, key=lambda label: (-sizes[label], label))
     shown, others = ranked[:_MAX_CLASSES], ranked[_MAX_CLASSES:]
     pictures: dict[str, list[Image.Image]] = {label: [] for label in shown}

@@ -28,7 +28,7 @@ from imagepipe.deploy.ml_engine_api import (
     version_path,
     wait_for_operation,
 )
-from imagepipe.deploy.saved_model import read_image_size, read_inputs
+from imagepipe.deploy.saved_model import read_inputs_and_size
 
 _FAILED, _CHANGING = "FAILED", ("CREATING", "UPDATING")
 
@@ -83,8 +83,7 @@ def find_address(config: DeployConfig) -> Address:
     """Returns the address of the model, at which its default version answers."""
     cloud = connect(config)
     uri = find_live_version(cloud).uri
-    labels, inputs = storage.read_common_labels([uri]), read_inputs(uri)
-    size = read_image_size([uri])
+    labels, (inputs, size) = storage.read_common_labels([uri]), read_inputs_and_size([uri])
     return Address(f"{cloud.api}/v1/{cloud.model}", gcp.Auth(), labels, {}, inputs, gcp.MAX_REQUEST_BYTES, size)
 
 

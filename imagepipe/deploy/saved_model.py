@@ -79,24 +79,29 @@ def read_inputs(model: str) -> dict[str, str]:
     Raises:
         ModelError: if it can't be read.
     """
-    inputs = _read_signatures(model)["serving_default"].inputs
-    return {name: _TYPES.get(inputs[name].dtype, "unknown") for name in sorted(inputs)}
+    return _list_inputs(_read_signatures(model))
 
 
-def read_image_size(models: Sequence[str]) -> tuple[int, int] | None:
-    """Returns the largest height and width of the images that SavedModels' networks see.
+def read_inputs_and_size(models: Sequence[str]) -> tuple[dict[str, str], tuple[int, int] | None]:
+    """Returns the inputs of the first of some SavedModels, and the largest images that their networks see.
 
     Returns:
-        None if one of them doesn't say.
+        The inputs, see ``read_inputs``; height and width, or None if one of the models doesn't say.
 
     Raises:
         ModelError: if one can't be read.
     """
-    outputs = [_read_signatures(model)["transform_features"].outputs for model in models]
+    signatures = [_read_signatures(model) for model in models]
+    outputs = [signature["transform_features"].outputs for signature in signatures]
     shapes = [[dim.size for dim in output[IMAGE].tensor_shape.dim] for output in outputs]
-    if not all(len(shape) == 4 and min(shape[1:3]) > 0 for shape in shapes):
-        return None
-    return max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+    is_known = all(len(shape) == 4 and min(shape[1:3]) > 0 for shape in shapes)
+    size = (max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)) if is_known else None
+    return _list_inputs(signatures[0]), size
+
+
+def _list_inputs(signatures: Any) -> dict[str, str]:
+    inputs = signatures["serving_default"].inputs
+    return {name: _TYPES.get(inputs[name].dtype, "unknown") for name in sorted(inputs)}
 
 
 def _read_signatures(model: str) -> Any:

@@ -21,7 +21,7 @@ from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp, storage
 from imagepipe.deploy.config import DeployConfig, VertexConfig
 from imagepipe.deploy.deployment import Address, Version, list_newer_live_versions
-from imagepipe.deploy.saved_model import read_image_size, read_inputs
+from imagepipe.deploy.saved_model import read_inputs_and_size
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
 _PREBUILT = "docker.pkg.dev/vertex-ai/"
@@ -134,8 +134,7 @@ def find_address(config: DeployConfig) -> Address:
     if not live or not endpoint:
         raise DeployError(f"no version of {config.name} is live at Vertex AI: `imagepipe deploy` one")
     api = cloud.settings.api or f"https://{_build_host(cloud.settings)}"
-    labels, inputs = storage.read_common_labels(live), read_inputs(live[0])
-    size = read_image_size(live)
+    labels, (inputs, size) = storage.read_common_labels(live), read_inputs_and_size(live)
     return Address(f"{api}/v1/{endpoint.name}", gcp.Auth(), labels, {}, inputs, gcp.MAX_REQUEST_BYTES, size)
 
 

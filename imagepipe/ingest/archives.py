@@ -23,9 +23,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.base.folders import SPECIAL, check_name, explain_passing_over
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.progress import show_progress
-from imagepipe.ingest.parts import Part, name_file
-
-SUFFIXES = (".tar", ".tgz", ".tar.gz", ".zip")
+from imagepipe.ingest.parts import ARCHIVES, Part, name_file
 
 _MAX_RATIO, _FREE_BYTES = 200, 2**30
 """Images hardly shrink. Once more than the free bytes are unpacked, more than the ratio is a bomb."""
@@ -56,7 +54,7 @@ class Member(NamedTuple):
 
 def is_archive(path: str) -> bool:
     """Returns whether a file is an archive, judged by its name."""
-    return path.lower().endswith(SUFFIXES)
+    return path.lower().endswith(ARCHIVES)
 
 
 def list_members(path: str, staging: str, passed_over: Counter[str]) -> Iterator[Member]:

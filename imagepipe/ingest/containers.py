@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 from imagepipe.base import filesystem
@@ -20,9 +20,8 @@ from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.parquet_images import read_images
 from imagepipe.ingest.parts import name_file
 from imagepipe.ingest.rows import Row, compile_group, make_folder_row, make_row, reject
-from imagepipe.ingest.webdataset import are_samples, read_samples
+from imagepipe.ingest.webdataset import find_samples, read_samples
 
-_LOOKED_AT = 1000  # members by which it is told what an archive holds
 _GIVEN_BY_NAME = Layout(given_by="The files' names")
 _MAX_DEPTH = 8  # of folders above an image that may be splits or classes
 _MAX_NAMES, _NAME_COST = 2**27, 100  # bytes of the folders' names of an archive, in memory; and of what holds each
@@ -113,11 +112,9 @@ def _read_file(file: _File, reading: Reading) -> Iterator[Row]:
 
 def _read_archive(file: _File, reading: Reading) -> tuple[Layout, Iterator[Row]]:
     """Reads an archive of samples, or one of class folders, all of which are known before the first row is."""
-    members = list_members(file.path, reading.staging, reading.passed_over)
-    first = list(islice(members, _LOOKED_AT))
-    members = chain(first, members)
+    has_samples, members = find_samples(list_members(file.path, reading.staging, reading.passed_over))
     wanted = None if file.split else reading.split_folders
-    if are_samples(first):
+    if has_samples:
         if wanted:
             raise IngestError(f"{file.path} holds samples, so no folders of it are splits: leave out --splits folders.")
         return _GIVEN_BY_NAME, _make_sample_rows(file, reading, members)

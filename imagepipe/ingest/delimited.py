@@ -39,7 +39,11 @@ def read_lines(source: str) -> Iterator[str]:
 
     Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
     """
-    encoding = _find_encoding(_read_head(source))  # before: a store in memory has one position for all who read
+    # The head is read before: a store in memory has one position for all who read.
+    yield from _decode_lines(source, _find_encoding(_read_head(source)))
+
+
+def _decode_lines(source: str, encoding: str) -> Iterator[str]:
     with filesystem.open_read(source) as file:
         errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
         text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
@@ -71,7 +75,7 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
     head = _read_head(source)
     encoding = _find_encoding(head)
     start = head.decode(encoding, errors="replace")
-    lines = _Lines(read_lines(source))
+    lines = _Lines(_decode_lines(source, encoding))
     skipped = 0
     if start.lower().startswith("sep="):  # for Excel: what separates the columns
         start = start.partition("\n")[2]

@@ -6,7 +6,6 @@ of the classes are in the schema's metadata, under the key ``huggingface`` (``Cl
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
+from imagepipe.base.progress import print_note
 from imagepipe.ingest.archives import check_ratio
 from imagepipe.ingest.parts import open_parts
 from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject
@@ -190,7 +190,7 @@ def _list_side(path: str, schema: Any, others: set[str], group: str | None) -> l
     rest = [field for field in rest if field.name == group or field.name not in RESERVED]
     side = [field.name for field in rest if any(test(field.type) for test in plain)]
     if ignored := [field.name for field in schema if field.name not in {*side, *others}]:
-        print(f"{path}: columns that are passed over: {list_names(ignored)}", file=sys.stderr)
+        print_note(f"{path}: columns that are passed over: {list_names(ignored)}")
     return side
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from imagepipe.base import filesystem
 from imagepipe.base.images import MAX_BYTES, BadImage
 
+ARCHIVES = (".tar", ".tgz", ".tar.gz", ".zip")
+"""The ends of archives' names, in small letters."""
+
 Part = tuple[str, int, int, int | None]
 """File, offset, number of bytes there, and if these are deflated, how many they unpack to. A list, if it went through
 JSON."""

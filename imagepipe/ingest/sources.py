@@ -13,12 +13,13 @@ from imagepipe.base.folders import explain_passing_over, list_files, list_subfol
 from imagepipe.base.names import TaskName
 from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
+from imagepipe.ingest.parts import ARCHIVES
 from imagepipe.ingest.rows import Row, compile_group, make_folder_row, reject
 
 Reader = Callable[[str], tuple[Layout, Iterator[Row]]]
 """Reads a source, given a folder to unpack into: which of its folders are splits, and its rows."""
 
-_SHARDS = (".tar", ".tgz", ".tar.gz", ".zip", ".parquet")
+_SHARDS = (*ARCHIVES, ".parquet")
 _BESIDE = "beside archives or Parquet files"
 _MAX_SHARDS = 100_000  # that a pattern may stand for
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as shells and WebDataset write it: {0000..0127}

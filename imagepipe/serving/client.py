@@ -243,10 +243,13 @@ class Client:
     def _fit(self, request: Request) -> Request | Failure:
         """Returns a request that the server takes by its size: with the image shrunk if it has to be."""
         limit = self.max_bytes
-        size = len(json.dumps({"instances": [encode_instance(request)]})) if limit else 0
-        if not limit or size <= limit:
+        if not limit:
             return request
-        room = (limit - (size - _count_base64(request.image))) // 4 * 3
+        others = len(json.dumps({"instances": [encode_instance(replace(request, image=b""))]}))
+        size = others + _count_base64(request.image)
+        if size <= limit:
+            return request
+        room = (limit - others) // 4 * 3
         try:
             image = shrink_image(request.image, room, self._image_size) if self._image_size and room > 0 else None
         except BadImage as error:

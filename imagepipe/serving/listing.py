@@ -10,7 +10,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_images
 from imagepipe.ingest.parts import Part
 from imagepipe.ingest.rows import infer_type, widen
-from imagepipe.ingest.webdataset import are_samples, read_samples
+from imagepipe.ingest.webdataset import find_samples, read_samples
 from imagepipe.serving.inputs import read_image
 from imagepipe.serving.instances import replace_surrogates
 from imagepipe.serving.request_files import holds_requests, is_request_file, read_requests
@@ -34,7 +33,6 @@ from imagepipe.serving.types import Failure, Request, RequestError
 
 _IN_FOLDERS = "tables or files of requests in folders (name them by themselves)"
 _FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
-_LOOKED_AT = 1000  # members by which it is told what an archive holds
 _MAX_COLUMNS = 1000  # that are named: each row of a stranger's JSON lines may have others
 _TYPES = {"bytes": "string", "int64": "int64", "float": "float32"}
 
@@ -147,10 +145,8 @@ def _add_folder(listing: Listing, folder: str) -> None:
 
 def _add_archive(listing: Listing, archive: str) -> None:
     source = filesystem.absolute(archive)
-    members = list_members(source, listing.staging, listing.passed_over)
-    first = list(islice(members, _LOOKED_AT))
-    members = chain(first, members)
-    if are_samples(first):  # whose images have files of text beside them
+    has_samples, members = find_samples(list_members(source, listing.staging, listing.passed_over))
+    if has_samples:  # whose images have files of text beside them
         entries = ((member.path, member.part, reason) for member, _, reason in read_samples(members))
     else:
         entries = ((member.path, member.part, member.reason) for member in members)

@@ -17,7 +17,8 @@ from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
-from imagepipe.serving.types import Prediction, Request
+from imagepipe.serving.side import fill_missing
+from imagepipe.serving.types import Prediction, Request, Value
 
 _PYTHON_TYPES: dict[tf.DType, type | tuple[type, ...]] = {
     tf.string: str,
@@ -111,9 +112,9 @@ class LoadedModel:
         """Returns ``input`` and the side features of requests that lack none, ``[n]`` each."""
         tensors = {"input": tf.constant([request.image for request in requests], tf.string)}
         for name, dtype in self.side.items():
-            values = [request.side[name] for request in requests]
+            values: Sequence[Value] = [request.side[name] for request in requests]
             if dtype == tf.float32:
-                values = [float("nan") if value is None else value for value in values]
+                values = fill_missing(values)
             elif dtype == tf.int64:
                 values = [int(cast(float, value)) for value in values]
             tensors[name] = tf.constant(values, dtype)

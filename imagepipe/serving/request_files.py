@@ -27,6 +27,7 @@ from imagepipe.base.filesystem import open_whole
 from imagepipe.ingest.delimited import MAX_LINE
 from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
 from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
+from imagepipe.serving.side import fill_missing
 from imagepipe.serving.types import Failure, Request, RequestError, Value
 
 RequestFormat = Literal["jsonl", "npy", "tfrecord"]
@@ -187,7 +188,7 @@ def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
             raise ModelError(
                 f"{request.id} has no '{missing}', which others have; in a file of arrays all need the same"
             )
-    side = {name: _make_array([request.side[name] for request in rows]) for name in names}
+    side = {name: np.array(fill_missing(request.side[name] for request in rows)) for name in names}
     np.savez_compressed(
         file,
         allow_pickle=False,
@@ -196,11 +197,6 @@ def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
         **side,
     )
     return len(rows)
-
-
-def _make_array(values: list[Value]) -> np.ndarray:
-    """Returns values as an array, in which NaN stands for a missing number."""
-    return np.array([math.nan if value is None else value for value in values] if None in values else values)
 
 
 def _read_arrays(path: Path) -> Iterator[Request | Failure]:
@@ -228,8 +224,8 @@ def _write_records(requests: Iterable[Request], file: BinaryIO) -> int:
     # Without a name and a time in its header, the same requests give the same bytes.
     with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as zipped:
         for request in requests:
-            values = {name: math.nan if x is None else x for name, x in request.side.items()}
-            side = {name: [x.encode() if isinstance(x, str) else x] for name, x in values.items()}
+            values = zip(request.side, fill_missing(request.side.values()), strict=True)
+            side = {name: [x.encode() if isinstance(x, str) else x] for name, x in values}
             example = tfrecord.encode_example({"input": [request.image], "metadata": [request.id.encode()], **side})
             zipped.write(tfrecord.frame_record(example))
             count += 1

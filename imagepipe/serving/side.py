@@ -1,7 +1,9 @@
 """Side features as a table, a query or a form has them, in the types that a model's signature wants."""
 
 import json
+import math
 import re
+from collections.abc import Iterable
 
 from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.serving.types import RequestError, Value
@@ -39,6 +41,11 @@ def convert_value(name: str, value: object, type_: str) -> Value:
     if not pattern.fullmatch(text):
         raise RequestError("wrong_type", f"{name!a} is {text[:100]!a}; the model needs {kind} there")
     return convert(text)
+
+
+def fill_missing(values: Iterable[Value]) -> list[str | int | float]:
+    """Returns values with NaN, which stands for a missing number in tensors and files, for None."""
+    return [math.nan if value is None else value for value in values]
 
 
 def _to_int(text: str) -> int:

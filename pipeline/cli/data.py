@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich import box
@@ -21,9 +21,6 @@ from pipeline.cli.shared import (
     read_beam_arguments,
     report_errors,
 )
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -90,11 +87,12 @@ def ingest(
             workers=workers,
             beam_args=read_beam_arguments(context.args, config),
         )
+    described = describe_dataset(out)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written} | describe_dataset(out))
+        OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written} | described)
     else:
         OUT.print(escape(str(result)))
-    print_ingested(result, out)
+    print_ingested(result, described, out)
 
 
 def _parse_splits(text: str) -> tuple[dict[str, int], bool | None]:

@@ -1,6 +1,5 @@
 """Tables and JSON of the content of a dataset, after an ingest."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.labels import sum_counts
 from pipeline.cli.shared import ERR, print_note
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def describe_dataset(folder: str) -> dict[str, Any]:
     }
 
 
-def print_ingested(result: "IngestResult", out: str) -> None:
-    """Prints to stderr what a dataset holds, and what to look at, after an ingest into ``out``."""
-    described = describe_dataset(out)
+def print_ingested(result: "IngestResult", described: dict[str, Any], out: str) -> None:
+    """Prints to stderr what the dataset in ``out`` holds, see ``describe_dataset``, and what to look at."""
     ERR.print(_tabulate_splits(described["splits"]))
     ERR.print(_tabulate_columns(described["columns"]))
     if result.reasons:
@@ -62,9 +61,7 @@ def _tabulate_splits(splits: dict[str, Any]) -> Table:
     table = Table("label", *splits, "all", box=box.SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
-    totals: Counter[str] = Counter()
-    for split in splits.values():
-        totals.update(split["labels"])
+    totals = sum_counts(split["labels"] for split in splits.values())
     ranked = sorted(totals, key=lambda label: (-totals[label], label))
     for label in ranked[:_MAX_ROWS]:
         counts = [split["labels"].get(label, 0) for split in splits.values()]

@@ -80,7 +80,7 @@ def test_a_truncated_file_is_refused(copy, suffix):
         pass
 
 
-def test_damage_of_the_index_is_refused_or_changes_nothing(copy):
+def test_damage_of_the_index_ends_in_a_message_if_in_an_error(copy):
     """Each of many bytes, changed alone: the reader ends soon, with a message if at all."""
     index = copy / "variables" / "variables.index"
     content = index.read_bytes()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imagepipe.base.tfrecord import compute_masked_crc
-from trainer.weights.layers import Contents, Shape, collect_layers
+from trainer.weights.layers import Contents, Shape, collect_layers, widen_bfloat16
 
 _VARIABLES = "variables/variables"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -104,7 +104,7 @@ class Checkpoint:
             raise OSError(f"{key} has {entry.size} bytes, which is not its shape's number")
         numbers = np.frombuffer(self._read_bytes(key), dtype).reshape(entry.shape)
         if entry.dtype == _BFLOAT16:
-            return (numbers.astype(np.uint32) << 16).view(np.float32)  # the upper half of a float32
+            return widen_bfloat16(numbers)
         return numbers
 
     def _read_bytes(self, key: str) -> bytes:

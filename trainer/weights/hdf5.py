@@ -17,6 +17,7 @@ from trainer.weights.layers import (
     get_name,
     list_inner,
     name_paths,
+    widen_bfloat16,
 )
 
 _MAX_LISTED = 20_000  # weights: their names in the file may be one list that stands for many layers
@@ -146,5 +147,5 @@ def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
     if dataset.dtype.kind == "f":
         return dataset[()]
     if dataset.attrs.get("dtype") == "bfloat16" and dataset.dtype.itemsize == 2:
-        return (dataset[()].view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # the upper half of a float32
+        return widen_bfloat16(dataset[()].view(np.uint16))
     raise OSError(f"{dataset.name} is not numeric")

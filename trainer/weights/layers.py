@@ -1,9 +1,12 @@
 """A layer with weights, in a network that takes them and in a file that has them."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     import keras
@@ -66,14 +69,7 @@ class Contents(NamedTuple):
 
     def count_numbers(self) -> int:
         """Returns how many numbers the layers have together."""
-        total = 0
-        for layer in self.layers:
-            for shape in layer.shapes:
-                count = 1
-                for side in shape:
-                    count *= side
-                total += count
-        return total
+        return sum(math.prod(shape) for layer in self.layers for shape in layer.shapes)
 
 
 def list_layers(layers: Sequence["keras.Layer"]) -> list[tuple["keras.Layer", TakenLayer]]:
@@ -155,3 +151,8 @@ def list_inner(config: Any) -> list[Mapping[str, Any]]:
     settings = config.get("config") if isinstance(config, dict) else None
     layers = settings.get("layers") if isinstance(settings, dict) else settings  # a list in the first of Keras 2
     return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+
+
+def widen_bfloat16(halves: np.ndarray) -> np.ndarray:
+    """Returns numbers in bfloat16, given as uint16, as float32, of which they are the upper half."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
