@@ -6,7 +6,7 @@ of the classes are in the schema's metadata, under the key ``huggingface`` (``Cl
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.archives import check_ratio
-from imagepipe.ingest.parts import open_parts
+from imagepipe.ingest.parts import Part, open_parts
 from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject
 
 _BUFFER = 2**20  # of a column that is read: else all images of a row group are in memory at once
@@ -36,7 +36,7 @@ def holds_images(path: str) -> bool:
 def read_images(
     path: str, start: str, split: str | None, task: TaskName, staging: str, group: str | None
 ) -> Iterator[Row]:
-    """Reads the rows of a Parquet file with images, whose bytes go into a file of the staging folder.
+    """Reads the rows of a Parquet file with labelled images, whose bytes go into a file of the staging folder.
 
     Args:
         path: an absolute path or URI.
@@ -51,24 +51,16 @@ def read_images(
     """
     with _open(path) as table, open_parts(staging) as add:
         columns = _find_columns(path, table.schema_arrow, group)
-        _check_sizes(path, table.metadata)
-        wanted = [columns.image, columns.label, *columns.side]
-        # One row at a time, as an image may be as large as a thousand others, and a page may hold one for all rows.
-        for number, batch in enumerate(table.iter_batches(1, columns=wanted, use_threads=False), start=1):
-            cells = {name: batch.column(name)[0] for name in wanted}
-            image = cells.pop(columns.image)
-            data, name = image["bytes"], image["path"].as_py()
-            place = f"{number}/{name.rpartition('/')[2]}" if name else str(number)
-            size = data.as_buffer().size if data.is_valid else 0
-            if not 0 < size <= MAX_BYTES:
-                reason = f"file of more than {MAX_BYTES >> 20} MiB" if size else "no bytes of the image in the file"
-                yield reject(f"{path}/{place}", number, reason)
+        for sample in _read_samples(path, table, columns.image, [columns.label, *columns.side]):
+            place = f"{sample.number}/{sample.name.rpartition('/')[2]}" if sample.name else str(sample.number)
+            if sample.reason:
+                yield reject(f"{path}/{place}", sample.number, sample.reason)
                 continue
-            label = _name_label(cells.pop(columns.label).as_py(), columns.names)
-            side = {name: _make_plain(cell.as_py()) for name, cell in cells.items()}
+            label = _name_label(sample.cells.pop(columns.label).as_py(), columns.names)
+            side = {name: _make_plain(cell.as_py()) for name, cell in sample.cells.items()}
             row = make_row(
                 f"{path}/{place}",
-                number,
+                sample.number,
                 f"{start}{place}",
                 label,
                 {name: value for name, value in side.items() if value is not None and name not in ("split", group)},
@@ -77,8 +69,73 @@ def read_images(
                 group=side.get(group) if group else None,
             )
             if row["reason"] is None:
-                row["at"] = add(data.as_py())
+                row["at"] = add(sample.image.as_py())
             yield row
+
+
+class Question(NamedTuple):
+    """A row with an image to ask a model about.
+
+    Attributes:
+        number: of the row, from 1.
+        path: the image's, as the row has it; "" if it has none.
+        reason: why it can't be used, or None.
+        at: where the image lies; None if it can't be used.
+        cells: text and numbers of the further columns; None where one has no value.
+    """
+
+    number: int
+    path: str
+    reason: str | None
+    at: Part | None
+    cells: dict[str, Side | None]
+
+
+def read_questions(path: str, staging: str, needed: Iterable[str]) -> Iterator[Question]:
+    """Reads the rows of a Parquet file with images, labelled or not; see ``read_images``.
+
+    Args:
+        path: an absolute path or URI.
+        staging: folder that is written to.
+        needed: columns without which it is of no use.
+
+    Raises:
+        IngestError: it can't be read, a column is missing, or which has the images can't be told.
+    """
+    with _open(path) as table, open_parts(staging) as add:
+        schema = table.schema_arrow
+        image = _find_image(path, schema)
+        further = [name for name in _list_plain(schema) if name != image]
+        if missing := [name for name in needed if name not in further]:
+            raise IngestError(f"{path} has no column '{missing[0]}' with text or numbers, only {list_names(further)}.")
+        _report_ignored(path, schema, {image, *further})
+        for number, name, reason, data, cells in _read_samples(path, table, image, further):
+            at = None if reason else add(data.as_py())
+            yield Question(number, name, reason, at, {key: _make_plain(cell.as_py()) for key, cell in cells.items()})
+
+
+class _Sample(NamedTuple):
+    """A row: its number, the image's path or "", why it can't be used, the image's bytes, and other columns."""
+
+    number: int
+    name: str
+    reason: str | None
+    image: Any
+    cells: dict[str, Any]
+
+
+def _read_samples(path: str, table: Any, image: str, others: list[str]) -> Iterator[_Sample]:
+    _check_sizes(path, table.metadata)
+    # One row at a time, as an image may be as large as a thousand others, and a page may hold one for all rows.
+    batches = table.iter_batches(1, columns=[image, *others], use_threads=False)
+    for number, batch in enumerate(batches, start=1):
+        cells = {name: batch.column(name)[0] for name in others}
+        value = batch.column(image)[0]
+        data = value["bytes"]
+        size = data.as_buffer().size if data.is_valid else 0
+        too_large = f"file of more than {MAX_BYTES >> 20} MiB" if size > MAX_BYTES else None
+        reason = too_large if size else "no bytes of the image in the file"
+        yield _Sample(number, value["path"].as_py() or "", reason, data, cells)
 
 
 @contextmanager
@@ -115,15 +172,21 @@ class _Columns(NamedTuple):
 
 
 def _find_columns(path: str, schema: Any, group: str | None) -> _Columns:
-    images = _list_image_columns(schema)
-    if not images:
-        raise IngestError(f"{path} has no column of images, only {list_names(schema.names)}.")
     features = _read_features(schema)
-    image, label = _choose_column(path, images, "image"), _find_label(path, schema, features)
-    side = _list_side(path, schema, {image, label}, group)
+    image, label = _find_image(path, schema), _find_label(path, schema, features)
+    further = [name for name in _list_plain(schema) if name not in (image, label)]
+    side = [name for name in further if name == group or name not in RESERVED]
+    _report_ignored(path, schema, {image, label, *side})
     if group is not None and group not in side:
         raise IngestError(f"{path} has no column '{group}' with text or numbers, which --group names.")
     return _Columns(image, label, _read_class_names(features.get(label)), side)
+
+
+def _find_image(path: str, schema: Any) -> str:
+    images = _list_image_columns(schema)
+    if not images:
+        raise IngestError(f"{path} has no column of images, only {list_names(schema.names)}.")
+    return _choose_column(path, images, "image")
 
 
 def _list_image_columns(schema: Any) -> list[str]:
@@ -181,17 +244,17 @@ def _choose_column(path: str, names: list[str], wanted: str) -> str:
     return wanted if wanted in names else names[0]
 
 
-def _list_side(path: str, schema: Any, others: set[str], group: str | None) -> list[str]:
-    """Returns the columns with text and numbers; says which others are passed over."""
+def _list_plain(schema: Any) -> list[str]:
+    """Returns the columns with text and numbers."""
     import pyarrow.types as pt
 
     plain = (pt.is_string, pt.is_large_string, pt.is_integer, pt.is_floating, pt.is_boolean)
-    rest = [field for field in schema if field.name not in others]
-    rest = [field for field in rest if field.name == group or field.name not in RESERVED]
-    side = [field.name for field in rest if any(test(field.type) for test in plain)]
-    if ignored := [field.name for field in schema if field.name not in {*side, *others}]:
+    return [field.name for field in schema if any(test(field.type) for test in plain)]
+
+
+def _report_ignored(path: str, schema: Any, used: Collection[str]) -> None:
+    if ignored := [name for name in schema.names if name not in used]:
         print_note(f"{path}: columns that are passed over: {list_names(ignored)}")
-    return side
 
 
 # --- values

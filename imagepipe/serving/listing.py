@@ -21,7 +21,7 @@ from imagepipe.base.progress import print_note
 from imagepipe.deploy.saved_model import read_inputs
 from imagepipe.ingest.archives import is_archive, list_members
 from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
-from imagepipe.ingest.parquet_images import holds_images, read_images
+from imagepipe.ingest.parquet_images import holds_images, read_questions
 from imagepipe.ingest.parts import Part
 from imagepipe.ingest.rows import infer_type, widen
 from imagepipe.ingest.webdataset import find_samples, read_samples
@@ -157,12 +157,21 @@ def _add_archive(listing: Listing, archive: str) -> None:
 
 def _add_parquet(listing: Listing, table: str, columns: Collection[str] | None, keep: bool) -> None:
     source = filesystem.absolute(table)
-    for row in read_images(source, f"{table}/", None, "classification", listing.staging, None):
-        side, kept = _divide(listing, row["side"], columns, keep)
-        name = row["metadata"] or row["path"]
-        listing.items.append(
-            Item(row["path"], name, f"{source}#{row['row']}", row["reason"], row["row"], side, kept, row["at"])
-        )
+    copies: Counter[str] = Counter()
+    for row in read_questions(source, listing.staging, sorted(columns or ())):
+        key = _make_key(source, {**row.cells, "path": row.path or row.number}, copies)
+        id_ = row.cells.pop("metadata", None)
+        side, kept = _divide(listing, row.cells, columns, keep)
+        name = str(id_ or row.path or f"{table}/{row.number}")
+        problem = row.reason and f"line {row.number}: {row.reason}"
+        listing.items.append(Item(f"{source}/{row.number}", name, key, problem, row.number, side, kept, row.at))
+
+
+def _make_key(source: str, cells: Mapping[str, Any], copies: Counter[str]) -> str:
+    """Returns the key of a row by its content, wherever in the table it stands; ``copies`` tells equal ones apart."""
+    digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    copies[digest] += 1
+    return f"{source}#{digest}" + (f"-{copies[digest]}" if copies[digest] > 1 else "")
 
 
 def _divide(
@@ -187,9 +196,7 @@ def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | No
         if isinstance(cells, str):
             listing.items.append(Item(source, f"{manifest}:{line}", f"{source}#{line}", f"{place}: {cells}", line))
             continue
-        digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()[:32]
-        copies[digest] += 1
-        key = f"{source}#{digest}" + (f"-{copies[digest]}" if copies[digest] > 1 else "")
+        key = _make_key(source, cells, copies)
         path, id_ = cells.pop("path", None), cells.pop("metadata", None)
         problem = None if isinstance(path, str) and path else f"{place}: no path"
         side, kept = _divide(listing, cells, columns, keep)

@@ -188,11 +188,39 @@ def test_samples_of_webdataset_are_an_image_each(tmp_path):
     assert requests == [Request(f"{tmp_path}/shard-0000.tar/{name}.jpg", PHOTO) for name in "12"]
 
 
-def test_parquet_with_images_asks_with_its_columns(tmp_path):
-    images = [{"bytes": PHOTO, "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]
-    pq.write_table(pa.table({"image": images, "label": ["x", "y"], "iso": [100, 200]}), tmp_path / "x.parquet")
-    listing = list_inputs([f"{tmp_path}/x.parquet"], TYPES)
-    first, second = read_items(listing.items, TYPES)
-    assert first == Request(f"{tmp_path}/x.parquet/1/a.jpg", PHOTO, {"iso": 100})
-    assert isinstance(second, Failure)
-    assert "no bytes of the image" in second.error
+def put_parquet(path: Path, **columns: list) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_parquet_with_images_asks_with_its_columns_labelled_or_not(tmp_path):
+    images = [{"bytes": PHOTO, "path": "d/a.jpg"}, {"bytes": None, "path": "b.jpg"}, {"bytes": PHOTO, "path": None}]
+    side = {"iso": [100, 200, 300], "weight": [None, 1.5, 2.5]}
+    plain = put_parquet(tmp_path / "x.parquet", image=images, **side)
+    labelled = put_parquet(tmp_path / "y.parquet", image=images, label=["x", None, None], **side)
+    for table in (plain, labelled):
+        listing = list_inputs([table], ["iso", "weight"])
+        first, second, third = read_items(listing.items, TYPES)
+        assert first == Request("d/a.jpg", PHOTO, {"iso": 100, "weight": None})
+        assert second == Failure("b.jpg", "line 2: no bytes of the image in the file")
+        assert third == Request(f"{table}/3", PHOTO, {"iso": 300, "weight": 2.5})
+    assert str(listing) == "the manifest's columns label"
+    kept = [item.kept for item in list_inputs([labelled], [], keep=True).items]
+    assert kept[0] == {"label": "x", "iso": 100, "weight": None}
+
+
+def test_rows_of_parquet_with_images_are_known_again_by_their_content(tmp_path):
+    images = [{"bytes": PHOTO, "path": name} for name in ("a.jpg", "b.jpg", "a.jpg", None)]
+    table = put_parquet(tmp_path / "x.parquet", image=images, metadata=["1", None, "1", None])
+    before = {item.key: item.id for item in list_inputs([table], []).items}
+    assert list(before.values()) == ["1", "b.jpg", "1", f"{table}/4"]
+    put_parquet(tmp_path / "x.parquet", image=[images[1], *images[:3:2]], metadata=[None, "1", "1"])
+    after = {item.key: item.id for item in list_inputs([table], []).items}
+    assert after.keys() < before.keys()
+    assert list(after.values()) == ["b.jpg", "1", "1"]
+
+
+def test_parquet_with_images_without_a_feature_of_the_model_is_refused_at_once(tmp_path):
+    table = put_parquet(tmp_path / "x.parquet", image=[{"bytes": PHOTO, "path": None}], iso=[1])
+    with pytest.raises(IngestError, match="no column 'camera' with text or numbers, only iso"):
+        list_inputs([table], ["camera", "iso"])
