@@ -233,7 +233,7 @@ def read_items(items: Iterable[Item], types: Mapping[str, str]) -> Iterator[Requ
         if item.problem:
             yield Failure(replace_surrogates(item.id), item.problem)
         elif item.is_request_file:
-            yield from read_requests(Path(item.path))
+            yield from read_requests(item.path)
         else:
             yield _read_row(item, types)
 

@@ -8,7 +8,6 @@
   takes.
 """
 
-import codecs
 import gzip
 import itertools
 import json
@@ -36,8 +35,7 @@ SUFFIXES: dict[RequestFormat, str] = {"jsonl": ".jsonl", "npy": ".npz", "tfrecor
 """Suffix of a written file's name, by format."""
 
 _JSON_LINES = (".jsonl", ".ndjson")
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_MAX_BLANK_LINES = 100  # before a file's first row, by which it is told what it holds
+_MAX_LINES_OF_HEAD = 100  # by which it is told what a file holds
 
 
 def is_request_file(path: str | Path) -> bool:
@@ -46,26 +44,42 @@ def is_request_file(path: str | Path) -> bool:
 
 
 def holds_requests(path: str) -> bool:
-    """Returns whether a file of JSON lines is one of requests, and no manifest, judged by its first line.
+    """Returns whether a file of JSON lines is one of requests, and no manifest, judged by its first lines.
 
-    A row of a manifest says where the image is (``path``); a request has it (``input``).
+    A row of a manifest says where the image is (``path``); a request has it (``input``). Lines that are neither decide
+    nothing: whoever reads the file refuses them by their number.
     """
-    if not path.endswith(_JSON_LINES):
+    if not path.lower().endswith(_JSON_LINES):
         return False
     try:
         with filesystem.open_read(path) as file:
-            lines = itertools.islice(iter(lambda: file.readline(MAX_LINE + 1), b""), _MAX_BLANK_LINES)
-            line = next(filter(bytes.strip, lines), b"")
-        if line.startswith(_UTF_16):  # no program writes images so
-            return False
-        values = json.loads(line) if len(line) <= MAX_LINE else {}
-    except (OSError, ValueError, RecursionError):
+            lines = itertools.islice(iter(lambda: file.readline(MAX_LINE + 1), b""), _MAX_LINES_OF_HEAD)
+            return next((is_request for is_request in map(_is_request, lines) if is_request is not None), True)
+    except OSError:
         return True  # reading it tells the reason
-    return not (isinstance(values, dict) and "path" in map(str.lower, values) and not {"input", "b64"} & values.keys())
 
 
-def read_requests(path: Path) -> Iterator[Request | Failure]:
+def _is_request(line: bytes) -> bool | None:
+    """Returns whether a line is a request or a row of a manifest; None if it is neither."""
+    if b"\0" in line:  # UTF-16, in which no program writes images
+        return False
+    if len(line) > MAX_LINE:
+        return True
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    names = values if isinstance(values, dict) else {}
+    if "input" in names or "b64" in names:
+        return True
+    return False if "path" in map(str.lower, names) else None
+
+
+def read_requests(path: str | Path) -> Iterator[Request | Failure]:
     """Reads a file of requests.
+
+    Args:
+        path: of a local file, or the URI of one.
 
     Returns:
         One per line, row or record, in their order. If the file itself is damaged, the last one is a failure.
@@ -77,7 +91,8 @@ def read_requests(path: Path) -> Iterator[Request | Failure]:
     if not reader:
         raise ModelError(f"{path}: expected a file .jsonl, .ndjson, .npz, .tfrecord or .tfrecord.gz")
     try:
-        yield from reader(path)
+        with filesystem.open_read(str(path)) as file:
+            yield from reader(file, str(path))
     except OSError as error:
         yield Failure(replace_surrogates(str(path)), error.strerror or str(error))
     except Exception as error:  # zlib, zipfile and numpy don't list what they raise on damaged bytes
@@ -139,14 +154,14 @@ def _make_plain(value: bytes | Value) -> Value:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _find_reader(path: str | Path) -> Callable[[Path], Iterator[Request | Failure]] | None:
+def _find_reader(path: str | Path) -> Callable[[BinaryIO, str], Iterator[Request | Failure]] | None:
     readers = {
         **dict.fromkeys(_JSON_LINES, _read_json_lines),
         ".npz": _read_arrays,
         ".tfrecord": _read_records,
-        ".tfrecord.gz": _read_records,
+        ".tfrecord.gz": _read_zipped_records,
     }
-    return next((reader for suffix, reader in readers.items() if str(path).endswith(suffix)), None)
+    return next((reader for suffix, reader in readers.items() if str(path).lower().endswith(suffix)), None)
 
 
 def _write_json_lines(requests: Iterable[Request], file: BinaryIO) -> int:
@@ -157,21 +172,20 @@ def _write_json_lines(requests: Iterable[Request], file: BinaryIO) -> int:
     return count
 
 
-def _read_json_lines(path: Path) -> Iterator[Request | Failure]:
-    with path.open("rb") as file:
-        for number in itertools.count(1):
-            line = file.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
-            if len(line) > MAX_LINE_BYTES:
-                raise ValueError(f"line {number} is longer than {MAX_LINE_BYTES:,} bytes")
-            place = f"{path}:{number}"
-            try:
-                yield parse_instance(json.loads(line), place)
-            except RequestError as error:
-                yield Failure(place, str(error))
-            except (ValueError, RecursionError) as error:
-                yield Failure(place, f"not JSON: {error}")
+def _read_json_lines(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(f"line {number} is longer than {MAX_LINE_BYTES:,} bytes")
+        place = f"{path}:{number}"
+        try:
+            yield parse_instance(json.loads(line), place)
+        except RequestError as error:
+            yield Failure(place, str(error))
+        except (ValueError, RecursionError) as error:
+            yield Failure(place, f"not JSON: {error}")
 
 
 def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
@@ -199,12 +213,13 @@ def _write_arrays(requests: Iterable[Request], file: BinaryIO) -> int:
     return len(rows)
 
 
-def _read_arrays(path: Path) -> Iterator[Request | Failure]:
-    with zipfile.ZipFile(path) as packed:
+def _read_arrays(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
+    with zipfile.ZipFile(file) as packed:
         size = sum(entry.file_size for entry in packed.infolist())
     if size > MAX_ARRAYS_BYTES:
         raise ValueError(f"its arrays hold {size:,} bytes, and at most {MAX_ARRAYS_BYTES:,} are read; divide it")
-    with np.load(path, allow_pickle=False) as loaded:
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as loaded:
         arrays = dict(loaded)
     if "input" not in arrays:
         raise ValueError(f"it has no array 'input', only {', '.join(arrays)}")
@@ -232,7 +247,11 @@ def _write_records(requests: Iterable[Request], file: BinaryIO) -> int:
     return count
 
 
-def _read_records(path: Path) -> Iterator[Request | Failure]:
-    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw as file:
-        for number, record in enumerate(tfrecord.read_records(cast(BinaryIO, file))):
-            yield parse_example(record, f"{path}:{number}", Features())
+def _read_records(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
+    for number, record in enumerate(tfrecord.read_records(file)):
+        yield parse_example(record, f"{path}:{number}", Features())
+
+
+def _read_zipped_records(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
+    with gzip.GzipFile(fileobj=file) as unzipped:
+        yield from _read_records(cast(BinaryIO, unzipped), path)

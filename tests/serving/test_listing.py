@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import uuid
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -13,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.ingest.sources import read_rows
 from imagepipe.serving.instances import encode_instance
 from imagepipe.serving.listing import infer_types, list_inputs, read_items
+from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Failure, Request
 from tests.conftest import encode_image
 
@@ -134,6 +137,33 @@ def test_lines_of_json_with_images_are_requests_and_with_paths_a_manifest(folder
         assert list(read_items(listing.items, {})) == [Request("1", PHOTO), Request("a.jpg", PHOTO)]
     (folder / "table.jsonl").write_text(row, "utf-16")
     assert list(read_items(list_inputs([str(folder / "table.jsonl")]).items, {})) == [Request("a.jpg", PHOTO)]
+
+
+def test_a_row_that_can_not_be_read_makes_no_requests_of_a_manifest_and_no_manifest_of_requests(folder):
+    row, request = '{"path": "a.jpg"}', json.dumps(encode_instance(Request("1", PHOTO)))
+    for bad in ('{"path": "a.jpg",}', "path", "[]", '{"iso": 1}'):
+        (folder / "table.JSONL").write_text(f"{bad}\n{row}\n")
+        failure, answer = read_items(list_inputs([str(folder / "table.JSONL")]).items, {})
+        assert answer == Request("a.jpg", PHOTO)
+        assert isinstance(failure, Failure)
+        assert f"{folder}/table.JSONL, line 1: " in failure.error
+        (folder / "asked.NDJSON").write_text(f"{bad}\n{request}\n")
+        failure, answer = read_items(list_inputs([str(folder / "asked.NDJSON")]).items, {})
+        assert answer == Request("1", PHOTO)
+        assert isinstance(failure, Failure)
+        assert failure.id == f"{folder}/asked.NDJSON:1"
+
+
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_files_of_requests_are_read_by_uri_and_whatever_the_case_of_their_suffix(tmp_path, kind):
+    requests = [Request("1", PHOTO, {"iso": 1}), Request("2", PHOTO, {"iso": 2})]
+    path = tmp_path / f"asked{SUFFIXES[kind]}"
+    write_requests(requests, path, kind)
+    uri = f"memory://{uuid.uuid4()}/ASKED{SUFFIXES[kind].upper()}"
+    filesystem.copy(str(path), uri)
+    path = path.rename(tmp_path / f"ASKED{SUFFIXES[kind].upper()}")
+    for name in (uri, str(path), f"{uri[:-1]}?"):
+        assert list(read_items(list_inputs([name]).items, {})) == requests
 
 
 def test_types_are_inferred_of_whole_columns_where_no_model_says_them(folder):
