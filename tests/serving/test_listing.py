@@ -242,12 +242,12 @@ def test_parquet_with_images_asks_with_its_columns_labelled_or_not(tmp_path):
 def test_rows_of_parquet_with_images_are_known_again_by_their_content(tmp_path):
     images = [{"bytes": PHOTO, "path": name} for name in ("a.jpg", "b.jpg", "a.jpg", None)]
     table = put_parquet(tmp_path / "x.parquet", image=images, metadata=["1", None, "1", None])
-    before = {item.key: item.id for item in list_inputs([table], []).items}
-    assert list(before.values()) == ["1", "b.jpg", "1", f"{table}/4"]
+    keys = {item.key: item.id for item in list_inputs([table], []).items}
+    assert list(keys.values()) == ["1", "b.jpg", "1", f"{table}/4"]
     put_parquet(tmp_path / "x.parquet", image=[images[1], *images[:3:2]], metadata=[None, "1", "1"])
-    after = {item.key: item.id for item in list_inputs([table], []).items}
-    assert after.keys() < before.keys()
-    assert list(after.values()) == ["b.jpg", "1", "1"]
+    again = {item.key: item.id for item in list_inputs([table], []).items}
+    assert again.keys() < keys.keys()
+    assert list(again.values()) == ["b.jpg", "1", "1"]
 
 
 def test_parquet_with_images_without_a_feature_of_the_model_is_refused_at_once(tmp_path):
