@@ -106,6 +106,7 @@ class Change:
         relabelled: number of those whose label it changed.
         removed: number of those that it removed, as they were gone from the source.
         disputed: number of those that it removed, as their label was disputed.
+        edited: number of those whose side features or group it changed; earlier versions left it out.
     """
 
     source: str
@@ -113,6 +114,7 @@ class Change:
     relabelled: int
     removed: int
     disputed: int
+    edited: int = 0
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ def remember(dataset: Dataset, name: str, source: Source, given: Iterable[str]) 
 
 def record_change(dataset: Dataset, change: Change) -> Dataset:
     """Returns a dataset whose history has a change, if it is one."""
-    is_change = change.new or change.relabelled or change.removed or change.disputed
+    is_change = change.new or change.relabelled or change.edited or change.removed or change.disputed
     return dataclasses.replace(dataset, history=[*dataset.history, change]) if is_change else dataset
 
 

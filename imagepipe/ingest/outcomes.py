@@ -7,7 +7,7 @@ An outcome is a JSON object, told from others by its ``kind``:
     already                          a row whose file is in the dataset
     shard       shard, labels, ...   a StagedShard, and its number of records by label, and by what is new of them
     removed     entry, reason, ...   a record that leaves the dataset, as its label is disputed
-    replaced    entry                a record whose image is written again: its label, path or group has changed
+    replaced    entry                a record whose image is written again, as something of it but its bytes has changed
     gone        entry                a record that came from this source, which no longer has its image
     torn        group, splits        a group whose images would lie in several splits
     refused     sha256, copies       an image whose copies carry different labels, to be remembered
@@ -55,13 +55,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Number of records by what became of them: read = new + relabelled + already + quarantined + duplicates.
+    """Number of records by what became of them: read = new + relabelled + edited + already + quarantined + duplicates.
 
     Attributes:
         read: records in the source: files of a folder, rows of a manifest.
         new: images that the dataset did not have.
         relabelled: in the dataset before this ingest, with another label.
-        already: in the dataset before this ingest, with this label.
+        edited: in the dataset before this ingest, with this label, but other side features or another group.
+        already: in the dataset before this ingest, with all of this.
         quarantined: not usable, each with its reason in quarantine.jsonl.
         duplicates: further copies of files in the dataset, each in duplicates.jsonl.
         disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
@@ -80,6 +81,7 @@ class IngestResult:
     quarantined: int
     duplicates: int
     relabelled: int = 0
+    edited: int = 0
     disputed: int = 0
     gone: int = 0
     removed: int = 0
@@ -92,13 +94,14 @@ class IngestResult:
     @property
     def written(self) -> int:
         """Records of the source that are in the dataset."""
-        return self.new + self.relabelled + self.already
+        return self.new + self.relabelled + self.edited + self.already
 
     def __str__(self) -> str:
         relabelled = f"{self.relabelled:,} relabelled, " if self.relabelled else ""
+        edited = f"{self.edited:,} with edited columns or groups, " if self.edited else ""
         total = (
             f"{self.read:,} records in = "
-            f"{self.written:,} written ({self.new:,} new, {relabelled}{self.already:,} were there already)"
+            f"{self.written:,} written ({self.new:,} new, {relabelled}{edited}{self.already:,} were there already)"
             f" + {self.quarantined:,} quarantined + {self.duplicates:,} duplicates"
         )
         parts = [total]
@@ -188,6 +191,7 @@ def apply_outcomes(
         quarantined=changes.counts["quarantine"],
         duplicates=changes.counts["duplicate"],
         relabelled=changes.written["relabelled"],
+        edited=changes.written["edited"],
         disputed=len(changes.disputed),
         gone=len(gone),
         removed=len(gone) if sync else 0,
@@ -216,7 +220,7 @@ def apply_outcomes(
     for name, entries in lists.items():
         _write_lines(f"{staging}/new/{name}", entries)
         moves[f"{staging}/new/{name}"] = name
-    change = Change(source, result.new, result.relabelled, result.removed, result.disputed)
+    change = Change(source, result.new, result.relabelled, result.removed, result.disputed, result.edited)
     description = record_change(_update_description(dataset, spool, changes, staged, replaced), change)
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION

@@ -26,6 +26,7 @@ from imagepipe.base.names import TaskName
 from imagepipe.base.splits import Draw
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine
 from imagepipe.ingest.records import HashedRow
+from imagepipe.ingest.rows import digest_side
 from imagepipe.ingest.shards import IndexEntry, read_split
 
 _CANDIDATES = 8  # units of a class and split that can be moved; with one label, two fill all splits
@@ -69,16 +70,17 @@ class Listing:
 
 
 def decide(
-    rows: list[HashedRow], entry: IndexEntry | None, draw: Draw, listing: Listing
+    rows: list[HashedRow], entry: IndexEntry | None, draw: Draw, listing: Listing, types: Mapping[str, str]
 ) -> tuple[HashedRow | None, list[Json]]:
     """Decides what becomes of the copies of one image.
 
     Args:
         rows: every copy that this ingest has read, one or more.
         entry: what the dataset has of the image, if anything. A path that is read again counts with its present
-            label and group: what was corrected is a change, not a contradiction.
+            label, group and side features: what was corrected is a change, not a contradiction.
         draw: from which splits images are drawn.
         listing: of the source.
+        types: of the side features.
 
     Returns:
         The copy to write, with the others in its ``copies``, its ``weights`` and its ``change``, or None; and the
@@ -109,23 +111,32 @@ def decide(
         return None, outcomes
 
     notes, given = _settle_split(rows, record, draw)
+    path = next(iter(record["copies"])) if record else None
+    kept = min(rows, key=lambda row: (row["path"] != path, row["split"] != given))
     group = next((row["group"] for row in rows if row["group"] is not None), None)
     if record:
-        [(path, labels)] = record["copies"].items()
-        written = next((row for row in rows if row["path"] == path), None)
-        is_same = tuple(labels) in present and record.get("group") == group
-        if is_same and (written or not listing.gave(record)):
-            outcomes = [mark_duplicate(row["path"], row["row"], path) for row in rows if row is not written]
-            return None, [*outcomes, *([{"kind": "already"}] if written else []), *notes]
+        is_own, is_written = listing.gave(record), kept["path"] == path
+        if group is None and not is_own:  # another source gave it
+            group = record.get("group")
+        side = digest_side(kept["side"], types)
+        is_edited = side != record.get("side") and (is_own or (is_written and side is not None))
+        if record["copies"][str(path)] != kept["labels"]:
+            change = "relabelled"
+        elif is_edited or group != record.get("group"):
+            change = "edited"
+        elif is_written or not is_own:
+            duplicates = [row for row in rows if row is not kept or not is_written]
+            outcomes = [mark_duplicate(row["path"], row["row"], str(path)) for row in duplicates]
+            return None, [*outcomes, *([{"kind": "already"}] if is_written else []), *notes]
+        else:
+            change = "already"
         notes.append({"kind": "replaced", "entry": record})
-        change = "already" if tuple(labels) in present else "relabelled"
         weights = {read_split(str(record["shard"])): 1}
     else:
         change = "new"
         weights = dict(draw.weigh(given))
         if entry:
             notes.append({"kind": "accepted", "sha256": entry["sha256"]})
-    kept = next((row for row in rows if row["split"] == given), rows[0])
     others = [(row["path"], row["row"]) for row in rows if row is not kept]
     return {**kept, "group": group, "copies": others, "weights": weights, "change": change}, notes
 

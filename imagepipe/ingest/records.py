@@ -31,8 +31,8 @@ class HashedRow(Row):
         measured: width, height, format and appearance of an image that is written byte for byte, if it has been decoded
             already.
         weights: weight by split of the draw, once that is decided; one split if it is fixed.
-        change: ``new``, ``relabelled``, or ``already``, if the dataset has the image with these labels and only its
-            path or group has changed.
+        change: ``new``; ``relabelled``; ``edited``, if the dataset has the image with these labels, and its group or
+            side features have changed; or ``already``, if only its path has.
     """
 
     sha256: str

@@ -21,6 +21,7 @@ class IndexEntry(TypedDict):
         copies: path to labels; of an image with a record, the one copy that was written.
         shard: path of its TFRecord file below the dataset's folder; None if it was refused for its labels.
         group: of an image with a record; None or missing if it has none.
+        side: hash of its side features, see ``rows.digest_side``; missing if it has none.
         source: the place in the dataset's list of sources of the one that gave it; earlier versions left it out.
     """
 
@@ -28,6 +29,7 @@ class IndexEntry(TypedDict):
     copies: dict[str, list[str]]
     shard: str | None
     group: NotRequired[str | None]
+    side: NotRequired[str]
     source: NotRequired[int]
 
 

@@ -37,6 +37,7 @@ from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine, write_outcomes
 from imagepipe.ingest.policy import Cell, Listing
 from imagepipe.ingest.records import HashedRow, encode_rows, hash_rows, make_batches, read_batches
+from imagepipe.ingest.rows import digest_side
 from imagepipe.ingest.shards import IndexEntry
 
 SHARD_BYTES = 128 * 2**20
@@ -271,7 +272,9 @@ class _Decide(_Step):
 
         units: dict[int, list[HashedRow | policy.Fact]] = defaultdict(list)
         for sha256 in sorted(rows):
-            row, decided = policy.decide(rows[sha256], index.get(sha256), self.plan.draw, self.plan.listing)
+            row, decided = policy.decide(
+                rows[sha256], index.get(sha256), self.plan.draw, self.plan.listing, self.plan.features
+            )
             outcomes += decided
             if row is not None:
                 units[self._find_bucket(row["sha256"], row["group"])].append(row)
@@ -377,8 +380,9 @@ class _Write(_Step):
 
     def _make_entry(self, row: HashedRow) -> IndexEntry:
         entry = IndexEntry(sha256=row["sha256"], copies={row["path"]: row["labels"]}, shard=None)
-        group: Any = {} if row["group"] is None else {"group": row["group"]}
-        return cast(IndexEntry, {**entry, **group, "source": self.plan.listing.number})
+        further = {"group": row["group"], "side": digest_side(row["side"], self.plan.features)}
+        given = {name: value for name, value in further.items() if value is not None}
+        return cast(IndexEntry, {**entry, **given, "source": self.plan.listing.number})
 
     def _encode(self, rows: list[HashedRow]) -> Iterator[tuple[HashedRow, bytes | BadImage]]:
         encoding = functools.partial(encode_rows, self.plan.options, self.plan.features)

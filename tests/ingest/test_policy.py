@@ -5,6 +5,7 @@ import pytest
 from imagepipe.base.splits import plan_draw
 from imagepipe.ingest import policy
 from imagepipe.ingest.policy import choose_split
+from imagepipe.ingest.rows import digest_side
 
 
 def row(path, label, line=None, split=None, group=None):
@@ -17,6 +18,7 @@ def row(path, label, line=None, split=None, group=None):
 DRAW = plan_draw({"train": 80, "eval": 10, "test": 10}, ())
 
 
+TYPES = {"iso": "int64"}
 LISTING = policy.Listing("/source", 1, is_folder=True)
 CONTENT = b"an image"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -36,18 +38,18 @@ def entry(shard="train/x.tfrecord", **copies):
 
 
 def decide(rows, index_entry=None):
-    keep, outcomes = policy.decide(rows, index_entry, DRAW, LISTING)
+    keep, outcomes = policy.decide(rows, index_entry, DRAW, LISTING, TYPES)
     return keep and keep["path"], sorted((outcome["kind"], outcome.get("path")) for outcome in outcomes)
 
 
 def test_of_new_copies_the_first_path_is_kept_and_names_the_others():
-    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None, DRAW, LISTING)
+    keep, outcomes = policy.decide([row("b", "x"), row("a", "x", 7), row("a", "x", 3)], None, DRAW, LISTING, TYPES)
     assert (keep["path"], keep["row"], keep["copies"]) == ("a", 3, [("a", 7), ("b", None)])
     assert outcomes == []
 
 
 def test_copies_with_different_labels_are_all_quarantined_and_remembered():
-    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None, DRAW, LISTING)
+    keep, outcomes = policy.decide([row("a", "dog"), row("b", "cat"), row("c", "cat")], None, DRAW, LISTING, TYPES)
     assert keep is None
     assert [outcome["reason"] for outcome in outcomes[:3]] == [
         "copies of one file carry different labels: cat, dog"
@@ -62,7 +64,7 @@ def test_what_is_in_already_stays_and_its_copies_are_duplicates():
 
 
 def test_a_copy_with_another_label_takes_out_what_is_in():
-    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"), DRAW, LISTING)
+    keep, outcomes = policy.decide([row("b", "y")], entry(a="x"), DRAW, LISTING, TYPES)
     assert keep is None
     assert [outcome["kind"] for outcome in outcomes] == ["quarantine", "removed", "refused"]
     assert outcomes[1]["unseen"] == ["a"]
@@ -85,7 +87,7 @@ def test_a_copy_that_is_gone_or_has_become_another_image_contradicts_nothing(fil
     assert decide([row("b", "y")], entry(a="x")) == ("b", [("replaced", None)])
     assert decide([row("b", "y")], entry(shard=None, a="x", b="x")) == ("b", [("accepted", None)])
     (files / "a").write_bytes(b"another image")
-    keep, _ = policy.decide([row("b", "y")], entry(a="x"), DRAW, LISTING)
+    keep, _ = policy.decide([row("b", "y")], entry(a="x"), DRAW, LISTING, TYPES)
     assert (keep["change"], keep["weights"]) == ("relabelled", {"train": 1})
     (files / "a").unlink()
     (files / "a").mkdir()  # it can't be looked at, so it counts
@@ -94,24 +96,63 @@ def test_a_copy_that_is_gone_or_has_become_another_image_contradicts_nothing(fil
 
 def test_a_copy_that_a_manifest_no_longer_names_contradicts_nothing():
     manifest = policy.Listing("/list.csv", 1, is_folder=False)
-    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 1}, DRAW, manifest)
+    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 1}, DRAW, manifest, TYPES)
     assert keep["change"] == "relabelled"
-    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 0}, DRAW, manifest)
+    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 0}, DRAW, manifest, TYPES)
     assert keep is None
 
 
 def test_a_file_that_its_source_calls_otherwise_now_is_written_anew_and_counts_as_there():
-    keep, outcomes = policy.decide([row("b", "x")], {**entry("eval/x.tfrecord", a="x"), "source": 1}, DRAW, LISTING)
+    keep, outcomes = policy.decide(
+        [row("b", "x")], {**entry("eval/x.tfrecord", a="x"), "source": 1}, DRAW, LISTING, TYPES
+    )
     assert (keep["change"], keep["weights"]) == ("already", {"eval": 1})
     assert [outcome["kind"] for outcome in outcomes] == ["replaced"]
     assert decide([row("b", "x")], {**entry(a="x"), "source": 0}) == (None, [("duplicate", "b")])
 
 
+@pytest.mark.parametrize(
+    ("path", "side", "source", "change"),
+    [
+        ("a", {"iso": "200"}, 1, "edited"),
+        ("a", {}, 1, "edited"),
+        ("a", {"iso": "100", "lens": "x"}, 1, None),  # a column without a type is not written
+        ("b", {"iso": "100"}, 1, "already"),
+        ("b", {"iso": "200"}, 1, "edited"),
+        ("a", {"iso": "200"}, 0, "edited"),
+        ("a", {}, 0, None),  # as a folder has no columns, it says nothing about those that a manifest gave
+        ("b", {"iso": "200"}, 0, None),
+    ],
+)
+def test_edited_columns_are_told_from_those_that_another_source_has(path, side, source, change):
+    present = {**entry(a="x"), "side": digest_side({"iso": 100}, TYPES), "source": source}
+    keep, outcomes = policy.decide([{**row(path, "x"), "side": side}], present, DRAW, LISTING, TYPES)
+    assert (keep and keep["change"]) == change
+    assert [outcome["kind"] for outcome in outcomes] == (
+        ["replaced"] if change else ["already" if path == "a" else "duplicate"]
+    )
+
+
+def test_of_one_path_in_two_rows_the_same_one_is_compared_every_time():
+    rows = [{**row("a", "x", i, split), "side": {"iso": i}} for i, split in enumerate(("train", "test"))]
+    keep, _ = policy.decide(rows, None, DRAW, LISTING, TYPES)
+    present = {**entry("test/x.tfrecord", a="x"), "side": digest_side(keep["side"], TYPES), "source": 1}
+    keep, outcomes = policy.decide(rows, present, DRAW, LISTING, TYPES)
+    assert (keep, [outcome["kind"] for outcome in outcomes]) == (None, ["duplicate", "already"])
+
+
+def test_a_source_without_groups_takes_none_from_what_another_one_gave():
+    present = {**entry(a="x"), "group": "p1", "source": 0}
+    assert decide([row("b", "x")], present) == (None, [("duplicate", "b")])
+    keep, _ = policy.decide([row("a", "y")], present, DRAW, LISTING, TYPES)
+    assert keep["group"] == "p1"
+
+
 def test_copies_in_different_groups_are_quarantined():
-    keep, outcomes = policy.decide([row("a", "x", group="p1"), row("b", "x", group="p2")], None, DRAW, LISTING)
+    keep, outcomes = policy.decide([row("a", "x", group="p1"), row("b", "x", group="p2")], None, DRAW, LISTING, TYPES)
     assert keep is None
     assert outcomes[0]["reason"] == "copies of one file are in different groups: p1, p2"
-    keep, _ = policy.decide([row("a", "x"), row("b", "x", group="p2")], None, DRAW, LISTING)
+    keep, _ = policy.decide([row("a", "x"), row("b", "x", group="p2")], None, DRAW, LISTING, TYPES)
     assert keep["group"] == "p2"
 
 
@@ -136,7 +177,7 @@ def test_splits_follow_the_weights_and_the_hash_alone():
 def test_the_reason_why_thousands_of_copies_are_quarantined_is_short():
     """As of a placeholder image that stands for each product: in the square of their number it would take hours."""
     _, outcomes = policy.decide(
-        [row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None, DRAW, LISTING
+        [row(f"{number:05}.jpg", f"product {number:05}") for number in range(20_000)], None, DRAW, LISTING, TYPES
     )
     *quarantined, refused = outcomes
     assert len(quarantined) == len(refused["copies"]) == 20_000

@@ -225,13 +225,37 @@ def test_groups_in_two_given_splits_are_refused_by_name(photos_of_two, tmp_path)
     assert not (tmp_path / "other/dataset.json").exists()
 
 
+def test_an_edited_column_is_written_anew_in_its_split_and_told(photos_of_two, records, tmp_path):
+    manifest, out = photos_of_two[0] / "list.csv", tmp_path / "other"
+    names = [f"{'ab'[i % 2]}/{i:02}.jpg,{'ab'[i % 2]}" for i in range(6)]
+    manifest.write_text("path,label,iso\n" + "".join(f"{name},{i}\n" for i, name in enumerate(names)))
+    ingest(manifest, out)
+    present = {sha256: split for sha256, (split, _) in records(out).items()}
+    manifest.write_text("path,label,iso\n" + "".join(f"{name},{i or 400}\n" for i, name in enumerate(names)))
+    result = ingest(manifest, out)
+    assert (result.edited, result.already, result.relabelled) == (1, 5, 0)
+    assert str(result).startswith(
+        "6 records in = 6 written (0 new, 1 with edited columns or groups, 5 were there already) + 0"
+    )
+    now = records(out)
+    assert sorted(feature["iso"].int64_list.value[0] for _, feature in now.values()) == [1, 2, 3, 4, 5, 400]
+    assert {sha256: split for sha256, (split, _) in now.items()} == present
+    assert fingerprint_dataset(str(out)).ingests[-1] == f"1 edited from {manifest}"
+    assert ingest(manifest, out).already == 6
+    assert ingest(photos_of_two[0], out).edited == 0  # the folder says nothing about columns
+    assert sorted(feature["iso"].int64_list.value[0] for _, feature in records(out).values() if "iso" in feature) == [
+        1, 2, 3, 4, 5, 400,
+    ]  # fmt: skip
+
+
 def test_a_group_that_is_corrected_is_written_anew(photos_of_two, records, tmp_path):
     manifest, out = photos_of_two[0] / "list.csv", tmp_path / "other"
     rows = "path,label,patient\na/00.jpg,a,p1\na/02.jpg,a,p2\nb/01.jpg,b,{}\n"
     manifest.write_text(rows.format("p3"))
     ingest(manifest, out, group="patient")
     manifest.write_text(rows.format("p4"))
-    assert ingest(manifest, out, group="patient").already == 3
+    result = ingest(manifest, out, group="patient")
+    assert (result.edited, result.already) == (1, 2)
     groups = {feature["group"].bytes_list.value[0] for _, feature in records(out).values()}
     assert groups == {b"p1", b"p2", b"p4"}
 
