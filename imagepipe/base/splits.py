@@ -76,6 +76,7 @@ class Layout:
         unlabelled: split folders without class folders, whose images have no labels.
         doubt: other folders beside the split-like ones, for which all of them were taken for classes.
         given_by: by what the splits are given that images have, for messages.
+        label: the class of all images; None if folders tell the classes.
     """
 
     root: str = ""
@@ -83,11 +84,12 @@ class Layout:
     unlabelled: frozenset[str] = frozenset()
     doubt: tuple[str, ...] = ()
     given_by: str = "The column split"
+    label: str | None = None
 
     def read_path(self, path: str) -> tuple[str | None, str | None]:
         """Returns the split folder and the label that a path relative to the source has; None where it has none."""
-        if not path.startswith(self.root):
-            return None, None
+        if self.label or not path.startswith(self.root):
+            return None, self.label
         if not self.splits:
             folder, slash, _ = path[len(self.root) :].partition("/")
             return None, folder if slash else None

@@ -13,14 +13,16 @@ from typing import NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
+from imagepipe.base.progress import print_note
 from imagepipe.base.splits import NAMES, TRAIN, Layout, find_layout
 from imagepipe.ingest.annotations import read_annotations
 from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.parquet_images import read_images
-from imagepipe.ingest.parts import name_file
+from imagepipe.ingest.parts import ARCHIVES, name_file
 from imagepipe.ingest.rows import Row, compile_group, make_folder_row, make_row, reject
-from imagepipe.ingest.webdataset import find_samples, read_samples
+from imagepipe.ingest.webdataset import are_samples, read_samples
 
 _GIVEN_BY_NAME = Layout(given_by="The files' names")
 _MAX_DEPTH = 8  # of folders above an image that may be splits or classes
@@ -75,11 +77,15 @@ def read_containers(source: str, paths: Sequence[str], reading: Reading) -> tupl
         _File(path, "" if path == source else f"{name}/", splits.get(name))
         for path, name in zip(paths, names, strict=True)
     ]
-    if len(files) == 1 and is_archive(paths[0]):
-        return _read_archive(files[0], reading)
-    if reading.split_folders and not splits:
+    if reading.split_folders and not splits and not all(map(is_archive, paths)):
         raise IngestError(f"{source}: neither folders nor the files' names are splits: leave out --splits folders.")
-    return _GIVEN_BY_NAME, chain.from_iterable(_read_file(file, reading) for file in files)
+    archives = _name_classes([_open_archive(file, reading) for file in files if is_archive(file.path)])
+    rows = [
+        *(_make_rows(archive, reading) for archive in archives),
+        *(_read_file(file, reading) for file in files if not is_archive(file.path)),
+    ]
+    layout = archives[0].layout if archives and len(files) == 1 else _GIVEN_BY_NAME
+    return layout, chain.from_iterable(rows)
 
 
 def read_splits(names: Sequence[str]) -> dict[str, str]:
@@ -98,8 +104,6 @@ def read_splits(names: Sequence[str]) -> dict[str, str]:
 
 
 def _read_file(file: _File, reading: Reading) -> Iterator[Row]:
-    if is_archive(file.path):
-        return _read_archive(file, reading)[1]
     if file.path.lower().endswith(".json"):
         if reading.group is not None:
             raise IngestError(f"{file.path}: exports of annotations have no groups: leave out --group.")
@@ -110,25 +114,58 @@ def _read_file(file: _File, reading: Reading) -> Iterator[Row]:
 # --- archives
 
 
-def _read_archive(file: _File, reading: Reading) -> tuple[Layout, Iterator[Row]]:
-    """Reads an archive of samples, or one of class folders, all of which are known before the first row is."""
-    has_samples, members = find_samples(list_members(file.path, reading.staging, reading.passed_over))
+class _Archive(NamedTuple):
+    """An archive whose members are known.
+
+    Attributes:
+        file: the archive.
+        members: path of a file that lists its members.
+        has_samples: whether these are samples.
+        layout: which of its folders are splits and which are classes.
+        chain: its folders from the top down, as long as each is the only one; more than one may follow.
+        has_classes: whether its folders are splits, or more than one follow, which are classes.
+    """
+
+    file: _File
+    members: str
+    has_samples: bool
+    layout: Layout
+    chain: Sequence[str] = ()
+    has_classes: bool = True
+
+
+def _open_archive(file: _File, reading: Reading) -> _Archive:
+    """Lists the members of an archive, all of which are known before the first row is."""
+    index = name_file(reading.staging)
+    folders = _write_index(file.path, index, list_members(file.path, reading.staging, reading.passed_over))
     wanted = None if file.split else reading.split_folders
-    if has_samples:
+    if are_samples(_read_index(index)):
         if wanted:
             raise IngestError(f"{file.path} holds samples, so no folders of it are splits: leave out --splits folders.")
-        return _GIVEN_BY_NAME, _make_sample_rows(file, reading, members)
-    index = name_file(reading.staging)
-    folders = _write_index(file.path, index, members)
+        return _Archive(file, index, True, _GIVEN_BY_NAME)
     layout = find_layout(lambda folder: sorted(folders.get(folder, ())), wanted)
-    if not layout.splits:
-        layout = dataclasses.replace(layout, root=_find_root(folders), given_by=_GIVEN_BY_NAME.given_by)
-    return layout, _make_folder_rows(file, index, layout, reading)
+    if layout.splits:
+        return _Archive(file, index, False, layout)
+    names: list[str] = []
+    while len(inside := folders.get(_join(names), ())) == 1:
+        names += inside
+    # The last of a chain is the class: often an archive has a single folder on top, named as itself.
+    layout = dataclasses.replace(layout, root=_join(names if inside else names[:-1]), given_by=_GIVEN_BY_NAME.given_by)
+    return _Archive(file, index, False, layout, names, bool(inside))
 
 
-def _make_sample_rows(file: _File, reading: Reading, members: Iterable[Member]) -> Iterator[Row]:
+def _join(names: Sequence[str]) -> str:
+    return "".join(f"{name}/" for name in names)
+
+
+def _make_rows(archive: _Archive, reading: Reading) -> Iterator[Row]:
+    return (_make_sample_rows if archive.has_samples else _make_folder_rows)(archive, reading)
+
+
+def _make_sample_rows(archive: _Archive, reading: Reading) -> Iterator[Row]:
+    file = archive.file
     pattern = compile_group(reading.group) if reading.group else None
-    for (name, part, _), label, reason in read_samples(members):
+    for (name, part, _), label, reason in read_samples(_read_index(archive.members)):
         place = f"{file.path}/{name}"
         if reason:
             yield reject(place, None, reason)
@@ -162,24 +199,78 @@ def _write_index(path: str, index: str, members: Iterable[Member]) -> Mapping[st
     return folders
 
 
-def _find_root(folders: Mapping[str, set[str]]) -> str:
-    """Returns the folder that holds the class folders: often an archive has a single one on top, named as itself."""
-    root = ""
-    while len(inside := folders.get(root, ())) == 1 and folders.get(below := f"{root}{next(iter(inside))}/"):
-        root = below
-    return root
-
-
-def _make_folder_rows(file: _File, index: str, layout: Layout, reading: Reading) -> Iterator[Row]:
-    pattern = compile_group(reading.group) if reading.group else None
+def _read_index(index: str) -> Iterator[Member]:
     with filesystem.open_read(index) as lines:
-        for name, part, reason in map(json.loads, lines):
-            place = f"{file.path}/{name}"
-            if reason:
-                yield reject(place, None, reason)
-                continue
-            row = make_folder_row(
-                place, name, layout, reading.task, reading.passed_over, split=file.split, group=pattern, at=part
-            )
-            if row:
-                yield row if row["reason"] else {**row, "metadata": f"{file.start}{name}"}
+        for line in lines:
+            yield Member(*json.loads(line))
+
+
+def _make_folder_rows(archive: _Archive, reading: Reading) -> Iterator[Row]:
+    file = archive.file
+    pattern = compile_group(reading.group) if reading.group else None
+    for name, part, reason in _read_index(archive.members):
+        place = f"{file.path}/{name}"
+        if reason:
+            yield reject(place, None, reason)
+            continue
+        row = make_folder_row(
+            place, name, archive.layout, reading.task, reading.passed_over, split=file.split, group=pattern, at=part
+        )
+        if row:
+            yield row if row["reason"] else {**row, "metadata": f"{file.start}{name}"}
+
+
+# --- one archive per class
+
+
+def _name_classes(archives: Sequence[_Archive]) -> Sequence[_Archive]:
+    """Finds out what tells the class where no archive holds several: their folders, or the archives' own names.
+
+    Of the folders it is the topmost that differ by more than numbers (``roses/2024/`` beside ``daisy/2023/``). Names
+    that differ in numbers only number parts of one thing, and those of splits are no classes.
+    """
+    alone = [archive for archive in archives if not archive.has_classes]
+    if len(alone) < 2 or len(alone) < len(archives):
+        _report_loose(alone)
+        return archives
+    chains = [archive.chain for archive in archives]
+    shared = min(map(len, chains))
+    for depth in range(shared):
+        if len(_spell({chain[depth] for chain in chains})) > 1:
+            return [_read_as(archive, root=_join(archive.chain[:depth])) for archive in archives]
+    if shared and len({chain[-1] for chain in chains}) > 1:
+        return archives
+    names = {archive.file.path: _cut_suffix(archive.file.path) for archive in archives}
+    classes = sorted(set(names.values()))
+    if 1 < len(classes) == len(_spell(classes)) and not any(map(_names_split, classes)):
+        print_note(f"Each archive was read as one class, by its name: {list_names(classes)}.")
+        return [_read_as(archive, label=names[archive.file.path]) for archive in archives]
+    _report_loose(alone)
+    return archives
+
+
+def _report_loose(archives: Sequence[_Archive]) -> None:
+    """Says which archives hold images in no folder, next to others."""
+    if loose := [archive.file.path for archive in archives if not archive.chain]:
+        print_note(
+            f"Images in no folder of an archive have no class, and its name tells none: {list_names(loose)}. Pack the "
+            "images of each class in a folder of its own, or in an archive that is called as the class is."
+        )
+
+
+def _read_as(archive: _Archive, root: str = "", label: str | None = None) -> _Archive:
+    return archive._replace(layout=dataclasses.replace(archive.layout, root=root, label=label))
+
+
+def _cut_suffix(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return next(name[: -len(suffix)] for suffix in ARCHIVES if name.lower().endswith(suffix))
+
+
+def _spell(names: Iterable[str]) -> set[str]:
+    """Returns the letters of names, without numbers and what separates words."""
+    return {re.sub(r"[\W\d_]+", "", name).lower() for name in names}
+
+
+def _names_split(name: str) -> bool:
+    return any(word in NAMES for word in re.split(r"[\W\d_]+", name.lower()))

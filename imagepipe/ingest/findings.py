@@ -7,6 +7,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.labels import list_names
+from imagepipe.ingest.parts import ARCHIVES
 
 _MAX_REASONS = 3  # that are told in full
 _MISSING_FILE, _MISSING_LABEL = "missing file", "missing label"
@@ -33,6 +34,13 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
             f"None of the files is there; the first that was looked for is {first['path']}. Paths in a manifest are "
             f"relative to its own folder, {base}: correct them, or move the manifest."
         )
+    elif unlabelled and (archive := _find_archive(unlabelled["path"])):
+        name = unlabelled["path"][len(archive) + 1 :]
+        remedy = (
+            f"{name} lies in no class folder of {archive}, so it has no class. Pack the images of each class in a "
+            f"folder of its own (CLASS/{PurePosixPath(name).name}), or in an archive that is called as the class is "
+            "(CLASS.zip), and give the folder of the archives."
+        )
     elif unlabelled and is_folder:
         name = PurePosixPath(unlabelled["path"]).name
         remedy = (
@@ -44,3 +52,10 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
     return (
         f"{source}: nothing to ingest, as all of {len(quarantined):,} are quarantined: {list_names(ranked)}. {remedy}"
     )
+
+
+def _find_archive(path: str) -> str | None:
+    """Returns the archive that an image lies in, by its path; None if it lies in none."""
+    steps = path.split("/")
+    places = ["/".join(steps[:at]) for at in range(1, len(steps)) if steps[at - 1].lower().endswith(ARCHIVES)]
+    return next((place for place in places if filesystem.size(place) is not None), None)

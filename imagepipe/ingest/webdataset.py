@@ -7,7 +7,7 @@ of ``.cls``, else a value of ``.json`` that is called so, else the text of ``.tx
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from imagepipe.base.images import BadImage
@@ -18,7 +18,6 @@ from imagepipe.ingest.parts import read_part
 _IMAGES = frozenset(["jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif", "gif", "bmp", "tif", "tiff"])
 _LABELS = ("cls", "json", "txt")
 _NAMES = ("label", "labels", "cls", "class", "class_name", "category")  # in a sample's JSON
-_LOOKED_AT = 1000  # files
 _MAX_LABEL = 2**20  # bytes of a file with a label
 
 
@@ -36,18 +35,11 @@ class Sample(NamedTuple):
     reason: str | None
 
 
-def find_samples(members: Iterator[Member]) -> tuple[bool, Iterator[Member]]:
-    """Finds out whether files are samples rather than images in class folders.
+def are_samples(members: Iterable[Member]) -> bool:
+    """Returns whether files are samples rather than images in class folders.
 
-    Returns:
-        Whether they are, and all of the files: the first of them have been read.
+    The first image tells; beside one in a folder, JSON and text may also be what a program says of the image.
     """
-    first = list(islice(members, _LOOKED_AT))
-    return _are_samples(first), chain(first, members)
-
-
-def _are_samples(members: Iterable[Member]) -> bool:
-    """Judges by the first image; beside one in a folder, JSON and text may also be what a program says of the image."""
     for key, files in _group(members):
         kinds = {kind for kind, _ in files}
         if kinds & _IMAGES:

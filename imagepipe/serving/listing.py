@@ -24,7 +24,7 @@ from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_questions
 from imagepipe.ingest.parts import Part
 from imagepipe.ingest.rows import infer_type, widen
-from imagepipe.ingest.webdataset import find_samples, read_samples
+from imagepipe.ingest.webdataset import are_samples, read_samples
 from imagepipe.serving.inputs import read_image
 from imagepipe.serving.instances import replace_surrogates
 from imagepipe.serving.request_files import holds_requests, is_request_file, read_requests
@@ -145,8 +145,8 @@ def _add_folder(listing: Listing, folder: str) -> None:
 
 def _add_archive(listing: Listing, archive: str) -> None:
     source = filesystem.absolute(archive)
-    has_samples, members = find_samples(list_members(source, listing.staging, listing.passed_over))
-    if has_samples:  # whose images have files of text beside them
+    members = list(list_members(source, listing.staging, listing.passed_over))
+    if are_samples(members):  # whose images have files of text beside them
         entries = ((member.path, member.part, reason) for member, _, reason in read_samples(members))
     else:
         entries = ((member.path, member.part, member.reason) for member in members)

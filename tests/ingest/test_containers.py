@@ -4,13 +4,15 @@ import io
 import json
 import tarfile
 import zipfile
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.ingest.command import ingest
+from imagepipe.ingest.sources import find_reader
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def labelled(crops):
 @pytest.fixture
 def put_tar(tmp_path):
     def put_tar(name, files):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
             for path, data in files.items():
                 member = tarfile.TarInfo(path)
@@ -35,6 +38,7 @@ def put_tar(tmp_path):
 @pytest.fixture
 def put_zip(tmp_path):
     def put_zip(name, files, compression=zipfile.ZIP_DEFLATED):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
             for path, data in files.items():
                 archive.writestr(path, data)
@@ -78,6 +82,19 @@ def read(tmp_path, records):
         return result, written
 
     return read
+
+
+@pytest.fixture
+def list_rows(tmp_path):
+    """The rows of a source, whose files may be no images."""
+
+    def list_rows(source, split_folders=None, passed_over=None, task="classification"):
+        read = find_reader(
+            str(tmp_path / source), task, split_folders, Counter() if passed_over is None else passed_over
+        )
+        return list(read(str(tmp_path / "staging"))[1])
+
+    return list_rows
 
 
 def list_reasons(lines, tmp_path):
@@ -148,6 +165,73 @@ def test_an_archive_on_an_object_store_is_read(memory, put_tar, put_zip, labelle
         uri = memory.put(f"in/{source.name}", source.read_bytes())
         for out in (f"{memory.uri}/out-{source.name}", str(tmp_path / f"out-{source.name}")):
             assert ingest(uri, out).new == 8
+
+
+# --- one archive per class
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["daisy.zip:", "roses.zip:"], ["daisy", "roses"]),
+        (["Daisy 2.tar.gz:", "roses.tar:"], ["Daisy 2", "roses"]),
+        (["daisy.zip:images/", "roses.zip:images/"], ["daisy", "roses"]),
+        (["daisy.zip:photos/2024/", "roses.zip:"], ["daisy", "roses"]),
+        (["train/daisy.zip:", "train/roses.zip:", "val/roses.zip:"], ["daisy", "roses", "roses"]),
+        (["1.zip:roses/", "2.zip:daisy/"], ["roses", "daisy"]),
+        (["a.zip:roses/2023/", "b.zip:daisy/2024/"], ["roses", "daisy"]),
+        (["set-1.zip:set-1/roses/", "set-2.zip:set-2/daisy/"], ["roses", "daisy"]),
+        (["a-1.zip:roses/", "a-2.zip:roses/", "b.zip:daisy/"], ["roses", "roses", "daisy"]),
+    ],
+)
+def test_archives_of_one_class_each_tell_it_by_folders_or_by_names(names, classes, put_zip, put_tar, list_rows):
+    for number, name in enumerate(names):
+        archive, folder = name.split(":")
+        put_archive = put_zip if archive.endswith("zip") else put_tar
+        put_archive(f"set/{archive}", {f"{folder}{number}.jpg": b"x"})
+    assert [row["labels"] for row in list_rows("set")] == [[label] for label in classes]
+    if "/" in names[0].partition(":")[0]:
+        assert [row["split"] for row in list_rows("set")] == ["train", "train", "val"]
+
+
+@pytest.mark.parametrize(
+    "names", [["part-1.zip", "part-2.zip"], ["train.zip", "val.zip"], ["roses (1).zip", "roses.zip"]]
+)
+def test_names_of_archives_that_can_not_be_classes_are_taken_for_none(names, put_zip, list_rows, tmp_path, capfd):
+    for name in names:
+        put_zip(f"set/{name}", {"1.jpg": b"x"})
+    assert [row["reason"] for row in list_rows("set")] == ["missing label"] * 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"{', '.join(f'{tmp_path}/set/{name}' for name in names)}. Pack the images of each class" in said
+
+
+def test_an_archive_without_folders_beside_one_of_classes_is_named(put_zip, labelled, list_rows, capfd):
+    put_zip("set/a.zip", labelled)
+    put_zip("set/tulips.zip", {"1.jpg": b"x"})
+    assert [row["reason"] for row in list_rows("set")] == [None] * 8 + ["missing label"]
+    assert "set/tulips.zip. Pack" in " ".join(capfd.readouterr().err.split())
+
+
+def test_folders_of_several_archives_may_be_splits(labelled, put_zip, list_rows):
+    for number, path in enumerate(sorted(labelled)):
+        put_zip(f"set/{number}.zip", {f"{'val' if number < 2 else 'train'}/{path}": b"x"})
+    for wanted in (None, True):
+        rows = list_rows("set", wanted)
+        assert [row["labels"] for row in rows] == [["daisy"]] * 4 + [["roses"]] * 4
+        assert [row["split"] for row in rows] == ["val"] * 2 + ["train"] * 6
+
+
+def test_an_archive_that_gives_nothing_says_so_of_an_archive(put_zip, tmp_path):
+    source = put_zip("set.zip", {"1.jpg": b"x"})
+    with pytest.raises(NothingIngestedError) as caught:
+        ingest(str(source), str(tmp_path / "out"))
+    message = str(caught.value)
+    assert f"1.jpg lies in no class folder of {source}, so it has no class. Pack the images of each class in" in message
+    assert "The images lie in" not in message
+    (tmp_path / "unpacked.zip").mkdir()
+    (tmp_path / "unpacked.zip/1.jpg").write_bytes(b"x")
+    with pytest.raises(NothingIngestedError, match=r"The images lie in .*unpacked.zip itself"):
+        ingest(str(tmp_path / "unpacked.zip"), str(tmp_path / "out"))
 
 
 # --- WebDataset
