@@ -201,8 +201,8 @@ def test_names_of_archives_that_can_not_be_classes_are_taken_for_none(names, put
     for name in names:
         put_zip(f"set/{name}", {"1.jpg": b"x"})
     assert [row["reason"] for row in list_rows("set")] == ["missing label"] * 2
-    said = " ".join(capfd.readouterr().err.split())
-    assert f"{', '.join(f'{tmp_path}/set/{name}' for name in names)}. Pack the images of each class" in said
+    message = " ".join(capfd.readouterr().err.split())
+    assert f"{', '.join(f'{tmp_path}/set/{name}' for name in names)}. Pack the images of each class" in message
 
 
 def test_an_archive_without_folders_beside_one_of_classes_is_named(put_zip, labelled, list_rows, capfd):
