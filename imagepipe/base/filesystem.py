@@ -317,10 +317,29 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def glob(pattern: str) -> list[str]:
-    """Returns the paths of the files and folders that match a pattern with ``*``, ``?``, ``[]`` or ``**``, sorted."""
+    """Returns the paths of the files and folders that match a pattern with ``*``, ``?``, ``[]`` or ``**``, sorted.
+
+    Folders that it starts with are taken by name if there are such, see ``split_pattern``.
+    """
+    if _MAGIC.search(pattern.rpartition("/")[0]):
+        folder, rest = split_pattern(pattern)
+        pattern = f"{local_glob.escape(folder)}/{rest}" if folder else pattern
     if not is_uri(pattern):
         return sorted(local_glob.glob(pattern, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
     with plain_errors(pattern):
         keys = connect(pattern).glob(pattern)
     start = pattern[: len(pattern) - len(find_key(pattern))]
     return sorted(start + key for key in keys)
+
+
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """Returns the longest part of a pattern that is a folder, even with a ``[`` in its name, and the pattern below it.
+
+    Args:
+        pattern: an absolute path or URI; of a relative one that starts with no folder, the folder is empty.
+    """
+    folder = pattern.rpartition("/")[0]
+    bucket = "/".join(pattern.split("/", 3)[:3]) if is_uri(pattern) else ""
+    while folder not in ("", bucket) and not is_folder(folder):
+        folder = folder.rpartition("/")[0]
+    return folder, pattern[len(folder) :].lstrip("/")

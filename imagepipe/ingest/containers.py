@@ -70,7 +70,7 @@ def read_containers(source: str, paths: Sequence[str], reading: Reading) -> tupl
     Raises:
         IngestError: a file is damaged or of no known kind, or splits are wanted, and there are none.
     """
-    folder = source if filesystem.is_folder(source) else source.rpartition("/")[0]
+    folder = source if filesystem.is_folder(source) else filesystem.split_pattern(source)[0]
     names = [path.removeprefix(f"{folder}/") for path in paths]
     splits = read_splits(names) if reading.split_folders is not False else {}
     files = [

@@ -143,7 +143,8 @@ def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
 
 def _expand(pattern: str) -> list[str]:
     """Returns the files that a pattern stands for, such as ``train-{0000..0127}.tar`` or ``data/*.parquet``, sorted."""
-    pending, paths = [pattern], []
+    folder, rest = filesystem.split_pattern(pattern)
+    pending, paths = [rest], []
     while pending:
         one = pending.pop()
         if match := _RANGE.search(one):
@@ -154,7 +155,9 @@ def _expand(pattern: str) -> list[str]:
         elif match := _CHOICE.search(one):
             values = match[1].split(",")
         else:
-            paths += filesystem.glob(one) if re.search(r"[*?\[]", one) else [one]
+            path = f"{folder}/{one}"
+            is_path = not re.search(r"[*?\[]", one) or filesystem.size(path) is not None
+            paths += [path] if is_path else filesystem.glob(path)
             continue
         pending += [f"{one[: match.start()]}{value}{one[match.end() :]}" for value in values]
         if len(pending) + len(paths) > _MAX_SHARDS:

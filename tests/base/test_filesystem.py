@@ -135,6 +135,7 @@ def test_a_store_and_a_folder_answer_alike(store, tmp_path):
             file.write(b"two\nthree\n")
         filesystem.write_whole(f"{root}/empty", b"")
         filesystem.write_whole(f"{root}/a/1.txt", b"newer")
+        filesystem.write_whole(f"{root}/c [1]/3.txt", b"three")
         with (
             filesystem.open_read(f"{root}/a/deep/2.txt.gz") as raw,
             gzip.GzipFile(fileobj=raw, mode="rb") as file,
@@ -155,7 +156,7 @@ def test_a_store_and_a_folder_answer_alike(store, tmp_path):
             ] + list(filesystem.walk(f"{root}/none")),
             "glob": [
                 [path[len(root) :] for path in filesystem.glob(f"{root}/{pattern}")]
-                for pattern in ("*", "*/*.txt", "a/**/*.gz", "none/*")
+                for pattern in ("*", "*/*.txt", "a/**/*.gz", "none/*", "c [1]/*.txt", "[ab]/*")
             ],
             "read": (filesystem.read_bytes(f"{root}/empty"), filesystem.read(f"{root}/a/1.txt", 2), rows, end),
             "copied": filesystem.read_text(f"{root}/b/1.txt"),
@@ -164,6 +165,17 @@ def test_a_store_and_a_folder_answer_alike(store, tmp_path):
     assert look(store.uri) == look(str(tmp_path / "local"))
     assert abs(filesystem.modified(f"{store.uri}/empty") - time.time()) < 60
     assert abs(filesystem.modified(str(tmp_path / "local/empty")) - time.time()) < 60
+
+
+def test_a_pattern_starts_with_the_folder_that_is_there_whatever_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    filesystem.write_whole("a[1]/b/1.txt", b"x")
+    filesystem.write_whole("a1/b/2.txt", b"x")
+    assert filesystem.split_pattern(f"{tmp_path}/a[1]/*/1.txt") == (f"{tmp_path}/a[1]", "*/1.txt")
+    assert filesystem.split_pattern("*/b") == ("", "*/b")
+    assert filesystem.split_pattern("memory://none/x*/y") == ("memory://none", "x*/y")
+    assert filesystem.glob("a[1]/b/*") == filesystem.glob("*/[b]/1*") == ["a[1]/b/1.txt"]
+    assert filesystem.glob("a[12]/b/*") == ["a1/b/2.txt"]
 
 
 def test_paths_of_a_walk_start_with_the_folder_as_it_was_given(tmp_path, monkeypatch):

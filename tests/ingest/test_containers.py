@@ -290,6 +290,25 @@ def test_shards_are_named_by_a_pattern(pattern, crops, put_tar, read, tmp_path):
     assert len(written) == 4
 
 
+@pytest.mark.parametrize("folder", ["data [v1]", "a{b,c}", "who?", "*", "[0-9]"])
+def test_a_folder_in_a_pattern_may_be_called_like_one(folder, put_zip, list_rows):
+    put_zip("7/s-0.zip", {"other/1.jpg": b"x"})
+    for number, label in enumerate(["daisy", "roses"]):
+        put_zip(f"{folder}/s-{number}.zip", {f"{label}/1.jpg": b"x"})
+    for pattern in ("s-{0..1}.zip", "s-*.zip", "s-[01].zip", "s-{0,1}.zip"):
+        assert [row["labels"] for row in list_rows(f"{folder}/{pattern}")] == [["daisy"], ["roses"]]
+
+
+def test_the_folders_of_a_pattern_give_the_splits_and_not_those_above_it(put_zip, list_rows):
+    for split in ("train", "valid"):
+        put_zip(f"train/set/{split}/s.zip", {f"{split[0]}/1.jpg": b"x"})
+    rows = list_rows("train/set/*/s.zip")
+    assert [(row["split"], row["metadata"]) for row in rows] == [
+        ("train", "train/s.zip/t/1.jpg"),
+        ("valid", "valid/s.zip/v/1.jpg"),
+    ]
+
+
 def test_a_pattern_that_names_a_missing_shard_is_refused(put_tar, tmp_path):
     put_tar("set-0.tar", {"a/1.jpg": b"x"})
     with pytest.raises(IngestError, match=r"set-1.tar: no such file, of the 2 that .* stands for"):
