@@ -23,8 +23,8 @@ from imagepipe.base.splits import EVAL, TRAIN, Draw, Layout, plan_draw
 from imagepipe.base.workers import fork
 from imagepipe.ingest import commit, dataset
 from imagepipe.ingest.dataset import Compression, Dataset, Options
+from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.outcomes import IngestResult, apply_outcomes
-from imagepipe.ingest.policy import Listing
 from imagepipe.ingest.records import hash_rows, read_batches
 from imagepipe.ingest.rows import Spool, spool_rows
 from imagepipe.ingest.sources import find_reader
@@ -79,7 +79,8 @@ def ingest(
         group: what tells the group of an image, whose images are never in two splits: a column of the manifest, or for
             a folder a regular expression with one group in parentheses, which is searched for in the path below the
             folder. An image without one is drawn alone. By default there are none.
-        sync: remove the images that came from this source, and are no longer in it. By default they are counted.
+        sync: remove the images that came from this source, and are no longer in it, nor in another one by its last
+            ingest. By default they are counted.
         max_side: longest side in pixels that larger images are shrunk to, 1 or more; None keeps every size.
         max_pixels: limit on width x height, 1 or more, by default 100 million; larger images are quarantined.
         compress: ``gzip`` or None; JPEG hardly shrinks.
@@ -130,7 +131,7 @@ def ingest(
             read_as = dataset.Source(True if layout.splits else split_folders)
             current = dataset.remember(current, source, read_as, {split for _, split in spool.given})
             draw = plan_draw(options.splits, current.given)
-            listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source))
+            listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source), sync)
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
             try:
                 count = workers or joblib.cpu_count()
@@ -140,7 +141,7 @@ def ingest(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
                     "--workers if memory ran out."
                 ) from error
-            result = apply_outcomes(out, staging, source, current, spool, sync, check_lock)
+            result = apply_outcomes(out, staging, current, spool, listing, check_lock)
             notes = (*_describe_splits(layout, spool, draw), *result.notes)
             return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 

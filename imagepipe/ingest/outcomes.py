@@ -8,7 +8,8 @@ An outcome is a JSON object, told from others by its ``kind``:
     shard       shard, labels, ...   a StagedShard, and its number of records by label, and by what is new of them
     removed     entry, reason, ...   a record that leaves the dataset, as its label is disputed
     replaced    entry                a record whose image is written again, as something of it but its bytes has changed
-    gone        entry                a record that came from this source, which no longer has its image
+    gone        entry                a record whose image this source had, and has no longer
+    held        entry                a record whose image this source has too, by its present entry in the index
     torn        group, splits        a group whose images would lie in several splits
     refused     sha256, copies       an image whose copies carry different labels, to be remembered
     accepted    sha256               one that was refused, and whose labels agree now
@@ -45,6 +46,7 @@ from imagepipe.ingest.dataset import (
     record_change,
 )
 from imagepipe.ingest.findings import explain_nothing
+from imagepipe.ingest.holders import Listing, describe_kept, list_above, select_gone
 from imagepipe.ingest.rows import Spool
 from imagepipe.ingest.shards import IndexEntry
 
@@ -66,7 +68,7 @@ class IngestResult:
         quarantined: not usable, each with its reason in quarantine.jsonl.
         duplicates: further copies of files in the dataset, each in duplicates.jsonl.
         disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
-        gone: records that came from this source and are no longer in it; not part of the sum.
+        gone: records that came from this source, and are in no source any more; not part of the sum.
         removed: how many of those were removed, by ``sync``.
         reasons: number of quarantined records by reason, without what is of one file only.
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
@@ -140,13 +142,14 @@ def write_outcomes(staging: str, name: str, outcomes: list[Json]) -> None:
 
 @dataclass
 class _Changes:
-    """All outcomes of an ingest, by kind."""
+    """All outcomes of an ingest, by kind; of ``index`` the entries by hash that replace those of records that stay."""
 
     counts: Counter[str]
     quarantined: list[Json]
     duplicates: list[Json]
     leaving: list[Json]
     gone: list[IndexEntry]
+    index: dict[str, IndexEntry]
     torn: list[Json]
     refused: dict[str, Json]
     written: Counter[str]
@@ -159,17 +162,16 @@ class _Changes:
 
 
 def apply_outcomes(
-    out: str, staging: str, source: str, dataset: Dataset, spool: Spool, sync: bool, check_lock: Callable[[], None]
+    out: str, staging: str, dataset: Dataset, spool: Spool, listing: Listing, check_lock: Callable[[], None]
 ) -> IngestResult:
     """Turns the outcomes into the next state of the dataset, and commits it.
 
     Args:
         out: the dataset's folder.
         staging: the folder with the outcomes and the staged shards.
-        source: of the rows.
         dataset: the present state.
         spool: the rows.
-        sync: remove what is gone from the source.
+        listing: of their source.
         check_lock: raises IngestError if the dataset's folder is another ingest's by now.
 
     Raises:
@@ -181,8 +183,10 @@ def apply_outcomes(
     changes = _read_changes(out, staging)
     if changes.torn:
         raise IngestError(describe_torn({outcome["group"]: outcome["splits"] for outcome in changes.torn}))
-    gone = _select_gone(changes, source, sync)
-    if sync:
+    reasons = {outcome["path"]: outcome["reason"] for outcome in changes.quarantined}
+    gone, kept = select_gone(changes.gone, reasons, listing) if changes.gone else ([], [])
+    changes.index.update((entry["sha256"], entry) for entry in kept)
+    if listing.sync:
         changes.leaving += [{"entry": entry, "unseen": []} for entry in gone]
     result = IngestResult(
         read=spool.rows,
@@ -194,9 +198,12 @@ def apply_outcomes(
         edited=changes.written["edited"],
         disputed=len(changes.disputed),
         gone=len(gone),
-        removed=len(gone) if sync else 0,
+        removed=len(gone) if listing.sync else 0,
         reasons=dict(Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined)),
-        notes=tuple(describe_surprises(changes.counts)),
+        notes=(
+            *describe_surprises(changes.counts),
+            *([describe_kept(kept, listing.source, list(dataset.sources))] if kept else []),
+        ),
     )
     if result.read != result.written + result.quarantined + result.duplicates:
         raise IngestError(f"The records don't add up ({result}), so nothing was written. Please report this.")
@@ -206,21 +213,24 @@ def apply_outcomes(
     changes.quarantined += [
         {"path": path, "row": None, "reason": entry["reason"]} for entry in changes.disputed for path in entry["unseen"]
     ]
-    rewritten, replaced = _rewrite_shards(out, staging, dataset, changes.leaving)
+    rewritten, replaced = _rewrite_shards(out, staging, dataset, changes)
     staged = [*(shard for shard, _ in changes.added), *rewritten]
-    moves = {}
+    moves = {
+        shards.rewrite_index(out, shard, changes.index, staging): shards.locate_index(shard)
+        for shard in sorted({str(entry["shard"]) for entry in changes.index.values()}.difference(replaced))
+    }
     for shard in staged:
         moves[shard.staged] = shard.file
         moves[f"{shard.staged}.jsonl"] = shards.locate_index(shard.file)
     lists = {
-        QUARANTINE: _update_list(f"{out}/{QUARANTINE}", changes.quarantined, source, spool),
-        DUPLICATES: _update_list(f"{out}/{DUPLICATES}", changes.duplicates, source, spool),
+        QUARANTINE: _update_list(f"{out}/{QUARANTINE}", changes.quarantined, listing.source, spool),
+        DUPLICATES: _update_list(f"{out}/{DUPLICATES}", changes.duplicates, listing.source, spool),
         REFUSED: [changes.refused[sha256] for sha256 in sorted(changes.refused)],
     }
     for name, entries in lists.items():
         _write_lines(f"{staging}/new/{name}", entries)
         moves[f"{staging}/new/{name}"] = name
-    change = Change(source, result.new, result.relabelled, result.removed, result.disputed, result.edited)
+    change = Change(listing.source, result.new, result.relabelled, result.removed, result.disputed, result.edited)
     description = record_change(_update_description(dataset, spool, changes, staged, replaced), change)
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
@@ -234,7 +244,7 @@ def apply_outcomes(
     check_lock()
     commit.commit(out, {path[len(out) + 1 :]: target for path, target in moves.items()}, deletions)
     if result.quarantined == result.read:
-        raise NothingIngestedError(explain_nothing(source, f"{out}/{QUARANTINE}", quarantined))
+        raise NothingIngestedError(explain_nothing(listing.source, f"{out}/{QUARANTINE}", quarantined))
     labels = [split.labels for split in description.splits.values()]
     return replace(
         result,
@@ -243,39 +253,9 @@ def apply_outcomes(
     )
 
 
-def _select_gone(changes: _Changes, source: str, sync: bool) -> list[IndexEntry]:
-    """Returns the records whose images are gone from the source, but for those that could not be looked for.
-
-    Raises:
-        IngestError: those are to be removed, and there are some that could not be looked for.
-    """
-    unread = {outcome["path"]: outcome["reason"] for outcome in changes.quarantined}
-    gone: list[IndexEntry] = []
-    hidden: Counter[str] = Counter()
-    for entry in changes.gone:
-        path = next(iter(entry["copies"]))
-        if place := source if source in unread else next((p for p in _list_above(path) if p in unread), None):
-            hidden[place] += 1
-        elif path not in unread:
-            gone.append(entry)
-    if sync and hidden:
-        place = min(hidden)
-        raise IngestError(
-            f"{place}: {unread[place]}. So it is unknown whether {hidden.total():,} images of the dataset are gone, "
-            "and nothing was written: correct that, or ingest without --sync."
-        )
-    return gone
-
-
-def _list_above(path: str) -> Iterator[str]:
-    """Yields the folders above a file."""
-    while path := path.rpartition("/")[0]:
-        yield path
-
-
 def _read_changes(out: str, staging: str) -> _Changes:
     refused = {entry["sha256"]: entry for entry in _read_lines(f"{out}/{REFUSED}")}
-    changes = _Changes(Counter(), [], [], [], [], [], refused, Counter(), [])
+    changes = _Changes(Counter(), [], [], [], [], {}, [], refused, Counter(), [])
     # A worker that was killed leaves a part of a file, under another name.
     for path in (path for path, _ in filesystem.walk(f"{staging}/outcomes") if path.endswith(_OUTCOMES)):
         for outcome in _read_lines(path):
@@ -290,6 +270,8 @@ def _read_changes(out: str, staging: str) -> _Changes:
                     changes.leaving.append(outcome)
                 case "gone":
                     changes.gone.append(outcome["entry"])
+                case "held":
+                    changes.index[outcome["entry"]["sha256"]] = outcome["entry"]
                 case "torn":
                     changes.torn.append(outcome)
                 case "refused":
@@ -303,14 +285,14 @@ def _read_changes(out: str, staging: str) -> _Changes:
 
 
 def _rewrite_shards(
-    out: str, staging: str, dataset: Dataset, leaving: list[Json]
+    out: str, staging: str, dataset: Dataset, changes: _Changes
 ) -> tuple[list[shards.StagedShard], list[str]]:
     """Stages anew every shard that loses records; also returns the names of the shards that these replace."""
     hashes_by_shard: dict[str, set[str]] = defaultdict(set)
-    for entry in leaving:
+    for entry in changes.leaving:
         hashes_by_shard[entry["entry"]["shard"]].add(entry["entry"]["sha256"])
     rewritten = [
-        shards.rewrite(out, shard, hashes, staging, dataset.options.compress)
+        shards.rewrite(out, shard, hashes, changes.index, staging, dataset.options.compress)
         for shard, hashes in sorted(hashes_by_shard.items())
     ]
     return [shard for shard in rewritten if shard is not None], sorted(hashes_by_shard)
@@ -373,7 +355,7 @@ def _update_list(path: str, entries: list[Json], source: str, spool: Spool) -> l
     if earlier:
         unread = {entry["path"] for entry in entries}
         for listed in [path for path in earlier if path.startswith(f"{source}/")]:
-            if unread.isdisjoint(_list_above(listed)):  # else the folder could not be listed
+            if unread.isdisjoint(list_above(listed)):  # else the folder could not be listed
                 earlier.pop(listed)
         for row in (row for file in spool.files for row in _read_lines(file)):
             earlier.pop(row["path"], None)

@@ -15,58 +15,19 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import nsmallest
 from typing import NamedTuple, TypedDict, cast
 
-from imagepipe.base import filesystem
-from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.splits import Draw
+from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine
 from imagepipe.ingest.records import HashedRow
 from imagepipe.ingest.rows import digest_side
 from imagepipe.ingest.shards import IndexEntry, read_split
 
 _CANDIDATES = 8  # units of a class and split that can be moved; with one label, two fill all splits
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A source whose images have all been listed by this ingest.
-
-    Attributes:
-        source: its absolute path or URI.
-        number: its place in the dataset's list of sources.
-        is_folder: whether it is a folder, whose images lie below it.
-    """
-
-    source: str
-    number: int
-    is_folder: bool
-
-    def gave(self, entry: IndexEntry) -> bool:
-        """Returns whether an image of the dataset came from this source."""
-        if "source" in entry:
-            return entry["source"] == self.number
-        return self.is_folder and all(path.startswith(f"{self.source}/") for path in entry["copies"])
-
-    def lacks(self, entry: IndexEntry, path: str) -> bool:
-        """Returns whether a copy that this ingest has not read is gone, or has become another image.
-
-        A folder may not have been listed, so its file is looked at; and so is a file of another source.
-        """
-        if not self.is_folder and self.gave(entry):
-            return True
-        try:
-            return hashlib.sha256(filesystem.read(path, MAX_BYTES)).hexdigest() != entry["sha256"]
-        except FileNotFoundError:
-            return True
-        except NotADirectoryError:  # a member of an archive, all of whose members this ingest has listed
-            return self.gave(entry)
-        except (OSError, ValueError):
-            return False
 
 
 def decide(
@@ -131,14 +92,38 @@ def decide(
         else:
             change = "already"
         notes.append({"kind": "replaced", "entry": record})
+        holders = listing.list_others(record)
+        if path not in {*paths, *unseen}:
+            holders.pop(str(record.get("source")), None)
         weights = {read_split(str(record["shard"])): 1}
     else:
-        change = "new"
+        change, holders = "new", {}
         weights = dict(draw.weigh(given))
         if entry:
             notes.append({"kind": "accepted", "sha256": entry["sha256"]})
     others = [(row["path"], row["row"]) for row in rows if row is not kept]
     return {**kept, "group": group, "copies": others, "weights": weights, "change": change}, notes
+
+
+def compare_copies(rows: list[HashedRow], entry: IndexEntry, listing: Listing) -> list[Json]:
+    """Compares the copies of an image with those that its source had when it was last read.
+
+    Args:
+        rows: those that this ingest has read.
+        entry: of its record, which stays.
+        listing: of the source.
+
+    Returns:
+        The outcome ``gone`` if there is none any more, ``held`` if another source has the image now, or has it
+        elsewhere; or nothing.
+    """
+    path, paths = listing.find_copy(entry), [row["path"] for row in rows]
+    if not paths:
+        return [] if path is None else [{"kind": "gone", "entry": entry}]
+    if path in paths or "source" not in entry:
+        return []
+    holders = {**listing.list_others(entry), str(listing.number): min(paths)}
+    return [{"kind": "held", "entry": {**entry, "holders": holders}}]
 
 
 def _contradict(labels: set[tuple[str, ...]], rows: list[HashedRow], record: IndexEntry | None) -> str | None:

@@ -33,6 +33,7 @@ class HashedRow(Row):
         weights: weight by split of the draw, once that is decided; one split if it is fixed.
         change: ``new``; ``relabelled``; ``edited``, if the dataset has the image with these labels, and its group or
             side features have changed; or ``already``, if only its path has.
+        holders: other sources that have the image, see ``shards.IndexEntry``.
     """
 
     sha256: str
@@ -41,6 +42,7 @@ class HashedRow(Row):
     measured: tuple[int, int, str, appearance.Appearance] | None
     weights: dict[str, int]
     change: str
+    holders: dict[str, str]
 
 
 def make_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -71,12 +73,15 @@ def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow
         decode: also decodes images that are written byte for byte. Worth it while the dataset has none of the files.
         rows: as the source has them.
     """
-    return map_survivably(functools.partial(_hash_row, options, decode), _refuse_row, rows)
+    return map_survivably(functools.partial(_hash_row, options, decode), _make_hashed, rows)
 
 
-def _refuse_row(row: Row, reason: str) -> HashedRow:
-    hashed = {"reason": reason, "sha256": "", "size": 0, "copies": [], "measured": None, "weights": {}, "change": "new"}
-    return cast(HashedRow, {**row, **hashed})
+def _make_hashed(
+    row: Row, reason: str | None, sha256: str = "", size: int = 0, measured: tuple[Any, ...] | None = None
+) -> HashedRow:
+    undecided = {"copies": [], "weights": {}, "change": "new", "holders": {}}
+    read = {"reason": reason, "sha256": sha256, "size": size, "measured": measured}
+    return cast(HashedRow, {**row, **read, **undecided})
 
 
 def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
@@ -96,10 +101,7 @@ def _hash_row(options: Options, decode: bool, row: Row) -> HashedRow:
             reason = _explain(error)
         except ValueError as error:  # a path with a NUL
             reason = f"can't be read: {error}"
-    if reason is not None:
-        return _refuse_row(row, reason)
-    hashed = {"sha256": sha256, "size": size, "copies": [], "measured": measured, "weights": {}, "change": "new"}
-    return cast(HashedRow, {**row, **hashed})
+    return _make_hashed(row, None, sha256, size, measured) if reason is None else _make_hashed(row, reason)
 
 
 def _explain(error: OSError) -> str:

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, NotRequired, TypedDict, cast
@@ -23,6 +23,8 @@ class IndexEntry(TypedDict):
         group: of an image with a record; None or missing if it has none.
         side: hash of its side features, see ``rows.digest_side``; missing if it has none.
         source: the place in the dataset's list of sources of the one that gave it; earlier versions left it out.
+        holders: by the place of a source that has the image, the path of its copy, as of when it was last read; missing
+            if it is only the one that gave it.
     """
 
     sha256: str
@@ -31,6 +33,7 @@ class IndexEntry(TypedDict):
     group: NotRequired[str | None]
     side: NotRequired[str]
     source: NotRequired[int]
+    holders: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,29 @@ def write(staging: str, split: str, compress: Compression | None, records: Itera
     if not entries:
         return None
     name = f"{split}/{digest.hexdigest()[:20]}.tfrecord{'.gz' if compress else ''}"
-    lines = "".join(json.dumps(entry | {"shard": name}) + "\n" for entry in entries)
-    filesystem.write_whole(f"{staged}.jsonl", lines.encode())
+    _write_index(f"{staged}.jsonl", (entry | {"shard": name} for entry in entries))
     return StagedShard(staged, name, len(entries), filesystem.size(staged) or 0)
 
 
 def rewrite(
-    folder: str, shard: str, without: Collection[str], staging: str, compress: Compression | None
+    folder: str,
+    shard: str,
+    without: Collection[str],
+    edited: Mapping[str, IndexEntry],
+    staging: str,
+    compress: Compression | None,
 ) -> StagedShard | None:
-    """Stages a copy of a dataset's shard without the images of some hashes; returns None if nothing is left."""
-    with filesystem.open_read(filesystem.join(folder, locate_index(shard))) as file:
-        entries = {line["sha256"]: line for line in map(json.loads, file)}
+    """Stages a copy of a dataset's shard without the images of some hashes; returns None if nothing is left.
+
+    Args:
+        folder: of the dataset.
+        shard: below it.
+        without: hashes.
+        edited: entries by hash that replace those of the index.
+        staging: folder that is written to.
+        compress: compression of the dataset.
+    """
+    entries = {entry["sha256"]: entry for entry in _read_index(folder, shard, edited)}
     with _open_read(filesystem.join(folder, shard), compress) as stored:
         records = (
             Record(data, entries[sha256])
@@ -105,6 +120,22 @@ def rewrite(
             if (sha256 := tfrecord.read_bytes_feature(data, "sha256")[0].decode()) not in without
         )
         return write(staging, read_split(shard), compress, records)
+
+
+def rewrite_index(folder: str, shard: str, edited: Mapping[str, IndexEntry], staging: str) -> str:
+    """Stages a shard's index with edited entries, see ``rewrite``; returns its path."""
+    staged = f"{staging}/shards/{uuid.uuid4().hex}.jsonl"
+    _write_index(staged, _read_index(folder, shard, edited))
+    return staged
+
+
+def _read_index(folder: str, shard: str, edited: Mapping[str, IndexEntry]) -> Iterator[IndexEntry]:
+    with filesystem.open_read(filesystem.join(folder, locate_index(shard))) as file:
+        yield from (edited.get(entry["sha256"], entry) for entry in map(json.loads, file))
+
+
+def _write_index(path: str, entries: Iterable[IndexEntry]) -> None:
+    filesystem.write_whole(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
 
 def read_records(path: str, compress: Compression | None) -> Iterator[bytes]:

@@ -34,8 +34,9 @@ from imagepipe.base.splits import Draw
 from imagepipe.base.workers import map_in_order
 from imagepipe.ingest import policy, shards
 from imagepipe.ingest.dataset import Options
+from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine, write_outcomes
-from imagepipe.ingest.policy import Cell, Listing
+from imagepipe.ingest.policy import Cell
 from imagepipe.ingest.records import HashedRow, encode_rows, hash_rows, make_batches, read_batches
 from imagepipe.ingest.rows import digest_side
 from imagepipe.ingest.shards import IndexEntry
@@ -283,8 +284,7 @@ class _Decide(_Step):
         for entry in index.values():
             if entry["shard"] is None or entry["sha256"] in left:
                 continue
-            if entry["sha256"] not in rows and self.plan.listing.gave(entry):
-                outcomes.append({"kind": "gone", "entry": entry})
+            outcomes += policy.compare_copies(rows.get(entry["sha256"], []), entry, self.plan.listing)
             if group := entry.get("group"):
                 fact = policy.Fact(group=group, present=shards.read_split(entry["shard"]))
                 units[self._find_bucket(entry["sha256"], group)].append(fact)
@@ -380,9 +380,14 @@ class _Write(_Step):
 
     def _make_entry(self, row: HashedRow) -> IndexEntry:
         entry = IndexEntry(sha256=row["sha256"], copies={row["path"]: row["labels"]}, shard=None)
-        further = {"group": row["group"], "side": digest_side(row["side"], self.plan.features)}
+        number = self.plan.listing.number
+        further = {
+            "group": row["group"],
+            "side": digest_side(row["side"], self.plan.features),
+            "holders": {**row["holders"], str(number): row["path"]} if row["holders"] else None,
+        }
         given = {name: value for name, value in further.items() if value is not None}
-        return cast(IndexEntry, {**entry, **given, "source": self.plan.listing.number})
+        return cast(IndexEntry, {**entry, **given, "source": number})
 
     def _encode(self, rows: list[HashedRow]) -> Iterator[tuple[HashedRow, bytes | BadImage]]:
         encoding = functools.partial(encode_rows, self.plan.options, self.plan.features)

@@ -4,6 +4,7 @@ import pytest
 
 from imagepipe.base.splits import plan_draw
 from imagepipe.ingest import policy
+from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.policy import choose_split
 from imagepipe.ingest.rows import digest_side
 
@@ -19,7 +20,7 @@ DRAW = plan_draw({"train": 80, "eval": 10, "test": 10}, ())
 
 
 TYPES = {"iso": "int64"}
-LISTING = policy.Listing("/source", 1, is_folder=True)
+LISTING = Listing("/source", 1, is_folder=True, sync=False)
 CONTENT = b"an image"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -95,7 +96,7 @@ def test_a_copy_that_is_gone_or_has_become_another_image_contradicts_nothing(fil
 
 
 def test_a_copy_that_a_manifest_no_longer_names_contradicts_nothing():
-    manifest = policy.Listing("/list.csv", 1, is_folder=False)
+    manifest = Listing("/list.csv", 1, is_folder=False, sync=False)
     keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 1}, DRAW, manifest, TYPES)
     assert keep["change"] == "relabelled"
     keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 0}, DRAW, manifest, TYPES)

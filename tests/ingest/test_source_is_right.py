@@ -110,6 +110,51 @@ def test_sync_touches_only_what_came_from_this_source(photos_of_two, put, crops,
     assert len(records(out)) == 13
 
 
+def test_sync_keeps_what_another_source_has_until_that_one_loses_it_too(photos_of_two, records):
+    source, out = photos_of_two
+    other = source.with_name("other")
+    (other / "a").mkdir(parents=True)
+    for name in ("00", "02"):
+        shutil.copy(source / f"a/{name}.jpg", other / f"a/copy of {name}.jpg")
+    manifest = source / "list.csv"
+    manifest.write_text("path,label\na/04.jpg,a\n")
+    assert ingest(other, out).duplicates == 2
+    assert ingest(manifest, out).already == 1
+    present = list_records(records, out)
+    for name in ("00", "02", "04", "06"):
+        (source / f"a/{name}.jpg").unlink()
+    result = ingest(source, out, sync=True)
+    assert (result.gone, result.removed) == (1, 1)
+    assert result.notes == (
+        f"3 images are gone from {source}, and stay, as other sources had them at their last ingest: {other}, "
+        f"{manifest}.",
+    )
+    (other / "a/copy of 02.jpg").unlink()
+    result = ingest(other, out, sync=True)
+    assert (result.already, result.removed, result.notes) == (1, 1, ())
+    now = list_records(records, out)
+    kept = {path.decode(): split for _, path, split in now.values()}
+    assert len(now) == 10
+    assert "a/copy of 00.jpg" in kept
+    assert all(split == present[sha256][2] for sha256, (_, _, split) in now.items())
+
+
+def test_an_image_that_two_sources_have_stays_where_one_of_them_can_not_be_read(photos_of_two, records):
+    source, out = photos_of_two
+    other = source.with_name("other")
+    shutil.copytree(source / "a", other / "a")
+    ingest(other, out)
+    shutil.rmtree(other / "a")
+    (other / "a").symlink_to(other / "a")
+    (other / "b").mkdir()
+    (other / "b/1.jpg").write_bytes((source / "b/01.jpg").read_bytes())
+    ingest(other, out, sync=True)
+    shutil.rmtree(source / "a")
+    result = ingest(source, out, sync=True)
+    assert (result.removed, len(result.notes)) == (0, 1)
+    assert len(records(out)) == 12
+
+
 def test_sync_refuses_where_a_folder_could_not_be_listed(photos_of_two, tree, monkeypatch):
     source, out = photos_of_two
     shutil.rmtree(source / "a")

@@ -1,0 +1,130 @@
+"""Which sources have an image, as of when each was last read: so one that is gone from all of them can be removed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import IngestError
+from imagepipe.base.images import MAX_BYTES
+from imagepipe.base.labels import list_names
+from imagepipe.ingest.shards import IndexEntry
+
+
+def list_holders(entry: IndexEntry) -> dict[str, str]:
+    """Returns the sources that have an image, by their places, and the paths of their copies."""
+    giver = {str(entry["source"]): next(iter(entry["copies"]))} if "source" in entry else {}
+    return entry.get("holders", giver)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A source whose images have all been listed by this ingest.
+
+    Attributes:
+        source: its absolute path or URI.
+        number: its place in the dataset's list of sources.
+        is_folder: whether it is a folder, whose images lie below it.
+        sync: whether images that are gone from it, and that no other source has, are removed.
+    """
+
+    source: str
+    number: int
+    is_folder: bool
+    sync: bool
+
+    def gave(self, entry: IndexEntry) -> bool:
+        """Returns whether an image of the dataset came from this source."""
+        if "source" in entry:
+            return entry["source"] == self.number
+        return self.is_folder and all(path.startswith(f"{self.source}/") for path in entry["copies"])
+
+    def find_copy(self, entry: IndexEntry) -> str | None:
+        """Returns the path of an image's copy when this source was last read; None if it had none."""
+        if self.gave(entry) and "holders" not in entry:
+            return next(iter(entry["copies"]))
+        return list_holders(entry).get(str(self.number))
+
+    def list_others(self, entry: IndexEntry) -> dict[str, str]:
+        """Returns the other sources that have an image, see ``list_holders``."""
+        return {place: path for place, path in list_holders(entry).items() if place != str(self.number)}
+
+    def lacks(self, entry: IndexEntry, path: str) -> bool:
+        """Returns whether a copy that this ingest has not read is gone, or has become another image.
+
+        A folder may not have been listed, so its file is looked at; and so is a file of another source.
+        """
+        if not self.is_folder and self.gave(entry):
+            return True
+        try:
+            return hashlib.sha256(filesystem.read(path, MAX_BYTES)).hexdigest() != entry["sha256"]
+        except FileNotFoundError:
+            return True
+        except NotADirectoryError:  # a member of an archive, all of whose members this ingest has listed
+            return self.gave(entry)
+        except (OSError, ValueError):
+            return False
+
+
+def list_above(path: str) -> Iterator[str]:
+    """Yields the folders above a file."""
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def select_gone(
+    entries: Sequence[IndexEntry], reasons: dict[str, str], listing: Listing
+) -> tuple[list[IndexEntry], list[IndexEntry]]:
+    """Selects the records whose images are gone from a source, but for those that could not be looked for.
+
+    Args:
+        entries: of the records of which this ingest has read no copy, and the last one of this source had.
+        reasons: why paths were quarantined by this ingest.
+        listing: of the source.
+
+    Returns:
+        The entries of the images that no other source has either, as of when those were last read; and those of the
+        others, without this source.
+
+    Raises:
+        IngestError: the former are to be removed, and there are some that could not be looked for.
+    """
+    gone: list[IndexEntry] = []
+    kept: list[IndexEntry] = []
+    hidden: Counter[str] = Counter()
+    for entry in entries:
+        path, others = str(listing.find_copy(entry)), listing.list_others(entry)
+        place = listing.source if listing.source in reasons else next((p for p in list_above(path) if p in reasons), "")
+        if place:
+            hidden[place] += not others
+        elif path in reasons:
+            continue
+        elif others:
+            giver = int(min(others, key=int)) if listing.gave(entry) else entry["source"]
+            kept.append(cast(IndexEntry, {**entry, "source": giver, "holders": others}))
+        else:
+            gone.append(entry)
+    if listing.sync and hidden.total():
+        place = min(+hidden)
+        raise IngestError(
+            f"{place}: {reasons[place]}. So it is unknown whether {hidden.total():,} images of the dataset are gone, "
+            "and nothing was written: correct that, or ingest without --sync."
+        )
+    return gone, kept
+
+
+def describe_kept(entries: Sequence[IndexEntry], source: str, sources: Sequence[str]) -> str:
+    """Returns a sentence about images that are gone from a source, and stay.
+
+    Args:
+        entries: the second list of ``select_gone``, one or more.
+        source: the path of the source.
+        sources: those of the dataset.
+    """
+    names = sorted({sources[int(place)] for entry in entries for place in list_holders(entry)})
+    return (
+        f"{len(entries):,} images are gone from {source}, and stay, as other sources had them at their last ingest: "
+        f"{list_names(names)}."
+    )
