@@ -2,7 +2,7 @@
 
 DIR/dataset.json               this module's Dataset; replaced last, so it never names what is not there
 DIR/<split>/<hash>.tfrecord    the records, in order of the images' hashes, which is as good as shuffled
-DIR/index/<split>-<hash>.jsonl one line for each record of that shard, see ``shards.IndexEntry``: adding need not read records
+DIR/index/<split>-<hash>.jsonl one line for each record of that shard, so that adding need not read the records
 DIR/index/refused.jsonl        images whose copies carry different labels
 DIR/quarantine.jsonl           path, reason, row: what was quarantined, as of the last time it was read
 DIR/overview.png               a contact sheet by class, see ``imagepipe.base.overview``
