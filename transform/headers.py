@@ -12,27 +12,32 @@ import tensorflow as tf
 _JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 
 _MAX_PARTS = 64  # segments of a JPEG or chunks of a PNG; of cameras and programs some ten come before the pixels
-_MAX_EXIF = 2**16  # bytes, as JPEG bounds it
+_MAX_METADATA = 2**16  # bytes of EXIF or XMP, as JPEG bounds them
 _MAX_ENTRIES = 64  # of EXIF's first directory, which is sorted by tag: the orientation is among the first ten
 
-# ITU-T T.81, table B.1: the first marker; markers from the frame to the scan come below all others.
-_SOI, _LAST_OF_PIXELS = b"\xff\xd8", 0xDA
+# ITU-T T.81, table B.1: the first marker; the first kind of segment; the first and the last of the kinds that are a
+# marker alone, the last being the end of the image; the start of the pixels.
+_SOI, _FIRST_KIND, _MARKERS_ALONE, _EOI, _SOS = b"\xff\xd8", 0xC0, 0xD0, 0xD9, 0xDA
 _APP1, _EXIF_NAME = 0xE1, b"Exif\0\0"  # EXIF 2.32, 4.7.2
+_XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # XMP specification, part 3, 1.1.3
 # PNG 3, 11.2 and 11.3: place and values of the color types with alpha; names of chunks.
 _COLOR_TYPE, _ALPHA_TYPES = 25, (b"\4", b"\6")
 _TRANSPARENT_COLORS, _EXIF_CHUNK, _PIXELS = b"tRNS", b"eXIf", b"IDAT"
+_XMP_CHUNK = b"iTXtXML:com.adobe.xmp\0"  # XMP specification, part 3, 1.1.5
 # Windows' BITMAPV4HEADER: masks of blue, green and red; of alpha.
 _BGR_MASKS, _ALPHA_MASK = b"\0\0\xff\0\0\xff\0\0\xff\0\0\0", b"\0\0\0\xff"
 # TIFF 6.0: starts; the orientation's tag; the types of whole numbers.
 _LITTLE, _BIG = b"II*\0", b"MM\0*"
 _ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
+_XMP_ORIENTATION = r'\A\C*?tiff:Orientation(?:="|>)([0-9])\C*\z'  # as Pillow looks for it; \C is any byte
 
 
 class Headers(NamedTuple):
     """Facts that the header of an image, or of each image of a batch, gives about its pixels.
 
     Attributes:
-        orientation: int32, 1..8 as EXIF 2.32 defines them; 1, upright, without a sound EXIF in a JPEG or PNG.
+        orientation: int32, 1..8 as EXIF 2.32 defines them: of a JPEG or PNG the one in its EXIF, else in its XMP; 1,
+            upright, if none is there and sound.
         has_alpha: bool, whether it is a PNG or BMP that may have transparent pixels.
         is_jpeg: bool.
         is_decodable: bool, whether it is a JPEG, a PNG, a GIF or a BMP of a kind that TensorFlow decodes as Pillow
@@ -52,12 +57,16 @@ class _Walk(NamedTuple):
         at: int32 ``[n]``, where the next part starts; the image's size if the walk has ended.
         exif_at: int32 ``[n]``, where the EXIF starts.
         exif_size: int32 ``[n]``, its length; 0 as long as none was seen.
+        xmp_at: int32 ``[n]``, where the XMP starts.
+        xmp_size: int32 ``[n]``, its length; 0 as long as none was seen.
         has_transparent_colors: bool ``[n]``, of a PNG.
     """
 
     at: tf.Tensor
     exif_at: tf.Tensor
     exif_size: tf.Tensor
+    xmp_at: tf.Tensor
+    xmp_size: tf.Tensor
     has_transparent_colors: tf.Tensor
 
 
@@ -72,18 +81,22 @@ def read_headers(encoded: tf.Tensor) -> Headers:
     """
     size = tf.strings.length(encoded)
     is_jpeg, is_png, is_gif = (_has(encoded, tf.zeros_like(size), magic) for magic in (_JPEG, _PNG, _GIF))
-    walk = _Walk(tf.where(~is_jpeg, size, len(_SOI)), tf.zeros_like(size), tf.zeros_like(size), tf.zeros_like(is_png))
+    nothing = tf.zeros_like(size)
+    walk = _Walk(tf.where(~is_jpeg, size, len(_SOI)), nothing, nothing, nothing, nothing, tf.zeros_like(is_png))
     walk = _walk(encoded, size, walk, _read_segment)
     walk = _walk(encoded, size, walk._replace(at=tf.where(~is_png, size, len(_PNG))), _read_chunk)
-    exif = tf.strings.substr(encoded, walk.exif_at, tf.clip_by_value(walk.exif_size, 0, _MAX_EXIF))
+    exif = tf.strings.substr(encoded, walk.exif_at, tf.clip_by_value(walk.exif_size, 0, _MAX_METADATA))
+    orientation = tf.cond(tf.reduce_any(walk.exif_size > 0), lambda: _read_exif(exif), lambda: nothing)
+    xmp_size = tf.where(orientation == 0, tf.clip_by_value(walk.xmp_size, 0, _MAX_METADATA), 0)
+    xmp = tf.strings.substr(encoded, walk.xmp_at, xmp_size)
     orientation = tf.cond(
-        tf.reduce_any(walk.exif_size > 0), lambda: _read_orientation(exif), lambda: tf.ones_like(size)
+        tf.reduce_any(xmp_size > 0), lambda: tf.maximum(orientation, _read_xmp(xmp)), lambda: orientation
     )
     is_bmp, is_transparent_bmp = _read_bmp(encoded)
     color_type = _read(encoded, tf.fill(tf.shape(size), _COLOR_TYPE), 1)
     is_transparent_png = is_png & ((color_type == _ALPHA_TYPES[0]) | (color_type == _ALPHA_TYPES[1]))
     has_alpha = is_transparent_png | walk.has_transparent_colors | is_transparent_bmp
-    return Headers(orientation, has_alpha, is_jpeg, is_jpeg | is_png | is_gif | is_bmp)
+    return Headers(tf.maximum(orientation, 1), has_alpha, is_jpeg, is_jpeg | is_png | is_gif | is_bmp)
 
 
 def _walk(
@@ -100,32 +113,42 @@ def _walk(
 
 
 def _read_segment(encoded: tf.Tensor, walk: _Walk) -> tuple[_Walk, tf.Tensor]:
-    """Reads a JPEG's segment: 0xFF, its kind, its length, which counts itself too, and the name of its content."""
+    """Reads a JPEG's segment: 0xFF, its kind, its length, which counts itself too, and the name of its content.
+
+    What is none, such as padding, is passed over byte by byte.
+    """
     head = _decode(_read(encoded, walk.at, 4), 4)
-    kind, length = head[:, 1], _join(head[:, 2:])
-    is_exif = (kind == _APP1) & _has(encoded, walk.at + 4, _EXIF_NAME)
+    is_marker, kind, length = head[:, 0] == 0xFF, head[:, 1], _join(head[:, 2:])
+    is_segment = is_marker & (kind >= _FIRST_KIND) & ~((kind >= _MARKERS_ALONE) & (kind <= _EOI)) & (kind < 0xFF)
+    is_app1 = is_segment & (kind == _APP1)
+    is_exif = is_app1 & (walk.exif_size == 0) & _has(encoded, walk.at + 4, _EXIF_NAME)
+    is_xmp = is_app1 & _has(encoded, walk.at + 4, _XMP_NAME)
     return _Walk(
-        tf.where(kind == 0xFF, walk.at + 1, walk.at + 2 + length),  # 0xFF may be repeated
+        tf.where(is_segment, walk.at + 2 + length, walk.at + 1),
         tf.where(is_exif, walk.at + 4 + len(_EXIF_NAME), walk.exif_at),
         tf.where(is_exif, length - 2 - len(_EXIF_NAME), walk.exif_size),
+        tf.where(is_xmp, walk.at + 4 + len(_XMP_NAME), walk.xmp_at),
+        tf.where(is_xmp, length - 2 - len(_XMP_NAME), walk.xmp_size),
         walk.has_transparent_colors,
-    ), is_exif | (head[:, 0] != 0xFF) | (kind <= _LAST_OF_PIXELS)
+    ), is_marker & ((kind == _EOI) | (kind == _SOS))
 
 
 def _read_chunk(encoded: tf.Tensor, walk: _Walk) -> tuple[_Walk, tf.Tensor]:
     """Reads a PNG's chunk: the length of its content, its name, its content, a checksum."""
     length, name = _join(_decode(_read(encoded, walk.at, 4), 4)), _read(encoded, walk.at + 4, 4)
-    is_exif = name == _EXIF_CHUNK
+    is_exif, is_xmp = name == _EXIF_CHUNK, _has(encoded, walk.at + 4, _XMP_CHUNK)
     return _Walk(
         walk.at + 12 + length,
         tf.where(is_exif, walk.at + 8, walk.exif_at),
         tf.where(is_exif, length, walk.exif_size),
+        tf.where(is_xmp, walk.at + 8, walk.xmp_at),
+        tf.where(is_xmp, length, walk.xmp_size),
         walk.has_transparent_colors | (name == _TRANSPARENT_COLORS),
     ), name == _PIXELS
 
 
-def _read_orientation(exif: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in each EXIF, which is a TIFF file, as int32 ``[n]``; 1 if it has none."""
+def _read_exif(exif: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation in each EXIF, a TIFF file, as int32 ``[n]``: 1 if it is unsound, 0 if there is none."""
     start = tf.zeros_like(tf.strings.length(exif))
     is_little, is_big = _has(exif, start, _LITTLE), _has(exif, start, _BIG)
 
@@ -141,12 +164,17 @@ def _read_orientation(exif: tf.Tensor) -> tf.Tensor:
         (is_little | is_big)[:, None]
         & (tf.range(_MAX_ENTRIES) < join(directory[:, None, :2]))
         & (join(entries[..., :2]) == _ORIENTATION)
-        & ((kind == _SHORT) | (kind == _LONG))
-        & (join(entries[..., 4:8]) == 1)
-        & (value >= 1)
-        & (value <= 8)
     )
-    return tf.reduce_max(tf.where(is_orientation, value, 1), axis=1)
+    is_number = ((kind == _SHORT) | (kind == _LONG)) & (join(entries[..., 4:8]) == 1)
+    value = tf.where(is_number & (value >= 1) & (value <= 8), value, 1)
+    return tf.reduce_max(tf.where(is_orientation, value, 0), axis=1)
+
+
+def _read_xmp(xmp: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation in each XMP, as int32 ``[n]``; 0 if there is none, or an unsound one."""
+    digit = tf.strings.regex_replace(xmp, _XMP_ORIENTATION, r"\1")
+    is_orientation = tf.strings.regex_full_match(digit, "[1-8]")
+    return tf.strings.to_number(tf.where(is_orientation, digit, "0"), tf.int32)
 
 
 def _read_bmp(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -157,8 +157,8 @@ def prepare_for_decoder(
     Args:
         data: the file's bytes.
         max_pixels: largest width x height, 1 or more.
-        decoder_turns: whether the decoder turns JPEGs upright by their EXIF. Then these are kept too, and so is CMYK:
-            encoded anew they would be other pixels than those that the same decoder makes of the file.
+        decoder_turns: whether the decoder turns JPEGs upright. Then these are kept too, and so is CMYK: encoded anew
+            they would be other pixels than those that the same decoder makes of the file.
 
     Returns:
         The encoded image, whose pixels can be broken if these are the original bytes, and its width and height.
@@ -167,7 +167,8 @@ def prepare_for_decoder(
         BadImage: with the reason, as far as the image had to be read to know it.
     """
     with _open(data) as (name, image):
-        if _can_keep(data, name, image, max_pixels, None) or (decoder_turns and _is_turned_by_exif(data, name, image)):
+        is_turned = decoder_turns and name == "jpeg" and _read_jpeg_frame(data) in _COMMON_FRAMES
+        if _can_keep(data, name, image, max_pixels, None) or is_turned:
             return data, *image.size
         converted = _convert(data, name, image, None)
         return converted.data, converted.width, converted.height
@@ -358,15 +359,6 @@ def _read_orientation(image: Image.Image) -> int:
     with contextlib.suppress(Exception):  # broken EXIF says nothing about the pixels
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
-
-
-def _is_turned_by_exif(data: bytes, name: str, image: ImageFile.ImageFile) -> bool:
-    """Returns whether this is a common JPEG that is upright by its EXIF alone; Pillow goes by XMP too."""
-    if name != "jpeg" or _read_jpeg_frame(data) not in _COMMON_FRAMES:
-        return False
-    by_exif = Image.new("L", (1, 1))
-    by_exif.info["exif"] = image.info.get("exif")
-    return _read_orientation(by_exif) == _read_orientation(image)
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:

@@ -1,9 +1,10 @@
+import io
 import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from imagepipe.base.images import normalize
 from tests.conftest import encode_image
@@ -78,6 +79,63 @@ def test_exif_is_found_wherever_it_stands_before_the_pixels(jpeg):
     assert dict(zip(others, read(*others.values()).orientation, strict=True)) == dict.fromkeys(others, 6)
     for encoded in others.values():
         assert normalize(encoded).data != encoded  # ingest sees it too
+
+
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+XMP_OF_6 = {
+    "attribute": b'\xef\xbb\xbf<?xpacket?><rdf:Description tiff:Orientation="6" x="\xff\n"/>' + b" \n" * 2000,
+    "element": b"<x/><tiff:Orientation>6</tiff:Orientation><tiff:Orientation>8</tiff:Orientation>",
+}
+
+
+def turns(encoded: bytes) -> bool:
+    """Whether Pillow, and so ingest, turns an image that lies."""
+    upright = Image.open(io.BytesIO(normalize(encoded).data))
+    return upright.size != Image.open(io.BytesIO(encoded)).size
+
+
+def test_exif_and_xmp_count_wherever_pillow_finds_them(jpeg):
+    def xmp(content: bytes) -> bytes:
+        return make_segment(0xE1, XMP + content)
+
+    frame, huffman, scan = (jpeg.index(marker) for marker in (b"\xff\xc0", b"\xff\xc4", b"\xff\xda"))
+    six, eight, none, nine = (
+        make_segment(0xE1, EXIF + make_exif(*entries))
+        for entries in ([make_orientation(6)], [make_orientation(8)], [], [make_orientation(9)])
+    )
+    attribute, element = map(xmp, XMP_OF_6.values())
+    turned = {
+        "behind the tables of Huffman": jpeg[:scan] + six + jpeg[scan:],
+        "behind the frame": jpeg[:huffman] + six + jpeg[huffman:],
+        "behind junk": jpeg[:20] + b"\0\xff\0\xff\xd0" + six + jpeg[20:],
+        "behind XMP": put(jpeg, xmp(XMP_OF_6["element"].replace(b"6", b"3")), six),
+        "in the first of two": put(jpeg, six, eight),
+        "by XMP": put(jpeg, attribute),
+        "by XMP, in an element": put(jpeg, element),
+        "by XMP behind EXIF that says nothing": put(jpeg, none, make_segment(0xFE, b"x"), attribute),
+        "by XMP behind the frame": jpeg[:frame] + attribute + jpeg[frame:],
+        "by the last XMP": put(jpeg, xmp(b"<x/>"), element),
+    }
+    upright = {
+        "by EXIF that says 9, whatever XMP says": put(jpeg, nine, attribute),
+        "by XMP of 0": put(jpeg, xmp(b'tiff:Orientation="0"')),
+        "by XMP with more between": put(jpeg, xmp(b'tiff:Orientation = "6"')),
+        "with XMP in another segment": put(jpeg, make_segment(0xE2, XMP + XMP_OF_6["element"])),
+    }
+    assert dict(zip(turned, read(*turned.values()).orientation, strict=True)) == dict.fromkeys(turned, 6)
+    assert dict(zip(upright, read(*upright.values()).orientation, strict=True)) == dict.fromkeys(upright, 1)
+    assert {name for name, encoded in (turned | upright).items() if turns(encoded)} == turned.keys()
+    for encoded in (turned | upright).values():
+        assert tf.io.decode_jpeg(encoded).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("xmp", XMP_OF_6.values(), ids=XMP_OF_6)
+def test_a_png_is_turned_by_its_xmp(photo, xmp):
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode(errors="ignore"))
+    encoded = encode_image(photo.resize((6, 4)), "PNG", pnginfo=text)
+    assert read(encoded).orientation == [6]
+    assert turns(encoded)
 
 
 def test_malformed_exif_is_upright_and_no_error(jpeg):
