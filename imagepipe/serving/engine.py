@@ -21,7 +21,6 @@ from imagepipe.serving.limits import BATCH_SIZE, MAX_INSTANCES, MAX_ONLINE_PIXEL
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
-from imagepipe.serving.upright import turns_upright
 
 _FOLLOW_SECONDS = 1.0
 
@@ -54,7 +53,7 @@ class Engine:
         self._preprocess = self.model.loaded.preprocess
         self._answer = _share_batches(self.model.loaded.answer, self._preprocess.structured_outputs)
         self._observe = observe
-        self._graph_turns = turns_upright(self.model)
+        self._graph_turns = self.model.turns_upright()
         self._warm()
         release_memory()
 

@@ -1,5 +1,6 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
+import io
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,10 +11,11 @@ from typing import Any, Literal, cast
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
+from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from imagepipe.base.errors import ModelError
-from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.features import IMAGE, LABEL_SEPARATOR
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
@@ -87,6 +89,22 @@ class LoadedModel:
     def build_trial_request(self, image: bytes) -> Request:
         """Returns a request about an image that lacks nothing, whose answer means nothing."""
         return Request("", image, {name: "" if dtype == tf.string else 0 for name, dtype in self.side.items()})
+
+    def turns_upright(self) -> bool:
+        """Returns whether the graph turns photos upright by their EXIF, and by XMP where that alone tells.
+
+        Such a graph gets them unchanged; for another one they are turned, and encoded anew. The graph itself is asked,
+        about one small image: it can be older than the rest of the model, whose training took it from a cache.
+        """
+        if not hasattr(self.loaded, "preprocess"):
+            return False
+        half = Image.new("L", (32, 32))
+        half.paste(255, (0, 0, 16, 32))  # white on the left, and on the right once it is turned
+        encoded = io.BytesIO()
+        half.save(encoded, "JPEG", xmp=b'tiff:Orientation="3"')  # graphs that read XMP read EXIF, too
+        tensors = self.build_tensors([self.build_trial_request(encoded.getvalue())])
+        row = self.loaded.preprocess(**tensors)[IMAGE][0, 0, :, 0].numpy()
+        return bool(row[0] < row[-1])
 
     @property
     def side_types(self) -> dict[str, str]:

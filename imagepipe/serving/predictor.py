@@ -14,7 +14,6 @@ from imagepipe.serving.inputs import Image, build_requests, normalize_images
 from imagepipe.serving.limits import BATCH_SIZE
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request, Value
-from imagepipe.serving.upright import turns_upright
 
 
 def load(path: str | os.PathLike[str], verify: str | os.PathLike[str] | None = None) -> "Predictor":
@@ -47,7 +46,7 @@ class Predictor:
 
     def __init__(self, model: LoadedModel):
         self.model = model
-        self._graph_turns = turns_upright(model)
+        self._graph_turns = model.turns_upright()
 
     def predict(
         self, images: Iterable[Image], side: Iterable[Mapping[str, Value]] | None = None

@@ -20,7 +20,6 @@ from imagepipe.serving.inputs import normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
-from imagepipe.serving.upright import turns_upright
 from tests.conftest import break_quantization_table, encode_image
 from tests.photos import HEIC
 from tests.serving.conftest import Brightness
@@ -98,7 +97,7 @@ def test_a_photo_lying_on_its_side_is_asked_about_upright(tmp_path):
 
 
 def test_a_photo_is_turned_for_a_graph_that_does_not_turn_it(model, tmp_path):
-    assert not turns_upright(LoadedModel(model))
+    assert not LoadedModel(model).turns_upright()
     exif = Image.Exif()
     exif[0x0112] = 6
     inks = Image.new("CMYK", (40, 20), (0, 0, 0, 200))
