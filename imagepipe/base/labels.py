@@ -119,7 +119,7 @@ def list_label_warnings(images: int, counts_by_split: Iterable[Mapping[str, int]
     if not counts:
         return []
     labels = sorted(counts)
-    splits = [label for label in labels if label.lower() in NAMES]
+    splits = [label for label in labels if label.lower().rstrip("0123456789") in NAMES]  # also COCO's train2017
     files = [label for label in labels if _FILE_NAME.search(label)]
     warnings = []
     if len(splits) > 1 or splits == labels:

@@ -19,15 +19,20 @@ from imagepipe.ingest.json_items import read_items
 from imagepipe.ingest.rows import Row, make_row, reject
 
 _COCO = {"images", "annotations", "categories"}
+_Id = int | str
 
 
-def read_annotations(path: str, task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
+def read_annotations(
+    path: str, task: TaskName, passed_over: Counter[str], start: str = "", split: str | None = None
+) -> Iterator[Row]:
     """Reads the images and labels of an export, whichever it is.
 
     Args:
         path: an absolute path or URI.
         task: how labels are read.
-        passed_over: is added to: annotations of images that are not listed.
+        passed_over: is added to: annotations of images that are not listed, or of none.
+        start: start of each image's metadata.
+        split: of all images; None if it is to be drawn.
 
     Raises:
         IngestError: it is none of the two, or can't be read.
@@ -39,7 +44,8 @@ def read_annotations(path: str, task: TaskName, passed_over: Counter[str]) -> It
     if first is None:
         raise IngestError(f"{path} lists no image.")
     read = _read_tasks if first[0] == "" else _read_coco
-    return read(path, chain([first], items), task, passed_over)
+    for row in read(path, chain([first], items), task, passed_over):
+        yield row if row["reason"] else {**row, "metadata": f"{start}{row['metadata']}", "split": split}
 
 
 # --- COCO
@@ -47,38 +53,54 @@ def read_annotations(path: str, task: TaskName, passed_over: Counter[str]) -> It
 
 def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
     """Reads the document to its end, as annotations and names may come after the images."""
-    files: dict[int | str, Any] = {}
-    annotated: dict[int | str, set[int | str]] = {}
-    names: dict[int | str, str] = {}
+    images: list[tuple[_Id | None, Any]] = []
+    annotated: dict[_Id, set[_Id]] = {}
+    names: dict[_Id, set[str]] = {}
     keys = set()
     for key, item in items:
         keys.add(key)
-        if key not in _COCO or not isinstance(item, dict):
+        if key not in _COCO:
             continue
-        if key == "images" and isinstance(number := item.get("id"), int | str):
-            files[number] = item.get("file_name")
-        elif key == "categories" and isinstance(number := item.get("id"), int | str):
-            names[number] = str(item.get("name"))
+        values = item if isinstance(item, dict) else {}
+        if key == "images":
+            images.append((_read_id(values, "id"), values.get("file_name")))
+        elif key == "categories" and (number := _read_id(values, "id")) is not None:
+            names.setdefault(number, set()).add(str(values.get("name")))
         elif key == "annotations":
-            image, category = item.get("image_id"), item.get("category_id")
-            if isinstance(image, int | str) and isinstance(category, int | str):
+            image, category = _read_id(values, "image_id"), _read_id(values, "category_id")
+            if image is None or category is None:
+                passed_over["annotations without an image or a category"] += 1
+            else:
                 annotated.setdefault(image, set()).add(category)
-    if not files or "categories" not in keys:
+    if not images or "categories" not in keys:
         raise IngestError(
             f"{path} is neither COCO's JSON (with images, annotations, categories) nor Label Studio's (a list of "
             f"tasks): its keys are {list_names(sorted(keys))}."
         )
+    files = dict(images)
     if lost := sum(image not in files for image in annotated):
         passed_over["annotated images that are not listed"] += lost
+    shared = {image for image, file in images if file != files[image]}
     finder = _Finder(path)
-    for number, (image, file) in enumerate(files.items(), start=1):
-        categories = annotated.get(image, set())
-        if unknown := [category for category in categories if category not in names]:
-            yield reject(f"{path}/{file}", number, f"its category {unknown[0]!r} is none of the file's")
-            continue
-        yield _make_row(
-            finder, number, file, finder.list_places(file), sorted(names[category] for category in categories), task
-        )
+    for number, (image, file) in enumerate(images, start=1):
+        categories = sorted(annotated.get(image, ()), key=str) if image is not None else []
+        if image is None or image in shared:
+            reason = "image without an id" if image is None else f"its id {image!r} is that of other images too"
+            yield reject(f"{path}/{file}", number, reason)
+        elif odd := [category for category in categories if len(names.get(category, ())) != 1]:
+            named = " or ".join(sorted(names.get(odd[0], ())))
+            what = f"has several names ({named})" if named else "is none of the file's"
+            yield reject(f"{path}/{file}", number, f"its category {odd[0]!r} {what}")
+        else:
+            labels = sorted({name for category in categories for name in names[category]})
+            yield _make_row(finder, number, file, finder.list_places(file), labels, task)
+
+
+def _read_id(item: dict[str, Any], key: str) -> _Id | None:
+    value = item.get(key)
+    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 if some are missing
+        return int(value)
+    return value if isinstance(value, int | str) else None
 
 
 # --- Label Studio

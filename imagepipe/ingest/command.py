@@ -67,7 +67,7 @@ def ingest(
         source: folder of class folders, or manifest: CSV (.csv, .tsv), JSON lines (.jsonl, .ndjson) or Parquet, with
             ``path``, ``label`` and side features; or images in archives (.tar, .tgz, .zip; also WebDataset's), in
             Parquet, or beside COCO's or Label Studio's .json. A path, or a URI (``gs://…``, ``s3://…``) as text; of
-            archives and Parquet files also a folder, or a pattern such as ``train-{0000..0127}.tar``. Of a folder,
+            these also a pattern such as ``train-{0000..0127}.tar``, or a folder of archives or Parquet. Of a folder,
             hidden files and what systems leave there (Thumbs.db, @eaDir, …) are passed over; every other file counts.
         out: the dataset's folder, a path or URI; for remote runners, one that the workers reach.
         task: classification takes a label unchanged, multilabel splits it at ``|``, regression reads a finite number.

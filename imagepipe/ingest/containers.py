@@ -91,15 +91,16 @@ def read_containers(source: str, paths: Sequence[str], reading: Reading) -> tupl
 def read_splits(names: Sequence[str]) -> dict[str, str]:
     """Returns which split each file is of by its name, as in ``val-0001.tar`` or ``train/0001.parquet``.
 
-    A name that begins so, or lies in a folder that is called so, says it. In the midst of a name the word may mean
-    something else (``crash-test-01.tar``), unless every name has one, and one of them is for training.
+    Numbers after the word don't count (COCO's ``instances_val2017.json``). A name that begins so, or lies in a folder
+    that is called so, says it. In the midst of a name the word may mean something else (``crash-test-01.tar``), unless
+    every name has one, and one of them is for training.
     """
-    words = {name: [word for word in re.split(r"[-_./ ]", name.lower()) if word] for name in names}
+    words = {name: [word for word in re.split(r"\d*[-_./ ]", name.lower()) if word] for name in names}
     anywhere = {name: next((word for word in some if word in NAMES), "") for name, some in words.items()}
     if all(anywhere.values()) and any(NAMES[word] == TRAIN for word in anywhere.values()):
         return anywhere
-    starts = {name: re.split(r"[-_. ]", name.lower().rpartition("/")[2])[0] for name in names}
-    folders = {name: name.lower().rpartition("/")[0].rpartition("/")[2] for name in names}
+    starts = {name: re.split(r"\d*[-_. ]", name.lower().rpartition("/")[2])[0] for name in names}
+    folders = {name: name.lower().rpartition("/")[0].rpartition("/")[2].rstrip("0123456789") for name in names}
     return {name: word for name in names for word in (starts[name], folders[name]) if word in NAMES}
 
 
@@ -107,7 +108,7 @@ def _read_file(file: _File, reading: Reading) -> Iterator[Row]:
     if file.path.lower().endswith(".json"):
         if reading.group is not None:
             raise IngestError(f"{file.path}: exports of annotations have no groups: leave out --group.")
-        return read_annotations(file.path, reading.task, reading.passed_over)
+        return read_annotations(file.path, reading.task, reading.passed_over, file.start, file.split)
     return read_images(file.path, file.start, file.split, reading.task, reading.staging, reading.group)
 
 

@@ -33,7 +33,7 @@ def find_reader(
 
     Args:
         source: absolute path or URI, as ``filesystem.absolute`` returns it: a folder; a manifest, an archive, Parquet
-            or an export of annotations, judged by its name; or a pattern of archives or Parquet files.
+            or an export of annotations, judged by its name; or a pattern of such but manifests.
         task: how labels are read.
         split_folders: whether its folders are splits, see ``splits.find_layout``.
         passed_over: gets the files that don't count, see ``folders.list_files``.
@@ -116,7 +116,7 @@ def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
         return _list_shards(source, passed_over)
     name = source.lower()
     if filesystem.size(source) is None:
-        return _expand(source) if name.endswith((*_SHARDS, "*")) else []
+        return _expand(source) if name.endswith((*_SHARDS, ".json", "*")) else []
     if name.endswith(".parquet"):
         from imagepipe.ingest.parquet_images import holds_images  # not above: PyArrow takes long to import
 

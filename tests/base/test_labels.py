@@ -75,6 +75,7 @@ def test_a_long_list_is_cut():
     ("counts", "warnings"),
     [
         ([{"Train": 80, "val": 20}], ["The labels Train, val look like splits, not like classes. "]),
+        ([{"train2017": 80, "val2017": 20}], ["The labels train2017, val2017 look like splits, not like classes. "]),
         ([{"train": 80}, {"train": 3}], ["The labels train look like splits, not like classes. "]),
         ([{"roses": 80, "test": 20}], []),
         ([{"a.jpg": 1, "b.JPEG": 1, "c": 1}], ["Labels such as a.jpg look like file names, not like classes. "]),

@@ -54,6 +54,41 @@ def test_coco_names_an_image_and_its_category(read, put):
     assert read("set/labels.json", content, "multilabel")[2] == ("images/c.jpg", ["cat", "dog"])
 
 
+def test_repeated_and_missing_ids_of_coco_cost_their_rows_and_are_counted(read):
+    content = {
+        "images": [
+            {"id": 1, "file_name": "a.jpg"},
+            {"id": 2, "file_name": "b.jpg"},
+            {"id": 1, "file_name": "c.jpg"},
+            {"id": 3, "file_name": "d.jpg"},
+            {"id": 3, "file_name": "d.jpg"},
+            {"file_name": "e.jpg"},
+            7,
+            {"id": 4.0, "file_name": "f.jpg"},
+        ],
+        "annotations": [
+            *({**one, "id": 5} for one in annotate((1, 1), (2, 8), (3, 7), (4, 1))),
+            {"image_id": 1},
+            {"category_id": 7},
+            None,
+        ],
+        "categories": [*CATEGORIES, {"id": 8, "name": "cat"}, {"id": 8, "name": "cow"}, {"id": 9, "name": "dog"}],
+    }
+    assert read("set/labels.json", content) == [
+        ("labels.json/a.jpg", "its id 1 is that of other images too"),
+        ("labels.json/b.jpg", "its category 8 has several names (cat or cow)"),
+        ("labels.json/c.jpg", "its id 1 is that of other images too"),
+        ("d.jpg", ["dog"]),
+        ("d.jpg", ["dog"]),
+        ("labels.json/e.jpg", "image without an id"),
+        ("labels.json/None", "image without an id"),
+        ("f.jpg", ["cat"]),
+    ]
+    assert read.passed_over == {"annotations without an image or a category": 3}
+    content |= {"categories": [*CATEGORIES, {"id": 9, "name": "dog"}], "annotations": annotate((4, 7), (4, 9))}
+    assert read("set/labels.json", content)[7] == ("f.jpg", ["dog"])
+
+
 def test_coco_images_lie_beside_its_folder_annotations(read, put):
     put("set/val2017/a.jpg", b"x")
     content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotate((1, 1)), "categories": CATEGORIES}

@@ -443,3 +443,32 @@ def test_an_archive_beside_class_folders_is_not_the_source(name, put, put_zip, c
     put_zip(f"set/{name}", {"a/x.jpg": crops(13)[-1]})
     result = ingest(str(tmp_path / "set"), str(tmp_path / "out"))
     assert (result.new, result.quarantined) == (12, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "source"),
+    [
+        (
+            ["annotations/instances_train2017.json", "annotations/instances_val2017.json"],
+            "annotations/instances_*.json",
+        ),
+        (["train.json", "val.json"], "{train,val}.json"),
+        (["train/_annotations.coco.json", "val/_annotations.coco.json"], "*/_annotations.coco.json"),  # Roboflow's
+    ],
+)
+def test_several_exports_give_the_splits_by_their_names(names, source, put, list_rows):
+    for name, label in zip(names, ("cat", "dog"), strict=True):
+        content = {
+            "images": [{"id": 1, "file_name": "1.jpg"}],
+            "annotations": [{"image_id": 1, "category_id": 1}],
+            "categories": [{"id": 1, "name": label}],
+        }
+        put(f"set/{name}", json.dumps(content).encode())
+    assert [
+        (row["labels"], row["split"], row["metadata"].rpartition("/")[2]) for row in list_rows(f"set/{source}")
+    ] == [
+        (["cat"], "train", "1.jpg"),
+        (["dog"], "val", "1.jpg"),
+    ]
+    assert len({row["metadata"] for row in list_rows(f"set/{source}")}) == 2
+    assert [row["split"] for row in list_rows(f"set/{source}", split_folders=False)] == [None, None]
