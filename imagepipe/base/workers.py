@@ -14,9 +14,11 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -41,7 +43,7 @@ def fork(count: int) -> Iterator[Executor | None]:
     Args:
         count: number of processes, 1 or more.
     """
-    if threading.active_count() > 1 or _THREADED_LIBRARIES & sys.modules.keys():
+    if not _can_fork():
         yield None
         return
     with ProcessPoolExecutor(count, mp_context=get_context("fork"), initializer=_initialize) as processes:
@@ -50,6 +52,34 @@ def fork(count: int) -> Iterator[Executor | None]:
             yield processes
         finally:
             processes.shutdown(cancel_futures=True)
+
+
+def run_apart(do: Callable[..., None], *arguments: object) -> None:
+    """Calls a function in a forked process, which leaves none of its imports and threads here.
+
+    It ends when the call does, or with this process. Where forking isn't safe any more, the call is made right here.
+
+    Raises:
+        BrokenProcessPool: the process died.
+        Exception: of the call, with its traceback as a note.
+    """
+    if not _can_fork():
+        do(*arguments)
+        return
+    ours, theirs = Pipe()
+    process = get_context("fork").Process(target=_call, args=(theirs, do, arguments))
+    process.start()
+    theirs.close()
+    try:
+        _, error = ours.recv()
+    except EOFError:
+        raise BrokenProcessPool("a process was killed") from None
+    finally:
+        process.kill()  # it has nothing left to do, or nobody wants it any more
+        process.join()
+        ours.close()
+    if error:
+        raise error
 
 
 def map_in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
@@ -111,6 +141,22 @@ class _Worker:
         return results
 
 
+def _can_fork() -> bool:
+    return threading.active_count() == 1 and not _THREADED_LIBRARIES & sys.modules.keys()
+
+
+def _call(connection: Connection, do: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    """Calls a function, and sends that it has ended, or its error."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this process
+    try:
+        do(*arguments)
+    except Exception as error:
+        _send_error(connection, error)
+    else:
+        connection.send(([], None))
+
+
 _worker: _Worker | None = None  # in a worker process
 
 
@@ -135,11 +181,20 @@ def _work(connection: Connection, parents: Connection) -> None:
             return
         try:
             connection.send(([do(item) for item in items], None))
-        except Exception as error:  # the parent raises it; nothing was sent, as all is pickled first
-            try:
-                connection.send(([], copy.copy(error)))  # which fails where the parent could not unpickle it
-            except Exception:
-                connection.send(([], RuntimeError(repr(error))))
+        except Exception as error:  # nothing was sent, as all is pickled first
+            _send_error(connection, error)
+
+
+def _send_error(connection: Connection, error: Exception) -> None:
+    """Sends an error, which the parent raises, in place of results; its traceback goes as a note, as none is pickled."""
+    note = traceback.format_exc()
+    error.add_note(note)
+    try:
+        connection.send(([], copy.copy(error)))  # which fails where the parent could not unpickle it
+    except Exception:
+        substitute = RuntimeError(repr(error))
+        substitute.add_note(note)
+        connection.send(([], substitute))
 
 
 def _describe_end(status: int) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.process import import_quickly
 from imagepipe.base.splits import EVAL, TRAIN, Draw, Layout, plan_draw
-from imagepipe.base.workers import fork
+from imagepipe.base.workers import fork, run_apart
 from imagepipe.ingest import commit, dataset
 from imagepipe.ingest.dataset import Compression, Dataset, Options
 from imagepipe.ingest.holders import Listing
@@ -36,9 +37,9 @@ _MAX_BUCKETS = 4096  # a billion rows make buckets of some 100 MB
 
 # Beam asks IPython, with its modules and again when steps are added to a pipeline, whether it runs in a notebook, and
 # has converters for pandas and sources for MongoDB. Ingest uses none, and they cost 0.7, 0.2 and 0.1 s of 2.4 s here.
-# Google's clients cost 0.3 s more, and with worker processes all of Beam's work is local.
+# Clients of stores and of Google's services cost 0.2 s more, and with worker processes all of Beam's work is local.
 _UNUSED_BY_BEAM = ("IPython", "pandas", "bson", "pymongo")
-_UNUSED_LOCALLY = ("google.cloud", "apitools")
+_UNUSED_LOCALLY = ("google.cloud", "google.auth", "apitools", "azure", "boto3", "requests")
 
 
 def ingest(
@@ -135,7 +136,8 @@ def ingest(
             is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
             try:
                 count = workers or joblib.cpu_count()
-                _run_steps(out, staging, current, spool, draw, listing, is_local, count, beam_args)
+                run = functools.partial(run_apart, _run_steps) if is_local else _run_steps
+                run(out, staging, current, spool, draw, listing, is_local, count, beam_args)
             except BrokenProcessPool as error:
                 raise IngestError(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
@@ -200,9 +202,11 @@ def _run_steps(
 ) -> None:
     """Runs Beam on the rows, with ``count`` workers: processes if it runs here and all files are here, else threads."""
     decode = not dataset.records  # else most files may be in the dataset, and need not be decoded again
-    with fork(count) if is_local else contextlib.nullcontext() as processes:
+    # The full disk is named here, as an error from another process comes without those behind it.
+    with name_full_disk(out), fork(count) if is_local else contextlib.nullcontext() as processes:
         hashed = {}
         if processes:
+            sys.modules.pop("google.cloud", None)  # loaded as Python starts, if it is a namespace; nobody else is here
             # Beam takes longer to import and to start than the rest of a small ingest: work on the first rows now.
             first = spool.files[0]
             hashing = functools.partial(hash_rows, dataset.options, decode)

@@ -1,9 +1,12 @@
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from imagepipe.base import workers
 
@@ -42,14 +45,16 @@ print(ingest(sys.argv[1], sys.argv[2], workers=2))
 """
 
 
+class Unpicklable(Exception):  # noqa: N818
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
 # Errors and answers that don't get from the child to its parent.
 UNSENDABLE = """
 from imagepipe.base.workers import fork, map_survivably
-
-class Unpicklable(Exception):
-    def __init__(self, text):
-        super().__init__(text)
-        self.file = open("/dev/null")
+from tests.base.test_workers import Unpicklable
 
 class Incomplete(Exception):
     def __init__(self, text, code):
@@ -70,14 +75,58 @@ with fork(1) as processes:
             print(f"{type(error).__name__}: {error}")
 """
 
+# Calls in a process apart, after each of which this one is as before and can fork again.
+APART = """
+import os, signal, sys, threading
+from imagepipe.base.workers import run_apart
+from tests.base.test_workers import Unpicklable
+
+def succeed():
+    import apache_beam
+    threading.Thread(target=threading.Event().wait).start()
+    print(os.getpid() != parent, flush=True)
+
+def fail(): raise ValueError("of the call")
+def fail_unpicklably(): raise Unpicklable("of the call")
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+parent = os.getpid()
+for do in (succeed, fail, fail_unpicklably, die):
+    try:
+        run_apart(do)
+    except Exception as error:
+        notes = getattr(error, "__notes__", None)
+        print(f"{type(error).__name__}: {error}; its traceback names {do.__name__}:", notes and do.__name__ in notes[0])
+    assert "apache_beam" not in sys.modules and threading.active_count() == 1
+"""
+
+APART_FOR_LONG = """
+import os, time
+from imagepipe.base.workers import fork, run_apart
+
+def work():
+    with fork(2) as processes:
+        print(os.getpid(), *{processes.submit(os.getpid).result() for _ in range(50)}, flush=True)
+        time.sleep(60)
+
+run_apart(work)
+"""
+
 
 def ingest_with_a_dying_decoder(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", DYING, str(folder / "source"), str(folder / "out")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
 
 
-def start(seconds: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", FORKED, seconds], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603
+def start(script: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+
+def end_soon(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 10
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
 
 
 def alive(pid: int) -> bool:
@@ -88,7 +137,7 @@ def alive(pid: int) -> bool:
 
 
 def test_processes_work_beside_this_one_and_end_with_the_block():
-    with start("0") as process:
+    with start(FORKED, "0") as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert pids
         assert process.pid not in pids
@@ -97,13 +146,31 @@ def test_processes_work_beside_this_one_and_end_with_the_block():
 
 
 def test_processes_end_when_their_parent_is_killed():
-    with start("60") as process:
+    with start(FORKED, "60") as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         process.kill()
-    deadline = time.monotonic() + 10
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, pids))
+    assert end_soon(pids)
+
+
+def test_a_call_apart_leaves_nothing_here_and_its_errors_arrive():
+    result = subprocess.run([sys.executable, "-c", APART], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    assert result.stdout.splitlines() == [
+        "True",
+        "ValueError: of the call; its traceback names fail: True",
+        "RuntimeError: Unpicklable('of the call'); its traceback names fail_unpicklably: True",
+        "BrokenProcessPool: a process was killed; its traceback names die: None",
+    ]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_call_apart_and_its_workers_end_with_the_process_that_made_it(number):
+    with start(APART_FOR_LONG) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert all(map(alive, pids))
+        process.send_signal(number)
+        process.wait(timeout=10)
+    assert end_soon(pids)
 
 
 def test_nothing_is_forked_where_other_libraries_may_have_started_threads():
