@@ -186,7 +186,7 @@ def _work(connection: Connection, parents: Connection) -> None:
 
 
 def _send_error(connection: Connection, error: Exception) -> None:
-    """Sends an error, which the parent raises, in place of results; its traceback goes as a note, as none is pickled."""
+    """Sends an error, which the parent raises, in place of results; its traceback as a note, as none is pickled."""
     note = traceback.format_exc()
     error.add_note(note)
     try:
