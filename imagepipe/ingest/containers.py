@@ -22,7 +22,7 @@ from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.parquet_images import read_images
 from imagepipe.ingest.parts import ARCHIVES, name_file
 from imagepipe.ingest.rows import Row, compile_group, make_folder_row, make_row, reject
-from imagepipe.ingest.webdataset import are_samples, read_samples
+from imagepipe.ingest.webdataset import are_samples, find_split, read_samples
 
 _GIVEN_BY_NAME = Layout(given_by="The files' names")
 _MAX_DEPTH = 8  # of folders above an image that may be splits or classes
@@ -142,7 +142,10 @@ def _open_archive(file: _File, reading: Reading) -> _Archive:
     wanted = None if file.split else reading.split_folders
     if are_samples(_read_index(index)):
         if wanted:
-            raise IngestError(f"{file.path} holds samples, so no folders of it are splits: leave out --splits folders.")
+            raise IngestError(
+                f"{file.path} holds samples, which give their splits by folders, if any, without --splits folders: "
+                "leave it out."
+            )
         return _Archive(file, index, True, _GIVEN_BY_NAME)
     layout = find_layout(lambda folder: sorted(folders.get(folder, ())), wanted)
     if layout.splits:
@@ -173,8 +176,9 @@ def _make_sample_rows(archive: _Archive, reading: Reading) -> Iterator[Row]:
         else:
             match = pattern.search(name) if pattern else None
             group = match[1] if match else None
+            split = (None if reading.split_folders is False else find_split(name)) or file.split
             yield make_row(
-                place, None, f"{file.start}{name}", label, {}, reading.task, split=file.split, group=group, at=part
+                place, None, f"{file.start}{name}", label, {}, reading.task, split=split, group=group, at=part
             )
 
 

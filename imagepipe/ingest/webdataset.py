@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from imagepipe.base.images import BadImage
 from imagepipe.base.labels import list_names
+from imagepipe.base.splits import NAMES
 from imagepipe.ingest.archives import Member
 from imagepipe.ingest.parts import read_part
 
@@ -38,13 +39,31 @@ class Sample(NamedTuple):
 def are_samples(members: Iterable[Member]) -> bool:
     """Returns whether files are samples rather than images in class folders.
 
-    The first image tells; beside one in a folder, JSON and text may also be what a program says of the image.
+    The first image tells. Beside one in a folder, JSON and text may also be what a program says of the image: these are
+    samples if the JSON has a label, and all images lie in one folder, or in folders named as splits.
     """
+    home = None
     for key, files in _group(members):
-        kinds = {kind for kind, _ in files}
-        if kinds & _IMAGES:
-            return "cls" in kinds or ("/" not in key and bool(kinds.intersection(_LABELS)))
-    return False
+        kinds = dict(files)
+        image = next((kinds[kind] for kind in kinds if kind in _IMAGES), None)
+        if image is None:
+            continue
+        folder = key.rpartition("/")[0]
+        if home is None:
+            if "cls" in kinds or not folder:
+                return not kinds.keys().isdisjoint(_LABELS)
+            if "json" not in kinds or _read_label(image, {"json": kinds["json"]}).label is None:
+                return False
+            home = folder
+        elif folder != home and not (find_split(key) and find_split(f"{home}/")):
+            return False
+    return home is not None
+
+
+def find_split(path: str) -> str | None:
+    """Returns the name of the folder that a file lies in, if it is that of a split."""
+    name = path.rpartition("/")[0].rpartition("/")[2]
+    return name if name.lower() in NAMES else None
 
 
 def read_samples(members: Iterable[Member]) -> Iterator[Sample]:

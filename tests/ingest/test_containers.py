@@ -350,6 +350,35 @@ def test_json_beside_images_in_class_folders_is_no_label(put_tar, labelled, read
     assert result.quarantined == 8
 
 
+@pytest.mark.parametrize("kind", ["json", "cls"])
+def test_samples_may_lie_in_a_folder_or_in_folders_of_splits(kind, put_tar, list_rows):
+    def make_files(folder):
+        data = {"json": b'{"label": "%s", "width": 3}', "cls": b"%s"}[kind]
+        return {
+            f"{folder}/{number}.{end}": part
+            for number, label in enumerate([b"daisy", b"roses"])
+            for end, part in (("jpg", b"x"), (kind, data % label))
+        }
+
+    for name, files, splits in (
+        ("one.tar", {"README.txt": b"x"} | make_files("set"), [None] * 2),
+        ("split.tar", make_files("set/train") | make_files("set/val"), ["train"] * 2 + ["val"] * 2),
+    ):
+        put_tar(name, files)
+        rows = [row for row in list_rows(name) if "README" not in row["path"]]
+        assert [(row["labels"], row["split"]) for row in rows] == [
+            ([label], split) for split, label in zip(splits, ["daisy", "roses"] * 2, strict=False)
+        ]
+        assert {row["split"] for row in list_rows(name, split_folders=False)} == {None}
+    with pytest.raises(IngestError, match="by folders, if any, without --splits folders"):
+        list_rows("one.tar", split_folders=True)
+
+
+def test_json_without_a_label_in_a_single_folder_is_no_sample(put_tar, list_rows):
+    put_tar("set.tar", {"roses/1.jpg": b"x", "roses/1.json": b'{"camera": "x"}'})
+    assert [row["labels"] for row in list_rows("set.tar")] == [["roses"], ["roses"]]
+
+
 def test_samples_with_several_labels(crops, put_tar, read):
     labels = [b'{"labels": ["b", "a|c"]}', b'{"labels": ["b"]}']
     _, written = read(put_tar("set.tar", make_samples(crops(2), labels, "json")), task="multilabel")
