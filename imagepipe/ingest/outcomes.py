@@ -8,7 +8,7 @@ An outcome is a JSON object, told from others by its ``kind``:
     shard       shard, labels, ...   a StagedShard, and its number of records by label, and by what is new of them
     removed     entry, reason, ...   a record that leaves the dataset, as its label is disputed
     replaced    entry                a record whose image is written again, as something of it but its bytes has changed
-    gone        entry                a record whose image this source had, and has no longer
+    gone        entry, leaves        a record whose image this source had, and has no longer; whether that removes it
     held        entry                a record whose image this source has too, by its present entry in the index
     torn        group, splits        a group whose images would lie in several splits
     refused     sha256, copies       an image whose copies carry different labels, to be remembered
@@ -187,6 +187,8 @@ def apply_outcomes(
     gone, kept = select_gone(changes.gone, reasons, listing) if changes.gone else ([], [])
     changes.index.update((entry["sha256"], entry) for entry in kept)
     if listing.sync:
+        if torn := _find_torn(changes, gone):
+            raise IngestError(describe_torn(torn))
         changes.leaving += [{"entry": entry, "unseen": []} for entry in gone]
     result = IngestResult(
         read=spool.rows,
@@ -251,6 +253,23 @@ def apply_outcomes(
         warnings=list_label_warnings(description.records, labels),
         overview=f"{out}/{OVERVIEW}" if description.records else None,
     )
+
+
+def _find_torn(changes: _Changes, gone: list[IndexEntry]) -> dict[str, list[str]]:
+    """Returns, by group, the splits it would lie in: of records whose files can't be read, so they stay, and of others.
+
+    The draw has taken those for removed, like all whose images are gone.
+    """
+    left = {entry["sha256"] for entry in gone}
+    staying = [entry for entry in changes.gone if entry["sha256"] not in left and entry.get("group")]
+    splits = {entry.get("group"): shards.read_split(str(entry["shard"])) for entry in staying}
+    torn: dict[str, list[str]] = {}
+    for shard in (shard for shard, _ in changes.added if splits):
+        drawn = shards.read_split(shard.file)
+        for group in (entry.get("group") for entry in _read_lines(f"{shard.staged}.jsonl")):
+            if splits.get(group, drawn) != drawn:
+                torn[str(group)] = sorted((splits[group], drawn))
+    return torn
 
 
 def _read_changes(out: str, staging: str) -> _Changes:

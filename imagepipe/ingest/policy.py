@@ -119,7 +119,8 @@ def compare_copies(rows: list[HashedRow], entry: IndexEntry, listing: Listing) -
     """
     path, paths = listing.find_copy(entry), [row["path"] for row in rows]
     if not paths:
-        return [] if path is None else [{"kind": "gone", "entry": entry}]
+        leaves = listing.sync and not listing.list_others(entry)
+        return [] if path is None else [{"kind": "gone", "entry": entry, "leaves": leaves}]
     if path in paths or "source" not in entry:
         return []
     holders = {**listing.list_others(entry), str(listing.number): min(paths)}

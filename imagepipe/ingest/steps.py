@@ -284,7 +284,11 @@ class _Decide(_Step):
         for entry in index.values():
             if entry["shard"] is None or entry["sha256"] in left:
                 continue
-            outcomes += policy.compare_copies(rows.get(entry["sha256"], []), entry, self.plan.listing)
+            compared = policy.compare_copies(rows.get(entry["sha256"], []), entry, self.plan.listing)
+            outcomes += compared
+            if any(outcome.get("leaves") for outcome in compared):
+                leaving.append(entry)
+                continue
             if group := entry.get("group"):
                 fact = policy.Fact(group=group, present=shards.read_split(entry["shard"]))
                 units[self._find_bucket(entry["sha256"], group)].append(fact)

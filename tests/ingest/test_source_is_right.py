@@ -155,6 +155,53 @@ def test_an_image_that_two_sources_have_stays_where_one_of_them_can_not_be_read(
     assert len(records(out)) == 12
 
 
+@pytest.fixture
+def patients(photos_of_two, tmp_path):
+    """A manifest of one patient's image in each split, a function that rewrites it, and its dataset."""
+    manifest, out = photos_of_two[0] / "list.csv", tmp_path / "other"
+
+    def write(*rows):
+        manifest.write_text("\n".join(["path,label,split,patient", *rows]))
+
+    write("a/00.jpg,a,train,p1", "a/02.jpg,a,eval,p2", "b/01.jpg,b,test,p3")
+    ingest(manifest, out, group="patient")
+    return manifest, write, out
+
+
+def test_a_group_whose_images_sync_takes_out_can_go_to_another_split(patients, records):
+    manifest, write, out = patients
+    write("a/04.jpg,a,test,p1", "a/02.jpg,a,eval,p2", "b/01.jpg,b,test,p3")
+    with pytest.raises(IngestError, match=r"p1 \(test, train\)"):
+        ingest(manifest, out, group="patient")
+    assert ingest(manifest, out, group="patient", sync=True).removed == 1
+    assert sorted(split for split, _ in records(out).values()) == ["eval", "test", "test"]
+
+
+def test_a_group_with_an_image_that_sync_could_not_look_for_stays_in_its_split(patients, tree):
+    manifest, write, out = patients
+    (manifest.parent / "a/00.jpg").write_bytes(b"")
+    write("a/00.jpg,a,train,p1", "a/04.jpg,a,test,p1", "a/02.jpg,a,eval,p2", "b/01.jpg,b,test,p3")
+    content = tree(out)
+    with pytest.raises(IngestError, match=r"p1 \(test, train\)"):
+        ingest(manifest, out, group="patient", sync=True)
+    assert tree(out).keys() == content.keys()
+
+
+def test_what_sync_takes_out_of_a_split_is_drawn_for_it_again(put, crops, tmp_path, records):
+    images = crops(40)
+    for i, data in enumerate(images[:20]):
+        put(f"photos/a/{i:02}.jpg", data)
+    source, out = tmp_path / "photos", tmp_path / "out"
+    ingest(source, out)
+    for _, path, split in list_records(records, out).values():
+        if split != "train":
+            (source / path.decode()).unlink()
+    for i, data in enumerate(images[20:24]):
+        put(f"photos/a/new {i}.jpg", data)
+    ingest(source, out, sync=True)
+    assert {split for split, _ in records(out).values()} == {"train", "eval", "test"}
+
+
 def test_sync_refuses_where_a_folder_could_not_be_listed(photos_of_two, tree, monkeypatch):
     source, out = photos_of_two
     shutil.rmtree(source / "a")
