@@ -231,7 +231,7 @@ def test_a_regression_returns_its_value_as_class_score_and_text(analyzed_regress
 
 
 def make_photos(photo: Image.Image, count: int) -> list[bytes]:
-    """Photos in all eight orientations and both byte orders, with alpha, in inks, gray, and of no common size."""
+    """Photos in all eight orientations (EXIF in both byte orders, XMP), with alpha, in inks, gray, of no common size."""
     random = np.random.default_rng(0)
     encoded = []
     for number in range(count):
@@ -250,7 +250,8 @@ def make_photos(photo: Image.Image, count: int) -> list[bytes]:
             case 2:
                 encoded.append(encode_image(part.convert("CMYK"), quality=90, exif=exif))
             case 3:
-                encoded.append(encode_image(part.convert("L"), progressive=True, exif=exif))
+                xmp = f"<tiff:Orientation>{1 + number % 8}</tiff:Orientation>".encode()
+                encoded.append(encode_image(part.convert("L"), progressive=True, xmp=xmp))
             case 4:
                 encoded.append(encode_image(part.quantize(16), "PNG", transparency=3))
     return encoded
