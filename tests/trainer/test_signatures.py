@@ -231,7 +231,7 @@ def test_a_regression_returns_its_value_as_class_score_and_text(analyzed_regress
 
 
 def make_photos(photo: Image.Image, count: int) -> list[bytes]:
-    """Photos in all eight orientations (EXIF in both byte orders, XMP), with alpha, in inks, gray, of no common size."""
+    """Photos in all eight orientations (EXIF in both byte orders, XMP), with alpha, in inks, gray, of any size."""
     random = np.random.default_rng(0)
     encoded = []
     for number in range(count):
