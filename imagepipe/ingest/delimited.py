@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OPEN = "a quote opens in it that is not closed as it should be"
 _INDEX = "Unnamed: 0"  # pandas' name of a column that it once wrote without one, its index
 
 
@@ -76,11 +78,9 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
     encoding = _find_encoding(head)
     start = head.decode(encoding, errors="replace")
     lines = _Lines(_decode_lines(source, encoding))
-    skipped = 0
     if start.lower().startswith("sep="):  # for Excel: what separates the columns
         start = start.partition("\n")[2]
         next(lines)
-        skipped = 1
     separator = max(_SEPARATORS, key=lambda one: _rate_header(_split_head(start, one), needed))
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     try:
@@ -97,7 +97,7 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
         + (f", in {encoding.upper()}" if not encoding.startswith("utf-8") else "")
         + ("; the first column only numbers the rows, and is left out" if first else "")
     )
-    return header[first:], _read_rows(reader, lines, header, int(first), skipped)
+    return header[first:], _read_rows(reader, lines, header, int(first))
 
 
 def _read_head(source: str) -> bytes:
@@ -141,21 +141,40 @@ def _has_index(header: list[str], rows: list[list[str]]) -> bool:
 
 
 class _Lines:
-    """The lines of a table, with those of the row that is being read, ``row_lines``."""
+    """The lines of a table, which csv reads row by row.
+
+    Attributes:
+        number: how many lines have been read.
+        row_lines: those of the row that is being read.
+    """
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
+        self._again: deque[str] = deque()
+        self.number = 0
         self.start_row()
 
     def start_row(self) -> None:
         self.row_lines: list[str] = []
         self._length = 0
 
+    def give_back(self) -> None:
+        """Has all lines of the row but its first read again, each but the last as a row of its own.
+
+        So every line is read a few times at most, whatever quotes there are.
+        """
+        rest = self.row_lines[1:]
+        self._again.extendleft(reversed(rest))
+        self.number -= len(rest)
+
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        if self._again and self.row_lines:
+            raise csv.Error(_OPEN)
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.number += 1
         self.row_lines.append(line)
         self._length += len(line)
         if self._length > 2 * MAX_LINE:  # a quote that is never closed, or an attack
@@ -178,25 +197,38 @@ def _read_row(reader: Any, lines: _Lines) -> list[str]:
     return [value.strip() for value in row]
 
 
-def _read_rows(reader: Any, lines: _Lines, header: list[str], first: int, skipped: int) -> Iterator[Cells]:
+def _read_rows(reader: Any, lines: _Lines, header: list[str], first: int) -> Iterator[Cells]:
+    names = [name.lower() for name in header]
+    separator = reader.dialect.delimiter
     while True:
-        number = reader.line_num + skipped + 1
+        number, reason = lines.number + 1, None
         try:
             values = _read_row(reader, lines)
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, f"unreadable row, lines {number} to {reader.line_num + skipped}: {error}"
-            continue
-        if not any(values):
-            continue
-        if TOO_LONG in values:
-            yield number, f"unreadable row: its line is longer than {MAX_LINE:,} characters"
-            continue
+            values, reason = [], str(error)
         while len(values) > len(header) and not values[-1]:
             values.pop()
-        if len(values) != len(header):
-            where = f"lines {number} to {reader.line_num + skipped}"
-            yield number, f"unreadable row, {where}: {len(values)} columns, the header has {len(header)}"
-            continue
-        yield number, dict(zip(header[first:], values[first:], strict=True))
+        if not reason and any(values) and len(values) != len(header):
+            reason = f"{len(values)} columns, the header has {len(header)}"
+        if f"{TOO_LONG}\n" in lines.row_lines:
+            reason = f"longer than {MAX_LINE:,} characters"
+        path = dict(zip(names, values, strict=False)).get("path", "")
+        if len(lines.row_lines) > 1 and (reason or _holds_row(path, lines.row_lines[1], names, separator)):
+            lines.give_back()
+            yield number, f"unreadable row, line {number}: {_OPEN}"
+        elif reason:
+            yield number, f"unreadable row, line {number}: {reason}"
+        elif any(values):
+            yield number, dict(zip(header[first:], values[first:], strict=True))
+
+
+def _holds_row(path: str, line: str, names: list[str], separator: str) -> bool:
+    """Returns whether the second line of a row is a row itself: a quote is open, as no text has such a line.
+
+    It is if it has all columns, and a path that ends as the row's own does.
+    """
+    (cells,) = _split_head(line, separator) or [[]]
+    _, dot, suffix = path.rpartition(".")
+    return len(cells) == len(names) and bool(dot) and cells[names.index("path")].endswith(f".{suffix}")

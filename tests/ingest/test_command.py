@@ -247,7 +247,7 @@ def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, 
         (4, str(source / "c/02.jpg")): "missing label",
         (5, str(source / "nowhere.jpg")): "missing file",
         (6, str(source / "a")): "can't be read: not an ordinary file",
-        (7, str(manifest)): "unreadable row, lines 7 to 7: 2 columns, the header has 5",
+        (7, str(manifest)): "unreadable row, line 7: 2 columns, the header has 5",
         (8, "unknown://x.jpg"): "can't be read: unknown:// is not supported: give a local path, or a URI that begins "
         "with gs://, gcs://, s3://, s3a://, az://, abfs://, abfss://, hdfs://, oss://",
     }

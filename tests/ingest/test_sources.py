@@ -81,16 +81,16 @@ def test_unreadable_csv_rows_are_reported_by_line_and_the_rest_is_read(csv):
         + b'h.jpg,"open,1\ni.jpg,x,1\n'
     )
     assert reasons(path) == [
-        (3, "unreadable row, lines 3 to 3: 2 columns, the header has 3"),
-        (4, "unreadable row, lines 4 to 4: 4 columns, the header has 3"),
+        (3, "unreadable row, line 3: 2 columns, the header has 3"),
+        (4, "unreadable row, line 4: 4 columns, the header has 3"),
         (5, "unreadable row: not UTF-8. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8"),
         (6, "unreadable row: no path"),
         (7, "missing label"),
-        (8, "unreadable row, lines 8 to 8: field larger than field limit (131072)"),
-        (9, "unreadable row: its line is longer than 1,048,576 characters"),
-        (11, "unreadable row, lines 11 to 12: unexpected end of data"),
+        (8, "unreadable row, line 8: field larger than field limit (131072)"),
+        (9, "unreadable row, line 9: longer than 1,048,576 characters"),
+        (11, "unreadable row, line 11: a quote opens in it that is not closed as it should be"),
     ]
-    assert [row["metadata"] for row in read(path) if not row["reason"]] == ["a.jpg", "g.jpg"]
+    assert [row["metadata"] for row in read(path) if not row["reason"]] == ["a.jpg", "g.jpg", "i.jpg"]
 
 
 def test_unreadable_json_lines_are_reported_by_line_and_the_rest_is_read(put):
