@@ -19,6 +19,7 @@ from tfx_bsl.coders import batch_util
 
 from components.evaluator.evaluation_reader import read_evaluation
 from components.evaluator.gate_rules import DEMANDED
+from components.evaluator.groups import RECORD_HASH, hash_record
 from components.evaluator.metric_names import TOP_K
 from components.evaluator.tfma_group_count import GroupCount
 from components.evaluator.tfma_jackknife import count_groups
@@ -105,22 +106,24 @@ def _fix_batch_size(size: int) -> Iterator[None]:
 def build_extractors(
     eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any
 ) -> list[Any]:
-    """Returns TFMA's steps from Examples to the input of metrics, with one that adds ``SIZE``; TFX calls it."""
+    """Returns TFMA's steps from Examples to the input of metrics, with one that adds features; TFX calls it."""
     steps = tfma.default_extractors(
         eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config
     )
     names = [step.stage_name for step in steps]
     after_unbatch = names.index(unbatch_extractor.UNBATCH_EXTRACTOR_STAGE_NAME) + 1
-    return [*steps[:after_unbatch], tfma.extractors.Extractor("AddSize", beam.Map(_add_size)), *steps[after_unbatch:]]
+    step = tfma.extractors.Extractor("AddFeatures", beam.Map(_add_features))
+    return [*steps[:after_unbatch], step, *steps[after_unbatch:]]
 
 
-def _add_size(extracts: dict[str, Any]) -> dict[str, Any]:
+def _add_features(extracts: dict[str, Any]) -> dict[str, Any]:
+    """Adds ``RECORD_HASH``, and ``SIZE`` where it is known."""
     features = extracts[tfma.FEATURES_KEY]
+    added = {RECORD_HASH: np.array([hash_record(np.ravel(extracts[tfma.INPUT_KEY])[0])])}
     sides = [np.ravel(features[name]) for name in ("width", "height") if features.get(name) is not None]
-    if len(sides) < 2 or not all(len(side) == 1 for side in sides) or SIZE in features:
-        return extracts
-    bucket = name_size_bucket(int(max(map(max, sides))))
-    return extracts | {tfma.FEATURES_KEY: features | {SIZE: np.array([bucket])}}
+    if len(sides) == 2 and all(len(side) == 1 for side in sides) and SIZE not in features:
+        added[SIZE] = np.array([name_size_bucket(int(max(map(max, sides))))])
+    return extracts | {tfma.FEATURES_KEY: features | added}
 
 
 def name_size_bucket(side: int) -> str:

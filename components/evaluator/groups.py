@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+RECORD_HASH = "_record_hash"
+"""Feature that the Evaluator adds to each Example: a hash of its bytes, as from ``hash_record``."""
+
 MAX_GROUPS = 1_000
 """More groups are put together by their hash into so many: what is left is as independent, and memory is bounded."""
 
@@ -23,7 +26,18 @@ def extract_group(element: Any, feature: str) -> int | None:
     listed = [] if values is None else np.ravel(values).tolist()
     if not any(value != b"" for value in listed):
         return None
-    return int.from_bytes(hashlib.blake2b(repr(listed).encode(), digest_size=8).digest(), "big") >> 1
+    return hash_record(repr(listed).encode())
+
+
+def extract_unit(element: Any, feature: str) -> int:
+    """Returns the hash of an example's group; of one without a group its own, which is the same in each evaluation."""
+    group = extract_group(element, feature)
+    return int(np.ravel(element.features[RECORD_HASH])[0]) if group is None else group
+
+
+def hash_record(record: bytes) -> int:
+    """Returns a hash of 63 bits."""
+    return int.from_bytes(hashlib.blake2b(record, digest_size=8).digest(), "big") >> 1
 
 
 class GroupSums:

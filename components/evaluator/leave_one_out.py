@@ -1,7 +1,6 @@
 """Combining elements with parts of them left out, for a jackknife."""
 
 import itertools
-import random
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -42,11 +41,11 @@ class Combined(NamedTuple):
 class LeaveOneOutFn(beam.CombineFn):
     """Combines all elements by another CombineFn, and for each part of them all but those of the part.
 
-    A part is a group, so that no group is torn apart; an element without a group is a group of its own. More than
-    ``_MAX_GROUPS`` groups are put together by their hash, that is at random, into ``_PARTS`` parts: Kott, P. S. (2001):
-    The delete-a-group jackknife. Journal of Official Statistics 17 (4), 521-526.
+    A part is a group, so that no group is torn apart. More than ``_MAX_GROUPS`` groups are put together by their hash,
+    as good as at random, into ``_PARTS`` parts: Kott, P. S. (2001): The delete-a-group jackknife. Journal of Official
+    Statistics 17 (4), 521-526.
 
-    Elements are pairs (hash of the group or None, input of the other CombineFn). The output is ``Combined``.
+    Elements are pairs (hash of the group, input of the other CombineFn). The output is ``Combined``.
     """
 
     def __init__(self, combine_fn: beam.CombineFn):
@@ -64,11 +63,9 @@ class LeaveOneOutFn(beam.CombineFn):
         """Returns no part."""
         return Parts({}, False)
 
-    def add_input(self, accumulator: Parts, element: tuple[int | None, Any]) -> Parts:
+    def add_input(self, accumulator: Parts, element: tuple[int, Any]) -> Parts:
         """Adds an element to the part of its group."""
         group, value = element
-        if group is None:
-            group = random.getrandbits(63)
         by_key, key = accumulator.by_key, group % _PARTS if accumulator.is_folded else group
         size, part = by_key.get(key) or Part(0, self._combine_fn.create_accumulator())
         by_key[key] = Part(size + 1, self._combine_fn.add_input(part, value))

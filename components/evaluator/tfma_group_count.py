@@ -7,7 +7,7 @@ import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types
 
-from components.evaluator.groups import MAX_GROUPS, extract_group
+from components.evaluator.groups import MAX_GROUPS, RECORD_HASH, extract_group
 from components.evaluator.metric_names import GROUP_COUNT, UNGROUPED_COUNT
 
 
@@ -32,7 +32,9 @@ def _build_group_count(name: str, group_feature: str) -> list[Any]:
 
     counts = metric_types.MetricComputation(
         keys=[counts_key],
-        preprocessors=[metric_types.FeaturePreprocessor(feature_keys=[group_feature])],
+        preprocessors=[
+            metric_types.FeaturePreprocessor(feature_keys=[group_feature, RECORD_HASH])
+        ],  # or TFMA drops them
         combiner=_GroupCounter(counts_key, group_feature),
     )
     # Computed after the confidence intervals: a count has none.

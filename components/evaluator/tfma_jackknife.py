@@ -15,7 +15,7 @@ from tensorflow_model_analysis.api.types import ValueWithTDistribution
 from tensorflow_model_analysis.evaluators import jackknife
 from tensorflow_model_analysis.evaluators import metrics_plots_and_validations_evaluator as evaluator
 
-from components.evaluator.groups import extract_group
+from components.evaluator.groups import extract_unit
 from components.evaluator.intervals import compute_standard_error, count_degrees_of_freedom
 from components.evaluator.leave_one_out import Combined, LeaveOneOutFn
 
@@ -29,7 +29,7 @@ def count_groups(feature: str) -> Iterator[None]:
 
     Args:
         feature: the feature of an Example with its group, if it has one. The evaluation needs a metric that looks at
-            it, such as ``GroupCount``: TFMA drops other features.
+            it and at ``RECORD_HASH``, such as ``GroupCount``: TFMA drops other features.
     """
     original = jackknife.ComputeWithConfidenceIntervals
     jackknife.ComputeWithConfidenceIntervals = functools.partial(_compute_with_intervals, group_feature=feature)
@@ -56,7 +56,7 @@ def _compute_with_intervals(
     """
     return (
         slices
-        | "FindGroup" >> beam.Map(_find_group, group_feature)
+        | "FindUnit" >> beam.Map(_find_unit, group_feature)
         | "LeaveOneOut" >> beam.CombinePerKey(LeaveOneOutFn(computations_combine_fn))
         | "List" >> beam.FlatMapTuple(_list_metrics)
         | "AddDerivedMetrics" >> derived_metrics_ptransform
@@ -66,10 +66,10 @@ def _compute_with_intervals(
     )
 
 
-def _find_group(keyed: tuple[SliceKey, Any], feature: str) -> tuple[SliceKey, tuple[int | None, Any]]:
+def _find_unit(keyed: tuple[SliceKey, Any], feature: str) -> tuple[SliceKey, tuple[int, Any]]:
     key, extracts = keyed
     (inputs,) = extracts[evaluator._DEFAULT_COMBINER_INPUT_KEY]
-    return key, (extract_group(inputs, feature), extracts)
+    return key, (extract_unit(inputs, feature), extracts)
 
 
 def _list_metrics(key: SliceKey, combined: Combined) -> Iterator[tuple[tuple[SliceKey, int], Metrics]]:

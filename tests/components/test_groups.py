@@ -11,7 +11,14 @@ from apache_beam.transforms.combiners import MeanCombineFn
 from scipy import stats
 
 from components.evaluator import groups as groups_module
-from components.evaluator.groups import GroupSums, extract_group, merge_groups
+from components.evaluator.groups import (
+    RECORD_HASH,
+    GroupSums,
+    extract_group,
+    extract_unit,
+    hash_record,
+    merge_groups,
+)
 from components.evaluator.intervals import compute_interval, compute_standard_error, count_degrees_of_freedom
 from components.evaluator.leave_one_out import Combined, LeaveOneOutFn
 from components.evaluator.significance import PairedCounts, PairedErrors, PairedLabels, compare_labels, count_changes
@@ -20,7 +27,7 @@ from components.evaluator.tfma_label_metrics import LABEL_SCORES
 DRAWS = 500
 
 
-def combine(values: np.ndarray, groups: list[int | None], bundles: int = 1) -> Combined:
+def combine(values: np.ndarray, groups: list[int], bundles: int = 1) -> Combined:
     """Takes the mean of values as Beam would: in bundles, whose accumulators are merged."""
     combiner = LeaveOneOutFn(MeanCombineFn())
     accumulators = [combiner.create_accumulator() for _ in range(bundles)]
@@ -125,11 +132,30 @@ def test_bundles_and_their_order_change_nothing(number):
         assert (merged.total, *merged.without) == pytest.approx((combined.total, *combined.without))
 
 
+def find_units(number: int) -> list[int]:
+    """Returns the units that the Evaluator counts for so many images without a group."""
+    hashes = [hash_record(f"Example {n}".encode()) for n in range(number)]
+    return [extract_unit(SimpleNamespace(features={RECORD_HASH: np.array([one])}), "group") for one in hashes]
+
+
 def test_an_image_without_a_group_is_a_group_of_its_own():
     values = np.random.default_rng(0).random(30)
-    error = compute_standard_error(combine(values, [None] * 30).without)
+    error = compute_standard_error(combine(values, find_units(30)).without)
     assert error == pytest.approx(stats.sem(values))
-    assert combine(values, [5] * 20 + [None] * 10).sizes.count(1) == 10
+    assert combine(values, [5] * 20 + find_units(10)).sizes.count(1) == 10
+    grouped = SimpleNamespace(features={RECORD_HASH: np.array([1]), "group": np.array([b"p1"])})
+    assert extract_unit(grouped, "group") == extract_group(grouped, "group")
+
+
+def test_the_same_images_have_the_same_interval_in_any_order():
+    rng = np.random.default_rng(0)
+    values, units = rng.random(500), np.array(find_units(500))
+    intervals = set()
+    for bundles in (1, 2, 40):
+        order = rng.permutation(500)
+        low, high = find_interval(combine(values[order], units[order].tolist(), bundles))
+        intervals.add((round(low, 9), round(high, 9)))
+    assert len(intervals) == 1
 
 
 def test_one_group_has_no_interval_and_two_a_wide_one():
@@ -137,7 +163,7 @@ def test_one_group_has_no_interval_and_two_a_wide_one():
     assert find_interval(combine(values, [1] * 60)) is None
     low, high = find_interval(combine(values, [1] * 29 + [2] * 31))
     assert low < 2 / 3 < high
-    high_by_image = find_interval(combine(values, [None] * 60))[1]
+    high_by_image = find_interval(combine(values, find_units(60)))[1]
     assert high > high_by_image
 
 

@@ -182,6 +182,17 @@ def test_intervals_are_those_that_theory_expects(setting, compared, with_interva
     assert [part.columns for part in with_intervals[0].slices] == [part.columns for part in compared[0].slices]
 
 
+def test_the_same_model_on_the_same_images_has_the_same_intervals(setting, with_intervals):
+    again = setting.evaluate("again", setting.noisy, setting.strong)[0].whole
+    for one, other in (
+        (again.metrics, with_intervals[0].whole.metrics),
+        (again.differences, with_intervals[0].whole.differences),
+    ):
+        assert one.keys() == other.keys()
+        for name, metric in one.items():
+            assert metric.interval == (other[name].interval and pytest.approx(other[name].interval, abs=1e-9))
+
+
 def test_intervals_lie_within_what_a_metric_can_be(with_intervals):
     evaluation, _, folder = with_intervals
     for part in evaluation.slices:
