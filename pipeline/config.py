@@ -245,10 +245,9 @@ class BeamConfig(Section):
 
     def make_arguments(self) -> list[str]:
         """Returns the same as Beam's arguments, for TFX's components."""
-        # Without the first two, Beam may hand the work to a runner that it downloads as a binary. Without the third,
-        # which no worker of this machine reads, each component packs TFX for workers elsewhere: 52 MB, never removed.
-        here = ["--direct_running_mode=in_memory", "--direct_num_workers=1", "--sdk_container_image=none"]
-        local = here if self.runner == "direct" else []
+        # No worker of this machine reads it, but without it each component packs TFX for workers elsewhere: 52 MB that
+        # are never removed.
+        local = ["--sdk_container_image=none"] if self.runner == "direct" else []
         # Worker processes import tfx first, so that they can unpickle TFDV's functions: see components.tfdv.
         return [*local, "--beam_plugins=tfx", *make_arguments(self.runner, self.options)]
 

@@ -92,9 +92,8 @@ def run_analysis(raw: list[dict], spec: dict, custom_config: dict, folder: Path)
     from transform.preprocessing import preprocessing_fn
 
     metadata = tft.DatasetMetadata.from_feature_spec(spec)
-    options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
     with (
-        beam.Pipeline("DirectRunner", options=options) as pipeline,
+        beam.Pipeline("FnApiRunner") as pipeline,
         tft_beam.Context(temp_dir=str(folder / "tmp")),
     ):
         transform_fn = ((pipeline | beam.Create(raw)), metadata) | tft_beam.AnalyzeDataset(

@@ -9,8 +9,10 @@ from typing import Any, Literal
 RunnerName = Literal["direct", "dataflow", "flink", "spark"]
 OptionValue = bool | int | float | str
 
+LOCAL_RUNNER = "imagepipe.base.local_runner.LocalRunner"
+
 _RUNNERS: dict[RunnerName, str] = {
-    "direct": "DirectRunner",
+    "direct": LOCAL_RUNNER,
     "dataflow": "DataflowRunner",
     "flink": "FlinkRunner",
     "spark": "SparkRunner",
@@ -58,7 +60,7 @@ def add_setup_file(args: list[str]) -> list[str]:
     """
     setup = Path(__file__).parents[2] / "setup.py"
     has_packages = any(arg.startswith(("--setup_file", "--sdk_container_image")) for arg in args)
-    if f"--runner={_RUNNERS['direct']}" in args or has_packages or not setup.is_file():
+    if f"--runner={LOCAL_RUNNER}" in args or has_packages or not setup.is_file():
         return args
     return [*args, f"--setup_file={setup}"]
 

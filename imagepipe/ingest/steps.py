@@ -27,7 +27,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.utils.shared import Shared
 
 from imagepipe.base import filesystem, progress
-from imagepipe.base.beam_options import hide_step_errors, query_metrics
+from imagepipe.base.beam_options import LOCAL_RUNNER, hide_step_errors, query_metrics
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
 from imagepipe.base.splits import Draw
@@ -46,14 +46,8 @@ SHARD_BYTES = 128 * 2**20
 
 _ELEMENT_ROWS = 500
 
-# In the process itself: Beam's default may download and start another program. Its checks of the steps' types, always
-# the same ones, cost 0.15 s a run.
-_LOCAL_OPTIONS = (
-    "--runner=DirectRunner",
-    "--direct_running_mode=in_memory",
-    "--direct_num_workers=1",
-    "--no_pipeline_type_check",
-)
+# Beam's checks of the steps' types, always the same ones, cost 0.15 s a run.
+_LOCAL_OPTIONS = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ def run(
     handle.acquire(lambda: local)
     job: list[Any] = []  # once a remote runner has accepted it
 
-    is_local = options.view_as(StandardOptions).runner == "DirectRunner"
+    is_local = options.view_as(StandardOptions).runner == LOCAL_RUNNER
 
     def count() -> dict[str, int]:
         if is_local:

@@ -26,7 +26,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress, tfrecord
-from imagepipe.base.beam_options import hide_step_errors
+from imagepipe.base.beam_options import LOCAL_RUNNER, hide_step_errors
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
 from imagepipe.base.full_disk import name_full_disk
@@ -41,7 +41,7 @@ ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
 _IMAGES_IN_SHARD = 256
 _ROWS_IN_GROUP = 4096  # of Parquet: results held in memory
 _DONE = "done"
-_LOCAL = ("--runner=DirectRunner", "--no_pipeline_type_check")
+_LOCAL = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 _RESULT_FILE = re.compile(r"(predictions|quarantine)-([0-9a-f]{32})\.(jsonl|parquet|tfrecord)")
 
 Row = dict[str, Any]

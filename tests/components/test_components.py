@@ -6,7 +6,6 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 import tensorflow as tf
-from apache_beam.options.pipeline_options import PipelineOptions
 from tfx_bsl.tfxio import tf_example_record
 
 from components.champion.executor import find_live_model
@@ -103,7 +102,7 @@ def test_the_evaluator_reads_batches_of_one_size(tmp_path):
     def batch_sizes() -> list[int]:
         sizes: list[int] = []
         source = tf_example_record.TFExampleRecord(path, raw_record_column_name="raw")
-        with beam.Pipeline("DirectRunner", PipelineOptions(["--direct_running_mode=in_memory"])) as pipeline:
+        with beam.Pipeline("FnApiRunner") as pipeline:
             out = tmp_path / "sizes"
             _ = (
                 pipeline

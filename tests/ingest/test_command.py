@@ -319,8 +319,8 @@ def test_progress_of_a_runner_outside_this_process_comes_from_its_metrics(folder
     asked = []
     shown = progress.show_progress
     monkeypatch.setattr(progress, "show_progress", lambda *arguments: asked.extend(arguments) or shown(*arguments))
-    # By its full name it is taken for one that reports from elsewhere.
-    ingest(str(source), str(out), beam_args=["--runner=apache_beam.runners.direct.direct_runner.DirectRunner"])
+    # It is taken for one that reports from elsewhere.
+    ingest(str(source), str(out), beam_args=["--runner=FnApiRunner"])
     total, _, counts = asked
     assert total == 31
     assert counts() == {"read": 31, "checked and written": 31}
