@@ -257,7 +257,7 @@ def _keep(
 def _can_keep(data: bytes, name: str, image: ImageFile.ImageFile, max_pixels: int, max_side: int | None) -> bool:
     width, height = image.size
     if width * height > max_pixels:
-        raise TooManyPixels(f"{width * height / 1e6:,.1f} megapixels, over the limit of {max_pixels / 1e6:,g}")
+        raise TooManyPixels(f"over the limit of {max_pixels / 1e6:,g} megapixels: it has {width * height / 1e6:,.1f}")
     return (
         _is_common(data, name, image) and not _is_too_long(image, max_side) and _read_orientation(image) not in _UPRIGHT
     )
@@ -334,7 +334,7 @@ def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             break
         # The case of the first letter tells whether an image can be decoded without the chunk.
         if name[:1].isupper() and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise BadImage("broken image (a checksum is wrong)")
+            raise BadImage("broken image: a checksum is wrong")
         yield name, view[at + 8 : end - 4]
         if name == b"IEND":
             return
@@ -385,4 +385,4 @@ def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, struct.error | EOFError) or "truncated" in text.lower():
         return "truncated image"
-    return f"broken image ({text[:200] or type(error).__name__})"
+    return f"broken image: {text[:200] or type(error).__name__}"

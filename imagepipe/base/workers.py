@@ -200,7 +200,7 @@ def _send_error(connection: Connection, error: Exception) -> None:
 def _describe_end(status: int) -> str:
     """Returns why a process ended, for the quarantine, given its exit status: negative for a signal."""
     if status >= 0:
-        return f"the decoder ended its process (exit status {status})"
+        return f"the decoder ended its process: exit status {status}"
     name = signal.Signals(-status).name
     return f"the decoder crashed ({name}{', as when memory runs out' if -status == signal.SIGKILL else ''})"
 

@@ -85,12 +85,12 @@ def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, pass
     for number, (image, file) in enumerate(images, start=1):
         categories = sorted(annotated.get(image, ()), key=str) if image is not None else []
         if image is None or image in shared:
-            reason = "image without an id" if image is None else f"its id {image!r} is that of other images too"
+            reason = "image without an id" if image is None else f"its id is that of other images too: {image!r}"
             yield reject(f"{path}/{file}", number, reason)
         elif odd := [category for category in categories if len(names.get(category, ())) != 1]:
             named = " or ".join(sorted(names.get(odd[0], ())))
-            what = f"has several names ({named})" if named else "is none of the file's"
-            yield reject(f"{path}/{file}", number, f"its category {odd[0]!r} {what}")
+            what = f"has several names: {odd[0]!r} is {named}" if named else f"is none of the file's: {odd[0]!r}"
+            yield reject(f"{path}/{file}", number, f"its category {what}")
         else:
             labels = sorted({name for category in categories for name in names[category]})
             yield _make_row(finder, number, file, finder.list_places(file), labels, task)

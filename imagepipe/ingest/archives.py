@@ -222,9 +222,9 @@ def _find_packed(local: str, file: BinaryIO, info: zipfile.ZipInfo, size: int) -
     file.seek(info.header_offset if 0 <= info.header_offset < size else size)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-        return Member(name, None, "broken in its archive (no header)")
+        return Member(name, None, "broken in its archive: no header")
     if not is_deflated and info.compress_size != info.file_size:
-        return Member(name, None, "broken in its archive (two sizes)")
+        return Member(name, None, "broken in its archive: two sizes")
     _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     unpacked = info.file_size if is_deflated else None

@@ -217,9 +217,9 @@ def _read_rows(reader: Any, lines: _Lines, header: list[str], first: int) -> Ite
         path = dict(zip(names, values, strict=False)).get("path", "")
         if len(lines.row_lines) > 1 and (reason or _holds_row(path, lines.row_lines[1], names, separator)):
             lines.give_back()
-            yield number, f"unreadable row, line {number}: {_OPEN}"
+            yield number, f"unreadable row: line {number}: {_OPEN}"
         elif reason:
-            yield number, f"unreadable row, line {number}: {reason}"
+            yield number, f"unreadable row: line {number}: {reason}"
         elif any(values):
             yield number, dict(zip(header[first:], values[first:], strict=True))
 

@@ -70,7 +70,7 @@ class IngestResult:
         disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
         gone: records that came from this source, and are in no source any more; not part of the sum.
         removed: how many of those were removed, by ``sync``.
-        reasons: number of quarantined records by reason, without what is of one file only.
+        reasons: number of quarantined records by reason, without what is of one file only: that follows a colon.
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
         warnings: what is odd about the labels of the dataset, a sentence each.
         overview: path of a picture of the dataset, see ``imagepipe.base.overview``; None if the dataset is empty.

@@ -35,9 +35,9 @@ def read_part(part: Part) -> bytes:
     try:
         unpacked = unzip.decompress(data, min(size, MAX_BYTES) + 1)
     except zlib.error as error:
-        raise BadImage(f"broken in its archive ({error})") from error
+        raise BadImage(f"broken in its archive: {error}") from error
     if len(unpacked) != size and size <= MAX_BYTES:
-        raise BadImage("broken in its archive (it unpacks to another size than the archive says)")
+        raise BadImage("broken in its archive: it unpacks to another size than the archive says")
     return unpacked
 
 

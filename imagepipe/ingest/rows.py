@@ -151,7 +151,7 @@ def make_row(
             return reject(path, row, f"label is not a number: {text[:100]}")
         labels = [repr(float(text))]
     if fault := next(filter(None, map(find_fault, labels)), None):
-        return reject(path, row, f"label holds {fault}: {text[:100]!r}")
+        return reject(path, row, f"label can't name a class: {text[:100]!r} holds {fault}")
     return Row(
         path=path,
         row=row,
@@ -301,7 +301,7 @@ def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str
     split = resolve_split(row["split"], splits)
     if split is None:
         names = ", ".join(list_split_names(splits))
-        return reject(row["path"], row["row"], f"split {row['split'][:100]!r} is none of {names}")
+        return reject(row["path"], row["row"], f"split is none of {names}: {row['split'][:100]!r}")
     given[row["split"], split] += 1
     return {**row, "split": split}
 

@@ -75,7 +75,7 @@ def read_samples(members: Iterable[Member]) -> Iterator[Sample]:
             yield Sample(first, None, first.reason)
         elif len(images) != 1:
             names = list_names([kind for kind, _ in files])
-            yield Sample(first, None, f"the sample {key} has {len(images)} images, and one is needed ({names})")
+            yield Sample(first, None, f"sample without exactly one image: {key} has {len(images)} ({names})")
         else:
             yield _read_label(first, dict(files))
 
@@ -99,14 +99,14 @@ def _read_label(image: Member, files: dict[str, Member]) -> Sample:
             continue
         _, _, packed, unpacked = member.part
         if (size := max(packed, unpacked or 0)) > _MAX_LABEL:
-            return Sample(image, None, f"its label, {member.path}, has {size:,} bytes")
+            return Sample(image, None, f"its label is too long: {member.path} has {size:,} bytes")
         try:
             label = read_part(member.part).decode("utf-8-sig").strip()
             if kind != "json":
                 return Sample(image, label, None)
             value = json.loads(label)
         except (ValueError, RecursionError, BadImage) as error:
-            return Sample(image, None, f"its label, {member.path}, can't be read: {error}")
+            return Sample(image, None, f"its label can't be read: {member.path}: {error}")
         if isinstance(value, dict):
             value = next((value[name] for name in _NAMES if name in value), None)
         if value is not None:

@@ -99,7 +99,7 @@ def test_heic_becomes_jpeg_upright():
     left, right = pixels(image.data)[48, [8, 56]]
     assert left[2] > 150 > left[0]
     assert right[0] > 150 > right[2]
-    assert reason(HEIC, max_pixels=1000).endswith("over the limit of 0.001")
+    assert reason(HEIC, max_pixels=1000).startswith("over the limit of 0.001 megapixels")
     assert reason(HEIC[:500])
     assert reason(HEIC[:200])
 
@@ -242,10 +242,10 @@ def test_pixel_limit_is_ours_and_is_checked_before_decoding(photo, encode, monke
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     for bomb in (png, jpeg, gif):
-        assert reason(bytes(bomb)) == "3,600.0 megapixels, over the limit of 100"
+        assert reason(bytes(bomb)) == "over the limit of 100 megapixels: it has 3,600.0"
     monkeypatch.undo()
     data = encode(photo, "JPEG")
-    assert reason(data, max_pixels=160 * 120 - 1) == "0.0 megapixels, over the limit of 0.019199"
+    assert reason(data, max_pixels=160 * 120 - 1) == "over the limit of 0.019199 megapixels: it has 0.0"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own limit has no say
     assert normalize(data, max_pixels=160 * 120).data == data
 
@@ -260,7 +260,7 @@ def test_reasons_are_plain(photo, encode, monkeypatch):
     assert reason(encode(photo, "PNG")[:2000]) == "truncated image"
     damaged = bytearray(encode(photo, "PNG"))
     damaged[3000] ^= 1
-    assert reason(bytes(damaged)) == "broken image (a checksum is wrong)"
+    assert reason(bytes(damaged)) == "broken image: a checksum is wrong"
     assert reason(b"\xff\xd8\xff") != ""
     monkeypatch.setattr("imagepipe.base.images.MAX_BYTES", 2**20)
     assert reason(b"\xff\xd8\xff" + bytes(2**20)) == "file of more than 1 MiB"

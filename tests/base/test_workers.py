@@ -206,7 +206,7 @@ def test_a_file_that_kills_its_decoder_is_quarantined_and_nothing_else(tmp_path,
                 "the decoder crashed (SIGSEGV)",
                 "the decoder crashed (SIGKILL, as when memory runs out)",
                 "memory ran out while it was decoded",
-                "the decoder ended its process (exit status 3)",
+                "the decoder ended its process: exit status 3",
             ),
             strict=True,
         )

@@ -47,7 +47,7 @@ def test_coco_names_an_image_and_its_category(read, put):
         ("a.jpg", ["cat"]),
         ("images/b.jpg", ["dog"]),
         ("images/c.jpg", "several classes: cat, dog (--task multilabel takes them)"),
-        ("labels.json/d.jpg", "its category 9 is none of the file's"),
+        ("labels.json/d.jpg", "its category is none of the file's: 9"),
         ("images/e.jpg", "missing label"),
     ]
     assert read.passed_over == {"annotated images that are not listed": 1}
@@ -75,9 +75,9 @@ def test_repeated_and_missing_ids_of_coco_cost_their_rows_and_are_counted(read):
         "categories": [*CATEGORIES, {"id": 8, "name": "cat"}, {"id": 8, "name": "cow"}, {"id": 9, "name": "dog"}],
     }
     assert read("set/labels.json", content) == [
-        ("labels.json/a.jpg", "its id 1 is that of other images too"),
-        ("labels.json/b.jpg", "its category 8 has several names (cat or cow)"),
-        ("labels.json/c.jpg", "its id 1 is that of other images too"),
+        ("labels.json/a.jpg", "its id is that of other images too: 1"),
+        ("labels.json/b.jpg", "its category has several names: 8 is cat or cow"),
+        ("labels.json/c.jpg", "its id is that of other images too: 1"),
         ("d.jpg", ["dog"]),
         ("d.jpg", ["dog"]),
         ("labels.json/e.jpg", "image without an id"),

@@ -247,7 +247,7 @@ def test_manifest_rows_become_features_and_bad_ones_are_named(folders, records, 
         (4, str(source / "c/02.jpg")): "missing label",
         (5, str(source / "nowhere.jpg")): "missing file",
         (6, str(source / "a")): "can't be read: not an ordinary file",
-        (7, str(manifest)): "unreadable row, line 7: 2 columns, the header has 5",
+        (7, str(manifest)): "unreadable row: line 7: 2 columns, the header has 5",
         (8, "unknown://x.jpg"): "can't be read: unknown:// is not supported: give a local path, or a URI that begins "
         "with gs://, gcs://, s3://, s3a://, az://, abfs://, abfss://, hdfs://, oss://",
     }
@@ -332,7 +332,7 @@ def test_max_side_and_max_pixels_reach_the_images(folders, records, lines, photo
     photos[1].crop((0, 0, 640, 400)).save(source / "a" / "huge.bmp")
     result = ingest(str(source), str(out), max_side=20, max_pixels=640 * 400)
     assert result.quarantined == 1
-    assert reasons(lines, out) == {"large.png": "0.3 megapixels, over the limit of 0.256"}
+    assert reasons(lines, out) == {"large.png": "over the limit of 0.256 megapixels: it has 0.3"}
     sides = [max(f[side].int64_list.value[0] for side in ("width", "height")) for _, f in records(out).values()]
     assert set(sides) == {20}
 
@@ -448,6 +448,24 @@ def test_of_many_reasons_what_they_have_in_common_is_told(put, tmp_path):
     manifest = put("list.csv", f"path,label\n{rows}".encode())
     with pytest.raises(NothingIngestedError, match=r"all of 5 are quarantined: label is not a number \(5\)\. Each has"):
         ingest(str(manifest), str(tmp_path / "out"), task="regression")
+
+
+def test_reasons_are_counted_without_what_is_of_one_file_only(put, photos, encode, tmp_path):
+    for i in range(2):
+        put(f"large{i}.png", encode(photos[0].crop((0, 0, 200 + i, 100)), "PNG"))
+    put("good.png", encode(photos[0].crop((0, 0, 20, 20)), "PNG"))
+    rows = ["path,label,split", "good.png,x,train", "large0.png,x,", "large1.png,x,", "a.png,x", "b.png", "a.png,x,one"]
+    rows += ["b.png,x,two", "a.png,x\x01,", "b.png,\x02,", "missing0.png,x,", "missing1.png,x,", "gone\x00.png,x,"]
+    manifest = put("list.csv", "\n".join(rows).encode())
+    result = ingest(manifest, tmp_path / "out", max_pixels=1000)
+    assert result.reasons == {
+        "over the limit of 0.001 megapixels": 2,
+        "unreadable row": 2,
+        "split is none of train, eval, test, training, val, valid, validation, dev": 2,
+        "label can't name a class": 2,
+        "missing file": 2,
+        "can't be read": 1,
+    }
 
 
 def test_a_folder_of_junk_ends_with_what_was_passed_over(put, tmp_path):
@@ -693,7 +711,7 @@ def test_what_lies_among_photos_is_read_or_named_for_what_it_is(put, photos, enc
     named = reasons(lines, tmp_path / "out")
     assert named["page.jpg"] == "not an image, but an HTML page"
     assert named["pointer.jpg"] == "not an image, but a Git LFS pointer: run git lfs pull"
-    assert named["broken.avif"].startswith("broken image (")
-    assert named["broken.HEIC"].startswith("broken image (")
+    assert named["broken.avif"].startswith("broken image: ")
+    assert named["broken.HEIC"].startswith("broken image: ")
     formats = {feature["format"].bytes_list.value[0] for _, feature in records(tmp_path / "out").values()}
     assert formats == {b"heif", b"avif"}

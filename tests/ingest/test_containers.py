@@ -335,10 +335,10 @@ def test_samples_that_are_none_are_quarantined_with_their_reason(crops, put_tar,
     result, _ = read(source)
     assert (result.read, result.new, result.quarantined) == (5, 1, 4)
     reasons = list_reasons(lines, tmp_path)
-    assert reasons[f"{source}/b.cls"] == "the sample b has 0 images, and one is needed (cls)"
-    assert reasons[f"{source}/c.left.jpg"].startswith("the sample c has 2 images")
+    assert reasons[f"{source}/b.cls"] == "sample without exactly one image: b has 0 (cls)"
+    assert reasons[f"{source}/c.left.jpg"].startswith("sample without exactly one image: c has 2")
     assert reasons[f"{source}/d.jpg"] == "missing label"
-    assert "its label, e.json, can't be read" in reasons[f"{source}/e.jpg"]
+    assert "its label can't be read: e.json: " in reasons[f"{source}/e.jpg"]
 
 
 def test_json_beside_images_in_class_folders_is_no_label(put_tar, labelled, read):

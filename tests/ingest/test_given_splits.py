@@ -141,7 +141,7 @@ def test_a_manifests_column_split(split_folders, lines):
     assert [split.records > 0 for split in description.splits.values()] == [True, True, True]
     [entry] = lines(out / "quarantine.jsonl")
     assert entry["row"] == 3
-    assert entry["reason"] == ("split 'holdout' is none of train, eval, test, training, val, valid, validation, dev")
+    assert entry["reason"] == ("split is none of train, eval, test, training, val, valid, validation, dev: 'holdout'")
     assert result.notes == (
         "The column split gave the splits: Train is train (1), VALID is eval (1), test is test (1).",
     )

@@ -76,8 +76,8 @@ def test_rows_keep_their_lines_and_a_longer_one_is_refused(put):
     rows = list(read_table(str(path), ("path", "label")))
     assert rows == [
         (3, {"path": "a.jpg", "label": "x"}),
-        (4, "unreadable row, line 4: 3 columns, the header has 2"),
-        (5, "unreadable row, line 5: 1 columns, the header has 2"),
+        (4, "unreadable row: line 4: 3 columns, the header has 2"),
+        (5, "unreadable row: line 5: 1 columns, the header has 2"),
         (6, {"path": "d.jpg", "label": "x\ny"}),
         (8, {"path": "e.jpg", "label": "x"}),
     ]
@@ -94,8 +94,8 @@ def test_blanks_after_quotes_are_as_if_they_were_not_there(put):
     read = list(read_table(str(path), ("path",)))
     assert read[0] == (2, {"path": "a.jpg", "label": "cat", "caption": 'a "b" c'})
     assert [(number, cells[:32]) for number, cells in read[1:]] == [
-        (3, "unreadable row, line 3: ',' expe"),
-        (4, "unreadable row, line 4: ',' expe"),
+        (3, "unreadable row: line 3: ',' expe"),
+        (4, "unreadable row: line 4: ',' expe"),
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_quote_that_is_not_closed_costs_its_own_line_only(first, last, put):
 
     row, *others = read(first)
     assert row[0] == 2
-    assert row[1].startswith("unreadable row, line 2: ")
+    assert row[1].startswith("unreadable row: line 2: ")
     assert others == read("a.jpg,cat,x")[1:]
     assert len(others) == 4
 
@@ -126,7 +126,7 @@ def test_a_quote_that_is_never_closed_takes_neither_memory_nor_rows(put, monkeyp
     rows = list(read_table(str(path), ("path",)))
     assert [number for number, _ in rows] == list(range(2, 2 + len(lines)))
     assert {number: cells for number, cells in rows if isinstance(cells, str)} == {
-        number: f"unreadable row, line {number}: {OPEN}" for number in (3, 604)
+        number: f"unreadable row: line {number}: {OPEN}" for number in (3, 604)
     }
 
 

@@ -81,14 +81,14 @@ def test_unreadable_csv_rows_are_reported_by_line_and_the_rest_is_read(csv):
         + b'h.jpg,"open,1\ni.jpg,x,1\n'
     )
     assert reasons(path) == [
-        (3, "unreadable row, line 3: 2 columns, the header has 3"),
-        (4, "unreadable row, line 4: 4 columns, the header has 3"),
+        (3, "unreadable row: line 3: 2 columns, the header has 3"),
+        (4, "unreadable row: line 4: 4 columns, the header has 3"),
         (5, "unreadable row: not UTF-8. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8"),
         (6, "unreadable row: no path"),
         (7, "missing label"),
-        (8, "unreadable row, line 8: field larger than field limit (131072)"),
-        (9, "unreadable row, line 9: longer than 1,048,576 characters"),
-        (11, "unreadable row, line 11: a quote opens in it that is not closed as it should be"),
+        (8, "unreadable row: line 8: field larger than field limit (131072)"),
+        (9, "unreadable row: line 9: longer than 1,048,576 characters"),
+        (11, "unreadable row: line 11: a quote opens in it that is not closed as it should be"),
     ]
     assert [row["metadata"] for row in read(path) if not row["reason"]] == ["a.jpg", "g.jpg", "i.jpg"]
 
@@ -133,7 +133,7 @@ ENDS_OF_LINES = ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u
 
 @pytest.mark.parametrize("character", [*ENDS_OF_LINES, "\t", "\x00", "\x7f", "\ufffd"])
 def test_no_source_gives_a_label_with_a_control_character_or_an_end_of_a_line(csv, jsonl, put, tmp_path, character):
-    label, wanted = f"golden{character}retriever", f"label holds .* \\(U\\+{ord(character):04X}\\): 'golden"
+    label, wanted = f"golden{character}retriever", f"label can't name a class: 'golden.* \\(U\\+{ord(character):04X}\\)"
     sources_of_one = [csv(f'path,label\n1.jpg,"{label}"\n'), jsonl({"path": "1.jpg", "label": label})]
     if character != "\x00":  # which no folder's name can hold
         put(f"folder/{label}/1.jpg", b"x")

@@ -179,7 +179,7 @@ REFUSALS = {
     "a huge image": (
         {"instances": [instance(large_png(5_001))]},
         400,
-        "instance 0: 50.0 megapixels, over the limit of 50",
+        "instance 0: over the limit of 50 megapixels: it has 50.0",
     ),
     "columns of different lengths": ({"inputs": {"input": [], "metadata": [""]}}, 400, "different lengths"),
     "columns without input": ({"inputs": {"metadata": [""]}}, 400, "'input' is missing"),
