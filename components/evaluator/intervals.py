@@ -23,7 +23,7 @@ def compute_standard_error(estimates: Sequence[float]) -> float:
     return float(np.sqrt((len(estimates) - 1) / len(estimates) * np.square(deviations).sum()))
 
 
-def count_degrees_of_freedom(sizes: Sequence[float] | np.ndarray) -> int:
+def count_degrees_of_freedom(sizes: Sequence[float] | np.ndarray, alone: int = 0) -> int:
     """Returns the degrees of freedom of a standard error, at least 1: for n parts of one size n - 1, else less.
 
     Satterthwaite, F. E. (1946): An approximate distribution of estimates of variance components. Biometrics Bulletin 2
@@ -31,11 +31,12 @@ def count_degrees_of_freedom(sizes: Sequence[float] | np.ndarray) -> int:
     about the error than two.
 
     Args:
-        sizes: number of images of each part, two or more.
+        sizes: number of images of each part.
+        alone: number of further parts, of one image each. With them there are two parts or more.
     """
     numbers = np.asarray(sizes, float)
-    effective = numbers.sum() ** 2 / np.square(numbers).sum()
-    return max(1, math.floor(effective * (1 - 1 / len(numbers)) + 1e-9))
+    effective = (numbers.sum() + alone) ** 2 / (np.square(numbers).sum() + alone)
+    return max(1, math.floor(effective * (1 - 1 / (len(numbers) + alone)) + 1e-9))
 
 
 def compute_interval(

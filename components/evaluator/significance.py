@@ -146,8 +146,7 @@ class PairedErrors(NamedTuple):
             variance += max(left_squares - 2 * left * mean + alone * mean**2, 0.0) / (self.images - 1) ** 2
         with np.errstate(divide="ignore"):  # always the same difference: no chance
             t = np.abs(mean) / np.sqrt(np.float64(variance * (count - 1) / count))
-        degrees = count_degrees_of_freedom(np.concatenate([numbers, np.ones(alone)]))
-        return float(2 * stats.t.sf(t, degrees))
+        return float(2 * stats.t.sf(t, count_degrees_of_freedom(numbers, alone)))
 
     def is_worse(self, margin: float) -> bool:
         """Compares mean errors; ``margin`` is a share of ``unit``."""

@@ -170,7 +170,8 @@ def test_one_group_has_no_interval_and_two_a_wide_one():
 def test_degrees_of_freedom_are_less_for_groups_of_unequal_sizes():
     assert count_degrees_of_freedom([3] * 12) == 11
     assert count_degrees_of_freedom([1, 1]) == count_degrees_of_freedom([1000, 1]) == 1
-    assert count_degrees_of_freedom([1000, 1000, *[1] * 30]) == 1
+    assert count_degrees_of_freedom([1000, 1000, *[1] * 30]) == count_degrees_of_freedom([1000, 1000], 30) == 1
+    assert count_degrees_of_freedom([], 12) == 11
 
 
 def test_an_interval_of_a_share_lies_within_its_range_and_that_of_others_is_clipped():

@@ -48,6 +48,13 @@ def test_p_of_errors_is_that_of_a_paired_t_test():
         )
 
 
+def test_p_of_errors_takes_no_memory_by_image():
+    images, lead, squares = 10**12, 2e6, 1e12
+    assert PairedErrors(images, lead, 0, squares, 1).compute_p() == pytest.approx(2 * stats.norm.sf(2), 1e-6)
+    groups = tuple((1e6, 0, 1e6) for _ in range(3))
+    assert PairedErrors(images, lead, 0, squares, 1, groups).compute_p() == pytest.approx(2 * stats.norm.sf(2), 1e-3)
+
+
 def test_p_of_errors_that_never_or_always_differ_is_1_or_0():
     one = np.array([1.0, 2.0, 4.0])
     assert (
