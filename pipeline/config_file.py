@@ -100,6 +100,12 @@ def make_paths_absolute(config: Config, root: Path) -> Config:
     return config
 
 
+def list_paths(config: Config) -> dict[str, str]:
+    """Returns the paths and URIs that a configuration gives, by key such as ``data.path``."""
+    given: dict[tuple[str, ...], Any] = {keys: reduce(getattr, keys, config) for keys in _PATHS}
+    return {".".join(keys): path for keys, path in given.items() if path and not _is_word(keys, path)}
+
+
 def _make_absolute_below(section: Any, keys: tuple[str, ...], below: tuple[str, ...], root: Path) -> Any:
     """Returns a section with the path at the keys below it made absolute; without keys below, it is the path itself."""
     if not below:
@@ -127,10 +133,15 @@ def _make_absolute_in(value: Any, keys: tuple[str, ...], below: tuple[str, ...],
 
 
 def _make_absolute(keys: tuple[str, ...], path: str, root: Path) -> str:
-    if "://" in path or (keys == ("trainer", "weights") and path in (IMAGENET, NO_WEIGHTS)):
+    if "://" in path or _is_word(keys, path):
         return path
     try:
         return str((root / Path(path).expanduser()).resolve())
     except (RuntimeError, ValueError) as error:  # the home of an unknown user, links in a circle; a NUL
         reason = str(error).rstrip(".").lower()
         raise ConfigError(f"{'.'.join(keys)}: {path!r} can't be a path: {reason}") from error
+
+
+def _is_word(keys: tuple[str, ...], value: str) -> bool:
+    """Returns whether the value of a key that can be a path is none."""
+    return keys == ("trainer", "weights") and value in (IMAGENET, NO_WEIGHTS)

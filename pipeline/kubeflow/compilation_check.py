@@ -8,11 +8,11 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.label_map import read_label_map
 from pipeline.config import Config
+from pipeline.config_file import list_paths
 from pipeline.kubeflow.submission import Cluster
 from pipeline.logs import hide_output
 from pipeline.preflight import check_pretrained
 from pipeline.source import Source, find_examples
-from trainer.config import IMAGENET, NO_WEIGHTS
 
 
 def check_and_compile(config: Config, cluster: Cluster) -> str:
@@ -55,22 +55,20 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
             f"beam.runner: {config.beam.runner}: its workers reach neither volumes nor Kubeflow's own store. "
             "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
         )
-    weights = config.trainer.weights
-    paths = {
-        "data.path": config.data.path,
-        "data.curated_schema": config.data.curated_schema,
-        "deploy.path": config.deploy.path,
-        "trainer.weights": None if weights in (IMAGENET, NO_WEIGHTS) else weights,
-    }
+    paths = list_paths(config)
+    paths.pop("data.features.label_map", None)  # which is read here
     for key, path in paths.items():
-        scheme = re.match(r"([a-z0-9+]+)://", path or "")
+        scheme = re.match(r"([a-z0-9+]+)://", path)
+        if key == "deploy.sign" and (scheme or cluster == "vertex"):
+            raise ConfigError(f"{key}: {path}: components read a key from a volume only, of which Vertex AI has none")
         if scheme and scheme[1] != "gs":
             raise ConfigError(
                 f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or gs://"
             )
-        if path and cluster == "vertex" and not scheme:
+        if cluster == "vertex" and not scheme:
             raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
-    if (path := paths["trainer.weights"]) and Path(path).exists():  # or it is where only the components see it
+    weights = paths.get("trainer.weights")
+    if weights and Path(weights).exists():  # or it is where only the components see it
         check_pretrained(config)
     return _find_source(config)
 

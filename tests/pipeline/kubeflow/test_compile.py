@@ -230,6 +230,7 @@ def test_each_task_takes_what_its_component_declares(documents):
         ("data.path=s3://bucket/flowers", "kubeflow", r"data\.path: .* components read no s3://"),
         ("deploy.path=minio://bucket/serving", "kubeflow", r"deploy\.path: .* components read no minio://"),
         ("kubeflow.pipeline_root=gs://bucket/runs", "vertex", r"data\.path: .* it has to be in Cloud Storage"),
+        ("deploy.sign=gs://bucket/key.pem", "kubeflow", r"deploy\.sign: .* from a volume only"),
         ("beam.runner=flink", "kubeflow", r"beam\.runner: flink: its workers reach neither volumes"),
         (
             "kubeflow.resources.Trainor={cpu: 1}",
