@@ -67,6 +67,7 @@ class IngestResult:
         already: in the dataset before this ingest, with all of this.
         quarantined: not usable, each with its reason in quarantine.jsonl.
         duplicates: further copies of files in the dataset, each in duplicates.jsonl.
+        dataset: its description after this ingest.
         disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
         gone: records that came from this source, and are in no source any more; not part of the sum.
         removed: how many of those were removed, by ``sync``.
@@ -82,6 +83,7 @@ class IngestResult:
     already: int
     quarantined: int
     duplicates: int
+    dataset: Dataset = field(repr=False)
     relabelled: int = 0
     edited: int = 0
     disputed: int = 0
@@ -196,6 +198,7 @@ def apply_outcomes(
         already=changes.counts["already"] + changes.written["already"],
         quarantined=changes.counts["quarantine"],
         duplicates=changes.counts["duplicate"],
+        dataset=dataset,
         relabelled=changes.written["relabelled"],
         edited=changes.written["edited"],
         disputed=len(changes.disputed),
@@ -250,6 +253,7 @@ def apply_outcomes(
     labels = [split.labels for split in description.splits.values()]
     return replace(
         result,
+        dataset=description,
         warnings=list_label_warnings(description.records, labels),
         overview=f"{out}/{OVERVIEW}" if description.records else None,
     )

@@ -87,12 +87,13 @@ def ingest(
             workers=workers,
             beam_args=read_beam_arguments(context.args, config),
         )
-    described = describe_dataset(out)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(result) | {"written": result.written} | described)
+        counts = dataclasses.asdict(result)
+        del counts["dataset"]
+        OUT.print_json(data=counts | {"written": result.written} | describe_dataset(result.dataset))
     else:
         OUT.print(escape(str(result)))
-    print_ingested(result, described, out)
+    print_ingested(result, out)
 
 
 def _parse_splits(text: str) -> tuple[dict[str, int], bool | None]:

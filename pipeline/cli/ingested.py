@@ -11,6 +11,7 @@ from imagepipe.base.labels import sum_counts
 from pipeline.cli.shared import ERR, print_note
 
 if TYPE_CHECKING:
+    from imagepipe.ingest.dataset import Dataset
     from imagepipe.ingest.outcomes import IngestResult
 
 _MAX_ROWS = 20  # of a table
@@ -23,12 +24,11 @@ _ROLES = {
 }
 
 
-def describe_dataset(folder: str) -> dict[str, Any]:
+def describe_dataset(description: "Dataset") -> dict[str, Any]:
     """Returns the number of images by split and label, and type and role of each feature, for JSON."""
-    from imagepipe.ingest import dataset
+    from imagepipe.ingest.dataset import list_features
 
-    description = dataset.load(folder)
-    own = dataset.list_features(description.options.task, has_groups=True)
+    own = list_features(description.options.task, has_groups=True)
     return {
         "splits": {
             name: {"images": split.records, "labels": split.labels} for name, split in description.splits.items()
@@ -40,8 +40,9 @@ def describe_dataset(folder: str) -> dict[str, Any]:
     }
 
 
-def print_ingested(result: "IngestResult", described: dict[str, Any], out: str) -> None:
-    """Prints to stderr what the dataset in ``out`` holds, see ``describe_dataset``, and what to look at."""
+def print_ingested(result: "IngestResult", out: str) -> None:
+    """Prints to stderr what the dataset in ``out`` holds, and what to look at."""
+    described = describe_dataset(result.dataset)
     ERR.print(_tabulate_splits(described["splits"]))
     ERR.print(_tabulate_columns(described["columns"]))
     if result.reasons:

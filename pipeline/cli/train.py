@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.names import TaskName
-from pipeline.cli.ingested import describe_dataset, print_ingested
+from pipeline.cli.ingested import print_ingested
 from pipeline.cli.runs import print_outcome
 from pipeline.cli.shared import ERR, OUT, SetOption, report_errors
 
@@ -44,7 +44,7 @@ def train(
         ERR.print(f"[bold]1. Ingest[/]: {escape(source)}")
         result = ingest(source, str(dataset), task=task)
         OUT.print(escape(str(result)))
-        print_ingested(result, describe_dataset(str(dataset)), str(dataset))
+        print_ingested(result, str(dataset))
         ERR.print(f"[bold]2. Init[/]: {escape(str(config))}")
         if config.exists():
             ERR.print("It was there, and is kept.")

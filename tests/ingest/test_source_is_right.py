@@ -352,6 +352,23 @@ def test_a_group_that_is_corrected_is_written_anew(photos_of_two, records, tmp_p
     assert groups == {b"p1", b"p2", b"p4"}
 
 
+def test_the_table_is_of_this_ingest_though_another_one_has_begun(photos_of_two, monkeypatch):
+    source, out = photos_of_two
+
+    def ingest_before_another(*arguments, **options):
+        result = ingest(*arguments, **options)
+        (out / dataset.JOURNAL).write_text('{"moves": [], "deletions": []}')
+        (out / dataset.DESCRIPTION).unlink()
+        return result
+
+    monkeypatch.setattr("imagepipe.ingest.command.ingest", ingest_before_another)
+    run = CliRunner().invoke(app, ["ingest", str(source), "--out", str(out), "--json"])
+    assert run.exit_code == 0
+    output = json.loads(run.stdout)
+    assert sum(split["images"] for split in output["splits"].values()) == output["written"] == 12
+    assert "dataset" not in output
+
+
 def test_the_command_takes_groups_and_sync(photos_of_two):
     source, out = photos_of_two
     (source / "a/00.jpg").unlink()
