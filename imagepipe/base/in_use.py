@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagepipe.base.locks import LOCK
+from imagepipe.base.locks import LOCK, is_at
 
 
 @contextlib.contextmanager
@@ -20,12 +20,15 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Raises:
         OSError: if there is no such folder.
     """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)  # which waits for somebody who looks whether it is in use: microseconds
-        yield
-    finally:
-        os.close(handle)
+    while True:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)  # which waits for somebody who looks whether it is in use: microseconds
+            if is_at(handle, folder):
+                yield
+                return
+        finally:
+            os.close(handle)
 
 
 def is_in_use(folder: Path) -> bool:

@@ -54,13 +54,24 @@ def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[Cal
 
 @contextlib.contextmanager
 def _hold_file(path: Path, busy: Exception) -> Iterator[Callable[[], bool]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:  # which leaves the time of its last change
-        if not _try_lock(file):
-            time.sleep(_LOOK_SECONDS)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:  # which leaves the time of its last change
             if not _try_lock(file):
-                raise busy
-        yield lambda: True
+                time.sleep(_LOOK_SECONDS)
+                if not _try_lock(file):
+                    raise busy
+            if is_at(file.fileno(), path):
+                yield lambda: True
+                return
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Returns whether an open file or folder, which may have been locked too late, is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -111,7 +112,8 @@ class Client:
             verify=load_authorities(Path(ca)) if ca else True,
         )
         self.url = url.rstrip("/").removesuffix(":predict")
-        self.max_bytes, self._image_size, self.shrunk = max_bytes, image_size, 0
+        self.max_bytes, self._image_size = max_bytes, image_size
+        self.shrunk, self._counting = 0, threading.Lock()  # in as many threads as requests are sent at a time
         self._asks_server = labels is None
         if labels is not None:
             self._version = _ServedVersion(f"{self.url}:predict", list(labels), dict(inputs or {}))
@@ -257,7 +259,8 @@ class Client:
         if image is None:
             seen = "" if self._image_size is None else " at the size that the model sees"
             return Failure(request.id, f"the request has {size:,} bytes, and {limit:,} are taken: too large{seen}")
-        self.shrunk += 1
+        with self._counting:
+            self.shrunk += 1
         return replace(request, image=image)
 
     def _post(self, version: "_ServedVersion", request: Request) -> dict[str, Any] | str:

@@ -34,6 +34,19 @@ def test_a_folder_that_is_not_there_cannot_be_held(tmp_path):
         pass
 
 
+def test_a_folder_that_is_removed_while_it_is_being_held_is_not_held(tmp_path, before_locking):
+    folder, removed = tmp_path / "model", tmp_path / "removed"
+    folder.mkdir()
+    before_locking(lambda: folder.rename(removed))
+    with pytest.raises(FileNotFoundError), hold_folder(folder):
+        pass
+    folder.mkdir()
+    before_locking(lambda: (removed.rmdir(), folder.rename(removed), folder.mkdir()))
+    with hold_folder(folder):
+        assert is_in_use(folder)
+        assert not is_in_use(removed)
+
+
 def test_the_mark_of_a_process_that_was_killed_is_gone(tmp_path):
     code = (
         "import sys; from pathlib import Path; from imagepipe.base.in_use import hold_folder\n"

@@ -29,6 +29,17 @@ def test_who_only_looks_at_a_lock_keeps_nobody_out(tmp_path, monkeypatch):
         assert looker.closed
 
 
+def test_a_folder_that_is_removed_while_it_is_being_locked_is_locked_anew(tmp_path, before_locking):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    before_locking(lambda: folder.rename(tmp_path / "removed"))
+    with locks.lock_folder(folder, BUSY):
+        with pytest.raises(RuntimeError, match="busy"), locks.lock_folder(folder, BUSY):
+            pass
+        with locks.lock_folder(tmp_path / "removed", BUSY):
+            pass
+
+
 def test_of_several_that_want_a_store_at_once_one_gets_it(memory):
     holders, refused = [], []
     end = threading.Event()

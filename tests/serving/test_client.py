@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -173,6 +175,19 @@ def test_a_value_is_named_by_its_target():
 def noise(side: int) -> bytes:
     pixels = np.random.default_rng(side).integers(0, 255, (side, side, 3), np.uint8)
     return encode_image(Image.fromarray(pixels), "JPEG", quality=90)
+
+
+def test_images_that_are_shrunk_at_the_same_time_are_all_counted():
+    class SlowNumber(int):
+        def __add__(self, other):
+            time.sleep(0.01)
+            return SlowNumber(int(self) + other)
+
+    model_client = Client("http://127.0.0.1:1", labels=["a", "b"], max_bytes=10_000, image_size=(10, 10))
+    model_client.shrunk = SlowNumber()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(model_client._fit, [Request("x", noise(200))] * 8))
+    assert model_client.shrunk == 8
 
 
 def test_a_photo_that_a_service_does_not_take_is_shrunk_but_not_below_what_the_model_sees(scripted):
