@@ -144,7 +144,7 @@ def ingest(
                     "--workers if memory ran out."
                 ) from error
             result = apply_outcomes(out, staging, current, spool, listing, check_lock)
-            notes = (*_describe_splits(layout, spool, draw), *result.notes)
+            notes = (*_describe_splits(layout, spool, draw, result), *result.notes)
             return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 
 
@@ -171,7 +171,7 @@ def _check_options(
     return Options(task, dict(splits), max_side, max_pixels, compress, group)
 
 
-def _describe_splits(layout: Layout, spool: Spool, draw: Draw) -> Iterator[str]:
+def _describe_splits(layout: Layout, spool: Spool, draw: Draw, result: IngestResult) -> Iterator[str]:
     """Yields what was understood of the splits that a source gives, a sentence each."""
     if spool.given:
         names = ", ".join(f"{name} is {split} ({count:,})" for (name, split), count in sorted(spool.given.items()))
@@ -180,8 +180,8 @@ def _describe_splits(layout: Layout, spool: Spool, draw: Draw) -> Iterator[str]:
             drawn = " and ".join(name for name in draw.train if name != TRAIN)
             yield f"No {EVAL} split is given, so images of {TRAIN} are drawn for {drawn}, by the shares."
     if spool.grouped:
-        lone = spool.rows - spool.grouped
-        yield f"{spool.grouped:,} images have groups" + (f", {lone:,} are drawn alone." if lone else ".")
+        lone = result.written + result.duplicates - result.grouped
+        yield f"{result.grouped:,} images have groups" + (f", {lone:,} are drawn alone." if lone else ".")
     if layout.doubt:
         yield (
             f"Folders have the names of splits, but others are beside them ({list_names(layout.doubt)}), so all were "

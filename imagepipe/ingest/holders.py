@@ -1,8 +1,9 @@
 """Which sources have an image, as of when each was last read: so one that is gone from all of them can be removed."""
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +11,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.labels import list_names
-from imagepipe.ingest.shards import IndexEntry
+from imagepipe.ingest.shards import IndexEntry, StagedShard, read_split
 
 
 def list_holders(entry: IndexEntry) -> dict[str, str]:
@@ -113,6 +114,32 @@ def select_gone(
             "and nothing was written: correct that, or ingest without --sync."
         )
     return gone, kept
+
+
+def find_torn(
+    entries: Sequence[IndexEntry], gone: Sequence[IndexEntry], staged: Iterable[StagedShard]
+) -> dict[str, list[str]]:
+    """Finds groups that would lie in two splits, as an image of theirs stays though the draw took it for removed.
+
+    Args:
+        entries: as for ``select_gone``; the draw takes all of them for removed that no other source has.
+        gone: of these, the ones that are.
+        staged: the shards of what was drawn.
+
+    Returns:
+        By group, its splits.
+    """
+    left = {entry["sha256"] for entry in gone}
+    staying = [entry for entry in entries if entry["sha256"] not in left and entry.get("group")]
+    splits = {entry.get("group"): read_split(str(entry["shard"])) for entry in staying}
+    torn: dict[str, list[str]] = {}
+    for shard in staged if splits else ():
+        drawn = read_split(shard.file)
+        with filesystem.open_read(f"{shard.staged}.jsonl") as file:
+            for group in (json.loads(line).get("group") for line in file):
+                if splits.get(group, drawn) != drawn:
+                    torn[str(group)] = sorted((splits[group], drawn))
+    return torn
 
 
 def describe_kept(entries: Sequence[IndexEntry], source: str, sources: Sequence[str]) -> str:

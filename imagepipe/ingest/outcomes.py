@@ -2,7 +2,7 @@
 
 An outcome is a JSON object, told from others by its ``kind``:
 
-    quarantine  path, row, reason    a row that can't be used
+    quarantine  path, row, ...       a row that can't be used: its reason, and whether it has a group
     duplicate   path, row, same_as   a row whose file has a copy in the dataset
     already                          a row whose file is in the dataset
     shard       shard, labels, ...   a StagedShard, and its number of records by label, and by what is new of them
@@ -46,7 +46,7 @@ from imagepipe.ingest.dataset import (
     record_change,
 )
 from imagepipe.ingest.findings import explain_nothing
-from imagepipe.ingest.holders import Listing, describe_kept, list_above, select_gone
+from imagepipe.ingest.holders import Listing, describe_kept, find_torn, list_above, select_gone
 from imagepipe.ingest.rows import Spool
 from imagepipe.ingest.shards import IndexEntry
 
@@ -69,6 +69,7 @@ class IngestResult:
         duplicates: further copies of files in the dataset, each in duplicates.jsonl.
         dataset: its description after this ingest.
         disputed: records that left the dataset, as a copy with another label turned up; not part of the sum.
+        grouped: records of the source that have a group, and are not quarantined; not part of the sum.
         gone: records that came from this source, and are in no source any more; not part of the sum.
         removed: how many of those were removed, by ``sync``.
         reasons: number of quarantined records by reason, without what is of one file only: that follows a colon.
@@ -87,6 +88,7 @@ class IngestResult:
     relabelled: int = 0
     edited: int = 0
     disputed: int = 0
+    grouped: int = 0
     gone: int = 0
     removed: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
@@ -123,9 +125,9 @@ class IngestResult:
 # --- reported by the steps
 
 
-def quarantine(path: str, row: int | None, reason: str) -> Json:
+def quarantine(path: str, row: int | None, reason: str, group: str | None) -> Json:
     """Returns the outcome of a row that can't be used."""
-    return {"kind": "quarantine", "path": path, "row": row, "reason": reason}
+    return {"kind": "quarantine", "path": path, "row": row, "reason": reason, "grouped": group is not None}
 
 
 def mark_duplicate(path: str, row: int | None, same_as: str) -> Json:
@@ -189,7 +191,7 @@ def apply_outcomes(
     gone, kept = select_gone(changes.gone, reasons, listing) if changes.gone else ([], [])
     changes.index.update((entry["sha256"], entry) for entry in kept)
     if listing.sync:
-        if torn := _find_torn(changes, gone):
+        if torn := find_torn(changes.gone, gone, [shard for shard, _ in changes.added]):
             raise IngestError(describe_torn(torn))
         changes.leaving += [{"entry": entry, "unseen": []} for entry in gone]
     result = IngestResult(
@@ -202,6 +204,7 @@ def apply_outcomes(
         relabelled=changes.written["relabelled"],
         edited=changes.written["edited"],
         disputed=len(changes.disputed),
+        grouped=spool.grouped - changes.counts["grouped"],
         gone=len(gone),
         removed=len(gone) if listing.sync else 0,
         reasons=dict(Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined)),
@@ -259,23 +262,6 @@ def apply_outcomes(
     )
 
 
-def _find_torn(changes: _Changes, gone: list[IndexEntry]) -> dict[str, list[str]]:
-    """Returns, by group, the splits it would lie in: of records whose files can't be read, so they stay, and of others.
-
-    The draw has taken those for removed, like all whose images are gone.
-    """
-    left = {entry["sha256"] for entry in gone}
-    staying = [entry for entry in changes.gone if entry["sha256"] not in left and entry.get("group")]
-    splits = {entry.get("group"): shards.read_split(str(entry["shard"])) for entry in staying}
-    torn: dict[str, list[str]] = {}
-    for shard in (shard for shard, _ in changes.added if splits):
-        drawn = shards.read_split(shard.file)
-        for group in (entry.get("group") for entry in _read_lines(f"{shard.staged}.jsonl")):
-            if splits.get(group, drawn) != drawn:
-                torn[str(group)] = sorted((splits[group], drawn))
-    return torn
-
-
 def _read_changes(out: str, staging: str) -> _Changes:
     refused = {entry["sha256"]: entry for entry in _read_lines(f"{out}/{REFUSED}")}
     changes = _Changes(Counter(), [], [], [], [], {}, [], refused, Counter(), [])
@@ -286,6 +272,7 @@ def _read_changes(out: str, staging: str) -> _Changes:
             changes.counts[kind] += 1
             match kind:
                 case "quarantine":
+                    changes.counts["grouped"] += outcome.pop("grouped")
                     changes.quarantined.append(outcome)
                 case "duplicate":
                     changes.duplicates.append(outcome)

@@ -60,7 +60,7 @@ def decide(
     record = entry if entry and entry["shard"] else None
 
     if reason := _contradict({*present, *map(tuple, unseen.values())}, rows, record if unseen else None):
-        outcomes = [quarantine(row["path"], row["row"], reason) for row in rows]
+        outcomes = [quarantine(row["path"], row["row"], reason, row["group"]) for row in rows]
         if record:
             outcomes.append({"kind": "removed", "entry": record, "reason": reason, "unseen": sorted(unseen)})
         # Of a path that one manifest names twice with two labels, both are kept, so that it agrees with no other copy.
