@@ -90,7 +90,7 @@ def _describe_error(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not key:  # it is about several keys, and names them
         return message
-    return f"{key}: {message}" + ("" if error["type"] == "value_error" else f" (it is {error['input']!r})")
+    return f"{key}: {message}" + ("" if error["type"] == "value_error" else f" (it is {error['input']!r:.200})")
 
 
 def make_paths_absolute(config: Config, root: Path) -> Config:

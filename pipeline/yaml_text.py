@@ -6,12 +6,15 @@ about the class 010 would be one about the class 8. Where a model of the configu
 
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 _TAG = "tag:yaml.org,2002:"
+_MAX_DEPTH, _MAX_NODES = 100, 1_000_000  # a configuration has five levels; one with weights of classes, many values
+_TOO_DEEP = f"its values lie more than {_MAX_DEPTH} deep in one another, or one holds itself (&name, *name)"
 _TAKEN_FOR_OTHERS = {f"{_TAG}{kind}" for kind in ("bool", "float", "int", "null", "timestamp", "value")}
 
 
@@ -25,15 +28,53 @@ def load_yaml(text: str, kind: Any) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or holds tags other than YAML's own.
     """
-    loader = yaml.SafeLoader(text)
-    try:
+    with _open(text) as loader:
         node = loader.get_single_node()
         if node is None:
             return None
+        _check_size(node)
         _keep_text(loader, node, kind)
         return loader.construct_document(node)
+
+
+def load_documents(text: str) -> Iterator[Any]:
+    """Yields the values of the documents of a YAML file, read as YAML 1.1 has them.
+
+    Raises:
+        yaml.YAMLError: as of ``load_yaml``.
+    """
+    with _open(text) as loader:
+        while loader.check_node():
+            node = cast(yaml.Node, loader.get_node())
+            _check_size(node)
+            yield loader.construct_document(node)
+
+
+@contextmanager
+def _open(text: str) -> Iterator[yaml.SafeLoader]:
+    loader = yaml.SafeLoader(text)
+    try:
+        yield loader
+    except RecursionError:
+        raise yaml.YAMLError(_TOO_DEEP) from None
     finally:
         loader.dispose()
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuses a value that holds itself, or by its aliases far more than is written."""
+    count, pending = 0, [(root, 1)]
+    while pending:
+        node, depth = pending.pop()
+        count += 1
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(_TOO_DEEP)
+        if count > _MAX_NODES:
+            raise yaml.YAMLError(f"with its aliases (*name) it has more than {_MAX_NODES:,} values")
+        if isinstance(node, yaml.MappingNode):
+            pending += ((part, depth + 1) for pair in node.value for part in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            pending += ((item, depth + 1) for item in node.value)
 
 
 def find_kind(kind: Any, key: str) -> Any:

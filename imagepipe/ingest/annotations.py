@@ -53,7 +53,7 @@ def read_annotations(
 
 def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
     """Reads the document to its end, as annotations and names may come after the images."""
-    images: list[tuple[_Id | None, Any]] = []
+    images: list[tuple[_Id | None, str]] = []
     annotated: dict[_Id, set[_Id]] = {}
     names: dict[_Id, set[str]] = {}
     keys = set()
@@ -63,9 +63,11 @@ def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, pass
             continue
         values = item if isinstance(item, dict) else {}
         if key == "images":
-            images.append((_read_id(values, "id"), values.get("file_name")))
+            file = values.get("file_name")
+            images.append((_read_id(values, "id"), file if isinstance(file, str) else ""))
         elif key == "categories" and (number := _read_id(values, "id")) is not None:
-            names.setdefault(number, set()).add(str(values.get("name")))
+            name = _read_id(values, "name")
+            names.setdefault(number, set()).update([] if name is None else [str(name)])
         elif key == "annotations":
             image, category = _read_id(values, "image_id"), _read_id(values, "category_id")
             if image is None or category is None:
@@ -86,10 +88,10 @@ def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, pass
         categories = sorted(annotated.get(image, ()), key=str) if image is not None else []
         if image is None or image in shared:
             reason = "image without an id" if image is None else f"its id is that of other images too: {image!r}"
-            yield reject(f"{path}/{file}", number, reason)
+            yield reject(f"{path}/{file}" if file else path, number, reason)
         elif odd := [category for category in categories if len(names.get(category, ())) != 1]:
             named = " or ".join(sorted(names.get(odd[0], ())))
-            what = f"has several names: {odd[0]!r} is {named}" if named else f"is none of the file's: {odd[0]!r}"
+            what = f"has several names: {odd[0]!r} is {named}" if named else f"has no name in the file: {odd[0]!r}"
             yield reject(f"{path}/{file}", number, f"its category {what}")
         else:
             labels = sorted({name for category in categories for name in names[category]})
@@ -174,9 +176,9 @@ class _Finder:
             self._folder = self._folder.rpartition("/")[0]
             self._others.append(name.rpartition("_")[2].partition(".")[0])
 
-    def list_places(self, name: object) -> list[str]:
+    def list_places(self, name: str) -> list[str]:
         """Returns where an image may lie, by its name in COCO's JSON."""
-        return [str(name), *(f"{folder}/{name}" for folder in self._others)]
+        return [name, *(f"{folder}/{name}" for folder in self._others)]
 
     def find(self, candidates: list[str]) -> str | None:
         """Returns the path of the first candidate that is there, else of any; None if the first leaves the folder."""

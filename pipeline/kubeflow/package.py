@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
 
 from imagepipe.base.errors import ConfigError
+from pipeline.yaml_text import load_documents
 
 _Types = ir.ParameterType
 
@@ -63,7 +64,7 @@ def find_package(path: Path) -> Package | None:
     """
     try:
         text = path.read_text()
-        first = next(iter(yaml.safe_load_all(text)), None)
+        first = next(load_documents(text), None)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return parse_package(text, str(path)) if isinstance(first, dict) and "pipelineInfo" in first else None
@@ -80,7 +81,7 @@ def parse_package(text: str, source: str) -> Package:
         ConfigError: if it violates KFP's schema.
     """
     try:
-        document, *platforms = yaml.safe_load_all(text)
+        document, *platforms = load_documents(text)
         spec = json_format.ParseDict(document, ir.PipelineSpec())
         for platform in platforms:
             json_format.ParseDict(platform, ir.PlatformSpec())

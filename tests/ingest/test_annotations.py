@@ -1,5 +1,6 @@
 """COCO's and Label Studio's JSON: which image is of which class."""
 
+import contextlib
 import json
 import tracemalloc
 from collections import Counter
@@ -47,7 +48,7 @@ def test_coco_names_an_image_and_its_category(read, put):
         ("a.jpg", ["cat"]),
         ("images/b.jpg", ["dog"]),
         ("images/c.jpg", "several classes: cat, dog (--task multilabel takes them)"),
-        ("labels.json/d.jpg", "its category is none of the file's: 9"),
+        ("labels.json/d.jpg", "its category has no name in the file: 9"),
         ("images/e.jpg", "missing label"),
     ]
     assert read.passed_over == {"annotated images that are not listed": 1}
@@ -65,14 +66,16 @@ def test_repeated_and_missing_ids_of_coco_cost_their_rows_and_are_counted(read):
             {"file_name": "e.jpg"},
             7,
             {"id": 4.0, "file_name": "f.jpg"},
+            {"id": 5, "file_name": ["g.jpg"]},
+            {"id": 6, "file_name": "h.jpg"},
         ],
         "annotations": [
-            *({**one, "id": 5} for one in annotate((1, 1), (2, 8), (3, 7), (4, 1))),
+            *({**one, "id": 5} for one in annotate((1, 1), (2, 8), (3, 7), (4, 1), (6, 6))),
             {"image_id": 1},
             {"category_id": 7},
             None,
         ],
-        "categories": [*CATEGORIES, {"id": 8, "name": "cat"}, {"id": 8, "name": "cow"}, {"id": 9, "name": "dog"}],
+        "categories": [*CATEGORIES, {"id": 8, "name": "cat"}, {"id": 8, "name": "cow"}, {"id": 6}],
     }
     assert read("set/labels.json", content) == [
         ("labels.json/a.jpg", "its id is that of other images too: 1"),
@@ -81,8 +84,10 @@ def test_repeated_and_missing_ids_of_coco_cost_their_rows_and_are_counted(read):
         ("d.jpg", ["dog"]),
         ("d.jpg", ["dog"]),
         ("labels.json/e.jpg", "image without an id"),
-        ("labels.json/None", "image without an id"),
+        ("labels.json", "image without an id"),
         ("f.jpg", ["cat"]),
+        ("labels.json", "no name of the image"),
+        ("labels.json/h.jpg", "its category has no name in the file: 6"),
     ]
     assert read.passed_over == {"annotations without an image or a category": 3}
     content |= {"categories": [*CATEGORIES, {"id": 9, "name": "dog"}], "annotations": annotate((4, 7), (4, 9))}
@@ -190,6 +195,19 @@ def test_images_on_the_web_are_not_read(read):
 def test_json_that_is_no_export_is_one_message(read, content, message):
     with pytest.raises(IngestError, match=message):
         read("set/export.json", content)
+
+
+@pytest.mark.parametrize("depth", [900, 950, 1000])
+def test_values_that_are_deep_are_one_message_or_cost_their_row(depth, read):
+    deep = "[" * depth + "]" * depth
+    tasks = (
+        f'{{"data": {{"image": {deep}}}, "annotations": []}}, {{"data": {{"image": "a.jpg"}}, "annotations": {deep}}}'
+    )
+    image = f'"images": [{{"id": 1, "file_name": {deep}}}, {{"id": {deep}, "file_name": "a.jpg"}}]'
+    category = f'"categories": [{{"id": 1, "name": {deep}}}]'
+    for content in (f"[{tasks}]", f'{{{image}, "annotations": [{deep}], {category}}}', f'{{"images": {deep}}}'):
+        with contextlib.suppress(IngestError):  # by how deep Python reads
+            assert all(isinstance(reason, str) for _, reason in read("set/export.json", content.encode()))
 
 
 def test_rows_that_are_no_tasks_are_quarantined(read):

@@ -9,6 +9,7 @@ from imagepipe.base.errors import ConfigError
 from imagepipe.deploy.config import DeployConfig
 from pipeline.config import Config
 from pipeline.config_file import read_config
+from pipeline.kubeflow.package import find_package
 
 MINIMAL = "name: flowers\ndata: {path: dataset}\n"
 
@@ -342,3 +343,28 @@ def test_a_pipeline_may_be_called_what_a_folder_is_and_only_services_need_a_stri
         Config(name=name, data={"path": "x"}, deploy=kserve)
     with pytest.raises(ValidationError, match=f"name: kserve takes no '{name}'"):
         Config(name="x", data={"path": "x"}, deploy=kserve | {"name": name})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: &a [*a]", "one holds itself"),
+        ("data: &a {path: /x, features: *a}", "one holds itself"),
+        ("evaluation: &a\n  thresholds: *a", "one holds itself"),
+        ("data: " + "{a: " * 3000 + "}" * 3000, "more than 100 deep in one another"),
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)),
+            "aliases",
+        ),
+    ],
+)
+def test_values_that_hold_themselves_or_far_more_than_is_written_are_one_message(tmp_path, text, message):
+    (tmp_path / "pipeline.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path / "pipeline.yaml")
+    assert find_package(tmp_path / "pipeline.yaml") is None
+    (tmp_path / "pipeline.yaml").write_text("name: x\ndata: {path: /x}\n")
+    if "\n" not in text:
+        key, _, value = text.partition(": ")
+        with pytest.raises(ConfigError, match=message):
+            read_config(tmp_path / "pipeline.yaml", [f"{key}={value}"])
