@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from imagepipe.base import filesystem, tfrecord
+from imagepipe.base import filesystem, splits, tfrecord
 from imagepipe.base.errors import IngestError
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import shards
@@ -19,7 +19,7 @@ _MOST = 0.95  # a few values may be odd
 _MIN_GAIN = 0.95  # of what there is to gain over the most frequent label
 _MIN_RANK_CORRELATION = 0.999
 
-_SPLITS = {"train", "training", "val", "valid", "validation", "eval", "evaluation", "dev", "test", "testing", "holdout"}
+_SPLITS = {*splits.NAMES, "evaluation", "testing", "holdout"}
 _PATH = re.compile(
     r"(?i).*\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|heic|avif|dcm|npy|json|xml|txt)|(/|[a-z]:\\|[a-z]+://).+"
     r"|[^/\s]+(/[^/\s]+){2,}"

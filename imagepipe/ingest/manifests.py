@@ -14,6 +14,7 @@ from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, read_delimited, read_lines
+from imagepipe.ingest.parquet import open_parquet
 from imagepipe.ingest.rows import RESERVED, Row, make_row, reject
 
 SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet"
@@ -173,31 +174,25 @@ def _strip(value: Any) -> Any:
 
 
 def _read_parquet(source: str, needed: tuple[str, ...], _say: Say) -> Iterator[Cells]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with filesystem.open_read(source) as file, pq.ParquetFile(file) as table:
-            schema = table.schema_arrow
-            columns = [name for name in schema.names if name != "__index_level_0__"]  # pandas' index
-            names = _read_header(source, columns, needed)
-            for name in columns:
-                _check_type(source, name, schema.field(name).type)
-            for group in range(table.num_row_groups):
-                description = table.metadata.row_group(group)
-                for column in range(description.num_columns):
-                    if (unpacked := description.column(column).total_uncompressed_size) > _MAX_PAGES:
-                        raise IngestError(
-                            f"{source}: a row group has {unpacked:,} bytes of one column; at most {_MAX_PAGES:,} are "
-                            "read. Write it with smaller row groups."
-                        )
-            number = 0
-            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
-                for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                    number += 1
-                    yield number, dict(zip(names, map(_make_plain, values), strict=True))
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        raise IngestError(f"{source} can't be read as Parquet: {' '.join(str(error).split())[:300]}") from error
+    with open_parquet(source) as table:
+        schema = table.schema_arrow
+        columns = [name for name in schema.names if name != "__index_level_0__"]  # pandas' index
+        names = _read_header(source, columns, needed)
+        for name in columns:
+            _check_type(source, name, schema.field(name).type)
+        for group in range(table.num_row_groups):
+            description = table.metadata.row_group(group)
+            for column in range(description.num_columns):
+                if (unpacked := description.column(column).total_uncompressed_size) > _MAX_PAGES:
+                    raise IngestError(
+                        f"{source}: a row group has {unpacked:,} bytes of one column; at most {_MAX_PAGES:,} are "
+                        "read. Write it with smaller row groups."
+                    )
+        number = 0
+        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
+            for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                number += 1
+                yield number, dict(zip(names, map(_make_plain, values), strict=True))
 
 
 def _check_type(source: str, name: str, kind: Any) -> None:

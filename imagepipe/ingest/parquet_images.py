@@ -7,7 +7,6 @@ of the classes are in the schema's metadata, under the key ``huggingface`` (``Cl
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
@@ -17,10 +16,9 @@ from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.archives import check_ratio
+from imagepipe.ingest.parquet import open_parquet
 from imagepipe.ingest.parts import Part, open_parts
 from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject
-
-_BUFFER = 2**20  # of a column that is read: else all images of a row group are in memory at once
 
 
 def holds_images(path: str) -> bool:
@@ -29,7 +27,7 @@ def holds_images(path: str) -> bool:
     Raises:
         IngestError: it can't be read.
     """
-    with _open(path) as table:
+    with open_parquet(path) as table:
         return bool(_list_image_columns(table.schema_arrow))
 
 
@@ -49,7 +47,7 @@ def read_images(
     Raises:
         IngestError: it can't be read, or which column is which can't be told.
     """
-    with _open(path) as table, open_parts(staging) as add:
+    with open_parquet(path) as table, open_parts(staging) as add:
         columns = _find_columns(path, table.schema_arrow, group)
         for sample in _read_samples(path, table, columns.image, [columns.label, *columns.side]):
             place = f"{sample.number}/{sample.name.rpartition('/')[2]}" if sample.name else str(sample.number)
@@ -102,7 +100,7 @@ def read_questions(path: str, staging: str, needed: Iterable[str]) -> Iterator[Q
     Raises:
         IngestError: it can't be read, a column is missing, or which has the images can't be told.
     """
-    with _open(path) as table, open_parts(staging) as add:
+    with open_parquet(path) as table, open_parts(staging) as add:
         schema = table.schema_arrow
         image = _find_image(path, schema)
         further = [name for name in _list_plain(schema) if name != image]
@@ -136,20 +134,6 @@ def _read_samples(path: str, table: Any, image: str, others: list[str]) -> Itera
         too_large = f"file of more than {MAX_BYTES >> 20} MiB" if size > MAX_BYTES else None
         reason = too_large if size else "no bytes of the image in the file"
         yield _Sample(number, value["path"].as_py() or "", reason, data, cells)
-
-
-@contextmanager
-def _open(path: str) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with filesystem.open_read(path) as file, pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
-            yield table
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno:  # not Arrow's: a full disk, no permission
-            raise
-        raise IngestError(f"{path} can't be read as Parquet: {' '.join(str(error).split())[:300]}") from error
 
 
 def _check_sizes(path: str, description: Any) -> None:
