@@ -16,7 +16,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
-from imagepipe.base.splits import NAMES, TRAIN, Layout, find_layout
+from imagepipe.base.splits import CLASSES, NAMES, TRAIN, Layout, find_layout
 from imagepipe.ingest.annotations import read_annotations
 from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.parquet_images import read_images
@@ -24,7 +24,7 @@ from imagepipe.ingest.parts import ARCHIVES, name_file
 from imagepipe.ingest.rows import Row, compile_group, make_folder_row, make_row, reject
 from imagepipe.ingest.webdataset import are_samples, find_split, read_samples
 
-_GIVEN_BY_NAME = Layout(given_by="The files' names")
+_BY_NAMES, _BY_FOLDERS = Layout(given_by="The files' names"), Layout(given_by="Folders")
 _MAX_DEPTH = 8  # of folders above an image that may be splits or classes
 _MAX_NAMES, _NAME_COST = 2**27, 100  # bytes of the folders' names of an archive, in memory; and of what holds each
 
@@ -84,7 +84,10 @@ def read_containers(source: str, paths: Sequence[str], reading: Reading) -> tupl
         *(_make_rows(archive, reading) for archive in archives),
         *(_read_file(file, reading) for file in files if not is_archive(file.path)),
     ]
-    layout = archives[0].layout if archives and len(files) == 1 else _GIVEN_BY_NAME
+    if archives and len(files) == 1:
+        layout = archives[0].layout
+    else:  # a column may give them where neither names nor folders do
+        layout = _BY_NAMES if splits else _BY_FOLDERS if archives else CLASSES
     return layout, chain.from_iterable(rows)
 
 
@@ -140,13 +143,14 @@ def _open_archive(file: _File, reading: Reading) -> _Archive:
     index = name_file(reading.staging)
     folders = _write_index(file.path, index, list_members(file.path, reading.staging, reading.passed_over))
     wanted = None if file.split else reading.split_folders
+    base = _BY_NAMES if file.split else _BY_FOLDERS
     if are_samples(_read_index(index)):
         if wanted:
             raise IngestError(
                 f"{file.path} holds samples, which give their splits by folders, if any, without --splits folders: "
                 "leave it out."
             )
-        return _Archive(file, index, True, _GIVEN_BY_NAME)
+        return _Archive(file, index, True, base)
     layout = find_layout(lambda folder: sorted(folders.get(folder, ())), wanted)
     if layout.splits:
         return _Archive(file, index, False, layout)
@@ -154,7 +158,7 @@ def _open_archive(file: _File, reading: Reading) -> _Archive:
     while len(inside := folders.get(_join(names), ())) == 1:
         names += inside
     # The last of a chain is the class: often an archive has a single folder on top, named as itself.
-    layout = dataclasses.replace(layout, root=_join(names if inside else names[:-1]), given_by=_GIVEN_BY_NAME.given_by)
+    layout = dataclasses.replace(layout, root=_join(names if inside else names[:-1]), given_by=base.given_by)
     return _Archive(file, index, False, layout, names, bool(inside))
 
 

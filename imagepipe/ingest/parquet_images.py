@@ -63,7 +63,7 @@ def read_images(
                 label,
                 {name: value for name, value in side.items() if value is not None and name not in ("split", group)},
                 task,
-                split=split or side.get("split"),
+                split=split or _name_label(side.get("split"), columns.splits),
                 group=side.get(group) if group else None,
             )
             if row["reason"] is None:
@@ -147,11 +147,12 @@ def _check_sizes(path: str, description: Any) -> None:
 
 
 class _Columns(NamedTuple):
-    """The columns of images and of labels, names of the classes that are told by number, and further columns."""
+    """The columns of images and of labels, and further ones; names of the classes, and splits, told by number."""
 
     image: str
     label: str
     names: list[str]
+    splits: list[str]
     side: list[str]
 
 
@@ -163,7 +164,8 @@ def _find_columns(path: str, schema: Any, group: str | None) -> _Columns:
     _report_ignored(path, schema, {image, label, *side})
     if group is not None and group not in side:
         raise IngestError(f"{path} has no column '{group}' with text or numbers, which --group names.")
-    return _Columns(image, label, _read_class_names(features.get(label)), side)
+    names, splits = (_read_class_names(features.get(name)) for name in (label, "split"))
+    return _Columns(image, label, names, splits, side)
 
 
 def _find_image(path: str, schema: Any) -> str:
@@ -211,7 +213,7 @@ def _find_label(path: str, schema: Any, features: Mapping[str, Any]) -> str:
     """Returns the column of labels: the one called so, else the only one that has classes."""
     if "label" in schema.names:
         return "label"
-    classes = [name for name in schema.names if _read_class_names(features.get(name))]
+    classes = [name for name in schema.names if name != "split" and _read_class_names(features.get(name))]
     if not classes:
         raise IngestError(
             f"{path} has no column 'label', only {list_names(schema.names)}: rename the one that has the labels."
@@ -245,9 +247,11 @@ def _report_ignored(path: str, schema: Any, used: Collection[str]) -> None:
 
 
 def _name_label(value: Any, names: list[str]) -> Any:
-    """Returns a label as text: the name of its class where it is a number of one, of which -1 means none."""
+    """Returns the name of a class where it is told by number, of which -1 means none; others as they are."""
     if isinstance(value, list):
         return [_name_label(item, names) for item in value]
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None if math.isnan(value) else value
     if not names or not isinstance(value, int):
         return value
     return names[value] if 0 <= value < len(names) else None

@@ -129,7 +129,7 @@ def make_row(
         path: of the image.
         row: line of the manifest.
         metadata: the path as the user wrote it.
-        label: as the source has it.
+        label: as the source has it; a whole number that is a float is the whole number's text.
         side: side features.
         task: how the label is read.
         split: the split as the source calls it; None or blank if it gives none.
@@ -140,7 +140,7 @@ def make_row(
     if any(isinstance(part, bool | list | dict) for part in parts):
         return reject(path, row, "label is neither text nor a number")
     # macOS decomposes accents.
-    labels = [unicodedata.normalize("NFC", str(part)).strip() for part in parts if part is not None]
+    labels = [unicodedata.normalize("NFC", _spell(part)).strip() for part in parts if part is not None]
     text = "|".join(labels)
     if task == "multilabel":
         labels = sorted({part.strip() for part in (labels if parts is label else text.split("|"))} - {""})
@@ -219,7 +219,12 @@ def make_folder_row(
 
 
 def _read_name(value: object) -> str | None:
-    return None if value is None else str(value).strip() or None
+    return None if value is None else _spell(value).strip() or None
+
+
+def _spell(value: object) -> str:
+    """Returns a value as text; pandas writes whole numbers as 3.0 if some are missing."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _is_number(text: str) -> bool:

@@ -426,6 +426,23 @@ def test_one_parquet_file_without_hugging_faces_metadata(crops, put_parquet, rea
     assert list_reasons(lines, tmp_path) == {f"{source}/4/b.jpg": "no bytes of the image in the file"}
 
 
+def test_a_split_of_hugging_face_may_be_a_number_and_a_whole_label_a_float(
+    put_parquet, list_rows, tmp_path, read, crops
+):
+    images = [(f"{i}.jpg", data) for i, data in enumerate(crops(4))]
+    source = put_parquet("set.parquet", images, kind=[1.0, 0.0, float("nan"), -1.0], split=[0, 1, 0, -1])
+    features = {"kind": {"names": ["daisy", "roses"]}, "split": {"names": ["train", "validation"]}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pq.read_table(source).replace_schema_metadata(metadata), source)
+    rows = list_rows("set.parquet")
+    assert [(row["labels"], row["split"]) for row in rows[:2]] == [(["roses"], "train"), (["daisy"], "validation")]
+    assert [row["reason"] for row in rows[2:]] == ["missing label"] * 2
+    result, _ = read(source)
+    assert result.notes == ("The column split gave the splits: train is train (1), validation is eval (1).",)
+    put_parquet("plain.parquet", images, label=[1.0, float("nan"), 2.5, 2.0])
+    assert [row["labels"] for row in list_rows("plain.parquet")] == [["1"], [], ["2.5"], ["2"]]
+
+
 def test_which_column_of_parquet_is_meant_has_to_be_plain(crops, put_parquet, tmp_path):
     images = [("1.jpg", crops(1)[0])]
     with pytest.raises(IngestError, match="has no column 'label', only image, kind: rename"):

@@ -212,6 +212,16 @@ def test_a_parquet_table_is_a_manifest(tmp_path):
     assert rows[1]["side"] == {"day": "2024-01-02"}
 
 
+def test_whole_numbers_that_parquet_has_as_floats_are_labels_and_groups_as_text(tmp_path):
+    values = [1.0, float("nan"), 2.5, -0.0]
+    path = write_parquet(tmp_path, path=["a.jpg", "b.jpg", "c.jpg", "d.jpg"], label=values, unit=values, n=values)
+    rows = list(read_manifest(path, "classification", "unit"))
+    assert [row["labels"] for row in rows] == [["1"], [], ["2.5"], ["0"]]
+    assert [row["group"] for row in rows if not row["reason"]] == ["1", "2.5", "0"]
+    assert rows[0]["side"] == {"n": 1.0}
+    assert [row["labels"] for row in read_manifest(path, "regression", "unit")][::2] == [["1.0"], ["2.5"]]
+
+
 def test_a_parquet_table_that_can_not_be_used_is_refused_by_name(tmp_path, put, monkeypatch):
     with pytest.raises(IngestError, match="can't be read as Parquet"):
         list(read_manifest(str(put("list.parquet", b"PAR1 and no more")), "classification"))
