@@ -8,6 +8,7 @@ from itertools import islice
 
 from imagepipe.base import filesystem, splits, tfrecord
 from imagepipe.base.errors import IngestError
+from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.names import TaskName
 from imagepipe.ingest import shards
 from imagepipe.ingest.dataset import Dataset
@@ -21,7 +22,7 @@ _MIN_RANK_CORRELATION = 0.999
 
 _SPLITS = {*splits.NAMES, "evaluation", "testing", "holdout"}
 _PATH = re.compile(
-    r"(?i).*\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|heic|avif|dcm|npy|json|xml|txt)|(/|[a-z]:\\|[a-z]+://).+"
+    rf"(?i).*\.({'|'.join(SUFFIXES)}|dcm|npy|json|xml|txt)|(/|[a-z]:\\|[a-z]+://).+"
     r"|[^/\s]+(/[^/\s]+){2,}"
 )
 _DATE = re.compile(

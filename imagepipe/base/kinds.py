@@ -6,6 +6,9 @@ The signatures are those of each format's specification; for the container of HE
 
 import codecs
 
+SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif", "gif", "bmp", "tif", "tiff")
+"""Ends of the names that images which are read usually have, without the dot: what a file is, its bytes say."""
+
 _LOOKED_AT = 1024  # bytes at the start of a file
 
 _FORMATS = (

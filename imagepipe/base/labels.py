@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
+from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.splits import NAMES
 
 _FAULT = re.compile("(?P<bytes>[\ud800-\udfff\ufffd])|(?P<control>[\x00-\x1f\x7f-\x9f])|(?P<separator>[\u2028\u2029])")
@@ -20,7 +21,7 @@ _FAULTS = {
     "control": "a control character",
     "separator": "a line separator",
 }
-_FILE_NAME = re.compile(r"[/\\]|\.(jpe?g|jfif|png|webp|bmp|gif|tiff?|heic|avif)$", re.IGNORECASE)
+_FILE_NAME = re.compile(rf"[/\\]|\.({'|'.join(SUFFIXES)})$", re.IGNORECASE)
 _MAX_LISTED = 10
 _MAX_COMPARED = 3  # names with all labels, of which there may be 100,000: that takes a second
 _MIN_SIMILARITY = 0.5  # that of 7 and 007

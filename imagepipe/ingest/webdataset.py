@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from imagepipe.base.images import BadImage
+from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.labels import list_names
 from imagepipe.base.splits import NAMES
 from imagepipe.ingest.archives import Member
 from imagepipe.ingest.parts import read_part
 
-_IMAGES = frozenset(["jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif", "gif", "bmp", "tif", "tiff"])
 _LABELS = ("cls", "json", "txt")
 _NAMES = ("label", "labels", "cls", "class", "class_name", "category")  # in a sample's JSON
 _MAX_LABEL = 2**20  # bytes of a file with a label
@@ -45,7 +45,7 @@ def are_samples(members: Iterable[Member]) -> bool:
     home = None
     for key, files in _group(members):
         kinds = dict(files)
-        image = next((kinds[kind] for kind in kinds if kind in _IMAGES), None)
+        image = next((kinds[kind] for kind in kinds if kind in SUFFIXES), None)
         if image is None:
             continue
         folder = key.rpartition("/")[0]
@@ -69,7 +69,7 @@ def find_split(path: str) -> str | None:
 def read_samples(members: Iterable[Member]) -> Iterator[Sample]:
     """Reads the samples of an archive, whose files lie next to each other."""
     for key, files in _group(members):
-        images = [member for kind, member in files if kind.rpartition(".")[2] in _IMAGES]
+        images = [member for kind, member in files if kind.rpartition(".")[2] in SUFFIXES]
         first = images[0] if images else files[0][1]
         if first.reason:
             yield Sample(first, None, first.reason)
