@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from tfx import types
+
 from components.data_check.findings import MAX_EXAMPLES, Finding, count_images, rate_split
 from components.data_check.split import Split
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
+from components.example_gen.left_out import describe_left_out, read_left_out
 from imagepipe.base.labels import describe_unknown, find_fault, list_names
 
 MAX_SLICES = 200
@@ -84,6 +87,18 @@ def _collect_values(split: Split, column: str, label: str) -> set[str] | None:
         if column in columns and len(combinations) <= MAX_SLICES:
             return {values[columns.index(column)] for values in combinations}
     return None
+
+
+def find_left_out(examples: list[types.Artifact]) -> list[Finding]:
+    """Finds out which records ImportExampleGen has left out."""
+    left_out = read_left_out(examples)
+    if not left_out:
+        return []
+    return [
+        Finding(
+            "warning", "left_out", "", "", describe_left_out(left_out), [line["id"] for line in left_out[:MAX_EXAMPLES]]
+        )
+    ]
 
 
 def find_unreadable_images(splits: Mapping[str, Split]) -> list[Finding]:

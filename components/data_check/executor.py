@@ -19,6 +19,7 @@ from components.data_check.anomalies import describe_anomalies, read_anomalies
 from components.data_check.columns import (
     check_slices,
     find_faulty_values,
+    find_left_out,
     find_missing_columns,
     find_unknown_values,
     find_unreadable_images,
@@ -82,6 +83,7 @@ class Executor(base_executor.BaseExecutor):
             *(finding for name, split in splits.items() for finding in check_slices(name, split.slices)),
             *find_unknown_values(splits, json.loads(exec_properties["demands"]), features.label),
             *find_unreadable_images(splits),
+            *find_left_out(input_dict["examples"]),
             *describe_anomalies(anomalies, features.label, config.stop_on, needed),
             *check_drift(statistics["train"], baseline, schema, config),
             *check_skew(statistics, schema, config),

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from imagepipe.base import tfrecord
 from imagepipe.base.errors import DataError
-from imagepipe.base.images import BadImage, normalize
+from imagepipe.base.images import normalize
 from imagepipe.base.kinds import find_format
 
 _DECODED = ("jpeg", "png", "gif")  # by the Transform graph, as ``normalize`` does
@@ -25,13 +26,19 @@ def convert_example(
         The same Example. What it lacks, it still lacks: that is DataCheck's to find.
 
     Raises:
-        DataError: if a label has no name, or the image can't be read.
+        DataError: if a label has no name.
+        BadImage: if the image can't be converted; the message is the reason.
     """
     feature = example.features.feature
-    described = b" ".join(feature[metadata].bytes_list.value).decode(errors="replace") if metadata in feature else ""
-    record = f"the record '{described}'" if described else "a record"
     if label_names is not None and label in feature:
+        name = read_metadata(example, metadata)
+        record = f"the record '{name}'" if name else "a record"
         numbers = list(feature[label].int64_list.value)
+        if others := [*feature[label].bytes_list.value, *feature[label].float_list.value]:
+            raise DataError(
+                f"data.features.label_map: {record} has the label {tfrecord.to_text(others[0])!r}, and a map names "
+                "whole numbers only; if labels are names already, leave it out"
+            )
         if unnamed := [number for number in numbers if number not in label_names]:
             raise DataError(
                 f"data.features.label_map: {record} has the label {unnamed[0]}, which has no name; the map has "
@@ -41,8 +48,11 @@ def convert_example(
     images = feature[input].bytes_list.value if input in feature else []
     for place, image in enumerate(images):
         if find_format(image) not in _DECODED:
-            try:
-                images[place] = normalize(image).data
-            except BadImage as error:
-                raise DataError(f"data.path: the image of {record} can't be used: {error}") from error
+            images[place] = normalize(image).data
     return example
+
+
+def read_metadata(example: tf.train.Example, metadata: str) -> str:
+    """Returns the text that identifies an Example's image; "" if there is none."""
+    feature = example.features.feature
+    return " ".join(map(tfrecord.to_text, feature[metadata].bytes_list.value)) if metadata in feature else ""

@@ -1,7 +1,12 @@
-"""TFX's executor of ImportExampleGen, with a conversion of each Example."""
+"""TFX's executor of ImportExampleGen, with a conversion of each Example.
+
+An Example whose image can't be converted is left out, and named in the folder LEFT_OUT of the Examples: for DataCheck.
+"""
 
 import functools
 import json
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -9,10 +14,15 @@ import tensorflow as tf
 from google.protobuf import wrappers_pb2
 from tfx.components.example_gen.import_example_gen import executor
 from tfx.proto import example_gen_pb2
-from tfx.types import standard_component_specs
+from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from components.example_gen.convert import convert_example
+from components.example_gen.convert import convert_example, read_metadata
+from components.example_gen.left_out import describe_left_out, read_left_out
+from imagepipe.base.errors import DataError
+from imagepipe.base.images import BadImage
+from imagepipe.base.names import LEFT_OUT
+from transform.examples import read_serialized
 
 
 def encode_conversion(names: dict[str, str], label_names: dict[int, str] | None) -> example_gen_pb2.CustomConfig:
@@ -37,11 +47,35 @@ def decode_conversion(config: str) -> dict[str, Any]:
     return arguments | {"label_names": None if pairs is None else dict(pairs)}
 
 
+def _convert(example: tf.train.Example, **conversion: Any) -> Iterator[Any]:
+    """Yields the converted Example, or for LEFT_OUT a line of JSON with its id and the reason."""
+    try:
+        yield convert_example(example, **conversion)
+    except BadImage as error:
+        line = {"id": read_metadata(example, conversion["metadata"]), "reason": str(error)}
+        yield beam.pvalue.TaggedOutput(LEFT_OUT, json.dumps(line))
+
+
 class Executor(executor.Executor):
     """Reads TFRecords as TFX does, and converts each Example, see ``convert_example``."""
 
+    def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
+        """Writes the Examples by split, and beside them what is left out.
+
+        Raises:
+            DataError: nothing is left of a split.
+        """
+        examples = output_dict[standard_component_specs.EXAMPLES_KEY]
+        self._left_out = f"{artifact_utils.get_single_uri(examples)}/{LEFT_OUT}"
+        super().Do(input_dict, output_dict, exec_properties)
+        left_out = read_left_out(examples)
+        for name in artifact_utils.decode_split_names(examples[0].split_names) if left_out else ():
+            if not any(True for _ in read_serialized(artifact_utils.get_split_uri(examples, name)).take(1)):
+                raise DataError(f"data.path: no image is left for the split {name}: {describe_left_out(left_out)}")
+
     def GetInputSourceToExamplePTransform(self) -> beam.PTransform:  # noqa: N802 (TFX's name)
         """Returns the transform from a pattern of files to Examples."""
+        folder = self._left_out
         read_records = super().GetInputSourceToExamplePTransform()
 
         @beam.ptransform_fn
@@ -51,10 +85,15 @@ class Executor(executor.Executor):
             pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pattern: str
         ) -> beam.PCollection:
             conversion = decode_conversion(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
-            return (
+            converting = beam.FlatMap(functools.partial(_convert, **conversion)).with_output_types(tf.train.Example)
+            converted = (
                 pipeline
                 | read_records(exec_properties, split_pattern)
-                | "Convert" >> beam.Map(functools.partial(convert_example, **conversion))
+                | "Convert" >> converting.with_outputs(LEFT_OUT, main="examples")
             )
+            # Each pattern is read by itself.
+            prefix = f"{folder}/{zlib.crc32(split_pattern.encode()):08x}"
+            converted[LEFT_OUT] | "Left out" >> beam.io.WriteToText(prefix, ".jsonl", skip_if_empty=True)
+            return converted.examples
 
         return read_and_convert

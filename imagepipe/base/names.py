@@ -12,6 +12,9 @@ TaskName = Literal["classification", "multilabel", "regression"]
 FINDINGS, STATISTICS, SCHEMA = "findings.json", "statistics.json", "schema.pbtxt"
 """Files of a DataCheck artifact."""
 
+LEFT_OUT = "left_out"
+"""Folder of Examples that were made elsewhere: JSON lines with the ids of those that can't be used, and the reasons."""
+
 ROWS, NAMES = "predictions.parquet", "names.json"
 """Files of a Predictions artifact: one row per image, and the names of the model's outputs."""
 

@@ -4,8 +4,10 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types import artifact_utils, standard_artifacts
 
+from components.data_check.columns import find_left_out
 from components.example_gen.convert import convert_example
 from imagepipe.base.errors import DataError
+from imagepipe.base.images import BadImage
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
 from pipeline.source import find_examples
@@ -45,8 +47,46 @@ def test_labels_get_names_and_what_the_graph_does_not_decode_is_converted():
 def test_a_label_without_a_name_and_what_is_no_image_are_named():
     with pytest.raises(DataError, match=r"label_map: the record 'x.jpg' has the label 7, which has no name; .* 1 to 2"):
         convert_example(make_foreign(b"\xff\xd8\xff", 7, "x.jpg"), **NAMES, label_names={1: "a", 2: "b"})
-    with pytest.raises(DataError, match=r"the image of the record 'x.jpg' can't be used: not an image, but a PDF"):
+    with pytest.raises(BadImage, match="not an image, but a PDF"):
         convert_example(make_foreign(b"%PDF-1.7", 1, "x.jpg"), **NAMES, label_names=None)
+
+
+@pytest.mark.parametrize("label", [tf.train.Feature(bytes_list={"value": [b"rose"]}),
+                                   tf.train.Feature(float_list={"value": [1.0]})])  # fmt: skip
+def test_a_label_that_no_map_can_name_is_refused_by_name(label):
+    example = make_foreign(b"\xff\xd8\xff", None, "x.jpg")
+    example.features.feature["image/class/label"].CopyFrom(label)
+    with pytest.raises(
+        DataError, match=r"the record 'x.jpg' has the label '(rose|1\.0)', and a map names whole numbers"
+    ):
+        convert_example(example, **NAMES, label_names={1: "rose"})
+
+
+def generate_examples(records, tmp_path, names):
+    """Runs ImportExampleGen on TFRecords, and returns its artifact."""
+    config = Config(name="x", data={"path": str(records), "features": NAMES | names})
+    deploy = config.make_deployment(str(tmp_path))
+    example_gen = create_pipeline(config, find_examples(config), str(tmp_path), str(tmp_path), deploy, []).components[0]
+    assert example_gen.id == "ImportExampleGen"
+    context = example_gen.executor_spec.executor_class.Context(beam_pipeline_args=config.beam.make_arguments())
+    examples = make_artifact(standard_artifacts.Examples, tmp_path / "examples")
+    example_gen.executor_spec.executor_class(context).Do({}, {"examples": [examples]}, example_gen.exec_properties)
+    return examples
+
+
+def write_records(path, images):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, image in enumerate(images):
+            writer.write(make_foreign(image, 1 + number % 2, f"{path.name[:5]} {number}").SerializeToString())
+
+
+def test_a_set_without_one_image_that_can_be_used_is_refused_by_split(tmp_path):
+    records = tmp_path / "records"
+    records.mkdir()
+    write_records(records / "train-00000-of-00001", [encode_image(Image.new("RGB", (8, 8)))])
+    write_records(records / "val-00000-of-00001", [b"%PDF-1.7"])
+    with pytest.raises(DataError, match=r"no image is left for the split eval: 1 records were left out.*val-0 0 \(not"):
+        generate_examples(records, tmp_path, {})
 
 
 def test_a_foreign_set_of_shards_becomes_examples_with_names(tmp_path, monkeypatch):
@@ -59,19 +99,10 @@ def test_a_foreign_set_of_shards_becomes_examples_with_names(tmp_path, monkeypat
     (records / "train-00001-of-00002").write_bytes(b"")
     (tmp_path / "names.txt").write_text("1:daisy\n2:rose\n")
     photo = Image.new("RGB", (8, 8), (200, 0, 0))
-    for split, count in (("train-00000-of-00002", 6), ("validation-00000-of-00001", 3)):
-        with tf.io.TFRecordWriter(str(records / split)) as writer:
-            for number in range(count):
-                image = encode_image(photo, ("JPEG", "WEBP", "BMP")[number % 3])
-                writer.write(make_foreign(image, 1 + number % 2, f"{number}").SerializeToString())
-    data = {"path": str(records), "features": NAMES | {"label_map": str(tmp_path / "names.txt")}}
-    config = Config(name="x", data=data)
-    deploy = config.make_deployment(str(tmp_path))
-    example_gen = create_pipeline(config, find_examples(config), str(tmp_path), str(tmp_path), deploy, []).components[0]
-    assert example_gen.id == "ImportExampleGen"
-    context = example_gen.executor_spec.executor_class.Context(beam_pipeline_args=config.beam.make_arguments())
-    examples = make_artifact(standard_artifacts.Examples, tmp_path / "examples")
-    example_gen.executor_spec.executor_class(context).Do({}, {"examples": [examples]}, example_gen.exec_properties)
+    images = [encode_image(photo, kind) for kind in ("JPEG", "WEBP", "BMP")]
+    write_records(records / "train-00000-of-00002", [*images, *images, b"%PDF-1.7"])
+    write_records(records / "validation-00000-of-00001", [*images, encode_image(photo, "WEBP")[:50]])
+    examples = generate_examples(records, tmp_path, {"label_map": str(tmp_path / "names.txt")})
     for split, count in (("train", 6), ("eval", 3)):
         files = tf.io.gfile.glob(f"{artifact_utils.get_split_uri([examples], split)}/*")
         parsed = [tf.train.Example.FromString(x) for x in tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()]
@@ -80,5 +111,10 @@ def test_a_foreign_set_of_shards_becomes_examples_with_names(tmp_path, monkeypat
         for example in parsed:
             image = example.features.feature["image/encoded"].bytes_list.value[0]
             assert image.startswith((b"\xff\xd8\xff", b"\x89PNG"))
+    [finding] = find_left_out([examples])
+    assert finding.message.startswith(
+        "2 records were left out, as their images can't be converted: train 6 (not an image"
+    )
+    assert finding.examples == ["train 6", "valid 3"]
     # TFX packs itself for Beam's workers elsewhere, 52 MB a component, and leaves it.
     assert sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file()) < 10_000
