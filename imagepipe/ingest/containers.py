@@ -259,11 +259,11 @@ def _name_classes(archives: Sequence[_Archive]) -> Sequence[_Archive]:
 
 
 def _report_loose(archives: Sequence[_Archive]) -> None:
-    """Says which archives hold images in no folder, next to others."""
-    if loose := [archive.file.path for archive in archives if not archive.chain]:
+    """Says which of several archives hold images in no folder."""
+    if loose := [archive.file.path for archive in archives if archive.file.start and not archive.chain]:
         print_note(
-            f"Images in no folder of an archive have no class, and its name tells none: {list_names(loose)}. Pack the "
-            "images of each class in a folder of its own, or in an archive that is called as the class is."
+            "Images in no folder of an archive have no class, as the archives are not one per class, called as these "
+            f"are: {list_names(loose)}. Pack the images of each class in a folder of its own, or in such an archive."
         )
 
 

@@ -10,7 +10,7 @@ from imagepipe.base.labels import list_names
 from imagepipe.ingest.parts import ARCHIVES
 
 _MAX_REASONS = 3  # that are told in full
-_MISSING_FILE, _MISSING_LABEL = "missing file", "missing label"
+_MISSING_FILE, _MISSING_LABEL, _ARCHIVE = "missing file", "missing label", "not an image, but an archive"
 
 
 def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any]]) -> str:
@@ -40,6 +40,11 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
             f"{name} lies in no class folder of {archive}, so it has no class. Pack the images of each class in a "
             f"folder of its own (CLASS/{PurePosixPath(name).name}), or in an archive that is called as the class is "
             "(CLASS.zip), and give the folder of the archives."
+        )
+    elif all(reason.startswith(_ARCHIVE) for reason in reasons):
+        remedy = (
+            f"Unpack {first['path']} and the others; or put one per class into a folder of nothing else, each called "
+            "as its class (CLASS.zip), and give that folder."
         )
     elif unlabelled and is_folder:
         name = PurePosixPath(unlabelled["path"]).name

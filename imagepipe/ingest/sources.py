@@ -116,7 +116,9 @@ def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
         return _list_shards(source, passed_over)
     name = source.lower()
     if filesystem.size(source) is None:
-        return _expand(source) if name.endswith((*_SHARDS, ".json", "*")) else []
+        if not name.endswith("*"):
+            return _expand(source) if name.endswith((*_SHARDS, ".json")) else []
+        return _choose_shards(_expand(source), passed_over)
     if name.endswith(".parquet"):
         from imagepipe.ingest.parquet_images import holds_images  # not above: PyArrow takes long to import
 
@@ -133,18 +135,22 @@ def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
         f"{place}/{name}"
         for place in (folder, *(f"{folder}/{name}" for name in folders))
         for name in filesystem.list_folder(place)
-        if not explain_passing_over(name)
+        if not explain_passing_over(name) and not (place == folder and name in folders)
     ]
+    return _choose_shards(paths, passed_over)
+
+
+def _choose_shards(paths: list[str], passed_over: Counter[str]) -> list[str]:
     shards = [path for path in paths if path.lower().endswith(_SHARDS)]
     if shards:
-        passed_over[_BESIDE] += len(paths) - len(shards) - len(folders)
+        passed_over[_BESIDE] += len(paths) - len(shards)
     return shards
 
 
 def _expand(pattern: str) -> list[str]:
     """Returns the files that a pattern stands for, such as ``train-{0000..0127}.tar`` or ``data/*.parquet``, sorted."""
     folder, rest = filesystem.split_pattern(pattern)
-    pending, paths = [rest], []
+    pending, paths, missing = [rest], [], []
     while pending:
         one = pending.pop()
         if match := _RANGE.search(one):
@@ -156,12 +162,17 @@ def _expand(pattern: str) -> list[str]:
             values = match[1].split(",")
         else:
             path = f"{folder}/{one}"
-            is_path = not re.search(r"[*?\[]", one) or filesystem.size(path) is not None
-            paths += [path] if is_path else filesystem.glob(path)
+            if filesystem.size(path) is not None:
+                paths.append(path)
+            elif re.search(r"[*?\[]", one):
+                paths += [match for match in filesystem.glob(path) if filesystem.size(match) is not None]
+            elif path != pattern:
+                missing.append(path)
             continue
         pending += [f"{one[: match.start()]}{value}{one[match.end() :]}" for value in values]
-        if len(pending) + len(paths) > _MAX_SHARDS:
+        if len(pending) + len(paths) + len(missing) > _MAX_SHARDS:
             raise IngestError(f"{pattern} stands for more than {_MAX_SHARDS:,} files.")
-    if paths != [pattern] and (missing := [path for path in paths if filesystem.size(path) is None]):
-        raise IngestError(f"{missing[0]}: no such file, of the {len(paths):,} that {pattern} stands for.")
-    return sorted(paths) if paths != [pattern] else []
+    if missing:
+        count = len(paths) + len(missing)
+        raise IngestError(f"{min(missing)}: no such file, of the {count:,} that {pattern} stands for.")
+    return sorted(set(paths))

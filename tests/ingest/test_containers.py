@@ -309,6 +309,24 @@ def test_the_folders_of_a_pattern_give_the_splits_and_not_those_above_it(put_zip
     ]
 
 
+def test_what_lies_beside_archives_is_passed_over_by_a_pattern_too(put, put_zip, list_rows, tmp_path):
+    put_zip("set/a.zip", {"daisy/1.jpg": b"x", "roses/2.jpg": b"x"})
+    put("set/README.md", b"text")
+    put("set/a_stats.json", b"{}")
+    put("set/more/b.zip", b"text")
+    passed_over = Counter()
+    rows = list(find_reader(f"{tmp_path}/set/*", "classification", None, passed_over)(str(tmp_path / "staging"))[1])
+    assert [row["labels"] for row in rows] == [["daisy"], ["roses"]]
+    assert passed_over == {"beside archives or Parquet files": 2}
+
+
+def test_archives_in_class_folders_are_named_with_the_remedy(put, tmp_path):
+    for name in ("daisy", "roses"):
+        put(f"set/{name}/1.zip", b"PK\3\4 and so on")
+    with pytest.raises(NothingIngestedError, match=r"Unpack .* or put one per class into a folder of nothing else"):
+        ingest(str(tmp_path / "set"), str(tmp_path / "out"))
+
+
 def test_a_pattern_that_names_a_missing_shard_is_refused(put_tar, tmp_path):
     put_tar("set-0.tar", {"a/1.jpg": b"x"})
     with pytest.raises(IngestError, match=r"set-1.tar: no such file, of the 2 that .* stands for"):
