@@ -7,12 +7,14 @@ learned from the colours and edges of the other images (cross-validation). They 
 the label that they judge, and take seconds.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -23,7 +25,8 @@ SIDE = 96
 """Height and width in pixels of the images that are described."""
 
 MIN_IMAGES = 10
-"""A class with fewer images can't be learned; its images are neither judged nor learned from."""
+"""A class with fewer images can't be learned, nor can one with fewer groups than folds; its images are neither judged
+nor learned from."""
 
 _FOLDS = 5
 _TREES = 300
@@ -58,8 +61,9 @@ def find_label_errors(
     """Finds images whose label is likely to be wrong.
 
     Args:
-        splits: by name; images with descriptors and one label are judged.
-        near_duplicates: groups of images that are never on both sides of a fold.
+        splits: by name; images with descriptors and one label are judged. Those of one group, such as a patient, are
+            never on both sides of a fold: they are alike, and would confirm each other's wrong label.
+        near_duplicates: sets of images that aren't either.
         maximum: maximum number of images to return.
 
     Returns:
@@ -72,19 +76,19 @@ def find_label_errors(
         if len(split.labels[index]) == 1
     ]
     names = [splits[name].labels[index][0] for name, index in images]
-    classes = sorted(label for label, count in Counter(names).items() if count >= MIN_IMAGES)
+    groups = _number_groups(splits, images, near_duplicates)
+    groups_by_label = Counter(label for label, _ in set(zip(names, groups, strict=True)))
+    classes = sorted(
+        label for label, count in Counter(names).items() if count >= MIN_IMAGES and groups_by_label[label] >= _FOLDS
+    )
     if len(classes) < 2:
         return [], 0
-    group_of_image = {image: number for number, group in enumerate(near_duplicates) for image in group}
     numbers = {label: number for number, label in enumerate(classes)}
-    judged = [(image, label) for image, label in zip(images, names, strict=True) if label in numbers]
+    places = [place for place, label in enumerate(names) if label in numbers]
+    judged = [(images[place], names[place]) for place in places]
     labels = np.array([numbers[label] for _, label in judged])
     probabilities = predict_out_of_sample(
-        np.stack([splits[name].descriptors[index] for (name, index), _ in judged]),
-        labels,
-        np.array(
-            [group_of_image.get(image, len(near_duplicates) + number) for number, (image, _) in enumerate(judged)]
-        ),
+        np.stack([splits[name].descriptors[index] for (name, index), _ in judged]), labels, groups[places]
     )
     errors = []
     for candidate in rank_candidates(probabilities, labels, maximum):
@@ -100,6 +104,21 @@ def find_label_errors(
             }
         )
     return errors, len(judged)
+
+
+def _number_groups(
+    splits: Mapping[str, Split], images: Sequence[ImageRef], near_duplicates: Sequence[Sequence[ImageRef]]
+) -> np.ndarray:
+    """Returns a number for each image, int ``[n]``: the same for those of one group, and for near-duplicates."""
+    members: dict[object, list[int]] = defaultdict(list)
+    copies = {image: number for number, some in enumerate(near_duplicates) for image in some}
+    for place, (name, index) in enumerate(images):
+        for key in (splits[name].groups.get(index), copies.get((name, index))):
+            if key is not None:
+                members[key].append(place)
+    pairs = np.array([(some[0], place) for some in members.values() for place in some[1:]], int).reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(images), len(images)))
+    return np.asarray(connected_components(graph, directed=False)[1])
 
 
 def describe_label_errors(errors: Sequence[Mapping[str, Any]], judged: int, total: int) -> list[Finding]:
@@ -181,7 +200,7 @@ def predict_out_of_sample(
     Args:
         descriptors: float ``[n, d]``.
         labels: index of the class, ``[n]``, each of 0..k-1 at least MIN_IMAGES times.
-        groups: number of the group, ``[n]``; near-duplicates have the same one, as a copy would give the label away.
+        groups: number of the group, ``[n]``, whose images are in one fold; each class has _FOLDS of them or more.
         max_bytes: maximum size of the trees that are in memory at once.
 
     Returns:

@@ -22,6 +22,7 @@ class Split:
         ids: the metadata feature, else ``<split>/<index>``.
         sha256: hash of the original file, None if unknown.
         labels: as text; any number per Example.
+        groups: by index, of those Examples that have one.
         hashes: difference hashes, 64 bits.
         plain: whether an image is too plain to be compared.
         unreadable: indices of the images that can't be decoded or are missing.
@@ -35,6 +36,7 @@ class Split:
     ids: list[str] = field(default_factory=list)
     sha256: list[str | None] = field(default_factory=list)
     labels: list[list[str]] = field(default_factory=list)
+    groups: dict[int, str] = field(default_factory=dict)
     hashes: list[int] = field(default_factory=list)
     plain: list[bool] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)

@@ -43,6 +43,8 @@ def read_split(
         split.ids.append(_read_text(example, features.metadata) or f"{name}/{index}")
         split.sha256.append(_read_text(example, "sha256"))
         split.labels.append([tfrecord.to_text(value) for value in example.get(features.label, [])])
+        if group := _read_text(example, features.group):
+            split.groups[index] = group
         for column in features.categorical:
             split.faulty[column].update(filter(find_fault, map(tfrecord.to_text, example.get(column, []))))
         if columns_every > 0 and index % columns_every == 0:

@@ -98,10 +98,11 @@ def test_labels_and_categories_that_no_vocabulary_can_hold_stop_the_run_by_name(
             (b"misc\xc2\x85", "old"),
             (b"\xe9", ""),
         ):
-            example = make_example(b"", camera=camera, lens="wide")
+            example = make_example(b"", camera=camera, lens="wide", group="p1" if camera else "")
             example.features.feature["label"].bytes_list.value.append(label)
             writer.write(example.SerializeToString())
     split = read_split(str(tmp_path), "train", features, describe_every=0)
+    assert split.groups == {0: "p1", 1: "p1", 2: "p1"}
     (finding,) = check_labels("classification", {"train": split}, "label", {})
     assert (finding.severity, finding.kind, finding.feature) == ("error", "unusable_label", "label")
     assert finding.message == (
@@ -304,6 +305,35 @@ def test_wrong_labels_of_plain_colours_are_listed_and_rare_classes_are_left_out(
     assert judged == 40
     assert {error["id"] for error in errors} == {"5", "10"}
     assert {error["suggested"] for error in errors} == {"red", "blue"}
+
+
+def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
+    """A split of groups whose images are alike, more than those of a class, with these labels."""
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(len(labels)), images_each)
+    own = random.normal(0, 1, (len(labels), 30))[groups]
+    classes = np.array([[group % 2] for group in groups]) * 4 + random.normal(0, 0.5, (len(groups), 6))
+    descriptors = np.concatenate([own, classes], axis=1).astype(np.float32)
+    return Split(
+        ids=[f"{i}" for i in range(len(groups))],
+        sha256=[None] * len(groups),
+        labels=[[labels[group]] for group in groups],
+        groups={i: f"patient {group}" for i, group in enumerate(groups)},
+        descriptors=dict(enumerate(descriptors)),
+    )
+
+
+def test_the_images_of_a_group_do_not_confirm_each_others_wrong_label():
+    split = make_groups(["b", "b", *["a", "b"] * 5], 10)
+    errors, judged = label_errors.find_label_errors({"train": split}, [], 40)
+    assert judged == 120
+    assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors}
+
+
+def test_a_class_of_few_groups_is_not_judged_by_forests_that_have_not_seen_it():
+    split = make_groups(["a", "b"] * 5 + ["c"] * 3, 10)
+    errors, judged = label_errors.find_label_errors({"train": split}, [], 40)
+    assert (judged, {error["label"] for error in errors} & {"c"}) == (100, set())
 
 
 @pytest.fixture
