@@ -102,7 +102,7 @@ def decide(
         if entry:
             notes.append({"kind": "accepted", "sha256": entry["sha256"]})
     others = [(row["path"], row["row"]) for row in rows if row is not kept]
-    return {**kept, "group": group, "copies": others, "weights": weights, "change": change}, notes
+    return {**kept, "group": group, "copies": others, "weights": weights, "change": change, "holders": holders}, notes
 
 
 def compare_copies(rows: list[HashedRow], entry: IndexEntry, listing: Listing) -> list[Json]:

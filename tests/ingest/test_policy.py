@@ -134,6 +134,18 @@ def test_edited_columns_are_told_from_those_that_another_source_has(path, side, 
     )
 
 
+def test_a_record_that_is_written_again_is_still_known_to_be_in_other_sources():
+    present = {**entry(a="x"), "source": 0, "holders": {"0": "a", "1": "b", "2": "c"}}
+    keep, _ = policy.decide([row("b", "x"), row("a", "x", group="p1")], present, DRAW, LISTING, TYPES)
+    assert (keep["change"], keep["holders"]) == ("edited", {"0": "a", "2": "c"})
+
+
+def test_a_source_whose_copy_is_gone_no_longer_has_a_record_that_another_one_writes_again(files):
+    (files / "a").unlink()
+    keep, _ = policy.decide([row("b", "y")], {**entry(a="x"), "source": 0}, DRAW, LISTING, TYPES)
+    assert (keep["change"], keep["holders"]) == ("relabelled", {})
+
+
 def test_of_one_path_in_two_rows_the_same_one_is_compared_every_time():
     rows = [{**row("a", "x", i, split), "side": {"iso": i}} for i, split in enumerate(("train", "test"))]
     keep, _ = policy.decide(rows, None, DRAW, LISTING, TYPES)
