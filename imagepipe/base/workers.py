@@ -28,6 +28,8 @@ from typing import TypeVar
 from imagepipe.base.process import end_with_parent
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
+_SECONDS_TO_TIDY = 5.0  # a progress bar has hidden the cursor
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_TO_KILL = "500"  # of -1000 to 1000, see proc(5): where memory runs out, the one that decodes is to go
 
 In = TypeVar("In")
@@ -74,8 +76,12 @@ def run_apart(do: Callable[..., None], *arguments: object) -> None:
         _, error = ours.recv()
     except EOFError:
         raise BrokenProcessPool("a process was killed") from None
+    except BaseException:  # Ctrl-C, or what a signal's handler raises
+        process.terminate()
+        process.join(_SECONDS_TO_TIDY)
+        raise
     finally:
-        process.kill()  # it has nothing left to do, or nobody wants it any more
+        process.kill()  # it has nothing left to do
         process.join()
         ours.close()
     if error:
@@ -145,12 +151,22 @@ def _can_fork() -> bool:
     return threading.active_count() == 1 and not _THREADED_LIBRARIES & sys.modules.keys()
 
 
+def _interrupt_once(*_: object) -> None:
+    """Raises KeyboardInterrupt, and ignores what follows: a terminal and the parent may both send a signal."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _call(connection: Connection, do: Callable[..., None], arguments: tuple[object, ...]) -> None:
     """Calls a function, and sends that it has ended, or its error."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this process
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt_once)
     try:
         do(*arguments)
+    except KeyboardInterrupt:
+        return  # which the parent knows
     except Exception as error:
         _send_error(connection, error)
     else:
@@ -215,4 +231,5 @@ def _initialize() -> None:
     _worker = _Worker()
     os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()

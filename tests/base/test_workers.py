@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -105,9 +106,12 @@ import os, time
 from imagepipe.base.workers import fork, run_apart
 
 def work():
-    with fork(2) as processes:
-        print(os.getpid(), *{processes.submit(os.getpid).result() for _ in range(50)}, flush=True)
-        time.sleep(60)
+    try:
+        with fork(2) as processes:
+            print(os.getpid(), *{processes.submit(os.getpid).result() for _ in range(50)}, flush=True)
+            time.sleep(60)
+    finally:
+        print("tidied up", flush=True)
 
 run_apart(work)
 """
@@ -169,6 +173,9 @@ def test_a_call_apart_and_its_workers_end_with_the_process_that_made_it(number):
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert all(map(alive, pids))
         process.send_signal(number)
+        if number == signal.SIGINT:
+            os.kill(pids[0], number)  # as a terminal does
+            assert process.stdout.read() == "tidied up\n"
         process.wait(timeout=10)
     assert end_soon(pids)
 
