@@ -86,8 +86,12 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
     try:
         while not any(header := _read_row(reader, lines)):  # blank lines above
             pass
-    except (StopIteration, csv.Error) as error:
+    except StopIteration as error:
         raise IngestError(f"{source} has no header row; its first line must name the columns: path,label,…") from error
+    except csv.Error as error:
+        raise IngestError(f"{source}: its header row can't be read: {error}. Are all quotes in it closed?") from error
+    if len(lines.row_lines) > 1:
+        raise IngestError(f"{source}: its header row has more than one line: close the quotes in its first one.")
     while header and not header[-1]:
         header.pop()
     first = _has_index(header, _split_head(start, separator)[1:])

@@ -5,12 +5,13 @@ import datetime
 import decimal
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
-from imagepipe.base.labels import find_fault
+from imagepipe.base.labels import find_fault, list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, read_delimited, read_lines
@@ -122,7 +123,7 @@ def _read_header(source: str, header: list[str], needed: tuple[str, ...]) -> lis
         meanings = {other: name for name in missing for other in _OTHER_NAMES.get(name, "").split()}
         renames = [f"'{column}' to '{meanings[column.lower()]}'" for column in names if column.lower() in meanings]
         raise IngestError(
-            f"{source} has no column '{missing[0]}' (columns: {', '.join(names)}); {' and '.join(needed)} are needed. "
+            f"{source} has no column '{missing[0]}' (columns: {list_names(names)}); {' and '.join(needed)} are needed. "
             + (f"If they are what is meant, rename {' and '.join(renames)}." if renames else "")
             + ("" if renames else "Its first row has to name the columns.")
         )
@@ -134,10 +135,11 @@ def _fold_names(names: list[str]) -> list[str]:
 
 
 def _check_names(where: str, names: list[str]) -> None:
-    if "" in names or len(set(names)) < len(names) or any(map(find_fault, names)):
+    counts = Counter(names)
+    if odd := [name[:100] for name in counts if not name or counts[name] > 1 or find_fault(name)]:
         raise IngestError(
-            f"{where}: every column needs a name of its own, in UTF-8 and on one line, and these are "
-            f"{', '.join(map(repr, names))}." + (f" {_REMEDY}." if any(map(_is_not_utf8, names)) else "")
+            f"{where}: every column needs a name of its own, in UTF-8 and on one line, and these are none: "
+            f"{list_names(list(map(repr, odd)))}." + (f" {_REMEDY}." if any(map(_is_not_utf8, odd)) else "")
         )
 
 

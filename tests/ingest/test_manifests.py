@@ -130,6 +130,24 @@ def test_a_quote_that_is_never_closed_takes_neither_memory_nor_rows(put, monkeyp
     }
 
 
+@pytest.mark.parametrize("line", ["a.jpg,x", 'a.jpg,5"'])
+def test_a_quote_that_is_not_closed_in_the_header_is_one_short_message(line, put):
+    table = 'path,"label\n' + "b.jpg,y\n" * 1000 + f"{line}\n"
+    with pytest.raises(IngestError, match=r"its header row (can't be read|has more than one line)") as caught:
+        list(read_table(str(put("list.csv", table.encode())), ("path",)))
+    assert len(str(caught.value)) < 300
+
+
+def test_messages_about_many_columns_are_short(put):
+    for header, message in (
+        (f"image,{'x,' * 9999}x", "these are none: 'x'"),
+        (f"image,{','.join(map(str, range(9999)))}", "and 9,990 more"),
+    ):
+        with pytest.raises(IngestError, match=message) as caught:
+            list(read_table(str(put("list.csv", f"{header}\n".encode())), ("path",)))
+        assert len(str(caught.value)) < 500
+
+
 def test_quotes_that_open_in_each_line_take_little_time(put):
     path = put("list.csv", b"path,label\n" + b'x","\n' * 100_000)
     start = time.process_time()
