@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.folders import explain_passing_over, list_files, list_subfolders
+from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
+from imagepipe.base.progress import print_note
 from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
 from imagepipe.ingest.parts import ARCHIVES
@@ -129,6 +131,9 @@ def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
 def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
     """Returns the archives and Parquet files in a folder that has nothing else, or only in folders named as splits."""
     folders = list_subfolders(folder)
+    if exports := _list_exports(folder, folders):
+        print_note(f"The labels are read from {list_names(exports)}.")
+        return exports
     if any(name.lower() not in {*NAMES, "data"} or list_subfolders(f"{folder}/{name}") for name in folders):
         return []  # there are class folders, whatever lies beside them
     paths = [
@@ -138,6 +143,18 @@ def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
         if not explain_passing_over(name) and not (place == folder and name in folders)
     ]
     return _choose_shards(paths, passed_over)
+
+
+def _list_exports(folder: str, folders: list[str]) -> list[str]:
+    """Returns the COCO files of a folder that is laid out as COCO's own data or as Roboflow's exports."""
+    places = {"annotations": r"instances_.*\.json"} if "annotations" in folders else {}
+    places |= {name: r"_annotations\.coco\.json" for name in folders if name.lower() in NAMES}
+    return [
+        f"{folder}/{place}/{name}"
+        for place, pattern in places.items()
+        for name in filesystem.list_folder(f"{folder}/{place}")
+        if re.fullmatch(pattern, name)
+    ]
 
 
 def _choose_shards(paths: list[str], passed_over: Counter[str]) -> list[str]:

@@ -536,3 +536,34 @@ def test_several_exports_give_the_splits_by_their_names(names, source, put, list
     ]
     assert len({row["metadata"] for row in list_rows(f"set/{source}")}) == 2
     assert [row["split"] for row in list_rows(f"set/{source}", split_folders=False)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("exports", "folders"),
+    [
+        (["annotations/instances_train2017.json", "annotations/instances_val2017.json"], ["train2017", "val2017"]),
+        (["train/_annotations.coco.json", "valid/_annotations.coco.json"], ["train", "valid"]),
+    ],
+)
+def test_a_folder_as_coco_and_roboflow_lay_it_out_is_read_by_its_exports(exports, folders, put, crops, read, tmp_path):
+    images = crops(6)
+    for number, (export, folder) in enumerate(zip(exports, folders, strict=True)):
+        content = {
+            "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)],
+            "annotations": [{"image_id": i, "category_id": i % 2} for i in range(3)],
+            "categories": [{"id": 0, "name": "daisy"}, {"id": 1, "name": "roses"}],
+        }
+        put(f"set/{export}", json.dumps(content).encode())
+        put("set/annotations/captions_train2017.json", b"{}")
+        for i in range(3):
+            put(f"set/{folder}/{i}.jpg", images[3 * number + i])
+    result, written = read(tmp_path / "set")
+    assert (result.new, result.quarantined) == (6, 0)
+    assert sorted((label, split) for (label,), split, _ in written.values()) == [
+        ("daisy", "eval"),
+        ("daisy", "eval"),
+        ("daisy", "train"),
+        ("daisy", "train"),
+        ("roses", "eval"),
+        ("roses", "train"),
+    ]
