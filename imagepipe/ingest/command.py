@@ -39,7 +39,16 @@ _MAX_BUCKETS = 4096  # a billion rows make buckets of some 100 MB
 # has converters for pandas and sources for MongoDB. Ingest uses none, and they cost 0.7, 0.2 and 0.1 s of 2.4 s here.
 # Clients of stores and of Google's services cost 0.2 s more, and with worker processes all of Beam's work is local.
 _UNUSED_BY_BEAM = ("IPython", "pandas", "bson", "pymongo")
-_UNUSED_LOCALLY = ("google.cloud", "google.auth", "apitools", "azure", "boto3", "requests")
+_UNUSED_LOCALLY = (
+    "apache_beam.io.gcp",
+    "google.cloud",
+    "google.auth",
+    "apitools",
+    "azure",
+    "boto3",
+    "requests",
+    "pyarrow",
+)
 
 
 def ingest(

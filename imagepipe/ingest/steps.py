@@ -146,12 +146,13 @@ def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index
     if index_files:
         index = pipeline | "Index" >> beam.Create(index_files) | "Entries" >> beam.FlatMap(_read_index, plan.buckets)
         rows = (rows, index) | beam.Flatten()
-    decided = rows | "Group copies" >> beam.GroupByKey() | "Decide" >> _tag(beam.ParDo(_Decide(plan, handle)))
+    decide = beam.ParDo(_Decide(plan, handle)).with_outputs("cells", main="rows")
+    decided = rows | "Group copies" >> beam.GroupByKey() | "Decide" >> decide
     if plan.options.group is None:
         units = decided.rows | "Units" >> beam.Map(lambda element: (element[0], [element[1]]))
     else:
         units = decided.rows | "Group units" >> beam.GroupByKey()
-    drawn = units | "Draw" >> _tag(beam.ParDo(_Draw(plan)))
+    drawn = units | "Draw" >> beam.ParDo(_Draw(plan)).with_outputs("cells", "sizes", main="rows")
     present = pipeline | "Present" >> beam.Create([(key, Cell(count)) for key, count in plan.present.items()])
     cells = (present, decided.cells, drawn.cells) | "All cells" >> beam.Flatten()
     cells |= "Cells" >> beam.CombinePerKey(policy.add_cells)
@@ -161,18 +162,13 @@ def build(pipeline: Any, plan: Plan, handle: Shared, row_files: list[str], index
         | "Once" >> beam.Create([splits])
         | "Moves" >> beam.FlatMap(lambda splits, cells: policy.plan_moves(cells, splits), beam.pvalue.AsDict(cells))
     )
-    kept = drawn.rows | "Move" >> beam.FlatMap(_place, beam.pvalue.AsDict(moves))
-    split_bytes = kept | "Sizes" >> beam.Map(_select_size) | "Bytes of splits" >> beam.CombinePerKey(sum)
+    split_bytes = drawn.sizes | "Bytes of splits" >> beam.CombinePerKey(sum)
     (
-        kept
-        | "Assign to shards" >> beam.FlatMap(_assign, beam.pvalue.AsDict(split_bytes))
+        drawn.rows
+        | "Assign to shards" >> beam.FlatMap(_assign, beam.pvalue.AsDict(moves), beam.pvalue.AsDict(split_bytes))
         | "Group shards" >> beam.GroupByKey()
         | "Write" >> beam.ParDo(_Write(plan, handle))
     )
-
-
-def _tag(step: beam.ParDo) -> Any:
-    return step.with_outputs("cells", main="rows")
 
 
 class _Step(beam.DoFn):
@@ -302,7 +298,10 @@ class _Decide(_Step):
 
 
 class _Draw(beam.DoFn):
-    """(bucket, lists of HashedRow and Fact) -> JSON of a list of HashedRow with their splits; and Cells by label."""
+    """(bucket, lists of HashedRow and Fact) -> JSON of a list of HashedRow with their splits.
+
+    Further outputs have Cells by label, and the bytes of files by split.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -317,37 +316,31 @@ class _Draw(beam.DoFn):
         write_outcomes(self.plan.staging, f"draw-{bucket}", torn)
         for cell in cells.items():
             yield beam.pvalue.TaggedOutput("cells", cell)
+        sizes: Counter[str] = Counter()
+        for row in drawn:
+            sizes[str(row["split"])] += row["size"]
+        for size in sizes.items():
+            yield beam.pvalue.TaggedOutput("sizes", size)
         yield json.dumps(drawn).encode()
-
-
-def _place(rows: bytes, moves: Mapping[str, str]) -> Iterator[tuple[str, tuple[int, bytes]]]:
-    """JSON of a list of HashedRow -> (split, (bytes, JSON of those in it)), where units that are to be moved are."""
-    kept: dict[str, list[HashedRow]] = defaultdict(list)
-    for row in json.loads(rows):
-        kept[moves.get(policy.find_unit(row["sha256"], row["group"]), row["split"])].append(row)
-    for split, some in kept.items():
-        yield split, (sum(row["size"] for row in some), json.dumps(some).encode())
 
 
 # --- shards
 
 
-def _select_size(element: tuple[str, tuple[int, bytes]]) -> tuple[str, int]:
-    split, (size, _) = element
-    return split, size
-
-
 def _assign(
-    element: tuple[str, tuple[int, bytes]], split_bytes: Mapping[str, int]
+    rows: bytes, moves: Mapping[str, str], split_bytes: Mapping[str, int]
 ) -> Iterator[tuple[tuple[str, int], bytes]]:
-    """(split, (bytes, rows)) -> ((split, shard), rows)."""
-    split, (_, rows) = element
-    count = ceil(split_bytes[split] / SHARD_BYTES)
-    assigned: dict[int, list[HashedRow]] = defaultdict(list)
+    """JSON of a list of HashedRow -> ((split, shard), JSON of those in it), where units that are to be moved are.
+
+    The number of shards is by the size of a split before that: few units are moved, and to some a split owes its all.
+    """
+    assigned: dict[tuple[str, int], list[HashedRow]] = defaultdict(list)
     for row in json.loads(rows):
-        assigned[policy.choose_shard(row["sha256"], count)].append(row)
+        split = moves.get(policy.find_unit(row["sha256"], row["group"]), row["split"])
+        count = max(1, ceil(split_bytes.get(split, 0) / SHARD_BYTES))
+        assigned[split, policy.choose_shard(row["sha256"], count)].append(row)
     for shard, some in assigned.items():
-        yield (split, shard), json.dumps(some).encode()
+        yield shard, json.dumps(some).encode()
 
 
 class _Write(_Step):
