@@ -1,6 +1,5 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
-import io
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
-from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from imagepipe.base.errors import ModelError
@@ -98,11 +96,9 @@ class LoadedModel:
         """
         if not hasattr(self.loaded, "preprocess"):
             return False
-        half = Image.new("L", (32, 32))
-        half.paste(255, (0, 0, 16, 32))  # white on the left, and on the right once it is turned
-        encoded = io.BytesIO()
-        half.save(encoded, "JPEG", xmp=b'tiff:Orientation="3"')  # graphs that read XMP read EXIF, too
-        tensors = self.build_tensors([self.build_trial_request(encoded.getvalue())])
+        half = np.repeat(np.array([[[255]] * 16 + [[0]] * 16], np.uint8), 32, axis=0)  # white, black
+        encoded = tf.io.encode_jpeg(half, xmp_metadata='tiff:Orientation="3"')  # graphs that read XMP read EXIF, too
+        tensors = self.build_tensors([self.build_trial_request(encoded.numpy())])
         row = self.loaded.preprocess(**tensors)[IMAGE][0, 0, :, 0].numpy()
         return bool(row[0] < row[-1])
 
