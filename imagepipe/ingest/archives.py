@@ -77,10 +77,14 @@ def list_members(path: str, staging: str, passed_over: Counter[str]) -> Iterator
     members = _list_zip(path, local, passed_over) if start == b"PK" else _list_tar(path, local, passed_over)
     for name, part, reason in members:
         steps = [step for step in name.split("/") if step not in ("", ".")]
-        leaves = "its path leaves the archive" if name.startswith("/") or ".." in steps or not steps else None
-        if not leaves and (kind := explain_passing_over("/".join(steps))):
+        problem = None
+        if name.startswith("/") or ".." in steps:
+            problem = "its path leaves the archive"
+        elif not steps:
+            problem = "it has no name"
+        if not problem and (kind := explain_passing_over("/".join(steps))):
             passed_over[kind] += 1
-        elif refusal := leaves or check_name(name) or reason:
+        elif refusal := problem or check_name(name) or reason:
             yield Member(name, None, refusal)
         else:
             yield Member("/".join(steps), part, None)
@@ -201,7 +205,7 @@ def _list_zip(path: str, local: str, passed_over: Counter[str]) -> Iterator[Memb
         for info in members:
             if stat.S_ISLNK(info.external_attr >> 16):
                 passed_over[_LINKS] += 1
-            elif not info.is_dir():
+            elif not info.filename.endswith("/"):  # is_dir() fails without a name
                 yield _find_packed(local, file, info, size)
 
 

@@ -61,6 +61,18 @@ def test_a_path_that_leaves_the_archive_is_refused_and_nothing_is_written_there(
     assert {path.name for path in set(tmp_path.parent.rglob("*")) - old} <= {"set.tar", "set.zip"}
 
 
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_a_member_without_a_name_is_refused_alone(make, read):
+    data = make(("a.jpg", b"data"), ("b.jpg", b"data"))
+    if make is make_zip:  # zipfile writes none: the directory's entry of a.jpg has its name as a comment
+        entry = data.index(b"PK\1\2")
+        data = data[: entry + 28] + struct.pack("<HHH", 0, 0, 5) + data[entry + 34 :]
+    else:
+        data = make((tarfile.TarInfo(""), b"data"), ("b.jpg", b"data"))
+    members, _ = read(f"set.{make.__name__[5:]}", data)
+    assert members == {"": "it has no name", "b.jpg": b"data"}
+
+
 def test_links_and_devices_are_passed_over_and_counted(read):
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE)
     special = []
