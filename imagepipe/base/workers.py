@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import Pipe, get_context
+from multiprocessing import Pipe, current_process, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -148,7 +148,8 @@ class _Worker:
 
 
 def _can_fork() -> bool:
-    return threading.active_count() == 1 and not _THREADED_LIBRARIES & sys.modules.keys()
+    is_alone = threading.active_count() == 1 and not _THREADED_LIBRARIES & sys.modules.keys()
+    return is_alone and not current_process().daemon  # which may start none, as those of multiprocessing.Pool
 
 
 def _interrupt_once(*_: object) -> None:

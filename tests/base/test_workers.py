@@ -117,6 +117,21 @@ run_apart(work)
 """
 
 
+# A worker of a pool, which multiprocessing lets start no process.
+IN_A_POOL = """
+from multiprocessing import Pool
+from imagepipe.base.workers import fork, run_apart
+
+def work(_):
+    run_apart(print, "called")
+    with fork(1) as processes:
+        return processes
+
+with Pool(1) as pool:
+    print(pool.map(work, range(2)))
+"""
+
+
 def ingest_with_a_dying_decoder(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", DYING, str(folder / "source"), str(folder / "out")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
@@ -185,6 +200,12 @@ def test_nothing_is_forked_where_other_libraries_may_have_started_threads():
 
     with workers.fork(2) as processes:
         assert processes is None
+
+
+def test_nothing_is_forked_in_a_worker_of_a_pool():
+    process = start(IN_A_POOL)
+    output, _ = process.communicate(timeout=60)
+    assert "[None, None]" in output
 
 
 def test_a_file_that_kills_its_decoder_is_quarantined_and_nothing_else(tmp_path, put, crops, encode, photos, lines):
