@@ -15,6 +15,7 @@ try:
     from kserve.protocol.dataplane import DataPlane
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
+    from kserve.protocol.rest.server import _RefreshingServer as RefreshingServer
     from kserve.protocol.rest.v2_datamodels import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
 finally:
     sys.argv = _arguments
@@ -28,6 +29,7 @@ __all__ = [
     "ModelRepository",
     "ModelRepositoryExtension",
     "RESTServer",
+    "RefreshingServer",
     "app",
     "constants",
     "models",

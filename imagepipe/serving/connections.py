@@ -1,7 +1,8 @@
 """Connections of the server: each has a deadline for what its client owes, and the slowest make room for new ones.
 
 uvicorn has neither. Its ``limit_concurrency`` refuses everybody while idle connections hold all places, its parser
-accepts headers of any number and length, and a client that reads no answer is waited for without end.
+accepts headers of any number and length, and a client that reads no answer is waited for without end. With TLS they
+begin when the handshake is done, see ``handshakes``.
 """
 
 import asyncio

@@ -36,6 +36,9 @@ MAX_PIPELINED = 16
 MAX_CONNECTIONS = 4096
 """Connections at once; one more takes the place of the one that has been idle or slow for longest."""
 
+MAX_HANDSHAKES = 256
+"""Connections by TLS whose handshake isn't done; one more takes the place of the oldest. Each has MAX_HEAD_SECONDS."""
+
 MAX_ANSWERS_BYTES = 4 * MAX_BODY_BYTES
 """Size of all answers that clients are slow to read."""
 

@@ -42,6 +42,7 @@ from imagepipe.deploy.kserve_library import (
     Model,
     ModelRepository,
     ModelRepositoryExtension,
+    RefreshingServer,
     RESTServer,
     app,
 )
@@ -50,6 +51,7 @@ from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from imagepipe.serving.engine import Engine, ServedModel
+from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS, MAX_WAITING
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
@@ -259,8 +261,16 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
     return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
 
+class _Uvicorn(TlsServer, RefreshingServer):
+    """KServe's, which loads renewed certificates, with bounded handshakes."""
+
+
 class _Server(RESTServer):
     """KServe's server; what its own handlers tell about unexpected errors stays in the log."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._server = _Uvicorn(self.config)
 
     def create_application(self) -> None:
         """Adds KServe's routes and handlers to its application, then our handlers of unexpected errors."""

@@ -4,17 +4,20 @@ import asyncio
 import re
 import resource
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
+import trustme
 import uvicorn
 
 from imagepipe.base.errors import ModelError
-from imagepipe.serving import connections
+from imagepipe.serving import connections, handshakes
 from imagepipe.serving.connections import Connection
+from imagepipe.serving.handshakes import TlsServer
 
 GET = b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
@@ -46,8 +49,27 @@ async def answer(scope, receive, send):
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[uvicorn.Server]:
+    with start(monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def tls_server(monkeypatch, authority, request, tmp_path) -> Iterator[uvicorn.Server]:
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "tls.pem")
+    with start(monkeypatch, TlsServer, ssl_certfile=tmp_path / "tls.pem", loop=request.param) as server:
+        yield server
+
+
+@contextmanager
+def start(monkeypatch, kind=uvicorn.Server, **options) -> Iterator[uvicorn.Server]:
     monkeypatch.setattr(connections, "_SECONDS", dict.fromkeys(connections._SECONDS, DUE))
-    server = uvicorn.Server(uvicorn.Config(answer, http=Connection, ws="none", log_config=None, lifespan="off"))
+    server = kind(uvicorn.Config(answer, http=Connection, ws="none", log_config=None, lifespan="off", **options))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server.address = listening.getsockname()  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -57,6 +79,16 @@ def server(monkeypatch) -> Iterator[uvicorn.Server]:
         thread.join(10)
         assert not thread.is_alive()
     assert connections._waiting[server.server_state] == {}
+
+
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def shake_hands(client: socket.socket, authority: trustme.CA) -> ssl.SSLSocket:
+    return trust(authority).wrap_socket(client, server_hostname="127.0.0.1")
 
 
 def connect(server) -> socket.socket:
@@ -101,6 +133,62 @@ def test_a_client_that_sends_a_byte_now_and_then_is_cut(server, first, then):
                         raise ConnectionResetError
                 except TimeoutError:
                     pass
+
+
+def test_callers_by_tls_are_answered(tls_server, authority, monkeypatch):
+    monkeypatch.setattr(connections, "_SECONDS", dict.fromkeys(connections._SECONDS, 60.0))
+    for _ in range(3):
+        with shake_hands(connect(tls_server), authority) as client:
+            client.sendall(GET)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    wait_until(lambda: not tls_server.server_state.connections)
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(tls_server, authority, monkeypatch):
+    monkeypatch.setattr(connections, "_SECONDS", dict.fromkeys(connections._SECONDS, 60.0))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trust(authority).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with connect(tls_server) as client:
+
+        def call(method, *arguments):
+            while True:
+                try:
+                    return method(*arguments)
+                except ssl.SSLWantReadError:
+                    client.sendall(outgoing.read())
+                    incoming.write(client.recv(2**16))
+
+        call(tls.do_handshake)
+        call(tls.write, GET)
+        assert call(tls.read, 1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", GET], ids=["silent", "the start of a handshake", "no TLS"])
+def test_a_client_that_does_not_end_the_handshake_is_cut(tls_server, sent, monkeypatch):
+    monkeypatch.setattr(handshakes, "MAX_HEAD_SECONDS", DUE)
+    with connect(tls_server) as client:
+        client.sendall(sent)
+        read_all(client)
+    wait_until(lambda: not tls_server._handshakes)
+
+
+def test_handshakes_are_bounded_and_the_oldest_make_room_for_others(tls_server, authority, monkeypatch):
+    monkeypatch.setattr(connections, "_SECONDS", dict.fromkeys(connections._SECONDS, 60.0))
+    monkeypatch.setattr(handshakes, "MAX_HANDSHAKES", 8)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(connect(tls_server)) for _ in range(30)]
+        with shake_hands(connect(tls_server), authority) as client:
+            client.sendall(GET)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        assert [read_all(one) for one in silent[:22]] == [b""] * 22
+        wait_until(lambda: len(tls_server._handshakes) <= 8)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LATE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from imagepipe.base.errors import ModelError
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
+from imagepipe.serving.handshakes import TlsServer
 from pipeline.runs.dashboard import data, pages
 from pipeline.workdir import Workdir
 
@@ -96,7 +97,7 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
             ssl_keyfile=access.key,
         )
         allow_connections()
-        uvicorn.Server(config).run([listening])
+        TlsServer(config).run([listening])
 
 
 _MARKER = ".imagepipe-dashboard"
