@@ -20,6 +20,22 @@ def list_holders(entry: IndexEntry) -> dict[str, str]:
     return entry.get("holders", giver)
 
 
+def list_copies(entry: IndexEntry) -> dict[str, list[str]]:
+    """Returns the copies of an image that count, by path their labels.
+
+    Those of its entry, unless its source has lost the one that was written: then another source gives the image.
+    """
+    copies, holders = entry["copies"], entry.get("holders")
+    if not holders or not copies.keys().isdisjoint(holders.values()):
+        return copies
+    return {holders[str(entry["source"])]: next(iter(copies.values()))}
+
+
+def find_giver(entry: IndexEntry, path: str) -> int | None:
+    """Returns the place of the source that gave a copy of ``list_copies``; None of an entry of earlier versions."""
+    return entry["givers"].get(path) if "givers" in entry else entry.get("source")
+
+
 @dataclass(frozen=True)
 class Listing:
     """A source whose images have all been listed by this ingest.
@@ -38,9 +54,12 @@ class Listing:
 
     def gave(self, entry: IndexEntry) -> bool:
         """Returns whether an image of the dataset came from this source."""
-        if "source" in entry:
-            return entry["source"] == self.number
-        return self.is_folder and all(path.startswith(f"{self.source}/") for path in entry["copies"])
+        return all(self.gave_copy(entry, path) for path in entry["copies"])
+
+    def gave_copy(self, entry: IndexEntry, path: str) -> bool:
+        """Returns whether a copy of an image came from this source."""
+        giver = find_giver(entry, path)
+        return self.is_folder and path.startswith(f"{self.source}/") if giver is None else giver == self.number
 
     def find_copy(self, entry: IndexEntry) -> str | None:
         """Returns the path of an image's copy when this source was last read; None if it had none."""
@@ -57,14 +76,15 @@ class Listing:
 
         A folder may not have been listed, so its file is looked at; and so is a file of another source.
         """
-        if not self.is_folder and self.gave(entry):
+        is_own = self.gave_copy(entry, path)
+        if not self.is_folder and is_own:
             return True
         try:
             return hashlib.sha256(filesystem.read(path, MAX_BYTES)).hexdigest() != entry["sha256"]
         except FileNotFoundError:
             return True
         except NotADirectoryError:  # a member of an archive, all of whose members this ingest has listed
-            return self.gave(entry)
+            return is_own
         except (OSError, ValueError):
             return False
 

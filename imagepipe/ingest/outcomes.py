@@ -11,8 +11,8 @@ An outcome is a JSON object, told from others by its ``kind``:
     gone        entry, leaves        a record whose image this source had, and has no longer; whether that removes it
     held        entry                a record whose image this source has too, by its present entry in the index
     torn        group, splits        a group whose images would lie in several splits
-    refused     sha256, copies       an image whose copies carry different labels, to be remembered
-    accepted    sha256               one that was refused, and whose labels agree now
+    refused     sha256, copies, ...  an image whose copies carry different labels, to be remembered
+    accepted    sha256               one that was refused, and whose labels agree now, or that no source has any more
     stays                            an image that its source gives another split than it has, in which it stays
     held_out                         a new image that is given several splits, and goes to the last one
 """

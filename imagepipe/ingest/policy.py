@@ -21,7 +21,7 @@ from typing import NamedTuple, TypedDict, cast
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.splits import Draw
-from imagepipe.ingest.holders import Listing
+from imagepipe.ingest.holders import Listing, find_giver, list_copies
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine
 from imagepipe.ingest.records import HashedRow
 from imagepipe.ingest.rows import digest_side
@@ -54,7 +54,7 @@ def decide(
     paths = {row["path"] for row in rows}
     unseen = {
         path: old
-        for path, old in (entry["copies"] if entry else {}).items()
+        for path, old in (list_copies(entry) if entry else {}).items()
         if entry and path not in paths and (tuple(old) in present or not listing.lacks(entry, path))
     }
     record = entry if entry and entry["shard"] else None
@@ -68,20 +68,22 @@ def decide(
         for row in rows:
             copies[row["path"]].update(row["labels"])
         sorted_copies = {path: sorted(some) for path, some in copies.items()}
-        outcomes.append({"kind": "refused", "sha256": rows[0]["sha256"], "copies": {**unseen, **sorted_copies}})
+        givers = {path: find_giver(entry, path) for path in unseen if entry} | dict.fromkeys(copies, listing.number)
+        copies_left = {**unseen, **sorted_copies}
+        outcomes.append({"kind": "refused", "sha256": rows[0]["sha256"], "copies": copies_left, "givers": givers})
         return None, outcomes
 
     notes, given = _settle_split(rows, record, draw)
-    path = next(iter(record["copies"])) if record else None
+    path, labels = next(iter(list_copies(record).items())) if record else (None, [])
     kept = min(rows, key=lambda row: (row["path"] != path, row["split"] != given))
     group = next((row["group"] for row in rows if row["group"] is not None), None)
     if record:
-        is_own, is_written = listing.gave(record), kept["path"] == path
+        is_own, is_written = listing.gave(record), kept["path"] in record["copies"]
         if group is None and not is_own:  # another source gave it
             group = record.get("group")
         side = digest_side(kept["side"], types)
         is_edited = side != record.get("side") and (is_own or (is_written and side is not None))
-        if record["copies"][str(path)] != kept["labels"]:
+        if labels != kept["labels"]:
             change = "relabelled"
         elif is_edited or group != record.get("group"):
             change = "edited"
@@ -125,6 +127,21 @@ def compare_copies(rows: list[HashedRow], entry: IndexEntry, listing: Listing) -
         return []
     holders = {**listing.list_others(entry), str(listing.number): min(paths)}
     return [{"kind": "held", "entry": {**entry, "holders": holders}}]
+
+
+def forget_copies(entry: IndexEntry, listing: Listing) -> list[Json]:
+    """Returns what becomes of a refused image of which this ingest has read no copy: its source may have lost one."""
+    left = {
+        path: labels
+        for path, labels in entry["copies"].items()
+        if not (listing.gave_copy(entry, path) and listing.lacks(entry, path))
+    }
+    if len(left) == len(entry["copies"]):
+        return []
+    if not left:
+        return [{"kind": "accepted", "sha256": entry["sha256"]}]
+    givers = {path: find_giver(entry, path) for path in left}
+    return [{"kind": "refused", "sha256": entry["sha256"], "copies": left, "givers": givers}]
 
 
 def _contradict(labels: set[tuple[str, ...]], rows: list[HashedRow], record: IndexEntry | None) -> str | None:

@@ -25,6 +25,8 @@ class IndexEntry(TypedDict):
         source: the place in the dataset's list of sources of the one that gave it; earlier versions left it out.
         holders: by the place of a source that has the image, the path of its copy, as of when it was last read; missing
             if it is only the one that gave it.
+        givers: of an image that was refused, by the path of a copy the place of its source; earlier versions left them
+            out.
     """
 
     sha256: str
@@ -34,6 +36,7 @@ class IndexEntry(TypedDict):
     side: NotRequired[str]
     source: NotRequired[int]
     holders: NotRequired[dict[str, str]]
+    givers: NotRequired[dict[str, int | None]]
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,8 @@ class _Decide(_Step):
         leaving = [outcome["entry"] for outcome in outcomes if outcome["kind"] in ("removed", "replaced")]
         left = {entry["sha256"] for entry in leaving}
         for entry in index.values():
+            if entry["shard"] is None and entry["sha256"] not in rows:
+                outcomes += policy.forget_copies(entry, self.plan.listing)
             if entry["shard"] is None or entry["sha256"] in left:
                 continue
             compared = policy.compare_copies(rows.get(entry["sha256"], []), entry, self.plan.listing)

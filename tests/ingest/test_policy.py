@@ -55,7 +55,9 @@ def test_copies_with_different_labels_are_all_quarantined_and_remembered():
     assert [outcome["reason"] for outcome in outcomes[:3]] == [
         "copies of one file carry different labels: cat, dog"
     ] * 3
-    assert outcomes[3] == {"kind": "refused", "sha256": SHA256, "copies": {"a": ["dog"], "b": ["cat"], "c": ["cat"]}}
+    givers = dict.fromkeys("abc", LISTING.number)
+    copies = {"a": ["dog"], "b": ["cat"], "c": ["cat"]}
+    assert outcomes[3] == {"kind": "refused", "sha256": SHA256, "copies": copies, "givers": givers}
 
 
 def test_what_is_in_already_stays_and_its_copies_are_duplicates():

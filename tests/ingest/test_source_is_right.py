@@ -74,6 +74,17 @@ def test_copies_that_are_there_with_different_labels_are_disputed_until_one_is_d
     assert lines(out / "quarantine.jsonl") == []
 
 
+def test_rows_with_different_labels_are_disputed_until_one_is_deleted_though_its_file_stays(photos_of_two):
+    source, _ = photos_of_two
+    shutil.copy(source / "a/00.jpg", source / "copy.jpg")
+    manifest, out = source / "list.csv", source.parent / "other"
+    manifest.write_text("path,label\na/00.jpg,a\ncopy.jpg,b\nb/01.jpg,b\n")
+    assert ingest(manifest, out).quarantined == 2
+    manifest.write_text("path,label\na/00.jpg,a\nb/01.jpg,b\n")
+    result = ingest(manifest, out)
+    assert (result.new, result.already, result.quarantined) == (1, 1, 0)
+
+
 def test_what_is_gone_is_counted_and_taken_out_by_sync(photos_of_two, records):
     source, out = photos_of_two
     (source / "a/00.jpg").unlink()
@@ -153,6 +164,37 @@ def test_an_image_that_two_sources_have_stays_where_one_of_them_can_not_be_read(
     result = ingest(source, out, sync=True)
     assert (result.removed, len(result.notes)) == (0, 1)
     assert len(records(out)) == 12
+
+
+def test_a_disputed_row_that_is_gone_is_forgotten_where_another_source_has_the_image_too(photos_of_two, tmp_path):
+    source, _ = photos_of_two
+    shutil.copy(source / "a/00.jpg", source / "copy.jpg")
+    one, two, out = source / "one.csv", source / "two.csv", tmp_path / "other"
+    one.write_text("path,label\na/00.jpg,a\na/02.jpg,a\n")
+    two.write_text("path,label\ncopy.jpg,b\nb/01.jpg,b\n")
+    ingest(one, out)
+    assert ingest(two, out).disputed == 1
+    one.write_text("path,label\na/02.jpg,a\n")
+    ingest(one, out)
+    result = ingest(two, out)
+    assert (result.new, result.quarantined) == (1, 0)
+
+
+def test_a_row_that_is_gone_contradicts_no_other_source_though_its_file_stays(photos_of_two, tmp_path):
+    source, _ = photos_of_two
+    manifest, other, out = source / "list.csv", tmp_path / "more", tmp_path / "other"
+    manifest.write_text("path,label\na/00.jpg,a\nb/01.jpg,b\n")
+    for name in "ab":
+        (other / name).mkdir(parents=True)
+    shutil.copy(source / "a/00.jpg", other / "a/same.jpg")
+    for one in (manifest, other):
+        ingest(one, out)
+    manifest.write_text("path,label\nb/01.jpg,b\n")
+    ingest(manifest, out)
+    (other / "a/same.jpg").rename(other / "b/same.jpg")
+    result = ingest(other, out)
+    assert (result.relabelled, result.quarantined, result.disputed) == (1, 0, 0)
+    assert ingest(other, out, sync=True).already == 1
 
 
 @pytest.fixture
