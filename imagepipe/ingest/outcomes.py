@@ -125,9 +125,9 @@ class IngestResult:
 # --- reported by the steps
 
 
-def quarantine(path: str, row: int | None, reason: str, group: str | None) -> Json:
-    """Returns the outcome of a row that can't be used."""
-    return {"kind": "quarantine", "path": path, "row": row, "reason": reason, "grouped": group is not None}
+def quarantine(path: str, row: int | None, reason: str, is_grouped: bool) -> Json:
+    """Returns the outcome of a row that can't be used; ``is_grouped`` tells whether its source gives it a group."""
+    return {"kind": "quarantine", "path": path, "row": row, "reason": reason, "grouped": is_grouped}
 
 
 def mark_duplicate(path: str, row: int | None, same_as: str) -> Json:

@@ -60,7 +60,7 @@ def decide(
     record = entry if entry and entry["shard"] else None
 
     if reason := _contradict({*present, *map(tuple, unseen.values())}, rows, record if unseen else None):
-        outcomes = [quarantine(row["path"], row["row"], reason, row["group"]) for row in rows]
+        outcomes = [quarantine(row["path"], row["row"], reason, row["group"] is not None) for row in rows]
         if record:
             outcomes.append({"kind": "removed", "entry": record, "reason": reason, "unseen": sorted(unseen)})
         # Of a path that one manifest names twice with two labels, both are kept, so that it agrees with no other copy.
@@ -104,7 +104,9 @@ def decide(
         if entry:
             notes.append({"kind": "accepted", "sha256": entry["sha256"]})
     others = [(row["path"], row["row"]) for row in rows if row is not kept]
-    return {**kept, "group": group, "copies": others, "weights": weights, "change": change, "holders": holders}, notes
+    further = {"weights": weights, "change": change, "holders": holders}
+    grouped = sum(row["group"] is not None for row in rows)
+    return cast(HashedRow, {**kept, "group": group, "grouped": grouped, "copies": others, **further}), notes
 
 
 def compare_copies(rows: list[HashedRow], entry: IndexEntry, listing: Listing) -> list[Json]:

@@ -28,6 +28,7 @@ class HashedRow(Row):
         sha256: hex, of the file; empty if the row was rejected.
         size: bytes of the file.
         copies: path and row of further rows with the same file.
+        grouped: to how many of all rows with this file their source gives a group: to the others it was handed on.
         measured: width, height, format and appearance of an image that is written byte for byte, if it has been decoded
             already.
         weights: weight by split of the draw, once that is decided; one split if it is fixed.
@@ -39,6 +40,7 @@ class HashedRow(Row):
     sha256: str
     size: int
     copies: list[tuple[str, int | None]]
+    grouped: int
     measured: tuple[int, int, str, appearance.Appearance] | None
     weights: dict[str, int]
     change: str
@@ -79,7 +81,7 @@ def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow
 def _make_hashed(
     row: Row, reason: str | None, sha256: str = "", size: int = 0, measured: tuple[Any, ...] | None = None
 ) -> HashedRow:
-    undecided = {"copies": [], "weights": {}, "change": "new", "holders": {}}
+    undecided = {"copies": [], "grouped": 0, "weights": {}, "change": "new", "holders": {}}
     read = {"reason": reason, "sha256": sha256, "size": size, "measured": measured}
     return cast(HashedRow, {**row, **read, **undecided})
 

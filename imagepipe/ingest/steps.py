@@ -257,7 +257,7 @@ class _Decide(_Step):
             if "size" not in entry:
                 index[entry["sha256"]] = entry
             elif entry["reason"]:
-                outcomes.append(quarantine(entry["path"], entry["row"], entry["reason"], entry["group"]))
+                outcomes.append(quarantine(entry["path"], entry["row"], entry["reason"], entry["group"] is not None))
             else:
                 rows[entry["sha256"]].append(entry)
 
@@ -359,7 +359,10 @@ class _Write(_Step):
             for row, example in self._encode(rows):
                 copies = [(row["path"], row["row"]), *row["copies"]]
                 if isinstance(example, BadImage):
-                    outcomes.extend(quarantine(path, line, str(example), row["group"]) for path, line in copies)
+                    outcomes.extend(
+                        quarantine(path, line, str(example), number < row["grouped"])
+                        for number, (path, line) in enumerate(copies)
+                    )
                     continue
                 outcomes.extend(mark_duplicate(path, line, row["path"]) for path, line in row["copies"])
                 labels.update(row["labels"])
