@@ -153,7 +153,7 @@ def ingest(
                     "--workers if memory ran out."
                 ) from error
             result = apply_outcomes(out, staging, current, spool, listing, check_lock)
-            notes = (*_describe_splits(layout, spool, draw, result), *result.notes)
+            notes = (*_describe_source(layout, spool, draw, result), *result.notes)
             return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 
 
@@ -180,8 +180,8 @@ def _check_options(
     return Options(task, dict(splits), max_side, max_pixels, compress, group)
 
 
-def _describe_splits(layout: Layout, spool: Spool, draw: Draw, result: IngestResult) -> Iterator[str]:
-    """Yields what was understood of the splits that a source gives, a sentence each."""
+def _describe_source(layout: Layout, spool: Spool, draw: Draw, result: IngestResult) -> Iterator[str]:
+    """Yields what was understood of a source, and what it lacks, a sentence each."""
     if spool.given:
         names = ", ".join(f"{name} is {split} ({count:,})" for (name, split), count in sorted(spool.given.items()))
         yield f"{layout.given_by} gave the splits: {names}."
@@ -191,6 +191,11 @@ def _describe_splits(layout: Layout, spool: Spool, draw: Draw, result: IngestRes
     if spool.grouped:
         lone = result.written + result.duplicates - result.grouped
         yield f"{result.grouped:,} images have groups" + (f", {lone:,} are drawn alone." if lone else ".")
+    if result.edited and spool.lacking:
+        yield (
+            f"The {result.edited:,} images with edited columns or groups no longer have {list_names(spool.lacking)}: a "
+            "record has the columns of the source that was read last."
+        )
     if layout.doubt:
         yield (
             f"Folders have the names of splits, but others are beside them ({list_names(layout.doubt)}), so all were "

@@ -104,7 +104,7 @@ class Change:
         source: absolute path or URI.
         new: number of images that it added.
         relabelled: number of those whose label it changed.
-        removed: number of those that it removed, as they were gone from the source.
+        removed: number of those that it removed, as they were gone from the source, or can't be written any more.
         disputed: number of those that it removed, as their label was disputed.
         edited: number of those whose side features or group it changed; earlier versions left it out.
     """

@@ -194,6 +194,7 @@ def apply_outcomes(
         if torn := find_torn(changes.gone, gone, [shard for shard, _ in changes.added]):
             raise IngestError(describe_torn(torn))
         changes.leaving += [{"entry": entry, "unseen": []} for entry in gone]
+    lost = changes.counts["replaced"] - (changes.written.total() - changes.written["new"])
     result = IngestResult(
         read=spool.rows,
         new=changes.written["new"],
@@ -210,6 +211,7 @@ def apply_outcomes(
         reasons=dict(Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined)),
         notes=(
             *describe_surprises(changes.counts),
+            *([f"{lost:,} edited images can't be written any more, and left the dataset."] if lost else []),
             *([describe_kept(kept, listing.source, list(dataset.sources))] if kept else []),
         ),
     )
@@ -238,7 +240,9 @@ def apply_outcomes(
     for name, entries in lists.items():
         _write_lines(f"{staging}/new/{name}", entries)
         moves[f"{staging}/new/{name}"] = name
-    change = Change(listing.source, result.new, result.relabelled, result.removed, result.disputed, result.edited)
+    change = Change(
+        listing.source, result.new, result.relabelled, result.removed + lost, result.disputed, result.edited
+    )
     description = record_change(_update_description(dataset, spool, changes, staged, replaced), change)
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION

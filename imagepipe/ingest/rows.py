@@ -241,6 +241,7 @@ class Spool:
         features: name to type of every side feature, of the dataset's records too.
         given: number of rows that the source gives a split, by what it calls the split and which that is.
         grouped: number of rows that it gives a group.
+        lacking: side features of the dataset that it has none of.
     """
 
     rows: int
@@ -248,6 +249,7 @@ class Spool:
     features: dict[str, str]
     given: Counter[tuple[str, str]]
     grouped: int
+    lacking: list[str]
 
 
 def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
@@ -296,7 +298,7 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             print_note(f"Column '{name}' is text, {note}, and ingest into a new folder.")
         if column.type:
             types[name] = column.type
-    return Spool(count, paths, {**types, **fixed}, given, grouped)
+    return Spool(count, paths, {**types, **fixed}, given, grouped, sorted(fixed.keys() - columns.keys()))
 
 
 def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str]]) -> Row:

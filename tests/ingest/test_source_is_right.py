@@ -366,6 +366,19 @@ def test_groups_in_two_given_splits_are_refused_by_name(photos_of_two, tmp_path)
     assert not (tmp_path / "other/dataset.json").exists()
 
 
+def test_an_edited_image_that_can_not_be_written_any_more_is_told_and_leaves(photos_of_two, records, tmp_path):
+    manifest, out = photos_of_two[0] / "list.csv", tmp_path / "other"
+    names = [f"{'ab'[i % 2]}/{i:02}.jpg,{'ab'[i % 2]}" for i in range(6)]
+    manifest.write_text("path,label,iso\n" + "".join(f"{name},{i}\n" for i, name in enumerate(names)))
+    ingest(manifest, out)
+    manifest.write_text("path,label,iso\n" + "".join(f"{name},{i or 400}\n" for i, name in enumerate(names)))
+    result = ingest(manifest, out, max_pixels=10)
+    assert (result.already, result.quarantined, len(records(out))) == (5, 1, 5)
+    assert "1 edited images can't be written any more, and left the dataset." in str(result.notes)
+    assert fingerprint_dataset(str(out)).ingests[-1] == f"1 removed from {manifest}"
+    assert ingest(manifest, out, max_pixels=10**8).new == 1
+
+
 def test_an_edited_column_is_written_anew_in_its_split_and_told(photos_of_two, records, tmp_path):
     manifest, out = photos_of_two[0] / "list.csv", tmp_path / "other"
     names = [f"{'ab'[i % 2]}/{i:02}.jpg,{'ab'[i % 2]}" for i in range(6)]
@@ -383,6 +396,12 @@ def test_an_edited_column_is_written_anew_in_its_split_and_told(photos_of_two, r
     assert {sha256: split for sha256, (split, _) in now.items()} == present
     assert fingerprint_dataset(str(out)).ingests[-1] == f"1 edited from {manifest}"
     assert ingest(manifest, out).already == 6
+    assert not any("no longer" in note for note in result.notes)
+    other = manifest.with_name("others.csv")
+    other.write_text(f"path,label,site\n{names[0]},3\n")
+    (note,) = (note for note in ingest(other, out).notes if "no longer" in note)
+    assert note.startswith("The 1 images with edited columns or groups no longer have iso: ")
+    assert ingest(manifest, out).edited == 1
     assert ingest(photos_of_two[0], out).edited == 0  # the folder says nothing about columns
     assert sorted(feature["iso"].int64_list.value[0] for _, feature in records(out).values() if "iso" in feature) == [
         1, 2, 3, 4, 5, 400,
