@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script, and so in each child
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
