@@ -68,10 +68,7 @@ def run_apart(do: Callable[..., None], *arguments: object) -> None:
     if not _can_fork():
         do(*arguments)
         return
-    ours, theirs = Pipe()
-    process = get_context("fork").Process(target=_call, args=(theirs, do, arguments))
-    process.start()
-    theirs.close()
+    process, ours = _start(_call, do, arguments)
     try:
         _, error = ours.recv()
     except EOFError:
@@ -131,7 +128,7 @@ class _Worker:
 
     def map(self, do: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
         """Maps in the child; raises what ``do`` raises, and _ChildDiedError if the child dies or lacks memory."""
-        process, connection = self._child = self._child or _start_child()
+        process, connection = self._child = self._child or _start(_work, daemon=True)
         try:
             connection.send((do, items))
             results, error = connection.recv()
@@ -159,8 +156,9 @@ def _interrupt_once(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _call(connection: Connection, do: Callable[..., None], arguments: tuple[object, ...]) -> None:
+def _call(connection: Connection, parents: Connection, do: Callable[..., None], arguments: tuple[object, ...]) -> None:
     """Calls a function, and sends that it has ended, or its error."""
+    parents.close()
     end_with_parent()
     for number in _SIGNALS:
         signal.signal(number, _interrupt_once)
@@ -177,9 +175,10 @@ def _call(connection: Connection, do: Callable[..., None], arguments: tuple[obje
 _worker: _Worker | None = None  # in a worker process
 
 
-def _start_child() -> tuple[ForkProcess, Connection]:
+def _start(target: Callable[..., None], *arguments: object, daemon: bool = False) -> tuple[ForkProcess, Connection]:
+    """Forks a process that gets its end of a pipe, this one's end, which it is to close, and the arguments."""
     ours, theirs = Pipe()
-    process = get_context("fork").Process(target=_work, args=(theirs, ours), daemon=True)
+    process = get_context("fork").Process(target=target, args=(theirs, ours, *arguments), daemon=daemon)
     process.start()
     theirs.close()  # so that the child's end is closed when the child dies
     return process, ours

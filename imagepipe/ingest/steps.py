@@ -27,7 +27,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.utils.shared import Shared
 
 from imagepipe.base import filesystem, progress
-from imagepipe.base.beam_options import LOCAL_RUNNER, hide_step_errors, query_metrics
+from imagepipe.base.beam_options import LOCAL_ARGUMENTS, LOCAL_RUNNER, hide_step_errors, query_metrics
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
 from imagepipe.base.splits import Draw
@@ -45,9 +45,6 @@ SHARD_BYTES = 128 * 2**20
 """Desired size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""
 
 _ELEMENT_ROWS = 500
-
-# Beam's checks of the steps' types, always the same ones, cost 0.15 s a run.
-_LOCAL_OPTIONS = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def run(
         processes: to read and decode in, if Beam runs in this process.
         hashed: by row file: hashing of its rows that has been started in the processes.
     """
-    options = PipelineOptions([*_LOCAL_OPTIONS, *beam_args])
+    options = PipelineOptions([*LOCAL_ARGUMENTS, *beam_args])
     # Beam pickles its steps, also for this process. Its handle, once unpickled, leads back to the object, and in
     # other processes to nothing.
     local, handle = _Local(processes, hashed), Shared()

@@ -26,7 +26,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress, tfrecord
-from imagepipe.base.beam_options import LOCAL_RUNNER, hide_step_errors
+from imagepipe.base.beam_options import LOCAL_ARGUMENTS, hide_step_errors
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
 from imagepipe.base.full_disk import name_full_disk
@@ -41,7 +41,6 @@ ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
 _IMAGES_IN_SHARD = 256
 _ROWS_IN_GROUP = 4096  # of Parquet: results held in memory
 _DONE = "done"
-_LOCAL = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 _RESULT_FILE = re.compile(r"(predictions|quarantine)-([0-9a-f]{32})\.(jsonl|parquet|tfrecord)")
 
 Row = dict[str, Any]
@@ -139,7 +138,7 @@ def predict_listing(
         _remove_unfinished(out, earlier.keys())
         new = [item for key, item in items.items() if key not in done_items]
         mode = ["--direct_running_mode=multi_processing"] if workers > 1 else ["--direct_running_mode=in_memory"]
-        options = PipelineOptions([*_LOCAL, *mode, f"--direct_num_workers={workers}", *beam_args])
+        options = PipelineOptions([*LOCAL_ARGUMENTS, *mode, f"--direct_num_workers={workers}", *beam_args])
         shards = list(_make_shards(new, str(out.resolve()), kind))
         sizes = {shard.id: len(shard.items) for shard in shards}
 

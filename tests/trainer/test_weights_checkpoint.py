@@ -1,7 +1,6 @@
 """A SavedModel's variables are read without TensorFlow: the same numbers, and what is damaged is refused."""
 
 import shutil
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -84,11 +83,16 @@ def test_damage_of_the_index_ends_in_a_message_if_in_an_error(copy):
     """Each of many bytes, changed alone: the reader ends soon, with a message if at all."""
     index = copy / "variables" / "variables.index"
     content = index.read_bytes()
+    refused = 0
     for at in np.random.default_rng(0).choice(len(content), 200, replace=False):
         index.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
-        with suppress(WeightsError), open_weights(str(copy)) as (contents, read):
-            for layer in contents.layers:
-                list(map(read, layer.keys))
+        try:
+            with open_weights(str(copy)) as (contents, read):
+                for layer in contents.layers:
+                    list(map(read, layer.keys))
+        except WeightsError:
+            refused += 1
+    assert refused > 150  # bytes that hold nothing read may change
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
