@@ -16,7 +16,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.json_items import read_items
-from imagepipe.ingest.rows import Row, make_row, reject
+from imagepipe.ingest.rows import Row, make_row, reject, restore_whole
 
 _COCO = {"images", "annotations", "categories"}
 _Id = int | str
@@ -99,9 +99,7 @@ def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, pass
 
 
 def _read_id(item: dict[str, Any], key: str) -> _Id | None:
-    value = item.get(key)
-    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 if some are missing
-        return int(value)
+    value = restore_whole(item.get(key))
     return value if isinstance(value, int | str) else None
 
 

@@ -18,7 +18,7 @@ from imagepipe.base.progress import print_note
 from imagepipe.ingest.archives import check_ratio
 from imagepipe.ingest.parquet import open_parquet
 from imagepipe.ingest.parts import Part, open_parts
-from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject
+from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject, restore_whole
 
 
 def holds_images(path: str) -> bool:
@@ -251,7 +251,7 @@ def _name_label(value: Any, names: list[str]) -> Any:
     if isinstance(value, list):
         return [_name_label(item, names) for item in value]
     if isinstance(value, float):
-        value = int(value) if value.is_integer() else None if math.isnan(value) else value
+        value = None if math.isnan(value) else restore_whole(value)
     if not names or not isinstance(value, int):
         return value
     return names[value] if 0 <= value < len(names) else None

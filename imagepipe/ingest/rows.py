@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -222,9 +222,13 @@ def _read_name(value: object) -> str | None:
     return None if value is None else _spell(value).strip() or None
 
 
+def restore_whole(value: Any) -> Any:
+    """Returns the whole number that a float is, and other values as they are: pandas writes 3.0 if some are missing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _spell(value: object) -> str:
-    """Returns a value as text; pandas writes whole numbers as 3.0 if some are missing."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return str(restore_whole(value))
 
 
 def _is_number(text: str) -> bool:
