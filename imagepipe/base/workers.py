@@ -28,7 +28,7 @@ from typing import TypeVar
 from imagepipe.base.process import end_with_parent
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
-_SECONDS_TO_TIDY = 5.0  # a progress bar has hidden the cursor
+_TENTHS_TO_TIDY = 100  # of a second: a progress bar has hidden the cursor
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_TO_KILL = "500"  # of -1000 to 1000, see proc(5): where memory runs out, the one that decodes is to go
 
@@ -74,8 +74,7 @@ def run_apart(do: Callable[..., None], *arguments: object) -> None:
     except EOFError:
         raise BrokenProcessPool("a process was killed") from None
     except BaseException:  # Ctrl-C, or what a signal's handler raises
-        process.terminate()
-        process.join(_SECONDS_TO_TIDY)
+        _ask_to_end(process)
         raise
     finally:
         process.kill()  # it has nothing left to do
@@ -147,6 +146,16 @@ class _Worker:
 def _can_fork() -> bool:
     is_alone = threading.active_count() == 1 and not _THREADED_LIBRARIES & sys.modules.keys()
     return is_alone and not current_process().daemon  # which may start none, as those of multiprocessing.Pool
+
+
+def _ask_to_end(process: ForkProcess) -> None:
+    """Sends SIGTERM until it ends, or for ten seconds: Python overlooks a signal that comes as its main thread falls
+    asleep, or that another thread gets, until there is a next one."""
+    for _ in range(_TENTHS_TO_TIDY):
+        process.terminate()
+        process.join(0.1)
+        if not process.is_alive():
+            return
 
 
 def _interrupt_once(*_: object) -> None:
