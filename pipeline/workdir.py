@@ -1,5 +1,6 @@
 """The layout of the folder in which a pipeline keeps its results."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,3 +38,13 @@ class Workdir:
     def serving(self, name: str) -> Path:
         """Returns the folder of the version folders of the pipeline ``name``, unless ``deploy.path`` is another."""
         return self.root / "serving" / name
+
+
+def find_magic(path: str) -> str:
+    """Returns the characters of a path that make it a pattern for TFX and TensorFlow, as text; "" if there are none."""
+    return " and ".join(character for character in "[*?" if character in path)
+
+
+def propose_root(path: str) -> str:
+    """Returns the path of a folder like that, which TFX takes for no pattern."""
+    return re.sub(r"[\[\]*?]", "_", path)

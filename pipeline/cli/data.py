@@ -118,11 +118,14 @@ def init(
     """Write a commented configuration for a dataset."""
     with report_errors():
         from pipeline.init import write_config
+        from pipeline.workdir import find_magic, propose_root
 
         path = out or dataset.resolve().parent / "pipeline.yaml"
         for note in write_config(dataset, path):
             ERR.print(escape(note))
-    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
+    root = str(path.resolve().parent)
+    elsewhere = ["--workdir", propose_root(root)] if find_magic(root) else []
+    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path), *elsewhere])}"))
 
 
 @app.command("schema")

@@ -39,7 +39,7 @@ def train(
         if is_uri(out):
             raise typer.BadParameter("expected a folder of this machine", param_hint="--out")
         root = Path(out).resolve()
-        check_workdir(str(root))
+        check_workdir(str(root), "--out")
         dataset, config = root / "dataset", root / "pipeline.yaml"
         ERR.print(f"[bold]1. Ingest[/]: {escape(source)}")
         result = ingest(source, str(dataset), task=task)
