@@ -149,8 +149,11 @@ def _can_fork() -> bool:
 
 
 def _ask_to_end(process: ForkProcess) -> None:
-    """Sends SIGTERM until it ends, or for ten seconds: Python overlooks a signal that comes as its main thread falls
-    asleep, or that another thread gets, until there is a next one."""
+    """Sends SIGTERM until it ends, or for ten seconds.
+
+    Python overlooks a signal that comes as its main thread falls asleep, or that another thread gets, until there is a
+    next one.
+    """
     for _ in range(_TENTHS_TO_TIDY):
         process.terminate()
         process.join(0.1)
