@@ -20,6 +20,7 @@ from imagepipe.base.images import MAX_PIXELS
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.process import import_quickly
+from imagepipe.base.signals import end_on_signals
 from imagepipe.base.splits import EVAL, TRAIN, Draw, Layout, plan_draw
 from imagepipe.base.workers import fork, run_apart
 from imagepipe.ingest import commit, dataset
@@ -106,6 +107,7 @@ def ingest(
             nothing was written.
         NothingIngestedError: an IngestError: there is no file or row, or all are quarantined, which is written.
         OSError: the source or the dataset can't be read or written.
+        Stopped: after SIGTERM or Ctrl+C, a KeyboardInterrupt. Handlers of the application are left in place.
 
     Examples:
         >>> result = ingest("photos", "flowers/dataset", max_side=512)
@@ -125,7 +127,7 @@ def ingest(
         split_folders = dataset.recall_split_folders(out, source)
     read = find_reader(source, task, split_folders, passed_over, group)
     dataset.refuse_foreign(out)
-    with name_full_disk(out), commit.lock(out) as check_lock:
+    with end_on_signals(), name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
         current = dataset.prepare(out, options)
         with commit.open_staging(out) as staging:

@@ -609,7 +609,6 @@ from imagepipe.base import filesystem
 from imagepipe.ingest import commit, records, shards
 from imagepipe.ingest.command import ingest
 where, source, out = sys.argv[1:]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in a shell's background ignores it
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 rename = filesystem.rename
 moved = []
@@ -622,7 +621,11 @@ def slow(*_):
     return records.images.BadImage("never seen")
 if where == "before the journal": commit.commit = kill
 if where == "while moving": filesystem.rename = third
-if where == "while working": records.encode_row = slow
+if where == "while working":
+    from pipeline.cli import app
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in a shell's background ignores it
+    records.encode_row = slow
+    app(["ingest", source, "--out", out, "--workers", "2"])
 ingest(source, out, workers=2)
 """
 
@@ -645,17 +648,18 @@ def test_a_killed_ingest_is_not_taken_for_a_dataset_and_the_next_one_makes_it_wh
     assert not list(out.glob(".staging-*"))
 
 
-def test_ctrl_c_ends_it_soon_and_leaves_nothing(folders):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_soon_and_leaves_nothing(number, folders):
     source, out = folders
     with subprocess.Popen(  # noqa: S603
         command("while working", source, out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout.readline().startswith(b"working")  # two processes may print at once
         start = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert b"KeyboardInterrupt" in errors
+    assert process.returncode == 128 + number
+    assert errors.decode().splitlines()[-1] == f"imagepipe: stopped by {number.name}"
     assert time.monotonic() - start < 10
     assert [path.name for path in out.iterdir()] == [".lock"]
 
