@@ -192,7 +192,7 @@ def _describe_source(layout: Layout, spool: Spool, draw: Draw, result: IngestRes
             yield f"No {EVAL} split is given, so images of {TRAIN} are drawn for {drawn}, by the shares."
     if spool.grouped:
         lone = result.written + result.duplicates - result.grouped
-        yield f"{result.grouped:,} images have groups" + (f", {lone:,} are drawn alone." if lone else ".")
+        yield f"{result.grouped:,} images have groups" + (f", {lone:,} have none." if lone else ".")
     if result.edited and spool.lacking:
         yield (
             f"The {result.edited:,} images with edited columns or groups no longer have {list_names(spool.lacking)}: a "

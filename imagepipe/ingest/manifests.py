@@ -1,8 +1,6 @@
 """Manifests: tables that name an image in each row, and its label where one learns from them."""
 
 import contextlib
-import datetime
-import decimal
 import json
 import math
 from collections import Counter
@@ -15,7 +13,7 @@ from imagepipe.base.labels import find_fault, list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, read_delimited, read_lines
-from imagepipe.ingest.parquet import open_parquet
+from imagepipe.ingest.parquet import is_plain, make_plain, open_parquet, read_class_names
 from imagepipe.ingest.rows import RESERVED, Row, make_row, reject
 
 SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet"
@@ -180,6 +178,8 @@ def _read_parquet(source: str, needed: tuple[str, ...], _say: Say) -> Iterator[C
         schema = table.schema_arrow
         columns = [name for name in schema.names if name != "__index_level_0__"]  # pandas' index
         names = _read_header(source, columns, needed)
+        named = read_class_names(schema)
+        classes = [named.get(name, []) for name in columns]
         for name in columns:
             _check_type(source, name, schema.field(name).type)
         for group in range(table.num_row_groups):
@@ -194,29 +194,15 @@ def _read_parquet(source: str, needed: tuple[str, ...], _say: Say) -> Iterator[C
         for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
             for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                 number += 1
-                yield number, dict(zip(names, map(_make_plain, values), strict=True))
+                yield number, dict(zip(names, map(make_plain, values, classes), strict=True))
 
 
 def _check_type(source: str, name: str, kind: Any) -> None:
     import pyarrow.types as pt
 
     is_labels = name.lower() == "label" and (pt.is_list(kind) or pt.is_large_list(kind))
-    values = kind.value_type if pt.is_dictionary(kind) or is_labels else kind
-    plain = (pt.is_string, pt.is_large_string, pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_null, pt.is_decimal)
-    times = (pt.is_date, pt.is_timestamp, pt.is_time)
-    if not any(is_kind(values) for is_kind in (*plain, *times)):
+    if not is_plain(kind.value_type if is_labels else kind):
         raise IngestError(f"{source}: column '{name}' holds {kind}, which is neither text nor a number: leave it out.")
-
-
-def _make_plain(value: Any) -> Any:
-    """Returns a value of Parquet as one of JSON."""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return _strip(value)
 
 
 def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, group: str | None) -> Row:

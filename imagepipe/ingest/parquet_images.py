@@ -1,12 +1,10 @@
 """Parquet with the images in it, as Hugging Face's datasets write it.
 
-A column of structs has the bytes of an image and its path (https://huggingface.co/docs/datasets, ``Image``); the names
-of the classes are in the schema's metadata, under the key ``huggingface`` (``ClassLabel``).
+A column of structs has the bytes of an image and its path (https://huggingface.co/docs/datasets, ``Image``).
 """
 
-import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
@@ -16,9 +14,9 @@ from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.archives import check_ratio
-from imagepipe.ingest.parquet import open_parquet
+from imagepipe.ingest.parquet import is_plain, make_plain, open_parquet, read_class_names
 from imagepipe.ingest.parts import Part, open_parts
-from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject, restore_whole
+from imagepipe.ingest.rows import RESERVED, Row, Side, make_row, reject
 
 
 def holds_images(path: str) -> bool:
@@ -54,8 +52,8 @@ def read_images(
             if sample.reason:
                 yield reject(f"{path}/{place}", sample.number, sample.reason)
                 continue
-            label = _name_label(sample.cells.pop(columns.label).as_py(), columns.names)
-            side = {name: _make_plain(cell.as_py()) for name, cell in sample.cells.items()}
+            label = make_plain(sample.cells.pop(columns.label).as_py(), columns.classes.get(columns.label, ()))
+            side = {name: _make_side(cell, columns.classes.get(name, ())) for name, cell in sample.cells.items()}
             row = make_row(
                 f"{path}/{place}",
                 sample.number,
@@ -63,7 +61,7 @@ def read_images(
                 label,
                 {name: value for name, value in side.items() if value is not None and name not in ("split", group)},
                 task,
-                split=split or _name_label(side.get("split"), columns.splits),
+                split=split or side.get("split"),
                 group=side.get(group) if group else None,
             )
             if row["reason"] is None:
@@ -103,13 +101,14 @@ def read_questions(path: str, staging: str, needed: Iterable[str]) -> Iterator[Q
     with open_parquet(path) as table, open_parts(staging) as add:
         schema = table.schema_arrow
         image = _find_image(path, schema)
-        further = [name for name in _list_plain(schema) if name != image]
+        further, classes = [name for name in _list_plain(schema) if name != image], read_class_names(schema)
         if missing := [name for name in needed if name not in further]:
             raise IngestError(f"{path} has no column '{missing[0]}' with text or numbers, only {list_names(further)}.")
         _report_ignored(path, schema, {image, *further})
         for number, name, reason, data, cells in _read_samples(path, table, image, further):
             at = None if reason else add(data.as_py())
-            yield Question(number, name, reason, at, {key: _make_plain(cell.as_py()) for key, cell in cells.items()})
+            side = {key: _make_side(cell, classes.get(key, ())) for key, cell in cells.items()}
+            yield Question(number, name, reason, at, side)
 
 
 class _Sample(NamedTuple):
@@ -147,25 +146,23 @@ def _check_sizes(path: str, description: Any) -> None:
 
 
 class _Columns(NamedTuple):
-    """The columns of images and of labels, and further ones; names of the classes, and splits, told by number."""
+    """The columns of images and of labels, and further ones; by column the names of classes told by number."""
 
     image: str
     label: str
-    names: list[str]
-    splits: list[str]
     side: list[str]
+    classes: Mapping[str, Sequence[str]]
 
 
 def _find_columns(path: str, schema: Any, group: str | None) -> _Columns:
-    features = _read_features(schema)
-    image, label = _find_image(path, schema), _find_label(path, schema, features)
+    classes = read_class_names(schema)
+    image, label = _find_image(path, schema), _find_label(path, schema, classes)
     further = [name for name in _list_plain(schema) if name not in (image, label)]
     side = [name for name in further if name == group or name not in RESERVED]
     _report_ignored(path, schema, {image, label, *side})
     if group is not None and group not in side:
         raise IngestError(f"{path} has no column '{group}' with text or numbers, which --group names.")
-    names, splits = (_read_class_names(features.get(name)) for name in (label, "split"))
-    return _Columns(image, label, names, splits, side)
+    return _Columns(image, label, side, classes)
 
 
 def _find_image(path: str, schema: Any) -> str:
@@ -190,30 +187,11 @@ def _list_image_columns(schema: Any) -> list[str]:
     ]
 
 
-def _read_features(schema: Any) -> dict[str, Any]:
-    """Returns Hugging Face's description of each column; none if another program wrote the file."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-    return features if isinstance(features, dict) else {}
-
-
-def _read_class_names(feature: Any) -> list[str]:
-    """Returns the names of the classes that a column has by number; none if it has none, or other values."""
-    if isinstance(feature, list) and feature:  # a list of them, as older versions wrote it, and newer ones
-        feature = feature[0]
-    if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
-        feature = feature["feature"]
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
-
-
-def _find_label(path: str, schema: Any, features: Mapping[str, Any]) -> str:
+def _find_label(path: str, schema: Any, named: Collection[str]) -> str:
     """Returns the column of labels: the one called so, else the only one that has classes."""
     if "label" in schema.names:
         return "label"
-    classes = [name for name in schema.names if name != "split" and _read_class_names(features.get(name))]
+    classes = [name for name in schema.names if name != "split" and name in named]
     if not classes:
         raise IngestError(
             f"{path} has no column 'label', only {list_names(schema.names)}: rename the one that has the labels."
@@ -231,11 +209,7 @@ def _choose_column(path: str, names: list[str], wanted: str) -> str:
 
 
 def _list_plain(schema: Any) -> list[str]:
-    """Returns the columns with text and numbers."""
-    import pyarrow.types as pt
-
-    plain = (pt.is_string, pt.is_large_string, pt.is_integer, pt.is_floating, pt.is_boolean)
-    return [field.name for field in schema if any(test(field.type) for test in plain)]
+    return [field.name for field in schema if is_plain(field.type)]
 
 
 def _report_ignored(path: str, schema: Any, used: Collection[str]) -> None:
@@ -246,20 +220,8 @@ def _report_ignored(path: str, schema: Any, used: Collection[str]) -> None:
 # --- values
 
 
-def _name_label(value: Any, names: list[str]) -> Any:
-    """Returns the name of a class where it is told by number, of which -1 means none; others as they are."""
-    if isinstance(value, list):
-        return [_name_label(item, names) for item in value]
-    if isinstance(value, float):
-        value = None if math.isnan(value) else restore_whole(value)
-    if not names or not isinstance(value, int):
-        return value
-    return names[value] if 0 <= value < len(names) else None
-
-
-def _make_plain(value: Any) -> Side | None:
+def _make_side(cell: Any, classes: Sequence[str]) -> Side | None:
+    value = make_plain(cell.as_py(), classes)
     if isinstance(value, bool):
         return int(value)
-    if value == "" or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
+    return None if value in ("", math.inf, -math.inf) else value

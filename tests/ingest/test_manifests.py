@@ -230,6 +230,28 @@ def test_a_parquet_table_is_a_manifest(tmp_path):
     assert rows[1]["side"] == {"day": "2024-01-02"}
 
 
+def test_classes_and_splits_that_hugging_face_numbers_have_their_names(tmp_path):
+    path = write_parquet(
+        tmp_path,
+        path=["a.jpg", "b.jpg", "c.jpg"],
+        Label=[1, -1, 0],
+        split=[0, 0, 1],
+        kind=[1.0, None, 0.0],
+        n=[0, 1, 2],
+    )
+    features = {
+        "Label": {"names": ["cat", "007"]},
+        "split": {"names": ["train", "test"]},
+        "kind": {"names": ["x", "y"]},
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    rows = list(read_manifest(path, "classification"))
+    assert [row["labels"] for row in rows] == [["007"], [], ["cat"]]
+    assert [row["split"] for row in rows if not row["reason"]] == ["train", "test"]
+    assert [row["side"] for row in rows if not row["reason"]] == [{"kind": "y", "n": 0}, {"kind": "x", "n": 2}]
+
+
 def test_whole_numbers_that_parquet_has_as_floats_are_labels_and_groups_as_text(tmp_path):
     values = [1.0, float("nan"), 2.5, -0.0]
     path = write_parquet(tmp_path, path=["a.jpg", "b.jpg", "c.jpg", "d.jpg"], label=values, unit=values, n=values)

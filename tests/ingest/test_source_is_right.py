@@ -336,13 +336,13 @@ def test_a_column_tells_groups_and_is_no_side_feature(photos_of_two, records):
         ingest(manifest, out, group="patient")
     manifest.write_text("path,label,patient\na/00.jpg,a,p1\na/02.jpg,a,p1\nb/01.jpg,b,\n")
     result = ingest(manifest, out, group="patient")
-    assert "2 images have groups, 1 are drawn alone." in result.notes
+    assert "2 images have groups, 1 have none." in result.notes
     (source / "a/cut.jpg").write_bytes((source / "a/06.jpg").read_bytes()[:-100])
     shutil.copy(source / "a/cut.jpg", source / "a/cut too.jpg")
     bad = "a/04.jpg,,\na/none.jpg,a,p1\na/cut.jpg,a,p1\na/cut too.jpg,a,\nb/none.jpg,b,\n"
     manifest.write_text("path,label,patient\na/00.jpg,a,p1\na/02.jpg,a,p1\nb/01.jpg,b,\n" + bad)
     result = ingest(manifest, out, group="patient")
-    assert "2 images have groups, 1 are drawn alone." in result.notes
+    assert "2 images have groups, 1 have none." in result.notes
     assert (result.grouped, result.quarantined) == (2, 5)
     assert "patient" not in dataset.load(str(out)).features
     groups = [feature["group"].bytes_list.value[0] for _, feature in records(out).values() if "group" in feature]
