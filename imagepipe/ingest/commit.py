@@ -52,8 +52,14 @@ def recover(folder: str) -> None:
     """Finishes an ingest that was interrupted after its journal was written, and deletes what any other one left."""
     journal = filesystem.join(folder, JOURNAL)
     if filesystem.size(journal) is not None:
-        content = json.loads(filesystem.read_bytes(journal))
-        _move(folder, content["moves"], content["deletions"])
+        try:
+            content = json.loads(filesystem.read_bytes(journal))
+            moves, deletions = content["moves"], content["deletions"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise IngestError(
+                f"{journal} is damaged: restore it from a copy, or ingest all sources into a new folder."
+            ) from error
+        _move(folder, moves, deletions)
     for name in filesystem.list_folder(folder):
         if name.startswith(STAGING):
             filesystem.delete_folder(filesystem.join(folder, name))

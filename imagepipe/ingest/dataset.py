@@ -13,9 +13,9 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -219,6 +219,33 @@ def read_unchecked(folder: str) -> Dataset | None:
     raise IngestError(
         f"{path} has version {str(version)[:20]}, and this imagepipe reads version {VERSION}: ingest into a new folder."
     )
+
+
+def read_lines(path: str, types: Mapping[str, type]) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSON-lines file of a dataset; none if there is no such file.
+
+    Args:
+        path: absolute path or URI.
+        types: by key, of what each object has.
+
+    Raises:
+        IngestError: a line is damaged.
+    """
+    if filesystem.size(path) is None:
+        return
+    with filesystem.open_read(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+                is_whole = isinstance(value, dict) and all(isinstance(value.get(key), types[key]) for key in types)
+            except (ValueError, RecursionError):
+                is_whole = False
+            if not is_whole:
+                raise IngestError(
+                    f"{path}, line {number} is damaged: restore the file from a copy, or ingest all sources into a new "
+                    "folder."
+                )
+            yield value
 
 
 def prepare(folder: str, options: Options) -> Dataset:

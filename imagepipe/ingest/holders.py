@@ -1,7 +1,6 @@
 """Which sources have an image, as of when each was last read: so one that is gone from all of them can be removed."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.labels import list_names
-from imagepipe.ingest.shards import IndexEntry, StagedShard, read_split
+from imagepipe.ingest.shards import IndexEntry, StagedShard, read_index, read_split
 
 
 def list_holders(entry: IndexEntry) -> dict[str, str]:
@@ -155,10 +154,9 @@ def find_torn(
     torn: dict[str, list[str]] = {}
     for shard in staged if splits else ():
         drawn = read_split(shard.file)
-        with filesystem.open_read(f"{shard.staged}.jsonl") as file:
-            for group in (json.loads(line).get("group") for line in file):
-                if splits.get(group, drawn) != drawn:
-                    torn[str(group)] = sorted((splits[group], drawn))
+        for group in (entry.get("group") for entry in read_index(f"{shard.staged}.jsonl")):
+            if splits.get(group, drawn) != drawn:
+                torn[str(group)] = sorted((splits[group], drawn))
     return torn
 
 

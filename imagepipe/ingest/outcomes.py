@@ -43,6 +43,7 @@ from imagepipe.ingest.dataset import (
     Split,
     encode,
     list_features,
+    read_lines,
     record_change,
 )
 from imagepipe.ingest.findings import explain_nothing
@@ -267,11 +268,11 @@ def apply_outcomes(
 
 
 def _read_changes(out: str, staging: str) -> _Changes:
-    refused = {entry["sha256"]: entry for entry in _read_lines(f"{out}/{REFUSED}")}
+    refused: dict[str, Json] = {entry["sha256"]: {**entry} for entry in shards.read_index(f"{out}/{REFUSED}")}
     changes = _Changes(Counter(), [], [], [], [], {}, [], refused, Counter(), [])
     # A worker that was killed leaves a part of a file, under another name.
     for path in (path for path, _ in filesystem.walk(f"{staging}/outcomes") if path.endswith(_OUTCOMES)):
-        for outcome in _read_lines(path):
+        for outcome in read_lines(path, {"kind": str}):
             kind = outcome.pop("kind")
             changes.counts[kind] += 1
             match kind:
@@ -364,26 +365,19 @@ def _update_description(
 def _update_list(path: str, entries: list[Json], source: str, spool: Spool) -> list[Json]:
     """Returns the entries of a list of paths, in which those of this ingest replace earlier ones of the same paths."""
     earlier: dict[str, list[Json]] = defaultdict(list)
-    for entry in _read_lines(path):
+    for entry in read_lines(path, {"path": str}):
         earlier[entry["path"]].append(entry)
     if earlier:
         unread = {entry["path"] for entry in entries}
         for listed in [path for path in earlier if path.startswith(f"{source}/")]:
             if unread.isdisjoint(list_above(listed)):  # else the folder could not be listed
                 earlier.pop(listed)
-        for row in (row for file in spool.files for row in _read_lines(file)):
+        for row in (row for file in spool.files for row in read_lines(file, {})):
             earlier.pop(row["path"], None)
         for replaced in (source, *(entry["path"] for entry in entries)):
             earlier.pop(replaced, None)
     kept = [entry for some in earlier.values() for entry in some]
     return sorted([*kept, *entries], key=lambda entry: (entry["path"], entry["row"] or 0, json.dumps(entry)))
-
-
-def _read_lines(path: str) -> Iterator[Json]:
-    """Yields the objects of a JSON-lines file of ours; none if there is no such file."""
-    if filesystem.size(path) is not None:
-        with filesystem.open_read(path) as file:
-            yield from map(json.loads, file)
 
 
 def _write_lines(path: str, entries: Iterable[Json]) -> None:

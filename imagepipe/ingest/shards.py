@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NotRequired, TypedDict, cast
 
 from imagepipe.base import filesystem, tfrecord
-from imagepipe.ingest.dataset import Compression
+from imagepipe.ingest.dataset import Compression, read_lines
 
 
 class IndexEntry(TypedDict):
@@ -97,6 +97,15 @@ def write(staging: str, split: str, compress: Compression | None, records: Itera
     return StagedShard(staged, name, len(entries), filesystem.size(staged) or 0)
 
 
+def read_index(path: str) -> Iterator[IndexEntry]:
+    """Yields the entries of an index file; none if there is no such file.
+
+    Raises:
+        IngestError: a line is damaged.
+    """
+    return cast(Iterator[IndexEntry], read_lines(path, {"sha256": str, "copies": dict}))
+
+
 def rewrite(
     folder: str,
     shard: str,
@@ -133,8 +142,8 @@ def rewrite_index(folder: str, shard: str, edited: Mapping[str, IndexEntry], sta
 
 
 def _read_index(folder: str, shard: str, edited: Mapping[str, IndexEntry]) -> Iterator[IndexEntry]:
-    with filesystem.open_read(filesystem.join(folder, locate_index(shard))) as file:
-        yield from (edited.get(entry["sha256"], entry) for entry in map(json.loads, file))
+    entries = read_index(filesystem.join(folder, locate_index(shard)))
+    return (edited.get(entry["sha256"], entry) for entry in entries)
 
 
 def _write_index(path: str, entries: Iterable[IndexEntry]) -> None:

@@ -26,7 +26,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.utils.shared import Shared
 
-from imagepipe.base import filesystem, progress
+from imagepipe.base import progress
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS, LOCAL_RUNNER, hide_step_errors, query_metrics
 from imagepipe.base.images import BadImage
 from imagepipe.base.process import hide_modules
@@ -231,10 +231,9 @@ def _choose_bucket(sha256: str, buckets: int) -> int:
 
 def _read_index(path: str, buckets: int) -> Iterator[tuple[int, bytes]]:
     """Index file -> (bucket, JSON of a list of IndexEntry)."""
-    by_bucket: dict[int, list[Json]] = defaultdict(list)
-    with filesystem.open_read(path) as file:
-        for entry in map(json.loads, file):
-            by_bucket[_choose_bucket(entry["sha256"], buckets)].append(entry)
+    by_bucket: dict[int, list[IndexEntry]] = defaultdict(list)
+    for entry in shards.read_index(path):
+        by_bucket[_choose_bucket(entry["sha256"], buckets)].append(entry)
     for bucket, entries in by_bucket.items():
         yield bucket, json.dumps(entries).encode()
 

@@ -593,6 +593,28 @@ def test_a_damaged_description_names_the_key(damage, reason, small_dataset, tmp_
 
 
 @pytest.mark.parametrize(
+    ("pattern", "line", "where"),
+    [
+        ("index/[a-z]*-*.jsonl", '{"sha256": "12', ", line 2"),
+        ("index/[a-z]*-*.jsonl", '{"sha256": 7, "copies": {}}', ", line 2"),
+        ("index/refused.jsonl", "[]", ", line 1"),
+        ("quarantine.jsonl", '{"row": 1}', ", line 1"),
+        ("duplicates.jsonl", "\x00\x00", ", line 1"),
+        ("journal.json", "{", ""),
+    ],
+)
+def test_a_damaged_file_of_a_dataset_is_named_with_its_line(pattern, line, where, folders):
+    source, out = folders
+    ingest(str(source), str(out))
+    path = next(iter(sorted(out.glob(pattern))), out / pattern)
+    kept = path.read_text().splitlines()[:1] if path.exists() else []
+    path.write_text("\n".join([*kept, line]) + "\n")
+    with pytest.raises(IngestError) as raised:
+        ingest(str(source), str(out))
+    assert re.fullmatch(rf"{re.escape(str(path))}{where} is damaged: restore .* into a new folder\.", str(raised.value))
+
+
+@pytest.mark.parametrize(
     "file", ["train/..", "train/", "train", "eval/0.tfrecord", "train/a/0.tfrecord", "../0.tfrecord", "train/.tfrecord"]
 )
 def test_a_description_names_shards_of_its_splits_only(file, small_dataset, tmp_path):
