@@ -1,7 +1,9 @@
 import inspect
 import os
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -86,23 +88,24 @@ def test_a_loop_or_a_broken_link_costs_that_entry_only(tmp_path):
     }
 
 
-def test_a_closed_folder_costs_its_entries_only(tmp_path):
+def test_a_closed_folder_costs_its_entries_only():
     """As an ordinary user, whom permissions stop; as root they would not."""
-    put(tmp_path, "set/a/1.jpg", "set/b/2.jpg", "closed/3.jpg")
-    (tmp_path / "set/a/link.jpg").symlink_to(tmp_path / "closed/3.jpg")
-    for folder in ("set/b", "closed"):
-        (tmp_path / folder).chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
     user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        listed, _ = list_all(tmp_path / "set")
-    finally:
-        os.seteuid(user)
-        for folder in ("set/b", "closed"):
-            (tmp_path / folder).chmod(0o755)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        put(folder, "set/a/1.jpg", "set/b/2.jpg", "closed/3.jpg")
+        (folder / "set/a/link.jpg").symlink_to(folder / "closed/3.jpg")
+        for name in ("set/b", "closed"):
+            (folder / name).chmod(0)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            listed, _ = list_all(folder / "set")
+        finally:
+            os.seteuid(user)
+            for name in ("set/b", "closed"):
+                (folder / name).chmod(0o755)
     assert listed == {
         "a/1.jpg": None,
         "a/link.jpg": "link that can't be followed: Permission denied",
