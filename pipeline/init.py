@@ -28,7 +28,7 @@ image:
 trainer:
   backbone: inception_v3  # smaller and faster: mobilenet_v2, efficientnet_v2_b0; larger: convnext_base, …
   weights: {weights}
-  epochs: 20            # at most; it stops early when the eval split no longer improves
+  epochs: 20            # at most; it stops early when nothing improves any more
   batch_size: 32        # larger is faster on a GPU, if it fits
 {training}  augmentation:         # of the training images; also: rotation, zoom, shift, contrast, mixup, …
     horizontal_flip: true  # false where left and right make a difference, as in writing

@@ -156,8 +156,13 @@ class TrainerConfig(BaseModel):
         description="Weight of each class in the loss: balanced (inverse to its share of the train split), or a number "
         "per class (1 for those not listed). By default all count the same.",
     )
+    validation: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.1,
+        description="Share of the train split, whole groups where there are any, that is set aside to choose on: the "
+        "epoch, when to stop, and a search's best trial.",
+    )
     patience: Annotated[int, Field(ge=1)] = Field(
-        5, description="Epochs without a better eval loss after which a phase stops early."
+        5, description="Epochs without a better validation loss after which a phase stops early."
     )
     precision: Precision = Field(
         "auto",
@@ -171,7 +176,7 @@ class TrainerConfig(BaseModel):
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the initial weights, shuffling and augmentation.")
     augmentation: AugmentationConfig = Field(
-        AugmentationConfig(), description="Random changes to the training images; evaluation sees the originals."
+        AugmentationConfig(), description="Random changes to the training images; validation sees the originals."
     )
     loss: Literal["mean_squared_error", "huber"] = Field(
         "mean_squared_error", description="Loss of a regression; huber is less sensitive to outliers."
@@ -215,8 +220,8 @@ class ServingConfig(BaseModel):
     )
     max_difference: Annotated[float, Field(gt=0)] = Field(
         0.05,
-        description="Maximum change by optimization, on the eval split, of a probability, or of a regression's value "
-        "in standard deviations of its target.",
+        description="Maximum change by optimization, on the images set aside for validation, of a probability, or of a "
+        "regression's value in standard deviations of its target.",
     )
 
     @field_validator("optimize", mode="before")

@@ -1,5 +1,7 @@
-"""The data of a training: loads the splits, checks that there is something to learn, and measures the train split."""
+"""The data of a training: loads it, checks that there is something to learn, and sets a part aside to choose on."""
 
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,28 +12,37 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from imagepipe.base import tfrecord
 from imagepipe.base.errors import TrainingError
-from imagepipe.base.features import MISSING_FLAG, TRANSFORMED, parse_features
+from imagepipe.base.features import MISSING_FLAG, TARGET, TRANSFORMED, Features, parse_features
 from imagepipe.base.labels import describe_unknown, list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
 from trainer.tasks import Task, make_task
-from transform.examples import load_graph, make_parser, read_output_names, read_shards
+from transform.examples import Transformed, load_graph, make_parser, read_output_names, read_shards
+
+_log = logging.getLogger("trainer")
+
+_HASH = "hash"  # a split's array beside its side features while it is loaded; theirs have prefixes
+_HASH_BITS = 62
+_MIN_VALIDATION = 20  # with fewer images, one of them moves the accuracy by more than five points
 
 _LEVELS = np.arange(256)  # of uint8 pixels
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The task and the splits, which all trainings of a search share.
+    """The task and the images, which all trainings of a search share.
 
     Attributes:
         task: what is learned.
         output_names: names of the task's outputs.
         image_size: (height, width) in pixels.
         side: the side features, see ``network.build_network``.
-        train: the train split.
-        evaluation: the eval split.
+        train: the images to train on: the train split without those that are set aside.
+        validation: the images to choose on: those of the train split that are set aside, or else the eval split.
+        is_set_aside: whether ``validation`` is a part of the train split, so that the eval split has no part in
+            training at all.
     """
 
     task: Task
@@ -39,7 +50,8 @@ class TrainingData:
     image_size: tuple[int, int]
     side: dict[str, int | None]
     train: LoadedSplit
-    evaluation: LoadedSplit
+    validation: LoadedSplit
+    is_set_aside: bool
 
 
 class PixelStatistics(NamedTuple):
@@ -50,7 +62,7 @@ class PixelStatistics(NamedTuple):
 
 
 def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingData:
-    """Loads the data, and checks that there is something to learn.
+    """Loads the data, checks that there is something to learn, and sets images aside for validation.
 
     Args:
         fn_args: see ``FnArgs``.
@@ -70,17 +82,34 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
     patterns = {"train": fn_args.train_files, "eval": fn_args.eval_files}
     _owner, transform = load_graph(transform_output)
     parse = make_parser(transform_output, features, with_label=True)
-    splits = {
-        name: load_split(
-            read_shards(files),
-            lambda serialized: transform(parse(serialized)),
-            task,
-            folder / f"{name}.pixels",
+
+    def load(split: str) -> tuple[LoadedSplit, np.ndarray]:
+        def transform_and_hash(serialized: tf.Tensor) -> Transformed:
+            return transform(parse(serialized)) | {_HASH: hash_groups(serialized, features)}
+
+        loaded = load_split(read_shards(patterns[split]), transform_and_hash, task, folder / f"{split}.pixels")
+        return loaded, loaded.side.pop(_HASH)
+
+    whole, hashes = load("train")
+    spec = {features.label: transform_output.raw_feature_spec()[features.label]}
+    pixel = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8))
+
+    def read_targets(serialized: tf.Tensor) -> tf.Tensor:
+        raw = parse(serialized)
+        image = raw[features.input]
+        # One pixel for each image: the graph decodes them all, and only the targets are needed.
+        is_sparse = isinstance(image, tf.SparseTensor)
+        raw[features.input] = (
+            image.with_values(tf.fill(tf.shape(image.values), pixel)) if is_sparse else tf.fill(tf.shape(image), pixel)
         )
-        for name, files in patterns.items()
+        return task.compact(transform(raw)[TARGET])
+
+    eval_targets = read_shards(patterns["eval"]).batch(256).map(read_targets)
+    targets = {
+        "train": whole.targets,
+        "eval": np.concatenate([whole.targets[:0], *eval_targets.as_numpy_iterator()]),
     }
-    spec = transform_output.raw_feature_spec()[features.label]
-    check_splits(task, output_names, splits, lambda split: _count_raw_labels(patterns[split], features.label, spec))
+    check_targets(task, output_names, targets, lambda split: _count_raw_labels(patterns[split], features.label, spec))
     side: dict[str, int | None] = {TRANSFORMED + name: None for name in features.numeric}
     outputs = transform_output.transformed_feature_spec()
     side |= {MISSING_FLAG + name: None for name in features.numeric if MISSING_FLAG + name in outputs}
@@ -88,23 +117,78 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
         values = transform_output.vocabulary_size_by_name(features.vocabulary(name))
         side[TRANSFORMED + name] = values + 1  # one for unseen values
     height, width = custom["image_size"]
-    return TrainingData(task, output_names, (height, width), side, splits["train"], splits["eval"])
+    is_validation = choose_validation(task, whole.targets, hashes, config.validation)
+    chosen = int(is_validation.sum())
+    if is_set_aside := chosen >= _MIN_VALIDATION:
+        train, validation = (whole.select(np.flatnonzero(part)) for part in (~is_validation, is_validation))
+    else:
+        _log.warning(
+            "trainer.validation: only %d of %d images of the train split would be set aside to choose on, and %d are "
+            "the minimum: the eval split is used instead, so the metrics on it flatter the model a little",
+            *(chosen, whole.count, _MIN_VALIDATION),
+        )
+        train, validation = whole, load("eval")[0]
+    return TrainingData(task, output_names, (height, width), side, train, validation, is_set_aside)
 
 
-def _count_raw_labels(patterns: list[str], name: str, spec: Any) -> Counter[str]:
+def hash_groups(serialized: tf.Tensor, features: Features) -> tf.Tensor:
+    """Returns a hash of each Example's group or, where it has none, of its image, int64 ``[n]``, 0 to 2**62 - 1."""
+
+    def hash_record(record: bytes) -> int:
+        example = tfrecord.decode_example(record)
+        (value, *_) = example.get(features.group) or example.get(features.input) or [b""]
+        text = value if isinstance(value, bytes) else str(value).encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> (64 - _HASH_BITS)
+
+    def hash_records(records: np.ndarray) -> np.ndarray:
+        return np.array([hash_record(record) for record in records], np.int64)
+
+    return tf.ensure_shape(tf.numpy_function(hash_records, [serialized], tf.int64, stateful=False), [None])
+
+
+def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share: float) -> np.ndarray:
+    """Chooses the images of the train split that are set aside for validation, by the hash of their group.
+
+    So the choice depends on nothing but the group itself: it is the same in each run, and as the set grows. But of a
+    class or label of which everything would be set aside, the group with the highest hash stays.
+
+    Args:
+        task: of the targets.
+        targets: compact targets of n images.
+        hashes: of their groups, see ``hash_groups``.
+        share: of the groups.
+
+    Returns:
+        bool ``[n]``.
+    """
+    is_chosen = hashes < share * 2**_HASH_BITS
+    match task.name:
+        case "classification":
+            lacking = np.setdiff1d(targets, targets[~is_chosen])
+        case "multilabel":
+            lacking = np.flatnonzero(targets.any(axis=0) & ~targets[~is_chosen].any(axis=0))
+        case "regression":
+            return is_chosen
+    for label in lacking:
+        examples = targets[:, label] > 0 if task.name == "multilabel" else targets == label
+        is_chosen &= hashes != hashes[examples].max()
+    return is_chosen
+
+
+def _count_raw_labels(patterns: list[str], name: str, spec: dict[str, Any]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for batch in read_shards(patterns).batch(256):
-        labels = tf.io.parse_example(batch, {name: spec})[name]
+        labels = tf.io.parse_example(batch, spec)[name]
         values = labels.values if isinstance(labels, tf.SparseTensor) else tf.reshape(labels, [-1])
         texts = values if values.dtype == tf.string else tf.strings.as_string(values)
         counts.update(text.decode(errors="replace") for text in texts.numpy())
     return counts
 
 
-def check_splits(
+def check_targets(
     task: Task,
     output_names: list[str],
-    splits: dict[str, LoadedSplit],
+    targets_by_split: dict[str, np.ndarray],
     count_raw_labels: Callable[[str], Counter[str]],
 ) -> None:
     """Refuses splits from which nothing can be learned, or on which the network can't be evaluated.
@@ -112,15 +196,15 @@ def check_splits(
     Args:
         task: what is to be learned.
         output_names: names of the task's outputs.
-        splits: ``train`` and ``eval``.
+        targets_by_split: compact targets of ``train`` and ``eval``.
         count_raw_labels: counts the labels of a split as they are in the Examples; only called to name the wrong ones.
 
     Raises:
         TrainingError: if a split is empty, training has one class only, or examples have a class that is not in the
             train split, or no number to learn in a regression.
     """
-    for name, split in splits.items():
-        if not split.count:
+    for name, targets in targets_by_split.items():
+        if not len(targets):
             raise TrainingError(
                 f"The {name} split is empty: nothing to {'train on' if name == 'train' else 'evaluate with'}. Ingest "
                 "more images, or give it a larger share (imagepipe ingest --splits; data.split)."
@@ -130,19 +214,19 @@ def check_splits(
             f"The train split has one class only ('{output_names[0]}'): there is nothing to distinguish. Add images of "
             "another class, or set task to regression or multilabel."
         )
-    for name, split in splits.items():
-        unusable = int(np.count_nonzero(~task.is_usable(split.targets)))
+    for name, targets in targets_by_split.items():
+        unusable = int(np.count_nonzero(~task.is_usable(targets)))
         if unusable and task.name == "classification":
             counts, classes = count_raw_labels(name), set(output_names)
             unseen = list_names([f"'{label}' ({counts[label]})" for label in sorted(counts.keys() - classes)])
             raise TrainingError(
-                f"{unusable} of {split.count} images of the {name} split have "
+                f"{unusable} of {len(targets)} images of the {name} split have "
                 + (f"a class of which the train split has none: {unseen}" if unseen else "no class")
                 + ". Add images of it to the train split, or remove these."
             )
         if unusable:
             raise TrainingError(
-                f"{unusable} of {split.count} Examples of the {name} split have no finite number as their label. "
+                f"{unusable} of {len(targets)} Examples of the {name} split have no finite number as their label. "
                 "Correct or remove them."
             )
 

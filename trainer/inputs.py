@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +45,13 @@ class ArrayFile:
         path: of the file.
         shape: of one array.
         dtype: of its numbers.
+        rows: positions in the file of the arrays that count, int ``[n]``; None for all of them.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
+    rows: np.ndarray | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -59,6 +61,7 @@ class ArrayFile:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Returns arrays ``[n, *shape]`` by their indices, int ``[n]``."""
         size = self.row_bytes
+        indices = indices if self.rows is None else self.rows[indices]
         memory = np.empty(len(indices) * size + _ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         batch = memory[start : start + len(indices) * size].view(self.dtype).reshape(-1, *self.shape)
@@ -91,6 +94,13 @@ class LoadedSplit:
         """Number of examples."""
         return len(self.targets)
 
+    def select(self, chosen: np.ndarray) -> "LoadedSplit":
+        """Returns a part of the split, in the order of the indices, int ``[n]``; the file is the same."""
+        images = self.images
+        rows = chosen if images.rows is None else images.rows[chosen]
+        side = {name: values[chosen] for name, values in self.side.items()}
+        return LoadedSplit(replace(images, rows=rows), side, self.targets[chosen], self.task)
+
 
 def load_split(
     serialized: tf.data.Dataset, transform: Callable[[tf.Tensor], Tensors], task: Task, path: Path
@@ -99,7 +109,8 @@ def load_split(
 
     Args:
         serialized: Examples, see ``transform.examples.read_shards``.
-        transform: from serialized Examples, string ``[n]``, to transformed features.
+        transform: from serialized Examples, string ``[n]``, to transformed features; what is neither image nor target
+            becomes a side feature.
         task: of the targets.
         path: file for the pixels, on a local disk, beside which a file of the other arrays is written. If both are
             there and whole they are used: the folder has to be named by the data.

@@ -19,7 +19,7 @@ def draw_curves(history: History, metric_name: str, path: Path) -> None:
     epochs = [row["epoch"] for row in history]
     for axis, metric in zip(axes, (metric_name, "loss"), strict=True):
         axis.plot(epochs, [row[metric] for row in history], marker=".", label="train")
-        axis.plot(epochs, [row[f"val_{metric}"] for row in history], marker=".", label="eval")
+        axis.plot(epochs, [row[f"val_{metric}"] for row in history], marker=".", label="validation")
         for previous, row in itertools.pairwise(history):
             if previous["phase"] != row["phase"]:
                 axis.axvline(row["epoch"] - 0.5, color="gray", linestyle=":")

@@ -63,7 +63,7 @@ def run_fn(fn_args: FnArgs) -> None:
     strategy = set_up_process(config.distribution)
     state_folder = make_state_folder(fn_args, __name__)
     data = load_data(fn_args, config, state_folder.parent)
-    _log.info("%d training and %d eval images", data.train.count, data.evaluation.count)
+    _log.info("%d images to train on, and %d to choose on", data.train.count, data.validation.count)
     precision, devices = choose_precision(config.precision), strategy.num_replicas_in_sync
     _log.info("computing in %s, on %d device(s)", precision, devices)
     writer = tf.summary.create_file_writer(fn_args.model_run_dir)
@@ -106,7 +106,7 @@ def train(
         network = build_network(data.image_size, data.task, data.side, config, statistics)
     class_weights = compute_class_weights(config.class_weights, data.output_names, data.train.targets)
     history = run_schedule(
-        network, data.task, data.train, data.evaluation, config, folder, strategy, class_weights, on_epoch
+        network, data.task, data.train, data.validation, config, folder, strategy, class_weights, on_epoch
     )
     return Trained(network, statistics, history)
 
@@ -126,7 +126,7 @@ def _write_to_tensorboard(writer: tf.summary.SummaryWriter, row: dict[str, Any])
     with writer.as_default(step=row["epoch"]):
         for name, value in row.items():
             if isinstance(value, float):
-                split, metric = ("eval", name[4:]) if name.startswith("val_") else ("train", name)
+                split, metric = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
                 tf.summary.scalar(f"{split}/{metric}", value)
     writer.flush()
 
@@ -145,7 +145,8 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     draw_curves(trained.history, next(iter(data.task.make_metrics())), folder / "curves.png")
     if config.augmentation.is_on:
         _draw_preview(data.train, config.augmentation, folder / "augmentation.png")
-    used_config = custom | {"trainer": config.model_dump(mode="json")}
+    chosen_on = {"split": "train" if data.is_set_aside else "eval", "images": data.validation.count}
+    used_config = custom | {"trainer": config.model_dump(mode="json"), "chosen_on": chosen_on}
     (folder / "config.json").write_text(json.dumps(used_config, indent=1) + "\n")
     with (folder / "summary.txt").open("w") as file:
         for part in (network.base, network.head, network.model):
@@ -154,7 +155,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     network.base.save_weights(folder / "base.weights.h5")
 
     serving = ServingConfig(**custom["serving"])
-    served, optimized = optimize_for_serving(network.model, data.task.name, data.evaluation, serving)
+    served, optimized = optimize_for_serving(network.model, data.task.name, data.validation, serving)
     (folder / OPTIMIZED).write_text(json.dumps(optimized) + "\n")
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
     save_model(

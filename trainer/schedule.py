@@ -68,8 +68,8 @@ class Phase:
         name: for people.
         model: the model to train, from the splits' inputs to the task's outputs; its frozen layers are set.
         variables: everything that training may change, including the random state of dropout.
-        train: the split to train on.
-        evaluation: the split to evaluate on.
+        train: the images to train on.
+        validation: the images to choose on.
         augmented: whether the images of ``train`` are augmented.
         epochs: maximum number of epochs.
         learning_rate: the peak.
@@ -79,7 +79,7 @@ class Phase:
     model: keras.Model
     variables: list[keras.Variable]
     train: LoadedSplit
-    evaluation: LoadedSplit
+    validation: LoadedSplit
     augmented: bool
     epochs: int
     learning_rate: float
@@ -89,14 +89,14 @@ def run_schedule(
     network: Network,
     task: Task,
     train: LoadedSplit,
-    evaluation: LoadedSplit,
+    validation: LoadedSplit,
     config: TrainerConfig,
     folder: Path,
     strategy: tf.distribute.Strategy,
     class_weights: np.ndarray | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> History:
-    """Trains a network in place and leaves it with the weights of its best epoch (minimum loss on the eval split).
+    """Trains a network in place and leaves it with the weights of its best epoch (minimum loss on the validation images).
 
     From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
     base's upper blocks as well, at a lower rate.
@@ -104,8 +104,8 @@ def run_schedule(
     Args:
         network: created in the scope of ``strategy``.
         task: what is learned.
-        train: the split to train on.
-        evaluation: the split to evaluate on.
+        train: the images to train on.
+        validation: the images to choose on.
         config: the schedule.
         folder: an existing local folder, for the state after each epoch and for cached backbone features. A training
             that was killed resumes from the state in it.
@@ -121,13 +121,13 @@ def run_schedule(
         TrainingError: if the loss is no longer finite, or memory doesn't suffice.
         Stopped: after SIGTERM or Ctrl+C, once the state is saved, see ``imagepipe.base.signals``.
     """
-    phase_starters = _list_phases(network, train, evaluation, config, folder)
+    phase_starters = _list_phases(network, train, validation, config, folder)
     identity = {
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "precision": network.model.dtype_policy.name,
         "devices": strategy.num_replicas_in_sync,
-        "examples": [train.count, evaluation.count],
+        "examples": [train.count, validation.count],
         "configuration": config.model_dump(mode="json"),
     }
 
@@ -173,14 +173,14 @@ def run_schedule(
 
 
 def _list_phases(
-    network: Network, train: LoadedSplit, evaluation: LoadedSplit, config: TrainerConfig, folder: Path
+    network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig, folder: Path
 ) -> list[Callable[[], Phase]]:
     """Returns functions that start each phase: they freeze the layers that the phase doesn't train."""
     augmented = config.augmentation.is_on
 
     def define_phase(name: str, learning_rate: float) -> Phase:
         model = network.model
-        return Phase(name, model, model.variables, train, evaluation, augmented, config.epochs, learning_rate)
+        return Phase(name, model, model.variables, train, validation, augmented, config.epochs, learning_rate)
 
     def start_all() -> Phase:
         set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
@@ -190,11 +190,11 @@ def _list_phases(
         network.base.trainable = False
         epochs, rate = config.head_epochs, config.learning_rate
         if augmented:
-            return Phase("head", network.model, network.head.variables, train, evaluation, True, epochs, rate)
+            return Phase("head", network.model, network.head.variables, train, validation, True, epochs, rate)
         # Without augmentation the frozen base computes the same features in each epoch: once is enough.
         cached = [
             cache_backbone_features(network, split, config.batch_size, folder / name)
-            for name, split in (("train.features", train), ("eval.features", evaluation))
+            for name, split in (("train.features", train), ("validation.features", validation))
         ]
         return Phase("head", network.head, network.head.variables, cached[0], cached[1], False, epochs, rate)
 
@@ -258,7 +258,7 @@ class _PhaseTraining:
             rate = make_learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = make_optimizer(config, rate, phase.model)
             self._metrics = RunningMetrics(task)
-        eval_batches = make_batches(phase.evaluation, self._sizes.replica).prefetch(_PREFETCHED)
+        eval_batches = make_batches(phase.validation, self._sizes.replica).prefetch(_PREFETCHED)
         self._eval_batches = distribute_batches(strategy, eval_batches)
         # One dataset for all epochs: building and compiling a new one would cost a second per epoch.
         train_batches = self._make_train_batches(len(progress.history), progress.step)

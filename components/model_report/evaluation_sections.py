@@ -19,14 +19,14 @@ _UNIT = (0.0, 1.0)
 
 
 def draw_training(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Draws the loss and each metric that was computed on both splits, over the epochs of ``history.json``."""
+    """Draws the loss and each metric that was computed in training and in validation, over the epochs of ``history.json``."""
     names = [name for name in (history[0] if history else {}) if f"val_{name}" in history[0]]
     charts = []
     for name in names:
         title = name.replace("_", " ")
         series = {
             split: [Point(row["epoch"], row[key]) for row in history if isinstance(row.get(key), int | float)]
-            for split, key in (("training", name), ("eval", f"val_{name}"))
+            for split, key in (("training", name), ("validation", f"val_{name}"))
         }
         charts.append(draw_chart(title, series, Axis("epoch"), Axis(title)))
     return [chart for chart in charts if chart]

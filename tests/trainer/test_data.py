@@ -1,21 +1,29 @@
 from collections import Counter
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
-from trainer.data import check_splits, compute_class_weights, compute_pixel_statistics
-from trainer.inputs import ArrayFile, LoadedSplit
+from imagepipe.base.features import Features
+from tests.conftest import make_example
+from trainer.config import TrainerConfig
+from trainer.data import (
+    check_targets,
+    choose_validation,
+    compute_class_weights,
+    compute_pixel_statistics,
+    hash_groups,
+    load_data,
+)
 from trainer.tasks import make_classification, make_multilabel, make_regression
 
-PIXELS = ArrayFile(Path("unread"), (1, 1, 3), np.dtype(np.uint8))
 TWO = make_classification(2)
 
 
-def split(*targets: int) -> LoadedSplit:
-    return LoadedSplit(PIXELS, {}, np.array(targets, np.int32), TWO)
+def split(*targets: int) -> np.ndarray:
+    return np.array(targets, np.int32)
 
 
 def refuse(*args: object) -> Counter[str]:
@@ -23,35 +31,92 @@ def refuse(*args: object) -> Counter[str]:
 
 
 def test_what_can_be_learned_passes():
-    check_splits(TWO, ["a", "b"], {"train": split(0, 1), "eval": split(1)}, refuse)
-    none, one = (LoadedSplit(PIXELS, {}, np.array([[n]], np.uint8), make_multilabel(1)) for n in (0, 1))
-    check_splits(make_multilabel(1), ["a"], {"train": none, "eval": one}, refuse)
+    check_targets(TWO, ["a", "b"], {"train": split(0, 1), "eval": split(1)}, refuse)
+    none, one = (np.array([[n]], np.uint8) for n in (0, 1))
+    check_targets(make_multilabel(1), ["a"], {"train": none, "eval": one}, refuse)
 
 
 @pytest.mark.parametrize("empty", ["train", "eval"])
 def test_an_empty_split_is_named(empty):
     splits = {"train": split(0), "eval": split(1), empty: split()}
     with pytest.raises(TrainingError, match=f"The {empty} split is empty"):
-        check_splits(TWO, ["a", "b"], splits, refuse)
+        check_targets(TWO, ["a", "b"], splits, refuse)
 
 
 def test_a_single_class_is_named():
     with pytest.raises(TrainingError, match="one class only \\('cat'\\)"):
-        check_splits(make_classification(1), ["cat"], {"train": split(0), "eval": split(0)}, refuse)
+        check_targets(make_classification(1), ["cat"], {"train": split(0), "eval": split(0)}, refuse)
 
 
 def test_a_class_that_training_lacks_is_named_with_its_number_of_images():
     splits = {"train": split(0, 1), "eval": split(1, -1, -1)}
     with pytest.raises(TrainingError, match=r"2 of 3 images of the eval split .*none: 'zebra' \(2\)"):
-        check_splits(TWO, ["a", "b"], splits, lambda name: Counter({"b": 1, "zebra": 2}))
+        check_targets(TWO, ["a", "b"], splits, lambda name: Counter({"b": 1, "zebra": 2}))
 
 
 def test_a_missing_number_is_counted():
     task = make_regression("huber")
-    targets = {"train": [[1], [np.nan]], "eval": [[2]]}
-    splits = {name: LoadedSplit(PIXELS, {}, np.array(rows, np.float32), task) for name, rows in targets.items()}
+    splits = {"train": np.array([[1], [np.nan]], np.float32), "eval": np.array([[2]], np.float32)}
     with pytest.raises(TrainingError, match="1 of 2 Examples of the train split have no finite number"):
-        check_splits(task, ["price"], splits, refuse)
+        check_targets(task, ["price"], splits, refuse)
+
+
+def draw_hashes(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2**62, count)
+
+
+def test_a_tenth_of_the_groups_is_set_aside_whole_and_the_choice_stays_as_the_set_grows():
+    hashes = np.repeat(draw_hashes(1000), 3)
+    targets = np.tile(split(0, 1), 1500)
+    chosen = choose_validation(TWO, targets, hashes, 0.1)
+    assert 0.08 < chosen.mean() < 0.12
+    assert not set(hashes[chosen]) & set(hashes[~chosen])
+    grown = np.random.default_rng(1).permutation(len(hashes))
+    assert np.array_equal(choose_validation(TWO, targets[grown][:99], hashes[grown][:99], 0.1), chosen[grown][:99])
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [
+        (make_classification(3), split(0, 0, 1, 1, 2)),
+        (make_multilabel(3), np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1]], np.uint8)),
+    ],
+)
+def test_of_a_class_that_would_be_set_aside_altogether_one_group_stays(task, targets):
+    hashes = np.array([1, 2**61, 3, 4, 4])
+    assert choose_validation(task, targets, hashes, 0.1).tolist() == [True, False, True, False, False]
+
+
+def test_in_a_regression_any_image_may_be_set_aside():
+    targets = np.ones((2, 1), np.float32)
+    assert choose_validation(make_regression("huber"), targets, np.array([1, 2]), 0.1).all()
+
+
+def test_images_of_one_group_and_copies_of_an_ungrouped_image_have_the_same_hash():
+    plain, copy, other = make_example(b"a"), make_example(b"a", "x"), make_example(b"b")
+    grouped = [make_example(b"a", group="g"), make_example(b"c", group="g")]
+    numbered = make_example(b"a")
+    numbered.features.feature["group"].int64_list.value.append(7)
+    records = [example.SerializeToString() for example in (plain, copy, other, *grouped, numbered)]
+    hashes = hash_groups(tf.constant(records), Features()).numpy()
+    assert hashes[0] == hashes[1]
+    assert hashes[3] == hashes[4]
+    assert len(set(hashes)) == 4
+    assert hashes.min() >= 0
+    # Fixed for all times: another hash would exchange the images that a model was chosen on for others.
+    assert hashes[0] == 1170416445458845835
+
+
+@pytest.mark.slow  # the graph is traced for each split
+def test_what_is_set_aside_is_not_trained_on_and_no_image_of_the_eval_split_is_decoded(arguments, tmp_path):
+    config = TrainerConfig(weights="none", validation=0.5)
+    data = load_data(SimpleNamespace(**arguments(tmp_path)), config, tmp_path)
+    assert data.is_set_aside
+    images = [part.images.read(np.arange(part.count)) for part in (data.train, data.validation)]
+    assert len(images[0]) + len(images[1]) == 48
+    assert not {image.tobytes() for image in images[0]} & {image.tobytes() for image in images[1]}
+    assert set(data.train.side) == {"transformed_weight", "missing_value_of_weight", "transformed_camera"}
+    assert [path.name for path in tmp_path.glob("*.pixels")] == ["train.pixels"]
 
 
 def test_balanced_classes_weigh_the_same_together_and_1_on_average():

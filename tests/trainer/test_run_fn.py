@@ -62,7 +62,8 @@ def test_the_results_for_people_are_beside_the_model(trained):
 
 def test_the_log_tells_how_far_it_is_and_how_fast(trained):
     _, log = trained
-    assert "48 training and 48 eval images" in log
+    assert "48 images to train on, and 48 to choose on" in log
+    assert "of 48 images of the train split would be set aside to choose on, and 20 are the minimum" in log
     for epoch in range(1, EPOCHS + 1):
         assert f"all, epoch {epoch} of {EPOCHS}: step 6 of 6" in log
     assert "images/s" in log

@@ -30,14 +30,14 @@ _BATCH = 32
 
 
 def optimize_for_serving(
-    model: keras.Model, task: TaskName, evaluation: LoadedSplit, config: ServingConfig
+    model: keras.Model, task: TaskName, validation: LoadedSplit, config: ServingConfig
 ) -> tuple[Function, dict[str, Any]]:
     """Returns the form of a network that is exported.
 
     Args:
         model: the trained network, in float32.
         task: gives the meaning of its outputs.
-        evaluation: the split on which the outputs of network and optimized form are compared.
+        validation: the images on which the outputs of network and optimized form are compared.
         config: how the network is optimized, and how much its outputs may change.
 
     Returns:
@@ -50,17 +50,17 @@ def optimize_for_serving(
     """
     if config.optimize == "off":
         return model, {"precision": "float32", "max_difference": None}
-    unit = (float(np.std(evaluation.targets)) if task == "regression" else 1.0) or 1.0
+    unit = (float(np.std(validation.targets)) if task == "regression" else 1.0) or 1.0
     attempts = []
     for precision in _list_precisions(config):
         function = optimize_network(model, precision == "bfloat16")
-        difference = _measure_difference(model, function, evaluation) / unit
+        difference = _measure_difference(model, function, validation) / unit
         if difference <= config.max_difference:
             return function, {"precision": precision, "max_difference": difference}
         attempts.append(f"by up to {difference:.3g} in {precision}")
         _log.warning("The graph in %s differs too much from the network: by up to %.3g", precision, difference)
     raise TrainingError(
-        f"The graph that was optimized for serving differs from the network on the eval split, {', '.join(attempts)}; "
+        f"The graph that was optimized for serving differs from the network on the validation images, {', '.join(attempts)}; "
         f"serving.max_difference is {config.max_difference:g}. Try "
         + ("serving.precision: float32." if config.precision == "bfloat16" else "serving.optimize: off.")
     )
