@@ -96,7 +96,7 @@ def run_schedule(
     class_weights: np.ndarray | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> History:
-    """Trains a network in place and leaves it with the weights of its best epoch (minimum loss on the validation images).
+    """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
     From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
     base's upper blocks as well, at a lower rate.

@@ -19,7 +19,7 @@ _UNIT = (0.0, 1.0)
 
 
 def draw_training(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Draws the loss and each metric that was computed in training and in validation, over the epochs of ``history.json``."""
+    """Draws the loss and each metric computed in training and in validation, over the epochs of ``history.json``."""
     names = [name for name in (history[0] if history else {}) if f"val_{name}" in history[0]]
     charts = []
     for name in names:

@@ -38,7 +38,7 @@ class Served(BaseModel):
 
     Attributes:
         precision: the serving graph's precision.
-        max_difference: largest difference of its outputs from the network's on the validation images, in the unit of the
+        max_difference: largest difference of its outputs from the network's on validation images, in the unit of the
             configuration key of that name; null if the network itself serves.
     """
 

@@ -60,7 +60,7 @@ def optimize_for_serving(
         attempts.append(f"by up to {difference:.3g} in {precision}")
         _log.warning("The graph in %s differs too much from the network: by up to %.3g", precision, difference)
     raise TrainingError(
-        f"The graph that was optimized for serving differs from the network on the validation images, {', '.join(attempts)}; "
+        f"The graph optimized for serving differs from the network on validation images, {', '.join(attempts)}; "
         f"serving.max_difference is {config.max_difference:g}. Try "
         + ("serving.precision: float32." if config.precision == "bfloat16" else "serving.optimize: off.")
     )
