@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from imagepipe.base.errors import USER_ERRORS
+
 RunnerName = Literal["direct", "dataflow", "flink", "spark"]
 OptionValue = bool | int | float | str
 
@@ -70,12 +72,14 @@ def add_setup_file(args: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def hide_step_errors() -> Iterator[None]:
-    """Hides the traceback that Beam logs of an error in a step that runs here, and raises as well."""
+    """Hides what Beam adds to an error in a step that runs here: a traceback in the log; to ours the step's name."""
     logger = logging.getLogger("apache_beam.runners.common")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
+    except USER_ERRORS as error:
+        raise type(error)(str(error).partition(" [while running '")[0]) from error
     finally:
         logger.setLevel(level)
 
