@@ -4,9 +4,9 @@ DIR/dataset.json               this module's Dataset; replaced last, so it never
 DIR/<split>/<hash>.tfrecord    the records, in order of the images' hashes, which is as good as shuffled
 DIR/index/<split>-<hash>.jsonl one line for each record of that shard, so that adding need not read the records
 DIR/index/refused.jsonl        images whose copies carry different labels
-DIR/quarantine.jsonl           path, reason, row: what was quarantined, as of the last time it was read
+DIR/quarantine.jsonl           path, reason, row, source: what was quarantined, as of the last time it was read
 DIR/overview.png               a contact sheet by class, see ``imagepipe.base.overview``
-DIR/duplicates.jsonl           path, same_as, row: further copies of images in the dataset
+DIR/duplicates.jsonl           path, same_as, row, source: further copies of images in the dataset
 """
 
 import dataclasses

@@ -47,7 +47,7 @@ from imagepipe.ingest.dataset import (
     record_change,
 )
 from imagepipe.ingest.findings import explain_nothing
-from imagepipe.ingest.holders import Listing, describe_kept, find_torn, list_above, select_gone
+from imagepipe.ingest.holders import Listing, describe_kept, find_giver, find_torn, list_above, select_gone
 from imagepipe.ingest.rows import Spool
 from imagepipe.ingest.shards import IndexEntry
 
@@ -221,8 +221,12 @@ def apply_outcomes(
 
     quarantined = sorted(changes.quarantined, key=lambda entry: (entry["row"] or 0, entry["path"]))
     # If a disputed image was in the dataset, its own file is quarantined too, though this ingest has not read it.
-    changes.quarantined += [
-        {"path": path, "row": None, "reason": entry["reason"]} for entry in changes.disputed for path in entry["unseen"]
+    sources = list(dataset.sources)
+    unseen = [
+        {"path": path, "row": None, "reason": disputed["reason"], "source": None if giver is None else sources[giver]}
+        for disputed in changes.disputed
+        for path in disputed["unseen"]
+        for giver in [find_giver(disputed["entry"], path)]
     ]
     rewritten, replaced = _rewrite_shards(out, staging, dataset, changes)
     staged = [*(shard for shard, _ in changes.added), *rewritten]
@@ -234,7 +238,7 @@ def apply_outcomes(
         moves[shard.staged] = shard.file
         moves[f"{shard.staged}.jsonl"] = shards.locate_index(shard.file)
     lists = {
-        QUARANTINE: _update_list(f"{out}/{QUARANTINE}", changes.quarantined, listing.source, spool),
+        QUARANTINE: _update_list(f"{out}/{QUARANTINE}", changes.quarantined, listing.source, spool, unseen),
         DUPLICATES: _update_list(f"{out}/{DUPLICATES}", changes.duplicates, listing.source, spool),
         REFUSED: [changes.refused[sha256] for sha256 in sorted(changes.refused)],
     }
@@ -362,16 +366,23 @@ def _update_description(
     )
 
 
-def _update_list(path: str, entries: list[Json], source: str, spool: Spool) -> list[Json]:
-    """Returns the entries of a list of paths, in which those of this ingest replace earlier ones of the same paths."""
+def _update_list(path: str, entries: list[Json], source: str, spool: Spool, further: Sequence[Json] = ()) -> list[Json]:
+    """Returns the entries of a list of paths, in which those of this ingest replace earlier ones.
+
+    Replaced are those of its source, but for folders that could not be listed, and of the paths that it has read;
+    ``further`` has entries of files that it has not read, with their sources.
+    """
+    entries = [*({**entry, "source": source} for entry in entries), *further]
     earlier: dict[str, list[Json]] = defaultdict(list)
     for entry in read_lines(path, {"path": str}):
         earlier[entry["path"]].append(entry)
     if earlier:
         unread = {entry["path"] for entry in entries}
-        for listed in [path for path in earlier if path.startswith(f"{source}/")]:
+        for listed, some in earlier.items():
             if unread.isdisjoint(list_above(listed)):  # else the folder could not be listed
-                earlier.pop(listed)
+                # Earlier versions left out the source.
+                inside = source if listed.startswith(f"{source}/") else None
+                earlier[listed] = [entry for entry in some if entry.get("source", inside) != source]
         for row in (row for file in spool.files for row in read_lines(file, {})):
             earlier.pop(row["path"], None)
         for replaced in (source, *(entry["path"] for entry in entries)):

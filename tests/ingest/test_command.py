@@ -93,6 +93,7 @@ def test_acceptance_every_odd_file_has_its_place_and_the_counts_add_up(photos, e
                 "path": str(source / "class/zz duplicate.jpg"),
                 "row": None,
                 "same_as": str(source / "class/upright.jpg"),
+                "source": str(source),
             }
         ]
         features = {
@@ -274,6 +275,23 @@ def test_quarantine_holds_what_was_last_seen(folders, lines):
     ingest(str(source), str(out))
     assert reasons(lines, out) == {}
     assert [entry["path"] for entry in lines(out / "duplicates.jsonl")] == [str(bad)]
+
+
+def test_rows_that_were_deleted_from_a_manifest_leave_the_lists(folders, lines, tmp_path):
+    source, out = folders
+    (source / "a" / "copy.jpg").write_bytes((source / "a" / "00.jpg").read_bytes())
+    rows = "path,label\na/00.jpg,a\na/gone.jpg,a\na/copy.jpg,a\n"
+    first, second = source / "first.csv", source / "second.csv"
+    first.write_text(rows)
+    second.write_text(rows.replace("gone", "lost"))
+    for manifest in (first, second):
+        ingest(str(manifest), str(out))
+    first.write_text("path,label\na/00.jpg,a\n")
+    ingest(str(first), str(out))
+    assert reasons(lines, out) == {"lost.jpg": "missing file"}
+    second.write_text("path,label\na/00.jpg,a\n")
+    ingest(str(second), str(out))
+    assert lines(out / "quarantine.jsonl") == lines(out / "duplicates.jsonl") == []
 
 
 def test_multilabel_and_regression_labels(folders, records):
