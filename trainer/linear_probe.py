@@ -67,7 +67,7 @@ class LinearProbe(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What a model is fitted to: inputs float32 ``[n, d]``, targets float32 ``[n, k]``, importance float32 ``[n]``."""
+    """Rows to fit a model to: inputs float32 ``[n, d]``, targets float32 ``[n, k]``, importance float32 ``[n]``."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -143,7 +143,7 @@ def _sample(count: int, maximum: int) -> np.ndarray:
 
 
 class _Scaler(NamedTuple):
-    """What features and numbers were shifted, divided and projected by.
+    """The way back from the rows to the units of the features.
 
     Attributes:
         mean: of the features, ``[d]``.
@@ -198,12 +198,13 @@ def _choose_penalty(rows: _Rows, task: TaskName) -> float:
     rows = rows.take(_sample(len(rows.inputs), _CHOICE_ROWS))
     folds = list(KFold(min(_CHOICE_FOLDS, len(rows.inputs)), shuffle=True, random_state=0).split(rows.inputs))
     learned, judged = ([rows.take(fold[side]) for fold in folds] for side in (0, 1))
-    start: list[np.ndarray | None] = [None] * len(folds)
+    width, outputs = rows.inputs.shape[1], rows.targets.shape[1]
+    fitted = [np.zeros((width + 1, outputs))] * len(folds)
     best, minimum = _PENALTIES[0], np.inf
     for penalty in _PENALTIES:
         # The model of one penalty is near that of the next.
-        start = [_fit(some, task, penalty, _MAX_CHOICE_STEPS, at) for some, at in zip(learned, start, strict=True)]
-        loss = sum(_compute_loss(parameters, some, task)[0] for parameters, some in zip(start, judged, strict=True))
+        fitted = [_fit(some, task, penalty, _MAX_CHOICE_STEPS, at) for some, at in zip(learned, fitted, strict=True)]
+        loss = sum(_compute_loss(parameters, some, task)[0] for parameters, some in zip(fitted, judged, strict=True))
         if loss > minimum:
             break
         best, minimum = penalty, loss
