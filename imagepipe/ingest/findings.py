@@ -8,9 +8,10 @@ from typing import Any
 from imagepipe.base import filesystem
 from imagepipe.base.labels import list_names
 from imagepipe.ingest.parts import ARCHIVES
+from imagepipe.ingest.rows import MISSING_FILE
 
 _MAX_REASONS = 3  # that are told in full
-_MISSING_FILE, _MISSING_LABEL, _ARCHIVE = "missing file", "missing label", "not an image, but an archive"
+_MISSING_LABEL, _ARCHIVE = "missing label", "not an image, but an archive"
 
 
 def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any]]) -> str:
@@ -28,7 +29,7 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
     first = quarantined[0]
     is_folder = first["row"] is None
     unlabelled = next((entry for entry in quarantined if entry["reason"] == _MISSING_LABEL), None)
-    if set(reasons) == {_MISSING_FILE} and not is_folder:
+    if set(reasons) == {MISSING_FILE} and not is_folder:
         base = source.rpartition("/")[0]
         remedy = (
             f"None of the files is there; the first that was looked for is {first['path']}. Paths in a manifest are "

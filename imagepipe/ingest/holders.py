@@ -1,5 +1,6 @@
 """Which sources have an image, as of when each was last read: so one that is gone from all of them can be removed."""
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.labels import list_names
+from imagepipe.ingest.rows import MISSING_FILE
 from imagepipe.ingest.shards import IndexEntry, StagedShard, read_index, read_split
 
 
@@ -99,6 +101,8 @@ def select_gone(
 ) -> tuple[list[IndexEntry], list[IndexEntry]]:
     """Selects the records whose images are gone from a source, but for those that could not be looked for.
 
+    What a row names is gone if its file is, unless its folder is gone or empty, as where a disk is not mounted.
+
     Args:
         entries: of the records of which this ingest has read no copy, and the last one of this source had.
         reasons: why paths were quarantined by this ingest.
@@ -114,12 +118,13 @@ def select_gone(
     gone: list[IndexEntry] = []
     kept: list[IndexEntry] = []
     hidden: Counter[str] = Counter()
+    is_readable = functools.cache(lambda folder: filesystem.is_uri(folder) or bool(filesystem.list_folder(folder)))
     for entry in entries:
         path, others = str(listing.find_copy(entry)), listing.list_others(entry)
         place = listing.source if listing.source in reasons else next((p for p in list_above(path) if p in reasons), "")
         if place:
             hidden[place] += not others
-        elif path in reasons:
+        elif path in reasons and not (reasons[path] == MISSING_FILE and is_readable(path.rpartition("/")[0])):
             continue
         elif others:
             giver = int(min(others, key=int)) if listing.gave(entry) else entry["source"]

@@ -189,7 +189,8 @@ def apply_outcomes(
     if changes.torn:
         raise IngestError(describe_torn({outcome["group"]: outcome["splits"] for outcome in changes.torn}))
     reasons = {outcome["path"]: outcome["reason"] for outcome in changes.quarantined}
-    gone, kept = select_gone(changes.gone, reasons, listing) if changes.gone else ([], [])
+    is_used = changes.counts["quarantine"] < spool.rows  # else its files may all be elsewhere
+    gone, kept = select_gone(changes.gone, reasons, listing) if changes.gone and is_used else ([], [])
     changes.index.update((entry["sha256"], entry) for entry in kept)
     if listing.sync:
         if torn := find_torn(changes.gone, gone, [shard for shard, _ in changes.added]):

@@ -15,7 +15,7 @@ from imagepipe.base.images import MAX_BYTES
 from imagepipe.base.workers import map_survivably
 from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.parts import read_part
-from imagepipe.ingest.rows import Row, make_features
+from imagepipe.ingest.rows import MISSING_FILE, Row, make_features
 
 _BATCH_ROWS = 16
 _BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
@@ -110,7 +110,7 @@ def _explain(error: OSError) -> str:
     """Returns why a file can't be read, for the quarantine."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            return "missing file"
+            return MISSING_FILE
         case PermissionError():
             return "permission denied"
         case _:

@@ -25,6 +25,9 @@ from imagepipe.ingest.parts import Part
 RESERVED = frozenset(list_features("classification", has_groups=True)) - {"label"} | {SIZE}
 """Names of features that every record has, or the evaluation makes, which no side feature may have."""
 
+MISSING_FILE = "missing file"
+"""Why a row can't be used whose file isn't there."""
+
 _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images of 100 kB
 
 # No leading zeros: 007 and 02139 are names, not numbers.

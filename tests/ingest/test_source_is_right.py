@@ -6,7 +6,7 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.ingest import dataset
 from imagepipe.ingest.command import ingest
 from pipeline.cli import app
@@ -275,6 +275,29 @@ def test_sync_of_an_empty_source_is_refused(photos_of_two, records):
     with pytest.raises(IngestError, match="no file or row"):
         ingest(source, out, sync=True)
     assert len(records(out)) == 12
+
+
+def test_a_file_that_an_export_names_and_that_is_gone_is_taken_out_by_sync_unless_its_disk_may_be(put, crops, tmp_path):
+    for i, data in enumerate(crops(6)):
+        put(f"set/{'one' if i < 4 else 'two'}/{i}.jpg", data)
+    content = {
+        "images": [{"id": i, "file_name": f"{'one' if i < 4 else 'two'}/{i}.jpg"} for i in range(6)],
+        "annotations": [{"image_id": i, "category_id": 1} for i in range(6)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    source, out = put("set/labels.json", json.dumps(content).encode()), tmp_path / "out"
+    ingest(source, out)
+    (tmp_path / "set/one/0.jpg").unlink()
+    shutil.rmtree(tmp_path / "set/two")
+    (tmp_path / "set/two").mkdir()  # as where nothing is mounted
+    result = ingest(source, out)
+    assert (result.gone, result.removed, result.quarantined) == (1, 0, 3)
+    result = ingest(source, out, sync=True)
+    assert (result.gone, result.removed, result.dataset.records) == (1, 1, 5)
+    (tmp_path / "set/one").rename(tmp_path / "set/three")
+    with pytest.raises(NothingIngestedError):
+        ingest(source, out, sync=True)
+    assert dataset.load(str(out)).records == 5
 
 
 def test_a_file_that_can_no_longer_be_read_is_not_gone(photos_of_two, records):
