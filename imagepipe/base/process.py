@@ -3,7 +3,8 @@
 import contextlib
 import ctypes
 import gc
-import logging
+import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -30,33 +31,6 @@ def hide_modules(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-@contextlib.contextmanager
-def import_quickly(library: str, *unused: str) -> Iterator[None]:
-    """Makes the first import of a large library inside the block faster; does nothing if it is loaded already.
-
-    The objects that an import creates live as long as the process: searching them for garbage, and once more at exit
-    unless they are frozen, costs 0.5 s of Beam's 2.4 s.
-
-    Args:
-        library: the module that is imported.
-        unused: optional modules that it would import too, for features that the caller doesn't use.
-    """
-    if library in sys.modules:
-        yield
-        return
-    collects, disabled = gc.isenabled(), logging.root.manager.disable
-    gc.disable()
-    logging.disable(logging.WARNING)  # it complains of missing modules
-    try:
-        with hide_modules(*unused):
-            yield
-    finally:
-        logging.disable(disabled)
-        gc.freeze()
-        if collects:
-            gc.enable()
-
-
 def release_memory() -> None:
     """Returns freed memory to the operating system, which glibc doesn't do by itself.
 
@@ -72,3 +46,6 @@ def release_memory() -> None:
 def end_with_parent() -> None:
     """Makes the operating system kill this process when the thread that started it ends, however that comes about."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent and parent.pid != os.getppid():  # it has ended already
+        signal.raise_signal(signal.SIGKILL)

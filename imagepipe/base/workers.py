@@ -1,4 +1,4 @@
-"""Worker processes beside the one that Beam runs in, and bounded work ahead in them or in threads.
+"""Worker processes or threads, and bounded work ahead in them.
 
 Python's lock is held about as long for a small image as the decoder works without it, so that threads get in each
 other's way. Processes don't, but can only be forked safely before Beam and TensorFlow have started threads of theirs.
@@ -17,9 +17,8 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import Pipe, current_process, get_context
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import Pipe, active_children, current_process, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -28,8 +27,6 @@ from typing import TypeVar
 from imagepipe.base.process import end_with_parent
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
-_TENTHS_TO_TIDY = 100  # of a second: a progress bar has hidden the cursor
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FIRST_TO_KILL = "500"  # of -1000 to 1000, see proc(5): where memory runs out, the one that decodes is to go
 
 In = TypeVar("In")
@@ -37,51 +34,28 @@ Out = TypeVar("Out")
 
 
 @contextlib.contextmanager
-def fork(count: int) -> Iterator[Executor | None]:
-    """Forks worker processes, which end with the block; gives None instead where forking isn't safe any more.
+def fork(count: int) -> Iterator[Executor]:
+    """Forks worker processes, which end with the block; gives threads instead where forking isn't safe any more.
 
-    They have the modules that are loaded here: what they are to call should be imported by now.
+    They have the modules that are loaded here: what they are to call should be imported by now. If the block fails,
+    they are killed: what they are at, nobody waits for.
 
     Args:
-        count: number of processes, 1 or more.
+        count: number of processes or threads, 1 or more.
     """
     if not _can_fork():
-        yield None
+        with ThreadPoolExecutor(count) as threads:
+            yield threads
         return
+    others = set(active_children())
     with ProcessPoolExecutor(count, mp_context=get_context("fork"), initializer=_initialize) as processes:
         processes.submit(os.getpid)  # the first call is when they are forked
         try:
             yield processes
-        finally:
-            processes.shutdown(cancel_futures=True)
-
-
-def run_apart(do: Callable[..., None], *arguments: object) -> None:
-    """Calls a function in a forked process, which leaves none of its imports and threads here.
-
-    It ends when the call does, or with this process. Where forking isn't safe any more, the call is made right here.
-
-    Raises:
-        BrokenProcessPool: the process died.
-        Exception: of the call, with its traceback as a note.
-    """
-    if not _can_fork():
-        do(*arguments)
-        return
-    process, ours = _start(_call, do, arguments)
-    try:
-        _, error = ours.recv()
-    except EOFError:
-        raise BrokenProcessPool("a process was killed") from None
-    except BaseException:  # Ctrl-C, or what a signal's handler raises
-        _ask_to_end(process)
-        raise
-    finally:
-        process.kill()  # it has nothing left to do
-        process.join()
-        ours.close()
-    if error:
-        raise error
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()
+            raise
 
 
 def map_in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:
@@ -127,7 +101,7 @@ class _Worker:
 
     def map(self, do: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
         """Maps in the child; raises what ``do`` raises, and _ChildDiedError if the child dies or lacks memory."""
-        process, connection = self._child = self._child or _start(_work, daemon=True)
+        process, connection = self._child = self._child or _start_child()
         try:
             connection.send((do, items))
             results, error = connection.recv()
@@ -148,49 +122,13 @@ def _can_fork() -> bool:
     return is_alone and not current_process().daemon  # which may start none, as those of multiprocessing.Pool
 
 
-def _ask_to_end(process: ForkProcess) -> None:
-    """Sends SIGTERM until it ends, or for ten seconds.
-
-    Python overlooks a signal that comes as its main thread falls asleep, or that another thread gets, until there is a
-    next one.
-    """
-    for _ in range(_TENTHS_TO_TIDY):
-        process.terminate()
-        process.join(0.1)
-        if not process.is_alive():
-            return
-
-
-def _interrupt_once(*_: object) -> None:
-    """Raises KeyboardInterrupt, and ignores what follows: a terminal and the parent may both send a signal."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _call(connection: Connection, parents: Connection, do: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    """Calls a function, and sends that it has ended, or its error."""
-    parents.close()
-    end_with_parent()
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt_once)
-    try:
-        do(*arguments)
-    except KeyboardInterrupt:
-        return  # which the parent knows
-    except Exception as error:
-        _send_error(connection, error)
-    else:
-        connection.send(([], None))
-
-
 _worker: _Worker | None = None  # in a worker process
 
 
-def _start(target: Callable[..., None], *arguments: object, daemon: bool = False) -> tuple[ForkProcess, Connection]:
-    """Forks a process that gets its end of a pipe, this one's end, which it is to close, and the arguments."""
+def _start_child() -> tuple[ForkProcess, Connection]:
+    """Forks a process that does what comes through the pipe of which this one has the other end."""
     ours, theirs = Pipe()
-    process = get_context("fork").Process(target=target, args=(theirs, ours, *arguments), daemon=daemon)
+    process = get_context("fork").Process(target=_work, args=(theirs, ours), daemon=True)
     process.start()
     theirs.close()  # so that the child's end is closed when the child dies
     return process, ours

@@ -1,12 +1,11 @@
 """``imagepipe ingest``: from a source of labelled images to a dataset, or to a larger one."""
 
-import contextlib
 import dataclasses
-import functools
 import os
-import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import get_args
 
@@ -19,15 +18,14 @@ from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.images import MAX_PIXELS
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
-from imagepipe.base.process import import_quickly
 from imagepipe.base.signals import end_on_signals
 from imagepipe.base.splits import EVAL, TRAIN, Draw, Layout, plan_draw
-from imagepipe.base.workers import fork, run_apart
-from imagepipe.ingest import commit, dataset
+from imagepipe.base.workers import fork
+from imagepipe.ingest import commit, dataset, steps
 from imagepipe.ingest.dataset import Compression, Dataset, Options
 from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.outcomes import IngestResult, apply_outcomes
-from imagepipe.ingest.records import hash_rows, read_batches
+from imagepipe.ingest.policy import Cell
 from imagepipe.ingest.rows import Spool, spool_rows
 from imagepipe.ingest.sources import find_reader
 
@@ -35,21 +33,6 @@ DEFAULT_SPLITS = {"train": 80, "eval": 10, "test": 10}
 
 _ROWS_IN_BUCKET = 500
 _MAX_BUCKETS = 4096  # a billion rows make buckets of some 100 MB
-
-# Beam asks IPython, with its modules and again when steps are added to a pipeline, whether it runs in a notebook, and
-# has converters for pandas and sources for MongoDB. Ingest uses none, and they cost 0.7, 0.2 and 0.1 s of 2.4 s here.
-# Clients of stores and of Google's services cost 0.2 s more, and with worker processes all of Beam's work is local.
-_UNUSED_BY_BEAM = ("IPython", "pandas", "bson", "pymongo")
-_UNUSED_LOCALLY = (
-    "apache_beam.io.gcp",
-    "google.cloud",
-    "google.auth",
-    "apitools",
-    "azure",
-    "boto3",
-    "requests",
-    "pyarrow",
-)
 
 
 def ingest(
@@ -95,9 +78,10 @@ def ingest(
         max_side: longest side in pixels that larger images are shrunk to, 1 or more; None keeps every size.
         max_pixels: limit on width x height, 1 or more, by default 100 million; larger images are quarantined.
         compress: ``gzip`` or None; JPEG hardly shrinks.
-        workers: processes that read and decode here, or threads in each remote worker, 1 or more; by default one per
-            core of this machine.
-        beam_args: Beam pipeline options, such as ``--runner=DataflowRunner``; by default Beam runs in this process.
+        workers: processes that read and decode here, or threads in each of Beam's workers, 1 or more; by default one
+            per core of this machine.
+        beam_args: Beam pipeline options, such as ``--runner=DataflowRunner``; without any, the work is done here, and
+            without Beam.
 
     Returns:
         Number of records by what became of them.
@@ -144,11 +128,9 @@ def ingest(
             current = dataset.remember(current, source, read_as, {split for _, split in spool.given})
             draw = plan_draw(options.splits, current.given)
             listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source), sync)
-            is_local = not (beam_args or filesystem.is_uri(source) or filesystem.is_uri(out))
+            count = workers or joblib.cpu_count()
             try:
-                count = workers or joblib.cpu_count()
-                run = functools.partial(run_apart, _run_steps) if is_local else _run_steps
-                run(out, staging, current, spool, draw, listing, is_local, count, beam_args)
+                _run_steps(out, staging, current, spool, draw, listing, count, beam_args)
             except BrokenProcessPool as error:
                 raise IngestError(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
@@ -212,27 +194,23 @@ def _run_steps(
     spool: Spool,
     draw: Draw,
     listing: Listing,
-    is_local: bool,
     count: int,
     beam_args: Sequence[str],
 ) -> None:
-    """Runs Beam on the rows, with ``count`` workers: processes if it runs here and all files are here, else threads."""
+    """Takes the steps here, with ``count`` workers: processes if all files are here, else threads; or on Beam."""
     decode = not dataset.records  # else most files may be in the dataset, and need not be decoded again
-    # The full disk is named here, as an error from another process comes without those behind it.
-    with name_full_disk(out), fork(count) if is_local else contextlib.nullcontext() as processes:
-        hashed = {}
-        if processes:
-            sys.modules.pop("google.cloud", None)  # loaded as Python starts, if it is a namespace; nobody else is here
-            # Beam takes longer to import and to start than the rest of a small ingest: work on the first rows now.
-            first = spool.files[0]
-            hashing = functools.partial(hash_rows, dataset.options, decode)
-            hashed[first] = [processes.submit(hashing, batch) for batch in read_batches(first)]
-        with import_quickly("apache_beam", *_UNUSED_BY_BEAM, *(_UNUSED_LOCALLY if processes else ())):
-            from imagepipe.ingest import steps
+    buckets = min(_MAX_BUCKETS, 1 + (spool.rows + dataset.records) // _ROWS_IN_BUCKET)
+    present = {key: Cell(images) for key, images in dataset.count_images().items()}
+    plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, decode, draw, listing, present)
+    index = [path for path, _ in filesystem.walk(f"{out}/index")]
+    is_local = not (filesystem.is_uri(listing.source) or filesystem.is_uri(out))
+    with warnings.catch_warnings():
+        # Pillow warns of broken metadata in good images, one line per image.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        if beam_args:
+            from imagepipe.ingest import beam_pipeline  # not above: Beam takes long to import
 
-        buckets = min(_MAX_BUCKETS, 1 + (spool.rows + dataset.records) // _ROWS_IN_BUCKET)
-        plan = steps.Plan(
-            staging, dataset.options, spool.features, buckets, count, decode, draw, listing, dataset.count_images()
-        )
-        index = [path for path, _ in filesystem.walk(f"{out}/index")]
-        steps.run(plan, spool.files, spool.rows, index, beam_args, processes, hashed)
+            beam_pipeline.run(plan, spool.files, spool.rows, index, beam_args)
+            return
+        with fork(count) if is_local else ThreadPoolExecutor(count) as pool:
+            steps.run(plan, spool.files, spool.rows, index, pool)

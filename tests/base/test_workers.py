@@ -76,56 +76,29 @@ with fork(1) as processes:
             print(f"{type(error).__name__}: {error}")
 """
 
-# Calls in a process apart, after each of which this one is as before and can fork again.
-APART = """
-import os, signal, sys, threading
-from imagepipe.base.workers import run_apart
-from tests.base.test_workers import Unpicklable
-
-def succeed():
-    import apache_beam
-    threading.Thread(target=threading.Event().wait).start()
-    print(os.getpid() != parent, flush=True)
-
-def fail(): raise ValueError("of the call")
-def fail_unpicklably(): raise Unpicklable("of the call")
-def die(): os.kill(os.getpid(), signal.SIGKILL)
-
-parent = os.getpid()
-for do in (succeed, fail, fail_unpicklably, die):
-    try:
-        run_apart(do)
-    except Exception as error:
-        notes = getattr(error, "__notes__", None)
-        print(f"{type(error).__name__}: {error}; its traceback names {do.__name__}:", notes and do.__name__ in notes[0])
-    assert "apache_beam" not in sys.modules and threading.active_count() == 1
-"""
-
-APART_FOR_LONG = """
-import os, time
-from imagepipe.base.workers import fork, run_apart
-
-def work():
-    try:
-        with fork(2) as processes:
-            print(os.getpid(), *{processes.submit(os.getpid).result() for _ in range(50)}, flush=True)
-            time.sleep(60)
-    finally:
-        print("tidied up", flush=True)
-
-run_apart(work)
+FORKED_FOR_LONG = """
+import os, signal, time
+from imagepipe.base.workers import fork
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in a shell's background ignores it
+try:
+    with fork(2) as processes:
+        for _ in range(9):
+            processes.submit(time.sleep, 60)
+        print(os.getpid(), *processes._processes, flush=True)
+        time.sleep(60)
+finally:
+    print("tidied up", flush=True)
 """
 
 
 # A worker of a pool, which multiprocessing lets start no process.
 IN_A_POOL = """
 from multiprocessing import Pool
-from imagepipe.base.workers import fork, run_apart
+from imagepipe.base.workers import fork
 
 def work(_):
-    run_apart(print, "called")
-    with fork(1) as processes:
-        return processes
+    with fork(1) as pool:
+        return type(pool).__name__
 
 with Pool(1) as pool:
     print(pool.map(work, range(2)))
@@ -171,41 +144,29 @@ def test_processes_end_when_their_parent_is_killed():
     assert end_soon(pids)
 
 
-def test_a_call_apart_leaves_nothing_here_and_its_errors_arrive():
-    result = subprocess.run([sys.executable, "-c", APART], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
-    assert result.stdout.splitlines() == [
-        "True",
-        "ValueError: of the call; its traceback names fail: True",
-        "RuntimeError: Unpicklable('of the call'); its traceback names fail_unpicklably: True",
-        "BrokenProcessPool: a process was killed; its traceback names die: None",
-    ]
-    assert result.stderr == ""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_call_apart_and_its_workers_end_with_the_process_that_made_it(number):
-    with start(APART_FOR_LONG) as process:
+def test_workers_end_soon_with_a_process_that_is_ended_whatever_they_are_at(number):
+    with start(FORKED_FOR_LONG) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert all(map(alive, pids))
         process.send_signal(number)
         if number == signal.SIGINT:
-            os.kill(pids[0], number)  # as a terminal does
             assert process.stdout.read() == "tidied up\n"
         process.wait(timeout=10)
     assert end_soon(pids)
 
 
-def test_nothing_is_forked_where_other_libraries_may_have_started_threads():
+def test_threads_work_where_other_libraries_may_have_started_some():
     import apache_beam  # noqa: F401
 
-    with workers.fork(2) as processes:
-        assert processes is None
+    with workers.fork(2) as pool:
+        assert pool.submit(os.getpid).result() == os.getpid()
 
 
-def test_nothing_is_forked_in_a_worker_of_a_pool():
+def test_threads_work_in_a_worker_of_a_pool():
     process = start(IN_A_POOL)
     output, _ = process.communicate(timeout=60)
-    assert "[None, None]" in output
+    assert "['ThreadPoolExecutor', 'ThreadPoolExecutor']" in output
 
 
 def test_a_file_that_kills_its_decoder_is_quarantined_and_nothing_else(tmp_path, put, crops, encode, photos, lines):

@@ -23,6 +23,14 @@ def put(tmp_path):
     return put
 
 
+@pytest.fixture
+def folders(put, crops, tmp_path):  # noqa: F811 (a fixture)
+    """A folder of 30 images in 3 classes, and the path of a dataset to make."""
+    for i, data in enumerate(crops(30)):
+        put(f"source/{'abc'[i % 3]}/{i:02}.jpg", data)
+    return tmp_path / "source", tmp_path / "out"
+
+
 @pytest.fixture(scope="session")
 def records():
     """Every record of a dataset, checked by ``load``: sha256 to (split, TensorFlow's tf.train.Example's features)."""

@@ -1,7 +1,6 @@
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagepipe.base import filesystem, progress
+from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.ingest import command as command_module
 from imagepipe.ingest import dataset, outcomes, policy, steps
@@ -24,14 +23,6 @@ from imagepipe.ingest.command import ingest
 from tests.photos import HEIC
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def folders(put, crops, tmp_path):
-    """A folder of 30 images in 3 classes, and the path of a dataset to make."""
-    for i, data in enumerate(crops(30)):
-        put(f"source/{'abc'[i % 3]}/{i:02}.jpg", data)
-    return tmp_path / "source", tmp_path / "out"
 
 
 def reasons(lines, out):
@@ -331,19 +322,6 @@ def test_gzip_shards_are_read_back_and_can_lose_a_record(folders, records):
     assert len(records(out)) == 29
 
 
-def test_progress_of_a_runner_outside_this_process_comes_from_its_metrics(folders, monkeypatch):
-    source, out = folders
-    (source / "a" / "bad.jpg").write_bytes(b"no image")
-    asked = []
-    shown = progress.show_progress
-    monkeypatch.setattr(progress, "show_progress", lambda *arguments: asked.extend(arguments) or shown(*arguments))
-    # It is taken for one that reports from elsewhere.
-    ingest(str(source), str(out), beam_args=["--runner=FnApiRunner"])
-    total, _, counts = asked
-    assert total == 31
-    assert counts() == {"read": 31, "checked and written": 31}
-
-
 def test_max_side_and_max_pixels_reach_the_images(folders, records, lines, photos):
     source, out = folders
     photos[0].save(source / "a" / "large.png")
@@ -527,17 +505,6 @@ def test_what_killed_attempts_left_is_neither_read_nor_kept(tmp_path, put, crops
     monkeypatch.setattr(command_module, "apply_outcomes", apply)
     assert ingest(tmp_path / "source", tmp_path / "out").new == 1
     assert not [path for path in (tmp_path / "out").rglob("*") if leftover in path.name]
-
-
-def test_beam_logs_as_it_did_after_an_ingest(put, crops, tmp_path, monkeypatch, caplog):
-    put("source/a/1.png", crops(1)[0])
-    logger = logging.getLogger("apache_beam.runners.common")
-    monkeypatch.setattr(steps, "build", lambda *_: logger.error("raised as well"))
-    with caplog.at_level(logging.INFO, logger=logger.name):
-        with pytest.raises(IngestError, match="don't add up"):
-            ingest(tmp_path / "source", tmp_path / "out")
-        assert logger.level == logging.INFO
-    assert "raised as well" not in caplog.text
 
 
 @pytest.mark.parametrize(("module", "name"), [(command_module, "_run_steps"), (outcomes, "encode")])
