@@ -101,7 +101,7 @@ def prepare(folder: Path, images: int) -> None:
 
     transform_and_input.prepare(folder, 10)
     bfloat16 = choose_precision("auto") == "mixed_bfloat16"
-    export_model(build_inception_v3(), folder / "transform", folder / "model", bfloat16)
+    export_model(build_inception_v3().served, folder / "transform", folder / "model", bfloat16)
     (folder / "images").mkdir()
     for number, jpeg in enumerate(make_photo_crops(images)):
         (folder / "images" / f"{number:05}.jpg").write_bytes(jpeg)

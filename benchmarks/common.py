@@ -55,11 +55,14 @@ def build_inception_v3() -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
             layer.moving_mean.assign(rng.normal(0, 0.1, layer.moving_mean.shape))
-    return network.model
+    return network
 
 
 def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = False) -> None:
-    """Exports an ``inception_v3`` as the Trainer does, to ``path``; the folder ``transform`` has Transform's output."""
+    """Exports the ``served`` of a network as the Trainer does, to ``path``.
+
+    The folder ``transform`` has Transform's output.
+    """
     import tensorflow_transform as tft
 
     from imagepipe.base.features import Features

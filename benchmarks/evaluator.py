@@ -76,7 +76,7 @@ def prepare(folder: Path, images: int) -> None:
         records = tf.io.gfile.glob(str(folder / transform_and_input.RECORDS / "*"))
         for record in tf.data.TFRecordDataset(records).as_numpy_iterator():
             writer.write(record)
-    export_model(build_inception_v3(), folder / "transform", folder / "model" / "Format-Serving")
+    export_model(build_inception_v3().served, folder / "transform", folder / "model" / "Format-Serving")
 
 
 def evaluate(folder: Path, side: str) -> None:

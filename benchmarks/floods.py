@@ -126,7 +126,7 @@ def prepare(folder: Path) -> None:
     from benchmarks import transform_and_input
 
     transform_and_input.prepare(folder, 10)
-    export_model(build_inception_v3(), folder / "transform", folder / "model", bfloat16=True)
+    export_model(build_inception_v3().served, folder / "transform", folder / "model", bfloat16=True)
 
 
 def measure(url: str, seconds: float) -> dict[str, Phase]:

@@ -35,7 +35,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--turns", type=int, default=9)
     arguments = parser.parse_args()
-    network = optimize_network(build_inception_v3(), bfloat16=False)
+    network = optimize_network(build_inception_v3().model, bfloat16=False)
     ask = tf.function(lambda pixels: network({"image": pixels})).get_concrete_function(
         tf.TensorSpec([None, *SIZE, 3], tf.uint8)
     )

@@ -139,12 +139,12 @@ def prepare(folder: Path) -> None:
     transform_and_input.prepare(folder, 10)
     network = build_inception_v3()
     for kind, name in OURS.items():
-        model = one_layer() if kind == ONE_LAYER else network
+        model = one_layer() if kind == ONE_LAYER else network.served
         export_model(model, folder / "transform", folder / name, bfloat16=kind == "bfloat16")
 
-    network.export(folder / "network", verbose=False)
+    network.model.export(folder / "network", verbose=False)
     module = tf.Module()
-    module.network = network
+    module.network = network.model
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="input")])
     def serve(input: Any) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def prepare(folder: Path) -> None:
             return tf.image.resize(tf.io.decode_jpeg(one, channels=3), SIZE)
 
         pixels = tf.map_fn(decode, input, fn_output_signature=tf.float32)
-        return {"classes": network({"image": tf.cast(pixels, tf.uint8)}, training=False)}
+        return {"classes": network.model({"image": tf.cast(pixels, tf.uint8)}, training=False)}
 
     module.serve = serve
     tf.saved_model.save(module, str(folder / "by hand"), signatures={"serving_default": serve})
@@ -163,7 +163,7 @@ def one_layer() -> Any:
 
     pixels = keras.Input((*SIZE, 3), dtype="uint8", name="image")
     means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    return keras.Model({"image": pixels}, keras.layers.Dense(10, "softmax")(means))
+    return keras.Model({"image": pixels}, {"logits": keras.layers.Dense(10)(means), "embedding": means})
 
 
 def graph(folder: Path, side: str, turns: int) -> Turns:

@@ -29,12 +29,15 @@ class Network(NamedTuple):
             fine-tuning unfreezes its layers.
         pooled: from images, uint8 ``[n, height, width, 3]``, to their averaged features, float32 ``[n, d]``.
         head: like ``model``, but its ``image`` is the output of ``pooled``: with a frozen base it can be trained alone.
+        served: like ``model``, but to ``logits``, its outputs before their activation, and ``embedding``, the output of
+            ``pooled``.
     """
 
     model: keras.Model
     base: keras.Model
     pooled: keras.Model
     head: keras.Model
+    served: keras.Model
 
 
 def build_network(
@@ -70,9 +73,10 @@ def build_network(
 
     head = _build_head(average.shape[-1], task, side, config)
     side_inputs = _make_side_inputs(side)
-    outputs = head({IMAGE: average, **side_inputs})
-    model = keras.Model({IMAGE: image, **side_inputs}, outputs, name="classifier")
-    return Network(model, base, keras.Model(image, average, name="pooled"), head)
+    model = keras.Model({IMAGE: image, **side_inputs}, head({IMAGE: average, **side_inputs}), name="classifier")
+    logits = keras.Model(head.input, head.get_layer("logits").output)({IMAGE: average, **side_inputs})
+    served = keras.Model(model.input, {"logits": logits, "embedding": average}, name="served")
+    return Network(model, base, keras.Model(image, average, name="pooled"), head, served)
 
 
 def _build_base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
@@ -138,7 +142,8 @@ def _build_head(features: int, task: Task, side: Mapping[str, int | None], confi
     hidden = keras.layers.Dense(config.head_units, activation="relu", name="hidden")(joined)
     dropped = keras.layers.Dropout(config.dropout, name="dropout")(hidden)
     # float32 even if the rest computes in 16 bits: a softmax loses too much there.
-    outputs = keras.layers.Dense(task.outputs, activation=task.activation, dtype="float32", name="outputs")(dropped)
+    logits = keras.layers.Dense(task.outputs, dtype="float32", name="logits")(dropped)
+    outputs = keras.layers.Activation(task.activation, dtype="float32", name="outputs")(logits)
     return keras.Model({IMAGE: image, **side_inputs}, outputs, name="head")
 
 

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import choose_precision, set_up_process
+from trainer.export.answers import compute_classes
 from trainer.export.optimize import optimize_for_serving
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
@@ -155,7 +157,8 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     network.base.save_weights(folder / "base.weights.h5")
 
     serving = ServingConfig(**custom["serving"])
-    served, optimized = optimize_for_serving(network.model, data.task.name, data.validation, serving)
+    classes = partial(compute_classes, data.task.name)
+    served, optimized = optimize_for_serving(network.served, classes, data.task.name, data.validation, serving)
     (folder / OPTIMIZED).write_text(json.dumps(optimized) + "\n")
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
     save_model(

@@ -36,7 +36,7 @@ def compute_heat_maps(
     pool, head = network.get_layer("pool"), network.get_layer("head")
     if pool.input.shape[1:3] == (1, 1):
         return {}
-    last = head.get_layer("outputs")
+    last = head.get_layer("logits")
     compute_features = tf.function(keras.Model(network.inputs, pool.input))  # eagerly it takes four times as long
     compute_hidden = keras.Model(head.inputs, last.input)
     served_model = tf.saved_model.load(str(served))  # it owns what the signature uses

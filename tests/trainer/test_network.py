@@ -33,9 +33,15 @@ def test_side_features_and_pixels_give_a_probability_for_each_class(built):
 
 @pytest.mark.parametrize("task", [make_multilabel(3), make_regression("huber")])
 def test_a_task_gives_the_number_of_outputs_and_their_activation(task):
-    outputs = build_network(SIZE, task, {}, SCRATCH).model.get_layer("head").get_layer("outputs")
-    assert outputs.units == task.outputs
-    assert outputs.activation is keras.activations.get(task.activation)
+    head = build_network(SIZE, task, {}, SCRATCH).head
+    assert head.get_layer("logits").units == task.outputs
+    assert head.get_layer("outputs").activation is keras.activations.get(task.activation)
+
+
+def test_what_is_served_are_the_features_and_the_outputs_before_their_activation(built):
+    served = built.served(rows())
+    np.testing.assert_allclose(served["embedding"], built.pooled(rows()["image"]), rtol=1e-5)
+    np.testing.assert_allclose(keras.ops.softmax(served["logits"]), built.model(rows()), rtol=1e-5, atol=1e-6)
 
 
 def test_the_head_on_pooled_features_is_the_model_on_images(built):
@@ -52,7 +58,7 @@ def test_the_head_on_pooled_features_is_the_model_on_images(built):
 
 def test_training_the_head_alone_is_training_the_model(built):
     initial = built.model(rows()).numpy()
-    built.head.get_layer("outputs").bias.assign_add([1, 0, 0, 0])
+    built.head.get_layer("logits").bias.assign_add([1, 0, 0, 0])
     assert (built.model(rows()).numpy()[:, 0] > initial[:, 0]).all()
 
 
@@ -74,7 +80,7 @@ def test_the_hidden_layer_and_its_dropout_are_as_configured():
     head = build_network(SIZE, make_classification(4), {}, config).head
     assert head.get_layer("hidden").units == 7
     assert head.get_layer("dropout").rate == 0.5
-    assert [layer.name for layer in head.layers] == ["image", "hidden", "dropout", "outputs"]
+    assert [layer.name for layer in head.layers] == ["image", "hidden", "dropout", "logits", "outputs"]
 
 
 def test_outputs_and_pooled_features_are_float32_also_where_the_rest_computes_in_16_bits():

@@ -31,7 +31,7 @@ def network() -> keras.Model:
         norm.moving_variance.assign(np.linspace(0.3, 2, filters))
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Concatenate()([x, keras.layers.Reshape((1,))(weight)])
-    return keras.Model({IMAGE: image, "weight": weight}, keras.layers.Dense(3, activation="softmax")(x))
+    return keras.Model({IMAGE: image, "weight": weight}, {"logits": keras.layers.Dense(3)(x), "embedding": x})
 
 
 @pytest.fixture
@@ -59,10 +59,14 @@ def trace_graph(function) -> tuple[tf.Graph, list[str]]:
 
 @pytest.mark.parametrize(("precision", "within"), [("float32", 1e-6), ("bfloat16", 1e-2)])
 def test_its_outputs_are_those_of_the_network(network, evaluation, precision, within):
-    function, facts = optimize_for_serving(network, "classification", evaluation, ServingConfig(precision=precision))
+    function, facts = optimize_for_serving(
+        network, tf.nn.softmax, "classification", evaluation, ServingConfig(precision=precision)
+    )
     inputs = read_inputs(evaluation)
-    difference = np.abs(function(inputs) - network(inputs, training=False)).max()
-    assert difference < within
+    differences = tf.nest.map_structure(lambda a, b: np.abs(a - b).max(), function(inputs), network(inputs))
+    assert max(differences.values()) < within
+    probabilities = [tf.nn.softmax(f(inputs)["logits"]) for f in (function, network)]
+    difference = np.abs(probabilities[0] - probabilities[1]).max()
     assert facts["precision"] == precision
     assert facts["max_difference"] == pytest.approx(difference, abs=1e-6)
 
@@ -91,7 +95,7 @@ def test_weights_of_convolutions_are_stored_in_bfloat16(network):
     graph, _ = trace_graph(optimize.optimize_network(network, bfloat16=True))
     nodes = [node for inner in graph.as_graph_def().library.function for node in inner.node_def]
     assert {node.attr["T"].type for node in nodes if node.op == "Conv2D"} == {tf.bfloat16.as_datatype_enum}
-    assert {node.attr["T"].type for node in nodes if node.op in ("MatMul", "Softmax")} == {tf.float32.as_datatype_enum}
+    assert {node.attr["T"].type for node in nodes if node.op == "MatMul"} == {tf.float32.as_datatype_enum}
     to_bfloat16 = [n for n in nodes if n.op == "Cast" and n.attr["DstT"].type == tf.bfloat16.as_datatype_enum]
     assert [node.attr["SrcT"].type for node in to_bfloat16] == [tf.uint8.as_datatype_enum]  # which loses nothing
     kernels = [node for node in nodes if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 4]
@@ -111,13 +115,13 @@ def test_grouped_convolutions_which_keras_computes_in_functions_of_its_own_are_o
 @pytest.mark.parametrize(("policy", "precision"), [("mixed_bfloat16", "bfloat16"), ("float32", "float32")])
 def test_auto_computes_as_this_machine_is_faster(network, evaluation, monkeypatch, policy, precision):
     monkeypatch.setattr(optimize, "choose_precision", lambda _: policy)
-    _, facts = optimize_for_serving(network, "classification", evaluation, ServingConfig())
+    _, facts = optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, ServingConfig())
     assert facts["precision"] == precision
 
 
 def test_switched_off_the_network_itself_is_served(network, evaluation):
     config = ServingConfig.model_validate({"optimize": False})  # what YAML makes of off
-    assert optimize_for_serving(network, "classification", evaluation, config) == (
+    assert optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, config) == (
         network,
         {"precision": "float32", "max_difference": None},
     )
@@ -126,25 +130,31 @@ def test_switched_off_the_network_itself_is_served(network, evaluation):
 def test_a_graph_that_differs_too_much_is_not_exported(network, evaluation, monkeypatch):
     config = ServingConfig(precision="bfloat16", max_difference=1e-7)
     with pytest.raises(TrainingError, match=r"in bfloat16; serving.max_difference is 1e-07. Try .*precision: float32"):
-        optimize_for_serving(network, "classification", evaluation, config)
-    monkeypatch.setattr(optimize, "optimize_network", lambda *_: lambda features: features["weight"][:, None] * np.nan)
+        optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, config)
+    monkeypatch.setattr(
+        optimize, "optimize_network", lambda *_: lambda features: {"logits": features["weight"][:, None] * np.nan}
+    )
     with pytest.raises(TrainingError, match=r"up to inf in float32; .* Try serving.optimize: off"):
-        optimize_for_serving(network, "classification", evaluation, ServingConfig(precision="float32"))
+        optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, ServingConfig(precision="float32"))
 
 
 def test_auto_uses_float32_if_bfloat16_differs_too_much(network, evaluation, monkeypatch):
     monkeypatch.setattr(optimize, "choose_precision", lambda _: "mixed_bfloat16")
     config = ServingConfig(max_difference=1e-5)
-    _, facts = optimize_for_serving(network, "classification", evaluation, config)
+    _, facts = optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, config)
     assert facts["precision"] == "float32"
     with pytest.raises(
         TrainingError, match=r"by up to .* in bfloat16, by up to .* in float32; .* serving.optimize: off"
     ):
-        optimize_for_serving(network, "classification", evaluation, config.model_copy(update={"max_difference": 1e-12}))
+        optimize_for_serving(
+            network, tf.nn.softmax, "classification", evaluation, config.model_copy(update={"max_difference": 1e-12})
+        )
 
 
 def test_a_regression_differs_in_units_of_its_target(network, evaluation, monkeypatch):
-    monkeypatch.setattr(optimize, "optimize_network", lambda *_: lambda features: network(features) + 50)
+    monkeypatch.setattr(
+        optimize, "optimize_network", lambda *_: lambda features: {"logits": network(features)["logits"] + 50}
+    )
     evaluation.targets[: COUNT // 2] += 2000  # a standard deviation of 1,000
-    _, facts = optimize_for_serving(network, "regression", evaluation, ServingConfig())
+    _, facts = optimize_for_serving(network, tf.identity, "regression", evaluation, ServingConfig())
     assert facts["max_difference"] == pytest.approx(0.05, rel=1e-3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
+from scipy.special import logit
 
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TARGET, TRANSFORMED, Features
 from imagepipe.deploy.saved_model import read_labels, read_task
@@ -40,7 +41,7 @@ def network():
     joined = keras.layers.Concatenate()([pooled, *side])
     return keras.Model(
         {IMAGE: image, WEIGHT: weight, CAMERA: camera, NO_WEIGHT: no_weight},
-        keras.layers.Dense(3, activation="softmax")(joined),
+        {"logits": keras.layers.Dense(3)(joined), "embedding": pooled},
     )
 
 
@@ -64,7 +65,7 @@ def request(serialized: list[bytes], ids: list[str]) -> dict[str, tf.Tensor]:
 
 def test_signatures_are_those_of_the_contract(served):
     model, path = served
-    assert set(model.signatures) == {"serving_default", "tf_examples", "transform_features"}
+    assert set(model.signatures) == {"serving_default", "tf_examples", "transform_features", "embed"}
     for name in ("serving_default", "tf_examples"):
         outputs = model.signatures[name].structured_outputs
         assert {key: (spec.dtype.name, spec.shape.rank) for key, spec in outputs.items()} == {
@@ -96,7 +97,7 @@ def test_a_side_feature_may_be_called_like_a_layer_or_an_output(tmp_path):
     output = run_analysis(rows, spec, custom, tmp_path / "transform")
     config = TrainerConfig(weights="none", backbone="mobilenet_v3_small")
     side = {TRANSFORMED + name: 3 if name in features.categorical else None for name in features.side}
-    network = build_network(SIZE, make_classification(2), side, config).model
+    network = build_network(SIZE, make_classification(2), side, config).served
     save_model(network, output, features, "classification", {}, str(tmp_path / "model"))
     asked = {name: tf.constant([row[name] for row in rows]) for name in ("input", *features.side)}
     signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
@@ -128,7 +129,9 @@ def test_training_and_both_serving_signatures_see_the_same_pixels_and_answer_the
 
     assert np.array_equal(trained_on[IMAGE], seen[IMAGE])
     assert np.array_equal(by_examples["classes"], by_default["classes"])
-    assert np.array_equal(by_examples["classes"], tf.function(network)(trained_on))
+    assert np.array_equal(
+        by_examples["classes"], tf.function(lambda x: tf.nn.softmax(network(x)["logits"]))(trained_on)
+    )
 
 
 def test_a_number_is_missing_in_a_request_if_it_is_nan_as_in_an_example_without_it(served, analyzed):
@@ -181,23 +184,39 @@ def test_an_empty_batch_gets_an_empty_answer(served):
     assert model.signatures["tf_examples"](examples=tf.constant([], tf.string))["classes"].shape == (0, 3)
 
 
-def constant_network(outputs: list[float]) -> keras.Model:
-    """Returns a network with the same outputs for every image."""
+def test_the_embedding_is_that_of_the_network_and_needs_no_side_features(served, analyzed, network):
+    model, _ = served
+    taken = model.signatures["embed"].structured_input_signature[1]
+    assert set(taken) == {"input", "metadata"}
+    serialized = [s for i, s in enumerate(analyzed[2]) if i % 3][:5]
+    asked = request(serialized, [f"é-{i}" for i in range(5)])
+    answer = model.signatures["embed"](input=asked["input"], metadata=asked["metadata"])
+    assert set(answer) == {"embedding", "metadata"}
+    assert [m.decode() for m in answer["metadata"].numpy()] == [f"é-{i}" for i in range(5)]
+    transformed = model.signatures["transform_features"](examples=tf.constant(serialized))
+    inputs = {x.name: transformed[x.name] for x in network.inputs}
+    np.testing.assert_allclose(answer["embedding"], network(inputs)["embedding"], rtol=1e-5)
+
+
+def constant_network(logits: list[float]) -> keras.Model:
+    """Returns a network with the same logits for every image."""
     image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(image))
-    dense = keras.layers.Dense(len(outputs), bias_initializer=lambda shape, dtype: tf.constant(outputs, dtype))
-    return keras.Model({IMAGE: image}, dense(pooled))
+    dense = keras.layers.Dense(len(logits), bias_initializer=lambda shape, dtype: tf.constant(logits, dtype))
+    return keras.Model({IMAGE: image}, {"logits": dense(pooled), "embedding": pooled})
 
 
 def test_several_labels_are_assigned_at_their_thresholds_and_joined_in_order(analyzed_multilabel, tmp_path):
     output, serialized = analyzed_multilabel
     for name, probabilities, label in (
-        ("some", [0.5, 0.8, 0.25], b"a|c"),  # at the threshold is enough
+        ("some", [0.5, 0.8, 0.26], b"a|c"),  # at the threshold is enough
         ("none", [0.49, 0.8, 0.24], b""),
     ):
         path = str(tmp_path / name)
         thresholds = {"b": 0.9, "c": 0.25}
-        save_model(constant_network(probabilities), output, Features(), "multilabel", thresholds, path)
+        save_model(
+            constant_network([logit(p) for p in probabilities]), output, Features(), "multilabel", thresholds, path
+        )
         model = tf.saved_model.load(path)
         answer = model.signatures["tf_examples"](examples=tf.constant(serialized))
         assert answer["label"].numpy().tolist() == [label] * len(serialized)
@@ -285,9 +304,17 @@ def steep(analyzed, tmp_path_factory):
     side = {name: keras.Input((), name=name) for name in (WEIGHT, NO_WEIGHT)}
     side |= {CAMERA: keras.Input((), dtype="int64", name=CAMERA)}
     parts = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 127.5, -1)(image))
-    answer = keras.layers.Dense(3, "softmax", kernel_initializer="random_normal")(keras.layers.Flatten()(parts))
+    flat = keras.layers.Flatten()(parts)
+    logits = keras.layers.Dense(3, kernel_initializer="random_normal")(flat)
     path = str(tmp_path_factory.mktemp("steep") / "model")
-    save_model(keras.Model({IMAGE: image, **side}, answer), output, features, "classification", {}, path)
+    save_model(
+        keras.Model({IMAGE: image, **side}, {"logits": logits, "embedding": flat}),
+        output,
+        features,
+        "classification",
+        {},
+        path,
+    )
     return path
 
 

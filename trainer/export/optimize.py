@@ -22,7 +22,7 @@ from trainer.devices import choose_precision
 from trainer.export import rewrites
 from trainer.inputs import LoadedSplit, make_batches
 
-Function: TypeAlias = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+Function: TypeAlias = Callable[[dict[str, tf.Tensor]], Any]
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +30,17 @@ _BATCH = 32
 
 
 def optimize_for_serving(
-    model: keras.Model, task: TaskName, validation: LoadedSplit, config: ServingConfig
+    model: keras.Model,
+    compute_classes: Callable[[tf.Tensor], tf.Tensor],
+    task: TaskName,
+    validation: LoadedSplit,
+    config: ServingConfig,
 ) -> tuple[Function, dict[str, Any]]:
     """Returns the form of a network that is exported.
 
     Args:
-        model: the trained network, in float32.
+        model: the trained network, in float32; of its outputs, ``logits`` are compared.
+        compute_classes: from ``logits`` ``[n, k]`` to the task's outputs ``[n, k]``.
         task: gives the meaning of its outputs.
         validation: the images on which the outputs of network and optimized form are compared.
         config: how the network is optimized, and how much its outputs may change.
@@ -54,7 +59,7 @@ def optimize_for_serving(
     attempts = []
     for precision in _list_precisions(config):
         function = optimize_network(model, precision == "bfloat16")
-        difference = _measure_difference(model, function, validation) / unit
+        difference = _measure_difference(model, function, compute_classes, validation) / unit
         if difference <= config.max_difference:
             return function, {"precision": precision, "max_difference": difference}
         attempts.append(f"by up to {difference:.3g} in {precision}")
@@ -73,8 +78,13 @@ def _list_precisions(config: ServingConfig) -> list[str]:
     return ["bfloat16", "float32"] if choose_precision("auto") == "mixed_bfloat16" else ["float32"]
 
 
-def _measure_difference(model: keras.Model, function: Function, split: LoadedSplit) -> float:
-    functions = [tf.function(f, reduce_retracing=True) for f in (partial(model, training=False), function)]
+def _measure_difference(
+    model: keras.Model, function: Function, compute_classes: Callable[[tf.Tensor], tf.Tensor], split: LoadedSplit
+) -> float:
+    functions = [
+        tf.function(lambda features, f=f: compute_classes(f(features)["logits"]), reduce_retracing=True)
+        for f in (partial(model, training=False), function)
+    ]
     largest = 0.0
     for features, _ in make_batches(split, _BATCH).prefetch(2):
         expected, actual = (f(features).numpy() for f in functions)
@@ -89,23 +99,23 @@ def optimize_network(model: keras.Model, bfloat16: bool) -> Function:
     when the graph is loaded.
 
     Args:
-        model: from a dict of named inputs ``[n, …]`` to one output ``[n, k]``.
+        model: from a dict of named inputs ``[n, …]`` to one output, or a dict of them.
         bfloat16: whether convolutions and the operations between them are computed in bfloat16, the rest in float32.
 
     Returns:
-        A function of the same inputs, without variables, that can be saved in a SavedModel.
+        A function of the same inputs and outputs, without variables, that can be saved in a SavedModel.
     """
     specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
     traced = tf.function(lambda features: model(features, training=False)).get_concrete_function(specs)
     frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
-    names, (output,) = [x.name for x in frozen.inputs], [x.name for x in frozen.outputs]
+    names, outputs = [x.name for x in frozen.inputs], [x.name for x in frozen.outputs]
     graph = _rewrite(frozen, bfloat16)
     rewrites.rename_functions(graph, "_bfloat16" if bfloat16 else "_float32")
 
-    def import_graph(*tensors: tf.Tensor) -> tf.Tensor:
+    def import_graph(*tensors: tf.Tensor) -> Any:
         feeds = dict(zip(names, tensors, strict=True))
-        (result,) = tf.graph_util.import_graph_def(graph, input_map=feeds, return_elements=[output], name="")
-        return result
+        results = tf.graph_util.import_graph_def(graph, input_map=feeds, return_elements=outputs, name="")
+        return tf.nest.pack_sequence_as(traced.structured_outputs, results)
 
     ordered = sorted(specs)  # tf.function flattens a dict in this order
     wrapped = tf.compat.v1.wrap_function(import_graph, [specs[name] for name in ordered])

@@ -6,18 +6,15 @@ Signatures (n = batch, k = outputs):
   number that was missing in some training Examples is float, and NaN where it is missing)
   → ``classes`` float [n, k], ``label`` string [n], ``score`` float [n], ``metadata`` string [n].
 - ``tf_examples``: ``examples`` string [n], serialized Examples → the same.
+- ``embed``: ``input`` and ``metadata`` as above → ``embedding`` float [n, d], the backbone's averaged features, and
+  ``metadata``.
 - ``transform_features``: ``examples`` string [n] → the transformed features, target included (for the Evaluator).
 
 Beside the signatures are the two halves of ``serving_default`` as functions, for a server that decodes each request by
 itself and runs the network on many at once: ``preprocess``, from ``input`` and side features to transformed features,
 and ``answer``, from these to ``classes``, ``label`` and ``score``.
 
-By task:
-
-- classification: ``classes`` are probabilities that add up to 1, ``label`` the best class, ``score`` its probability.
-- multilabel: ``classes`` are independent probabilities, ``label`` the labels at or above their thresholds, joined by |
-  in the order of ``classes`` ('' if there are none), ``score`` the highest probability.
-- regression: ``classes`` [n, 1] and ``score`` are the value, ``label`` is its text.
+The answers by task: ``trainer.export.answers``.
 
 ``assets/labels`` has the names of the outputs in the order of ``classes``: the vocabulary of the transform graph; for
 regression the label feature. ``assets/task`` names the task.
@@ -30,15 +27,11 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from imagepipe.base.features import IMAGE, LABEL_SEPARATOR, LABELS_VOCABULARY, MISSING_FLAG, TRANSFORMED, Features
+from imagepipe.base.features import IMAGE, LABELS_VOCABULARY, MISSING_FLAG, TRANSFORMED, Features
 from imagepipe.base.labels import encode_names
 from imagepipe.base.names import TASK_ASSET, TaskName
-from trainer.config import list_thresholds
+from trainer.export.answers import Tensors, make_answers
 from transform.examples import FeatureSpec, Raw, load_graph, make_parser, read_output_names
-
-Tensors = dict[str, tf.Tensor]
-
-_DIGITS = 7  # precision of a float32
 
 
 class _Servable(tf.Module):
@@ -46,15 +39,15 @@ class _Servable(tf.Module):
 
     def __init__(
         self,
-        model: Callable[[Tensors], tf.Tensor],
+        network: Callable[[Tensors], Tensors],
+        answers: Callable[[Tensors], Tensors],
         transform_output: tft.TFTransformOutput,
         features: Features,
-        label: Callable[[tf.Tensor], tf.Tensor],
         assets: list[str],
     ):
         super().__init__()
-        self._model = model
-        self._label = label
+        self._network = network
+        self._answers = answers
         self._assets = [tf.saved_model.Asset(path) for path in assets]
         self._transform_owner, self._transform = load_graph(transform_output)
         self._features = features
@@ -75,6 +68,9 @@ class _Servable(tf.Module):
                 **self._make_request_spec(), metadata=metadata
             ),
             "tf_examples": tf.function(self._serve_examples).get_concrete_function(examples),
+            "embed": tf.function(self._embed).get_concrete_function(
+                input=tf.TensorSpec([None], tf.string, name="input"), metadata=metadata
+            ),
             "transform_features": tf.function(self._transform_examples).get_concrete_function(examples),
         }
 
@@ -93,6 +89,16 @@ class _Servable(tf.Module):
         metadata = tf.io.parse_example(examples, metadata_spec)[self._features.metadata]
         return self._answer(**self._transform_inputs(self._parse(examples))) | {"metadata": tf.identity(metadata)}
 
+    def _embed(self, input: tf.Tensor, metadata: tf.Tensor) -> Tensors:
+        image = self._transform({self._features.input: input})[IMAGE]
+        # The embedding depends on the image alone; the network's graph has its side features all the same.
+        blank = {
+            name: tf.zeros(tf.shape(metadata), x.dtype)
+            for name, x in self.preprocess.structured_outputs.items()
+            if name != IMAGE
+        }
+        return {"embedding": self._network({IMAGE: image, **blank})["embedding"], "metadata": tf.identity(metadata)}
+
     def _transform_examples(self, examples: tf.Tensor) -> Tensors:
         return self._transform(self._parse_with_label(examples))
 
@@ -106,8 +112,7 @@ class _Servable(tf.Module):
         return {name: transformed[name] for name in (IMAGE, *(TRANSFORMED + x for x in self._features.side), *flags)}
 
     def _answer(self, **inputs: tf.Tensor) -> Tensors:
-        classes = self._model(inputs)
-        return {"classes": classes, "label": self._label(classes), "score": tf.reduce_max(classes, axis=-1)}
+        return self._answers(self._network(inputs))
 
 
 def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) -> tf.Tensor | tf.SparseTensor:
@@ -122,37 +127,8 @@ def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFea
     return tf.reshape(x, [-1, *spec.shape])
 
 
-def _make_label_function(
-    task: TaskName, output_names: list[str], label_thresholds: Mapping[str, float]
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function from a model's outputs, float ``[n, k]``, to ``label``, string ``[n]``.
-
-    Args:
-        task: gives the meaning of the outputs.
-        output_names: names of the outputs.
-        label_thresholds: decision threshold per label of a multilabel task (default 0.5).
-
-    Raises:
-        ValueError: if ``label_thresholds`` names a label that is not among ``output_names``.
-    """
-    thresholds = list_thresholds(output_names, label_thresholds)
-
-    def pick_best(probabilities: tf.Tensor) -> tf.Tensor:
-        return tf.gather(tf.constant(output_names), tf.argmax(probabilities, axis=-1))
-
-    def join_labels(probabilities: tf.Tensor) -> tf.Tensor:
-        indices = tf.where(probabilities >= tf.constant(thresholds))  # [m, 2]: row and label, in order
-        labels = tf.gather(tf.constant(output_names), indices[:, 1])
-        return tf.strings.unsorted_segment_join(labels, indices[:, 0], tf.shape(probabilities)[0], LABEL_SEPARATOR)
-
-    def format_value(values: tf.Tensor) -> tf.Tensor:
-        return tf.strings.as_string(values[:, 0], precision=_DIGITS, shortest=True)
-
-    return {"classification": pick_best, "multilabel": join_labels, "regression": format_value}[task]
-
-
 def save_model(
-    model: Callable[[Tensors], tf.Tensor],
+    network: Callable[[Tensors], Tensors],
     transform_output: tft.TFTransformOutput,
     features: Features,
     task: TaskName,
@@ -162,7 +138,7 @@ def save_model(
     """Writes the SavedModel.
 
     Args:
-        model: from a dict of ``image`` and side features to the task's outputs ``[n, k]``, see ``trainer.network`` and
+        network: from a dict of ``image`` and side features to ``logits`` and ``embedding``, see ``trainer.network`` and
             ``trainer.export.optimize``.
         transform_output: output of the Transform component.
         features: names of the features in an Example.
@@ -180,6 +156,6 @@ def save_model(
     with tempfile.TemporaryDirectory() as folder:
         for name, content in assets.items():
             (Path(folder) / name).write_bytes(content)
-        label = _make_label_function(task, output_names, label_thresholds)
-        servable = _Servable(model, transform_output, features, label, [f"{folder}/{name}" for name in assets])
+        answers = make_answers(task, output_names, label_thresholds)
+        servable = _Servable(network, answers, transform_output, features, [f"{folder}/{name}" for name in assets])
         tf.saved_model.save(servable, path, signatures=servable.make_signatures())

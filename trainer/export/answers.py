@@ -1,0 +1,78 @@
+"""Answers of an exported model: from the network's logits to classes, label and score.
+
+By task:
+
+- classification: ``classes`` are probabilities that add up to 1, ``label`` the best class, ``score`` its probability.
+- multilabel: ``classes`` are independent probabilities, ``label`` the labels at or above their thresholds, joined by |
+  in the order of ``classes`` ('' if there are none), ``score`` the highest probability.
+- regression: ``classes`` [n, 1] and ``score`` are the value, ``label`` is its text.
+"""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.names import TaskName
+from trainer.config import list_thresholds
+
+Tensors = dict[str, tf.Tensor]
+
+_DIGITS = 7  # precision of a float32
+_ACTIVATIONS = {"classification": tf.nn.softmax, "multilabel": tf.sigmoid, "regression": tf.identity}
+
+
+def compute_classes(task: TaskName, logits: tf.Tensor) -> tf.Tensor:
+    """Returns ``classes``, float32 ``[n, k]``, of logits float32 ``[n, k]``."""
+    return _ACTIVATIONS[task](logits)
+
+
+def make_answers(
+    task: TaskName, output_names: list[str], label_thresholds: Mapping[str, float]
+) -> Callable[[Tensors], Tensors]:
+    """Returns the function from a network's ``logits`` and ``embedding`` to ``classes``, ``label`` and ``score``.
+
+    Args:
+        task: gives the meaning of the outputs.
+        output_names: names of the outputs.
+        label_thresholds: decision threshold per label of a multilabel task (default 0.5).
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label that is not among ``output_names``.
+    """
+    choose_label = _make_label_function(task, output_names, label_thresholds)
+
+    def answer(outputs: Tensors) -> Tensors:
+        classes = compute_classes(task, outputs["logits"])
+        return {"classes": classes, "label": choose_label(classes), "score": tf.reduce_max(classes, axis=-1)}
+
+    return answer
+
+
+def _make_label_function(
+    task: TaskName, output_names: list[str], label_thresholds: Mapping[str, float]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from a model's outputs, float ``[n, k]``, to ``label``, string ``[n]``.
+
+    Args:
+        task: gives the meaning of the outputs.
+        output_names: names of the outputs.
+        label_thresholds: decision threshold per label of a multilabel task (default 0.5).
+
+    Raises:
+        ValueError: if ``label_thresholds`` names a label that is not among ``output_names``.
+    """
+    thresholds = list_thresholds(output_names, label_thresholds)
+
+    def pick_best(probabilities: tf.Tensor) -> tf.Tensor:
+        return tf.gather(tf.constant(output_names), tf.argmax(probabilities, axis=-1))
+
+    def join_labels(probabilities: tf.Tensor) -> tf.Tensor:
+        indices = tf.where(probabilities >= tf.constant(thresholds))  # [m, 2]: row and label, in order
+        labels = tf.gather(tf.constant(output_names), indices[:, 1])
+        return tf.strings.unsorted_segment_join(labels, indices[:, 0], tf.shape(probabilities)[0], LABEL_SEPARATOR)
+
+    def format_value(values: tf.Tensor) -> tf.Tensor:
+        return tf.strings.as_string(values[:, 0], precision=_DIGITS, shortest=True)
+
+    return {"classification": pick_best, "multilabel": join_labels, "regression": format_value}[task]
