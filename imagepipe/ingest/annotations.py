@@ -86,16 +86,17 @@ def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, pass
     finder = _Finder(path)
     for number, (image, file) in enumerate(images, start=1):
         categories = sorted(annotated.get(image, ()), key=str) if image is not None else []
+        candidates = finder.list_places(file)
         if image is None or image in shared:
             reason = "image without an id" if image is None else f"its id is that of other images too: {image!r}"
-            yield reject(f"{path}/{file}" if file else path, number, reason)
+            yield reject(_locate(finder, candidates), number, reason)
         elif odd := [category for category in categories if len(names.get(category, ())) != 1]:
             named = " or ".join(sorted(names.get(odd[0], ())))
             what = f"has several names: {odd[0]!r} is {named}" if named else f"has no name in the file: {odd[0]!r}"
-            yield reject(f"{path}/{file}", number, f"its category {what}")
+            yield reject(_locate(finder, candidates), number, f"its category {what}")
         else:
             labels = sorted({name for category in categories for name in names[category]})
-            yield _make_row(finder, number, file, finder.list_places(file), labels, task)
+            yield _make_row(finder, number, file, candidates, labels, task)
 
 
 def _read_id(item: dict[str, Any], key: str) -> _Id | None:
@@ -120,7 +121,7 @@ def _read_tasks(
             continue
         if len(answers) > 1:
             listed = "; ".join("|".join(answer) for answer in sorted(answers))
-            yield reject(finder.find(candidates) or path, number, f"annotators disagree: {listed[:200]}")
+            yield reject(_locate(finder, candidates), number, f"annotators disagree: {listed[:200]}")
             continue
         yield _make_row(finder, number, image, candidates, list(next(iter(answers), ())), task)
 
@@ -202,6 +203,11 @@ def _is_file(path: str) -> bool:
     with contextlib.suppress(OSError):  # a name of thousands of characters, a folder that isn't ours to read
         return filesystem.size(path) is not None
     return False
+
+
+def _locate(finder: _Finder, candidates: list[str]) -> str:
+    """Returns the path of an image that can't be used, or of the export where it has none."""
+    return (finder.find(candidates) if candidates[0] else None) or finder.path
 
 
 def _make_row(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.folders import explain_passing_over
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
@@ -25,6 +26,7 @@ from imagepipe.ingest.rows import Row, compile_group, make_folder_row, make_row,
 from imagepipe.ingest.webdataset import are_samples, find_split, read_samples
 
 _BY_NAMES, _BY_FOLDERS = Layout(given_by="The files' names"), Layout(given_by="Folders")
+_UNNAMED = "among the images of an export, which does not name them"
 _MAX_DEPTH = 8  # of folders above an image that may be splits or classes
 _MAX_NAMES, _NAME_COST = 2**27, 100  # bytes of the folders' names of an archive, in memory; and of what holds each
 
@@ -80,9 +82,12 @@ def read_containers(source: str, paths: Sequence[str], reading: Reading) -> tupl
     if reading.split_folders and not splits and not all(map(is_archive, paths)):
         raise IngestError(f"{source}: neither folders nor the files' names are splits: leave out --splits folders.")
     archives = _name_classes([_open_archive(file, reading) for file in files if is_archive(file.path)])
+    tables = [file for file in files if file.path.lower().endswith(".parquet")]
+    exports = [file for file in files if not is_archive(file.path) and file not in tables]
     rows = [
         *(_make_rows(archive, reading) for archive in archives),
-        *(_read_file(file, reading) for file in files if not is_archive(file.path)),
+        *(read_images(*file, reading.task, reading.staging, reading.group) for file in tables),
+        _read_exports(exports, reading),
     ]
     if archives and len(files) == 1:
         layout = archives[0].layout
@@ -107,12 +112,23 @@ def read_splits(names: Sequence[str]) -> dict[str, str]:
     return {name: word for name in names for word in (starts[name], folders[name]) if word in NAMES}
 
 
-def _read_file(file: _File, reading: Reading) -> Iterator[Row]:
-    if file.path.lower().endswith(".json"):
+def _read_exports(files: Sequence[_File], reading: Reading) -> Iterator[Row]:
+    """Reads exports of annotations, and counts the files that lie among their images and that none of them names."""
+    exports = {file.path for file in files}
+    named, folders = set(), set()
+    for file in files:
         if reading.group is not None:
             raise IngestError(f"{file.path}: exports of annotations have no groups: leave out --group.")
-        return read_annotations(file.path, reading.task, reading.passed_over, file.start, file.split)
-    return read_images(file.path, file.start, file.split, reading.task, reading.staging, reading.group)
+        for row in read_annotations(file.path, reading.task, reading.passed_over, file.start, file.split):
+            named.add(hash(row["path"]))  # which takes a third of the path's memory
+            folders.add(row["path"].rpartition("/")[0])
+            yield row
+    for folder in folders:
+        names = set(filesystem.list_folder(folder)).difference(filesystem.list_subfolders(folder))
+        paths = {f"{folder}/{name}" for name in names} - exports
+        unnamed = [path for path in paths if hash(path) not in named]
+        if len(unnamed) < len(paths):  # else no image is there, and all may be of something else
+            reading.passed_over.update(explain_passing_over(path.rpartition("/")[2]) or _UNNAMED for path in unnamed)
 
 
 # --- archives

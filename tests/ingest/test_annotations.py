@@ -48,7 +48,7 @@ def test_coco_names_an_image_and_its_category(read, put):
         ("a.jpg", ["cat"]),
         ("images/b.jpg", ["dog"]),
         ("images/c.jpg", "several classes: cat, dog (--task multilabel takes them)"),
-        ("labels.json/d.jpg", "its category has no name in the file: 9"),
+        ("images/d.jpg", "its category has no name in the file: 9"),
         ("images/e.jpg", "missing label"),
     ]
     assert read.passed_over == {"annotated images that are not listed": 1}
@@ -78,16 +78,16 @@ def test_repeated_and_missing_ids_of_coco_cost_their_rows_and_are_counted(read):
         "categories": [*CATEGORIES, {"id": 8, "name": "cat"}, {"id": 8, "name": "cow"}, {"id": 6}],
     }
     assert read("set/labels.json", content) == [
-        ("labels.json/a.jpg", "its id is that of other images too: 1"),
-        ("labels.json/b.jpg", "its category has several names: 8 is cat or cow"),
-        ("labels.json/c.jpg", "its id is that of other images too: 1"),
+        ("a.jpg", "its id is that of other images too: 1"),
+        ("b.jpg", "its category has several names: 8 is cat or cow"),
+        ("c.jpg", "its id is that of other images too: 1"),
         ("d.jpg", ["dog"]),
         ("d.jpg", ["dog"]),
-        ("labels.json/e.jpg", "image without an id"),
+        ("e.jpg", "image without an id"),
         ("labels.json", "image without an id"),
         ("f.jpg", ["cat"]),
         ("labels.json", "no name of the image"),
-        ("labels.json/h.jpg", "its category has no name in the file: 6"),
+        ("h.jpg", "its category has no name in the file: 6"),
     ]
     assert read.passed_over == {"annotations without an image or a category": 3}
     content |= {"categories": [*CATEGORIES, {"id": 9, "name": "dog"}], "annotations": annotate((4, 7), (4, 9))}

@@ -481,6 +481,7 @@ def test_exports_of_annotations_name_images_beside_them(put, labelled, read, lin
     for number, (path, data) in enumerate(labelled.items()):
         label, _, name = path.partition("/")
         put(f"set/photos/{name}", data)
+        put(f"set/photos/not {name}", data)
         result = [{"type": "choices", "value": {"choices": [label]}}]
         image = f"/data/local-files/?d=project/photos/{name}"
         tasks.append({"data": {"image": image}, "annotations": [{"result": result}]})
@@ -489,9 +490,11 @@ def test_exports_of_annotations_name_images_beside_them(put, labelled, read, lin
     tasks.append({"data": {"image": "/data/local-files/?d=../../etc/passwd"}, "annotations": tasks[0]["annotations"]})
     categories = [{"id": 0, "name": "roses"}, {"id": 1, "name": "daisy"}]
     studio = put("set/tasks.json", json.dumps(tasks).encode())
+    put("set/photos/.hidden.jpg", b"")
     coco = {"images": images, "annotations": annotations, "categories": categories}
     result, written = read(studio)
     assert (result.read, result.new, result.quarantined) == (9, 8, 1)
+    assert result.passed_over == {"among the images of an export, which does not name them": 8, "hidden": 1}
     assert {data: label for (label,), _, data in written.values()} == {
         data: path.partition("/")[0] for path, data in labelled.items()
     }
