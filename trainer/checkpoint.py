@@ -38,6 +38,7 @@ class Progress(BaseModel):
         step: finished steps of the epoch after those; all of them if only the evaluation is missing.
         seconds: duration of these steps.
         waiting: seconds of it in which no batch was ready.
+        improved: number of the phase's epoch, from 1, that was last better than by chance; 0 before the first.
         history: one row per finished epoch of all phases, see ``trainer.schedule``.
     """
 
@@ -48,6 +49,7 @@ class Progress(BaseModel):
     step: NonNegativeInt = 0
     seconds: NonNegativeFloat = 0.0
     waiting: NonNegativeFloat = 0.0
+    improved: NonNegativeInt = 0
     history: list[dict[str, Any]] = []
 
 
@@ -160,7 +162,7 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
     return State(stored_identity, progress, arrays)
 
 
-def check_shapes(arrays: Arrays, variables: Mapping[str, Sequence[keras.Variable]]) -> None:
+def check_shapes(arrays: Arrays, variables: Mapping[str, Sequence[keras.Variable | np.ndarray]]) -> None:
     """Checks that all groups of arrays can be assigned to the variables of the same names, before any of them is.
 
     Raises:

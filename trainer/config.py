@@ -162,7 +162,9 @@ class TrainerConfig(BaseModel):
         "epoch, when to stop, and a search's best trial.",
     )
     patience: Annotated[int, Field(ge=1)] = Field(
-        5, description="Epochs without a better validation loss after which a phase stops early."
+        5,
+        description="Epochs after which a phase stops early if the validation loss has not become better by more than "
+        "chance gives: the standard error of the images' differences.",
     )
     precision: Precision = Field(
         "auto",

@@ -7,8 +7,8 @@ position in the shuffled data nor the metrics of the epoch so far.
 
 import logging
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
-from imagepipe.base.full_disk import measure_full_disk
 from imagepipe.base.signals import hold_signals
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import (
@@ -36,8 +35,9 @@ from trainer.checkpoint import (
 )
 from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.devices import divide_epoch
-from trainer.inputs import ArrayFile, LoadedSplit, Tensors, make_batches, read_batches, shuffle_epochs
-from trainer.network import Network, get_last_frozen_layer, set_batch_norm_momentum, unfreeze_after
+from trainer.inputs import LoadedSplit, Tensors, make_batches, read_batches, shuffle_epochs
+from trainer.network import Network, set_batch_norm_momentum
+from trainer.phase import Phase
 from trainer.steps import (
     Batches,
     PassClock,
@@ -45,6 +45,7 @@ from trainer.steps import (
     RunningMetrics,
     check_finite,
     distribute_batches,
+    format_duration,
     make_eval_step,
     make_learning_rate,
     make_optimizer,
@@ -52,37 +53,13 @@ from trainer.steps import (
     run_pass,
 )
 from trainer.tasks import Task
+from trainer.transfer import list_transfer_phases
 from transform.examples import CORES
 
 _log = logging.getLogger("trainer")
 _PREFETCHED = 2  # batches
 
 History = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the schedule.
-
-    Attributes:
-        name: for people.
-        model: the model to train, from the splits' inputs to the task's outputs; its frozen layers are set.
-        variables: everything that training may change, including the random state of dropout.
-        train: the images to train on.
-        validation: the images to choose on.
-        augmented: whether the images of ``train`` are augmented.
-        epochs: maximum number of epochs.
-        learning_rate: the peak.
-    """
-
-    name: str
-    model: keras.Model
-    variables: list[keras.Variable]
-    train: LoadedSplit
-    validation: LoadedSplit
-    augmented: bool
-    epochs: int
-    learning_rate: float
 
 
 def run_schedule(
@@ -113,6 +90,9 @@ def run_schedule(
         class_weights: see ``steps.make_train_step``.
         on_epoch: called with the row of each epoch, including those of epochs before a kill.
 
+    A phase stops after its epochs, or after ``config.patience`` epochs none of which was better by more than chance,
+    see ``is_better``, than the last one that was.
+
     Returns:
         One row per epoch: ``epoch`` (from 1), ``phase``, ``loss`` and the task's metrics, the same prefixed with
         ``val_``, ``learning_rate``, ``images_per_second`` (of training alone), ``input_wait`` (share of that time).
@@ -142,8 +122,10 @@ def run_schedule(
                 for row in progress.history:
                     on_epoch(row)
             best = arrays.get("best") or copy_values(phase.variables)
+            (reference,) = arrays.get("reference") or [np.zeros(phase.validation.count, np.float32)]
             if not _is_over(progress, phase, config.patience):
                 training.trace_steps()
+            start, first = time.perf_counter(), progress.epoch
             while not _is_over(progress, phase, config.patience):
                 with hold_signals() as is_stopped:
                     try:
@@ -157,12 +139,20 @@ def run_schedule(
                         on_epoch(new_row)
                         progress.epoch += 1
                         progress.step, progress.seconds, progress.waiting = 0, 0.0, 0.0
-                    save_state(folder, State(identity, progress, training.collect_state(best)))
+                        if progress.epoch == 1 or is_better(training.losses, reference):
+                            progress.improved, reference = progress.epoch, training.losses
+                    save_state(folder, State(identity, progress, training.collect_state(best, reference)))
                     if new_row:  # last: once it is logged, a kill can't undo it
-                        _log.info("%s: %s", training.describe_epoch(progress.epoch), _format_row(new_row))
+                        seconds_per_epoch = (time.perf_counter() - start) / (progress.epoch - first)
+                        _log.info(
+                            "%s: %s; at most %s left in this phase",
+                            training.describe_epoch(progress.epoch),
+                            _format_row(new_row),
+                            format_duration(seconds_per_epoch * (phase.epochs - progress.epoch)),
+                        )
             # The next phase starts from the best weights, and the last phase's best weights are exported.
             assign_values(phase.variables, best)
-            progress.phase, progress.epoch, arrays = progress.phase + 1, 0, {}
+            progress.phase, progress.epoch, progress.improved, arrays = progress.phase + 1, 0, 0, {}
         return progress.history
 
     try:
@@ -175,55 +165,35 @@ def run_schedule(
 def _list_phases(
     network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig, folder: Path
 ) -> list[Callable[[], Phase]]:
-    """Returns functions that start each phase: they freeze the layers that the phase doesn't train."""
-    augmented = config.augmentation.is_on
-
-    def define_phase(name: str, learning_rate: float) -> Phase:
-        model = network.model
-        return Phase(name, model, model.variables, train, validation, augmented, config.epochs, learning_rate)
+    """Returns functions that start each phase."""
+    if config.weights != NO_WEIGHTS:
+        return list_transfer_phases(network, train, validation, config, folder)
 
     def start_all() -> Phase:
         set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
-        return define_phase("all", config.learning_rate)
+        model, augmented = network.model, config.augmentation.is_on
+        return Phase("all", model, model.variables, train, validation, augmented, config.epochs, config.learning_rate)
 
-    def start_head() -> Phase:
-        network.base.trainable = False
-        epochs, rate = config.head_epochs, config.learning_rate
-        if augmented:
-            return Phase("head", network.model, network.head.variables, train, validation, True, epochs, rate)
-        # Without augmentation the frozen base computes the same features in each epoch: once is enough.
-        cached = [
-            cache_backbone_features(network, split, config.batch_size, folder / name)
-            for name, split in (("train.features", train), ("validation.features", validation))
-        ]
-        return Phase("head", network.head, network.head.variables, cached[0], cached[1], False, epochs, rate)
-
-    def start_upper_blocks() -> Phase:
-        unfreeze_after(network.base, get_last_frozen_layer(config))
-        return define_phase("upper blocks", config.fine_tune_learning_rate)
-
-    return [start_all] if config.weights == NO_WEIGHTS else [start_head, start_upper_blocks]
+    return [start_all]
 
 
-def cache_backbone_features(network: Network, split: LoadedSplit, batch_size: int, path: Path) -> LoadedSplit:
-    """Returns a split with cached backbone features in place of its images; writes them to ``path``."""
-    forward = tf.function(lambda images: network.pooled(images, training=False), reduce_retracing=True)
-    features = ArrayFile(path, network.pooled.output_shape[1:], np.dtype(np.float32))
-    with (
-        measure_full_disk(path, "the cached backbone features", lambda: split.count * features.row_bytes),
-        path.open("wb") as file,
-    ):
-        # Not in the dataset's map, which runs on CPUs only.
-        for batch, _ in make_batches(split, batch_size).prefetch(_PREFETCHED):
-            file.write(forward(batch[IMAGE]).numpy().data)
-    return LoadedSplit(features, split.side, split.targets, split.task)
+def is_better(losses: np.ndarray, reference: np.ndarray) -> bool:
+    """Returns whether losses are lower than others by more than chance gives.
+
+    That is, by more than one standard error of the mean difference of the images, as in the rule by which a simpler
+    tree is preferred (Breiman et al. 1984, section 3.4.3). The difference is taken image by image: both epochs find the
+    same images hard, and so it varies far less than the losses do.
+
+    Args:
+        losses: of the validation images, float ``[n]``.
+        reference: likewise, of an earlier epoch.
+    """
+    gains = (reference - losses).astype(np.float64)
+    return bool(gains.mean() > gains.std() / np.sqrt(max(1, len(gains) - 1)))
 
 
 def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:
-    losses = [row["val_loss"] for row in progress.history[len(progress.history) - progress.epoch :]]
-    return progress.epoch >= phase.epochs or (
-        progress.epoch > 0 and len(losses) - 1 - losses.index(min(losses)) >= patience
-    )
+    return progress.epoch >= phase.epochs or progress.epoch - progress.improved >= patience
 
 
 def _format_row(row: dict[str, Any]) -> str:
@@ -280,9 +250,15 @@ class _PhaseTraining:
         for step in (self._train_step, self._eval_step):
             step.get_concrete_function()
 
-    def collect_state(self, best: list[np.ndarray]) -> Arrays:
-        """Returns everything that is needed to resume; ``best`` are the weights of the best epoch so far."""
-        return {name: copy_values(variables) for name, variables in self._list_variables().items()} | {"best": best}
+    def collect_state(self, best: list[np.ndarray], reference: np.ndarray) -> Arrays:
+        """Returns everything that is needed to resume.
+
+        Args:
+            best: the weights of the best epoch so far.
+            reference: the losses of the epoch that the next ones are compared with.
+        """
+        values = {name: copy_values(variables) for name, variables in self._list_variables().items()}
+        return values | {"best": best, "reference": [reference]}
 
     def restore(self, arrays: Arrays) -> None:
         """Restores a state, whole or not at all; does nothing if it is empty.
@@ -292,7 +268,8 @@ class _PhaseTraining:
         """
         if arrays:
             groups = self._list_variables()
-            check_shapes(arrays, groups | {"best": self._phase.variables})
+            reference = np.zeros(self._phase.validation.count, np.float32)
+            check_shapes(arrays, groups | {"best": self._phase.variables, "reference": [reference]})
             for name, variables in groups.items():
                 assign_values(variables, arrays[name])
 
@@ -356,7 +333,7 @@ class _PhaseTraining:
         return distribute_batches(self._strategy, batches.prefetch(_PREFETCHED))
 
     def _evaluate(self, is_stopped: Callable[[], bool]) -> dict[str, float] | None:
-        """Evaluates, with averaged weights if so configured, and keeps a copy of the weights.
+        """Evaluates, with averaged weights if so configured, and keeps a copy of the weights and the images' losses.
 
         Returns:
             The results; or None if it was stopped. All variables then have the values that they had before.
@@ -365,7 +342,9 @@ class _PhaseTraining:
         training_weights = copy_values(self._phase.model.trainable_variables) if self._config.ema else None
         self._optimizer.finalize_variable_values(self._phase.model.trainable_variables)
         self._metrics.reset()
-        for _ in run_pass(self._eval_step, iter(self._eval_batches), PassClock()):
+        results = []
+        for result in run_pass(self._eval_step, iter(self._eval_batches), PassClock()):
+            results += self._strategy.experimental_local_results(result)
             if is_stopped():
                 break
         self.evaluated_weights = copy_values(self._phase.variables)
@@ -374,6 +353,7 @@ class _PhaseTraining:
         if is_stopped():
             assign_values(self._metrics.variables, training_metrics)
             return None
-        results = self._metrics.compute_results("val_")
-        check_finite(results["val_loss"], "the evaluation")
-        return results
+        self.losses = np.concatenate([np.asarray(losses, np.float32) for losses in results])
+        evaluated = self._metrics.compute_results("val_")
+        check_finite(evaluated["val_loss"], "the evaluation")
+        return evaluated

@@ -118,32 +118,31 @@ def make_train_step(
 def make_eval_step(
     strategy: tf.distribute.Strategy, model: keras.Model, task: Task, metrics: RunningMetrics, spec: Any
 ) -> Step:
-    """Returns the function that evaluates one batch of (inputs, target)."""
+    """Returns the function that evaluates one batch of (inputs, target); it returns the losses, ``[n]`` per device."""
 
-    def run_replica(inputs: Any, target: tf.Tensor) -> None:
+    def run_replica(inputs: Any, target: tf.Tensor) -> tf.Tensor:
         outputs = model(inputs, training=False)
-        metrics.update(target, outputs, task.loss(target, outputs))
+        losses = task.loss(target, outputs)
+        metrics.update(target, outputs, losses)
+        return losses
 
     return _compile_step(strategy, run_replica, spec)
 
 
-def _compile_step(strategy: tf.distribute.Strategy, run_replica: Callable[..., None], spec: Any) -> Step:
+def _compile_step(strategy: tf.distribute.Strategy, run_replica: Callable[..., Any], spec: Any) -> Step:
     is_alone = strategy.num_replicas_in_sync == 1
     # As in Keras's fit: XLA pays on accelerators, and not across replicas.
     compiled = is_alone and bool(tf.config.list_physical_devices("GPU"))
 
     # Without the signature a smaller last batch would be traced anew: half a minute for a deep network.
     @tf.function(input_signature=[spec], jit_compile=compiled or None)
-    def step(batch: Any) -> None:
-        if is_alone:
-            run_replica(*batch)
-        else:
-            strategy.run(run_replica, args=batch)
+    def step(batch: Any) -> Any:
+        return run_replica(*batch) if is_alone else strategy.run(run_replica, args=batch)
 
     return step
 
 
-def run_pass(step: Step, batches: Iterator[Any], clock: PassClock) -> Iterator[None]:
+def run_pass(step: Step, batches: Iterator[Any], clock: PassClock) -> Iterator[Any]:
     """Runs a step on each batch.
 
     Args:
@@ -152,7 +151,7 @@ def run_pass(step: Step, batches: Iterator[Any], clock: PassClock) -> Iterator[N
         clock: continues from where it stands.
 
     Yields:
-        Nothing, after each step.
+        What each step returns.
     """
     start = time.perf_counter() - clock.total
     while True:
@@ -161,10 +160,10 @@ def run_pass(step: Step, batches: Iterator[Any], clock: PassClock) -> Iterator[N
         clock.waiting += time.perf_counter() - asked
         if batch is None:
             return
-        step(batch)
+        result = step(batch)
         clock.steps += 1
         clock.total = time.perf_counter() - start
-        yield
+        yield result
 
 
 class ProgressLog:
@@ -195,7 +194,7 @@ class ProgressLog:
             loss,
             rate,
             100 * clock.waiting / clock.total,
-            _format_duration(left),
+            format_duration(left),
         )
 
 
@@ -208,7 +207,8 @@ def check_finite(loss: float, where: str) -> None:
         )
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Returns ``m:ss``, or ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

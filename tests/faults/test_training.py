@@ -12,7 +12,8 @@ from imagepipe.base.features import IMAGE, TARGET
 from tests.trainer.test_schedule import CONFIGS, ONE_DEVICE, TASK, assert_same, make_network, make_split, read_progress
 from trainer.checkpoint import STATE
 from trainer.inputs import load_split
-from trainer.schedule import cache_backbone_features, run_schedule
+from trainer.schedule import run_schedule
+from trainer.transfer import cache_backbone_features
 
 pytestmark = pytest.mark.slow
 

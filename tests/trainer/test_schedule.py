@@ -13,14 +13,15 @@ import tensorflow as tf
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
 from imagepipe.base.signals import Stopped, end_on_signals
-from trainer import schedule
+from trainer import schedule, transfer
 from trainer.checkpoint import STATE, Progress
 from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
 from trainer.network import Network
-from trainer.schedule import cache_backbone_features, run_schedule
+from trainer.schedule import is_better, run_schedule
 from trainer.steps import ProgressLog
 from trainer.tasks import Task, make_classification
+from trainer.transfer import cache_backbone_features
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 SCRATCH = {"weights": "none", "batch_size": 8, "learning_rate": 0.02, "patience": 99}
@@ -82,13 +83,13 @@ def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_na
     network = make_network(config)
     initial = copy_weights(network.base)
     at_unfreezing = {}
-    original = schedule.unfreeze_after
+    original = transfer.unfreeze_after
 
     def spy(base, name):
         at_unfreezing.update(copy_weights(base))
         original(base, name)
 
-    monkeypatch.setattr(schedule, "unfreeze_after", spy)
+    monkeypatch.setattr(transfer, "unfreeze_after", spy)
     _, history = train(split, config, tmp_path / "state", network=network)
 
     assert [row["phase"] for row in history] == ["head"] * 2 + ["upper blocks"] * 3
@@ -126,6 +127,28 @@ def test_the_best_epoch_is_kept_and_training_stops_when_nothing_improves(split, 
     best = min(row["val_loss"] for row in history)
     x, y = make_batches(worse, 60).get_single_element()
     assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(best, rel=1e-4)
+
+
+def test_an_epoch_is_better_only_by_more_than_the_images_differences_vary_by_chance():
+    rng = np.random.default_rng(0)
+    reference = rng.exponential(1, 400).astype(np.float32)
+    noise = rng.normal(0, 0.1, 400).astype(np.float32)
+    noise -= noise.mean()
+    assert is_better(reference - 0.01 + noise, reference)  # the losses themselves vary by 1
+    assert not is_better(reference - 0.004 + noise, reference)
+    assert not is_better(reference, reference)
+    assert not is_better(reference + 1, reference)
+    assert is_better(np.zeros(1, np.float32), np.ones(1, np.float32))
+
+
+def test_gains_within_chance_do_not_keep_a_training_going(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "is_better", lambda losses, reference: False)
+    config = TrainerConfig(**{**SCRATCH, "patience": 2}, epochs=9, augmentation=OFF)
+    network, history = train(split, config, tmp_path / "state")
+    losses = [row["val_loss"] for row in history]
+    assert len(losses) == 3
+    x, y = make_batches(split, 60).get_single_element()
+    assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(min(losses), rel=1e-4)
 
 
 SLOW = pytest.mark.slow
@@ -232,10 +255,11 @@ def test_a_signal_ends_the_training_at_once_and_the_next_one_resumes_there_with_
             original = make(*arguments)
 
             def disturbed(batch):
-                original(batch)
+                result = original(batch)
                 taken.append(kind)
                 if len(taken) == count:
                     os.kill(os.getpid(), number)
+                return result
 
             disturbed.get_concrete_function = original.get_concrete_function
             return disturbed
@@ -260,7 +284,7 @@ def test_a_signal_while_backbone_features_are_cached_ends_the_training(split, tm
 
     name = "on cached features"
     with monkeypatch.context() as patch:
-        patch.setattr(schedule, "cache_backbone_features", cache)
+        patch.setattr(transfer, "cache_backbone_features", cache)
         with pytest.raises(Stopped), end_on_signals():
             train(split, CONFIGS[name], tmp_path / "state")
     assert not (tmp_path / "state" / STATE).exists()
