@@ -66,11 +66,15 @@ def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = Fal
     import tensorflow_transform as tft
 
     from imagepipe.base.features import Features
+    from trainer.export.answers import make_answers
     from trainer.export.optimize import optimize_network
     from trainer.export.signatures import save_model
+    from transform.examples import read_output_names
 
     graph = optimize_network(network, bfloat16)
-    save_model(graph, tft.TFTransformOutput(str(transform)), Features(), "classification", {}, str(path))
+    output = tft.TFTransformOutput(str(transform))
+    answers = make_answers("classification", read_output_names("classification", output, Features()), {})
+    save_model(graph, answers, output, Features(), "classification", str(path))
 
 
 class Usage(NamedTuple):

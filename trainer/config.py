@@ -183,6 +183,11 @@ class TrainerConfig(BaseModel):
     loss: Literal["mean_squared_error", "huber"] = Field(
         "mean_squared_error", description="Loss of a regression; huber is less sensitive to outliers."
     )
+    calibration: Literal["temperature", "none"] = Field(
+        "temperature",
+        description="How probabilities are made to say how often they are right, on the images set aside for "
+        "validation: temperature (one for all classes; with several labels a factor and an offset for each), or none.",
+    )
     label_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description=f"Decision threshold per label of a multilabel task (default {DEFAULT_THRESHOLD})."
     )

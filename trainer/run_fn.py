@@ -15,13 +15,14 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, parse_features
-from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
+from imagepipe.base.names import CALIBRATION, OPTIMIZED, TRAINING_FOLDER
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import choose_precision, set_up_process
-from trainer.export.answers import compute_classes
+from trainer.export.answers import compute_classes, make_answers
+from trainer.export.fitting import calibrate, compute_outputs
 from trainer.export.optimize import optimize_for_serving
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
@@ -157,18 +158,16 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     network.base.save_weights(folder / "base.weights.h5")
 
     serving = ServingConfig(**custom["serving"])
-    classes = partial(compute_classes, data.task.name)
+    outputs = compute_outputs(network.served, data.validation)
+    calibration, calibrated = calibrate(config, data, outputs["logits"])
+    (folder / CALIBRATION).write_text(json.dumps(calibrated, indent=1) + "\n")
+    classes = partial(compute_classes, data.task.name, calibration)
     served, optimized = optimize_for_serving(network.served, classes, data.task.name, data.validation, serving)
     (folder / OPTIMIZED).write_text(json.dumps(optimized) + "\n")
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
-    save_model(
-        served,
-        transform_output,
-        parse_features(custom["features"]),
-        data.task.name,
-        config.label_thresholds,
-        fn_args.serving_model_dir,
-    )
+    answers = make_answers(data.task.name, data.output_names, config.label_thresholds, calibration)
+    features = parse_features(custom["features"])
+    save_model(served, answers, transform_output, features, data.task.name, fn_args.serving_model_dir)
 
 
 def _draw_preview(train_split: LoadedSplit, config: AugmentationConfig, path: Path) -> None:

@@ -27,7 +27,7 @@ from components.model_report.picks import (
     read_predictions,
 )
 from imagepipe.base.features import Features
-from imagepipe.base.names import FINDINGS, OPTIMIZED, STATISTICS, TRAINING_FOLDER
+from imagepipe.base.names import CALIBRATION, FINDINGS, OPTIMIZED, STATISTICS, TRAINING_FOLDER
 from imagepipe.serving.types import CheckReport
 
 _HERE = Path(__file__).parent
@@ -105,6 +105,7 @@ def render_page(inputs: PageInputs) -> str:
         data=_describe_data(inputs),
         serving=inputs.serving,
         served=_read_json(training / OPTIMIZED),
+        calibrated=_read_json(training / CALIBRATION),
         features=inputs.features,
         labels=table.names,
         config=json.dumps(inputs.config, indent=1),

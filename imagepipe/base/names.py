@@ -23,10 +23,13 @@ SERVING_REPORT = "report.json"
 
 TRAINING_FOLDER = "training"
 """Folder beside a trained SavedModel: curves.png, history.json, augmentation.png, config.json, summary.txt,
-model.keras, base.weights.h5 and OPTIMIZED."""
+model.keras, base.weights.h5, CALIBRATION and OPTIMIZED."""
 
 OPTIMIZED = "optimized.json"
 """File in TRAINING_FOLDER: the result of optimizing for serving."""
+
+CALIBRATION = "calibration.json"
+"""File in TRAINING_FOLDER: how the probabilities were calibrated."""
 
 TASK_ASSET = "task"
 """Asset of a SavedModel that holds its TaskName; the names of its outputs are ``features.LABELS_VOCABULARY``."""

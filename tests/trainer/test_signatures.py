@@ -17,6 +17,7 @@ from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Request, RequestError
 from tests.conftest import SIZE, encode_image, make_digit_images, make_example, run_analysis
 from trainer.config import TrainerConfig
+from trainer.export.answers import make_answers
 from trainer.export.signatures import save_model
 from trainer.inputs import load_split, make_batches
 from trainer.network import build_network
@@ -49,7 +50,7 @@ def network():
 def served(analyzed, network, tmp_path_factory):
     output, features, _ = analyzed
     path = str(tmp_path_factory.mktemp("export") / "model")
-    save_model(network, output, features, "classification", {}, path)
+    save_model(network, make_answers("classification", ["10", "7", "b"], {}), output, features, "classification", path)
     return tf.saved_model.load(path), path
 
 
@@ -98,7 +99,8 @@ def test_a_side_feature_may_be_called_like_a_layer_or_an_output(tmp_path):
     config = TrainerConfig(weights="none", backbone="mobilenet_v3_small")
     side = {TRANSFORMED + name: 3 if name in features.categorical else None for name in features.side}
     network = build_network(SIZE, make_classification(2), side, config).served
-    save_model(network, output, features, "classification", {}, str(tmp_path / "model"))
+    answers = make_answers("classification", ["a", "b"], {})
+    save_model(network, answers, output, features, "classification", str(tmp_path / "model"))
     asked = {name: tf.constant([row[name] for row in rows]) for name in ("input", *features.side)}
     signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
     served = signatures["serving_default"](**asked, metadata=tf.constant(["1", "2"]))
@@ -213,10 +215,9 @@ def test_several_labels_are_assigned_at_their_thresholds_and_joined_in_order(ana
         ("none", [0.49, 0.8, 0.24], b""),
     ):
         path = str(tmp_path / name)
-        thresholds = {"b": 0.9, "c": 0.25}
-        save_model(
-            constant_network([logit(p) for p in probabilities]), output, Features(), "multilabel", thresholds, path
-        )
+        answers = make_answers("multilabel", ["a", "b", "c"], {"b": 0.9, "c": 0.25})
+        network = constant_network([logit(p) for p in probabilities])
+        save_model(network, answers, output, Features(), "multilabel", path)
         model = tf.saved_model.load(path)
         answer = model.signatures["tf_examples"](examples=tf.constant(serialized))
         assert answer["label"].numpy().tolist() == [label] * len(serialized)
@@ -229,17 +230,17 @@ def test_several_labels_are_assigned_at_their_thresholds_and_joined_in_order(ana
     assert read_task(Path(path)) == "multilabel"
 
 
-def test_a_threshold_for_an_unknown_label_is_refused_and_the_labels_are_listed(analyzed_multilabel, tmp_path):
-    output, _ = analyzed_multilabel
+def test_a_threshold_for_an_unknown_label_is_refused_and_the_labels_are_listed():
     with pytest.raises(ValueError, match=r"trainer\.label_thresholds: d: .*which are a, b, c"):
-        save_model(constant_network([0, 0, 0]), output, Features(), "multilabel", {"d": 0.5}, str(tmp_path / "x"))
+        make_answers("multilabel", ["a", "b", "c"], {"d": 0.5})
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.2, b"3.2"), (-1234567.0, b"-1234567"), (0.0, b"0")])
 def test_a_regression_returns_its_value_as_class_score_and_text(analyzed_regression, tmp_path, value, text):
     output, serialized = analyzed_regression
     path = str(tmp_path / "model")
-    save_model(constant_network([value]), output, Features(), "regression", {}, path)
+    answers = make_answers("regression", ["label"], {})
+    save_model(constant_network([value]), answers, output, Features(), "regression", path)
     model = tf.saved_model.load(path)
     answer = model.signatures["tf_examples"](examples=tf.constant(serialized[:1]))
     assert answer["classes"].numpy().tolist() == [[np.float32(value)]]
@@ -307,14 +308,8 @@ def steep(analyzed, tmp_path_factory):
     flat = keras.layers.Flatten()(parts)
     logits = keras.layers.Dense(3, kernel_initializer="random_normal")(flat)
     path = str(tmp_path_factory.mktemp("steep") / "model")
-    save_model(
-        keras.Model({IMAGE: image, **side}, {"logits": logits, "embedding": flat}),
-        output,
-        features,
-        "classification",
-        {},
-        path,
-    )
+    network = keras.Model({IMAGE: image, **side}, {"logits": logits, "embedding": flat})
+    save_model(network, make_answers("classification", ["10", "7", "b"], {}), output, features, "classification", path)
     return path
 
 

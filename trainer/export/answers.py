@@ -15,6 +15,7 @@ import tensorflow as tf
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.names import TaskName
 from trainer.config import list_thresholds
+from trainer.export.calibration import NO_CALIBRATION, Calibration
 
 Tensors = dict[str, tf.Tensor]
 
@@ -22,20 +23,24 @@ _DIGITS = 7  # precision of a float32
 _ACTIVATIONS = {"classification": tf.nn.softmax, "multilabel": tf.sigmoid, "regression": tf.identity}
 
 
-def compute_classes(task: TaskName, logits: tf.Tensor) -> tf.Tensor:
+def compute_classes(task: TaskName, calibration: Calibration, logits: tf.Tensor) -> tf.Tensor:
     """Returns ``classes``, float32 ``[n, k]``, of logits float32 ``[n, k]``."""
-    return _ACTIVATIONS[task](logits)
+    return _ACTIVATIONS[task](logits * calibration.factors + calibration.offsets)
 
 
 def make_answers(
-    task: TaskName, output_names: list[str], label_thresholds: Mapping[str, float]
+    task: TaskName,
+    output_names: list[str],
+    label_thresholds: Mapping[str, float],
+    calibration: Calibration = NO_CALIBRATION,
 ) -> Callable[[Tensors], Tensors]:
-    """Returns the function from a network's ``logits`` and ``embedding`` to ``classes``, ``label`` and ``score``.
+    """Returns the function from a network's ``logits`` and ``embedding`` to the answers.
 
     Args:
         task: gives the meaning of the outputs.
         output_names: names of the outputs.
         label_thresholds: decision threshold per label of a multilabel task (default 0.5).
+        calibration: of the logits.
 
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``output_names``.
@@ -43,7 +48,7 @@ def make_answers(
     choose_label = _make_label_function(task, output_names, label_thresholds)
 
     def answer(outputs: Tensors) -> Tensors:
-        classes = compute_classes(task, outputs["logits"])
+        classes = compute_classes(task, calibration, outputs["logits"])
         return {"classes": classes, "label": choose_label(classes), "score": tf.reduce_max(classes, axis=-1)}
 
     return answer

@@ -21,7 +21,7 @@ regression the label feature. ``assets/task`` names the task.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
@@ -30,8 +30,8 @@ import tensorflow_transform as tft
 from imagepipe.base.features import IMAGE, LABELS_VOCABULARY, MISSING_FLAG, TRANSFORMED, Features
 from imagepipe.base.labels import encode_names
 from imagepipe.base.names import TASK_ASSET, TaskName
-from trainer.export.answers import Tensors, make_answers
-from transform.examples import FeatureSpec, Raw, load_graph, make_parser, read_output_names
+from trainer.export.answers import Tensors
+from transform.examples import FeatureSpec, Raw, load_graph, make_parser
 
 
 class _Servable(tf.Module):
@@ -129,10 +129,10 @@ def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFea
 
 def save_model(
     network: Callable[[Tensors], Tensors],
+    answers: Callable[[Tensors], Tensors],
     transform_output: tft.TFTransformOutput,
     features: Features,
     task: TaskName,
-    label_thresholds: Mapping[str, float],
     path: str,
 ) -> None:
     """Writes the SavedModel.
@@ -140,22 +140,17 @@ def save_model(
     Args:
         network: from a dict of ``image`` and side features to ``logits`` and ``embedding``, see ``trainer.network`` and
             ``trainer.export.optimize``.
+        answers: from these to the answers, see ``trainer.export.answers``.
         transform_output: output of the Transform component.
         features: names of the features in an Example.
         task: gives the meaning of the outputs.
-        label_thresholds: decision threshold per label of a multilabel task (default 0.5).
         path: the folder to create.
-
-    Raises:
-        ValueError: if ``label_thresholds`` names a label unseen in training.
     """
-    output_names = read_output_names(task, transform_output, features)
     assets = {TASK_ASSET: f"{task}\n".encode()}
     if task == "regression":
-        assets[LABELS_VOCABULARY] = encode_names(output_names)
+        assets[LABELS_VOCABULARY] = encode_names([features.label])
     with tempfile.TemporaryDirectory() as folder:
         for name, content in assets.items():
             (Path(folder) / name).write_bytes(content)
-        answers = make_answers(task, output_names, label_thresholds)
         servable = _Servable(network, answers, transform_output, features, [f"{folder}/{name}" for name in assets])
         tf.saved_model.save(servable, path, signatures=servable.make_signatures())

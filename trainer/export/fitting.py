@@ -1,0 +1,59 @@
+"""Fits what stands between a network's outputs and its answers, on images that it was not trained on."""
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import TrainerConfig
+from trainer.data import TrainingData
+from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
+from trainer.inputs import LoadedSplit, make_batches
+
+_BATCH = 32
+
+_log = logging.getLogger("trainer")
+
+
+def compute_outputs(served: keras.Model, split: LoadedSplit) -> dict[str, np.ndarray]:
+    """Returns a network's ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]`` for all images of a split, float32."""
+    forward = tf.function(lambda features: served(features, training=False), reduce_retracing=True)
+    rows = [forward(features) for features, _ in make_batches(split, _BATCH).prefetch(2)]
+    return {name: np.concatenate([row[name].numpy() for row in rows]) for name in ("logits", "embedding")}
+
+
+def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> tuple[Calibration, dict[str, Any]]:
+    """Fits the calibration, or chooses none and logs why.
+
+    Args:
+        config: whether there is to be one.
+        data: its ``validation`` has the targets.
+        logits: of ``data.validation``, float32 ``[n, k]``.
+
+    Returns:
+        The calibration, and facts for people: ``method`` (temperature, vector or none), ``temperature`` (None unless it
+        is the method), ``images`` and the mean log loss on them, ``before`` and ``after``; or ``why`` there is none.
+    """
+    if data.task.name == "regression":
+        return NO_CALIBRATION, {"method": "none", "why": "a regression has no probabilities"}
+    if config.calibration == "none":
+        return NO_CALIBRATION, {"method": "none", "why": "trainer.calibration is none"}
+    if not data.is_set_aside:
+        why = "too few images are set aside for validation, and the eval split is the gate's"
+        _log.warning("the probabilities are not calibrated: %s", why)
+        return NO_CALIBRATION, {"method": "none", "why": why}
+    targets = np.asarray(data.task.encode(tf.constant(data.validation.targets)))
+    calibration = fit_calibration(data.task.name, logits, targets)
+    before, after = (compute_log_loss(data.task.name, c, logits, targets) for c in (NO_CALIBRATION, calibration))
+    is_one = data.task.name == "classification"
+    facts = {
+        "method": "temperature" if is_one else "vector",
+        "temperature": 1 / calibration.factors[0] if is_one else None,
+        "images": len(logits),
+        "before": before,
+        "after": after,
+    }
+    _log.info("calibrated on %d images: log loss %.3f, before %.3f", len(logits), after, before)
+    return calibration, facts
