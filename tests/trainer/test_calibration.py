@@ -84,7 +84,7 @@ def test_facts_for_people_have_the_temperature_and_what_it_changed(tmp_path):
     assert facts["method"] == "temperature"
     assert facts["temperature"] == pytest.approx(1 / calibration.factors[0])
     assert facts["images"] == 500
-    assert facts["after"] < facts["before"]
+    assert facts["log_loss"] < facts["log_loss_without"]
     names = make_multilabel(4)
     _, facts = calibrate(TrainerConfig(), make_data(names, targets.astype(np.uint8), True, tmp_path), logits)
     assert (facts["method"], facts["temperature"]) == ("vector", None)

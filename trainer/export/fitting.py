@@ -34,7 +34,7 @@ def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> 
 
     Returns:
         The calibration, and facts for people: ``method`` (temperature, vector or none), ``temperature`` (None unless it
-        is the method), ``images`` and the mean log loss on them, ``before`` and ``after``; or ``why`` there is none.
+        is the method), ``images``, the mean ``log_loss`` on them and ``log_loss_without``; or ``why`` there is none.
     """
     if data.task.name == "regression":
         return NO_CALIBRATION, {"method": "none", "why": "a regression has no probabilities"}
@@ -46,14 +46,14 @@ def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> 
         return NO_CALIBRATION, {"method": "none", "why": why}
     targets = np.asarray(data.task.encode(tf.constant(data.validation.targets)))
     calibration = fit_calibration(data.task.name, logits, targets)
-    before, after = (compute_log_loss(data.task.name, c, logits, targets) for c in (NO_CALIBRATION, calibration))
+    plain, calibrated = (compute_log_loss(data.task.name, c, logits, targets) for c in (NO_CALIBRATION, calibration))
     is_one = data.task.name == "classification"
     facts = {
         "method": "temperature" if is_one else "vector",
         "temperature": 1 / calibration.factors[0] if is_one else None,
         "images": len(logits),
-        "before": before,
-        "after": after,
+        "log_loss": calibrated,
+        "log_loss_without": plain,
     }
-    _log.info("calibrated on %d images: log loss %.3f, before %.3f", len(logits), after, before)
+    _log.info("calibrated on %d images: log loss %.3f, %.3f without", len(logits), calibrated, plain)
     return calibration, facts
