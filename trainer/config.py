@@ -99,7 +99,7 @@ class TrainerConfig(BaseModel):
     weights: str = Field(
         IMAGENET,
         description="Weights to start from: imagenet, none (train from scratch), or a file of the backbone's weights: "
-        ".h5, .weights.h5 or .keras of Keras 2 or 3, or the folder of a SavedModel.",
+        ".h5, .weights.h5, .weights.json or .keras of Keras 2 or 3, or the folder of a SavedModel.",
     )
     normalization: Literal["backbone", "featurewise"] = Field(
         "backbone",

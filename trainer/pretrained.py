@@ -1,7 +1,7 @@
 """Pretrained weights of a base: a cheap check that they are available, and loading them from a file.
 
 Only the numbers in a file are read: nothing in it is ever executed. These are supported, of Keras 2 and 3:
-``.weights.h5``; ``.keras``, a zip that contains such a file; the older ``.h5``, also the layout of the ImageNet weights
+``.weights.h5``, also in several files with a ``.weights.json``; ``.keras``, a zip that contains such a file; the older ``.h5``, also the layout of the ImageNet weights
 that Keras offers; and the folder of a SavedModel. The file may hold the base alone, the base with its classifier
 (everything after the base is ignored), or a model that contains the base at any depth.
 """
@@ -123,6 +123,6 @@ def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
                     f"{path}: the weights of layer '{layer.name or layer.path}' are not all finite. The training that "
                     "they are from failed, or the file is damaged: give another one."
                 )
-    for (layer, _), numbers in zip(layers, values, strict=True):
-        for weight, array in zip(layer.weights, numbers, strict=True):
+    for (weights, _), numbers in zip(layers, values, strict=True):
+        for weight, array in zip(weights, numbers, strict=True):
             weight.assign(array)

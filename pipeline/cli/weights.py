@@ -18,7 +18,8 @@ def describe_weights(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="A .h5, .weights.h5 or .keras file of Keras 2 or 3, or the folder of a SavedModel."
+            metavar="FILE",
+            help="A .h5, .weights.h5, .weights.json or .keras file of Keras 2 or 3, or a SavedModel's folder.",
         ),
     ],
     as_json: JsonOption = False,

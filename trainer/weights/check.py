@@ -13,7 +13,7 @@ import h5py
 
 from imagepipe.base.errors import WeightsError
 from trainer.weights.checkpoint import is_saved_model
-from trainer.weights.contents import open_hdf5
+from trainer.weights.contents import list_shards, open_hdf5
 
 _BYTES_PER_SECOND = 5 << 20  # of a slow disk, and of compressed numbers
 _MAX_BYTES = 1 << 30  # per dataset; no layer of a backbone comes near, and a few bytes of a file can claim more
@@ -43,8 +43,11 @@ def check_readable(path: str, seconds: int = 30) -> None:
         )
     if not Path(path).is_file():
         raise WeightsError(f"there is no file {path}")
-    stat = Path(path).stat()
-    _read_elsewhere(path, seconds + stat.st_size // _BYTES_PER_SECOND, stat.st_mtime_ns)
+    for part in list_shards(path) or [path]:
+        if not Path(part).is_file():
+            raise WeightsError(f"{path} names {part}, and there is no such file: copy all of its files")
+        stat = Path(part).stat()
+        _read_elsewhere(part, seconds + stat.st_size // _BYTES_PER_SECOND, stat.st_mtime_ns)
 
 
 @cache

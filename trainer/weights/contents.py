@@ -1,24 +1,25 @@
-"""Opens a file of weights of any kind: HDF5, Keras's zip with such a file inside, or a SavedModel's folder."""
+"""Opens a file of weights of any kind: HDF5, alone, in Keras's zip or in several files; or a SavedModel's folder."""
 
 import json
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 import h5py
 import numpy as np
 
-from imagepipe.base.errors import WeightsError
+from imagepipe.base.errors import WeightsError, describe_error
 from trainer.weights import checkpoint, hdf5
 from trainer.weights.layers import Contents
 
 _INSIDE_KERAS = "model.weights.h5"
 _MAX_WEIGHTS, _MAX_INFLATION = 8 << 30, 100  # bytes, and times the archive's
 _MAX_LAYERS = 3_000
+_MAX_SHARDS = 256  # files that are open at once
 _MAX_JSON = 64 << 20  # bytes; the largest of Keras's applications has 2 MB
 
 Reader = Callable[[str], np.ndarray]
@@ -36,6 +37,11 @@ def open_weights(path: str) -> Iterator[tuple[Contents, Reader]]:
         if Path(path).is_dir():
             saved = checkpoint.Checkpoint(path)
             yield _check_bounds(saved.list_contents()), saved.read
+        elif shards := list_shards(path):
+            with ExitStack() as stack:
+                files = [stack.enter_context(open_hdf5(shard)) for shard in shards]
+                contents = _check_bounds(hdf5.list_shards(files))
+                yield contents, lambda key: hdf5.read_numbers(next(file[key] for file in files if key in file))
         else:
             with open_hdf5(path) as file:
                 yield _check_bounds(_list_contents(path, file)), lambda key: hdf5.read_numbers(file[key])
@@ -43,6 +49,32 @@ def open_weights(path: str) -> Iterator[tuple[Contents, Reader]]:
         raise
     except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError
         raise WeightsError(f"{path} does not hold weights that can be read: {error}") from error
+
+
+def list_shards(path: str) -> list[str]:
+    """Returns the files that a ``.weights.json`` of Keras names, which lie beside it; none if it is another file.
+
+    Raises:
+        WeightsError: it is damaged, or names a file elsewhere.
+    """
+    if not path.endswith(".json"):
+        return []
+    try:
+        with Path(path).open("rb") as file:
+            content = _parse_json(file, path)
+        values = content["weight_map"].values() if isinstance(content, dict) else ()
+        names = sorted({name for value in values for name in (value if isinstance(value, list) else [value])})
+        if not names:
+            raise ValueError("it names no files")
+        if odd := [name for name in names if name != Path(name).name or not name.endswith(".h5")]:
+            raise ValueError(f"it names {odd[0]!r}, which is no .h5 file beside it")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{path} is not what Keras's save_weights(max_shard_size=) writes: {describe_error(error)}"
+        ) from error
+    if len(names) > _MAX_SHARDS:
+        raise WeightsError(f"{path} names {len(names):,} files; at most {_MAX_SHARDS} are read")
+    return [str(Path(path).with_name(name)) for name in names]
 
 
 @contextmanager
@@ -97,7 +129,11 @@ def _list_contents(path: str, file: h5py.File) -> Contents:
 
 def _read_json(archive: zipfile.ZipFile, name: str) -> object:
     with archive.open(name) as file:
-        content = file.read(_MAX_JSON + 1)
+        return _parse_json(file, name)
+
+
+def _parse_json(file: IO[bytes], name: str) -> object:
+    content = file.read(_MAX_JSON + 1)
     if len(content) > _MAX_JSON:
         raise OSError(f"{name} is larger than {_MAX_JSON >> 20} MiB")
     return json.loads(content)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -34,11 +34,14 @@ def list_contents(file: h5py.File) -> Contents:
     group = file.get("model_weights", file)  # there if a whole model was saved
     if names := _read_list(group, "layer_names"):
         return _list_earlier(file, group, names)
-    layers = _list_keras_3(groups)
-    if not layers:
-        raise OSError("it has no layers with weights")
+    layers = _list_keras_3([groups])
     version = "Keras 3" if any(layer.name for layer in layers) else "Keras 2 or the first of Keras 3"
     return Contents(layers, False, f".weights.h5 of {version}", None)
+
+
+def list_shards(files: Sequence[h5py.File]) -> Contents:
+    """Returns what the files that Keras 3 has split a network's weights into hold together, see ``list_contents``."""
+    return Contents(_list_keras_3([_walk(file) for file in files]), False, ".weights.json of Keras 3", None)
 
 
 def add_configuration(contents: Contents, config: Any, version: str) -> Contents:
@@ -78,17 +81,33 @@ def _walk(file: h5py.File) -> dict[str, h5py.Group]:
     return groups
 
 
-def _list_keras_3(groups: Mapping[str, h5py.Group]) -> list[StoredLayer]:
-    """Returns the layers of ``layers/conv2d/vars/0`` and so on, however deep, those of a class in order."""
+def _list_keras_3(shards: Sequence[Mapping[str, h5py.Group]]) -> list[StoredLayer]:
+    """Returns the layers of ``layers/conv2d/vars/0`` and so on, however deep, those of a class in order.
+
+    Of several files, each weight is in one of them, those of a layer may be in two.
+    """
     layers = []
-    for path in sorted(groups, key=_split_numbers):
-        group = groups[path]
-        if keys := sorted(group, key=_split_numbers):
-            datasets = [group[key] for key in keys]
-            name = group.attrs.get("name")
+    for path in sorted(set().union(*shards), key=_split_numbers):
+        groups = [shard[path] for shard in shards if path in shard]
+        if keys := sorted((key for group in groups for key in group), key=_split_numbers):
+            if len(set(keys)) < len(keys):
+                raise OSError(f"{path} is in more than one of its files")
+            datasets = [next(group[key] for group in groups if key in group) for key in keys]
             shapes, places = tuple(weight.shape for weight in datasets), tuple(weight.name for weight in datasets)
-            layers.append(StoredLayer(path, _decode_text(name) if name else None, shapes, places))
+            layers.append(StoredLayer(path, _read_name(shards, path), shapes, places))
+    if not layers:
+        raise OSError("it has no layers with weights")
     return layers
+
+
+def _read_name(shards: Sequence[Mapping[str, h5py.Group]], path: str) -> str | None:
+    """Returns the name of a layer, after those of the layers that hold it; None if the files do not have it."""
+    names: list[str] = []
+    while path and not path.endswith("layers"):  # the layers of a model stand for themselves
+        found = [shard[path].attrs["name"] for shard in shards if path in shard and "name" in shard[path].attrs]
+        names += [_decode_text(name) for name in found[:1]]
+        path = path.rpartition("/")[0]
+    return "/".join(reversed(names)) or None
 
 
 def _split_numbers(path: str) -> list[tuple[str, int]]:
@@ -121,9 +140,17 @@ def _list_layer(group: h5py.Group, name: str, names: list[str], config: Any) -> 
         return [layers[0]._replace(path=name, name=name)]
     # Weights that are trained come first, whatever their layers' order; that is in the configuration.
     order = {inner: index for index, (_, inner) in enumerate(name_paths(config))}
-    if all(layer.path in order for layer in layers):
-        layers.sort(key=lambda layer: order[layer.path])
+    holders = [_find_holder(layer.path, order) for layer in layers]
+    if all(holders):
+        layers = [layer for _, layer in sorted(zip(holders, layers, strict=True), key=lambda pair: order[pair[0]])]
     return [layer._replace(path=f"{name}/{layer.path}") for layer in layers]
+
+
+def _find_holder(path: str, names: Collection[str]) -> str:
+    """Returns the layer of a model that a layer is, or lies in; "" if there is none."""
+    while path and path not in names:
+        path = path.rpartition("/")[0]
+    return path
 
 
 def _read_list(group: h5py.Group, name: str) -> list[str]:

@@ -3,7 +3,8 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,13 +26,19 @@ class TakenLayer(NamedTuple):
     Attributes:
         path: the group that Keras 3 gives it in a file: ``layers/conv2d_7``, or
             ``layers/sequential/layers/conv2d`` of a layer within a layer.
-        name: its name.
+        name: its name; of a layer within a layer that is no model, after the name of that one and a slash.
         shapes: of its weights.
     """
 
     path: str
     name: str
     shapes: tuple[Shape, ...]
+
+
+Part = tuple[list[Any], TakenLayer]
+"""The weights of a layer in a network, and what it takes."""
+
+_MODELS = {"Sequential", "Functional"}  # whose layers stand side by side in a file
 
 
 class StoredLayer(NamedTuple):
@@ -72,19 +79,59 @@ class Contents(NamedTuple):
         return sum(math.prod(shape) for layer in self.layers for shape in layer.shapes)
 
 
-def list_layers(layers: Sequence["keras.Layer"]) -> list[tuple["keras.Layer", TakenLayer]]:
-    """Returns the layers with weights of a network, also those within ``Sequential``, in topological order."""
-    return list(_walk_layers(layers, ""))
+def list_layers(layers: Sequence["keras.Layer"]) -> list[Part]:
+    """Returns the layers with weights of a network, also those within layers, in topological order.
+
+    Of a layer that holds others (attention, one of your own), each of them is one, in the order of its weights. Their
+    paths are those at which ``keras.src.saving.saving_lib`` saves them: by the layer's attributes.
+    """
+    return list(_walk_layers(layers, "layers", "", set()))
 
 
-def _walk_layers(layers: Sequence["keras.Layer"], root: str) -> Iterator[tuple["keras.Layer", TakenLayer]]:
+def _walk_layers(layers: Iterable[Any], path: str, above: str, seen: set[int]) -> Iterator[Part]:
+    """Yields the parts of layers and of containers of layers; ``above`` is the name of the layer that holds them."""
     counts: Counter[str] = Counter()
     for layer in layers:
-        path = f"{root}layers/{number_class(type(layer).__name__, counts)}"
-        if type(layer).__name__ == "Sequential":
-            yield from _walk_layers(layer.layers, f"{path}/")
-        elif layer.weights:
-            yield layer, TakenLayer(path, layer.name, tuple(tuple(weight.shape) for weight in layer.weights))
+        is_container = isinstance(layer, list | tuple | dict)
+        kind = "container" if is_container else type(layer).__name__
+        if is_container or hasattr(layer, "weights"):
+            yield from _walk(layer, f"{path}/{number_class(kind, counts)}", above, seen)
+
+
+def _walk(value: Any, path: str, above: str, seen: set[int]) -> Iterator[Part]:
+    """Yields the parts of what may be a layer, or a container of layers."""
+    if isinstance(value, list | tuple | dict):
+        yield from _walk_layers(value.values() if isinstance(value, dict) else value, path, above, seen)
+    if id(value) in seen or not getattr(value, "weights", None):
+        return
+    seen.add(id(value))
+    if _MODELS & {base.__name__ for base in type(value).__mro__}:
+        yield from _walk_layers(value.layers, f"{path}/layers", "", seen)
+        return
+    name = f"{above}{value.name}"
+    inner = [
+        part
+        for attribute in _list_attributes(value)
+        for part in _walk(getattr(value, attribute), f"{path}/{attribute}", f"{name}/", seen)
+    ]
+    others = {id(weight) for weights, _ in inner for weight in weights}
+    if own := [weight for weight in value.weights if id(weight) not in others]:
+        yield own, TakenLayer(path, name, tuple(tuple(weight.shape) for weight in own))
+    order = {id(weight): place for place, weight in enumerate(value.weights)}
+    yield from sorted(inner, key=lambda part: order[id(part[0][0])])
+
+
+def _list_attributes(layer: "keras.Layer") -> list[str]:
+    """Returns what a layer has that others do not, private attributes last."""
+    names = [name for name in set(dir(layer)) - _list_common() if hasattr(layer, name)]
+    return sorted(names, key=lambda name: (name.startswith("_"), name))
+
+
+@cache
+def _list_common() -> frozenset[str]:
+    import keras  # not above: a file is described without it
+
+    return frozenset(dir(keras.layers.Layer()))
 
 
 def number_class(name: str, counts: Counter[str]) -> str:

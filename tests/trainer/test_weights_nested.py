@@ -1,0 +1,67 @@
+"""Layers within layers, such as attention: each of their weights is found in a file of any layout."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from trainer.pretrained import load_weights
+
+
+class Block(keras.layers.Layer):
+    """A block as people write them: layers as attributes, in a list, in a model, and a weight of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 4, name="attention")
+        self.norms = [keras.layers.LayerNormalization() for _ in range(2)]
+        self.mlp = keras.Sequential([keras.layers.Dense(16), keras.layers.Dense(8)])
+
+    def build(self, _):
+        self.scale = self.add_weight(shape=(8,), name="scale")
+
+    def call(self, x):
+        normed = self.norms[0](x)
+        return (x + self.mlp(self.norms[1](x + self.attention(normed, normed)))) * self.scale
+
+
+def make_network() -> keras.Model:
+    tokens = keras.Input((16, 8))
+    x = keras.layers.MultiHeadAttention(2, 4)(tokens, tokens)
+    return keras.Model(tokens, keras.layers.MultiHeadAttention(2, 4)(Block()(Block()(x)), x))
+
+
+@pytest.fixture(scope="module")
+def network():
+    network = make_network()
+    generator = np.random.default_rng(0)
+    network.set_weights([generator.normal(size=weight.shape) for weight in network.weights])
+    return network
+
+
+@pytest.mark.parametrize("kind", ["base.weights.h5", "base.h5", "base.keras", "whole.weights.h5", "whole.h5"])
+def test_a_file_of_any_layout_gives_all_of_them(kind, network, tmp_path):
+    saved = network
+    if kind.startswith("whole"):
+        tokens = keras.Input((16, 8))
+        saved = keras.Model(tokens, keras.layers.Dense(3)(network(tokens)))
+    (saved.save_weights if ".weights" in kind else saved.save)(tmp_path / kind)
+    loaded = make_network()  # of another number of each class in this process
+    load_weights(loaded, str(tmp_path / kind), "mine")
+    assert all(np.array_equal(a, b) for a, b in zip(network.get_weights(), loaded.get_weights(), strict=True))
+
+
+def test_attention_in_a_file_of_keras_2_is_found_by_its_nested_names(network, tmp_path):
+    names = ("query", "key", "value", "attention_output")
+    attention = network.layers[1]
+    with h5py.File(tmp_path / "w.h5", "w") as stored:
+        stored.attrs["layer_names"] = [b"multi_head_attention"]
+        group = stored.create_group("multi_head_attention")
+        listed = [f"multi_head_attention/{name}/{weight}:0" for name in names for weight in ("kernel", "bias")]
+        group.attrs["weight_names"] = [name.encode() for name in listed]
+        for name, value in zip(listed, attention.get_weights(), strict=True):
+            group[name] = value
+    tokens = keras.Input((16, 8))
+    base = keras.Model(tokens, keras.layers.MultiHeadAttention(2, 4)(tokens, tokens))
+    load_weights(base, str(tmp_path / "w.h5"), "mine")
+    assert all(np.array_equal(a, b) for a, b in zip(attention.get_weights(), base.get_weights(), strict=True))
