@@ -2,8 +2,9 @@
 
 Only the numbers in a file are read: nothing in it is ever executed. These are supported, of Keras 2 and 3:
 ``.weights.h5``; a ``.weights.json`` with such files beside it; ``.keras``, a zip that contains one; the older ``.h5``,
-also the layout of the ImageNet weights that Keras offers; and the folder of a SavedModel. The file may hold the base alone, the base with its classifier
-(everything after the base is ignored), or a model that contains the base at any depth.
+also the layout of the ImageNet weights that Keras offers; and the folder of a SavedModel. The file may hold the base
+alone, the base with its classifier (everything after the base is ignored), or a model that contains the base at any
+depth.
 """
 
 import os
