@@ -104,8 +104,8 @@ def _read_name(shards: Sequence[Mapping[str, h5py.Group]], path: str) -> str | N
     """Returns the name of a layer, after those of the layers that hold it; None if the files do not have it."""
     names: list[str] = []
     while path and not path.endswith("layers"):  # the layers of a model stand for themselves
-        found = [shard[path].attrs["name"] for shard in shards if path in shard and "name" in shard[path].attrs]
-        names += [_decode_text(name) for name in found[:1]]
+        attributes = [shard[path].attrs for shard in shards if path in shard]
+        names += [_decode_text(some["name"]) for some in attributes if "name" in some][:1]
         path = path.rpartition("/")[0]
     return "/".join(reversed(names)) or None
 

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -123,15 +123,9 @@ def _walk(value: Any, path: str, above: str, seen: set[int]) -> Iterator[Part]:
 
 def _list_attributes(layer: "keras.Layer") -> list[str]:
     """Returns what a layer has that others do not, private attributes last."""
-    names = [name for name in set(dir(layer)) - _list_common() if hasattr(layer, name)]
-    return sorted(names, key=lambda name: (name.startswith("_"), name))
-
-
-@cache
-def _list_common() -> frozenset[str]:
-    import keras  # not above: a file is described without it
-
-    return frozenset(dir(keras.layers.Layer()))
+    keras_layer = next(base for base in type(layer).__mro__ if base.__name__ == "Layer")
+    names = set(dir(layer)).difference(dir(keras_layer), ["_layers"])  # which has them once more
+    return sorted(filter(partial(hasattr, layer), names), key=lambda name: (name.startswith("_"), name))
 
 
 def number_class(name: str, counts: Counter[str]) -> str:
