@@ -40,7 +40,8 @@ from trainer.tasks import make_classification
 from transform.examples import load_graph, make_parser, read_shards
 from transform.images import decode_and_resize
 
-QUICK = ["image.size=[75, 75]", "trainer.epochs=1", "evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
+QUICK = ["image.size=[32, 32]", "trainer.backbone=mobilenet_v2", "trainer.epochs=1"]
+QUICK += ["evaluation.thresholds.accuracy=0", "evaluation.margin=1"]
 QUICK += ["evaluation.intervals=none"]
 
 
@@ -503,7 +504,7 @@ def test_the_network_for_devices_says_what_the_served_one_says(project, first, d
     assert (tmp_path / "digits.labels.txt").read_text().split() == [str(digit) for digit in range(10)]
     ask = tf.lite.Interpreter(str(tmp_path / "digits.tflite")).get_signature_runner()
     images = [str(path) for digit in range(10) for path in sorted(digits_folder.glob(f"{digit}/*.png"))[:2]]
-    pixels = [decode_and_resize(tf.constant([Path(image).read_bytes()]), (75, 75)) for image in images]
+    pixels = [decode_and_resize(tf.constant([Path(image).read_bytes()]), (32, 32)) for image in images]
     by_device = [ask(image=image.numpy())["classes"][0] for image in pixels]
     lines = project.command("predict", str(run), *images, "--top", "10", "--json").stdout.splitlines()
     served = [[json.loads(line)["classes"][str(digit)] for digit in range(10)] for line in lines]
@@ -538,7 +539,7 @@ def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, pho
 def fail_in_trainer(first: Summary) -> list[str]:
     """Settings whose fault is found only when the network is there."""
     weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
-    return [f"trainer.weights={weights}", "trainer.unfreeze_after=mixed99"]
+    return [f"trainer.weights={weights}", "trainer.unfreeze_after=block_99_add"]
 
 
 @pytest.mark.slow
@@ -547,7 +548,7 @@ def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project
     assert status == 1
     assert failed.status == "failed"
     assert "Trainer failed: " in str(failed.error)
-    assert "has no layer 'mixed99'" in str(failed.error)
+    assert "has no layer 'block_99_add'" in str(failed.error)
     assert Path(failed.log).exists()
     nodes = [node.id for node in first.nodes]
     assert [node.id for node in failed.nodes] == nodes[: nodes.index("Trainer")]

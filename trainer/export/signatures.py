@@ -90,7 +90,8 @@ class _Servable(tf.Module):
         return self._answer(**self._transform_inputs(self._parse(examples))) | {"metadata": tf.identity(metadata)}
 
     def _embed(self, input: tf.Tensor, metadata: tf.Tensor) -> Tensors:
-        image = self._transform({self._features.input: input})[IMAGE]
+        name = self._features.input
+        image = self._transform({name: _imitate_parsing(input, self._raw_spec[name])})[IMAGE]
         # The embedding depends on the image alone; the network's graph has its side features all the same.
         blank = {
             name: tf.zeros(tf.shape(metadata), x.dtype)
