@@ -528,9 +528,9 @@ def test_requests_of_what_is_no_image_are_left_out_and_said(project, digits_fold
 def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, photo, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    (tmp_path / "upright.jpg").write_bytes(encode_image(photo, quality=95))
+    (tmp_path / "upright.jpg").write_bytes(encode_image(photo, quality=100, subsampling=0))
     lying = photo.transpose(Image.Transpose.ROTATE_90)
-    (tmp_path / "lying.jpg").write_bytes(encode_image(lying, quality=95, exif=exif))
+    (tmp_path / "lying.jpg").write_bytes(encode_image(lying, quality=100, subsampling=0, exif=exif))
     result = project.command("predict", str(project.serving), str(tmp_path), "--json", "--top", "10")
     one, other = (json.loads(line)["classes"] for line in result.stdout.splitlines())
     assert one == pytest.approx(other, abs=0.02)
