@@ -1,5 +1,6 @@
 """An image's appearance in a few numbers: for statistics, and to find near-duplicates."""
 
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -36,9 +37,13 @@ def make_thumbnail(image: Image.Image) -> bytes:
 def measure_appearance(thumbnail: bytes) -> Appearance:
     """Measures a thumbnail from ``make_thumbnail``."""
     small = Image.frombytes("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), thumbnail)
-    pixels = np.frombuffer(thumbnail, np.uint8)
-    places = np.asarray(small.resize(_HASH_SIZE, Image.Resampling.BOX))
+    pixels = np.frombuffer(thumbnail, np.uint8).astype(np.int64)
+    # Of whole numbers these are exact, and NumPy's own mean and std take five times as long.
+    count, total, squares = len(pixels), int(pixels.sum()), int(pixels @ pixels)
+    places = np.frombuffer(small.resize(_HASH_SIZE, Image.Resampling.BOX).tobytes(), np.uint8).reshape(_HASH_SIZE[::-1])
     rises = places[:, 1:] > places[:, :-1]
     return Appearance(
-        round(float(pixels.mean()) / 255, 4), round(float(pixels.std()) / 255, 4), np.packbits(rises).tobytes().hex()
+        round(total / count / 255, 4),
+        round(sqrt(count * squares - total**2) / count / 255, 4),
+        np.packbits(rises).tobytes().hex(),
     )

@@ -122,7 +122,7 @@ def create(path: str) -> BinaryIO:
     """Opens a stream to write a new file through; the folder need not exist."""
     if not is_uri(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return Path(path).open("wb")
+        return Path(path).open("wb", 2**20)
     return cast(BinaryIO, open_stream(path, "wb"))
 
 

@@ -1,6 +1,5 @@
 """Names of the distribution, of tasks, and of files and folders that more than one part of the project uses."""
 
-from importlib import metadata
 from typing import Literal
 
 DISTRIBUTION = "imagepipe-tfx"
@@ -40,6 +39,8 @@ SUMMARY = "summary.json"
 
 def read_version() -> str:
     """Returns the version of this project as installed; ``unknown`` if it runs from a folder that is not installed."""
+    from importlib import metadata  # not above: most who read names need no version
+
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:

@@ -88,7 +88,7 @@ def _make_picture(features: _Features) -> Image.Image | None:
     try:
         if data.startswith(b"\xff\xd8"):
             image: ImageFile.ImageFile = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
+            image.draft("RGB", (SIDE, SIDE))
         else:
             image = PngImagePlugin.PngImageFile(io.BytesIO(data))
             if image.width * image.height > _MAX_PIXELS:

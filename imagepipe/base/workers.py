@@ -10,6 +10,7 @@ no workers, in a program with threads or on a remote runner, a crash ends the pr
 
 import contextlib
 import copy
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ def fork(count: int) -> Iterator[Executor]:
             yield threads
         return
     others = set(active_children())
+    gc.freeze()  # what is loaded stays: searching it for garbage takes time here, and in each child copies its memory
     with ProcessPoolExecutor(count, mp_context=get_context("fork"), initializer=_initialize) as processes:
         processes.submit(os.getpid)  # the first call is when they are forked
         try:
@@ -56,6 +58,8 @@ def fork(count: int) -> Iterator[Executor]:
             for process in set(active_children()) - others:
                 process.kill()
             raise
+        finally:
+            gc.unfreeze()
 
 
 def map_in_order(pool: Executor, do: Callable[[In], Out], items: Iterable[In], ahead: int) -> Iterator[Out]:

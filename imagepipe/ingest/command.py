@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import get_args
 
-import joblib
-
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
@@ -33,6 +31,7 @@ DEFAULT_SPLITS = {"train": 80, "eval": 10, "test": 10}
 
 _ROWS_IN_BUCKET = 500
 _MAX_BUCKETS = 4096  # a billion rows make buckets of some 100 MB
+_BATCHES, _MAX_BATCH = 8, 64  # of each worker, so that all end at about the same time; rows of one
 
 
 def ingest(
@@ -128,7 +127,7 @@ def ingest(
             current = dataset.remember(current, source, read_as, {split for _, split in spool.given})
             draw = plan_draw(options.splits, current.given)
             listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source), sync)
-            count = workers or joblib.cpu_count()
+            count = workers or _count_cores()
             try:
                 _run_steps(out, staging, current, spool, draw, listing, count, beam_args)
             except BrokenProcessPool as error:
@@ -187,6 +186,12 @@ def _describe_source(layout: Layout, spool: Spool, draw: Draw, result: IngestRes
         )
 
 
+def _count_cores() -> int:
+    import joblib  # not above: it takes longer to import than the rest
+
+    return int(joblib.cpu_count())
+
+
 def _run_steps(
     out: str,
     staging: str,
@@ -200,8 +205,9 @@ def _run_steps(
     """Takes the steps here, with ``count`` workers: processes if all files are here, else threads; or on Beam."""
     decode = not dataset.records  # else most files may be in the dataset, and need not be decoded again
     buckets = min(_MAX_BUCKETS, 1 + (spool.rows + dataset.records) // _ROWS_IN_BUCKET)
+    batch = max(1, min(_MAX_BATCH, spool.rows // (_BATCHES * count)))
     present = {key: Cell(images) for key, images in dataset.count_images().items()}
-    plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, decode, draw, listing, present)
+    plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, batch, decode, draw, listing, present)
     index = [path for path, _ in filesystem.walk(f"{out}/index")]
     is_local = not (filesystem.is_uri(listing.source) or filesystem.is_uri(out))
     with warnings.catch_warnings():

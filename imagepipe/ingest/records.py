@@ -17,7 +17,6 @@ from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.parts import read_part
 from imagepipe.ingest.rows import MISSING_FILE, Row, make_features
 
-_BATCH_ROWS = 16
 _BATCH_BYTES = 2**20  # a batch is read as a whole by one thread: of large files it has few
 
 
@@ -47,24 +46,24 @@ class HashedRow(Row):
     holders: dict[str, str]
 
 
-def make_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yields rows in lists of at most _BATCH_ROWS, and of at most _BATCH_BYTES if their sizes are known."""
+def make_batches(rows: Iterable[Any], limit: int) -> Iterator[list[Any]]:
+    """Yields rows in lists of at most ``limit``, and of at most _BATCH_BYTES if their sizes are known."""
     batch: list[Any] = []
     total = 0
     for row in rows:
         batch.append(row)
         total += row.get("size", 0)
-        if len(batch) == _BATCH_ROWS or total >= _BATCH_BYTES:
+        if len(batch) == limit or total >= _BATCH_BYTES:
             yield batch
             batch, total = [], 0
     if batch:
         yield batch
 
 
-def read_batches(path: str) -> Iterator[list[Row]]:
+def read_batches(path: str, limit: int) -> Iterator[list[Row]]:
     """Yields batches of the rows in a file of JSON lines, which is opened when the first is asked for."""
     with filesystem.open_read(path) as file:
-        yield from make_batches(map(json.loads, file))
+        yield from make_batches(map(json.loads, file), limit)
 
 
 def hash_rows(options: Options, decode: bool, rows: list[Row]) -> list[HashedRow]:

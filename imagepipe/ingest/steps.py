@@ -40,7 +40,7 @@ SHARD_BYTES = 128 * 2**20
 """Desired size of a shard: large enough to stream, small enough to shuffle and to hand out to workers."""
 
 _ELEMENT_ROWS = 500
-_BATCHES_AHEAD = 4  # of each worker
+_BATCHES_AHEAD = 2  # of each worker
 
 Key = TypeVar("Key")
 
@@ -61,6 +61,7 @@ class Plan:
         features: side features and their types.
         buckets: number of groups in which rows are compared.
         workers: threads or processes that read and decode, of one machine.
+        batch: number of rows that one of them is given at a time, or fewer.
         decode: decode while hashing, see ``records.hash_rows``.
         draw: from which splits images are drawn.
         listing: of the source.
@@ -72,6 +73,7 @@ class Plan:
     features: dict[str, str]
     buckets: int
     workers: int
+    batch: int
     decode: bool
     draw: Draw
     listing: Listing
@@ -141,7 +143,7 @@ def hash_file(plan: Plan, pool: Executor, count: Count, path: str) -> Iterator[t
     """Row file -> (bucket, JSON of a list of HashedRow)."""
     buckets: dict[int, list[HashedRow]] = defaultdict(list)
     hashing = functools.partial(hash_rows, plan.options, plan.decode)
-    for batch in map_in_order(pool, hashing, read_batches(path), _BATCHES_AHEAD * plan.workers):
+    for batch in map_in_order(pool, hashing, read_batches(path, plan.batch), _BATCHES_AHEAD * plan.workers):
         count(read=len(batch))
         for row in batch:
             # Rejected rows are not compared with any, and spread evenly.
@@ -315,6 +317,6 @@ def _encode(
     plan: Plan, pool: Executor, count: Count, rows: list[HashedRow]
 ) -> Iterator[tuple[HashedRow, bytes | BadImage]]:
     encoding = functools.partial(encode_rows, plan.options, plan.features)
-    for batch in map_in_order(pool, encoding, make_batches(rows), _BATCHES_AHEAD * plan.workers):
+    for batch in map_in_order(pool, encoding, make_batches(rows, plan.batch), _BATCHES_AHEAD * plan.workers):
         yield from batch
         count(done=sum(1 + len(row["copies"]) for row, _ in batch))
