@@ -63,17 +63,28 @@ def export_model(network: Any, transform: Path, path: Path, bfloat16: bool = Fal
 
     The folder ``transform`` has Transform's output.
     """
+    import numpy as np
     import tensorflow_transform as tft
 
     from imagepipe.base.features import Features
     from trainer.export.answers import make_answers
+    from trainer.export.calibration import NO_CALIBRATION
+    from trainer.export.novelty import MAX_REFERENCES, fit_novelty
     from trainer.export.optimize import optimize_network
     from trainer.export.signatures import save_model
     from transform.examples import read_output_names
 
     graph = optimize_network(network, bfloat16)
     output = tft.TFTransformOutput(str(transform))
-    answers = make_answers("classification", read_output_names("classification", output, Features()), {})
+    names = read_output_names("classification", output, Features())
+    width = network.output_shape["embedding"][1]
+    random_state = np.random.default_rng(0)
+    held_out = {"embedding": random_state.random((50, width)), "logits": random_state.random((50, len(names)))}
+    references = random_state.random((MAX_REFERENCES, width), np.float32)
+    novelty = fit_novelty(
+        "classification", references, {name: array.astype(np.float32) for name, array in held_out.items()}
+    )
+    answers = make_answers("classification", names, {}, NO_CALIBRATION, novelty, None)
     save_model(graph, answers, output, Features(), "classification", str(path))
 
 

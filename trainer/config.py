@@ -210,6 +210,17 @@ class TrainerConfig(BaseModel):
         return distribution
 
 
+class UnknownConfig(BaseModel):
+    """Which images get no label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    novelty: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="The novelty from which on the label is '': 0.99 leaves about one in a hundred images of the kinds "
+        "that were trained on without a label."
+    )
+
+
 class ServingConfig(BaseModel):
     """The ``serving`` section, as far as it concerns the exported model."""
 
@@ -229,6 +240,10 @@ class ServingConfig(BaseModel):
         0.05,
         description="Maximum change by optimization, on the images set aside for validation, of a probability, or of a "
         "regression's value in standard deviations of its target.",
+    )
+
+    unknown: UnknownConfig | None = Field(
+        None, description="Which images get no label, as the model has seen nothing like them. By default all get one."
     )
 
     @field_validator("optimize", mode="before")

@@ -22,7 +22,7 @@ from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import choose_precision, set_up_process
 from trainer.export.answers import compute_classes, make_answers
-from trainer.export.fitting import calibrate, compute_outputs
+from trainer.export.fitting import calibrate, compute_outputs, measure_novelty
 from trainer.export.optimize import optimize_for_serving
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
@@ -165,7 +165,14 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     served, optimized = optimize_for_serving(network.served, classes, data.task.name, data.validation, serving)
     (folder / OPTIMIZED).write_text(json.dumps(optimized) + "\n")
     transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
-    answers = make_answers(data.task.name, data.output_names, config.label_thresholds, calibration)
+    answers = make_answers(
+        data.task.name,
+        data.output_names,
+        config.label_thresholds,
+        calibration,
+        measure_novelty(network.served, data, outputs),
+        serving.unknown.novelty if serving.unknown else None,
+    )
     features = parse_features(custom["features"])
     save_model(served, answers, transform_output, features, data.task.name, fn_args.serving_model_dir)
 

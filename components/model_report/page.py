@@ -98,6 +98,7 @@ def render_page(inputs: PageInputs) -> str:
         scatter=evaluation_sections.draw_scatter(table),
         mistakes=[_make_card(table, pick, urls) for pick in picks.mistakes],
         uncertain=[_make_card(table, pick, urls) for pick in picks.uncertain],
+        novel=[_make_card(table, pick, urls) for pick in picks.novel],
         explained=any(key.startswith("h") for key in urls),
         unexplained=_explain_missing_heat_maps(training),
         calibration=evaluation_sections.draw_calibration(evaluation, table.names),
@@ -134,7 +135,7 @@ def _load_template() -> jinja2.Template:
 
 def _load_pictures(inputs: PageInputs, table: PredictionTable, picks: Picks, training: Path) -> dict[str, str]:
     """Returns URLs by ``r<row>`` (a small picture), ``b<row>`` (a larger one) and ``h<row>`` (with its heat map)."""
-    outputs = {pick.row: pick.output for pick in [*picks.mistakes, *picks.uncertain]}
+    outputs = {pick.row: pick.output for pick in [*picks.mistakes, *picks.uncertain, *picks.novel]}
     small = {row for rows in picks.behind.values() for row in rows}
     rows = {int(table.indexes[row]): row for row in {*outputs, *small}}
     urls: dict[str, str] = {}
@@ -169,6 +170,7 @@ def _make_card(table: PredictionTable, pick: Pick, urls: Mapping[str, str]) -> d
         "actual": format_actual(table, pick.row),
         "predicted": format_predicted(table, pick.row),
         "output": table.names[pick.output],
+        "novelty": float(table.novelty[pick.row]),
         "image": urls.get(f"b{pick.row}"),
         "heat": urls.get(f"h{pick.row}"),
     }

@@ -1,4 +1,4 @@
-"""Chooses the eval images that a report shows: those behind each count, the worst mistakes, the most uncertain."""
+"""Chooses the eval images that a report shows: behind each count, the worst mistakes, the most uncertain and novel."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from imagepipe.base.names import NAMES, ROWS
 UNKNOWN = -1
 """Actual class of an image whose label the model doesn't know."""
 
-_SHOWN = 18  # mistakes, and as many uncertain images
+_SHOWN = 18  # mistakes, and as many uncertain and novel images
+_NOVEL_FROM = 0.95
 _BEHIND_WRONG, _BEHIND_RIGHT = 12, 3  # images behind a cell of the confusion matrix
 _BEHIND_ALL = 600  # behind all cells, so that the page stays small for any number of classes
 _TINY = 1e-7
@@ -31,7 +32,8 @@ class PredictionTable:
         labels: actual labels of each image, any number; none in a regression.
         targets: actual values, float64 ``[n]``, NaN if there is none or the task has none.
         scores: outputs, float32 ``[n, k]``.
-        answers: predicted class, labels or value, as text.
+        answers: predicted class, labels or value, as text; '' of images that are too novel.
+        novelty: how unlike the training images each is, float64 ``[n]``, 0 to 1.
     """
 
     task: str
@@ -42,6 +44,7 @@ class PredictionTable:
     targets: np.ndarray
     scores: np.ndarray
     answers: list[str]
+    novelty: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,20 @@ class Picks:
         counts: number of all images behind each count.
         mistakes: the wrong answers with the highest scores; in a regression the largest errors.
         uncertain: the images about which the model is least certain; none in a regression, which gives no certainty.
+        novel: the images that are most unlike those trained on, of the twentieth that is.
     """
 
     behind: dict[tuple[int, int], list[int]]
     counts: dict[tuple[int, int], int]
     mistakes: list[Pick]
     uncertain: list[Pick]
+    novel: list[Pick]
 
 
 def read_predictions(folder: Path) -> PredictionTable:
     """Reads the files of the component Predictions."""
     names = json.loads((folder / NAMES).read_text())
-    columns = ["index", "id", "labels", "target", "candidate", "candidate_label"]
+    columns = ["index", "id", "labels", "target", "candidate", "candidate_label", "candidate_novelty"]
     table = pq.read_table(folder / ROWS, columns=columns)
     scores = table["candidate"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return PredictionTable(
@@ -86,6 +91,7 @@ def read_predictions(folder: Path) -> PredictionTable:
         targets=table["target"].to_numpy().astype(float),
         scores=scores.reshape(len(table), len(names["candidate"])),
         answers=table["candidate_label"].to_pylist(),
+        novelty=table["candidate_novelty"].to_numpy(),
     )
 
 
@@ -94,8 +100,13 @@ def pick_images(table: PredictionTable) -> Picks:
     if table.task == "regression":
         errors = np.abs(table.scores[:, 0] - table.targets)
         order = np.argsort(-np.nan_to_num(errors, nan=-1), kind="stable")
-        return Picks({}, {}, [Pick(int(i), 0) for i in order[:_SHOWN] if errors[i] > 0], [])
+        return Picks({}, {}, [Pick(int(i), 0) for i in order[:_SHOWN] if errors[i] > 0], [], _pick_novel(table))
     return _pick_by_class(table) if table.task == "classification" else _pick_by_label(table)
+
+
+def _pick_novel(table: PredictionTable) -> list[Pick]:
+    order = np.argsort(-table.novelty, kind="stable")[:_SHOWN]
+    return [Pick(int(i), int(table.scores[i].argmax())) for i in order if table.novelty[i] >= _NOVEL_FROM]
 
 
 def _pick_by_class(table: PredictionTable) -> Picks:
@@ -114,6 +125,7 @@ def _pick_by_class(table: PredictionTable) -> Picks:
         {key for key in groups if key[0] == key[1]},
         [Pick(int(i), int(predicted[i])) for i in wrong],
         [Pick(int(i), int(predicted[i])) for i in np.argsort(margins, kind="stable")[:_SHOWN]],
+        _pick_novel(table),
     )
 
 
@@ -139,6 +151,7 @@ def _pick_by_label(table: PredictionTable) -> Picks:
         set(),
         [Pick(int(i), int(errors[i].argmax())) for i in worst],
         [Pick(int(i), int(entropy[i].argmax())) for i in uncertain],
+        _pick_novel(table),
     )
 
 
@@ -147,6 +160,7 @@ def _limit_picks(
     right: set[tuple[int, int]],
     mistakes: list[Pick],
     uncertain: list[Pick],
+    novel: list[Pick],
 ) -> Picks:
     """Keeps images behind as many counts as there is room for: behind the most frequent mistakes first."""
     behind, room = {}, _BEHIND_ALL
@@ -159,6 +173,7 @@ def _limit_picks(
         {key: len(rows) for key, rows in groups.items()},
         mistakes,
         uncertain,
+        novel,
     )
 
 
@@ -175,7 +190,7 @@ def format_predicted(table: PredictionTable, row: int) -> str:
         return f"{table.scores[row, 0]:.4g}"
     if table.task == "multilabel":
         return ", ".join(filter(None, table.answers[row].split(LABEL_SEPARATOR))) or "no label"
-    return f"{table.answers[row]} ({table.scores[row].max():.3f})"
+    return f"{table.answers[row] or 'unknown'} ({table.scores[row].max():.3f})"
 
 
 def sample_values(table: PredictionTable, limit: int) -> list[tuple[float, float]]:

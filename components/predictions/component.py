@@ -36,6 +36,7 @@ def Predictions(  # noqa: N802 (makes a component)
     - ``index`` (int64, from 0), ``id`` (the metadata, else ``eval/<index>``), ``sha256``;
     - ``labels``: one in a classification, any number with several labels, none in a regression, which has ``target``;
     - ``candidate``, ``champion``: the outputs ``classes``, float32; ``candidate_label``, ``champion_label``: as text;
+      ``candidate_novelty``, ``champion_novelty``: their ``novelty``, null from a model without;
     - ``width``, ``height``; and each further column of one value, as ``x_<name>``, numbers as float64, bytes as text.
 
     Missing values are null. ``names.json`` has the ``task``, and for each model (``candidate``, ``champion``) the names

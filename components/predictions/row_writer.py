@@ -30,8 +30,10 @@ _COLUMNS = {
     "target": _NUMBER,
     "candidate": _SCORES,
     "candidate_label": _TEXT,
+    "candidate_novelty": _NUMBER,
     "champion": _SCORES,
     "champion_label": _TEXT,
+    "champion_novelty": _NUMBER,
     "width": _INTEGER,
     "height": _INTEGER,
 }
@@ -123,7 +125,7 @@ def _build_rows(
             if name in _SAME_NAME or name.startswith(_FURTHER):
                 row[name] = _read_value(example, name.removeprefix(_FURTHER), column_type)
         for name, answers in answers_by_model.items():
-            classes, row[f"{name}_label"] = next(answers)
+            classes, row[f"{name}_label"], row[f"{name}_novelty"] = next(answers)
             row[name] = classes.tolist()
         yield row
 

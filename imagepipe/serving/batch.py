@@ -3,8 +3,8 @@
 The folder of the results holds, for each shard:
 
 - ``predictions-<id>.jsonl`` (or ``.parquet``, ``.tfrecord``): ``metadata`` (the image's path, or the request's own),
-  ``label``, ``score`` and ``classes``, as the model's signature gives them; for rows of a manifest also its ``line``,
-  and ``kept``, the columns that the model doesn't take, if they are wanted;
+  ``label``, ``score``, ``classes`` and ``novelty``, as the model's signature gives them; for rows of a manifest also
+  its ``line``, and ``kept``, the columns that the model doesn't take, if they are wanted;
 - ``quarantine-<id>.jsonl``, if there were any: images without a prediction, with the reason;
 - ``done/<id>.json``, written last: the shard's inputs. Without it the shard does not count: the next run deletes its
   files and predicts it again. An input that no such file names is new.
@@ -229,7 +229,8 @@ def predict_shard(shard: Shard, predictor: Predictor) -> None:
 def _build_row(answer: Prediction, names: Sequence[str], item: Item) -> Row:
     classes = [answer.classes[name] for name in names]
     row = {"metadata": answer.id, "label": answer.label, "score": answer.score, "classes": classes}
-    return row | ({"line": item.line} if item.line else {}) | ({"kept": item.kept} if item.kept else {})
+    optional = {"novelty": answer.novelty, "line": item.line or None, "kept": item.kept or None}
+    return row | {name: value for name, value in optional.items() if value is not None}
 
 
 def _write_json_lines(rows: Iterator[Row], file: BinaryIO) -> None:
@@ -244,6 +245,7 @@ def _write_parquet(rows: Iterator[Row], file: BinaryIO) -> None:
             "label": pa.string(),
             "score": pa.float32(),
             "classes": pa.list_(pa.float32()),
+            "novelty": pa.float32(),
             "line": pa.int64(),
             "kept": pa.string(),
         }
@@ -262,7 +264,7 @@ def _write_records(rows: Iterator[Row], file: BinaryIO) -> None:
     for row in rows:
         features = {"metadata": [row["metadata"].encode()], "label": [row["label"].encode()]}
         scores = {"score": [row["score"]], "classes": row["classes"]}
-        own = {"line": [row["line"]]} if "line" in row else {}
+        own = {name: [row[name]] for name in ("novelty", "line") if name in row}
         kept = {name: [text.encode()] for name, text in _encode_kept(row).items()}
         file.write(tfrecord.frame_record(tfrecord.encode_example(features | scores | own | kept)))
 

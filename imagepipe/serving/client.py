@@ -238,7 +238,8 @@ class Client:
             fits = self._asks_server or _fits(version.labels, row["classes"], label)
             names = (version.labels if fits else []) or _number_classes(row["classes"], label)
             classes = dict(sorted(zip(names, row["classes"], strict=True), key=lambda item: -item[1]))
-            return Prediction(request.id, label, float(row["score"]), classes, _split_label(label, classes))
+            novelty = None if row.get("novelty") is None else float(row["novelty"])
+            return Prediction(request.id, label, float(row["score"]), classes, _split_label(label, classes), novelty)
         except (KeyError, TypeError, ValueError) as error:
             return Failure(request.id, f"the answer is not that of a model of this pipeline: {error!r}")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from PIL import Image
@@ -23,6 +24,7 @@ from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
 
 _FOLLOW_SECONDS = 1.0
+_SIZE = "size of the batch"
 
 _log = logging.getLogger("imagepipe.serve")
 
@@ -116,13 +118,14 @@ class Engine:
 
     def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
         """Runs the network, in one batch with other threads that call this at the same time."""
-        classes, labels, scores, sizes = self._answer(*tensors)
-        for size in filter(None, sizes.numpy()):
+        outputs = self._answer(*tensors)
+        for size in filter(None, outputs[_SIZE].numpy()):
             self._observe(int(size))
         return Answers(
-            classes.numpy(),
-            [label.decode() for label in labels.numpy()],
-            scores.numpy(),
+            outputs["classes"].numpy(),
+            [label.decode() for label in outputs["label"].numpy()],
+            outputs["score"].numpy(),
+            outputs["novelty"].numpy() if "novelty" in outputs else None,
             [request.id for request in requests],
             self.name,
             self.version,
@@ -148,16 +151,15 @@ def _prepare_image(data: bytes, graph_turns: bool) -> tuple[bytes, int, int]:
         raise RequestError("broken_image", str(error)) from None
 
 
-def _share_batches(
-    answer: Callable[..., dict[str, tf.Tensor]], specs: dict[str, tf.TensorSpec]
-) -> Callable[..., list[tf.Tensor]]:
+def _share_batches(answer: Any, specs: dict[str, tf.TensorSpec]) -> Callable[..., dict[str, tf.Tensor]]:
     """Makes concurrent calls of a graph share batches.
 
     Returns:
-        A function for many threads, from the graph's inputs in the order of their names to ``classes``, ``label``,
-        ``score``, and the size of each batch that starts with one of these images, int32 ``[n]``, 0 for other images.
+        A function for many threads, from the graph's inputs in the order of their names to its outputs, and the size of
+        each batch that starts with one of these images, int32 ``[n]``, 0 for other images.
     """
     names = sorted(specs)
+    outputs = [*sorted(answer.structured_outputs), _SIZE]
 
     @tf.nondifferentiable_batch_function(
         num_batch_threads=1,  # one batch already uses all cores; while it is computed the next one grows
@@ -171,14 +173,15 @@ def _share_batches(
         answers = answer(**dict(zip(names, tensors, strict=True)))
         size = tf.shape(tensors[0])[0]
         # The caller of a batch's first image gets its size: so each batch is reported once.
-        return [answers["classes"], answers["label"], answers["score"], tf.one_hot(0, size, on_value=size)]
+        answers[_SIZE] = tf.one_hot(0, size, on_value=size)
+        return [answers[name] for name in outputs]
 
     # TensorFlow knows queues by the names of their nodes: those of two versions must not be the same.
     unique = f"version_{id(compute)}_{os.urandom(8).hex()}"
 
-    def ask(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    def ask(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.name_scope(unique):
-            return compute(*tensors)
+            return dict(zip(outputs, compute(*tensors), strict=True))
 
     return tf.function(ask, [tf.TensorSpec(specs[name].shape, specs[name].dtype) for name in names], autograph=False)
 

@@ -48,6 +48,7 @@ class LoadedModel:
         folder: its folder.
         labels: names of its outputs, in the order of the signatures' ``classes``.
         task: classification, multilabel or regression.
+        has_novelty: whether its answers have ``novelty``; those of earlier versions don't.
         side: types of the side features that the signature needs, by name.
         loaded: the object that TensorFlow loaded.
         signatures: the SavedModel's signatures, in TensorFlow Serving's form.
@@ -77,6 +78,7 @@ class LoadedModel:
                 self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
                 self.labels, self.task, self.signatures = read_labels(files), read_task(files), _read_signatures(files)
             inputs = self.loaded.signatures[signature].structured_input_signature[1]
+            self.has_novelty = "novelty" in self.loaded.signatures[signature].structured_outputs
             self.folder = folder
         except ModelError:  # which is a ValueError
             raise
@@ -138,25 +140,29 @@ class LoadedModel:
         """Answers one batch of requests, which lack no side feature, by the signature ``serving_default``."""
         ids = tf.constant([request.id for request in requests], tf.string)
         outputs = self.loaded.signatures["serving_default"](metadata=ids, **self.build_tensors(requests))
-        rows = zip(outputs["metadata"].numpy(), outputs["label"].numpy(), outputs["classes"].numpy(), strict=True)
-        return [self._build_prediction(*row) for row in rows]
+        columns = [outputs[name].numpy() for name in ("metadata", "label", "classes")]
+        novelty = outputs["novelty"].numpy().tolist() if self.has_novelty else [None] * len(requests)
+        return [self._build_prediction(*row) for row in zip(*columns, novelty, strict=True)]
 
-    def _build_prediction(self, metadata: bytes, label: bytes, classes: np.ndarray) -> Prediction:
+    def _build_prediction(
+        self, metadata: bytes, label: bytes, classes: np.ndarray, novelty: float | None
+    ) -> Prediction:
         scores = {self.labels[i]: float(classes[i]) for i in np.argsort(-classes, kind="stable")}
         text = label.decode()
         answer = {"classification": [text], "multilabel": text.split(LABEL_SEPARATOR), "regression": self.labels}
-        names = tuple(name for name in scores if name in answer[self.task])
-        return Prediction(metadata.decode(), text, float(classes.max()), scores, names)
+        names = tuple(name for name in scores if text and name in answer[self.task])
+        return Prediction(metadata.decode(), text, float(classes.max()), scores, names, novelty)
 
-    def predict_examples(self, examples: Sequence[bytes]) -> list[tuple[np.ndarray, str]]:
+    def predict_examples(self, examples: Sequence[bytes]) -> list[tuple[np.ndarray, str, float | None]]:
         """Answers one batch of serialized Examples by the signature ``tf_examples``.
 
         Returns:
-            The outputs ``classes``, float32 ``[k]``, and ``label`` for each Example.
+            The outputs ``classes``, float32 ``[k]``, ``label`` and ``novelty``, if the model has that, of each Example.
         """
         outputs = self.loaded.signatures["tf_examples"](examples=tf.constant(examples, tf.string))
         texts = [label.decode(errors="replace") for label in outputs["label"].numpy()]
-        return list(zip(outputs["classes"].numpy(), texts, strict=True))
+        novelty = outputs["novelty"].numpy().tolist() if self.has_novelty else [None] * len(texts)
+        return list(zip(outputs["classes"].numpy(), texts, novelty, strict=True))
 
 
 def _read_signatures(folder: Path) -> dict[str, Any]:

@@ -28,13 +28,15 @@ class Prediction(BaseModel):
     """Answer about an image.
 
     ``classes``: a probability per label in the order of the metadata's ``labels``, or the value of a regression;
-    ``score``: the highest of them, or the value; ``metadata``: the caller's.
+    ``score``: the highest of them, or the value; ``metadata``: the caller's; ``novelty``: how unlike the training
+    images it is, 0 to 1, not given by models of earlier versions.
     """
 
     classes: list[float]
     label: str
     score: float
     metadata: str
+    novelty: float | None = None
 
 
 class Predictions(BaseModel):
@@ -50,6 +52,7 @@ class Columns(BaseModel):
     label: list[str]
     score: list[float]
     metadata: list[str]
+    novelty: list[float] | None = None
 
 
 class Outputs(BaseModel):
@@ -173,6 +176,8 @@ def describe_tensors(engine: Engine) -> dict[str, Any]:
     """Returns a model's inputs and outputs as the Open Inference Protocol describes them."""
     inputs = {"input": "BYTES", "metadata": "BYTES"} | {x: _TENSOR_TYPES[t] for x, t in engine.side_types.items()}
     outputs = {"label": "BYTES", "score": "FP32", "metadata": "BYTES"}
+    if engine.model.has_novelty:
+        outputs["novelty"] = "FP32"
     classes = {"name": "classes", "datatype": "FP32", "shape": [-1, len(engine.model.labels)]}
     return {
         "name": engine.name,

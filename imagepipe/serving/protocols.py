@@ -124,14 +124,13 @@ def _transpose(columns: Any) -> list[dict[str, Any]]:
 
 
 def _format_columns(answers: Answers) -> dict[str, Any]:
-    return {
-        "outputs": {
-            "classes": answers.classes.tolist(),
-            "label": answers.labels,
-            "score": answers.scores.tolist(),
-            "metadata": answers.ids,
-        }
+    columns = {
+        "classes": answers.classes.tolist(),
+        "label": answers.labels,
+        "score": answers.scores.tolist(),
+        "metadata": answers.ids,
     }
+    return {"outputs": columns if answers.novelty is None else columns | {"novelty": answers.novelty.tolist()}}
 
 
 def format_rows(answers: Answers) -> dict[str, Any]:
@@ -245,6 +244,8 @@ def format_tensors(answers: Answers, request_id: str | None = None) -> dict[str,
         {"name": "score", "shape": [count], "datatype": "FP32", "data": answers.scores.tolist()},
         {"name": "metadata", "shape": [count], "datatype": "BYTES", "data": answers.ids},
     ]
+    if answers.novelty is not None:
+        outputs.append({"name": "novelty", "shape": [count], "datatype": "FP32", "data": answers.novelty.tolist()})
     return {
         "model_name": answers.name,
         "model_version": answers.version,

@@ -33,11 +33,13 @@ class Prediction:
     Attributes:
         id: the caller's name for the image.
         label: the most probable class; or the labels that reach their decision thresholds, joined by ``|``; or the
-            value as text.
+            value as text; '' for an image that is too novel, see ``serving.unknown``.
         score: the highest probability, or the value.
         classes: probability of every class or label by name, the most probable first; or the value by the target's
             name.
         labels: the names in ``label``, in the order of ``classes``; in a regression the target's name.
+        novelty: how unlike the training images it is, 0 to 1: the share of images of their kind that are less novel;
+            None from a model without.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Prediction:
     score: float
     classes: dict[str, float]
     labels: tuple[str, ...]
+    novelty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Answers:
         classes: float32 ``[n, k]``.
         labels: one per image.
         scores: float32 ``[n]``.
+        novelty: float32 ``[n]``; None from a model without.
         ids: the callers' names for the images.
         name: the model's name.
         version: the model's version.
@@ -88,6 +92,7 @@ class Answers:
     classes: "np.ndarray"
     labels: list[str]
     scores: "np.ndarray"
+    novelty: "np.ndarray | None"
     ids: list[str]
     name: str
     version: str

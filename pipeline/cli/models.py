@@ -168,7 +168,8 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
     names = list(result.classes)[:top] if top else result.labels
     classes = {name: result.classes[name] for name in names}
     if as_json:
-        print(json.dumps({"id": result.id, "label": result.label, "score": result.score, "classes": classes}))
+        answer = {"id": result.id, "label": result.label, "score": result.score, "classes": classes}
+        print(json.dumps(answer if result.novelty is None else answer | {"novelty": result.novelty}))
     else:
         line = "  ".join(f"{name} {score:.4f}" for name, score in classes.items()) or "(no label)"
         print(f"{line}  {result.id}")

@@ -86,7 +86,7 @@ def test_columns_of_one_value_are_kept_and_missing_values_are_null(models, tmp_p
     split = write_split(tmp_path / "examples", [examples])
     row_writer.write_predictions(str(split), models[0], None, Features(), tmp_path / "out")
     first, second = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
-    assert {name: value for name, value in first.items() if name not in ("candidate", "candidate_label")} == {
+    assert {name: value for name, value in first.items() if not name.startswith("candidate")} == {
         "index": 0,
         "id": "\ufffd<b>",
         "sha256": "abc",
@@ -94,6 +94,7 @@ def test_columns_of_one_value_are_kept_and_missing_values_are_null(models, tmp_p
         "target": None,
         "champion": None,
         "champion_label": None,
+        "champion_novelty": None,
         "width": 20,
         "height": 10,
         "x_camera": "new",
@@ -146,6 +147,7 @@ def test_without_a_champion_the_component_asks_the_candidate_only(models, tmp_pa
     Predictions.EXECUTOR_SPEC.executor_class().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["candidate_label"], row["champion_label"]) == ("light", None)
+    assert 0 < row["candidate_novelty"] < 0.2
 
 
 def test_a_champion_without_the_names_of_its_outputs_is_refused_with_a_message(models, tmp_path):

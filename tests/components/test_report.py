@@ -167,10 +167,12 @@ def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_give
         targets=np.full(3, np.nan),
         scores=np.array([[0.9, 0.2], [0.1, 0.9], [0.2, 0.7]], np.float32),
         answers=["a", "b", "b"],
+        novelty=np.array([0.97, 0.2, 0.99]),
     )
     picks = pick_images(table)
     assert picks.behind == {(0, 1): [1], (1, 0): [2]}
     assert [(pick.row, pick.output) for pick in picks.mistakes] == [(1, 0), (2, 1)]
+    assert [(pick.row, pick.output) for pick in picks.novel] == [(2, 1), (0, 0)]
 
 
 def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_value():
@@ -183,8 +185,10 @@ def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_val
         targets=np.array([1.0, np.nan, 5.0]),
         scores=np.array([[1.5], [2.0], [9.0]], np.float32),
         answers=["1.5", "2", "9"],
+        novelty=np.full(3, np.nan),  # of a model of an earlier version
     )
     assert [pick.row for pick in pick_images(table).mistakes] == [2, 0]
+    assert not pick_images(table).novel
     assert sample_values(table, 10) == [(1.0, 1.5), (5.0, 9.0)]
 
 
@@ -193,7 +197,7 @@ def test_of_many_classes_the_most_frequent_mistakes_are_listed_and_the_others_co
     confusion = {(i, (i + step) % 30): 1 + (i == 7) for i in range(30) for step in range(4)}
     whole = Slice({}, 121, {}, None, {}, None)
     evaluation = Evaluation([whole], {}, confusion, {}, {}, [])
-    listed = tabulate_confusion(evaluation, names, Picks({}, {}, [], []))
+    listed = tabulate_confusion(evaluation, names, Picks({}, {}, [], [], []))
     assert listed["rows"] is None
     assert {(pair["actual"], pair["predicted"], pair["count"]) for pair in listed["pairs"][:3]} == {
         ("7", "8", 2),

@@ -422,7 +422,7 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     )
     assert np.array_equal(trained_on[IMAGE], transformed[IMAGE])
     assert np.array_equal(targets, task.encode(task.compact(transformed[TARGET])))
-    for key in ("classes", "label", "score", "metadata"):
+    for key in ("classes", "label", "score", "novelty", "metadata"):
         assert np.array_equal(by_examples[key], by_default[key]), key
     labels = np.array([f["label"].bytes_list.value[0] for f in features])
     assert (by_default["label"].numpy() == labels).mean() == pytest.approx(first.metrics["accuracy"])

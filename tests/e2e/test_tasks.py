@@ -157,6 +157,7 @@ def test_a_regression_is_measured_blessed_and_pushed_and_predict_says_the_value(
     (expected,) = served(root, summary, 1)
     answer = json.loads(command("predict", summary.serving_dir, image, "--json").stdout)
     value = float(expected["score"])
+    assert 0 <= answer.pop("novelty") <= 1
     assert answer == {"id": image, "label": expected["label"].decode(), "score": value, "classes": {"label": value}}
     assert float(answer["label"]) == pytest.approx(value, rel=1e-5)
     assert expected["classes"].tolist() == [expected["score"]]

@@ -16,7 +16,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 
 
 class Brightness(tf.Module):
-    """A real SavedModel of the contract: tells dark images from light ones."""
+    """A real SavedModel of the contract: tells dark images from light ones; gray ones are novel."""
 
     def __init__(self, assets: Path, names: tuple[str, str], rounds: int):
         super().__init__()
@@ -47,7 +47,8 @@ class Brightness(tf.Module):
         light += 0 * tf.clip_by_value(busy[0, 0], 0, 1)
         classes = tf.stack([1 - light, light], axis=1)
         label = tf.gather(tf.constant(self.names), tf.argmax(classes, 1))
-        return {"classes": classes, "label": label, "score": tf.reduce_max(classes, 1)}
+        novelty = 1 - tf.abs(2 * light - 1)
+        return {"classes": classes, "label": label, "score": tf.reduce_max(classes, 1), "novelty": novelty}
 
     def _serve(self, input, metadata):
         return self._answer(**self._preprocess(input)) | {"metadata": tf.identity(metadata)}

@@ -50,7 +50,7 @@ def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
     rows = {row["metadata"]: row for row in lines(out, "predictions")}
     for answer in load(model).predict_requests(read_images(sorted(images.glob("*.png")))):
         row = rows.pop(answer.id)
-        assert (row["label"], row["score"]) == (answer.label, answer.score)
+        assert (row["label"], row["score"], row["novelty"]) == (answer.label, answer.score, answer.novelty)
         assert row["classes"] == [answer.classes["dark"], answer.classes["light"]]
     assert not rows
     (bad,) = lines(out, "quarantine")
@@ -76,7 +76,7 @@ def test_all_formats_hold_the_same(model, images, tmp_path):
         batch.predict_source(model, f"{images}/*.png", tmp_path / kind, kind)
     expected = sorted(lines(tmp_path / "jsonl", "predictions"), key=lambda row: row["metadata"])
     (table,) = (tmp_path / "parquet").glob("*.parquet")
-    columns = ["metadata", "label", "score", "classes"]
+    columns = ["metadata", "label", "score", "classes", "novelty"]
     by_table = sorted(pq.read_table(table, columns=columns).to_pylist(), key=lambda row: row["metadata"])
     (file,) = (tmp_path / "tfrecord").glob("*.tfrecord")
     records = [decode_example(record) for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()]
@@ -86,6 +86,7 @@ def test_all_formats_hold_the_same(model, images, tmp_path):
             "label": record["label"][0].decode(),
             "score": record["score"][0],
             "classes": record["classes"],
+            "novelty": record["novelty"][0],
         }
         for record in sorted(records, key=lambda record: record["metadata"])
     ]

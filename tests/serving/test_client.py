@@ -79,6 +79,12 @@ def test_a_busy_server_is_asked_again_and_the_answer_is_by_name(scripted):
     assert asked == [("/v1/models/m:predict", body)] * 3
 
 
+def test_the_novelty_of_an_answer_is_passed_on_and_an_unknown_image_has_no_labels(scripted):
+    url, answers, _ = scripted
+    answers += [(200, {"predictions": [ROW | {"novelty": 0.995, "label": ""}]})]
+    assert ask(url) == Prediction("x", "", 0.75, {"b": 0.75, "a": 0.25}, (), 0.995)
+
+
 def test_scores_have_the_names_of_the_version_that_gave_them(scripted, monkeypatch):
     url, answers, asked = scripted
     path = "/v1/models/swapped"

@@ -7,12 +7,14 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from imagepipe.serving import limits
-from imagepipe.serving.protocols import parse_rest, parse_v2
-from imagepipe.serving.types import RequestError
+from imagepipe.serving.protocols import format_rows, format_tensors, parse_rest, parse_v2
+from imagepipe.serving.types import Answers, RequestError
 
 FULL = limits.MAX_BODY_BYTES
 SECONDS = 1.0  # of CPU, on a busy machine; other threads can't run for a part of it
@@ -135,3 +137,14 @@ def test_texts_that_are_too_long_are_refused(changes):
     body = json.dumps({"instances": [{"input": {"b64": ""}} | changes]}).encode()
     with pytest.raises(RequestError, match="4,097 characters, and at most 4,096 are taken"):
         parse_rest(body)
+
+
+def test_novelty_is_in_an_answer_only_if_the_model_has_it():
+    answers = Answers(np.array([[0.25, 0.75]]), ["b"], np.array([0.75]), None, ["x"], "m", "1")
+    row = {"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}
+    assert format_rows(answers) == {"predictions": [row]}
+    assert "novelty" not in [tensor["name"] for tensor in format_tensors(answers)["outputs"]]
+    novel = replace(answers, novelty=np.array([0.5]))
+    assert format_rows(novel) == {"predictions": [row | {"novelty": 0.5}]}
+    tensor = {"name": "novelty", "shape": [1], "datatype": "FP32", "data": [0.5]}
+    assert format_tensors(novel)["outputs"][-1] == tensor

@@ -69,6 +69,8 @@ def test_every_route_gives_the_answers_of_the_graph(served, expected, path, colu
     assert [(row["metadata"], row["label"]) for row in rows] == [("a", "dark"), ("b", "light")]
     for row, prediction in zip(rows, expected, strict=True):
         assert row["score"] == pytest.approx(prediction.score)
+        assert row["novelty"] == pytest.approx(prediction.novelty)
+        assert 0 < row["novelty"] < 0.1
         assert row["classes"] == pytest.approx([prediction.classes[name] for name in ("dark", "light")])
 
 

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 from scipy.special import logit
 
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TARGET, TRANSFORMED, Features
+from imagepipe.base.names import TaskName
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.serving import engine
 from imagepipe.serving.predictor import load
@@ -18,6 +19,7 @@ from imagepipe.serving.types import Request, RequestError
 from tests.conftest import SIZE, encode_image, make_digit_images, make_example, run_analysis
 from trainer.config import TrainerConfig
 from trainer.export.answers import make_answers
+from trainer.export.calibration import NO_CALIBRATION
 from trainer.export.signatures import save_model
 from trainer.inputs import load_split, make_batches
 from trainer.network import build_network
@@ -26,6 +28,13 @@ from transform.examples import load_graph, make_parser, read_shards
 
 WEIGHT, CAMERA = TRANSFORMED + "weight", TRANSFORMED + "camera"
 NO_WEIGHT = MISSING_FLAG + "weight"
+
+
+def answer_by(task: TaskName, names: list[str], thresholds: dict[str, float], unknown_from: float | None = None):
+    """Answers of a model to which the brighter half of all images is novel."""
+    return make_answers(
+        task, names, thresholds, NO_CALIBRATION, lambda outputs: outputs["embedding"][:, 0], unknown_from
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,7 @@ def network():
 def served(analyzed, network, tmp_path_factory):
     output, features, _ = analyzed
     path = str(tmp_path_factory.mktemp("export") / "model")
-    save_model(network, make_answers("classification", ["10", "7", "b"], {}), output, features, "classification", path)
+    save_model(network, answer_by("classification", ["10", "7", "b"], {}), output, features, "classification", path)
     return tf.saved_model.load(path), path
 
 
@@ -73,6 +82,7 @@ def test_signatures_are_those_of_the_contract(served):
             "classes": ("float32", 2),
             "label": ("string", 1),
             "score": ("float32", 1),
+            "novelty": ("float32", 1),
             "metadata": ("string", 1),
         }
     taken = model.signatures["serving_default"].structured_input_signature[1]
@@ -99,7 +109,7 @@ def test_a_side_feature_may_be_called_like_a_layer_or_an_output(tmp_path):
     config = TrainerConfig(weights="none", backbone="mobilenet_v3_small")
     side = {TRANSFORMED + name: 3 if name in features.categorical else None for name in features.side}
     network = build_network(SIZE, make_classification(2), side, config).served
-    answers = make_answers("classification", ["a", "b"], {})
+    answers = answer_by("classification", ["a", "b"], {})
     save_model(network, answers, output, features, "classification", str(tmp_path / "model"))
     asked = {name: tf.constant([row[name] for row in rows]) for name in ("input", *features.side)}
     signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
@@ -200,6 +210,32 @@ def test_the_embedding_is_that_of_the_network_and_needs_no_side_features(served,
     np.testing.assert_allclose(answer["embedding"], network(inputs)["embedding"], rtol=1e-5)
 
 
+def test_images_at_least_as_novel_as_the_limit_get_no_label_and_keep_their_classes(served, analyzed, network, tmp_path):
+    plain, _ = served
+    output, features, serialized = analyzed
+    examples = tf.constant(serialized)
+    expected = plain.signatures["tf_examples"](examples=examples)
+    limit = float(np.median(expected["novelty"]))
+    path = str(tmp_path / "model")
+    answers = answer_by("classification", ["10", "7", "b"], {}, limit)
+    save_model(network, answers, output, features, "classification", path)
+    answer = tf.saved_model.load(path).signatures["tf_examples"](examples=examples)
+    is_novel = expected["novelty"].numpy() >= limit
+    assert 0 < is_novel.sum() < len(is_novel)
+    assert np.array_equal(answer["label"], np.where(is_novel, b"", expected["label"]))
+    for name in ("classes", "score", "novelty", "metadata"):
+        assert np.array_equal(answer[name], expected[name])
+    images = [tf.train.Example.FromString(s).features.feature["input"].bytes_list.value[0] for s in serialized]
+    side = {"weight": 1.0, "camera": "old"}
+    asked = [Request(str(number), image, side) for number, image in enumerate(images)]
+    by_command = load(path).predict_requests(asked)
+    by_server = engine.Engine(Path(path), "x", "1", lambda size: None).ask(asked)
+    for prediction, novelty, label in zip(by_command, by_server.novelty, by_server.labels, strict=True):
+        assert prediction.novelty == pytest.approx(novelty, abs=1e-5)
+        assert (prediction.label, prediction.labels) == (label, (label,) if label else ())
+    assert "" in by_server.labels
+
+
 def constant_network(logits: list[float]) -> keras.Model:
     """Returns a network with the same logits for every image."""
     image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
@@ -215,7 +251,7 @@ def test_several_labels_are_assigned_at_their_thresholds_and_joined_in_order(ana
         ("none", [0.49, 0.8, 0.24], b""),
     ):
         path = str(tmp_path / name)
-        answers = make_answers("multilabel", ["a", "b", "c"], {"b": 0.9, "c": 0.25})
+        answers = answer_by("multilabel", ["a", "b", "c"], {"b": 0.9, "c": 0.25})
         network = constant_network([logit(p) for p in probabilities])
         save_model(network, answers, output, Features(), "multilabel", path)
         model = tf.saved_model.load(path)
@@ -232,14 +268,14 @@ def test_several_labels_are_assigned_at_their_thresholds_and_joined_in_order(ana
 
 def test_a_threshold_for_an_unknown_label_is_refused_and_the_labels_are_listed():
     with pytest.raises(ValueError, match=r"trainer\.label_thresholds: d: .*which are a, b, c"):
-        make_answers("multilabel", ["a", "b", "c"], {"d": 0.5})
+        answer_by("multilabel", ["a", "b", "c"], {"d": 0.5})
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.2, b"3.2"), (-1234567.0, b"-1234567"), (0.0, b"0")])
 def test_a_regression_returns_its_value_as_class_score_and_text(analyzed_regression, tmp_path, value, text):
     output, serialized = analyzed_regression
     path = str(tmp_path / "model")
-    answers = make_answers("regression", ["label"], {})
+    answers = answer_by("regression", ["label"], {})
     save_model(constant_network([value]), answers, output, Features(), "regression", path)
     model = tf.saved_model.load(path)
     answer = model.signatures["tf_examples"](examples=tf.constant(serialized[:1]))
@@ -309,7 +345,7 @@ def steep(analyzed, tmp_path_factory):
     logits = keras.layers.Dense(3, kernel_initializer="random_normal")(flat)
     path = str(tmp_path_factory.mktemp("steep") / "model")
     network = keras.Model({IMAGE: image, **side}, {"logits": logits, "embedding": flat})
-    save_model(network, make_answers("classification", ["10", "7", "b"], {}), output, features, "classification", path)
+    save_model(network, answer_by("classification", ["10", "7", "b"], {}), output, features, "classification", path)
     return path
 
 

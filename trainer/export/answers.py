@@ -1,4 +1,4 @@
-"""Answers of an exported model: from the network's logits to classes, label and score.
+"""Answers of an exported model: from the network's logits and embedding to classes, label, score and novelty.
 
 By task:
 
@@ -6,6 +6,8 @@ By task:
 - multilabel: ``classes`` are independent probabilities, ``label`` the labels at or above their thresholds, joined by |
   in the order of ``classes`` ('' if there are none), ``score`` the highest probability.
 - regression: ``classes`` [n, 1] and ``score`` are the value, ``label`` is its text.
+
+``novelty``: see ``trainer.export.novelty``. Of images that are too novel, if a limit is set, ``label`` is ''.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +17,7 @@ import tensorflow as tf
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.names import TaskName
 from trainer.config import list_thresholds
-from trainer.export.calibration import NO_CALIBRATION, Calibration
+from trainer.export.calibration import Calibration
 
 Tensors = dict[str, tf.Tensor]
 
@@ -32,7 +34,9 @@ def make_answers(
     task: TaskName,
     output_names: list[str],
     label_thresholds: Mapping[str, float],
-    calibration: Calibration = NO_CALIBRATION,
+    calibration: Calibration,
+    novelty: Callable[[Tensors], tf.Tensor],
+    unknown_from: float | None,
 ) -> Callable[[Tensors], Tensors]:
     """Returns the function from a network's ``logits`` and ``embedding`` to the answers.
 
@@ -41,6 +45,8 @@ def make_answers(
         output_names: names of the outputs.
         label_thresholds: decision threshold per label of a multilabel task (default 0.5).
         calibration: of the logits.
+        novelty: from the network's outputs to novelty, float32 ``[n]``.
+        unknown_from: the novelty from which on an image gets no label; None for no limit.
 
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``output_names``.
@@ -49,7 +55,10 @@ def make_answers(
 
     def answer(outputs: Tensors) -> Tensors:
         classes = compute_classes(task, calibration, outputs["logits"])
-        return {"classes": classes, "label": choose_label(classes), "score": tf.reduce_max(classes, axis=-1)}
+        label, how_novel = choose_label(classes), novelty(outputs)
+        if unknown_from is not None:
+            label = tf.where(how_novel >= unknown_from, "", label)
+        return {"classes": classes, "label": label, "score": tf.reduce_max(classes, axis=-1), "novelty": how_novel}
 
     return answer
 

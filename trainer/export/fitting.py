@@ -1,6 +1,7 @@
 """Fits what stands between a network's outputs and its answers, on images that it was not trained on."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from trainer.config import TrainerConfig
 from trainer.data import TrainingData
 from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
+from trainer.export.novelty import MAX_REFERENCES, Tensors, fit_novelty
 from trainer.inputs import LoadedSplit, make_batches
 
 _BATCH = 32
@@ -57,3 +59,18 @@ def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> 
     }
     _log.info("calibrated on %d images: log loss %.3f, %.3f without", len(logits), calibrated, plain)
     return calibration, facts
+
+
+def measure_novelty(
+    served: keras.Model, data: TrainingData, held_out: dict[str, np.ndarray]
+) -> Callable[[Tensors], tf.Tensor]:
+    """Returns the function from a network's outputs to novelty, see ``trainer.export.novelty``.
+
+    Args:
+        served: the network.
+        data: of more than ``MAX_REFERENCES`` images in ``train``, a random sample is looked at.
+        held_out: outputs for ``data.validation``, see ``compute_outputs``.
+    """
+    chosen = np.random.default_rng(0).permutation(data.train.count)[:MAX_REFERENCES]
+    references = compute_outputs(served, data.train.select(np.sort(chosen)))["embedding"]
+    return fit_novelty(data.task.name, references, held_out)

@@ -4,7 +4,7 @@ Signatures (n = batch, k = outputs):
 
 - ``serving_default``: ``input`` string [n], encoded images; ``metadata`` string [n]; side features [n], if any (a
   number that was missing in some training Examples is float, and NaN where it is missing)
-  → ``classes`` float [n, k], ``label`` string [n], ``score`` float [n], ``metadata`` string [n].
+  → ``classes`` float [n, k], ``label`` string [n], ``score`` and ``novelty`` float [n], ``metadata`` string [n].
 - ``tf_examples``: ``examples`` string [n], serialized Examples → the same.
 - ``embed``: ``input`` and ``metadata`` as above → ``embedding`` float [n, d], the backbone's averaged features, and
   ``metadata``.
@@ -12,7 +12,7 @@ Signatures (n = batch, k = outputs):
 
 Beside the signatures are the two halves of ``serving_default`` as functions, for a server that decodes each request by
 itself and runs the network on many at once: ``preprocess``, from ``input`` and side features to transformed features,
-and ``answer``, from these to ``classes``, ``label`` and ``score``.
+and ``answer``, from these to ``classes``, ``label``, ``score`` and ``novelty``.
 
 The answers by task: ``trainer.export.answers``.
 
@@ -47,7 +47,6 @@ class _Servable(tf.Module):
     ):
         super().__init__()
         self._network = network
-        self._answers = answers
         self._assets = [tf.saved_model.Asset(path) for path in assets]
         self._transform_owner, self._transform = load_graph(transform_output)
         self._features = features
@@ -56,6 +55,12 @@ class _Servable(tf.Module):
         self._parse_with_label = make_parser(transform_output, features, with_label=True)
         self.preprocess = tf.function(self._preprocess).get_concrete_function(**self._make_request_spec())
         transformed = self.preprocess.structured_outputs
+        inputs = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in transformed.items()}
+        outputs = tf.function(network).get_concrete_function(inputs).structured_outputs
+        # One function for all signatures: each that traced it anew would have its own copy of the embeddings in it.
+        self._answers = tf.function(answers).get_concrete_function(
+            {name: tf.TensorSpec(x.shape, x.dtype) for name, x in outputs.items()}
+        )
         self.answer = tf.function(self._answer).get_concrete_function(
             **{name: tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in transformed.items()}
         )

@@ -1,0 +1,58 @@
+"""Novelty of clusters of points that stand for embeddings."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.export.novelty import fit_novelty
+
+CENTERS = np.eye(3, 20, dtype=np.float32) * 5
+
+
+def draw(count: int, seed: int, centers: np.ndarray = CENTERS, noise: float = 0.3) -> dict[str, np.ndarray]:
+    """Embeddings around centers, and logits that are high for the center that is near, as a network gives them."""
+    rng = np.random.default_rng(seed)
+    embedding = centers[rng.integers(0, len(centers), count)] + rng.normal(0, noise, (count, 20)).astype(np.float32)
+    return {"embedding": embedding.astype(np.float32), "logits": (embedding @ CENTERS.T / 5).astype(np.float32)}
+
+
+def ask(novelty, outputs: dict[str, np.ndarray]) -> np.ndarray:
+    return novelty({name: tf.constant(array) for name, array in outputs.items()}).numpy()
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_it_is_the_share_of_images_not_trained_on_that_are_less_novel(task):
+    novelty = fit_novelty(task, draw(300, 0)["embedding"], draw(1000, 1))
+    usual = ask(novelty, draw(1000, 2))
+    for share in (0.1, 0.5, 0.75, 0.9, 0.99):
+        assert np.quantile(usual, share) == pytest.approx(share, abs=0.04)
+    assert usual.dtype == np.float32
+    other = ask(novelty, draw(200, 3, centers=np.roll(CENTERS, 10, axis=1)))
+    assert other.min() > 0.99
+
+
+def test_it_rises_on_beyond_all_images_that_were_seen():
+    novelty = fit_novelty("regression", draw(300, 0)["embedding"], draw(50, 1))
+    shares = np.linspace(0, 1, 9)[:, None]
+    away = {"embedding": ((1 - shares) * CENTERS[0] + shares * np.eye(20)[15] * 5).astype(np.float32)}
+    values = ask(novelty, away | {"logits": np.zeros((9, 1), np.float32)})
+    assert (np.diff(values) >= 0).all()
+    assert values[-1] > 0.999
+    assert values.max() <= 1
+
+
+def test_in_a_classification_it_sees_what_looks_known_and_is_none_of_the_classes():
+    train, held_out = draw(300, 0), draw(200, 1)
+    between = draw(100, 2)
+    between["logits"] = np.zeros_like(between["logits"])  # its features are usual, and speak for no class
+    by_both, by_distance = (
+        fit_novelty(task, train["embedding"], held_out) for task in ("classification", "multilabel")
+    )
+    assert np.median(ask(by_both, between)) > 0.99
+    assert np.median(ask(by_distance, between)) < 0.8
+
+
+def test_features_that_are_all_alike_give_no_division_by_zero():
+    alike = {"embedding": np.zeros((20, 8), np.float32), "logits": np.zeros((20, 3), np.float32)}
+    novelty = fit_novelty("classification", alike["embedding"], alike)
+    assert np.isfinite(ask(novelty, alike)).all()
