@@ -198,9 +198,9 @@ def measure_novelty(flowers: Images, digits: np.ndarray, left_out: int, seed: in
 
     is_left_out = flowers.classes == left_out
     # The classes that are left are numbered anew: a network has no output for a class without images.
-    known = flowers._replace(classes=flowers.classes - (flowers.classes > left_out))
+    four_kinds = flowers._replace(classes=flowers.classes - (flowers.classes > left_out))
     train, validation = set_aside(np.flatnonzero(~is_left_out & ~flowers.is_val), seed)
-    network = train_head(known, train, validation, seed)
+    network = train_head(four_kinds, train, validation, seed)
     novelty = fit_novelty("classification", flowers.features[train], ask(network, flowers.features[validation]))
     usual, unseen, other = (
         novelty(ask(network, features)).numpy()
