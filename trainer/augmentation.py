@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from imagepipe.base.features import IMAGE
 from trainer.config import AugmentationConfig
+from trainer.inputs import Tensors
+from transform.examples import CORES
 
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -65,6 +68,25 @@ def make_augmentation(config: AugmentationConfig) -> Augment:
         return tf.cast(tf.round(tf.ensure_shape(images, shape)), tf.uint8), target
 
     return augment
+
+
+def augment_batches(batches: tf.data.Dataset, config: AugmentationConfig, seed: int, first: int) -> tf.data.Dataset:
+    """Augments the images of batches of (inputs, targets).
+
+    Args:
+        batches: see ``inputs.read_batches``.
+        config: which changes to make, and how strong.
+        seed: 0 or more.
+        first: number of the first batch: each number gives other changes.
+    """
+    augment = make_augmentation(config)
+
+    def augment_batch(number: tf.Tensor, batch: tuple[Tensors, tf.Tensor]) -> tuple[Tensors, tf.Tensor]:
+        inputs, target = batch
+        images, target = augment(inputs[IMAGE], target, tf.cast([seed, number], tf.int32))
+        return {**inputs, IMAGE: images}, target
+
+    return batches.enumerate(first).map(augment_batch, num_parallel_calls=CORES, deterministic=True)
 
 
 def _draw_matrices(config: AugmentationConfig, count: tf.Tensor, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ from trainer import backbones
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
 DEFAULT_THRESHOLD = 0.5
+MAX_VIEWS = 5
 
 Distribution = Literal["auto", "none", "mirrored"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
@@ -106,9 +107,13 @@ class TrainerConfig(BaseModel):
         description="How pixels are normalized: as the backbone was trained, or featurewise, by mean and variance of "
         "each channel of the train split.",
     )
-    head_units: Annotated[int, Field(ge=1)] = Field(1024, description="Number of units in the head's hidden layer.")
+    head_units: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Number of units in the head's hidden layer; 0 for none. By default 1024; with weights, but no "
+        "side features, none: the head is linear, and starts from a regression on the frozen base's features.",
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="Share of the hidden layer that is dropped during training."
+        0.2, description="Share of what the head's last layer takes that is dropped during training."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(
         20, description="Maximum number of epochs of the whole network or, with weights, of its upper blocks."
@@ -119,6 +124,12 @@ class TrainerConfig(BaseModel):
     unfreeze_after: str | None = Field(
         None,
         description="With weights: layer of the base above which fine-tuning starts (default: the base's last stage).",
+    )
+    views: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="With weights: views of each image, itself and augmented ones, of which the outputs of the frozen "
+        "layers are kept on disk, so that an epoch runs the other layers only; 0 to run all of them on new views in "
+        f"each epoch. By default as many as epochs, {MAX_VIEWS} at most, and 1 without augmentation.",
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Images per step, over all devices.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="Optimizer; sgd uses Nesterov momentum.")

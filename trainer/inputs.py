@@ -78,7 +78,7 @@ class LoadedSplit:
     """One split, ready to be batched.
 
     Attributes:
-        images: uint8 pixels ``[height, width, 3]``, or cached backbone features, float32 ``[d]``.
+        images: uint8 pixels ``[height, width, 3]``, or what frozen layers make of them, float16.
         side: the side features by name, ``[count]``.
         targets: compact, see ``Task.compact``; batches have them encoded.
         task: of the targets.
@@ -216,15 +216,19 @@ def read_batches(split: LoadedSplit, indices: tf.data.Dataset) -> tf.data.Datase
     return disable_tuner(indices).map(read_batch, num_parallel_calls=_READERS, deterministic=True)
 
 
-def shuffle_epochs(count: int, examples: int, batch_size: int, seed: int, first: int) -> tf.data.Dataset:
+def shuffle_epochs(
+    count: int, examples: int, batch_size: int, seed: int, first: int, views: int = 1
+) -> tf.data.Dataset:
     """Returns an endless dataset of batches of indices: each epoch in a new order, the same for the same seed.
 
     Args:
-        count: number of examples in the split.
+        count: number of examples in the split; of one view, if there are several.
         examples: number of examples per epoch; none is repeated before all others were read.
         batch_size: of all batches but the last of an epoch.
         seed: 0 or more.
         first: number of the first epoch, 0 or more.
+        views: number of views that the split has of each example, one view of all examples after the other; epochs
+            take them in turn.
 
     Returns:
         Indices, int64 ``[n]`` per batch.
@@ -232,7 +236,8 @@ def shuffle_epochs(count: int, examples: int, batch_size: int, seed: int, first:
 
     def draw_order(epoch: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng([seed, int(epoch)])
-        return np.concatenate([rng.permutation(count) for _ in range(-(-examples // count))])[:examples]
+        order = np.concatenate([rng.permutation(count) for _ in range(-(-examples // count))])[:examples]
+        return order + count * (int(epoch) % views)
 
     def batch_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         indices = tf.ensure_shape(tf.numpy_function(draw_order, [epoch], tf.int64, stateful=False), [examples])

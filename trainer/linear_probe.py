@@ -78,7 +78,12 @@ class _Rows(NamedTuple):
 
 
 def fit_probe(
-    features: np.ndarray, targets: np.ndarray, task: TaskName, outputs: int, importance: np.ndarray | None = None
+    features: np.ndarray,
+    targets: np.ndarray,
+    task: TaskName,
+    outputs: int,
+    importance: np.ndarray | None = None,
+    originals: int | None = None,
 ) -> LinearProbe:
     """Fits a linear model.
 
@@ -89,12 +94,17 @@ def fit_probe(
         task: what is learned.
         outputs: number of classes or labels; 1 for regression.
         importance: weight of each example's loss, float ``[n]``, 0 or more; by default all count the same.
+        originals: number of rows, the first ones, on which the penalty is chosen: if the others are views of the same
+            images, a cross-validation over all would judge rows by models that have seen nearly the same. By default
+            all.
     """
     chosen = _sample(len(targets), _count_rows(features.shape[1], outputs))
+    first = np.flatnonzero(chosen < (originals or len(targets)))
     weights = np.ones(len(targets)) if importance is None else importance
     with threadpool_limits(_THREADS):
         rows, scaler = _prepare(features[chosen], targets[chosen], task, outputs, weights[chosen])
-        return scaler.restore(_fit(rows, task, _choose_penalty(rows, task), _MAX_STEPS), task)
+        penalty = _choose_penalty(rows.take(first), task) * len(chosen) / len(first)
+        return scaler.restore(_fit(rows, task, penalty, _MAX_STEPS), task)
 
 
 def predict_out_of_fold(

@@ -15,6 +15,7 @@ from trainer.pretrained import check_file, load_weights
 from trainer.tasks import Task
 
 _SIDE_UNITS = 20
+_HIDDEN_UNITS = 1024
 _DEFAULT_MOMENTUM = 0.99  # Keras's
 _MIN_VARIANCE = 1.0  # in levels squared: an almost constant channel is not amplified
 
@@ -31,6 +32,8 @@ class Network(NamedTuple):
         head: like ``model``, but its ``image`` is the output of ``pooled``: with a frozen base it can be trained alone.
         served: like ``model``, but to ``logits``, its outputs before their activation, and ``embedding``, the output of
             ``pooled``.
+        scaling: from images, uint8 ``[n, height, width, 3]``, to what ``base`` takes.
+        pool: from what ``base`` gives to averaged features, float32 ``[n, d]``.
     """
 
     model: keras.Model
@@ -38,6 +41,8 @@ class Network(NamedTuple):
     pooled: keras.Model
     head: keras.Model
     served: keras.Model
+    scaling: keras.Model
+    pool: keras.layers.Layer
 
 
 def build_network(
@@ -68,15 +73,22 @@ def build_network(
     if config.weights != NO_WEIGHTS:
         _find_layer(base, get_last_frozen_layer(config))  # fails now rather than after the head's epochs
     image = keras.Input((*image_size, 3), dtype="uint8", name=IMAGE)
-    scaled = _scale(image, config, statistics)
-    average = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(base(scaled))
+    scaling = keras.Model(image, _scale(image, config, statistics), name="scaling")
+    head = _build_head(base.outputs[0].shape[-1], task, side, config)
+    return join_parts(scaling, base, keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool"), head)
 
-    head = _build_head(average.shape[-1], task, side, config)
-    side_inputs = _make_side_inputs(side)
+
+def join_parts(scaling: keras.Model, base: keras.Model, pool: keras.layers.Layer, head: keras.Model) -> Network:
+    """Returns the network of these parts, see ``Network``; ``head`` has a layer ``logits``."""
+    image = scaling.input
+    average = pool(base(scaling.output))
+    side_inputs = {
+        name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in head.input.items() if name != IMAGE
+    }
     model = keras.Model({IMAGE: image, **side_inputs}, head({IMAGE: average, **side_inputs}), name="classifier")
     logits = keras.Model(head.input, head.get_layer("logits").output)({IMAGE: average, **side_inputs})
     served = keras.Model(model.input, {"logits": logits, "embedding": average}, name="served")
-    return Network(model, base, keras.Model(image, average, name="pooled"), head, served)
+    return Network(model, base, keras.Model(image, average, name="pooled"), head, served, scaling, pool)
 
 
 def _build_base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
@@ -139,12 +151,25 @@ def _build_head(features: int, task: Task, side: Mapping[str, int | None], confi
         all_side = encoded[0] if len(encoded) == 1 else keras.layers.Concatenate(name="side")(encoded)
         reduced = keras.layers.Dense(_SIDE_UNITS, activation="relu", name="side_dense")(all_side)
         joined = keras.layers.Concatenate(name="image_and_side")([image, reduced])
-    hidden = keras.layers.Dense(config.head_units, activation="relu", name="hidden")(joined)
+    hidden = joined
+    if units := get_head_units(config, bool(side)):
+        hidden = keras.layers.Dense(units, activation="relu", name="hidden")(joined)
     dropped = keras.layers.Dropout(config.dropout, name="dropout")(hidden)
     # float32 even if the rest computes in 16 bits: a softmax loses too much there.
     logits = keras.layers.Dense(task.outputs, dtype="float32", name="logits")(dropped)
     outputs = keras.layers.Activation(task.activation, dtype="float32", name="outputs")(logits)
     return keras.Model({IMAGE: image, **side_inputs}, outputs, name="head")
+
+
+def get_head_units(config: TrainerConfig, has_side: bool) -> int:
+    """Returns the number of units in the head's hidden layer, 0 if there is none.
+
+    By default there is none on pretrained features, so that training starts from what a regression on them gives; but
+    side features need one to have a say in what the image means.
+    """
+    if config.head_units is None:
+        return _HIDDEN_UNITS if has_side or config.weights == NO_WEIGHTS else 0
+    return config.head_units
 
 
 def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
@@ -184,6 +209,25 @@ def unfreeze_after(base: keras.Model, layer_name: str) -> None:
     for i, layer in enumerate(base.layers):
         if i <= index or isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
+
+
+def split_base(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.Model]:
+    """Splits a base behind a layer, or behind the nearest one before it whose output is all that the others take.
+
+    Args:
+        base: the base.
+        layer_name: of one of its layers.
+
+    Returns:
+        The model up to that layer, and the one from its output on; they share their layers with ``base``. If none but
+        the input will do, the first has no layer that computes.
+    """
+    for layer in reversed(base.layers[: _find_layer(base, layer_name) + 1]):
+        try:
+            return keras.Model(base.inputs, layer.output), keras.Model(layer.output, base.outputs[0])
+        except (ValueError, AttributeError):  # a connection leads round the layer, or it is used several times
+            continue
+    raise AssertionError("the base's input is not its first layer")
 
 
 def _find_layer(base: keras.Model, layer_name: str) -> int:

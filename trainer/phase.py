@@ -18,6 +18,7 @@ class Phase:
         train: the images to train on.
         validation: the images to choose on.
         augmented: whether the images of ``train`` are augmented.
+        views: number of views in ``train``, see ``inputs.shuffle_epochs``.
         epochs: maximum number of epochs.
         learning_rate: the peak.
     """
@@ -30,3 +31,9 @@ class Phase:
     augmented: bool
     epochs: int
     learning_rate: float
+    views: int = 1
+
+    @property
+    def count(self) -> int:
+        """Number of examples of which ``train`` has views."""
+        return self.train.count // self.views

@@ -26,7 +26,7 @@ from trainer.export.fitting import calibrate, compute_outputs, measure_novelty
 from trainer.export.optimize import optimize_for_serving
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
-from trainer.network import Network, build_network
+from trainer.network import Network, build_network, get_head_units
 from trainer.pictures import draw_curves, draw_preview
 from trainer.schedule import History, run_schedule
 
@@ -137,7 +137,8 @@ def _write_to_tensorboard(writer: tf.summary.SummaryWriter, row: dict[str, Any])
 def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained: Trained) -> None:
     """Writes the SavedModel and, beside it, the folder of training's other results."""
     # In float32 and for one device, whatever it was trained in and on; its initial weights are replaced anyway.
-    from_scratch = config.model_copy(update={"weights": NO_WEIGHTS})
+    units = get_head_units(config, bool(data.side))
+    from_scratch = config.model_copy(update={"weights": NO_WEIGHTS, "head_units": units})
     network = build_network(data.image_size, data.task, data.side, from_scratch, trained.statistics)
     network.model.set_weights(trained.network.model.get_weights())
 

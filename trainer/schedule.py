@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
-from imagepipe.base.features import IMAGE
 from imagepipe.base.signals import hold_signals
-from trainer.augmentation import make_augmentation
+from trainer.augmentation import augment_batches
 from trainer.checkpoint import (
     STATE,
     Arrays,
@@ -35,7 +35,7 @@ from trainer.checkpoint import (
 )
 from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.devices import divide_epoch
-from trainer.inputs import LoadedSplit, Tensors, make_batches, read_batches, shuffle_epochs
+from trainer.inputs import LoadedSplit, make_batches, read_batches, shuffle_epochs
 from trainer.network import Network, set_batch_norm_momentum
 from trainer.phase import Phase
 from trainer.steps import (
@@ -54,7 +54,6 @@ from trainer.steps import (
 )
 from trainer.tasks import Task
 from trainer.transfer import list_transfer_phases
-from transform.examples import CORES
 
 _log = logging.getLogger("trainer")
 _PREFETCHED = 2  # batches
@@ -101,13 +100,17 @@ def run_schedule(
         TrainingError: if the loss is no longer finite, or memory doesn't suffice.
         Stopped: after SIGTERM or Ctrl+C, once the state is saved, see ``imagepipe.base.signals``.
     """
-    phase_starters = _list_phases(network, train, validation, config, folder)
+    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config)]
+    kept: list[str] = []
+    if config.weights != NO_WEIGHTS:
+        phase_starters, kept = list_transfer_phases(network, train, validation, config, folder, class_weights)
     identity = {
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "precision": network.model.dtype_policy.name,
         "devices": strategy.num_replicas_in_sync,
         "examples": [train.count, validation.count],
+        "kept": kept,
         "configuration": config.model_dump(mode="json"),
     }
 
@@ -162,19 +165,10 @@ def run_schedule(
         return run_phases(None)
 
 
-def _list_phases(
-    network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig, folder: Path
-) -> list[Callable[[], Phase]]:
-    """Returns functions that start each phase."""
-    if config.weights != NO_WEIGHTS:
-        return list_transfer_phases(network, train, validation, config, folder)
-
-    def start_all() -> Phase:
-        set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
-        model, augmented = network.model, config.augmentation.is_on
-        return Phase("all", model, model.variables, train, validation, augmented, config.epochs, config.learning_rate)
-
-    return [start_all]
+def _start_all(network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig) -> Phase:
+    set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
+    model, augmented = network.model, config.augmentation.is_on
+    return Phase("all", model, model.variables, train, validation, augmented, config.epochs, config.learning_rate)
 
 
 def is_better(losses: np.ndarray, reference: np.ndarray) -> bool:
@@ -223,7 +217,7 @@ class _PhaseTraining:
         self._phase = phase
         self._config = config
         self._strategy = strategy
-        self._sizes = divide_epoch(strategy, phase.train.count, config.batch_size)
+        self._sizes = divide_epoch(strategy, phase.count, config.batch_size)
         with strategy.scope():
             rate = make_learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = make_optimizer(config, rate, phase.model)
@@ -315,21 +309,14 @@ class _PhaseTraining:
 
     def _make_train_batches(self, epoch: int, step: int) -> Batches:
         """Returns all batches from a step of an epoch on, the same ones whatever this process has trained so far."""
-        sizes, seed, split = self._sizes, self._config.seed, self._phase.train
+        sizes, seed, phase = self._sizes, self._config.seed, self._phase
         batches_per_epoch = -(-sizes.examples // sizes.replica)
         skipped = step * (self._config.batch_size // sizes.replica)
-        indices = shuffle_epochs(split.count, sizes.examples, sizes.replica, seed, epoch)
-        batches = read_batches(split, indices.skip(skipped))
-        if self._phase.augmented:
-            augment = make_augmentation(self._config.augmentation)
-
-            def augment_batch(number: tf.Tensor, batch: tuple[Tensors, tf.Tensor]) -> tuple[Tensors, tf.Tensor]:
-                batch_seed = tf.cast([seed, number], tf.int32)
-                images, target = augment(batch[0][IMAGE], batch[1], batch_seed)
-                return {**batch[0], IMAGE: images}, target
-
+        indices = shuffle_epochs(phase.count, sizes.examples, sizes.replica, seed, epoch, phase.views)
+        batches = read_batches(phase.train, indices.skip(skipped))
+        if phase.augmented:
             first = epoch * batches_per_epoch + skipped
-            batches = batches.enumerate(first).map(augment_batch, num_parallel_calls=CORES, deterministic=True)
+            batches = augment_batches(batches, self._config.augmentation, seed, first)
         return distribute_batches(self._strategy, batches.prefetch(_PREFETCHED))
 
     def _evaluate(self, is_stopped: Callable[[], bool]) -> dict[str, float] | None:

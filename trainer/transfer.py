@@ -1,56 +1,111 @@
-"""The phases of a training that starts from pretrained weights: the head on the frozen base, then the upper blocks."""
+"""The phases of a training that starts from pretrained weights: the head on the frozen base, then the upper blocks.
 
+Neither runs the layers that it doesn't train: their outputs are kept, see ``trainer.frozen``.
+"""
+
+import logging
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from imagepipe.base.features import IMAGE
-from imagepipe.base.full_disk import measure_full_disk
 from trainer.config import TrainerConfig
-from trainer.inputs import ArrayFile, LoadedSplit, make_batches
-from trainer.network import Network, get_last_frozen_layer, unfreeze_after
+from trainer.frozen import choose_kept, count_views, keep_outputs
+from trainer.inputs import LoadedSplit
+from trainer.linear_probe import MAX_ROWS, fit_probe
+from trainer.network import Network, get_last_frozen_layer, split_base, unfreeze_after
 from trainer.phase import Phase
 
-_PREFETCHED = 2  # batches
+_log = logging.getLogger("trainer")
 
 
 def list_transfer_phases(
-    network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig, folder: Path
-) -> list[Callable[[], Phase]]:
-    """Returns functions that start each phase: they freeze the layers that the phase doesn't train."""
-    augmented = config.augmentation.is_on
+    network: Network,
+    train: LoadedSplit,
+    validation: LoadedSplit,
+    config: TrainerConfig,
+    folder: Path,
+    class_weights: np.ndarray | None,
+) -> tuple[list[Callable[[], Phase]], list[str]]:
+    """Lists the phases; see ``schedule.run_schedule`` for the arguments.
+
+    Returns:
+        Functions that start each phase: they freeze the layers that the phase doesn't train. And of what outputs are
+        kept.
+    """
+    last_frozen = get_last_frozen_layer(config)
+    lower, upper = split_base(network.base, last_frozen)
+    below = lower(network.scaling.output)
+    outputs = {"features": network.pool(upper(below)), "boundary": below}
+    if (boundary := lower.layers[-1].name) != last_frozen:
+        _log.info("connections lead round %s: the outputs of %s can be kept", last_frozen, boundary)
+    views = count_views(config)
+    kept = choose_kept(outputs, views * train.count + validation.count, folder) if views else []
+
+    @cache
+    def keep() -> tuple[dict[str, LoadedSplit], dict[str, LoadedSplit]]:
+        model = keras.Model(network.scaling.input, {name: outputs[name] for name in kept})
+        return (
+            keep_outputs(model, train, views, config, folder / "train"),
+            keep_outputs(model, validation, 1, config, folder / "validation"),
+        )
+
+    def define_phase(name: str, model: keras.Model, output: str, epochs: int, rate: float) -> Phase:
+        kept_train, kept_validation = (part[output] for part in keep())
+        return Phase(name, model, model.variables, kept_train, kept_validation, False, epochs, rate, views)
 
     def start_head() -> Phase:
         network.base.trainable = False
-        epochs, rate = config.head_epochs, config.learning_rate
-        if augmented:
-            return Phase("head", network.model, network.head.variables, train, validation, True, epochs, rate)
-        # Without augmentation the frozen base computes the same features in each epoch: once is enough.
-        cached = [
-            cache_backbone_features(network, split, config.batch_size, folder / name)
-            for name, split in (("train.features", train), ("validation.features", validation))
-        ]
-        return Phase("head", network.head, network.head.variables, cached[0], cached[1], False, epochs, rate)
+        rate = config.learning_rate
+        if "features" not in kept:
+            augmented, variables = config.augmentation.is_on, network.head.variables
+            return Phase("head", network.model, variables, train, validation, augmented, config.head_epochs, rate)
+        if start_from_probe(network.head, keep()[0]["features"], train.count, class_weights):
+            rate = config.fine_tune_learning_rate  # one made for random weights would undo that
+        return define_phase("head", network.head, "features", config.head_epochs, rate)
 
     def start_upper_blocks() -> Phase:
-        unfreeze_after(network.base, get_last_frozen_layer(config))
-        model, rate = network.model, config.fine_tune_learning_rate
-        return Phase("upper blocks", model, model.variables, train, validation, augmented, config.epochs, rate)
+        unfreeze_after(network.base, last_frozen)
+        rate = config.fine_tune_learning_rate
+        if "boundary" not in kept:
+            model, augmented = network.model, config.augmentation.is_on
+            return Phase("upper blocks", model, model.variables, train, validation, augmented, config.epochs, rate)
+        return define_phase("upper blocks", _build_upper(network, upper), "boundary", config.epochs, rate)
 
-    return [start_head, start_upper_blocks]
+    return [start_head, start_upper_blocks], kept
 
 
-def cache_backbone_features(network: Network, split: LoadedSplit, batch_size: int, path: Path) -> LoadedSplit:
-    """Returns a split with cached backbone features in place of its images; writes them to ``path``."""
-    forward = tf.function(lambda images: network.pooled(images, training=False), reduce_retracing=True)
-    features = ArrayFile(path, network.pooled.output_shape[1:], np.dtype(np.float32))
-    with (
-        measure_full_disk(path, "the cached backbone features", lambda: split.count * features.row_bytes),
-        path.open("wb") as file,
-    ):
-        # Not in the dataset's map, which runs on CPUs only.
-        for batch, _ in make_batches(split, batch_size).prefetch(_PREFETCHED):
-            file.write(forward(batch[IMAGE]).numpy().data)
-    return LoadedSplit(features, split.side, split.targets, split.task)
+def _build_upper(network: Network, upper: keras.Model) -> keras.Model:
+    """Returns the network from its boundary on: like ``network.model``, but its ``image`` is what ``upper`` takes."""
+    boundary = keras.Input(upper.input.shape[1:], dtype=upper.input.dtype, name=IMAGE)
+    inputs = network.model.input | {IMAGE: boundary}
+    return keras.Model(inputs, network.head(inputs | {IMAGE: network.pool(upper(boundary))}), name="upper_blocks")
+
+
+def start_from_probe(head: keras.Model, features: LoadedSplit, count: int, class_weights: np.ndarray | None) -> bool:
+    """Gives a linear head the weights of a linear probe.
+
+    Args:
+        head: see ``network.Network``.
+        features: of views of the images to train on, the images themselves first.
+        count: number of these images.
+        class_weights: see ``steps.make_train_step``.
+
+    Returns:
+        Whether it has: a head with a hidden layer or side features is left as it is.
+    """
+    logits, task = head.get_layer("logits"), features.task
+    if features.side or any(layer.name == "hidden" for layer in head.layers):
+        return False
+    rows = np.arange(min(features.count, MAX_ROWS))
+    if features.count > MAX_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(features.count, MAX_ROWS, replace=False))
+    targets = features.targets[rows]
+    importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
+    originals = int(np.searchsorted(rows, count))
+    probe = fit_probe(features.images.read(rows), targets, task.name, task.outputs, importance, originals)
+    logits.set_weights([probe.weights, probe.bias])
+    return True

@@ -13,7 +13,6 @@ from tests.trainer.test_schedule import CONFIGS, ONE_DEVICE, TASK, assert_same, 
 from trainer.checkpoint import STATE
 from trainer.inputs import load_split
 from trainer.schedule import run_schedule
-from trainer.transfer import cache_backbone_features
 
 pytestmark = pytest.mark.slow
 
@@ -48,13 +47,15 @@ def test_pixels_say_how_much_room_they_need_and_are_loaded_with_room(small_disk,
     assert split.targets.tolist() == [number % 2 for number in range(60)]
 
 
-def test_backbone_features_say_how_much_room_they_need(small_disk, tmp_path):
-    disk = small_disk("4k")
-    (disk.folder / "other").write_bytes(bytes(4096))
-    network = make_network(CONFIGS["on cached features"])
-    with pytest.raises(OSError, match=r"for the cached backbone features, which take 0\.0 MB in all"):
-        cache_backbone_features(network, make_split(tmp_path), 8, disk.folder / "train.features")
-    assert [file.name for file in disk.folder.iterdir()] == ["other"]
+def test_without_room_for_the_outputs_of_frozen_layers_all_layers_run_in_each_epoch(small_disk, tmp_path, caplog):
+    disk = small_disk("1m")
+    config = CONFIGS["with weights"]
+    (disk.folder / "other").write_bytes(bytes(900_000))
+    split = make_split(tmp_path)
+    history = run_schedule(make_network(config), TASK, split, split, config, disk.folder, ONE_DEVICE)
+    assert [row["phase"] for row in history] == ["head"] * 2 + ["upper blocks"] * 4
+    assert "the outputs of boundary for 300 views would take 0 MB, and half of the room" in caplog.text
+    assert not list(disk.folder.glob("*boundary*"))
 
 
 def test_a_state_that_finds_no_room_leaves_the_previous_one_from_which_the_training_continues(small_disk, tmp_path):

@@ -15,7 +15,7 @@ from imagepipe.base.features import IMAGE
 from trainer import devices
 from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.inputs import ArrayFile, LoadedSplit
-from trainer.network import Network
+from trainer.network import join_parts
 from trainer.schedule import run_schedule
 from trainer.tasks import make_classification
 
@@ -43,10 +43,10 @@ def main(distribution: str, folder: Path) -> None:
     with strategy.scope():
         base = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu")])
         image = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE)
-        pooled = keras.Model(image, keras.layers.GlobalAveragePooling2D()(base(keras.layers.Rescaling(1 / 255)(image))))
+        scaling = keras.Model(image, keras.layers.Rescaling(1 / 255)(image))
         features = keras.Input((4,), name=IMAGE)
-        head = keras.Model({IMAGE: features}, keras.layers.Dense(2, activation="softmax")(features))
-        network = Network(keras.Model({IMAGE: image}, head({IMAGE: pooled(image)})), base, pooled, head)
+        head = keras.Model({IMAGE: features}, keras.layers.Softmax()(keras.layers.Dense(2, name="logits")(features)))
+        network = join_parts(scaling, base, keras.layers.GlobalAveragePooling2D(), head)
     history = run_schedule(network, task, split, split, config, folder, strategy)
     result = {
         "replicas": strategy.num_replicas_in_sync,

@@ -1,0 +1,138 @@
+"""What is kept of frozen layers, and training on it, on the small network of the schedule's tests."""
+
+import shutil
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from imagepipe.base.features import IMAGE
+from tests.trainer.test_schedule import GIVEN, OFF, copy_weights, make_network, make_split, train
+from trainer import frozen, transfer
+from trainer.config import AugmentationConfig, TrainerConfig
+from trainer.frozen import choose_kept, count_views, keep_outputs
+from trainer.inputs import make_batches
+from trainer.linear_probe import fit_probe
+from trainer.network import split_base
+from trainer.transfer import start_from_probe
+
+
+def keep_two_views(tmp_path):
+    config = TrainerConfig(**GIVEN, views=2)
+    network, split = make_network(config), make_split(tmp_path)
+    lower, upper = split_base(network.base, "middle")
+    below = lower(network.scaling.output)
+    model = keras.Model(network.scaling.input, {"boundary": below, "features": network.pool(upper(below))})
+    return network, upper, split, keep_outputs(model, split, 2, config, tmp_path / "train")
+
+
+def test_the_first_view_is_the_image_itself_and_the_next_an_augmented_one(tmp_path):
+    network, upper, split, kept = keep_two_views(tmp_path)
+    assert kept["features"].count == kept["boundary"].count == 120
+    assert np.array_equal(kept["features"].targets, np.tile(split.targets, 2))
+    first, second = (kept["features"].images.read(np.arange(60) + start) for start in (0, 60))
+    assert first.dtype == np.float16
+    images = split.images.read(np.arange(60))
+    assert np.allclose(first, network.pooled(images), atol=2e-3)
+    distances = np.abs(second.astype(np.float32) - first).max(axis=1)
+    assert (distances > 2e-3).mean() > 0.9
+    boundary = kept["boundary"].images.read(np.arange(60))
+    assert np.allclose(network.pool(upper(boundary)), first, atol=2e-3)
+
+
+def test_the_head_and_the_upper_blocks_on_what_is_kept_give_the_outputs_of_the_network(tmp_path):
+    network, upper, split, kept = keep_two_views(tmp_path)
+    expected = network.model({IMAGE: split.images.read(np.arange(60))})
+    models = {"features": network.head, "boundary": transfer._build_upper(network, upper)}
+    for name, model in models.items():
+        batch, _ = next(iter(make_batches(kept[name], 60)))
+        assert np.allclose(model(batch), expected, atol=2e-3)
+
+
+def test_a_file_that_is_whole_is_used_again_and_another_is_not(tmp_path):
+    *_, kept = keep_two_views(tmp_path)
+    path = kept["features"].images.path
+    written = path.read_bytes()
+    path.write_bytes(bytes(len(written)))
+    keep_two_views(tmp_path)
+    assert path.read_bytes() == bytes(len(written))
+    path.write_bytes(written[:-1])
+    keep_two_views(tmp_path)
+    assert path.read_bytes() == written
+
+
+def test_what_does_not_fit_into_half_of_the_room_is_not_kept_and_the_log_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    outputs = {"features": keras.Input((10,)), "boundary": keras.Input((8, 8, 4))}
+    assert choose_kept(outputs, 100, tmp_path) == ["features"]
+    assert "the outputs of boundary for 100 views would take 0 MB" in caplog.text
+    (tmp_path / "train.boundary.kept").write_bytes(bytes(60_000))
+    assert choose_kept(outputs, 100, tmp_path) == ["features", "boundary"]
+
+
+@pytest.mark.parametrize(
+    ("options", "views"),
+    [
+        ({}, 5),
+        ({"epochs": 2}, 2),
+        ({"views": 12}, 12),
+        ({"views": 0}, 0),
+        ({"augmentation": OFF}, 1),
+        ({"augmentation": OFF, "views": 3}, 1),
+        ({"augmentation": AugmentationConfig(mixup=0.2), "views": 3}, 0),
+    ],
+)
+def test_as_many_views_as_epochs_up_to_five_and_none_of_mixed_images(options, views):
+    assert count_views(TrainerConfig(**options)) == views
+
+
+def test_where_a_connection_leads_round_a_layer_the_base_is_split_before_it():
+    image = keras.Input((8, 8, 3))
+    first = keras.layers.Conv2D(4, 3, padding="same", name="first")(image)
+    inner = keras.layers.Conv2D(4, 3, padding="same", name="inner")(first)
+    base = keras.Model(image, keras.layers.ReLU()(keras.layers.Add(name="joined")([first, inner])))
+    for name, expected in {"joined": "joined", "inner": "first", "first": "first"}.items():
+        lower, upper = split_base(base, name)
+        assert lower.layers[-1].name == expected
+        images = np.ones((1, 8, 8, 3), np.float32)
+        assert np.array_equal(upper(lower(images)), base(images))
+
+
+def test_a_linear_head_starts_from_the_probe(tmp_path):
+    network, _, _, kept = keep_two_views(tmp_path)
+    features = kept["features"]
+    assert start_from_probe(network.head, features, 60, None)
+    rows = features.images.read(np.arange(120))
+    probe = fit_probe(rows, features.targets, "classification", 2, originals=60)
+    assert np.allclose(network.head({IMAGE: rows}), probe.predict(rows), atol=1e-5)
+    assert (probe.predict(rows).argmax(axis=1) == features.targets).mean() > 0.9
+
+
+def test_a_head_with_a_hidden_layer_starts_at_random(tmp_path):
+    *_, kept = keep_two_views(tmp_path)
+    features = keras.Input((4,), name=IMAGE)
+    hidden = keras.layers.Dense(4, name="hidden")(features)
+    head = keras.Model({IMAGE: features}, keras.layers.Dense(2, name="logits")(hidden))
+    initial = head.get_layer("logits").get_weights()[0]
+    assert not start_from_probe(head, kept["features"], 60, None)
+    assert np.array_equal(initial, head.get_layer("logits").get_weights()[0])
+
+
+def test_training_from_the_kept_boundary_is_training_through_the_whole_network_within_rounding(tmp_path, monkeypatch):
+    config = TrainerConfig(**GIVEN, augmentation=OFF, warmup_epochs=0)
+    split = make_split(tmp_path)
+    initial = make_network(config, dropout=0)
+    networks = {}
+    for name in ("kept", "whole"):
+        if name == "whole":
+            monkeypatch.setattr(transfer, "choose_kept", lambda *arguments: ["features"])
+        networks[name] = train(split, config, tmp_path / name, network=make_network(config, dropout=0))
+    (kept, kept_history), (whole, whole_history) = networks.values()
+    assert (tmp_path / "kept" / "train.boundary.kept").exists()
+    assert not (tmp_path / "whole" / "train.boundary.kept").exists()
+    for name, start in copy_weights(initial.base).items():
+        way = np.linalg.norm(copy_weights(whole.base)[name] - start)
+        assert np.linalg.norm(copy_weights(kept.base)[name] - copy_weights(whole.base)[name]) <= 0.05 * way
+    assert kept_history[-1]["val_loss"] == pytest.approx(whole_history[-1]["val_loss"], abs=1e-2)
+    assert shutil.disk_usage(tmp_path).free
