@@ -1,4 +1,4 @@
-"""What frozen layers make of the images: computed once for each view of an image, and kept in files in 16 bits.
+"""Outputs of frozen layers: computed once for each view of an image, and kept in files in 16 bits.
 
 Layers that are not trained give the same for the same pixels in each epoch. So a number of augmented views of each
 image is drawn once, in place of a new one in each epoch, and an epoch runs the other layers only.

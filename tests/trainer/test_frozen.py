@@ -1,4 +1,4 @@
-"""What is kept of frozen layers, and training on it, on the small network of the schedule's tests."""
+"""Outputs of frozen layers that are kept, and training on them, on the small network of the schedule's tests."""
 
 import shutil
 from types import SimpleNamespace
