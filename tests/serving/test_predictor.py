@@ -16,8 +16,11 @@ from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.deploy.storage import is_same_model
 from imagepipe.deploy.versions import find_model
+from imagepipe.serving import batch
+from imagepipe.serving.engine import Engine
 from imagepipe.serving.inputs import normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.openapi import describe_tensors
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
@@ -226,3 +229,29 @@ def test_a_model_in_a_folder_whose_name_looks_like_a_pattern_answers(model, phot
     folder = tmp_path / "models [1] *?" / "1"
     shutil.copytree(model, folder)
     assert load(folder).predict([encode_image(photo)]) == load(model).predict([encode_image(photo)])
+
+
+class WithoutNovelty(Brightness):
+    """A model as earlier versions exported it."""
+
+    def _answer(self, image):
+        answers = super()._answer(image)
+        del answers["novelty"]
+        return answers
+
+
+def test_a_model_without_novelty_is_asked_in_all_ways_as_before(tmp_path):
+    (tmp_path / "assets").mkdir()
+    module = WithoutNovelty(tmp_path / "assets", ("dark", "light"), 0)
+    signatures = {"serving_default": module.serve, "tf_examples": module.serve_examples}
+    tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures=signatures)
+    (tmp_path / "light.png").write_bytes(gray(250))
+    (answer,) = load(tmp_path / "m").predict([tmp_path / "light.png"])
+    assert (answer.label, answer.novelty) == ("light", None)
+    served = Engine(tmp_path / "m" / "1", "m", "1", lambda size: None)
+    answers = served.ask([Request("x", gray(250))])
+    assert (answers.labels, answers.novelty) == (["light"], None)
+    assert "novelty" not in [output["name"] for output in describe_tensors(served)["outputs"]]
+    batch.predict_source(tmp_path / "m" / "1", str(tmp_path / "light.png"), tmp_path / "out")
+    (row,) = (json.loads(line) for file in tmp_path.glob("out/predictions-*") for line in file.open())
+    assert set(row) == {"metadata", "label", "score", "classes"}

@@ -119,6 +119,9 @@ def test_kserves_own_client_is_answered_by_both_protocols(served, expected):
     outputs = {output.name: output for output in tensors.outputs}
     assert outputs["label"].data == ["dark", "light"]
     assert outputs["metadata"].data == ["a", "b"]
+    np.testing.assert_allclose(
+        outputs["novelty"].as_numpy(), [prediction.novelty for prediction in expected], rtol=1e-5
+    )
     scores = [[prediction.classes[name] for name in ("dark", "light")] for prediction in expected]
     np.testing.assert_allclose(outputs["classes"].as_numpy(), scores, rtol=1e-5)
 
@@ -145,7 +148,9 @@ def test_the_server_describes_the_model(served):
         "input",
         "metadata",
     }
-    assert [x["name"] for x in served.http.get("/v2/models/brightness").json()["inputs"]] == ["input", "metadata"]
+    described = served.http.get("/v2/models/brightness").json()
+    assert [x["name"] for x in described["inputs"]] == ["input", "metadata"]
+    assert [x["name"] for x in described["outputs"]] == ["classes", "label", "score", "metadata", "novelty"]
     assert served.http.get("/alive").status_code == 200
     assert served.http.get("/v1/models").json() == {"models": ["brightness"]}
 
