@@ -16,6 +16,8 @@ from components.data_check.component import DataCheck
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
 from components.example_gen.component import ImportExampleGen
+from components.feature_check.component import FeatureCheck
+from components.features.component import Features
 from components.model_report.component import ModelReport
 from components.predictions.component import Predictions
 from components.pusher.executor import DEPLOY
@@ -30,6 +32,7 @@ from pipeline.config import Config
 from pipeline.demands import list_demands
 from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
+from trainer.config import NO_WEIGHTS
 
 NEVER_CACHED = ("Pusher",)
 """Nodes that have to run each time."""
@@ -136,6 +139,30 @@ def create_pipeline(
     )
     transform_component.add_upstream_node(data_gate)
 
+    # Where a training starts from pretrained weights: the images as these see them, and a second look at the data
+    # through that, for wrong labels and copies that colours and hashes don't show.
+    second_look: list[Any] = []
+    findings = data_check.outputs["findings"]
+    if config.trainer.weights != NO_WEIGHTS:
+        image_features = Features(
+            examples=example_gen.outputs["examples"],
+            transform_graph=transform_component.outputs["transform_graph"],
+            names=json.dumps(asdict(features)),
+            trainer=json.dumps(config.trainer.model_dump(mode="json", include={"backbone", "weights"})),
+            image_size=json.dumps(list(config.image.size)),
+        )
+        feature_check = FeatureCheck(
+            examples=example_gen.outputs["examples"],
+            features=image_features.outputs["features"],
+            findings=findings,
+            task=config.task,
+            names=json.dumps(asdict(features)),
+            validation=config.data.validation.model_dump_json(),
+        )
+        findings = feature_check.outputs["checked"]
+        feature_gate = DataGate(findings=findings).with_id("FeatureGate")
+        second_look = [image_features, feature_check, feature_gate]
+
     # Raw Examples through that graph into a network: what Tuner and Trainer have in common.
     training: dict[str, Any] = {
         "examples": example_gen.outputs["examples"],
@@ -166,6 +193,9 @@ def create_pipeline(
         custom_config=training_config | {"serving": config.serving.dump_export_settings()},
         **training,
     )
+
+    for learner in [*([tuner] if tuner else []), trainer_component]:
+        learner.add_upstream_nodes(second_look[-1:])  # its gate
 
     # The live model as the baseline; an empty model if there is none.
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
@@ -216,7 +246,7 @@ def create_pipeline(
         evaluation=evaluator.outputs["evaluation"],
         serving_blessing=serving_check.outputs["blessing"],
         predictions=predictions.outputs["predictions"],
-        findings=data_check.outputs["findings"],
+        findings=findings,
     )
     model_report.add_upstream_node(pusher)
 
@@ -228,6 +258,7 @@ def create_pipeline(
         data_check,
         data_gate,
         transform_component,
+        *second_look,
         *([tuner] if tuner else []),
         trainer_component,
         champion,

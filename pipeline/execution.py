@@ -19,7 +19,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.beam_options import add_setup_file
 from imagepipe.base.errors import ModelError, describe_error
 from imagepipe.base.full_disk import is_full_disk
-from imagepipe.base.names import OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
+from imagepipe.base.names import FINDERS, OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import sort_by_traffic
@@ -90,8 +90,8 @@ def execute_dag(
 
         def on_end(node: local_runner.NodeResult) -> None:
             outputs[node.id] = node.outputs
-            if node.id == "DataCheck":  # not at the end: what it finds may stop the run
-                summary.data_dir = _get_artifact(outputs, node.id, "findings").uri
+            if node.id in FINDERS:  # not at the end: what they find may stop the run
+                summary.data_dir = _get_artifact(outputs, node.id, FINDERS[node.id]).uri
             if node.id == "Pusher":  # nor this: it is live even if a node after it fails
                 _record_push(summary, _get_artifact(outputs, node.id, "pushed_model"))
             summary.nodes.append(Node(id=node.id, seconds=round(node.seconds, 2), cached=node.cached))

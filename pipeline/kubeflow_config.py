@@ -84,7 +84,7 @@ class KubeflowConfig(Section):
     description: str = Field("", description="Description of the pipeline, for people.")
     labels: dict[Name, str] = Field({}, description="Labels of the runs on Vertex AI and of the pods on Kubernetes.")
     cache: bool = Field(True, description="Whether unchanged results are taken from earlier runs.")
-    gpu: GPUConfig | None = Field(None, description="GPUs of the Trainer and of the Tuner; by default none.")
+    gpu: GPUConfig | None = Field(None, description="GPUs of Features, Trainer and Tuner; by default none.")
     resources: dict[Name, ResourcesConfig] = Field(
         {}, description="Resources by component (Trainer, Evaluator, …), or default for all others."
     )

@@ -108,7 +108,12 @@ def fit_probe(
 
 
 def predict_out_of_fold(
-    features: np.ndarray, targets: np.ndarray, task: TaskName, outputs: int, groups: np.ndarray | None = None
+    features: np.ndarray,
+    targets: np.ndarray,
+    task: TaskName,
+    outputs: int,
+    groups: np.ndarray | None = None,
+    importance: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predicts each example by a model that was fitted to others.
 
@@ -119,14 +124,16 @@ def predict_out_of_fold(
         outputs: likewise.
         groups: number of each example's group, int ``[n]``, at least FOLDS different ones: those of one group are
             predicted by the same model, which has seen none of them. By default each example is its own.
+        importance: see ``fit_probe``.
 
     Returns:
         float32 ``[n, outputs]``, see ``LinearProbe.predict``. The penalty alone, one number, was chosen on all.
     """
     groups = np.arange(len(targets)) if groups is None else groups
+    weights = np.ones(len(targets)) if importance is None else importance
     predicted = np.empty((len(targets), outputs), np.float32)
     with threadpool_limits(_THREADS):
-        rows, scaler = _prepare(features, targets, task, outputs, np.ones(len(targets)))
+        rows, scaler = _prepare(features, targets, task, outputs, weights)
         penalty = _choose_penalty(rows, task)
         for learned, judged in _split(targets, task, groups):
             some = learned[_sample(len(learned), _count_rows(features.shape[1], outputs))]

@@ -29,7 +29,7 @@ from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.drift import check_drift, check_skew
 from components.data_check.driver import Driver
 from components.data_check.findings import MAX_EXAMPLES, Finding
-from components.data_check.label_errors import describe_label_errors, find_label_errors
+from components.data_check.label_errors import describe_label_errors, find_label_errors, predict_out_of_sample
 from components.data_check.labels import check_labels
 from components.data_check.leaks import MAX_ROWS, find_leaks
 from components.data_check.near_duplicates import describe_near_duplicates, find_near_duplicates
@@ -99,7 +99,9 @@ class Executor(base_executor.BaseExecutor):
         findings += describe_near_duplicates(splits, near_duplicates, config.stop_on)
         label_errors: list[dict[str, Any]] = []
         if judges_labels:
-            label_errors, judged = find_label_errors(splits, near_duplicates, config.label_errors)
+            label_errors, judged = find_label_errors(
+                splits, near_duplicates, config.label_errors, predict_out_of_sample
+            )
             findings += describe_label_errors(label_errors, judged, total)
 
         artifact = artifact_utils.get_single_instance(output_dict["findings"])

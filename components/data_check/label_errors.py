@@ -8,7 +8,7 @@ the label that they judge, and take seconds.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,13 @@ from components.data_check.split import ImageRef, Split, identify_image
 SIDE = 96
 """Height and width in pixels of the images that are described."""
 
+FOLDS = 5
+"""Number of parts of the images, each of which is judged by what was learned from the others."""
+
 MIN_IMAGES = 10
 """A class with fewer images can't be learned, nor can one with fewer groups than folds; its images are neither judged
 nor learned from."""
 
-_FOLDS = 5
 _TREES = 300
 _FOREST_BYTES = 2**28
 _HUES, _SATURATIONS, _VALUES = 12, 4, 4
@@ -56,7 +58,10 @@ class Candidate:
 
 
 def find_label_errors(
-    splits: Mapping[str, Split], near_duplicates: Sequence[Sequence[ImageRef]], maximum: int
+    splits: Mapping[str, Split],
+    near_duplicates: Sequence[Sequence[ImageRef]],
+    maximum: int,
+    predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> tuple[list[dict[str, Any]], int]:
     """Finds images whose label is likely to be wrong.
 
@@ -65,6 +70,8 @@ def find_label_errors(
             never on both sides of a fold: they are alike, and would confirm each other's wrong label.
         near_duplicates: sets of images that aren't either.
         maximum: maximum number of images to return.
+        predict: returns out-of-sample probabilities, ``[n, k]``, of descriptors, labels and groups, as
+            ``predict_out_of_sample`` does.
 
     Returns:
         The images, the likeliest errors first, for JSON; and how many images were judged.
@@ -79,7 +86,7 @@ def find_label_errors(
     groups = _number_groups(splits, images, near_duplicates)
     groups_by_label = Counter(label for label, _ in set(zip(names, groups, strict=True)))
     classes = sorted(
-        label for label, count in Counter(names).items() if count >= MIN_IMAGES and groups_by_label[label] >= _FOLDS
+        label for label, count in Counter(names).items() if count >= MIN_IMAGES and groups_by_label[label] >= FOLDS
     )
     if len(classes) < 2:
         return [], 0
@@ -87,7 +94,7 @@ def find_label_errors(
     places = [place for place, label in enumerate(names) if label in numbers]
     judged = [(images[place], names[place]) for place in places]
     labels = np.array([numbers[label] for _, label in judged])
-    probabilities = predict_out_of_sample(
+    probabilities = predict(
         np.stack([splits[name].descriptors[index] for (name, index), _ in judged]), labels, groups[places]
     )
     errors = []
@@ -200,7 +207,7 @@ def predict_out_of_sample(
     Args:
         descriptors: float ``[n, d]``.
         labels: index of the class, ``[n]``, each of 0..k-1 at least MIN_IMAGES times.
-        groups: number of the group, ``[n]``, whose images are in one fold; each class has _FOLDS of them or more.
+        groups: number of the group, ``[n]``, whose images are in one fold; each class has FOLDS of them or more.
         max_bytes: maximum size of the trees that are in memory at once.
 
     Returns:
@@ -210,7 +217,7 @@ def predict_out_of_sample(
     probabilities = np.zeros((len(labels), classes))
     # A tree has up to two nodes per image, a node a number for each class: 40 MB with 5,000 images of 500 classes.
     trees = int(np.clip(max_bytes // (2 * len(labels) * classes * 8), 1, _TREES))
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for learned, judged in folds.split(descriptors, labels, groups):
         for start in range(0, _TREES, trees):
             count = min(trees, _TREES - start)

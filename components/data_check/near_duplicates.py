@@ -1,10 +1,10 @@
-"""Near-duplicates: images of different splits that are copies of each other, in another size, quality or brightness.
+"""Near-duplicates: images that are copies of each other, in another size, quality or brightness.
 
 A model's answers about images that it was trained on say nothing about how good it is.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -62,29 +62,48 @@ def find_near_duplicates(
         if batch:
             one, other = (np.stack([thumbnails[images[pair[side]]] for pair in batch]) for side in (0, 1))
             confirmed += [pair for pair, alike in zip(batch, compare_thumbnails(one, other), strict=True) if alike]
-    groups = _group_pairs(np.array(confirmed).reshape(-1, 2), len(images))
+    return group_copies(splits, [[images[position] for position in pair] for pair in confirmed])
+
+
+def group_copies(splits: Iterable[str], sets: Sequence[Sequence[ImageRef]]) -> list[list[ImageRef]]:
+    """Joins sets of copies that have an image in common.
+
+    Returns:
+        Groups of images, in order of their first image, and the first image of each split first in its group.
+    """
+    ranks = {name: rank for rank, name in enumerate(splits)}
+    images = sorted({image for some in sets for image in some}, key=lambda image: (ranks[image[0]], image[1]))
+    numbers = {image: number for number, image in enumerate(images)}
+    pairs = [(numbers[some[0]], numbers[image]) for some in sets for image in some[1:]]
+    groups = _group_pairs(np.array(pairs, int).reshape(-1, 2), len(images))
     return [_sort_group([images[position] for position in group]) for group in groups]
 
 
 def describe_near_duplicates(
     splits: Mapping[str, Split], groups: Sequence[Sequence[ImageRef]], stop_on: Sequence[str]
 ) -> list[Finding]:
-    """Returns one finding about all groups of near-duplicates, if there are any."""
+    """Returns one finding about all groups of near-duplicates, if there are any; those within a split stop no run."""
     if not groups:
         return []
     ids = [splits[name].ids[index] for group in groups for name, index in group]
     # Images outside the training split that have a copy in it.
+    across = sum(len({name for name, _ in group}) > 1 for group in groups)
     leaked = sum(name != "train" for group in groups if any(n == "train" for n, _ in group) for name, _ in group)
     conflicting = sum(len({tuple(sorted(splits[n].labels[i])) for n, i in group}) > 1 for group in groups)
     examples = "; ".join(" and ".join(splits[n].ids[i] for n, i in group[:3]) for group in groups[:3])
+    where = {0: "within a split", len(groups): "across splits"}.get(across, f"({across:,} of them across splits)")
     message = (
-        f"{len(groups):,} group{'s' if len(groups) > 1 else ''} of near-duplicates across splits, such as {examples}: "
-        f"{count_images(leaked)} outside the training split have a copy in it, and say little about a model"
+        f"{len(groups):,} group{'s' if len(groups) > 1 else ''} of near-duplicates {where}, such as {examples}"
+        + (f": {_describe_leaked(leaked)}" if across else "")
         + (f"; in {conflicting:,} of the groups the labels differ" if conflicting else "")
         + ". Keep one image of each group"
     )
-    severity = choose_severity("near_duplicates", stop_on)
+    severity = choose_severity("near_duplicates", stop_on if across else ())
     return [Finding(severity, "near_duplicates", "", "", message, ids[:MAX_EXAMPLES])]
+
+
+def _describe_leaked(count: int) -> str:
+    return f"{count_images(count)} outside the training split have a copy in it, and say little about a model"
 
 
 def match_hashes(hashes: np.ndarray, splits: np.ndarray) -> np.ndarray:

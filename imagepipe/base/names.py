@@ -9,10 +9,16 @@ TaskName = Literal["classification", "multilabel", "regression"]
 """Kind of target: one of several classes, any number of labels, or a number."""
 
 FINDINGS, STATISTICS, SCHEMA = "findings.json", "statistics.json", "schema.pbtxt"
-"""Files of a DataCheck artifact."""
+"""Files of an artifact with findings."""
+
+FINDERS = {"DataCheck": "findings", "FeatureCheck": "checked"}
+"""Components that examine the data, and their outputs with findings; what a later one finds includes the earlier's."""
 
 LEFT_OUT = "left_out"
 """Folder of Examples that were made elsewhere: JSON lines with the ids of those that can't be used, and the reasons."""
+
+FEATURES = "features.parquet"
+"""File of a Features artifact."""
 
 ROWS, NAMES = "predictions.parquet", "names.json"
 """Files of a Predictions artifact: one row per image, and the names of the model's outputs."""

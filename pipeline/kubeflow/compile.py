@@ -22,7 +22,7 @@ from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
 from pipeline.source import Source
 
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
-_ON_GPU = ("Trainer", "Tuner")
+_ON_GPU = ("Features", "Trainer", "Tuner")
 _STATE = "/tmp/imagepipe"  # noqa: S108 (in a container of its own)
 
 # Components whose results depend on more than their inputs: on what is live; and on Kubeflow, which has no drivers that

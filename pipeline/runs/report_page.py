@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagepipe.base.errors import ConfigError
-from imagepipe.base.names import SERVING_REPORT, SUMMARY
+from imagepipe.base.names import FINDERS, SERVING_REPORT, SUMMARY
 from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
 from imagepipe.deploy.versions import read_run
 from imagepipe.serving.types import CheckReport
@@ -65,7 +65,7 @@ def _make_page(run: Path) -> str:
     settings = read_config(run / CONFIG)
 
     uris = {key: Path(outputs[node, key].uri) for key, node in _NEEDED.items()}
-    findings = outputs.get(("DataCheck", "findings"))
+    findings = next((outputs[output] for output in reversed(FINDERS.items()) if output in outputs), None)
     return render_page(
         str(uris["evaluation"]),
         predictions=uris["predictions"],

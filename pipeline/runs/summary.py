@@ -68,7 +68,7 @@ class Summary(BaseModel):
         task: the pipeline's task.
         status: ``done`` also if the model was not blessed.
         error: why it failed.
-        data_dir: folder of DataCheck's findings; null if the run did not get that far.
+        data_dir: folder of the findings of DataCheck or, after it, FeatureCheck; null if the run did not get that far.
         seconds: duration so far.
         nodes: the nodes that have finished.
         hyperparameters: the Tuner's best values, by key of the section ``trainer``; empty without a Tuner.

@@ -301,7 +301,7 @@ def test_wrong_labels_of_plain_colours_are_listed_and_rare_classes_are_left_out(
     split = Split(
         [f"{i}" for i in range(43)], [None] * 43, [[name] for name in names], descriptors=dict(enumerate(descriptors))
     )
-    errors, judged = label_errors.find_label_errors({"train": split}, [], 40)
+    errors, judged = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
     assert judged == 40
     assert {error["id"] for error in errors} == {"5", "10"}
     assert {error["suggested"] for error in errors} == {"red", "blue"}
@@ -325,14 +325,14 @@ def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
 
 def test_the_images_of_a_group_do_not_confirm_each_others_wrong_label():
     split = make_groups(["b", "b", *["a", "b"] * 5], 10)
-    errors, judged = label_errors.find_label_errors({"train": split}, [], 40)
+    errors, judged = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
     assert judged == 120
     assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors}
 
 
 def test_a_class_of_few_groups_is_not_judged_by_forests_that_have_not_seen_it():
     split = make_groups(["a", "b"] * 5 + ["c"] * 3, 10)
-    errors, judged = label_errors.find_label_errors({"train": split}, [], 40)
+    errors, judged = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
     assert (judged, {error["label"] for error in errors} & {"c"}) == (100, set())
 
 

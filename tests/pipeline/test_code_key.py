@@ -16,16 +16,20 @@ from pipeline.dag import create_pipeline
 from pipeline.source import Source
 
 TRAINING = {"Trainer", "Tuner"}
+NETWORK = {*TRAINING, "Features"}
+DATA = {"DataCheck", "FeatureCheck"}
 TARGETS = {"DataCheck", "Champion", "Pusher"}  # which ask or change what is live
-IMAGES = {"DataCheck", "ServingCheck", "ModelReport"}  # which decode images in Python
+IMAGES = {*DATA, "ServingCheck", "ModelReport"}  # which decode images in Python
 
 USERS_OF_FILES = {
     "components/schema_gen/executor.py": {"ImageSchemaGen"},
-    "components/data_check/label_errors.py": {"DataCheck"},
-    "components/data_gate/component.py": {"DataGate"},
+    "components/data_check/label_errors.py": DATA,
+    "components/data_gate/component.py": {"DataGate", "FeatureGate"},
+    "components/feature_check/neighbours.py": {"FeatureCheck"},
+    "trainer/linear_probe.py": {"FeatureCheck"},
     "transform/preprocessing.py": {"Transform"},
     "transform/images.py": {"Transform"},
-    "trainer/network.py": TRAINING,
+    "trainer/network.py": NETWORK,
     "trainer/tuner_fn.py": {"Tuner"},
     "trainer/export/optimize.py": TRAINING,
     "components/champion/executor.py": {"Champion"},
@@ -51,18 +55,28 @@ USERS_OF_FILES = {
 TFDV = {"StatisticsGen", "ImageSchemaGen", "ExampleValidator", "DataCheck", "Transform"}
 USERS_OF_PACKAGES = {
     ("tensorflow", "tensorflow"): {
-        *("ImportExampleGen", "DataCheck", "Transform", *TRAINING, "Predictions", "Evaluator", "ServingCheck"),
+        *("ImportExampleGen", *DATA, "Transform", *NETWORK, "Predictions", "Evaluator", "ServingCheck"),
         "ModelReport",
     },
-    ("keras", "keras"): {*TRAINING, "ModelReport"},
+    ("keras", "keras"): {*NETWORK, "ModelReport"},
     ("tensorflow-model-analysis", "tensorflow_model_analysis"): {"Evaluator", "ModelReport"},
     ("tensorflow-data-validation", "tensorflow_data_validation"): TFDV,
     ("pillow", "PIL"): IMAGES,
-    ("scipy", "scipy"): {"DataCheck", "Evaluator", "ModelReport"},
+    ("scipy", "scipy"): {*DATA, "Evaluator", "ModelReport"},
     ("kubernetes", "kubernetes"): TARGETS,
     ("fastapi", "fastapi"): {"ServingCheck"},
     ("fsspec", "fsspec"): {
-        *("DataCheck", "DataGate", "Transform", *TRAINING, "Champion", "Predictions", "Evaluator", "ServingCheck"),
+        *(
+            *DATA,
+            "DataGate",
+            "FeatureGate",
+            "Transform",
+            *NETWORK,
+            "Champion",
+            "Predictions",
+            "Evaluator",
+            "ServingCheck",
+        ),
         *("Pusher", "ModelReport"),
     },
     ("rich", "rich"): set(),
