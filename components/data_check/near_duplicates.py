@@ -151,11 +151,11 @@ def match_hashes(hashes: np.ndarray, splits: np.ndarray) -> np.ndarray:
     return pairs
 
 
-def compare_thumbnails(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def compare_thumbnails(one: np.ndarray, other: np.ndarray, minimum: float = MIN_CORRELATION) -> np.ndarray:
     """Returns whether pairs of thumbnails, ``[m, pixels]`` each, show the same, by their correlation: bool ``[m]``."""
     a, b = (x.astype(np.float32) - x.mean(axis=1, keepdims=True, dtype=np.float32) for x in (one, other))
     length = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return (a * b).sum(axis=1) >= MIN_CORRELATION * np.maximum(length, 1e-6)
+    return (a * b).sum(axis=1) >= minimum * np.maximum(length, 1e-6)
 
 
 def _group_pairs(pairs: np.ndarray, count: int) -> list[list[int]]:

@@ -18,7 +18,11 @@ MIN_SIMILARITY = 0.6
 """Minimum similarity of candidates. Of 700 flowers, cropped by 3 % at each side, that to the original was 0.70 or more
 with MobileNetV2; of the pairs of different photos, one in 2,000 reached 0.6."""
 
-_CROPS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)  # shares of the sides that may be cut off at each
+MIN_CORRELATION = 0.92
+"""Minimum correlation of the thumbnails of candidates, one cropped as the other may have been. That of the flowers with
+their cropped copies was 0.92 or more for 99.6 %; of two photos of one flower, taken one after the other, 0.90."""
+
+_CROPS = np.linspace(0, 0.1, 11)  # shares of the sides that may be cut off at each
 _SIDE = 16  # of the thumbnails that are compared
 _DENSE = 2**14  # images; of more, similarities are computed of projections to fewer dimensions
 _DIMENSIONS = 256
@@ -102,8 +106,9 @@ def confirm_copies(thumbnails: dict[int, np.ndarray], pairs: np.ndarray) -> Iter
     crops = {position: _crop(thumbnail) for position, thumbnail in thumbnails.items()}
     for one, other in pairs.tolist():
         if one in crops and other in crops:
-            whole = [np.broadcast_to(crops[position][0], crops[position].shape) for position in (other, one)]
-            if any(compare_thumbnails(crops[one], whole[0])) or any(compare_thumbnails(crops[other], whole[1])):
+            cropped = np.concatenate([crops[one], crops[other]])
+            whole = np.repeat([crops[other][0], crops[one][0]], len(_CROPS), axis=0)
+            if compare_thumbnails(cropped, whole, MIN_CORRELATION).any():
                 yield one, other
 
 

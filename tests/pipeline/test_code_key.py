@@ -60,7 +60,7 @@ USERS_OF_PACKAGES = {
     },
     ("keras", "keras"): {*NETWORK, "ModelReport"},
     ("tensorflow-model-analysis", "tensorflow_model_analysis"): {"Evaluator", "ModelReport"},
-    ("tensorflow-data-validation", "tensorflow_data_validation"): TFDV,
+    ("tensorflow-data-validation", "tensorflow_data_validation"): {*TFDV, "FeatureCheck"},
     ("pillow", "PIL"): IMAGES,
     ("scipy", "scipy"): {*DATA, "Evaluator", "ModelReport"},
     ("kubernetes", "kubernetes"): TARGETS,

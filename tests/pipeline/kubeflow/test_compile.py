@@ -13,6 +13,7 @@ from pipeline import demo
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow_config import KubeflowConfig
+from tests.weight_files import write_weights
 
 KUBEFLOW = """\
 deploy: {path: /data/serving}
@@ -93,6 +94,19 @@ def test_nothing_is_trained_before_the_data_has_passed(documents):
     tasks = documents[0]["root"]["dag"]["tasks"]
     assert "data-gate" in tasks["transform"]["dependentTasks"]
     assert "transform" in tasks["trainer"]["dependentTasks"]
+
+
+def test_with_pretrained_weights_the_data_is_looked_at_through_them_before_training(config, tmp_path):
+    weights = write_weights(tmp_path / "mobilenet.h5", "mobilenet_v2")
+    compiled = check_and_compile(config(f"trainer.weights={weights}", "trainer.backbone=mobilenet_v2"), "kubeflow")
+    spec = next(yaml.safe_load_all(compiled))
+    tasks = spec["root"]["dag"]["tasks"]
+    assert {"data-gate", "feature-gate"} <= tasks.keys()
+    assert tasks["feature-gate"]["dependentTasks"] == ["feature-check"]
+    assert "feature-gate" in tasks["trainer"]["dependentTasks"]
+    findings = tasks["model-report"]["inputs"]["artifacts"]["findings"]["taskOutputArtifact"]
+    assert findings == {"producerTask": "feature-check", "outputArtifactKey": "checked"}
+    assert containers(spec)["exec-features"]["resources"]["accelerator"]["count"] == "2"
 
 
 def test_the_trainer_alone_has_the_gpu_and_each_component_what_it_may_use(documents):
