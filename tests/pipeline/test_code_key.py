@@ -62,7 +62,7 @@ USERS_OF_PACKAGES = {
     ("tensorflow-model-analysis", "tensorflow_model_analysis"): {"Evaluator", "ModelReport"},
     ("tensorflow-data-validation", "tensorflow_data_validation"): {*TFDV, "FeatureCheck"},
     ("pillow", "PIL"): IMAGES,
-    ("scipy", "scipy"): {*DATA, "Evaluator", "ModelReport"},
+    ("scipy", "scipy"): {*DATA, *TRAINING, "Evaluator", "ModelReport"},
     ("kubernetes", "kubernetes"): TARGETS,
     ("fastapi", "fastapi"): {"ServingCheck"},
     ("fsspec", "fsspec"): {
