@@ -1,4 +1,4 @@
-"""What DataCheck finds by colours and hashes, and FeatureCheck through a pretrained network: wrong labels and copies.
+"""Wrong labels and copies that DataCheck finds by colours and hashes, and FeatureCheck through a pretrained network.
 
 - labels: 12 of the photos of the first four classes get another class of these, ten times; how many of the 12 are among
   the first candidates

@@ -194,8 +194,10 @@ def create_pipeline(
         **training,
     )
 
-    for learner in [*([tuner] if tuner else []), trainer_component]:
-        learner.add_upstream_nodes(second_look[-1:])  # its gate
+    if second_look:
+        trainer_component.add_upstream_node(second_look[-1])  # its gate
+    if second_look and tuner:
+        tuner.add_upstream_node(second_look[-1])
 
     # The live model as the baseline; an empty model if there is none.
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
