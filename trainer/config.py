@@ -172,6 +172,10 @@ class TrainerConfig(BaseModel):
         description="Share of the train split, whole groups where there are any, that is set aside to choose on: the "
         "epoch, when to stop, and a search's best trial.",
     )
+    refit: bool = Field(
+        False,
+        description="Train once more when the epoch is chosen: on the whole train split, for as many epochs.",
+    )
     patience: Annotated[int, Field(ge=1)] = Field(
         5,
         description="Epochs after which a phase stops early if the validation loss has not become better by more than "

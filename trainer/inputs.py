@@ -101,6 +101,14 @@ class LoadedSplit:
         side = {name: values[chosen] for name, values in self.side.items()}
         return LoadedSplit(replace(images, rows=rows), side, self.targets[chosen], self.task)
 
+    def join(self, other: "LoadedSplit") -> "LoadedSplit":
+        """Returns this part of a split and another one of the same split together."""
+        rows = np.concatenate([part.images.rows for part in (self, other)])
+        side = {name: np.concatenate([values, other.side[name]]) for name, values in self.side.items()}
+        return LoadedSplit(
+            replace(self.images, rows=rows), side, np.concatenate([self.targets, other.targets]), self.task
+        )
+
 
 def load_split(
     serialized: tf.data.Dataset, transform: Callable[[tf.Tensor], Tensors], task: Task, path: Path

@@ -28,7 +28,7 @@ from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
 from trainer.network import Network, build_network, get_head_units
 from trainer.pictures import draw_curves, draw_preview
-from trainer.schedule import History, run_schedule
+from trainer.schedule import History, count_chosen, run_schedule
 
 _PREVIEW_IMAGES, _PREVIEW_VARIANTS = 6, 7
 
@@ -39,12 +39,14 @@ class Trained(NamedTuple):
     """The result of a training.
 
     Attributes:
-        network: the network, with the weights of its best epoch.
+        network: the network, with the weights of its best epoch, or those that it was given on the whole train split.
+        chosen: the same, or the one of the best epoch, which has seen no image that it was chosen on.
         statistics: see ``network.build_network``.
         history: see ``schedule.run_schedule``.
     """
 
     network: Network
+    chosen: Network
     statistics: PixelStatistics | None
     history: History
 
@@ -98,20 +100,32 @@ def train(
         TrainingError: if training fails for a reason that the user can fix.
         WeightsError: if the weights to start from are not available or don't fit.
     """
-    # Layers are unfrozen by name, and the numbers in these names would go on from an earlier training in this process.
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(config.seed)
     statistics = None
     if config.normalization == "featurewise":
         batches = make_batches(data.train, config.batch_size)
         statistics = compute_pixel_statistics(batch[IMAGE] for batch, _ in batches)
-    with strategy.scope(), _use_precision(choose_precision(config.precision)):
-        network = build_network(data.image_size, data.task, data.side, config, statistics)
-    class_weights = compute_class_weights(config.class_weights, data.output_names, data.train.targets)
-    history = run_schedule(
-        network, data.task, data.train, data.validation, config, folder, strategy, class_weights, on_epoch
+
+    def fit(images: LoadedSplit, state: Path, **options: Any) -> tuple[Network, History]:
+        # Layers are unfrozen by name, and the numbers in these names would go on from an earlier training.
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(config.seed)
+        with strategy.scope(), _use_precision(choose_precision(config.precision)):
+            network = build_network(data.image_size, data.task, data.side, config, statistics)
+        weights = compute_class_weights(config.class_weights, data.output_names, images.targets)
+        return network, run_schedule(
+            network, data.task, images, data.validation, config, state, strategy, weights, **options
+        )
+
+    network, history = fit(data.train, folder, on_epoch=on_epoch)
+    if not (config.refit and data.is_set_aside):
+        return Trained(network, network, statistics, history)
+    whole, chosen = data.train.join(data.validation), count_chosen(history)
+    _log.info(
+        "training once more, on all %d images of the train split, for as many epochs: %s; val_ is of images among them",
+        *(whole.count, ", ".join(f"{phase} {count}" for phase, count in chosen.items())),
     )
-    return Trained(network, statistics, history)
+    (folder / "refit").mkdir(exist_ok=True)
+    return Trained(fit(whole, folder / "refit", chosen=chosen)[0], network, statistics, history)
 
 
 @contextmanager
@@ -160,7 +174,8 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
 
     serving = ServingConfig(**custom["serving"])
     outputs = compute_outputs(network.served, data.validation)
-    calibration, calibrated = calibrate(config, data, outputs["logits"])
+    judged = outputs if trained.chosen is trained.network else compute_outputs(trained.chosen.served, data.validation)
+    calibration, calibrated = calibrate(config, data, judged["logits"])
     (folder / CALIBRATION).write_text(json.dumps(calibrated, indent=1) + "\n")
     classes = partial(compute_classes, data.task.name, calibration)
     served, optimized = optimize_for_serving(network.served, classes, data.task.name, data.validation, serving)

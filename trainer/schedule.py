@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def run_schedule(
     strategy: tf.distribute.Strategy,
     class_weights: np.ndarray | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    chosen: dict[str, int] | None = None,
 ) -> History:
     """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
@@ -88,6 +89,8 @@ def run_schedule(
         strategy: the strategy that distributes training.
         class_weights: see ``steps.make_train_step``.
         on_epoch: called with the row of each epoch, including those of epochs before a kill.
+        chosen: number of epochs of each phase, see ``count_chosen``, after which its last weights are kept; by default
+            the training chooses.
 
     A phase stops after its epochs, or after ``config.patience`` epochs none of which was better by more than chance,
     see ``is_better``, than the last one that was.
@@ -111,6 +114,7 @@ def run_schedule(
         "devices": strategy.num_replicas_in_sync,
         "examples": [train.count, validation.count],
         "kept": kept,
+        "chosen": chosen,
         "configuration": config.model_dump(mode="json"),
     }
 
@@ -126,17 +130,18 @@ def run_schedule(
                     on_epoch(row)
             best = arrays.get("best") or copy_values(phase.variables)
             (reference,) = arrays.get("reference") or [np.zeros(phase.validation.count, np.float32)]
-            if not _is_over(progress, phase, config.patience):
+            if not _is_over(progress, phase, config.patience, chosen):
                 training.trace_steps()
             start, first = time.perf_counter(), progress.epoch
-            while not _is_over(progress, phase, config.patience):
+            while not _is_over(progress, phase, config.patience, chosen):
                 with hold_signals() as is_stopped:
                     try:
                         new_row = training.run_epoch(progress, is_stopped)
                     except tf.errors.ResourceExhaustedError as error:
                         raise TrainingError(_explain_out_of_memory(config)) from error
                     if new_row:
-                        if not progress.history or new_row["val_loss"] < min(r["val_loss"] for r in progress.history):
+                        lowest = min((row["val_loss"] for row in progress.history), default=math.inf)
+                        if chosen or new_row["val_loss"] < lowest:
                             best = training.evaluated_weights
                         progress.history.append(new_row)
                         on_epoch(new_row)
@@ -186,8 +191,20 @@ def is_better(losses: np.ndarray, reference: np.ndarray) -> bool:
     return bool(gains.mean() > gains.std() / np.sqrt(max(1, len(gains) - 1)))
 
 
-def _is_over(progress: Progress, phase: Phase, patience: int) -> bool:
+def _is_over(progress: Progress, phase: Phase, patience: int, chosen: dict[str, int] | None) -> bool:
+    if chosen is not None:
+        return progress.epoch >= chosen[phase.name]
     return progress.epoch >= phase.epochs or progress.epoch - progress.improved >= patience
+
+
+def count_chosen(history: History) -> dict[str, int]:
+    """Returns how many epochs of each phase led to the weights that were kept: none of a phase after the best epoch."""
+    best = min(history, key=lambda row: row["val_loss"])["epoch"]
+    counts = {}
+    for phase, rows in groupby(history, key=lambda row: row["phase"]):
+        losses = [row["val_loss"] for row in rows if row["epoch"] <= best]
+        counts[phase] = losses.index(min(losses)) + 1 if losses else 0
+    return counts
 
 
 def _format_row(row: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
     custom = fn_args.custom_config
     settings = TunerConfig(**custom["tuner"])
     config = TrainerConfig(**custom["trainer"])
-    config = config.model_copy(update={"epochs": settings.epochs or config.epochs})
+    config = config.model_copy(update={"epochs": settings.epochs or config.epochs, "refit": False})
     strategy = set_up_process(config.distribution)
     state_folder = make_state_folder(fn_args, __name__)
     data = load_data(fn_args, config, state_folder.parent)

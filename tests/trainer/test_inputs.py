@@ -160,6 +160,17 @@ def test_an_epoch_may_take_fewer_examples_than_there_are_or_more(split, examples
     assert set(counts) == ({0, 1} if examples < 60 else {1, 2})
 
 
+def test_parts_of_a_split_have_their_own_examples_and_joined_all_of_them(split):
+    odd, even = (split.select(np.arange(first, 60, 2)) for first in (1, 0))
+    assert odd.count == even.count == 30
+    joined = odd.join(even)
+    assert numbers(make_batches(joined, 7)) == numbers(make_batches(odd, 7)) + numbers(make_batches(even, 7))
+    for batch, target in make_batches(joined.select(np.arange(10, 50)), 7):
+        pixel = batch[IMAGE][:, 3, 3, 2].numpy()
+        assert np.array_equal(batch["weight"], pixel / 2)
+        assert np.array_equal(target, np.eye(3)[pixel % 3])
+
+
 def test_an_empty_split_is_one(tmp_path):
     (tmp_path / "none.gz").write_bytes(b"")
     split = load_split(read_shards([str(tmp_path / "none.gz")]), fake_transform, TASK, tmp_path / "pixels")

@@ -19,7 +19,7 @@ from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.frozen import keep_outputs
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
 from trainer.network import Network, join_parts
-from trainer.schedule import is_better, run_schedule
+from trainer.schedule import count_chosen, is_better, run_schedule
 from trainer.steps import ProgressLog
 from trainer.tasks import Task, make_classification
 
@@ -141,6 +141,30 @@ def test_gains_within_chance_do_not_keep_a_training_going(split, tmp_path, monke
     assert len(losses) == 3
     x, y = make_batches(split, 60).get_single_element()
     assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_the_epochs_of_a_refit_are_those_that_led_to_the_weights_that_were_kept():
+    def list_rows(head, upper):
+        phases = ["head"] * len(head) + ["upper"] * len(upper)
+        return [
+            {"epoch": number, "phase": phase, "val_loss": loss}
+            for number, (phase, loss) in enumerate(zip(phases, [*head, *upper], strict=True), 1)
+        ]
+
+    assert count_chosen(list_rows([3, 2, 2.5], [1.8, 1.5, 1.9])) == {"head": 2, "upper": 2}
+    assert count_chosen(list_rows([3, 1, 2], [1.8, 1.5])) == {"head": 2, "upper": 0}
+
+
+def test_a_training_of_chosen_epochs_ends_with_its_last_weights_whatever_validation_says(split, tmp_path):
+    turned = make_split(tmp_path, turned=True)
+    config = TrainerConfig(**{**SCRATCH, "patience": 1}, epochs=9, augmentation=OFF)
+    network = make_network(config)
+    (tmp_path / "state").mkdir()
+    history = run_schedule(network, TASK, split, turned, config, tmp_path / "state", ONE_DEVICE, chosen={"all": 4})
+    assert len(history) == 4
+    x, y = make_batches(turned, 60).get_single_element()
+    assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(history[-1]["val_loss"], rel=1e-4)
+    assert min(row["val_loss"] for row in history) < history[-1]["val_loss"]
 
 
 SLOW = pytest.mark.slow
