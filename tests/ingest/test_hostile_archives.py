@@ -28,10 +28,10 @@ def read(put, tmp_path):
     return read
 
 
-def make_tar(*members):
+def make_tar(*members, **options):
     """A tar of (TarInfo or path, bytes)."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
+    with tarfile.open(fileobj=file, mode="w", **options) as archive:
         for member, data in members:
             info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member)
             info.size = len(data)
@@ -234,6 +234,29 @@ def test_long_names_and_names_that_are_not_utf_8(read):
     ((path, reason),) = read("set.tar", make_tar(("a/caf\udce9.jpg", b"1")))[0].items()
     assert path == "a/caf\udce9.jpg"
     assert "not UTF-8" in reason
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_of_every_format_is_read_as_tarfile_reads_it(kind, read):
+    old = tarfile.TarInfo("old/7.jpg")
+    old.type = tarfile.AREGTYPE
+    timed = tarfile.TarInfo("a/1.jpg")
+    timed.mtime = 1.5 if kind == tarfile.PAX_FORMAT else 1
+    folder = tarfile.TarInfo("a")
+    folder.type = tarfile.DIRTYPE
+    names = ("café/é.jpg", "b" * 60 + "/" + "c" * 90 + ".jpg", "a/0123456.jpg")
+    data = make_tar((folder, b""), (timed, b"1"), (old, b"77"), *((x, x.encode()) for x in names), format=kind)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        expected = {info.name: archive.extractfile(info).read() for info in archive if info.isreg()}
+    assert len(expected) == 5
+    assert read("set.tar", data)[0] == expected
+
+
+def test_a_header_whose_checksum_is_wrong_is_no_member(read):
+    data = bytearray(make_tar(("a/1.jpg", b"1"), ("a/2.jpg", b"2"), format=tarfile.USTAR_FORMAT))
+    data[1024] ^= 1
+    with pytest.raises(IngestError, match="no header of a member at byte 1,024"):
+        read("set.tar", bytes(data))
 
 
 def test_a_member_without_its_holes_is_refused(read):
