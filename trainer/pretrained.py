@@ -84,13 +84,20 @@ def _name_setting() -> Iterator[None]:
 
 def is_imagenet_available(backbone: str = backbones.DEFAULT) -> bool:
     """Returns whether Keras's ImageNet weights of a backbone are in its cache or can be downloaded from here."""
+    return is_cached(backbone) or can_download()
+
+
+def is_cached(backbone: str) -> bool:
+    """Returns whether Keras's ImageNet weights of a backbone are in its cache."""
     # Such as resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5, efficientnetv2-b0_notop.h5 or
     # weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5.
     name = re.compile(rf"(weights)?{backbone.replace('_', '')}(weights|224|notop).*")
-    for file in _locate_keras_cache().glob("*.h5"):
-        letters = re.sub("[-_]", "", file.name)
-        if name.fullmatch(letters) and "notop" in letters:
-            return True
+    letters = (re.sub("[-_]", "", file.name) for file in _locate_keras_cache().glob("*.h5"))
+    return any(name.fullmatch(text) and "notop" in text for text in letters)
+
+
+def can_download() -> bool:
+    """Returns whether Keras's weights can be downloaded from here."""
     try:
         request = urllib.request.Request(_PROBE_URL, method="HEAD")
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310 (a constant https URL)

@@ -1,0 +1,247 @@
+"""Which backbone: for each whose weights are at hand, the accuracy of a linear model on its features, and its cost.
+
+The features are computed once for each backbone, of images of the train split, and each image is judged by a model that
+has not seen it: neither the eval nor the test split is looked at.
+"""
+
+import logging
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from imagepipe.base import tfrecord
+from imagepipe.base.errors import TrainingError, WeightsError
+from imagepipe.base.names import TaskName
+from trainer.backbones import BACKBONES
+from trainer.config import IMAGENET, TrainerConfig
+from trainer.features import load_backbone
+from trainer.linear_probe import FOLDS, predict_out_of_fold
+from trainer.pretrained import can_download, is_cached
+from trainer.weights.check import check_readable
+from trainer.weights.checkpoint import is_saved_model
+from trainer.weights.contents import open_weights
+from trainer.weights.identify import describe_contents
+from transform.examples import CORES, disable_tuner
+from transform.images import decode_and_resize
+
+MAX_IMAGES = 2000
+"""Maximum number of images; of more, a sample by hash."""
+
+DOWNLOADED = ("mobilenet_v2", "efficientnet_v2_b0", "inception_v3", "resnet50v2", "convnext_tiny")
+"""Backbones whose weights are downloaded where they can be: from small to large, 400 MB together."""
+
+METRICS: dict[TaskName, str] = {
+    "classification": "accuracy",
+    "multilabel": "binary_accuracy",
+    "regression": "mean_absolute_error",
+}
+
+_BATCH = 32
+_BUCKETS = 2**30
+_RESAMPLES = 2000
+_SUFFIXES = (".h5", ".keras", ".weights.json")
+
+_log = logging.getLogger("trainer")
+
+
+class Candidate(NamedTuple):
+    """A backbone whose weights are at hand.
+
+    Attributes:
+        backbone: its name.
+        weights: ``imagenet``, or the path of a file.
+        size: (height, width) in pixels of the images that it was trained on.
+    """
+
+    backbone: str
+    weights: str
+    size: tuple[int, int]
+
+
+class Images(NamedTuple):
+    """The images to judge by.
+
+    Attributes:
+        serialized: their Examples.
+        targets: compact, see ``trainer.tasks.Task.compact``.
+        groups: number of each image's group, int ``[n]``.
+        task: what is learned.
+        outputs: number of classes or labels; 1 for regression.
+        total: number of images of the split, of which these are a sample.
+    """
+
+    serialized: tf.data.Dataset
+    targets: np.ndarray
+    groups: np.ndarray
+    task: TaskName
+    outputs: int
+    total: int
+
+
+class Probed(NamedTuple):
+    """The result for one backbone.
+
+    Attributes:
+        candidate: the backbone.
+        value: the metric on images that the linear model has not seen.
+        interval: its 95 % interval.
+        milliseconds: of the backbone alone, per image, in batches of 32, on this machine.
+        numbers: number of its weights.
+        values: of each image, ``[n]``: whether it is right, the share of its labels that are, or the error.
+    """
+
+    candidate: Candidate
+    value: float
+    interval: tuple[float, float]
+    milliseconds: float
+    numbers: int
+    values: np.ndarray
+
+
+def list_candidates(folder: Path | None) -> tuple[list[Candidate], list[str]]:
+    """Returns the backbones whose weights are in a folder, in Keras's cache, or can be downloaded.
+
+    Args:
+        folder: files of weights; None for Keras's weights only.
+
+    Returns:
+        The candidates; and for each file that is none the reason.
+
+    Raises:
+        WeightsError: if there is no such folder.
+    """
+    candidates, passed_over = [], []
+    if folder and not folder.is_dir():
+        raise WeightsError(f"--weights: there is no folder {folder}")
+    for path in sorted(folder.iterdir()) if folder else ():
+        if not path.name.endswith(_SUFFIXES) and not is_saved_model(str(path)):
+            continue
+        try:
+            check_readable(str(path))
+            with open_weights(str(path)) as (contents, _):
+                description = describe_contents(contents)
+        except WeightsError as error:
+            passed_over.append(str(error))
+            continue
+        if description.backbone:
+            size = description.size or BACKBONES[description.backbone].size
+            candidates.append(Candidate(description.backbone, str(path.resolve()), size))
+        else:
+            passed_over.append(f"{path} is of no backbone that comes with imagepipe")
+    from_keras = [name for name in BACKBONES if is_cached(name)]
+    from_keras += [name for name in DOWNLOADED if name not in from_keras] if can_download() else []
+    candidates += [Candidate(name, IMAGENET, BACKBONES[name].size) for name in from_keras]
+    return candidates, passed_over
+
+
+def read_images(patterns: Sequence[str], task: TaskName, total: int, compression: str) -> Images:
+    """Reads labels and groups of the train split of a dataset; of many images, of a sample by hash.
+
+    Args:
+        patterns: its TFRecord files.
+        task: what is learned.
+        total: number of its images.
+        compression: of the files, GZIP or ''.
+
+    Raises:
+        TrainingError: if there is too little to learn from.
+    """
+    serialized = disable_tuner(tf.data.TFRecordDataset(sorted(patterns), compression))
+    bound = min(_BUCKETS, int(_BUCKETS * MAX_IMAGES / max(total, 1)))
+    sample = serialized.filter(lambda record: tf.strings.to_hash_bucket_fast(record, _BUCKETS) < bound)
+    examples = map(tfrecord.decode_example, sample.as_numpy_iterator())
+    rows = [(example.get("label", []), example.get("group", [])) for example in examples]
+    groups = _number([group[0] if group else f"image {i}" for i, (_, group) in enumerate(rows)])
+    if len(set(groups.tolist())) < FOLDS:
+        raise TrainingError(
+            f"The train split has {len(set(groups.tolist()))} images or groups: at least {FOLDS} needed"
+        )
+    if task == "regression":
+        return Images(sample, np.array([label for label, _ in rows], np.float32), groups, task, 1, total)
+    names = sorted({value for labels, _ in rows for value in labels})
+    numbers = {name: number for number, name in enumerate(names)}
+    if task == "classification":
+        if len(names) < 2:
+            raise TrainingError("The train split has one class only: there is nothing to distinguish")
+        return Images(sample, np.array([numbers[label] for (label,), _ in rows]), groups, task, len(names), total)
+    targets = np.zeros((len(rows), len(names)), np.uint8)
+    for row, (labels, _) in zip(targets, rows, strict=True):
+        row[[numbers[label] for label in labels]] = 1
+    return Images(sample, targets, groups, task, len(names), total)
+
+
+def _number(keys: Sequence[Any]) -> np.ndarray:
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def probe_candidates(candidates: Sequence[Candidate], images: Images) -> Iterator[Probed]:
+    """Yields the result of each backbone.
+
+    Raises:
+        WeightsError: if weights can't be loaded.
+    """
+    for candidate in candidates:
+        _log.info("%s at %d pixels, %d images", candidate.backbone, candidate.size[0], len(images.targets))
+        keras.utils.clear_session()
+        backbone = load_backbone(TrainerConfig(backbone=candidate.backbone, weights=candidate.weights), candidate.size)
+        features, milliseconds = _compute_features(images.serialized, backbone, candidate.size)
+        predicted = predict_out_of_fold(features, images.targets, images.task, images.outputs, images.groups)
+        values = _judge(predicted, images.targets, images.task)
+        low, high = np.percentile(_resample(values, images.groups), [2.5, 97.5])
+        interval = float(low), float(high)
+        yield Probed(candidate, float(values.mean()), interval, milliseconds, backbone.count_params(), values)
+
+
+def _compute_features(serialized: tf.data.Dataset, backbone: Any, size: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Returns the features, float16 ``[n, d]``, and the milliseconds per image that the backbone took."""
+    forward = tf.function(lambda images: backbone(images, training=False), reduce_retracing=True)
+    spec = {"input": tf.io.FixedLenFeature([], tf.string)}
+    batches = serialized.batch(_BATCH).map(
+        lambda records: decode_and_resize(tf.io.parse_example(records, spec)["input"], size), num_parallel_calls=CORES
+    )
+    features, times = [], []
+    for images in batches:  # not prefetched: decoding would take the backbone's time
+        start = time.perf_counter()
+        features.append(forward(images).numpy().astype(np.float16))
+        times.append(1000 * (time.perf_counter() - start) / len(images))
+    return np.concatenate(features), statistics.median(times[1:] or times)  # the first one builds the graph
+
+
+def _judge(predicted: np.ndarray, targets: np.ndarray, task: TaskName) -> np.ndarray:
+    match task:
+        case "classification":
+            return (predicted.argmax(axis=1) == targets).astype(float)
+        case "multilabel":
+            return ((predicted > 0.5) == (targets > 0)).mean(axis=1)
+        case "regression":
+            return np.abs(predicted - targets)[:, 0].astype(float)
+
+
+def _resample(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns the means of samples of the groups with replacement (the bootstrap, Efron 1979), always the same ones."""
+    sums, counts = np.bincount(groups, values), np.bincount(groups)
+    random = np.random.default_rng(0)
+    drawn = (random.integers(0, len(sums), len(sums)) for _ in range(_RESAMPLES))
+    return np.array([sums[chosen].sum() / counts[chosen].sum() for chosen in drawn])
+
+
+def choose_cheapest(results: Sequence[Probed], images: Images) -> Probed:
+    """Returns the fastest backbone that is no worse than the best beyond chance.
+
+    That is, the 95 % interval of the difference, image by image, holds zero.
+    """
+    sign = -1 if images.task == "regression" else 1
+    best = max(results, key=lambda result: sign * result.value)
+    within = [
+        result
+        for result in results
+        if np.percentile(_resample(sign * (best.values - result.values), images.groups), 2.5) <= 0
+    ]
+    return min(within, key=lambda result: result.milliseconds)
