@@ -6,7 +6,8 @@
 - novelty: the area under the ROC curve of flowers from the folder `val` against a class of flowers that was left out of
   training, and against handwritten digits.
 
-The base is frozen; the head is the Trainer's, with its label smoothing, its optimizer and its choice of the epoch.
+The base is frozen; the head is the Trainer's, with its start from a regression, its label smoothing, its optimizer and
+its choice of the epoch.
 
     python -m benchmarks.answers FOLDER WEIGHTS [--seeds N] [--json] [--record]
 
@@ -117,16 +118,20 @@ def train_head(flowers: Images, train: np.ndarray, validation: np.ndarray, seed:
 
     from imagepipe.base.features import IMAGE
     from trainer.config import TrainerConfig
+    from trainer.linear_probe import fit_probe
     from trainer.network import build_network
     from trainer.steps import make_learning_rate, make_optimizer
     from trainer.tasks import make_task
 
     keras.utils.set_random_seed(seed)
-    config = TrainerConfig(backbone="mobilenet_v2", weights="none")
+    config = TrainerConfig(backbone="mobilenet_v2", weights="none", head_units=0)  # as with weights
     classes = int(flowers.classes[train].max()) + 1
     task = make_task("classification", classes, config)
     head = build_network((SIDE, SIDE), task, {}, config).head
-    rate = make_learning_rate(config, config.learning_rate, config.head_epochs, math.ceil(len(train) / BATCH))
+    probe = fit_probe(flowers.features[train], flowers.classes[train].astype(np.int32), task.name, classes)
+    head.get_layer("logits").set_weights([probe.weights, probe.bias])
+    steps = math.ceil(len(train) / BATCH)
+    rate = make_learning_rate(config, config.fine_tune_learning_rate, config.head_epochs, steps)
     head.compile(make_optimizer(config, rate, head), task.loss)
     learned, chosen_on = (
         ({IMAGE: flowers.features[part]}, np.eye(classes, dtype=np.float32)[flowers.classes[part]])
