@@ -173,9 +173,10 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     network.base.save_weights(folder / "base.weights.h5")
 
     serving = ServingConfig(**custom["serving"])
-    outputs = compute_outputs(network.served, data.validation)
-    judged = outputs if trained.chosen is trained.network else compute_outputs(trained.chosen.served, data.validation)
-    calibration, calibrated = calibrate(config, data, judged["logits"])
+    # Without a refit both are the same; then the network in float32 answers for it.
+    chosen = network.served if trained.chosen is trained.network else trained.chosen.served
+    held_out = compute_outputs(chosen, data.validation)
+    calibration, calibrated = calibrate(config, data, held_out["logits"])
     (folder / CALIBRATION).write_text(json.dumps(calibrated, indent=1) + "\n")
     classes = partial(compute_classes, data.task.name, calibration)
     served, optimized = optimize_for_serving(network.served, classes, data.task.name, data.validation, serving)
@@ -186,7 +187,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
         data.output_names,
         config.label_thresholds,
         calibration,
-        measure_novelty(network.served, data, outputs),
+        measure_novelty(network.served, chosen, data, held_out),
         serving.unknown.novelty if serving.unknown else None,
     )
     features = parse_features(custom["features"])

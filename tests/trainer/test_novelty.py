@@ -52,6 +52,18 @@ def test_in_a_classification_it_sees_what_looks_known_and_is_none_of_the_classes
     assert np.median(ask(by_distance, between)) < 0.8
 
 
+def test_another_network_that_saw_all_images_is_scaled_by_the_one_that_did_not():
+    train, held_out, usual = draw(300, 0), draw(1000, 1), draw(1000, 2)
+    turn = np.roll(np.eye(20, dtype=np.float32), 7, axis=1)  # what a training from another start makes of the same
+
+    def turned(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return outputs | {"embedding": outputs["embedding"] @ turn}
+
+    novelty = fit_novelty("classification", turned(train)["embedding"], held_out, train["embedding"])
+    assert np.quantile(ask(novelty, turned(usual)), 0.9) == pytest.approx(0.9, abs=0.04)
+    assert ask(novelty, usual).min() > 0.99
+
+
 def test_features_that_are_all_alike_give_no_division_by_zero():
     alike = {"embedding": np.zeros((20, 8), np.float32), "logits": np.zeros((20, 3), np.float32)}
     novelty = fit_novelty("classification", alike["embedding"], alike)

@@ -62,15 +62,19 @@ def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> 
 
 
 def measure_novelty(
-    served: keras.Model, data: TrainingData, held_out: dict[str, np.ndarray]
+    served: keras.Model, chosen: keras.Model, data: TrainingData, held_out: dict[str, np.ndarray]
 ) -> Callable[[Tensors], tf.Tensor]:
     """Returns the function from a network's outputs to novelty, see ``trainer.export.novelty``.
 
     Args:
         served: the network.
+        chosen: the same, or the one that was not trained on ``data.validation``.
         data: of more than ``MAX_REFERENCES`` images in ``train``, a random sample is looked at.
-        held_out: outputs for ``data.validation``, see ``compute_outputs``.
+        held_out: outputs of ``chosen`` for ``data.validation``, see ``compute_outputs``.
     """
-    chosen = np.random.default_rng(0).permutation(data.train.count)[:MAX_REFERENCES]
-    references = compute_outputs(served, data.train.select(np.sort(chosen)))["embedding"]
-    return fit_novelty(data.task.name, references, held_out)
+    sample = np.sort(np.random.default_rng(0).permutation(data.train.count)[:MAX_REFERENCES])
+    references, *others = (
+        compute_outputs(network, data.train.select(sample))["embedding"]
+        for network in ([served] if chosen is served else [served, chosen])
+    )
+    return fit_novelty(data.task.name, references, held_out, *others)

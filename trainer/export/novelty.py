@@ -36,7 +36,10 @@ Tensors = dict[str, tf.Tensor]
 
 
 def fit_novelty(
-    task: TaskName, references: np.ndarray, held_out: dict[str, np.ndarray]
+    task: TaskName,
+    references: np.ndarray,
+    held_out: dict[str, np.ndarray],
+    held_out_references: np.ndarray | None = None,
 ) -> Callable[[Tensors], tf.Tensor]:
     """Returns the function from a network's ``logits`` and ``embedding`` to novelty, float32 ``[n]``, 0 to 1.
 
@@ -47,20 +50,12 @@ def fit_novelty(
         task: with logits that have an energy, or not.
         references: embeddings of training images, float32 ``[m, d]``, at most ``MAX_REFERENCES``.
         held_out: ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]`` of images that the network was not trained on.
+        held_out_references: embeddings of training images by the network that ``held_out`` is of, if it is another one:
+            after ``trainer.refit`` no image is left that the network was not trained on.
     """
-    unit = references / np.maximum(np.linalg.norm(references, axis=1, keepdims=True), 1e-12)
-    _, _, rows = randomized_svd(unit, min(_DIRECTIONS, *unit.shape), random_state=0)
-    directions = rows.T.astype(np.float32)
-    neighbours = (unit @ directions).T.astype(np.float32)
-
-    def measure(outputs: Tensors) -> tf.Tensor:
-        embedding = tf.math.l2_normalize(outputs["embedding"], axis=-1) @ directions
-        scores = [-tf.reduce_max(embedding @ neighbours, axis=-1)]
-        if task == "classification":
-            scores.append(-tf.reduce_logsumexp(outputs["logits"], axis=-1))
-        return tf.stack(scores, axis=-1)
-
-    scores = measure({name: tf.constant(array) for name, array in held_out.items()}).numpy()
+    measure = _make_measure(task, references)
+    measure_held_out = measure if held_out_references is None else _make_measure(task, held_out_references)
+    scores = measure_held_out({name: tf.constant(array) for name, array in held_out.items()}).numpy()
     means, spreads = scores.mean(axis=0), np.maximum(scores.std(axis=0), _MIN_SPREAD)
     sums = ((scores - means) / spreads).sum(axis=1)
     knots = np.quantile(sums, np.linspace(0, _TAIL_FROM, _STEPS + 1)).astype(np.float32)
@@ -75,3 +70,20 @@ def fit_novelty(
         return _TAIL_FROM * tf.reduce_mean(steps, axis=-1) + (1 - _TAIL_FROM) * tail
 
     return compute_novelty
+
+
+def _make_measure(task: TaskName, references: np.ndarray) -> Callable[[Tensors], tf.Tensor]:
+    """Returns the function from a network's outputs to its scores, float32 ``[n, scores]``; high ones are novel."""
+    unit = references / np.maximum(np.linalg.norm(references, axis=1, keepdims=True), 1e-12)
+    _, _, rows = randomized_svd(unit, min(_DIRECTIONS, *unit.shape), n_iter=2, random_state=0)
+    directions = rows.T.astype(np.float32)
+    neighbours = (unit @ directions).T.astype(np.float32)
+
+    def measure(outputs: Tensors) -> tf.Tensor:
+        embedding = tf.math.l2_normalize(outputs["embedding"], axis=-1) @ directions
+        scores = [-tf.reduce_max(embedding @ neighbours, axis=-1)]
+        if task == "classification":
+            scores.append(-tf.reduce_logsumexp(outputs["logits"], axis=-1))
+        return tf.stack(scores, axis=-1)
+
+    return measure
