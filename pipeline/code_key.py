@@ -10,6 +10,7 @@ from pathlib import Path
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from imagepipe.base.code_closure import SOURCES, find_names, hash_code
+from trainer.own_backbone import hash_module
 
 CODE = "code"
 """Name of the execution property."""
@@ -17,10 +18,18 @@ CODE = "code"
 _BASES = ("tfx.dsl.", "tfx.orchestration.")  # TFX's base classes of executors and drivers, which compute nothing
 
 
-def add_code_keys(components: Iterable[BaseComponent]) -> None:
-    """Puts into the cache key of each component the code that it runs, as it is on this machine."""
+def add_code_keys(components: Iterable[BaseComponent], backbone: str) -> None:
+    """Puts into the cache key of each component the code that it runs, as it is on this machine.
+
+    Args:
+        components: all of a pipeline.
+        backbone: the one that is trained, which may be the user's own: then its code is that of the components too
+            whose properties name it.
+    """
     for component in components:
-        component.spec.exec_properties[CODE] = compute_code_key(component)
+        properties = component.spec.exec_properties
+        is_used = any(backbone in str(value) for value in properties.values())
+        properties[CODE] = compute_code_key(component) + (hash_module(backbone) if is_used else "")
 
 
 def compute_code_key(component: BaseComponent, sources: Path = SOURCES) -> str:

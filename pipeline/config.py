@@ -14,8 +14,7 @@ from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import DeployConfig, Section, is_service_name
 from imagepipe.ingest import dataset
 from pipeline.kubeflow_config import KubeflowConfig
-from trainer.backbones import BACKBONES
-from trainer.config import ServingConfig, TrainerConfig
+from trainer.config import ServingConfig, TrainerConfig, find_backbone
 from trainer.search_space import TunerConfig, check_space
 
 _MAX_SIDE = 4096
@@ -302,14 +301,14 @@ class Config(Section):
     @classmethod
     def _fill_in_size(cls, image: Any, info: ValidationInfo) -> Any:
         if isinstance(image, dict) and image.get("size") is None:
-            return image | {"size": BACKBONES[_get_backbone(info)].size}
+            return image | {"size": find_backbone(_get_backbone(info)).size}
         return image
 
     @field_validator("image")
     @classmethod
     def _check_size(cls, image: ImageConfig, info: ValidationInfo) -> ImageConfig:
         backbone = _get_backbone(info)
-        minimum = BACKBONES[backbone].min_side
+        minimum = find_backbone(backbone).min_side
         if min(image.size) < minimum:
             raise ValueError(
                 f"size: {list(image.size)} is too small; {backbone} takes {minimum} pixels or more per side"

@@ -33,7 +33,10 @@ def make_json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
 
     # Names to choose from, which the models check by code.
-    definitions["TrainerConfig"]["properties"]["backbone"]["enum"] = list(BACKBONES)
+    definitions["TrainerConfig"]["properties"]["backbone"]["anyOf"] = [
+        {"enum": list(BACKBONES)},
+        {"pattern": r"^[\w.]+:\w+$"},
+    ]
     definitions["RuleConfig"]["properties"]["metric"]["enum"] = list(METRICS_BY_NAME)
     definitions["EvaluationConfig"]["properties"]["thresholds"]["propertyNames"] = {"enum": list(METRICS_BY_NAME)}
 

@@ -34,7 +34,7 @@ class Backbone:
     """A network without its classifier.
 
     Attributes:
-        application: name in ``keras.applications``.
+        application: name in ``keras.applications``; "" of one's own, see ``trainer.own_backbone``.
         scaling: of its input; None if the network scales by itself, in which case it takes
             ``include_preprocessing=False`` as well.
         size: (height, width) in pixels of the images that it was trained on.

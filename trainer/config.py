@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from imagepipe.base.labels import describe_unknown
-from trainer import backbones
+from trainer import backbones, own_backbone
 
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
@@ -96,7 +96,11 @@ class TrainerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: str = Field(backbones.DEFAULT, description=f"Network below the head: {', '.join(backbones.BACKBONES)}.")
+    backbone: str = Field(
+        backbones.DEFAULT,
+        description=f"Network below the head: {', '.join(backbones.BACKBONES)}; or a function of your own, such as "
+        "my_package.networks:build.",
+    )
     weights: str = Field(
         IMAGENET,
         description="Weights to start from: imagenet, none (train from scratch), or a file of the backbone's weights: "
@@ -210,9 +214,22 @@ class TrainerConfig(BaseModel):
     @field_validator("backbone")
     @classmethod
     def _check_backbone(cls, backbone: str) -> str:
-        if backbone not in backbones.BACKBONES:
-            raise ValueError(f"there is no backbone '{backbone}'; known are {', '.join(backbones.BACKBONES)}")
+        if backbone not in backbones.BACKBONES and ":" not in backbone:
+            raise ValueError(
+                f"there is no backbone '{backbone}'; known are {', '.join(backbones.BACKBONES)}, and a function of "
+                "your own, as my_package.networks:build"
+            )
+        find_backbone(backbone)
         return backbone
+
+    @model_validator(mode="after")
+    def _refuse_weights_that_nobody_has(self) -> "TrainerConfig":
+        if self.weights == IMAGENET and self.backbone not in backbones.BACKBONES:
+            raise ValueError(
+                f"trainer.weights: imagenet: Keras has none of {self.backbone}. Give a file of them (trainer.weights: "
+                "FILE), or train from scratch (trainer.weights: none)"
+            )
+        return self
 
     @field_validator("distribution", mode="before")
     @classmethod
@@ -265,6 +282,15 @@ class ServingConfig(BaseModel):
     @classmethod
     def _accept_yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML reads an unquoted off as false
+
+
+def find_backbone(name: str) -> backbones.Backbone:
+    """Returns what is known of a backbone, a built-in one or one of the user's own.
+
+    Raises:
+        ValueError: there is no such one.
+    """
+    return backbones.BACKBONES.get(name) or own_backbone.read_backbone(name)
 
 
 def override_settings(config: TrainerConfig, values: Mapping[str, Any]) -> TrainerConfig:

@@ -6,14 +6,16 @@ from typing import NamedTuple
 
 import keras
 
-from imagepipe.base.errors import WeightsError
+from imagepipe.base.errors import TrainingError, WeightsError, describe_error
 from imagepipe.base.features import IMAGE
-from trainer.backbones import BACKBONES
-from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig
+from trainer.backbones import BACKBONES, Backbone
+from trainer.config import IMAGENET, NO_WEIGHTS, TrainerConfig, find_backbone
 from trainer.data import PixelStatistics
+from trainer.own_backbone import load_function
 from trainer.pretrained import check_file, load_weights
 from trainer.tasks import Task
 
+_POOLING = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D, 2: keras.layers.Identity}
 _SIDE_UNITS = 20
 _HIDDEN_UNITS = 1024
 _DEFAULT_MOMENTUM = 0.99  # Keras's
@@ -26,8 +28,8 @@ class Network(NamedTuple):
     Attributes:
         model: from a dict of ``image`` uint8 ``[n, height, width, 3]`` and side features ``[n]`` (float32 or int64) to
             outputs float32 ``[n, task.outputs]``.
-        base: from scaled images, floats ``[n, height, width, 3]``, to the backbone's features, floats ``[n, h, w, d]``;
-            fine-tuning unfreezes its layers.
+        base: from scaled images, floats ``[n, height, width, 3]``, to the backbone's features: floats ``[n, h, w, d]``;
+            of some of one's own ``[n, tokens, d]`` or ``[n, d]``. Fine-tuning unfreezes its layers.
         pooled: from images, uint8 ``[n, height, width, 3]``, to their averaged features, float32 ``[n, d]``.
         head: like ``model``, but its ``image`` is the output of ``pooled``: with a frozen base it can be trained alone.
         served: like ``model``, but to ``logits``, its outputs before their activation, and ``embedding``, the output of
@@ -67,6 +69,7 @@ def build_network(
 
     Raises:
         WeightsError: if the weights are not available or don't fit.
+        TrainingError: if a backbone of the user's own fails, or is none.
         ValueError: if the base has no layer ``config.unfreeze_after``, or featurewise ``statistics`` are missing.
     """
     base = _build_base(image_size, config)
@@ -75,7 +78,7 @@ def build_network(
     image = keras.Input((*image_size, 3), dtype="uint8", name=IMAGE)
     scaling = keras.Model(image, _scale(image, config, statistics), name="scaling")
     head = _build_head(base.outputs[0].shape[-1], task, side, config)
-    return join_parts(scaling, base, keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool"), head)
+    return join_parts(scaling, base, _POOLING[len(base.output_shape)](dtype="float32", name="pool"), head)
 
 
 def join_parts(scaling: keras.Model, base: keras.Model, pool: keras.layers.Layer, head: keras.Model) -> Network:
@@ -92,12 +95,20 @@ def join_parts(scaling: keras.Model, base: keras.Model, pool: keras.layers.Layer
 
 
 def _build_base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Model:
-    backbone = BACKBONES[config.backbone]
+    backbone = BACKBONES.get(config.backbone)
+    base = _build_application(image_size, config, backbone) if backbone else _build_own(image_size, config.backbone)
+    if config.weights not in (IMAGENET, NO_WEIGHTS):
+        check_file(config.weights)
+        load_weights(base, config.weights, config.backbone)
+    return base
+
+
+def _build_application(image_size: tuple[int, int], config: TrainerConfig, backbone: Backbone) -> keras.Model:
     application = getattr(keras.applications, backbone.application)
     raw = {"include_preprocessing": False} if backbone.scaling is None and config.normalization == "featurewise" else {}
     imagenet = config.weights == IMAGENET
     try:
-        base = application(
+        return application(
             include_top=False, input_shape=(*image_size, 3), weights=IMAGENET if imagenet else None, **raw
         )
     except Exception as error:  # Keras's download raises many kinds, and Exception itself
@@ -107,15 +118,28 @@ def _build_base(image_size: tuple[int, int], config: TrainerConfig) -> keras.Mod
             f"trainer.weights: imagenet: Keras could not download the weights of {config.backbone} ({error}). Give a "
             "file of them (trainer.weights: FILE), or train from scratch (trainer.weights: none)."
         ) from error
-    if not imagenet and config.weights != NO_WEIGHTS:
-        check_file(config.weights)
-        load_weights(base, config.weights, config.backbone)
-    return base
+
+
+def _build_own(image_size: tuple[int, int], name: str) -> keras.Model:
+    """Builds a backbone of the user's own, and checks that it is one."""
+    try:
+        base = load_function(name)(image_size)
+    except Exception as error:
+        raise TrainingError(f"trainer.backbone: {name} failed: {describe_error(error)}") from error
+    if not isinstance(base, keras.Model) or len(getattr(base, "inputs", None) or ()) != 1:
+        fault = f"{type(base).__name__}, and no model of one image, keras.Model(image, features)"
+    elif tuple(base.inputs[0].shape[1:]) not in ((*image_size, 3), (None, None, 3)):
+        fault = f"a model of images {base.inputs[0].shape[1:]}, and they are {(*image_size, 3)}"
+    elif len(base.outputs) != 1 or len(base.output_shape) not in _POOLING or None in base.output_shape[1:]:
+        fault = f"features {base.output_shape}: give (n, h, w, d), (n, tokens, d) or (n, d), of known sizes"
+    else:
+        return keras.Model(base.inputs[0], base.outputs[0], name=base.name)  # a sequential one can't be split
+    raise TrainingError(f"trainer.backbone: {name} returned {fault}")
 
 
 def _scale(image: keras.KerasTensor, config: TrainerConfig, statistics: PixelStatistics | None) -> keras.KerasTensor:
     """Scales pixels as the base expects them, float32; unchanged if the base scales by itself."""
-    scaling = BACKBONES[config.backbone].scaling
+    scaling = find_backbone(config.backbone).scaling
     if config.normalization == "featurewise":
         if statistics is None:
             raise ValueError("trainer.normalization: featurewise needs the statistics of the training split")
@@ -191,7 +215,7 @@ def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
 
 def get_last_frozen_layer(config: TrainerConfig) -> str:
     """Returns the layer of the base above which fine-tuning starts: the configured one, or else the backbone's own."""
-    return config.unfreeze_after or BACKBONES[config.backbone].unfreeze_after
+    return config.unfreeze_after or find_backbone(config.backbone).unfreeze_after
 
 
 def unfreeze_after(base: keras.Model, layer_name: str) -> None:

@@ -59,7 +59,8 @@ def check_weights(weights: str, backbone: str) -> None:
     else:
         check_file(weights)
         with _name_setting(), open_weights(weights) as (contents, _):
-            find_layers(weights, contents, backbone, load_layers()[backbone])
+            if backbone in backbones.BACKBONES:  # of another one the layers are known once it is built
+                find_layers(weights, contents, backbone, load_layers()[backbone])
 
 
 def check_file(path: str) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from imagepipe.base.features import IMAGE
+from trainer.own_backbone import import_classes
 
 _OPACITY = 0.6  # of a heat map where it is hottest
 
@@ -29,12 +30,13 @@ def compute_heat_maps(
         outputs: index of the output to explain, by the same keys.
 
     Returns:
-        Float32 ``[h, w]``, in 0..1, of the size of the backbone's features, by the same keys. Empty if those have one
-        position only, as for small images: a heat map would show nothing.
+        Float32 ``[h, w]``, in 0..1, of the size of the backbone's features, by the same keys. Empty if those are no
+        map, as of some backbones of one's own, or have one position only, as for small images.
     """
+    import_classes(trained)
     network = keras.models.load_model(trained, compile=False)  # in safe mode: it runs no code from the file
     pool, head = network.get_layer("pool"), network.get_layer("head")
-    if pool.input.shape[1:3] == (1, 1):
+    if len(pool.input.shape) < 4 or pool.input.shape[1:3] == (1, 1):
         return {}
     last = head.get_layer("logits")
     compute_features = tf.function(keras.Model(network.inputs, pool.input))  # eagerly it takes four times as long

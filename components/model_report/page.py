@@ -160,7 +160,10 @@ def _load_pictures(inputs: PageInputs, table: PredictionTable, picks: Picks, tra
 
 def _explain_missing_heat_maps(training: Path) -> str:
     if (training / "model.keras").is_file():
-        return "No heat maps (Grad-CAM): for images this small the backbone's last features have one position only."
+        return (
+            "No heat maps (Grad-CAM): the backbone's last features are no map of the image, as of one of your own, or "
+            "have one position only, as for images this small."
+        )
     return "No heat maps (Grad-CAM): there is no Keras model beside the SavedModel."
 
 

@@ -51,44 +51,49 @@ class _Module(NamedTuple):
     package: str
 
 
-def hash_code(modules: Iterable[str], sources: Path = SOURCES) -> str:
+def hash_code(modules: Iterable[str], sources: Path = SOURCES, packages: tuple[str, ...] = PACKAGES) -> str:
     """Returns a hash of the code of modules, and of the versions of the packages that it imports.
 
     Args:
         modules: dotted names of modules, or of something in them. Of modules that are not ours, only what they import
             themselves counts.
         sources: the folder of our packages.
+        packages: their names.
 
     Returns:
         16 hexadecimal digits.
     """
-    closure = find_closure(modules, sources)
+    closure = find_closure(modules, sources, packages)
     content = [sorted(closure.digests.items()), sorted(list_versions(closure.imports).items())]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-def find_closure(modules: Iterable[str], sources: Path = SOURCES) -> Closure:
+def find_closure(modules: Iterable[str], sources: Path = SOURCES, packages: tuple[str, ...] = PACKAGES) -> Closure:
     """Returns the code of modules; see ``hash_code`` for the arguments.
 
     Of a package that is imported only on the way to its modules, functions don't count, as nobody calls them: those of
     ``imagepipe`` import everything.
     """
+
+    def is_ours(name: str) -> bool:
+        return name.partition(".")[0] in packages
+
     closure = Closure()
-    waiting = {(name, True) for name in modules if not _is_ours(name) or _is_module(name, sources)}
+    waiting = {(name, True) for name in modules if not is_ours(name) or _is_module(name, sources)}
     done = set()
     while waiting:
         name, with_functions = step = waiting.pop()
         done.add(step)
-        if not _is_ours(name):
+        if not is_ours(name):
             closure.imports |= _read_imports(name)
         elif module := _locate(name, sources):
             syntax = read_syntax(module.file, module.package, with_functions)
             closure.digests[module.name if with_functions else f"{module.name} on the way"] = syntax.digest
             for file in _find_data(module, syntax.strings):
                 closure.digests[str(file.relative_to(sources))] = _hash_file(file)
-            closure.imports |= {name for name in syntax.imports if not _is_ours(name)}
+            closure.imports |= {name for name in syntax.imports if not is_ours(name)}
             named = (text for text in syntax.strings if _NAME.fullmatch(text) and _is_module(text, sources))
-            following = {(name, True) for name in (*filter(_is_ours, syntax.imports), *named)}
+            following = {(name, True) for name in (*filter(is_ours, syntax.imports), *named)}
             if package := module.name.rpartition(".")[0]:
                 following.add((package, False))
             waiting |= following - done
@@ -98,10 +103,6 @@ def find_closure(modules: Iterable[str], sources: Path = SOURCES) -> Closure:
 def find_names(text: str) -> set[str]:
     """Returns the dotted names in a text that may be modules or functions of ours."""
     return set(_NAME.findall(text))
-
-
-def _is_ours(name: str) -> bool:
-    return name.partition(".")[0] in PACKAGES
 
 
 @functools.cache
@@ -120,7 +121,7 @@ def _locate(name: str, sources: Path) -> _Module | None:
 def _is_module(name: str, sources: Path) -> bool:
     """Returns whether a text names a module, or something in it. A key such as ``trainer.epochs`` does not."""
     module = _locate(name, sources)
-    return bool(module and "." in module.name)
+    return bool(module and ("." in module.name or module.name == name))
 
 
 def _read_imports(name: str) -> frozenset[str]:

@@ -26,7 +26,7 @@ USERS_OF_FILES = {
     "components/data_check/label_errors.py": DATA,
     "components/data_gate/component.py": {"DataGate", "FeatureGate"},
     "components/feature_check/neighbours.py": {"FeatureCheck"},
-    "trainer/linear_probe.py": {"FeatureCheck"},
+    "trainer/linear_probe.py": {"FeatureCheck", *TRAINING},
     "transform/preprocessing.py": {"Transform"},
     "transform/images.py": {"Transform"},
     "trainer/network.py": NETWORK,
@@ -188,3 +188,22 @@ def test_a_curated_schema_has_the_code_of_what_imports_it_in_its_key():
     config = Config(name="keys", data={"path": "/data", "curated_schema": "/schema.pbtxt"})
     ids = {component.id: component.exec_properties.get(CODE) for component in build(config)}
     assert ids["ImportSchemaGen"]
+
+
+def test_a_change_of_a_backbone_of_ones_own_changes_the_keys_of_the_nodes_that_use_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "own_networks.py"
+    constants = 'SIZE = (64, 64)\nMIN_SIDE = 32\nSCALING = "0 to 1"\nUNFREEZE_AFTER = "first"\n'
+    config = {"name": "keys", "data": {"path": "/data"}}
+    trainer = {"backbone": "own_networks:build", "weights": "/weights.h5"}
+
+    def compute() -> dict[str, str]:
+        for cached in (read_syntax, code_closure._locate):
+            cached.cache_clear()
+        built = build(Config(**config, trainer=trainer))
+        return {component.id: component.spec.exec_properties[CODE] for component in built}
+
+    module.write_text(f"{constants}def build(size): return 1")
+    original = compute()
+    module.write_text(f"{constants}def build(size): return 2")
+    assert find_changed(original, compute()) == {"Features", "Trainer", "ModelReport"}

@@ -99,6 +99,10 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
             r"image: size: \[64, 299\] is too small; inception_v3 takes 75 pixels or more per side",
         ),
         ("image.size=[299, 5000]", r"image\.size\.1: .*less than or equal to 4096"),
+        (
+            "trainer.backbone=nowhere.networks:build",
+            r"trainer\.backbone: there is no module 'nowhere\.networks' here: ",
+        ),
         ("trainer.backbone=resnet", r"trainer\.backbone: .*no backbone 'resnet'; known are inception_v3, "),
         (
             "trainer.distribution=multi_worker",

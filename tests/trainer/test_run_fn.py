@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import imagepipe
+from components.model_report.grad_cam import compute_heat_maps
 from imagepipe.base.errors import TrainingError
+from tests.conftest import SIZE
 from tests.trainer.conftest import SMALL
+from trainer.own_backbone import load_function
 from trainer.run_fn import run_fn
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parent / "run_training.py"
 EPOCHS = SMALL["epochs"]
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def start(arguments: dict, folder: Path) -> subprocess.Popen:
@@ -115,6 +120,26 @@ def test_what_was_trained_in_bfloat16_and_once_more_on_all_images_is_exported_in
     model = keras.models.load_model(tmp_path / "model" / "training" / "model.keras")
     assert {weight.dtype for weight in model.weights} <= {"float32", "uint32"}
     assert model.dtype_policy.name == keras.config.dtype_policy().name == "float32"
+
+
+def test_a_backbone_of_ones_own_is_fine_tuned_exported_and_served(arguments, analyzed, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    options = {"backbone": "vision_transformer:build", "weights": str(tmp_path / "base.weights.h5")}
+    load_function(options["backbone"])(SIZE).save_weights(options["weights"])
+    run_fn(SimpleNamespace(**arguments(tmp_path, **options, head_epochs=1, epochs=1)))
+    assert [row["phase"] for row in history_of(tmp_path)] == ["head", "upper blocks"]
+    model = tmp_path / "model" / "Format-Serving"
+    records = analyzed[2]
+    answers = tf.saved_model.load(str(model)).signatures["tf_examples"](examples=tf.constant(records))
+    pngs = [
+        tf.train.Example.FromString(record).features.feature["input"].bytes_list.value[0] for record in records[1:3]
+    ]
+    sides = [{"weight": float(number), "camera": "new" if number % 2 else "old"} for number in (1, 2)]
+    predictions = imagepipe.load(model).predict(pngs, sides)
+    scores = [prediction.score for prediction in predictions]
+    np.testing.assert_allclose(scores, answers["score"][1:3], atol=0.01)
+    trained = model.parent / "training" / "model.keras"
+    assert compute_heat_maps(trained, model, {1: records[1]}, {1: 0}) == {}  # of tokens there is no map
 
 
 def test_a_class_that_training_lacks_is_named_before_training(arguments, tmp_path):

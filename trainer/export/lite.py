@@ -8,6 +8,7 @@ import tensorflow as tf
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from trainer.export.optimize import optimize_network
+from trainer.own_backbone import import_classes
 
 
 def convert_to_tflite(file: Path) -> bytes:
@@ -24,6 +25,7 @@ def convert_to_tflite(file: Path) -> bytes:
     Raises:
         TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
     """
+    import_classes(file)
     model = keras.models.load_model(file, compile=False)
     inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
     side = sorted(name.removeprefix(TRANSFORMED) for name in inputs)

@@ -1,0 +1,179 @@
+"""A backbone of the user's own: checked by its source, built, trained on, its weights loaded, its code in the key."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from imagepipe.base import code_closure, syntax
+from imagepipe.base.errors import TrainingError, WeightsError
+from trainer.config import TrainerConfig, find_backbone
+from trainer.network import build_network, unfreeze_after
+from trainer.own_backbone import hash_module, import_classes
+from trainer.pretrained import check_weights
+from trainer.tasks import make_classification
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+TRANSFORMER = "vision_transformer:build"
+CONSTANTS = 'SIZE = (64, 48)\nMIN_SIDE = 32\nSCALING = "0 to 1"\nUNFREEZE_AFTER = "first"\n'
+EMPTY = f"{CONSTANTS}def build(size): ..."
+
+
+@pytest.fixture
+def put_module(tmp_path, monkeypatch):
+    """Writes a module of a package that can be imported; returns the name of its function."""
+    folder = tmp_path / "my_package"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def put_module(source: str, module: str = "networks") -> str:
+        (folder / f"{module}.py").write_text(source)
+        return f"my_package.{module}:build"
+
+    yield put_module
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def transformer(monkeypatch):
+    """The example in the documentation, from scratch, for images of 32 pixels."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    config = TrainerConfig(backbone=TRANSFORMER, weights="none", head_units=8)
+    return config, build_network((32, 32), make_classification(3), {}, config)
+
+
+def refuse(backbone: str, phrase: str) -> None:
+    with pytest.raises(ValidationError, match=phrase):
+        TrainerConfig(backbone=backbone, weights="none")
+
+
+def test_what_it_says_is_read_without_importing_it(put_module, tmp_path):
+    (tmp_path / "my_package" / "__init__.py").write_text("raise AssertionError('imported')")
+    backbone = find_backbone(put_module(EMPTY))
+    assert (backbone.size, backbone.min_side, backbone.unfreeze_after) == ((64, 48), 32, "first")
+    assert backbone.scaling.scale == (1 / 255,) * 3
+    own = "{'scale': (1, 2, 3), 'offset': (0, 0, -1), 'bgr': True}"
+    scaling = find_backbone(put_module(EMPTY.replace('"0 to 1"', own))).scaling
+    assert (scaling.scale, scaling.offset, scaling.bgr) == ((1, 2, 3), (0, 0, -1), True)
+
+
+@pytest.mark.parametrize(
+    ("source", "phrase"),
+    [
+        ("def build(size: ...", "networks.py is no Python"),
+        (EMPTY.replace("build", "make"), "networks.py has no function 'build', only make"),
+        ("def build(size): ...", "has to say SIZE and MIN_SIDE and SCALING and UNFREEZE_AFTER of its network"),
+        (EMPTY.replace("32", "int(32)"), "has to say MIN_SIDE of its network"),
+        (EMPTY.replace("32", "0"), "MIN_SIDE: Input should be greater than 0"),
+        (EMPTY.replace("0 to 1", "0 to 2"), "SCALING is one of '0 to 255', '0 to 1', '-1 to 1', or scale and offset"),
+    ],
+)
+def test_a_module_that_can_not_be_used_is_refused_by_its_source(source, phrase, put_module):
+    refuse(put_module(source), phrase)
+
+
+def test_a_module_that_is_not_there_is_refused(put_module):
+    put_module(EMPTY)
+    refuse("my_package.missing:build", r"no module 'my_package\.missing' here: install its package .* PYTHONPATH")
+    refuse("nowhere:build", "no module 'nowhere' here")
+    refuse("../networks:build", "no module")
+    refuse("networks", "no backbone 'networks'; known are .*, and a function of your own, as my_package.networks:build")
+
+
+def test_imagenet_weights_are_of_built_in_ones_only(put_module):
+    with pytest.raises(
+        ValidationError, match=r"trainer\.weights: imagenet: Keras has none of my_package\.networks:build"
+    ):
+        TrainerConfig(backbone=put_module(EMPTY))
+
+
+@pytest.mark.parametrize(
+    ("returned", "phrase"),
+    [
+        ("1 / 0", "failed: ZeroDivisionError"),
+        ("keras.layers.Dense(3)", "returned Dense, and no model of one image"),
+        (
+            "keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Conv2D(3, 3)])",
+            "returned a model of images .*32, 1",
+        ),
+        (
+            "keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Reshape((4, 4, 8, 24))])",
+            "returned features .*8, 24",
+        ),
+    ],
+)
+def test_a_function_that_gives_no_backbone_is_named(returned, phrase, put_module):
+    name = put_module(f"import keras\n{CONSTANTS}def build(size): return {returned}")
+    with pytest.raises(TrainingError, match=rf"trainer\.backbone: {name} {phrase}"):
+        build_network((32, 32), make_classification(3), {}, TrainerConfig(backbone=name, weights="none"))
+
+
+def test_tokens_are_averaged_for_the_head(transformer):
+    _, network = transformer
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    tokens = network.base(pixels / np.float32(127.5) - 1)
+    assert tokens.shape == (2, 4, 192)
+    np.testing.assert_allclose(network.pooled(pixels), np.mean(tokens, axis=1), rtol=1e-2, atol=1e-3)
+    assert network.model({"image": pixels}).shape == (2, 3)
+
+
+def test_features_that_are_pooled_go_to_the_head_unchanged(put_module):
+    name = put_module(
+        f"import keras\n{CONSTANTS}def build(size):\n"
+        "    return keras.Sequential([keras.Input((*size, 3)), keras.layers.GlobalMaxPooling2D()])"
+    )
+    config = TrainerConfig(backbone=name, weights="none")
+    pooled = build_network((8, 8), make_classification(3), {}, config).pooled
+    np.testing.assert_allclose(pooled(np.full((1, 8, 8, 3), 51, np.uint8)), [[0.2, 0.2, 0.2]], rtol=1e-6)
+
+
+def test_its_weights_are_matched_and_what_lies_above_its_layer_is_trained(transformer, tmp_path):
+    config, network = transformer
+    network.base.save_weights(tmp_path / "base.weights.h5")
+    given = config.model_copy(update={"weights": str(tmp_path / "base.weights.h5")})
+    check_weights(given.weights, given.backbone)
+    loaded = build_network((32, 32), make_classification(3), {}, given)
+    for one, other in zip(network.base.get_weights(), loaded.base.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    unfreeze_after(loaded.base, find_backbone(TRANSFORMER).unfreeze_after)
+    assert {weight.path.split("_")[1][0] for weight in loaded.base.trainable_weights if "block" in weight.path} == {
+        "4",
+        "5",
+    }
+    with pytest.raises(WeightsError, match=f"does not hold the weights of {TRANSFORMER}"):
+        build_network((64, 32), make_classification(3), {}, given)  # of other positions
+
+
+def test_what_training_saves_is_loaded_with_its_classes(transformer, tmp_path):
+    config, network = transformer
+    network.model.save(tmp_path / "model.keras")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": config.model_dump()}))
+    del sys.modules["vision_transformer"]
+    keras.saving.get_custom_objects().clear()  # as in a new process
+    import_classes(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    image = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
+    np.testing.assert_allclose(loaded(image), network.model(image), rtol=1e-6)
+
+
+def test_a_change_of_its_code_or_of_what_it_imports_trains_again(put_module):
+    def compute_key() -> str:
+        for cached in (syntax.read_syntax, code_closure._locate, code_closure._list_data):
+            cached.cache_clear()
+        return hash_module(name)
+
+    put_module("UNITS = 8", "blocks")
+    name = put_module(f"from .blocks import UNITS\n{EMPTY}")
+    first = compute_key()
+    put_module(f"from .blocks import UNITS  # a comment\n{EMPTY}")
+    assert compute_key() == first
+    put_module("UNITS = 9", "blocks")
+    second = compute_key()
+    put_module(f"from .blocks import UNITS\n{EMPTY.replace('...', 'return UNITS')}")
+    assert len({first, second, compute_key()}) == 3

@@ -1,0 +1,139 @@
+"""A backbone of the user's own: ``trainer.backbone: my_package.networks:build``.
+
+``build(image_size)`` gives the network without its classifier; see docs/backbones.md. Beside it, its module has what
+``trainer.backbones`` has of the built-in ones, as constants that are written out:
+
+    SIZE = (224, 224)           # (height, width) in pixels of the images that it was trained on
+    MIN_SIDE = 32               # minimum height and width in pixels
+    SCALING = "-1 to 1"         # or "0 to 1", "0 to 255", or {"scale": (r, g, b), "offset": (r, g, b)}
+    UNFREEZE_AFTER = "block_9"  # layer above which fine-tuning starts
+
+They are read from the source, so that a configuration is checked without importing the module, and TensorFlow with it.
+"""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
+
+from imagepipe.base.code_closure import hash_code
+from imagepipe.base.labels import list_names
+from trainer.backbones import BACKBONES, DEFAULT, Backbone, Scaling
+
+_SCALINGS = {
+    "0 to 255": Scaling((1.0,) * 3, (0.0,) * 3),
+    "0 to 1": Scaling((1 / 255,) * 3, (0.0,) * 3),
+    "-1 to 1": Scaling((1 / 127.5,) * 3, (-1.0,) * 3),
+}
+_CONSTANTS = ("SIZE", "MIN_SIDE", "SCALING", "UNFREEZE_AFTER")
+
+
+class _Constants(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    SIZE: tuple[PositiveInt, PositiveInt]
+    MIN_SIDE: PositiveInt
+    SCALING: Any
+    UNFREEZE_AFTER: str
+
+
+def read_backbone(name: str) -> Backbone:
+    """Reads what a module says of its backbone.
+
+    Args:
+        name: ``module:function``, the module importable here.
+
+    Raises:
+        ValueError: there is no such module or function, or a constant is missing or wrong.
+    """
+    module, _, function = name.partition(":")
+    file = _locate(module)
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} is no Python: {error}") from error
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if function not in functions:
+        raise ValueError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
+    constants = _read_constants(tree)
+    if missing := [key for key in _CONSTANTS if key not in constants]:
+        raise ValueError(f"{file} has to say {' and '.join(missing)} of its network, as docs/backbones.md has it")
+    try:
+        checked = _Constants(**constants)
+        scaling = _SCALINGS.get(str(checked.SCALING)) or TypeAdapter(Scaling).validate_python(checked.SCALING)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) if first["loc"][:1] and first["loc"][0] in _CONSTANTS else "SCALING"
+        choices = f"; SCALING is one of {', '.join(map(repr, _SCALINGS))}, or scale and offset of each channel"
+        raise ValueError(f"{file}: {key}: {first['msg']}{choices if key == 'SCALING' else ''}") from error
+    return Backbone("", scaling, checked.SIZE, checked.MIN_SIDE, checked.UNFREEZE_AFTER)
+
+
+def load_function(name: str) -> Callable[[tuple[int, int]], Any]:
+    """Imports a module that ``read_backbone`` takes, and returns its function."""
+    read_backbone(name)
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def import_classes(model: Path) -> None:
+    """Imports the module of a backbone of the user's own, whose classes a ``model.keras`` may hold.
+
+    Args:
+        model: the file, as a training writes it, with its ``config.json`` beside.
+    """
+    config = model.with_name("config.json")
+    backbone = json.loads(config.read_bytes())["trainer"]["backbone"] if config.is_file() else DEFAULT
+    if backbone not in BACKBONES:
+        load_function(backbone)
+
+
+def hash_module(name: str) -> str:
+    """Returns a hash of a backbone's code: its module, what that imports of its own package, and their packages.
+
+    It is "" of a built-in backbone, which is in the code of ``trainer``.
+    """
+    if name in BACKBONES:
+        return ""
+    module = name.partition(":")[0]
+    package = module.partition(".")[0]
+    folder = _locate(module).parents[module.count(".") + (_locate(module).name == "__init__.py")]
+    return hash_code([module], folder, (package,))
+
+
+def _locate(module: str) -> Path:
+    """Returns the source file of a module, which is not imported, nor is its package."""
+    spec: ModuleSpec | None = None
+    parts = module.split(".")
+    if all(part.isidentifier() for part in parts):
+        spec = importlib.util.find_spec(parts[0])
+        for count in range(1, len(parts)):
+            places = spec.submodule_search_locations if spec else None
+            spec = PathFinder.find_spec(".".join(parts[: count + 1]), places) if places else None
+    if not (spec and spec.origin and spec.origin.endswith(".py")):
+        raise ValueError(
+            f"there is no module '{module}' here: install its package in this environment, or put the folder that it "
+            "is in on PYTHONPATH"
+        )
+    return Path(spec.origin)
+
+
+def _read_constants(tree: ast.Module) -> dict[str, Any]:
+    """Returns the constants of a module whose values are written out."""
+    constants = {}
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=key)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=key), value=ast.expr() as value)
+            ) if key in _CONSTANTS:
+                try:
+                    constants[key] = ast.literal_eval(value)
+                except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                    continue
+    return constants
