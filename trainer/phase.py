@@ -32,8 +32,3 @@ class Phase:
     epochs: int
     learning_rate: float
     views: int = 1
-
-    @property
-    def count(self) -> int:
-        """Number of examples of which ``train`` has views."""
-        return self.train.count // self.views

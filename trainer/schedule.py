@@ -234,7 +234,8 @@ class _PhaseTraining:
         self._phase = phase
         self._config = config
         self._strategy = strategy
-        self._sizes = divide_epoch(strategy, phase.count, config.batch_size)
+        self._count = phase.train.count // phase.views
+        self._sizes = divide_epoch(strategy, self._count, config.batch_size)
         with strategy.scope():
             rate = make_learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = make_optimizer(config, rate, phase.model)
@@ -329,7 +330,7 @@ class _PhaseTraining:
         sizes, seed, phase = self._sizes, self._config.seed, self._phase
         batches_per_epoch = -(-sizes.examples // sizes.replica)
         skipped = step * (self._config.batch_size // sizes.replica)
-        indices = shuffle_epochs(phase.count, sizes.examples, sizes.replica, seed, epoch, phase.views)
+        indices = shuffle_epochs(self._count, sizes.examples, sizes.replica, seed, epoch, phase.views)
         batches = read_batches(phase.train, indices.skip(skipped))
         if phase.augmented:
             first = epoch * batches_per_epoch + skipped

@@ -4,7 +4,7 @@ import pytest
 
 from trainer.config import TrainerConfig
 from trainer.data import PixelStatistics
-from trainer.network import build_network, unfreeze_after
+from trainer.network import build_network, get_head_units, unfreeze_after
 from trainer.tasks import make_classification, make_multilabel, make_regression
 
 SIZE = (40, 48)
@@ -81,6 +81,25 @@ def test_the_hidden_layer_and_its_dropout_are_as_configured():
     assert head.get_layer("hidden").units == 7
     assert head.get_layer("dropout").rate == 0.5
     assert [layer.name for layer in head.layers] == ["image", "hidden", "dropout", "logits", "outputs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "has_side", "units"),
+    [
+        ({"weights": "none"}, False, 1024),
+        ({"weights": "imagenet"}, False, 0),
+        ({"weights": "imagenet"}, True, 1024),
+        ({"weights": "imagenet", "head_units": 7}, False, 7),
+    ],
+)
+def test_on_pretrained_features_alone_the_head_is_linear_by_default(options, has_side, units):
+    assert get_head_units(TrainerConfig(**options), has_side) == units
+
+
+def test_a_head_without_hidden_units_is_linear():
+    config = TrainerConfig(weights="none", backbone="mobilenet_v2", head_units=0)
+    head = build_network(SIZE, make_classification(4), {}, config).head
+    assert [layer.name for layer in head.layers] == ["image", "dropout", "logits", "outputs"]
 
 
 def test_outputs_and_pooled_features_are_float32_also_where_the_rest_computes_in_16_bits():
