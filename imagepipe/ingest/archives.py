@@ -106,12 +106,17 @@ class _Header(tarfile.TarInfo):
         if len(buf) == _TAR_HEADER.size and buf[156] in b"0x":
             with contextlib.suppress(ValueError):  # a number in base 256
                 name, size, checksum, kind, prefix = _TAR_HEADER.unpack(buf)
-                if sum(buf) - sum(checksum) + len(checksum) * ord(" ") == _read_octal(checksum):
+                if _sum_bytes(buf) - sum(checksum) + len(checksum) * ord(" ") == _read_octal(checksum):
                     path = _cut(prefix) + b"/" + _cut(name) if prefix[0] else _cut(name)
                     header = cls(path.decode(encoding, errors))
                     header.size, header.type = _read_octal(size), kind
                     return header
         return super().frombuf(buf, encoding, errors)
+
+
+def _sum_bytes(header: bytes | bytearray) -> int:
+    # Adler-32's lower half adds bytes, from 1 and modulo 65521, which 256 bytes don't reach: six times as fast as sum.
+    return (zlib.adler32(header[:256]) & 0xFFFF) + (zlib.adler32(header[256:]) & 0xFFFF) - 2
 
 
 def _cut(field: bytes) -> bytes:

@@ -8,8 +8,8 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import BinaryIO, NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -27,6 +27,7 @@ from imagepipe.ingest.webdataset import are_samples, find_split, read_samples
 
 _BY_NAMES, _BY_FOLDERS = Layout(given_by="The files' names"), Layout(given_by="Folders")
 _UNNAMED = "among the images of an export, which does not name them"
+_MEMBERS_IN_LINE = 500  # of an index: each line costs as much as a member
 _MAX_DEPTH = 8  # of folders above an image that may be splits or classes
 _MAX_NAMES, _NAME_COST = 2**27, 100  # bytes of the folders' names of an archive, in memory; and of what holds each
 
@@ -208,8 +209,7 @@ def _write_index(path: str, index: str, members: Iterable[Member]) -> Mapping[st
     seen: set[str] = set()
     size = 0
     with filesystem.create(index) as file:
-        for member in members:
-            file.write(json.dumps(member).encode() + b"\n")
+        for member in _write_lines(members, file):
             folder = member.path.rpartition("/")[0]
             if member.reason or folder in seen:
                 continue
@@ -224,10 +224,18 @@ def _write_index(path: str, index: str, members: Iterable[Member]) -> Mapping[st
     return folders
 
 
+def _write_lines(members: Iterable[Member], file: BinaryIO) -> Iterator[Member]:
+    """Writes members, some hundred in one line of JSON, and yields them."""
+    members = iter(members)
+    while some := list(islice(members, _MEMBERS_IN_LINE)):
+        file.write(json.dumps(some).encode() + b"\n")
+        yield from some
+
+
 def _read_index(index: str) -> Iterator[Member]:
     with filesystem.open_read(index) as lines:
         for line in lines:
-            yield Member(*json.loads(line))
+            yield from map(Member._make, json.loads(line))
 
 
 def _make_folder_rows(archive: _Archive, reading: Reading) -> Iterator[Row]:
