@@ -1,14 +1,14 @@
 """Novelty: how unlike the training images an image is to the network, as a share of images that it was not trained on.
 
-The sum of two scores, each in standard deviations of such images:
+Two scores, each in standard deviations of such images, of which the parts above the mean are added (as a softplus):
 
 - the energy of the logits (Liu, Wang, Owens, Li 2020: Energy-based out-of-distribution detection, equation 4): high
   where the network finds reasons for no class. In classifications only;
 - the distance to the nearest training image by the cosine between embeddings (Sun, Ming, Zhu, Li 2022:
   Out-of-distribution detection with deep nearest neighbors, with k = 1).
 
-Each sees what the other misses: a kind of image that resembles a known one, and one that resembles nothing. Measured:
-``benchmarks/novelty.py``.
+Each sees what the other misses: a kind of image that resembles a known one, and one that resembles nothing. What is
+usual by one does not make up for what is strange by the other. Measured: ``benchmarks/answers.py``.
 
 The nearest neighbour is looked for among at most 4,096 training images, drawn at random, and in the 256 directions in
 which they have the largest products: 4 MB, and about as good as all of them.
@@ -57,14 +57,14 @@ def fit_novelty(
     measure_held_out = measure if held_out_references is None else _make_measure(task, held_out_references)
     scores = measure_held_out({name: tf.constant(array) for name, array in held_out.items()}).numpy()
     means, spreads = scores.mean(axis=0), np.maximum(scores.std(axis=0), _MIN_SPREAD)
-    sums = ((scores - means) / spreads).sum(axis=1)
+    sums = np.logaddexp(0, (scores - means) / spreads).sum(axis=1)
     knots = np.quantile(sums, np.linspace(0, _TAIL_FROM, _STEPS + 1)).astype(np.float32)
     widths = np.maximum(np.diff(knots), _MIN_SPREAD)
     beyond = sums[sums > knots[-1]] - knots[-1]
     scale = max(float(beyond.mean()) if beyond.size else 0.0, _MIN_SPREAD)
 
     def compute_novelty(outputs: Tensors) -> tf.Tensor:
-        total = tf.reduce_sum((measure(outputs) - means) / spreads, axis=-1)
+        total = tf.reduce_sum(tf.math.softplus((measure(outputs) - means) / spreads), axis=-1)
         steps = tf.clip_by_value((total[:, None] - knots[:-1]) / widths, 0.0, 1.0)
         tail = -tf.math.expm1(-tf.nn.relu(total - knots[-1]) / scale)
         return _TAIL_FROM * tf.reduce_mean(steps, axis=-1) + (1 - _TAIL_FROM) * tail
