@@ -89,6 +89,14 @@ def test_images_have_the_size_of_the_backbone_unless_one_is_given(file, override
     assert read_config(file(), overrides).image.size == size
 
 
+def test_a_backbone_of_ones_own_gives_size_and_minimum_too(file, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "examples")
+    own = ("trainer.backbone=vision_transformer:build", "trainer.weights=none")
+    assert read_config(file(), own).image.size == (160, 160)
+    with pytest.raises(ConfigError, match=r"\[16, 64\] is too small; vision_transformer:build takes 32 pixels or more"):
+        read_config(file(), (*own, "image.size=[16, 64]"))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
