@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
 
 from imagepipe.base.code_closure import hash_code
+from imagepipe.base.errors import ConfigError, describe_error
 from imagepipe.base.labels import list_names
 from trainer.backbones import BACKBONES, DEFAULT, Backbone, Scaling
 
@@ -49,20 +50,20 @@ def read_backbone(name: str) -> Backbone:
         name: ``module:function``, the module importable here.
 
     Raises:
-        ValueError: there is no such module or function, or a constant is missing or wrong.
+        ConfigError: there is no such module or function, or a constant is missing or wrong.
     """
     module, _, function = name.partition(":")
     file = _locate(module)
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{file} is no Python: {error}") from error
+        raise ConfigError(f"{file} is no Python: {error}") from error
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in functions:
-        raise ValueError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
+        raise ConfigError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
     constants = _read_constants(tree)
     if missing := [key for key in _CONSTANTS if key not in constants]:
-        raise ValueError(f"{file} has to say {' and '.join(missing)} of its network, as docs/backbones.md has it")
+        raise ConfigError(f"{file} has to say {' and '.join(missing)} of its network, as docs/backbones.md has it")
     try:
         checked = _Constants(**constants)
         scaling = _SCALINGS.get(str(checked.SCALING)) or TypeAdapter(Scaling).validate_python(checked.SCALING)
@@ -70,15 +71,22 @@ def read_backbone(name: str) -> Backbone:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) if first["loc"][:1] and first["loc"][0] in _CONSTANTS else "SCALING"
         choices = f"; SCALING is one of {', '.join(map(repr, _SCALINGS))}, or scale and offset of each channel"
-        raise ValueError(f"{file}: {key}: {first['msg']}{choices if key == 'SCALING' else ''}") from error
+        raise ConfigError(f"{file}: {key}: {first['msg']}{choices if key == 'SCALING' else ''}") from error
     return Backbone("", scaling, checked.SIZE, checked.MIN_SIDE, checked.UNFREEZE_AFTER)
 
 
 def load_function(name: str) -> Callable[[tuple[int, int]], Any]:
-    """Imports a module that ``read_backbone`` takes, and returns its function."""
+    """Imports a module that ``read_backbone`` takes, and returns its function.
+
+    Raises:
+        ConfigError: it doesn't take it, or the module fails.
+    """
     read_backbone(name)
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except Exception as error:
+        raise ConfigError(f"{module} can't be imported: {describe_error(error)}") from error
 
 
 def import_classes(model: Path) -> None:
@@ -116,7 +124,7 @@ def _locate(module: str) -> Path:
             places = spec.submodule_search_locations if spec else None
             spec = PathFinder.find_spec(".".join(parts[: count + 1]), places) if places else None
     if not (spec and spec.origin and spec.origin.endswith(".py")):
-        raise ValueError(
+        raise ConfigError(
             f"there is no module '{module}' here: install its package in this environment, or put the folder that it "
             "is in on PYTHONPATH"
         )

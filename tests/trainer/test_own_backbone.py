@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from imagepipe.base import code_closure, syntax
-from imagepipe.base.errors import TrainingError, WeightsError
+from imagepipe.base.errors import ConfigError, TrainingError, WeightsError
 from trainer.config import TrainerConfig, find_backbone
 from trainer.network import build_network, unfreeze_after
 from trainer.own_backbone import hash_module, import_classes
@@ -97,6 +97,7 @@ def test_imagenet_weights_are_of_built_in_ones_only(put_module):
     ("returned", "phrase"),
     [
         ("1 / 0", "failed: ZeroDivisionError"),
+        ("None\nimport nothing_of_that_name", "failed: my_package.networks can't be imported: ModuleNotFoundError"),
         ("keras.layers.Dense(3)", "returned Dense, and no model of one image"),
         (
             "keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Conv2D(3, 3)])",
@@ -156,6 +157,10 @@ def test_what_training_saves_is_loaded_with_its_classes(transformer, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"trainer": config.model_dump()}))
     del sys.modules["vision_transformer"]
     keras.saving.get_custom_objects().clear()  # as in a new process
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(sys, "path", [])
+        with pytest.raises(ConfigError, match="there is no module 'vision_transformer' here"):
+            import_classes(tmp_path / "model.keras")
     import_classes(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     image = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
