@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.results import Claim, make_parser, report
 
-MEASURES = ("components/data_check", "components/feature_check", "trainer")
+MEASURES = ("components/data_check", "components/feature_check", "trainer/features.py", "trainer/linear_probe.py")
 SIDE, BATCH = 160, 32
 CLASSES, FLIPPED, DRAWS = 4, 12, 10
 FIRST, FIRST_BY_COLOURS = 24, 40  # candidates
