@@ -4,9 +4,9 @@
     index files ─read_index─▶ (bucket, entries) ┴─by bucket─▶ decide ─▶ (bucket, rows) ─by bucket─▶ draw, move so that
     each class is in each split ─▶ assign ─▶ ((split, shard), rows) ─by shard─▶ write
 
-``run`` takes them here, with worker processes: Beam's import and its local runner would cost a third of the time of
-3,000 images. ``beam_pipeline`` has a runner of Beam's take the same ones. Rows travel as JSON bytes, some hundred in
-one element: objects take four times the memory, and Beam spends more on each element than a row is worth. What becomes
+``run`` takes them here, with worker processes: Beam's import and its local runner would take a quarter of the CPU time
+of 3,000 images. ``beam_pipeline`` has a runner of Beam's take the same ones. Rows travel as JSON bytes, some hundred in
+one element: they take less memory than objects, and Beam spends more on each element than a row is worth. What becomes
 of them goes to small files in the staging folder, see ``outcomes``. A bundle that Beam runs twice writes the same
 outcome file again.
 """
