@@ -10,6 +10,7 @@ from pathlib import Path
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from imagepipe.base.code_closure import SOURCES, find_names, hash_code
+from trainer.backbones import BACKBONES
 from trainer.own_backbone import hash_module
 
 CODE = "code"
@@ -28,7 +29,7 @@ def add_code_keys(components: Iterable[BaseComponent], backbone: str) -> None:
     """
     for component in components:
         properties = component.spec.exec_properties
-        is_used = any(backbone in str(value) for value in properties.values())
+        is_used = backbone not in BACKBONES and any(backbone in str(value) for value in properties.values())
         properties[CODE] = compute_code_key(component) + (hash_module(backbone) if is_used else "")
 
 

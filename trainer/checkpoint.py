@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 from imagepipe.base import filesystem
 from imagepipe.base.code_closure import hash_code
 from imagepipe.base.full_disk import measure_full_disk
-from trainer.backbones import DEFAULT
+from trainer.backbones import BACKBONES, DEFAULT
 from trainer.config import FnArgs
 from trainer.own_backbone import hash_module
 
@@ -88,7 +88,8 @@ def make_state_folder(fn_args: FnArgs, module: str) -> Path:
     described = [(path, filesystem.size(path), filesystem.modified(path)) for path in (*files, *graph)]
     data = _hash([hash_code(["trainer.data"]), described, custom["task"], custom["features"], custom["image_size"]])
     backbone = custom["trainer"].get("backbone", DEFAULT)
-    training = _hash([data, hash_code([module]), hash_module(backbone), fn_args.hyperparameters, custom])
+    own_code = None if backbone in BACKBONES else hash_module(backbone)
+    training = _hash([data, hash_code([module]), own_code, fn_args.hyperparameters, custom])
     folder = Path(custom["state_dir"]) / data / training
     folder.mkdir(parents=True, exist_ok=True)
     for kept in (folder, folder.parent):

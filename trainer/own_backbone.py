@@ -102,12 +102,7 @@ def import_classes(model: Path) -> None:
 
 
 def hash_module(name: str) -> str:
-    """Returns a hash of a backbone's code: its module, what that imports of its own package, and their packages.
-
-    It is "" of a built-in backbone, which is in the code of ``trainer``.
-    """
-    if name in BACKBONES:
-        return ""
+    """Returns a hash of a backbone's code: its module, what that imports of its own package, and their packages."""
     module = name.partition(":")[0]
     package = module.partition(".")[0]
     folder = _locate(module).parents[module.count(".") + (_locate(module).name == "__init__.py")]
