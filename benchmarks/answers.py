@@ -81,8 +81,18 @@ def main() -> None:
                 f" ({mean['log loss']:.3f}, without {mean['log loss without']:.3f}; accuracy {mean['accuracy']:.3f}, "
                 f"without {mean['accuracy without']:.3f})",
             ),
-            at_least("Novelty of digits among flowers, area under the curve", against_digits, DIGITS_GOAL),
-            at_least("Novelty of a class that was left out, area under the curve", left_out, LEFT_OUT_GOAL),
+            at_least(
+                "Novelty of digits among flowers, area under the curve",
+                against_digits,
+                DIGITS_GOAL,
+                f" ({against_digits:.4f})",
+            ),
+            at_least(
+                "Novelty of a class that was left out, area under the curve",
+                left_out,
+                LEFT_OUT_GOAL,
+                f" ({left_out:.4f})",
+            ),
         ],
     )
 
