@@ -108,7 +108,12 @@ def test_a_script_of_the_documents_is_valid_shell(block):
 
 
 @pytest.mark.parametrize("block", list_blocks("yaml"), ids=lambda block: block.place)
-def test_a_configuration_of_the_documents_is_valid(block):
+def test_a_configuration_of_the_documents_is_valid(block, tmp_path, monkeypatch):
+    package = tmp_path / "my_package"  # which one of them names
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(ROOT / "docs" / "examples" / "vision_transformer.py", package / "networks.py")
+    monkeypatch.syspath_prepend(tmp_path)
     snippet = yaml.safe_load(block.text)
     Config.model_validate({"name": "flowers"} | snippet | {"data": {"path": "/data"} | snippet.get("data", {})})
 
