@@ -1,17 +1,20 @@
 """The code of a component in its cache key. TFX's key has the name of the component's class, but not what it does.
 
 Each component gets a hash of its code as one more execution property: TFX puts all of them into the key, and executors
-ignore those that they don't know.
+ignore those that they don't know. The hash covers what a training is given by name as well: the code of a backbone of
+the user's own, and the files of weights.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from imagepipe.base.code_closure import SOURCES, find_names, hash_code
-from trainer.backbones import BACKBONES
-from trainer.own_backbone import hash_module
+from trainer.config import list_given
+from trainer.given import hash_given
 
 CODE = "code"
 """Name of the execution property."""
@@ -19,18 +22,20 @@ CODE = "code"
 _BASES = ("tfx.dsl.", "tfx.orchestration.")  # TFX's base classes of executors and drivers, which compute nothing
 
 
-def add_code_keys(components: Iterable[BaseComponent], backbone: str) -> None:
+def add_code_keys(components: Iterable[BaseComponent], trainer: Mapping[str, Any]) -> None:
     """Puts into the cache key of each component the code that it runs, as it is on this machine.
 
     Args:
         components: all of a pipeline.
-        backbone: the one that is trained, which may be the user's own: then its code is that of the components too
-            whose properties name it.
+        trainer: settings of a ``TrainerConfig``. A backbone of the user's own, and a file of weights, count for the
+            components whose properties name them.
     """
+    given = {name: hash_given(key, name) for key, name in list_given(trainer)}
     for component in components:
         properties = component.spec.exec_properties
-        is_used = backbone not in BACKBONES and any(backbone in str(value) for value in properties.values())
-        properties[CODE] = compute_code_key(component) + (hash_module(backbone) if is_used else "")
+        text = " ".join(map(str, properties.values()))
+        named = [digest for name, digest in given.items() if name in text or json.dumps(name)[1:-1] in text]
+        properties[CODE] = "".join([compute_code_key(component), *named])
 
 
 def compute_code_key(component: BaseComponent, sources: Path = SOURCES) -> str:

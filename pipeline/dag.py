@@ -271,7 +271,7 @@ def create_pipeline(
         model_report,
     ]
     if not is_compiled:
-        add_code_keys(components, config.trainer.backbone)
+        add_code_keys(components, config.trainer.model_dump())
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 from imagepipe.base import filesystem
 from imagepipe.base.code_closure import hash_code
 from imagepipe.base.full_disk import measure_full_disk
-from trainer.backbones import BACKBONES, DEFAULT
-from trainer.config import FnArgs
-from trainer.own_backbone import hash_module
+from trainer.config import FnArgs, list_given
+from trainer.given import hash_given
 
 STATE = "state.npz"
 """File of a state in its folder."""
@@ -87,9 +86,8 @@ def make_state_folder(fn_args: FnArgs, module: str) -> Path:
     graph = [path for path, _ in filesystem.walk(fn_args.transform_graph_path)]
     described = [(path, filesystem.size(path), filesystem.modified(path)) for path in (*files, *graph)]
     data = _hash([hash_code(["trainer.data"]), described, custom["task"], custom["features"], custom["image_size"]])
-    backbone = custom["trainer"].get("backbone", DEFAULT)
-    own_code = None if backbone in BACKBONES else hash_module(backbone)
-    training = _hash([data, hash_code([module]), own_code, fn_args.hyperparameters, custom])
+    given = [hash_given(key, name) for key, name in list_given(custom["trainer"])]
+    training = _hash([data, hash_code([module]), given, fn_args.hyperparameters, custom])
     folder = Path(custom["state_dir"]) / data / training
     folder.mkdir(parents=True, exist_ok=True)
     for kept in (folder, folder.parent):

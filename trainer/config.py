@@ -306,6 +306,17 @@ def override_settings(config: TrainerConfig, values: Mapping[str, Any]) -> Train
     return TrainerConfig(**settings)
 
 
+def list_given(settings: Mapping[str, Any]) -> list[tuple[Literal["backbone", "weights"], str]]:
+    """Returns those keys of a ``TrainerConfig`` that name something of the user's own, and its name."""
+    backbone, weights = settings.get("backbone", backbones.DEFAULT), settings.get("weights", IMAGENET)
+    given: list[tuple[Literal["backbone", "weights"], str]] = []
+    if backbone not in backbones.BACKBONES:
+        given.append(("backbone", backbone))
+    if weights not in (IMAGENET, NO_WEIGHTS):
+        given.append(("weights", weights))
+    return given
+
+
 def list_thresholds(labels: Sequence[str], label_thresholds: Mapping[str, float]) -> list[float]:
     """Returns the decision threshold of each label of a multilabel task, in the order of ``labels``.
 

@@ -1,6 +1,7 @@
 """Each component's cache key: the code that it uses and the packages below, nothing else, and no words."""
 
 import ast
+import json
 import shutil
 from pathlib import Path
 
@@ -207,3 +208,25 @@ def test_a_change_of_a_backbone_of_ones_own_changes_the_keys_of_the_nodes_that_u
     original = compute()
     module.write_text(f"{constants}def build(size): return 2")
     assert find_changed(original, compute()) == {"Features", "Trainer", "ModelReport"}
+
+
+@pytest.mark.parametrize("name", ["wéights.h5", 'a "quoted" one.weights.json', "saved model"])
+def test_other_weights_under_the_same_path_change_the_keys_of_the_nodes_that_start_from_them(tmp_path, name):
+    path = tmp_path / name
+    trainer = {"backbone": "mobilenet_v2", "weights": str(path)}
+    file = path
+    if name.endswith(".json"):
+        path.write_text(json.dumps({"metadata": {}, "weight_map": {"/layer": ["part_0.weights.h5"]}}))
+        file = tmp_path / "part_0.weights.h5"
+    elif "." not in name:
+        file = path / "variables" / "variables.index"
+        file.parent.mkdir(parents=True)
+
+    def compute(content: str) -> dict[str, str]:
+        file.write_text(content)
+        built = build(Config(name="keys", data={"path": "/data"}, trainer=trainer))
+        return {component.id: component.spec.exec_properties[CODE] for component in built}
+
+    original = compute("one")
+    assert find_changed(original, compute("another")) == {"Features", "Trainer", "ModelReport"}
+    assert not find_changed(original, compute("one"))
