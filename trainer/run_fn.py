@@ -22,7 +22,7 @@ from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import choose_precision, set_up_process
 from trainer.export.answers import compute_classes, make_answers
-from trainer.export.fitting import calibrate, compute_outputs, measure_novelty
+from trainer.export.fitting import calibrate, compute_outputs, fold_calibration, measure_novelty
 from trainer.export.optimize import optimize_for_serving
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
@@ -169,7 +169,6 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     with (folder / "summary.txt").open("w") as file:
         for part in (network.base, network.head, network.model):
             part.summary(print_fn=lambda line: file.write(f"{line}\n"))
-    network.model.save(folder / "model.keras")
     network.base.save_weights(folder / "base.weights.h5")
 
     serving = ServingConfig(**custom["serving"])
@@ -192,6 +191,8 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     )
     features = parse_features(custom["features"])
     save_model(served, answers, transform_output, features, data.task.name, fn_args.serving_model_dir)
+    fold_calibration(calibration, network.head.get_layer("logits"))  # last: novelty is of the logits without it
+    network.model.save(folder / "model.keras")
 
 
 def _draw_preview(train_split: LoadedSplit, config: AugmentationConfig, path: Path) -> None:

@@ -9,8 +9,8 @@ from scipy.special import expit, softmax
 from trainer.config import TrainerConfig
 from trainer.data import TrainingData
 from trainer.export.answers import compute_classes
-from trainer.export.calibration import NO_CALIBRATION, compute_log_loss, fit_calibration
-from trainer.export.fitting import calibrate
+from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
+from trainer.export.fitting import calibrate, fold_calibration
 from trainer.inputs import ArrayFile, LoadedSplit
 from trainer.tasks import Task, make_classification, make_multilabel, make_regression
 
@@ -88,3 +88,12 @@ def test_facts_for_people_have_the_temperature_and_what_it_changed(tmp_path):
     names = make_multilabel(4)
     _, facts = calibrate(TrainerConfig(), make_data(names, targets.astype(np.uint8), True, tmp_path), logits)
     assert (facts["method"], facts["temperature"]) == ("vector", None)
+
+
+@pytest.mark.parametrize("calibration", [Calibration((2.0,)), Calibration((0.5, 1.0, 3.0), (1.0, 0.0, -1.0))])
+def test_the_keras_model_that_is_kept_gives_calibrated_logits(calibration):
+    layer = keras.layers.Dense(3, bias_initializer="random_normal")
+    features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    logits = layer(features).numpy()
+    fold_calibration(calibration, layer)
+    np.testing.assert_allclose(layer(features), logits * calibration.factors + calibration.offsets, rtol=1e-5)

@@ -52,6 +52,7 @@ def test_the_results_for_people_are_beside_the_model(trained):
     assert {file.name for file in training.iterdir()} == {
         "augmentation.png",
         "base.weights.h5",
+        "calibration.json",
         "config.json",
         "curves.png",
         "history.json",

@@ -61,6 +61,12 @@ def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> 
     return calibration, facts
 
 
+def fold_calibration(calibration: Calibration, logits: keras.layers.Dense) -> None:
+    """Changes the weights of the layer that gives the logits, so that it gives calibrated ones."""
+    kernel, bias = logits.get_weights()
+    logits.set_weights([kernel * calibration.factors, bias * calibration.factors + calibration.offsets])
+
+
 def measure_novelty(
     served: keras.Model, chosen: keras.Model, data: TrainingData, held_out: dict[str, np.ndarray]
 ) -> Callable[[Tensors], tf.Tensor]:
