@@ -1,4 +1,4 @@
-"""What a training is given by name, beside its data: the code of a backbone, and weights to start from."""
+"""Hashes of what a training is given by name, beside its data: the code of a backbone, and weights to start from."""
 
 import hashlib
 from pathlib import Path
