@@ -148,6 +148,7 @@ def write_examples(folder: Path, data: Digits, groups: Sequence[str] = ()) -> st
         for number, (pixels, label) in enumerate(zip(data.pixels, data.labels, strict=True)):
             example = tf.train.Example()
             feature = example.features.feature
+            feature["metadata"].bytes_list.value.append(str(number).encode())
             feature["pixels"].float_list.value.extend(pixels)
             if np.ndim(label):
                 names = (name.encode() for name, there in zip(TRAITS, label, strict=True) if there)
@@ -161,7 +162,8 @@ def write_examples(folder: Path, data: Digits, groups: Sequence[str] = ()) -> st
             feature["height"].int64_list.value.append(480)
             if groups:
                 feature["group"].bytes_list.value.append(groups[number].encode())
-            writer.write(example.SerializeToString())
+            # By its bytes an image without a group is told from others; their order must not be another each time.
+            writer.write(example.SerializeToString(deterministic=True))
     examples = make_artifact(standard_artifacts.Examples, folder)
     examples.split_names = artifact_utils.encode_split_names(["eval"])
     return examples
