@@ -27,7 +27,7 @@ from trainer.weights.check import check_readable
 from trainer.weights.checkpoint import is_saved_model
 from trainer.weights.contents import open_weights
 from trainer.weights.identify import describe_contents
-from transform.examples import CORES, disable_tuner
+from transform.examples import CORES, disable_tuner, make_sampler
 from transform.images import decode_and_resize
 
 MAX_IMAGES = 2000
@@ -43,7 +43,6 @@ METRICS: dict[TaskName, str] = {
 }
 
 _BATCH = 32
-_BUCKETS = 2**30
 _RESAMPLES = 2000
 _SUFFIXES = (".h5", ".keras", ".weights.json")
 
@@ -153,8 +152,7 @@ def read_images(patterns: Sequence[str], task: TaskName, total: int, compression
         TrainingError: if there is too little to learn from.
     """
     serialized = disable_tuner(tf.data.TFRecordDataset(sorted(patterns), compression))
-    bound = min(_BUCKETS, int(_BUCKETS * MAX_IMAGES / max(total, 1)))
-    sample = serialized.filter(lambda record: tf.strings.to_hash_bucket_fast(record, _BUCKETS) < bound)
+    sample = serialized.filter(make_sampler(MAX_IMAGES, total))
     examples = map(tfrecord.decode_example, sample.as_numpy_iterator())
     rows = [(example.get("label", []), example.get("group", [])) for example in examples]
     groups = _number([group[0] if group else f"image {i}" for i, (_, group) in enumerate(rows)])

@@ -76,7 +76,8 @@ def run_schedule(
     """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
     From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
-    base's upper blocks as well, at a lower rate.
+    base's upper blocks as well, at a lower rate. A phase stops after its epochs, or after ``config.patience`` epochs
+    none of which was better by more than chance, see ``is_better``, than the last one that was.
 
     Args:
         network: created in the scope of ``strategy``.
@@ -91,9 +92,6 @@ def run_schedule(
         on_epoch: called with the row of each epoch, including those of epochs before a kill.
         chosen: number of epochs of each phase, see ``count_chosen``, after which its last weights are kept; by default
             the training chooses.
-
-    A phase stops after its epochs, or after ``config.patience`` epochs none of which was better by more than chance,
-    see ``is_better``, than the last one that was.
 
     Returns:
         One row per epoch: ``epoch`` (from 1), ``phase``, ``loss`` and the task's metrics, the same prefixed with

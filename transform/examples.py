@@ -17,6 +17,8 @@ from imagepipe.base.names import TaskName
 CORES = joblib.cpu_count()
 """Number of elements of a dataset that are processed in parallel where the work is done by the CPU."""
 
+_BUCKETS = 2**30  # of hashes
+
 Raw = dict[str, tf.Tensor]
 Transformed = dict[str, tf.Tensor]
 FeatureSpec = dict[str, tf.io.FixedLenFeature | tf.io.VarLenFeature]
@@ -55,6 +57,17 @@ def read_shards(patterns: Sequence[str]) -> tf.data.Dataset:
     compression = "GZIP" if files and files[0].endswith(".gz") else ""
     readers = min(len(files), 8) or None
     return disable_tuner(tf.data.TFRecordDataset(files, compression, num_parallel_reads=readers))
+
+
+def make_sampler(maximum: int, total: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the test, of a serialized Example, for a sample by hash: always the same Examples, whatever the others.
+
+    Args:
+        maximum: number of Examples in the sample, about.
+        total: number of all; if they are no more, all are in it.
+    """
+    bound = min(_BUCKETS, int(_BUCKETS * maximum / max(total, 1)))
+    return lambda record: tf.strings.to_hash_bucket_fast(record, _BUCKETS) < bound
 
 
 def make_parser(

@@ -24,9 +24,7 @@ from imagepipe.base.names import FEATURES
 from trainer.config import TrainerConfig
 from trainer.feature_file import MAX_IMAGES, write_features
 from trainer.features import compute_features, load_backbone
-from transform.examples import read_serialized
-
-_BUCKETS = 2**30
+from transform.examples import make_sampler, read_serialized
 
 _log = logging.getLogger("trainer")
 
@@ -82,10 +80,9 @@ def sample_examples(
     if total <= maximum:
         return {name: (itertools.count(), serialized) for name, serialized in splits.items()}
     _log.info("%d images are more than %d: the data is looked at by a sample of them", total, maximum)
-    bound = int(_BUCKETS * maximum / total)
+    is_sampled = make_sampler(maximum, total)
     kept = {
-        name: serialized.enumerate().filter(lambda _, record: tf.strings.to_hash_bucket_fast(record, _BUCKETS) < bound)
-        for name, serialized in splits.items()
+        name: serialized.enumerate().filter(lambda _, record: is_sampled(record)) for name, serialized in splits.items()
     }
     return {
         name: (map(int, chosen.map(lambda index, _: index).as_numpy_iterator()), chosen.map(lambda _, record: record))

@@ -38,9 +38,8 @@ def compute_heat_maps(
     pool, head = network.get_layer("pool"), network.get_layer("head")
     if len(pool.input.shape) < 4 or pool.input.shape[1:3] == (1, 1):
         return {}
-    last = head.get_layer("logits")
     compute_features = tf.function(keras.Model(network.inputs, pool.input))  # eagerly it takes four times as long
-    compute_hidden = keras.Model(head.inputs, last.input)
+    compute_scores = keras.Model(head.inputs, head.get_layer("logits").output)
     served_model = tf.saved_model.load(str(served))  # it owns what the signature uses
     transform = served_model.signatures["transform_features"]
     heat_maps = {}
@@ -51,9 +50,7 @@ def compute_heat_maps(
         with tf.GradientTape() as tape:
             tape.watch(features)
             pooled = inputs | {IMAGE: pool(features)}
-            hidden = compute_hidden([pooled[tensor.name] for tensor in head.inputs])
-            scores = tf.cast(hidden, tf.float32) @ tf.cast(last.kernel, tf.float32) + tf.cast(last.bias, tf.float32)
-            score = scores[:, outputs[key]]
+            score = compute_scores([pooled[tensor.name] for tensor in head.inputs])[:, outputs[key]]
         weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2), keepdims=True)
         heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))[0].numpy()
         heat_maps[key] = heat / heat.max() if heat.max() > 0 else heat
