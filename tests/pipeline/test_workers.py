@@ -38,7 +38,7 @@ def test_statistics_are_computed(evaluated_model):
     (split,) = tfdv.load_stats_binary(f"{statistics.uri}/Split-eval/FeatureStats.pb").datasets
     assert split.num_examples == len(data.labels)
     columns = {feature.path.step[0] for feature in split.features}
-    assert columns == {"pixels", "label", "camera", "width", "height"}
+    assert columns == {"pixels", "label", "camera", "metadata", "width", "height"}
 
 
 def test_an_evaluation_is_that_of_one_process(evaluated_model):
