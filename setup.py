@@ -1,6 +1,6 @@
 """Names the packages to ship; everything else about the project is in pyproject.toml.
 
-Beam workers get the code through ``--setup_file`` and the container image by ``pip install``: both run this file.
+The container image and ``pip install`` run this file.
 """
 
 from setuptools import find_packages, setup

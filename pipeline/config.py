@@ -229,7 +229,9 @@ class BeamConfig(Section):
     """How Beam does the data work: in the pipeline, in ``ingest`` and in ``batch-predict``."""
 
     runner: RunnerName = Field(
-        "direct", description="Beam's runner; direct is this machine, or the component's container."
+        "direct",
+        description="Beam's runner: direct is this machine, or the component's container; portable is any job server "
+        "(Flink's, Spark's, …) at options.job_endpoint.",
     )
     options: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], OptionValue | list[OptionValue]] = Field(
         {},
@@ -244,11 +246,11 @@ class BeamConfig(Section):
 
     def make_arguments(self) -> list[str]:
         """Returns the same as Beam's arguments, for TFX's components."""
-        # No worker of this machine reads it, but without it each component packs TFX for workers elsewhere: 52 MB that
-        # are never removed.
-        local = ["--sdk_container_image=none"] if self.runner == "direct" else []
+        # Only Dataflow reads it, but without it each component packs TFX for workers that may lack it: 52 MB that are
+        # never removed.
+        unread = ["--sdk_container_image=none"] if self.runner != "dataflow" else []
         # Worker processes import tfx first, so that they can unpickle TFDV's functions: see components.tfdv.
-        return [*local, "--beam_plugins=tfx", *make_arguments(self.runner, self.options)]
+        return [*unread, "--beam_plugins=tfx", *make_arguments(self.runner, self.options)]
 
 
 class RunConfig(Section):

@@ -16,7 +16,6 @@ from tfx.utils import path_utils
 from components.evaluator.evaluation_reader import read_evaluation
 from components.pusher.executor import OUTCOME, VERSION
 from imagepipe.base import filesystem
-from imagepipe.base.beam_options import add_setup_file
 from imagepipe.base.errors import ModelError, describe_error
 from imagepipe.base.full_disk import is_full_disk
 from imagepipe.base.names import FINDERS, OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
@@ -62,7 +61,7 @@ def execute_dag(
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.training),
         deploy=deploy,
-        beam_args=add_setup_file(config.beam.make_arguments()),
+        beam_args=config.beam.make_arguments(),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
     )
     provenance.write_origin(

@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
-from imagepipe.base.errors import USER_ERRORS
+from imagepipe.base.errors import USER_ERRORS, UnavailableError
 
-RunnerName = Literal["direct", "dataflow", "flink", "spark"]
+RunnerName = Literal["direct", "dataflow", "portable"]
 OptionValue = bool | int | float | str
 
 LOCAL_RUNNER = "imagepipe.base.local_runner.LocalRunner"
@@ -19,11 +19,20 @@ LOCAL_ARGUMENTS = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 _RUNNERS: dict[RunnerName, str] = {
     "direct": LOCAL_RUNNER,
     "dataflow": "DataflowRunner",
-    "flink": "FlinkRunner",
-    "spark": "SparkRunner",
+    "portable": "PortableRunner",
 }
 
-_NEEDED: dict[RunnerName, tuple[str, ...]] = {"dataflow": ("project", "region", "temp_location")}
+# Beam's own images can't install this project: uv.lock overrides what tfx asks for (pyproject.toml), and pip doesn't.
+_NEEDED: dict[RunnerName, tuple[str, ...]] = {
+    "dataflow": ("project", "region", "temp_location", "sdk_container_image"),
+    "portable": ("job_endpoint",),
+}
+
+_SERVER: dict[str, OptionValue] = {"job_server_timeout": 60}
+"""Seconds until no answer is an error: Beam's 300 are silent ones."""
+
+_SIDECAR: dict[str, OptionValue] = {"environment_type": "EXTERNAL", "environment_config": "localhost:50000"}
+"""Workers that a container beside each of the cluster's starts: its pool listens at this port of the pod."""
 
 
 def check_options(runner: RunnerName, options: dict[str, OptionValue | list[OptionValue]]) -> None:
@@ -43,8 +52,11 @@ def make_arguments(runner: RunnerName, options: dict[str, OptionValue | list[Opt
 
     Args:
         runner: the runner's name in the configuration.
-        options: by name; a list gives an option several times, ``true`` without a value, ``false`` not at all.
+        options: by name; a list gives an option several times, ``true`` without a value, ``false`` not at all. For
+            ``portable``, workers are those of a pool at localhost:50000 unless ``environment_type`` is among them.
     """
+    if runner == "portable":
+        options = _SERVER | ({} if "environment_type" in options else _SIDECAR) | options
     arguments = [f"--runner={_RUNNERS[runner]}"]
     for name, option in options.items():
         for value in option if isinstance(option, list) else [option]:
@@ -53,26 +65,15 @@ def make_arguments(runner: RunnerName, options: dict[str, OptionValue | list[Opt
     return arguments
 
 
-def add_setup_file(args: list[str]) -> list[str]:
-    """Adds the argument by which workers of a cluster install this project's packages.
-
-    Args:
-        args: from ``make_arguments``, perhaps on another machine.
-
-    Returns:
-        The same, and for a cluster ``--setup_file``, the project's ``setup.py``; unless it is given, or the packages
-        are not beside it here: then they have to be in the workers' image.
-    """
-    setup = Path(__file__).parents[2] / "setup.py"
-    has_packages = any(arg.startswith(("--setup_file", "--sdk_container_image")) for arg in args)
-    if f"--runner={LOCAL_RUNNER}" in args or has_packages or not setup.is_file():
-        return args
-    return [*args, f"--setup_file={setup}"]
-
-
 @contextlib.contextmanager
 def hide_step_errors() -> Iterator[None]:
-    """Hides what Beam adds to an error in a step that runs here: a traceback in the log; to ours the step's name."""
+    """Hides what Beam adds to an error: in a step that runs here, a traceback in the log, and to ours the step's name.
+
+    Raises:
+        UnavailableError: the job was given to a server, and failed there, or the server doesn't answer.
+    """
+    import grpc  # not above: it takes long to import
+
     logger = logging.getLogger("apache_beam.runners.common")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -80,6 +81,19 @@ def hide_step_errors() -> Iterator[None]:
         yield
     except USER_ERRORS as error:
         raise type(error)(str(error).partition(" [while running '")[0]) from error
+    except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+        reason = error.details() if isinstance(error, grpc.Call) else "no connection in time"
+        raise UnavailableError(
+            f"Beam's job server does not answer ({reason}): is it at beam.options.job_endpoint, and up?"
+        ) from error
+    except RuntimeError as error:
+        if not (failed := re.fullmatch(r"Pipeline \S+ failed in state \w+: (.*)", str(error), re.DOTALL)):
+            raise
+        reason = failed[1].strip().splitlines()[-1] if failed[1].strip() else "without a reason"
+        raise UnavailableError(
+            f"The job failed on Beam's job server ({reason}), whose log has the rest. Run it again: what is complete "
+            "is kept."
+        ) from error
     finally:
         logger.setLevel(level)
 

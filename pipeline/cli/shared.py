@@ -102,12 +102,12 @@ def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str,
         )
     if config is None:
         return tuple(arguments)
-    from imagepipe.base.beam_options import add_setup_file, make_arguments
+    from imagepipe.base.beam_options import make_arguments
     from pipeline.config import BeamConfig
     from pipeline.config_file import read_config
 
     beam = read_config(config).beam
-    configured = add_setup_file(make_arguments(beam.runner, beam.options)) if beam != BeamConfig() else []
+    configured = make_arguments(beam.runner, beam.options) if beam != BeamConfig() else []
     return (*configured, *arguments)
 
 

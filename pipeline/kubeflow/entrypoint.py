@@ -8,8 +8,7 @@
 - drops the output that Kubeflow adds to each task: the log;
 - replaces URIs of object stores that TFX can't open (``minio://``, ``s3://``) by the paths at which Kubeflow's launcher
   puts inputs and expects outputs, and does the reverse in the executor's output;
-- runs ImportExampleGen's driver, which Vertex AI runs itself and Kubeflow doesn't;
-- tells Beam where this container has the project's ``setup.py``, for the workers of a cluster.
+- runs ImportExampleGen's driver, which Vertex AI runs itself and Kubeflow doesn't.
 
 With ``gs://`` on Vertex AI, artifacts pass unchanged.
 (Launcher and driver: kubeflow/pipelines, backend/src/v2/component/launcher_v2.go and backend/src/v2/metadata.)
@@ -23,7 +22,6 @@ from collections.abc import Callable
 from typing import Any
 
 from imagepipe.base import filesystem
-from imagepipe.base.beam_options import add_setup_file
 from imagepipe.base.signals import Stopped, end_on_signals
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
@@ -138,7 +136,7 @@ def main(arguments: list[str]) -> None:
     if "input_base" in parameters and not filesystem.exists(output_file):
         driver.main(_set_input(options, executor_input))
         executor_input = add_driver_metadata(executor_input, json.loads(filesystem.read_text(output_file)))
-    tfx_entrypoint.main((_set_input(options, executor_input), add_setup_file(beam_args)))
+    tfx_entrypoint.main((_set_input(options, executor_input), beam_args))
 
     outputs = keep_numbers(drop_nulls(json.loads(filesystem.read_text(output_file))), invocation)
     remote = {

@@ -1,12 +1,10 @@
-import tarfile
-
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
-from apache_beam.runners.portability.stager import Stager
 
-from imagepipe.base.beam_options import LOCAL_RUNNER, add_setup_file, check_options, make_arguments
+from imagepipe.base.beam_options import check_options, hide_step_errors, make_arguments
+from imagepipe.base.errors import UnavailableError
 
 
 def test_options_are_beams_arguments():
@@ -44,8 +42,9 @@ def test_work_on_this_machine_downloads_and_starts_no_other_program(monkeypatch,
 @pytest.mark.parametrize(
     ("runner", "options", "message"),
     [
-        ("dataflow", {"project": "p"}, "needs region, temp_location"),
-        ("flink", {"runner": "x"}, "it is the key beam.runner"),
+        ("dataflow", {"project": "p"}, "needs region, temp_location, sdk_container_image"),
+        ("portable", {}, "needs job_endpoint"),
+        ("portable", {"runner": "x"}, "it is the key beam.runner"),
     ],
 )
 def test_what_a_runner_can_not_do_without_is_named(runner, options, message):
@@ -53,21 +52,39 @@ def test_what_a_runner_can_not_do_without_is_named(runner, options, message):
         check_options(runner, options)
 
 
-def test_workers_of_a_cluster_install_this_projects_packages(tmp_path):
-    args = add_setup_file(make_arguments("flink", {"flink_master": "localhost:8081"}))
-    options = PipelineOptions(args)
-    assert options.view_as(SetupOptions).setup_file.endswith("/setup.py")
-    Stager.create_job_resources(options, str(tmp_path))
-    (package,) = tmp_path.rglob("*.tar.gz")
-    with tarfile.open(package) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    rooms = ("base", "ingest", "deploy", "serving")
-    folders = ("components", "imagepipe", *(f"imagepipe/{room}" for room in rooms), "pipeline", "trainer", "transform")
-    assert {f"{folder}/__init__.py" for folder in folders} <= names
-    assert {"pyproject.toml", "setup.py", "imagepipe/serving/page.html"} <= names
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ({}, ("EXTERNAL", "localhost:50000")),
+        ({"environment_config": "pool:1"}, ("EXTERNAL", "pool:1")),
+        ({"environment_type": "DOCKER", "environment_config": "image"}, ("DOCKER", "image")),
+        ({"environment_type": "LOOPBACK"}, ("LOOPBACK", None)),
+    ],
+)
+def test_workers_of_a_job_server_are_those_of_a_sidecar_unless_others_are_given(options, workers):
+    args = make_arguments("portable", {"job_endpoint": "jobs:8099", **options})
+    portable = PipelineOptions(args).view_as(PortableOptions)
+    assert (portable.environment_type, portable.environment_config) == workers
 
 
-@pytest.mark.parametrize("given", [f"--runner={LOCAL_RUNNER}", "--setup_file=mine.py", "--sdk_container_image=i"])
-def test_a_setup_file_is_added_only_where_it_is_needed(given):
-    args = [given] if "runner" in given else ["--runner=FlinkRunner", given]
-    assert add_setup_file(args) == args
+def test_a_job_server_that_does_not_answer_is_an_error_in_one_line(tmp_path):
+    args = make_arguments("portable", {"job_endpoint": "127.0.0.1:1", "job_server_timeout": 1})
+    with (
+        pytest.raises(UnavailableError, match=r"does not answer .*: is it at beam\.options\.job_endpoint"),
+        hide_step_errors(),
+    ):
+        beam.Pipeline(options=PipelineOptions(args)).run()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("Traceback\n  File x\nOSError: s3://b/x: no rights\n", r"\(OSError: s3://b/x: no rights\)"),
+        ("", "without a reason"),
+    ],
+)
+def test_a_job_that_fails_on_its_server_says_why_in_one_line(error, message):
+    with pytest.raises(UnavailableError, match=message), hide_step_errors():
+        raise RuntimeError(f"Pipeline job-1 failed in state FAILED: {error}")
+    with pytest.raises(RuntimeError, match="ours"), hide_step_errors():
+        raise RuntimeError("ours")

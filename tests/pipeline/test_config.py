@@ -331,7 +331,7 @@ data: {path: &here 2024-01-02, curated_schema: ~}
 trainer: {epochs: 0x10, dropout: 1.e-1, class_weights: null, augmentation: {vertical_flip: yes}, ema: ~}
 evaluation: {intervals: none, rules: [{metric: accuracy, min: 5e-1, significance: null}]}
 deploy: {<<: {path: *here}}
-beam: {runner: flink, options: {parallelism: 2, flink_version: "1.20", checkpointing: no}}
+beam: {runner: portable, options: {job_endpoint: "jobs:8099", parallelism: 2, flink_version: "1.20", checkpointing: no}}
 serving: {optimize: off}
 """
     config = read_config(file(text))
@@ -339,7 +339,8 @@ serving: {optimize: off}
     assert (config.trainer.epochs, config.trainer.dropout, config.trainer.class_weights) == (16, 0.1, None)
     assert config.trainer.augmentation.vertical_flip is True
     assert Path(config.deploy.path).name == "2024-01-02"
-    assert config.beam.options == {"parallelism": 2, "flink_version": "1.20", "checkpointing": False}
+    options = {"job_endpoint": "jobs:8099", "parallelism": 2, "flink_version": "1.20", "checkpointing": False}
+    assert config.beam.options == options
     assert config.serving.optimize == "off"
     with pytest.raises(ConfigError, match=r"data\.path: .*string"):
         read_config(file("name: x\ndata: {path: }\n"))

@@ -113,7 +113,8 @@ def test_what_the_models_refuse_is_refused_at_its_key(tmp_path, text, key):
         "trainer: {class_weights: balanced, weights: base.weights.h5}",
         f"deploy: {{{KSERVE}}}",
         f"deploy: {{{KSERVE}, kserve: {{cpu: 4, memory: 2Gi}}}}",
-        "beam: {runner: dataflow, options: {project: p, region: r, temp_location: 'gs://x', experiments: [a, b]}}",
+        "beam: {runner: dataflow, options: {project: p, region: r, temp_location: 'gs://x', sdk_container_image: i, "
+        "experiments: [a, b]}}",
         "kubeflow: {resources: {Trainer: {cpu: 0.5}}, tolerations: [{key: gpu, operator: Exists}]}",
         "data: {path: x, validation: {min_images: {train: 3}, drift: null, stop_on: [skew]}}",
     ],

@@ -215,9 +215,9 @@ def test_numbers_get_names_on_a_cluster_too(config, tmp_path):
 
 
 def test_beams_runner_and_options_go_to_every_component(config):
-    beam = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, experiments: [a, b]}}"
+    beam = "beam={runner: portable, options: {job_endpoint: 'jobs:8099', experiments: [a, b]}}"
     spec = next(yaml.safe_load_all(check_and_compile(config(beam, VERTEX[0]), "kubeflow")))
-    wanted = {"--runner=DataflowRunner", "--project=p", "--experiments=a", "--experiments=b"}
+    wanted = {"--runner=PortableRunner", "--job_endpoint=jobs:8099", "--experiments=a", "--experiments=b"}
     on_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
     assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in on_beam}
 
@@ -245,7 +245,11 @@ def test_each_task_takes_what_its_component_declares(documents):
         ("deploy.path=minio://bucket/serving", "kubeflow", r"deploy\.path: .* components read no minio://"),
         ("kubeflow.pipeline_root=gs://bucket/runs", "vertex", r"data\.path: .* it has to be in Cloud Storage"),
         ("deploy.sign=gs://bucket/key.pem", "kubeflow", r"deploy\.sign: .* from a volume only"),
-        ("beam.runner=flink", "kubeflow", r"beam\.runner: flink: its workers reach neither volumes"),
+        (
+            "beam={runner: portable, options: {job_endpoint: 'jobs:8099'}}",
+            "kubeflow",
+            r"beam\.runner: portable: its workers reach neither volumes",
+        ),
         (
             "kubeflow.resources.Trainor={cpu: 1}",
             "kubeflow",

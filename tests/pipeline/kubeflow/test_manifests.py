@@ -6,9 +6,11 @@ import re
 import time
 from pathlib import Path
 
+import apache_beam
 import kubernetes_validate
 import pytest
 import yaml
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions
 from kserve import KServeClient
 from kserve.constants import constants
 from typer.main import get_command
@@ -16,6 +18,7 @@ from typer.main import get_command
 from imagepipe.deploy import storage
 from imagepipe.serving.client import Client
 from pipeline.cli import app
+from pipeline.config import BeamConfig
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow.package import parse_package
@@ -59,8 +62,8 @@ def test_the_parts_fit_together():
     (volume,) = config.kubeflow.volumes
     assert {volume.claim, *find_values(manifests, "claimName")} == {claim}
     assert {path for path in find_values(manifests, "mountPath") if path.startswith("/data")} == {volume.path}
-    images = {image.removesuffix("-serve") for image in find_values(manifests, "image")}
-    assert images == {config.kubeflow.image}
+    ours = {image for image in find_values(manifests, "image") if "imagepipe" in image}
+    assert {re.sub("-(serve|beam)$", "", image) for image in ours} == {config.kubeflow.image}
     assert config.kubeflow.namespace == NAMESPACE
     server = find_manifest("InferenceService")
     (variable,) = find_values(server, "env")[0]
@@ -123,7 +126,32 @@ def test_the_image_gets_our_packages_and_what_builds_them():
     assert allowed == {*ast.literal_eval(packages), "LICENSE", "README.md", "pyproject.toml", "setup.py", "uv.lock"}
     assert all((ROOT / name).exists() for name in allowed)
     copies = re.findall(r"^COPY (.*)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
-    assert copies == ["--from=dependencies /opt/venv /opt/venv", ". ."]
+    assert copies[:2] == ["--from=dependencies /opt/venv /opt/venv", ". ."]
+
+
+def test_beams_parts_are_of_the_locked_version():
+    """Flink's job server, the workers' `boot`, Flink itself, and what the documentation says of them."""
+    text = (FOLDER / "manifests" / "beam.yaml").read_text()
+    ((server_flink, server_beam),) = re.findall(r"image: apache/beam_flink(.*)_job_server:(.*)", text)
+    assert set(re.findall(r"image: flink:(.*)-", text)) == {server_flink}
+    assert server_flink in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    (boot,) = re.findall(r"^FROM apache/beam_python3.11_sdk:(\S+)", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert {server_beam, boot} == {apache_beam.__version__}
+    page = (ROOT / "docs" / "beam.md").read_text()
+    assert f"| Flink | {', '.join(FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS)} |" in page
+    assert set(re.findall(r"apache/beam\w+[\d.]*\w*:([\d.]+)`", page)) == {apache_beam.__version__}
+
+
+def test_workers_are_asked_for_where_the_sidecar_listens():
+    (commented,) = re.findall(r"^# (beam:.*\n(?:# .*\n)+)", (FOLDER / "pipeline.yaml").read_text(), re.MULTILINE)
+    beam = BeamConfig(**yaml.safe_load(re.sub("^# ", "", commented, flags=re.MULTILINE))["beam"])
+    name, port = beam.options["job_endpoint"].split(":")
+    service, deployment = (m for m in load_manifests() if m["metadata"]["name"] == name)
+    assert int(port) in find_values(service, "port")
+    assert int(port) in find_values(deployment, "containerPort")
+    options = PipelineOptions(beam.make_arguments()).view_as(PortableOptions)
+    assert (options.environment_type, options.environment_config) == ("EXTERNAL", "localhost:50000")
+    assert find_values(load_manifests(), "args").count(["--worker_pool"]) == 1
 
 
 def test_the_readme_names_each_file():
