@@ -56,7 +56,7 @@ def make_arguments(runner: RunnerName, options: dict[str, OptionValue | list[Opt
             ``portable``, workers are those of a pool at localhost:50000 unless ``environment_type`` is among them.
     """
     if runner == "portable":
-        options = _SERVER | ({} if "environment_type" in options else _SIDECAR) | options
+        options = {**_SERVER, **({} if "environment_type" in options else _SIDECAR), **options}
     arguments = [f"--runner={_RUNNERS[runner]}"]
     for name, option in options.items():
         for value in option if isinstance(option, list) else [option]:
