@@ -1,10 +1,11 @@
 """How much a choice among candidates flatters the chosen one: chosen on images set aside, and on those of the gate.
 
 The photos are split at random, three fifths for training, a fifth for eval and a fifth for test. Of those for training
-a tenth is set aside as the Trainer does. The candidates, which differ by little more than chance, are ridge regressions on a
-quarter of a MobileNetV2's features each, which are computed once. The most accurate on the images set aside is chosen,
-and, as a control, the most accurate on eval; what either has on eval more than on test is what it flatters itself by.
-"Less the candidates' mean" takes from that the mean of all candidates, which nobody chose: what is left is the choice.
+a tenth is set aside as the Trainer does. The candidates, which differ by little more than chance, are ridge regressions
+on a quarter of a MobileNetV2's features each, which are computed once. The most accurate on the images set aside is
+chosen, and, as a control, the most accurate on eval; what either has on eval more than on test is what it flatters
+itself by. "Less the candidates' mean" takes from that the mean of all candidates, which nobody chose: what is left is
+the choice.
 
     python -m benchmarks.choosing FOLDER WEIGHTS [--splits N] [--json] [--record]
 
