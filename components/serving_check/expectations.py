@@ -43,7 +43,7 @@ def build_expectations(model: Path, split: str, features: Features) -> list[Expe
     if not requests:
         return []
     answers = loaded.predict_examples(records)
-    return [Expected(request, classes, label) for request, (classes, label, _) in zip(requests, answers, strict=True)]
+    return [Expected(request, *answer) for request, answer in zip(requests, answers, strict=True)]
 
 
 def _is_served_unchanged(image: bytes) -> bool:

@@ -27,6 +27,7 @@ _ANSWER_SECONDS = 60
 _BATCH = 16  # images in a request, at most
 _LATENCY_REQUESTS = 40
 _TOLERANCE = 1e-3  # of a probability: the order of computation depends on the size of the batch
+_NOVELTY_TOLERANCE = 1e-2  # of a share of images, which is steep where many images are equally novel
 _LOG_CHARACTERS = 2000
 
 _BadRequest = tuple[str, bytes, int, str]  # path, body, status, and a part of the reason
@@ -40,11 +41,13 @@ class Expected:
         request: the request about the image.
         classes: float32 ``[k]``.
         label: the label as text.
+        novelty: 0 to 1; None from a model without.
     """
 
     request: Request
     classes: np.ndarray
     label: str
+    novelty: float | None
 
 
 def check_model(model: Path, expected: Sequence[Expected], budget_ms: float | None) -> CheckReport:
@@ -121,7 +124,7 @@ def _find_wrong_answers(http: httpx.Client, expected: Sequence[Expected]) -> Ite
                 yield f"{name}: status {response.status_code}: {response.text[:_LOG_CHARACTERS]}"
                 return
             answers = _parse_answers(response.json())
-            for image, (classes, label, metadata) in zip(batch, answers, strict=True):
+            for image, (classes, label, novelty, metadata) in zip(batch, answers, strict=True):
                 if metadata != image.request.id:
                     yield f"{name}: asked about {image.request.id}, it answered about {metadata}"
                 elif not _is_same(label, np.asarray(classes), image):
@@ -130,6 +133,9 @@ def _find_wrong_answers(http: httpx.Client, expected: Sequence[Expected]) -> Ite
                         f"{name}: about {image.request.id} the server says {label}, the graph {image.label}; "
                         f"they differ by {difference:.2g}"
                     )
+                elif not _is_equally_novel(novelty, image.novelty):
+                    values = f"the server says novelty {novelty}, the graph {image.novelty}"
+                    yield f"{name}: about {image.request.id} {values}"
 
 
 def _split_batches(expected: Sequence[Expected]) -> Iterator[list[Expected]]:
@@ -149,6 +155,12 @@ def _is_same(label: str, classes: np.ndarray, expected: Expected) -> bool:
     # A regression's label is its value; and of two equally probable classes either may be the best.
     *_, second, best = np.sort(expected.classes) if len(classes) > 1 else (0.0, 0.0)
     return label == expected.label or best - second <= 2 * _TOLERANCE
+
+
+def _is_equally_novel(novelty: float | None, expected: float | None) -> bool:
+    if novelty is None or expected is None:
+        return novelty is expected
+    return abs(novelty - expected) <= _NOVELTY_TOLERANCE
 
 
 def _ask_rows(http: httpx.Client, instances: list[dict[str, Any]]) -> httpx.Response:
@@ -171,16 +183,18 @@ def _ask_tensors(http: httpx.Client, instances: list[dict[str, Any]]) -> httpx.R
     return http.post(_INFER, json={"inputs": tensors})
 
 
-def _parse_answers(body: dict[str, Any]) -> list[tuple[list[float], str, str]]:
+def _parse_answers(body: dict[str, Any]) -> list[tuple[list[float], str, float | None, str]]:
     if "predictions" in body:
-        return [(row["classes"], row["label"], row["metadata"]) for row in body["predictions"]]
+        rows = body["predictions"]
+        return [(row["classes"], row["label"], row.get("novelty"), row["metadata"]) for row in rows]
     if isinstance(body["outputs"], list):
         shape = {tensor["name"]: tensor["shape"] for tensor in body["outputs"]}
         columns = {tensor["name"]: tensor["data"] for tensor in body["outputs"]}
         columns["classes"] = np.reshape(columns["classes"], shape["classes"]).tolist()
     else:
         columns = body["outputs"]
-    return list(zip(columns["classes"], columns["label"], columns["metadata"], strict=True))
+    novelty = columns.get("novelty", [None] * len(columns["label"]))
+    return list(zip(columns["classes"], columns["label"], novelty, columns["metadata"], strict=True))
 
 
 def _build_bad_requests(good: Request) -> dict[str, _BadRequest]:

@@ -24,7 +24,7 @@ def expected(model) -> list[check.Expected]:
     names = LoadedModel(model).labels
     answers = LoadedModel(model).predict(requests)
     return [
-        check.Expected(request, np.float32([answer.classes[name] for name in names]), answer.label)
+        check.Expected(request, np.float32([answer.classes[name] for name in names]), answer.label, answer.novelty)
         for request, answer in zip(requests, answers, strict=True)
     ]
 
@@ -41,14 +41,17 @@ def test_a_model_that_is_served_as_its_graph_answers_has_no_problem(model, expec
 def test_other_answers_and_a_latency_over_the_budget_are_problems(model, expected):
     other = dataclasses.replace(expected[3], classes=expected[3].classes[::-1].copy())
     mislabelled = dataclasses.replace(expected[4], label="light")
-    report = check.check_model(model, [*expected[:3], other, mislabelled], budget_ms=0.01)
+    novel = dataclasses.replace(expected[5], novelty=expected[5].novelty + 0.02)
+    unmeasured = dataclasses.replace(expected[6], novelty=None)
+    report = check.check_model(model, [*expected[:3], other, mislabelled, novel, unmeasured], budget_ms=0.01)
     wrong = [problem for problem in report.problems if "the server says" in problem]
     assert [problem.split(":")[0] for problem in wrong] == [
-        name for name in ("rows", "columns", "Open Inference Protocol") for _ in range(2)
+        name for name in ("rows", "columns", "Open Inference Protocol") for _ in range(4)
     ]
-    assert all(("id-36" in problem) != ("id-48" in problem) for problem in wrong)
+    asked = [next(word for word in problem.split() if word.startswith("id-")) for problem in wrong]
+    assert asked == 3 * ["id-36", "id-48", "id-60", "id-72"]
     assert "more than the budget of 0.01 ms" in report.problems[-1]
-    assert len(report.problems) == 7
+    assert len(report.problems) == 13
 
 
 def test_either_of_two_equally_probable_classes_may_be_the_best(expected):
@@ -56,7 +59,7 @@ def test_either_of_two_equally_probable_classes_may_be_the_best(expected):
     assert check._is_same("dark", np.float32([0.5001, 0.4999]), tie)
     clear = dataclasses.replace(tie, classes=np.float32([0.4, 0.6]))
     assert not check._is_same("dark", np.float32([0.4, 0.6]), clear)
-    value = check.Expected(tie.request, np.float32([3.1415927]), "3.141593")
+    value = check.Expected(tie.request, np.float32([3.1415927]), "3.141593", None)
     assert check._is_same("3.141592", np.float32([3.1415918]), value)
 
 
