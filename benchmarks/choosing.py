@@ -1,11 +1,11 @@
 """How much a choice among candidates flatters the chosen one: chosen on images set aside, and on those of the gate.
 
-The photos are split at random, three fifths for training, a fifth for eval and a fifth for test. Of those for training
-a tenth is set aside as the Trainer does. The candidates, which differ by little more than chance, are ridge regressions
-on a quarter of a MobileNetV2's features each, which are computed once. The most accurate on the images set aside is
-chosen, and, as a control, the most accurate on eval; what either has on eval more than on test is what it flatters
-itself by. "Less the candidates' mean" takes from that the mean of all candidates, which nobody chose: what is left is
-the choice.
+The photos are divided at random into fifths; each in turn is eval, the next one test, and three are for training. So
+each photo is in eval as often as in test. Of those for training a tenth is set aside as the Trainer does. The
+candidates, which differ by little more than chance, are ridge regressions on a quarter of a MobileNetV2's features
+each, which are computed once. The most accurate on the images set aside is chosen, and, as a control, the most accurate
+on eval; what either has on eval more than on test is what it flatters itself by. "Less the candidates' mean" takes from
+that the mean of all candidates, which nobody chose.
 
     python -m benchmarks.choosing FOLDER WEIGHTS [--splits N] [--json] [--record]
 
@@ -22,6 +22,7 @@ from benchmarks.results import Claim, make_parser, report
 
 MEASURES = ("trainer/data.py",)
 SUBSETS, PENALTIES = 6, (0.1, 0.3, 1.0, 3.0)  # a candidate for each pair
+PARTS = 5
 SIDES = ("set aside", "eval")
 GOAL, CONTROL_GOAL = 0.5, 1.0
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--splits", type=int, default=200, help=f"a multiple of {PARTS}")
     arguments = parser.parse_args()
     files = sorted(arguments.folder.glob("*/*/*.jpg"))
     if not files or not arguments.weights.exists():
@@ -40,7 +41,7 @@ def main() -> None:
     photos = [file.read_bytes() for file in files]
     features = compute_features(photos, str(arguments.weights)).astype(np.float32)
     hashes = np.array([int.from_bytes(hashlib.blake2b(photo, digest_size=8).digest()) >> 2 for photo in photos])
-    accuracies = np.stack([judge_candidates(features, classes, hashes, seed) for seed in range(arguments.splits)])
+    accuracies = np.stack([judge_candidates(features, classes, hashes, number) for number in range(arguments.splits)])
     flattery = {side: describe(measure_flattery(accuracies, column)) for column, side in enumerate(SIDES)}
     chosen, control = (100 * flattery[side]["difference"][0] for side in SIDES)
     count = f"{arguments.splits} splits, {SUBSETS * len(PENALTIES)} candidates"
@@ -78,8 +79,8 @@ def main() -> None:
     )
 
 
-def judge_candidates(features: np.ndarray, classes: np.ndarray, hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Returns accuracies of the candidates, one row each: on the images set aside, on eval, and on test."""
+def judge_candidates(features: np.ndarray, classes: np.ndarray, hashes: np.ndarray, number: int) -> np.ndarray:
+    """Returns accuracies of a split's candidates, one row each: on the images set aside, on eval, and on test."""
     from sklearn.linear_model import RidgeClassifier
     from threadpoolctl import threadpool_limits
 
@@ -87,9 +88,11 @@ def judge_candidates(features: np.ndarray, classes: np.ndarray, hashes: np.ndarr
     from trainer.data import choose_validation
     from trainer.tasks import make_classification
 
-    random = np.random.default_rng(seed)
+    draw, turn = divmod(number, PARTS)
     count, width = features.shape
-    evaluation, test, train = np.split(random.permutation(count), [count // 5, 2 * (count // 5)])
+    parts = np.array_split(np.random.default_rng(draw).permutation(count), PARTS)
+    evaluation, test, *others = parts[turn:] + parts[:turn]
+    train, random = np.concatenate(others), np.random.default_rng([draw, turn])
     task, share = make_classification(int(classes.max()) + 1), TrainerConfig().validation
     is_set_aside = choose_validation(task, classes[train], hashes[train], share)
     learned, judged = train[~is_set_aside], (train[is_set_aside], evaluation, test)
@@ -123,8 +126,9 @@ def measure_flattery(accuracies: np.ndarray, column: int) -> dict[str, np.ndarra
 
 
 def describe(values: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """Returns mean and standard error over the splits."""
-    return {name: (float(row.mean()), float(row.std(ddof=1) / np.sqrt(len(row)))) for name, row in values.items()}
+    """Returns mean and standard error over the draws; the splits of one draw go together."""
+    means = {name: row.reshape(-1, PARTS).mean(axis=1) for name, row in values.items()}
+    return {name: (float(row.mean()), float(row.std(ddof=1) / np.sqrt(len(row)))) for name, row in means.items()}
 
 
 def format_points(mean: float, error: float) -> str:
