@@ -23,10 +23,10 @@ data:
   path: {path}       # made by `imagepipe ingest`; relative to this file
 {features}
 image:
-  size: [299, 299]      # height and width that the network sees; InceptionV3 was trained at 299 and takes 75 and more
+  size: [299, 299]      # height and width that the network sees; best as its weights were trained, InceptionV3's at 299
 
 trainer:
-  backbone: inception_v3  # smaller and faster: mobilenet_v2, efficientnet_v2_b0; larger: convnext_base, …
+  backbone: inception_v3  # also: mobilenet_v2 and efficientnet_v2_b0, small and fast; convnext_base, large; …
   weights: {weights}
   epochs: 20            # at most; it stops early when nothing improves any more
   batch_size: 32        # larger is faster on a GPU, if it fits
