@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from imagepipe.base.features import IMAGE
-from imagepipe.base.full_disk import measure_full_disk
+from imagepipe.base.full_disk import is_full_disk, measure_full_disk
 from trainer.augmentation import augment_batches
 from trainer.config import MAX_VIEWS, TrainerConfig
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
@@ -69,6 +69,46 @@ def choose_kept(outputs: dict[str, keras.KerasTensor], rows: int, folder: Path) 
             "keeping the outputs of %s for %d views: %.1f MB in %s", " and ".join(kept), rows, total / 1e6, folder
         )
     return kept
+
+
+def keep_what_fits(
+    images: keras.KerasTensor,
+    outputs: dict[str, keras.KerasTensor],
+    train: LoadedSplit,
+    validation: LoadedSplit,
+    config: TrainerConfig,
+    folder: Path,
+) -> dict[str, tuple[LoadedSplit, LoadedSplit]]:
+    """Keeps those outputs of which views fit on a disk; what turns out not to is removed, and the log says so.
+
+    Args:
+        images: from which the outputs are computed.
+        outputs: see ``choose_kept``.
+        train: the images of which ``count_views`` views are kept.
+        validation: the images of which one view is kept.
+        config: see ``keep_outputs``.
+        folder: for the files.
+
+    Returns:
+        Of each output that is kept, what ``keep_outputs`` returns for ``train`` and ``validation``.
+    """
+    views = count_views(config)
+    names = choose_kept(outputs, views * train.count + validation.count, folder) if views else []
+    while names:
+        model = keras.Model(images, {name: outputs[name] for name in names})
+        try:
+            kept = keep_outputs(model, train, views, config, folder / "train")
+            kept_validation = keep_outputs(model, validation, 1, config, folder / "validation")
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            dropped = names.pop()
+            for path in folder.glob(f"*.{dropped}{_SUFFIX}"):
+                path.unlink()
+            _log.warning("the outputs of %s are not kept, and are computed in each epoch: %s", dropped, error)
+        else:
+            return {name: (kept[name], kept_validation[name]) for name in names}
+    return {}
 
 
 def keep_outputs(

@@ -5,7 +5,6 @@ Neither runs the layers that it doesn't train: their outputs are kept, see ``tra
 
 import logging
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import keras
@@ -13,7 +12,7 @@ import numpy as np
 
 from imagepipe.base.features import IMAGE
 from trainer.config import TrainerConfig
-from trainer.frozen import choose_kept, count_views, keep_outputs
+from trainer.frozen import keep_what_fits
 from trainer.inputs import LoadedSplit
 from trainer.linear_probe import MAX_ROWS, fit_probe
 from trainer.network import Network, get_last_frozen_layer, split_base, unfreeze_after
@@ -33,8 +32,8 @@ def list_transfer_phases(
     """Lists the phases; see ``schedule.run_schedule`` for the arguments.
 
     Returns:
-        Functions that start each phase: they freeze the layers that the phase doesn't train. And of what outputs are
-        kept.
+        Functions that start each phase: they freeze the layers that the phase doesn't train. And the names of the
+        outputs that are kept.
     """
     last_frozen = get_last_frozen_layer(config)
     lower, upper = split_base(network.base, last_frozen)
@@ -42,19 +41,11 @@ def list_transfer_phases(
     outputs = {"features": network.pool(upper(below)), "boundary": below}
     if (boundary := lower.layers[-1].name) != last_frozen:
         _log.info("connections lead round %s: the outputs of %s can be kept", last_frozen, boundary)
-    views = count_views(config)
-    kept = choose_kept(outputs, views * train.count + validation.count, folder) if views else []
-
-    @cache
-    def keep() -> tuple[dict[str, LoadedSplit], dict[str, LoadedSplit]]:
-        model = keras.Model(network.scaling.input, {name: outputs[name] for name in kept})
-        return (
-            keep_outputs(model, train, views, config, folder / "train"),
-            keep_outputs(model, validation, 1, config, folder / "validation"),
-        )
+    kept = keep_what_fits(network.scaling.input, outputs, train, validation, config, folder)
 
     def define_phase(name: str, model: keras.Model, output: str, epochs: int, rate: float) -> Phase:
-        kept_train, kept_validation = (part[output] for part in keep())
+        kept_train, kept_validation = kept[output]
+        views = kept_train.count // train.count
         return Phase(name, model, model.variables, kept_train, kept_validation, False, epochs, rate, views)
 
     def start_head() -> Phase:
@@ -63,7 +54,7 @@ def list_transfer_phases(
         if "features" not in kept:
             augmented, variables = config.augmentation.is_on, network.head.variables
             return Phase("head", network.model, variables, train, validation, augmented, config.head_epochs, rate)
-        if start_from_probe(network.head, keep()[0]["features"], train.count, class_weights):
+        if start_from_probe(network.head, kept["features"][0], train.count, class_weights):
             rate = config.fine_tune_learning_rate  # one made for random weights would undo that
         return define_phase("head", network.head, "features", config.head_epochs, rate)
 
@@ -75,7 +66,7 @@ def list_transfer_phases(
             return Phase("upper blocks", model, model.variables, train, validation, augmented, config.epochs, rate)
         return define_phase("upper blocks", _build_upper(network, upper), "boundary", config.epochs, rate)
 
-    return [start_head, start_upper_blocks], kept
+    return [start_head, start_upper_blocks], list(kept)
 
 
 def _build_upper(network: Network, upper: keras.Model) -> keras.Model:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
 from imagepipe.base.signals import Stopped, end_on_signals
-from trainer import schedule, transfer
+from trainer import frozen, schedule, transfer
 from trainer.checkpoint import STATE, Progress
 from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.frozen import keep_outputs
@@ -301,7 +301,7 @@ def test_a_signal_while_outputs_of_frozen_layers_are_kept_ends_the_training(spli
 
     name = "on cached features"
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "keep_outputs", cache)
+        patch.setattr(frozen, "keep_outputs", cache)
         with pytest.raises(Stopped), end_on_signals():
             train(split, CONFIGS[name], tmp_path / "state")
     assert not (tmp_path / "state" / STATE).exists()
