@@ -1,4 +1,4 @@
-"""Artifacts, and a file in them, that more than one component reads or writes."""
+"""Artifacts that more than one component reads or writes."""
 
 import contextlib
 import tempfile
@@ -9,9 +9,6 @@ from tfx import types
 from tfx.types import artifact_utils
 
 from imagepipe.base import filesystem
-
-TRAIN_STATISTICS = "assets.extra/train_statistics.pb"
-"""File in a SavedModel: the statistics of the split that it was trained on. TensorFlow ignores that folder."""
 
 _STATISTICS_FILE = "FeatureStats.pb"  # TFX's name
 

@@ -1,6 +1,8 @@
 """A driver that looks up what a component's result depends on beside its inputs, before the cache is asked."""
 
+import json
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfx import types
@@ -9,6 +11,9 @@ from tfx.orchestration import data_types_utils, metadata
 from tfx.orchestration.portable import base_driver as portable_driver
 from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
+
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.live import Found
 
 
 class PropertyDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
@@ -37,3 +42,17 @@ class PropertyDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
         for key, value in properties.items():
             data_types_utils.set_metadata_value(result.exec_properties[key], value)
         return result
+
+
+def list_found(properties: Mapping[str, Any], name: str, look: Callable[[DeployConfig], Found]) -> list[str]:
+    """Returns the paths that are to be chosen from.
+
+    Args:
+        properties: execution properties, with ``deploy``, a ``DeployConfig`` as JSON.
+        name: the one with what a task of a compiled pipeline has looked up, as JSON. That is in the cluster's cache
+            key, and so nothing else may count there, even if the target has changed since.
+        look: looks it up, where there is no such task.
+    """
+    found = properties.get(name)
+    looked_up = json.loads(found) if found else look(DeployConfig(**json.loads(properties["deploy"])))
+    return [path for path, _ in looked_up]

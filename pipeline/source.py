@@ -122,20 +122,21 @@ def _find_records(path: str) -> Source:
 
 
 def _list_first_files(source: Source) -> list[str]:
-    return _list_files(source, next(iter(source.patterns.values()), source.all))
+    return list_files(source, next(iter(source.patterns.values()), source.all))
 
 
-def _list_files(source: Source, pattern: str) -> list[str]:
+def list_files(source: Source, pattern: str) -> list[str]:
+    """Returns the files that match one of the patterns of a source."""
     return [path for path in filesystem.glob(f"{source.base}/{pattern}") if not filesystem.is_folder(path)]
 
 
 def compute_fingerprint(path: str, source: Source) -> provenance.DatasetOrigin:
     """Returns where the Examples of ``source``, found at ``path``, come from, with a fingerprint that tells changes."""
-    if origin := provenance.fingerprint_dataset(path):
+    if not source.is_foreign and (origin := provenance.fingerprint_dataset(path)):
         return origin
     digest = hashlib.sha256()
     for name, pattern in (source.patterns or {"": source.all}).items():
-        for file in _list_files(source, pattern):
+        for file in list_files(source, pattern):
             below = "/" + file.split("/", source.base.count("/") + 1)[-1]
             line = [name, below, filesystem.size(file), filesystem.modified(file)]
             digest.update(json.dumps(line).encode() + b"\n")

@@ -13,6 +13,7 @@ from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
 from components.champion.executor import Driver, Executor
+from imagepipe.base.names import LIVE_MODELS
 
 
 class ChampionSpec(types.ComponentSpec):
@@ -20,6 +21,7 @@ class ChampionSpec(types.ComponentSpec):
 
     PARAMETERS: ClassVar[dict[str, Any]] = {
         "deploy": ExecutionParameter(type=str),
+        LIVE_MODELS: ExecutionParameter(type=str, optional=True),
         Driver.PROPERTY: ExecutionParameter(type=str, optional=True),
     }
     INPUTS: ClassVar[dict[str, Any]] = {"model": ChannelParameter(type=standard_artifacts.Model)}

@@ -1,6 +1,6 @@
 """Finds the live model, which a candidate has to beat, and copies it into an artifact."""
 
-import json
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,25 +11,24 @@ from tfx.utils import path_utils
 
 from components import driver
 from imagepipe.base import filesystem
-from imagepipe.deploy import storage, targets
-from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.deployment import sort_by_traffic
+from imagepipe.base.names import LIVE_MODELS
+from imagepipe.deploy import storage
+from imagepipe.deploy.live import list_models
 
 
-def find_live_model(deploy: DeployConfig, candidate: str) -> str:
+def choose_champion(models: Sequence[str], candidate: str) -> str:
     """Returns the model that a candidate has to beat.
 
     Args:
-        deploy: where models are deployed to.
+        models: folders of deployed SavedModels, see ``imagepipe.deploy.live.list_models``.
         candidate: folder of the candidate's SavedModel.
 
     Returns:
-        The SavedModel's folder of the version with the most requests that isn't the candidate itself, or '' if there is
-        none. The candidate is live when a pipeline is run again without changes: it is then compared with the same
-        model as the first time, so that nothing has to run again.
+        The first that isn't the candidate itself, or '' if there is none. The candidate is live when a pipeline is run
+        again without changes: it is then compared with the same model as the first time, so that nothing has to run
+        again.
     """
-    versions = sort_by_traffic(targets.load_target(deploy).status(deploy))
-    return next((version.uri for version in versions if not storage.is_same_model(candidate, version.uri)), "")
+    return next((model for model in models if not storage.is_same_model(candidate, model)), "")
 
 
 class Driver(driver.PropertyDriver):
@@ -41,7 +40,7 @@ class Driver(driver.PropertyDriver):
     def look_up(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
         """Returns the folder of the live SavedModel, '' if there is none."""
         candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
-        return find_live_model(DeployConfig(**json.loads(properties["deploy"])), candidate)
+        return choose_champion(driver.list_found(properties, LIVE_MODELS, list_models), candidate)
 
 
 class Executor(base_executor.BaseExecutor):

@@ -15,6 +15,7 @@ from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
 from components.data_check.driver import Driver
 from components.data_check.executor import Executor
+from imagepipe.base.names import LIVE_STATISTICS
 
 
 class DataCheckSpec(types.ComponentSpec):
@@ -27,6 +28,7 @@ class DataCheckSpec(types.ComponentSpec):
         "slices": ExecutionParameter(type=str),
         "demands": ExecutionParameter(type=str),
         "deploy": ExecutionParameter(type=str),
+        LIVE_STATISTICS: ExecutionParameter(type=str, optional=True),
         Driver.PROPERTY: ExecutionParameter(type=str, optional=True),
     }
     INPUTS: ClassVar[dict[str, Any]] = {

@@ -1,41 +1,31 @@
 """Finds what the data is compared with: the statistics that the live model was trained on."""
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
 from tfx import types
 from tfx.types import artifact_utils
 
 from components import driver
-from components.artifacts import TRAIN_STATISTICS, read_statistics
+from components.artifacts import read_statistics
 from imagepipe.base import filesystem
-from imagepipe.deploy import targets
-from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.deployment import sort_by_traffic
+from imagepipe.base.names import LIVE_STATISTICS
+from imagepipe.deploy.live import list_statistics
 
 
-def find_baseline(deploy: DeployConfig, current: bytes) -> str:
+def choose_baseline(files: Sequence[str], current: bytes) -> str:
     """Returns the file with the statistics that the live model was trained on.
 
     Args:
-        deploy: where models are deployed to.
+        files: statistics that deployed models were trained on, see ``imagepipe.deploy.live.list_statistics``.
         current: statistics of the training split, serialized. A model that was trained on exactly these is skipped, as
-            in ``champion.executor.find_live_model``, so that a pipeline that is run again without changes finds
+            in ``champion.executor.choose_champion``, so that a pipeline that is run again without changes finds
             everything in the cache.
 
     Returns:
-        The file, or '' if there is none: no model is live, or it was made elsewhere.
+        The file, or '' if there is none.
     """
-    for version in sort_by_traffic(targets.load_target(deploy).status(deploy)):
-        file = f"{version.uri}/{TRAIN_STATISTICS}"
-        try:
-            if not filesystem.exists(file):
-                return ""
-            if filesystem.read_bytes(file) != current:
-                return file
-        except OSError:  # the model is in a place that can't be read from here
-            return ""
-    return ""
+    return next((file for file in files if filesystem.read_bytes(file) != current), "")
 
 
 class Driver(driver.PropertyDriver):
@@ -47,4 +37,4 @@ class Driver(driver.PropertyDriver):
     def look_up(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
         """Returns the file with the statistics that the live model was trained on, '' if there is none."""
         current = read_statistics(artifact_utils.get_single_instance(input_dict["statistics"]), "train")
-        return find_baseline(DeployConfig(**json.loads(properties["deploy"])), current)
+        return choose_baseline(driver.list_found(properties, LIVE_STATISTICS, list_statistics), current)

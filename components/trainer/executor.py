@@ -12,9 +12,10 @@ from tfx.components.tuner import executor as tuner_executor
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import json_utils, path_utils
 
-from components.artifacts import TRAIN_STATISTICS, local_outputs, read_statistics
+from components.artifacts import local_outputs, read_statistics
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.locks import lock_folder
+from imagepipe.base.names import TRAIN_STATISTICS
 
 SETTINGS = ("epochs", "batch_size")
 """Execution properties, whole numbers, that replace settings of the same name."""

@@ -39,6 +39,12 @@ CALIBRATION = "calibration.json"
 TASK_ASSET = "task"
 """Asset of a SavedModel that holds its TaskName; the names of its outputs are ``features.LABELS_VOCABULARY``."""
 
+TRAIN_STATISTICS = "assets.extra/train_statistics.pb"
+"""File in a SavedModel: the statistics of the split that it was trained on. TensorFlow ignores that folder."""
+
+LIVE_MODELS, LIVE_STATISTICS = "live_models", "live_statistics"
+"""What a compiled pipeline looks up at the deploy target, ``imagepipe.deploy.live``: parameters of Champion and DataCheck."""
+
 SUMMARY = "summary.json"
 """File of a run's folder: status, metrics, model and data of the run."""
 

@@ -17,6 +17,7 @@ from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.dag import NEVER_CACHED, create_pipeline
+from pipeline.kubeflow.lookups import add_lookups, list_lookups
 from pipeline.kubeflow.submission import Cluster
 from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
 from pipeline.source import Source
@@ -24,13 +25,6 @@ from pipeline.source import Source
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
 _ON_GPU = ("Features", "Trainer", "Tuner")
 _STATE = "/tmp/imagepipe"  # noqa: S108 (in a container of its own)
-
-# Components whose results depend on more than their inputs: on what is live; and on Kubeflow, which has no drivers that
-# look before the cache does, on the files in a folder.
-_NOT_CACHED: dict[Cluster, tuple[str, ...]] = {
-    "kubeflow": ("ImportExampleGen", "DataCheck", "Champion", *NEVER_CACHED),
-    "vertex": ("DataCheck", "Champion", *NEVER_CACHED),
-}
 
 _ResourceSpec: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
 
@@ -58,18 +52,20 @@ def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
         defaults[name] = value
         return RuntimeParameter(name=name, default=value, ptype=type(value))
 
+    deploy = config.make_deployment("")
+    lookups = list_lookups(config, source, deploy, cluster)
     pipeline = create_pipeline(
         config,
         source,
         pipeline_root=settings.pipeline_root or "",
         state_dir=_STATE,
-        deploy=config.make_deployment(""),
+        deploy=deploy,
         beam_args=config.beam.make_arguments(),
         enable_cache=settings.cache,
         is_compiled=True,
         parameter=create_parameter,
     )
-    names = ["default", *(component.id for component in pipeline.components)]
+    names = ["default", *(component.id for component in pipeline.components), *(x.component for x in lookups)]
     if unknown := set(settings.resources) - set(names):
         raise ConfigError(f"kubeflow.resources: there is no component {min(unknown)}; known are {', '.join(names)}")
     compiler = runner.KubeflowV2DagRunner(
@@ -79,10 +75,13 @@ def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
     )
     compiled = _rename_as_kfp(compiler.run(pipeline, write_out=False)["pipelineSpec"])
     executors = compiled["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        executor["container"]["args"] += ["--cluster", cluster]
+    add_lookups(compiled, lookups, str(settings.image))
     for name, task in compiled["root"]["dag"]["tasks"].items():
         component, container = task["taskInfo"]["name"], executors[f"exec-{name}"]["container"]
         container["resources"] = json_format.MessageToDict(_build_resources(settings, component))
-        if component in _NOT_CACHED[cluster]:
+        if component in NEVER_CACHED:
             task.pop("cachingOptions", None)
         if cluster == "kubeflow":
             container.pop("lifecycle", None)  # which only Vertex AI has; see pipeline.kubeflow.entrypoint

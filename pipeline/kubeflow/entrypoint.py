@@ -8,7 +8,10 @@
 - drops the output that Kubeflow adds to each task: the log;
 - replaces URIs of object stores that TFX can't open (``minio://``, ``s3://``) by the paths at which Kubeflow's launcher
   puts inputs and expects outputs, and does the reverse in the executor's output;
-- runs ImportExampleGen's driver, which Vertex AI runs itself and Kubeflow doesn't.
+- runs ImportExampleGen's driver, which Vertex AI runs itself and Kubeflow doesn't;
+- with ``--cluster kubeflow``, leaves an empty folder for each output that the executor has not written, where the
+  launcher looks: from 3.0 on that takes a missing one for a failure, Champion's if nothing is live, and every one that
+  was written to ``gs://`` directly.
 
 With ``gs://`` on Vertex AI, artifacts pass unchanged.
 (Launcher and driver: kubeflow/pipelines, backend/src/v2/component/launcher_v2.go and backend/src/v2/metadata.)
@@ -19,19 +22,21 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.signals import Stopped, end_on_signals
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
+_MOUNTED_PATHS = {"gs://": "/gcs/"}  # the launcher has these too, but TFX opens them itself
 _KFP_TYPES = "system."
 _ARTIFACTS = "components.model_report.component"  # our artifacts of kfp's types
 
 
-def to_local_path(uri: str) -> str:
+def to_local_path(uri: str, folders: dict[str, str] = _LOCAL_PATHS) -> str:
     """Returns the path at which Kubeflow's launcher has an object that TFX can't open; other URIs unchanged."""
-    for scheme, folder in _LOCAL_PATHS.items():
+    for scheme, folder in folders.items():
         if uri.startswith(scheme):
             return folder + uri.removeprefix(scheme)
     return uri
@@ -113,20 +118,33 @@ def keep_numbers(executor_output: dict[str, Any], executor_input: dict[str, Any]
     return changed
 
 
+def create_missing_outputs(executor_input: dict[str, Any]) -> None:
+    """Creates an empty folder for each output that is not where Kubeflow's launcher looks for it.
+
+    Args:
+        executor_input: ``ExecutorInput`` as JSON, with the launcher's URIs and without the log.
+    """
+    for artifact in _list_artifacts({"outputs": executor_input["outputs"]}):
+        path = Path(to_local_path(artifact["uri"], _LOCAL_PATHS | _MOUNTED_PATHS))
+        if not path.exists():
+            path.mkdir(parents=True)
+
+
 def main(arguments: list[str]) -> None:
     """Runs an executor.
 
     Args:
-        arguments: the arguments that TFX's compiler gives a container.
+        arguments: the arguments that TFX's compiler gives a container, and ``--cluster``.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    parser.add_argument("--cluster", required=True)
     options, beam_args = parser.parse_known_args(arguments)
-    invocation = json.loads(options.json_serialized_invocation_args)
+    invocation = drop_log(json.loads(options.json_serialized_invocation_args))
     spec = json.loads(options.json_serialized_inputs_spec_args)
-    executor_input = add_types(drop_log(replace_uris(invocation, to_local_path)), spec)
+    executor_input = add_types(replace_uris(invocation, to_local_path), spec)
 
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as tfx_entrypoint
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver
@@ -144,6 +162,8 @@ def main(arguments: list[str]) -> None:
     }
     outputs = replace_uris(outputs, lambda uri: remote.get(uri, uri))
     filesystem.write_whole(output_file, json.dumps(outputs).encode())
+    if options.cluster == "kubeflow":
+        create_missing_outputs(invocation)
 
 
 def _set_input(options: argparse.Namespace, executor_input: dict[str, Any]) -> argparse.Namespace:

@@ -38,6 +38,7 @@ _STATES: dict[str, State] = {
     "CANCELING": "running",
     "PAUSED": "pending",
     "SUCCEEDED": "succeeded",
+    "CACHED": "cached",  # which 3.0 says, and 2 does not
     "SKIPPED": "skipped",
     "FAILED": "failed",
     "CANCELED": "canceled",
@@ -73,7 +74,7 @@ def submit(package: Package, settings: KubeflowConfig, submission: Submission) -
 
     def poll() -> Progress:
         with api.explain_errors():
-            return _parse_progress(client.runs.run_service_get_run(run, _request_timeout=_TIMEOUT), package.tasks)
+            return _parse_progress(_get_run(client, run), package.tasks)
 
     logs = f"kubectl logs -n {namespace or 'kubeflow'} -l pipeline/runid={run} -c main --prefix --tail 50"
     return SubmittedRun(run, name, page and f"{page}/runs/details/{run}", logs, poll=poll)
@@ -280,23 +281,45 @@ def _filter_by_name(name: str) -> str:
     return json.dumps({"predicates": [predicate]})
 
 
-def _parse_progress(run: Any, tasks: dict[str, str]) -> Progress:
+def _get_run(client: kfp.Client, run: str) -> dict[str, Any]:
+    """Returns a run as the server describes it, with its tasks.
+
+    kfp's client knows neither the view, without which 3.0 leaves the tasks out, nor these. Earlier servers pass over
+    the view.
+    """
+    answer = client.runs.api_client.call_api(
+        "/apis/v2beta1/runs/{run_id}",
+        "GET",
+        path_params={"run_id": run},
+        query_params=[("view", "FULL")],
+        header_params={"Accept": "application/json"},
+        response_type="object",
+        auth_settings=["Bearer"],
+        _return_http_data_only=True,
+        _request_timeout=_TIMEOUT,
+    )
+    return dict(answer)
+
+
+def _parse_progress(run: dict[str, Any], tasks: dict[str, str]) -> Progress:
     """Picks the pipeline's tasks out of all that Kubeflow lists, such as drivers and pods."""
-    details = run.run_details.task_details if run.run_details else None
+    details = run.get("tasks") or (run.get("run_details") or {}).get("task_details") or []
     parsed: dict[str, Task] = {}
-    for detail in sorted(details or (), key=lambda detail: str(detail.start_time or detail.create_time)):
-        state = _STATES.get(detail.state, "pending")
-        name = tasks.get(detail.display_name)
+    for detail in sorted(details, key=lambda detail: str(detail.get("start_time") or detail.get("create_time"))):
+        state, shown = _STATES.get(detail.get("state", ""), "pending"), detail.get("display_name", "")
+        name = tasks.get(shown) or tasks.get(detail.get("name", ""))
         if not name and state == "failed":
-            name = tasks.get(detail.display_name.removesuffix("-driver"))
+            name = tasks.get(shown.removesuffix("-driver"))
         if name:
-            parsed[name] = Task(name, state, _measure_duration(detail), detail.error.message if detail.error else "")
-    error = run.error.message if run.error else ""
-    return Progress(_STATES.get(run.state, "pending"), tuple(parsed.values()), error)
+            error = detail.get("error") or detail.get("status_metadata") or {}
+            parsed[name] = Task(name, state, _measure_duration(detail), error.get("message", ""))
+    error = (run.get("error") or {}).get("message", "")
+    return Progress(_STATES.get(run.get("state", ""), "pending"), tuple(parsed.values()), error)
 
 
-def _measure_duration(task: Any) -> float | None:
+def _measure_duration(task: dict[str, Any]) -> float | None:
     """Returns how many seconds a task took; None while it runs, when its end is missing or in the year 1."""
-    if not task.start_time or not task.end_time or task.end_time < task.start_time:
+    if not task.get("start_time") or not task.get("end_time"):
         return None
-    return float((task.end_time - task.start_time).total_seconds())
+    start, end = (datetime.datetime.fromisoformat(task[key]) for key in ("start_time", "end_time"))
+    return (end - start).total_seconds() if end >= start else None

@@ -6,15 +6,19 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 import tensorflow as tf
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
 from tfx_bsl.tfxio import tf_example_record
 
-from components.champion.executor import find_live_model
+from components.champion.executor import Driver, choose_champion
 from components.evaluator.executor import _fix_batch_size, override_thresholds
 from components.trainer.executor import insert_settings
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
+from imagepipe.base.names import LIVE_MODELS
 from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.live import list_models
 from imagepipe.deploy.versions import list_version_folders
 from pipeline.config import EvaluationConfig
 from pipeline.eval_config import build_eval_config
@@ -80,15 +84,33 @@ def test_each_new_model_gets_a_later_version_and_the_live_one_is_not_pushed_twic
 def test_the_champion_is_the_newest_version_that_is_not_the_candidate(tmp_path):
     candidate = str(make_model(tmp_path / "candidate", b"c"))
     serving = tmp_path / "serving"
-    deploy = DeployConfig(path=str(serving))
-    assert find_live_model(deploy, candidate) == ""
+
+    def find_champion() -> str:
+        return choose_champion([model for model, _ in list_models(DeployConfig(path=str(serving)))], candidate)
+
+    assert find_champion() == ""
     make_model(serving / "9", b"nine")
     make_model(serving / "10", b"ten")
     make_model(serving / ".partial-11", b"half")
     make_model(serving / "notes", b"no version")
-    assert find_live_model(deploy, candidate) == str(serving / "10")
+    assert find_champion() == str(serving / "10")
     make_model(serving / "11", b"c")
-    assert find_live_model(deploy, candidate) == str(serving / "10")
+    make_model(serving / "12", b"c")
+    assert find_champion() == str(serving / "10")
+
+
+def test_on_a_cluster_the_champion_is_one_that_was_looked_up_even_if_another_is_live_by_now(tmp_path):
+    """Else it would be in the cluster's cache under the name of what was live a moment before."""
+    candidate = standard_artifacts.Model()
+    candidate.uri = str(tmp_path)
+    make_model(Path(path_utils.serving_model_path(candidate.uri)), b"c")
+    nine = make_model(tmp_path / "serving" / "9", b"nine")
+    deploy = DeployConfig(path=str(tmp_path / "serving"))
+    looked_up = json.dumps(list_models(deploy))
+    make_model(tmp_path / "serving" / "10", b"ten")
+    properties = {"deploy": deploy.model_dump_json()}
+    for found, champion in ((looked_up, str(nine)), ("[]", ""), (None, str(nine.with_name("10")))):
+        assert Driver.look_up(properties | {LIVE_MODELS: found}, {"model": [candidate]}) == champion
 
 
 def test_the_evaluator_reads_batches_of_one_size(tmp_path):

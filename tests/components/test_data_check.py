@@ -9,7 +9,6 @@ from PIL import Image
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.types import standard_artifacts
 
-from components.artifacts import TRAIN_STATISTICS
 from components.data_check import label_errors, near_duplicates
 from components.data_check.anomalies import describe_anomalies
 from components.data_check.columns import (
@@ -22,7 +21,7 @@ from components.data_check.columns import (
 from components.data_check.config import ValidationConfig
 from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.drift import judge_distances
-from components.data_check.driver import find_baseline
+from components.data_check.driver import choose_baseline
 from components.data_check.labels import MAX_LABELS, check_labels
 from components.data_check.split import Split
 from components.data_check.split_reader import read_split
@@ -31,8 +30,9 @@ from components.data_gate.component import DataGate
 from components.tfdv import tfdv
 from imagepipe.base.errors import DataError
 from imagepipe.base.features import Features
-from imagepipe.base.names import FINDINGS
+from imagepipe.base.names import FINDINGS, TRAIN_STATISTICS
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.live import list_statistics
 from tests.conftest import encode_image, make_digit_images, make_example
 
 
@@ -398,16 +398,18 @@ def test_a_class_or_value_in_the_configuration_that_the_data_lacks_stops_the_run
 
 
 def test_data_is_compared_with_the_live_models_training_data_but_not_with_itself(tmp_path):
-    deploy = DeployConfig(path=str(tmp_path))
-    assert find_baseline(deploy, b"now") == ""
-    for version, content in (("7", b"before"), ("8", b"now")):
+    def find_baseline(current: bytes) -> str:
+        return choose_baseline([file for file, _ in list_statistics(DeployConfig(path=str(tmp_path)))], current)
+
+    assert find_baseline(b"now") == ""
+    for version, content in (("7", b"before"), ("8", b"now"), ("9", b"now")):
         file = tmp_path / version / TRAIN_STATISTICS
         file.parent.mkdir(parents=True)
         file.write_bytes(content)
-    assert find_baseline(deploy, b"now") == str(tmp_path / "7" / TRAIN_STATISTICS)
-    assert find_baseline(deploy, b"tomorrow's") == str(tmp_path / "8" / TRAIN_STATISTICS)
-    (tmp_path / "9").mkdir()  # made elsewhere
-    assert find_baseline(deploy, b"now") == ""
+    assert find_baseline(b"now") == str(tmp_path / "7" / TRAIN_STATISTICS)
+    assert find_baseline(b"tomorrow's") == str(tmp_path / "9" / TRAIN_STATISTICS)
+    (tmp_path / "10").mkdir()  # made elsewhere
+    assert find_baseline(b"now") == ""
 
 
 def test_the_gate_names_every_error_and_lets_warnings_pass(tmp_path):

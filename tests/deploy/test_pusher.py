@@ -11,10 +11,11 @@ import pytest
 from tfx.types import standard_artifacts, standard_component_specs
 from tfx.utils import json_utils, path_utils
 
-from components.champion.executor import find_live_model
+from components.champion.executor import choose_champion
 from components.pusher.executor import DEPLOY, OUTCOME, VERSION, Executor
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.live import list_models
 from imagepipe.deploy.signing import copy_verified
 from tests.deploy.test_signing import write_keys
 from tests.standins.google import PROJECT, REGION, serve_api
@@ -171,10 +172,14 @@ def test_a_canary_that_was_ended_does_not_come_back_by_itself(config, push, brig
 def test_a_rolled_back_model_is_no_champion(config, push, brightness):
     push(brightness[0])
     push(brightness[2])
-    first = find_live_model(config, brightness[2])
+
+    def find_champion(candidate: str) -> str:
+        return choose_champion([model for model, _ in list_models(config)], candidate)
+
+    first = find_champion(brightness[2])
     targets.load_target(config).rollback(config)
-    assert find_live_model(config, brightness[2]) == first
-    assert find_live_model(config, brightness[0]) == ""
+    assert find_champion(brightness[2]) == first
+    assert find_champion(brightness[0]) == ""
 
 
 def test_a_version_is_signed_on_every_target_and_one_that_was_not_is_pushed_again(push, config, brightness, tmp_path):

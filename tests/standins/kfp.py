@@ -3,7 +3,7 @@
 It checks what it is sent against the API's own types: bodies against the models of ``kfp_server_api``, packages
 against ``PipelineSpec`` and ``PlatformSpec``, parameters against the package's declarations. A run advances by one step
 each time that it is read, and lists what the real server lists: the root, drivers, tasks and their pods, in no order,
-without errors of tasks (kubeflow/pipelines #14007).
+without errors of tasks (kubeflow/pipelines #14007). As version 3 it lists tasks only, and only on request.
 """
 
 import contextlib
@@ -42,6 +42,7 @@ class KubeflowPipelines:
         multi_user: whether users have namespaces; there is one, ``PROFILE``.
         failing: what fails, the driver or the task, by task.
         faults: ``(method, part of the path, status, message)``: refusals, one per request that matches.
+        is_version_3: whether its API is that of 3.0.
         login_page: whether it sends everybody to a login page, as an identity-aware proxy does.
         calls: methods and paths of the requests, in order.
     """
@@ -51,6 +52,7 @@ class KubeflowPipelines:
         self.token: str | None = None
         self.multi_user = False
         self.login_page = False
+        self.is_version_3 = False
         self.failing: dict[str, str] = {}
         self.faults: list[tuple[str, str, int, str]] = []
         self.calls: list[str] = []
@@ -99,7 +101,7 @@ class KubeflowPipelines:
             ("GET", "pipelines/([^/]+)/versions"): (self._list_versions, "V2beta1ListPipelineVersionsResponse"),
             ("POST", "pipelines/upload_version"): (self._upload_version, "V2beta1PipelineVersion"),
             ("POST", "runs"): (self._create_run, "V2beta1Run"),
-            ("GET", "runs/([^/]+)"): (self._get_run, "V2beta1Run"),
+            ("GET", "runs/([^/]+)"): (self._get_run, "object" if self.is_version_3 else "V2beta1Run"),
             ("GET", "recurringruns"): (self._list_recurring, "V2beta1ListRecurringRunsResponse"),
             ("POST", "recurringruns"): (self._create_recurring, "V2beta1RecurringRun"),
             ("DELETE", "recurringruns/([^/]+)"): (self._delete_recurring, "object"),
@@ -204,8 +206,11 @@ class KubeflowPipelines:
         step = self.steps[run]
         self.steps[run] += 1
         spec = self.packages[self.runs[run]["pipeline_version_reference"]["pipeline_version_id"]]
-        tasks, state = self._list_nodes(spec, step)
-        return self.runs[run] | {"state": state, "run_details": {"task_details": tasks}}
+        nodes, state = self._list_nodes(spec, step)
+        if self.is_version_3:
+            tasks = [_describe_task(node) for node in nodes if node["display_name"] in spec.root.dag.tasks]
+            return self.runs[run] | {"state": state} | ({"tasks": tasks} if query.get("view") == "FULL" else {})
+        return self.runs[run] | {"state": state, "run_details": {"task_details": nodes}}
 
     def _list_nodes(self, spec: ir.PipelineSpec, now: int) -> tuple[list[dict[str, Any]], str]:
         """Returns the nodes of a run at a step, and its state. A task takes one step, after its driver's one."""
@@ -310,6 +315,12 @@ def _node(name: str, start: int | None, end: int | None, now: int, failed: bool 
         "end_time": _format_time(end) if over and end is not None else _NEVER,
         "state": state,
     }
+
+
+def _describe_task(node: dict[str, Any]) -> dict[str, Any]:
+    """Returns a task as 3.0 does: with the reason of a failure."""
+    failed = node["state"] == "FAILED"
+    return node | {"name": node["display_name"]} | ({"status_metadata": {"message": "OOMKilled"}} if failed else {})
 
 
 def _format_time(step: int) -> str:

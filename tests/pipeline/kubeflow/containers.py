@@ -6,6 +6,7 @@ the command line, and runs the module that it names as ``__main__``.)
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import runpy
@@ -60,21 +61,18 @@ class Containers:
 
 
 @contextlib.contextmanager
-def replace_docker(folder: Path, launcher: Launcher) -> Iterator[Containers]:
-    """Lets ``kfp.local`` start its containers here.
+def replace_docker(launch: Callable[[list[str]], int]) -> Iterator[None]:
+    """Lets ``kfp.local`` start its containers here, and take results from its cache as Kubeflow does.
 
     Args:
-        folder: folder for logs.
-        launcher: called with a container's command and a function that runs a command; returns its exit status.
+        launch: called with a container's command; returns its exit status.
     """
     import docker
     import pytest
-    from kfp.local import docker_task_handler
-
-    containers = Containers(folder)
+    from kfp.local import cache, docker_task_handler
 
     def run_docker_container(client: Any, image: str, command: list[str], volumes: Any, **rest: Any) -> int:
-        return launcher(command, containers.run)
+        return launch(command)
 
     class NoEngine:
         def info(self) -> dict[str, Any]:
@@ -86,10 +84,31 @@ def replace_docker(folder: Path, launcher: Launcher) -> Iterator[Containers]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(docker, "from_env", NoEngine)
         patch.setattr(docker_task_handler, "run_docker_container", run_docker_container)
-        try:
-            yield containers
-        finally:
-            containers.close()
+        patch.setattr(cache.LocalCache, "compute_key", compute_kubeflows_key)
+        patch.setattr(cache, "_is_remote_uri", lambda uri: True)  # Kubeflow doesn't look whether it is still there
+        yield
+
+
+def compute_kubeflows_key(
+    cache: Any,
+    component_name: str,
+    image: str,
+    full_command: list[str],
+    arguments: dict[str, Any],
+    env_vars: dict[str, str],
+    custom_cache_key: str | None,
+) -> str:
+    """Returns the key of a task in Kubeflow's cache.
+
+    It has the ids of input artifacts (here each has a URI of its own), the values of parameters, image, command and
+    environment; and what outputs are declared, which here follows from the command. Not the content of artifacts, and
+    not the tasks that it waits for. (kubeflow/pipelines, backend/src/v2/cacheutils/cache.go)
+    """
+    from kfp import dsl
+
+    assert custom_cache_key is None, "which only later versions know"
+    inputs = {name: value.uri if isinstance(value, dsl.Artifact) else value for name, value in arguments.items()}
+    return hashlib.sha256(json.dumps([inputs, image, full_command, env_vars], sort_keys=True).encode()).hexdigest()
 
 
 def launch_unchanged(command: list[str], run: Callable[[list[str]], int]) -> int:
@@ -112,6 +131,8 @@ def create_launcher(root: Path, disk: Path) -> Launcher:
         return disk / BUCKET / Path(path).relative_to(root)
 
     def launch(command: list[str], run: Callable[[list[str]], int]) -> int:
+        if "--json_serialized_invocation_args" not in command:  # it has no artifacts
+            return run(command)
         place = command.index("--json_serialized_invocation_args") + 1
         invocation = json.loads(command[place])
         inputs = _list_artifacts(invocation["inputs"])
@@ -131,6 +152,9 @@ def create_launcher(root: Path, disk: Path) -> Launcher:
             artifact["uri"] = uri(artifact["uri"])
         status = run([*command[:place], json.dumps(invocation), *command[place + 1 :]])
         if status == 0:
+            *declared, logs = [disk / BUCKET / artifact["uri"].removeprefix(f"minio://{BUCKET}/") for artifact in outputs]
+            assert all(map(Path.exists, declared)), declared  # from 3.0 on, what is missing is an error
+            assert not logs.exists()  # it is the launcher's to write
             _upload(root, disk, Path(invocation["outputs"]["outputFile"]))
         shutil.rmtree(disk / BUCKET)
         return status

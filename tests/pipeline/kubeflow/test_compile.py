@@ -1,6 +1,7 @@
 """The compiled pipeline: KFP's IR and the settings of Kubernetes, and what is refused."""
 
 import json
+from collections import Counter
 
 import pytest
 import yaml
@@ -70,11 +71,10 @@ def test_the_same_configuration_gives_the_same_text(config, compiled):
 
 def test_there_is_no_node_that_open_source_kubeflow_can_not_run(documents):
     executors = documents[0]["deploymentSpec"]["executors"]
-    assert len(executors) == 14
+    assert len(executors) == 16
     assert all(set(executor) == {"container"} for executor in executors.values())
-    assert all(
-        c["command"] == ["python", "-m", "pipeline.kubeflow.entrypoint"] for c in containers(documents[0]).values()
-    )
+    modules = Counter(c["command"][2] for c in containers(documents[0]).values())
+    assert modules == {"pipeline.kubeflow.entrypoint": 14, "pipeline.kubeflow.look": 2}
     assert not any("lifecycle" in c for c in containers(documents[0]).values())
 
 
@@ -153,10 +153,28 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
         return {name for name, task in spec["root"]["dag"]["tasks"].items() if "cachingOptions" in task}
 
     tasks = set(documents[0]["root"]["dag"]["tasks"])
-    assert tasks - cached(documents[0]) == {"import-example-gen", "data-check", "champion", "pusher"}
-    vertex = config(*VERTEX)
-    assert tasks - cached(yaml.safe_load(check_and_compile(vertex, "vertex"))) == {"data-check", "champion", "pusher"}
+    assert tasks - cached(documents[0]) == {"data-lookup", "target-lookup", "pusher"}
+    vertex = yaml.safe_load(check_and_compile(config(*VERTEX), "vertex"))
+    assert set(vertex["root"]["dag"]["tasks"]) - cached(vertex) == {"target-lookup", "pusher"}
     assert cached(yaml.safe_load_all(check_and_compile(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
+
+
+def test_what_the_cache_can_not_see_is_looked_up_for_those_who_depend_on_it(config, tmp_path, documents):
+    def list_takers(spec):
+        tasks = spec["root"]["dag"]["tasks"]
+        inputs = [(name, p) for name, t in tasks.items() for p in t["inputs"].get("parameters", {}).items()]
+        return {(name, key) for name, (key, value) in inputs if "taskOutputParameter" in value}
+
+    live = {("champion", "live_models"), ("data-check", "live_statistics")}
+    assert list_takers(documents[0]) == {("import-example-gen", "data_hash"), *live}
+    weights = write_weights(tmp_path / "mobilenet.h5", "mobilenet_v2")
+    files = ("data.curated_schema=schema.pbtxt", f"trainer.weights={weights}", "trainer.backbone=mobilenet_v2")
+    spec = next(yaml.safe_load_all(check_and_compile(config(*files), "kubeflow")))
+    taken = list_takers(spec) - list_takers(documents[0])
+    assert taken == {("import-schema-gen", "schema_hash"), ("features", "weights_hash"), ("trainer", "weights_hash")}
+    vertex = config(*VERTEX, "data.curated_schema=gs://bucket/schema.pbtxt")
+    spec = yaml.safe_load(check_and_compile(vertex, "vertex"))
+    assert list_takers(spec) == {("import-schema-gen", "schema_hash"), *live}
 
 
 def test_not_this_machine_but_the_image_stands_for_the_code(config, compiled, documents, monkeypatch):
@@ -234,6 +252,11 @@ def test_each_task_takes_what_its_component_declares(documents):
             producer = spec.root.dag.tasks[artifact.task_output_artifact.producer_task]
             produced = spec.components[producer.component_ref.name].output_definitions.artifacts
             assert artifact.task_output_artifact.output_artifact_key in produced
+        for parameter in task.inputs.parameters.values():
+            if parameter.HasField("task_output_parameter"):
+                producer = spec.root.dag.tasks[parameter.task_output_parameter.producer_task]
+                produced = spec.components[producer.component_ref.name].output_definitions.parameters
+                assert parameter.task_output_parameter.output_parameter_key in produced
 
 
 @pytest.mark.parametrize(

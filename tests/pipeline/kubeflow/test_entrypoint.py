@@ -5,6 +5,7 @@ from tfx.utils import import_utils
 from pipeline.kubeflow.entrypoint import (
     add_driver_metadata,
     add_types,
+    create_missing_outputs,
     drop_log,
     drop_nulls,
     keep_numbers,
@@ -80,6 +81,20 @@ def test_the_log_that_kubeflow_adds_to_each_task_is_no_output_of_a_component():
     log = outputs(**{"model": "x.Model", "executor-logs": "system.Artifact"}) | {"inputs": {}}
     assert drop_log(log) == expected
     assert drop_log({"inputs": {}}) == {"inputs": {}}
+
+
+@pytest.mark.parametrize("scheme", ["gs", "minio", "s3"])
+def test_each_output_is_where_the_launcher_looks_even_if_the_executor_wrote_none(scheme, tmp_path, monkeypatch):
+    folders = {f"{name}://": f"{tmp_path}/{name}/" for name in ("minio", "s3")}
+    monkeypatch.setattr("pipeline.kubeflow.entrypoint._LOCAL_PATHS", folders)
+    monkeypatch.setattr("pipeline.kubeflow.entrypoint._MOUNTED_PATHS", {"gs://": f"{tmp_path}/gs/"})
+    bucket = tmp_path / scheme / "bucket"
+    bucket.mkdir(parents=True)
+    (bucket / "report").write_text("<html>")
+    artifacts = {key: {"artifacts": [{"uri": f"{scheme}://bucket/{key}"}]} for key in ("report", "champion")}
+    create_missing_outputs({"outputs": {"artifacts": artifacts, "outputFile": "out.json"}})
+    assert (bucket / "report").read_text() == "<html>"
+    assert list((bucket / "champion").iterdir()) == []
 
 
 def test_metrics_are_left_with_their_figures_and_other_artifacts_with_all_that_they_have():

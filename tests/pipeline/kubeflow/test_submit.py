@@ -125,6 +125,15 @@ def test_a_run_that_fails_says_which_task_and_where_its_log_is(kfp, submit, why)
     assert tasks == {"step": "succeeded", "step-2": "failed", "step-3": "skipped"}
 
 
+def test_version_3_shows_its_tasks_and_why_one_failed(kfp, submit):
+    kfp.is_version_3 = True
+    _, lines = submit("--wait")
+    assert "step: running step: succeeded, 60 s step-2: running step-2: succeeded, 60 s step-3: running" in lines
+    kfp.failing["step-2"] = "the task"
+    _, lines = submit("--wait", status=1)
+    assert "the run failed: step-2 failed: OOMKilled" in lines
+
+
 def test_a_server_that_is_away_for_a_moment_ends_no_wait(kfp, submit):
     kfp.faults = [("GET", "/runs/", 503, "upstream connect error")] * 3
     _, lines = submit("--wait")

@@ -1,0 +1,134 @@
+"""What runs again on Kubeflow: compiled runs through its cache's real key, with something else in place of executors."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import components, local
+from tfx.utils import path_utils
+
+from imagepipe.base.names import TRAIN_STATISTICS
+from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.pushing import push_model
+from pipeline.config_file import read_config
+from pipeline.kubeflow import look
+from pipeline.kubeflow.compilation_check import check_and_compile
+from tests.pipeline.kubeflow import containers
+
+CONFIG = """\
+name: digits
+data: {path: dataset}
+trainer: {weights: none}
+deploy: {path: serving}
+kubeflow: {image: example/imagepipe}
+"""
+
+LOOKS = {"data-lookup", "target-lookup"}
+NIGHTLY = {*LOOKS, "pusher"}  # which ask what has changed
+COMPARING = {*NIGHTLY, "data-check", "data-gate", "champion", "predictions", "evaluator", "model-report"}
+AFTER_TRAINING = {"trainer", "champion", "predictions", "evaluator", "serving-check", "model-report"}
+
+
+class Cluster:
+    """Runs a compiled pipeline. Tasks that look do so; the Trainer writes a model, and Pusher pushes it.
+
+    Attributes:
+        compiled: the compiled pipeline.
+    """
+
+    def __init__(self, root: Path, compiled: str):
+        self.compiled = compiled
+        self._root = root
+        self._numbers = itertools.count()
+        self._ran: set[str] = set()
+        executors = next(yaml.safe_load_all(compiled))["deploymentSpec"]["executors"]
+        self._names = {e["container"]["args"][1]: name.removeprefix("exec-") for name, e in executors.items()}
+
+    def run(self, **parameters) -> set[str]:
+        """Returns the tasks that were not taken from the cache."""
+        self._ran = set()
+        file = self._root / "compiled.yaml"
+        file.write_text(self.compiled)
+        with containers.replace_docker(self._launch):
+            root = str(self._root / f"run-{next(self._numbers)}")
+            cache = str(self._root / "cache")
+            local.init(local.DockerRunner(), pipeline_root=root, enable_caching=True, cache_root=cache)
+            components.load_component_from_file(str(file))(**parameters)
+        return self._ran
+
+    def _launch(self, command: list[str]) -> int:
+        if command[2] == "pipeline.kubeflow.look":
+            self._ran.add(f"{command[3]}-lookup")
+            look.main(command[3:])
+            return 0
+        task = self._names[command[4]]
+        self._ran.add(task)
+        invocation = json.loads(command[command.index("--json_serialized_invocation_args") + 1])
+        outputs = invocation["outputs"].get("artifacts", {})
+        if task == "trainer":
+            self._write_model(Path(path_utils.serving_model_path(outputs["model"]["artifacts"][0]["uri"])))
+        if task == "pusher":
+            model = path_utils.serving_model_path(invocation["inputs"]["artifacts"]["model"]["artifacts"][0]["uri"])
+            push_model(model, DeployConfig(path=str(self._root / "serving"), name="digits"))
+        written = {
+            key: {"artifacts": [{"uri": entry["artifacts"][0]["uri"], "metadata": {}}]}
+            for key, entry in outputs.items()
+        }
+        output_file = Path(invocation["outputs"]["outputFile"])
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        output_file.write_text(json.dumps({"artifacts": written}))
+        return 0
+
+    def _write_model(self, folder: Path) -> None:
+        number = str(next(self._numbers))
+        for name in ("saved_model.pb", "fingerprint.pb", TRAIN_STATISTICS):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(number)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("cache")
+    (root / "pipeline.yaml").write_text(CONFIG)
+    return root, check_and_compile(read_config(root / "pipeline.yaml"), "kubeflow")
+
+
+@pytest.fixture
+def cluster(compiled, tmp_path) -> Cluster:
+    """A cluster that has run the pipeline three times, on unchanged data."""
+    root, text = compiled
+    for split in ("train", "eval"):
+        (tmp_path / "dataset" / split).mkdir(parents=True)
+        (tmp_path / "dataset" / split / "0.tfrecord").write_bytes(b"first")
+    cluster = Cluster(tmp_path, text.replace(str(root), str(tmp_path)))
+    assert len(cluster.run()) == 16
+    assert cluster.run() == COMPARING  # with the version that the first has pushed
+    assert cluster.run() == NIGHTLY
+    return cluster
+
+
+def test_new_data_is_trained_on(cluster, tmp_path):
+    (tmp_path / "dataset" / "train" / "1.tfrecord").write_bytes(b"second")
+    assert len(cluster.run()) == 16
+    assert cluster.run() == COMPARING
+    assert cluster.run() == NIGHTLY
+
+
+def test_after_a_change_of_what_is_live_models_are_compared_and_nothing_is_trained(cluster, tmp_path):
+    (version,) = (tmp_path / "serving").iterdir()
+    other = shutil.copytree(version, version.with_name(str(int(version.name) + 9)))
+    for name in ("fingerprint.pb", TRAIN_STATISTICS):
+        (other / name).write_text("from elsewhere")
+    assert cluster.run() == COMPARING
+    assert cluster.run() == NIGHTLY
+    (other / "fingerprint.pb").write_text("of the same name")
+    assert cluster.run() == COMPARING - {"data-check", "data-gate"}
+
+
+def test_a_new_image_runs_everything_and_another_parameter_what_takes_it(cluster):
+    assert cluster.run(epochs=2) == {*NIGHTLY, *AFTER_TRAINING}
+    cluster.compiled = cluster.compiled.replace("example/imagepipe", "example/imagepipe:2")
+    assert len(cluster.run()) == 16

@@ -1,0 +1,47 @@
+"""What the tasks find that look at what a cluster's cache can't see."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from imagepipe.base.errors import DataError
+from imagepipe.ingest.command import ingest
+from pipeline.kubeflow import look
+from pipeline.source import Source
+
+PATTERNS = {"train": "train/*.tfrecord*", "eval": "eval/*.tfrecord*"}
+
+
+def test_a_copy_of_a_dataset_is_the_same_data_and_one_with_another_file_is_not(digits_folder, tmp_path):
+    dataset = tmp_path / "data[1]"
+    ingest(digits_folder, dataset, workers=1)
+    found = look.hash_data(Source(str(dataset).replace("[", "[[]"), PATTERNS))
+    copy = shutil.copytree(dataset, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert look.hash_data(Source(str(copy), PATTERNS)) == found
+    (copy / "eval" / "more.tfrecord").write_bytes(b"")
+    assert look.hash_data(Source(str(copy), PATTERNS)) != found
+
+
+def test_of_files_made_elsewhere_it_is_names_sizes_and_times(tmp_path):
+    file = tmp_path / "a.tfrecord"
+    file.write_bytes(b"1")
+    source = Source(str(tmp_path), {}, "*.tfrecord", is_foreign=True)
+    found = [look.hash_data(source)]
+    file.write_bytes(b"22")
+    found.append(look.hash_data(source))
+    os.utime(file, (0, 0))
+    found.append(look.hash_data(source))
+    assert len(set(found)) == 3
+
+
+def test_a_split_without_files_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no file matches .*/train/\*\.tfrecord"):
+        look.hash_data(Source(str(tmp_path), PATTERNS))
+
+
+def test_it_is_quick_as_it_needs_no_tensorflow(tmp_path):
+    code = "import sys; from pipeline.kubeflow import look; print({'tensorflow', 'tfx', 'kfp'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
