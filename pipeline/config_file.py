@@ -47,13 +47,28 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values such as 'name: flowers'")
+    return parse_config(values, overrides, str(path), path.parent)
+
+
+def parse_config(values: dict[str, Any], overrides: Sequence[str], source: str, root: Path) -> Config:
+    """Makes a configuration of a file's values, see ``read_config``.
+
+    Args:
+        values: the values by key; changed in place.
+        overrides: see ``read_config``.
+        source: where the values come from, for messages.
+        root: the folder that relative paths are taken from.
+
+    Raises:
+        ConfigError: if an override can't be read, or a value can't be.
+    """
     for override in overrides:
         _apply_override(values, override)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join([f"{path}:", *(f"  {_describe_error(e)}" for e in error.errors())])) from error
-    return make_paths_absolute(config, path.parent)
+        raise ConfigError("\n".join([f"{source}:", *(f"  {_describe_error(e)}" for e in error.errors())])) from error
+    return make_paths_absolute(config, root)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

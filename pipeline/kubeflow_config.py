@@ -21,13 +21,6 @@ class GPUConfig(Section):
     count: Annotated[int, Field(ge=1)] = Field(1, description="Number of GPUs.")
 
 
-class ResourcesConfig(Section):
-    """The resources of a component in Kubernetes's units, as request and limit."""
-
-    cpu: Quantity = Field("2", description="CPUs, such as 4 or 500m.")
-    memory: Quantity = Field("8Gi", description="Memory, such as 16Gi.")
-
-
 class TolerationConfig(Section):
     """A taint of nodes that the components tolerate, as Kubernetes describes it."""
 
@@ -41,6 +34,28 @@ class TolerationConfig(Section):
     )
     seconds: int | None = Field(
         None, description="With effect: NoExecute, seconds that a component stays on the node; by default for good."
+    )
+
+
+class ResourcesConfig(Section):
+    """What a component runs with. A key that is not given is taken from the component ``default``."""
+
+    cpu: Quantity = Field("2", description="CPUs in Kubernetes's units, as request and limit, such as 4 or 500m.")
+    memory: Quantity = Field("8Gi", description="Memory in Kubernetes's units, as request and limit, such as 16Gi.")
+    gpu: GPUConfig | None = Field(
+        None, description="GPUs; by default kubeflow.gpu for Features, Trainer and Tuner, none for others."
+    )
+    node_selector: dict[Name, str] | None = Field(
+        None, description="Labels that a node must have to run it; by default kubeflow.node_selector."
+    )
+    tolerations: tuple[TolerationConfig, ...] | None = Field(
+        None, description="Taints of nodes that it tolerates; by default kubeflow.tolerations."
+    )
+    retries: Annotated[int, Field(ge=0, le=10)] | None = Field(
+        None,
+        description="How many times it is run again if it fails, after 30 seconds, then after twice as long each "
+        "time; by default 2 for DataLookup, TargetLookup, Champion and Pusher, which ask others, and 0 for what costs "
+        "more or refuses data.",
     )
 
 
@@ -86,13 +101,20 @@ class KubeflowConfig(Section):
     cache: bool = Field(True, description="Whether unchanged results are taken from earlier runs.")
     gpu: GPUConfig | None = Field(None, description="GPUs of Features, Trainer and Tuner; by default none.")
     resources: dict[Name, ResourcesConfig] = Field(
-        {}, description="Resources by component (Trainer, Evaluator, …), or default for all others."
+        {},
+        description="Resources, nodes and retries by component (Trainer, Evaluator, …), or default for all others. On "
+        "Vertex AI nodes have no effect.",
     )
-    node_selector: dict[Name, str] = Field({}, description="Labels that a node must have to run a component.")
-    tolerations: tuple[TolerationConfig, ...] = Field((), description="Taints of nodes that the components tolerate.")
+    node_selector: dict[Name, str] = Field({}, description="Labels that a node must have to run any component.")
+    tolerations: tuple[TolerationConfig, ...] = Field(
+        (), description="Taints of nodes that all components tolerate; of some only: kubeflow.resources."
+    )
     volumes: tuple[VolumeConfig, ...] = Field((), description="Volumes that are mounted in the components.")
     secrets: tuple[SecretConfig, ...] = Field(
         (), description="Secrets that the components have as environment variables."
+    )
+    pull_secrets: tuple[Name, ...] = Field(
+        (), description="Names of Kubernetes Secrets by which the image is pulled from a private registry."
     )
     host: str | None = Field(
         None, description="Address of the Kubeflow Pipelines API; by default the one inside the cluster."

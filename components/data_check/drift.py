@@ -26,7 +26,8 @@ def check_drift(
 
     Args:
         statistics: statistics of the training split.
-        baseline: file with the statistics that the live model was trained on, see ``driver.choose_baseline``; '' if none.
+        baseline: file with the statistics that the live model was trained on, see ``driver.choose_baseline``; '' if
+            there is none.
         schema: its thresholds override the configuration's.
         config: the ``data.validation`` section.
     """

@@ -43,7 +43,7 @@ TRAIN_STATISTICS = "assets.extra/train_statistics.pb"
 """File in a SavedModel: the statistics of the split that it was trained on. TensorFlow ignores that folder."""
 
 LIVE_MODELS, LIVE_STATISTICS = "live_models", "live_statistics"
-"""What a compiled pipeline looks up at the deploy target, ``imagepipe.deploy.live``: parameters of Champion and DataCheck."""
+"""Parameters of Champion and DataCheck in a compiled pipeline: what ``imagepipe.deploy.live`` finds at the target."""
 
 SUMMARY = "summary.json"
 """File of a run's folder: status, metrics, model and data of the run."""

@@ -47,8 +47,12 @@ def submit(
         Path, typer.Argument(metavar="[FILE]", help="The configuration, or a file that `imagepipe compile` wrote.")
     ] = Path("pipeline.yaml"),
     config: Annotated[
-        Path, typer.Option(help="The configuration file, for its section kubeflow, if FILE is compiled.")
-    ] = Path("pipeline.yaml"),
+        Path | None,
+        typer.Option(
+            help="The configuration file, for its section kubeflow, if FILE is compiled; by default pipeline.yaml, if "
+            "there is one."
+        ),
+    ] = None,
     target: ClusterOption = "kubeflow",
     host: Annotated[
         str | None,

@@ -3,30 +3,25 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 from google.protobuf import json_format
 from kfp.compiler import pipeline_spec_builder
-from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
-from kubernetes.utils.quantity import parse_quantity
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.dag import NEVER_CACHED, create_pipeline
+from pipeline.kubeflow.component_settings import build_platform, build_resources, build_retry_policy, find_settings
 from pipeline.kubeflow.lookups import add_lookups, list_lookups
 from pipeline.kubeflow.submission import Cluster
-from pipeline.kubeflow_config import KubeflowConfig, ResourcesConfig
 from pipeline.source import Source
 
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
-_ON_GPU = ("Features", "Trainer", "Tuner")
 _STATE = "/tmp/imagepipe"  # noqa: S108 (in a container of its own)
-
-_ResourceSpec: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
 
 
 def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
@@ -80,7 +75,10 @@ def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
     add_lookups(compiled, lookups, str(settings.image))
     for name, task in compiled["root"]["dag"]["tasks"].items():
         component, container = task["taskInfo"]["name"], executors[f"exec-{name}"]["container"]
-        container["resources"] = json_format.MessageToDict(_build_resources(settings, component))
+        resources = find_settings(settings, component)
+        container["resources"] = build_resources(resources)
+        if resources.retries:
+            task["retryPolicy"] = build_retry_policy(resources.retries)
         if component in NEVER_CACHED:
             task.pop("cachingOptions", None)
         if cluster == "kubeflow":
@@ -93,7 +91,10 @@ def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
     spec = json_format.ParseDict(compiled, ir.PipelineSpec())
     spec.pipeline_info.description = settings.description
     spec.default_pipeline_root = settings.pipeline_root or ""
-    platform = _build_platform(settings, sorted(executors)) if cluster == "kubeflow" else ir.PlatformSpec()
+    platform = ir.PlatformSpec()
+    if cluster == "kubeflow":
+        named = {f"exec-{name}": task["taskInfo"]["name"] for name, task in compiled["root"]["dag"]["tasks"].items()}
+        platform = build_platform(settings, named)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         pipeline_spec_builder.write_pipeline_spec_to_file(spec, spec.pipeline_info.description, platform, str(file))
@@ -137,67 +138,3 @@ def _convert_type(artifact_type: dict[str, Any]) -> dict[str, Any]:
     """
     title = yaml.safe_load(artifact_type["instanceSchema"])["title"]
     return {"schemaTitle": title, "schemaVersion": "0.0.1"} if title.startswith("system.") else artifact_type
-
-
-def _build_resources(settings: KubeflowConfig, component: str) -> _ResourceSpec:
-    """Returns the resources of a component; also as numbers in the old fields, as Vertex AI reads those."""
-    resources = settings.resources.get(component, settings.resources.get("default", ResourcesConfig()))
-    cpu, memory = float(parse_quantity(resources.cpu)), float(parse_quantity(resources.memory)) / 1e9
-    spec = _ResourceSpec(
-        cpu_limit=cpu,
-        cpu_request=cpu,
-        memory_limit=memory,
-        memory_request=memory,
-        resource_cpu_limit=resources.cpu,
-        resource_cpu_request=resources.cpu,
-        resource_memory_limit=resources.memory,
-        resource_memory_request=resources.memory,
-    )
-    if settings.gpu and component in _ON_GPU:
-        type_, count = settings.gpu.type, settings.gpu.count
-        spec.accelerator.CopyFrom(
-            _ResourceSpec.AcceleratorConfig(type=type_, count=count, resource_type=type_, resource_count=str(count))
-        )
-    return spec
-
-
-def _build_platform(settings: KubeflowConfig, executors: list[str]) -> ir.PlatformSpec:
-    """Returns the settings of Kubernetes for all components, as kfp-kubernetes's messages; empty if there are none."""
-    config = kubernetes.KubernetesExecutorConfig(
-        tolerations=[
-            kubernetes.Toleration(toleration_seconds=toleration.seconds, **toleration.model_dump(exclude={"seconds"}))
-            for toleration in settings.tolerations
-        ],
-        pvc_mount=[
-            kubernetes.PvcMount(
-                constant=volume.claim, pvc_name_parameter=_build_constant(volume.claim), mount_path=volume.path
-            )
-            for volume in settings.volumes
-        ],
-        secret_as_env=[
-            kubernetes.SecretAsEnv(
-                secret_name=secret.name,
-                secret_name_parameter=_build_constant(secret.name),
-                key_to_env=[
-                    kubernetes.SecretAsEnv.SecretKeyToEnvMap(secret_key=key, env_var=variable)
-                    for variable, key in secret.env.items()
-                ],
-            )
-            for secret in settings.secrets
-        ],
-    )
-    if settings.node_selector:
-        config.node_selector.labels.update(settings.node_selector)
-    if settings.labels:
-        config.pod_metadata.labels.update(settings.labels)
-    if not config.ByteSize():
-        return ir.PlatformSpec()
-    by_executor = dict.fromkeys(executors, json_format.MessageToDict(config))
-    platforms = {"kubernetes": {"deploymentSpec": {"executors": by_executor}}}
-    return json_format.ParseDict({"platforms": platforms}, ir.PlatformSpec())
-
-
-def _build_constant(value: str) -> ir.TaskInputsSpec.InputParameterSpec:
-    parameter = ir.TaskInputsSpec.InputParameterSpec()
-    parameter.runtime_value.constant.string_value = value
-    return parameter

@@ -62,7 +62,9 @@ def list_lookups(config: Config, source: Source, deploy: DeployConfig, cluster: 
     if weights:
         takers[WEIGHTS] = ("Features", "Tuner", "Trainer")
     data_path = ["--data_path", "{{$.inputs.parameters['data_path']}}"]
-    data = Lookup("data-lookup", "DataLookup", ["data", "--settings", json.dumps(files), *data_path], takers, ("data_path",))
+    data = Lookup(
+        "data-lookup", "DataLookup", ["data", "--settings", json.dumps(files), *data_path], takers, ("data_path",)
+    )
     settings = json.dumps(deploy.model_dump(mode="json", exclude={"sign"}))
     target = Lookup(
         "target-lookup",

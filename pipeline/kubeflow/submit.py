@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imagepipe.base.errors import ConfigError
-from pipeline.config_file import read_config
+from pipeline.config_file import parse_config, read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow.package import Package, find_package, parse_package
 from pipeline.kubeflow.submission import Cluster, Submission, SubmittedRun
@@ -12,15 +12,18 @@ from pipeline.kubeflow_config import KubeflowConfig
 # Keys of the section kubeflow that still have an effect once a pipeline is compiled.
 _AT_SUBMISSION = ("host", "namespace", "experiment", "pipeline_root", "labels", "vertex")
 
+_CONFIG = Path("pipeline.yaml")
+
 
 def prepare_package(
-    file: Path, config: Path, cluster: Cluster, overrides: tuple[str, ...]
+    file: Path, config: Path | None, cluster: Cluster, overrides: tuple[str, ...]
 ) -> tuple[Package, KubeflowConfig]:
     """Reads or compiles the pipeline that is to be submitted, and reads where it goes.
 
     Args:
         file: a configuration, which is compiled, or a compiled pipeline.
-        config: with a compiled pipeline, the configuration, for its section ``kubeflow``.
+        config: with a compiled pipeline, the configuration, for its section ``kubeflow``. By default ``pipeline.yaml``
+            in the current folder, if there is one; else all of it is in the overrides.
         cluster: what is to run it.
         overrides: overrides of the configuration, see ``pipeline.config_file.read_config``.
 
@@ -32,9 +35,16 @@ def prepare_package(
             section, _, key = override.partition("=")[0].partition(".")
             if section != "kubeflow" or key.partition(".")[0] not in _AT_SUBMISSION:
                 raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
-        return package, read_config(config, overrides).kubeflow
+        return package, _read_settings(config, overrides)
     settings = read_config(file, overrides)
     return parse_package(check_and_compile(settings, cluster), str(file)), settings.kubeflow
+
+
+def _read_settings(config: Path | None, overrides: tuple[str, ...]) -> KubeflowConfig:
+    if config or _CONFIG.exists():
+        return read_config(config or _CONFIG, overrides).kubeflow
+    needed = {"name": "compiled", "data": {"path": "compiled"}}  # to be a configuration, and of no effect here
+    return parse_config(needed, overrides, "--set", Path.cwd()).kubeflow
 
 
 def submit(package: Package, settings: KubeflowConfig, cluster: Cluster, submission: Submission) -> SubmittedRun:

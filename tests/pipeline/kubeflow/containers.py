@@ -152,7 +152,9 @@ def create_launcher(root: Path, disk: Path) -> Launcher:
             artifact["uri"] = uri(artifact["uri"])
         status = run([*command[:place], json.dumps(invocation), *command[place + 1 :]])
         if status == 0:
-            *declared, logs = [disk / BUCKET / artifact["uri"].removeprefix(f"minio://{BUCKET}/") for artifact in outputs]
+            *declared, logs = [
+                disk / BUCKET / artifact["uri"].removeprefix(f"minio://{BUCKET}/") for artifact in outputs
+            ]
             assert all(map(Path.exists, declared)), declared  # from 3.0 on, what is missing is an error
             assert not logs.exists()  # it is the launcher's to write
             _upload(root, disk, Path(invocation["outputs"]["outputFile"]))

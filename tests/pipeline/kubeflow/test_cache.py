@@ -1,4 +1,4 @@
-"""What runs again on Kubeflow: compiled runs through its cache's real key, with something else in place of executors."""
+"""What runs again on Kubeflow: compiled runs through its cache's real key, without the executors that cost much."""
 
 import itertools
 import json

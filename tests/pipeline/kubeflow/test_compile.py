@@ -30,6 +30,7 @@ kubeflow:
   labels: {team: vision}
 """
 
+TOLERATION = {"key": "gpu", "operator": "Equal"}
 VERTEX = ("kubeflow.pipeline_root=gs://bucket/runs", "data.path=gs://bucket/data", "deploy.path=gs://bucket/serving")
 
 
@@ -212,6 +213,39 @@ def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):
     assert (volume["constant"], volume["mountPath"]) == ("data", "/data")
     (secret,) = trainer["secretAsEnv"]
     assert (secret["secretName"], secret["keyToEnv"]) == ("store", [{"secretKey": "key", "envVar": "STORE_KEY"}])
+
+
+def test_the_trainer_alone_can_go_to_other_nodes_and_each_task_be_tried_again(config):
+    trainer = "{memory: 32Gi, node_selector: {pool: gpu}, tolerations: [{key: gpu}], retries: 1}"
+    resources = f"kubeflow.resources={{default: {{cpu: 1, retries: 0}}, Pusher: {{retries: 3}}, Trainer: {trainer}}}"
+    settings = config(resources, "kubeflow.node_selector={}", "kubeflow.tolerations=[]", "kubeflow.pull_secrets=[r]")
+    spec, platform = yaml.safe_load_all(check_and_compile(settings, "kubeflow"))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    chosen = executors.pop("exec-trainer")
+    assert (chosen["nodeSelector"], chosen["tolerations"]) == ({"labels": {"pool": "gpu"}}, [TOLERATION])
+    assert len(executors) == 15
+    assert not any("nodeSelector" in other or "tolerations" in other for other in executors.values())
+    assert all(executor["imagePullSecret"] == [{"secretName": "r"}] for executor in (chosen, *executors.values()))
+    resources = containers(spec)["exec-trainer"]["resources"]
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("1", "32Gi")  # of default, of its own
+    tasks = spec["root"]["dag"]["tasks"]
+    retries = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items() if task.get("retryPolicy")}
+    assert retries == {"trainer": 1, "pusher": 3}
+
+
+def test_what_asks_others_is_tried_again_and_a_refusal_of_the_data_is_not(documents):
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    assert {name for name, task in tasks.items() if task.get("retryPolicy")} == {
+        *("data-lookup", "target-lookup", "champion", "pusher")
+    }
+
+
+def test_names_of_claims_and_secrets_are_where_kubeflow_2_3_looks_for_them_and_it_refuses_what_it_does_not_know(
+    documents,
+):
+    for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert executor["pvcMount"] == [{"constant": "data", "mountPath": "/data"}]
+        assert [secret.keys() for secret in executor["secretAsEnv"]] == [{"secretName", "keyToEnv"}]
 
 
 def test_vertex_ai_has_the_driver_of_example_gen_and_no_kubernetes(config):

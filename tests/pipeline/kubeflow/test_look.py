@@ -42,6 +42,7 @@ def test_a_split_without_files_is_named(tmp_path):
         look.hash_data(Source(str(tmp_path), PATTERNS))
 
 
-def test_it_is_quick_as_it_needs_no_tensorflow(tmp_path):
+def test_it_is_quick_as_it_needs_no_tensorflow():
     code = "import sys; from pipeline.kubeflow import look; print({'tensorflow', 'tfx', 'kfp'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout == "set()\n"

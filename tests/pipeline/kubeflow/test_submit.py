@@ -98,6 +98,14 @@ def test_what_has_not_changed_is_no_new_version_and_what_has_is_one(kfp, submit,
     assert len(kfp.runs) == 3
 
 
+def test_a_compiled_pipeline_needs_no_configuration_beside_it(kfp, submit, project):
+    (project / "pipeline.yaml").unlink()
+    submit("--host", kfp.url, "--set", "kubeflow.labels={team: vision}")
+    assert len(kfp.runs) == 1
+    _, lines = submit("--host", kfp.url, "--set", "kubeflow.labels=[vision]", status=2)
+    assert "--set: kubeflow.labels: Input should be a valid dictionary" in lines
+
+
 def test_waiting_shows_each_task_begin_and_end(kfp, submit):
     output = json.loads(submit("--wait", "--json")[0])
     _, lines = submit("--wait")
