@@ -13,7 +13,7 @@ from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.live import Found
+from imagepipe.deploy.live import HashedPaths
 
 
 class PropertyDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
@@ -44,7 +44,7 @@ class PropertyDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
         return result
 
 
-def list_found(properties: Mapping[str, Any], name: str, look: Callable[[DeployConfig], Found]) -> list[str]:
+def list_choices(properties: Mapping[str, Any], name: str, look: Callable[[DeployConfig], HashedPaths]) -> list[str]:
     """Returns the paths that are to be chosen from.
 
     Args:
@@ -53,6 +53,6 @@ def list_found(properties: Mapping[str, Any], name: str, look: Callable[[DeployC
             key, and so nothing else may count there, even if the target has changed since.
         look: looks it up, where there is no such task.
     """
-    found = properties.get(name)
-    looked_up = json.loads(found) if found else look(DeployConfig(**json.loads(properties["deploy"])))
-    return [path for path, _ in looked_up]
+    given = properties.get(name)
+    paths = json.loads(given) if given else look(DeployConfig(**json.loads(properties["deploy"])))
+    return [path for path, _ in paths]

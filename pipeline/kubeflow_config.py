@@ -38,7 +38,7 @@ class TolerationConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What a component runs with. A key that is not given is taken from the component ``default``."""
+    """Settings of a component. A key that is not given is taken from the component ``default``."""
 
     cpu: Quantity = Field("2", description="CPUs in Kubernetes's units, as request and limit, such as 4 or 500m.")
     memory: Quantity = Field("8Gi", description="Memory in Kubernetes's units, as request and limit, such as 16Gi.")

@@ -40,7 +40,7 @@ class Driver(driver.PropertyDriver):
     def look_up(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
         """Returns the folder of the live SavedModel, '' if there is none."""
         candidate = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
-        return choose_champion(driver.list_found(properties, LIVE_MODELS, list_models), candidate)
+        return choose_champion(driver.list_choices(properties, LIVE_MODELS, list_models), candidate)
 
 
 class Executor(base_executor.BaseExecutor):

@@ -37,4 +37,4 @@ class Driver(driver.PropertyDriver):
     def look_up(properties: dict[str, Any], input_dict: dict[str, list[types.Artifact]]) -> str:
         """Returns the file with the statistics that the live model was trained on, '' if there is none."""
         current = read_statistics(artifact_utils.get_single_instance(input_dict["statistics"]), "train")
-        return choose_baseline(driver.list_found(properties, LIVE_STATISTICS, list_statistics), current)
+        return choose_baseline(driver.list_choices(properties, LIVE_STATISTICS, list_statistics), current)

@@ -1,4 +1,4 @@
-"""What a new model may be compared with: models at a target, and what these were trained on."""
+"""Lists what a new model may be compared with: models at a target, and the data that these were trained on."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from imagepipe.deploy.deployment import sort_by_traffic
 
 _ENOUGH = 2  # of the first two that differ, at most one is the candidate's own
 
-Found = list[tuple[str, str]]
+HashedPaths = list[tuple[str, str]]
 """Paths, each with a hash of what is there; '' if that has nothing to know it by."""
 
 
-def list_models(deploy: DeployConfig) -> Found:
+def list_models(deploy: DeployConfig) -> HashedPaths:
     """Returns folders of SavedModels, of which the first that is not the candidate is the one that it has to beat.
 
     Args:
@@ -27,7 +27,7 @@ def list_models(deploy: DeployConfig) -> Found:
     return _take_distinct((uri, storage.read_fingerprint(uri)) for uri in _list_uris(deploy))
 
 
-def list_statistics(deploy: DeployConfig) -> Found:
+def list_statistics(deploy: DeployConfig) -> HashedPaths:
     """Returns files with the statistics that deployed models were trained on.
 
     Of these, the first that are not the statistics of the data at hand are what that is compared with.
@@ -57,10 +57,10 @@ def _read_statistics(deploy: DeployConfig) -> Iterator[tuple[str, bytes]]:
             return
 
 
-def _take_distinct(contents: Iterator[tuple[str, bytes]]) -> Found:
-    found: dict[str, str] = {}  # paths by hash
+def _take_distinct(contents: Iterator[tuple[str, bytes]]) -> HashedPaths:
+    paths: dict[str, str] = {}  # by hash
     for path, content in contents:
-        found.setdefault(hashlib.sha256(content).hexdigest() if content else "", path)
-        if not content or len(found) == _ENOUGH:
+        paths.setdefault(hashlib.sha256(content).hexdigest() if content else "", path)
+        if not content or len(paths) == _ENOUGH:
             break
-    return [(path, digest) for digest, path in found.items()]
+    return [(path, digest) for digest, path in paths.items()]

@@ -1,4 +1,4 @@
-"""What each component of a compiled pipeline runs with: resources, retries, and what Kubernetes needs to know."""
+"""Settings of each component of a compiled pipeline: resources, retries, and those of Kubernetes."""
 
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ _ResourceSpec: TypeAlias = ir.PipelineDeploymentConfig.PipelineContainerSpec.Res
 
 def find_settings(settings: KubeflowConfig, component: str) -> ResourcesConfig:
     """Returns the settings of a component: its own, else those of ``default``, else those of the whole pipeline."""
-    found: dict[str, Any] = {
+    chosen: dict[str, Any] = {
         "gpu": settings.gpu if component in _ON_GPU else None,
         "node_selector": settings.node_selector,
         "tolerations": settings.tolerations,
@@ -26,8 +26,8 @@ def find_settings(settings: KubeflowConfig, component: str) -> ResourcesConfig:
     }
     for name in ("default", component):
         if given := settings.resources.get(name):
-            found |= {key: getattr(given, key) for key in given.model_fields_set}
-    return ResourcesConfig(**found)
+            chosen |= {key: getattr(given, key) for key in given.model_fields_set}
+    return ResourcesConfig(**chosen)
 
 
 def build_resources(resources: ResourcesConfig) -> dict[str, Any]:

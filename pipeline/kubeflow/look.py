@@ -1,4 +1,4 @@
-"""What runs in the tasks of a compiled pipeline that look at what the cluster's cache can't see.
+"""Looks at what a cluster's cache can't see, in tasks of a compiled pipeline.
 
 ``python -m pipeline.kubeflow.look data …`` looks at the dataset and at other files of the configuration,
 ``… target …`` at the deploy target. Each writes hashes, or paths with hashes, as the task's output parameters. They are

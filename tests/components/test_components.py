@@ -109,8 +109,8 @@ def test_on_a_cluster_the_champion_is_one_that_was_looked_up_even_if_another_is_
     looked_up = json.dumps(list_models(deploy))
     make_model(tmp_path / "serving" / "10", b"ten")
     properties = {"deploy": deploy.model_dump_json()}
-    for found, champion in ((looked_up, str(nine)), ("[]", ""), (None, str(nine.with_name("10")))):
-        assert Driver.look_up(properties | {LIVE_MODELS: found}, {"model": [candidate]}) == champion
+    for given, champion in ((looked_up, str(nine)), ("[]", ""), (None, str(nine.with_name("10")))):
+        assert Driver.look_up(properties | {LIVE_MODELS: given}, {"model": [candidate]}) == champion
 
 
 def test_the_evaluator_reads_batches_of_one_size(tmp_path):

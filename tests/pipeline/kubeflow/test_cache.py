@@ -1,4 +1,4 @@
-"""What runs again on Kubeflow: compiled runs through its cache's real key, without the executors that cost much."""
+"""Kubeflow's cache: compiled runs with its real key, without the executors that cost much."""
 
 import itertools
 import json

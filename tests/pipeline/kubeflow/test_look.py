@@ -1,4 +1,4 @@
-"""What the tasks find that look at what a cluster's cache can't see."""
+"""Hashes by which a cluster's cache sees files."""
 
 import os
 import shutil
@@ -18,23 +18,23 @@ PATTERNS = {"train": "train/*.tfrecord*", "eval": "eval/*.tfrecord*"}
 def test_a_copy_of_a_dataset_is_the_same_data_and_one_with_another_file_is_not(digits_folder, tmp_path):
     dataset = tmp_path / "data[1]"
     ingest(digits_folder, dataset, workers=1)
-    found = look.hash_data(Source(str(dataset).replace("[", "[[]"), PATTERNS))
+    original = look.hash_data(Source(str(dataset).replace("[", "[[]"), PATTERNS))
     copy = shutil.copytree(dataset, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert look.hash_data(Source(str(copy), PATTERNS)) == found
+    assert look.hash_data(Source(str(copy), PATTERNS)) == original
     (copy / "eval" / "more.tfrecord").write_bytes(b"")
-    assert look.hash_data(Source(str(copy), PATTERNS)) != found
+    assert look.hash_data(Source(str(copy), PATTERNS)) != original
 
 
 def test_of_files_made_elsewhere_it_is_names_sizes_and_times(tmp_path):
     file = tmp_path / "a.tfrecord"
     file.write_bytes(b"1")
     source = Source(str(tmp_path), {}, "*.tfrecord", is_foreign=True)
-    found = [look.hash_data(source)]
+    hashes = [look.hash_data(source)]
     file.write_bytes(b"22")
-    found.append(look.hash_data(source))
+    hashes.append(look.hash_data(source))
     os.utime(file, (0, 0))
-    found.append(look.hash_data(source))
-    assert len(set(found)) == 3
+    hashes.append(look.hash_data(source))
+    assert len(set(hashes)) == 3
 
 
 def test_a_split_without_files_is_named(tmp_path):
