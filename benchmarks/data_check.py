@@ -182,7 +182,7 @@ def find_pairs_by_hash(images: Sequence[bytes]) -> set[tuple[int, int]]:
     thumbnails = make_thumbnails(images)
     measured = [appearance.measure_appearance(thumbnails[i].tobytes()) for i in range(len(images))]
     hashes = np.array([int(one.dhash, 16) for one in measured], np.uint64)
-    pairs = near_duplicates.match_hashes(hashes, np.arange(len(images)))
+    pairs, _ = near_duplicates.match_hashes(hashes, np.arange(len(images)))
     one, other = (np.stack([thumbnails[i] for i in pairs[:, side]]) for side in (0, 1))
     return set(map(tuple, pairs[near_duplicates.compare_thumbnails(one, other)].tolist()))
 

@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 from tfx import types
 
 from components.data_check.findings import MAX_EXAMPLES, Finding, count_images, rate_split
-from components.data_check.split import Split
+from components.data_check.split import MAX_SLICES, Split, take
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
 from components.example_gen.left_out import describe_left_out, read_left_out
 from imagepipe.base.labels import describe_unknown, find_fault, list_names
-
-MAX_SLICES = 200
-"""Maximum number of a column's values that the evaluation slices by: each costs the Evaluator time and memory."""
 
 
 def find_missing_columns(statistics_by_split: Mapping[str, Statistics], needed: Sequence[str]) -> list[Finding]:
@@ -82,7 +79,7 @@ def find_unknown_values(
 def _collect_values(split: Split, column: str, label: str) -> set[str] | None:
     """Returns the values that a column has in a split, None if they are not known or too many to slice by."""
     if column == label:
-        return {value for values in split.labels for value in values}
+        return set(split.label_counts)
     for columns, combinations in split.slices.items():
         if column in columns and len(combinations) <= MAX_SLICES:
             return {values[columns.index(column)] for values in combinations}
@@ -105,8 +102,8 @@ def find_unreadable_images(splits: Mapping[str, Split]) -> list[Finding]:
     """Finds images that are missing or can't be decoded."""
     findings = []
     for name, split in splits.items():
-        if split.unreadable:
-            ids = [split.ids[index] for index in split.unreadable]
-            message = f"{count_images(len(ids))} in the split {name} that can't be decoded: {list_names(ids)}"
-            findings.append(Finding("warning", "unreadable", name, "", message, ids[:MAX_EXAMPLES]))
+        if count := len(split.unreadable):
+            ids = list(take(split.ids, split.unreadable[:MAX_EXAMPLES].tolist()).values())
+            message = f"{count_images(count)} in the split {name} that can't be decoded: {list_names(ids, count)}"
+            findings.append(Finding("warning", "unreadable", name, "", message, ids))
     return findings

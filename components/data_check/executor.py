@@ -3,14 +3,16 @@
 import functools
 import json
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import types
-from tfx.dsl.components.base import base_executor
+from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
@@ -33,8 +35,10 @@ from components.data_check.label_errors import describe_label_errors, find_label
 from components.data_check.labels import check_labels
 from components.data_check.leaks import MAX_ROWS, find_leaks
 from components.data_check.near_duplicates import describe_near_duplicates, find_near_duplicates
-from components.data_check.split import Split, identify_image
-from components.data_check.split_reader import read_split, read_thumbnails
+from components.data_check.row_writer import Reading
+from components.data_check.split import Split, identify_images
+from components.data_check.split_reader import read_splits, read_thumbnails
+from components.data_check.steps import Place, is_local
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
 from imagepipe.base import filesystem
 from imagepipe.base.errors import DataError
@@ -42,7 +46,7 @@ from imagepipe.base.features import parse_features
 from imagepipe.base.names import FINDINGS, SCHEMA, STATISTICS
 
 
-class Executor(base_executor.BaseExecutor):
+class Executor(base_beam_executor.BaseBeamExecutor):
     """Runs all checks."""
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
@@ -64,10 +68,9 @@ class Executor(base_executor.BaseExecutor):
         describe_every = math.ceil(total / config.max_images) if judges_labels else 0
         slices = [tuple(columns) for columns in json.loads(exec_properties["slices"])]
         columns_every = math.ceil(count_examples(statistics["train"]) / MAX_ROWS) if config.leak else 0
-        splits = {
-            name: read_split(
+        readings = {
+            name: Reading(
                 find_folder(name),
-                name,
                 features,
                 describe_every,
                 slices if name == "eval" else (),
@@ -75,46 +78,53 @@ class Executor(base_executor.BaseExecutor):
             )
             for name in statistics
         }
-        needed = (features.label, *features.side)
-        findings = [
-            *check_labels(task, splits, features.label, min_images),
-            *find_missing_columns(statistics, needed),
-            *find_faulty_values(splits),
-            *(finding for name, split in splits.items() for finding in check_slices(name, split.slices)),
-            *find_unknown_values(splits, json.loads(exec_properties["demands"]), features.label),
-            *find_unreadable_images(splits),
-            *find_left_out(input_dict["examples"]),
-            *describe_anomalies(anomalies, features.label, config.stop_on, needed),
-            *check_drift(statistics["train"], baseline, schema, config),
-            *check_skew(statistics, schema, config),
-        ]
-        if config.leak and columns_every:
-            train = splits["train"]
-            findings += find_leaks(
-                train.columns, train.labels[::columns_every], task, features.label, config.leak, config.stop_on
-            )
-        near_duplicates = find_near_duplicates(
-            splits, lambda name, indices: read_thumbnails(find_folder(name), features, indices)
-        )
-        findings += describe_near_duplicates(splits, near_duplicates, config.stop_on)
-        label_errors: list[dict[str, Any]] = []
-        if judges_labels:
-            label_errors, judged = find_label_errors(
-                splits, near_duplicates, config.label_errors, predict_out_of_sample
-            )
-            findings += describe_label_errors(label_errors, judged, total)
-
         artifact = artifact_utils.get_single_instance(output_dict["findings"])
+        needed = (features.label, *features.side)
+        with tempfile.TemporaryDirectory() as folder:
+            place = Place(
+                Path(folder),
+                f"{artifact.uri}/rows",
+                None if is_local(self._beam_pipeline_args) else self._make_beam_pipeline,
+            )
+            splits = read_splits(readings, place)
+            findings = [
+                *check_labels(task, splits, features.label, min_images),
+                *find_missing_columns(statistics, needed),
+                *find_faulty_values(splits),
+                *(finding for name, split in splits.items() for finding in check_slices(name, split.slices)),
+                *find_unknown_values(splits, json.loads(exec_properties["demands"]), features.label),
+                *find_unreadable_images(splits),
+                *find_left_out(input_dict["examples"]),
+                *describe_anomalies(anomalies, features.label, config.stop_on, needed),
+                *check_drift(statistics["train"], baseline, schema, config),
+                *check_skew(statistics, schema, config),
+            ]
+            if config.leak and columns_every:
+                train = splits["train"]
+                findings += find_leaks(
+                    train.columns, train.column_labels, task, features.label, config.leak, config.stop_on
+                )
+            near_duplicates, bits = find_near_duplicates(
+                splits, lambda wanted: read_thumbnails(splits, features.input, wanted, place)
+            )
+            findings += describe_near_duplicates(splits, near_duplicates, config.stop_on, bits)
+            label_errors: list[dict[str, Any]] = []
+            if judges_labels:
+                label_errors, judged = find_label_errors(
+                    splits, near_duplicates, config.label_errors, predict_out_of_sample
+                )
+                findings += describe_label_errors(label_errors, judged, total)
+            listed = near_duplicates[:MAX_EXAMPLES]
+            identified = identify_images(splits, (image for group in listed for image in group))
+            summary = {name: _summarize_split(statistics[name], splits[name], task) for name in statistics}
+
         _set_properties(artifact, findings)
         content = {
             "findings": [asdict(finding) for finding in sorted(findings, key=lambda finding: finding.severity)],
-            "near_duplicates": [
-                [identify_image(splits, image) for image in group] for group in near_duplicates[:MAX_EXAMPLES]
-            ],
+            "near_duplicates": [[identified[image] for image in group] for group in listed],
             "label_errors": label_errors,
         }
         _write_json(f"{artifact.uri}/{FINDINGS}", content)
-        summary = {name: _summarize_split(statistics[name], splits[name], task) for name in statistics}
         _write_json(f"{artifact.uri}/{STATISTICS}", summary)
         demanded = {} if task == "regression" else min_images
         curatable = freeze_ranges(schema, statistics.values(), features.label, demanded)
@@ -149,7 +159,7 @@ def _set_properties(artifact: types.Artifact, findings: Sequence[Finding]) -> No
 
 
 def _summarize_split(statistics: Statistics, split: Split, task: str) -> dict[str, Any]:
-    labels = Counter(label for labels in split.labels for label in labels) if task != "regression" else Counter()
+    labels = split.label_counts if task != "regression" else {}
     return {"count": len(split.ids), "labels": dict(sorted(labels.items())), "columns": summarize_columns(statistics)}
 
 

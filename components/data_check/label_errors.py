@@ -19,7 +19,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
 from components.data_check.findings import MAX_EXAMPLES, Finding
-from components.data_check.split import ImageRef, Split, identify_image
+from components.data_check.split import ImageRef, Split, identify_images
 
 SIDE = 96
 """Height and width in pixels of the images that are described."""
@@ -97,11 +97,13 @@ def find_label_errors(
     probabilities = predict(
         np.stack([splits[name].descriptors[index] for (name, index), _ in judged]), labels, groups[places]
     )
+    candidates = rank_candidates(probabilities, labels, maximum)
+    identified = identify_images(splits, (judged[candidate.index][0] for candidate in candidates))
     errors = []
-    for candidate in rank_candidates(probabilities, labels, maximum):
+    for candidate in candidates:
         image, label = judged[candidate.index]
         errors.append(
-            identify_image(splits, image)
+            identified[image]
             | {
                 "label": label,
                 "suggested": classes[candidate.suggested],
@@ -120,7 +122,8 @@ def _number_groups(
     members: dict[object, list[int]] = defaultdict(list)
     copies = {image: number for number, some in enumerate(near_duplicates) for image in some}
     for place, (name, index) in enumerate(images):
-        for key in (splits[name].groups.get(index), copies.get((name, index))):
+        split = splits[name]
+        for key in (split.groups[index] if split.groups else None, copies.get((name, index))):
             if key is not None:
                 members[key].append(place)
     pairs = np.array([(some[0], place) for some in members.values() for place in some[1:]], int).reshape(-1, 2)

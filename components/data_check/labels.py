@@ -1,11 +1,10 @@
 """Labels that are missing, can't name a class, are ids, that training lacks, or of which there are too few images."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from components.data_check.findings import MAX_EXAMPLES, Finding, count_images, rate_split
-from components.data_check.split import Split
+from components.data_check.split import Split, take
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import describe_ids, find_fault, list_names
 
@@ -24,37 +23,49 @@ def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_image
     """
     if task == "regression":
         return _find_missing(splits, feature, is_number)
-    ids = {name: _collect_ids(split) for name, split in splits.items()}
+    counts = {
+        name: {label: count for label, count in split.label_counts.items() if _is_name(label)}
+        for name, split in splits.items()
+    }
     findings = _find_nameless(splits, feature) if task == "multilabel" else _find_missing(splits, feature, _is_name)
-    findings += _find_unusable(task, ids, feature)
-    counts = {name: {label: len(images) for label, images in by_label.items()} for name, by_label in ids.items()}
+    findings += _find_unusable(task, splits, counts, feature)
     if message := describe_ids(sum(len(split.ids) for split in splits.values()), counts.values()):
         return [*findings, Finding("error", "too_few_images", "", feature, f"'{feature}' {message}")]
-    return [*findings, *_find_unseen(ids, feature), *_find_rare(counts, feature, min_images)]
+    return [*findings, *_find_unseen(splits, counts, feature), *_find_rare(counts, feature, min_images)]
 
 
-def _collect_ids(split: Split) -> dict[str, list[str]]:
-    """Returns the ids of the images of each label; a label that an image has twice counts once."""
-    ids: dict[str, list[str]] = defaultdict(list)
-    for image_id, labels in zip(split.ids, split.labels, strict=True):
-        for label in filter(_is_name, dict.fromkeys(labels)):
-            ids[label].append(image_id)
-    return ids
+def _collect_ids(split: Split, labels: Collection[str]) -> dict[str, list[str]]:
+    """Returns the ids of the first images of each of some labels, at most MAX_EXAMPLES."""
+    indices: dict[str, list[int]] = {label: [] for label in labels}
+    if indices:
+        for index, own in enumerate(split.labels):
+            for label in dict.fromkeys(own):
+                if label in indices and len(indices[label]) < MAX_EXAMPLES:
+                    indices[label].append(index)
+    ids = take(split.ids, {index for some in indices.values() for index in some})
+    return {label: [ids[index] for index in some] for label, some in indices.items()}
+
+
+def _find_first(split: Split, is_faulty: Callable[[Sequence[str]], bool]) -> tuple[int, list[str]]:
+    """Returns how many images have faulty labels, and the ids of the first of them, at most MAX_EXAMPLES."""
+    count, first = 0, []
+    for index, labels in enumerate(split.labels):
+        if is_faulty(labels):
+            count += 1
+            if count <= MAX_EXAMPLES:
+                first.append(index)
+    return count, list(take(split.ids, first).values())
 
 
 def _find_missing(splits: Mapping[str, Split], feature: str, is_label: Callable[[str], bool]) -> list[Finding]:
     findings = []
     for name, split in splits.items():
-        ids = [
-            image_id
-            for image_id, labels in zip(split.ids, split.labels, strict=True)
-            if not labels or not is_label(labels[0])
-        ]
-        if ids and any(split.labels):  # else the whole column is missing, which is reported already
+        count, ids = _find_first(split, lambda labels: not labels or not is_label(labels[0]))
+        if count and any(split.labels):  # else the whole column is missing, which is reported already
             kind = "a number as label" if is_label is is_number else "a label"
             message = (
-                f"{count_images(len(ids))} in the split {name} without {kind} in '{feature}', such as "
-                f"{list_names(ids)}. Label them, or leave them out of the TFRecords"
+                f"{count_images(count)} in the split {name} without {kind} in '{feature}', such as "
+                f"{list_names(ids, count)}. Label them, or leave them out of the TFRecords"
             )
             findings.append(_make_finding("missing_label", name, feature, message, ids))
     return findings
@@ -64,40 +75,43 @@ def _find_nameless(splits: Mapping[str, Split], feature: str) -> list[Finding]:
     """Finds labels of nothing but blanks; an image of several labels may have none, but not one without a name."""
     findings = []
     for name, split in splits.items():
-        labelled = zip(split.ids, split.labels, strict=True)
-        if ids := [image_id for image_id, labels in labelled if not all(map(_is_name, labels))]:
+        count, ids = _find_first(split, lambda labels: not all(map(_is_name, labels)))
+        if count:
             message = (
-                f"{count_images(len(ids))} in the split {name} with an empty label in '{feature}', such as "
-                f"{list_names(ids)}. Correct or remove it"
+                f"{count_images(count)} in the split {name} with an empty label in '{feature}', such as "
+                f"{list_names(ids, count)}. Correct or remove it"
             )
             findings.append(_make_finding("unusable_label", name, feature, message, ids))
     return findings
 
 
-def _find_unusable(task: str, ids: Mapping[str, Mapping[str, list[str]]], feature: str) -> list[Finding]:
+def _find_unusable(
+    task: str, splits: Mapping[str, Split], counts: Mapping[str, Mapping[str, int]], feature: str
+) -> list[Finding]:
     findings = []
-    for name, by_label in ids.items():
+    for name, by_label in counts.items():
         faults = {label: find_fault(label) for label in by_label}
         if task == "multilabel":  # whose answer joins labels
             faults |= {label: f"a {LABEL_SEPARATOR}" for label in by_label if LABEL_SEPARATOR in label}
         if unusable := sorted(label for label, fault in faults.items() if fault):
             listed = list_names([f"{label!r}, which holds {faults[label]}" for label in unusable])
             message = f"the split {name} has labels that can't name a class: {listed}. Correct or remove them"
-            images = [image_id for label in unusable for image_id in by_label[label]]
+            ids = _collect_ids(splits[name], unusable[:MAX_EXAMPLES])
+            images = [image_id for some in ids.values() for image_id in some]
             findings.append(_make_finding("unusable_label", name, feature, message, images))
     return findings
 
 
-def _find_unseen(ids: Mapping[str, Mapping[str, list[str]]], feature: str) -> list[Finding]:
+def _find_unseen(splits: Mapping[str, Split], counts: Mapping[str, Mapping[str, int]], feature: str) -> list[Finding]:
     findings = []
-    for name, by_label in ids.items():
-        unseen = sorted(by_label.keys() - ids.get("train", {}).keys())
-        for label in unseen[:MAX_LABELS]:
+    for name, by_label in counts.items():
+        unseen = sorted(by_label.keys() - counts.get("train", {}).keys())
+        for label, ids in _collect_ids(splits[name], unseen[:MAX_LABELS]).items():
             message = (
-                f"the split {name} has {count_images(len(by_label[label]))} of '{label}', and the training split none: "
+                f"the split {name} has {count_images(by_label[label])} of '{label}', and the training split none: "
                 "no model can learn it. Add training images of it, or correct or remove the label"
             )
-            findings.append(_make_finding("unseen_label", name, feature, message, by_label[label]))
+            findings.append(_make_finding("unseen_label", name, feature, message, ids))
         if more := unseen[MAX_LABELS:]:
             message = f"{len(more):,} more labels of the split {name} that the training split lacks: {list_names(more)}"
             findings.append(_make_finding("unseen_label", name, feature, message, []))

@@ -1,7 +1,7 @@
 """Looks at the data through its features: wrong labels, copies, and images that are unlike all others."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from components.data_check.config import ValidationConfig
 from components.data_check.findings import MAX_EXAMPLES, Finding
 from components.data_check.label_errors import describe_label_errors, find_label_errors
 from components.data_check.near_duplicates import describe_near_duplicates, find_near_duplicates, group_copies
-from components.data_check.split import ImageRef, Split, identify_image
+from components.data_check.split import ImageRef, Split, identify_images
 from components.feature_check.neighbours import confirm_copies, find_neighbours, find_outliers, list_candidates
 from trainer.feature_file import MAX_IMAGES
 from trainer.linear_probe import predict_out_of_fold
@@ -21,7 +21,7 @@ REPLACED = ("near_duplicates", "label_errors")
 _MAX_PAIRS = 2**18  # whose thumbnails are compared
 _NAMED = 3  # outliers in the message
 
-ReadThumbnails = Callable[[str, set[int]], dict[int, np.ndarray]]
+ReadThumbnails = Callable[[Mapping[str, Collection[int]]], Callable[[ImageRef], np.ndarray | None]]
 
 
 def check_features(
@@ -45,7 +45,7 @@ def check_features(
     Returns:
         The findings; and the images of ``near_duplicates`` and ``label_errors``, as in DataCheck's findings.
     """
-    copies = find_near_duplicates(splits, read_thumbnails)
+    copies, bits = find_near_duplicates(splits, read_thumbnails)
     total = sum(len(split.ids) for split in splits.values())
     findings = _describe_sample(len(images), total)
     if len(images) > 1:
@@ -55,17 +55,16 @@ def check_features(
         copies = group_copies(
             splits, [*copies, *([images[one], images[other]] for one, other in confirm_copies(thumbnails, pairs))]
         )
-        findings += _describe_outliers(
-            [splits[name].ids[i] for name, i in map(images.__getitem__, find_outliers(similarities))]
-        )
-    findings += describe_near_duplicates(splits, copies, config.stop_on)
+        findings += _describe_outliers(splits, [images[position] for position in find_outliers(similarities)])
+    findings += describe_near_duplicates(splits, copies, config.stop_on, bits)
     label_errors: list[dict[str, Any]] = []
     if task == "classification" and config.label_errors:
         for (name, index), row in zip(images, features, strict=True):
             splits[name].descriptors[index] = row
         label_errors, judged = find_label_errors(splits, copies, config.label_errors, predict_twice)
         findings += describe_label_errors(label_errors, judged, total)
-    listed = [[identify_image(splits, image) for image in group] for group in copies[:MAX_EXAMPLES]]
+    identified = identify_images(splits, (image for group in copies[:MAX_EXAMPLES] for image in group))
+    listed = [[identified[image] for image in group] for group in copies[:MAX_EXAMPLES]]
     return findings, {"near_duplicates": listed, "label_errors": label_errors}
 
 
@@ -91,15 +90,13 @@ def _read_thumbnails(
     images: Sequence[ImageRef], pairs: np.ndarray, read_thumbnails: ReadThumbnails
 ) -> dict[int, np.ndarray]:
     """Returns the thumbnails of the images of pairs, by their positions in ``images``."""
-    positions: dict[str, dict[int, int]] = defaultdict(dict)
-    for position in np.unique(pairs).tolist():
-        name, index = images[position]
-        positions[name][index] = position
-    return {
-        places[index]: thumbnail
-        for name, places in positions.items()
-        for index, thumbnail in read_thumbnails(name, set(places)).items()
-    }
+    positions = np.unique(pairs).tolist()
+    wanted: dict[str, list[int]] = defaultdict(list)
+    for name, index in map(images.__getitem__, positions):
+        wanted[name].append(index)
+    find_thumbnail = read_thumbnails(wanted)
+    thumbnails = {position: find_thumbnail(images[position]) for position in positions}
+    return {position: thumbnail for position, thumbnail in thumbnails.items() if thumbnail is not None}
 
 
 def _describe_sample(count: int, total: int) -> list[Finding]:
@@ -109,12 +106,14 @@ def _describe_sample(count: int, total: int) -> list[Finding]:
     return [Finding("warning", "sampled", "", "", f"{message}others are not listed")]
 
 
-def _describe_outliers(ids: Sequence[str]) -> list[Finding]:
-    if not ids:
+def _describe_outliers(splits: Mapping[str, Split], outliers: Sequence[ImageRef]) -> list[Finding]:
+    if not outliers:
         return []
-    are = "image is" if len(ids) == 1 else "images are"
+    identified = identify_images(splits, outliers[:MAX_EXAMPLES])
+    ids = [identified[image]["id"] for image in outliers[:MAX_EXAMPLES]]
+    are = "image is" if len(outliers) == 1 else "images are"
     message = (
-        f"{len(ids):,} {are} unlike all others, the most unlike first: {', '.join(ids[:_NAMED])}. Look whether they "
-        "belong to the data"
+        f"{len(outliers):,} {are} unlike all others, the most unlike first: {', '.join(ids[:_NAMED])}. Look whether "
+        "they belong to the data"
     )
-    return [Finding("warning", "outliers", "", "", message, list(ids[:MAX_EXAMPLES]))]
+    return [Finding("warning", "outliers", "", "", message, ids)]

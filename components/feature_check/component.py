@@ -4,8 +4,8 @@ Only where a training starts from pretrained weights. DataCheck's forests on col
 no network, and come first; what the features tell of wrong labels and copies takes their place.
 """
 
-import functools
 import json
+import tempfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,9 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 
 from components.data_check.config import ValidationConfig
-from components.data_check.split_reader import read_split, read_thumbnails
+from components.data_check.row_writer import Reading
+from components.data_check.split_reader import read_splits, read_thumbnails
+from components.data_check.steps import Place
 from components.feature_check.check import REPLACED, check_features
 from imagepipe.base import filesystem
 from imagepipe.base.features import parse_features
@@ -46,22 +48,23 @@ def FeatureCheck(  # noqa: N802 (makes a component)
         validation: a ``ValidationConfig`` as JSON.
     """
     names_of = parse_features(json.loads(names))
-    find_folder = functools.partial(artifact_utils.get_split_uri, [examples])
-    splits = {
-        name: read_split(find_folder(name), name, names_of, describe_every=0)
-        for name in sorted(
-            artifact_utils.decode_split_names(examples.split_names), key=lambda name: (name != "train", name)
-        )
+    split_names = artifact_utils.decode_split_names(examples.split_names)
+    readings = {
+        name: Reading(artifact_utils.get_split_uri([examples], name), names_of)
+        for name in sorted(split_names, key=lambda name: (name != "train", name))
     }
     images, rows = read_features(Path(fetch_folder(features.uri)) / FEATURES)
-    findings_now, listed = check_features(
-        splits,
-        images,
-        rows,
-        lambda name, indices: read_thumbnails(find_folder(name), names_of, indices),
-        task,
-        ValidationConfig(**json.loads(validation)),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder))
+        splits = read_splits(readings, place)
+        findings_now, listed = check_features(
+            splits,
+            images,
+            rows,
+            lambda wanted: read_thumbnails(splits, names_of.input, wanted, place),
+            task,
+            ValidationConfig(**json.loads(validation)),
+        )
     first = json.loads(filesystem.read_text(f"{findings.uri}/{FINDINGS}"))
     kept = [finding for finding in first["findings"] if finding["kind"] not in REPLACED]
     every = sorted([*kept, *map(asdict, findings_now)], key=lambda finding: finding["severity"])

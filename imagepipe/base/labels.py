@@ -53,9 +53,9 @@ def decode_names(content: bytes) -> list[str]:
     return content.decode().removesuffix("\n").split("\n") if content else []
 
 
-def list_names(names: Sequence[str]) -> str:
-    """Returns the first ten names as text, with the number of the others."""
-    more = len(names) - _MAX_LISTED
+def list_names(names: Sequence[str], count: int | None = None) -> str:
+    """Returns the first ten names as text, with the number of the others; ``count`` is of all, if these are some."""
+    more = (len(names) if count is None else count) - _MAX_LISTED
     return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 

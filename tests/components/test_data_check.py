@@ -12,7 +12,6 @@ from tfx.types import standard_artifacts
 from components.data_check import label_errors, near_duplicates
 from components.data_check.anomalies import describe_anomalies
 from components.data_check.columns import (
-    MAX_SLICES,
     check_slices,
     find_faulty_values,
     find_missing_columns,
@@ -23,8 +22,7 @@ from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.drift import judge_distances
 from components.data_check.driver import choose_baseline
 from components.data_check.labels import MAX_LABELS, check_labels
-from components.data_check.split import Split
-from components.data_check.split_reader import read_split
+from components.data_check.split import MAX_SLICES, Split
 from components.data_check.tfdv_statistics import measure_distances
 from components.data_gate.component import DataGate
 from components.tfdv import tfdv
@@ -33,6 +31,7 @@ from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS, TRAIN_STATISTICS
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.live import list_statistics
+from tests.components.reading import read_split
 from tests.conftest import encode_image, make_digit_images, make_example
 
 
@@ -101,8 +100,8 @@ def test_labels_and_categories_that_no_vocabulary_can_hold_stop_the_run_by_name(
             example = make_example(b"", camera=camera, lens="wide", group="p1" if camera else "")
             example.features.feature["label"].bytes_list.value.append(label)
             writer.write(example.SerializeToString())
-    split = read_split(str(tmp_path), "train", features, describe_every=0)
-    assert split.groups == {0: "p1", 1: "p1", 2: "p1"}
+    split = read_split(tmp_path, "train", features)
+    assert list(split.groups) == ["p1", "p1", "p1", None]
     (finding,) = check_labels("classification", {"train": split}, "label", {})
     assert (finding.severity, finding.kind, finding.feature) == ("error", "unusable_label", "label")
     assert finding.message == (
@@ -238,7 +237,9 @@ def test_no_pair_of_near_hashes_is_missed():
     near = (distances <= near_duplicates.RADIUS) & (splits[:, None] != splits[None])
     expected = np.argwhere(np.triu(near, 1))
     assert len(expected) > 300
-    np.testing.assert_array_equal(near_duplicates.match_hashes(hashes, splits), expected)
+    pairs, bits = near_duplicates.match_hashes(hashes, splits)
+    np.testing.assert_array_equal(pairs, expected)
+    assert bits == near_duplicates.RADIUS
 
 
 def test_a_group_of_near_duplicates_starts_with_one_of_each_split():
@@ -247,7 +248,7 @@ def test_a_group_of_near_duplicates_starts_with_one_of_each_split():
         "train": Split(["a", "b"], hashes=[5, 5], plain=[False, False]),
         "eval": Split(["c", "d"], hashes=[5, 5], plain=[False, False]),
     }
-    (group,) = near_duplicates.find_near_duplicates(splits, lambda name, wanted: dict.fromkeys(wanted, photo))
+    (group,), _ = near_duplicates.find_near_duplicates(splits, lambda wanted: lambda image: photo)
     assert group == [("train", 0), ("eval", 0), ("train", 1), ("eval", 1)]
 
 
@@ -260,12 +261,12 @@ def test_images_whose_hashes_are_alike_by_chance_are_no_duplicates():
     }
     images = {"train": photo, "eval": photo * 0.5 + 9}
 
-    def read_thumbnails(name: str, indices: set[int]) -> dict[int, np.ndarray]:
-        return dict.fromkeys(indices, images[name][0])
+    def find_groups():
+        return near_duplicates.find_near_duplicates(splits, lambda wanted: lambda image: images[image[0]][0])[0]
 
-    assert near_duplicates.find_near_duplicates(splits, read_thumbnails) == [[("train", 0), ("eval", 0)]]
+    assert find_groups() == [[("train", 0), ("eval", 0)]]
     images["eval"] = other
-    assert near_duplicates.find_near_duplicates(splits, read_thumbnails) == []
+    assert find_groups() == []
 
 
 def test_confident_learning_names_the_image_that_looks_like_another_class():
@@ -318,7 +319,7 @@ def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
         ids=[f"{i}" for i in range(len(groups))],
         sha256=[None] * len(groups),
         labels=[[labels[group]] for group in groups],
-        groups={i: f"patient {group}" for i, group in enumerate(groups)},
+        groups=[f"patient {group}" for group in groups],
         descriptors=dict(enumerate(descriptors)),
     )
 
@@ -349,11 +350,11 @@ def records(tmp_path) -> Path:
 
 
 def test_examples_that_ingest_has_not_measured_are_measured_and_a_broken_image_is_reported(records):
-    split = read_split(str(records), "eval", Features(), describe_every=2)
-    assert split.ids == ["eval/0", "id-1", "id-2", "id-3", "id-4", "broken", "plain"]
-    assert split.sha256 == [None] * 7
-    assert split.unreadable == [5]
-    assert split.plain == [False] * 5 + [True] * 2
+    split = read_split(records, "eval", Features(), describe_every=2)
+    assert list(split.ids) == ["eval/0", "id-1", "id-2", "id-3", "id-4", "broken", "plain"]
+    assert list(split.sha256) == [None] * 7
+    assert split.unreadable.tolist() == [5]
+    assert split.plain.tolist() == [False] * 5 + [True] * 2
     assert all(split.hashes[:5])
     assert sorted(split.descriptors) == [0, 2, 4, 6]
 
@@ -364,7 +365,7 @@ def test_a_column_with_a_value_per_image_is_too_much_to_slice_by(tmp_path):
             side = {"camera": "old" if number % 2 else "new", "patient": f"p{number:03}", "year": number % MAX_SLICES}
             writer.write(make_example(b"", "7", **side).SerializeToString())
     columns = [("camera",), ("patient",), ("year",), ("camera", "patient"), ("none",)]
-    split = read_split(str(tmp_path), "eval", Features(), describe_every=0, slices=columns)
+    split = read_split(tmp_path, "eval", Features(), slices=columns)
     assert split.slices["camera",] == {("new",), ("old",)}
     assert len(split.slices["year",]) == MAX_SLICES
     assert len(split.slices["patient",]) == MAX_SLICES + 1  # no more are kept, however many there are

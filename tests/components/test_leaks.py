@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from components.data_check.leaks import find_leaks, measure_share
-from components.data_check.split_reader import read_split
 from imagepipe.base.features import Features
+from tests.components.reading import read_split
 from tests.conftest import make_example
 
 COUNT = 1000
@@ -95,6 +95,7 @@ def test_side_features_of_every_nth_example_are_read(tmp_path):
             columns = {"camera": f"c{number}", "weight": number / 2} if number != 3 else {}
             writer.write(make_example(b"", "a", **columns).SerializeToString())
     features = Features(numeric=("weight",), categorical=("camera",))
-    split = read_split(str(tmp_path), "train", features, describe_every=0, columns_every=3)
+    split = read_split(tmp_path, "train", features, columns_every=3)
     assert split.columns == {"camera": ["c0", None, "c6"], "weight": [0.0, None, 3.0]}
-    assert not read_split(str(tmp_path), "train", features, describe_every=0).columns
+    assert split.column_labels == [["a"]] * 3
+    assert not read_split(tmp_path, "train", features).columns
