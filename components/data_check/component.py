@@ -9,7 +9,7 @@ moved since the live model was trained. DataGate stops the run on errors.
 from typing import Any, ClassVar
 
 from tfx import types
-from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
@@ -40,7 +40,7 @@ class DataCheckSpec(types.ComponentSpec):
     OUTPUTS: ClassVar[dict[str, Any]] = {"findings": ChannelParameter(type=standard_artifacts.ExampleAnomalies)}
 
 
-class DataCheck(base_beam_component.BaseBeamComponent):
+class DataCheck(base_component.BaseComponent):
     """Checks the data; its output ``findings`` has FINDINGS, STATISTICS and SCHEMA of ``imagepipe.base.names``.
 
     Args:

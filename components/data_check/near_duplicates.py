@@ -62,16 +62,17 @@ def find_near_duplicates(
     )
     confirmed = []
     for start in range(0, len(pairs), _BATCH):
-        batch, thumbnails = [], []
+        batch, ones, others = [], [], []
         for pair in pairs[start : start + _BATCH]:
             images = [(names[numbers[position]], int(index[position])) for position in pair]
-            both = [find_thumbnail(image) for image in images]
-            if all(thumbnail is not None for thumbnail in both):
+            one, other = map(find_thumbnail, images)
+            if one is not None and other is not None:
                 batch.append(images)
-                thumbnails.append(both)
+                ones.append(one)
+                others.append(other)
         if batch:
-            one, other = (np.stack([both[side] for both in thumbnails]) for side in (0, 1))
-            confirmed += [pair for pair, alike in zip(batch, compare_thumbnails(one, other), strict=True) if alike]
+            is_copied = compare_thumbnails(np.stack(ones), np.stack(others))
+            confirmed += [images for images, copied in zip(batch, is_copied, strict=True) if copied]
     return group_copies(splits, confirmed), bits
 
 

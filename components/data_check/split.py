@@ -128,7 +128,7 @@ def identify_images(splits: Mapping[str, Split], images: Iterable[ImageRef]) -> 
     indices: dict[str, set[int]] = defaultdict(set)
     for name, index in images:
         indices[name].add(index)
-    identified = {}
+    identified: dict[ImageRef, dict[str, Any]] = {}
     for name, wanted in indices.items():
         ids, hashes = take(splits[name].ids, wanted), take(splits[name].sha256, wanted)
         identified |= {(name, i): {"split": name, "id": ids[i], "sha256": hashes[i]} for i in wanted}
