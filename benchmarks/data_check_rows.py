@@ -230,7 +230,7 @@ def draw_lines(seconds: dict[int, float], memory: dict[int, float]) -> str:
         panels.append(
             f'<text x="{left}" y="24" font-size="15" font-weight="bold" fill="#1b2a33">{title}</text>'
             f'<path d="M{left},{margin - 8} V{height - margin} h{across + 8}" stroke="#78909c" fill="none"/>'
-            f'<text x="{left + across + 12}" y="{height - margin + 34}" font-size="12" text-anchor="end" fill="#546e7a">'
+            f'<text x="{left + across}" y="{height - margin + 34}" font-size="12" text-anchor="end" fill="#546e7a">'
             "million Examples</text>"
             f'<polyline points="{points}" fill="none" stroke="#1565c0" stroke-width="2"/>'
         )
