@@ -1,10 +1,14 @@
 """Chooses the eval images that a report shows: behind each count, the worst mistakes, the most uncertain and novel."""
 
+import bisect
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagepipe.base.features import LABEL_SEPARATOR
@@ -18,6 +22,28 @@ _NOVEL_FROM = 0.95
 _BEHIND_WRONG, _BEHIND_RIGHT = 12, 3  # images behind a cell of the confusion matrix
 _BEHIND_ALL = 600  # behind all cells, so that the page stays small for any number of classes
 _TINY = 1e-7
+_ROWS = 4096  # at once, where an array as large as the scores would be made of them
+
+
+class ArrowColumn(Sequence[Any]):
+    """A column of values that become Python's only when they are asked for."""
+
+    def __init__(self, chunks: Sequence[pa.Array]):
+        self._chunks = chunks
+        self._starts = np.cumsum([0, *map(len, chunks)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._chunks[number][int(index) - self._starts[number]].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        for chunk in self._chunks:
+            yield from chunk.to_pylist()
 
 
 @dataclass(frozen=True)
@@ -39,11 +65,11 @@ class PredictionTable:
     task: str
     names: list[str]
     indexes: np.ndarray
-    ids: list[str]
-    labels: list[list[str]]
+    ids: Sequence[str]
+    labels: Sequence[Sequence[str]]
     targets: np.ndarray
     scores: np.ndarray
-    answers: list[str]
+    answers: Sequence[str]
     novelty: np.ndarray
 
 
@@ -77,21 +103,34 @@ class Picks:
 
 
 def read_predictions(folder: Path) -> PredictionTable:
-    """Reads the files of the component Predictions."""
+    """Reads the files of the component Predictions; text stays in Arrow's memory."""
     names = json.loads((folder / NAMES).read_text())
-    columns = ["index", "id", "labels", "target", "candidate", "candidate_label", "candidate_novelty"]
-    table = pq.read_table(folder / ROWS, columns=columns)
-    scores = table["candidate"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    outputs = len(names["candidate"])
+    texts: dict[str, list[pa.Array]] = {"id": [], "labels": [], "candidate_label": []}
+    with pq.ParquetFile(folder / ROWS) as file:
+        count = file.metadata.num_rows
+        numbers = {name: np.empty(count) for name in ("target", "candidate_novelty")}
+        indexes, scores = np.empty(count, np.int64), np.empty((count, outputs), np.float32)
+        start = 0
+        for batch in file.iter_batches(_ROWS, columns=["index", "candidate", *texts, *numbers]):
+            part = slice(start, start + len(batch))
+            start = part.stop
+            indexes[part] = batch["index"].to_numpy(zero_copy_only=False)
+            scores[part] = batch["candidate"].flatten().to_numpy(zero_copy_only=False).reshape(-1, outputs)
+            for name, values in numbers.items():
+                values[part] = batch[name].to_numpy(zero_copy_only=False)
+            for name, chunks in texts.items():
+                chunks.append(batch[name])
     return PredictionTable(
         task=names["task"],
         names=names["candidate"],
-        indexes=table["index"].to_numpy(),
-        ids=table["id"].to_pylist(),
-        labels=table["labels"].to_pylist(),
-        targets=table["target"].to_numpy().astype(float),
-        scores=scores.reshape(len(table), len(names["candidate"])),
-        answers=table["candidate_label"].to_pylist(),
-        novelty=table["candidate_novelty"].to_numpy(),
+        indexes=indexes,
+        ids=ArrowColumn(texts["id"]),
+        labels=ArrowColumn(texts["labels"]),
+        targets=numbers["target"],
+        scores=scores,
+        answers=ArrowColumn(texts["candidate_label"]),
+        novelty=numbers["candidate_novelty"],
     )
 
 
@@ -111,52 +150,89 @@ def _pick_novel(table: PredictionTable) -> list[Pick]:
 
 def _pick_by_class(table: PredictionTable) -> Picks:
     indexes = {name: index for index, name in enumerate(table.names)}
-    actual = np.array([indexes.get(labels[0], UNKNOWN) if labels else UNKNOWN for labels in table.labels], int)
+    first = (indexes.get(labels[0], UNKNOWN) if labels else UNKNOWN for labels in table.labels)
+    actual = np.fromiter(first, np.int64, len(table.scores))
     predicted, confidence = table.scores.argmax(axis=1), table.scores.max(axis=1)
     by_confidence = np.argsort(-confidence, kind="stable")
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i in by_confidence:
-        groups.setdefault((int(actual[i]), int(predicted[i])), []).append(int(i))
-    wrong = [i for i in by_confidence if actual[i] != predicted[i]][:_SHOWN]
-    best_two = np.sort(table.scores, axis=1)[:, -2:]
-    margins = best_two[:, -1] - best_two[:, 0] if best_two.shape[1] == 2 else confidence
+    # One number for each pair of classes; of the rows of each pair, the first ones are kept.
+    keys = ((actual - UNKNOWN) * len(table.names) + predicted)[by_confidence]
+    by_key = np.argsort(keys, kind="stable")
+    pairs, starts, sizes = np.unique(keys[by_key], return_index=True, return_counts=True)
+    groups, counts = {}, {}
+    for pair, start, size in zip(pairs.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        key = (pair // len(table.names) + UNKNOWN, pair % len(table.names))
+        groups[key] = by_confidence[by_key[start : start + min(size, _BEHIND_WRONG)]].tolist()
+        counts[key] = size
+    wrong = by_confidence[(actual != predicted)[by_confidence]][:_SHOWN]
     return _limit_picks(
         groups,
+        counts,
         {key for key in groups if key[0] == key[1]},
         [Pick(int(i), int(predicted[i])) for i in wrong],
-        [Pick(int(i), int(predicted[i])) for i in np.argsort(margins, kind="stable")[:_SHOWN]],
+        [Pick(int(i), int(predicted[i])) for i in np.argsort(_measure_margins(table.scores), kind="stable")[:_SHOWN]],
         _pick_novel(table),
     )
+
+
+def _measure_margins(scores: np.ndarray) -> np.ndarray:
+    """Returns by how much the largest score of each row is above the second: the score itself, if there is one only."""
+    if scores.shape[1] < 2:
+        return scores[:, 0]
+    margins = np.empty(len(scores), np.float32)
+    for start in range(0, len(scores), _ROWS):
+        best = np.partition(scores[start : start + _ROWS], -2, axis=1)
+        margins[start : start + _ROWS] = best[:, -1] - best[:, -2]
+    return margins
 
 
 def _pick_by_label(table: PredictionTable) -> Picks:
-    shape = table.scores.shape
-    actual = np.array([[name in labels for name in table.names] for labels in map(set, table.labels)], bool)
-    answers = [set(text.split(LABEL_SEPARATOR)) for text in table.answers]
-    predicted = np.array([[name in answer for name in table.names] for answer in answers], bool)
-    actual, predicted = actual.reshape(shape), predicted.reshape(shape)
-    errors = np.where(actual != predicted, np.abs(actual.astype(np.float32) - table.scores), -1)  # -1: right
-    groups: dict[tuple[int, int], list[int]] = {}
+    actual = _encode_labels(table, table.labels)
+    predicted = _encode_labels(table, (text.split(LABEL_SEPARATOR) for text in table.answers))
+    errors = np.abs(actual - table.scores)
+    errors[actual == predicted] = -1  # right
+    groups, counts = {}, {}
     for label in range(len(table.names)):
-        for i in np.argsort(-errors[:, label], kind="stable"):
-            if errors[i, label] < 0:
-                break
-            groups.setdefault((label, int(actual[i, label])), []).append(int(i))
-    worst = [i for i in np.argsort(-errors.max(axis=1), kind="stable") if errors[i].max() >= 0][:_SHOWN]
-    p = np.clip(table.scores, _TINY, 1 - _TINY)
-    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
-    uncertain = np.argsort(-entropy.mean(axis=1), kind="stable")[:_SHOWN]
+        for has in (0, 1):
+            wrong = np.flatnonzero((errors[:, label] >= 0) & (actual[:, label] == has))
+            if len(wrong):
+                first = np.argsort(-errors[wrong, label], kind="stable")[:_BEHIND_WRONG]
+                groups[label, has] = wrong[first].tolist()
+                counts[label, has] = len(wrong)
+    largest = errors.max(axis=1)
+    worst = [i for i in np.argsort(-largest, kind="stable")[:_SHOWN] if largest[i] >= 0]
+    mean = np.empty(len(table.scores), np.float32)
+    for start in range(0, len(mean), _ROWS):
+        mean[start : start + _ROWS] = _measure_entropy(table.scores[start : start + _ROWS]).mean(axis=1)
+    uncertain = np.argsort(-mean, kind="stable")[:_SHOWN]
     return _limit_picks(
         groups,
+        counts,
         set(),
         [Pick(int(i), int(errors[i].argmax())) for i in worst],
-        [Pick(int(i), int(entropy[i].argmax())) for i in uncertain],
+        [Pick(int(i), int(_measure_entropy(table.scores[i]).argmax())) for i in uncertain],
         _pick_novel(table),
     )
+
+
+def _encode_labels(table: PredictionTable, labels_by_row: Iterable[Iterable[str]]) -> np.ndarray:
+    """Returns whether each image has each of the model's labels, bool ``[n, k]``."""
+    indexes = {name: index for index, name in enumerate(table.names)}
+    encoded = np.zeros(table.scores.shape, bool)
+    for row, labels in enumerate(labels_by_row):
+        for label in labels:
+            if (index := indexes.get(label)) is not None:
+                encoded[row, index] = True
+    return encoded
+
+
+def _measure_entropy(scores: np.ndarray) -> np.ndarray:
+    p = np.clip(scores, _TINY, 1 - _TINY)
+    return -(p * np.log(p) + (1 - p) * np.log(1 - p))
 
 
 def _limit_picks(
     groups: dict[tuple[int, int], list[int]],
+    counts: dict[tuple[int, int], int],
     right: set[tuple[int, int]],
     mistakes: list[Pick],
     uncertain: list[Pick],
@@ -164,17 +240,11 @@ def _limit_picks(
 ) -> Picks:
     """Keeps images behind as many counts as there is room for: behind the most frequent mistakes first."""
     behind, room = {}, _BEHIND_ALL
-    for key in sorted(groups, key=lambda key: (key in right, -len(groups[key]), key)):
+    for key in sorted(groups, key=lambda key: (key in right, -counts[key], key)):
         limit = _BEHIND_RIGHT if key in right else _BEHIND_WRONG
         behind[key] = groups[key][: min(limit, room)]
         room -= len(behind[key])
-    return Picks(
-        {key: rows for key, rows in behind.items() if rows},
-        {key: len(rows) for key, rows in groups.items()},
-        mistakes,
-        uncertain,
-        novel,
-    )
+    return Picks({key: rows for key, rows in behind.items() if rows}, counts, mistakes, uncertain, novel)
 
 
 def format_actual(table: PredictionTable, row: int) -> str:

@@ -2,23 +2,31 @@
 
 import contextlib
 import gzip
+import hashlib
+import heapq
 import io
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import pyarrow.parquet
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from imagepipe.base import tfrecord
 from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.names import ROWS
 
 SHOWN = 60
 _ROWS = 4096  # read at once
 _SIDE = 96  # of a thumbnail, in pixels
 _one_at_a_time = threading.Lock()
+_OUTCOMES = ("only the first is right", "only the second is right", "neither is")
 _COLUMNS = ["index", "id", "sha256", "labels", "target", "candidate", "candidate_label"]
 
 
@@ -71,40 +79,97 @@ def compare(one: Path, other: Path, regression: bool) -> Comparison:
     Raises:
         OSError, ValueError, KeyError: if one is missing, or is no such artifact.
     """
-    first_answers = {key: answer for key, *_, answer in _read_rows(one, regression)}
-    images, differing = 0, []
-    for key, index, name, actual, answer in _read_rows(other, regression):
-        if key in first_answers:
+    first = _read_answers(one, regression)
+    images, differ, counts = 0, 0, Counter({} if regression else dict.fromkeys(_OUTCOMES, 0))
+
+    def find_differing() -> Iterator[Disagreement]:
+        nonlocal images, differ
+        for row, key in _read_rows(other):
+            if (answer := first.find(key)) is None:
+                continue
             images += 1
-            if first_answers[key].label != answer.label:
-                differing.append(Disagreement(name, actual, index, first_answers[key], answer))
-    counts: dict[str, int] = {}
-    if not regression:
-        counts = {
-            "only the first is right": sum(bool(d.one.right) for d in differing),
-            "only the second is right": sum(bool(d.other.right) for d in differing),
-            "neither is": sum(not d.one.right and not d.other.right for d in differing),
-        }
-        differing.sort(key=lambda d: -(d.one.score + d.other.score))
-    else:
-        differing.sort(key=lambda d: -abs(d.one.score - d.other.score))
-    return Comparison(images, len(differing), counts, differing[:SHOWN])
+            own = _judge(row, regression)
+            if answer.label != own.label:
+                differ += 1
+                if not regression:
+                    counts[_OUTCOMES[0] if answer.right else _OUTCOMES[1] if own.right else _OUTCOMES[2]] += 1
+                yield Disagreement(row["id"], _name_actual(row, regression), row["index"], answer, own)
+
+    def measure(found: Disagreement) -> float:
+        return abs(found.one.score - found.other.score) if regression else found.one.score + found.other.score
+
+    shown = heapq.nlargest(SHOWN, find_differing(), key=measure)
+    return Comparison(images, differ, dict(counts), shown)
 
 
-def _read_rows(folder: Path, regression: bool) -> Iterator[tuple[str, int, str, str, ModelAnswer]]:
-    """Yields key, index, id, actual label and answer for each image."""
-    with pyarrow.parquet.ParquetFile(folder / "predictions.parquet") as file:
+class _Answers(NamedTuple):
+    """A model's answers, sorted by the images' keys: 40 bytes for each, not objects of Python.
+
+    Attributes:
+        keys: hashes, uint64 ``[n]``, ascending.
+        rows: of the answers, int64 ``[n]``; below they are in the order of the file.
+        labels: text.
+        scores: float64 ``[n]``.
+        right: bool ``[n]``.
+        regression: whether the answers are numbers, of which none is right or wrong.
+    """
+
+    keys: np.ndarray
+    rows: np.ndarray
+    labels: pa.ChunkedArray
+    scores: np.ndarray
+    right: np.ndarray
+    regression: bool
+
+    def find(self, key: int) -> ModelAnswer | None:
+        """Returns the last answer for an image, None if there is none."""
+        place = int(np.searchsorted(self.keys, np.uint64(key), "right")) - 1
+        if place < 0 or self.keys[place] != key:
+            return None
+        row = int(self.rows[place])
+        right = None if self.regression else bool(self.right[row])
+        return ModelAnswer(self.labels[row].as_py(), float(self.scores[row]), right)
+
+
+def _read_answers(folder: Path, regression: bool) -> _Answers:
+    with pq.ParquetFile(folder / ROWS) as file:
+        count = file.metadata.num_rows
+    keys, scores, right = np.empty(count, np.uint64), np.empty(count), np.empty(count, bool)
+    labels: list[pa.Array] = []
+    waiting: list[str] = []
+    for number, (row, key) in enumerate(_read_rows(folder)):
+        answer = _judge(row, regression)
+        keys[number], scores[number], right[number] = key, answer.score, bool(answer.right)
+        waiting.append(answer.label)
+        if len(waiting) == _ROWS:
+            labels.append(pa.array(waiting, pa.string()))
+            waiting = []
+    order = np.argsort(keys, kind="stable")
+    return _Answers(
+        keys[order], order, pa.chunked_array([*labels, pa.array(waiting, pa.string())]), scores, right, regression
+    )
+
+
+def _read_rows(folder: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yields the columns of each image's row, and a hash of what identifies the image."""
+    with pq.ParquetFile(folder / ROWS) as file:
         for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
             for row in batch.to_pylist():
-                labels = row["labels"] or []
-                actual = (
-                    f"{row['target']:g}" if regression and row["target"] is not None else LABEL_SEPARATOR.join(labels)
-                )
-                scores = row["candidate"] or [0.0]
-                label = row["candidate_label"]
-                right = None if regression else set(filter(None, label.split(LABEL_SEPARATOR))) == set(labels)
-                answer = ModelAnswer(label, scores[0] if regression else max(scores), right)
-                yield row["sha256"] or row["id"], row["index"], row["id"], actual, answer
+                key = (row["sha256"] or row["id"]).encode()
+                yield row, int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
+
+
+def _judge(row: Mapping[str, Any], regression: bool) -> ModelAnswer:
+    scores = row["candidate"] or [0.0]
+    label = row["candidate_label"]
+    right = None if regression else set(filter(None, label.split(LABEL_SEPARATOR))) == set(row["labels"] or [])
+    return ModelAnswer(label, scores[0] if regression else max(scores), right)
+
+
+def _name_actual(row: Mapping[str, Any], regression: bool) -> str:
+    if regression and row["target"] is not None:
+        return f"{row['target']:g}"
+    return LABEL_SEPARATOR.join(row["labels"] or [])
 
 
 def make_thumbnails(split: Path, feature: str, indexes: tuple[int, ...]) -> dict[int, bytes]:

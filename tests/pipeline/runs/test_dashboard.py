@@ -375,7 +375,8 @@ def disagreeing(recorder, root) -> Path:
     return root
 
 
-def test_images_where_two_runs_disagree_are_shown_surest_first(disagreeing):
+def test_images_where_two_runs_disagree_are_shown_surest_first(disagreeing, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.dashboard.disagreements._ROWS", 2)  # read in several parts
     path = f"compare/{run_id(0)}/{run_id(1)}"
     shown = page(disagreeing, f"{path}/index.html")
     words = text(shown)
