@@ -1,4 +1,4 @@
-"""DataCheck of 100,000 to 1,000,000 Examples on this machine: CPU time, peak memory, and the copies that are found.
+"""DataCheck of 100,000 to 1,000,000 Examples on this machine: CPU time, peak memory, and the copies that are copies.
 
 Each hash is of a thumbnail of 32x32, in gray, of two photos laid over each other, and every fourth image is kept for
 itself and the next three. One in 1,000 of the eval split is a darker copy, saved in another quality, of one of the
@@ -51,14 +51,14 @@ def main() -> None:
         raise SystemExit(f"There are no photos in {arguments.folder}.")
     seconds: dict[int, float] = {}
     memory: dict[int, float] = {}  # MiB
-    found: dict[int, str] = {}
+    copies: dict[int, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_examples(read_photos(photos), folder, max(arguments.rows))
         for rows in sorted(arguments.rows):
             command = [sys.executable, "-m", "benchmarks.data_check_rows", name, "--check", str(rows)]
             memory[rows] = measure(command).peak / 2**20
-            seconds[rows], found[rows] = json.loads((folder / f"{rows}" / RESULT).read_text())
+            seconds[rows], copies[rows] = json.loads((folder / f"{rows}" / RESULT).read_text())
     small, large = min(seconds), max(seconds)
     if arguments.draw:
         arguments.draw.write_text(draw_lines(seconds, memory))
@@ -67,11 +67,11 @@ def main() -> None:
         "data_check_rows",
         MEASURES,
         {
-            str(rows): {"cpu_seconds": seconds[rows], "peak_mib": memory[rows], "copies": found[rows]}
+            str(rows): {"cpu_seconds": seconds[rows], "peak_mib": memory[rows], "copies": copies[rows]}
             for rows in seconds
         },
-        ["Examples", "CPU seconds", "peak memory, MiB", "copies found"],
-        [[f"{rows:,}", f"{seconds[rows]:.0f}", f"{memory[rows]:,.0f}", found[rows]] for rows in seconds],
+        ["Examples", "CPU seconds", "peak memory, MiB", "copies copies"],
+        [[f"{rows:,}", f"{seconds[rows]:.0f}", f"{memory[rows]:,.0f}", copies[rows]] for rows in seconds],
         [
             at_most(f"{what} of DataCheck, {large:,} Examples to {small:,}", of[large] / of[small], goal)
             for what, of, goal in (("peak memory", memory, MEMORY_GOAL), ("CPU time", seconds, TIME_GOAL))
@@ -163,7 +163,7 @@ def draw_thumbnails(photos: np.ndarray, key: list[int]) -> np.ndarray:
 
 
 def check_rows(folder: Path, rows: int) -> None:
-    """Runs DataCheck's executor on the first Examples of each split; writes its CPU time and the copies it found."""
+    """Runs DataCheck's executor on the first Examples of each split; writes its CPU time and the copies it copies."""
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
     from tfx.types import artifact_utils, standard_artifacts
@@ -218,8 +218,8 @@ def check_rows(folder: Path, rows: int) -> None:
     seconds = time.process_time() - start
     content = json.loads((here / "findings" / FINDINGS).read_text())
     (message,) = [finding["message"] for finding in content["findings"] if finding["kind"] == "near_duplicates"]
-    found = f"{message.partition(' ')[0]} of {rows // (10 * COPIED_EVERY):,}"
-    (here / RESULT).write_text(json.dumps([seconds, found]))
+    copies = f"{message.partition(' ')[0]} of {rows // (10 * COPIED_EVERY):,}"
+    (here / RESULT).write_text(json.dumps([seconds, copies]))
 
 
 def draw_lines(seconds: dict[int, float], memory: dict[int, float]) -> str:

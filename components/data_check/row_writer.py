@@ -48,7 +48,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of a split's Examples.
+    """The parts of a split's Examples that are read.
 
     Attributes:
         folder: folder of the split, whose ``*.gz`` files are read.

@@ -159,8 +159,8 @@ def test_of_many_images_all_copies_within_a_few_bits_are_found(monkeypatch):
     hashes, splits = draw_hashes(4000)
     pairs, bits = near_duplicates.match_hashes(hashes, splits)
     assert bits == near_duplicates.SURE == 4
-    found = set(map(tuple, pairs.tolist()))
-    shares = [np.mean([(i, 2000 + i) in found for i in range(distance, 2000, 8)]) for distance in range(8)]
+    matches = set(map(tuple, pairs.tolist()))
+    shares = [np.mean([(i, 2000 + i) in matches for i in range(distance, 2000, 8)]) for distance in range(8)]
     assert shares[:5] == [1] * 5
     assert np.abs(np.array(shares[5:]) - [0.76, 0.47, 0.26]).max() < 0.1  # as the docstring has it
 

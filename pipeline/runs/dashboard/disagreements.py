@@ -95,8 +95,8 @@ def compare(one: Path, other: Path, regression: bool) -> Comparison:
                     counts[_OUTCOMES[0] if answer.right else _OUTCOMES[1] if own.right else _OUTCOMES[2]] += 1
                 yield Disagreement(row["id"], _name_actual(row, regression), row["index"], answer, own)
 
-    def measure(found: Disagreement) -> float:
-        return abs(found.one.score - found.other.score) if regression else found.one.score + found.other.score
+    def measure(image: Disagreement) -> float:
+        return abs(image.one.score - image.other.score) if regression else image.one.score + image.other.score
 
     shown = heapq.nlargest(SHOWN, find_differing(), key=measure)
     return Comparison(images, differ, dict(counts), shown)
