@@ -13,13 +13,15 @@ OptionValue = bool | int | float | str
 
 LOCAL_RUNNER = "imagepipe.base.local_runner.LocalRunner"
 
+SERVER_RUNNER = "imagepipe.base.server_runner.ServerRunner"
+
 LOCAL_ARGUMENTS = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 """For steps of our own on this machine: Beam's checks of their types, always the same ones, cost 0.15 s a run."""
 
 _RUNNERS: dict[RunnerName, str] = {
     "direct": LOCAL_RUNNER,
     "dataflow": "DataflowRunner",
-    "portable": "PortableRunner",
+    "portable": SERVER_RUNNER,
 }
 
 # Beam's own images can't install this project: uv.lock overrides what tfx asks for (pyproject.toml), and pip doesn't.

@@ -1,7 +1,11 @@
+import time
+
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, PortableOptions
+from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from apache_beam.runners.portability.prism_runner import PrismJobServer
+from apache_beam.runners.runner import PipelineState
 
 from imagepipe.base.beam_options import check_options, hide_step_errors, make_arguments
 from imagepipe.base.errors import UnavailableError
@@ -65,6 +69,16 @@ def test_workers_of_a_job_server_are_those_of_a_sidecar_unless_others_are_given(
     args = make_arguments("portable", {"job_endpoint": "jobs:8099", **options})
     portable = PipelineOptions(args).view_as(PortableOptions)
     assert (portable.environment_type, portable.environment_config) == workers
+
+
+def test_a_job_may_take_longer_than_its_server_has_to_answer(tmp_path):
+    server = LocalJobServicer(str(tmp_path))
+    endpoint = f"localhost:{server.start_grpc_server(0)}"
+    options = {"job_endpoint": endpoint, "environment_type": "LOOPBACK", "job_server_timeout": 1}
+    with beam.Pipeline(options=PipelineOptions(make_arguments("portable", options))) as pipeline:
+        _ = pipeline | beam.Create([2]) | beam.Map(time.sleep)
+    assert pipeline.result.state == PipelineState.DONE
+    server.stop()
 
 
 def test_a_job_server_that_does_not_answer_is_an_error_in_one_line(tmp_path):

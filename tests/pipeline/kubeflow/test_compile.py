@@ -9,6 +9,7 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from imagepipe.base.beam_options import SERVER_RUNNER
 from imagepipe.base.errors import ConfigError
 from pipeline import demo
 from pipeline.config_file import read_config
@@ -269,7 +270,7 @@ def test_numbers_get_names_on_a_cluster_too(config, tmp_path):
 def test_beams_runner_and_options_go_to_every_component(config):
     beam = "beam={runner: portable, options: {job_endpoint: 'jobs:8099', experiments: [a, b]}}"
     spec = next(yaml.safe_load_all(check_and_compile(config(beam, VERTEX[0]), "kubeflow")))
-    wanted = {"--runner=PortableRunner", "--job_endpoint=jobs:8099", "--experiments=a", "--experiments=b"}
+    wanted = {f"--runner={SERVER_RUNNER}", "--job_endpoint=jobs:8099", "--experiments=a", "--experiments=b"}
     on_beam = {"import-example-gen", "statistics-gen", "transform", "evaluator"}
     assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in on_beam}
 
