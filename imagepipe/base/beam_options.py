@@ -11,9 +11,9 @@ from imagepipe.base.errors import USER_ERRORS, UnavailableError
 RunnerName = Literal["direct", "dataflow", "portable"]
 OptionValue = bool | int | float | str
 
-LOCAL_RUNNER = "imagepipe.base.local_runner.LocalRunner"
+LOCAL_RUNNER = "imagepipe.base.runners.LocalRunner"
 
-SERVER_RUNNER = "imagepipe.base.server_runner.ServerRunner"
+SERVER_RUNNER = "imagepipe.base.runners.ServerRunner"
 
 LOCAL_ARGUMENTS = (f"--runner={LOCAL_RUNNER}", "--no_pipeline_type_check")
 """For steps of our own on this machine: Beam's checks of their types, always the same ones, cost 0.15 s a run."""
