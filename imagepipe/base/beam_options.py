@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from imagepipe.base.errors import USER_ERRORS, UnavailableError
@@ -93,9 +93,41 @@ def hide_step_errors() -> Iterator[None]:
             raise
         reason = failed[1].strip().splitlines()[-1] if failed[1].strip() else "without a reason"
         raise UnavailableError(
-            f"The job failed on Beam's job server ({reason}), whose log has the rest. Run it again: what is complete "
-            "is kept."
+            f"The job failed on Beam's job server ({reason}), whose log has the rest. Run it again."
         ) from error
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def explain_job_errors(arguments: Sequence[str], remedy: str) -> Iterator[None]:
+    """Turns what runners raise further into one message: workers' errors here, and those of a cloud's clients.
+
+    Args:
+        arguments: Beam's, with the runner.
+        remedy: a sentence that says what to do.
+
+    Raises:
+        UnavailableError: if a job or a worker fails, or nobody answers. An error in a step that runs in this process
+            is none of these: it goes on unchanged.
+    """
+    *_, runner = [arg.partition("=")[2] for arg in arguments if arg.startswith("--runner=")] or [LOCAL_RUNNER]
+    is_here = runner == LOCAL_RUNNER
+    logger = logging.getLogger("apache_beam")
+    level = logger.level
+    if not is_here:
+        logger.setLevel(logging.CRITICAL)  # it logs the traceback of each error, which is then raised
+    try:
+        yield
+    except (*USER_ERRORS, OSError):
+        raise
+    except Exception as error:
+        if is_here and not isinstance(error, RuntimeError):  # as which a worker's error arrives
+            raise
+        *_, reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        where = "" if is_here else f"The job on {runner} failed: "
+        reason = reason.partition(" [while running '")[0].rstrip(".")
+        raise UnavailableError(f"{where}{reason}. {remedy}") from error
     finally:
         logger.setLevel(level)
 

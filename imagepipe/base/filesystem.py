@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from imagepipe.base.stores import connect, describe, find_key, find_root, open_stream, plain_errors
+from imagepipe.base.stores import connect, describe, find_key, find_root, list_objects, open_stream, plain_errors
 
 PARTIAL = ".partial-"
 """Start of the names of files and folders that are not complete yet."""
@@ -151,13 +151,15 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(str(path.parent))
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: str) -> None:
     """Flushes a folder to the disk: without it, a file that was renamed may be gone after a power cut."""
+    if is_uri(folder):
+        return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -303,17 +305,7 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
             if path.is_file():
                 yield f"{folder.rstrip('/')}/{path.relative_to(local)}", path.stat().st_size
         return
-    try:
-        with plain_errors(folder):
-            entries = connect(folder).find(folder, detail=True)
-    except FileNotFoundError:
-        return
-    root = find_key(folder)
-    yield from sorted(
-        (folder.rstrip("/") + name[len(root) :], int(entry["size"] or 0))
-        for name, entry in entries.items()
-        if name.startswith(f"{root}/") and not name.endswith("/")  # consoles make such objects stand for folders
-    )
+    yield from list_objects(folder)
 
 
 def glob(pattern: str) -> list[str]:

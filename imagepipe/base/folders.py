@@ -8,9 +8,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
 from imagepipe.base import filesystem
+from imagepipe.base.errors import FULL_DISK
+from imagepipe.base.on_disk import sort_on_disk
 
 # In lower case. Names that begin with a dot, such as ._photo.jpg, .thumbnails or .ipynb_checkpoints, are hidden anyway.
 _JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"})
@@ -34,17 +37,26 @@ SPECIAL = "not files (pipes, sockets, devices)"
 _MAX_LISTINGS = 1_000  # of one folder: with two links each to the next, 40 folders have a trillion paths
 
 
-class _Item(NamedTuple):
-    """An entry of a folder that is listed; ``above`` has device and number of the folders that it lies in."""
+class _Entry(NamedTuple):
+    """An entry of a folder that is listed, and why it can't be read, or None."""
 
-    path: str
+    name: str
     is_folder: bool
     reason: str | None
+
+
+class _Listing(NamedTuple):
+    """A folder's entries in order; ``above`` has device and number of the folders that it lies in, and its own."""
+
+    folder: str
+    entries: Iterator[tuple[str, bool, str | None]]
     above: tuple[tuple[int, int], ...]
 
 
 def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, str | None]]:
     """Lists the files below a folder, at any depth, sorted by name; links are followed.
+
+    Memory does not grow with their number: see ``on_disk.sort_on_disk``.
 
     Args:
         folder: a path, or a URI of a folder.
@@ -58,29 +70,43 @@ def list_files(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, st
     if filesystem.is_uri(folder):
         yield from _list_store(folder, passed_over)
         return
-    pending = [_Item(folder, True, None, ())]
+    pending: list[_Listing] = []
     listings = Counter[tuple[int, int]]()
-    while pending:
-        path, is_folder, reason, above = pending.pop()
-        if reason or not is_folder:
-            yield path, reason or check_name(path[len(folder) :])
-            continue
+
+    def enter(path: str, above: tuple[tuple[int, int], ...]) -> str | None:
+        """Makes a folder the next one to be listed, or returns why it can't be."""
         try:
             status = os.stat(path)  # noqa: PTH116 (of many, Path is slow)
-            with os.scandir(path) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                return "folder that links to one above itself"
+            listings[here] += 1
+            if listings[here] > _MAX_LISTINGS:
+                return f"folder to which links lead more than {_MAX_LISTINGS:,} times"
+            with os.scandir(path) as entries:
+                counted = (item for entry in entries if (item := _examine(entry, passed_over)))
+                ordered = sort_on_disk(counted, key=itemgetter(0))
         except OSError as error:
-            yield path, f"folder can't be listed: {error.strerror}"
+            if error.errno in FULL_DISK:  # of the temporary files
+                raise
+            return f"folder can't be listed: {error.strerror}"
+        pending.append(_Listing(path, ordered, (*above, here)))
+        return None
+
+    if problem := enter(folder, ()):
+        yield folder, problem
+    while pending:
+        parent, entries, above = pending[-1]
+        entry = next(entries, None)
+        if entry is None:
+            pending.pop()
             continue
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            yield path, "folder that links to one above itself"
-            continue
-        listings[here] += 1
-        if listings[here] > _MAX_LISTINGS:
-            yield path, f"folder to which links lead more than {_MAX_LISTINGS:,} times"
-            continue
-        pending += (item for entry in entries if (item := _examine(entry, (*above, here), passed_over)))
+        name, is_folder, problem = entry
+        path = os.path.join(parent, name)  # noqa: PTH118 (of many, Path is slow)
+        if not problem:
+            problem = enter(path, above) if is_folder else check_name(path[len(folder) :])
+        if problem or not is_folder:
+            yield path, problem
 
 
 def list_subfolders(folder: str) -> list[str]:
@@ -116,7 +142,7 @@ def _list_store(folder: str, passed_over: Counter[str]) -> Iterator[tuple[str, s
             yield path, check_name(path[len(folder) :])
 
 
-def _examine(entry: os.DirEntry[str], above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> _Item | None:
+def _examine(entry: os.DirEntry[str], passed_over: Counter[str]) -> _Entry | None:
     """Returns an entry as it is to be listed; None if it is passed over, and counted."""
     reason: str | None = None
     try:
@@ -134,7 +160,7 @@ def _examine(entry: os.DirEntry[str], above: tuple[tuple[int, int], ...], passed
     if is_special:
         passed_over[SPECIAL] += 1
         return None
-    return _Item(entry.path, is_folder, reason, above)
+    return _Entry(entry.name, is_folder, reason)
 
 
 def _find_kind(name: str, is_folder: bool) -> str | None:

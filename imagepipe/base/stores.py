@@ -112,6 +112,49 @@ def describe(path: str) -> dict[str, Any] | None:
         return None
 
 
+def list_objects(folder: str) -> Iterator[tuple[str, int]]:
+    """Yields path and size in bytes of every object below a folder, in order of the paths; none if it does not exist.
+
+    S3 and Google Cloud Storage list page by page, in this order, so that memory does not grow with the number. fsspec
+    collects all pages, as a dict of some 2 kB per object; the other stores leave no choice.
+    """
+    system, root = connect(folder), find_key(folder)
+    start = folder.rstrip("/")
+    pages = {"s3": _page_s3, "s3a": _page_s3, "gs": _page_gcs, "gcs": _page_gcs}
+    page = pages.get(folder.partition("://")[0])
+    with contextlib.suppress(FileNotFoundError), plain_errors(folder):
+        for name, size in page(system, *root.partition("/")[::2]) if page else _find_all(system, root):
+            if not name.endswith("/"):  # consoles make such objects stand for folders
+                yield start + name[len(root) :], size
+
+
+def _page_s3(system: Any, bucket: str, key: str) -> Iterator[tuple[str, int]]:
+    request = {"Bucket": bucket, "Prefix": key and f"{key}/", **system.req_kw}
+    while True:
+        page = system.call_s3("list_objects_v2", **request)
+        for entry in page.get("Contents", ()):
+            yield f"{bucket}/{entry['Key']}", int(entry["Size"])
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _page_gcs(system: Any, bucket: str, key: str) -> Iterator[tuple[str, int]]:
+    request = {"prefix": key and f"{key}/", "fields": "nextPageToken,items(name,size)"}
+    while True:
+        page = system.call("GET", "b/{}/o", bucket, json_out=True, **request)
+        for entry in page.get("items", ()):
+            yield f"{bucket}/{entry['name']}", int(entry["size"])
+        if "nextPageToken" not in page:
+            return
+        request["pageToken"] = page["nextPageToken"]
+
+
+def _find_all(system: Any, root: str) -> Iterator[tuple[str, int]]:
+    entries = system.find(root, detail=True)
+    yield from sorted((name, int(entry["size"] or 0)) for name, entry in entries.items() if name.startswith(f"{root}/"))
+
+
 @contextlib.contextmanager
 def plain_errors(path: str) -> Iterator[None]:
     """Turns every error of a store's client into an OSError with a plain message, without credentials.

@@ -12,6 +12,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
 from imagepipe.deploy.signing import SIGNATURE, is_signed, sign_model
+from imagepipe.deploy.versions import find_model as find_local_model
 
 REMOVED = ".removed-"
 """Start of the name of a version's folder that is being removed."""
@@ -20,6 +21,22 @@ REMOVED = ".removed-"
 def list_versions(folder: str) -> list[str]:
     """Returns the names of the version folders in a folder, oldest first; none if it doesn't exist."""
     return sorted((name for name in filesystem.list_folder(folder) if name.isdigit()), key=int)
+
+
+def find_model(path: str) -> str:
+    """Finds the SavedModel that a path or URI stands for, see ``versions.find_model``; absolute.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    path = filesystem.absolute(path)
+    if not filesystem.is_uri(path):
+        return str(find_local_model(Path(path)))
+    if filesystem.size(f"{path}/{GRAPH}") is not None:
+        return path
+    if numbers := list_versions(path):
+        return find_model(f"{path}/{numbers[-1]}")
+    raise ModelError(f"{path} is neither a SavedModel nor a folder of its versions (serving/NAME)")
 
 
 def read_fingerprint(model: str) -> bytes:
@@ -137,7 +154,7 @@ def fetch_folder(model: str) -> Path:
     if not filesystem.is_uri(model):
         return Path(model)
     copy = _create_temporary_folder() / PurePosixPath(model).name
-    _fetch(model.rstrip("/"), copy)
+    fetch(model.rstrip("/"), copy)
     return copy
 
 
@@ -152,7 +169,7 @@ def fetch_assets(model: str) -> Path:
     if not filesystem.is_uri(model):
         return Path(model)
     copy = _create_temporary_folder()
-    _fetch(f"{model}/assets", copy / "assets")
+    fetch(f"{model}/assets", copy / "assets")
     return copy
 
 
@@ -173,7 +190,12 @@ def _create_temporary_folder() -> Path:
     return Path(folder)
 
 
-def _fetch(root: str, copy: Path) -> None:
+def fetch(root: str, copy: Path) -> None:
+    """Copies all that lies below a URI into a folder on this machine.
+
+    Raises:
+        ModelError: if there is nothing, or it can't be read.
+    """
     try:
         for path, _ in filesystem.walk(root):
             name = PurePosixPath(path.removeprefix(root).strip("/"))

@@ -8,7 +8,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagepipe.base import progress
-from imagepipe.base.beam_options import LOCAL_ARGUMENTS, hide_step_errors, query_metrics
+from imagepipe.base.beam_options import LOCAL_ARGUMENTS, explain_job_errors, hide_step_errors, query_metrics
 from imagepipe.ingest import policy, steps
 from imagepipe.ingest.steps import Plan
 
@@ -22,6 +22,9 @@ def run(plan: Plan, row_files: list[str], rows: int, index_files: list[str], bea
         rows: number of rows.
         index_files: JSON lines of IndexEntry.
         beam_args: Beam pipeline options; without a runner among them, the work is done on this machine.
+
+    Raises:
+        UnavailableError: if the job fails, or the runner can't be reached.
     """
     job: list[Any] = []  # once the runner has accepted it
 
@@ -29,8 +32,9 @@ def run(plan: Plan, row_files: list[str], rows: int, index_files: list[str], bea
         read, done = query_metrics(job[0]) if job else (0, 0)
         return {"read": read, "checked and written": done}
 
-    with hide_step_errors():
-        pipeline = beam.Pipeline(options=PipelineOptions([*LOCAL_ARGUMENTS, *beam_args]))
+    arguments = [*LOCAL_ARGUMENTS, *beam_args]
+    with explain_job_errors(arguments, "Nothing was written: run it again."), hide_step_errors():
+        pipeline = beam.Pipeline(options=PipelineOptions(arguments))
         build(pipeline, plan, row_files, index_files)
         with progress.show_progress(rows, "images", count):
             job.append(pipeline.run())

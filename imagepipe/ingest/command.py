@@ -89,6 +89,7 @@ def ingest(
         IngestError: the arguments don't fit together, with each other, with the source or with the dataset in ``out``;
             nothing was written.
         NothingIngestedError: an IngestError: there is no file or row, or all are quarantined, which is written.
+        UnavailableError: a job of Beam's failed, or its runner can't be reached; nothing was written.
         OSError: the source or the dataset can't be read or written.
         Stopped: after SIGTERM or Ctrl+C, a KeyboardInterrupt. Handlers of the application are left in place.
 

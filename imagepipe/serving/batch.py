@@ -1,66 +1,35 @@
 """Batch prediction, on Beam: from images or files of requests to files of predictions, shard by shard.
 
-The folder of the results holds, for each shard:
-
-- ``predictions-<id>.jsonl`` (or ``.parquet``, ``.tfrecord``): ``metadata`` (the image's path, or the request's own),
-  ``label``, ``score``, ``classes`` and ``novelty``, as the model's signature gives them; for rows of a manifest also
-  its ``line``, and ``kept``, the columns that the model doesn't take, if they are wanted;
-- ``quarantine-<id>.jsonl``, if there were any: images without a prediction, with the reason;
-- ``done/<id>.json``, written last: the shard's inputs. Without it the shard does not count: the next run deletes its
-  files and predicts it again. An input that no such file names is new.
+The driver lists the inputs and spools them to files; workers ask the model, each a shard at a time (``shards``); what
+they have done is moved into the folder of the results, which says what is in it (``results``). Model, inputs and
+results may each be on this machine, or anywhere that a URI names: then the workers need nothing of this machine.
 """
 
-import json
-import re
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from imagepipe.base import progress, tfrecord
-from imagepipe.base.beam_options import LOCAL_ARGUMENTS, hide_step_errors
+from imagepipe.base import filesystem, progress
+from imagepipe.base.beam_options import LOCAL_ARGUMENTS, explain_job_errors, hide_step_errors
 from imagepipe.base.errors import UnavailableError
-from imagepipe.base.filesystem import PARTIAL, open_whole, write_whole
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
-from imagepipe.serving.listing import Item, Listing, list_for_model, read_items
+from imagepipe.base.on_disk import DiskCounter
+from imagepipe.deploy import storage
+from imagepipe.serving.listing import Item, Listing, read_side_features, stream_inputs
 from imagepipe.serving.predictor import Predictor, load
-from imagepipe.serving.types import Prediction
+from imagepipe.serving.results import Run, recover
+from imagepipe.serving.shards import ResultFormat, Shard, Spool, predict_shard, read_shards, spool_items
 
-ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
-
-# A kill costs at most a shard: some seconds of a GPU, half a minute of two cores. A file of requests is one shard.
-_IMAGES_IN_SHARD = 256
-_ROWS_IN_GROUP = 4096  # of Parquet: results held in memory
-_DONE = "done"
-_RESULT_FILE = re.compile(r"(predictions|quarantine)-([0-9a-f]{32})\.(jsonl|parquet|tfrecord)")
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A unit of work.
-
-    Attributes:
-        id: its name.
-        items: images or rows of manifests, or one file of requests.
-        out: folder of the results.
-        kind: format of the results.
-    """
-
-    id: str
-    items: tuple[Item, ...]
-    out: str
-    kind: ResultFormat
+_KEPT = "What is done is kept: run it again to go on from there."
 
 
 @dataclass(frozen=True)
@@ -89,86 +58,94 @@ class BatchResult:
 
 
 def predict_source(
-    model: Path, source: str, out: Path, kind: ResultFormat = "jsonl", workers: int = 1, beam_args: Sequence[str] = ()
-) -> BatchResult:
-    """Asks a model about all inputs that a path or a pattern stands for; see ``predict_listing``.
-
-    Args:
-        model: the SavedModel's folder.
-        source: an image, a folder or a glob of images; files of requests, see ``request_files``; or a manifest with the
-            column ``path``.
-        out: folder of the results, made if missing.
-        kind: format of the results.
-        workers: processes.
-        beam_args: Beam pipeline options.
-    """
-    return predict_listing(model, list_for_model(model, [source]), out, kind, workers, beam_args)
-
-
-def predict_listing(
-    model: Path,
-    listing: Listing,
-    out: Path,
+    model: str | os.PathLike[str],
+    source: str,
+    out: str | os.PathLike[str],
     kind: ResultFormat = "jsonl",
     workers: int = 1,
     beam_args: Sequence[str] = (),
+    keep: bool = False,
 ) -> BatchResult:
-    """Asks a model about all inputs that no earlier run into the same folder has done.
+    """Asks a model about all inputs that no earlier run into the same folder has done; shows progress on stderr.
 
-    A run that was killed is resumed by running it again: a shard is either done or not.
+    A run that was killed is resumed by running it again: a shard is either done or not. Memory doesn't grow with the
+    number of inputs, see ``listing.stream_inputs``.
 
     Args:
-        model: the SavedModel's folder.
-        listing: the inputs.
-        out: folder of the results, made if missing.
+        model: a SavedModel, a folder of its versions or, on this machine, a run; a path or URI.
+        source: an image, a folder or a glob of images; files of requests, see ``request_files``; or a manifest with the
+            column ``path``; by path or URI.
+        out: folder of the results, made if missing; a path, or a URI as text. Workers on other machines must reach it.
         kind: format of the results.
         workers: processes, 1 or more; each holds the model in its memory.
         beam_args: Beam pipeline options, which override those of a local run.
+        keep: whether the results have the manifest's further columns too.
 
     Raises:
-        ModelError: if there is no model.
-        UnavailableError: if another run is writing into ``out``, or a worker fails.
+        ModelError: if there is no model or no input.
+        UnavailableError: if another run is writing into ``out``, a worker or the job fails, or inputs are left over.
     """
-    items = {item.key: item for item in listing.items}
+    folder = storage.find_model(os.fspath(model))
+    out = filesystem.absolute(os.fspath(out))
+    listing = Listing()
+    done_before = 0
+    listed = DiskCounter()
+
+    def select_new(done: DiskCounter) -> Iterator[Item]:
+        nonlocal done_before
+        for item in stream_inputs(source, listing, read_side_features(folder), keep):
+            if listed.add(item.key) > 1:
+                continue
+            if item.key in done:
+                done_before += 1
+            else:
+                yield item
+
     busy = UnavailableError(f"another run is writing into {out}: wait for it, or give another --out")
-    with lock_folder(out, busy):
-        (out / _DONE).mkdir(exist_ok=True)
-        earlier = _read_done(out)
-        done_items = {item for record in earlier.values() for item in record["items"]}
-        _remove_unfinished(out, earlier.keys())
-        new = [item for key, item in items.items() if key not in done_items]
-        mode = ["--direct_running_mode=multi_processing"] if workers > 1 else ["--direct_running_mode=in_memory"]
-        options = PipelineOptions([*LOCAL_ARGUMENTS, *mode, f"--direct_num_workers={workers}", *beam_args])
-        shards = list(_make_shards(new, str(out.resolve()), kind))
-        sizes = {shard.id: len(shard.items) for shard in shards}
-
-        def count_done() -> progress.Counts:
-            return {"predicted": sum(sizes.get(file.stem, 0) for file in (out / _DONE).iterdir())}
-
+    with name_full_disk(out), lock_folder(out, busy) as renew:
+        run = Run(out, renew)
+        listing.folder = run.folder
+        done = recover(out)
         try:
-            with (
-                name_full_disk(str(out)),
-                hide_step_errors(),
-                progress.show_progress(len(new), "files", count_done),
-                beam.Pipeline(options=options) as pipeline,
-            ):
-                _ = (
-                    pipeline
-                    | beam.Create(shards)
-                    | beam.Reshuffle()  # spreads them over the workers
-                    | RunInference(_ShardHandler(str(model.resolve())))
-                )
-        except RuntimeError as error:  # Beam turns whatever a worker raises into this
-            *_, reason = str(error).strip().splitlines() or [repr(error)]
-            raise UnavailableError(f"{reason}. What is done is kept: run it again to go on from there.") from error
-        records = [record for name, record in _read_done(out).items() if name not in earlier]
-    return BatchResult(
-        sum(record["predicted"] for record in records),
-        sum(record["quarantined"] for record in records),
-        len(items) - len(new),
-        dict(listing.passed_over),
-        tuple(listing.columns),
-    )
+            spool = spool_items(select_new(done), run.folder)
+        except BaseException:
+            run.remove_attempts()
+            raise
+        if spool.inputs:
+            _run_job(spool, run, _ShardHandler(folder, run.folder, kind), workers, beam_args)
+        if run.inputs != spool.inputs:
+            raise UnavailableError(
+                f"of {spool.inputs:,} inputs {run.inputs:,} have a result in {out}, and {spool.inputs - run.inputs:,} "
+                f"have none, though the job has ended as done: its runner has skipped work. {_KEPT}"
+            )
+        run.remove_attempts()
+    passed_over = {reason: count for reason, count in listing.passed_over.items() if count}
+    return BatchResult(run.predicted, run.quarantined, done_before, passed_over, tuple(listing.columns))
+
+
+def _run_job(spool: Spool, run: Run, handler: "_ShardHandler", workers: int, beam_args: Sequence[str]) -> None:
+    mode = ["--direct_running_mode=multi_processing"] if workers > 1 else ["--direct_running_mode=in_memory"]
+    arguments = [*LOCAL_ARGUMENTS, *mode, f"--direct_num_workers={workers}", *beam_args]
+    try:
+        with (
+            explain_job_errors(arguments, _KEPT),
+            name_full_disk(run.folder),
+            hide_step_errors(),
+            progress.show_progress(spool.inputs, "files", run.count),
+            beam.Pipeline(options=PipelineOptions(arguments)) as pipeline,
+        ):
+            _ = (
+                pipeline
+                | beam.Create(spool.files)
+                | beam.FlatMap(read_shards)
+                | beam.Reshuffle()  # spreads them over the workers
+                | RunInference(handler)
+            )
+    except BaseException:
+        with suppress(OSError, UnavailableError):  # the next run does it
+            run.settle()
+        raise
+    run.settle()
 
 
 class _ShardHandler(ModelHandler[Shard, str, Predictor]):
@@ -178,120 +155,22 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
     predicted.
     """
 
-    def __init__(self, model: str):
+    def __init__(self, model: str, attempts: str, kind: ResultFormat):
         super().__init__(min_batch_size=1, max_batch_size=1)
-        self._model = model
+        self._model, self._attempts, self._kind = model, attempts, kind
 
     def load_model(self) -> Predictor:
-        return load(self._model)
+        if not filesystem.is_uri(self._model):
+            return load(self._model)
+        with tempfile.TemporaryDirectory(prefix="imagepipe-model-") as folder:
+            copy = Path(folder, "model")
+            storage.fetch(self._model, copy)
+            return load(copy)  # all of it goes into memory
 
     def run_inference(self, batch: Sequence[Shard], model: Predictor, inference_args: Any = None) -> Iterable[str]:
         for shard in batch:
-            predict_shard(shard, model)
+            predict_shard(shard, model, self._attempts, self._kind, self._model)
             yield shard.id
 
     def get_num_bytes(self, batch: Sequence[Shard]) -> int:
-        return sum(len(item.path) for shard in batch for item in shard.items)
-
-
-def predict_shard(shard: Shard, predictor: Predictor) -> None:
-    """Asks about all inputs of a shard, and writes its files."""
-    out = Path(shard.out)
-    predicted = quarantined = 0
-    quarantine_file = out / f"quarantine-{shard.id}.jsonl"
-
-    def predict_rows(quarantine: BinaryIO) -> Iterator[Row]:
-        nonlocal predicted, quarantined
-        answers = predictor.predict_requests(read_items(shard.items, predictor.model.side_types))
-        # A file of requests, which is a shard of its own, has any number of answers; other items have one each.
-        items = repeat(shard.items[0]) if shard.items[0].is_request_file else iter(shard.items)
-        for answer, item in zip(answers, items, strict=False):
-            if isinstance(answer, Prediction):
-                predicted += 1
-                yield _build_row(answer, predictor.model.labels, item)
-            else:
-                quarantined += 1
-                quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}).encode() + b"\n")
-
-    with open_whole(out / f"predictions-{shard.id}.{shard.kind}") as file, open_whole(quarantine_file) as quarantine:
-        _WRITERS[shard.kind](predict_rows(quarantine), file)
-    if not quarantined:
-        quarantine_file.unlink()
-    record = {
-        "items": [item.key for item in shard.items],
-        "model": str(predictor.model.folder),
-        "predicted": predicted,
-        "quarantined": quarantined,
-    }
-    write_whole(str(out / _DONE / f"{shard.id}.json"), json.dumps(record).encode())
-
-
-def _build_row(answer: Prediction, names: Sequence[str], item: Item) -> Row:
-    classes = [answer.classes[name] for name in names]
-    row = {"metadata": answer.id, "label": answer.label, "score": answer.score, "classes": classes}
-    optional = {"novelty": answer.novelty, "line": item.line or None, "kept": item.kept or None}
-    return row | {name: value for name, value in optional.items() if value is not None}
-
-
-def _write_json_lines(rows: Iterator[Row], file: BinaryIO) -> None:
-    for row in rows:
-        file.write(json.dumps(row, default=str).encode() + b"\n")
-
-
-def _write_parquet(rows: Iterator[Row], file: BinaryIO) -> None:
-    schema = pa.schema(
-        {
-            "metadata": pa.string(),
-            "label": pa.string(),
-            "score": pa.float32(),
-            "classes": pa.list_(pa.float32()),
-            "novelty": pa.float32(),
-            "line": pa.int64(),
-            "kept": pa.string(),
-        }
-    )
-    with pq.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, _ROWS_IN_GROUP)):
-            writer.write_table(pa.Table.from_pylist([row | _encode_kept(row) for row in group], schema))
-
-
-def _encode_kept(row: Row) -> dict[str, str]:
-    """Returns the kept columns as JSON: those of the rows of a manifest may differ."""
-    return {"kept": json.dumps(row["kept"], default=str)} if "kept" in row else {}
-
-
-def _write_records(rows: Iterator[Row], file: BinaryIO) -> None:
-    for row in rows:
-        features = {"metadata": [row["metadata"].encode()], "label": [row["label"].encode()]}
-        scores = {"score": [row["score"]], "classes": row["classes"]}
-        own = {name: [row[name]] for name in ("novelty", "line") if name in row}
-        kept = {name: [text.encode()] for name, text in _encode_kept(row).items()}
-        file.write(tfrecord.frame_record(tfrecord.encode_example(features | scores | own | kept)))
-
-
-_WRITERS: dict[ResultFormat, Callable[[Iterator[Row], BinaryIO], None]] = {
-    "jsonl": _write_json_lines,
-    "parquet": _write_parquet,
-    "tfrecord": _write_records,
-}
-
-
-def _make_shards(items: Sequence[Item], out: str, kind: ResultFormat) -> Iterator[Shard]:
-    request_files = [item for item in items if item.is_request_file]
-    images = (item for item in items if not item.is_request_file)
-    chunks = iter(lambda: tuple(islice(images, _IMAGES_IN_SHARD)), ())
-    for chunk in chain(((item,) for item in request_files), chunks):
-        yield Shard(uuid.uuid4().hex, chunk, out, kind)
-
-
-def _read_done(out: Path) -> dict[str, dict[str, Any]]:
-    return {file.stem: json.loads(file.read_bytes()) for file in (out / _DONE).glob("*.json")}
-
-
-def _remove_unfinished(out: Path, done: Iterable[str]) -> None:
-    for partial in chain(out.glob(f"{PARTIAL}*"), (out / _DONE).glob(f"{PARTIAL}*")):
-        partial.unlink()
-    finished = set(done)
-    for file in out.iterdir():
-        if (match := _RESULT_FILE.fullmatch(file.name)) and match[2] not in finished:
-            file.unlink()
+        return sum(shard.size for shard in batch)

@@ -17,6 +17,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.base.folders import describe_passed_over, list_files
+from imagepipe.base.on_disk import DiskCounter
 from imagepipe.base.progress import print_note
 from imagepipe.deploy.saved_model import read_inputs
 from imagepipe.ingest.archives import is_archive, list_members
@@ -74,76 +75,107 @@ class Listing:
         items: the inputs, in the order of the names.
         passed_over: files in folders that are no input, by why.
         columns: of manifests, that nothing asks for.
+        folder: for what has to be unpacked; by default a temporary one, which goes with the listing.
     """
 
     items: list[Item] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     columns: dict[str, None] = field(default_factory=dict)
-    _staging: list[tempfile.TemporaryDirectory] = field(default_factory=list)
+    folder: str = ""
+    _temporary: list[tempfile.TemporaryDirectory] = field(default_factory=list)
 
     @property
     def staging(self) -> str:
-        """A folder for what has to be unpacked; it goes with the listing."""
-        if not self._staging:
-            self._staging.append(tempfile.TemporaryDirectory(prefix="imagepipe-"))
-        return self._staging[0].name
+        """The folder for what has to be unpacked."""
+        if not self.folder:
+            self._temporary.append(tempfile.TemporaryDirectory(prefix="imagepipe-"))
+            self.folder = self._temporary[0].name
+        return self.folder
 
-    def __str__(self) -> str:
-        parts = [describe_passed_over(self.passed_over)] if any(self.passed_over.values()) else []
-        if self.columns:
-            parts.append(f"the manifest's columns {', '.join(self.columns)}")
-        return "; ".join(parts)
+
+def describe_omissions(passed_over: Mapping[str, int], columns: Collection[str]) -> str:
+    """Returns what is no input, or was not asked with, as text; "" if there is nothing of that."""
+    parts = [describe_passed_over(passed_over)] if any(passed_over.values()) else []
+    if columns:
+        parts.append(f"the manifest's columns {', '.join(columns)}")
+    return "; ".join(parts)
 
 
 def list_for_model(model: Path, names: Iterable[str], keep: bool = False) -> Listing:
     """Lists what names stand for, with the side features that a model takes; see ``list_inputs``."""
-    return list_inputs(names, read_inputs(str(model)).keys() - {"input", "metadata"}, keep)
+    return list_inputs(names, read_side_features(str(model)), keep)
+
+
+def read_side_features(model: str) -> Collection[str]:
+    """Returns the names of the side features that a SavedModel, in a folder by path or URI, takes."""
+    return read_inputs(model).keys() - {"input", "metadata"}
 
 
 def list_inputs(names: Iterable[str], columns: Collection[str] | None = None, keep: bool = False) -> Listing:
-    """Lists what names stand for.
-
-    Args:
-        names: paths, URIs or patterns. A name that exists is a path, even with a ``[`` in it.
-        columns: the side features that the model takes; None for all columns of manifests but label and split.
-        keep: whether the items of manifests have the further columns too.
-
-    Returns:
-        The listing. A file that doesn't exist is in it, for its reader to report.
-
-    Raises:
-        ModelError: if a name stands for no input; IngestError: if a manifest lacks a column, or can't be read.
-    """
+    """Lists what names stand for; see ``stream_inputs``."""
     listing = Listing()
     for name in names:
-        count = len(listing.items)
-        is_path = filesystem.exists(name) or not glob.has_magic(name)
-        for path in [name] if is_path else filesystem.glob(name):
-            if filesystem.is_folder(path):
-                _add_folder(listing, path)
-            elif is_archive(path) and filesystem.exists(path):
-                _add_archive(listing, path)
-            elif path.lower().endswith(".parquet") and filesystem.exists(path) and holds_images(path):
-                _add_parquet(listing, path, columns, keep)
-            elif is_manifest(path) and not holds_requests(path):
-                _add_manifest(listing, path, columns, keep)
-            else:
-                listing.items.append(Item(path, path, filesystem.absolute(path)))
-        if len(listing.items) == count:
-            passed_over = describe_passed_over(listing.passed_over)
-            raise ModelError(f"{name}: no image there" + (f"; passed over: {passed_over}" if passed_over else ""))
+        listing.items += stream_inputs(name, listing, columns, keep)
     return listing
 
 
-def _add_folder(listing: Listing, folder: str) -> None:
+def stream_inputs(
+    name: str, listing: Listing, columns: Collection[str] | None = None, keep: bool = False
+) -> Iterator[Item]:
+    """Yields the inputs that a name stands for, in memory that doesn't grow with their number.
+
+    That holds for folders and manifests; of a pattern the names are held, of an archive what it says of its members.
+
+    Args:
+        name: a path, URI or pattern. A name that exists is a path, even with a ``[`` in it.
+        listing: gets what else was there, as it goes on.
+        columns: the side features that the model takes; None for all columns of manifests but label and split.
+        keep: whether the items of manifests have the further columns too.
+
+    Yields:
+        The inputs. A file that doesn't exist is one of them, for its reader to report.
+
+    Raises:
+        ModelError: if the name stands for no input; IngestError: if a manifest lacks a column, or can't be read.
+    """
+    is_empty = True
+    is_path = filesystem.exists(name) or not glob.has_magic(name)
+    for path in [name] if is_path else filesystem.glob(name):
+        for item in _read_path(path, listing, columns, keep):
+            is_empty = False
+            yield item
+    if is_empty:
+        passed_over = describe_passed_over(listing.passed_over)
+        raise ModelError(f"{name}: no image there" + (f"; passed over: {passed_over}" if passed_over else ""))
+
+
+def _read_path(path: str, listing: Listing, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
+    if filesystem.is_folder(path):
+        return _read_folder(listing, path)
+    if is_archive(path) and filesystem.exists(path):
+        return _read_archive(listing, path)
+    if path.lower().endswith(".parquet") and filesystem.exists(path) and holds_images(path):
+        return _read_parquet(listing, path, columns, keep)
+    if is_manifest(path) and not holds_requests(path):
+        return _read_manifest(listing, path, columns, keep)
+    return iter([_make_item(path)])
+
+
+def _make_item(path: str, problem: str | None = None) -> Item:
+    # Whoever reads it may be a process in another folder.
+    absolute = filesystem.absolute(path)
+    return Item(absolute, path, absolute, problem)
+
+
+def _read_folder(listing: Listing, folder: str) -> Iterator[Item]:
     for path, problem in list_files(folder, listing.passed_over):
         if is_manifest(path) or is_request_file(path):
             listing.passed_over[_IN_FOLDERS] += 1
         else:
-            listing.items.append(Item(path, path, filesystem.absolute(path), problem))
+            yield _make_item(path, problem)
 
 
-def _add_archive(listing: Listing, archive: str) -> None:
+def _read_archive(listing: Listing, archive: str) -> Iterator[Item]:
     source = filesystem.absolute(archive)
     members = list(list_members(source, listing.staging, listing.passed_over))
     if are_samples(members):  # whose images have files of text beside them
@@ -151,27 +183,26 @@ def _add_archive(listing: Listing, archive: str) -> None:
     else:
         entries = ((member.path, member.part, member.reason) for member in members)
     for name, part, problem in entries:
-        item = Item(f"{source}/{name}", f"{archive}/{name}", f"{source}#{name}", problem, part=part)
-        listing.items.append(item)
+        yield Item(f"{source}/{name}", f"{archive}/{name}", f"{source}#{name}", problem, part=part)
 
 
-def _add_parquet(listing: Listing, table: str, columns: Collection[str] | None, keep: bool) -> None:
+def _read_parquet(listing: Listing, table: str, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
     source = filesystem.absolute(table)
-    copies: Counter[str] = Counter()
+    copies = DiskCounter()
     for row in read_questions(source, listing.staging, sorted(columns or ())):
         key = _make_key(source, {**row.cells, "path": row.path or row.number}, copies)
         id_ = row.cells.pop("metadata", None)
         side, kept = _divide(listing, row.cells, columns, keep)
         name = str(id_ or row.path or f"{table}/{row.number}")
         problem = row.reason and f"line {row.number}: {row.reason}"
-        listing.items.append(Item(f"{source}/{row.number}", name, key, problem, row.number, side, kept, row.at))
+        yield Item(f"{source}/{row.number}", name, key, problem, row.number, side, kept, row.at)
 
 
-def _make_key(source: str, cells: Mapping[str, Any], copies: Counter[str]) -> str:
+def _make_key(source: str, cells: Mapping[str, Any], copies: DiskCounter) -> str:
     """Returns the key of a row by its content, wherever in the table it stands; ``copies`` tells equal ones apart."""
     digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    copies[digest] += 1
-    return f"{source}#{digest}" + (f"-{copies[digest]}" if copies[digest] > 1 else "")
+    count = copies.add(digest)
+    return f"{source}#{digest}" + (f"-{count}" if count > 1 else "")
 
 
 def _divide(
@@ -188,13 +219,13 @@ def _divide(
     return side, others if keep else {}
 
 
-def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | None, keep: bool) -> None:
+def _read_manifest(listing: Listing, manifest: str, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
     source = filesystem.absolute(manifest)
-    copies: Counter[str] = Counter()
+    copies = DiskCounter()
     for line, cells in read_table(source, ("path", *sorted(columns or ())), print_note):
         place = f"{manifest}, line {line}"
         if isinstance(cells, str):
-            listing.items.append(Item(source, f"{manifest}:{line}", f"{source}#{line}", f"{place}: {cells}", line))
+            yield Item(source, f"{manifest}:{line}", f"{source}#{line}", f"{place}: {cells}", line)
             continue
         key = _make_key(source, cells, copies)
         path, id_ = cells.pop("path", None), cells.pop("metadata", None)
@@ -202,7 +233,7 @@ def _add_manifest(listing: Listing, manifest: str, columns: Collection[str] | No
         side, kept = _divide(listing, cells, columns, keep)
         image = source if problem else locate_image(source, str(path))
         name = str(id_ or path or f"{manifest}:{line}")
-        listing.items.append(Item(image, name, key, problem, line, side, kept))
+        yield Item(image, name, key, problem, line, side, kept)
 
 
 def infer_types(items: Iterable[Item]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,7 +36,6 @@ from pipeline.cli.shared import (
 if TYPE_CHECKING:
     from imagepipe.serving.batch import BatchResult
     from imagepipe.serving.client import Client
-    from imagepipe.serving.listing import Listing
     from imagepipe.serving.types import Failure, Prediction
 
 app = typer.Typer()
@@ -127,7 +126,7 @@ def _ask_client(client: "Client", names: list[str]) -> "Iterator[Prediction | Fa
     listing = list_inputs(names, types)
     requests = read_items(listing.items, infer_types(listing.items) if types is None else types)
     yield from client.predict_requests(normalize_images(requests))
-    _report_passed_over(listing)
+    _report_passed_over(listing.passed_over, listing.columns)
     if client.shrunk:
         print_note(f"Shrunk: {client.shrunk:,} of the images, as a request may have {client.max_bytes:,} bytes there")
 
@@ -147,11 +146,13 @@ def _ask_here(model: Path, names: list[str]) -> "Iterator[Prediction | Failure]"
 
         predictor = load(folder)
     yield from predictor.predict_requests(read_items(listing.items, predictor.model.side_types))
-    _report_passed_over(listing)
+    _report_passed_over(listing.passed_over, listing.columns)
 
 
-def _report_passed_over(listing: "Listing") -> None:
-    if text := str(listing):
+def _report_passed_over(passed_over: Mapping[str, int], columns: Collection[str]) -> None:
+    from imagepipe.serving.listing import describe_omissions
+
+    if text := describe_omissions(passed_over, columns):
         print_note(f"Passed over: {text}")
 
 
@@ -308,31 +309,28 @@ def batch_predict(
             if len(inputs) < 2 or not out or job:
                 raise typer.BadParameter("give a model, an input and --out")
             model, source, *rest = inputs
-            beam_args = read_beam_arguments(rest, config)
-            result, listing = _batch_here(Path(model), source, Path(out), kind, workers or 1, beam_args, keep)
+            result = _batch_here(model, source, out, kind, workers or 1, read_beam_arguments(rest, config), keep)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result))
     else:
         OUT.print(escape(str(result)))
     if not target:
-        _report_passed_over(listing)
+        _report_passed_over(result.passed_over, result.columns)
         if result.quarantined:
             ERR.print(f"Quarantined images, with reasons: {escape(str(out))}/quarantine-*.jsonl")
 
 
 def _batch_here(
-    model: Path, source: str, out: Path, kind: Any, workers: int, beam_args: tuple[str, ...], keep: bool
-) -> "tuple[BatchResult, Listing]":
-    from imagepipe.deploy.versions import find_model
-    from imagepipe.serving.listing import list_for_model
+    model: str, source: str, out: str, kind: Any, workers: int, beam_args: tuple[str, ...], keep: bool
+) -> "BatchResult":
+    from imagepipe.deploy import storage
     from pipeline.logs import hide_output
 
-    folder = find_model(model)
-    listing = list_for_model(folder, [source], keep)
+    folder = storage.find_model(model)  # refused at once if there is none, and not after the imports
     with hide_output():
         from imagepipe.serving import batch
 
-    return batch.predict_listing(folder, listing, out, kind, workers, beam_args), listing
+    return batch.predict_source(folder, source, out, kind, workers, beam_args, keep)
 
 
 def _batch_job(
@@ -386,5 +384,5 @@ def write_requests(
 
         count = request_files.write_requests(report_failures(), out, kind)
     OUT.print(f"Wrote {count} request{'s' if count != 1 else ''} to {escape(str(out))}")
-    _report_passed_over(listing)
+    _report_passed_over(listing.passed_over, listing.columns)
     raise typer.Exit(FAILED if failed else 0)

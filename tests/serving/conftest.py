@@ -13,6 +13,7 @@ import trustme
 
 from imagepipe.serving import server
 from imagepipe.serving.loaded_model import LoadedModel
+from tests.stores import memory, s3, s3_server, store  # noqa: F401 (fixtures)
 
 
 class Brightness(tf.Module):

@@ -1,25 +1,28 @@
 """Batch prediction: every input once, whatever happens on the way."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError, UnavailableError
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
-from imagepipe.serving import batch
+from imagepipe.serving import batch, results, shards
 from imagepipe.serving.batch import BatchResult
 from imagepipe.serving.inputs import read_images
-from imagepipe.serving.listing import list_for_model
+from imagepipe.serving.listing import list_inputs
 from imagepipe.serving.predictor import load
 from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Request
@@ -124,8 +127,8 @@ def test_rows_of_a_manifest_are_inputs_of_their_own(model, images, tmp_path):
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "tfrecord"])
 def test_further_columns_of_a_manifest_are_kept_in_the_results(model, images, tmp_path, kind):
     (images / "list.jsonl").write_text('{"path": "1.png", "label": "a", "patient": "007"}\n')
-    listing = list_for_model(model, [str(images / "list.jsonl")], keep=True)
-    assert batch.predict_listing(model, listing, tmp_path / "out", kind) == BatchResult(1, 0, 0)
+    result = batch.predict_source(model, str(images / "list.jsonl"), tmp_path / "out", kind, keep=True)
+    assert result == BatchResult(1, 0, 0)
     (file,) = (tmp_path / "out").glob("predictions-*")
     if kind == "jsonl":
         row = json.loads(file.read_text())
@@ -165,42 +168,174 @@ def test_a_workers_failure_is_reported_with_its_reason(model, images, tmp_path, 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(batch, "write_whole", fail)
+    monkeypatch.setattr(batch, "predict_shard", fail)
     with pytest.raises(UnavailableError, match=r"Input/output error.*run it again"):
         batch.predict_source(model, str(images), tmp_path / "out")
 
 
+def spool(images: Path, out: str) -> tuple[results.Run, shards.Shard]:
+    run = results.Run(out, lambda: True)
+    spooled = shards.spool_items(list_inputs([str(images)]).items, run.folder)
+    (shard,) = shards.read_shards(*spooled.files)
+    return run, shard
+
+
+@pytest.mark.parametrize("place", ["here", "s3"])
+def test_attempts_at_one_shard_lose_nothing_and_add_nothing(model, images, tmp_path, place, request, monkeypatch):
+    """Of four attempts at a shard one is killed as it writes, two end, and one comes when all is over."""
+    out = str(tmp_path / "out") if place == "here" else f"{request.getfixturevalue('s3').uri}/out"
+    run, shard = spool(images, out)
+    predictor = load(model)
+
+    filesystem.copy(shard.spool, str(tmp_path / "read before"))
+    shard = shard._replace(spool=str(tmp_path / "read before"))
+
+    def attempt() -> None:
+        shards.predict_shard(shard, predictor, run.folder, "jsonl", str(model))
+
+    def read_rows(kind: str) -> list[str]:
+        names = [name for name in filesystem.list_folder(out) if name.startswith(kind)]
+        rows = (line for name in names for line in filesystem.read_bytes(f"{out}/{name}").splitlines())
+        return sorted(json.loads(row)["metadata"] for row in rows)
+
+    filesystem.write_whole(f"{run.folder}/{shard.id}-{'0' * 32}.predictions", b'{"metadata": "killed he')
+    attempt()
+    (images / "0.png").unlink()  # what one attempt has read, another may not be able to
+    attempt()
+    moved = []
+    rename = filesystem.rename
+
+    def be_killed(*paths: str) -> None:
+        moved.append(paths)
+        if len(moved) == 2:
+            raise OSError(5, "killed")
+        rename(*paths)
+
+    monkeypatch.setattr(filesystem, "rename", be_killed)
+    with pytest.raises(OSError, match="killed"):
+        run.settle()
+    monkeypatch.setattr(filesystem, "rename", rename)
+    run.settle()
+    run.settle()
+    assert run.inputs == run.predicted + run.quarantined == 8
+    everything = sorted(str(images / name) for name in (*(f"{number}.png" for number in range(7)), "bad.jpg"))
+    assert sorted(read_rows("predictions") + read_rows("quarantine")) == everything
+    run.remove_attempts()
+    attempt()
+    done = results.recover(out)
+    assert all(path in done for path in everything)
+    assert sorted(read_rows("predictions") + read_rows("quarantine")) == everything
+    assert filesystem.list_folder(f"{out}/.attempts") == []
+
+
+def test_what_a_killed_run_has_done_is_kept_once_whatever_its_job_did_afterwards(images, model, tmp_path):
+    out = str(tmp_path / "out")
+    predictor = load(model)
+    for _ in range(2):  # two runs, the jobs of both go on, and neither driver is there to take what they did
+        run, shard = spool(images, out)
+        shards.predict_shard(shard, predictor, run.folder, "jsonl", str(model))
+    assert batch.predict_source(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=8)
+    assert len(lines(tmp_path / "out", "predictions")) == 7
+    assert len(lines(tmp_path / "out", "quarantine")) == 1
+
+
+def test_a_runner_that_skips_work_is_found_out_and_the_rest_is_done_by_the_next_run(
+    model, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shards, "_IMAGES_IN_SHARD", 3)
+    skipped = iter([True, False, False])
+    predict = shards.predict_shard
+    monkeypatch.setattr(batch, "predict_shard", lambda *shard: None if next(skipped) else predict(*shard))
+    with pytest.raises(UnavailableError, match=r"of 8 inputs \d have a result .* and \d have none.*run it again"):
+        batch.predict_source(model, str(images), tmp_path / "out")
+    done = sum(len(lines(tmp_path / "out", kind)) for kind in ("predictions", "quarantine"))
+    assert 0 < done < 8
+    monkeypatch.setattr(batch, "predict_shard", predict)
+    assert batch.predict_source(model, str(images), tmp_path / "out").already == done
+    assert len(lines(tmp_path / "out", "predictions")) == 7
+
+
+def test_model_inputs_and_results_are_on_an_object_store(model, images, tmp_path, store):
+    for file in images.iterdir():
+        store.put(f"in/{file.name}", file.read_bytes())
+    filesystem.copy_folder(str(model), f"{store.uri}/serving/brightness/7")
+    out = f"{store.uri}/out"
+    for expected in (BatchResult(7, 1, 0), BatchResult(0, 0, 8)):
+        assert batch.predict_source(f"{store.uri}/serving/brightness", f"{store.uri}/in", out) == expected
+    content = store.content("out")
+    rows = [json.loads(line) for name, data in content.items() if "predictions-" in name for line in data.splitlines()]
+    assert sorted(row["metadata"] for row in rows) == [f"{store.uri}/in/{number}.png" for number in range(7)]
+    assert batch.predict_source(model, str(images), tmp_path / "out").predicted == 7
+    scores = sorted(row["score"] for row in lines(tmp_path / "out", "predictions"))
+    assert sorted(row["score"] for row in rows) == scores
+    assert sorted(name.partition("-")[0].partition("/")[0] for name in content) == [
+        ".lock",
+        "done",
+        "predictions",
+        "quarantine",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord"])
+def test_all_formats_are_written_to_a_store(model, images, tmp_path, memory, kind):
+    assert batch.predict_source(model, str(images), f"{memory.uri}/out", kind).predicted == 7
+    batch.predict_source(model, str(images), tmp_path / "out", kind)
+    (file,) = (tmp_path / "out").glob("predictions-*")
+    (data,) = [data for name, data in memory.content("out").items() if name.startswith("predictions-")]
+    assert data == file.read_bytes()
+
+
+def test_relative_paths_hold_wherever_workers_run(model, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    predict = shards.predict_shard
+
+    def predict_elsewhere(*arguments: Any) -> None:
+        os.chdir(elsewhere)
+        predict(*arguments)
+
+    monkeypatch.setattr(batch, "predict_shard", predict_elsewhere)
+    assert batch.predict_source(os.path.relpath(model), "images", "out") == BatchResult(7, 1, 0)
+    assert {row["metadata"] for row in lines(tmp_path / "out", "predictions")} == {f"images/{n}.png" for n in range(7)}
+    assert not list(elsewhere.iterdir())
+
+
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "_IMAGES_IN_SHARD", 2)
+    monkeypatch.setattr(shards, "_IMAGES_IN_SHARD", 2)
     assert batch.predict_source(model, str(images), tmp_path / "out", workers=2) == BatchResult(7, 1, 0)
     assert len({row["metadata"] for row in lines(tmp_path / "out", "predictions")}) == 7
 
 
 @pytest.mark.slow
 def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
-    shards = 400
+    count = 400
     (tmp_path / "in").mkdir()
-    for shard in range(shards):
+    for shard in range(count):
         shard_requests = [Request(f"{shard}-{n}", png(n)) for n in range(20)]
         write_requests(shard_requests, tmp_path / "in" / f"{shard:03}.jsonl", "jsonl")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "imagepipe", "batch-predict", str(model), f"{tmp_path}/in/*", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-    while len(list(out.glob("done/*.json"))) < 20:
+
+    def count_done() -> int:
+        return len([*out.glob("done/*.json"), *out.glob(".attempts/*/*-*[0-9a-f].json")])
+
+    while count_done() < 20:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = len(list(out.glob("done/*.json")))
-    assert done < shards
+    done = count_done()
+    assert done < count
     leftovers = [out / ".partial-1", out / "done" / ".partial-2", out / f"predictions-{'0' * 32}.jsonl"]
     for file in leftovers:
         file.write_text('{"metadata": "written when it was killed"')
 
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)  # noqa: S603
     assert json.loads(again.stdout) == {
-        "predicted": 20 * (shards - done),
+        "predicted": 20 * (count - done),
         "quarantined": 0,
         "already": done,
         "passed_over": {},
@@ -208,4 +343,4 @@ def test_killed_and_started_again_every_input_is_there_once(model, tmp_path):
     }
     assert not any(file.exists() for file in leftovers)
     keys = Counter(row["metadata"] for row in lines(out, "predictions"))
-    assert keys == Counter(f"{shard}-{n}" for shard in range(shards) for n in range(20))
+    assert keys == Counter(f"{shard}-{n}" for shard in range(count) for n in range(20))

@@ -1,0 +1,208 @@
+"""Shards of a batch prediction: how the driver spools them, and how a worker asks a model about one.
+
+A worker on any machine takes the same steps; all that it needs is in files that a path or URI names. An attempt at a
+shard writes files under a name of its own, and in the end one that says so: ``results`` moves those of one attempt into
+place. So attempts disturb each other at no time, be there several, killed ones or late ones.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, repeat
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagepipe.base import filesystem, tfrecord
+from imagepipe.serving.listing import Item, read_items
+from imagepipe.serving.predictor import Predictor
+from imagepipe.serving.types import Prediction
+
+ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
+
+# A kill costs at most a shard: some seconds of a GPU, half a minute of two cores. A file of requests is one shard.
+_IMAGES_IN_SHARD = 256
+_SHARDS_IN_FILE = 64
+_ROWS_IN_GROUP = 4096  # of Parquet: results held in memory
+
+Row = dict[str, Any]
+
+
+class Shard(NamedTuple):
+    """A unit of work.
+
+    Attributes:
+        id: its name, 32 hexadecimal digits.
+        spool: the file with its inputs.
+        offset: where they begin, in bytes.
+        size: number of bytes.
+    """
+
+    id: str
+    spool: str
+    offset: int
+    size: int
+
+
+@dataclass
+class Spool:
+    """Inputs in files.
+
+    Attributes:
+        files: their paths; to each belongs a list of its shards.
+        inputs: number of inputs, of which a file of requests is one.
+        shards: number of shards.
+    """
+
+    files: list[str]
+    inputs: int = 0
+    shards: int = 0
+
+
+def spool_items(items: Iterable[Item], folder: str) -> Spool:
+    """Divides inputs into shards, and writes them to files in a folder; memory holds one shard."""
+    spool = Spool([])
+    shards = _divide(items)
+    while some := list(islice(shards, _SHARDS_IN_FILE)):
+        path = f"{folder}/inputs-{len(spool.files):05}.jsonl"
+        spool.files.append(path)
+        index: list[Shard] = []
+        offset = 0
+        with filesystem.create(path) as file:
+            for shard in some:
+                data = "".join(f"{json.dumps(item)}\n" for item in shard).encode()
+                file.write(data)
+                index.append(Shard(uuid.uuid4().hex, path, offset, len(data)))
+                offset += len(data)
+                spool.inputs += len(shard)
+        filesystem.write_whole(_name_index(path), json.dumps(index).encode())
+        spool.shards += len(index)
+    return spool
+
+
+def read_shards(spool: str) -> Iterator[Shard]:
+    """Yields the shards of a file of inputs."""
+    for shard in json.loads(filesystem.read_bytes(_name_index(spool))):
+        yield Shard(*shard)
+
+
+def _name_index(spool: str) -> str:
+    return spool.removesuffix("l")
+
+
+def _divide(items: Iterable[Item]) -> Iterator[list[Item]]:
+    images: list[Item] = []
+    for item in items:
+        if item.is_request_file:
+            yield [item]
+            continue
+        images.append(item)
+        if len(images) == _IMAGES_IN_SHARD:
+            yield images
+            images = []
+    if images:
+        yield images
+
+
+def predict_shard(shard: Shard, predictor: Predictor, attempts: str, kind: ResultFormat, model: str) -> None:
+    """Asks about all inputs of a shard, as one attempt of any number.
+
+    Args:
+        shard: the inputs.
+        predictor: the model.
+        attempts: folder for the files.
+        kind: format of the results.
+        model: where the model comes from, for the record.
+    """
+    lines = filesystem.read_part(shard.spool, shard.offset, shard.size).splitlines()
+    items = [Item(*json.loads(line)) for line in lines]
+    attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"
+    predicted = quarantined = 0
+
+    def predict_rows(quarantine: BinaryIO) -> Iterator[Row]:
+        nonlocal predicted, quarantined
+        answers = predictor.predict_requests(read_items(items, predictor.model.side_types))
+        # A file of requests, which is a shard of its own, has any number of answers; other items have one each.
+        asked = repeat(items[0]) if items[0].is_request_file else iter(items)
+        for answer, item in zip(answers, asked, strict=False):
+            if isinstance(answer, Prediction):
+                predicted += 1
+                yield _build_row(answer, predictor.model.labels, item)
+            else:
+                quarantined += 1
+                quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}).encode() + b"\n")
+
+    with _create(f"{attempt}.predictions") as file, _create(f"{attempt}.quarantine") as quarantine:
+        _WRITERS[kind](predict_rows(quarantine), file)
+    record = {
+        "items": [item.key for item in items],
+        "model": model,
+        "format": kind,
+        "predicted": predicted,
+        "quarantined": quarantined,
+    }
+    filesystem.write_whole(f"{attempt}.json", json.dumps(record).encode())
+
+
+@contextmanager
+def _create(path: str) -> Iterator[BinaryIO]:
+    """Opens a file to be written, which outlasts a power cut if it is written to its end."""
+    with filesystem.create(path) as file:
+        yield file
+        if not filesystem.is_uri(path):
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _build_row(answer: Prediction, names: Sequence[str], item: Item) -> Row:
+    classes = [answer.classes[name] for name in names]
+    row = {"metadata": answer.id, "label": answer.label, "score": answer.score, "classes": classes}
+    optional = {"novelty": answer.novelty, "line": item.line or None, "kept": item.kept or None}
+    return row | {name: value for name, value in optional.items() if value is not None}
+
+
+def _write_json_lines(rows: Iterator[Row], file: BinaryIO) -> None:
+    for row in rows:
+        file.write(json.dumps(row, default=str).encode() + b"\n")
+
+
+def _write_parquet(rows: Iterator[Row], file: BinaryIO) -> None:
+    schema = pa.schema(
+        {
+            "metadata": pa.string(),
+            "label": pa.string(),
+            "score": pa.float32(),
+            "classes": pa.list_(pa.float32()),
+            "novelty": pa.float32(),
+            "line": pa.int64(),
+            "kept": pa.string(),
+        }
+    )
+    with pq.ParquetWriter(file, schema) as writer:
+        while group := list(islice(rows, _ROWS_IN_GROUP)):
+            writer.write_table(pa.Table.from_pylist([row | _encode_kept(row) for row in group], schema))
+
+
+def _encode_kept(row: Row) -> dict[str, str]:
+    """Returns the kept columns as JSON: those of the rows of a manifest may differ."""
+    return {"kept": json.dumps(row["kept"], default=str)} if "kept" in row else {}
+
+
+def _write_records(rows: Iterator[Row], file: BinaryIO) -> None:
+    for row in rows:
+        features = {"metadata": [row["metadata"].encode()], "label": [row["label"].encode()]}
+        scores = {"score": [row["score"]], "classes": row["classes"]}
+        own = {name: [row[name]] for name in ("novelty", "line") if name in row}
+        kept = {name: [text.encode()] for name, text in _encode_kept(row).items()}
+        file.write(tfrecord.frame_record(tfrecord.encode_example(features | scores | own | kept)))
+
+
+_WRITERS: dict[ResultFormat, Callable[[Iterator[Row], BinaryIO], None]] = {
+    "jsonl": _write_json_lines,
+    "parquet": _write_parquet,
+    "tfrecord": _write_records,
+}
