@@ -1,8 +1,9 @@
 """Batch prediction, on Beam: from images or files of requests to files of predictions, shard by shard.
 
-The driver lists the inputs and spools them to files; workers ask the model, each a shard at a time (``shards``); what
-they have done is moved into the folder of the results, which says what is in it (``results``). Model, inputs and
-results may each be on this machine, or anywhere that a URI names: then the workers need nothing of this machine.
+The driver lists the inputs and writes them to files (``spool``); workers ask the model, each a shard at a time
+(``shards``); what they have done is moved into the folder of the results, whose content ``results`` describes. Model,
+inputs and results may each be on this machine, or anywhere that a URI names: then the workers need nothing of this
+machine.
 """
 
 import os
@@ -27,7 +28,8 @@ from imagepipe.deploy import storage
 from imagepipe.serving.listing import Item, Listing, read_side_features, stream_inputs
 from imagepipe.serving.predictor import Predictor, load
 from imagepipe.serving.results import Run, recover
-from imagepipe.serving.shards import ResultFormat, Shard, Spool, predict_shard, read_shards, spool_items
+from imagepipe.serving.shards import ResultFormat, predict_shard
+from imagepipe.serving.spool import Shard, Spool, read_shards, spool_items
 
 _KEPT = "What is done is kept: run it again to go on from there."
 

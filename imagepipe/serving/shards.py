@@ -1,4 +1,4 @@
-"""Shards of a batch prediction: how the driver spools them, and how a worker asks a model about one.
+"""How a worker asks a model about a shard of a batch prediction.
 
 A worker on any machine takes the same steps; all that it needs is in files that a path or URI names. An attempt at a
 shard writes files under a name of its own, and in the end one that says so: ``results`` moves those of one attempt into
@@ -8,11 +8,10 @@ place. So attempts disturb each other at no time, be there several, killed ones 
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,92 +19,14 @@ import pyarrow.parquet as pq
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.serving.listing import Item, read_items
 from imagepipe.serving.predictor import Predictor
+from imagepipe.serving.spool import Shard, read_shard
 from imagepipe.serving.types import Prediction
 
 ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
 
-# A kill costs at most a shard: some seconds of a GPU, half a minute of two cores. A file of requests is one shard.
-_IMAGES_IN_SHARD = 256
-_SHARDS_IN_FILE = 64
 _ROWS_IN_GROUP = 4096  # of Parquet: results held in memory
 
 Row = dict[str, Any]
-
-
-class Shard(NamedTuple):
-    """A unit of work.
-
-    Attributes:
-        id: its name, 32 hexadecimal digits.
-        spool: the file with its inputs.
-        offset: where they begin, in bytes.
-        size: number of bytes.
-    """
-
-    id: str
-    spool: str
-    offset: int
-    size: int
-
-
-@dataclass
-class Spool:
-    """Inputs in files.
-
-    Attributes:
-        files: their paths; to each belongs a list of its shards.
-        inputs: number of inputs, of which a file of requests is one.
-        shards: number of shards.
-    """
-
-    files: list[str]
-    inputs: int = 0
-    shards: int = 0
-
-
-def spool_items(items: Iterable[Item], folder: str) -> Spool:
-    """Divides inputs into shards, and writes them to files in a folder; memory holds one shard."""
-    spool = Spool([])
-    shards = _divide(items)
-    while some := list(islice(shards, _SHARDS_IN_FILE)):
-        path = f"{folder}/inputs-{len(spool.files):05}.jsonl"
-        spool.files.append(path)
-        index: list[Shard] = []
-        offset = 0
-        with filesystem.create(path) as file:
-            for shard in some:
-                data = "".join(f"{json.dumps(item)}\n" for item in shard).encode()
-                file.write(data)
-                index.append(Shard(uuid.uuid4().hex, path, offset, len(data)))
-                offset += len(data)
-                spool.inputs += len(shard)
-        filesystem.write_whole(_name_index(path), json.dumps(index).encode())
-        spool.shards += len(index)
-    return spool
-
-
-def read_shards(spool: str) -> Iterator[Shard]:
-    """Yields the shards of a file of inputs."""
-    for shard in json.loads(filesystem.read_bytes(_name_index(spool))):
-        yield Shard(*shard)
-
-
-def _name_index(spool: str) -> str:
-    return spool.removesuffix("l")
-
-
-def _divide(items: Iterable[Item]) -> Iterator[list[Item]]:
-    images: list[Item] = []
-    for item in items:
-        if item.is_request_file:
-            yield [item]
-            continue
-        images.append(item)
-        if len(images) == _IMAGES_IN_SHARD:
-            yield images
-            images = []
-    if images:
-        yield images
 
 
 def predict_shard(shard: Shard, predictor: Predictor, attempts: str, kind: ResultFormat, model: str) -> None:
@@ -118,8 +39,7 @@ def predict_shard(shard: Shard, predictor: Predictor, attempts: str, kind: Resul
         kind: format of the results.
         model: where the model comes from, for the record.
     """
-    lines = filesystem.read_part(shard.spool, shard.offset, shard.size).splitlines()
-    items = [Item(*json.loads(line)) for line in lines]
+    items = read_shard(shard)
     attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"
     predicted = quarantined = 0
 

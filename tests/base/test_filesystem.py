@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from imagepipe.base import filesystem
+from imagepipe.base import filesystem, stores
 from imagepipe.base.errors import IngestError
+from imagepipe.base.stores import connect
 from imagepipe.ingest import dataset
 from imagepipe.ingest.command import ingest
 
@@ -257,3 +259,35 @@ def test_a_part_of_a_file_is_read(place, put, store):
     assert filesystem.read_part(path, 8, 4) == b"89"
     with pytest.raises(FileNotFoundError):
         filesystem.read_part(f"{path}-not", 0, 1)
+
+
+def test_a_store_is_listed_page_by_page_in_order(s3):
+    for name in ("a/9.jpg", "a/10.jpg", "a/b/1.jpg", "ab.jpg", "é.jpg"):
+        s3.put(f"in/{name}", b"12")
+    system = connect(s3.uri)
+    system.req_kw["MaxKeys"] = 2
+    try:
+        expected = ["a/10.jpg", "a/9.jpg", "a/b/1.jpg", "ab.jpg", "é.jpg"]
+        assert list(filesystem.walk(f"{s3.uri}/in/")) == [(f"{s3.uri}/in/{name}", 2) for name in expected]
+        assert len(list(filesystem.walk(s3.uri))) == 5
+        assert list(filesystem.walk(f"{s3.uri}/in/a/9")) == []
+    finally:
+        del system.req_kw["MaxKeys"]
+
+
+def test_google_cloud_storage_is_listed_page_by_page(monkeypatch):
+    """As https://cloud.google.com/storage/docs/json_api/v1/objects/list describes its pages."""
+    pages = {
+        None: {"items": [{"name": "in/1.jpg", "size": "3"}, {"name": "in/a/", "size": "0"}], "nextPageToken": "x"},
+        "x": {"nextPageToken": "y"},
+        "y": {"items": [{"name": "in/a/2.jpg", "size": "4"}]},
+    }
+
+    def answer(method, path, bucket, *, prefix, fields, json_out, pageToken=None):  # noqa: N803 (Google's names)
+        assert (method, path, bucket, prefix, json_out) == ("GET", "b/{}/o", "bucket", "in/", True)
+        return pages[pageToken]
+
+    system = SimpleNamespace(call=answer)
+    monkeypatch.setattr(stores, "connect", lambda _: system)
+    monkeypatch.setattr(stores, "find_key", lambda path: path.removeprefix("gs://"))
+    assert list(filesystem.walk("gs://bucket/in")) == [("gs://bucket/in/1.jpg", 3), ("gs://bucket/in/a/2.jpg", 4)]

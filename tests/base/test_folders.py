@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from imagepipe.base import on_disk
 from imagepipe.base.folders import describe_passed_over, list_files
 from tests.stores import memory  # noqa: F401 (a fixture)
 
@@ -178,3 +179,17 @@ def test_any_name_is_listed(name, tmp_path, memory):  # noqa: F811
     assert list_all(tmp_path / name)[0] == {f"{name}.jpg": None}
     memory.put(f"{name}/{name}.jpg", b"x")
     assert list_all(f"{memory.uri}/{name}")[0] == {f"{name}.jpg": None}
+
+
+def test_a_folder_with_more_files_than_fit_into_memory_is_listed_in_order(tmp_path, monkeypatch):
+    names = [f"{n * 7919 % 1000:03}.jpg" for n in range(40)] + ["b/1.jpg", "b/2.jpg", ".hidden"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    passed_over = Counter()
+    expected = list(list_files(str(tmp_path), passed_over))
+    assert len(expected) == 42
+    monkeypatch.setattr(on_disk, "_IN_MEMORY", 7)
+    again = Counter()
+    assert list(list_files(str(tmp_path), again)) == expected
+    assert again == passed_over == {"hidden": 1}

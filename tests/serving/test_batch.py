@@ -19,7 +19,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError, UnavailableError
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
-from imagepipe.serving import batch, results, shards
+from imagepipe.serving import batch, results, shards, spool
 from imagepipe.serving.batch import BatchResult
 from imagepipe.serving.inputs import read_images
 from imagepipe.serving.listing import list_inputs
@@ -173,10 +173,10 @@ def test_a_workers_failure_is_reported_with_its_reason(model, images, tmp_path, 
         batch.predict_source(model, str(images), tmp_path / "out")
 
 
-def spool(images: Path, out: str) -> tuple[results.Run, shards.Shard]:
+def spool_one(images: Path, out: str) -> tuple[results.Run, spool.Shard]:
     run = results.Run(out, lambda: True)
-    spooled = shards.spool_items(list_inputs([str(images)]).items, run.folder)
-    (shard,) = shards.read_shards(*spooled.files)
+    spooled = spool.spool_items(list_inputs([str(images)]).items, run.folder)
+    (shard,) = spool.read_shards(*spooled.files)
     return run, shard
 
 
@@ -184,7 +184,7 @@ def spool(images: Path, out: str) -> tuple[results.Run, shards.Shard]:
 def test_attempts_at_one_shard_lose_nothing_and_add_nothing(model, images, tmp_path, place, request, monkeypatch):
     """Of four attempts at a shard one is killed as it writes, two end, and one comes when all is over."""
     out = str(tmp_path / "out") if place == "here" else f"{request.getfixturevalue('s3').uri}/out"
-    run, shard = spool(images, out)
+    run, shard = spool_one(images, out)
     predictor = load(model)
 
     filesystem.copy(shard.spool, str(tmp_path / "read before"))
@@ -232,7 +232,7 @@ def test_what_a_killed_run_has_done_is_kept_once_whatever_its_job_did_afterwards
     out = str(tmp_path / "out")
     predictor = load(model)
     for _ in range(2):  # two runs, the jobs of both go on, and neither driver is there to take what they did
-        run, shard = spool(images, out)
+        run, shard = spool_one(images, out)
         shards.predict_shard(shard, predictor, run.folder, "jsonl", str(model))
     assert batch.predict_source(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=8)
     assert len(lines(tmp_path / "out", "predictions")) == 7
@@ -242,7 +242,7 @@ def test_what_a_killed_run_has_done_is_kept_once_whatever_its_job_did_afterwards
 def test_a_runner_that_skips_work_is_found_out_and_the_rest_is_done_by_the_next_run(
     model, images, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(shards, "_IMAGES_IN_SHARD", 3)
+    monkeypatch.setattr(spool, "_IMAGES_IN_SHARD", 3)
     skipped = iter([True, False, False])
     predict = shards.predict_shard
     monkeypatch.setattr(batch, "predict_shard", lambda *shard: None if next(skipped) else predict(*shard))
@@ -303,7 +303,7 @@ def test_relative_paths_hold_wherever_workers_run(model, images, tmp_path, monke
 
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_IMAGES_IN_SHARD", 2)
+    monkeypatch.setattr(spool, "_IMAGES_IN_SHARD", 2)
     assert batch.predict_source(model, str(images), tmp_path / "out", workers=2) == BatchResult(7, 1, 0)
     assert len({row["metadata"] for row in lines(tmp_path / "out", "predictions")}) == 7
 

@@ -1,0 +1,90 @@
+"""What a million inputs cost the driver of `imagepipe batch-predict` before the first is predicted: time and memory.
+
+A folder of empty files and a manifest, each listed, compared with what is done and spooled to files for the workers, in
+a process of its own. Memory is what a hundredth of the inputs doesn't take.
+
+    python -m benchmarks.batch_listing [--inputs N] [--json] [--record]
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import measure
+from benchmarks.results import at_most, make_parser, report
+
+MEASURES = ("imagepipe/base", "imagepipe/ingest", "imagepipe/serving")
+GOAL_MIB = 100.0
+KINDS = ("folder", "manifest")
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--spool", type=Path, nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.spool:
+        spool(*map(str, arguments.spool))
+        return
+
+    rows: list[list[str]] = []
+    seconds: dict[str, float] = {}
+    growth: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in KINDS:
+            peaks = []
+            for count in (arguments.inputs // 100, arguments.inputs):
+                source = make_source(kind, Path(temporary, f"{kind}-{count}"), count)
+                command = [sys.executable, "-m", "benchmarks.batch_listing", "--spool", str(source)]
+                usage = measure([*command, f"{temporary}/spool-{kind}-{count}"])
+                peaks.append(usage.peak / 2**20)
+                seconds[kind] = usage.seconds
+                rows.append([kind, f"{count:,}", f"{usage.seconds:.1f}", f"{peaks[-1]:,.0f}"])
+            growth[kind] = peaks[1] - peaks[0]
+    report(
+        arguments,
+        "batch_listing",
+        MEASURES,
+        {"inputs": arguments.inputs, "seconds": seconds, "growth_mib": growth, "goal_mib": GOAL_MIB},
+        ["source", "inputs", "seconds", "peak MiB"],
+        rows,
+        [
+            at_most(
+                f"{arguments.inputs:,} inputs of a {kind} listed for batch-predict: MiB more than for a hundredth",
+                growth[kind],
+                GOAL_MIB,
+                f" ({seconds[kind]:.0f} s)",
+            )
+            for kind in KINDS
+        ],
+    )
+
+
+def make_source(kind: str, path: Path, count: int) -> Path:
+    names = (f"{number * 7919 % count:09}.jpg" for number in range(count))
+    if kind == "manifest":
+        table = path.with_suffix(".csv")
+        with table.open("w") as file:
+            file.write("path,camera\n")
+            file.writelines(f"photos/{name},a\n" for name in names)
+        return table
+    path.mkdir()
+    for name in names:
+        os.close(os.open(path / name, os.O_CREAT | os.O_WRONLY))
+    return path
+
+
+def spool(source: str, folder: str) -> None:
+    from imagepipe.base.on_disk import DiskCounter
+    from imagepipe.serving.listing import Listing, stream_inputs
+    from imagepipe.serving.spool import spool_items
+
+    listed = DiskCounter()
+    new = (item for item in stream_inputs(source, Listing(), ()) if listed.add(item.key) == 1)
+    spool_items(new, folder)
+
+
+if __name__ == "__main__":
+    main()
