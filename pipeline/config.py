@@ -103,7 +103,7 @@ class DataConfig(Section):
 
     path: Annotated[str, Field(min_length=1)] = Field(
         description="Folder that `imagepipe ingest` wrote, or TFRecords made elsewhere: a folder (with folders, or "
-        "files, called train and validation, if they are split), a pattern or a file."
+        "files, called train and validation, if they are split), a pattern or a file; on this machine, or s3://…, gs://…."
     )
     features: FeaturesConfig = Field(FeaturesConfig(), description="Names of the features in the Examples.")
     split: dict[Literal["train", "eval", "test"], Annotated[int, Field(ge=1)]] = Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.names import SCHEMA, SUMMARY
 from imagepipe.deploy.versions import read_run
@@ -22,17 +23,19 @@ class Column:
     values: str
 
 
-def find_schema(path: Path) -> schema_pb2.Schema:
+def find_schema(source: str) -> schema_pb2.Schema:
     """Returns the schema of a dataset, inferred from all its splits, or the one that a run's data was checked against.
 
     Args:
-        path: a folder that ``imagepipe ingest`` wrote, or the folder of a run.
+        source: a folder that ``imagepipe ingest`` wrote, by path or URI, or the folder of a run.
 
     Raises:
         ConfigError: if it is neither, or a run that did not get as far as DataCheck.
         IngestError: if the dataset is damaged; ModelError: if the run's summary is.
     """
-    if (path / SUMMARY).is_file():
+    source = filesystem.absolute(source)
+    path = Path(source)
+    if not filesystem.is_uri(source) and (path / SUMMARY).is_file():
         folder = read_run(path).get("data_dir")
         if not folder or not (Path(folder) / SCHEMA).is_file():
             raise ConfigError(
@@ -45,14 +48,14 @@ def find_schema(path: Path) -> schema_pb2.Schema:
             raise ConfigError(
                 f"{Path(folder) / SCHEMA} is damaged ({error}): delete {folder}, and run again"
             ) from error
-    if (path / dataset.DESCRIPTION).is_file():
-        description = dataset.load(str(path))
+    if filesystem.size(f"{source}/{dataset.DESCRIPTION}") is not None:
+        description = dataset.load(source)
         if not description.records:
-            raise ConfigError(f"{path} has no images")
+            raise ConfigError(f"{source} has no images")
         from pipeline.inferred_schema import infer_schema  # TFDV: only now, as it takes many seconds
 
-        return infer_schema(path, description)
-    raise ConfigError(f"{path} is neither a dataset that `imagepipe ingest` made nor a run (runs/RUN)")
+        return infer_schema(source, description)
+    raise ConfigError(f"{source} is neither a dataset that `imagepipe ingest` made nor a run (runs/RUN)")
 
 
 def list_columns(schema: schema_pb2.Schema) -> list[Column]:

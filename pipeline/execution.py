@@ -31,6 +31,7 @@ from pipeline.runs import provenance, run_metrics
 from pipeline.runs.report_page import PAGE
 from pipeline.runs.summary import Node, Push, Served, Summary, write_summary
 from pipeline.source import Source, compute_fingerprint
+from pipeline.staging import stage_examples
 from pipeline.workdir import Workdir
 
 Outputs = dict[str, dict[str, list[types.Artifact]]]
@@ -55,9 +56,10 @@ def execute_dag(
     outputs: Outputs = {}
     current_node = ""
     run_dir = workdir.runs / summary.run_id
+    data = compute_fingerprint(config.data.path, source)
     pipeline = create_pipeline(
         config,
-        source,
+        stage_examples(source, workdir.data),
         pipeline_root=str(workdir.artifacts),
         state_dir=str(workdir.training),
         deploy=deploy,
@@ -68,7 +70,7 @@ def execute_dag(
         run_dir,
         config.model_dump(mode="json"),
         code=Path(__file__).parent,
-        data=compute_fingerprint(config.data.path, source),
+        data=data,
         dag={node.id: sorted(upstream.id for upstream in node.upstream_nodes) for node in pipeline.components},
     )
 

@@ -1,7 +1,5 @@
 """Infers the schema of a dataset from the statistics of all its splits, by TFDV."""
 
-from pathlib import Path
-
 from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow_metadata.proto.v0 import schema_pb2
 
@@ -12,27 +10,29 @@ from components.tfdv import tfdv
 from imagepipe.base.features import Features
 from imagepipe.ingest import dataset
 from pipeline.config import BeamConfig
+from pipeline.staging import open_splits
 
 _NO_STATISTICS = {"input", "metadata", "sha256", "dhash", "group"}  # different in every image, or nearly
 
 
-def infer_schema(path: Path, description: dataset.Dataset) -> schema_pb2.Schema:
+def infer_schema(path: str, description: dataset.Dataset) -> schema_pb2.Schema:
     """Returns the schema of a dataset that has images, with the observed values and ranges.
 
     Args:
-        path: its folder.
+        path: its folder, or the URI of one.
         description: its description.
     """
     names, beam_options = Features(), PipelineOptions(BeamConfig().make_arguments())
     options = tfdv.StatsOptions(feature_allowlist=sorted(set(description.features) - _NO_STATISTICS))
     # The training split first: the others add to its schema.
     splits = sorted((n for n, split in description.splits.items() if split.records), key=lambda n: (n != "train", n))
-    statistics_by_split = [
-        tfdv.generate_statistics_from_tfrecord(
-            str(path / name / "*.tfrecord*"), stats_options=options, pipeline_options=beam_options
-        )
-        for name in splits
-    ]
+    with open_splits(path, splits) as folder:
+        statistics_by_split = [
+            tfdv.generate_statistics_from_tfrecord(
+                str(folder / name / "*.tfrecord*"), stats_options=options, pipeline_options=beam_options
+            )
+            for name in splits
+        ]
     schema = tfdv.infer_schema(statistics_by_split[0])
     for split_statistics in statistics_by_split[1:]:
         schema = tfdv.update_schema(schema, split_statistics)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from imagepipe.ingest import dataset
 from pipeline.columns import find_unsuitable_columns
@@ -74,11 +75,11 @@ _DOWNLOADED = "imagenet     # imagenet | none (from scratch) | a file, such as a
 _SCRATCH = "none         # imagenet | none (from scratch) | a file; imagenet, which could not be reached, trains better"
 
 
-def write_config(dataset_dir: Path, out: Path) -> list[str]:
+def write_config(dataset_dir: str | Path, out: Path) -> list[str]:
     """Writes a configuration and its JSON Schema.
 
     Args:
-        dataset_dir: a folder that ``imagepipe ingest`` wrote.
+        dataset_dir: a folder that ``imagepipe ingest`` wrote, or the URI of one.
         out: the file to write; its folder's name becomes the pipeline's. The schema is written beside it.
 
     Returns:
@@ -119,9 +120,11 @@ def write_config(dataset_dir: Path, out: Path) -> list[str]:
     return notes
 
 
-def _render_path(dataset_dir: Path, out: Path) -> str:
+def _render_path(dataset_dir: str | Path, out: Path) -> str:
     """Returns the dataset's path as YAML; relative to the configuration if it lies below it."""
-    path, root = dataset_dir.resolve(), out.resolve().parent
+    if filesystem.is_uri(str(dataset_dir)):
+        return json.dumps(filesystem.absolute(str(dataset_dir)), ensure_ascii=False)
+    path, root = Path(dataset_dir).resolve(), out.resolve().parent
     return json.dumps(str(path.relative_to(root) if path.is_relative_to(root) else path), ensure_ascii=False)
 
 

@@ -9,6 +9,7 @@ from imagepipe.base.charts import Axis, Point, draw_chart
 from imagepipe.base.errors import ConfigError, WeightsError
 from imagepipe.ingest import dataset as datasets
 from pipeline.config_file import read_config
+from pipeline.staging import open_splits
 from pipeline.yaml_edit import replace_values
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
     """Probes all backbones whose weights are at hand on images of a dataset's train split.
 
     Args:
-        dataset: folder that ``imagepipe ingest`` wrote.
+        dataset: folder that ``imagepipe ingest`` wrote, or the URI of one, whose train split is copied.
         weights: folder with files of weights; None for Keras's only.
         on_start: called with a line about what is done.
 
@@ -54,8 +55,8 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
         WeightsError: if there are no weights, or they can't be loaded.
         TrainingError: if there is too little to learn from.
     """
+    dataset = filesystem.absolute(dataset)
     description = datasets.load(dataset)
-    folder = filesystem.absolute(dataset)
     split = description.splits.get("train", datasets.Split())
     on_start("loading TensorFlow …")
     from trainer import probe as backbones
@@ -67,17 +68,18 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
             + ("" if weights is None else f", and {weights} has none of a backbone")
             + ". Give a folder of files: --weights DIR"
         )
-    images = backbones.read_images(
-        [f"{folder}/{shard.file}" for shard in split.shards],
-        description.options.task,
-        split.records,
-        (description.options.compress or "").upper(),
-    )
-    results: list[Probed] = []
-    for candidate in candidates:
-        on_start(f"{candidate.backbone} at {candidate.size[0]} pixels, {len(images.targets):,} images …")
-        results += backbones.probe_candidates([candidate], images)
-    chosen = backbones.choose_cheapest(results, images)
+    with open_splits(dataset, ["train"]) as folder:
+        images = backbones.read_images(
+            [f"{folder}/{shard.file}" for shard in split.shards],
+            description.options.task,
+            split.records,
+            (description.options.compress or "").upper(),
+        )
+        results: list[Probed] = []
+        for candidate in candidates:
+            on_start(f"{candidate.backbone} at {candidate.size[0]} pixels, {len(images.targets):,} images …")
+            results += backbones.probe_candidates([candidate], images)
+        chosen = backbones.choose_cheapest(results, images)
     metric = backbones.METRICS[images.task]
     return Outcome(metric, len(images.targets), images.total, results, chosen, passed_over)
 

@@ -130,16 +130,21 @@ def list_files(source: Source, pattern: str) -> list[str]:
     return [path for path in filesystem.glob(f"{source.base}/{pattern}") if not filesystem.is_folder(path)]
 
 
+def list_examples(source: Source) -> Iterator[tuple[str, str, str]]:
+    """Yields split ("" if there are none), path and path below the base of every file of a source."""
+    for name, pattern in (source.patterns or {"": source.all}).items():
+        for file in list_files(source, pattern):
+            yield name, file, file.split("/", source.base.count("/") + 1)[-1]
+
+
 def compute_fingerprint(path: str, source: Source) -> provenance.DatasetOrigin:
     """Returns where the Examples of ``source``, found at ``path``, come from, with a fingerprint that tells changes."""
     if not source.is_foreign and (origin := provenance.fingerprint_dataset(path)):
         return origin
     digest = hashlib.sha256()
-    for name, pattern in (source.patterns or {"": source.all}).items():
-        for file in list_files(source, pattern):
-            below = "/" + file.split("/", source.base.count("/") + 1)[-1]
-            line = [name, below, filesystem.size(file), filesystem.modified(file)]
-            digest.update(json.dumps(line).encode() + b"\n")
+    for name, file, below in list_examples(source):
+        line = [name, f"/{below}", filesystem.size(file), filesystem.modified(file)]
+        digest.update(json.dumps(line).encode() + b"\n")
     return provenance.DatasetOrigin(path=path, fingerprint=digest.hexdigest(), of="files")
 
 

@@ -26,6 +26,11 @@ class Workdir:
         return self.artifacts / ".training"
 
     @property
+    def data(self) -> Path:
+        """Copies of Examples on an object store that TensorFlow can't open."""
+        return self.artifacts / ".data"
+
+    @property
     def metadata(self) -> Path:
         """ML Metadata's SQLite file."""
         return self.root / "metadata.db"

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from imagepipe.base.errors import USER_ERRORS, UnavailableError
@@ -100,18 +100,17 @@ def hide_step_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explain_job_errors(arguments: Sequence[str], remedy: str) -> Iterator[None]:
+def explain_job_errors(runner: str | None, remedy: str) -> Iterator[None]:
     """Turns what runners raise further into one message: workers' errors here, and those of a cloud's clients.
 
     Args:
-        arguments: Beam's, with the runner.
+        runner: its name, as Beam's options have it.
         remedy: a sentence that says what to do.
 
     Raises:
         UnavailableError: if a job or a worker fails, or nobody answers. An error in a step that runs in this process
             is none of these: it goes on unchanged.
     """
-    *_, runner = [arg.partition("=")[2] for arg in arguments if arg.startswith("--runner=")] or [LOCAL_RUNNER]
     is_here = runner == LOCAL_RUNNER
     logger = logging.getLogger("apache_beam")
     level = logger.level

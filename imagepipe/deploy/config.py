@@ -173,7 +173,7 @@ class DeployConfig(Section):
     path: str | None = Field(
         None,
         description="Folder of the version folders, which the target has to be able to read: on this machine, on a "
-        "volume, or gs://…. By default, with target: filesystem, serving/NAME in the workdir.",
+        "volume, or s3://…, gs://…. By default, with target: filesystem, serving/NAME in the workdir.",
     )
     traffic: Annotated[int, Field(ge=1, le=100)] = Field(
         100,

@@ -158,6 +158,22 @@ def fetch_folder(model: str) -> Path:
     return copy
 
 
+def fetch_newest(model: str) -> Path:
+    """Returns a SavedModel, or a folder of its versions, on this machine: itself, or a copy, of versions of the newest.
+
+    The copy lives as long as the process.
+
+    Raises:
+        ModelError: if there is no model, or it can't be read.
+    """
+    if not filesystem.is_uri(model):
+        return Path(model)
+    model, newest = filesystem.absolute(model), find_model(model)
+    copy = _create_temporary_folder() / PurePosixPath(model).name
+    fetch(newest, copy / newest.removeprefix(model).strip("/"))
+    return copy
+
+
 def fetch_assets(model: str) -> Path:
     """Returns a folder on this machine with a SavedModel's ``assets/``: itself, or a copy, see ``fetch_model``.
 

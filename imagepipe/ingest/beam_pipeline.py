@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from imagepipe.base import progress
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS, explain_job_errors, hide_step_errors, query_metrics
@@ -32,9 +32,10 @@ def run(plan: Plan, row_files: list[str], rows: int, index_files: list[str], bea
         read, done = query_metrics(job[0]) if job else (0, 0)
         return {"read": read, "checked and written": done}
 
-    arguments = [*LOCAL_ARGUMENTS, *beam_args]
-    with explain_job_errors(arguments, "Nothing was written: run it again."), hide_step_errors():
-        pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+    options = PipelineOptions([*LOCAL_ARGUMENTS, *beam_args])
+    runner = options.view_as(StandardOptions).runner
+    with explain_job_errors(runner, "Nothing was written: run it again."), hide_step_errors():
+        pipeline = beam.Pipeline(options=options)
         build(pipeline, plan, row_files, index_files)
         with progress.show_progress(rows, "images", count):
             job.append(pipeline.run())

@@ -16,7 +16,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from imagepipe.base import filesystem, progress
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS, explain_job_errors, hide_step_errors
@@ -127,14 +127,14 @@ def predict_source(
 
 def _run_job(spool: Spool, run: Run, handler: "_ShardHandler", workers: int, beam_args: Sequence[str]) -> None:
     mode = ["--direct_running_mode=multi_processing"] if workers > 1 else ["--direct_running_mode=in_memory"]
-    arguments = [*LOCAL_ARGUMENTS, *mode, f"--direct_num_workers={workers}", *beam_args]
+    options = PipelineOptions([*LOCAL_ARGUMENTS, *mode, f"--direct_num_workers={workers}", *beam_args])
     try:
         with (
-            explain_job_errors(arguments, _KEPT),
+            explain_job_errors(options.view_as(StandardOptions).runner, _KEPT),
             name_full_disk(run.folder),
             hide_step_errors(),
             progress.show_progress(spool.inputs, "files", run.count),
-            beam.Pipeline(options=PipelineOptions(arguments)) as pipeline,
+            beam.Pipeline(options=options) as pipeline,
         ):
             _ = (
                 pipeline

@@ -112,15 +112,20 @@ def _parse_splits(text: str) -> tuple[dict[str, int], bool | None]:
 
 @app.command()
 def init(
-    dataset: Annotated[Path, typer.Argument(help="A folder that `imagepipe ingest` wrote.")],
-    out: Annotated[Path | None, typer.Option(help="The file; by default pipeline.yaml beside the dataset.")] = None,
+    dataset: Annotated[
+        str, typer.Argument(help="A folder that `imagepipe ingest` wrote, or its URI (s3://…, gs://…).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; by default pipeline.yaml beside the dataset, or here if it is a URI.")
+    ] = None,
 ) -> None:
     """Write a commented configuration for a dataset."""
     with report_errors():
+        from imagepipe.base.filesystem import is_uri
         from pipeline.init import write_config
         from pipeline.workdir import find_magic, propose_root
 
-        path = out or dataset.resolve().parent / "pipeline.yaml"
+        path = out or (Path() if is_uri(dataset) else Path(dataset).resolve().parent) / "pipeline.yaml"
         for note in write_config(dataset, path):
             ERR.print(escape(note))
     root = str(path.resolve().parent)
@@ -131,7 +136,10 @@ def init(
 @app.command("schema")
 def show_schema(
     source: Annotated[
-        Path, typer.Argument(metavar="DATASET|RUN", help="A folder that `imagepipe ingest` wrote, or a run (runs/RUN).")
+        str,
+        typer.Argument(
+            metavar="DATASET|RUN", help="A folder that `imagepipe ingest` wrote, or its URI; or a run (runs/RUN)."
+        ),
     ],
     freeze: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it to a new file (.pbtxt), for you to curate.")

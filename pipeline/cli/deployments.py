@@ -14,7 +14,6 @@ from pipeline.cli.shared import (
     OUT,
     DeployConfigOption,
     JsonOption,
-    ModelArgument,
     SetOption,
     TargetOption,
     load_deploy_target,
@@ -30,7 +29,12 @@ app = typer.Typer()
 
 @app.command()
 def deploy(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A SavedModel, or a folder of versions, by path or URI; or a run (runs/RUN)."
+        ),
+    ],
     config: DeployConfigOption = Path("pipeline.yaml"),
     target: TargetOption = None,
     traffic: Annotated[
@@ -46,11 +50,11 @@ def deploy(
 ) -> None:
     """Deploy a model, whether or not it passed the gate; or change a deployed model's share of the requests."""
     with report_errors():
-        from imagepipe.deploy.versions import find_model
+        from imagepipe.deploy import storage
 
         deployment = read_deployment(config, target, overrides)
-        folder = find_model(model)
-        version = load_deploy_target(deployment).deploy(str(folder), deployment, traffic or deployment.traffic)
+        folder = storage.find_model(model)
+        version = load_deploy_target(deployment).deploy(folder, deployment, traffic or deployment.traffic)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:

@@ -91,7 +91,7 @@ def predict(
         elif target:
             results = _ask_target(config, target, inputs)
         else:
-            results = _ask_here(Path(inputs[0]), inputs[1:])
+            results = _ask_here(inputs[0], inputs[1:])
         failed = False
         for result in results:
             failed |= not _show_result(result, top, as_json)
@@ -131,15 +131,16 @@ def _ask_client(client: "Client", names: list[str]) -> "Iterator[Prediction | Fa
         print_note(f"Shrunk: {client.shrunk:,} of the images, as a request may have {client.max_bytes:,} bytes there")
 
 
-def _ask_here(model: Path, names: list[str]) -> "Iterator[Prediction | Failure]":
+def _ask_here(model: str, names: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
+    from imagepipe.deploy import storage
     from imagepipe.deploy.versions import find_model
     from imagepipe.serving.listing import list_for_model, read_items
     from pipeline.logs import hide_output
 
     if not names:
         raise typer.BadParameter("give a model and then images")
-    folder = find_model(model)
+    folder = find_model(storage.fetch_newest(model))
     listing = list_for_model(folder, names)
     with hide_output(), hide_modules(*UNUSED_BY_KERAS):
         from imagepipe.serving.predictor import load
@@ -180,11 +181,12 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
 @app.command()
 def serve(
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A SavedModel, a folder of versions (serving/NAME), whose newest is served, or a run (runs/RUN). "
-            "By default the value of the environment variable AIP_STORAGE_URI, which Vertex AI sets.",
+            help="A SavedModel, a folder of versions (serving/NAME), whose newest is served, or a run (runs/RUN); or "
+            "the URI of one of the first two, which is copied once. By default the value of the environment variable "
+            "AIP_STORAGE_URI, which Vertex AI sets.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default the folder's.")] = None,
@@ -215,9 +217,9 @@ def serve(
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
         if verify:
             signing.check_public_key(verify)
-        uri = os.environ.get("AIP_STORAGE_URI")
-        if not (path := model or (uri and storage.fetch_folder(uri))):
+        if not (given := model or os.environ.get("AIP_STORAGE_URI")):
             raise typer.BadParameter("give a model")
+        path = storage.fetch_newest(given)
         find_model(path)  # refused at once if there is none, and not after the imports
         with hide_output():
             from imagepipe.serving import server

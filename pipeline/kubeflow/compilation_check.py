@@ -28,6 +28,10 @@ def check_and_compile(config: Config, cluster: Cluster) -> str:
         return compile_pipeline(config, cluster, source)
 
 
+# Others than gs:// only where our components read and write, and not TensorFlow: by fsspec.
+_STORES = {"data.path": ("gs://", "s3://"), "deploy.path": ("gs://", "s3://")}
+
+
 def _check_compilation(config: Config, cluster: Cluster) -> Source:
     """Checks that a configuration can run on a cluster.
 
@@ -61,12 +65,14 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
         scheme = re.match(r"([a-z0-9+]+)://", path)
         if key == "deploy.sign" and (scheme or cluster == "vertex"):
             raise ConfigError(f"{key}: {path}: components read a key from a volume only, of which Vertex AI has none")
-        if scheme and scheme[1] != "gs":
-            raise ConfigError(
-                f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or gs://"
-            )
-        if cluster == "vertex" and not scheme:
+        if cluster == "vertex" and not _is_google(path):
             raise ConfigError(f"{key}: {path}: on Vertex AI it has to be in Cloud Storage: gs://…")
+        stores = _STORES.get(key, ("gs://",))
+        if scheme and scheme[0] not in stores:
+            raise ConfigError(
+                f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or "
+                f"{' or '.join(stores)}"
+            )
     weights = paths.get("trainer.weights")
     if weights and Path(weights).exists():  # or it is where only the components see it
         check_pretrained(config)

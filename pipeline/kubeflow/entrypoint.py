@@ -8,6 +8,7 @@
 - drops the output that Kubeflow adds to each task: the log;
 - replaces URIs of object stores that TFX can't open (``minio://``, ``s3://``) by the paths at which Kubeflow's launcher
   puts inputs and expects outputs, and does the reverse in the executor's output;
+- copies TFRecords that TFX can't open, such as those of a dataset in ``s3://``, into the container;
 - runs ImportExampleGen's driver, which Vertex AI runs itself and Kubeflow doesn't;
 - with ``--cluster kubeflow``, leaves an empty folder for each output that the executor has not written, where the
   launcher looks: from 3.0 on that takes a missing one for a failure, Champion's if nothing is live, and every one that
@@ -21,12 +22,15 @@ import argparse
 import copy
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.signals import Stopped, end_on_signals
+from pipeline.source import Source
+from pipeline.staging import stage_examples
 
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
 _MOUNTED_PATHS = {"gs://": "/gcs/"}  # the launcher has these too, but TFX opens them itself
@@ -130,6 +134,22 @@ def create_missing_outputs(executor_input: dict[str, Any]) -> None:
             path.mkdir(parents=True)
 
 
+def stage_input(executor_input: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the input of ImportExampleGen with a folder that TFX can open; that of other components unchanged.
+
+    Args:
+        executor_input: ``ExecutorInput`` as JSON.
+        folder: for copies of the TFRecords, if TFX can't open where they are.
+    """
+    changed = copy.deepcopy(executor_input)
+    parameters = changed.get("inputs", {}).get("parameterValues", {})
+    if "input_base" in parameters:
+        splits = json.loads(parameters["input_config"])["splits"]
+        source = Source(parameters["input_base"], {split["name"]: split["pattern"] for split in splits})
+        parameters["input_base"] = stage_examples(source, folder).base
+    return changed
+
+
 def main(arguments: list[str]) -> None:
     """Runs an executor.
 
@@ -145,6 +165,7 @@ def main(arguments: list[str]) -> None:
     invocation = drop_log(json.loads(options.json_serialized_invocation_args))
     spec = json.loads(options.json_serialized_inputs_spec_args)
     executor_input = add_types(replace_uris(invocation, to_local_path), spec)
+    executor_input = stage_input(executor_input, Path(tempfile.gettempdir(), "imagepipe-examples"))
 
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as tfx_entrypoint
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver

@@ -1,5 +1,6 @@
 """The summary of a run: ``summary.json``, for programs and for ``imagepipe runs``."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from components.evaluator.evaluation import RuleOutcome
 from imagepipe.base import filesystem
 from imagepipe.base.in_use import has_writer
 from imagepipe.base.names import SUMMARY, TaskName
+from imagepipe.deploy import storage
 from imagepipe.deploy.config import TargetName
 from imagepipe.deploy.pushing import Outcome
-from imagepipe.deploy.versions import list_version_folders
 from imagepipe.serving.types import CheckReport
 
 Metrics = dict[str, float | None]
@@ -168,5 +169,13 @@ def mark_killed(summary: Summary) -> Summary:
 
 def is_live(summary: Summary) -> bool:
     """Returns whether a run's model is the newest in its folder; for clusters and clouds ask `imagepipe status`."""
-    newest = list_version_folders(summary.serving_dir)[-1:] if summary.target == "filesystem" else []
-    return bool(newest) and newest[0].name == summary.pushed_version
+    if summary.target != "filesystem" or summary.pushed_version is None:
+        return False
+    return find_newest_version(summary.serving_dir) == summary.pushed_version
+
+
+def find_newest_version(folder: str) -> str | None:
+    """Returns the newest version in a folder of versions, by path or URI; None if it has none, or can't be read."""
+    with contextlib.suppress(OSError):
+        return next(iter(storage.list_versions(folder)[-1:]), None)
+    return None

@@ -42,6 +42,20 @@ def test_a_fetched_model_is_the_stored_one(stored, model):
     assert all((copy / name).read_bytes() == (Path(model) / name).read_bytes() for name in names)
 
 
+def test_of_versions_the_newest_is_found_and_fetched(stored, store):
+    versions, _, number = stored[0].rpartition("/")
+    newest = str(int(number) + 1)
+    filesystem.copy_folder(stored[1], f"{versions}/{newest}")
+    assert storage.find_model(f"{versions}/") == f"{versions}/{newest}"
+    assert storage.find_model(stored[0]) == stored[0]
+    copy = storage.fetch_newest(f"{versions}/")
+    assert [path.name for path in copy.iterdir()] == [newest]
+    assert copy.name == versions.rpartition("/")[2]
+    assert (storage.fetch_newest(stored[0]) / saved_model.GRAPH).is_file()
+    with pytest.raises(ModelError, match=f"{store.uri}/none is neither a SavedModel nor a folder of its versions"):
+        storage.fetch_newest(f"{store.uri}/none")
+
+
 def test_a_missing_model_is_not_fetched(store):
     with pytest.raises(ModelError, match=f"{store.uri}/none: there is nothing"):
         storage.fetch_folder(f"{store.uri}/none")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagepipe.deploy.versions import list_version_folders
 from pipeline import logs
 from pipeline.runs import metadata_store, provenance, summary
 from pipeline.runs.provenance import Origin
@@ -92,7 +91,7 @@ def read_runs(workdir: Workdir) -> tuple[list[Run], str]:
             continue
         serving_dir = run_summary.serving_dir
         if run_summary.target == "filesystem" and serving_dir not in newest:
-            newest[serving_dir] = next((folder.name for folder in list_version_folders(serving_dir)[-1:]), None)
+            newest[serving_dir] = summary.find_newest_version(serving_dir)
         live = run_summary.pushed_version is not None and newest.get(serving_dir) == run_summary.pushed_version
         report = (workdir.runs / run_id / "report.html").is_file()
         runs[run_id] = Run(run_id, run_summary.name, run_summary, live=live, report=report)
