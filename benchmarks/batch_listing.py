@@ -1,4 +1,4 @@
-"""What a million inputs cost the driver of `imagepipe batch-predict` before the first is predicted: time and memory.
+"""A million inputs of `imagepipe batch-predict` before the first is predicted: the driver's time and memory.
 
 A folder of empty files and a manifest, each listed, compared with what is done and spooled to files for the workers, in
 a process of its own. Memory is what a hundredth of the inputs doesn't take.

@@ -81,7 +81,7 @@ def _remove_leftovers(out: str, finished: set[str]) -> None:
 
 
 class Run:
-    """What a run adds to the results.
+    """The part of the results that a run adds.
 
     Attributes:
         folder: for its inputs and attempts.

@@ -1,4 +1,4 @@
-"""What does not fit into memory: the same results as what does."""
+"""Sorting and counting of more than fits into memory: the same results."""
 
 import pytest
 
