@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from imagepipe.base import progress
-from imagepipe.base.errors import IngestError
+from imagepipe.base.errors import IngestError, UnavailableError
+from imagepipe.ingest import steps
 from imagepipe.ingest.command import ingest
 
 
@@ -73,3 +74,20 @@ def test_an_error_of_ours_in_a_step_of_beam_keeps_its_words(folders):
     with pytest.raises(IngestError) as raised:
         ingest(str(source), str(out), beam_args=["--direct_num_workers=1"])
     assert re.fullmatch(rf"{index}, line 1 is damaged: restore .* into a new folder\.", str(raised.value))
+
+
+def test_a_job_that_fails_elsewhere_is_one_message_and_nothing_is_written(folders, monkeypatch):
+    source, out = folders
+
+    def fail(*_: object) -> None:
+        raise KeyError("the client's own trouble\nin two lines")
+
+    monkeypatch.setattr(steps, "write", fail)
+    # It is taken for a runner that is elsewhere.
+    with pytest.raises(
+        UnavailableError, match=r"^The job on FnApiRunner failed: .*in two lines.*\. Nothing was written"
+    ):
+        ingest(str(source), str(out), beam_args=["--runner=FnApiRunner"])
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    with pytest.raises(KeyError, match="own trouble"):  # a defect of ours, which shows where it is
+        ingest(str(source), str(out), beam_args=["--direct_num_workers=1"])
