@@ -1,4 +1,4 @@
-"""DataCheck of 100,000 to 1,000,000 Examples on this machine: CPU time, peak memory, and the copies that are copies.
+"""DataCheck of 100,000 to 1,000,000 Examples on this machine: CPU time, peak memory, and the copies that are found.
 
 Each hash is of a thumbnail of 32x32, in gray, of two photos laid over each other, and every fourth image is kept for
 itself and the next three. One in 1,000 of the eval split is a darker copy, saved in another quality, of one of the
@@ -70,7 +70,7 @@ def main() -> None:
             str(rows): {"cpu_seconds": seconds[rows], "peak_mib": memory[rows], "copies": copies[rows]}
             for rows in seconds
         },
-        ["Examples", "CPU seconds", "peak memory, MiB", "copies copies"],
+        ["Examples", "CPU seconds", "peak memory, MiB", "copies found"],
         [[f"{rows:,}", f"{seconds[rows]:.0f}", f"{memory[rows]:,.0f}", copies[rows]] for rows in seconds],
         [
             at_most(f"{what} of DataCheck, {large:,} Examples to {small:,}", of[large] / of[small], goal)
@@ -163,7 +163,7 @@ def draw_thumbnails(photos: np.ndarray, key: list[int]) -> np.ndarray:
 
 
 def check_rows(folder: Path, rows: int) -> None:
-    """Runs DataCheck's executor on the first Examples of each split; writes its CPU time and the copies it copies."""
+    """Runs DataCheck's executor on the first Examples of each split; writes its CPU time and the copies it found."""
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
     from tfx.types import artifact_utils, standard_artifacts
