@@ -166,11 +166,13 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
         case "classification":
             lacking = np.setdiff1d(targets, targets[~is_chosen])
         case "multilabel":
-            lacking = np.flatnonzero(targets.any(axis=0) & ~targets[~is_chosen].any(axis=0))
+            given, kept = (np.bitwise_or.reduce(some, axis=0) for some in (targets, targets[~is_chosen]))
+            lacking = np.flatnonzero(np.unpackbits(given & ~kept))
         case "regression":
             return is_chosen
     for label in lacking:
-        examples = targets[:, label] > 0 if task.name == "multilabel" else targets == label
+        is_labelled = task.name == "multilabel"
+        examples = targets[:, label // 8] & (128 >> label % 8) > 0 if is_labelled else targets == label
         is_chosen &= hashes != hashes[examples].max()
     return is_chosen
 

@@ -89,8 +89,8 @@ def fit_probe(
 
     Args:
         features: floats ``[n, d]``, of at least two examples.
-        targets: as ``trainer.tasks.Task.compact`` returns them: indices of classes, int ``[n]``; 0 or 1 for each label,
-            ``[n, k]``; or numbers, ``[n, 1]``.
+        targets: as ``trainer.tasks.Task.compact`` returns them: indices of classes, int ``[n]``; a bit for each label,
+            uint8 ``[n, ceil(k / 8)]``; or numbers, ``[n, 1]``.
         task: what is learned.
         outputs: number of classes or labels; 1 for regression.
         importance: weight of each example's loss, float ``[n]``, 0 or more; by default all count the same.
@@ -201,6 +201,8 @@ def _prepare(
     target_mean, target_deviation = 0.0, 1.0
     if task == "classification":
         encoded = np.eye(outputs, dtype=np.float32)[targets]
+    elif task == "multilabel":
+        encoded = np.unpackbits(targets, axis=1, count=outputs).astype(np.float32)
     else:
         encoded = targets.reshape(-1, outputs).astype(np.float32)
     if task == "regression":

@@ -171,7 +171,7 @@ def read_images(patterns: Sequence[str], task: TaskName, total: int, compression
     targets = np.zeros((len(rows), len(names)), np.uint8)
     for row, (labels, _) in zip(targets, rows, strict=True):
         row[[numbers[label] for label in labels]] = 1
-    return Images(sample, targets, groups, task, len(names), total)
+    return Images(sample, np.packbits(targets, axis=1), groups, task, len(names), total)
 
 
 def _number(keys: Sequence[Any]) -> np.ndarray:
@@ -217,7 +217,8 @@ def _judge(predicted: np.ndarray, targets: np.ndarray, task: TaskName) -> np.nda
         case "classification":
             return (predicted.argmax(axis=1) == targets).astype(float)
         case "multilabel":
-            return ((predicted > 0.5) == (targets > 0)).mean(axis=1)
+            labels = np.unpackbits(targets, axis=1, count=predicted.shape[1])
+            return ((predicted > 0.5) == (labels > 0)).mean(axis=1)
         case "regression":
             return np.abs(predicted - targets)[:, 0].astype(float)
 

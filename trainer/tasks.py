@@ -1,5 +1,6 @@
 """Tasks: the form of a target, the meaning of the head's outputs, the loss and the metrics."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,8 @@ import tensorflow as tf
 
 from imagepipe.base.names import TaskName
 from trainer.config import TrainerConfig
+
+_BITS = np.array([128, 64, 32, 16, 8, 4, 2, 1], np.uint8)  # of a byte, in the order of np.packbits
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,33 @@ class Task:
     def compact(self, target: tf.Tensor) -> tf.Tensor:
         """Returns the transform graph's target in the form in which a split keeps it in memory.
 
-        For a million images of 1,000 classes that is 4 MB; as float32 ``[n, outputs]`` they would take 4 GB.
+        For a million images of 1,000 classes that is 4 MB, with 1,000 labels 125 MB; as float32 ``[n, outputs]`` they
+        would take 4 GB.
 
         Returns:
-            The index of the class, int32 ``[n]``, -1 for one unseen in training; 1 for each label, else 0, uint8
-            ``[n, outputs]``; or the number, float32 ``[n, 1]``.
+            The index of the class, int32 ``[n]``, -1 for one unseen in training; a bit for each label, as
+            ``np.packbits`` packs them, uint8 ``[n, ceil(outputs / 8)]``; or the number, float32 ``[n, 1]``.
         """
-        if self.name == "classification":
-            return tf.cast(target, tf.int32)
-        return tf.reshape(tf.cast(target, tf.uint8 if self.name == "multilabel" else tf.float32), [-1, self.outputs])
+        match self.name:
+            case "classification":
+                return tf.cast(target, tf.int32)
+            case "multilabel":
+                padded = tf.pad(tf.cast(target, tf.uint8), [[0, 0], [0, -self.outputs % 8]])
+                bits = tf.reshape(padded, [-1, math.ceil(self.outputs / 8), 8])
+                return tf.reduce_sum(bits * _BITS, axis=2)
+            case "regression":
+                return tf.reshape(tf.cast(target, tf.float32), [-1, 1])
 
     def encode(self, target: tf.Tensor) -> tf.Tensor:
         """Encodes compact targets as float32 ``[n, outputs]``; a class unseen in training as zeros."""
-        return tf.one_hot(target, self.outputs) if self.name == "classification" else tf.cast(target, tf.float32)
+        match self.name:
+            case "classification":
+                return tf.one_hot(target, self.outputs)
+            case "multilabel":
+                bits = tf.bitwise.bitwise_and(target[:, :, None], _BITS) > 0
+                return tf.reshape(tf.cast(bits, tf.float32), [-1, target.shape[1] * 8])[:, : self.outputs]
+            case "regression":
+                return tf.cast(target, tf.float32)
 
     def is_usable(self, targets: np.ndarray) -> np.ndarray:
         """Returns which targets can be learned: not those of a class unseen in training, and not missing numbers.

@@ -56,12 +56,12 @@ USERS_OF_FILES = {
 TFDV = {"StatisticsGen", "ImageSchemaGen", "ExampleValidator", "DataCheck", "Transform"}
 USERS_OF_PACKAGES = {
     ("tensorflow", "tensorflow"): {
-        *("ImportExampleGen", *DATA, "Transform", *NETWORK, "Predictions", "Evaluator", "ServingCheck"),
+        *("ImportExampleGen", "Transform", *NETWORK, "Predictions", "Evaluator", "ServingCheck"),
         "ModelReport",
     },
     ("keras", "keras"): {*NETWORK, "ModelReport"},
     ("tensorflow-model-analysis", "tensorflow_model_analysis"): {"Evaluator", "ModelReport"},
-    ("tensorflow-data-validation", "tensorflow_data_validation"): {*TFDV, "FeatureCheck"},
+    ("tensorflow-data-validation", "tensorflow_data_validation"): TFDV,
     ("pillow", "PIL"): IMAGES,
     ("scipy", "scipy"): {*DATA, *TRAINING, "Evaluator", "ModelReport"},
     ("kubernetes", "kubernetes"): TARGETS,

@@ -79,7 +79,7 @@ def test_a_tenth_of_the_groups_is_set_aside_whole_and_the_choice_stays_as_the_se
     ("task", "targets"),
     [
         (make_classification(3), split(0, 0, 1, 1, 2)),
-        (make_multilabel(3), np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1]], np.uint8)),
+        (make_multilabel(3), np.packbits([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1]], axis=1)),
     ],
 )
 def test_of_a_class_that_would_be_set_aside_altogether_one_group_stays(task, targets):

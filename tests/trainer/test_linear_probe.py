@@ -64,7 +64,7 @@ def test_a_number_is_predicted_as_by_ridge_regression(blobs):
 def test_each_label_is_a_question_of_its_own(blobs):
     features, classes = blobs
     labels = np.stack([classes == 0, classes != 2, np.zeros(N, bool)], axis=1).astype(np.uint8)
-    probabilities = fit_probe(features, labels, "multilabel", 3).predict(features)
+    probabilities = fit_probe(features, np.packbits(labels, axis=1), "multilabel", 3).predict(features)
     assert ((probabilities > 0.5) == labels).mean() > 0.85
     assert probabilities[:, 2].max() < 0.2
 

@@ -11,6 +11,7 @@ from trainer.tasks import make_classification, make_multilabel, make_regression,
     [
         (make_classification(3), tf.constant([2, 0, -1], tf.int64), np.int32, [[0, 0, 1], [1, 0, 0], [0, 0, 0]]),
         (make_multilabel(2), tf.constant([[1.0, 1.0], [0.0, 0.0]]), np.uint8, [[1, 1], [0, 0]]),
+        (make_multilabel(9), tf.constant([[0.0] * 8 + [1.0]]), np.uint8, [[0] * 8 + [1]]),
         (make_regression("huber"), tf.constant([1.5, -2.1]), np.float32, [[1.5], [np.float32(-2.1)]]),
     ],
 )
@@ -19,6 +20,15 @@ def test_targets_are_kept_small_and_become_dense(task, target, kept, encoded):
     assert compact.dtype == kept
     assert task.encode(compact).dtype == tf.float32
     assert task.encode(compact).numpy().tolist() == encoded
+
+
+def test_many_labels_take_a_bit_each():
+    labels = np.random.default_rng(0).integers(0, 2, (50, 1000))
+    task = make_multilabel(1000)
+    compact = task.compact(tf.constant(labels, tf.float32)).numpy()
+    assert compact.nbytes == 50 * 125
+    assert np.array_equal(compact, np.packbits(labels, axis=1))
+    assert np.array_equal(task.encode(compact), labels)
 
 
 def test_only_targets_without_an_answer_are_unusable():
