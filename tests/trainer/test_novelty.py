@@ -52,6 +52,17 @@ def test_in_a_classification_it_sees_what_looks_known_and_is_none_of_the_classes
     assert np.median(ask(by_distance, between)) < 0.8
 
 
+def test_features_that_are_large_in_all_images_do_not_decide_alone():
+    def draw_with_large(count: int, seed: int, centers: np.ndarray = CENTERS) -> dict[str, np.ndarray]:
+        large = np.random.default_rng(seed).normal(20, 4, (count, 10)).astype(np.float32)
+        embedding = draw(count, seed, centers, noise=0.02)["embedding"]
+        return {"embedding": np.hstack([large, embedding]), "logits": np.zeros((count, 1), np.float32)}
+
+    novelty = fit_novelty("regression", draw_with_large(300, 0)["embedding"], draw_with_large(200, 1))
+    assert np.median(ask(novelty, draw_with_large(100, 2))) < 0.7
+    assert np.median(ask(novelty, draw_with_large(100, 3, centers=np.roll(CENTERS, 10, axis=1)))) > 0.99
+
+
 def test_another_network_that_saw_all_images_is_scaled_by_the_one_that_did_not():
     train, held_out, usual = draw(300, 0), draw(1000, 1), draw(1000, 2)
     turn = np.roll(np.eye(20, dtype=np.float32), 7, axis=1)  # what a training from another start makes of the same
