@@ -1,4 +1,4 @@
-"""Calibration and novelty of the answers about flowers, with the head on the features of a MobileNetV2 at 160 px.
+"""Calibration and novelty of the answers about flowers by a MobileNetV2 at 160 px.
 
 - calibration: 5 folds, each answered by a network that was trained on the others, with a tenth of those set aside for
   the temperature. The calibration error has ten bins of equal mass; beside it, what perfect probabilities would show
@@ -6,21 +6,24 @@
 - novelty: the area under the ROC curve of flowers from the folder `val` against a class of flowers that was left out of
   training, and against handwritten digits.
 
-The base is frozen; the head is the Trainer's, with its start from a regression, its label smoothing, its optimizer and
-its choice of the epoch.
+With the base frozen, the head is the Trainer's, with its start from a regression, its label smoothing, its optimizer
+and its choice of the epoch. Fine-tuned, all is as the Trainer does it by default; the folds are of the first seed only.
 
-    python -m benchmarks.answers FOLDER WEIGHTS [--seeds N] [--json] [--record]
+    python -m benchmarks.answers FOLDER WEIGHTS [--seeds N] [--fine-tuned] [--json] [--record]
 
 FOLDER holds train/<class>/*.jpg and val/<class>/*.jpg, WEIGHTS are of a MobileNetV2.
 """
 
 import math
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.results import at_least, at_most, make_parser, report
+from benchmarks.results import Claim, at_least, at_most, make_parser, report
 
 MEASURES = ("trainer",)
 SIDE, BATCH, FOLDS, BINS, DIGITS = 160, 32, 5, 10, 300
@@ -30,11 +33,22 @@ CALIBRATION_GOAL, DIGITS_GOAL, LEFT_OUT_GOAL = 0.015, 0.99, 0.80
 
 
 class Images(NamedTuple):
-    """Features float32 ``[n, d]``, classes int ``[n]``, and which are of the folder ``val``, bool ``[n]``."""
+    """Pixels uint8 ``[n, height, width, 3]`` or features float32 ``[n, d]``, classes, and which are of ``val``."""
 
-    features: np.ndarray
+    inputs: np.ndarray
     classes: np.ndarray
     is_val: np.ndarray
+
+    def take(self, indices: np.ndarray) -> "Images":
+        """Returns some of the images."""
+        return Images(*(array[indices] for array in self))
+
+
+Outputs = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""A trained network: from inputs as ``Images`` has them to ``logits`` and ``embedding``."""
+
+Training = Callable[[Images, Images, int], Outputs]
+"""From images to train on, those set aside, and a seed to a trained network."""
 
 
 def main() -> None:
@@ -42,88 +56,106 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--fine-tuned", action="store_true", help="whole trainings too: some half an hour")
     arguments = parser.parse_args()
     for path in (arguments.folder / "train", arguments.weights):
         if not path.exists():
             raise SystemExit(f"{path} is not there: nothing is measured")
-    flowers, digits = load(arguments.folder, arguments.weights)
-    calibration = [measure_calibration(flowers, seed) for seed in range(arguments.seeds)]
+    pixels, digits = load(arguments.folder)
+    compute = load_features(arguments.weights)
     names = sorted(path.name for path in (arguments.folder / "train").iterdir())
-    novelty = {
-        name: [measure_novelty(flowers, digits, left_out, seed) for seed in range(arguments.seeds)]
-        for left_out, name in enumerate(names)
-    }
-    mean = {key: float(np.mean([row[key] for row in calibration])) for key in calibration[0]}
-    left_out = float(np.mean([row["left out"] for rows in novelty.values() for row in rows]))
-    against_digits = float(np.mean([row["digits"] for rows in novelty.values() for row in rows]))
+    features = pixels._replace(inputs=compute(pixels.inputs))
+    kinds = {"frozen": measure(names, features, compute(digits), train_head, arguments.seeds, arguments.seeds)}
+    if arguments.fine_tuned:
+        training = partial(fine_tune, arguments.weights)
+        kinds["fine-tuned"] = measure(names, pixels, digits, training, 1, arguments.seeds)
     rows = [
-        [name, *(f"{np.mean([row[key] for row in rows]):.3f}" for key in ("left out", "digits", *UNKNOWN))]
-        for name, rows in novelty.items()
+        [f"{name}, {kind}", *(f"{np.mean([run[key] for run in runs]):.3f}" for key in ("left out", "digits", *UNKNOWN))]
+        for kind, figures in kinds.items()
+        for name, runs in figures["novelty"].items()
     ]
-    report(
-        arguments,
-        "answers",
-        MEASURES,
-        {"calibration": calibration, "novelty": novelty},
-        ["left out", "against the others", "digits against these", *UNKNOWN],
-        rows,
-        [
-            at_most(
-                "Calibration error above that of perfect probabilities",
-                mean["error"] - mean["perfect"],
-                CALIBRATION_GOAL,
-                f" ({mean['error']:.3f}, perfect {mean['perfect']:.3f}, without {mean['error without']:.3f})",
-            ),
-            at_most(
-                "Log loss, of that without calibration",
-                mean["log loss"] / mean["log loss without"],
-                1,
-                f" ({mean['log loss']:.3f}, without {mean['log loss without']:.3f}; accuracy {mean['accuracy']:.3f}, "
-                f"without {mean['accuracy without']:.3f})",
-            ),
-            at_least(
-                "Novelty of digits among flowers, area under the curve",
-                against_digits,
-                DIGITS_GOAL,
-                f" ({against_digits:.4f})",
-            ),
-            at_least(
-                "Novelty of a class that was left out, area under the curve",
-                left_out,
-                LEFT_OUT_GOAL,
-                f" ({left_out:.4f})",
-            ),
-        ],
+    header = ["left out", "against the others", "digits against these", *UNKNOWN]
+    claims = [claim for kind, figures in kinds.items() for claim in make_claims(kind, **figures)]
+    report(arguments, "answers", MEASURES, kinds, header, rows, claims)
+
+
+def measure(
+    names: list[str], flowers: Images, digits: np.ndarray, training: Training, calibrations: int, novelties: int
+) -> dict[str, Any]:
+    """Measures so many seeds of each."""
+    return {
+        "calibration": [measure_calibration(flowers, training, seed) for seed in range(calibrations)],
+        "novelty": {
+            name: [measure_novelty(flowers, digits, training, left_out, seed) for seed in range(novelties)]
+            for left_out, name in enumerate(names)
+        },
+    }
+
+
+def make_claims(
+    kind: str, calibration: list[dict[str, float]], novelty: dict[str, list[dict[str, float]]]
+) -> list[Claim]:
+    mean = {key: float(np.mean([row[key] for row in calibration])) for key in calibration[0]}
+    left_out, against_digits = (
+        float(np.mean([row[key] for rows in novelty.values() for row in rows])) for key in ("left out", "digits")
     )
+    return [
+        at_most(
+            f"Calibration error above that of perfect probabilities, {kind}",
+            mean["error"] - mean["perfect"],
+            CALIBRATION_GOAL,
+            f" ({mean['error']:.3f}, perfect {mean['perfect']:.3f}, without {mean['error without']:.3f})",
+        ),
+        at_most(
+            f"Log loss, of that without calibration, {kind}",
+            mean["log loss"] / mean["log loss without"],
+            1,
+            f" ({mean['log loss']:.3f}, without {mean['log loss without']:.3f}; accuracy {mean['accuracy']:.3f}, "
+            f"without {mean['accuracy without']:.3f})",
+        ),
+        at_least(
+            f"Novelty of digits among flowers, area under the curve, {kind}",
+            against_digits,
+            DIGITS_GOAL,
+            f" ({against_digits:.4f})",
+        ),
+        at_least(
+            f"Novelty of a class that was left out, area under the curve, {kind}",
+            left_out,
+            LEFT_OUT_GOAL,
+            f" ({left_out:.4f})",
+        ),
+    ]
 
 
-def load(folder: Path, weights: Path) -> tuple[Images, np.ndarray]:
-    """Returns the flowers, and the features of handwritten digits."""
+def load(folder: Path) -> tuple[Images, np.ndarray]:
+    """Returns pixels of the flowers, and of handwritten digits."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    from trainer.config import TrainerConfig
-    from trainer.network import build_network
-    from trainer.tasks import make_classification
-
-    def resize(image: Image.Image) -> np.ndarray:
-        return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    def resize(images: list[Image.Image]) -> np.ndarray:
+        small = [image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR) for image in images]
+        return np.stack([np.asarray(image) for image in small])
 
     names = sorted(path.name for path in (folder / "train").iterdir())
     files = sorted(folder.glob("train/*/*")) + sorted(folder.glob("val/*/*"))
-    config = TrainerConfig(backbone="mobilenet_v2", weights=str(weights))
-    pooled = build_network((SIDE, SIDE), make_classification(len(names)), {}, config).pooled
+    classes = np.array([names.index(file.parent.name) for file in files], np.int32)
+    is_val = np.array([file.parts[-3] == "val" for file in files])
     digits = [Image.fromarray((255 - image * 15.9).astype(np.uint8)) for image in load_digits().images[:DIGITS]]
-    flowers, others = (
-        pooled.predict(np.stack([resize(image) for image in images]), batch_size=BATCH, verbose=0)
-        for images in ([Image.open(file) for file in files], digits)
-    )
-    classes = np.array([names.index(file.parent.name) for file in files])
-    return Images(flowers, classes, np.array([file.parts[-3] == "val" for file in files])), others
+    return Images(resize([Image.open(file) for file in files]), classes, is_val), resize(digits)
 
 
-def train_head(flowers: Images, train: np.ndarray, validation: np.ndarray, seed: int) -> Any:
-    """Returns the head from features to ``logits`` and ``embedding``, of the epoch that is best on ``validation``."""
+def load_features(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function from pixels to the features of the untouched network."""
+    from trainer.config import TrainerConfig
+    from trainer.features import load_backbone
+
+    pooled = load_backbone(TrainerConfig(backbone="mobilenet_v2", weights=str(weights)), (SIDE, SIDE))
+    return partial(pooled.predict, batch_size=BATCH, verbose=0)
+
+
+def train_head(train: Images, validation: Images, seed: int) -> Outputs:
+    """Trains the head on features; it is that of the epoch that is best on ``validation``."""
     import keras
 
     from imagepipe.base.features import IMAGE
@@ -135,17 +167,16 @@ def train_head(flowers: Images, train: np.ndarray, validation: np.ndarray, seed:
 
     keras.utils.set_random_seed(seed)
     config = TrainerConfig(backbone="mobilenet_v2", weights="none", head_units=0)  # as with weights
-    classes = int(flowers.classes[train].max()) + 1
+    classes = int(train.classes.max()) + 1
     task = make_task("classification", classes, config)
     head = build_network((SIDE, SIDE), task, {}, config).head
-    probe = fit_probe(flowers.features[train], flowers.classes[train].astype(np.int32), task.name, classes)
+    probe = fit_probe(train.inputs, train.classes, task.name, classes)
     head.get_layer("logits").set_weights([probe.weights, probe.bias])
-    steps = math.ceil(len(train) / BATCH)
+    steps = math.ceil(len(train.classes) / BATCH)
     rate = make_learning_rate(config, config.fine_tune_learning_rate, config.head_epochs, steps)
     head.compile(make_optimizer(config, rate, head), task.loss)
     learned, chosen_on = (
-        ({IMAGE: flowers.features[part]}, np.eye(classes, dtype=np.float32)[flowers.classes[part]])
-        for part in (train, validation)
+        ({IMAGE: part.inputs}, np.eye(classes, dtype=np.float32)[part.classes]) for part in (train, validation)
     )
     best = []
     for _ in range(config.head_epochs):
@@ -154,7 +185,33 @@ def train_head(flowers: Images, train: np.ndarray, validation: np.ndarray, seed:
         best.append((loss, head.get_weights()))
     head.set_weights(min(best, key=lambda epoch: epoch[0])[1])
     (image,) = head.inputs
-    return keras.Model({IMAGE: image}, {"logits": head.get_layer("logits").output, "embedding": image})
+    network = keras.Model({IMAGE: image}, {"logits": head.get_layer("logits").output, "embedding": image})
+    return lambda features: network.predict({IMAGE: features}, verbose=0)
+
+
+def fine_tune(weights: Path, train: Images, validation: Images, seed: int) -> Outputs:
+    """Trains the whole network as the Trainer does."""
+    import tensorflow as tf
+
+    from imagepipe.base.features import IMAGE
+    from trainer.config import TrainerConfig
+    from trainer.data import TrainingData
+    from trainer.inputs import ArrayFile, LoadedSplit
+    from trainer.run_fn import train as run_training
+    from trainer.tasks import make_task
+
+    classes = int(train.classes.max()) + 1
+    config = TrainerConfig(backbone="mobilenet_v2", weights=str(weights), seed=seed)
+    task = make_task("classification", classes, config)
+    with tempfile.TemporaryDirectory() as folder:
+        splits = []
+        for name, part in {"train.pixels": train, "validation.pixels": validation}.items():
+            file = ArrayFile(Path(folder, name), part.inputs.shape[1:], part.inputs.dtype)
+            file.path.write_bytes(part.inputs.tobytes())
+            splits.append(LoadedSplit(file, {}, part.classes, task))
+        data = TrainingData(task, [str(n) for n in range(classes)], (SIDE, SIDE), {}, *splits, is_set_aside=True)
+        served = run_training(data, config, Path(folder), tf.distribute.get_strategy()).network.served
+    return lambda pixels: served.predict({IMAGE: pixels}, batch_size=BATCH, verbose=0)
 
 
 def set_aside(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,13 +220,7 @@ def set_aside(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return shuffled[len(shuffled) // 10 :], shuffled[: len(shuffled) // 10]
 
 
-def ask(network: Any, features: np.ndarray) -> dict[str, np.ndarray]:
-    from imagepipe.base.features import IMAGE
-
-    return network.predict({IMAGE: features}, verbose=0)
-
-
-def measure_calibration(flowers: Images, seed: int) -> dict[str, float]:
+def measure_calibration(flowers: Images, training: Training, seed: int) -> dict[str, float]:
     """Returns calibration error, log loss and accuracy, with calibration and without."""
     from scipy.special import softmax
 
@@ -181,10 +232,10 @@ def measure_calibration(flowers: Images, seed: int) -> dict[str, float]:
     probabilities = {name: np.zeros_like(targets) for name in ("", " without")}
     for fold in folds:
         train, validation = set_aside(np.setdiff1d(np.arange(count), fold), seed)
-        network = train_head(flowers, train, validation, seed)
-        held_out = ask(network, flowers.features[validation])["logits"]
+        ask = training(flowers.take(train), flowers.take(validation), seed)
+        held_out = ask(flowers.inputs[validation])["logits"]
         calibration = fit_calibration("classification", held_out, targets[validation])
-        logits = ask(network, flowers.features[fold])["logits"]
+        logits = ask(flowers.inputs[fold])["logits"]
         probabilities[""][fold] = softmax(logits * calibration.factors, axis=1)
         probabilities[" without"][fold] = softmax(logits, axis=1)
     random = np.random.default_rng(seed)
@@ -205,7 +256,9 @@ def compute_error(probabilities: np.ndarray, is_right: np.ndarray) -> float:
     return float(sum(gaps) / len(probabilities))
 
 
-def measure_novelty(flowers: Images, digits: np.ndarray, left_out: int, seed: int) -> dict[str, float]:
+def measure_novelty(
+    flowers: Images, digits: np.ndarray, training: Training, left_out: int, seed: int
+) -> dict[str, float]:
     """Returns areas under the curve, and shares whose novelty is above the limit."""
     from sklearn.metrics import roc_auc_score
 
@@ -215,11 +268,11 @@ def measure_novelty(flowers: Images, digits: np.ndarray, left_out: int, seed: in
     # The classes that are left are numbered anew: a network has no output for a class without images.
     four_kinds = flowers._replace(classes=flowers.classes - (flowers.classes > left_out))
     train, validation = set_aside(np.flatnonzero(~is_left_out & ~flowers.is_val), seed)
-    network = train_head(four_kinds, train, validation, seed)
-    novelty = fit_novelty("classification", flowers.features[train], ask(network, flowers.features[validation]))
+    ask = training(four_kinds.take(train), four_kinds.take(validation), seed)
+    novelty = fit_novelty("classification", ask(flowers.inputs[train])["embedding"], ask(flowers.inputs[validation]))
     usual, unseen, other = (
-        novelty(ask(network, features)).numpy()
-        for features in (flowers.features[~is_left_out & flowers.is_val], flowers.features[is_left_out], digits)
+        novelty(ask(inputs)).numpy()
+        for inputs in (flowers.inputs[~is_left_out & flowers.is_val], flowers.inputs[is_left_out], digits)
     )
 
     def compute_area(novel: np.ndarray) -> float:
