@@ -203,13 +203,15 @@ def fine_tune(weights: Path, train: Images, validation: Images, seed: int) -> Ou
     classes = int(train.classes.max()) + 1
     config = TrainerConfig(backbone="mobilenet_v2", weights=str(weights), seed=seed)
     task = make_task("classification", classes, config)
+
+    def write_pixels(part: Images, path: Path) -> LoadedSplit:
+        path.write_bytes(part.inputs.tobytes())
+        return LoadedSplit(ArrayFile(path, part.inputs.shape[1:], part.inputs.dtype), {}, part.classes, task)
+
     with tempfile.TemporaryDirectory() as folder:
-        splits = []
-        for name, part in {"train.pixels": train, "validation.pixels": validation}.items():
-            file = ArrayFile(Path(folder, name), part.inputs.shape[1:], part.inputs.dtype)
-            file.path.write_bytes(part.inputs.tobytes())
-            splits.append(LoadedSplit(file, {}, part.classes, task))
-        data = TrainingData(task, [str(n) for n in range(classes)], (SIDE, SIDE), {}, *splits, is_set_aside=True)
+        learned, chosen_on = (write_pixels(part, Path(folder, str(i))) for i, part in enumerate((train, validation)))
+        names = [str(number) for number in range(classes)]
+        data = TrainingData(task, names, (SIDE, SIDE), {}, learned, chosen_on, is_set_aside=True)
         served = run_training(data, config, Path(folder), tf.distribute.get_strategy()).network.served
     return lambda pixels: served.predict({IMAGE: pixels}, batch_size=BATCH, verbose=0)
 
