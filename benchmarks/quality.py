@@ -138,15 +138,15 @@ def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed:
     import tensorflow as tf
 
     from trainer.config import TrainerConfig
-    from trainer.devices import choose_precision
+    from trainer.devices import choose_training_precision
     from trainer.inputs import ArrayFile, LoadedSplit
     from trainer.network import build_network
-    from trainer.schedule import run_schedule
+    from trainer.schedule import find_best, run_schedule
     from trainer.tasks import make_task
 
     config = TrainerConfig(weights="none", epochs=epochs, batch_size=BATCH, seed=seed, patience=epochs)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(choose_precision(config.precision))
+    keras.config.set_dtype_policy(choose_training_precision(config))
     classes = int(train[1].max()) + 1
     task = make_task("classification", classes, config)
     with tempfile.TemporaryDirectory() as temporary:
@@ -160,7 +160,7 @@ def ours(train: tuple[Any, Any], evaluation: tuple[Any, Any], epochs: int, seed:
         start = time.perf_counter()
         history = run_schedule(network, task, splits[0], splits[1], config, folder, tf.distribute.get_strategy())
         seconds = time.perf_counter() - start
-    return min(history, key=lambda row: row["val_loss"])["val_accuracy"], seconds
+    return find_best(history)["val_accuracy"], seconds
 
 
 if __name__ == "__main__":

@@ -196,12 +196,12 @@ def train_ours(arguments: argparse.Namespace, folder: Path, start: float) -> lis
     import keras
     import tensorflow as tf
 
-    from trainer.devices import choose_precision
+    from trainer.devices import choose_training_precision
     from trainer.network import build_network
     from trainer.schedule import run_schedule
 
     data, config = load_training(arguments, folder)
-    keras.config.set_dtype_policy(choose_precision(config.precision))
+    keras.config.set_dtype_policy(choose_training_precision(config))
     network = build_network(data.image_size, data.task, data.side, config)
     saved: list[tuple[float, Any]] = []
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from pipeline.config import Config
+from trainer.config import FINE_TUNING_EPOCHS, SCRATCH_EPOCHS
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -30,7 +31,12 @@ paths are relative to the file, those of `--set` to the current folder.
 """
 
 # Defaults that the configuration computes from other keys.
-_COMPUTED = {"image": "", "image.size": "the backbone's own", "evaluation.thresholds": "by `task`"}
+_COMPUTED = {
+    "image": "",
+    "image.size": "the backbone's own",
+    "trainer.epochs": f"{FINE_TUNING_EPOCHS} with weights, else {SCRATCH_EPOCHS}",
+    "evaluation.thresholds": "by `task`",
+}
 
 Section = tuple[str, type[BaseModel]]
 

@@ -40,6 +40,8 @@ class Backbone:
         size: (height, width) in pixels of the images that it was trained on.
         min_side: minimum height and width in pixels (Keras refuses less).
         unfreeze_after: layer before its last stage, which is the part worth fine-tuning on few images.
+        is_depthwise: whether most of its convolutions are depthwise, each channel by itself: they suffer in bfloat16,
+            and gain nothing from it.
     """
 
     application: str
@@ -47,12 +49,14 @@ class Backbone:
     size: tuple[int, int]
     min_side: int
     unfreeze_after: str
+    is_depthwise: bool = False
 
 
 def _make_row(
     application: str, scaling: Scaling | None, side: int, unfreeze_after: str, min_side: int = 32
 ) -> Backbone:
-    return Backbone(application, scaling, (side, side), min_side, unfreeze_after)
+    is_depthwise = application.startswith(("Xception", "MobileNet", "EfficientNet", "ConvNeXt"))
+    return Backbone(application, scaling, (side, side), min_side, unfreeze_after, is_depthwise)
 
 
 BACKBONES = {

@@ -13,6 +13,7 @@ IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
 DEFAULT_THRESHOLD = 0.5
 MAX_VIEWS = 5
+FINE_TUNING_EPOCHS, SCRATCH_EPOCHS = 10, 20
 
 Distribution = Literal["auto", "none", "mirrored"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
@@ -120,7 +121,8 @@ class TrainerConfig(BaseModel):
         0.2, description="Share of what the head's last layer takes that is dropped during training."
     )
     epochs: Annotated[int, Field(ge=1)] = Field(
-        20, description="Maximum number of epochs of the whole network or, with weights, of its upper blocks."
+        FINE_TUNING_EPOCHS,
+        description="Maximum number of epochs of the whole network or, with weights, of its upper blocks.",
     )
     head_epochs: Annotated[int, Field(ge=1)] = Field(
         5, description="With weights: maximum number of epochs of the head on the frozen base."
@@ -141,7 +143,7 @@ class TrainerConfig(BaseModel):
         1e-3, description="Peak learning rate of the head or, from scratch, of the whole network."
     )
     fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1e-4, description="Peak learning rate while the upper blocks are fine-tuned."
+        3e-4, description="Peak learning rate while the upper blocks are fine-tuned."
     )
     schedule: Literal["cosine", "step", "constant"] = Field(
         "cosine",
@@ -188,7 +190,8 @@ class TrainerConfig(BaseModel):
     precision: Precision = Field(
         "auto",
         description="Precision of training; auto: mixed_float16 on GPUs with tensor cores, mixed_bfloat16 on TPUs and "
-        "on CPUs that are faster in it, else float32. Weights are always float32.",
+        "on CPUs that are faster in it and if the backbone's convolutions aren't depthwise, else float32. Weights are "
+        "always float32.",
     )
     distribution: Distribution = Field(
         "auto",
@@ -221,6 +224,13 @@ class TrainerConfig(BaseModel):
             )
         find_backbone(backbone)
         return backbone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_longer_from_scratch(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("weights") == NO_WEIGHTS:
+            return {"epochs": SCRATCH_EPOCHS} | dict(values)
+        return values
 
     @model_validator(mode="after")
     def _refuse_weights_that_nobody_has(self) -> "TrainerConfig":

@@ -6,6 +6,7 @@ image is drawn once, in place of a new one in each epoch, and an epoch runs the 
 
 import logging
 import math
+import operator
 import shutil
 import time
 from collections.abc import Iterator
@@ -43,17 +44,16 @@ def count_views(config: TrainerConfig) -> int:
     return min(config.epochs, MAX_VIEWS) if config.views is None else config.views
 
 
-def choose_kept(outputs: dict[str, keras.KerasTensor], rows: int, folder: Path) -> list[str]:
+def choose_kept(outputs: dict[str, tuple[keras.KerasTensor, int]], folder: Path) -> list[str]:
     """Chooses those outputs that fit into half of the room on a disk, and tells how much they take.
 
     Args:
-        outputs: by name, those that matter most first.
-        rows: number of views of all images.
+        outputs: by name, those that matter most first, each with the number of views of all images.
         folder: where they will be kept; those that are there already count as room.
     """
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.glob(f"*{_SUFFIX}"))
-    room, kept, total = free // 2, list[str](), 0
-    for name, output in outputs.items():
+    room, kept, total = free // 2, dict[str, int](), 0
+    for name, (output, rows) in outputs.items():
         size = rows * _HALF.itemsize * math.prod(output.shape[1:])
         if total + size > room:
             _log.warning(
@@ -62,18 +62,18 @@ def choose_kept(outputs: dict[str, keras.KerasTensor], rows: int, folder: Path) 
                 *(f"the outputs of {name} for {rows} views would take", size / 1e6, folder, room / 1e6),
             )
             continue
-        kept.append(name)
+        kept[name] = rows
         total += size
     if kept:
-        _log.info(
-            "keeping the outputs of %s for %d views: %.1f MB in %s", " and ".join(kept), rows, total / 1e6, folder
-        )
-    return kept
+        listed = " and ".join(f"{name} for {rows} views" for name, rows in kept.items())
+        _log.info("keeping the outputs of %s: %.1f MB in %s", listed, total / 1e6, folder)
+    return list(kept)
 
 
 def keep_what_fits(
     images: keras.KerasTensor,
     outputs: dict[str, keras.KerasTensor],
+    views: int,
     train: LoadedSplit,
     validation: LoadedSplit,
     config: TrainerConfig,
@@ -83,8 +83,9 @@ def keep_what_fits(
 
     Args:
         images: from which the outputs are computed.
-        outputs: see ``choose_kept``.
-        train: the images of which ``count_views`` views are kept.
+        outputs: by name, those that matter most first.
+        views: how many are kept of each image of ``train``.
+        train: the images to train on.
         validation: the images of which one view is kept.
         config: see ``keep_outputs``.
         folder: for the files.
@@ -92,8 +93,7 @@ def keep_what_fits(
     Returns:
         Of each output that is kept, what ``keep_outputs`` returns for ``train`` and ``validation``.
     """
-    views = count_views(config)
-    names = choose_kept(outputs, views * train.count + validation.count, folder) if views else []
+    names = list(outputs)
     while names:
         model = keras.Model(images, {name: outputs[name] for name in names})
         try:
@@ -121,7 +121,7 @@ def keep_outputs(
         split: the images.
         views: 1 or more.
         config: augmentation, seed and the size of a batch.
-        prefix: of the files' paths. Those that are there and whole are used.
+        prefix: of the files' paths. The views that are there of each output are used, and the others added.
 
     Returns:
         For each output a split with it, float16, in place of the images: one view of all images after the other.
@@ -133,26 +133,26 @@ def keep_outputs(
         name: ArrayFile(prefix.with_name(f"{prefix.name}.{name}{_SUFFIX}"), tuple(output.shape[1:]), _HALF)
         for name, output in model.output.items()
     }
-    rows = views * split.count
-    sizes = {name: rows * file.row_bytes for name, file in files.items()}
-    if not all(file.path.is_file() and file.path.stat().st_size == sizes[name] for name, file in files.items()):
-        unfinished = {name: file.path.with_suffix(".partial") for name, file in files.items()}
+    sizes = {name: split.count * file.row_bytes for name, file in files.items()}  # of one view
+    done = min(file.path.stat().st_size // sizes[name] if file.path.exists() else 0 for name, file in files.items())
+    if done < views:
         with ExitStack() as stack:
-            for name, path in unfinished.items():
-                stack.enter_context(measure_full_disk(path, f"the outputs of {name}", partial(sizes.__getitem__, name)))
-            writers = {name: stack.enter_context(path.open("wb")) for name, path in unfinished.items()}
-            for outputs in _compute_outputs(model, split, views, config):
+            writers = {}
+            for name, file in files.items():
+                whole = partial(operator.mul, sizes[name], views)
+                stack.enter_context(measure_full_disk(file.path, f"the outputs of {name}", whole))
+                writers[name] = stack.enter_context(file.path.open("ab"))
+                writers[name].truncate(sizes[name] * done)  # a view that a kill left unfinished
+            for outputs in _compute_outputs(model, split, range(done, views), config):
                 for name, output in outputs.items():
                     writers[name].write(output.numpy().data)
-        for name, path in unfinished.items():
-            path.replace(files[name].path)
     side = {name: np.tile(values, views) for name, values in split.side.items()}
     targets = np.tile(split.targets, (views, *[1] * (split.targets.ndim - 1)))
     return {name: LoadedSplit(file, side, targets, split.task) for name, file in files.items()}
 
 
 def _compute_outputs(
-    model: keras.Model, split: LoadedSplit, views: int, config: TrainerConfig
+    model: keras.Model, split: LoadedSplit, views: range, config: TrainerConfig
 ) -> Iterator[dict[str, tf.Tensor]]:
     forward = tf.function(
         lambda images: {name: tf.saturate_cast(x, tf.float16) for name, x in model(images, training=False).items()},
@@ -160,15 +160,15 @@ def _compute_outputs(
     )
     steps = math.ceil(split.count / config.batch_size)
     start = logged = time.perf_counter()
-    for view in range(views):
+    for done, view in enumerate(views):
         batches = make_batches(split, config.batch_size)
         if view:
             batches = augment_batches(batches, config.augmentation, config.seed, view * steps)
         # Not in the dataset's map, which runs on CPUs only.
-        for step, (inputs, _) in enumerate(batches.prefetch(_PREFETCHED), view * steps + 1):
+        for step, (inputs, _) in enumerate(batches.prefetch(_PREFETCHED), done * steps + 1):
             yield forward(inputs[IMAGE])
             now = time.perf_counter()
             if now - logged >= _LOG_SECONDS:
                 logged = now
-                left = format_duration((now - start) / step * (views * steps - step))
-                _log.info("computing what is kept: step %d of %d, %s left", step, views * steps, left)
+                left = format_duration((now - start) / step * (len(views) * steps - step))
+                _log.info("computing what is kept: step %d of %d, %s left", step, len(views) * steps, left)

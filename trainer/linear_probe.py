@@ -83,7 +83,6 @@ def fit_probe(
     task: TaskName,
     outputs: int,
     importance: np.ndarray | None = None,
-    originals: int | None = None,
 ) -> LinearProbe:
     """Fits a linear model.
 
@@ -94,17 +93,12 @@ def fit_probe(
         task: what is learned.
         outputs: number of classes or labels; 1 for regression.
         importance: weight of each example's loss, float ``[n]``, 0 or more; by default all count the same.
-        originals: number of rows, the first ones, on which the penalty is chosen: if the others are views of the same
-            images, a cross-validation over all would judge rows by models that have seen nearly the same. By default
-            all.
     """
     chosen = _sample(len(targets), _count_rows(features.shape[1], outputs))
-    first = np.flatnonzero(chosen < (originals or len(targets)))
     weights = np.ones(len(targets)) if importance is None else importance
     with threadpool_limits(_THREADS):
         rows, scaler = _prepare(features[chosen], targets[chosen], task, outputs, weights[chosen])
-        penalty = _choose_penalty(rows.take(first), task) * len(chosen) / len(first)
-        return scaler.restore(_fit(rows, task, penalty, _MAX_STEPS), task)
+        return scaler.restore(_fit(rows, task, _choose_penalty(rows, task), _MAX_STEPS), task)
 
 
 def predict_out_of_fold(

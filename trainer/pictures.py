@@ -10,7 +10,7 @@ matplotlib.use("agg")  # a trainer has no display
 import matplotlib.pyplot as plt
 import numpy as np
 
-from trainer.schedule import History
+from trainer.schedule import History, find_best
 
 
 def draw_curves(history: History, metric_name: str, path: Path) -> None:
@@ -28,7 +28,7 @@ def draw_curves(history: History, metric_name: str, path: Path) -> None:
         axis.set_title(metric)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    best = min(history, key=lambda row: row["val_loss"])
+    best = find_best(history)
     axes[1].plot(best["epoch"], best["val_loss"], "o", mfc="none", ms=12, label="kept")
     for axis in axes:
         axis.legend()

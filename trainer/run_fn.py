@@ -18,9 +18,16 @@ from imagepipe.base.features import IMAGE, parse_features
 from imagepipe.base.names import CALIBRATION, OPTIMIZED, TRAINING_FOLDER
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
-from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
+from trainer.config import (
+    NO_WEIGHTS,
+    AugmentationConfig,
+    FnArgs,
+    ServingConfig,
+    TrainerConfig,
+    override_settings,
+)
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
-from trainer.devices import choose_precision, set_up_process
+from trainer.devices import choose_training_precision, set_up_process
 from trainer.export.answers import compute_classes, make_answers
 from trainer.export.fitting import calibrate, compute_outputs, fold_calibration, measure_novelty
 from trainer.export.optimize import optimize_for_serving
@@ -69,7 +76,7 @@ def run_fn(fn_args: FnArgs) -> None:
     state_folder = make_state_folder(fn_args, __name__)
     data = load_data(fn_args, config, state_folder.parent)
     _log.info("%d images to train on, and %d to choose on", data.train.count, data.validation.count)
-    precision, devices = choose_precision(config.precision), strategy.num_replicas_in_sync
+    precision, devices = choose_training_precision(config), strategy.num_replicas_in_sync
     _log.info("computing in %s, on %d device(s)", precision, devices)
     writer = tf.summary.create_file_writer(fn_args.model_run_dir)
     trained = train(data, config, state_folder, strategy, lambda row: _write_to_tensorboard(writer, row))
@@ -109,7 +116,7 @@ def train(
         # Layers are unfrozen by name, and the numbers in these names would go on from an earlier training.
         keras.utils.clear_session()
         keras.utils.set_random_seed(config.seed)
-        with strategy.scope(), _use_precision(choose_precision(config.precision)):
+        with strategy.scope(), _use_precision(choose_training_precision(config)):
             network = build_network(data.image_size, data.task, data.side, config, statistics)
         weights = compute_class_weights(config.class_weights, data.output_names, images.targets)
         return network, run_schedule(

@@ -75,6 +75,9 @@ def run_schedule(
 ) -> History:
     """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
+    That is the last epoch whose loss was not higher, by more than chance gives, than the lowest: on few images the
+    lowest is a matter of chance, and late epochs have seen more views at a lower rate.
+
     From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
     base's upper blocks as well, at a lower rate. A phase stops after its epochs, or after ``config.patience`` epochs
     none of which was better by more than chance, see ``is_better``, than the last one that was.
@@ -95,7 +98,8 @@ def run_schedule(
 
     Returns:
         One row per epoch: ``epoch`` (from 1), ``phase``, ``loss`` and the task's metrics, the same prefixed with
-        ``val_``, ``learning_rate``, ``images_per_second`` (of training alone), ``input_wait`` (share of that time).
+        ``val_``, ``learning_rate``, ``images_per_second`` (of training alone), ``input_wait`` (share of that time), and
+        whether its weights were ``kept``: until those of a later epoch were.
 
     Raises:
         TrainingError: if the loss is no longer finite, or memory doesn't suffice.
@@ -118,6 +122,7 @@ def run_schedule(
 
     def run_phases(state: State | None) -> History:
         progress, arrays = (state.progress, state.arrays) if state else (Progress(), {})
+        lowest = np.zeros(validation.count, np.float32)
         for start_phase in phase_starters[progress.phase :]:
             phase = start_phase()
             training = _PhaseTraining(phase, task, config, strategy, class_weights, progress)
@@ -127,7 +132,8 @@ def run_schedule(
                 for row in progress.history:
                     on_epoch(row)
             best = arrays.get("best") or copy_values(phase.variables)
-            (reference,) = arrays.get("reference") or [np.zeros(phase.validation.count, np.float32)]
+            (lowest,) = arrays.get("lowest") or [lowest]
+            (reference,) = arrays.get("reference") or [np.zeros_like(lowest)]
             if not _is_over(progress, phase, config.patience, chosen):
                 training.trace_steps()
             start, first = time.perf_counter(), progress.epoch
@@ -138,16 +144,19 @@ def run_schedule(
                     except tf.errors.ResourceExhaustedError as error:
                         raise TrainingError(_explain_out_of_memory(config)) from error
                     if new_row:
-                        lowest = min((row["val_loss"] for row in progress.history), default=math.inf)
-                        if chosen or new_row["val_loss"] < lowest:
+                        losses, is_first = training.losses, not progress.history
+                        new_row["kept"] = chosen is not None or is_first or not is_better(lowest, losses)
+                        if new_row["kept"]:
                             best = training.evaluated_weights
+                        if is_first or losses.mean() < lowest.mean():
+                            lowest = losses
                         progress.history.append(new_row)
                         on_epoch(new_row)
                         progress.epoch += 1
                         progress.step, progress.seconds, progress.waiting = 0, 0.0, 0.0
-                        if progress.epoch == 1 or is_better(training.losses, reference):
-                            progress.improved, reference = progress.epoch, training.losses
-                    save_state(folder, State(identity, progress, training.collect_state(best, reference)))
+                        if progress.epoch == 1 or is_better(losses, reference):
+                            progress.improved, reference = progress.epoch, losses
+                    save_state(folder, State(identity, progress, training.collect_state(best, reference, lowest)))
                     if new_row:  # last: once it is logged, a kill can't undo it
                         seconds_per_epoch = (time.perf_counter() - start) / (progress.epoch - first)
                         _log.info(
@@ -197,12 +206,15 @@ def _is_over(progress: Progress, phase: Phase, patience: int, chosen: dict[str, 
 
 def count_chosen(history: History) -> dict[str, int]:
     """Returns how many epochs of each phase led to the weights that were kept: none of a phase after the best epoch."""
-    best = min(history, key=lambda row: row["val_loss"])["epoch"]
-    counts = {}
-    for phase, rows in groupby(history, key=lambda row: row["phase"]):
-        losses = [row["val_loss"] for row in rows if row["epoch"] <= best]
-        counts[phase] = losses.index(min(losses)) + 1 if losses else 0
-    return counts
+    return {
+        phase: max((count for count, row in enumerate(rows, 1) if row["kept"]), default=0)
+        for phase, rows in groupby(history, key=lambda row: row["phase"])
+    }
+
+
+def find_best(history: History) -> dict[str, Any]:
+    """Returns the row of the epoch whose weights a training is left with."""
+    return [row for row in history if row["kept"]][-1]
 
 
 def _format_row(row: dict[str, Any]) -> str:
@@ -260,15 +272,16 @@ class _PhaseTraining:
         for step in (self._train_step, self._eval_step):
             step.get_concrete_function()
 
-    def collect_state(self, best: list[np.ndarray], reference: np.ndarray) -> Arrays:
+    def collect_state(self, best: list[np.ndarray], reference: np.ndarray, lowest: np.ndarray) -> Arrays:
         """Returns everything that is needed to resume.
 
         Args:
             best: the weights of the best epoch so far.
-            reference: the losses of the epoch that the next ones are compared with.
+            reference: the losses of the epoch that the next ones have to be better than.
+            lowest: the lowest losses of an epoch so far.
         """
         values = {name: copy_values(variables) for name, variables in self._list_variables().items()}
-        return values | {"best": best, "reference": [reference]}
+        return values | {"best": best, "reference": [reference], "lowest": [lowest]}
 
     def restore(self, arrays: Arrays) -> None:
         """Restores a state, whole or not at all; does nothing if it is empty.
@@ -278,8 +291,8 @@ class _PhaseTraining:
         """
         if arrays:
             groups = self._list_variables()
-            reference = np.zeros(self._phase.validation.count, np.float32)
-            check_shapes(arrays, groups | {"best": self._phase.variables, "reference": [reference]})
+            losses = [np.zeros(self._phase.validation.count, np.float32)]
+            check_shapes(arrays, groups | {"best": self._phase.variables, "reference": losses, "lowest": losses})
             for name, variables in groups.items():
                 assign_values(variables, arrays[name])
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from imagepipe.base.features import IMAGE
 from trainer.config import TrainerConfig
-from trainer.frozen import keep_what_fits
+from trainer.frozen import choose_kept, count_views, keep_what_fits
 from trainer.inputs import LoadedSplit
 from trainer.linear_probe import MAX_ROWS, fit_probe
 from trainer.network import Network, get_last_frozen_layer, split_base, unfreeze_after
@@ -41,32 +41,45 @@ def list_transfer_phases(
     outputs = {"features": network.pool(upper(below)), "boundary": below}
     if (boundary := lower.layers[-1].name) != last_frozen:
         _log.info("connections lead round %s: the outputs of %s can be kept", last_frozen, boundary)
-    kept = keep_what_fits(network.scaling.input, outputs, train, validation, config, folder)
+    all_views, is_linear = count_views(config), is_linear_head(network.head)
+    # A linear head starts from the best weights for the images themselves: features of augmented views would take
+    # longer than all that comes before, and the upper blocks learn from these views anyhow.
+    views = {"features": min(1, all_views) if is_linear else all_views, "boundary": all_views}
+    rows = {name: (output, views[name] * train.count + validation.count) for name, output in outputs.items()}
+    chosen = choose_kept(rows, folder) if all_views else []
 
-    def define_phase(name: str, model: keras.Model, output: str, epochs: int, rate: float) -> Phase:
-        kept_train, kept_validation = kept[output]
-        views = kept_train.count // train.count
-        return Phase(name, model, model.variables, kept_train, kept_validation, False, epochs, rate, views)
+    def keep(names: list[str], count: int) -> dict[str, tuple[LoadedSplit, LoadedSplit]]:
+        model_outputs = {name: outputs[name] for name in names}
+        return keep_what_fits(network.scaling.input, model_outputs, count, train, validation, config, folder)
 
     def start_head() -> Phase:
         network.base.trainable = False
         rate = config.learning_rate
+        kept = keep(chosen, views["features"])
         if "features" not in kept:
             augmented, variables = config.augmentation.is_on, network.head.variables
             return Phase("head", network.model, variables, train, validation, augmented, config.head_epochs, rate)
-        if start_from_probe(network.head, kept["features"][0], train.count, class_weights):
+        features, judged = kept["features"]
+        if is_linear:
+            start_from_probe(network.head, features, class_weights)
             rate = config.fine_tune_learning_rate  # one made for random weights would undo that
-        return define_phase("head", network.head, "features", config.head_epochs, rate)
+        model = network.head
+        return Phase(
+            "head", model, model.variables, features, judged, False, config.head_epochs, rate, views["features"]
+        )
 
     def start_upper_blocks() -> Phase:
         unfreeze_after(network.base, last_frozen)
-        rate = config.fine_tune_learning_rate
-        if "boundary" not in kept:
-            model, augmented = network.model, config.augmentation.is_on
-            return Phase("upper blocks", model, model.variables, train, validation, augmented, config.epochs, rate)
-        return define_phase("upper blocks", _build_upper(network, upper), "boundary", config.epochs, rate)
+        name, rate, model = "upper blocks", config.fine_tune_learning_rate, network.model
+        kept = keep([name for name in chosen if name == "boundary"], all_views)
+        if not kept:
+            augmented = config.augmentation.is_on
+            return Phase(name, model, model.variables, train, validation, augmented, config.epochs, rate)
+        trained, judged = kept["boundary"]
+        model = _build_upper(network, upper)
+        return Phase(name, model, model.variables, trained, judged, False, config.epochs, rate, all_views)
 
-    return [start_head, start_upper_blocks], list(kept)
+    return [start_head, start_upper_blocks], chosen
 
 
 def _build_upper(network: Network, upper: keras.Model) -> keras.Model:
@@ -76,27 +89,24 @@ def _build_upper(network: Network, upper: keras.Model) -> keras.Model:
     return keras.Model(inputs, network.head(inputs | {IMAGE: network.pool(upper(boundary))}), name="upper_blocks")
 
 
-def start_from_probe(head: keras.Model, features: LoadedSplit, count: int, class_weights: np.ndarray | None) -> bool:
+def is_linear_head(head: keras.Model) -> bool:
+    """Returns whether a head takes features alone, and has no hidden layer."""
+    return list(head.input) == [IMAGE] and all(layer.name != "hidden" for layer in head.layers)
+
+
+def start_from_probe(head: keras.Model, features: LoadedSplit, class_weights: np.ndarray | None) -> None:
     """Gives a linear head the weights of a linear probe.
 
     Args:
         head: see ``network.Network``.
-        features: of views of the images to train on, the images themselves first.
-        count: number of these images.
+        features: of the images to train on.
         class_weights: see ``steps.make_train_step``.
-
-    Returns:
-        Whether it has: a head with a hidden layer or side features is left as it is.
     """
-    logits, task = head.get_layer("logits"), features.task
-    if features.side or any(layer.name == "hidden" for layer in head.layers):
-        return False
+    task = features.task
     rows = np.arange(min(features.count, MAX_ROWS))
     if features.count > MAX_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(features.count, MAX_ROWS, replace=False))
     targets = features.targets[rows]
     importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
-    originals = int(np.searchsorted(rows, count))
-    probe = fit_probe(features.images.read(rows), targets, task.name, task.outputs, importance, originals)
-    logits.set_weights([probe.weights, probe.bias])
-    return True
+    probe = fit_probe(features.images.read(rows), targets, task.name, task.outputs, importance)
+    head.get_layer("logits").set_weights([probe.weights, probe.bias])

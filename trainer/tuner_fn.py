@@ -19,6 +19,7 @@ from trainer.config import FnArgs, TrainerConfig, override_settings
 from trainer.data import load_data
 from trainer.devices import set_up_process
 from trainer.run_fn import train
+from trainer.schedule import find_best
 from trainer.search_space import SpanConfig, TunerConfig, Value, parse_span
 
 _ORACLES = {
@@ -53,14 +54,14 @@ def tuner_fn(fn_args: FnArgs) -> TunerFnResult:
 
     def train_trial(values: Mapping[str, Value], folder: Path) -> float:
         history = train(data, override_settings(config, values), folder, strategy).history
-        return min(row["val_loss"] for row in history)
+        return find_best(history)["val_loss"]
 
     # Not in TFX's working_dir, which differs from run to run: here, a search that was killed finds its trials again.
     return TunerFnResult(Search(settings, config, state_folder), {"train_trial": train_trial})
 
 
 class Search(BaseTuner):
-    """A search for the minimum of ``val_loss``.
+    """A search for the lowest ``val_loss`` of a best epoch.
 
     A trial that can't be trained (its loss is no longer finite, memory doesn't suffice) is ignored; any other error
     ends the search.
@@ -95,7 +96,7 @@ class Search(BaseTuner):
             prepare(overwrite=True)
 
     def run_trial(self, trial: Trial, train_trial: TrainTrial) -> float:
-        """Trains with a trial's values, and returns its minimum ``val_loss``.
+        """Trains with a trial's values, and returns the ``val_loss`` of its best epoch.
 
         Args:
             trial: the trial.

@@ -92,7 +92,8 @@ def test_a_cpu_computes_in_bfloat16_if_it_can(tmp_path, monkeypatch, flags, poli
     monkeypatch.setattr(devices, "_CPU_INFO", cpuinfo)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert devices.choose_precision("auto") == policy
-    assert devices.choose_precision("mixed_float16") == "mixed_float16"
+    assert devices.choose_precision("auto", is_depthwise=True) == "float32"
+    assert devices.choose_precision("mixed_float16", is_depthwise=True) == "mixed_float16"
 
 
 @pytest.mark.parametrize(("capability", "policy"), [((7, 0), "mixed_float16"), ((6, 1), "float32")])

@@ -15,7 +15,7 @@ from trainer.frozen import choose_kept, count_views, keep_outputs
 from trainer.inputs import make_batches
 from trainer.linear_probe import fit_probe
 from trainer.network import split_base
-from trainer.transfer import start_from_probe
+from trainer.transfer import list_transfer_phases
 
 
 def keep_two_views(tmp_path):
@@ -50,25 +50,29 @@ def test_the_head_and_the_upper_blocks_on_what_is_kept_give_the_outputs_of_the_n
         assert np.allclose(model(batch), expected, atol=2e-3)
 
 
-def test_a_file_that_is_whole_is_used_again_and_another_is_not(tmp_path):
+def test_views_that_are_whole_are_used_again_and_others_computed(tmp_path):
     *_, kept = keep_two_views(tmp_path)
     path = kept["features"].images.path
     written = path.read_bytes()
-    path.write_bytes(bytes(len(written)))
+    view = len(written) // 2
+    path.write_bytes(bytes(view) + written[view:])
     keep_two_views(tmp_path)
-    assert path.read_bytes() == bytes(len(written))
-    path.write_bytes(written[:-1])
+    assert path.read_bytes() == bytes(view) + written[view:]
+    path.write_bytes(bytes(view) + written[view:-1])
+    keep_two_views(tmp_path)
+    assert path.read_bytes() == bytes(view) + written[view:]
+    path.write_bytes(written[: view - 1])
     keep_two_views(tmp_path)
     assert path.read_bytes() == written
 
 
 def test_what_does_not_fit_into_half_of_the_room_is_not_kept_and_the_log_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
-    outputs = {"features": keras.Input((10,)), "boundary": keras.Input((8, 8, 4))}
-    assert choose_kept(outputs, 100, tmp_path) == ["features"]
+    outputs = {"features": (keras.Input((10,)), 100), "boundary": (keras.Input((8, 8, 4)), 100)}
+    assert choose_kept(outputs, tmp_path) == ["features"]
     assert "the outputs of boundary for 100 views would take 0 MB" in caplog.text
     (tmp_path / "train.boundary.kept").write_bytes(bytes(60_000))
-    assert choose_kept(outputs, 100, tmp_path) == ["features", "boundary"]
+    assert choose_kept(outputs, tmp_path) == ["features", "boundary"]
 
 
 @pytest.mark.parametrize(
@@ -100,23 +104,26 @@ def test_where_a_connection_leads_round_a_layer_the_base_is_split_before_it():
 
 
 def test_a_linear_head_starts_from_the_probe(tmp_path):
-    network, _, _, kept = keep_two_views(tmp_path)
-    features = kept["features"]
-    assert start_from_probe(network.head, features, 60, None)
-    rows = features.images.read(np.arange(120))
-    probe = fit_probe(rows, features.targets, "classification", 2, originals=60)
+    config = TrainerConfig(**GIVEN)
+    network, split = make_network(config), make_split(tmp_path)
+    starters, kept = list_transfer_phases(network, split, split, config, tmp_path, None)
+    assert kept == ["features", "boundary"]
+    phase = starters[0]()
+    assert (phase.views, phase.train.count, phase.model) == (1, split.count, network.head)
+    rows = phase.train.images.read(np.arange(60))
+    probe = fit_probe(rows, split.targets, "classification", 2)
     assert np.allclose(network.head({IMAGE: rows}), probe.predict(rows), atol=1e-5)
-    assert (probe.predict(rows).argmax(axis=1) == features.targets).mean() > 0.9
+    assert (probe.predict(rows).argmax(axis=1) == split.targets).mean() > 0.9
 
 
-def test_a_head_with_a_hidden_layer_starts_at_random(tmp_path):
-    *_, kept = keep_two_views(tmp_path)
-    features = keras.Input((4,), name=IMAGE)
-    hidden = keras.layers.Dense(4, name="hidden")(features)
-    head = keras.Model({IMAGE: features}, keras.layers.Dense(2, name="logits")(hidden))
-    initial = head.get_layer("logits").get_weights()[0]
-    assert not start_from_probe(head, kept["features"], 60, None)
-    assert np.array_equal(initial, head.get_layer("logits").get_weights()[0])
+def test_a_head_with_a_hidden_layer_starts_at_random_and_learns_from_all_views(tmp_path):
+    config = TrainerConfig(**GIVEN, views=2)
+    network, split = make_network(config, hidden=True), make_split(tmp_path)
+    initial = network.head.get_layer("logits").get_weights()[0]
+    starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None)
+    phase = starters[0]()
+    assert (phase.views, phase.train.count) == (2, 2 * split.count)
+    assert np.array_equal(initial, network.head.get_layer("logits").get_weights()[0])
 
 
 def test_training_from_the_kept_boundary_is_training_through_the_whole_network_within_rounding(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.frozen import keep_outputs
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
 from trainer.network import Network, join_parts
-from trainer.schedule import count_chosen, is_better, run_schedule
+from trainer.schedule import count_chosen, find_best, is_better, run_schedule
 from trainer.steps import ProgressLog
 from trainer.tasks import Task, make_classification
 
@@ -30,7 +30,7 @@ TASK = make_classification(2)
 ONE_DEVICE = tf.distribute.get_strategy()
 
 
-def make_network(config: TrainerConfig, dropout: float = 0.2) -> Network:
+def make_network(config: TrainerConfig, dropout: float = 0.2, hidden: bool = False) -> Network:
     keras.utils.set_random_seed(3)
     base = keras.Sequential(
         [
@@ -43,7 +43,8 @@ def make_network(config: TrainerConfig, dropout: float = 0.2) -> Network:
     )
     image = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE)
     features = keras.Input((4,), name=IMAGE)
-    logits = keras.layers.Dense(2, name="logits")(keras.layers.Dropout(dropout)(features))
+    x = keras.layers.Dense(4, name="hidden")(features) if hidden else features
+    logits = keras.layers.Dense(2, name="logits")(keras.layers.Dropout(dropout)(x))
     head = keras.Model({IMAGE: features}, keras.layers.Softmax()(logits))
     scaling = keras.Model(image, keras.layers.Rescaling(1 / 255)(image))
     return join_parts(scaling, base, keras.layers.GlobalAveragePooling2D(), head)
@@ -89,7 +90,7 @@ def test_with_weights_the_head_comes_first_and_then_only_the_blocks_above_the_na
         original(base, name)
 
     monkeypatch.setattr(transfer, "unfreeze_after", spy)
-    monkeypatch.setattr(transfer, "start_from_probe", lambda *arguments: False)  # which leaves nothing to learn here
+    monkeypatch.setattr(transfer, "start_from_probe", lambda *arguments: None)  # which leaves nothing to learn here
     _, history = train(split, config, tmp_path / "state", network=network)
 
     assert [row["phase"] for row in history] == ["head"] * 2 + ["upper blocks"] * 3
@@ -140,19 +141,30 @@ def test_gains_within_chance_do_not_keep_a_training_going(split, tmp_path, monke
     losses = [row["val_loss"] for row in history]
     assert len(losses) == 3
     x, y = make_batches(split, 60).get_single_element()
-    assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(min(losses), rel=1e-4)
+    assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_a_later_epoch_is_kept_unless_it_is_worse_than_the_best_one_by_more_than_chance(split, tmp_path, monkeypatch):
+    worse = make_split(tmp_path, turned=True)
+    config = TrainerConfig(**SCRATCH, epochs=3, augmentation=OFF)
+    x, y = make_batches(worse, 60).get_single_element()
+    for name, by_chance in {"by chance": True, "for good": False}.items():
+        if by_chance:
+            monkeypatch.setattr(schedule, "is_better", lambda losses, reference: False)
+        network, history = train(split, config, tmp_path / name, worse)
+        assert history[2]["val_loss"] > history[0]["val_loss"]
+        assert [row["kept"] for row in history] == ([True] * 3 if by_chance else [True, False, False])
+        kept = find_best(history)["val_loss"]
+        assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(kept, rel=1e-4)
+        monkeypatch.undo()
 
 
 def test_the_epochs_of_a_refit_are_those_that_led_to_the_weights_that_were_kept():
     def list_rows(head, upper):
-        phases = ["head"] * len(head) + ["upper"] * len(upper)
-        return [
-            {"epoch": number, "phase": phase, "val_loss": loss}
-            for number, (phase, loss) in enumerate(zip(phases, [*head, *upper], strict=True), 1)
-        ]
+        return [{"phase": "head", "kept": kept} for kept in head] + [{"phase": "upper", "kept": kept} for kept in upper]
 
-    assert count_chosen(list_rows([3, 2, 2.5], [1.8, 1.5, 1.9])) == {"head": 2, "upper": 2}
-    assert count_chosen(list_rows([3, 1, 2], [1.8, 1.5])) == {"head": 2, "upper": 0}
+    assert count_chosen(list_rows([True, True, False], [True, True, False])) == {"head": 2, "upper": 2}
+    assert count_chosen(list_rows([True, True, False], [False, False])) == {"head": 2, "upper": 0}
 
 
 def test_a_training_of_chosen_epochs_ends_with_its_last_weights_whatever_validation_says(split, tmp_path):

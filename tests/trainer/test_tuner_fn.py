@@ -152,7 +152,7 @@ def test_all_trials_share_the_data_and_have_the_epochs_of_the_tuner(tmp_path, mo
 
     def train(data, config, folder, strategy):
         trained.append((data, config.epochs))
-        return SimpleNamespace(history=[{"val_loss": loss} for loss in (2.0, 1.0, 3.0)])
+        return SimpleNamespace(history=[{"val_loss": loss, "kept": loss < 3} for loss in (2.0, 1.0, 3.0)])
 
     monkeypatch.setattr(tuner, "set_up_process", lambda distribution: tf.distribute.get_strategy())
     monkeypatch.setattr(tuner, "make_state_folder", lambda fn_args, module: tmp_path / "state")
