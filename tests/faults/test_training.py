@@ -10,7 +10,7 @@ import tensorflow as tf
 from imagepipe.base.errors import describe_error
 from imagepipe.base.features import IMAGE, TARGET
 from tests.trainer.test_schedule import CONFIGS, ONE_DEVICE, TASK, assert_same, make_network, make_split, read_progress
-from trainer import frozen
+from trainer import transfer
 from trainer.checkpoint import STATE
 from trainer.inputs import load_split
 from trainer.schedule import run_schedule
@@ -62,12 +62,13 @@ def test_without_room_for_the_outputs_of_frozen_layers_all_layers_run_in_each_ep
 def test_a_disk_that_fills_while_outputs_are_kept_is_cleared_of_them_and_the_training_goes_on(
     small_disk, tmp_path, monkeypatch, caplog
 ):
-    disk, config, split = small_disk("1m"), CONFIGS["with weights"], make_split(tmp_path)
-    (disk.folder / "other").write_bytes(bytes(960_000))  # leaves room for the outputs of train, not for validation's
+    disk, split = small_disk("1m"), make_split(tmp_path)
+    config = CONFIGS["with weights"].model_copy(update={"views": 12})
+    (disk.folder / "other").write_bytes(bytes(885_000))  # leaves room for the outputs of one view, not of all
     (tmp_path / "roomy").mkdir()
     trained = []
     for chosen, folder in ((["features", "boundary"], disk.folder), (["features"], tmp_path / "roomy")):
-        monkeypatch.setattr(frozen, "choose_kept", lambda *_, names=chosen: list(names))
+        monkeypatch.setattr(transfer, "choose_kept", lambda *_, names=chosen: list(names))
         network = make_network(config)
         trained.append((network, run_schedule(network, TASK, split, split, config, folder, ONE_DEVICE)))
     assert_same(*trained)
@@ -75,7 +76,7 @@ def test_a_disk_that_fills_while_outputs_are_kept_is_cleared_of_them_and_the_tra
         record.getMessage() for record in caplog.records if record.levelname == "WARNING" and record.name == "trainer"
     ]
     assert warning.startswith("the outputs of boundary are not kept, and are computed in each epoch: [Errno 28]")
-    assert "for the outputs of boundary, which take 0.0 MB in all" in warning
+    assert "for the outputs of boundary, which take 0.2 MB in all" in warning
     assert sorted(path.name for path in disk.folder.glob("*.kept")) == [
         "train.features.kept",
         "validation.features.kept",

@@ -133,7 +133,7 @@ def test_training_from_the_kept_boundary_is_training_through_the_whole_network_w
     networks = {}
     for name in ("kept", "whole"):
         if name == "whole":
-            monkeypatch.setattr(frozen, "choose_kept", lambda *arguments: ["features"])
+            monkeypatch.setattr(transfer, "choose_kept", lambda *arguments: ["features"])
         networks[name] = train(split, config, tmp_path / name, network=make_network(config, dropout=0))
     (kept, kept_history), (whole, whole_history) = networks.values()
     assert (tmp_path / "kept" / "train.boundary.kept").exists()
