@@ -90,7 +90,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     looks = _LOOKS[options.at](options.settings, options.data_path)
     for name, file in options.output:
-        filesystem.write_whole(file, looks[name]().encode())
+        value = looks[name]()
+        print(f"{name}: {value}")  # in the task's log
+        filesystem.write_whole(file, value.encode())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Hashes by which a cluster's cache sees files."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,13 @@ def test_of_files_made_elsewhere_it_is_names_sizes_and_times(tmp_path):
 def test_a_split_without_files_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no file matches .*/train/\*\.tfrecord"):
         look.hash_data(Source(str(tmp_path), PATTERNS))
+
+
+def test_a_task_writes_what_it_is_asked_for_and_its_log_has_it(tmp_path, capsys):
+    (tmp_path / "schema.pbtxt").write_text("feature {}")
+    settings = json.dumps({"source": {"patterns": PATTERNS}, "schema": str(tmp_path / "schema.pbtxt")})
+    look.main(["data", "--settings", settings, "--output", look.SCHEMA, str(tmp_path / "outputs" / "hash")])
+    assert capsys.readouterr().out == f"schema_hash: {(tmp_path / 'outputs' / 'hash').read_text()}\n"
 
 
 def test_it_is_quick_as_it_needs_no_tensorflow():
