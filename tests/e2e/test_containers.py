@@ -1,15 +1,22 @@
-"""Images as people have them, from source to a prediction: by one command, and the one that it prints."""
+"""Images as people have them: to Examples and a configuration; and from there to a prediction, as a user gets one."""
 
 import io
 import json
 import shlex
 import tarfile
 import zipfile
+from hashlib import sha256
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
+from imagepipe.ingest.command import ingest
+from pipeline.config import FeaturesConfig
+from pipeline.config_file import read_config
+from pipeline.init import write_config
+from pipeline.source import find_examples
 from tests.conftest import make_digit_images
 from tests.e2e.test_train import QUICK, imagepipe
 
@@ -74,14 +81,39 @@ def write_tasks(digits, folder):
     return folder / "export.json"
 
 
+SOURCES = [write_folders, write_zip, write_parquet, write_samples, write_tasks]
+
+
+def list_labels(dataset) -> set[tuple[bytes, bytes]]:
+    """Label of each image, by the hash of its file."""
+    features = [
+        tf.train.Example.FromString(record).features.feature
+        for file in sorted(dataset.glob("*/*.tfrecord"))
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    ]
+    return {(feature["sha256"].bytes_list.value[0], feature["label"].bytes_list.value[0]) for feature in features}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [write_folders, write_zip, write_parquet, write_samples, write_tasks])
-def test_a_source_leads_to_a_prediction(write, digits, tmp_path):
-    source, photo = write(digits, tmp_path), tmp_path / "photo.png"
+@pytest.mark.parametrize("write", SOURCES)
+def test_each_source_gives_the_same_examples_and_configuration(write, digits, tmp_path):
+    """What comes after knows nothing else of the source, so that one of them is trained below for all."""
+    dataset = tmp_path / "out" / "dataset"
+    assert ingest(str(write(digits, tmp_path)), str(dataset)).written == len(digits)
+    assert list_labels(dataset) == {(sha256(png).hexdigest().encode(), label.encode()) for _, label, png in digits}
+    write_config(dataset, config := tmp_path / "out" / "pipeline.yaml")
+    settings = read_config(config)
+    assert settings.data.features == FeaturesConfig()  # no column of a container enters the network
+    assert set(find_examples(settings).patterns) >= {"train", "eval"}
+
+
+@pytest.mark.slow
+def test_a_source_leads_to_a_prediction(digits, tmp_path):
+    source, photo = write_parquet(digits, tmp_path), tmp_path / "photo.png"
     photo.write_bytes(digits[0][2])
     sets = [argument for override in QUICK for argument in ("--set", override)]
     done = imagepipe("train", source, "--out", tmp_path / "out", *sets)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "210 records in = 210 written" in done.stdout
     ask = next(line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith("Ask it"))
     answer = imagepipe(*shlex.split(ask)[1:-1], photo, "--json")

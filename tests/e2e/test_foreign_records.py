@@ -52,7 +52,7 @@ def test_records_with_numbers_for_classes_become_a_model_that_says_their_names(t
     }
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(config))
     done = imagepipe("run", tmp_path / "pipeline.yaml", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["example_count"] == len(images) - 110
 
     (tmp_path / "one.png").write_bytes(images[0][1])
