@@ -13,15 +13,16 @@ EXPORT = .uv/bin/uv export --frozen --no-dev --no-emit-project --no-header --qui
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
-# Two processes; tests of a file share what is dear to make. Those of e2e take longest, and begin early if files keep
-# their order.
+# Two processes; tests of a file share what is dear to make. Files keep their order, so that those that take longest
+# begin early: of the quick tests that is e2e, of the slow ones these folders.
 IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+LONGEST = tests/packaging/ tests/pipeline/ tests/e2e/ tests/faults/
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
 	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)
 
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
-	.venv/bin/pytest -m slow $(IN_TWO)
+	.venv/bin/pytest -m slow $(IN_TWO) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
 
 test-long: $(ENVIRONMENT)  ## kills at random moments, a soak: about an hour, not part of the gate
 	.venv/bin/pytest -m long -s

@@ -57,11 +57,12 @@ def execute_dag(
     current_node = ""
     run_dir = workdir.runs / summary.run_id
     data = compute_fingerprint(config.data.path, source)
+    workdir.link_artifacts()
     pipeline = create_pipeline(
         config,
         stage_examples(source, workdir.data),
-        pipeline_root=str(workdir.artifacts),
-        state_dir=str(workdir.training),
+        pipeline_root=str(workdir.plain_artifacts),
+        state_dir=str(workdir.plain_artifacts / workdir.training.name),
         deploy=deploy,
         beam_args=config.beam.make_arguments(),
         metadata=mlmd.sqlite_metadata_connection_config(str(workdir.metadata)),
@@ -78,7 +79,7 @@ def execute_dag(
     with (
         console.status("") as status,
         logs.show_training(
-            line=lambda text: console.print(f"    {escape(text)}"),
+            line=lambda text: console.print(f"    {escape(workdir.name_artifacts(text))}"),
             moment=lambda text: status.update(f"{current_node} … {escape(text)}"),
         ),
     ):
@@ -90,6 +91,8 @@ def execute_dag(
             status.update(f"{node} …")
 
         def on_end(node: local_runner.NodeResult) -> None:
+            for artifact in (artifact for artifacts in node.outputs.values() for artifact in artifacts):
+                artifact.uri = workdir.name_artifacts(artifact.uri)
             outputs[node.id] = node.outputs
             if node.id in FINDERS:  # not at the end: what they find may stop the run
                 summary.data_dir = _get_artifact(outputs, node.id, FINDERS[node.id]).uri
@@ -106,7 +109,7 @@ def execute_dag(
             summary.traffic = _ask_target(deploy)
             summary.status = "done"
         except local_runner.NodeError as error:
-            summary.status, summary.error = "failed", str(error)
+            summary.status, summary.error = "failed", workdir.name_artifacts(str(error))
             if summary.push:  # a node after the Pusher failed
                 summary.traffic = _ask_target(deploy)
         finally:

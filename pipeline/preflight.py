@@ -1,7 +1,6 @@
 """Checks before a run: finds in seconds, without TensorFlow, what would fail it after minutes."""
 
 import os
-import shlex
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -18,7 +17,6 @@ from imagepipe.deploy.saved_model import read_task
 from imagepipe.deploy.signing import check_private_key
 from pipeline.config import Config
 from pipeline.source import Source, find_examples, list_label_types
-from pipeline.workdir import find_magic, propose_root
 from trainer.pretrained import check_weights
 
 _SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
@@ -49,20 +47,6 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
     return source
 
 
-def check_workdir(path: str, option: str = "--workdir") -> None:
-    """Refuses a folder for artifacts, which that option names, if TFX would take it for a pattern.
-
-    Raises:
-        ConfigError: if its path has a character of patterns.
-    """
-    if characters := find_magic(path):
-        raise ConfigError(
-            f"{option}: {path} has {characters} in its path, which TFX takes for a pattern of names: it would read "
-            "other files, or none. Give a folder without, the images and the dataset may stay there: "
-            f"{option} {shlex.quote(propose_root(path))}"
-        )
-
-
 def check_pretrained(config: Config) -> None:
     """Checks that the weights to start from are there, and the backbone's.
 
@@ -77,11 +61,8 @@ def check_pretrained(config: Config) -> None:
 
 def _check_serving_folder(path: str) -> None:
     """Refuses a folder of versions that can't be made, written or loaded from; of a store only a push tells."""
-    if characters := find_magic(path):
-        raise ConfigError(
-            f"deploy.path: {path} has {characters} in its path, which TensorFlow takes for a pattern of names when it "
-            "loads a model: give a folder without"
-        )
+    if filesystem.is_uri(path) and not filesystem.is_plain(path):
+        raise ConfigError(f"deploy.path: {path} has [, * or ? in it, which a store takes for a pattern of names")
     folder = Path(path)
     while not filesystem.is_uri(path) and not folder.exists():
         folder = folder.parent

@@ -20,7 +20,7 @@ from pipeline.clean import keep_newest
 from pipeline.config import Config
 from pipeline.config_file import make_paths_absolute, read_config
 from pipeline.logs import hide_output, redirect_output
-from pipeline.preflight import check_run, check_workdir
+from pipeline.preflight import check_run
 from pipeline.runs.summary import Summary, mark_killed, read_summaries, write_summary
 from pipeline.workdir import Workdir
 
@@ -69,7 +69,6 @@ def run(
         settings = read_config(Path(config), overrides)
         workdir = workdir or Path(config).resolve().parent
     folders = Workdir(Path(workdir).resolve())
-    check_workdir(str(folders.root))
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     busy = ConfigError(

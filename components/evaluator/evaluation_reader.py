@@ -34,11 +34,17 @@ from components.evaluator.metric_names import (
     UNGROUPED_COUNT,
     parse_paired_test,
 )
+from imagepipe.base.filesystem import link_plainly
 from imagepipe.base.metrics import METRICS_BY_NAME
 
 
 def read_evaluation(folder: str) -> Evaluation:
     """Reads the artifact in ``folder``."""
+    with link_plainly(folder) as files:
+        return _read_files(str(files))
+
+
+def _read_files(folder: str) -> Evaluation:
     slices = {}
     details: dict[str, Any] = {}
     for message in tfma.load_metrics(folder):

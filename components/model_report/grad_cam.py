@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from imagepipe.base.features import IMAGE
+from imagepipe.base.filesystem import link_plainly
 from trainer.own_backbone import import_classes
 
 _OPACITY = 0.6  # of a heat map where it is hottest
@@ -40,7 +41,8 @@ def compute_heat_maps(
         return {}
     compute_features = tf.function(keras.Model(network.inputs, pool.input))  # eagerly it takes four times as long
     compute_scores = keras.Model(head.inputs, head.get_layer("logits").output)
-    served_model = tf.saved_model.load(str(served))  # it owns what the signature uses
+    with link_plainly(served) as files:
+        served_model = tf.saved_model.load(str(files))  # it owns what the signature uses
     transform = served_model.signatures["transform_features"]
     heat_maps = {}
     for key, record in records.items():  # one by one: a batch takes as long per image, and 70 MiB more for each

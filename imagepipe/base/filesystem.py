@@ -15,6 +15,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
@@ -335,3 +336,20 @@ def split_pattern(pattern: str) -> tuple[str, str]:
     while folder not in ("", bucket) and not is_folder(folder):
         folder = folder.rpartition("/")[0]
     return folder, pattern[len(folder) :].lstrip("/")
+
+
+def is_plain(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path has no character that makes it a pattern, as TensorFlow and TFX take each path for one."""
+    return not _MAGIC.search(os.fspath(path))
+
+
+@contextlib.contextmanager
+def link_plainly(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a plain path of a local folder: its own, or that of a link which is gone afterwards."""
+    if is_plain(folder):
+        yield Path(folder)
+        return
+    with TemporaryDirectory() as temporary:
+        link = Path(temporary, "folder")
+        link.symlink_to(Path(folder).resolve())
+        yield link

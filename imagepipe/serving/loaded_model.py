@@ -1,10 +1,9 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import IMAGE, LABEL_SEPARATOR
+from imagepipe.base.filesystem import link_plainly
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
@@ -27,18 +27,6 @@ _PYTHON_TYPES: dict[tf.DType, type | tuple[type, ...]] = {
 }
 _EXACT = 2**53  # whole numbers below are floats exactly
 _NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples",)}
-
-
-@contextmanager
-def _link_plainly(folder: Path) -> Iterator[Path]:
-    """Gives a path of a folder that TensorFlow takes for no pattern: it looks for the variables of a model by one."""
-    if not set("[*?").intersection(str(folder)):
-        yield folder
-        return
-    with TemporaryDirectory() as temporary:
-        link = Path(temporary, "model")
-        link.symlink_to(folder.resolve())
-        yield link
 
 
 class LoadedModel:
@@ -74,7 +62,7 @@ class LoadedModel:
         weakref.finalize(self, in_use.close)
         try:
             in_use.enter_context(hold_folder(folder))
-            with copy_verified(folder, key) if key else _link_plainly(folder) as files:
+            with copy_verified(folder, key) if key else link_plainly(folder) as files:
                 self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
                 self.labels, self.task, self.signatures = read_labels(files), read_task(files), _read_signatures(files)
             inputs = self.loaded.signatures[signature].structured_input_signature[1]

@@ -123,14 +123,11 @@ def init(
     with report_errors():
         from imagepipe.base.filesystem import is_uri
         from pipeline.init import write_config
-        from pipeline.workdir import find_magic, propose_root
 
         path = out or (Path() if is_uri(dataset) else Path(dataset).resolve().parent) / "pipeline.yaml"
         for note in write_config(dataset, path):
             ERR.print(escape(note))
-    root = str(path.resolve().parent)
-    elsewhere = ["--workdir", propose_root(root)] if find_magic(root) else []
-    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path), *elsewhere])}"))
+    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
 
 
 @app.command("schema")

@@ -33,13 +33,11 @@ def train(
         from imagepipe.base.filesystem import is_uri
         from imagepipe.ingest.command import ingest
         from pipeline.init import write_config
-        from pipeline.preflight import check_workdir
         from pipeline.run import run
 
         if is_uri(out):
             raise typer.BadParameter("expected a folder of this machine", param_hint="--out")
         root = Path(out).resolve()
-        check_workdir(str(root), "--out")
         dataset, config = root / "dataset", root / "pipeline.yaml"
         ERR.print(f"[bold]1. Ingest[/]: {escape(source)}")
         result = ingest(source, str(dataset), task=task)

@@ -12,6 +12,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.workdir import Workdir
+
 Store = sqlite3.Connection
 
 _VERSION = 10
@@ -83,6 +85,7 @@ def open_store(path: Path) -> Iterator[Store | None]:
     try:
         uri = f"{path.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_WAIT, isolation_level=None)) as store:
+            store.create_function("NAME_ARTIFACTS", 1, Workdir(path.resolve().parent).name_artifacts)
             store.execute("BEGIN")
             ((version,),) = store.execute("SELECT schema_version FROM MLMDEnv").fetchall()
             if version != _VERSION:
@@ -183,8 +186,9 @@ def _describe_executions(store: Store, ids: list[int]) -> list[Execution]:
     inputs: dict[int, list[Artifact]] = {execution: [] for execution in ids}
     outputs: dict[int, list[Artifact]] = {execution: [] for execution in ids}
     events = store.execute(
-        "SELECT e.execution_id, e.type, a.id, a.uri, a.state, t.name, (SELECT step_key FROM EventPath p"
-        " WHERE p.event_id = e.id AND NOT p.is_index_step LIMIT 1) FROM Event e JOIN Artifact a ON a.id = e.artifact_id"
+        "SELECT e.execution_id, e.type, a.id, NAME_ARTIFACTS(COALESCE(a.uri, '')), a.state, t.name,"
+        " (SELECT step_key FROM EventPath p WHERE p.event_id = e.id AND NOT p.is_index_step LIMIT 1)"
+        " FROM Event e JOIN Artifact a ON a.id = e.artifact_id"
         " JOIN Type t ON t.id = a.type_id WHERE e.execution_id IN (SELECT value FROM json_each(?)) ORDER BY e.id",
         (ids_json,),
     ).fetchall()
@@ -193,7 +197,7 @@ def _describe_executions(store: Store, ids: list[int]) -> list[Execution]:
         artifacts = inputs if kind in _INPUTS else outputs if kind in _OUTPUTS else None
         if artifacts is not None:
             removed = state == _DELETED
-            artifacts[execution].append(Artifact(artifact, name, key or "", uri or "", properties[artifact], removed))
+            artifacts[execution].append(Artifact(artifact, name, key or "", uri, properties[artifact], removed))
 
     rows = store.execute(
         "SELECT id, last_known_state, last_update_time_since_epoch - create_time_since_epoch FROM Execution"
@@ -221,7 +225,8 @@ _STRUCT = "mlmd-struct::"  # prefix of whole messages in base64
 def _read_properties(store: Store, artifacts: set[int]) -> dict[int, dict[str, str]]:
     properties: dict[int, dict[str, str]] = {artifact: {} for artifact in artifacts}
     rows = store.execute(
-        "SELECT artifact_id, name, COALESCE(string_value, int_value, double_value) FROM ArtifactProperty"
+        "SELECT artifact_id, name, IIF(string_value IS NULL, COALESCE(int_value, double_value), NAME_ARTIFACTS("
+        "string_value)) FROM ArtifactProperty"
         " WHERE artifact_id IN (SELECT value FROM json_each(?)) ORDER BY name",
         (json.dumps(sorted(artifacts)),),
     )

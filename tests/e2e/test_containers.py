@@ -97,7 +97,7 @@ def list_labels(dataset) -> set[tuple[bytes, bytes]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("write", SOURCES)
 def test_each_source_gives_the_same_examples_and_configuration(write, digits, tmp_path):
-    """What comes after knows nothing else of the source, so that one of them is trained below for all."""
+    """Nothing that comes after knows more of the source, so that one of them is trained below for all."""
     dataset = tmp_path / "out" / "dataset"
     assert ingest(str(write(digits, tmp_path)), str(dataset)).written == len(digits)
     assert list_labels(dataset) == {(sha256(png).hexdigest().encode(), label.encode()) for _, label, png in digits}

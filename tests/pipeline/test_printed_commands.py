@@ -67,10 +67,7 @@ def test_no_part_of_a_folders_name_is_taken_for_markup(tmp_path, monkeypatch):
 def test_what_init_says_is_next_is_not_refused_for_the_folders_name(tmp_path, monkeypatch):
     folder = make_dataset(tmp_path / "photos [red]", monkeypatch)
     _, *arguments = shlex.split(find_command(invoke("init", str(folder / "dataset")).stdout))
-    assert arguments[-2:] == ["--workdir", str(tmp_path / "photos _red_")]
-    refused = invoke(*arguments)
-    assert f"{folder}/dataset has no image in its train split" in refused.stderr
-    assert f"--workdir '{tmp_path}/photos _red_'" in invoke(*arguments[:-2]).stderr
+    assert f"{folder}/dataset has no image in its train split" in invoke(*arguments).stderr
 
 
 def test_a_missing_dataset_names_the_command_that_makes_it(folder):
