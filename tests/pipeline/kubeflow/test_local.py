@@ -136,7 +136,7 @@ def test_a_second_run_of_unchanged_data_compares_with_what_is_live_now_and_train
         "components.data_check.executor",
         "components.data_gate.component.DataGate_Executor",
         "components.champion.executor",
-        "components.predictions.executor",
+        "components.predictions.component.Predictions_Executor",
         "components.evaluator.executor",
         "components.pusher.executor",
         "components.model_report.executor",
