@@ -326,9 +326,12 @@ def _batch_here(
     model: str, source: str, out: str, kind: Any, workers: int, beam_args: tuple[str, ...], keep: bool
 ) -> "BatchResult":
     from imagepipe.deploy import storage
+    from imagepipe.serving.listing import Listing, read_side_features, stream_inputs
     from pipeline.logs import hide_output
 
-    folder = storage.find_model(model)  # refused at once if there is none, and not after the imports
+    # Refused at once, and not after the imports, if there is no model or no input.
+    folder = storage.find_model(model)
+    next(stream_inputs(source, Listing(), read_side_features(folder), keep))
     with hide_output():
         from imagepipe.serving import batch
 
