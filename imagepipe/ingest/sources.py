@@ -12,6 +12,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.base.folders import explain_passing_over, list_files, list_subfolders
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
+from imagepipe.base.patterns import expand_pattern
 from imagepipe.base.progress import print_note
 from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
@@ -23,9 +24,6 @@ Reader = Callable[[str], tuple[Layout, Iterator[Row]]]
 
 _SHARDS = (*ARCHIVES, ".parquet")
 _BESIDE = "beside archives or Parquet files"
-_MAX_SHARDS = 100_000  # that a pattern may stand for
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as shells and WebDataset write it: {0000..0127}
-_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def find_reader(
@@ -119,8 +117,8 @@ def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
     name = source.lower()
     if filesystem.size(source) is None:
         if not name.endswith("*"):
-            return _expand(source) if name.endswith((*_SHARDS, ".json")) else []
-        return _choose_shards(_expand(source), passed_over)
+            return expand_pattern(source) if name.endswith((*_SHARDS, ".json")) else []
+        return _choose_shards(expand_pattern(source), passed_over)
     if name.endswith(".parquet"):
         from imagepipe.ingest.parquet_images import holds_images  # not above: PyArrow takes long to import
 
@@ -162,34 +160,3 @@ def _choose_shards(paths: list[str], passed_over: Counter[str]) -> list[str]:
     if shards:
         passed_over[_BESIDE] += len(paths) - len(shards)
     return shards
-
-
-def _expand(pattern: str) -> list[str]:
-    """Returns the files that a pattern stands for, such as ``train-{0000..0127}.tar`` or ``data/*.parquet``, sorted."""
-    folder, rest = filesystem.split_pattern(pattern)
-    pending, paths, missing = [rest], [], []
-    while pending:
-        one = pending.pop()
-        if match := _RANGE.search(one):
-            first, last = int(match[1]), int(match[2])
-            if last - first >= _MAX_SHARDS:
-                raise IngestError(f"{pattern} stands for more than {_MAX_SHARDS:,} files.")
-            values = [f"{number:0{len(match[1])}}" for number in range(first, last + 1)]
-        elif match := _CHOICE.search(one):
-            values = match[1].split(",")
-        else:
-            path = f"{folder}/{one}"
-            if filesystem.size(path) is not None:
-                paths.append(path)
-            elif re.search(r"[*?\[]", one):
-                paths += [match for match in filesystem.glob(path) if filesystem.size(match) is not None]
-            elif path != pattern:
-                missing.append(path)
-            continue
-        pending += [f"{one[: match.start()]}{value}{one[match.end() :]}" for value in values]
-        if len(pending) + len(paths) + len(missing) > _MAX_SHARDS:
-            raise IngestError(f"{pattern} stands for more than {_MAX_SHARDS:,} files.")
-    if missing:
-        count = len(paths) + len(missing)
-        raise IngestError(f"{min(missing)}: no such file, of the {count:,} that {pattern} stands for.")
-    return sorted(set(paths))

@@ -18,6 +18,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.base.folders import describe_passed_over, list_files
 from imagepipe.base.on_disk import DiskCounter
+from imagepipe.base.patterns import expand_pattern, has_braces
 from imagepipe.base.progress import print_note
 from imagepipe.deploy.saved_model import read_inputs
 from imagepipe.ingest.archives import is_archive, list_members
@@ -136,17 +137,25 @@ def stream_inputs(
         The inputs. A file that doesn't exist is one of them, for its reader to report.
 
     Raises:
-        ModelError: if the name stands for no input; IngestError: if a manifest lacks a column, or can't be read.
+        ModelError: if the name stands for no input; IngestError: if a manifest lacks a column, or can't be read, or a
+            file that a range in braces names is missing.
     """
     is_empty = True
-    is_path = filesystem.exists(name) or not glob.has_magic(name)
-    for path in [name] if is_path else filesystem.glob(name):
+    for path in _expand(name):
         for item in _read_path(path, listing, columns, keep):
             is_empty = False
             yield item
     if is_empty:
         passed_over = describe_passed_over(listing.passed_over)
         raise ModelError(f"{name}: no image there" + (f"; passed over: {passed_over}" if passed_over else ""))
+
+
+def _expand(name: str) -> list[str]:
+    if filesystem.exists(name):
+        return [name]
+    if has_braces(name):
+        return expand_pattern(name)
+    return filesystem.glob(name) if glob.has_magic(name) else [name]
 
 
 def _read_path(path: str, listing: Listing, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:

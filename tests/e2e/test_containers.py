@@ -108,13 +108,25 @@ def test_each_source_gives_the_same_examples_and_configuration(write, digits, tm
 
 
 @pytest.mark.slow
-def test_a_source_leads_to_a_prediction(digits, tmp_path):
-    source, photo = write_parquet(digits, tmp_path), tmp_path / "photo.png"
-    photo.write_bytes(digits[0][2])
+def test_each_source_leads_to_predictions(digits, tmp_path):
+    """One is trained on, see above; all are asked about."""
+    sources = {}
+    for write in SOURCES:
+        (folder := tmp_path / write.__name__).mkdir()
+        sources[write] = write(digits, folder)
     sets = [argument for override in QUICK for argument in ("--set", override)]
-    done = imagepipe("train", source, "--out", tmp_path / "out", *sets)
+    done = imagepipe("train", sources[write_parquet], "--out", tmp_path / "out", *sets)
     assert done.exit_code == 0, done.stderr
     assert "210 records in = 210 written" in done.stdout
     ask = next(line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith("Ask it"))
-    answer = imagepipe(*shlex.split(ask)[1:-1], photo, "--json")
+    (tmp_path / "photo.png").write_bytes(digits[0][2])
+    answer = imagepipe(*shlex.split(ask)[1:-1], tmp_path / "photo.png", "--json")
     assert json.loads(answer.stdout)["label"] in CLASSES, answer.stderr
+
+    model = shlex.split(ask)[2]
+    sources[write_parquet] = f"{sources[write_parquet]}/data/*.parquet"  # in a folder of images they may be results
+    sources[write_tasks] = sources[write_tasks].parent / "photos"  # an export answers the question
+    for write, source in sources.items():
+        asked = imagepipe("batch-predict", model, source, "--out", tmp_path / "results" / write.__name__, "--json")
+        assert asked.exit_code == 0, (write, asked.stderr)
+        assert (json.loads(asked.stdout)["predicted"], json.loads(asked.stdout)["quarantined"]) == (210, 0), write

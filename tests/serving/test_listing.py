@@ -72,6 +72,16 @@ def test_files_folders_and_patterns_are_expanded_in_order(folder):
     assert list_paths(f"{folder}/missing.png") == [f"{folder}/missing.png"]
 
 
+def test_a_range_in_braces_stands_for_the_files_that_ingest_takes_for_it(tmp_path):
+    for number in range(3):
+        (tmp_path / f"photo-{number:02}.jpg").write_bytes(b"")
+    assert list_paths(str(tmp_path / "photo-{00..02}.jpg")) == [str(tmp_path / f"photo-0{n}.jpg") for n in range(3)]
+    with pytest.raises(IngestError, match=r"photo-03\.jpg: no such file, of the 4 that"):
+        list_inputs([str(tmp_path / "photo-{00..03}.jpg")])
+    (tmp_path / "photo-{1,2}.jpg").write_bytes(b"")
+    assert list_paths(str(tmp_path / "photo-{1,2}.jpg")) == [str(tmp_path / "photo-{1,2}.jpg")]
+
+
 def test_a_name_that_stands_for_nothing_is_refused_with_what_was_passed_over(folder):
     with pytest.raises(ModelError, match=r"\*\.gif: no image there"):
         list_inputs([f"{folder}/*.gif"])
