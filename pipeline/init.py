@@ -10,6 +10,7 @@ from imagepipe.ingest import dataset
 from pipeline.columns import find_unsuitable_columns
 from pipeline.config import find_side_problems
 from pipeline.config_schema import SCHEMA_FILE, render_json_schema
+from trainer.config import FINE_TUNING_EPOCHS, SCRATCH_EPOCHS
 from trainer.pretrained import is_imagenet_available
 
 _TEMPLATE = """\
@@ -29,7 +30,7 @@ image:
 trainer:
   backbone: inception_v3  # also: mobilenet_v2 and efficientnet_v2_b0, small and fast; convnext_base, large; …
   weights: {weights}
-  epochs: 20            # at most; it stops early when nothing improves any more
+  epochs: {epochs}            # at most; it stops early when nothing improves any more
   batch_size: 32        # larger is faster on a GPU, if it fits
 {training}  augmentation:         # of the training images; also: rotation, zoom, shift, contrast, mixup, …
     horizontal_flip: true  # false where left and right make a difference, as in writing
@@ -108,6 +109,7 @@ def write_config(dataset_dir: str | Path, out: Path) -> list[str]:
         path=_render_path(dataset_dir, out),
         features=_render_side_features({name: kind for name, kind in side.items() if name not in problems}),
         weights=_DOWNLOADED if is_reachable else _SCRATCH,
+        epochs=FINE_TUNING_EPOCHS if is_reachable else SCRATCH_EPOCHS,
         training=_TRAINING[task],
         gate=_GATE[task],
     )

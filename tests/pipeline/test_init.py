@@ -5,6 +5,7 @@ from imagepipe.ingest import command as ingest
 from pipeline import init
 from pipeline.config_file import read_config
 from pipeline.source import find_examples
+from trainer.config import TrainerConfig
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,7 @@ def test_the_configuration_written_is_complete_and_says_where_weights_come_from(
     config = read_config(path)
     assert config.name == "my-flowers"
     assert config.trainer.weights == weights
+    assert config.trainer.epochs == TrainerConfig(weights=weights).epochs
     assert bool(notes) != reachable
     assert config.data.features.numeric == ("price",)
     assert config.data.features.categorical == ("camera",)
