@@ -122,10 +122,10 @@ def _find_records(path: str) -> Source:
 
 
 def _list_first_files(source: Source) -> list[str]:
-    return list_files(source, next(iter(source.patterns.values()), source.all))
+    return _list_files(source, next(iter(source.patterns.values()), source.all))
 
 
-def list_files(source: Source, pattern: str) -> list[str]:
+def _list_files(source: Source, pattern: str) -> list[str]:
     """Returns the files that match one of the patterns of a source."""
     return [path for path in filesystem.glob(f"{source.base}/{pattern}") if not filesystem.is_folder(path)]
 
@@ -133,7 +133,7 @@ def list_files(source: Source, pattern: str) -> list[str]:
 def list_examples(source: Source) -> Iterator[tuple[str, str, str]]:
     """Yields split ("" if there are none), path and path below the base of every file of a source."""
     for name, pattern in (source.patterns or {"": source.all}).items():
-        for file in list_files(source, pattern):
+        for file in _list_files(source, pattern):
             yield name, file, file.split("/", source.base.count("/") + 1)[-1]
 
 

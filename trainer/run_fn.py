@@ -18,14 +18,7 @@ from imagepipe.base.features import IMAGE, parse_features
 from imagepipe.base.names import CALIBRATION, OPTIMIZED, TRAINING_FOLDER
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
-from trainer.config import (
-    NO_WEIGHTS,
-    AugmentationConfig,
-    FnArgs,
-    ServingConfig,
-    TrainerConfig,
-    override_settings,
-)
+from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import choose_training_precision, set_up_process
 from trainer.export.answers import compute_classes, make_answers

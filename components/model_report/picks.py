@@ -1,6 +1,5 @@
 """Chooses the eval images that a report shows: behind each count, the worst mistakes, the most uncertain and novel."""
 
-import bisect
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,21 +27,17 @@ _ROWS = 4096  # at once, where an array as large as the scores would be made of 
 class ArrowColumn(Sequence[Any]):
     """A column of values that become Python's only when they are asked for."""
 
-    def __init__(self, chunks: Sequence[pa.Array]):
-        self._chunks = chunks
-        self._starts = np.cumsum([0, *map(len, chunks)]).tolist()
+    def __init__(self, values: pa.ChunkedArray):
+        self._values = values
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._values)
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = bisect.bisect_right(self._starts, index) - 1
-        return self._chunks[number][int(index) - self._starts[number]].as_py()
+        return self._values[int(index)].as_py()
 
     def __iter__(self) -> Iterator[Any]:
-        for chunk in self._chunks:
+        for chunk in self._values.chunks:
             yield from chunk.to_pylist()
 
 
@@ -106,30 +101,32 @@ def read_predictions(folder: Path) -> PredictionTable:
     """Reads the files of the component Predictions; text stays in Arrow's memory."""
     names = json.loads((folder / NAMES).read_text())
     outputs = len(names["candidate"])
-    texts: dict[str, list[pa.Array]] = {"id": [], "labels": [], "candidate_label": []}
+    chunks: dict[str, list[pa.Array]] = {"id": [], "labels": [], "candidate_label": []}
     with pq.ParquetFile(folder / ROWS) as file:
         count = file.metadata.num_rows
         numbers = {name: np.empty(count) for name in ("target", "candidate_novelty")}
         indexes, scores = np.empty(count, np.int64), np.empty((count, outputs), np.float32)
         start = 0
-        for batch in file.iter_batches(_ROWS, columns=["index", "candidate", *texts, *numbers]):
+        for batch in file.iter_batches(_ROWS, columns=["index", "candidate", *chunks, *numbers]):
             part = slice(start, start + len(batch))
             start = part.stop
             indexes[part] = batch["index"].to_numpy(zero_copy_only=False)
             scores[part] = batch["candidate"].flatten().to_numpy(zero_copy_only=False).reshape(-1, outputs)
             for name, values in numbers.items():
                 values[part] = batch[name].to_numpy(zero_copy_only=False)
-            for name, chunks in texts.items():
-                chunks.append(batch[name])
+            for name, some in chunks.items():
+                some.append(batch[name])
+        types = {name: file.schema_arrow.field(name).type for name in chunks}
+    texts = {name: ArrowColumn(pa.chunked_array(some, types[name])) for name, some in chunks.items()}
     return PredictionTable(
         task=names["task"],
         names=names["candidate"],
         indexes=indexes,
-        ids=ArrowColumn(texts["id"]),
-        labels=ArrowColumn(texts["labels"]),
+        ids=texts["id"],
+        labels=texts["labels"],
         targets=numbers["target"],
         scores=scores,
-        answers=ArrowColumn(texts["candidate_label"]),
+        answers=texts["candidate_label"],
         novelty=numbers["candidate_novelty"],
     )
 

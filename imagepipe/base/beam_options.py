@@ -76,11 +76,9 @@ def hide_step_errors() -> Iterator[None]:
     """
     import grpc  # not above: it takes long to import
 
-    logger = logging.getLogger("apache_beam.runners.common")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with _hide_log("apache_beam.runners.common"):
+            yield
     except USER_ERRORS as error:
         raise type(error)(str(error).partition(" [while running '")[0]) from error
     except (grpc.RpcError, grpc.FutureTimeoutError) as error:
@@ -95,8 +93,6 @@ def hide_step_errors() -> Iterator[None]:
         raise UnavailableError(
             f"The job failed on Beam's job server ({reason}), whose log has the rest. Run it again."
         ) from error
-    finally:
-        logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -112,12 +108,10 @@ def explain_job_errors(runner: str | None, remedy: str) -> Iterator[None]:
             is none of these: it goes on unchanged.
     """
     is_here = runner == LOCAL_RUNNER
-    logger = logging.getLogger("apache_beam")
-    level = logger.level
-    if not is_here:
-        logger.setLevel(logging.CRITICAL)  # it logs the traceback of each error, which is then raised
     try:
-        yield
+        # On a cloud it logs the traceback of each error, which is then raised.
+        with contextlib.nullcontext() if is_here else _hide_log("apache_beam"):
+            yield
     except (*USER_ERRORS, OSError):
         raise
     except Exception as error:
@@ -127,6 +121,15 @@ def explain_job_errors(runner: str | None, remedy: str) -> Iterator[None]:
         where = "" if is_here else f"The job on {runner} failed: "
         reason = reason.partition(" [while running '")[0].rstrip(".")
         raise UnavailableError(f"{where}{reason}. {remedy}") from error
+
+
+@contextlib.contextmanager
+def _hide_log(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
         logger.setLevel(level)
 

@@ -36,7 +36,7 @@ def expand_pattern(pattern: str) -> list[str]:
             path = f"{folder}/{one}"
             if filesystem.size(path) is not None:
                 paths.append(path)
-            elif re.search(r"[*?\[]", one):
+            elif not filesystem.is_plain(one):
                 paths += [match for match in filesystem.glob(path) if filesystem.size(match) is not None]
             elif path != pattern:
                 missing.append(path)

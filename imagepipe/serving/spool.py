@@ -38,12 +38,10 @@ class Spool:
     Attributes:
         files: their paths; to each belongs a list of its shards.
         inputs: number of inputs, of which a file of requests is one.
-        shards: number of shards.
     """
 
     files: list[str]
     inputs: int = 0
-    shards: int = 0
 
 
 def spool_items(items: Iterable[Item], folder: str) -> Spool:
@@ -63,7 +61,6 @@ def spool_items(items: Iterable[Item], folder: str) -> Spool:
                 offset += len(data)
                 spool.inputs += len(shard)
         filesystem.write_whole(_name_index(path), json.dumps(index).encode())
-        spool.shards += len(index)
     return spool
 
 

@@ -21,7 +21,7 @@ from imagepipe.base.errors import DataError, describe_error
 from imagepipe.base.names import LIVE_MODELS, LIVE_STATISTICS
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.live import list_models, list_statistics
-from pipeline.source import Source, compute_fingerprint, list_files
+from pipeline.source import Source, compute_fingerprint, list_examples
 from trainer.given import hash_given
 
 DATA, SCHEMA, WEIGHTS = "data_hash", "schema_hash", "weights_hash"
@@ -37,11 +37,12 @@ def hash_data(source: Source) -> str:
     Raises:
         DataError: if a split has no files.
     """
-    files = {}
-    for name, pattern in (source.patterns or {"": source.all}).items():
-        files[name] = [file.rpartition("/")[2] for file in list_files(source, pattern)]
-        if not files[name]:
-            raise DataError(f"data_path: no file matches {source.base}/{pattern}")
+    patterns = source.patterns or {"": source.all}
+    files: dict[str, list[str]] = {name: [] for name in patterns}
+    for name, file, _ in list_examples(source):
+        files[name].append(file.rpartition("/")[2])
+    if empty := next((pattern for name, pattern in patterns.items() if not files[name]), None):
+        raise DataError(f"data_path: no file matches {source.base}/{empty}")
     folder = re.sub(r"\[([*?[])\]", r"\1", source.base)  # it is a pattern
     fingerprint = compute_fingerprint(folder, source).fingerprint
     return hashlib.sha256(json.dumps([fingerprint, files], sort_keys=True).encode()).hexdigest()

@@ -51,9 +51,9 @@ def list_lookups(config: Config, source: Source, deploy: DeployConfig, cluster: 
         cluster: what is to run it. Vertex AI looks at the dataset itself, by ImportExampleGen's driver.
     """
     schema = config.data.curated_schema
-    weights = [name for key, name in list_given(config.trainer.model_dump()) if key == "weights"]
+    weights = dict(list_given(config.trainer.model_dump())).get("weights")
     examples = {"patterns": source.patterns, "all": source.all, "is_foreign": source.is_foreign}
-    files = {"source": examples, "schema": schema, "weights": next(iter(weights), None)}
+    files = {"source": examples, "schema": schema, "weights": weights}
     takers: dict[str, tuple[str, ...]] = {}
     if cluster == "kubeflow":
         takers[DATA] = ("ImportExampleGen",)
