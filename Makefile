@@ -5,6 +5,7 @@ PYTHON = $(shell for python in python3.11 python3 /usr/bin/python3 python3.12 py
 ENVIRONMENT = .venv/.complete
 IMAGE ?= imagepipe
 GPU ?=
+EXTRAS = --extra grpc --extra mlflow --extra onnx --extra openvino
 
 EXPORT = .uv/bin/uv export --frozen --no-dev --no-emit-project --no-header --quiet
 
@@ -58,7 +59,7 @@ image:  ## the container images; GPU=1 with CUDA, IMAGE=registry/name for anothe
 $(ENVIRONMENT): uv.lock pyproject.toml setup.py
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one (Debian, Ubuntu: apt install python3)."; exit 1; }
 	$(PYTHON) tools/install_uv.py .uv
-	UV_PROJECT_ENVIRONMENT=.venv .uv/bin/uv sync --frozen --compile-bytecode
+	UV_PROJECT_ENVIRONMENT=.venv .uv/bin/uv sync --frozen --compile-bytecode $(EXTRAS)
 	@touch $@
 
 clean:  ## what the targets made

@@ -2,7 +2,7 @@
 
 - by hand: the recipe as people do it: the Keras model in float32, behind `tf.map_fn` with decode and resize
 - ours: the exported SavedModel, in float32 and in bfloat16
-- OpenVINO: the same network in bfloat16, behind the same decode as ours (`uv sync --group benchmarks` installs it)
+- OpenVINO: the same network in bfloat16, behind the same decode as ours (the extra `openvino`)
 - server: `imagepipe serve` with either of our exports, asked by 1, 8 and 32 callers at once from another process
 - hardly a network: one layer in place of InceptionV3, which leaves decoding to the graph, and all else to the server
 
