@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import cleaning, clusters, data, demo, deployments, models, probe, runs, train, weights
+from pipeline.cli import cleaning, clusters, data, demo, deployments, models, probe, runs, serve, train, weights
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,7 +12,7 @@ app = typer.Typer(
     help="From labelled images to a gated, served classifier.",
     epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed, or not pushed.",
 )
-for part in (train, data, weights, probe, runs, cleaning, models, clusters, deployments, demo):
+for part in (train, data, weights, probe, runs, cleaning, models, serve, clusters, deployments, demo):
     app.add_typer(part.app)
 
 

@@ -1,0 +1,69 @@
+"""The command that serves a model."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.shared import (
+    AllowHostOption,
+    AllowOriginOption,
+    CertificateOption,
+    HostOption,
+    KeyOption,
+    TokenFileOption,
+    read_access_options,
+    report_errors,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A SavedModel, a folder of versions (serving/NAME), whose newest is served, or a run (runs/RUN); or "
+            "the URI of one of the first two, which is copied once. By default the value of the environment variable "
+            "AIP_STORAGE_URI, which Vertex AI sets.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs; by default the folder's.")] = None,
+    host: HostOption = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
+    ] = 8080,
+    token_file: TokenFileOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    allow_host: AllowHostOption = None,
+    allow_origin: AllowOriginOption = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="IMAGEPIPE_VERIFY",
+            help="Load only versions that are signed (deploy.sign) with the private key of this public key.",
+        ),
+    ] = None,
+) -> None:
+    """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
+    with report_errors():
+        from imagepipe.deploy import signing, storage
+        from imagepipe.deploy.versions import find_model, find_model_name
+        from pipeline.logs import hide_output
+
+        access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
+        if verify:
+            signing.check_public_key(verify)
+        if not (given := model or os.environ.get("AIP_STORAGE_URI")):
+            raise typer.BadParameter("give a model")
+        path = storage.fetch_newest(given)
+        find_model(path)  # refused at once if there is none, and not after the imports
+        with hide_output():
+            from imagepipe.serving import server
+
+        server.main(path, name or find_model_name(path), host, port, access, verify)
