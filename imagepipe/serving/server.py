@@ -14,15 +14,11 @@ A request is JSON or the image itself (``uploads``). Refusals are ``{"error": "â
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import socket
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,7 +31,6 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from imagepipe.base.images import BadImage, count_pixels
 from imagepipe.base.process import end_with_parent
 from imagepipe.deploy.kserve_library import (
     DataPlane,
@@ -51,11 +46,12 @@ from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from imagepipe.serving.engine import Engine, ServedModel
+from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
-from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS, MAX_WAITING
+from imagepipe.serving.limits import MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
-from imagepipe.serving.types import Answers, Request, RequestError
+from imagepipe.serving.types import RequestError
 
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
@@ -65,89 +61,12 @@ _CALLER_GONE = 499  # as nginx logs it: the caller did not wait for an answer
 
 _log = logging.getLogger("imagepipe.serve")
 
-Parse = Callable[[bytes], tuple[list[Request], protocols.FormatAnswers]]
-
 
 class _Json(JSONResponse):
     """JSON in ASCII: a request may hold strings that UTF-8 can't encode, and a refusal may have to quote them."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False).encode()
-
-
-class Handler:
-    """Answers requests of any protocol."""
-
-    def __init__(self, served: ServedModel, name: str):
-        """Makes a handler.
-
-        Args:
-            served: the model.
-            name: the model's name, for callers.
-        """
-        self._served, self.name = served, name
-        self._waiting = 0
-        # Pools of their own: a refusal need not wait for decoders, nor a common request for the parsing of a large one.
-        self._parsers = {is_large: ThreadPoolExecutor(1, "parse") for is_large in (False, True)}
-        self._askers = ThreadPoolExecutor(MAX_WAITING, "ask")  # a thread per request, which waits for its batch
-        # In the threads that ask: handing over takes 0.6 ms. A large request takes time of a CPU from common ones, but
-        # never a place.
-        self._decoding = {is_large: threading.BoundedSemaphore(joblib.cpu_count()) for is_large in (False, True)}
-
-    def find_engine(self, name: str, version: str | None = None) -> Engine:
-        """Returns the live version.
-
-        Raises:
-            HTTPException: 404 if this is not the model, or not the version that is live.
-        """
-        engine = self._served.engine
-        if name != self.name:
-            raise HTTPException(404, f"there is no model '{name}' here, only '{self.name}'")
-        if version not in (None, engine.version):
-            raise HTTPException(404, f"version {version} is not served; version {engine.version} is")
-        return engine
-
-    async def answer(self, request: HttpRequest, parse: Parse, engine: Engine) -> JSONResponse:
-        """Answers a request.
-
-        Raises:
-            RequestError: if it can't be answered; the message gives the reason.
-            TooBusyError: if too many are waiting.
-        """
-        try:
-            body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
-        except TimeoutError:
-            raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
-        self._check_room(1)
-        run = asyncio.get_running_loop().run_in_executor
-        requests, format_answers = await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
-        self._check_room(len(requests))
-        self._waiting += len(requests)
-        try:
-            answers = await run(self._askers, self._ask, engine, requests)
-        finally:
-            self._waiting -= len(requests)
-        request.state.instances = len(requests)
-        return _Json(format_answers(answers))
-
-    def _ask(self, engine: Engine, requests: list[Request]) -> Answers:
-        with self._decoding[_is_large(requests)]:
-            checked = engine.check(requests)
-            tensors = engine.preprocess(checked)
-        return engine.answer(checked, tensors)
-
-    def _check_room(self, images: int) -> None:
-        if self._waiting + images > MAX_WAITING:
-            raise TooBusyError(f"{self._waiting} images are waiting already")
-
-
-def _is_large(requests: list[Request]) -> bool:
-    """Returns whether decoding the images of a request takes long; those that can't be read take no time."""
-    pixels = 0
-    for request in requests:
-        with contextlib.suppress(BadImage):
-            pixels += count_pixels(request.image)
-    return pixels > LARGE_PIXELS
 
 
 def _find_upload_parser(request: HttpRequest, engine: Engine, format_answers: protocols.FormatAnswers) -> Parse | None:
@@ -160,10 +79,18 @@ def build_routes(handler: Handler) -> APIRouter:
     """Returns the routes that KServe lacks, or answers differently."""
     router = APIRouter()
 
+    async def answer(request: HttpRequest, parse: Parse, engine: Engine) -> JSONResponse:
+        try:
+            body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
+        answers, request.state.instances = await handler.answer(body, parse, engine)
+        return _Json(answers)
+
     async def predict(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         engine = handler.find_engine(name, version)
         parse = _find_upload_parser(request, engine, protocols.format_rows) or protocols.parse_rest
-        return await handler.answer(request, parse, engine)
+        return await answer(request, parse, engine)
 
     async def infer(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         length = request.headers.get(_JSON_LENGTH)
@@ -172,7 +99,7 @@ def build_routes(handler: Handler) -> APIRouter:
         size = None if length is None else int(length)
         engine = handler.find_engine(name, version)
         parse = _find_upload_parser(request, engine, protocols.format_tensors)
-        return await handler.answer(request, parse or (lambda body: protocols.parse_v2(body, size)), engine)
+        return await answer(request, parse or (lambda body: protocols.parse_v2(body, size)), engine)
 
     async def predict_for_vertex(request: HttpRequest) -> JSONResponse:
         return await predict(request, handler.name)

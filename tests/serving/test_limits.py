@@ -11,9 +11,9 @@ import pytest
 from joblib.externals.loky.backend import context
 from PIL import Image
 
-from imagepipe.serving import bodies, limits, server
+from imagepipe.serving import bodies, handler, limits
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
-from imagepipe.serving.server import Handler
+from imagepipe.serving.handler import Handler
 from imagepipe.serving.types import Request
 from tests.conftest import encode_image
 
@@ -34,8 +34,8 @@ def test_as_many_images_are_decoded_at_once_as_the_container_has_cpus(version, m
     with monkeypatch.context() as patched:
         patched.setattr(context.os.path, "exists", files.__contains__)
         patched.setattr(context, "open", lambda path: io.StringIO(files[path]), raising=False)
-        handler = Handler(None, "m")  # type: ignore[arg-type]  # it is asked nothing
-    assert [semaphore._initial_value for semaphore in handler._decoding.values()] == [2, 2]  # type: ignore[attr-defined]
+        asked_of = Handler(None, "m")  # type: ignore[arg-type]  # it is asked nothing
+    assert [semaphore._initial_value for semaphore in asked_of._decoding.values()] == [2, 2]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("length", [b"9" * 5000, b"9" * 20, str(limits.MAX_BODY_BYTES + 1).encode(), b"-1", b"x", b""])
@@ -126,7 +126,7 @@ def test_stalled_uploads_make_room_for_others(monkeypatch):
 
 def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
-    monkeypatch.setattr(server, "LARGE_PIXELS", 1000)
+    monkeypatch.setattr(handler, "LARGE_PIXELS", 1000)
     released = threading.Event()
 
     class Decoder:
@@ -141,13 +141,13 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
         def answer(self, requests, tensors):
             return requests[0].id
 
-    handler = Handler(None, "m")  # type: ignore[arg-type]
+    asked_of = Handler(None, "m")  # type: ignore[arg-type]
     large, common = (encode_image(Image.new("RGB", (side, side)), "PNG") for side in (40, 20))
     with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(handler._ask, Decoder(), [Request("large", large)]) for _ in range(2)]  # type: ignore[arg-type]
+        slow = [pool.submit(asked_of._ask, Decoder(), [Request("large", large)]) for _ in range(2)]  # type: ignore[arg-type]
         try:
             asked = [Request("common", common), Request("broken", b"no image")]
-            assert pool.submit(handler._ask, Decoder(), asked).result(5) == "common"  # type: ignore[arg-type]
+            assert pool.submit(asked_of._ask, Decoder(), asked).result(5) == "common"  # type: ignore[arg-type]
         finally:
             released.set()
         assert [future.result(10) for future in slow] == ["large"] * 2  # type: ignore[comparison-overlap]

@@ -18,7 +18,7 @@ from PIL import Image
 
 import imagepipe
 from imagepipe.base.errors import ModelError
-from imagepipe.serving import engine, limits, server
+from imagepipe.serving import engine, handler, limits
 from imagepipe.serving.client import Client
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
@@ -367,7 +367,7 @@ def test_the_api_asks_a_server_about_paths_bytes_and_arrays_and_closes_its_conne
 
 
 def test_a_full_queue_is_reported_and_no_accepted_request_is_lost(served, monkeypatch):
-    monkeypatch.setattr(server, "MAX_WAITING", 40)
+    monkeypatch.setattr(handler, "MAX_WAITING", 40)
     body = {"instances": [instance(gray(250))] * 20}
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: served.http.post(PREDICT, json=body), range(32)))

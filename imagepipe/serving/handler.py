@@ -1,0 +1,93 @@
+"""Answers requests of any protocol: parsed, decoded and computed in threads, with a bound on what waits."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import joblib
+from starlette.exceptions import HTTPException
+
+from imagepipe.base.images import BadImage, count_pixels
+from imagepipe.serving.bodies import TooBusyError
+from imagepipe.serving.engine import Engine, ServedModel
+from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_WAITING
+from imagepipe.serving.types import Answers, Request
+
+Parse = Callable[[bytes], tuple[list[Request], Callable[[Answers], Any]]]
+"""Makes requests of a body, and says how their answers are formatted."""
+
+
+class Handler:
+    """Answers requests of any protocol."""
+
+    def __init__(self, served: ServedModel, name: str):
+        """Makes a handler.
+
+        Args:
+            served: the model.
+            name: the model's name, for callers.
+        """
+        self._served, self.name = served, name
+        self._waiting = 0
+        # Pools of their own: a refusal need not wait for decoders, nor a common request for the parsing of a large one.
+        self._parsers = {is_large: ThreadPoolExecutor(1, "parse") for is_large in (False, True)}
+        self._askers = ThreadPoolExecutor(MAX_WAITING, "ask")  # a thread per request, which waits for its batch
+        # In the threads that ask: handing over takes 0.6 ms. A large request takes time of a CPU from common ones, but
+        # never a place.
+        self._decoding = {is_large: threading.BoundedSemaphore(joblib.cpu_count()) for is_large in (False, True)}
+
+    def find_engine(self, name: str, version: str | None = None) -> Engine:
+        """Returns the live version.
+
+        Raises:
+            HTTPException: 404 if this is not the model, or not the version that is live.
+        """
+        engine = self._served.engine
+        if name != self.name:
+            raise HTTPException(404, f"there is no model '{name}' here, only '{self.name}'")
+        if version not in (None, engine.version):
+            raise HTTPException(404, f"version {version} is not served; version {engine.version} is")
+        return engine
+
+    async def answer(self, body: bytes, parse: Parse, engine: Engine) -> tuple[Any, int]:
+        """Answers a request.
+
+        Returns:
+            What ``parse`` makes of the answers, and the number of images.
+
+        Raises:
+            RequestError: if it can't be answered; the message gives the reason.
+            TooBusyError: if too many are waiting.
+        """
+        self._check_room(1)
+        run = asyncio.get_running_loop().run_in_executor
+        requests, format_answers = await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
+        self._check_room(len(requests))
+        self._waiting += len(requests)
+        try:
+            answers = await run(self._askers, self._ask, engine, requests)
+        finally:
+            self._waiting -= len(requests)
+        return format_answers(answers), len(requests)
+
+    def _ask(self, engine: Engine, requests: list[Request]) -> Answers:
+        with self._decoding[_is_large(requests)]:
+            checked = engine.check(requests)
+            tensors = engine.preprocess(checked)
+        return engine.answer(checked, tensors)
+
+    def _check_room(self, images: int) -> None:
+        if self._waiting + images > MAX_WAITING:
+            raise TooBusyError(f"{self._waiting} images are waiting already")
+
+
+def _is_large(requests: list[Request]) -> bool:
+    """Returns whether decoding the images of a request takes long; those that can't be read take no time."""
+    pixels = 0
+    for request in requests:
+        with contextlib.suppress(BadImage):
+            pixels += count_pixels(request.image)
+    return pixels > LARGE_PIXELS
