@@ -129,6 +129,7 @@ class Engine:
             [request.id for request in requests],
             self.name,
             self.version,
+            outputs["embedding"].numpy() if "embedding" in outputs else None,
         )
 
     def ask(self, requests: Sequence[Request]) -> Answers:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import joblib
 from starlette.exceptions import HTTPException
 
 from imagepipe.base.images import BadImage, count_pixels
+from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_WAITING
@@ -23,14 +25,15 @@ Parse = Callable[[bytes], tuple[list[Request], Callable[[Answers], Any]]]
 class Handler:
     """Answers requests of any protocol."""
 
-    def __init__(self, served: ServedModel, name: str):
+    def __init__(self, served: ServedModel, name: str, recorder: Recorder):
         """Makes a handler.
 
         Args:
             served: the model.
             name: the model's name, for callers.
+            recorder: counts the answers, and may capture them.
         """
-        self._served, self.name = served, name
+        self._served, self.name, self._recorder = served, name, recorder
         self._waiting = 0
         # Pools of their own: a refusal need not wait for decoders, nor a common request for the parsing of a large one.
         self._parsers = {is_large: ThreadPoolExecutor(1, "parse") for is_large in (False, True)}
@@ -52,8 +55,14 @@ class Handler:
             raise HTTPException(404, f"version {version} is not served; version {engine.version} is")
         return engine
 
-    async def answer(self, body: bytes, parse: Parse, engine: Engine) -> tuple[Any, int]:
+    async def answer(self, body: bytes, parse: Parse, engine: Engine, request_id: str = "") -> tuple[Any, int]:
         """Answers a request.
+
+        Args:
+            body: of the request.
+            parse: reads it.
+            engine: answers it.
+            request_id: for captured traffic; '' for none.
 
         Returns:
             What ``parse`` makes of the answers, and the number of images.
@@ -68,16 +77,19 @@ class Handler:
         self._check_room(len(requests))
         self._waiting += len(requests)
         try:
-            answers = await run(self._askers, self._ask, engine, requests)
+            answers = await run(self._askers, self._ask, engine, requests, request_id)
         finally:
             self._waiting -= len(requests)
         return format_answers(answers), len(requests)
 
-    def _ask(self, engine: Engine, requests: list[Request]) -> Answers:
+    def _ask(self, engine: Engine, requests: list[Request], request_id: str) -> Answers:
+        start = time.perf_counter()
         with self._decoding[_is_large(requests)]:
             checked = engine.check(requests)
             tensors = engine.preprocess(checked)
-        return engine.answer(checked, tensors)
+        answers = engine.answer(checked, tensors)
+        self._recorder.record(requests, checked, answers, engine.model.task, request_id, time.perf_counter() - start)
+        return answers
 
     def _check_room(self, images: int) -> None:
         if self._waiting + images > MAX_WAITING:

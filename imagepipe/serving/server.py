@@ -32,6 +32,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from imagepipe.base.process import end_with_parent
+from imagepipe.capture.writer import CaptureOptions
 from imagepipe.deploy.kserve_library import (
     DataPlane,
     Model,
@@ -43,6 +44,7 @@ from imagepipe.deploy.kserve_library import (
 )
 from imagepipe.serving import openapi, protocols, uploads
 from imagepipe.serving.access import EVERYBODY, Access, Guard
+from imagepipe.serving.answered import Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from imagepipe.serving.engine import Engine, ServedModel
@@ -55,7 +57,7 @@ from imagepipe.serving.types import RequestError
 
 _GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
-_JSON_LENGTH = "inference-header-content-length"
+_JSON_LENGTH, _REQUEST_ID = "inference-header-content-length", "x-request-id"
 _MAX_DIGITS = 12  # of a length
 _CALLER_GONE = 499  # as nginx logs it: the caller did not wait for an answer
 
@@ -84,8 +86,9 @@ def build_routes(handler: Handler) -> APIRouter:
             body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
-        answers, request.state.instances = await handler.answer(body, parse, engine)
-        return _Json(answers)
+        request_id = choose_request_id(request.headers.get(_REQUEST_ID))
+        answers, request.state.instances = await handler.answer(body, parse, engine, request_id)
+        return _Json(answers, headers={_REQUEST_ID: request_id})
 
     async def predict(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         engine = handler.find_engine(name, version)
@@ -218,6 +221,7 @@ def serve(
     host: str,
     access: Access = EVERYBODY,
     key: Path | None = None,
+    options: CaptureOptions | None = None,
 ) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
@@ -230,12 +234,14 @@ def serve(
         host: the address that it listens on, or its name, as the user gave it.
         access: the callers that it answers.
         key: public key; only versions that are signed with its private key are served. None for all versions.
+        options: of the capture of what is answered; None for no capture.
 
     Raises:
-        ModelError: if there is no model that can be served.
+        ModelError: if there is no model that can be served, or the capture's folder can't be used.
     """
+    recorder = Recorder(options)
     served = ServedModel(path, name, BATCH_SIZES.observe, key)
-    handler = Handler(served, name)
+    handler = Handler(served, name, recorder)
     repository = ModelRepository()
     listed = Model(name)  # for KServe's list of models; our routes answer all that is asked about it
     listed.ready = True
@@ -269,6 +275,7 @@ def serve(
     )
     server.config.access_log = False  # ours has the same fields, and more
     server.config.http, server.config.ws = Connection, "none"
+    app.router.add_event_handler("shutdown", recorder.close)
     allow_connections()
     served.follow()
     fields = {"host": address, "port": port}
@@ -276,7 +283,15 @@ def serve(
     server.run([listening])
 
 
-def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY, key: Path | None = None) -> None:
+def main(
+    path: Path,
+    name: str,
+    host: str,
+    port: int,
+    access: Access = EVERYBODY,
+    key: Path | None = None,
+    options: CaptureOptions | None = None,
+) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
 
     Args:
@@ -286,9 +301,10 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
         port: the port to listen on; 0 for any free port, which is logged.
         access: the callers that it answers.
         key: see ``serve``.
+        options: see ``serve``.
 
     Raises:
-        ModelError: if it can't listen there, or there is no model that can be served.
+        ModelError: if it can't listen there, or as of ``serve``.
     """
     with listen(host, port) as listening:
         configure_logging()
@@ -297,7 +313,7 @@ def main(path: Path, name: str, host: str, port: int, access: Access = EVERYBODY
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, host, access, key)
+        serve(path, name, listening, host, access, key, options)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,26 @@ SECONDS = Histogram(
 )
 BATCH_SIZES = Histogram("imagepipe_batch_size", "Images per call of the network.", buckets=(1, 2, 4, 8, 16, 32))
 VERSION = Gauge("imagepipe_model_version", "The version that is live.")
+ANSWERS = Counter(
+    "imagepipe_answers", "Answers by version and label; '' for images without a label.", ["version", "label"]
+)
+SCORES = Histogram(
+    "imagepipe_score",
+    "Scores of a classification or of several labels, by version.",
+    ["version"],
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
+)
+NOVELTY = Histogram(
+    "imagepipe_novelty",
+    "Novelty of the images, by version.",
+    ["version"],
+    buckets=(0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1),
+)
+CAPTURED = Counter(
+    "imagepipe_captured_images",
+    "Captured images by what became of them: written; dropped, as the queue was full; lost, as their file failed.",
+    ["outcome"],
+)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -87,6 +87,7 @@ class Answers:
         ids: the callers' names for the images.
         name: the model's name.
         version: the model's version.
+        embedding: float32 ``[n, d]``, for captured traffic; None from a model whose answers don't have it.
     """
 
     classes: "np.ndarray"
@@ -96,6 +97,7 @@ class Answers:
     ids: list[str]
     name: str
     version: str
+    embedding: "np.ndarray | None" = None
 
 
 @dataclass(frozen=True)

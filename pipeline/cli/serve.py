@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,9 +49,28 @@ def serve(
             help="Load only versions that are signed (deploy.sign) with the private key of this public key.",
         ),
     ] = None,
+    capture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URI",
+            envvar="IMAGEPIPE_CAPTURE",
+            help="Write what is asked and answered to Parquet files below this folder, local or s3://…, gs://…",
+        ),
+    ] = None,
+    capture_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="With --capture: the share of the requests, drawn at random.")
+    ] = 0.01,
+    capture_images: Annotated[
+        Literal["none", "thumbnail", "original"],
+        typer.Option(help="With --capture: the images to keep; a thumbnail has at most 160 pixels a side."),
+    ] = "none",
+    capture_days: Annotated[
+        int, typer.Option(min=1, help="With --capture: delete what is older than so many days.")
+    ] = 30,
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
+        from imagepipe.capture.writer import CaptureOptions
         from imagepipe.deploy import signing, storage
         from imagepipe.deploy.versions import find_model, find_model_name
         from pipeline.logs import hide_output
@@ -63,7 +82,8 @@ def serve(
             raise typer.BadParameter("give a model")
         path = storage.fetch_newest(given)
         find_model(path)  # refused at once if there is none, and not after the imports
+        options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
         with hide_output():
             from imagepipe.serving import server
 
-        server.main(path, name or find_model_name(path), host, port, access, verify)
+        server.main(path, name or find_model_name(path), host, port, access, verify, options)

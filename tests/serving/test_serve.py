@@ -18,9 +18,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from imagepipe.capture import files
 from tests.serving.conftest import save_brightness
 from tests.serving.test_server import PREDICT, b64, gray, instance
 
@@ -198,3 +200,27 @@ def test_a_server_that_cannot_start_gives_the_reason_without_a_traceback(model, 
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_answered_before_sigterm_is_captured(model, tmp_path):
+    """By the whole way: the command line, a request, the writer, its end, and the metrics meanwhile."""
+    capture = tmp_path / "traffic"
+    (tmp_path / "brightness").mkdir()
+    (tmp_path / "brightness" / "7").symlink_to(model)
+    options = ("--capture", str(capture), "--capture-rate", "1", "--capture-images", "thumbnail")
+    with serving(tmp_path / "brightness", *options) as (process, url), httpx.Client(base_url=url, timeout=60) as http:
+        body = {"instances": [instance(gray(value), metadata=f"id-{value}") for value in (10, 250)]}
+        answer = http.post(PREDICT, json=body)
+        assert 'imagepipe_answers_total{label="dark",version="7"} 1.0' in http.get("/metrics").text
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    (part,) = files.list_parts(str(capture))
+    rows = pq.read_table(part, partitioning=None).to_pylist()
+    assert {row["request_id"] for row in rows} == {answer.headers["x-request-id"]}
+    for row, prediction in zip(rows, answer.json()["predictions"], strict=True):
+        assert row["metadata"].decode() == prediction["metadata"]
+        assert row["label"] == prediction["label"]
+        assert row["classes"] == pytest.approx(prediction["classes"])
+        assert row["novelty"] == pytest.approx(prediction["novelty"])
+        assert row["image"].startswith(b"\xff\xd8")
+        assert (row["width"], row["height"]) == (20, 20)

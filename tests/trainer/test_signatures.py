@@ -91,6 +91,17 @@ def test_signatures_are_those_of_the_contract(served):
     assert list(tf.io.gfile.GFile(f"{path}/assets/labels")) == ["10\n", "7\n", "b\n"]
 
 
+def test_the_servers_half_gives_the_embedding_beside_the_answers(served, analyzed):
+    """So captured traffic has it without a second run of the network."""
+    model, _ = served
+    asked = request(analyzed[2], ["1"] * len(analyzed[2]))
+    metadata = asked.pop("metadata")
+    answers = model.answer(**model.preprocess(**asked))
+    embedded = model.signatures["embed"](input=asked["input"], metadata=metadata)
+    np.testing.assert_allclose(answers["embedding"], embedded["embedding"], rtol=1e-6)
+    assert set(answers) == {"classes", "label", "score", "novelty", "embedding"}
+
+
 @pytest.mark.slow
 def test_a_side_feature_may_be_called_like_a_layer_or_an_output(tmp_path):
     numeric = ("hidden", "pool", "scale", "outputs", "head", "side", "numeric_0", "score", "mobilenetv2_3")

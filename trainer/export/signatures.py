@@ -12,7 +12,8 @@ Signatures (n = batch, k = outputs):
 
 Beside the signatures are the two halves of ``serving_default`` as functions, for a server that decodes each request by
 itself and runs the network on many at once: ``preprocess``, from ``input`` and side features to transformed features,
-and ``answer``, from these to ``classes``, ``label``, ``score`` and ``novelty``.
+and ``answer``, from these to ``classes``, ``label``, ``score``, ``novelty`` and ``embedding`` (which captured traffic
+has, and no caller gets).
 
 The answers by task: ``trainer.export.answers``.
 
@@ -61,7 +62,7 @@ class _Servable(tf.Module):
         self._answers = tf.function(answers).get_concrete_function(
             {name: tf.TensorSpec(x.shape, x.dtype) for name, x in outputs.items()}
         )
-        self.answer = tf.function(self._answer).get_concrete_function(
+        self.answer = tf.function(self._answer_and_embed).get_concrete_function(
             **{name: tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in transformed.items()}
         )
 
@@ -119,6 +120,10 @@ class _Servable(tf.Module):
 
     def _answer(self, **inputs: tf.Tensor) -> Tensors:
         return self._answers(self._network(inputs))
+
+    def _answer_and_embed(self, **inputs: tf.Tensor) -> Tensors:
+        outputs = self._network(inputs)
+        return self._answers(outputs) | {"embedding": outputs["embedding"]}
 
 
 def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) -> tf.Tensor | tf.SparseTensor:

@@ -1,0 +1,135 @@
+"""A row per answered image: what was asked, what the model answered, and the measures that ``imagepipe ingest`` takes.
+
+A row has these columns and nothing else of the caller; null where there is none:
+
+- ``time`` (UTC), ``request_id``, ``metadata`` (the caller's name for the image), ``version``;
+- ``label``, ``score``, ``classes``, ``novelty``: the answer; ``embedding``: float16, of models that give it;
+- ``sha256``: of the bytes that were sent; ``width``, ``height``, ``aspect``, ``bytes``, ``brightness``, ``contrast``,
+  ``dhash``: as ingest measures an image;
+- ``image``: the bytes that were sent, a JPEG of at most PREVIEW_SIDE pixels, or null, as the user wants;
+- ``milliseconds``: from the decoded request to the answer.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+from PIL import Image
+
+from imagepipe.base.appearance import measure_appearance
+from imagepipe.base.images import BadImage, normalize
+
+KeptImages = Literal["none", "thumbnail", "original"]
+"""The images that rows hold."""
+
+PREVIEW_SIDE = 160
+"""Longest side of a thumbnail, in pixels: enough to recognise what it shows, at some 5 kB."""
+
+SCHEMA = pa.schema(
+    {
+        "time": pa.timestamp("us", "UTC"),
+        "request_id": pa.string(),
+        "metadata": pa.binary(),
+        "version": pa.string(),
+        "label": pa.string(),
+        "score": pa.float32(),
+        "classes": pa.list_(pa.float32()),
+        "novelty": pa.float32(),
+        "embedding": pa.list_(pa.float16()),
+        "sha256": pa.string(),
+        "width": pa.int64(),
+        "height": pa.int64(),
+        "aspect": pa.float64(),
+        "bytes": pa.int64(),
+        "brightness": pa.float64(),
+        "contrast": pa.float64(),
+        "dhash": pa.string(),
+        "image": pa.binary(),
+        "milliseconds": pa.float32(),
+    }
+)
+"""Columns of the files, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An image that was asked about, and the answer.
+
+    Attributes:
+        time: when it was answered, in seconds since 1970.
+        request_id: of the request that it came in.
+        metadata: the caller's name for it.
+        version: of the model.
+        label: as answered; '' for none.
+        score: as answered.
+        classes: float32 ``[k]``.
+        novelty: as answered; None from a model without.
+        embedding: float ``[d]``; None from a model without.
+        sent: the bytes that the caller sent.
+        prepared: the bytes that the model decoded: the same, or those converted to JPEG or PNG.
+        milliseconds: time that the answer took; None if it wasn't measured.
+    """
+
+    time: float
+    request_id: str | None
+    metadata: str
+    version: str
+    label: str
+    score: float
+    classes: Any
+    novelty: float | None
+    embedding: Any
+    sent: bytes
+    prepared: bytes
+    milliseconds: float | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the images."""
+        return len(self.sent) + (0 if self.prepared is self.sent else len(self.prepared))
+
+
+def build_row(answered: Answered, keep: KeptImages) -> dict[str, Any]:
+    """Measures an image, and returns its row; an image that can't be measured has no measures.
+
+    Args:
+        answered: the image and its answer.
+        keep: the image to put into the row.
+    """
+    row: dict[str, Any] = {
+        "time": datetime.fromtimestamp(answered.time, UTC),
+        "request_id": answered.request_id,
+        "metadata": answered.metadata.encode(errors="replace"),
+        "version": answered.version,
+        "label": answered.label,
+        "score": answered.score,
+        "classes": answered.classes,
+        "novelty": answered.novelty,
+        "embedding": None if answered.embedding is None else answered.embedding.astype("float16"),
+        "sha256": hashlib.sha256(answered.sent).hexdigest(),
+        "image": answered.sent if keep == "original" else None,
+        "milliseconds": answered.milliseconds,
+    }
+    try:
+        image = normalize(answered.prepared)
+        row |= {"width": image.width, "height": image.height, "aspect": image.width / image.height}
+        row |= {"bytes": len(image.data)} | measure_appearance(image.thumbnail)._asdict()
+        if keep == "thumbnail":
+            row["image"] = _shrink(image.data)
+    except BadImage:  # more tolerant was the decoder that answered
+        pass
+    return row
+
+
+def _shrink(data: bytes) -> bytes:
+    """Returns an image that ``normalize`` returned as a small JPEG."""
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        image.thumbnail(
+            (PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BOX
+        )  # a JPEG is decoded at a fraction of its size
+        encoded = io.BytesIO()
+        image.convert("RGB").save(encoded, "JPEG", quality=85)
+        return encoded.getvalue()

@@ -1,0 +1,74 @@
+"""Records of answered requests: metrics by version, and captured rows."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from prometheus_client import REGISTRY
+
+from imagepipe.capture import files
+from imagepipe.capture.writer import CaptureOptions
+from imagepipe.serving.answered import Recorder, choose_request_id
+from imagepipe.serving.types import Answers, Request
+from tests.serving.test_server import gray
+
+
+def make_answers(version: str, labels: list[str]) -> Answers:
+    count = len(labels)
+    classes = np.linspace(0.1, 0.9, 2 * count, dtype=np.float32).reshape(count, 2)
+    novelty = np.linspace(0.05, 0.995, count, dtype=np.float32)
+    embedding = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
+    ids = [str(number) for number in range(count)]
+    return Answers(classes, labels, classes.max(axis=1), novelty, ids, "m", version, embedding)
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+def test_rows_are_what_was_asked_and_answered_image_by_image(tmp_path):
+    requests = [Request(str(number), gray(100 + number)) for number in range(3)]
+    answers = make_answers("41", ["a", "b", ""])
+    recorder = Recorder(CaptureOptions(str(tmp_path), rate=1.0, images="original"))
+    recorder.record(requests, requests, answers, "classification", "request-1", 0.25)
+    recorder.close()
+    (part,) = files.list_parts(str(tmp_path))
+    rows = pq.read_table(part, partitioning=None).to_pylist()
+    assert [row["metadata"] for row in rows] == [b"0", b"1", b"2"]
+    assert [row["label"] for row in rows] == answers.labels
+    assert [row["image"] for row in rows] == [request.image for request in requests]
+    assert {(row["request_id"], row["version"], row["milliseconds"]) for row in rows} == {("request-1", "41", 250.0)}
+    for name, expected in {
+        "classes": answers.classes,
+        "score": answers.scores,
+        "novelty": answers.novelty,
+        "embedding": answers.embedding,
+    }.items():
+        np.testing.assert_array_equal([row[name] for row in rows], expected, name)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "counted"),
+    [
+        ("classification", ["x|y", ""], {"x|y": 1, "": 1}),
+        ("multilabel", ["x|y", "x"], {"x": 2, "y": 1}),
+        ("regression", ["1.5", "2"], {}),
+    ],
+)
+def test_metrics_count_answers_by_version_and_class(task, labels, counted):
+    version = f"of-{task}"
+    Recorder().record([], [], make_answers(version, labels), task, "", 0)
+    names = {"x", "y", "x|y", "", "1.5"}
+    totals = {name: sample("imagepipe_answers_total", version=version, label=name) for name in names}
+    assert {name: total for name, total in totals.items() if total} == counted
+    assert sample("imagepipe_novelty_count", version=version) == 2
+    assert sample("imagepipe_novelty_bucket", version=version, le="0.1") == 1
+    assert sample("imagepipe_score_count", version=version) == (None if task == "regression" else 2)
+
+
+def test_a_callers_request_id_is_kept_if_it_is_short_and_printable(served):
+    assert choose_request_id("trace-1") == "trace-1"
+    for unusable in (None, "", "a\nb", "x" * 200, "é"):
+        assert len(choose_request_id(unusable)) == 32
+    image = {"content": gray(9), "headers": {"content-type": "image/png", "x-request-id": "trace-2"}}
+    answer = served.http.post("/v1/models/brightness:predict", **image)
+    assert answer.headers["x-request-id"] == "trace-2"
