@@ -12,6 +12,7 @@ from joblib.externals.loky.backend import context
 from PIL import Image
 
 from imagepipe.serving import bodies, handler, limits
+from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.types import Request
@@ -34,7 +35,7 @@ def test_as_many_images_are_decoded_at_once_as_the_container_has_cpus(version, m
     with monkeypatch.context() as patched:
         patched.setattr(context.os.path, "exists", files.__contains__)
         patched.setattr(context, "open", lambda path: io.StringIO(files[path]), raising=False)
-        asked_of = Handler(None, "m")  # type: ignore[arg-type]  # it is asked nothing
+        asked_of = Handler(None, "m", Recorder())  # type: ignore[arg-type]  # it is asked nothing
     assert [semaphore._initial_value for semaphore in asked_of._decoding.values()] == [2, 2]  # type: ignore[attr-defined]
 
 
@@ -141,7 +142,7 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
         def answer(self, requests, tensors):
             return requests[0].id
 
-    asked_of = Handler(None, "m")  # type: ignore[arg-type]
+    asked_of = Handler(None, "m", Recorder())  # type: ignore[arg-type]
     large, common = (encode_image(Image.new("RGB", (side, side)), "PNG") for side in (40, 20))
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(asked_of._ask, Decoder(), [Request("large", large)]) for _ in range(2)]  # type: ignore[arg-type]
