@@ -94,7 +94,7 @@ def test_signatures_are_those_of_the_contract(served):
 def test_the_servers_half_gives_the_embedding_beside_the_answers(served, analyzed):
     """So captured traffic has it without a second run of the network."""
     model, _ = served
-    asked = request(analyzed[2], ["1"] * len(analyzed[2]))
+    asked = request([s for i, s in enumerate(analyzed[2]) if i % 3][:3], ["1"] * 3)
     metadata = asked.pop("metadata")
     answers = model.answer(**model.preprocess(**asked))
     embedded = model.signatures["embed"](input=asked["input"], metadata=metadata)
