@@ -8,6 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.yaml_text import find_kind, load_yaml
@@ -109,7 +110,7 @@ def _describe_error(error: Any) -> str:
 
 
 def make_paths_absolute(config: Config, root: Path) -> Config:
-    """Returns a configuration whose relative paths are taken from ``root``; URIs stay unchanged."""
+    """Returns a configuration whose relative paths are taken from ``root``; URIs only lose a slash at their end."""
     for keys in _PATHS:
         config = _make_absolute_below(config, keys, keys, root)
     return config
@@ -148,8 +149,10 @@ def _make_absolute_in(value: Any, keys: tuple[str, ...], below: tuple[str, ...],
 
 
 def _make_absolute(keys: tuple[str, ...], path: str, root: Path) -> str:
-    if "://" in path or _is_word(keys, path):
+    if _is_word(keys, path):
         return path
+    if filesystem.is_uri(path):
+        return filesystem.absolute(path)
     try:
         return str((root / Path(path).expanduser()).resolve())
     except (RuntimeError, ValueError) as error:  # the home of an unknown user, links in a circle; a NUL

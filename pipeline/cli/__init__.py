@@ -1,12 +1,34 @@
 """The command line, one module per group of commands. What a command needs is imported when it runs."""
 
-from typing import Annotated
+import re
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.cli import cleaning, clusters, data, demo, deployments, models, probe, runs, serve, train, weights
 
+
+def _refuse_uri(path: Any) -> Any:
+    """Refuses a URI where a path was expected: as a path it is a folder of this machine by the name of ``s3:``."""
+    if isinstance(path, Path) and re.match(r"[a-z][a-z0-9+.-]+:/.", str(path)):
+        raise typer.BadParameter(f"expected a path of this machine, and not {str(path).replace(':/', '://', 1)}")
+    return path
+
+
+class _Commands(TyperGroup):
+    """The commands, none of which takes a URI for a path."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for command in self.commands.values():
+            for parameter in command.params:
+                parameter.callback = parameter.callback or (lambda context, parameter, value: _refuse_uri(value))
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="From labelled images to a gated, served classifier.",

@@ -17,7 +17,6 @@ from pipeline.cli.shared import (
     OUT,
     DeployConfigOption,
     JsonOption,
-    ModelArgument,
     TargetName,
     load_deploy_target,
     print_note,
@@ -173,7 +172,9 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
 
 @app.command()
 def export(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run (runs/RUN), or a SavedModel as its Trainer wrote it.")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write; the labels are written beside it.")],
     kind: Annotated[
         Literal["tflite"], typer.Option("--format", help="TensorFlow Lite, weights in float16.")
@@ -181,24 +182,25 @@ def export(
 ) -> None:
     """Convert a run's network for devices. It takes pixels: decoding and resizing are up to the device."""
     with report_errors():
+        from imagepipe.base import filesystem
         from imagepipe.base.errors import ModelError
         from imagepipe.base.labels import encode_names
         from imagepipe.base.names import TRAINING_FOLDER
+        from imagepipe.deploy import storage
         from imagepipe.deploy.saved_model import read_labels
-        from imagepipe.deploy.versions import find_model
         from pipeline.logs import hide_output
 
-        folder = find_model(model)
-        network = folder.parent / TRAINING_FOLDER / "model.keras"
-        if not network.is_file():
+        folder = storage.find_model(model)
+        training = f"{folder.rpartition('/')[0]}/{TRAINING_FOLDER}"
+        if not filesystem.exists(f"{training}/model.keras"):
             raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
         with hide_output():
             from trainer.export.lite import convert_to_tflite
 
-            content = convert_to_tflite(network)
+            content = convert_to_tflite(storage.fetch_folder(training) / "model.keras")
         out.write_bytes(content)
         names = out.with_suffix(".labels.txt")
-        names.write_bytes(encode_names(read_labels(folder)))
+        names.write_bytes(encode_names(read_labels(storage.fetch_assets(folder))))
     OUT.print(escape(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}"))
 
 

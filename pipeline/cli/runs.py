@@ -171,9 +171,10 @@ def runs(
 @app.command()
 def lineage(
     version: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="VERSION", help="A pushed model (serving/NAME/VERSION), the newest of a folder of them, or a run."
+            metavar="VERSION",
+            help="A pushed model (serving/NAME/VERSION), the newest of a folder of them, by path or URI; or a run.",
         ),
     ],
     workdir: Annotated[

@@ -25,10 +25,6 @@ FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The configuration file.")]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(metavar="MODEL", help="A SavedModel, a folder of versions (serving/NAME), or a run (runs/RUN)."),
-]
 BeamConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A configuration file; its section beam names the runner.")
 ]

@@ -1,16 +1,16 @@
 """The lineage of a model version: data, code, configuration, packages, and the command that repeats the run."""
 
-import filecmp
 import shlex
 import textwrap
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
+from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import FINGERPRINT
 from imagepipe.deploy.signing import SIGNATURE
-from imagepipe.deploy.versions import find_model
 from pipeline.runs import metadata_store, provenance, summary
 from pipeline.runs.provenance import Origin
 from pipeline.runs.summary import Summary
@@ -22,7 +22,7 @@ class Lineage:
     """Where a model comes from.
 
     Attributes:
-        model: folder of the SavedModel.
+        model: folder or URI of the SavedModel.
         version: its name, if it is a version folder.
         live: whether it is the newest of its folder, which a model server serves.
         verified: whether each of its files is as in the run's own copy; False if that copy is gone.
@@ -36,7 +36,7 @@ class Lineage:
         rerun: the command that repeats the run; None without ``origin``.
     """
 
-    model: Path
+    model: str
     version: str
     live: bool
     verified: bool
@@ -51,7 +51,7 @@ class Lineage:
     def to_json(self) -> dict[str, Any]:
         """Returns the same as plain JSON values."""
         return {
-            "model": str(self.model),
+            "model": self.model,
             "version": self.version or None,
             "live": self.live,
             "verified": self.verified,
@@ -71,35 +71,36 @@ class Lineage:
         }
 
 
-def trace_model(path: Path, workdir: Path | None = None) -> Lineage:
+def trace_model(path: str, workdir: Path | None = None) -> Lineage:
     """Finds out what a model was made from.
 
     Args:
         path: a version (``serving/NAME/VERSION``, also one that was rolled back), a folder of versions (its newest is
-            taken), or a run.
-        workdir: the pipeline's folder; by default the folder above ``path`` that has ``runs/``.
+            taken), by path or URI, or a run.
+        workdir: the pipeline's folder; by default the folder above ``path`` that has ``runs/``. With a URI it has to be
+            given.
 
     Raises:
         ModelError: if there is no such model, or no run made it.
+        OSError: if it can't be read.
     """
-    model = find_model(path).resolve()
-    root = workdir.resolve() if workdir else _find_workdir(path.resolve())
-    pipeline_workdir = Workdir(root)
+    model, path = _resolve(storage.find_model(path)), _resolve(path)
+    pipeline_workdir = Workdir(workdir.resolve() if workdir else _find_workdir(path))
     summaries = dict(summary.read_summaries(pipeline_workdir.runs))
-    run = _find_run(path.resolve(), model, summaries, pipeline_workdir)
-    own_copy = Path(run.model_dir) if run.model_dir else None
-    verified = own_copy is not None and (own_copy / FINGERPRINT).is_file()
-    if own_copy and verified and (difference := _find_difference(model, own_copy)):
+    run = _find_run(path, model, summaries, pipeline_workdir)
+    verified = run.model_dir is not None and filesystem.exists(f"{run.model_dir}/{FINGERPRINT}")
+    if run.model_dir and verified and (difference := _find_difference(model, run.model_dir)):
         raise ModelError(
             f"{model} is not the model that the run {run.run_id} made under this name: {difference} differs. "
             "It was replaced or changed by hand."
         )
     origin = provenance.read_origin(pipeline_workdir.runs / run.run_id)
     executions, trained_by = _read_executions(pipeline_workdir, run)
+    name = PurePosixPath(model).name
     return Lineage(
         model=model,
-        version=model.name if model.name.isdigit() else "",
-        live=summary.is_live(run) and model.name == run.pushed_version,
+        version=name if name.isdigit() else "",
+        live=summary.is_live(run) and name == run.pushed_version,
         verified=verified,
         run=run,
         origin=origin,
@@ -117,8 +118,12 @@ def make_rerun_command(workdir: Workdir, run_id: str) -> str:
     return shlex.join(["imagepipe", "run", str(config), "--workdir", str(workdir.root)])
 
 
-def _find_workdir(path: Path) -> Path:
-    for folder in path.parents:
+def _resolve(path: str) -> str:
+    return filesystem.absolute(path) if filesystem.is_uri(path) else str(Path(path).resolve())
+
+
+def _find_workdir(path: str) -> Path:
+    for folder in Path(path).parents if not filesystem.is_uri(path) else ():
         if Workdir(folder).runs.is_dir():
             return folder
     raise ModelError(
@@ -126,19 +131,19 @@ def _find_workdir(path: Path) -> Path:
     )
 
 
-def _find_run(path: Path, model: Path, summaries: dict[str, Summary | None], workdir: Workdir) -> Summary:
+def _find_run(path: str, model: str, summaries: dict[str, Summary | None], workdir: Workdir) -> Summary:
     """Returns the run that a model comes from: that at ``path``, the one that pushed it, or the first that had it."""
     runs = [run for run in summaries.values() if run][::-1]  # oldest first
     for run in runs:
-        if path.name == run.run_id:
+        if PurePosixPath(path).name == run.run_id:
             return run
     for run in runs:
         # A version that was rolled back lies one folder deeper; a workdir may have been moved.
-        folders = {Path(run.serving_dir).resolve(), workdir.serving(run.name)}
-        if run.pushed_version == model.name and folders & set(model.parents):
+        folders = (_resolve(run.serving_dir), str(workdir.serving(run.name)))
+        if PurePosixPath(model).name == run.pushed_version and model.startswith(tuple(f"{f}/" for f in folders)):
             return run
     for run in runs:
-        if run.model_dir and _have_same_fingerprint(model, Path(run.model_dir)):
+        if run.model_dir and storage.is_same_model(model, run.model_dir):
             return run
     unreadable = [run_id for run_id, run in summaries.items() if run is None]
     besides = f" Run {unreadable[0]}: {summary.UNREADABLE}." if unreadable else ""
@@ -148,22 +153,15 @@ def _find_run(path: Path, model: Path, summaries: dict[str, Summary | None], wor
     )
 
 
-def _find_difference(model: Path, copy: Path) -> str | None:
+def _find_difference(model: str, copy: str) -> str | None:
     """Returns the first file that two folders of a SavedModel don't have in common, signatures aside; None if none."""
-    roots = (model, copy)
-    names = {str(path.relative_to(root)) for root in roots for path in root.rglob("*") if path.is_file()}
-    for name in sorted(names - {SIGNATURE}):
-        one, other = (root / name for root in roots)
-        if not (one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)):
+    one, other = ({path[len(root) + 1 :]: size for path, size in filesystem.walk(root)} for root in (model, copy))
+    for name in sorted((one.keys() | other.keys()) - {SIGNATURE}):
+        if one.get(name) != other.get(name):
+            return name
+        if filesystem.read_bytes(f"{model}/{name}") != filesystem.read_bytes(f"{copy}/{name}"):
             return name
     return None
-
-
-def _have_same_fingerprint(one: Path, other: Path) -> bool:
-    try:
-        return (one / FINGERPRINT).read_bytes() == (other / FINGERPRINT).read_bytes()
-    except OSError:
-        return False
 
 
 def _fingerprint_dataset_now(origin: Origin | None) -> str | None:

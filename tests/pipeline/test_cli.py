@@ -66,6 +66,27 @@ def test_wrong_use_is_a_message_with_status_2(tmp_path):
         assert isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "x.yaml", "--workdir", "s3://bucket/work"],
+        ["run", "s3://bucket/x.yaml"],
+        ["runs", "s3://bucket/work"],
+        ["demo", "--workdir", "gs://bucket/demo"],
+        ["requests", "x.jpg", "--out", "file:///x.jsonl"],
+        ["dashboard", "--export", "s3://bucket/pages"],
+    ],
+)
+def test_a_uri_for_a_path_of_this_machine_is_refused_and_makes_no_folder_by_the_name_of_its_scheme(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "expected a path of this machine" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_ingest_of_nothing_ends_with_status_1_and_the_remedy(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/1.jpg").write_bytes(b"x")

@@ -54,7 +54,9 @@ def test_a_path_in_an_override_is_relative_to_the_folder_that_one_stands_in(file
     assert overridden.data.curated_schema == str(Path.home() / "a.pbtxt")
     section = read_config(file(), ("data={path: images}", "trainer={weights: none}"))
     assert (section.data.path, section.trainer.weights) == (str(here / "images"), "none")
-    assert read_config(file(), ("deploy.path=s3://bucket/x",)).deploy.path == "s3://bucket/x"
+    for written in ("s3://bucket/x", "s3://bucket/x/"):  # to a store, x and x/ are two folders
+        assert read_config(file(), (f"deploy.path={written}",)).deploy.path == "s3://bucket/x"
+    assert read_config(file(), ("data.path=file:///data/set",)).data.path == "/data/set"
     with pytest.raises(ConfigError, match=r"data\.path"):
         read_config(file(), ("data.path=[a]",))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from imagepipe.base import filesystem
 from imagepipe.base.charts import Chart
 from imagepipe.base.errors import ModelError
 from imagepipe.base.metrics import HEADLINE_METRICS, METRICS
@@ -24,7 +25,7 @@ from pipeline.runs.dashboard import data, disagreements, graph
 from pipeline.runs.dashboard.metric_history import RunValue, draw_metric_history
 from pipeline.runs.dashboard.templating import format_duration, format_figure, render
 from pipeline.runs.push_outcome import describe_push
-from pipeline.runs.summary import Summary
+from pipeline.runs.summary import Summary, is_live
 from pipeline.workdir import Workdir
 
 FILES = {
@@ -242,10 +243,15 @@ def _make_version_page(workdir: Workdir, pipeline: str, version: str, exported: 
     if not pushed:
         return None
     first = pushed[-1]
-    folder = Path(first.serving_dir) / version
+    folder = f"{first.serving_dir}/{version}"
     try:
-        # If another target serves it, or it was removed, the run has its own copy.
-        traced = lineage.trace_model(folder if folder.is_dir() else workdir.runs / first.run_id, workdir.root)
+        served = filesystem.is_folder(folder)
+    except OSError:  # a store that can't be asked
+        served = False
+    try:
+        # If another target serves it, or it was removed, the run has its own copy. One in a store would be downloaded.
+        is_here = served and not filesystem.is_uri(folder)
+        traced = lineage.trace_model(folder if is_here else str(workdir.runs / first.run_id), workdir.root)
         problem = ""
     except ModelError as error:
         traced, problem = None, str(error)
@@ -259,7 +265,8 @@ def _make_version_page(workdir: Workdir, pipeline: str, version: str, exported: 
             version=version,
             first=first,
             pushed=pushed,
-            served=folder.is_dir(),
+            served=served,
+            live=is_live(first),
             lineage=traced,
             problem=problem,
             packages=traced and traced.origin and lineage.select_main_packages(traced.origin),

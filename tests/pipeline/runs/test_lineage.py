@@ -8,6 +8,7 @@ from imagepipe.deploy.saved_model import FINGERPRINT
 from pipeline.cli import app
 from pipeline.runs import lineage
 from tests.pipeline.runs.workdirs import Recorder, run_id
+from tests.stores import memory  # noqa: F401 (fixture)
 
 
 def saved_model(folder, fingerprint: bytes):
@@ -37,7 +38,7 @@ def pushed(tmp_path):
 
 def test_a_version_leads_to_the_run_that_pushed_it_and_to_the_one_that_trained_it(pushed):
     root, version = pushed
-    traced = lineage.trace_model(version)
+    traced = lineage.trace_model(str(version))
     assert (traced.run.run_id, traced.trained_by) == (run_id(1), run_id(0))
     assert traced.verified
     assert traced.live
@@ -48,43 +49,64 @@ def test_a_version_leads_to_the_run_that_pushed_it_and_to_the_one_that_trained_i
     assert by_node["ImportExampleGen"] == by_node["Trainer"] == run_id(0)
     assert by_node["Evaluator"] == by_node["Pusher"] == run_id(1)
     assert "ExampleValidator" not in by_node
-    assert lineage.trace_model(version.parent) == traced  # the newest is meant
+    assert lineage.trace_model(str(version.parent)) == traced  # the newest is meant
 
 
 def test_a_model_that_was_put_in_the_place_of_another_is_not_taken_for_it(pushed):
     _, version = pushed
     (version / FINGERPRINT).write_bytes(b"another")
     with pytest.raises(ModelError, match=r"is not the model that the run .* made under this name"):
-        lineage.trace_model(version)
+        lineage.trace_model(str(version))
 
 
 def test_a_version_of_which_any_file_was_changed_or_added_is_refused_but_a_signature_is_not(pushed):
     _, version = pushed
     (version / "model.sig").write_bytes(b"signature")
-    assert lineage.trace_model(version).verified
+    assert lineage.trace_model(str(version)).verified
     (version / "assets.extra").mkdir()
     (version / "assets.extra" / "added").write_bytes(b"")
     with pytest.raises(
         ModelError, match=rf"is not the model that the run {run_id(1)} made .* assets\.extra/added diff"
     ):
-        lineage.trace_model(version)
+        lineage.trace_model(str(version))
     (version / "assets.extra" / "added").unlink()
     (version / "saved_model.pb").write_bytes(b"another graph")
     with pytest.raises(ModelError, match=r"saved_model\.pb differs. It was replaced or changed by hand"):
-        lineage.trace_model(version)
+        lineage.trace_model(str(version))
+
+
+def test_a_version_in_a_store_is_traced_and_one_that_was_changed_is_refused(tmp_path, memory):  # noqa: F811
+    recorder = Recorder(tmp_path)
+    model = saved_model(tmp_path / "artifacts" / "Trainer" / "model" / "6" / "Format-Serving", b"fingerprint")
+    folder = f"{memory.uri}/models"
+    for version, pushed in (("1000", b"of another workdir"), ("2000", b"fingerprint")):
+        memory.put(f"models/{version}/{FINGERPRINT}", pushed)
+        memory.put(f"models/{version}/saved_model.pb", b"")
+    recorder.record(0)
+    recorder.summarize(0, model_dir=str(model), pushed_version="2000", serving_dir=folder)
+    for uri in (f"{folder}/2000", folder, f"{folder}/"):
+        shown = CliRunner().invoke(app, ["lineage", uri, "--workdir", str(tmp_path)], catch_exceptions=False)
+        assert shown.stdout.startswith(f"{folder}/2000 is live\nrun       {run_id(0)}")
+    with pytest.raises(ModelError, match=r"models/1000: none of the 1 runs"):
+        lineage.trace_model(f"{folder}/1000", tmp_path)
+    with pytest.raises(ModelError, match="Give the pipeline's as --workdir"):
+        lineage.trace_model(folder)
+    memory.put("models/2000/saved_model.pb", b"x")
+    with pytest.raises(ModelError, match=rf"{folder}/2000 is not .* saved_model\.pb differs"):
+        lineage.trace_model(folder, tmp_path)
 
 
 def test_a_copy_elsewhere_is_known_by_its_fingerprint(pushed, tmp_path):
     root, _ = pushed
     copy = saved_model(tmp_path / "elsewhere" / "7", b"fingerprint")
     with pytest.raises(ModelError, match="Give the pipeline's as --workdir"):
-        lineage.trace_model(copy)
-    traced = lineage.trace_model(copy, root)
+        lineage.trace_model(str(copy))
+    traced = lineage.trace_model(str(copy), root)
     assert traced.run.run_id == run_id(0)  # the first that had it
     assert not traced.live
     stranger = saved_model(tmp_path / "elsewhere" / "8", b"another")
     with pytest.raises(ModelError, match="none of the 2 runs here made this model"):
-        lineage.trace_model(stranger, root)
+        lineage.trace_model(str(stranger), root)
 
 
 def test_a_version_that_was_rolled_back_and_one_whose_artifacts_are_gone_are_traced(pushed):
@@ -92,11 +114,11 @@ def test_a_version_that_was_rolled_back_and_one_whose_artifacts_are_gone_are_tra
     aside = version.parent / "rolled_back" / version.name
     aside.parent.mkdir()
     version.rename(aside)
-    traced = lineage.trace_model(aside)
+    traced = lineage.trace_model(str(aside))
     assert (traced.run.run_id, traced.live, traced.verified) == (run_id(1), False, True)
     (root / "artifacts").rename(root / "removed")
     (root / "metadata.db").unlink()
-    traced = lineage.trace_model(aside)
+    traced = lineage.trace_model(str(aside))
     assert (traced.run.run_id, traced.verified, traced.executions) == (run_id(1), False, [])
 
 
