@@ -8,7 +8,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from imagepipe.base import filesystem
@@ -20,6 +20,22 @@ from imagepipe.ingest.rows import Row, make_row, reject, restore_whole
 
 _COCO = {"images", "annotations", "categories"}
 _Id = int | str
+
+
+class NamedImage(NamedTuple):
+    """An image that an export names, whatever it says of its class.
+
+    Attributes:
+        number: its place in the export, from 1.
+        name: as the export has it; "" if it has none.
+        path: absolute path or URI of the image, which need not be there; of the export, if the image can't be read.
+        reason: why it can't be read, or None.
+    """
+
+    number: int
+    name: str
+    path: str
+    reason: str | None
 
 
 def read_annotations(
@@ -39,19 +55,48 @@ def read_annotations(
     """
     if task == "regression":
         raise IngestError(f"{path}: exports of annotations have classes, not numbers: give a manifest for regression.")
+    for image, entry in _read_images(path, passed_over):
+        row = _make_row(image, entry, task)
+        yield row if row["reason"] else {**row, "metadata": f"{start}{row['metadata']}", "split": split}
+
+
+def read_named_images(path: str) -> Iterator[NamedImage]:
+    """Reads the images that an export names, labelled or not; see ``read_annotations``."""
+    return (image for image, _ in _read_images(path, Counter()))
+
+
+class _Entry(NamedTuple):
+    """What an export says of an image.
+
+    Attributes:
+        name: of the image; "" or blank if it has none.
+        candidates: where the image may lie, see ``_Finder``; [""] if that can't be told.
+        labels: its classes, sorted.
+        reason: why these can't be used, or None.
+    """
+
+    name: str
+    candidates: list[str]
+    labels: list[str]
+    reason: str | None
+
+
+def _read_images(path: str, passed_over: Counter[str]) -> Iterator[tuple[NamedImage, _Entry]]:
     items = read_items(path)
     first = next(items, None)
     if first is None:
         raise IngestError(f"{path} lists no image.")
-    read = _read_tasks if first[0] == "" else _read_coco
-    for row in read(path, chain([first], items), task, passed_over):
-        yield row if row["reason"] else {**row, "metadata": f"{start}{row['metadata']}", "split": split}
+    finder = _Finder(path)
+    items = chain([first], items)
+    entries = _read_tasks(items) if first[0] == "" else _read_coco(finder, items, passed_over)
+    for number, entry in enumerate(entries, start=1):
+        yield _locate(finder, number, entry), entry
 
 
 # --- COCO
 
 
-def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, passed_over: Counter[str]) -> Iterator[Row]:
+def _read_coco(finder: "_Finder", items: Iterator[tuple[str, Any]], passed_over: Counter[str]) -> Iterator[_Entry]:
     """Reads the document to its end, as annotations and names may come after the images."""
     images: list[tuple[_Id | None, str]] = []
     annotated: dict[_Id, set[_Id]] = {}
@@ -74,29 +119,27 @@ def _read_coco(path: str, items: Iterator[tuple[str, Any]], task: TaskName, pass
                 passed_over["annotations without an image or a category"] += 1
             else:
                 annotated.setdefault(image, set()).add(category)
-    if not images or "categories" not in keys:
+    if not any(file for _, file in images):
         raise IngestError(
-            f"{path} is neither COCO's JSON (with images, annotations, categories) nor Label Studio's (a list of "
-            f"tasks): its keys are {list_names(sorted(keys))}."
+            f"{finder.path} is neither COCO's JSON (with images, annotations, categories) nor Label Studio's (a list "
+            f"of tasks): its keys are {list_names(sorted(keys))}."
         )
     files = dict(images)
     if lost := sum(image not in files for image in annotated):
         passed_over["annotated images that are not listed"] += lost
     shared = {image for image, file in images if file != files[image]}
-    finder = _Finder(path)
-    for number, (image, file) in enumerate(images, start=1):
+    for image, file in images:
+        labels, reason = [], None
         categories = sorted(annotated.get(image, ()), key=str) if image is not None else []
-        candidates = finder.list_places(file)
         if image is None or image in shared:
             reason = "image without an id" if image is None else f"its id is that of other images too: {image!r}"
-            yield reject(_locate(finder, candidates), number, reason)
         elif odd := [category for category in categories if len(names.get(category, ())) != 1]:
             named = " or ".join(sorted(names.get(odd[0], ())))
             what = f"has several names: {odd[0]!r} is {named}" if named else f"has no name in the file: {odd[0]!r}"
-            yield reject(_locate(finder, candidates), number, f"its category {what}")
+            reason = f"its category {what}"
         else:
             labels = sorted({name for category in categories for name in names[category]})
-            yield _make_row(finder, number, file, candidates, labels, task)
+        yield _Entry(file, finder.list_places(file), labels, reason)
 
 
 def _read_id(item: dict[str, Any], key: str) -> _Id | None:
@@ -107,23 +150,17 @@ def _read_id(item: dict[str, Any], key: str) -> _Id | None:
 # --- Label Studio
 
 
-def _read_tasks(
-    path: str, items: Iterator[tuple[str, Any]], task: TaskName, _passed_over: Counter[str]
-) -> Iterator[Row]:
-    finder = _Finder(path)
-    for number, (_, item) in enumerate(items, start=1):
-        try:
-            image = item["data"]["image"]
+def _read_tasks(items: Iterator[tuple[str, Any]]) -> Iterator[_Entry]:
+    for _, item in items:
+        name, candidates, labels, reason = "", [""], [], "not a task with data.image and annotations"
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+            candidates = _list_places(item["data"]["image"])
+            name = item["data"]["image"]
             answers = _list_answers(item)
-            candidates = _list_places(image)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            yield reject(path, number, "not a task with data.image and annotations")
-            continue
-        if len(answers) > 1:
             listed = "; ".join("|".join(answer) for answer in sorted(answers))
-            yield reject(_locate(finder, candidates), number, f"annotators disagree: {listed[:200]}")
-            continue
-        yield _make_row(finder, number, image, candidates, list(next(iter(answers), ())), task)
+            reason = f"annotators disagree: {listed[:200]}" if len(answers) > 1 else None
+            labels = list(next(iter(answers), ()))
+        yield _Entry(name, candidates, labels, reason)
 
 
 def _list_answers(item: dict[str, Any]) -> set[tuple[str, ...]]:
@@ -205,21 +242,25 @@ def _is_file(path: str) -> bool:
     return False
 
 
-def _locate(finder: _Finder, candidates: list[str]) -> str:
-    """Returns the path of an image that can't be used, or of the export where it has none."""
-    return (finder.find(candidates) if candidates[0] else None) or finder.path
+def _locate(finder: _Finder, number: int, entry: _Entry) -> NamedImage:
+    name = entry.name
+    if not name.strip():
+        return NamedImage(number, "", finder.path, "no name of the image")
+    path = finder.find(entry.candidates)
+    if path:
+        return NamedImage(number, name, path, None)
+    if name.startswith(("http://", "https://")):
+        problem = f"on the web, which is not read: download it ({name[:200]})"
+    else:
+        problem = f"its path leaves the folder of the file ({name[:200]})"
+    return NamedImage(number, name, finder.path, problem)
 
 
-def _make_row(
-    finder: _Finder, number: int, image: object, candidates: list[Any], labels: list[str], task: TaskName
-) -> Row:
-    if not isinstance(image, str) or not image.strip():
-        return reject(finder.path, number, "no name of the image")
-    place = finder.find(candidates)
-    if place is None:
-        if image.startswith(("http://", "https://")):
-            return reject(finder.path, number, f"on the web, which is not read: download it ({image[:200]})")
-        return reject(finder.path, number, f"its path leaves the folder of the file ({image[:200]})")
-    if task == "classification" and len(labels) > 1:
-        return reject(place, number, f"several classes: {list_names(labels)} (--task multilabel takes them)")
-    return make_row(place, number, image, labels if task == "multilabel" else labels[0] if labels else None, {}, task)
+def _make_row(image: NamedImage, entry: _Entry, task: TaskName) -> Row:
+    reason, labels = entry.reason or image.reason, entry.labels
+    if not reason and task == "classification" and len(labels) > 1:
+        reason = f"several classes: {list_names(labels)} (--task multilabel takes them)"
+    if reason:
+        return reject(image.path, image.number, reason)
+    label = labels if task == "multilabel" else labels[0] if labels else None
+    return make_row(image.path, image.number, image.name, label, {}, task)

@@ -1,6 +1,7 @@
 """The inputs that a user names, as ``imagepipe ingest`` takes them: images, folders, patterns, manifests, archives.
 
-Also files of requests. A row of a manifest is an input of its own: one photo may be asked about with several values.
+Also exports of annotations, and files of requests. A row of a manifest is an input of its own: one photo may be asked
+about with several values.
 """
 
 import glob
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.base.folders import describe_passed_over, list_files
 from imagepipe.base.on_disk import DiskCounter
 from imagepipe.base.patterns import expand_pattern, has_braces
 from imagepipe.base.progress import print_note
 from imagepipe.deploy.saved_model import read_inputs
+from imagepipe.ingest.annotations import read_named_images
 from imagepipe.ingest.archives import is_archive, list_members
 from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_questions
@@ -33,21 +35,22 @@ from imagepipe.serving.request_files import holds_requests, is_request_file, rea
 from imagepipe.serving.side import convert_value
 from imagepipe.serving.types import Failure, Request, RequestError
 
-_IN_FOLDERS = "tables or files of requests in folders (name them by themselves)"
+_EXPORT = ".json"
+_IN_FOLDERS = "tables, exports or files of requests in folders (name them by themselves)"
 _FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
 _MAX_COLUMNS = 1000  # that are named: each row of a stranger's JSON lines may have others
 _TYPES = {"bytes": "string", "int64": "int64", "float": "float32"}
 
 
 class Item(NamedTuple):
-    """One input: an image, a row of a manifest, or a file of requests.
+    """One input: an image, a row of a manifest, an image that an export names, or a file of requests.
 
     Attributes:
         path: of the image or the file of requests, or its URI; of an archive's member, the archive's before it.
         id: the caller's name for the image: its path as the user gave it, or the column ``metadata``.
         key: by which a later run knows it again: the absolute path; or the manifest's, and a hash of the row.
         problem: why it can't be asked about; None if it can.
-        line: of the manifest, from 1; None for others.
+        line: of the manifest, or the image's place in an export, from 1; None for others.
         side: side features as the manifest has them.
         kept: further columns of the manifest.
         part: where the image lies, if it is a part of a larger file.
@@ -167,6 +170,8 @@ def _read_path(path: str, listing: Listing, columns: Collection[str] | None, kee
         return _read_parquet(listing, path, columns, keep)
     if is_manifest(path) and not holds_requests(path):
         return _read_manifest(listing, path, columns, keep)
+    if path.lower().endswith(_EXPORT) and filesystem.exists(path):
+        return _read_export(path)
     return iter([_make_item(path)])
 
 
@@ -178,7 +183,7 @@ def _make_item(path: str, problem: str | None = None) -> Item:
 
 def _read_folder(listing: Listing, folder: str) -> Iterator[Item]:
     for path, problem in list_files(folder, listing.passed_over):
-        if is_manifest(path) or is_request_file(path):
+        if is_manifest(path) or is_request_file(path) or path.lower().endswith(_EXPORT):
             listing.passed_over[_IN_FOLDERS] += 1
         else:
             yield _make_item(path, problem)
@@ -243,6 +248,18 @@ def _read_manifest(listing: Listing, manifest: str, columns: Collection[str] | N
         image = source if problem else locate_image(source, str(path))
         name = str(id_ or path or f"{manifest}:{line}")
         yield Item(image, name, key, problem, line, side, kept)
+
+
+def _read_export(export: str) -> Iterator[Item]:
+    source = filesystem.absolute(export)
+    copies = DiskCounter()
+    try:
+        for number, name, path, reason in read_named_images(source):
+            key = _make_key(source, {"path": name}, copies)
+            problem = reason and f"{export}, image {number}: {reason}"
+            yield Item(path, name or f"{export}/{number}", key, problem, number)
+    except IngestError as error:  # such as what a program writes beside photos, which a pattern takes with them
+        yield _make_item(export, str(error))
 
 
 def infer_types(items: Iterable[Item]) -> dict[str, str]:

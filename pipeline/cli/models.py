@@ -41,7 +41,8 @@ def predict(
             metavar="MODEL IMAGE...",
             help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN), unless --endpoint or --target "
             "is given; then images: files, folders or patterns; manifests with a column path (.csv, .tsv, .jsonl, "
-            ".ndjson, .parquet); or files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz).",
+            ".ndjson, .parquet); exports of COCO or Label Studio (.json); or files of requests (.jsonl, .npz, "
+            ".tfrecord, .tfrecord.gz).",
         ),
     ],
     endpoint: Annotated[
@@ -211,8 +212,8 @@ def batch_predict(
         typer.Argument(
             metavar="MODEL INPUT",
             help="A SavedModel, a folder of versions (serving/NAME) or a run (runs/RUN); then a folder or pattern of "
-            "images, a manifest with a column path (.csv, .tsv, .jsonl, .ndjson, .parquet), or files of requests "
-            "(.jsonl, .npz, .tfrecord, .tfrecord.gz). With "
+            "images, a manifest with a column path (.csv, .tsv, .jsonl, .ndjson, .parquet), an export of COCO or Label "
+            "Studio (.json), or files of requests (.jsonl, .npz, .tfrecord, .tfrecord.gz). With "
             "--target no model, but any number of files of requests, or patterns, that the target can read (gs://…).",
         ),
     ] = None,
@@ -307,7 +308,10 @@ def _batch_job(
 def write_requests(
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Files, folders or patterns, or manifests with a column path."),
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Files, folders or patterns; manifests with a column path; exports of COCO or Label Studio (.json).",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The file: *.jsonl, *.npz (npy) or *.tfrecord.gz.")],
     kind: Annotated[

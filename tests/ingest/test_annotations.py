@@ -189,6 +189,7 @@ def test_images_on_the_web_are_not_read(read):
         (b"\xff\xfe\xff", "can't be read as JSON"),
         (b"[" * 100_000, "can't be read as JSON"),
         (b'{"features": []}', "neither COCO's JSON .* nor Label Studio's|lists no image"),
+        (b'{"images": ["a.jpg"], "categories": [1]}', "its keys are categories, images"),
         (b'{"type": "FeatureCollection", "features": [1]}', "its keys are features, type"),
     ],
 )

@@ -56,7 +56,7 @@ def test_a_folder_has_the_files_that_ingest_takes_and_the_rest_is_counted(folder
     relative = [os.path.relpath(item.path, folder) for item in listing.items if not item.problem]
     assert relative == ["a.jpg", "b.jfif", "c", "d.JPE", "e.jpg_large", "link/z.jpg", "sub/g.jpeg"]
     assert sum(listing.passed_over.values()) == 3
-    assert "1 tables or files of requests in folders" in describe(listing)
+    assert "1 tables, exports or files of requests in folders" in describe(listing)
     assert "1 in @eaDir" in describe(listing)
     *requests, loop = sorted(read_items(listing.items, {}), key=lambda answer: isinstance(answer, Failure))
     assert [request.image for request in requests if isinstance(request, Request)] == [PHOTO] * 7
@@ -87,7 +87,7 @@ def test_a_name_that_stands_for_nothing_is_refused_with_what_was_passed_over(fol
         list_inputs([f"{folder}/*.gif"])
     (folder / "only").mkdir()
     (folder / "only" / "requests.jsonl").write_text("{}\n")
-    with pytest.raises(ModelError, match="no image there; passed over: 1 tables or files of requests"):
+    with pytest.raises(ModelError, match="no image there; passed over: 1 tables, exports or files of requests"):
         list_inputs([f"{folder}/only"])
 
 
@@ -268,3 +268,64 @@ def test_parquet_with_images_without_a_feature_of_the_model_is_refused_at_once(t
     table = put_parquet(tmp_path / "x.parquet", image=[{"bytes": PHOTO, "path": None}], iso=[1])
     with pytest.raises(IngestError, match="no column 'camera' with text or numbers, only iso"):
         list_inputs([table], ["camera", "iso"])
+
+
+def list_answers(*names: str) -> dict[str, str]:
+    """By id, "asked" or why not."""
+    answers = read_items(list_inputs(names).items, {})
+    return {answer.id: "asked" if isinstance(answer, Request) else answer.error for answer in answers}
+
+
+def test_an_export_asks_about_the_images_that_it_names_labelled_or_not(folder):
+    images = [{"id": number, "file_name": name} for number, name in enumerate(["a.jpg", "c", "gone.jpg", "../z", ""])]
+    images += [{"id": 0, "file_name": "sub/g.jpeg"}, {"file_name": "link/z.jpg"}, {"id": 9, "file_name": "x.npz"}]
+    coco = {"images": images, "annotations": [{"image_id": 0, "category_id": 7}], "categories": []}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    assert list_answers(f"{folder}/coco.json") == {
+        "a.jpg": "asked",
+        "c": "asked",
+        "gone.jpg": "line 3: No such file or directory",
+        "../z": f"{folder}/coco.json, image 4: its path leaves the folder of the file (../z)",
+        f"{folder}/coco.json/5": f"{folder}/coco.json, image 5: no name of the image",
+        "sub/g.jpeg": "asked",
+        "link/z.jpg": "asked",
+        "x.npz": "line 8: No such file or directory",
+    }
+
+
+def test_tasks_of_label_studio_are_asked_about_whatever_their_annotators_say(folder):
+    cat, dog = ({"result": [{"type": "choices", "value": {"choices": [name]}}]} for name in ("cat", "dog"))
+    tasks = [
+        {"data": {"image": "a.jpg"}, "annotations": [cat]},
+        {"data": {"image": "/data/local-files/?d=photos/sub/g.jpeg"}, "annotations": [cat, dog]},
+        {"data": {"image": "b.jfif"}},
+        {"data": {"image": "c"}, "annotations": [7]},
+        {"data": {"image": "https://example.com/d.jpg"}, "annotations": []},
+        {},
+    ]
+    (folder / "Tasks.JSON").write_text(json.dumps(tasks))
+    assert list_answers(f"{folder}/T*.JSON") == {
+        "a.jpg": "asked",
+        "/data/local-files/?d=photos/sub/g.jpeg": "asked",
+        "b.jfif": "asked",
+        "c": "asked",
+        "https://example.com/d.jpg": f"{folder}/Tasks.JSON, image 5: on the web, which is not read: download it "
+        "(https://example.com/d.jpg)",
+        f"{folder}/Tasks.JSON/6": f"{folder}/Tasks.JSON, image 6: no name of the image",
+    }
+    keys = [item.key for item in list_inputs([f"{folder}/Tasks.JSON"]).items]
+    (folder / "Tasks.JSON").write_text(json.dumps([{"data": {"image": "b.jfif"}}, *tasks, tasks[0]]))
+    again = [item.key for item in list_inputs([f"{folder}/Tasks.JSON"]).items]
+    assert len(set(again)) == 8
+    assert set(again) > set(keys)  # a later run asks about the new ones alone
+
+
+def test_json_that_is_no_export_costs_itself_alone(folder):
+    (folder / "a.jpg.json").write_text('{"title": "a.jpg", "views": 3}')  # as Google Takeout writes them
+    (folder / "bad.json").write_text('[{"data": {"image": "c"}}')
+    answers = list_answers(f"{folder}/a*", f"{folder}/bad.json")
+    assert [*answers.values()][::2] == ["asked", "asked"]
+    assert "is neither COCO's JSON" in answers[f"{folder}/a.jpg.json"]
+    assert "can't be read as JSON" in answers[f"{folder}/bad.json"]
+    listing = list_inputs([str(folder)])
+    assert "3 tables, exports or files of requests" in describe(listing)
