@@ -66,7 +66,7 @@ def read_named_images(path: str) -> Iterator[NamedImage]:
 
 
 class _Entry(NamedTuple):
-    """What an export says of an image.
+    """An entry of an export, which says of which classes an image is.
 
     Attributes:
         name: of the image; "" or blank if it has none.
@@ -152,7 +152,8 @@ def _read_id(item: dict[str, Any], key: str) -> _Id | None:
 
 def _read_tasks(items: Iterator[tuple[str, Any]]) -> Iterator[_Entry]:
     for _, item in items:
-        name, candidates, labels, reason = "", [""], [], "not a task with data.image and annotations"
+        name, candidates, labels = "", [""], list[str]()
+        reason: str | None = "not a task with data.image and annotations"
         with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
             candidates = _list_places(item["data"]["image"])
             name = item["data"]["image"]
