@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -105,21 +105,44 @@ def optimize_network(model: keras.Model, bfloat16: bool) -> Function:
     Returns:
         A function of the same inputs and outputs, without variables, that can be saved in a SavedModel.
     """
-    specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
-    traced = tf.function(lambda features: model(features, training=False)).get_concrete_function(specs)
-    frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
-    names, outputs = [x.name for x in frozen.inputs], [x.name for x in frozen.outputs]
-    graph = _rewrite(frozen, bfloat16)
-    rewrites.rename_functions(graph, "_bfloat16" if bfloat16 else "_float32")
+    frozen = freeze_network(model, bfloat16)
+    rewrites.rename_functions(frozen.graph, "_bfloat16" if bfloat16 else "_float32")
 
     def import_graph(*tensors: tf.Tensor) -> Any:
-        feeds = dict(zip(names, tensors, strict=True))
-        results = tf.graph_util.import_graph_def(graph, input_map=feeds, return_elements=outputs, name="")
-        return tf.nest.pack_sequence_as(traced.structured_outputs, results)
+        feeds = dict(zip(frozen.inputs.values(), tensors, strict=True))
+        outputs = tf.nest.flatten(frozen.outputs)
+        results = tf.graph_util.import_graph_def(frozen.graph, input_map=feeds, return_elements=outputs, name="")
+        return tf.nest.pack_sequence_as(frozen.outputs, results)
 
-    ordered = sorted(specs)  # tf.function flattens a dict in this order
-    wrapped = tf.compat.v1.wrap_function(import_graph, [specs[name] for name in ordered])
-    return lambda features: wrapped(*(features[name] for name in ordered))
+    wrapped = tf.compat.v1.wrap_function(import_graph, list(frozen.specs.values()))
+    return lambda features: wrapped(*(features[name] for name in frozen.specs))
+
+
+class FrozenNetwork(NamedTuple):
+    """A network's graph without variables.
+
+    Attributes:
+        graph: the graph.
+        specs: shape and type of each input, by the network's name for it.
+        inputs: the inputs' tensors in the graph, likewise, in the same order.
+        outputs: the outputs' tensors in the graph, structured as the network's outputs.
+    """
+
+    graph: tf.compat.v1.GraphDef
+    specs: dict[str, tf.TensorSpec]
+    inputs: dict[str, str]
+    outputs: Any
+
+
+def freeze_network(model: keras.Model, bfloat16: bool) -> FrozenNetwork:
+    """Returns the graph of ``optimize_network``, which see."""
+    specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
+    specs = dict(sorted(specs.items()))  # tf.function flattens a dict in this order
+    traced = tf.function(lambda features: model(features, training=False)).get_concrete_function(specs)
+    frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+    outputs = tf.nest.pack_sequence_as(traced.structured_outputs, [x.name for x in frozen.outputs])
+    inputs = dict(zip(specs, [x.name for x in frozen.inputs], strict=True))
+    return FrozenNetwork(_rewrite(frozen, bfloat16), specs, inputs, outputs)
 
 
 def _rewrite(function: Any, bfloat16: bool) -> tf.compat.v1.GraphDef:

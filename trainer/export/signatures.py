@@ -22,7 +22,8 @@ regression the label feature. ``assets/task`` names the task.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
@@ -35,7 +36,35 @@ from trainer.export.answers import Tensors
 from transform.examples import FeatureSpec, Raw, load_graph, make_parser
 
 
-class _Servable(tf.Module):
+class _Preprocessing(tf.Module):
+    """Owns the Transform graph and the assets, so that they are saved with it."""
+
+    def __init__(self, transform_output: tft.TFTransformOutput, features: Features, assets: list[str]):
+        super().__init__()
+        self._assets = [tf.saved_model.Asset(path) for path in assets]
+        self._transform_owner, self._transform = load_graph(transform_output)
+        self._features = features
+        self._raw_spec: FeatureSpec = transform_output.raw_feature_spec()
+        self.preprocess = tf.function(self._preprocess).get_concrete_function(**self._make_request_spec())
+
+    def _make_request_spec(self) -> dict[str, tf.TensorSpec]:
+        dtypes = {"input": tf.string} | {name: self._raw_spec[name].dtype for name in self._features.side}
+        for name in self._features.numeric:
+            if isinstance(self._raw_spec[name], tf.io.VarLenFeature):
+                dtypes[name] = tf.float32  # whole numbers have no NaN, for those that are missing
+        return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
+
+    def _preprocess(self, **request: tf.Tensor) -> Tensors:
+        raw = {self._features.input: request["input"]} | {name: request[name] for name in self._features.side}
+        return self._transform_inputs({name: _imitate_parsing(x, self._raw_spec[name]) for name, x in raw.items()})
+
+    def _transform_inputs(self, raw: Raw) -> Tensors:
+        transformed = self._transform(raw)
+        flags = [MISSING_FLAG + name for name in self._features.numeric if MISSING_FLAG + name in transformed]
+        return {name: transformed[name] for name in (IMAGE, *(TRANSFORMED + x for x in self._features.side), *flags)}
+
+
+class _Servable(_Preprocessing):
     """Owns everything that the signatures use, so that it is saved with them."""
 
     def __init__(
@@ -46,15 +75,10 @@ class _Servable(tf.Module):
         features: Features,
         assets: list[str],
     ):
-        super().__init__()
+        super().__init__(transform_output, features, assets)
         self._network = network
-        self._assets = [tf.saved_model.Asset(path) for path in assets]
-        self._transform_owner, self._transform = load_graph(transform_output)
-        self._features = features
-        self._raw_spec: FeatureSpec = transform_output.raw_feature_spec()
         self._parse = make_parser(transform_output, features, with_label=False)
         self._parse_with_label = make_parser(transform_output, features, with_label=True)
-        self.preprocess = tf.function(self._preprocess).get_concrete_function(**self._make_request_spec())
         transformed = self.preprocess.structured_outputs
         inputs = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in transformed.items()}
         outputs = tf.function(network).get_concrete_function(inputs).structured_outputs
@@ -80,13 +104,6 @@ class _Servable(tf.Module):
             "transform_features": tf.function(self._transform_examples).get_concrete_function(examples),
         }
 
-    def _make_request_spec(self) -> dict[str, tf.TensorSpec]:
-        dtypes = {"input": tf.string} | {name: self._raw_spec[name].dtype for name in self._features.side}
-        for name in self._features.numeric:
-            if isinstance(self._raw_spec[name], tf.io.VarLenFeature):
-                dtypes[name] = tf.float32  # whole numbers have no NaN, for those that are missing
-        return {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
-
     def _serve(self, metadata: tf.Tensor, **request: tf.Tensor) -> Tensors:
         return self._answer(**self._preprocess(**request)) | {"metadata": tf.identity(metadata)}
 
@@ -109,21 +126,27 @@ class _Servable(tf.Module):
     def _transform_examples(self, examples: tf.Tensor) -> Tensors:
         return self._transform(self._parse_with_label(examples))
 
-    def _preprocess(self, **request: tf.Tensor) -> Tensors:
-        raw = {self._features.input: request["input"]} | {name: request[name] for name in self._features.side}
-        return self._transform_inputs({name: _imitate_parsing(x, self._raw_spec[name]) for name, x in raw.items()})
-
-    def _transform_inputs(self, raw: Raw) -> Tensors:
-        transformed = self._transform(raw)
-        flags = [MISSING_FLAG + name for name in self._features.numeric if MISSING_FLAG + name in transformed]
-        return {name: transformed[name] for name in (IMAGE, *(TRANSFORMED + x for x in self._features.side), *flags)}
-
     def _answer(self, **inputs: tf.Tensor) -> Tensors:
         return self._answers(self._network(inputs))
 
     def _answer_and_embed(self, **inputs: tf.Tensor) -> Tensors:
         outputs = self._network(inputs)
         return self._answers(outputs) | {"embedding": outputs["embedding"]}
+
+
+class _ServableAround(_Preprocessing):
+    """What a server needs beside a network that another engine computes."""
+
+    def __init__(
+        self,
+        answers: Callable[[Tensors], Tensors],
+        outputs: Mapping[str, tf.TensorSpec],
+        transform_output: tft.TFTransformOutput,
+        features: Features,
+        assets: list[str],
+    ):
+        super().__init__(transform_output, features, assets)
+        self.answers = tf.function(lambda **outputs: answers(outputs)).get_concrete_function(**outputs)
 
 
 def _imitate_parsing(x: tf.Tensor, spec: tf.io.FixedLenFeature | tf.io.VarLenFeature) -> tf.Tensor | tf.SparseTensor:
@@ -157,11 +180,43 @@ def save_model(
         task: gives the meaning of the outputs.
         path: the folder to create.
     """
+    with _write_assets(task, features) as assets:
+        servable = _Servable(network, answers, transform_output, features, assets)
+        tf.saved_model.save(servable, path, signatures=servable.make_signatures())
+
+
+def save_model_around(
+    answers: Callable[[Tensors], Tensors],
+    outputs: Mapping[str, tf.TensorSpec],
+    transform_output: tft.TFTransformOutput,
+    features: Features,
+    task: TaskName,
+    path: str,
+) -> None:
+    """Writes the SavedModel without its network, for a server in which another engine computes that.
+
+    It has no signatures, but two functions: ``preprocess``, as in the whole SavedModel, and ``answers``, from
+    ``logits`` float ``[n, k]`` and ``embedding`` float ``[n, d]`` to ``classes``, ``label``, ``score`` and ``novelty``.
+
+    Args:
+        answers: see ``trainer.export.answers``.
+        outputs: of the network, which ``answers`` takes.
+        transform_output: output of the Transform component.
+        features: names of the features in an Example.
+        task: gives the meaning of the outputs.
+        path: the folder to create.
+    """
+    with _write_assets(task, features) as assets:
+        tf.saved_model.save(_ServableAround(answers, outputs, transform_output, features, assets), path)
+
+
+@contextmanager
+def _write_assets(task: TaskName, features: Features) -> Iterator[list[str]]:
+    """Writes the files that stand beside the graph's own in ``assets``, for as long as it takes to save them."""
     assets = {TASK_ASSET: f"{task}\n".encode()}
     if task == "regression":
         assets[LABELS_VOCABULARY] = encode_names([features.label])
     with tempfile.TemporaryDirectory() as folder:
         for name, content in assets.items():
             (Path(folder) / name).write_bytes(content)
-        servable = _Servable(network, answers, transform_output, features, [f"{folder}/{name}" for name in assets])
-        tf.saved_model.save(servable, path, signatures=servable.make_signatures())
+        yield [f"{folder}/{name}" for name in assets]

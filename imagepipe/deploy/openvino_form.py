@@ -1,0 +1,91 @@
+"""The form of a network that OpenVINO computes, in a version's folder beside the SavedModel.
+
+``assets.extra/openvino/`` holds
+
+- ``network.xml`` and ``network.bin``: the network alone, from transformed features by name, ``[n, ...]``, to ``logits``
+  float32 ``[n, k]`` and ``embedding`` float32 ``[n, d]``, for any n;
+- a SavedModel of what stands around it: the functions ``preprocess`` and ``answers``, see
+  ``trainer.export.signatures``, and ``assets``;
+- ``form.json``: ``precision``, ``inputs``, ``outputs``, ``openvino`` (the version that wrote it), and what was measured
+  when it was accepted.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from imagepipe.base.errors import ModelError
+
+FOLDER = "assets.extra/openvino"
+"""The form's folder in a SavedModel's."""
+
+FORM, NETWORK = "form.json", "network.xml"
+"""Files in the form's folder."""
+
+OpenVinoPrecision = Literal["float32", "bfloat16", "int8"]
+
+# Of an int8 network, what isn't quantized. Without a hint OpenVINO takes bfloat16 wherever a processor has it, so that
+# answers would depend on the machine.
+_HINTS: dict[OpenVinoPrecision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+def find_form(model: Path) -> Path | None:
+    """Returns the folder of a SavedModel's form for OpenVINO, None if it has none."""
+    folder = model / FOLDER
+    return folder if (folder / FORM).is_file() else None
+
+
+def read_form(folder: Path) -> dict[str, Any]:
+    """Reads ``form.json``.
+
+    Raises:
+        ModelError: if it can't be read.
+    """
+    try:
+        form = json.loads((folder / FORM).read_bytes())
+        if form["precision"] not in _HINTS or not form["inputs"]:
+            raise ValueError(f"precision {form['precision']!r} is not known")
+        return dict(form)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / FORM} can't be read: {error!r}") from error
+
+
+class OpenVinoNetwork:
+    """A network that OpenVINO computes; one call at a time.
+
+    Attributes:
+        form: the content of ``form.json``.
+        compiled: OpenVINO's ``CompiledModel``, for callers that manage requests themselves.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
+        """Loads and compiles it.
+
+        Args:
+            folder: the form's folder, see ``find_form``.
+            options: OpenVINO's properties, such as ``PERFORMANCE_HINT``, besides the precision.
+
+        Raises:
+            ModelError: if it can't be loaded, or OpenVINO isn't installed.
+        """
+        try:
+            import openvino
+        except ImportError:
+            raise ModelError(
+                f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'"
+            ) from None
+        self.form = read_form(folder)
+        settings = {"INFERENCE_PRECISION_HINT": _HINTS[self.form["precision"]]} | dict(options or {})
+        try:
+            self.compiled = openvino.Core().compile_model(folder / NETWORK, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"{folder} can't be loaded by OpenVINO: {error}") from error
+        self._request = self.compiled.create_infer_request()
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]``, float32, of transformed features ``[n, ...]``."""
+        results = self._request.infer({name: inputs[name] for name in self.form["inputs"]}, share_inputs=True)
+        return {name: results[name] for name in self.form["outputs"]}

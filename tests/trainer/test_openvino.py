@@ -1,0 +1,88 @@
+"""The form of a network that OpenVINO computes, against the SavedModel beside it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from imagepipe.base.errors import ModelError
+from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
+from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form
+from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
+from tests.conftest import SIZE
+from trainer.export.answers import make_answers
+from trainer.export.calibration import Calibration
+from trainer.export.openvino import convert_network, save_form
+from trainer.export.signatures import save_model
+
+WEIGHT, CAMERA, NO_WEIGHT = TRANSFORMED + "weight", TRANSFORMED + "camera", MISSING_FLAG + "weight"
+LABELS = ["10", "7", "b"]
+
+
+@pytest.fixture(scope="module")
+def version(analyzed, tmp_path_factory):
+    """A version's folder with both forms of a network that has a grouped convolution and three side features."""
+    output, features, _ = analyzed
+    keras.utils.set_random_seed(1)
+    image = keras.Input((*SIZE, 3), dtype="uint8", name=IMAGE)
+    weight, camera = keras.Input((), name=WEIGHT), keras.Input((), dtype="int64", name=CAMERA)
+    no_weight = keras.Input((), name=NO_WEIGHT)
+    x = keras.layers.Conv2D(6, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3, groups=3)(x))
+    one_hot = keras.layers.CategoryEncoding(3, output_mode="one_hot")(camera)
+    side = [*(keras.layers.Reshape((1,))(number) for number in (weight, no_weight)), one_hot]
+    logits = keras.layers.Dense(3)(keras.layers.Concatenate()([pooled, *side]))
+    inputs = {IMAGE: image, WEIGHT: weight, CAMERA: camera, NO_WEIGHT: no_weight}
+    network = keras.Model(inputs, {"logits": logits, "embedding": pooled})
+    answers = make_answers(
+        "classification", LABELS, {}, Calibration((2.0,)), lambda outputs: outputs["embedding"][:, 0], 0.5
+    )
+    folder = tmp_path_factory.mktemp("version") / "1"
+    save_model(network, answers, output, features, "classification", str(folder))
+    converted = convert_network(network)
+    save_form(converted, "float32", answers, output, features, "classification", {"images": 3}, folder / FOLDER)
+    return folder
+
+
+def test_openvino_behind_the_same_decoding_gives_the_saved_models_answers(version, analyzed):
+    _, _, serialized = analyzed
+    examples = [tf.train.Example.FromString(record).features.feature for record in serialized]
+    weights = [example["weight"].float_list.value for example in examples]
+    request = {
+        "input": tf.constant([example["input"].bytes_list.value[0] for example in examples]),
+        "weight": tf.constant([value[0] if value else np.nan for value in weights]),
+        "camera": tf.constant([example["camera"].bytes_list.value[0] for example in examples]),
+    }
+    whole, around = tf.saved_model.load(str(version)), tf.saved_model.load(str(find_form(version)))
+    network = OpenVinoNetwork(find_form(version))
+    for count in (len(examples), 1, 5):
+        inputs = {name: values[:count] for name, values in request.items()}
+        outputs = network({name: x.numpy() for name, x in around.preprocess(**inputs).items()})
+        answers = around.answers(**{name: tf.constant(array) for name, array in outputs.items()})
+        expected = whole.answer(**whole.preprocess(**inputs))
+        assert answers.keys() == expected.keys()
+        for name in ("classes", "score", "novelty"):
+            assert answers[name].numpy() == pytest.approx(expected[name].numpy(), abs=1e-5)
+        assert answers["label"].numpy().tolist() == expected["label"].numpy().tolist()
+
+
+def test_the_form_says_what_it_is_and_holds_no_second_copy_of_the_network(version):
+    folder = find_form(version)
+    assert read_labels(folder) == read_labels(version) == LABELS
+    assert read_task(folder) == "classification"
+    form = OpenVinoNetwork(folder).form
+    assert (form["precision"], form["measured"]) == ("float32", {"images": 3})
+    assert sorted(form["inputs"]) == sorted([IMAGE, WEIGHT, CAMERA, NO_WEIGHT])
+    assert b"Conv2D" in (version / GRAPH).read_bytes()
+    assert b"Conv2D" not in (folder / GRAPH).read_bytes()
+
+
+def test_a_damaged_form_is_refused_in_words(version, tmp_path):
+    assert find_form(tmp_path) is None
+    (tmp_path / FORM).write_text('{"precision": "int2", "inputs": ["image"]}')
+    with pytest.raises(ModelError, match=r"form.json can't be read.*int2"):
+        OpenVinoNetwork(tmp_path)
+    (tmp_path / FORM).write_bytes((find_form(version) / FORM).read_bytes())
+    (tmp_path / "network.xml").write_text("<net")
+    with pytest.raises(ModelError, match="can't be loaded by OpenVINO"):
+        OpenVinoNetwork(tmp_path)
