@@ -135,7 +135,7 @@ class _Servable(_Preprocessing):
 
 
 class _ServableAround(_Preprocessing):
-    """What a server needs beside a network that another engine computes."""
+    """The graph around a network that another engine computes."""
 
     def __init__(
         self,
