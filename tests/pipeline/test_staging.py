@@ -33,7 +33,7 @@ def list_copies(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_dataset_on_a_store_is_configured_and_copied_for_a_run_as_far_as_it_changed(store, tmp_path):  # noqa: F811
-    add_images(store, 0, 40)
+    add_images(store, 0, 20)
     uri = f"{store.uri}/dataset"
     ingest(f"{store.uri}/photos", uri)
     write_config(f"{uri}/", tmp_path / "pipeline.yaml")
@@ -56,7 +56,7 @@ def test_a_dataset_on_a_store_is_configured_and_copied_for_a_run_as_far_as_it_ch
     assert present.keys() - list_copies(copies).keys() == {f"train/{filesystem.PARTIAL}x"}
     fingerprint = compute_fingerprint(uri, source).fingerprint
 
-    add_images(store, 40, 10)
+    add_images(store, 20, 4)
     ingest(f"{store.uri}/photos", uri)
     stage_examples(find_examples(config), copies)
     assert set(list_copies(copies)) == {
@@ -100,3 +100,38 @@ def test_in_a_container_import_example_gen_gets_copies_and_others_what_they_got(
     assert (tmp_path / "copies" / "train" / "1.tfrecord").read_bytes() == b"1"
     other = {"inputs": {"parameterValues": {"epochs": 3}}}
     assert stage_input(other, tmp_path) == other
+
+
+def test_a_second_run_of_unchanged_data_in_a_store_takes_the_examples_from_the_cache(memory, tmp_path):  # noqa: F811
+    from tfx.orchestration.metadata import sqlite_metadata_connection_config
+
+    from pipeline.dag import create_pipeline
+    from pipeline.local_runner import NodeError, run_nodes
+
+    def run_first_node(run_id: str) -> bool:
+        """Whether ImportExampleGen was taken from the cache; all else is as in `imagepipe run`."""
+
+        def stop(node) -> None:  # if it is cached, so is all that depends on it alone
+            cached.append(node.cached)
+            raise NodeError(node.id, "enough")
+
+        cached: list[bool] = []
+        config = read_config(tmp_path / "pipeline.yaml")
+        pipeline = create_pipeline(
+            config,
+            stage_examples(find_examples(config), tmp_path / "work" / ".data"),
+            pipeline_root=str(tmp_path / "work"),
+            state_dir=str(tmp_path / "work" / ".training"),
+            deploy=config.make_deployment(str(tmp_path / "serving")),
+            beam_args=config.beam.make_arguments(),
+            metadata=sqlite_metadata_connection_config(str(tmp_path / "metadata.db")),
+        )
+        with pytest.raises(NodeError, match="enough"):
+            run_nodes(pipeline, run_id, (), lambda _: None, stop)
+        return cached == [True]
+
+    add_images(memory, 0, 20)
+    ingest(f"{memory.uri}/photos", f"{memory.uri}/dataset")
+    write_config(f"{memory.uri}/dataset", tmp_path / "pipeline.yaml")
+    assert not run_first_node("first")
+    assert run_first_node("second")
