@@ -14,6 +14,7 @@ from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import DeployConfig, Section, is_service_name
 from imagepipe.ingest import dataset
 from pipeline.kubeflow_config import KubeflowConfig
+from pipeline.tracking_config import TrackingConfig
 from trainer.config import ServingConfig, TrainerConfig, find_backbone
 from trainer.search_space import TunerConfig, check_space
 
@@ -294,6 +295,9 @@ class Config(Section):
     )
     deploy: DeployConfig = Field(DeployConfig(), description="Where a blessed model goes.")
     run: RunConfig = Field(RunConfig(), description="How runs on this machine are kept.")
+    tracking: TrackingConfig = Field(
+        TrackingConfig(), description="Where runs on this machine are recorded besides their own folders."
+    )
     beam: BeamConfig = Field(BeamConfig(), description="How Beam does the data work.")
     kubeflow: KubeflowConfig = Field(
         KubeflowConfig(), description="Where and how the pipeline runs on Kubeflow Pipelines or Vertex AI."

@@ -16,6 +16,7 @@ from imagepipe.deploy.deployment import sort_by_traffic
 from imagepipe.deploy.saved_model import read_task
 from imagepipe.deploy.signing import check_private_key
 from pipeline.config import Config
+from pipeline.runs.tracking import check_tracking
 from pipeline.source import Source, find_examples, list_label_types
 from trainer.pretrained import check_weights
 
@@ -36,6 +37,7 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
         ConfigError: if they aren't.
         UnavailableError: if the target that serves the live model can't be asked.
     """
+    check_tracking(config.tracking)
     source = find_examples(config)
     _check_serving_folder(str(deploy.path))
     if deploy.sign:

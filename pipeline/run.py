@@ -22,6 +22,7 @@ from pipeline.config_file import make_paths_absolute, read_config
 from pipeline.logs import hide_output, redirect_output
 from pipeline.preflight import check_run
 from pipeline.runs.summary import Summary, mark_killed, read_summaries, write_summary
+from pipeline.runs.tracking import track_after_run
 from pipeline.workdir import Workdir
 
 
@@ -99,6 +100,7 @@ def run(
                 from pipeline.execution import execute_dag
 
             execute_dag(settings, source, deploy, folders, summary, shown)
+        track_after_run(settings.tracking, deploy, folders, run_id, console)  # first, as old models are removed then
         if settings.run.keep and summary.status == "done":
             keep_newest(folders, settings.run.keep, console)
     return summary

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -16,11 +16,18 @@ from pipeline.cli.shared import (
     JsonOption,
     SetOption,
     TargetOption,
+    fill_in_deployment,
     load_deploy_target,
+    print_note,
     print_table,
     read_deployment,
+    read_settings,
     report_errors,
 )
+
+if TYPE_CHECKING:
+    from imagepipe.deploy.config import DeployConfig
+    from pipeline.config import Config
 
 _MAX_WIDTH = 10_000
 
@@ -52,13 +59,15 @@ def deploy(
     with report_errors():
         from imagepipe.deploy import storage
 
-        deployment = read_deployment(config, target, overrides)
+        settings = read_settings(config, target, overrides)
+        deployment = fill_in_deployment(settings, config)
         folder = storage.find_model(model)
         version = load_deploy_target(deployment).deploy(folder, deployment, traffic or deployment.traffic)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:
         OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {escape(version.uri)}")
+    _report_live(settings, deployment)
 
 
 @app.command()
@@ -91,9 +100,19 @@ def rollback(
 ) -> None:
     """Take the newest version out of service: the previous one gets its requests."""
     with report_errors():
-        deployment = read_deployment(config, target, overrides)
+        settings = read_settings(config, target, overrides)
+        deployment = fill_in_deployment(settings, config)
         version = load_deploy_target(deployment).rollback(deployment)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:
         OUT.print(f"Version {version.version} is live: {escape(version.uri)}")
+    _report_live(settings, deployment)
+
+
+def _report_live(settings: "Config", deployment: "DeployConfig") -> None:
+    """Moves MLflow's alias for what is live, where runs are recorded, and prints that."""
+    from pipeline.runs.tracking import report_live
+
+    if note := report_live(settings.tracking, deployment, settings.name):
+        print_note(note)

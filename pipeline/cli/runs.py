@@ -1,4 +1,4 @@
-"""Commands for runs on this machine: run, runs, lineage, report, dashboard."""
+"""Commands for runs on this machine: run, runs, lineage, report, dashboard, track."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,10 @@ from pipeline.cli.shared import (
     SetOption,
     TokenFileOption,
     WorkdirOption,
+    fill_in_deployment,
     print_table,
     read_access_options,
+    read_settings,
     report_errors,
 )
 
@@ -244,3 +246,20 @@ def dashboard(
             return
         count = server.export_pages(workdir.resolve(), out)
     OUT.print(f"Wrote {count} files; open {escape(str(out))}/index.html")
+
+
+@app.command()
+def track(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs (runs/RUN).")],
+    config: Annotated[
+        Path, typer.Option("--config", help="The configuration file, for its sections tracking and deploy.")
+    ] = Path("pipeline.yaml"),
+    overrides: SetOption = None,
+) -> None:
+    """Record in MLflow (tracking.mlflow) runs that are not there: earlier ones, or those that it was away for."""
+    with report_errors():
+        from pipeline.runs.tracking import track_runs
+
+        settings = read_settings(config, None, overrides)
+        for run, page in track_runs(settings.tracking, fill_in_deployment(settings, config), runs):
+            OUT.print(escape(f"{run}: {page}"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from imagepipe.deploy import targets
     from imagepipe.deploy.config import DeployConfig
     from imagepipe.serving.access import Access
+    from pipeline.config import Config
 
 # Results go to stdout, progress and messages to stderr.
 OUT = Console(highlight=False, soft_wrap=True)
@@ -119,10 +120,20 @@ def print_table(table: Table, min_width: int = 100) -> None:
 
 def read_deployment(config: Path, target: str | None, overrides: list[str] | None) -> "DeployConfig":
     """Reads the section ``deploy`` of a configuration; name and folder are filled in."""
+    return fill_in_deployment(read_settings(config, target, overrides), config)
+
+
+def read_settings(config: Path, target: str | None, overrides: list[str] | None) -> "Config":
+    """Reads a configuration, with another deploy target if one is given."""
     from pipeline.config_file import read_config
+
+    return read_config(config, (*(overrides or ()), *([f"deploy.target={target}"] if target else ())))
+
+
+def fill_in_deployment(settings: "Config", config: Path) -> "DeployConfig":
+    """Returns the section ``deploy`` of a file's configuration; name and folder are filled in."""
     from pipeline.workdir import Workdir
 
-    settings = read_config(config, (*(overrides or ()), *([f"deploy.target={target}"] if target else ())))
     return settings.make_deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
 
 

@@ -1,6 +1,7 @@
 """Checks, before TFX is loaded, that a configuration can be compiled for a cluster, and compiles it."""
 
 import contextlib
+import logging
 import re
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pipeline.logs import hide_output
 from pipeline.preflight import check_pretrained
 from pipeline.source import Source, find_examples
 
+_log = logging.getLogger(__name__)
+
 
 def check_and_compile(config: Config, cluster: Cluster) -> str:
     """Compiles a pipeline that can run on a cluster, see ``pipeline.kubeflow.compile.compile_pipeline``.
@@ -22,6 +25,8 @@ def check_and_compile(config: Config, cluster: Cluster) -> str:
         ConfigError: if it can't run there; TFX is not loaded for that.
     """
     source = _check_compilation(config, cluster)
+    if config.tracking.mlflow:
+        _log.warning("tracking.mlflow: only runs on this machine are recorded there; those of a cluster are not")
     with hide_output():
         from pipeline.kubeflow.compile import compile_pipeline
 

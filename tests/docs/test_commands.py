@@ -22,6 +22,7 @@ _TOOLS = {
     "gsutil",
     "openssl",
     "kubectl",
+    "mlflow",
     "pre-commit",
     "saved_model_cli",
     "source",

@@ -320,3 +320,13 @@ def test_each_task_takes_what_its_component_declares(documents):
 def test_what_can_not_run_there_is_refused_by_key(config, override, cluster, message):
     with pytest.raises(ConfigError, match=message):
         check_and_compile(config(override), cluster)
+
+
+def test_it_is_said_that_runs_there_are_not_recorded_in_mlflow(config, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.kubeflow.compile.compile_pipeline", lambda *_: "compiled")
+    check_and_compile(config(), "kubeflow")
+    assert not caplog.messages
+    check_and_compile(config("tracking.mlflow=http://mlflow"), "kubeflow")
+    assert caplog.messages == [
+        "tracking.mlflow: only runs on this machine are recorded there; those of a cluster are not"
+    ]
