@@ -53,19 +53,19 @@ def test_ingest_is_the_function_whatever_was_imported_first(digits_folder, tmp_p
         copy.write_bytes(path.read_bytes())
     code = """
 import imagepipe
-first = imagepipe.ingest("images", "dataset")
+first = imagepipe.ingest("images", "dataset", workers=1)
 import imagepipe.ingest.dataset
 second = imagepipe.ingest("images", "dataset", workers=1)
 from imagepipe import ingest
 from imagepipe.ingest import dataset
-third = ingest(source="images", out="dataset")
+third = ingest(source="images", out="dataset", workers=1)
 print([first.new, second.already, third.already], dataset.load("dataset").options.task)
 """
     assert run_python(code, tmp_path) == "[12, 12, 12] classification\n"
     code = """
 import imagepipe.ingest.dataset
 import imagepipe
-print(imagepipe.ingest("images", "dataset").already)
+print(imagepipe.ingest("images", "dataset", workers=1).already)
 """
     assert run_python(code, tmp_path) == "12\n"
 

@@ -106,10 +106,15 @@ def sources(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def by_content() -> dict[tuple[bytes, bool], Syntax]:
+    """Sources that were read, for all tests: most of their time would be parsing."""
+    return {}
+
+
 @pytest.fixture
-def compute_keys(components, sources, monkeypatch):
+def compute_keys(components, sources, by_content, monkeypatch):
     """Returns a function that computes the keys as a new process would, by component."""
-    by_content: dict[tuple[bytes, bool], Syntax] = {}
 
     def read(file: Path, package: str, with_functions: bool = True) -> Syntax:
         content = file.read_bytes(), with_functions

@@ -1,4 +1,5 @@
 import struct
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ from transform.images import decode_and_resize
 
 
 def run(images: list[bytes], size: tuple[int, int]) -> np.ndarray:
-    return tf.function(lambda x: decode_and_resize(x, size))(tf.constant(images)).numpy()
+    return _trace(size)(tf.constant(images)).numpy()
+
+
+@cache  # most of the time of these tests would be tracing
+def _trace(size: tuple[int, int]) -> tf.types.experimental.PolymorphicFunction:
+    signature = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda images: decode_and_resize(images, size), input_signature=signature)
 
 
 def test_images_of_any_size_and_kind_leave_as_uint8_rgb_of_one_size(photo):
