@@ -13,6 +13,7 @@ try:
     from kserve.model import Model
     from kserve.model_server import app
     from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.grpc import grpc_predict_v2_pb2
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
     from kserve.protocol.rest.server import _RefreshingServer as RefreshingServer
@@ -32,5 +33,6 @@ __all__ = [
     "RefreshingServer",
     "app",
     "constants",
+    "grpc_predict_v2_pb2",
     "models",
 ]

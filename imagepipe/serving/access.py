@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -179,17 +179,23 @@ class Guard:
         return JSONResponse({"error": f"pages of {origin!a} may not ask this server (--allow-origin)"}, 403)
 
     def _refuse_caller(self, headers: Headers) -> JSONResponse | None:
-        if not self._access.token:
+        reason = find_refusal(self._access, headers, self._login)
+        if reason is None:
             return None
-        shown = _read_credentials(headers, self._login)
-        if shown is not None and hmac.compare_digest(shown, self._access.token.encode()):  # in constant time
-            return None
-        reason = "a token is needed: Authorization: Bearer TOKEN" if shown is None else "the token is wrong"
-        challenge = f'{self._login} realm="imagepipe"'
-        return JSONResponse({"error": reason}, 401, {"WWW-Authenticate": challenge})
+        return JSONResponse({"error": reason}, 401, {"WWW-Authenticate": f'{self._login} realm="imagepipe"'})
 
 
-def _read_credentials(headers: Headers, login: str) -> bytes | None:
+def find_refusal(access: Access, headers: Mapping[str, str], login: Literal["Bearer", "Basic"]) -> str | None:
+    """Returns why a caller who sends these headers (names in small letters) may not ask; None if it may."""
+    if not access.token:
+        return None
+    shown = _read_credentials(headers, login)
+    if shown is not None and hmac.compare_digest(shown, access.token.encode()):  # in constant time
+        return None
+    return "a token is needed: Authorization: Bearer TOKEN" if shown is None else "the token is wrong"
+
+
+def _read_credentials(headers: Mapping[str, str], login: str) -> bytes | None:
     """Returns the token that a caller shows; None if there is none."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     credentials = credentials.strip()

@@ -13,6 +13,10 @@ from imagepipe.serving.types import Answers, Request
 _MAX_ID = 128  # characters
 
 
+REQUEST_ID = "x-request-id"
+"""The header with a request's id."""
+
+
 def choose_request_id(given: str | None) -> str:
     """Returns a request's id: the one that the caller gave, if it is short and printable, or a new one."""
     return given if given and len(given) <= _MAX_ID and given.isascii() and given.isprintable() else uuid.uuid4().hex

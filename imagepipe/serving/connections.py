@@ -42,12 +42,13 @@ _SECONDS: dict[_Debt, float] = {
 _waiting: WeakKeyDictionary[ServerState, dict["Connection", None]] = WeakKeyDictionary()
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """Listens for connections, at an address of IPv4 or IPv6; ``::`` stands for all addresses of both.
 
     Args:
         host: an address, or a name; of its addresses one of IPv4 is taken, if it has any.
         port: the port; 0 for any that is free.
+        option: where the user gave it.
 
     Raises:
         ModelError: if it can't.
@@ -60,7 +61,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:  # the second one of a name that is too long
         reason = getattr(error, "strerror", None) or error
         raise ModelError(
-            f"can't listen on {format_address(host, port)}: {reason}. Give another --host or --port."
+            f"can't listen on {format_address(host, port)}: {reason}. Give another --host or {option}."
         ) from error
 
 

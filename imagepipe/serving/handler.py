@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 from starlette.exceptions import HTTPException
@@ -17,6 +17,8 @@ from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_WAITING
 from imagepipe.serving.types import Answers, Request
+
+_Parsed = TypeVar("_Parsed")
 
 Parse = Callable[[bytes], tuple[list[Request], Callable[[Answers], Any]]]
 """Makes requests of a body, and says how their answers are formatted."""
@@ -71,16 +73,33 @@ class Handler:
             RequestError: if it can't be answered; the message gives the reason.
             TooBusyError: if too many are waiting.
         """
+        requests, format_answers = await self.parse(body, parse)
+        return format_answers(await self.ask(requests, engine, request_id)), len(requests)
+
+    async def parse(self, body: bytes, parse: Callable[[bytes], _Parsed]) -> _Parsed:
+        """Parses a body in a thread; a common one waits for no large one.
+
+        Raises:
+            TooBusyError: if too many images are waiting.
+        """
         self._check_room(1)
         run = asyncio.get_running_loop().run_in_executor
-        requests, format_answers = await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
+        return await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
+
+    async def ask(self, requests: list[Request], engine: Engine, request_id: str) -> Answers:
+        """Answers the requests of one body.
+
+        Raises:
+            RequestError: if one can't be answered; the message gives the reason.
+            TooBusyError: if too many are waiting.
+        """
         self._check_room(len(requests))
         self._waiting += len(requests)
         try:
-            answers = await run(self._askers, self._ask, engine, requests, request_id)
+            run = asyncio.get_running_loop().run_in_executor
+            return await run(self._askers, self._ask, engine, requests, request_id)
         finally:
             self._waiting -= len(requests)
-        return format_answers(answers), len(requests)
 
     def _ask(self, engine: Engine, requests: list[Request], request_id: str) -> Answers:
         start = time.perf_counter()

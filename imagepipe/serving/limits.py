@@ -15,6 +15,12 @@ MAX_BODIES_BYTES = 4 * MAX_BODY_BYTES
 MAX_COMMON_BODIES_BYTES = 64 * LARGE_BODY_BYTES
 """Size of all others."""
 
+MAX_MESSAGE_BYTES = MAX_BODY_BYTES // 2
+"""Size of a message by gRPC, which has images without base64."""
+
+MAX_MESSAGES = 16
+"""Messages by gRPC that arrive at once; further ones wait, or take the place of the slowest."""
+
 MAX_BODY_SECONDS = 60
 """Time for a body to arrive: a caller who stops in the middle holds a part of MAX_BODIES_BYTES."""
 
@@ -32,6 +38,9 @@ MAX_HEADERS = 100
 
 MAX_PIPELINED = 16
 """Requests that a client may send before it has the answer to its first."""
+
+GRACE_SECONDS = 30
+"""Time to finish what was asked before SIGTERM: Kubernetes waits as long."""
 
 MAX_CONNECTIONS = 4096
 """Connections at once; one more takes the place of the one that has been idle or slow for longest."""
@@ -74,6 +83,9 @@ MAX_WAITING = 256
 
 BATCH_SIZE = 32
 """Images per call of the network, at most: the throughput of a CPU is flat from 8 on."""
+
+NETWORK_BATCH_SIZE = 8
+"""Images per call of a network by OpenVINO, and of a batch prediction: what larger ones gain is little, their memory not."""
 
 MAX_LINE_BYTES = MAX_BYTES * 4 // 3 + 2**20
 """Length of a line in a file of JSON lines: base64 needs four characters for three bytes."""

@@ -10,7 +10,7 @@
 
 import codecs
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from imagepipe.serving.types import Answers, Request, RequestError
 FormatAnswers = Callable[[Answers], dict[str, Any]]
 """Builds the body of the response."""
 
-_SIGNATURE = "serving_default"
+SIGNATURE = "serving_default"
 _FIELDS = {"instances", "inputs", "signature_name", "parameters"}  # Vertex AI always sends parameters
 _MARKS = (b",", b"[", b"{")  # a value follows each; those in strings count too
 _SLICE = 2**18
@@ -46,8 +46,8 @@ def parse_rest(body: bytes) -> tuple[list[Request], FormatAnswers]:
         raise RequestError("wrong_type", 'expected an object such as {"instances": […]}')
     if unknown := sorted(parsed.keys() - _FIELDS):
         raise RequestError("unknown_field", f"'{unknown[0]}' is not known; the body takes {', '.join(sorted(_FIELDS))}")
-    if parsed.get("signature_name", _SIGNATURE) not in (_SIGNATURE, ""):
-        raise RequestError("unknown_field", f"'signature_name' has to be {_SIGNATURE}")
+    if parsed.get("signature_name", SIGNATURE) not in (SIGNATURE, ""):
+        raise RequestError("unknown_field", f"'signature_name' has to be {SIGNATURE}")
     if ("instances" in parsed) == ("inputs" in parsed):
         raise RequestError("wrong_type", "expected either 'instances' (rows) or 'inputs' (columns)")
     if "inputs" in parsed:
@@ -158,12 +158,23 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
     request_id = parsed.get("id")
     if not isinstance(request_id, str | None):
         raise RequestError("wrong_type", "'id' has to be a string")
-    columns = dict(_read_tensor(number, tensor) for number, tensor in enumerate(parsed["inputs"]))
+    return parse_tensors(parsed["inputs"]), lambda answers: format_tensors(answers, request_id)
+
+
+def parse_tensors(tensors: Sequence[Mapping[str, Any]]) -> list[Request]:
+    """Makes requests of tensors of the Open Inference Protocol.
+
+    Args:
+        tensors: ``name``, ``shape``, ``datatype`` and ``data`` of each; an image is in base64, as text, or its bytes.
+
+    Raises:
+        RequestError: if they are none; the message says where.
+    """
+    columns = dict(_read_tensor(number, tensor) for number, tensor in enumerate(tensors))
     if "input" not in columns:
         raise RequestError("missing_input", "the tensor 'input' is missing")
     _check_count(len(columns["input"]))
-    requests = [_parse_numbered(_parse_v2_row, number, row) for number, row in enumerate(_transpose(columns))]
-    return requests, lambda answers: format_tensors(answers, request_id)
+    return [_parse_numbered(_parse_v2_row, number, row) for number, row in enumerate(_transpose(columns))]
 
 
 def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
@@ -186,7 +197,7 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
         if str(tensor.get("datatype")).upper() != "BYTES":
             raise RequestError("wrong_type", "only tensors of BYTES are taken in binary")
         end += size
-        tensor["data"] = _split_elements(body, start, end)
+        tensor["data"] = split_elements(body, start, end)
         elements += len(tensor["data"])
         if elements > MAX_VALUES:
             raise RequestError("too_many_values", f"the tensors have more than {MAX_VALUES:,} values together")
@@ -195,10 +206,13 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
     return parsed
 
 
-def _split_elements(body: bytes, start: int, end: int) -> list[bytes]:
+def split_elements(body: bytes, start: int, end: int) -> list[bytes]:
     """Returns the elements of the binary BYTES tensor between two places in a body.
 
     Each comes after its length, 4 bytes, little-endian.
+
+    Raises:
+        RequestError: if it ends in the middle of one, or has more than MAX_INSTANCES.
     """
     elements: list[bytes] = []
     while start < end:
@@ -211,7 +225,7 @@ def _split_elements(body: bytes, start: int, end: int) -> list[bytes]:
     return elements
 
 
-def _read_tensor(number: int, tensor: dict[str, Any]) -> tuple[str, list[Any]]:
+def _read_tensor(number: int, tensor: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """Returns a tensor's name and its values."""
     for field, kind in _TENSOR.items():
         if not isinstance(tensor.get(field), kind):

@@ -44,20 +44,19 @@ from imagepipe.deploy.kserve_library import (
 )
 from imagepipe.serving import openapi, protocols, uploads
 from imagepipe.serving.access import EVERYBODY, Access, Guard
-from imagepipe.serving.answered import Recorder, choose_request_id
+from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
-from imagepipe.serving.limits import MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
+from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
 from imagepipe.serving.types import RequestError
 
-_GRACE_SECONDS = 30  # to finish what was asked before SIGTERM: Kubernetes waits as long
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
-_JSON_LENGTH, _REQUEST_ID = "inference-header-content-length", "x-request-id"
+_JSON_LENGTH = "inference-header-content-length"
 _MAX_DIGITS = 12  # of a length
 _CALLER_GONE = 499  # as nginx logs it: the caller did not wait for an answer
 
@@ -86,9 +85,9 @@ def build_routes(handler: Handler) -> APIRouter:
             body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
-        request_id = choose_request_id(request.headers.get(_REQUEST_ID))
+        request_id = choose_request_id(request.headers.get(REQUEST_ID))
         answers, request.state.instances = await handler.answer(body, parse, engine, request_id)
-        return _Json(answers, headers={_REQUEST_ID: request_id})
+        return _Json(answers, headers={REQUEST_ID: request_id})
 
     async def predict(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
         engine = handler.find_engine(name, version)
@@ -222,6 +221,7 @@ def serve(
     access: Access = EVERYBODY,
     key: Path | None = None,
     options: CaptureOptions | None = None,
+    grpc_address: str | None = None,
 ) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
@@ -235,6 +235,7 @@ def serve(
         access: the callers that it answers.
         key: public key; only versions that are signed with its private key are served. None for all versions.
         options: of the capture of what is answered; None for no capture.
+        grpc_address: address and port for gRPC; None for none.
 
     Raises:
         ModelError: if there is no model that can be served, or the capture's folder can't be used.
@@ -269,16 +270,22 @@ def serve(
         DataPlane(repository),
         ModelRepositoryExtension(repository),
         port,
-        grace_period=_GRACE_SECONDS,
+        grace_period=GRACE_SECONDS,
         ssl_certfile=access.certificate and str(access.certificate),
         ssl_keyfile=access.key and str(access.key),
     )
     server.config.access_log = False  # ours has the same fields, and more
     server.config.http, server.config.ws = Connection, "none"
+    if grpc_address:
+        from imagepipe.serving.grpc_port import GrpcPort  # not above: its packages are an extra
+
+        grpc_port = GrpcPort(handler, access, grpc_address)
+        app.router.add_event_handler("startup", grpc_port.start)
+        app.router.add_event_handler("shutdown", grpc_port.stop)
     app.router.add_event_handler("shutdown", recorder.close)
     allow_connections()
     served.follow()
-    fields = {"host": address, "port": port}
+    fields = {"host": address, "port": port} | ({"grpc": grpc_address} if grpc_address else {})
     _log.info("listening on %s://%s", access.scheme, format_address(address, port), extra={"fields": fields})
     server.run([listening])
 
@@ -291,6 +298,7 @@ def main(
     access: Access = EVERYBODY,
     key: Path | None = None,
     options: CaptureOptions | None = None,
+    grpc_port: int | None = None,
 ) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
 
@@ -302,10 +310,17 @@ def main(
         access: the callers that it answers.
         key: see ``serve``.
         options: see ``serve``.
+        grpc_port: the port for gRPC, 0 for any; None for none.
 
     Raises:
+        ConfigError: if gRPC's packages are not installed.
         ModelError: if it can't listen there, or as of ``serve``.
     """
+    holder = None
+    if grpc_port is not None:
+        from imagepipe.serving.grpc_port import PortHolder
+
+        holder = PortHolder(host, grpc_port)
     with listen(host, port) as listening:
         configure_logging()
         for limit_threads in (
@@ -313,7 +328,7 @@ def main(
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, host, access, key, options)
+        serve(path, name, listening, host, access, key, options, holder and holder.address)
 
 
 if __name__ == "__main__":

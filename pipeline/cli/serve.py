@@ -36,6 +36,14 @@ def serve(
     port: Annotated[
         int, typer.Option(help="The port to listen on; 0 for any.", envvar="AIP_HTTP_PORT", min=0, max=65535)
     ] = 8080,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Answer by gRPC too, on this port (0 for any): the Open Inference Protocol and TensorFlow Serving's.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
     token_file: TokenFileOption = None,
     certificate: CertificateOption = None,
     key: KeyOption = None,
@@ -86,4 +94,4 @@ def serve(
         with hide_output():
             from imagepipe.serving import server
 
-        server.main(path, name or find_model_name(path), host, port, access, verify, options)
+        server.main(path, name or find_model_name(path), host, port, access, verify, options, grpc_port)

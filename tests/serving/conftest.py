@@ -12,6 +12,7 @@ import tensorflow as tf
 import trustme
 
 from imagepipe.serving import server
+from imagepipe.serving.grpc_port import PortHolder
 from imagepipe.serving.loaded_model import LoadedModel
 from tests.stores import memory, s3, s3_server, store  # noqa: F401 (fixtures)
 
@@ -99,9 +100,12 @@ def served(model, tmp_path_factory):
     os.environ |= {"AIP_HEALTH_ROUTE": "/alive", "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict"}
     listening = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    threading.Thread(target=server.serve, args=(folder, "brightness", listening, "127.1"), daemon=True).start()
-    with httpx.Client(base_url=url, timeout=60) as http:
+    grpc = PortHolder("127.0.0.1", 0)
+    options = {"grpc_address": grpc.address}
+    serving = (folder, "brightness", listening, "127.1")
+    threading.Thread(target=server.serve, args=serving, kwargs=options, daemon=True).start()
+    with httpx.Client(base_url=url, timeout=600) as http:
         assert http.get("/v2/health/ready").json() == {"ready": True}
-        yield SimpleNamespace(http=http, url=url, folder=folder, model=LoadedModel(model))
+        yield SimpleNamespace(http=http, url=url, grpc=grpc.address, folder=folder, model=LoadedModel(model))
     for name in ("AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"):
         del os.environ[name]

@@ -1,0 +1,207 @@
+"""The gRPC port's protocols, as pure functions: from messages to requests, and from answers to messages.
+
+- Open Inference Protocol v2, ``ModelInfer``: tensors as ``protocols`` has them, with the images' own bytes, in
+  ``contents`` or all in ``raw_input_contents``; the answer comes in the same of the two.
+- TensorFlow Serving, ``Predict``: inputs ``input`` (DT_STRING [n]), ``metadata`` and side features; the answer has
+  ``classes`` (DT_FLOAT [n, k]), ``label``, ``score``, ``metadata`` and ``novelty``.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError, Message
+from tensorflow_serving.apis import predict_pb2
+
+from imagepipe.deploy.kserve_library import grpc_predict_v2_pb2 as v2
+from imagepipe.serving import protocols
+from imagepipe.serving.limits import MAX_INSTANCES
+from imagepipe.serving.types import Answers, Request, RequestError
+from imagepipe.serving.wire import check_message
+
+_CONTENTS = {  # by datatype: the field of InferTensorContents that has its values
+    "BOOL": "bool_contents",
+    **{f"INT{bits}": "int_contents" for bits in (8, 16, 32)},
+    "INT64": "int64_contents",
+    **{f"UINT{bits}": "uint_contents" for bits in (8, 16, 32)},
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_RAW = {  # by datatype: numpy's name of the type, little-endian
+    "BOOL": "?",
+    **{f"INT{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"UINT{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+    **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+}
+
+
+class Question(NamedTuple):
+    """A message that asks the model.
+
+    Attributes:
+        name: the model's name.
+        version: its version; None for the live one.
+        requests: one per image.
+        format_answers: makes the message that answers it.
+    """
+
+    name: str
+    version: str | None
+    requests: list[Request]
+    format_answers: Callable[[Answers], Message]
+
+
+def decode(kind: Any, body: bytes) -> Any:
+    """Returns the message of a class in its bytes.
+
+    Raises:
+        RequestError: if it is none, or has too many values.
+    """
+    check_message(body, kind.DESCRIPTOR)
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        raise RequestError("wrong_type", f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
+
+
+def parse_infer(body: bytes) -> Question:
+    """Reads a ModelInferRequest of the Open Inference Protocol.
+
+    Raises:
+        RequestError: if it is none, or can't be answered; the message says where.
+    """
+    message = decode(v2.ModelInferRequest, body)
+    raw, tensors = message.raw_input_contents, message.inputs
+    if raw and len(raw) != len(tensors):
+        raise RequestError("wrong_type", f"{len(tensors)} inputs, and 'raw_input_contents' has {len(raw)}")
+    values = [
+        _split_raw(tensor, raw[number]) if raw else list(_find_contents(tensor))
+        for number, tensor in enumerate(tensors)
+    ]
+    requests = protocols.parse_tensors(
+        [
+            _describe_tensor(tensor.name, tensor.shape, tensor.datatype, data)
+            for tensor, data in zip(tensors, values, strict=True)
+        ]
+    )
+    wanted = [output.name for output in message.outputs]
+
+    def format_answers(answers: Answers) -> Message:
+        outputs = _choose(answers, wanted)
+        return v2.ModelInferResponse(
+            model_name=answers.name,
+            model_version=answers.version,
+            id=message.id,
+            outputs=[_format_tensor(name, array, has_contents=not raw) for name, array in outputs.items()],
+            raw_output_contents=[_join_raw(array) for array in outputs.values()] if raw else (),
+        )
+
+    return Question(message.model_name, message.model_version or None, requests, format_answers)
+
+
+def _describe_tensor(name: str, shape: Iterable[int], datatype: str, values: Iterable[Any]) -> dict[str, Any]:
+    """Returns a tensor as ``protocols`` takes it: None stands for a missing number, for which tensors have NaN."""
+    data = [None if value != value else value for value in values]
+    return {"name": name, "shape": list(shape), "datatype": datatype, "data": data}
+
+
+def _find_contents(tensor: Any) -> Any:
+    if tensor.datatype not in _CONTENTS:
+        raise RequestError("wrong_type", f"{tensor.name!a} has an unknown datatype: {tensor.datatype!a}")
+    return getattr(tensor.contents, _CONTENTS[tensor.datatype])
+
+
+def _split_raw(tensor: Any, raw: bytes) -> list[Any]:
+    """Returns the values of a tensor in its raw form."""
+    if tensor.datatype == "BYTES":
+        return protocols.split_elements(raw, 0, len(raw))
+    if tensor.datatype not in _RAW:
+        raise RequestError("wrong_type", f"{tensor.name!a} has an unknown datatype: {tensor.datatype!a}")
+    dtype = np.dtype(_RAW[tensor.datatype])
+    if len(raw) % dtype.itemsize or len(raw) > MAX_INSTANCES * dtype.itemsize:
+        raise RequestError("wrong_type", f"{tensor.name!a}: {len(raw):,} bytes don't fit [n] of {tensor.datatype}")
+    return np.frombuffer(raw, dtype).tolist()
+
+
+def _list_outputs(answers: Answers) -> dict[str, np.ndarray]:
+    """Returns the outputs by name: float32, or bytes in an array of objects."""
+    outputs = {
+        "classes": np.asarray(answers.classes, np.float32),
+        "label": np.array([label.encode() for label in answers.labels], object),
+        "score": np.asarray(answers.scores, np.float32),
+        "metadata": np.array([id_.encode() for id_ in answers.ids], object),
+    }
+    return outputs if answers.novelty is None else outputs | {"novelty": np.asarray(answers.novelty, np.float32)}
+
+
+def _choose(answers: Answers, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns the outputs that are wanted, all by default."""
+    outputs = _list_outputs(answers)
+    for name in wanted:
+        if name not in outputs:
+            raise RequestError("unknown_field", f"there is no output {name!a}; the model has {', '.join(outputs)}")
+    return {name: outputs[name] for name in wanted} if wanted else outputs
+
+
+def _format_tensor(name: str, array: np.ndarray, has_contents: bool) -> Message:
+    datatype = "BYTES" if array.dtype == object else "FP32"
+    tensor = v2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=array.shape)
+    if has_contents:
+        getattr(tensor.contents, _CONTENTS[datatype]).extend(array.ravel().tolist())
+    return tensor
+
+
+def _join_raw(array: np.ndarray) -> bytes:
+    if array.dtype == object:
+        return b"".join(len(value).to_bytes(4, "little") + value for value in array)
+    return array.astype("<f4").tobytes()
+
+
+def parse_predict(body: bytes) -> Question:
+    """Reads a PredictRequest of TensorFlow Serving.
+
+    Raises:
+        RequestError: if it is none, or can't be answered; the message says where.
+    """
+    message = decode(predict_pb2.PredictRequest, body)
+    if message.model_spec.signature_name not in ("", protocols.SIGNATURE):
+        raise RequestError("unknown_field", f"'signature_name' has to be {protocols.SIGNATURE}")
+    requests = protocols.parse_tensors([_read_tensor(name, tensor) for name, tensor in message.inputs.items()])
+    wanted = list(message.output_filter)
+
+    def format_answers(answers: Answers) -> Message:
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name, response.model_spec.signature_name = answers.name, protocols.SIGNATURE
+        response.model_spec.version.value = int(answers.version)
+        for name, array in _choose(answers, wanted).items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
+        return response
+
+    return Question(message.model_spec.name, find_version(message.model_spec), requests, format_answers)
+
+
+def find_version(model_spec: Any) -> str | None:
+    """Returns the version in a ModelSpec of TensorFlow Serving; None for the live one.
+
+    Raises:
+        RequestError: if it asks for a label instead of a number.
+    """
+    if model_spec.version_label:
+        raise RequestError("unknown_field", "versions have no labels here; ask by number, or for the live one")
+    return str(model_spec.version.value) if model_spec.HasField("version") else None
+
+
+def _read_tensor(name: str, tensor: Any) -> dict[str, Any]:
+    """Returns a TensorProto as ``protocols`` takes tensors; it has few values, whatever it says of its shape."""
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if not 0 < len(shape) <= 2 or shape[1:] not in ([], [1]) or not 0 <= shape[0] <= MAX_INSTANCES:
+        raise RequestError("wrong_type", f"{name!a} has shape {shape[:8]}; expected [n], n at most {MAX_INSTANCES}")
+    try:
+        values = tf.make_ndarray(tensor).ravel().tolist()
+    except (TypeError, ValueError) as error:
+        raise RequestError("wrong_type", f"{name!a} can't be read: {error}") from None
+    datatype = "BYTES" if tensor.dtype == tf.string.as_datatype_enum else "FP32"
+    return _describe_tensor(name, shape, datatype, values)

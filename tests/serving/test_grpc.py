@@ -1,0 +1,288 @@
+"""The gRPC port: by its own clients as they come, with the answers, limits and metrics of the HTTP port."""
+
+import asyncio
+import importlib
+import subprocess
+import sys
+
+import grpc
+import pytest
+import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as v2
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from imagepipe.base.errors import ConfigError, ModelError
+from imagepipe.serving import grpc_port, handler, limits, messages
+from imagepipe.serving.access import Access
+from imagepipe.serving.answered import Recorder
+from imagepipe.serving.bodies import TooBusyError
+from tests.serving.test_server import PREDICT, gray, instance
+
+NAME = "brightness"
+
+
+@pytest.fixture(scope="module")
+def channel(served):
+    with grpc.insecure_channel(served.grpc, [("grpc.max_send_message_length", -1)]) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def inference(channel) -> GRPCInferenceServiceStub:
+    return GRPCInferenceServiceStub(channel)
+
+
+def make_infer(*images: bytes, **fields) -> v2.ModelInferRequest:
+    request = v2.ModelInferRequest(model_name=NAME, **fields)
+    for name, values in {"input": images, "metadata": [b"a", b"b", b"c"][: len(images)]}.items():
+        tensor = request.inputs.add(name=name, datatype="BYTES", shape=[len(values)])
+        tensor.contents.bytes_contents.extend(values)
+    return request
+
+
+def make_predict(*images: bytes) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = NAME
+    request.inputs["input"].CopyFrom(tf.make_tensor_proto(list(images), shape=[len(images)]))
+    return request
+
+
+def refusal(call, request) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=60)
+    return caught.value.code().name, caught.value.details()
+
+
+@pytest.fixture(scope="module")
+def predictions(channel):
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def test_it_answers_the_open_inference_protocol_as_http_does(served, inference):
+    images = gray(10), gray(250, "JPEG")
+    asked = make_infer(*images, id="42")
+    answer, call = inference.ModelInfer.with_call(asked, timeout=60, metadata=[("x-request-id", "trace-1")])
+    assert dict(call.trailing_metadata())["x-request-id"] == "trace-1"
+    assert (answer.model_name, answer.model_version, answer.id) == (NAME, "7", "42")
+    outputs = {output.name: output for output in answer.outputs}
+    assert list(outputs["label"].contents.bytes_contents) == [b"dark", b"light"]
+    assert list(outputs["metadata"].contents.bytes_contents) == [b"a", b"b"]
+    rows = served.http.post(PREDICT, json={"instances": [instance(image) for image in images]}).json()["predictions"]
+    assert list(outputs["classes"].shape) == [2, 2]
+    assert list(outputs["classes"].contents.fp32_contents) == pytest.approx(rows[0]["classes"] + rows[1]["classes"])
+    assert list(outputs["novelty"].contents.fp32_contents) == pytest.approx([row["novelty"] for row in rows])
+    chosen = make_infer(*images)
+    chosen.outputs.add(name="score")
+    assert [output.name for output in inference.ModelInfer(chosen, timeout=60).outputs] == ["score"]
+
+
+TRITON = """
+import sys
+import numpy as np, tritonclient.grpc as triton
+client = triton.InferenceServerClient(sys.argv[1])
+images = [open(name, "rb").read() for name in sys.argv[2:]]
+inputs = [triton.InferInput("input", [2], "BYTES"), triton.InferInput("metadata", [2], "BYTES")]
+inputs[0].set_data_from_numpy(np.array(images, object))
+inputs[1].set_data_from_numpy(np.array([b"a", b"b"], object))
+answer = client.infer("brightness", inputs, request_id="42", outputs=[
+    triton.InferRequestedOutput(name) for name in ("label", "classes", "metadata")])
+print(client.is_server_live(), client.is_server_ready(), client.is_model_ready("brightness", "7"))
+print([tensor.name for tensor in client.get_model_metadata("brightness").inputs], client.get_server_metadata().name)
+print(answer.as_numpy("label").tolist(), answer.as_numpy("metadata").tolist(), answer.as_numpy("classes").shape)
+"""
+
+
+def test_tritons_client_is_answered(served, tmp_path):
+    names = [tmp_path / "dark.png", tmp_path / "light.png"]
+    for name, value in zip(names, (10, 250), strict=True):
+        name.write_bytes(gray(value))
+    command = [sys.executable, "-c", TRITON, served.grpc, *names]  # its messages have the names of KServe's
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.stdout.splitlines() == [
+        "True True True",
+        "['input', 'metadata'] imagepipe",
+        "[b'dark', b'light'] [b'a', b'b'] (2, 2)",
+    ], done.stderr
+
+
+def test_tensorflow_servings_client_is_answered(channel, predictions):
+    request = make_predict(gray(10), gray(250, "JPEG"))
+    request.model_spec.version.value = 7
+    answer = predictions.Predict(request, timeout=60)
+    assert tf.make_ndarray(answer.outputs["label"]).tolist() == [b"dark", b"light"]
+    assert tf.make_ndarray(answer.outputs["classes"]).shape == (2, 2)
+    assert (answer.model_spec.name, answer.model_spec.version.value) == (NAME, 7)
+    assert set(answer.outputs) == {"classes", "label", "score", "metadata", "novelty"}
+    asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    asked.model_spec.name = NAME
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    predictions.GetModelMetadata(asked, timeout=60).metadata["signature_def"].Unpack(signatures)
+    assert set(signatures.signature_def["serving_default"].inputs) == {"input", "metadata"}
+    asked = get_model_status_pb2.GetModelStatusRequest()
+    asked.model_spec.name = NAME
+    (state,) = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(asked, timeout=60).model_version_status
+    assert (state.version, state.state) == (7, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+
+
+def test_health_and_reflection_are_answered_as_probes_and_grpcurl_ask(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "inference.GRPCInferenceService", "tensorflow.serving.PredictionService"):
+        asked = health_pb2.HealthCheckRequest(service=service)
+        assert health.Check(asked, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+    described = ProtoReflectionDescriptorDatabase(channel)
+    assert {"inference.GRPCInferenceService", "tensorflow.serving.ModelService"} <= set(described.get_services())
+    file = described.FindFileContainingSymbol("inference.GRPCInferenceService")
+    assert "ModelInfer" in [method.name for method in file.service[0].method]
+
+
+def change(**fields) -> v2.ModelInferRequest:
+    request = make_infer(gray(250))
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return request
+
+
+def make_raw(*raw: bytes) -> v2.ModelInferRequest:
+    request = v2.ModelInferRequest(model_name=NAME, raw_input_contents=raw)
+    request.inputs.add(name="input", datatype="BYTES", shape=[1])
+    return request
+
+
+def make_tensor(**fields) -> v2.ModelInferRequest:
+    request = make_infer(gray(250))
+    request.inputs.add(**fields)
+    return request
+
+
+REFUSALS = {
+    "another model": (change(model_name="x"), "NOT_FOUND", "only 'brightness'"),
+    "another version": (change(model_version="8"), "NOT_FOUND", "version 7 is"),
+    "no image": (make_infer(b"text"), "INVALID_ARGUMENT", "instance 0: not an image"),
+    "no images": (make_infer(), "INVALID_ARGUMENT", "nothing to predict"),
+    "too many images": (make_infer(*[b""] * 129), "INVALID_ARGUMENT", "at most 128"),
+    "raw contents for other inputs": (make_raw(b"", b""), "INVALID_ARGUMENT", "1 inputs, and"),
+    "raw contents that are cut": (make_raw(b"\x09\0\0\0abc"), "INVALID_ARGUMENT", "in the middle of an element"),
+    "an unknown datatype": (make_tensor(name="x", datatype="é"), "INVALID_ARGUMENT", "unknown datatype"),
+    "an unknown feature": (
+        make_tensor(name="x", datatype="FP32", shape=[1], contents={"fp32_contents": [float("nan")]}),
+        "INVALID_ARGUMENT",
+        "'x' is not known",
+    ),
+    "a long name of 4 bytes a letter": (change(model_name="\U0001d11e" * 5000), "NOT_FOUND", "there is no model"),
+    "more values than a request has": (make_infer(*[b""] * 140_000), "INVALID_ARGUMENT", "more than 131,072 values"),
+    "a large message": (make_infer(bytes(limits.MAX_MESSAGE_BYTES)), "RESOURCE_EXHAUSTED", "larger than max"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_bad_call_is_refused_with_its_reason(inference, case):
+    request, status, words = REFUSALS[case]
+    code, details = refusal(inference.ModelInfer, request)
+    assert (code, words in details) == (status, True), details
+
+
+def test_tensors_of_tensorflow_are_not_taken_by_the_size_that_they_claim(predictions):
+    request = make_predict(gray(250))
+    request.inputs["metadata"].CopyFrom(tf.make_tensor_proto(["x"]))
+    request.inputs["metadata"].tensor_shape.dim[0].size = 2**40
+    code, details = refusal(predictions.Predict, request)
+    assert (code, "expected [n]" in details) == ("INVALID_ARGUMENT", True), details
+
+
+def test_bytes_that_are_no_message_are_refused(channel):
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    for body in (b"\xff" * 20, b"\x2a\x7f", b"\x0b"):
+        assert refusal(call, body)[0] == "INVALID_ARGUMENT"
+
+
+def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inference, monkeypatch):
+    monkeypatch.setattr(handler, "MAX_WAITING", 2)
+    code, details = refusal(inference.ModelInfer, make_infer(*[gray(250)] * 3))
+    assert (code, "waiting" in details) == ("UNAVAILABLE", True)
+    figures = served.http.get("/metrics").text
+    route = 'route="/inference.GRPCInferenceService/ModelInfer"'
+    assert f'imagepipe_requests_total{{{route},status="UNAVAILABLE"}}' in figures
+    assert f'imagepipe_requests_total{{{route},status="OK"}}' in figures
+
+
+def test_the_slowest_message_makes_room_and_what_is_held_is_bounded(monkeypatch):
+    monkeypatch.setattr(messages, "MAX_MESSAGES", 2)
+    monkeypatch.setattr(messages, "_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(messages, "MAX_BODIES_BYTES", 10)
+
+    async def run() -> None:
+        places = messages.Messages()
+        released = asyncio.Event()
+
+        async def receive_slowly() -> bytes:
+            await released.wait()
+            return b"slow"
+
+        async def receive() -> bytes:
+            return b"123456"
+
+        slow = [asyncio.ensure_future(places.read(receive_slowly)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await places.read(receive) == b"123456"
+        with pytest.raises(TooBusyError, match="slow"):
+            await slow[0]
+        released.set()
+        assert await slow[1] == b"slow"
+        with pytest.raises(TooBusyError, match="being answered"):
+            await places.read(receive)
+        places.release(b"123456")
+        assert await places.read(receive) == b"123456"
+
+    asyncio.run(run())
+
+
+def test_a_certificate_and_a_token_hold_for_grpc_too(certificates, tmp_path):
+    async def run() -> list[str]:
+        access = Access("secret", certificates / "own.pem", certificates / "own.key")
+        port = grpc_port.GrpcPort(handler.Handler(None, NAME, Recorder()), access, holder.address)  # type: ignore[arg-type]
+        await port.start()
+        try:
+            trusted = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes())
+            async with grpc.aio.secure_channel(holder.address, trusted) as channel:
+                live = GRPCInferenceServiceStub(channel).ServerLive
+                health = health_pb2_grpc.HealthStub(channel)
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
+                outcomes = []
+                for shown in ("", "Bearer wrong", "Bearer secret"):
+                    try:
+                        await live(v2.ServerLiveRequest(), timeout=60, metadata=[("authorization", shown)])
+                        outcomes.append("answered")
+                    except grpc.aio.AioRpcError as error:
+                        outcomes.append(error.details() or "")
+                return outcomes
+        finally:
+            await port.stop()
+
+    holder = grpc_port.PortHolder("127.0.0.1", 0)
+    assert asyncio.run(run()) == [
+        "a token is needed: Authorization: Bearer TOKEN",
+        "the token is wrong",
+        "answered",
+    ]
+
+
+def test_a_port_that_is_taken_is_an_error(served):
+    with pytest.raises(ModelError, match="--grpc-port"):
+        grpc_port.PortHolder("127.0.0.1", int(served.grpc.rpartition(":")[2]))
+
+
+def test_without_its_packages_the_port_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc_health", None)
+    monkeypatch.delitem(sys.modules, "grpc_health.v1", raising=False)
+    monkeypatch.delitem(sys.modules, grpc_port.__name__)
+    with pytest.raises(ConfigError, match=r"imagepipe-tfx\[grpc\]"):
+        importlib.import_module(grpc_port.__name__)
