@@ -85,7 +85,7 @@ BATCH_SIZE = 32
 """Images per call of the network, at most: the throughput of a CPU is flat from 8 on."""
 
 NETWORK_BATCH_SIZE = 8
-"""Images per call of a network by OpenVINO, and of a batch prediction: what larger ones gain is little, their memory not."""
+"""Images per call of a network by OpenVINO, and of a batch prediction: larger ones gain little, and take memory."""
 
 MAX_LINE_BYTES = MAX_BYTES * 4 // 3 + 2**20
 """Length of a line in a file of JSON lines: base64 needs four characters for three bytes."""

@@ -1,9 +1,11 @@
 """The gRPC port: by its own clients as they come, with the answers, limits and metrics of the HTTP port."""
 
 import asyncio
+import contextlib
 import importlib
 import subprocess
 import sys
+from random import Random
 
 import grpc
 import pytest
@@ -21,10 +23,11 @@ from tensorflow_serving.apis import (
 )
 
 from imagepipe.base.errors import ConfigError, ModelError
-from imagepipe.serving import grpc_port, handler, limits, messages
+from imagepipe.serving import grpc_port, grpc_protocols, handler, limits, messages
 from imagepipe.serving.access import Access
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
+from imagepipe.serving.types import RequestError
 from tests.serving.test_server import PREDICT, gray, instance
 
 NAME = "brightness"
@@ -202,6 +205,21 @@ def test_bytes_that_are_no_message_are_refused(channel):
     call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     for body in (b"\xff" * 20, b"\x2a\x7f", b"\x0b"):
         assert refusal(call, body)[0] == "INVALID_ARGUMENT"
+
+
+def test_damaged_messages_are_read_or_refused_with_a_message():
+    random = Random(1)  # noqa: S311 (the same damage each time)
+    seeds = {
+        grpc_protocols.parse_infer: make_infer(gray(250), id="42").SerializeToString(),
+        grpc_protocols.parse_predict: make_predict(gray(250)).SerializeToString(),
+    }
+    for parse, seed in seeds.items():
+        assert len(parse(seed).requests) == 1
+        for _ in range(300):
+            at, length = random.randrange(len(seed)), random.randrange(8)
+            damaged = seed[:at] + random.choice([random.randbytes(length), seed[:64] * 9, b""]) + seed[at + length :]
+            with contextlib.suppress(RequestError):
+                parse(damaged)
 
 
 def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inference, monkeypatch):
