@@ -104,7 +104,7 @@ def served(model, tmp_path_factory):
     options = {"grpc_address": grpc.address}
     serving = (folder, "brightness", listening, "127.1")
     threading.Thread(target=server.serve, args=serving, kwargs=options, daemon=True).start()
-    with httpx.Client(base_url=url, timeout=600) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/v2/health/ready").json() == {"ready": True}
         yield SimpleNamespace(http=http, url=url, grpc=grpc.address, folder=folder, model=LoadedModel(model))
     for name in ("AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"):
