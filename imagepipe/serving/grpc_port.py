@@ -148,7 +148,7 @@ class GrpcPort:
             except Exception as error:
                 status, reason = _describe_refusal(error)
                 # Their bytes are percent-encoded, and clients take 8 KiB of a status.
-                await context.abort(
+                return await context.abort(
                     status, reason.encode(errors="replace")[: 2 * MAX_ERROR_CHARACTERS].decode("utf-8", "ignore")
                 )
             finally:

@@ -328,7 +328,7 @@ def main(
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, host, access, key, options, holder and holder.address)
+        serve(path, name, listening, host, access, key, options, holder.address if holder else None)
 
 
 if __name__ == "__main__":
