@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from typing import get_args
 
 from imagepipe.base import filesystem
@@ -23,6 +24,7 @@ from imagepipe.ingest import commit, dataset, steps
 from imagepipe.ingest.dataset import Compression, Dataset, Options
 from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.outcomes import IngestResult, apply_outcomes
+from imagepipe.ingest.overrides import Overrides, read_additions, read_overrides
 from imagepipe.ingest.policy import Cell
 from imagepipe.ingest.rows import Spool, spool_rows
 from imagepipe.ingest.sources import find_reader
@@ -43,6 +45,7 @@ def ingest(
     split_folders: bool | None = None,
     group: str | None = None,
     sync: bool = False,
+    labels: str | os.PathLike[str] | None = None,
     max_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
     compress: Compression | None = None,
@@ -74,6 +77,8 @@ def ingest(
             folder. An image without one is drawn alone. By default there are none.
         sync: remove the images that came from this source, and are no longer in it, nor in another one by its last
             ingest. By default they are counted.
+        labels: a file of decisions of people (``labels.jsonl``), by path or URI, that overrides what the source says of
+            an image, see ``overrides``; ``none`` for the source's own labels. By default the dataset's, if it has one.
         max_side: longest side in pixels that larger images are shrunk to, 1 or more; None keeps every size.
         max_pixels: limit on width x height, 1 or more, by default 100 million; larger images are quarantined.
         compress: ``gzip`` or None; JPEG hardly shrinks.
@@ -113,10 +118,12 @@ def ingest(
     dataset.refuse_foreign(out)
     with end_on_signals(), name_full_disk(out), commit.lock(out) as check_lock:
         commit.recover(out)
-        current = dataset.prepare(out, options)
+        current = dataset.take_labels(dataset.prepare(out, options), labels)
+        overrides = read_overrides(current.labels, task) if current.labels else None
         with commit.open_staging(out) as staging:
             layout, rows = read(staging)
-            spool = spool_rows(rows, staging, current)
+            further = read_additions(overrides, task) if overrides else ()
+            spool = spool_rows(chain(rows, further), staging, current)
             if not spool.files:
                 junk = describe_passed_over(passed_over)
                 raise NothingIngestedError(
@@ -130,13 +137,13 @@ def ingest(
             listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source), sync)
             count = workers or _count_cores()
             try:
-                _run_steps(out, staging, current, spool, draw, listing, count, beam_args)
+                _run_steps(out, staging, current, spool, draw, listing, count, beam_args, overrides)
             except BrokenProcessPool as error:
                 raise IngestError(
                     "A worker process was killed from outside, so nothing was written: run it again, with fewer "
                     "--workers if memory ran out."
                 ) from error
-            result = apply_outcomes(out, staging, current, spool, listing, check_lock)
+            result = apply_outcomes(out, staging, current, spool, listing, check_lock, overrides)
             notes = (*_describe_source(layout, spool, draw, result), *result.notes)
             return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 
@@ -202,13 +209,15 @@ def _run_steps(
     listing: Listing,
     count: int,
     beam_args: Sequence[str],
+    overrides: Overrides | None,
 ) -> None:
     """Takes the steps here, with ``count`` workers: processes if all files are here, else threads; or on Beam."""
     decode = not dataset.records  # else most files may be in the dataset, and need not be decoded again
     buckets = min(_MAX_BUCKETS, 1 + (spool.rows + dataset.records) // _ROWS_IN_BUCKET)
     batch = max(1, min(_MAX_BATCH, spool.rows // (_BATCHES * count)))
     present = {key: Cell(images) for key, images in dataset.count_images().items()}
-    plan = steps.Plan(staging, dataset.options, spool.features, buckets, count, batch, decode, draw, listing, present)
+    options, features = dataset.options, spool.features
+    plan = steps.Plan(staging, options, features, buckets, count, batch, decode, draw, listing, present, overrides)
     index = [path for path, _ in filesystem.walk(f"{out}/index")]
     is_local = not (filesystem.is_uri(listing.source) or filesystem.is_uri(out))
     with warnings.catch_warnings():

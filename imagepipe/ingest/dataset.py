@@ -6,11 +6,13 @@ DIR/index/<split>-<hash>.jsonl one line for each record of that shard, so that a
 DIR/index/refused.jsonl        images whose copies carry different labels
 DIR/quarantine.jsonl           path, reason, row, source: what was quarantined, as of the last time it was read
 DIR/overview.png               a contact sheet by class, see ``imagepipe.base.overview``
+DIR/overrides.jsonl            what became of each decision of people, see ``overrides``
 DIR/duplicates.jsonl           path, same_as, row, source: further copies of images in the dataset
 """
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +34,7 @@ STAGING = ".staging-"
 _SHARD = re.compile(r"\w+\.tfrecord(\.gz)?", re.ASCII)
 OVERVIEW = "overview.png"
 QUARANTINE, DUPLICATES, REFUSED = "quarantine.jsonl", "duplicates.jsonl", "index/refused.jsonl"
+OVERRIDES = "overrides.jsonl"
 
 MEASURED = {"aspect": "float", "bytes": "int64", "brightness": "float", "contrast": "float", "dhash": "bytes"}
 """Features that ingest measures, and their types: width / height; size of the encoded image as written; for the others
@@ -107,6 +110,8 @@ class Change:
         removed: number of those that it removed, as they were gone from the source, or can't be written any more.
         disputed: number of those that it removed, as their label was disputed.
         edited: number of those whose side features or group it changed; earlier versions left it out.
+        excluded: number of those that it removed, as a person excluded them.
+        labels: the file of decisions that overrode the source's labels, if there was one.
     """
 
     source: str
@@ -115,6 +120,8 @@ class Change:
     removed: int
     disputed: int
     edited: int = 0
+    excluded: int = 0
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ class Dataset:
         given: the splits that sources have given so far; others were drawn.
         sources: how each source was read, by its absolute path or URI.
         history: the ingests that changed something, in order; those of earlier versions left it out.
+        labels: absolute path or URI of the file of decisions that overrides the sources' labels; None if there is none.
     """
 
     options: Options
@@ -138,6 +146,7 @@ class Dataset:
     given: list[str] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
     history: list[Change] = field(default_factory=list)
+    labels: str | None = None
 
     @property
     def records(self) -> int:
@@ -298,9 +307,18 @@ def remember(dataset: Dataset, name: str, source: Source, given: Iterable[str]) 
     )
 
 
+def take_labels(dataset: Dataset, labels: str | os.PathLike[str] | None) -> Dataset:
+    """Returns a dataset with the file of decisions that an ingest gives: a path, ``none``, or None for the present."""
+    if labels is None:
+        return dataset
+    name = os.fspath(labels)
+    return dataclasses.replace(dataset, labels=None if name == "none" else filesystem.absolute(name))
+
+
 def record_change(dataset: Dataset, change: Change) -> Dataset:
     """Returns a dataset whose history has a change, if it is one."""
-    is_change = change.new or change.relabelled or change.edited or change.removed or change.disputed
+    taken_out = change.removed or change.disputed or change.excluded
+    is_change = change.new or change.relabelled or change.edited or taken_out
     return dataclasses.replace(dataset, history=[*dataset.history, change]) if is_change else dataset
 
 

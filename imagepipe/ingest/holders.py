@@ -3,9 +3,9 @@
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
@@ -88,6 +88,21 @@ class Listing:
             return is_own
         except (OSError, ValueError):
             return False
+
+
+def list_unseen(disputed: Iterable[Mapping[str, Any]], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns an entry for the list of what is quarantined, of each file that this ingest has not read.
+
+    Args:
+        disputed: outcomes of records that leave the dataset, each with ``entry``, ``reason`` and ``unseen``.
+        sources: those of the dataset.
+    """
+    return [
+        {"path": path, "row": None, "reason": outcome["reason"], "source": None if giver is None else sources[giver]}
+        for outcome in disputed
+        for path in outcome["unseen"]
+        for giver in [find_giver(outcome["entry"], path)]
+    ]
 
 
 def list_above(path: str) -> Iterator[str]:

@@ -7,6 +7,8 @@ An outcome is a JSON object, told from others by its ``kind``:
     already                          a row whose file is in the dataset
     shard       shard, labels, ...   a StagedShard, and its number of records by label, and by what is new of them
     removed     entry, reason, ...   a record that leaves the dataset, as its label is disputed
+    excluded    entry                a record that leaves the dataset, as a person excluded its image
+    override    sha256, effect, was  what a person's decision did about an image, see ``overrides``
     replaced    entry                a record whose image is written again, as something of it but its bytes has changed
     gone        entry, leaves        a record whose image this source had, and has no longer; whether that removes it
     held        entry                a record whose image this source has too, by its present entry in the index
@@ -28,12 +30,13 @@ from typing import Any
 from imagepipe.base import filesystem, overview
 from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
-from imagepipe.base.labels import list_label_warnings
+from imagepipe.base.labels import list_label_warnings, sum_counts
 from imagepipe.base.splits import describe_surprises, describe_torn
 from imagepipe.ingest import commit, shards
 from imagepipe.ingest.dataset import (
     DESCRIPTION,
     DUPLICATES,
+    OVERRIDES,
     OVERVIEW,
     QUARANTINE,
     REFUSED,
@@ -47,7 +50,8 @@ from imagepipe.ingest.dataset import (
     record_change,
 )
 from imagepipe.ingest.findings import explain_nothing
-from imagepipe.ingest.holders import Listing, describe_kept, find_giver, find_torn, list_above, select_gone
+from imagepipe.ingest.holders import Listing, describe_kept, find_torn, list_above, list_unseen, select_gone
+from imagepipe.ingest.overrides import Overrides, describe_effects, list_effects
 from imagepipe.ingest.rows import Spool
 from imagepipe.ingest.shards import IndexEntry
 
@@ -73,6 +77,7 @@ class IngestResult:
         grouped: records of the source that have a group, and are not quarantined; not part of the sum.
         gone: records that came from this source, and are in no source any more; not part of the sum.
         removed: how many of those were removed, by ``sync``.
+        excluded: records that left the dataset, as a person excluded their images; not part of the sum.
         reasons: number of quarantined records by reason, without what is of one file only: that follows a colon.
         passed_over: number of files of a folder that are no records, such as thumbnails, by kind.
         warnings: what is odd about the labels of the dataset, a sentence each.
@@ -92,6 +97,7 @@ class IngestResult:
     grouped: int = 0
     gone: int = 0
     removed: int = 0
+    excluded: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     passed_over: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -114,6 +120,8 @@ class IngestResult:
         parts = [total]
         if self.disputed:
             parts.append(f"{self.disputed:,} taken out, as their labels are disputed")
+        if self.excluded:
+            parts.append(f"{self.excluded:,} taken out, as a person excluded them")
         if self.removed:
             parts.append(f"{self.removed:,} taken out, as they are gone from the source")
         elif self.gone:
@@ -157,6 +165,7 @@ class _Changes:
     index: dict[str, IndexEntry]
     torn: list[Json]
     refused: dict[str, Json]
+    overrides: dict[str, Json]
     written: Counter[str]
     added: list[tuple[shards.StagedShard, Mapping[str, int]]]
 
@@ -167,7 +176,13 @@ class _Changes:
 
 
 def apply_outcomes(
-    out: str, staging: str, dataset: Dataset, spool: Spool, listing: Listing, check_lock: Callable[[], None]
+    out: str,
+    staging: str,
+    dataset: Dataset,
+    spool: Spool,
+    listing: Listing,
+    check_lock: Callable[[], None],
+    overrides: Overrides | None = None,
 ) -> IngestResult:
     """Turns the outcomes into the next state of the dataset, and commits it.
 
@@ -178,6 +193,7 @@ def apply_outcomes(
         spool: the rows.
         listing: of their source.
         check_lock: raises IngestError if the dataset's folder is another ingest's by now.
+        overrides: decisions of people; None if there are none.
 
     Raises:
         IngestError: not every row has an outcome, a group would lie in two splits, it is unknown what is to be removed,
@@ -210,6 +226,7 @@ def apply_outcomes(
         grouped=spool.grouped - changes.counts["grouped"],
         gone=len(gone),
         removed=len(gone) if listing.sync else 0,
+        excluded=changes.counts["excluded"],
         reasons=dict(Counter(outcome["reason"].partition(": ")[0] for outcome in changes.quarantined)),
         notes=(
             *describe_surprises(changes.counts),
@@ -222,14 +239,9 @@ def apply_outcomes(
 
     quarantined = sorted(changes.quarantined, key=lambda entry: (entry["row"] or 0, entry["path"]))
     # If a disputed image was in the dataset, its own file is quarantined too, though this ingest has not read it.
-    sources = list(dataset.sources)
-    unseen = [
-        {"path": path, "row": None, "reason": disputed["reason"], "source": None if giver is None else sources[giver]}
-        for disputed in changes.disputed
-        for path in disputed["unseen"]
-        for giver in [find_giver(disputed["entry"], path)]
-    ]
-    rewritten, replaced = _rewrite_shards(out, staging, dataset, changes)
+    unseen = list_unseen(changes.disputed, list(dataset.sources)) if changes.disputed else []
+    leaving = [outcome["entry"] for outcome in changes.leaving]
+    rewritten, replaced = shards.rewrite_all(out, leaving, changes.index, staging, dataset.options.compress)
     staged = [*(shard for shard, _ in changes.added), *rewritten]
     moves = {
         shards.rewrite_index(out, shard, changes.index, staging): shards.locate_index(shard)
@@ -242,13 +254,13 @@ def apply_outcomes(
         QUARANTINE: _update_list(f"{out}/{QUARANTINE}", changes.quarantined, listing.source, spool, unseen),
         DUPLICATES: _update_list(f"{out}/{DUPLICATES}", changes.duplicates, listing.source, spool),
         REFUSED: [changes.refused[sha256] for sha256 in sorted(changes.refused)],
+        OVERRIDES: (effects := list_effects(overrides, changes.overrides) if overrides else []),
     }
     for name, entries in lists.items():
         _write_lines(f"{staging}/new/{name}", entries)
         moves[f"{staging}/new/{name}"] = name
-    change = Change(
-        listing.source, result.new, result.relabelled, result.removed + lost, result.disputed, result.edited
-    )
+    counts = (result.new, result.relabelled, result.removed + lost, result.disputed, result.edited, result.excluded)
+    change = Change(listing.source, *counts, labels=dataset.labels)
     description = record_change(_update_description(dataset, spool, changes, staged, replaced), change)
     filesystem.write_whole(f"{staging}/new/{DESCRIPTION}", encode(description))
     moves[f"{staging}/new/{DESCRIPTION}"] = DESCRIPTION
@@ -264,9 +276,11 @@ def apply_outcomes(
     if result.quarantined == result.read:
         raise NothingIngestedError(explain_nothing(listing.source, f"{out}/{QUARANTINE}", quarantined))
     labels = [split.labels for split in description.splits.values()]
+    told = describe_effects(overrides, effects, sum_counts(labels), f"{out}/{OVERRIDES}") if overrides else []
     return replace(
         result,
         dataset=description,
+        notes=(*result.notes, *told),
         warnings=list_label_warnings(description.records, labels),
         overview=f"{out}/{OVERVIEW}" if description.records else None,
     )
@@ -274,7 +288,7 @@ def apply_outcomes(
 
 def _read_changes(out: str, staging: str) -> _Changes:
     refused: dict[str, Json] = {entry["sha256"]: {**entry} for entry in shards.read_index(f"{out}/{REFUSED}")}
-    changes = _Changes(Counter(), [], [], [], [], {}, [], refused, Counter(), [])
+    changes = _Changes(Counter(), [], [], [], [], {}, [], refused, {}, Counter(), [])
     # A worker that was killed leaves a part of a file, under another name.
     for path in (path for path, _ in filesystem.walk(f"{staging}/outcomes") if path.endswith(_OUTCOMES)):
         for outcome in read_lines(path, {"kind": str}):
@@ -286,7 +300,9 @@ def _read_changes(out: str, staging: str) -> _Changes:
                     changes.quarantined.append(outcome)
                 case "duplicate":
                     changes.duplicates.append(outcome)
-                case "removed" | "replaced":
+                case "override":
+                    changes.overrides[outcome["sha256"]] = outcome
+                case "removed" | "replaced" | "excluded":
                     changes.leaving.append(outcome)
                 case "gone":
                     changes.gone.append(outcome["entry"])
@@ -302,20 +318,6 @@ def _read_changes(out: str, staging: str) -> _Changes:
                     changes.written.update(outcome["changes"])
                     changes.added.append((shards.StagedShard(**outcome["shard"]), outcome["labels"]))
     return changes
-
-
-def _rewrite_shards(
-    out: str, staging: str, dataset: Dataset, changes: _Changes
-) -> tuple[list[shards.StagedShard], list[str]]:
-    """Stages anew every shard that loses records; also returns the names of the shards that these replace."""
-    hashes_by_shard: dict[str, set[str]] = defaultdict(set)
-    for entry in changes.leaving:
-        hashes_by_shard[entry["entry"]["shard"]].add(entry["entry"]["sha256"])
-    rewritten = [
-        shards.rewrite(out, shard, hashes, changes.index, staging, dataset.options.compress)
-        for shard, hashes in sorted(hashes_by_shard.items())
-    ]
-    return [shard for shard in rewritten if shard is not None], sorted(hashes_by_shard)
 
 
 def _draw_overview(out: str, dataset: Dataset, staged: list[shards.StagedShard]) -> bytes:

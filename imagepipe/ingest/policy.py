@@ -23,6 +23,7 @@ from imagepipe.base.names import TaskName
 from imagepipe.base.splits import Draw
 from imagepipe.ingest.holders import Listing, find_giver, list_copies
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine
+from imagepipe.ingest.overrides import Overrides
 from imagepipe.ingest.records import HashedRow
 from imagepipe.ingest.rows import digest_side
 from imagepipe.ingest.shards import IndexEntry, read_split
@@ -30,8 +31,46 @@ from imagepipe.ingest.shards import IndexEntry, read_split
 _CANDIDATES = 8  # units of a class and split that can be moved; with one label, two fill all splits
 
 
+def override(rows: dict[str, list[HashedRow]], index: Mapping[str, IndexEntry], overrides: Overrides) -> Iterator[Json]:
+    """Gives rows the labels that people decided on, and takes out those of excluded images.
+
+    Args:
+        rows: by hash; is changed.
+        index: by hash what the dataset has.
+        overrides: the decisions.
+
+    Yields:
+        The outcomes ``override``, one for each decision about one of these images; ``quarantine`` of the rows that are
+        taken out; and ``excluded``, if the dataset has a record of the image.
+    """
+    for sha256 in sorted(rows.keys() | index.keys()):
+        if sha256 not in overrides.labels:
+            continue
+        labels, copies = overrides.labels[sha256], rows.get(sha256, [])
+        others = (row for row in copies if not row["path"].startswith(f"{overrides.folder}/"))
+        was = sorted({"|".join(row["labels"]) for row in others})
+        if labels is None:
+            effect = "excluded"
+            reason = f"excluded by a person: {overrides.path}"
+            for row in rows.pop(sha256, []):
+                yield quarantine(row["path"], row["row"], reason, row["group"] is not None)
+            if sha256 in index and index[sha256]["shard"]:
+                yield {"kind": "excluded", "entry": index[sha256]}
+        elif copies:
+            rows[sha256] = [cast(HashedRow, {**row, "labels": labels}) for row in copies]
+            effect = "added" if not was else "confirmed" if was == ["|".join(labels)] else "corrected"
+        else:
+            effect = "elsewhere"
+        yield {"kind": "override", "sha256": sha256, "effect": effect, "was": was}
+
+
 def decide(
-    rows: list[HashedRow], entry: IndexEntry | None, draw: Draw, listing: Listing, types: Mapping[str, str]
+    rows: list[HashedRow],
+    entry: IndexEntry | None,
+    draw: Draw,
+    listing: Listing,
+    types: Mapping[str, str],
+    decided: list[str] | None = None,
 ) -> tuple[HashedRow | None, list[Json]]:
     """Decides what becomes of the copies of one image.
 
@@ -42,6 +81,7 @@ def decide(
         draw: from which splits images are drawn.
         listing: of the source.
         types: of the side features.
+        decided: the labels that a person gave the image, and these rows have; they override those of all its copies.
 
     Returns:
         The copy to write, with the others in its ``copies``, its ``weights`` and its ``change``, or None; and the
@@ -53,7 +93,7 @@ def decide(
     present = sorted({tuple(row["labels"]) for row in rows})
     paths = {row["path"] for row in rows}
     unseen = {
-        path: old
+        path: decided or old
         for path, old in (list_copies(entry) if entry else {}).items()
         if entry and path not in paths and (tuple(old) in present or not listing.lacks(entry, path))
     }

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,34 @@ def read_index(path: str) -> Iterator[IndexEntry]:
         IngestError: a line is damaged.
     """
     return cast(Iterator[IndexEntry], read_lines(path, {"sha256": str, "copies": dict}))
+
+
+def rewrite_all(
+    folder: str,
+    leaving: Iterable[IndexEntry],
+    edited: Mapping[str, IndexEntry],
+    staging: str,
+    compress: Compression | None,
+) -> tuple[list[StagedShard], list[str]]:
+    """Stages anew every shard that loses records, see ``rewrite``.
+
+    Args:
+        folder: of the dataset.
+        leaving: entries of the records that go.
+        edited: entries by hash that replace those of the index.
+        staging: folder that is written to.
+        compress: compression of the dataset.
+
+    Returns:
+        The staged shards, and the names of those that they replace.
+    """
+    hashes_by_shard: dict[str, set[str]] = defaultdict(set)
+    for entry in leaving:
+        hashes_by_shard[str(entry["shard"])].add(entry["sha256"])
+    rewritten = [
+        rewrite(folder, shard, hashes, edited, staging, compress) for shard, hashes in sorted(hashes_by_shard.items())
+    ]
+    return [shard for shard in rewritten if shard is not None], sorted(hashes_by_shard)
 
 
 def rewrite(

@@ -31,6 +31,7 @@ from imagepipe.ingest import policy, shards
 from imagepipe.ingest.dataset import Options
 from imagepipe.ingest.holders import Listing
 from imagepipe.ingest.outcomes import Json, mark_duplicate, quarantine, write_outcomes
+from imagepipe.ingest.overrides import Overrides
 from imagepipe.ingest.policy import Cell
 from imagepipe.ingest.records import HashedRow, encode_rows, hash_rows, make_batches, read_batches
 from imagepipe.ingest.rows import digest_side
@@ -66,6 +67,7 @@ class Plan:
         draw: from which splits images are drawn.
         listing: of the source.
         present: the dataset's images by label and split.
+        overrides: decisions of people; None if there are none.
     """
 
     staging: str
@@ -78,6 +80,7 @@ class Plan:
     draw: Draw
     listing: Listing
     present: dict[tuple[str, str], Cell]
+    overrides: Overrides | None = None
 
     @property
     def splits(self) -> list[str]:
@@ -198,13 +201,17 @@ def decide(plan: Plan, count: Count, bucket: int, lists: Iterable[bytes]) -> Dec
         else:
             rows[entry["sha256"]].append(entry)
 
+    if plan.overrides:
+        outcomes += policy.override(rows, index, plan.overrides)
+    labels = plan.overrides.labels if plan.overrides else {}
     units: dict[int, list[HashedRow | policy.Fact]] = defaultdict(list)
     for sha256 in sorted(rows):
-        row, decided = policy.decide(rows[sha256], index.get(sha256), plan.draw, plan.listing, plan.features)
+        copies, entry = rows[sha256], index.get(sha256)
+        row, decided = policy.decide(copies, entry, plan.draw, plan.listing, plan.features, labels.get(sha256))
         outcomes += decided
         if row is not None:
             units[_choose_bucket(policy.find_unit(sha256, row["group"]), plan.buckets)].append(row)
-    leaving = [outcome["entry"] for outcome in outcomes if outcome["kind"] in ("removed", "replaced")]
+    leaving = [outcome["entry"] for outcome in outcomes if outcome["kind"] in ("removed", "replaced", "excluded")]
     left = {entry["sha256"] for entry in leaving}
     for entry in index.values():
         if entry["shard"] is None and entry["sha256"] not in rows:

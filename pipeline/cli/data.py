@@ -55,6 +55,14 @@ def ingest(
         ),
     ] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Remove images that are gone from this source.")] = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            help="Decisions of people (labels.jsonl, of `imagepipe label`), which override the source's labels. The "
+            "dataset remembers the file; 'none': take the source's labels again.",
+        ),
+    ] = None,
     max_side: Annotated[
         int | None, typer.Option(help="Shrink images whose longer side has more pixels.", min=1)
     ] = None,
@@ -81,6 +89,7 @@ def ingest(
             split_folders=split_folders,
             group=group,
             sync=sync,
+            labels=labels,
             max_side=max_side,
             max_pixels=max_pixels,
             compress=compress,

@@ -132,8 +132,9 @@ def fingerprint_dataset(path: str) -> DatasetOrigin | None:
 
 def _describe_change(change: dataset.Change) -> str:
     counts = dataclasses.asdict(change)
-    source = counts.pop("source")
-    return f"{', '.join(f'{count:,} {kind}' for kind, count in counts.items() if count)} from {source}"
+    source, labels = counts.pop("source"), counts.pop("labels")
+    counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    return f"{counted} from {source}" + (f", labels overridden by {labels}" if labels else "")
 
 
 def write_origin(

@@ -1,0 +1,168 @@
+"""Decisions of people about images: a file ``labels.jsonl``, to which every decision adds a line at once.
+
+A line is a JSON object: ``sha256`` of the image's file; ``metadata``, its id; ``label`` (text, a list of texts or a
+number; null excludes the image); ``was``, the label before; ``by`` and ``at``, who and when (ISO 8601, UTC); ``model``
+and ``source``, whose answer and which images were looked at; and ``undone``, if it takes the decision back. The newest
+line for a hash holds. Images that no source may have lie beside the file, in a folder ``labels.images``, by their hash.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from imagepipe.base import filesystem
+
+Label = str | list[str] | float | None
+
+_MAX_LINE = 2**20
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of the file, see the module.
+
+    Attributes:
+        sha256: hex, 64 small letters and digits.
+        label: None excludes the image.
+        metadata: the image's id; "" if it has none.
+        was: the label before; None if it had none.
+        by: who decided.
+        at: when, ISO 8601 in UTC.
+        model: the version or run whose answers were looked at; None if there were none.
+        source: the run or the capture that had the image; None if it is not known.
+        undone: whether the image has no decision any more.
+    """
+
+    sha256: str
+    label: Label
+    metadata: str = ""
+    was: Label = None
+    by: str = ""
+    at: str = ""
+    model: str | None = None
+    source: str | None = None
+    undone: bool = False
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """All that a file says.
+
+    Attributes:
+        newest: by hash the decision that holds.
+        disputes: by hash the newest decision of each person, where they differ.
+        problems: a sentence for each line that can't be read, and is passed over.
+    """
+
+    newest: dict[str, Decision]
+    disputes: dict[str, list[Decision]]
+    problems: list[str]
+
+
+def read_decisions(path: str) -> Decisions:
+    """Reads a file of decisions.
+
+    Args:
+        path: an absolute path or URI.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    newest: dict[str, Decision] = {}
+    people: dict[str, dict[str, Decision]] = {}
+    problems: list[str] = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        try:
+            decision = parse_decision(line)
+        except ValueError as error:
+            cut = "" if line.endswith(b"\n") else ", as when its writer was killed"
+            problems.append(f"{path}, line {number} is passed over: {error}{cut}.")
+            continue
+        by = people.setdefault(decision.sha256, {})
+        if decision.undone:
+            newest.pop(decision.sha256, None)
+            by.pop(decision.by, None)
+        else:
+            newest[decision.sha256] = decision
+            by[decision.by] = decision
+    disputes = {
+        sha256: list(by.values())
+        for sha256, by in people.items()
+        if sha256 in newest and len({json.dumps(one.label) for one in by.values()}) > 1
+    }
+    return Decisions(newest, disputes, problems)
+
+
+def parse_decision(line: bytes | str) -> Decision:
+    """Reads one line.
+
+    Raises:
+        ValueError: it is no decision; says why.
+    """
+    if len(line) > _MAX_LINE:
+        raise ValueError(f"it has more than {_MAX_LINE:,} bytes")
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON") from None
+    if not isinstance(values, dict) or "label" not in values:
+        raise ValueError("it is no JSON object with sha256 and label")
+    sha256, texts = values.get("sha256"), {name: values.get(name) for name in ("metadata", "by", "at")}
+    if not isinstance(sha256, str) or not _HASH.fullmatch(sha256):
+        raise ValueError("its sha256 is no hash of 64 small hexadecimal digits")
+    if not _is_label(values["label"]) or not _is_label(values.get("was")):
+        raise ValueError("its label is neither text, a list of texts, a number nor null")
+    model, source = (value if isinstance(value := values.get(name), str) else None for name in ("model", "source"))
+    further = {name: text if isinstance(text, str) else "" for name, text in texts.items()}
+    undone = values.get("undone") is True
+    return Decision(
+        sha256, values["label"], was=values.get("was"), model=model, source=source, undone=undone, **further
+    )
+
+
+def append_decision(path: Path, decision: Decision) -> None:
+    """Adds a line, which is on the disk when this returns; several processes may do so at once.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    values = {name: value for name, value in asdict(decision).items() if name != "undone" or value}
+    line = json.dumps(values, ensure_ascii=False).encode(errors="replace") + b"\n"
+    with path.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":  # a writer was killed within its line
+            line = b"\n" + line
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def locate_images(path: str) -> str:
+    """Returns the folder of the images that lie beside a file of decisions, by their hashes."""
+    return f"{path.removesuffix('.jsonl')}.images"
+
+
+def _is_label(value: object) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(one, str) for one in value)
+    return value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
+
+
+def _read_lines(path: str) -> Iterator[bytes]:
+    with filesystem.open_read(path) as file:
+        while line := file.readline(_MAX_LINE + 1):
+            while len(line) > _MAX_LINE and not line.endswith(b"\n") and (rest := file.readline(_MAX_LINE)):
+                line = line[:_MAX_LINE] + rest[-1:]  # the rest of a line that is too long
+            yield line
