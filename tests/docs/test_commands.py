@@ -15,6 +15,7 @@ from tests.docs.documents import ROOT, list_blocks, list_commands
 
 # Other programs that the documents tell to call. `_check_...` below looks at what can be looked at.
 _TOOLS = {
+    "airflow",
     "curl",
     "docker",
     "export",

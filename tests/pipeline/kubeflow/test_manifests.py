@@ -73,12 +73,13 @@ def test_the_parts_fit_together():
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
 
 
-@pytest.mark.parametrize("kind", ["Job", "CronJob", "InferenceService"])
-def test_the_commands_are_understood(kind):
-    ((container,),) = find_values(find_manifest(kind), "containers")
-    program, command, *arguments = [*container["command"], *container.get("args", ())]
-    assert program == "imagepipe"
-    get_command(app).commands[command].make_context(command, arguments)
+def test_the_commands_are_understood():
+    containers = [container for pod in find_values(load_manifests(), "containers") for container in pod]
+    commands = [[*container.get("command", ()), *container.get("args", ())] for container in containers]
+    ours = {words[1]: words[2:] for words in commands if words[:1] == ["imagepipe"]}
+    assert ours.keys() == {"ingest", "serve", "submit"}
+    for command, arguments in ours.items():
+        get_command(app).commands[command].make_context(command, arguments)
 
 
 def test_the_example_pipeline_is_compiled_with_the_secret_of_the_manifests():
