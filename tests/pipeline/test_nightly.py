@@ -1,4 +1,4 @@
-"""What a night does with the exit statuses of its steps: the script for cron and pods, and Airflow's DAG."""
+"""A night and the exit statuses of its steps: the script for cron and pods, and the DAG of Airflow."""
 
 import os
 import re
