@@ -13,6 +13,7 @@ setup(
         "components.model_report": ["*.html", "*.css", "*.js"],
         "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
         "imagepipe": ["py.typed"],
+        "pipeline.monitor": ["page.html"],
         "imagepipe.serving": ["docs.html", "page.html"],
         "trainer.weights": ["backbones.json.gz"],
     },

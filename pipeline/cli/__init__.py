@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import cleaning, clusters, data, demo, deployments, models, probe, runs, serve, train, weights
+from pipeline.cli import (
+    cleaning,
+    clusters,
+    data,
+    demo,
+    deployments,
+    models,
+    monitor,
+    probe,
+    runs,
+    serve,
+    train,
+    weights,
+)
 
 
 def _refuse_uri(path: Any) -> Any:
@@ -32,9 +45,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="From labelled images to a gated, served classifier.",
-    epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed, or not pushed.",
+    epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed, or not pushed, or "
+    "the traffic has moved (monitor).",
 )
-for part in (train, data, weights, probe, runs, cleaning, models, serve, clusters, deployments, demo):
+for part in (train, data, weights, probe, runs, cleaning, models, serve, monitor, clusters, deployments, demo):
     app.add_typer(part.app)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
-FAILED, WRONG_USE, NOT_BLESSED = 1, 2, 3
+FAILED, WRONG_USE, NOT_BLESSED, MOVED = 1, 2, 3, 3
 """Exit statuses."""
 
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]

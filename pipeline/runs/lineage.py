@@ -85,7 +85,7 @@ def trace_model(path: str, workdir: Path | None = None) -> Lineage:
         OSError: if it can't be read.
     """
     model, path = _resolve(storage.find_model(path)), _resolve(path)
-    pipeline_workdir = Workdir(workdir.resolve() if workdir else _find_workdir(path))
+    pipeline_workdir = Workdir(workdir.resolve() if workdir else find_workdir(path))
     summaries = dict(summary.read_summaries(pipeline_workdir.runs))
     run = _find_run(path, model, summaries, pipeline_workdir)
     verified = run.model_dir is not None and filesystem.exists(f"{run.model_dir}/{FINGERPRINT}")
@@ -122,7 +122,12 @@ def _resolve(path: str) -> str:
     return filesystem.absolute(path) if filesystem.is_uri(path) else str(Path(path).resolve())
 
 
-def _find_workdir(path: str) -> Path:
+def find_workdir(path: str) -> Path:
+    """Returns the pipeline's folder that a path lies in.
+
+    Raises:
+        ModelError: if it lies in none.
+    """
     for folder in Path(path).parents if not filesystem.is_uri(path) else ():
         if Workdir(folder).runs.is_dir():
             return folder

@@ -1,0 +1,148 @@
+"""Accuracy in service: true labels that came later, joined with what the model had answered."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ModelError
+from imagepipe.base.names import TaskName
+from imagepipe.monitoring.traffic import read_tables, split_label
+from imagepipe.monitoring.two_samples import estimate_share
+
+_IDS = ("metadata", "request_id")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How well a version did in service.
+
+    Attributes:
+        version: of the model.
+        images: number of answers whose true label came.
+        value: share of the right ones; of a regression the mean absolute error.
+        interval: its 95 % confidence interval; of a regression by the normal distribution.
+    """
+
+    version: str
+    images: int
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """True labels, joined with answers: lines = joined + unmatched + ambiguous.
+
+    Attributes:
+        lines: ids in the file, each counted once; of several lines the last holds.
+        joined: those with an answer.
+        unmatched: those whose answer was not captured.
+        ambiguous: requests that had several images, so that their id says nothing of one.
+        accuracies: by version.
+    """
+
+    lines: int
+    joined: int
+    unmatched: int
+    ambiguous: int
+    accuracies: list[Accuracy]
+
+
+def join_feedback(file: str, capture: str, task: TaskName, since: datetime | None = None) -> Feedback:
+    """Joins true labels with captured answers.
+
+    Args:
+        file: CSV or JSON lines with ``metadata`` or ``request_id``, and ``label`` (several of one image joined by |);
+            path or URI.
+        capture: folder of captured traffic. Of an image that a version was asked about more than once, its last answer
+            counts.
+        task: of the model.
+        since: leaves out what was answered before.
+
+    Raises:
+        ModelError: if the file can't be read as such.
+    """
+    key, truths = _read_truths(file, task)
+    answers: dict[tuple[str, str], tuple[Any, ...]] = {}  # by id and version
+    several: set[str] = set()
+    for _, table in read_tables(capture, ["time", "version", "label", "score", *_IDS], since):
+        for row in table.to_pylist():
+            identity = row[key].decode(errors="replace") if key == "metadata" and row[key] else row[key]
+            if identity not in truths:
+                continue
+            answer = (row["time"], row["metadata"], row["label"], row["score"])
+            previous = answers.get((identity, row["version"]))
+            if key == "request_id" and previous:
+                several.add(identity)
+            if previous is None or previous[0] < answer[0]:
+                answers[identity, row["version"]] = answer
+    joined = {place: answer for place, answer in answers.items() if place[0] not in several}
+    matched = {identity for identity, _ in joined}
+    errors: dict[str, list[float]] = {}
+    for (identity, version), (_, _, label, score) in joined.items():
+        errors.setdefault(version, []).append(_measure_error(label, score, truths[identity], task))
+    return Feedback(
+        len(truths),
+        len(matched),
+        len(truths) - len(matched) - len(several),
+        len(several),
+        [_estimate(version, errors[version], task) for version in sorted(errors)],
+    )
+
+
+def _measure_error(label: str, score: float, truth: str, task: TaskName) -> float:
+    if task == "regression":
+        return abs(score - float(truth))
+    return float(set(split_label(label, task)) != set(split_label(truth, task)))
+
+
+def _estimate(version: str, errors: list[float], task: TaskName) -> Accuracy:
+    count = len(errors)
+    mean = math.fsum(errors) / count
+    if task == "regression":
+        spread = math.sqrt(math.fsum((error - mean) ** 2 for error in errors) / max(count - 1, 1) / count)
+        return Accuracy(version, count, mean, (mean - 1.96 * spread, mean + 1.96 * spread))
+    right = count - round(math.fsum(errors))
+    return Accuracy(version, count, right / count, estimate_share(right, count))
+
+
+def _read_truths(file: str, task: TaskName) -> tuple[str, dict[str, str]]:
+    """Returns the column that the lines are known by, and the true label by id."""
+    key, truths = "", {}
+    for number, row in enumerate(_read_lines(file), start=1):
+        key = key or next((name for name in _IDS if row.get(name)), "")
+        identity, label = row.get(key), row.get("label")
+        if not key or identity in (None, "") or label is None:
+            raise ModelError(f"{file}: row {number} needs 'metadata' or 'request_id', and 'label'; it has {list(row)}")
+        if task == "regression":
+            try:
+                float(label)
+            except (TypeError, ValueError):
+                raise ModelError(f"{file}: row {number}: the label {label!r} is no number") from None
+        truths[str(identity)] = "|".join(map(str, label)) if isinstance(label, list) else str(label)
+    if not truths:
+        raise ModelError(f"{file}: there are no labels")
+    return key, truths
+
+
+def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        text = filesystem.read_text(file).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is not text in UTF-8: {error}") from None
+    if not text.lstrip().startswith("{"):
+        yield from csv.DictReader(io.StringIO(text))
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ModelError(f"{file}: line {number} is not JSON: {error}") from None
+            yield row if isinstance(row, dict) else {}

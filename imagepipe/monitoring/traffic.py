@@ -1,0 +1,146 @@
+"""Captured traffic, read part by part: by day and version, with a bounded sample of each."""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ModelError
+from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.base.names import TaskName
+from imagepipe.capture.files import list_parts
+from imagepipe.monitoring.comparison import ANSWERS, EMBEDDING, MEASURES, Sample
+
+MAX_SAMPLE = 20_000
+"""Images of a day and version that are compared, drawn at random; all are counted."""
+
+MAX_VECTORS = 1000
+"""Images whose embeddings are compared."""
+
+_NUMBERS = (*MEASURES, *ANSWERS, "milliseconds")
+_COLUMNS = ["time", "request_id", "metadata", "version", "label", EMBEDDING, *_NUMBERS]
+
+
+class Part(NamedTuple):
+    """A day, in UTC as YYYY-MM-DD, and a version."""
+
+    day: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.day}, version {self.version}"
+
+
+@dataclass
+class Traffic:
+    """Answers of one day and version.
+
+    Attributes:
+        images: number of all.
+        labels: how many of all had each label, as answered.
+        sample: the captured columns but the image, ``file`` and ``row`` to find that, of at most MAX_SAMPLE images
+            drawn at random; ``embedding`` of the first MAX_VECTORS.
+    """
+
+    images: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    sample: Any = None  # pa.Table, of which mypy knows nothing
+
+
+def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traffic]:
+    """Reads a capture.
+
+    Args:
+        folder: its path or URI.
+        since: leaves out what was answered before.
+
+    Returns:
+        By day and version, in their order.
+
+    Raises:
+        ModelError: if there is nothing, or a file can't be read.
+    """
+    traffic: dict[Part, Traffic] = {}
+    for file, table in read_tables(folder, _COLUMNS, since):
+        days = table["time"].cast(pa.date32()).cast(pa.string()).to_pylist()
+        parts = list(zip(days, table["version"].to_pylist(), strict=True))
+        keys = zip(table["time"].cast(pa.int64()).to_pylist(), table["metadata"].to_pylist(), strict=True)
+        # Rows are drawn by a hash: at random, and the same each time.
+        hashes = [zlib.crc32((metadata or b"") + time.to_bytes(8, "little")) for time, metadata in keys]
+        placed = table.append_column("file", pa.array([file] * len(table), pa.string()))
+        placed = placed.append_column("hash", pa.array(hashes, pa.int64()))
+        for part in set(parts):
+            rows = [number for number, other in enumerate(parts) if other == part]
+            _add(traffic.setdefault(Part(*part), Traffic()), placed.take(rows))
+    if not traffic:
+        raise ModelError(f"{folder}: no captured traffic{f' since {since:%Y-%m-%d %H:%M} UTC' if since else ''}")
+    return {part: traffic[part] for part in sorted(traffic)}
+
+
+def read_tables(folder: str, columns: Sequence[str], since: datetime | None = None) -> Iterator[tuple[str, pa.Table]]:
+    """Yields the files of a capture, with the rows that were answered since a time, and their number as ``row``.
+
+    Raises:
+        ModelError: if one can't be read.
+    """
+    for file in list_parts(folder, since):
+        try:
+            with filesystem.open_read(file) as opened:
+                table = pq.read_table(opened, columns=[*columns], partitioning=None)
+            table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
+            if since:
+                table = table.filter(pc.greater_equal(table["time"], pa.scalar(since, table["time"].type)))
+        except (pa.ArrowException, KeyError) as error:
+            raise ModelError(f"{file} is no file of captured traffic, or is damaged: {error}. Remove it") from error
+        yield file, table
+
+
+def make_sample(traffic: Traffic, task: TaskName) -> Sample:
+    """Returns a part of the traffic as it is compared."""
+    table = traffic.sample
+    vectors = table[EMBEDDING].drop_null().slice(0, MAX_VECTORS)
+    embedding = np.stack([np.asarray(row.as_py(), np.float32) for row in vectors]) if len(vectors) else None
+    labels = [] if task == "regression" else [split_label(label, task) for label in table["label"].to_pylist()]
+    return Sample({name: to_numbers(table[name]) for name in _NUMBERS}, labels, embedding)
+
+
+def to_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column as float64 ``[n]``, NaN for what is missing."""
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def split_label(label: str, task: TaskName) -> list[str]:
+    """Returns the labels in an answer's text."""
+    return label.split(LABEL_SEPARATOR) if task == "multilabel" else [label]
+
+
+def load_images(places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
+    """Returns the images that captured rows hold, by file and row."""
+    by_file: dict[str, list[int]] = {}
+    for file, row in places:
+        by_file.setdefault(file, []).append(row)
+    images: dict[tuple[str, int], bytes] = {}
+    for file, rows in by_file.items():
+        with filesystem.open_read(file) as opened:
+            column = pq.read_table(opened, columns=["image"], partitioning=None)["image"]
+        images |= {(file, row): image for row in rows if (image := column[row].as_py()) is not None}
+    return images
+
+
+def _add(traffic: Traffic, group: pa.Table) -> None:
+    traffic.images += len(group)
+    traffic.labels.update(group["label"].to_pylist())
+    tables = [group] if traffic.sample is None else [traffic.sample, group]
+    table = pa.concat_tables(tables).sort_by("hash").slice(0, MAX_SAMPLE)
+    place = table.column_names.index(EMBEDDING)
+    vectors = table[EMBEDDING].slice(0, MAX_VECTORS)
+    rest = pa.nulls(len(table) - len(vectors), vectors.type)
+    traffic.sample = table.set_column(place, EMBEDDING, pa.chunked_array([*vectors.chunks, rest], vectors.type))

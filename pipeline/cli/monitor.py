@@ -1,0 +1,142 @@
+"""Commands about a model in service: monitor, feedback."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_table, report_errors
+
+if TYPE_CHECKING:
+    from imagepipe.monitoring.feedback import Feedback
+    from pipeline.monitor.report import Monitored
+
+app = typer.Typer()
+
+_UNITS = {"d": "days", "h": "hours"}
+
+CaptureArgument = Annotated[
+    str, typer.Argument(metavar="CAPTURE", help="The folder of `serve --capture`: a path or URI.")
+]
+SinceOption = Annotated[
+    str, typer.Option(metavar="TIME", help="Leave out what was answered before: 7d, 12h, or a date such as 2026-05-01.")
+]
+
+
+@app.command()
+def monitor(
+    capture: CaptureArgument,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL|RUN",
+            help="The live version (serving/NAME/VERSION or serving/NAME), its run (runs/RUN), or the "
+            "reference.parquet of that.",
+        ),
+    ],
+    since: SinceOption = "7d",
+    feedback: Annotated[
+        str | None, typer.Option(metavar="FILE", help="True labels that came later, see `imagepipe feedback`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page of it, such as monitor.html.")] = None,
+    max_divergence: Annotated[
+        float, typer.Option(min=0, max=1, help="Divergence of a number up to which it has not moved.")
+    ] = 0.02,
+    max_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Change of a label's share up to which it has not moved.")
+    ] = 0.05,
+    workdir: WorkdirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what a model is asked with what it was trained on. Exits with 3 if a measure has moved."""
+    start = _parse_since(since)
+    with report_errors():
+        from imagepipe.monitoring.comparison import Limits
+        from imagepipe.monitoring.feedback import join_feedback
+        from pipeline.monitor import page, report
+        from pipeline.runs.reference import find_reference
+
+        reference = find_reference(against, workdir)
+        joined = join_feedback(feedback, capture, reference.task, start) if feedback else None
+        limits = Limits(divergence=max_divergence, share=max_share)
+        monitored = report.monitor(capture, reference, limits, start, joined)
+        if out:
+            out.write_text(page.render_page(monitored))
+    if as_json:
+        OUT.print_json(data=report.to_json(monitored))
+    else:
+        _show(monitored)
+        if joined:
+            _show_feedback(joined)
+    if out:
+        ERR.print(f"The page: {escape(str(out))}")
+    raise typer.Exit(MOVED if monitored.moved else 0)
+
+
+@app.command()
+def feedback(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="CSV or JSON lines with metadata or request_id, and the true label of each image."
+        ),
+    ],
+    capture: CaptureArgument,
+    task: Annotated[
+        Literal["classification", "multilabel", "regression"], typer.Option(help="The model's task.")
+    ] = "classification",
+    since: SinceOption = "30d",
+    as_json: JsonOption = False,
+) -> None:
+    """Join true labels that came later with captured answers: accuracy in service, by version."""
+    start = _parse_since(since)
+    with report_errors():
+        from imagepipe.monitoring.feedback import join_feedback
+
+        joined = join_feedback(file, capture, task, start)
+    if as_json:
+        OUT.print_json(data=vars(joined) | {"accuracies": [vars(accuracy) for accuracy in joined.accuracies]})
+    else:
+        _show_feedback(joined)
+
+
+def _parse_since(text: str) -> datetime:
+    if match := re.fullmatch(r"(\d{1,5})([dh])", text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"--since: {text!r} is neither 7d, 12h nor a date such as 2026-05-01") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _show(monitored: "Monitored") -> None:
+    from pipeline.monitor.report import MIN_IMAGES, describe_moved, measure_latency
+
+    table = Table("day (UTC)", "version", "images", "ms, median", "ms, 95 %", "moved", box=box.SIMPLE)
+    for part, traffic in monitored.traffic.items():
+        moved = [m.comparison.measure for m in monitored.moved if m.part == str(part)]
+        few = traffic.images < MIN_IMAGES
+        verdict = f"too few to compare (at least {MIN_IMAGES})" if few else ", ".join(moved) or "nothing"
+        latency = measure_latency(traffic) or {}
+        times = [f"{value:.1f}" for value in latency.values()] or ["", ""]
+        table.add_row(part.day, escape(part.version), f"{traffic.images:,}", *times, verdict)
+    print_table(table)
+    for measure in monitored.moved:
+        OUT.print(escape(describe_moved(measure)))
+
+
+def _show_feedback(joined: "Feedback") -> None:
+    OUT.print(
+        f"{joined.lines:,} labels = {joined.joined:,} joined + {joined.unmatched:,} whose answer was not captured"
+        f" + {joined.ambiguous:,} of requests with several images"
+    )
+    for accuracy in joined.accuracies:
+        low, high = accuracy.interval
+        interval = f"{accuracy.value:.4f} ({low:.4f} to {high:.4f})"
+        OUT.print(escape(f"version {accuracy.version}: {interval} over {accuracy.images:,} images"))

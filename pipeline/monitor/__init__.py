@@ -1,0 +1,1 @@
+"""Captured traffic against a run: figures, and a page."""

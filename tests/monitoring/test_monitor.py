@@ -1,0 +1,203 @@
+"""`imagepipe monitor` and `feedback` on captured files: figures by hand, what moved, the page."""
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from imagepipe.capture.files import write_rows
+from imagepipe.monitoring import traffic
+from imagepipe.monitoring.reference import read_reference, write_reference
+from pipeline.cli import app
+
+NOW = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+RUN = "20260501-120000"
+
+
+def picture(gray: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (32, 24), (gray, gray, gray)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def make_rows(count: int, *, day: int = 0, version: str = "3", brighter: float = 0.0, seed: int = 0) -> list[dict]:
+    rng = np.random.default_rng(seed)
+    brightness = np.clip(rng.normal(0.4, 0.1, count) + brighter, 0, 1)
+    return [
+        {
+            "time": NOW - timedelta(days=day) + timedelta(seconds=number),
+            "request_id": f"r{day}-{version}-{number}",
+            "metadata": f"{day}-{version}-{number}".encode(),
+            "version": version,
+            "label": ["cat", "dog"][int(rng.random() < 0.5)],
+            "score": float(rng.beta(5, 2)),
+            "novelty": float(rng.random()),
+            "embedding": rng.normal(size=4).astype(np.float16),
+            "width": 320,
+            "height": 240,
+            "aspect": 4 / 3,
+            "bytes": int(rng.integers(5_000, 9_000)),
+            "brightness": float(brightness[number]),
+            "contrast": float(rng.uniform(0.1, 0.3)),
+            "image": picture(int(255 * brightness[number])) if number % 2 else None,
+            "milliseconds": float(number % 10),
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> str:
+    path = str(tmp_path_factory.mktemp("run") / "reference.parquet")
+    rows = [row | {"split": split} for seed, split in ((8, "train"), (9, "eval")) for row in make_rows(800, seed=seed)]
+    write_reference(path, rows, "classification", "3", RUN)
+    return path
+
+
+@pytest.fixture
+def capture(tmp_path) -> str:
+    """Two quiet days of version 3, with a few answers of version 4."""
+    folder = str(tmp_path / "traffic")
+    for number, rows in enumerate([make_rows(300, day=1, seed=1), make_rows(300, seed=2), make_rows(5, version="4")]):
+        write_rows(folder, rows, f"p{number}")
+    return folder
+
+
+def ask(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result.exit_code, result.output
+
+
+def read_json(*arguments: str) -> tuple[int, dict]:
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_traffic_like_the_reference_is_quiet_and_counted(capture, reference):
+    status, figures = read_json("monitor", capture, "--against", reference)
+    assert status == 0
+    assert figures["moved"] == []
+    parts = {(part["day"], part["version"]): part for part in figures["parts"]}
+    today, yesterday = (f"{NOW - timedelta(days=days):%Y-%m-%d}" for days in (0, 1))
+    expected = {(yesterday, "3"): 300, (today, "3"): 300, (today, "4"): 5, ("all days", "3"): 600}
+    assert {place: part["images"] for place, part in parts.items()} == expected
+    assert parts[today, "4"]["comparisons"] == []
+    assert sum(parts[today, "3"]["labels"].values()) == 300
+    assert parts[today, "3"]["milliseconds"] == {"median": 4.5, "p95": 9.0}
+    measures = {c["measure"]: c["versus"] for c in parts[today, "3"]["comparisons"]}
+    answers = dict.fromkeys(("score", "novelty", "label", "embedding"), "eval")
+    assert measures == dict.fromkeys(traffic.MEASURES, "train") | answers
+
+
+def test_what_moved_is_named_with_its_images_and_a_status_of_3(capture, reference, tmp_path):
+    write_rows(capture, make_rows(200, version="5", brighter=0.2, seed=4), "bright")
+    page = tmp_path / "monitor.html"
+    status, figures = read_json("monitor", capture, "--against", reference, "--out", str(page))
+    assert status == 3
+    assert figures["moved"] == ["brightness"]
+    moved = [(part["version"], c["measure"]) for part in figures["parts"] for c in part["comparisons"] if c["moved"]]
+    assert moved == [("5", "brightness")]
+    # Another version's answers are not the reference's.
+    (other,) = [part for part in figures["parts"] if part["version"] == "5"]
+    assert {c["versus"] for c in other["comparisons"]} == {"train"}
+    text = page.read_text()
+    assert "The traffic has moved" in text
+    assert text.count("data:image/jpeg;base64,") == 8
+    status, shown = ask("monitor", capture, "--against", reference, "--max-divergence", "0.9")
+    assert (status, "nothing" in shown) == (0, True)
+
+
+def test_text_of_callers_is_text_on_the_page(capture, reference, tmp_path):
+    rows = [row | {"metadata": b"<script>alert(1)</script>", "label": "<b>"} for row in make_rows(100, seed=5)]
+    write_rows(capture, rows, "markup")
+    page = tmp_path / "monitor.html"
+    assert ask("monitor", capture, "--against", reference, "--out", str(page))[0] == 3
+    assert "<script" not in page.read_text()
+    assert "<b>" in page.read_text().replace("<b>&lt;b&gt;</b>", "<b>")
+    assert "&lt;script&gt;" in page.read_text()
+
+
+def test_what_is_older_is_left_out(capture, reference):
+    _, figures = read_json("monitor", capture, "--against", reference, "--since", f"{NOW:%Y-%m-%d}")
+    assert sum(part["images"] for part in figures["parts"]) == 305
+
+
+def test_a_sample_is_bounded_and_all_are_counted(capture, monkeypatch):
+    monkeypatch.setattr(traffic, "MAX_SAMPLE", 100)
+    monkeypatch.setattr(traffic, "MAX_VECTORS", 10)
+    (_, yesterday), *_ = traffic.read_traffic(capture).items()
+    assert yesterday.images == 300
+    assert len(yesterday.sample) == 100
+    assert yesterday.sample["embedding"].null_count == 90
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda folder: None, "no captured traffic"),
+        (lambda folder: (folder / "part-x.parquet").write_bytes(b"PAR1"), "is no file of captured traffic"),
+    ],
+)
+def test_a_capture_that_cant_be_read_is_refused_in_words(tmp_path, reference, write, words):
+    folder = tmp_path / f"date={NOW:%Y-%m-%d}" / "hour=12" / "version=3"
+    folder.mkdir(parents=True)
+    write(folder)
+    status, text = ask("monitor", str(tmp_path), "--against", reference)
+    assert status == 2
+    assert words in " ".join(text.split())
+
+
+def test_a_file_that_is_no_reference_is_refused_in_words(tmp_path, capture):
+    (tmp_path / "x.parquet").write_bytes(b"text")
+    status, text = ask("monitor", capture, "--against", str(tmp_path / "x.parquet"))
+    assert status == 2
+    assert "is no reference" in " ".join(text.split())
+
+
+def test_feedback_is_the_accuracy_by_version(capture, reference, tmp_path):
+    rows = [make_rows(300, seed=2)[number] for number in range(10)]
+    lines = [{"metadata": row["metadata"].decode(), "label": row["label"]} for row in rows]
+    lines[0]["label"] = "horse"
+    lines += [{"metadata": "never asked", "label": "cat"}, {"metadata": "0-4-1", "label": "horse"}]
+    file = tmp_path / "truth.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, figures = read_json("feedback", str(file), capture)
+    assert status == 0
+    assert [figures[name] for name in ("lines", "joined", "unmatched", "ambiguous")] == [12, 11, 1, 0]
+    third, fourth = figures["accuracies"]
+    assert (third["version"], third["images"], third["value"]) == ("3", 10, 0.9)
+    assert third["interval"] == pytest.approx([0.5958, 0.9821], abs=1e-3)  # Wilson, 9 of 10
+    assert (fourth["version"], fourth["images"], fourth["value"]) == ("4", 1, 0)
+    page = tmp_path / "monitor.html"
+    ask("monitor", capture, "--against", reference, "--feedback", str(file), "--out", str(page))
+    assert "0.9000" in page.read_text()
+
+
+def test_feedback_by_request_leaves_out_requests_with_several_images(capture, tmp_path):
+    rows = make_rows(3, version="6")
+    write_rows(capture, [row | {"request_id": f"q{number // 2}"} for number, row in enumerate(rows)], "several")
+    file = tmp_path / "truth.csv"
+    file.write_text(f"request_id,label\nq0,cat\nq1,{rows[2]['label']}\n")
+    status, figures = read_json("feedback", str(file), capture)
+    assert status == 0
+    assert [figures[name] for name in ("lines", "joined", "unmatched", "ambiguous")] == [2, 1, 0, 1]
+    assert [(a["images"], a["value"]) for a in figures["accuracies"]] == [(1, 1)]
+
+
+def test_feedback_that_lacks_a_column_names_the_row(tmp_path, capture):
+    (tmp_path / "truth.csv").write_text("id,label\n1,cat\n")
+    status, text = ask("feedback", str(tmp_path / "truth.csv"), capture)
+    assert status == 2
+    assert "row 1 needs 'metadata' or 'request_id', and 'label'" in " ".join(text.split())
+
+
+def test_a_reference_is_read_as_it_was_written(reference):
+    loaded = read_reference(reference)
+    assert (loaded.task, loaded.version, loaded.run) == ("classification", "3", RUN)
+    assert len(loaded.evaluated.labels) == 800
+    assert loaded.evaluated.embedding.shape == (800, 4)
