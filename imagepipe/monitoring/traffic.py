@@ -86,7 +86,7 @@ def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traff
 
 
 def read_tables(folder: str, columns: Sequence[str], since: datetime | None = None) -> Iterator[tuple[str, pa.Table]]:
-    """Yields the files of a capture, with the rows that were answered since a time, and their number as ``row``.
+    """Yields the files of a capture, with the rows that were answered since a time, and their numbers as ``row``.
 
     Raises:
         ModelError: if one can't be read.

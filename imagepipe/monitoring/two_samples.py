@@ -45,10 +45,10 @@ def compare_numbers(sample: np.ndarray, reference: np.ndarray) -> Difference:
     """Compares numbers, float ``[n]`` and ``[m]``, without NaN; neither is empty."""
     edges = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]))
     # A place for each edge itself, too: of photos of one size all widths are one number.
-    places, of_reference = (
+    places, expected = (
         np.searchsorted(edges, values) + np.searchsorted(edges, values, "right") for values in (sample, reference)
     )
-    shares = np.stack([np.bincount(x, minlength=2 * len(edges) + 1) / len(x) for x in (places, of_reference)])
+    shares = np.stack([np.bincount(x, minlength=2 * len(edges) + 1) / len(x) for x in (places, expected)])
     return Difference(
         float(stats.ks_2samp(sample, reference, method="asymp").pvalue),
         _measure_divergence(*shares),
@@ -58,12 +58,10 @@ def compare_numbers(sample: np.ndarray, reference: np.ndarray) -> Difference:
 
 def compare_labels(sample: Sequence[Sequence[str]], reference: Sequence[Sequence[str]]) -> Difference:
     """Compares labels, any number per image; neither sample is empty."""
-    counts, of_reference = (
-        Counter(label for labels in images for label in set(labels)) for images in (sample, reference)
-    )
-    names = sorted(counts.keys() | of_reference.keys())
+    counts, expected = (Counter(label for labels in images for label in set(labels)) for images in (sample, reference))
+    names = sorted(counts.keys() | expected.keys())
     totals = np.array([[len(sample)], [len(reference)]])
-    present = np.array([[counted[name] for name in names] for counted in (counts, of_reference)])
+    present = np.array([[counted[name] for name in names] for counted in (counts, expected)])
     shares = present / totals
     tables = np.stack([present, totals - present]).transpose(2, 1, 0)
     p = min((float(stats.fisher_exact(table).pvalue) for table in tables), default=1.0)

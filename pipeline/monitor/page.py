@@ -38,20 +38,14 @@ def render_page(monitored: Monitored) -> str:
                 "name": part,
                 "images": traffic.images,
                 "latency": measure_latency(traffic),
-                "comparisons": [
-                    {
-                        "measure": c.measure,
-                        "versus": c.versus,
-                        "distance": c.difference.distance,
-                        "limit": find_limit(c.measure, monitored.limits),
-                        "p": c.difference.p,
-                        "moved": (str(part), c.measure) in moved,
-                    }
+                "cells": {
+                    c.measure: {"distance": c.difference.distance, "moved": (str(part), c.measure) in moved}
                     for c in monitored.comparisons[part]
-                ],
+                },
             }
             for part, traffic in monitored.traffic.items()
         ],
+        columns=_list_columns(monitored),
         pictures=[_describe_pictures(monitored, m) for m in monitored.moved[:_MAX_MOVED]],
         left_out=max(0, len(monitored.moved) - _MAX_MOVED),
         charts=_draw_charts(monitored),
@@ -72,6 +66,16 @@ def _load_template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html")
+
+
+def _list_columns(monitored: Monitored) -> list[dict[str, Any]]:
+    """Returns the measures that were compared, in a fixed order."""
+    versus = {c.measure: c.versus for comparisons in monitored.comparisons.values() for c in comparisons}
+    return [
+        {"measure": name, "versus": versus[name], "limit": find_limit(name, monitored.limits)}
+        for name in (*MEASURES, LABEL, *ANSWERS, EMBEDDING)
+        if name in versus
+    ]
 
 
 def _describe_pictures(monitored: Monitored, moved: Moved) -> dict[str, Any]:
@@ -114,17 +118,23 @@ def _draw_charts(monitored: Monitored) -> list[Chart]:
         if series and len(expected):
             of = "training images" if name in MEASURES else "eval split"
             ends = [0, max(1, len(days) - 1)]
-            series[of] = [Point(x, float(expected.mean()), title=f"{of}: {expected.mean():.4g}") for x in ends]
+            mean = _compute_mean(expected)
+            series[of] = [Point(x, mean, title=f"{of}: {mean:.4g}") for x in ends]
         axis = Axis("day", labels=_label_days(days))
         if series and (chart := draw_chart(f"Mean {name}", series, axis, Axis())):
             charts.append(chart)
     return charts
 
 
+def _compute_mean(values: np.ndarray) -> float:
+    return float(f"{values.mean():.6g}")  # else a chart may show rounding
+
+
 def _make_point(x: float, values: np.ndarray, title: str) -> Point:
-    mean = float(values.mean())
+    mean = _compute_mean(values)
     half = 1.96 * float(values.std()) / len(values) ** 0.5
-    return Point(x, mean, (mean - half, mean + half), f"{title}: {mean:.4g} of {len(values):,} images")
+    interval = (mean - half, mean + half) if half > 1e-6 * abs(mean) else None  # else of one value, and its rounding
+    return Point(x, mean, interval, f"{title}: {mean:.4g} of {len(values):,} images")
 
 
 def _label_days(days: Sequence[str]) -> tuple[tuple[float, str], ...]:

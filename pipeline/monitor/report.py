@@ -66,7 +66,7 @@ def monitor(
         part: _compare(part, answers, reference) if answers.images >= MIN_IMAGES else []
         for part, answers in traffic.items()
     }
-    moved = find_moved({str(part): found for part, found in comparisons.items()}, limits)
+    moved = find_moved({str(part): measured for part, measured in comparisons.items()}, limits)
     return Monitored(reference, limits, traffic, comparisons, moved, feedback)
 
 
