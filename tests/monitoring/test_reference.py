@@ -1,0 +1,99 @@
+"""The reference that `imagepipe monitor` makes of what a run left."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import yaml
+
+from imagepipe.base.errors import ModelError
+from imagepipe.base.names import ROWS
+from imagepipe.base.tfrecord import encode_example, frame_record
+from pipeline.runs.reference import find_reference
+from tests.pipeline.runs.workdirs import Recorder, run_id
+
+TRAINED, EVALUATED = 6, 4
+
+
+class Embedder(tf.Module):
+    """Embeds an image as the number of its bytes, and a one."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=name) for name in ("input", "metadata")])
+    def embed(self, input, metadata):
+        size = tf.cast(tf.strings.length(input), tf.float32)
+        return {"embedding": tf.stack([size, tf.ones_like(size)], axis=1), "metadata": metadata}
+
+
+def write_split(folder: Path, count: int) -> None:
+    """Two files, of which each has every second image."""
+    folder.mkdir(parents=True)
+    for part in range(2):
+        with gzip.open(folder / f"data_tfrecord-0000{part}-of-00002.gz", "wb") as file:
+            for number in range(part, count, 2):
+                example = {"input": [b"x" * (number + 1)], "width": [100 + number], "brightness": [number / 10]}
+                file.write(frame_record(encode_example(example)))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run that pushed version 2, which lies in a folder of versions."""
+    recorder = Recorder(tmp_path / "work")
+    left = recorder.workdir.artifacts
+    model = left / "Trainer" / "model" / "1" / "Format-Serving"
+    module = Embedder()
+    tf.saved_model.save(module, str(model), signatures={"embed": module.embed})
+    for split, count in (("train", TRAINED), ("eval", EVALUATED)):
+        write_split(left / "examples" / f"Split-{split}", count)
+    (left / "predictions").mkdir()
+    rows = [
+        {
+            "index": index,
+            "candidate": [0.25, 0.75],
+            "candidate_label": "dog",
+            "candidate_novelty": index / 4,
+            "width": 100,
+            "height": 80,
+            "x_brightness": 0.5,
+        }
+        for index in range(EVALUATED)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), left / "predictions" / ROWS)
+    recorder.record(0, uris={"ImportExampleGen": f"{left}/examples", "Predictions": f"{left}/predictions"})
+    recorder.summarize(0, pushed_version="2", model_dir=str(model))
+    folder = recorder.workdir.runs / run_id(0)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"name": "digits", "data": {"path": "/data"}}))
+    pushed = recorder.workdir.serving("digits") / "2"
+    pushed.parent.mkdir(parents=True)
+    pushed.symlink_to(model)
+    return folder
+
+
+def test_it_has_the_measures_of_training_and_the_answers_about_the_eval_split(run):
+    reference = find_reference(str(run))
+    assert (reference.task, reference.version, reference.run) == ("classification", "2", run_id(0))
+    assert sorted(reference.trained.numbers["width"]) == [100, 101, 102, 103, 104, 105]
+    assert sorted(reference.trained.numbers["brightness"]) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert np.isnan(reference.trained.numbers["contrast"]).all()  # which these records don't have
+    assert reference.trained.labels == []
+    assert reference.evaluated.labels == [["dog"]] * EVALUATED
+    assert reference.evaluated.numbers["score"].tolist() == [0.75] * EVALUATED
+    assert reference.evaluated.numbers["novelty"].tolist() == [0, 0.25, 0.5, 0.75]
+    # Predictions' rows are in the order of the files: first the images with an even number.
+    assert reference.evaluated.embedding.tolist() == [[1, 1], [3, 1], [2, 1], [4, 1]]
+
+
+def test_it_is_kept_in_the_run_and_named_by_the_file(run):
+    made = find_reference(str(run))
+    (run.parent.parent / "metadata.db").unlink()
+    for against in (run, run / "reference.parquet"):
+        assert find_reference(str(against)).evaluated.labels == made.evaluated.labels
+
+
+def test_a_run_whose_artifacts_are_gone_is_refused_in_words(run):
+    (run.parent.parent / "artifacts" / "predictions" / ROWS).unlink()
+    with pytest.raises(ModelError, match=r"can't be compared with this run.*predictions\.parquet.* is missing"):
+        find_reference(str(run))
