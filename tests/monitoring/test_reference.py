@@ -86,10 +86,10 @@ def test_it_has_the_measures_of_training_and_the_answers_about_the_eval_split(ru
 
 
 def test_it_is_kept_in_the_run_and_named_by_the_file(run):
-    made = find_reference(str(run.parent.parent / "serving" / "digits"))
+    first = find_reference(str(run.parent.parent / "serving" / "digits"))
     (run.parent.parent / "metadata.db").unlink()
     for against in (run, run / "reference.parquet"):
-        assert find_reference(str(against)).evaluated.labels == made.evaluated.labels
+        assert find_reference(str(against)).evaluated.labels == first.evaluated.labels
 
 
 def test_a_run_whose_artifacts_are_gone_is_refused_in_words(run):
