@@ -105,7 +105,7 @@ class TrainerConfig(BaseModel):
     weights: str = Field(
         IMAGENET,
         description="Weights to start from: imagenet, none (train from scratch), or a file of the backbone's weights: "
-        ".h5, .weights.h5, .weights.json or .keras of Keras 2 or 3, or the folder of a SavedModel.",
+        ".h5, .weights.h5, .weights.json or .keras of Keras 2 or 3, or the folder of a SavedModel; a path or URI.",
     )
     normalization: Literal["backbone", "featurewise"] = Field(
         "backbone",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from trainer.own_backbone import hash_module
 from trainer.weights.contents import list_shards
+from trainer.weights.fetch import fetch_weights
 
 
 def hash_given(key: Literal["backbone", "weights"], name: str) -> str:
@@ -17,12 +18,12 @@ def hash_given(key: Literal["backbone", "weights"], name: str) -> str:
 
     Raises:
         ConfigError: there is no such backbone.
-        WeightsError: a file that names others is damaged.
+        WeightsError: a file that names others is damaged, or a URI can't be read.
     """
     if key == "backbone":
         return hash_module(name)
-    place = Path(name)
-    files = sorted(place.rglob("*")) if place.is_dir() else [place, *map(Path, list_shards(name))]
+    place = Path(fetch_weights(name))
+    files = sorted(place.rglob("*")) if place.is_dir() else [place, *map(Path, list_shards(str(place)))]
     digest = hashlib.sha256()
     for file in files:
         if file.is_file():  # who reads it says that it is missing

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import WeightsError
 from trainer import backbones
 from trainer.config import IMAGENET, NO_WEIGHTS
 from trainer.weights.check import check_readable
 from trainer.weights.contents import open_weights
+from trainer.weights.fetch import fetch_weights
 from trainer.weights.identify import find_layers, load_layers
 from trainer.weights.layers import list_layers
 
@@ -41,7 +43,7 @@ def check_weights(weights: str, backbone: str) -> None:
     """Checks, before anything is run, that weights are available.
 
     Args:
-        weights: ``imagenet``, ``none`` or the path of a file.
+        weights: ``imagenet``, ``none`` or the path or URI of a file.
         backbone: the network that they are for, see ``trainer.backbones``.
 
     Raises:
@@ -58,7 +60,7 @@ def check_weights(weights: str, backbone: str) -> None:
             )
     else:
         check_file(weights)
-        with _name_setting(), open_weights(weights) as (contents, _):
+        with _fetch(weights) as file, open_weights(file) as (contents, _):
             if backbone in backbones.BACKBONES:  # of another one the layers are known once it is built
                 find_layers(weights, contents, backbone, load_layers()[backbone])
 
@@ -66,21 +68,30 @@ def check_weights(weights: str, backbone: str) -> None:
 def check_file(path: str) -> None:
     """Checks that a file of weights is there and does no harm to who reads it, see ``trainer.weights.check``.
 
+    Args:
+        path: its path or URI.
+
     Raises:
         WeightsError: if it is not.
     """
-    if not Path(path).exists():
-        raise WeightsError(f"trainer.weights: there is no file {path}. Give a file, 'imagenet' or 'none'.")
-    with _name_setting():
-        check_readable(path)
+    with _fetch(path) as file:
+        if not Path(file).exists():
+            raise WeightsError(f"there is no file {path}. Give a file, 'imagenet' or 'none'.")
+        check_readable(file)
 
 
 @contextmanager
-def _name_setting() -> Iterator[None]:
+def _fetch(path: str) -> Iterator[str]:
+    """Yields the path of weights on this machine; errors name the setting, and the path as it was given."""
+    copies, folder = "", ""
     try:
-        yield
+        file = fetch_weights(path)
+        if filesystem.is_uri(path):
+            copies, folder = (name.rpartition("/")[0] for name in (file, path))
+        yield file
     except WeightsError as error:
-        raise WeightsError(f"trainer.weights: {error}") from error
+        message = str(error).replace(copies, folder) if copies else str(error)
+        raise WeightsError(f"trainer.weights: {message}") from error
 
 
 def is_imagenet_available(backbone: str = backbones.DEFAULT) -> bool:
@@ -116,14 +127,14 @@ def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
 
     Args:
         base: the network without its classifier.
-        path: the file, which ``check_file`` has passed.
+        path: of the file, which ``check_file`` has passed, or its URI.
         backbone: the network's name in the configuration, for messages.
 
     Raises:
         WeightsError: if the file can't be read, a layer's weights are missing or of another shape, or are not finite.
     """
     layers = list_layers(base.layers)
-    with _name_setting(), open_weights(path) as (contents, read):
+    with _fetch(path) as file, open_weights(file) as (contents, read):
         stored = find_layers(path, contents, backbone, [taken for _, taken in layers])
         values = [[read(key) for key in layer.keys] for layer in stored]
         for layer, numbers in zip(stored, values, strict=True):

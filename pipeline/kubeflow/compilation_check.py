@@ -34,7 +34,7 @@ def check_and_compile(config: Config, cluster: Cluster) -> str:
 
 
 # Others than gs:// only where our components read and write, and not TensorFlow: by fsspec.
-_STORES = {"data.path": ("gs://", "s3://"), "deploy.path": ("gs://", "s3://")}
+_STORES = dict.fromkeys(("data.path", "deploy.path", "trainer.weights"), ("gs://", "s3://"))
 
 
 def _check_compilation(config: Config, cluster: Cluster) -> Source:

@@ -299,7 +299,7 @@ def test_each_task_takes_what_its_component_declares(documents):
     [
         ("kubeflow.image=null", "kubeflow", r"kubeflow\.image: has to be given"),
         ("deploy.path=null", "kubeflow", r"deploy\.path: has to be given"),
-        ("trainer.weights=s3://bucket/w.h5", "kubeflow", r"trainer\.weights: .* components read no s3://"),
+        ("data.curated_schema=s3://bucket/x", "kubeflow", r"data\.curated_schema: .* components read no s3://"),
         ("deploy.path=minio://bucket/serving", "kubeflow", r"deploy\.path: .* components read no minio://"),
         ("kubeflow.pipeline_root=gs://bucket/runs", "vertex", r"data\.path: .* it has to be in Cloud Storage"),
         ("deploy.sign=gs://bucket/key.pem", "kubeflow", r"deploy\.sign: .* from a volume only"),
