@@ -54,6 +54,23 @@ SCHEMA = pa.schema(
 """Columns of the files, in their order."""
 
 
+@dataclass(frozen=True)
+class CaptureOptions:
+    """The part of the traffic that is captured, and where to.
+
+    Attributes:
+        folder: path or URI.
+        rate: share of the requests that are captured, drawn at random, 0 to 1.
+        images: the images that rows hold.
+        days: days after which rows are deleted.
+    """
+
+    folder: str
+    rate: float = 0.01
+    images: KeptImages = "none"
+    days: int = 30
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """An image that was asked about, and the answer.

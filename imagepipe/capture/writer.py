@@ -12,7 +12,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.stores import connect
 from imagepipe.capture.files import delete_old, write_rows
-from imagepipe.capture.rows import Answered, KeptImages, build_row
+from imagepipe.capture.rows import Answered, CaptureOptions, build_row
 
 Outcome = Literal["written", "dropped", "lost"]
 """The end of an image: it is in a file; the queue was full; its file could not be written."""
@@ -32,23 +31,6 @@ _NICE = 10  # of the thread: a tenth of the share of one that answers requests, 
 _CLOSE_SECONDS = 10.0
 
 _log = logging.getLogger("imagepipe.capture")
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """The part of the traffic that is captured, and where to.
-
-    Attributes:
-        folder: path or URI.
-        rate: share of the requests that are captured, drawn at random, 0 to 1.
-        images: the images that rows hold.
-        days: days after which rows are deleted.
-    """
-
-    folder: str
-    rate: float = 0.01
-    images: KeptImages = "none"
-    days: int = 30
 
 
 class Capture:

@@ -5,8 +5,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 from imagepipe.base.features import LABEL_SEPARATOR
-from imagepipe.capture.rows import Answered
-from imagepipe.capture.writer import Capture, CaptureOptions
+from imagepipe.capture.rows import Answered, CaptureOptions
+from imagepipe.capture.writer import Capture
 from imagepipe.serving.telemetry import ANSWERS, CAPTURED, NOVELTY, SCORES
 from imagepipe.serving.types import Answers, Request
 

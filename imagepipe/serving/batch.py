@@ -24,6 +24,7 @@ from imagepipe.base.errors import UnavailableError
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.on_disk import DiskCounter
+from imagepipe.capture.rows import CaptureOptions
 from imagepipe.deploy import storage
 from imagepipe.serving.listing import Item, Listing, read_side_features, stream_inputs
 from imagepipe.serving.predictor import Predictor, load
@@ -67,6 +68,7 @@ def predict_source(
     workers: int = 1,
     beam_args: Sequence[str] = (),
     keep: bool = False,
+    options: CaptureOptions | None = None,
 ) -> BatchResult:
     """Asks a model about all inputs that no earlier run into the same folder has done; shows progress on stderr.
 
@@ -82,6 +84,7 @@ def predict_source(
         workers: processes, 1 or more; each holds the model in its memory.
         beam_args: Beam pipeline options, which override those of a local run.
         keep: whether the results have the manifest's further columns too.
+        options: of the capture of the answers; None for no capture. Workers on other machines must reach its folder.
 
     Raises:
         ModelError: if there is no model or no input.
@@ -114,7 +117,7 @@ def predict_source(
             run.remove_attempts()
             raise
         if spool.inputs:
-            _run_job(spool, run, _ShardHandler(folder, run.folder, kind), workers, beam_args)
+            _run_job(spool, run, _ShardHandler(folder, run.folder, kind, options), workers, beam_args)
         if run.inputs != spool.inputs:
             raise UnavailableError(
                 f"of {spool.inputs:,} inputs {run.inputs:,} have a result in {out}, and {spool.inputs - run.inputs:,} "
@@ -157,9 +160,9 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
     predicted.
     """
 
-    def __init__(self, model: str, attempts: str, kind: ResultFormat):
+    def __init__(self, model: str, attempts: str, kind: ResultFormat, options: CaptureOptions | None):
         super().__init__(min_batch_size=1, max_batch_size=1)
-        self._model, self._attempts, self._kind = model, attempts, kind
+        self._model, self._attempts, self._kind, self._options = model, attempts, kind, options
 
     def load_model(self) -> Predictor:
         if not filesystem.is_uri(self._model):
@@ -171,7 +174,7 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
 
     def run_inference(self, batch: Sequence[Shard], model: Predictor, inference_args: Any = None) -> Iterable[str]:
         for shard in batch:
-            predict_shard(shard, model, self._attempts, self._kind, self._model)
+            predict_shard(shard, model, self._attempts, self._kind, self._model, self._options)
             yield shard.id
 
     def get_num_bytes(self, batch: Sequence[Shard]) -> int:

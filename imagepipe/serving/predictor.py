@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from imagepipe.serving.inputs import Image, build_requests, normalize_images
 from imagepipe.serving.limits import BATCH_SIZE
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Failure, Prediction, Request, Value
+
+Observe = Callable[[Request, Request, Prediction], None]
 
 
 def load(path: str | os.PathLike[str], verify: str | os.PathLike[str] | None = None) -> "Predictor":
@@ -72,17 +74,29 @@ class Predictor:
         """
         return list(self.predict_requests(build_requests(images, side)))
 
-    def predict_requests(self, requests: Iterable[Request | Failure]) -> Iterator[Prediction | Failure]:
+    def predict_requests(
+        self, requests: Iterable[Request | Failure], observe: Observe | None = None
+    ) -> Iterator[Prediction | Failure]:
         """Answers requests in batches; memory holds one batch, whatever their number.
 
         Images of any format that ``imagepipe ingest`` takes are converted as it converts them.
+
+        Args:
+            requests: those that could not be read are failures.
+            observe: called with each request that was answered, the same as the model decoded it, and the answer.
 
         Returns:
             One answer per request, in their order; failures are passed through.
         """
         remaining = iter(requests)
         while batch := list(itertools.islice(remaining, BATCH_SIZE)):
-            yield from self._predict_batch([self._prepare(request) for request in batch])
+            prepared = [self._prepare(request) for request in batch]
+            answers = self._predict_batch(prepared)
+            if observe:
+                for sent, decoded, answer in zip(batch, prepared, answers, strict=True):
+                    if isinstance(sent, Request) and isinstance(decoded, Request) and isinstance(answer, Prediction):
+                        observe(sent, decoded, answer)
+            yield from answers
 
     def _prepare(self, request: Request | Failure) -> Request | Failure:
         if isinstance(request, Failure):

@@ -32,7 +32,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from imagepipe.base.process import end_with_parent
-from imagepipe.capture.writer import CaptureOptions
+from imagepipe.capture.rows import CaptureOptions
 from imagepipe.deploy.kserve_library import (
     DataPlane,
     Model,

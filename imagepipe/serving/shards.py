@@ -7,20 +7,24 @@ place. So attempts disturb each other at no time, be there several, killed ones 
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, repeat
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagepipe.base import filesystem, tfrecord
+from imagepipe.capture.batch import ShardCapture
+from imagepipe.capture.rows import Answered, CaptureOptions
 from imagepipe.serving.listing import Item, read_items
 from imagepipe.serving.predictor import Predictor
 from imagepipe.serving.spool import Shard, read_shard
-from imagepipe.serving.types import Prediction
+from imagepipe.serving.types import Prediction, Request
 
 ResultFormat = Literal["jsonl", "parquet", "tfrecord"]
 
@@ -29,7 +33,14 @@ _ROWS_IN_GROUP = 4096  # of Parquet: results held in memory
 Row = dict[str, Any]
 
 
-def predict_shard(shard: Shard, predictor: Predictor, attempts: str, kind: ResultFormat, model: str) -> None:
+def predict_shard(
+    shard: Shard,
+    predictor: Predictor,
+    attempts: str,
+    kind: ResultFormat,
+    model: str,
+    options: CaptureOptions | None = None,
+) -> None:
     """Asks about all inputs of a shard, as one attempt of any number.
 
     Args:
@@ -38,14 +49,24 @@ def predict_shard(shard: Shard, predictor: Predictor, attempts: str, kind: Resul
         attempts: folder for the files.
         kind: format of the results.
         model: where the model comes from, for the record.
+        options: of the capture of the answers; None for no capture.
     """
+    capture = ShardCapture(options, shard.id) if options else None
+    version = PurePosixPath(model).name
+
+    def observe(sent: Request, decoded: Request, answer: Prediction) -> None:
+        if capture:
+            classes = [answer.classes[name] for name in predictor.model.labels]
+            answered = (version if version.isdigit() else "1", answer.label, answer.score, classes, answer.novelty)
+            capture.add(Answered(time.time(), None, sent.id, *answered, None, sent.image, decoded.image, None))
+
     items = read_shard(shard)
     attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"
     predicted = quarantined = 0
 
     def predict_rows(quarantine: BinaryIO) -> Iterator[Row]:
         nonlocal predicted, quarantined
-        answers = predictor.predict_requests(read_items(items, predictor.model.side_types))
+        answers = predictor.predict_requests(read_items(items, predictor.model.side_types), observe)
         # A file of requests, which is a shard of its own, has any number of answers; other items have one each.
         asked = repeat(items[0]) if items[0].is_request_file else iter(items)
         for answer, item in zip(answers, asked, strict=False):
@@ -58,6 +79,8 @@ def predict_shard(shard: Shard, predictor: Predictor, attempts: str, kind: Resul
 
     with _create(f"{attempt}.predictions") as file, _create(f"{attempt}.quarantine") as quarantine:
         _WRITERS[kind](predict_rows(quarantine), file)
+    if capture:
+        capture.flush()
     record = {
         "items": [item.key for item in items],
         "model": model,

@@ -15,6 +15,8 @@ from pipeline.cli.shared import (
     ERR,
     FAILED,
     OUT,
+    CaptureImagesOption,
+    CaptureRateOption,
     DeployConfigOption,
     JsonOption,
     TargetName,
@@ -26,6 +28,7 @@ from pipeline.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from imagepipe.capture.rows import CaptureOptions
     from imagepipe.serving.batch import BatchResult
     from imagepipe.serving.client import Client
     from imagepipe.serving.types import Failure, Prediction
@@ -238,6 +241,12 @@ def batch_predict(
     keep: Annotated[
         bool, typer.Option("--keep", help="Write the manifest's further columns into the results, too (kept).")
     ] = False,
+    capture: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|URI", help="Write what is answered to Parquet files as `serve --capture` does."),
+    ] = None,
+    capture_rate: CaptureRateOption = 0.01,
+    capture_images: CaptureImagesOption = "none",
     job: Annotated[
         str | None, typer.Option(metavar="JOB", help="With --target: show the state of a job that was started earlier.")
     ] = None,
@@ -251,14 +260,22 @@ def batch_predict(
     inputs = arguments or []
     with report_errors():
         if target:
-            if kind != "jsonl" or keep or any(text.startswith("-") for text in inputs):
-                raise typer.BadParameter("a job writes --format jsonl, without --keep, and takes no options for Beam")
+            if kind != "jsonl" or keep or capture or any(text.startswith("-") for text in inputs):
+                raise typer.BadParameter(
+                    "a job writes --format jsonl, without --keep and --capture, and takes no options for Beam"
+                )
             result = _batch_job(config or Path("pipeline.yaml"), target, inputs, out, workers, job, wait)
         else:
             if len(inputs) < 2 or not out or job:
                 raise typer.BadParameter("give a model, an input and --out")
             model, source, *rest = inputs
-            result = _batch_here(model, source, out, kind, workers or 1, read_beam_arguments(rest, config), keep)
+            beam_args = read_beam_arguments(rest, config)
+            options = None
+            if capture:
+                from imagepipe.capture.rows import CaptureOptions
+
+                options = CaptureOptions(capture, capture_rate, capture_images)
+            result = _batch_here(model, source, out, kind, workers or 1, beam_args, keep, options)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(result))
     else:
@@ -270,7 +287,14 @@ def batch_predict(
 
 
 def _batch_here(
-    model: str, source: str, out: str, kind: Any, workers: int, beam_args: tuple[str, ...], keep: bool
+    model: str,
+    source: str,
+    out: str,
+    kind: Any,
+    workers: int,
+    beam_args: tuple[str, ...],
+    keep: bool,
+    options: "CaptureOptions | None",
 ) -> "BatchResult":
     from imagepipe.deploy import storage
     from imagepipe.serving.listing import Listing, read_side_features, stream_inputs
@@ -282,7 +306,7 @@ def _batch_here(
     with hide_output():
         from imagepipe.serving import batch
 
-    return batch.predict_source(folder, source, out, kind, workers, beam_args, keep)
+    return batch.predict_source(folder, source, out, kind, workers, beam_args, keep, options)
 
 
 def _batch_job(

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pipeline.cli.shared import (
     AllowHostOption,
     AllowOriginOption,
+    CaptureImagesOption,
+    CaptureRateOption,
     CertificateOption,
     HostOption,
     KeyOption,
@@ -65,20 +67,15 @@ def serve(
             help="Write what is asked and answered to Parquet files below this folder, local or s3://…, gs://…",
         ),
     ] = None,
-    capture_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="With --capture: the share of the requests, drawn at random.")
-    ] = 0.01,
-    capture_images: Annotated[
-        Literal["none", "thumbnail", "original"],
-        typer.Option(help="With --capture: the images to keep; a thumbnail has at most 160 pixels a side."),
-    ] = "none",
+    capture_rate: CaptureRateOption = 0.01,
+    capture_images: CaptureImagesOption = "none",
     capture_days: Annotated[
         int, typer.Option(min=1, help="With --capture: delete what is older than so many days.")
     ] = 30,
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
-        from imagepipe.capture.writer import CaptureOptions
+        from imagepipe.capture.rows import CaptureOptions
         from imagepipe.deploy import signing, storage
         from imagepipe.deploy.versions import find_model, find_model_name
         from pipeline.logs import hide_output

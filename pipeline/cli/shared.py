@@ -73,6 +73,14 @@ WorkdirOption = Annotated[
     Path | None, typer.Option(help="Folder for artifacts, models and runs; by default the configuration's folder.")
 ]
 
+CaptureRateOption = Annotated[
+    float, typer.Option(min=0, max=1, help="With --capture: the share of the requests, drawn at random.")
+]
+CaptureImagesOption = Annotated[
+    Literal["none", "thumbnail", "original"],
+    typer.Option(help="With --capture: the images to keep; a thumbnail has at most 160 pixels a side."),
+]
+
 
 @contextmanager
 def report_errors() -> Iterator[None]:

@@ -20,8 +20,8 @@ from imagepipe.base import tfrecord
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.images import prepare_for_decoder
 from imagepipe.capture import files, writer
-from imagepipe.capture.rows import SCHEMA, Answered, build_row
-from imagepipe.capture.writer import Capture, CaptureOptions
+from imagepipe.capture.rows import SCHEMA, Answered, CaptureOptions, build_row
+from imagepipe.capture.writer import Capture
 from imagepipe.ingest.command import ingest
 from tests.conftest import encode_image
 from tests.stores import memory  # noqa: F401 (a fixture)
@@ -186,10 +186,10 @@ def test_only_the_hours_since_a_time_are_listed(tmp_path):
 def test_a_killed_server_leaves_no_broken_file(tmp_path):
     script = """
 import sys
-from imagepipe.capture import writer
+from imagepipe.capture import rows, writer
 from tests.capture.test_writer import answered
 writer._FILE_BYTES = 1
-options = writer.CaptureOptions(sys.argv[1], rate=1.0, days=1000)
+options = rows.CaptureOptions(sys.argv[1], rate=1.0, days=1000)
 capture = writer.Capture(options, lambda outcome, _: outcome == "written" and print(outcome, flush=True))
 image = answered()
 while True:

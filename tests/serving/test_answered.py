@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from imagepipe.capture import files
-from imagepipe.capture.writer import CaptureOptions
+from imagepipe.capture.rows import CaptureOptions
 from imagepipe.serving.answered import Recorder, choose_request_id
 from imagepipe.serving.types import Answers, Request
 from tests.serving.test_server import gray

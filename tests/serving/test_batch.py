@@ -19,6 +19,8 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError, UnavailableError
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
+from imagepipe.capture import files
+from imagepipe.capture.rows import CaptureOptions
 from imagepipe.serving import batch, results, shards, spool
 from imagepipe.serving.batch import BatchResult
 from imagepipe.serving.inputs import read_images
@@ -45,6 +47,23 @@ def images(tmp_path) -> Path:
 
 def lines(out: Path, kind: str) -> list[dict]:
     return [json.loads(line) for file in out.glob(f"{kind}-*.jsonl") for line in file.open()]
+
+
+def test_answers_are_captured_as_they_are_written(model, images, tmp_path):
+    options = CaptureOptions(str(tmp_path / "traffic"), rate=1.0, images="original")
+    result = batch.predict_source(model, str(images), tmp_path / "out", options=options)
+    rows = [
+        row
+        for part in files.list_parts(str(tmp_path / "traffic"))
+        for row in pq.read_table(part, partitioning=None).to_pylist()
+    ]
+    predictions = lines(tmp_path / "out", "predictions")
+    answers = {line["metadata"]: (line["label"], line["score"], line["novelty"]) for line in predictions}
+    assert {row["metadata"].decode(): (row["label"], row["score"], row["novelty"]) for row in rows} == answers
+    assert len(rows) == result.predicted
+    assert {row["version"] for row in rows} == {"7"}
+    for row in rows:
+        assert Path(row["metadata"].decode()).read_bytes() == row["image"]
 
 
 def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
