@@ -177,35 +177,37 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
 @app.command()
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run (runs/RUN), or a SavedModel as its Trainer wrote it.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run (runs/RUN), a version that it pushed, or a SavedModel as its Trainer wrote it.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write; the labels are written beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file to write (a folder for a SavedModel); labels and figures are written beside it."),
+    ],
     kind: Annotated[
-        Literal["tflite"], typer.Option("--format", help="TensorFlow Lite, weights in float16.")
+        Literal["tflite", "onnx", "openvino", "saved_model"],
+        typer.Option("--format", help="TensorFlow Lite, ONNX, OpenVINO's IR, or TensorFlow's SavedModel."),
     ] = "tflite",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"] | None,
+        typer.Option(help="Of the weights, with int8 also of the layers; by default float16 for tflite, else float32."),
+    ] = None,
 ) -> None:
-    """Convert a run's network for devices. It takes pixels: decoding and resizing are up to the device."""
+    """Convert a run's network for other programs, and compare its answers with the model's on the eval split.
+
+    It takes pixels: decoding and resizing are up to the caller. Only a SavedModel takes encoded images.
+    """
     with report_errors():
-        from imagepipe.base import filesystem
-        from imagepipe.base.errors import ModelError
-        from imagepipe.base.labels import encode_names
-        from imagepipe.base.names import TRAINING_FOLDER
-        from imagepipe.deploy import storage
-        from imagepipe.deploy.saved_model import read_labels
+        from pipeline.export import export_model
         from pipeline.logs import hide_output
 
-        folder = storage.find_model(model)
-        training = f"{folder.rpartition('/')[0]}/{TRAINING_FOLDER}"
-        if not filesystem.exists(f"{training}/model.keras"):
-            raise ModelError(f"{folder} has no Keras model beside it. Give the run that it comes from (runs/RUN).")
         with hide_output():
-            from trainer.export.lite import convert_to_tflite
-
-            content = convert_to_tflite(storage.fetch_folder(training) / "model.keras")
-        out.write_bytes(content)
-        names = out.with_suffix(".labels.txt")
-        names.write_bytes(encode_names(read_labels(storage.fetch_assets(folder))))
-    OUT.print(escape(f"Wrote {out} ({len(content) / 2**20:.1f} MiB) and {names}"))
+            exported = export_model(model, out, kind, precision)
+    OUT.print(escape(f"Wrote {exported.file} and {exported.card}"))
+    OUT.print(escape(str(exported)))
 
 
 @app.command("batch-predict")

@@ -122,7 +122,7 @@ def test_so_is_every_other_command(project):
         "b*.jpg": ["batch-predict", "model", "b*.jpg", "--out", "o"],
         "nowhere is neither a SavedModel": ["serve", "nowhere"],
         "is no public key to verify signatures with": ["serve", "model", "--verify", "noise"],
-        "none is neither a SavedModel": ["export", "none", "--out", "x"],
+        "none is neither a SavedModel": ["export", "none", "--out", "x.tflite"],
         "there is no file missing": ["weights", "missing"],
         "absent is neither a SavedModel": ["deploy", "absent"],
         "a.yaml: No such file": ["status", "--config", "a.yaml"],

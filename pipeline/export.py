@@ -1,0 +1,279 @@
+"""Exports a run's network for other programs, held against the run's own model on images of the eval split."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ConfigError, ModelError
+from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
+from imagepipe.deploy import storage
+from imagepipe.deploy.saved_model import read_labels, read_task
+from pipeline.runs.lineage import Lineage, trace_model
+
+if TYPE_CHECKING:
+    from imagepipe.serving.loaded_model import LoadedModel
+    from trainer.export.portable import Ask
+
+Format = Literal["onnx", "openvino", "saved_model", "tflite"]
+Precision = Literal["float32", "float16", "int8"]
+
+_PRECISIONS: dict[Format, tuple[Precision, ...]] = {  # the first is the default
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "float16", "int8"),
+    "tflite": ("float16", "float32", "int8"),
+    "saved_model": (),
+}
+_WHY_NOT: dict[tuple[Format, Precision], str] = {
+    ("onnx", "float16"): "ONNX Runtime computes in float32 on CPUs, and would convert weights in float16 back",
+}
+_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
+_EXTRAS = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "openvino": ("openvino", "nncf")}  # their packages, by extra
+_CALIBRATION_IMAGES = 300  # as NNCF takes by default
+_COMPARED_IMAGES = 1000
+_BATCH = 32
+
+_PREPROCESSING = (
+    "Decode to RGB, turn upright by EXIF or XMP, lay transparency on white, resize to height and width by bilinear "
+    "interpolation with antialiasing (the proportions are not kept), round to whole numbers. The network does all "
+    "further scaling."
+)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model to export, and what is known of it.
+
+    Attributes:
+        model: the SavedModel as its Trainer wrote it, with the folder of its training beside it.
+        run: id of the run that it comes from; '' if that is unknown.
+        size: height and width of the images; None if unknown.
+        examples: folder of the run's Examples; '' if they are gone, or unknown.
+    """
+
+    model: str
+    run: str
+    size: list[int] | None
+    examples: str
+
+    @property
+    def training(self) -> str:
+        """The folder of the training."""
+        return f"{self.model.rpartition('/')[0]}/{TRAINING_FOLDER}"
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported network.
+
+    Attributes:
+        file: its file, or folder of a SavedModel.
+        card: the file beside it, in JSON: labels, preprocessing, figures.
+        figures: how its answers compare with the model's on images of the eval split; None if they weren't.
+        not_compared: why not, '' if they were.
+    """
+
+    file: Path
+    card: Path
+    figures: dict[str, Any] | None
+    not_compared: str
+
+    def __str__(self) -> str:
+        figures = self.figures
+        if figures is None:
+            return f"It was not compared with the model: {self.not_compared}."
+        text = (
+            f"On {figures['images']:,} images of the eval split its answers differ from the model's by up to "
+            f"{figures['largest_difference']:.2g}, on average by {figures['mean_difference']:.2g}."
+        )
+        if "same_label" not in figures:
+            return text
+        low, high = figures["same_label_interval"]
+        return (
+            f"{text} {figures['same_label']} have its label (95 % interval of the share: {low:.3f} to {high:.3f}). "
+            f"Accuracy {figures['accuracy']:.4f}, the model's {figures['accuracy_of_the_model']:.4f}."
+        )
+
+
+def export_model(model: str, out: Path, kind: Format, precision: Precision | None) -> Export:
+    """Exports a run's network.
+
+    Args:
+        model: a run, a version that it pushed, or the SavedModel that its Trainer wrote.
+        out: the file to write, ``.xml`` of OpenVINO, or the folder of a SavedModel.
+        kind: the format.
+        precision: of weights, or of weights and activations (int8); by default the format's.
+
+    Raises:
+        ConfigError: if there is no such form, or a package is missing that makes it.
+        ModelError: if there is no such model, or it lacks what it takes.
+        TrainingError: if the network needs side features.
+    """
+    precision = _check_form(kind, precision)
+    _check_place(kind, out)
+    source = _find_source(model)
+    if kind == "saved_model":
+        shutil.copytree(storage.fetch_folder(source.model), out)
+        return _describe(source, out, kind, _read_precision(source), None, "it is a copy of the run's model")
+    if precision == "int8" and not source.examples:
+        raise ModelError(
+            f"{model}: int8 needs images of the train split, and the Examples of its run are gone, or not known. Give "
+            "a run that has them; `imagepipe clean` removes those of old runs"
+        )
+    from imagepipe.serving.loaded_model import LoadedModel
+    from trainer.export import portable
+
+    write, open_file = {
+        "onnx": (portable.write_onnx, portable.open_onnx),
+        "openvino": (portable.write_openvino, portable.open_openvino),
+        "tflite": (portable.write_tflite, portable.open_tflite),
+    }[kind]
+    network = portable.load_network(storage.fetch_folder(source.training) / "model.keras")
+    loaded = LoadedModel(storage.fetch_folder(source.model), "tf_examples")
+    images = np.zeros((0, *network.inputs[0].shape[1:]), np.uint8)
+    if precision == "int8":
+        batches = _read_batches(loaded, f"{source.examples}/Split-train", _CALIBRATION_IMAGES)
+        images = np.concatenate([pixels for pixels, _, _ in batches])
+    write(network, precision, images, out)
+    if not source.examples:
+        return _describe(source, out, kind, precision, None, "the Examples of its run are gone, or not known")
+    batches = _read_batches(loaded, f"{source.examples}/Split-eval", _COMPARED_IMAGES)
+    return _describe(source, out, kind, precision, _compare(open_file(out), batches, loaded.task), "")
+
+
+def _check_form(kind: Format, precision: Precision | None) -> Precision:
+    precisions = _PRECISIONS[kind]
+    if not precisions:
+        if precision:
+            raise ConfigError(
+                f"--precision {precision}: a SavedModel is exported as the run made it; serving.precision is what "
+                "decides. Leave it out"
+            )
+        return "float32"
+    precision = precision or precisions[0]
+    if precision not in precisions:
+        raise ConfigError(f"--precision {precision}: {_WHY_NOT[kind, precision]}. Take one of {', '.join(precisions)}")
+    for package in _EXTRAS.get(kind, ()):
+        if (package != "nncf" or precision == "int8") and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"--format {kind} needs a package that is not installed: pip install 'imagepipe-tfx[{kind}]'"
+            )
+    return precision
+
+
+def _check_place(kind: Format, out: Path) -> None:
+    if kind == "saved_model":
+        if out.exists():
+            raise ConfigError(f"--out: {out} exists; a SavedModel is a folder that is written new")
+    elif out.suffix != _SUFFIXES[kind]:
+        raise ConfigError(f"--out: {out}: a file of {kind} ends in {_SUFFIXES[kind]}")
+    elif not out.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}")
+
+
+def _find_source(path: str) -> _Source:
+    """Finds the model that a path stands for; a version's is its run's, by whatever way it came there."""
+    folder = storage.find_model(path)
+    try:
+        lineage = trace_model(path)
+    except ModelError as error:  # of a cluster's run, say, or by a URI
+        source, reason = _Source(folder, "", None, ""), f": {error}"
+    else:
+        model = storage.find_model(str(lineage.run.model_dir)) if lineage.verified else folder
+        size = (lineage.origin.config.get("image") or {}).get("size") if lineage.origin else None
+        source, reason = _Source(model, lineage.run.run_id, size, _find_examples(lineage)), ", nor does its run"
+    if not filesystem.exists(f"{source.training}/model.keras"):
+        raise ModelError(f"{folder} has no Keras model beside it{reason}. Give the run that it comes from (runs/RUN)")
+    return source
+
+
+def _find_examples(lineage: Lineage) -> str:
+    """Returns the folder with the splits that the model was trained and evaluated on; '' if it is gone."""
+    for execution in lineage.executions:
+        for output in execution.outputs:
+            if output.key == "examples" and not output.removed and filesystem.exists(f"{output.uri}/Split-eval"):
+                return output.uri
+    return ""
+
+
+def _read_precision(source: _Source) -> str:
+    """Returns the precision of a run's SavedModel; '' if that is not known."""
+    try:
+        return str(json.loads(filesystem.read_text(f"{source.training}/{OPTIMIZED}"))["precision"])
+    except FileNotFoundError:
+        return ""
+
+
+def _read_batches(
+    loaded: "LoadedModel", folder: str, maximum: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields pixels, the model's classes, and targets of the first images of a split, which is in no order."""
+    from imagepipe.base.features import IMAGE, TARGET
+    from transform.examples import read_serialized
+
+    transform, answer = loaded.loaded.signatures["transform_features"], loaded.loaded.signatures["tf_examples"]
+    for examples in read_serialized(folder).take(maximum).batch(_BATCH):
+        features = transform(examples=examples)
+        yield features[IMAGE].numpy(), answer(examples=examples)["classes"].numpy(), features[TARGET].numpy()
+
+
+def _compare(ask: "Ask", batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], task: str) -> dict[str, Any]:
+    """Returns figures on an export's answers and the model's."""
+    from scipy import stats
+
+    rows = [(ask(pixels), expected, targets) for pixels, expected, targets in batches]
+    actual, expected, targets = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    difference = np.abs(actual - expected)
+    figures: dict[str, Any] = {
+        "images": len(actual),
+        "largest_difference": float(difference.max()),
+        "mean_difference": float(difference.mean()),
+    }
+    if task == "classification":
+        labels, own = actual.argmax(1), expected.argmax(1)
+        same = int((labels == own).sum())
+        # The exact interval: Clopper, C. J., Pearson, E. S. (1934), Biometrika 26 (4), 404-413.
+        interval = stats.binomtest(same, len(actual)).proportion_ci(0.95, "exact")
+        figures |= {
+            "same_label": same,
+            "same_label_interval": [float(interval.low), float(interval.high)],
+            "accuracy": float((labels == targets).mean()),
+            "accuracy_of_the_model": float((own == targets).mean()),
+        }
+    return figures
+
+
+def _describe(
+    source: _Source, out: Path, kind: Format, precision: str, figures: dict[str, Any] | None, not_compared: str
+) -> Export:
+    """Writes the file beside an export."""
+    assets = storage.fetch_assets(source.model)
+    takes: dict[str, Any] = {"name": "input", "type": "string [n]", "takes": "encoded images: JPEG or PNG"}
+    if kind != "saved_model":
+        takes = {
+            "name": "image",
+            "type": f"uint8 [{'1' if kind == 'tflite' else 'n'}, height, width, 3]",
+            "takes": "pixels",
+            "size": source.size,
+            "preprocessing": _PREPROCESSING,
+        }
+    content = {
+        "format": kind,
+        "precision": precision,
+        "run": source.run,
+        "task": read_task(assets),
+        "labels": read_labels(assets),
+        "input": takes,
+        "output": {"name": "classes", "type": "float32 [n, k]", "order": "that of labels"},
+        "compared_on_eval": figures,
+        "not_compared_because": not_compared or None,
+    }
+    card = Path(f"{out}.json") if kind == "saved_model" else out.with_suffix(".json")
+    card.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Export(out, card, figures, not_compared)

@@ -1,0 +1,136 @@
+"""Converts a trained network for other programs: TensorFlow Lite, ONNX, OpenVINO. Pixels go in, classes come out.
+
+Each file has one input, ``image``, uint8 ``[n, height, width, 3]`` in RGB, decoded and resized by the caller, and one
+output, ``classes``, float32 ``[n, k]``: calibrated probabilities, or the value of a regression.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
+from trainer.own_backbone import import_classes
+
+CLASSES = "classes"
+
+Ask = Callable[[np.ndarray], np.ndarray]
+"""From pixels, uint8 ``[n, height, width, 3]``, to ``classes``, float32 ``[n, k]``."""
+
+
+def load_network(file: Path) -> keras.Model:
+    """Loads ``model.keras``, which a training writes beside the SavedModel, with one named input and output.
+
+    Raises:
+        TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
+    """
+    import_classes(file)
+    model = keras.models.load_model(file, compile=False)
+    inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
+    side = sorted(name.removeprefix(TRANSFORMED) for name in inputs)
+    if side:
+        raise TrainingError(
+            f"{file} needs side features next to an image: {', '.join(side)}. Their scaling is in the SavedModel only, "
+            "which --format saved_model copies."
+        )
+    (pixels,) = model.inputs
+    return keras.Model({IMAGE: pixels}, {CLASSES: model.outputs[0]})
+
+
+def write_onnx(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:
+    """Writes a network as ONNX, in float32 or, by ONNX Runtime's static quantization, with its layers in int8.
+
+    Args:
+        model: see ``load_network``.
+        precision: ``float32`` or ``int8``.
+        images: pixels that the ranges of activations are measured on; unused in float32.
+        file: the file to write.
+    """
+    import onnx
+    import tf2onnx
+
+    from trainer.export.optimize import freeze_network
+
+    frozen = freeze_network(model, bfloat16=False)
+    names = {tensor: name for ports in (frozen.inputs, frozen.outputs) for name, tensor in ports.items()}
+    converted, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph, input_names=[*frozen.inputs.values()], output_names=[*frozen.outputs.values()], opset=18
+    )
+    for tensors in (tensors for node in converted.graph.node for tensors in (node.input, node.output)):
+        tensors[:] = [names.get(name, name) for name in tensors]
+    for value in (*converted.graph.input, *converted.graph.output):
+        value.name = names[value.name]
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    if precision != "int8":
+        onnx.save(converted, file)
+        return
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._rest = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            pixels = next(self._rest, None)
+            return None if pixels is None else {IMAGE: pixels[None]}
+
+    # Not the softmax, whose probabilities would have 256 values.
+    quantization.quantize_static(
+        converted, file, Images(), op_types_to_quantize=["Conv", "MatMul", "Gemm"], per_channel=True
+    )
+
+
+def write_openvino(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:
+    """Writes a network as OpenVINO's IR, its weights in a file beside it.
+
+    Args:
+        model: see ``load_network``.
+        precision: ``float32``; ``float16``, of the weights; or ``int8``, by NNCF's post-training quantization.
+        images: pixels that the ranges of activations are measured on; used for int8 only.
+        file: the file to write, ``.xml``.
+    """
+    import openvino
+
+    from trainer.export.openvino import convert_network
+
+    network = convert_network(model)
+    if precision == "int8":
+        os.environ.setdefault("NNCF_CI", "1")  # else it sends statistics of its use to its makers
+        import nncf
+
+        network = nncf.quantize(network, nncf.Dataset(images, lambda x: {IMAGE: x[None]}), subset_size=len(images))
+    openvino.save_model(network, file, compress_to_fp16=precision == "float16")
+
+
+def write_tflite(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:
+    """Writes a network as TensorFlow Lite; it takes one image at a time. See ``trainer.export.lite``."""
+    from trainer.export.lite import convert_to_tflite
+
+    file.write_bytes(convert_to_tflite(model, precision, images))
+
+
+def open_onnx(file: Path) -> Ask:
+    """Opens a file with ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run([CLASSES], {IMAGE: pixels})[0]
+
+
+def open_openvino(file: Path) -> Ask:
+    """Opens a file with OpenVINO; what isn't quantized is computed in float32."""
+    import openvino
+
+    network = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: network({IMAGE: pixels})[CLASSES]
+
+
+def open_tflite(file: Path) -> Ask:
+    """Opens a file with TensorFlow Lite's interpreter."""
+    import tensorflow as tf
+
+    ask = tf.lite.Interpreter(str(file)).get_signature_runner()
+    return lambda pixels: np.concatenate([ask(image=one[None])[CLASSES] for one in pixels])
