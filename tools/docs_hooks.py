@@ -1,6 +1,6 @@
-"""mkdocs' hooks: the page of benchmarks is made from ``benchmarks/results/``, and options stay in one piece.
+"""mkdocs' hooks: the pages of benchmarks and of scale are made from ``benchmarks/results/``, and options stay whole.
 
-That page is not committed, unlike the configuration reference: it says which figures are older than the code, which
+What is made is not committed, unlike the configuration reference: it says which figures are older than the code, which
 often changes.
 """
 
@@ -11,9 +11,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs loads this file by its path
 
-from benchmarks.results import render_tables
+from benchmarks import results, scale
 
-_PLACE = "<!-- results -->"
+_PLACES = {
+    "benchmarks.md": ("<!-- results -->", results.render_tables),
+    "scale.md": ("<!-- scale -->", scale.render),
+}
 
 # Browsers break lines after a hyphen, also between the two of --option. Long names may break: a phone is narrow.
 _INLINE_CODE = re.compile(r"<code>([^<\n]*)</code>")
@@ -23,11 +26,10 @@ _MAX_UNBROKEN = 24
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fills in the results."""
-    if page.file.src_uri != "benchmarks.md":
-        return markdown
-    if _PLACE not in markdown:
-        raise ValueError(f"docs/benchmarks.md has no {_PLACE}")
-    return markdown.replace(_PLACE, render_tables())
+    place, render = _PLACES.get(page.file.src_uri, ("", str))
+    if place not in markdown:
+        raise ValueError(f"docs/{page.file.src_uri} has no {place}")
+    return markdown.replace(place, render()) if place else markdown
 
 
 def on_page_content(html: str, **_: Any) -> str:
