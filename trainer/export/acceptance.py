@@ -1,0 +1,271 @@
+"""Whether a faster form of a network may answer in its place, judged by what it does to the answers.
+
+Three comparisons of the form with the network in float32:
+
+- *Agreement*, for which no labels are needed: images about which both give the same label; with several labels the
+  same set of them; of a regression values that differ by at most a tenth of the network's own root mean squared error,
+  which makes that grow by 0.5 % (the square root of 1 + 0.1²). The interval is the exact one: Clopper, C. J., Pearson,
+  E. S. (1934): The use of confidence or fiducial limits illustrated in the case of the binomial. Biometrika 26 (4).
+- *Loss* of the task's main metric, on images that the network was not trained on, paired. Of shares of right answers:
+  Newcombe, R. G. (1998): Improved confidence intervals for the difference between binomial proportions based on paired
+  data. Statistics in Medicine 17, 2635-2650, method 10. Of means over images: Student's t of the differences. That a
+  loss up to a margin is no reason to refuse is the idea of non-inferiority: Wellek, S. (2010): Testing statistical
+  hypotheses of equivalence and noninferiority, chapter 5.
+- *Calibration error*, on the same images: the largest difference between the cumulated probabilities and the cumulated
+  right answers, for which no bins are to be chosen: Gupta, K. et al. (2021): Calibration of neural networks using
+  splines. ICLR, section 3.
+
+Few images show little: they can't prove that a form agrees, and can't show that it does harm. A form that nobody asked
+for has to be proven; one that was asked for is refused if harm is shown.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from imagepipe.base.names import TaskName
+
+_LEVEL = 0.95
+_NOISE_SHARE = 0.1
+_MAX_CALIBRATION_RISE = 0.01
+_ROUNDING = 1e-3  # of a probability, or of a target's standard deviation: the order of computation depends on the batch
+
+
+class Classes(NamedTuple):
+    """The outputs ``classes`` of a form, float32 ``[n, k]`` each.
+
+    Attributes:
+        sample: for images of the train split.
+        held_out: for those that are set aside for validation.
+    """
+
+    sample: np.ndarray
+    held_out: np.ndarray
+
+
+class Bounds(NamedTuple):
+    """The most that a form may do to the answers; see ``trainer.config.ServingConfig``."""
+
+    max_loss: float
+    min_agreement: float
+    max_difference: float | None
+
+
+class Judgement(NamedTuple):
+    """The result of a comparison.
+
+    Attributes:
+        refusals: why the form is refused; empty if it is accepted.
+        facts: ``max_difference``, ``agreement``, ``loss`` and ``calibration_error``, see the module; of what was not
+            measured None.
+    """
+
+    refusals: list[str]
+    facts: dict[str, Any]
+
+
+def judge_form(
+    task: TaskName,
+    thresholds: Sequence[float],
+    network: Classes,
+    form: Classes,
+    targets: np.ndarray | None,
+    bounds: Bounds,
+    must_prove: bool,
+) -> Judgement:
+    """Judges a form by its answers and the network's to the same images.
+
+    Args:
+        task: gives the meaning of the outputs.
+        thresholds: decision threshold per label of a multilabel task.
+        network: the network's answers, in float32.
+        form: the form's.
+        targets: of the held-out images, float32 ``[n, k]``; None if they are not to be looked at.
+        bounds: what is allowed.
+        must_prove: whether the form is refused, too, if the images are too few to show that it agrees.
+    """
+    unit = 1.0
+    if task == "regression":
+        unit = float(np.std(network.sample if targets is None else targets)) or 1.0
+    difference = max(_measure_difference(a, b) / unit for a, b in zip(network, form, strict=True))
+    facts: dict[str, Any] = {"max_difference": difference, "agreement": None, "loss": None, "calibration_error": None}
+    refusals = []
+    if not math.isfinite(difference):
+        return Judgement(["it gives answers that are not numbers"], facts)
+    if bounds.max_difference is not None and difference > bounds.max_difference:
+        refusals.append(
+            f"an answer differs by {difference:.3g}, and serving.max_difference is {bounds.max_difference:g}"
+        )
+    if difference <= _ROUNDING:  # nothing but rounding: there is nothing to prove
+        return Judgement(refusals, facts)
+
+    noise = 0.0
+    if task == "regression":
+        errors = network.held_out - (np.mean(network.sample) if targets is None else targets)
+        noise = float(np.sqrt(np.mean(np.square(errors))))
+    same = [_find_agreeing(task, thresholds, a, b, noise) for a, b in zip(network, form, strict=True)]
+    facts["agreement"] = agreement = _describe_agreement(np.concatenate(same), bounds.min_agreement)
+    is_shown = agreement["low"] >= bounds.min_agreement
+    if must_prove and not is_shown:
+        refusals.append(_explain_agreement(agreement, bounds.min_agreement))
+    for part in (np.concatenate(same), same[1]):
+        if len(part) and (harm := _describe_agreement(part, bounds.min_agreement))["high"] < bounds.min_agreement:
+            refusals.append(_explain_agreement(harm, bounds.min_agreement))
+            break
+    if targets is not None:
+        facts["loss"] = loss = _measure_loss(task, thresholds, network.held_out, form.held_out, targets)
+        if loss["low"] > bounds.max_loss:
+            refusals.append(
+                f"it loses {100 * loss['value']:.2f} points of {loss['metric']} on {loss['images']} images, at least "
+                f"{100 * loss['low']:.2f}, and serving.max_loss is {100 * bounds.max_loss:g}"
+            )
+    if targets is not None and task != "regression":
+        own, changed = (measure_calibration_error(task, c, targets) for c in (network.held_out, form.held_out))
+        facts["calibration_error"] = {"network": own, "form": changed}
+        if changed - own > _MAX_CALIBRATION_RISE:
+            refusals.append(f"its probabilities are off by {changed:.3f}, the network's by {own:.3f}")
+    return Judgement(list(dict.fromkeys(refusals)), facts)
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """Returns what was measured as text, with what so many images could show at all."""
+    parts = [f"answers differ by at most {facts['max_difference']:.2g}"]
+    if agreement := facts["agreement"]:
+        parts.append(
+            f"{agreement['same']} of {agreement['images']} images get the same answer (in 95 of 100 cases at least "
+            f"{agreement['low']:.2%} would; if all did, so many show {agreement['best']:.2%})"
+        )
+    if loss := facts["loss"]:
+        parts.append(
+            f"{loss['metric']} falls by {100 * loss['value']:.2f} points on {loss['images']} images (from "
+            f"{100 * loss['low']:.2f} to {100 * loss['high']:.2f})"
+        )
+    if error := facts["calibration_error"]:
+        parts.append(f"the calibration error goes from {error['network']:.3f} to {error['form']:.3f}")
+    return "; ".join(parts)
+
+
+def _measure_difference(network: np.ndarray, form: np.ndarray) -> float:
+    return float(np.nan_to_num(np.abs(network - form), nan=np.inf).max(initial=0.0))
+
+
+# --- agreement
+
+
+def _find_agreeing(
+    task: TaskName, thresholds: Sequence[float], network: np.ndarray, form: np.ndarray, noise: float
+) -> np.ndarray:
+    """Returns about which images both answer alike, bool ``[n]``."""
+    if task == "regression":
+        return np.abs(network - form)[:, 0] <= _NOISE_SHARE * noise
+    if task == "multilabel":
+        return np.all((network >= thresholds) == (form >= thresholds), axis=1)
+    return np.argmax(network, axis=1) == np.argmax(form, axis=1)
+
+
+def _describe_agreement(same: np.ndarray, bound: float) -> dict[str, Any]:
+    count, images = int(same.sum()), len(same)
+    low, high = stats.binomtest(count, images).proportion_ci(_LEVEL, "exact")
+    best = stats.binomtest(images, images).proportion_ci(_LEVEL, "exact").low
+    needed = _count_needed(1 - count / images, bound)
+    return {
+        "same": count,
+        "images": images,
+        "low": float(low),
+        "high": float(high),
+        "best": float(best),
+        "needed": needed,
+    }
+
+
+def _explain_agreement(agreement: Mapping[str, Any], bound: float) -> str:
+    text = (
+        f"{agreement['same']} of {agreement['images']} images get the network's answer: the interval, from "
+        f"{agreement['low']:.2%} to {agreement['high']:.2%}, "
+    )
+    if agreement["high"] < bound:
+        return f"{text}lies below serving.min_agreement, {bound:.4g}"
+    needed = agreement["needed"]
+    return f"{text}begins below serving.min_agreement, {bound:.4g}" + (
+        f"; with such a share about {needed:,} images would show enough" if needed else ""
+    )
+
+
+def _count_needed(rate: float, bound: float) -> int | None:
+    """Returns with how many images, of which ``rate`` disagree, the interval would begin at the bound or above."""
+    images = np.unique(np.geomspace(10, 1e7, 2000).astype(int))
+    differing = np.ceil(rate * images)
+    low = stats.beta.ppf((1 - _LEVEL) / 2, np.maximum(images - differing, 0.5), differing + 1)
+    enough = images[low >= bound]
+    return int(enough[0]) if len(enough) else None
+
+
+# --- loss of the main metric
+
+
+def _measure_loss(
+    task: TaskName, thresholds: Sequence[float], network: np.ndarray, form: np.ndarray, targets: np.ndarray
+) -> dict[str, Any]:
+    """Returns by how much the task's main metric is worse, as a share: of a regression, of its mean absolute error."""
+    if task == "classification":
+        right = [np.argmax(classes, axis=1) == np.argmax(targets, axis=1) for classes in (network, form)]
+        value, low, high = compute_paired_interval(*right)
+        metric = "accuracy"
+    elif task == "multilabel":
+        right = [np.mean((classes >= thresholds) == (targets > 0), axis=1) for classes in (network, form)]
+        value, low, high = _compute_mean_interval(right[0] - right[1])
+        metric = "binary_accuracy"
+    else:
+        errors = [np.abs(classes - targets)[:, 0] for classes in (network, form)]
+        unit = float(np.mean(errors[0])) or 1.0
+        value, low, high = (end / unit for end in _compute_mean_interval(errors[1] - errors[0]))
+        metric = "mean_absolute_error"
+    return {"metric": metric, "images": len(targets), "value": value, "low": low, "high": high}
+
+
+def compute_paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Returns the difference of two shares, first minus second, and the ends of its interval; see the module.
+
+    Args:
+        first: whether each image has the property by the first, bool ``[n]``.
+        second: the same, by the second.
+    """
+    n = len(first)
+    both, only_first = int((first & second).sum()), int((first & ~second).sum())
+    only_second, neither = int((~first & second).sum()), int((~first & ~second).sum())
+    shares = (both + only_first) / n, (both + only_second) / n
+    ends = [stats.binomtest(round(share * n), n).proportion_ci(_LEVEL, "wilson") for share in shares]
+    down, up = ([abs(share - end[side]) for share, end in zip(shares, ends, strict=True)] for side in (0, 1))
+    product = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    covariance = both * neither - only_first * only_second
+    corrected = max(covariance - n / 2, 0) if covariance > 0 else covariance
+    phi = corrected / math.sqrt(product) if product else 0.0
+    difference = shares[0] - shares[1]
+    below = math.sqrt(max(down[0] ** 2 - 2 * phi * down[0] * up[1] + up[1] ** 2, 0))
+    above = math.sqrt(max(up[0] ** 2 - 2 * phi * up[0] * down[1] + down[1] ** 2, 0))
+    return difference, difference - below, difference + above
+
+
+def _compute_mean_interval(differences: np.ndarray) -> tuple[float, float, float]:
+    mean = float(np.mean(differences))
+    if len(differences) < 2:
+        return mean, -math.inf, math.inf
+    half = float(stats.sem(differences) * stats.t.ppf((1 + _LEVEL) / 2, len(differences) - 1))
+    return mean, mean - half, mean + half
+
+
+# --- calibration
+
+
+def measure_calibration_error(task: TaskName, classes: np.ndarray, targets: np.ndarray) -> float:
+    """Returns by how much probabilities are off, 0 to 1: of the best class, or of each label; see the module."""
+    if task == "classification":
+        best = np.argmax(classes, axis=1)
+        probabilities, right = np.max(classes, axis=1), targets[np.arange(len(targets)), best]
+    else:
+        probabilities, right = classes.ravel(), targets.ravel()
+    order = np.argsort(probabilities, kind="stable")
+    return float(np.abs(np.cumsum((probabilities - right)[order])).max() / len(order))
