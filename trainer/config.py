@@ -273,20 +273,43 @@ class ServingConfig(BaseModel):
         description="How the exported network is optimized; auto: weights become constants and BatchNormalization is "
         "folded into the convolutions.",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    engine: Literal["auto", "tensorflow", "openvino"] = Field(
+        "tensorflow",
+        description="What computes the network behind a server of ours: tensorflow; openvino (the extra of that name), "
+        "for which a form of the network is written beside the SavedModel; auto: openvino where it is installed, "
+        "accepted and faster on the machine that trains.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="Precision of the optimized graph; auto: bfloat16 if this machine's processor is faster in it and "
-        "the outputs stay within max_difference, else float32.",
+        description="Precision of what serves; auto: the fastest that is shown to give the network's answers. int8 is "
+        "OpenVINO's alone, and needs nncf. One that is named is refused only if it is shown to do harm.",
     )
-    max_difference: Annotated[float, Field(gt=0)] = Field(
-        0.05,
-        description="Maximum change by optimization, on the images set aside for validation, of a probability, or of a "
-        "regression's value in standard deviations of its target.",
+    max_loss: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.005,
+        description="Loss of the main metric (of a regression, as a share of its mean absolute error) up to which a "
+        "faster form is not refused, on the images set aside for validation.",
     )
-
+    min_agreement: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.99,
+        description="Minimum share of images that get the answer of the network in float32: the lower end of its 95 % "
+        "interval, on up to 4,096 images of the train split and those set aside.",
+    )
+    max_difference: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Maximum change of any probability, or of a regression's value in standard deviations of its "
+        "target. By default there is none.",
+    )
     unknown: UnknownConfig | None = Field(
         None, description="Which images get no label, as the model has seen nothing like them. By default all get one."
     )
+
+    @model_validator(mode="after")
+    def _refuse_what_no_engine_computes(self) -> "ServingConfig":
+        if self.precision == "int8" and self.engine == "tensorflow":
+            raise ValueError("precision: int8 is OpenVINO's: set engine: openvino, or auto")
+        if self.optimize == "off" and (self.engine == "openvino" or self.precision in ("bfloat16", "int8")):
+            raise ValueError("optimize: off exports the network itself, by TensorFlow in float32")
+        return self
 
     @field_validator("optimize", mode="before")
     @classmethod

@@ -5,7 +5,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +15,14 @@ import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, parse_features
 from imagepipe.base.names import CALIBRATION, OPTIMIZED, TRAINING_FOLDER
+from imagepipe.deploy.openvino_form import FOLDER
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import choose_training_precision, set_up_process
-from trainer.export.answers import compute_classes, make_answers
-from trainer.export.fitting import calibrate, compute_outputs, fold_calibration, measure_novelty
-from trainer.export.optimize import optimize_for_serving
+from trainer.export.fitting import fold_calibration
+from trainer.export.forms import check_engine, choose_forms
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
 from trainer.network import Network, build_network, get_head_units
@@ -66,6 +65,7 @@ def run_fn(fn_args: FnArgs) -> None:
     searched = fn_args.hyperparameters["values"] if fn_args.hyperparameters else {}
     config = override_settings(TrainerConfig(**custom["trainer"]), searched)
     strategy = set_up_process(config.distribution)
+    check_engine(ServingConfig(**custom["serving"]))
     state_folder = make_state_folder(fn_args, __name__)
     data = load_data(fn_args, config, state_folder.parent)
     _log.info("%d images to train on, and %d to choose on", data.train.count, data.validation.count)
@@ -150,12 +150,7 @@ def _write_to_tensorboard(writer: tf.summary.SummaryWriter, row: dict[str, Any])
 
 def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained: Trained) -> None:
     """Writes the SavedModel and, beside it, the folder of training's other results."""
-    # In float32 and for one device, whatever it was trained in and on; its initial weights are replaced anyway.
-    units = get_head_units(config, bool(data.side))
-    from_scratch = config.model_copy(update={"weights": NO_WEIGHTS, "head_units": units})
-    network = build_network(data.image_size, data.task, data.side, from_scratch, trained.statistics)
-    network.model.set_weights(trained.network.model.get_weights())
-
+    network = rebuild_network(data, config, trained)
     custom = fn_args.custom_config
     folder = Path(fn_args.serving_model_dir).parent / TRAINING_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,25 +169,29 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     serving = ServingConfig(**custom["serving"])
     # Without a refit both are the same; then the network in float32 answers for it.
     chosen = network.served if trained.chosen is trained.network else trained.chosen.served
-    held_out = compute_outputs(chosen, data.validation)
-    calibration, calibrated = calibrate(config, data, held_out["logits"])
-    (folder / CALIBRATION).write_text(json.dumps(calibrated, indent=1) + "\n")
-    classes = partial(compute_classes, data.task.name, calibration)
-    served, optimized = optimize_for_serving(network.served, classes, data.task.name, data.validation, serving)
-    (folder / OPTIMIZED).write_text(json.dumps(optimized) + "\n")
-    transform_output = tft.TFTransformOutput(fn_args.transform_graph_path)
-    answers = make_answers(
-        data.task.name,
-        data.output_names,
-        config.label_thresholds,
-        calibration,
-        measure_novelty(network.served, chosen, data, held_out),
-        serving.unknown.novelty if serving.unknown else None,
-    )
-    features = parse_features(custom["features"])
-    save_model(served, answers, transform_output, features, data.task.name, fn_args.serving_model_dir)
-    fold_calibration(calibration, network.head.get_layer("logits"))  # last: novelty is of the logits without it
+    forms = choose_forms(network.served, chosen, config, serving, data)
+    (folder / CALIBRATION).write_text(json.dumps(forms.saved.fitted.facts, indent=1) + "\n")
+    (folder / OPTIMIZED).write_text(json.dumps(forms.facts, indent=1) + "\n")
+    transform_output, features = tft.TFTransformOutput(fn_args.transform_graph_path), parse_features(custom["features"])
+    around = (transform_output, features, data.task.name)
+    save_model(forms.saved.network, forms.saved.fitted.answers, *around, fn_args.serving_model_dir)
+    if form := forms.openvino:
+        from trainer.export.openvino import save_form
+
+        folder_of_form = Path(fn_args.serving_model_dir) / FOLDER
+        save_form(form.network, form.precision, form.fitted.answers, *around, form.facts, folder_of_form)
+    # Last: novelty is of the logits without it.
+    fold_calibration(forms.fitted.calibration, network.head.get_layer("logits"))
     network.model.save(folder / "model.keras")
+
+
+def rebuild_network(data: TrainingData, config: TrainerConfig, trained: Trained) -> Network:
+    """Returns the trained network in float32 and for one device, whatever it was trained in and on."""
+    units = get_head_units(config, bool(data.side))
+    from_scratch = config.model_copy(update={"weights": NO_WEIGHTS, "head_units": units})  # replaced anyway
+    network = build_network(data.image_size, data.task, data.side, from_scratch, trained.statistics)
+    network.model.set_weights(trained.network.model.get_weights())
+    return network
 
 
 def _draw_preview(train_split: LoadedSplit, config: AugmentationConfig, path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,23 @@ from components.evaluator.metric_names import (
     UNGROUPED_COUNT,
     parse_paired_test,
 )
+from imagepipe.base import filesystem
 from imagepipe.base.filesystem import link_plainly
 from imagepipe.base.metrics import METRICS_BY_NAME
 
+SAVED_MODEL = "saved_model"
+"""Folder in an evaluation, of the same version's SavedModel where another form serves."""
+
 
 def read_evaluation(folder: str) -> Evaluation:
-    """Reads the artifact in ``folder``."""
+    """Reads the artifact in ``folder``; among its rules are those that the version's SavedModel fails."""
     with link_plainly(folder) as files:
-        return _read_files(str(files))
+        evaluation = _read_files(str(files))
+    if not filesystem.exists(f"{folder}/{SAVED_MODEL}"):
+        return evaluation
+    failed = [rule for rule in read_evaluation(f"{folder}/{SAVED_MODEL}").rules if rule.verdict == "refused"]
+    rules = [replace(rule, because=f"as TensorFlow serves it: {rule.because}") for rule in failed]
+    return replace(evaluation, rules=[*evaluation.rules, *rules])
 
 
 def _read_files(folder: str) -> Evaluation:

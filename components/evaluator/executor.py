@@ -13,16 +13,17 @@ from tensorflow_model_analysis.extractors import unbatch_extractor
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
 from tfx.components.evaluator import constants, executor
-from tfx.types import artifact_utils, standard_component_specs
+from tfx.types import artifact_utils, standard_artifacts, standard_component_specs
 from tfx.utils import path_utils, proto_utils
 from tfx_bsl.coders import batch_util
 
-from components.evaluator.evaluation_reader import read_evaluation
+from components.evaluator.evaluation_reader import SAVED_MODEL, read_evaluation
 from components.evaluator.gate_rules import DEMANDED
 from components.evaluator.groups import RECORD_HASH, hash_record
 from components.evaluator.metric_names import TOP_K
 from components.evaluator.tfma_group_count import GroupCount
 from components.evaluator.tfma_jackknife import count_groups
+from components.served_model import has_form, share_as_served
 from imagepipe.base import filesystem
 from imagepipe.base.features import SIZE
 from imagepipe.deploy.saved_model import read_labels
@@ -34,13 +35,17 @@ THRESHOLD_PREFIX = "threshold_"
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 _MODELS = (standard_component_specs.MODEL_KEY, _BASELINE)
 _EVAL_CONFIG = standard_component_specs.EVAL_CONFIG_KEY
-_EXTRACTORS = "custom_extractors"
+_EXTRACTORS, _SHARED_MODEL = "custom_extractors", "custom_eval_shared_model"
 _BATCH_SIZE = 32  # larger ones make InceptionV3 no faster on a CPU
 _SIDES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Executor(executor.Executor):
-    """Evaluates and validates the candidate, against the champion if there is one."""
+    """Evaluates and validates the candidate, against the champion if there is one.
+
+    A version that has a form for OpenVINO is evaluated by that, as our server answers, and as the SavedModel, which
+    other servers may read from the same folder. It has to pass both.
+    """
 
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the evaluation and the blessing; see TFX's executor for the arguments."""
@@ -62,10 +67,29 @@ class Executor(executor.Executor):
             _EXTRACTORS: f"{__name__}.{build_extractors.__name__}",
         }
         with _fix_batch_size(_BATCH_SIZE), count_groups(_find_group_feature(measured)):
+            have_form = [has_form(path_utils.serving_model_path(model)) for model in models]
+            if have_form[0]:
+                super().Do(input_dict, _make_outputs(f"{folder}/{SAVED_MODEL}"), exec_properties | changed)
+                filesystem.write_whole(
+                    f"{folder}/{SAVED_MODEL}/{DEMANDED}", proto_utils.proto_to_json(demanded).encode()
+                )
+            if any(have_form):
+                changed[_SHARED_MODEL] = f"{share_as_served.__module__}.{share_as_served.__name__}"
             super().Do(input_dict, output_dict, exec_properties | changed)
         filesystem.write_whole(f"{folder}/{DEMANDED}", proto_utils.proto_to_json(demanded).encode())
         blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])
         _write_verdict(blessing, read_evaluation(folder).refusals)
+
+
+def _make_outputs(folder: str) -> dict[str, list[types.Artifact]]:
+    """Returns artifacts for a further evaluation."""
+    outputs = {
+        standard_component_specs.EVALUATION_KEY: standard_artifacts.ModelEvaluation(),
+        standard_component_specs.BLESSING_KEY: standard_artifacts.ModelBlessing(),
+    }
+    for name, artifact in outputs.items():
+        artifact.uri = folder if name == standard_component_specs.EVALUATION_KEY else f"{folder}/{name}"
+    return {name: [artifact] for name, artifact in outputs.items()}
 
 
 def _find_group_feature(config: config_pb2.EvalConfig) -> str:

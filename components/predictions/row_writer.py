@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.served_model import load_as_served
 from imagepipe.base.features import Features
 from imagepipe.base.names import NAMES, ROWS
 from imagepipe.base.tfrecord import Value, decode_example, to_text
@@ -62,9 +63,9 @@ def write_predictions(split: str, candidate: Path, champion: Path | None, featur
     task = read_task(candidate)
     records = read_serialized(split)
     columns = _COLUMNS | _choose_further_columns(map(decode_example, records.as_numpy_iterator()), features)
-    models = {"candidate": LoadedModel(candidate, "tf_examples")}
+    models = {"candidate": load_as_served(candidate, "tf_examples")}
     if champion:
-        models["champion"] = LoadedModel(champion, "tf_examples")
+        models["champion"] = load_as_served(champion, "tf_examples")
     names = {
         "task": task,
         "candidate": models["candidate"].labels,

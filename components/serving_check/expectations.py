@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from components.served_model import load_as_served
 from imagepipe.base.features import Features
 from imagepipe.base.images import BadImage, normalize
 from imagepipe.serving.check import Expected
 from imagepipe.serving.limits import MAX_IMAGES_BYTES, MAX_ONLINE_PIXELS
-from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.request_files import parse_example
 from imagepipe.serving.types import Failure
 from transform.examples import read_serialized
@@ -30,7 +30,7 @@ def build_expectations(model: Path, split: str, features: Features) -> list[Expe
         Up to 32 requests that the graph and the server see alike: with all side features, and with an image that is
         decoded unchanged and is not too large for a server. (In Examples made elsewhere a photo may lie on its side.)
     """
-    loaded = LoadedModel(model)
+    loaded = load_as_served(model)
     requests, records = [], []
     for index, record in enumerate(read_serialized(split).take(_MAX_EXAMPLES).as_numpy_iterator()):
         request = parse_example(record, f"{SPLIT}/{index}", features)

@@ -4,13 +4,15 @@
 
 - ``network.xml`` and ``network.bin``: the network alone, from transformed features by name, ``[n, ...]``, to ``logits``
   float32 ``[n, k]`` and ``embedding`` float32 ``[n, d]``, for any n;
-- a SavedModel of what stands around it: the functions ``preprocess`` and ``answers``, see
-  ``trainer.export.signatures``, and ``assets``;
-- ``form.json``: ``precision``, ``inputs``, ``outputs``, ``openvino`` (the version that wrote it), and what was measured
-  when it was accepted.
+- a SavedModel of what stands around it: the functions ``preprocess``, ``preprocess_examples`` and ``answers``, the
+  signature ``transform_features``, see ``trainer.export.signatures``, and ``assets``;
+- ``form.json``: ``precision``, ``inputs``, ``outputs``, ``openvino`` (the version that wrote it), ``sha256`` of
+  ``network.bin``, and ``measured``, when it was accepted.
 """
 
+import importlib.util
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +55,22 @@ def read_form(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder / FORM} can't be read: {error!r}") from error
 
 
+def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping[str, Any] | None = None) -> Any:
+    """Returns OpenVINO's ``CompiledModel`` of a network.
+
+    Args:
+        network: OpenVINO's model, or the path of its file.
+        precision: in which it was accepted.
+        options: OpenVINO's properties, such as ``PERFORMANCE_HINT``, besides the precision.
+    """
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision]} | dict(options or {})
+    return openvino.Core().compile_model(network, "CPU", settings)
+
+
 class OpenVinoNetwork:
-    """A network that OpenVINO computes; one call at a time.
+    """A network that OpenVINO computes; calls of several threads wait for each other.
 
     Attributes:
         form: the content of ``form.json``.
@@ -71,21 +87,17 @@ class OpenVinoNetwork:
         Raises:
             ModelError: if it can't be loaded, or OpenVINO isn't installed.
         """
-        try:
-            import openvino
-        except ImportError:
-            raise ModelError(
-                f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'"
-            ) from None
+        if importlib.util.find_spec("openvino") is None:
+            raise ModelError(f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'")
         self.form = read_form(folder)
-        settings = {"INFERENCE_PRECISION_HINT": _HINTS[self.form["precision"]]} | dict(options or {})
         try:
-            self.compiled = openvino.Core().compile_model(folder / NETWORK, "CPU", settings)
+            self.compiled = compile_network(folder / NETWORK, self.form["precision"], options)
         except RuntimeError as error:
             raise ModelError(f"{folder} can't be loaded by OpenVINO: {error}") from error
-        self._request = self.compiled.create_infer_request()
+        self._request, self._lock = self.compiled.create_infer_request(), threading.Lock()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]``, float32, of transformed features ``[n, ...]``."""
-        results = self._request.infer({name: inputs[name] for name in self.form["inputs"]}, share_inputs=True)
-        return {name: results[name] for name in self.form["outputs"]}
+        with self._lock:
+            results = self._request.infer({name: inputs[name] for name in self.form["inputs"]}, share_inputs=True)
+            return {name: results[name] for name in self.form["outputs"]}

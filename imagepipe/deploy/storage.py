@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
 from imagepipe.base.in_use import hold_folder
+from imagepipe.deploy.openvino_form import FOLDER, FORM
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
 from imagepipe.deploy.signing import SIGNATURE, is_signed, sign_model
 from imagepipe.deploy.versions import find_model as find_local_model
@@ -40,9 +41,14 @@ def find_model(path: str) -> str:
 
 
 def read_fingerprint(model: str) -> bytes:
-    """Returns the bytes that tell a SavedModel from others; b'' if it has none, or isn't there."""
+    """Returns the bytes that tell a model, in all its forms, from others; b'' if it has none, or isn't there."""
+    fingerprint = _read_if_there(f"{model}/{FINGERPRINT}")
+    return fingerprint and fingerprint + _read_if_there(f"{model}/{FOLDER}/{FORM}")
+
+
+def _read_if_there(path: str) -> bytes:
     try:
-        return filesystem.read_bytes(f"{model}/{FINGERPRINT}")
+        return filesystem.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return b""
 

@@ -83,7 +83,8 @@ def print_outcome(summary: "Summary") -> int:
     ERR.print(f"eval split of {summary.metrics['example_count']:g}{over}: {', '.join(metrics)}")
     served, serving = summary.served, summary.serving
     if served and served.max_difference is not None:
-        ERR.print(f"served in {served.precision}, within {served.max_difference:.2g} of the trained network")
+        engine = " by OpenVINO" if served.engine == "openvino" else ""
+        ERR.print(f"served{engine} in {served.precision}, within {served.max_difference:.2g} of the trained network")
     if summary.champion_metrics:
         name = CHAMPION_METRIC[summary.task]
         ERR.print(f"champion's {name} on it: {_format_metric(summary.champion_metrics[name])}")

@@ -38,13 +38,17 @@ class Served(BaseModel):
     """How the network was optimized for serving.
 
     Attributes:
-        precision: the serving graph's precision.
-        max_difference: largest difference of its outputs from the network's on validation images, in the unit of the
-            configuration key of that name; null if the network itself serves.
+        engine: what computes it behind a server of ours, ``tensorflow`` or ``openvino``.
+        precision: the precision of what serves.
+        max_difference: largest difference of its outputs from the network's, in the unit of the configuration key of
+            that name; null if the network itself serves.
+        tried: a line for each form that was tried, and why it was refused.
     """
 
+    engine: str = "tensorflow"
     precision: str
     max_difference: float | None
+    tried: list[str] = []
 
 
 class Push(BaseModel):

@@ -56,6 +56,13 @@ def test_of_versions_the_newest_is_found_and_fetched(stored, store):
         storage.fetch_newest(f"{store.uri}/none")
 
 
+def test_a_model_with_another_form_is_another_model(stored, store):
+    assert storage.is_same_model(stored[0], stored[1])
+    filesystem.write_whole(f"{stored[0]}/assets.extra/openvino/form.json", b'{"sha256": "1"}')
+    assert not storage.is_same_model(stored[0], stored[1])
+    assert storage.read_fingerprint(f"{store.uri}/none") == b""
+
+
 def test_a_missing_model_is_not_fetched(store):
     with pytest.raises(ModelError, match=f"{store.uri}/none: there is nothing"):
         storage.fetch_folder(f"{store.uri}/none")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.served_model import OpenVinoModel, load_as_served
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form
@@ -46,24 +47,17 @@ def version(analyzed, tmp_path_factory):
 
 def test_openvino_behind_the_same_decoding_gives_the_saved_models_answers(version, analyzed):
     _, _, serialized = analyzed
-    examples = [tf.train.Example.FromString(record).features.feature for record in serialized]
-    weights = [example["weight"].float_list.value for example in examples]
-    request = {
-        "input": tf.constant([example["input"].bytes_list.value[0] for example in examples]),
-        "weight": tf.constant([value[0] if value else np.nan for value in weights]),
-        "camera": tf.constant([example["camera"].bytes_list.value[0] for example in examples]),
-    }
-    whole, around = tf.saved_model.load(str(version)), tf.saved_model.load(str(find_form(version)))
-    network = OpenVinoNetwork(find_form(version))
-    for count in (len(examples), 1, 5):
-        inputs = {name: values[:count] for name, values in request.items()}
-        outputs = network({name: x.numpy() for name, x in around.preprocess(**inputs).items()})
-        answers = around.answers(**{name: tf.constant(array) for name, array in outputs.items()})
-        expected = whole.answer(**whole.preprocess(**inputs))
-        assert answers.keys() == expected.keys()
+    saved, model = tf.saved_model.load(str(version)), load_as_served(version, "tf_examples").loaded
+    assert isinstance(model, OpenVinoModel)
+    for count in (len(serialized), 1):
+        examples = tf.constant(serialized[:count])
+        answers, expected = (loaded.signatures["tf_examples"](examples=examples) for loaded in (model, saved))
         for name in ("classes", "score", "novelty"):
             assert answers[name].numpy() == pytest.approx(expected[name].numpy(), abs=1e-5)
         assert answers["label"].numpy().tolist() == expected["label"].numpy().tolist()
+    transformed, expected = (loaded.signatures["transform_features"](examples=examples) for loaded in (model, saved))
+    assert transformed.keys() == expected.keys()
+    assert all(np.array_equal(transformed[name], expected[name]) for name in expected)
 
 
 def test_the_form_says_what_it_is_and_holds_no_second_copy_of_the_network(version):

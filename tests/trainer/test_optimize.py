@@ -5,11 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
-from trainer.config import ServingConfig
 from trainer.export import optimize
-from trainer.export.optimize import optimize_for_serving
 from trainer.inputs import ArrayFile, LoadedSplit
 from trainer.tasks import make_regression
 
@@ -57,18 +54,12 @@ def trace_graph(function) -> tuple[tf.Graph, list[str]]:
     return graph, [node.op for inner in library for node in inner.node_def]
 
 
-@pytest.mark.parametrize(("precision", "within"), [("float32", 1e-6), ("bfloat16", 1e-2)])
-def test_its_outputs_are_those_of_the_network(network, evaluation, precision, within):
-    function, facts = optimize_for_serving(
-        network, tf.nn.softmax, "classification", evaluation, ServingConfig(precision=precision)
-    )
+@pytest.mark.parametrize(("bfloat16", "within"), [(False, 1e-6), (True, 1e-2)])
+def test_its_outputs_are_those_of_the_network(network, evaluation, bfloat16, within):
     inputs = read_inputs(evaluation)
+    function = optimize.optimize_network(network, bfloat16)
     differences = tf.nest.map_structure(lambda a, b: np.abs(a - b).max(), function(inputs), network(inputs))
     assert max(differences.values()) < within
-    probabilities = [tf.nn.softmax(f(inputs)["logits"]) for f in (function, network)]
-    difference = np.abs(probabilities[0] - probabilities[1]).max()
-    assert facts["precision"] == precision
-    assert facts["max_difference"] == pytest.approx(difference, abs=1e-6)
 
 
 def test_variables_are_constants_and_batch_normalization_is_part_of_the_convolutions(network):
@@ -110,51 +101,3 @@ def test_grouped_convolutions_which_keras_computes_in_functions_of_its_own_are_o
     for bfloat16, within in ((True, 0.05), (False, 1e-5)):
         function = optimize.optimize_network(grouped, bfloat16)
         assert np.abs(function(pixels) - grouped(pixels, training=False)).max() < within
-
-
-@pytest.mark.parametrize(("policy", "precision"), [("mixed_bfloat16", "bfloat16"), ("float32", "float32")])
-def test_auto_computes_as_this_machine_is_faster(network, evaluation, monkeypatch, policy, precision):
-    monkeypatch.setattr(optimize, "choose_precision", lambda _: policy)
-    _, facts = optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, ServingConfig())
-    assert facts["precision"] == precision
-
-
-def test_switched_off_the_network_itself_is_served(network, evaluation):
-    config = ServingConfig.model_validate({"optimize": False})  # what YAML makes of off
-    assert optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, config) == (
-        network,
-        {"precision": "float32", "max_difference": None},
-    )
-
-
-def test_a_graph_that_differs_too_much_is_not_exported(network, evaluation, monkeypatch):
-    config = ServingConfig(precision="bfloat16", max_difference=1e-7)
-    with pytest.raises(TrainingError, match=r"in bfloat16; serving.max_difference is 1e-07. Try .*precision: float32"):
-        optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, config)
-    monkeypatch.setattr(
-        optimize, "optimize_network", lambda *_: lambda features: {"logits": features["weight"][:, None] * np.nan}
-    )
-    with pytest.raises(TrainingError, match=r"up to inf in float32; .* Try serving.optimize: off"):
-        optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, ServingConfig(precision="float32"))
-
-
-def test_auto_uses_float32_if_bfloat16_differs_too_much(network, evaluation, monkeypatch):
-    monkeypatch.setattr(optimize, "choose_precision", lambda _: "mixed_bfloat16")
-    config = ServingConfig(max_difference=1e-5)
-    _, facts = optimize_for_serving(network, tf.nn.softmax, "classification", evaluation, config)
-    assert facts["precision"] == "float32"
-    with pytest.raises(
-        TrainingError, match=r"by up to .* in bfloat16, by up to .* in float32; .* serving.optimize: off"
-    ):
-        optimize_for_serving(
-            network, tf.nn.softmax, "classification", evaluation, config.model_copy(update={"max_difference": 1e-12})
-        )
-
-
-def test_a_regression_differs_in_units_of_its_target(network, evaluation, monkeypatch):
-    monkeypatch.setattr(
-        optimize, "optimize_network", lambda *_: lambda features: {"logits": network(features)["logits"] + 50}
-    )
-    evaluation.targets[: COUNT // 2] += 2000  # a standard deviation of 1,000
-    _, facts = optimize_for_serving(network, tf.identity, "regression", evaluation, ServingConfig())
-    assert facts["max_difference"] == pytest.approx(0.05, rel=1e-3)

@@ -89,7 +89,7 @@ def judge_form(
     """
     unit = 1.0
     if task == "regression":
-        unit = float(np.std(network.sample if targets is None else targets)) or 1.0
+        unit = float(np.std(network.held_out if targets is None else targets)) or 1.0
     difference = max(_measure_difference(a, b) / unit for a, b in zip(network, form, strict=True))
     facts: dict[str, Any] = {"max_difference": difference, "agreement": None, "loss": None, "calibration_error": None}
     refusals = []
@@ -104,7 +104,7 @@ def judge_form(
 
     noise = 0.0
     if task == "regression":
-        errors = network.held_out - (np.mean(network.sample) if targets is None else targets)
+        errors = network.held_out - (np.mean(network.held_out) if targets is None else targets)
         noise = float(np.sqrt(np.mean(np.square(errors))))
     same = [_find_agreeing(task, thresholds, a, b, noise) for a, b in zip(network, form, strict=True)]
     facts["agreement"] = agreement = _describe_agreement(np.concatenate(same), bounds.min_agreement)
@@ -155,6 +155,15 @@ def _measure_difference(network: np.ndarray, form: np.ndarray) -> float:
 # --- agreement
 
 
+def count_needed(rate: float, bound: float) -> int | None:
+    """Returns with how many images, of which ``rate`` disagree, the interval would begin at the bound or above."""
+    images = np.unique(np.geomspace(10, 1e7, 2000).astype(int))
+    differing = np.ceil(rate * images)
+    low = stats.beta.ppf((1 - _LEVEL) / 2, np.maximum(images - differing, 0.5), differing + 1)
+    enough = images[low >= bound]
+    return int(enough[0]) if len(enough) else None
+
+
 def _find_agreeing(
     task: TaskName, thresholds: Sequence[float], network: np.ndarray, form: np.ndarray, noise: float
 ) -> np.ndarray:
@@ -170,7 +179,7 @@ def _describe_agreement(same: np.ndarray, bound: float) -> dict[str, Any]:
     count, images = int(same.sum()), len(same)
     low, high = stats.binomtest(count, images).proportion_ci(_LEVEL, "exact")
     best = stats.binomtest(images, images).proportion_ci(_LEVEL, "exact").low
-    needed = _count_needed(1 - count / images, bound)
+    needed = count_needed(1 - count / images, bound)
     return {
         "same": count,
         "images": images,
@@ -192,15 +201,6 @@ def _explain_agreement(agreement: Mapping[str, Any], bound: float) -> str:
     return f"{text}begins below serving.min_agreement, {bound:.4g}" + (
         f"; with such a share about {needed:,} images would show enough" if needed else ""
     )
-
-
-def _count_needed(rate: float, bound: float) -> int | None:
-    """Returns with how many images, of which ``rate`` disagree, the interval would begin at the bound or above."""
-    images = np.unique(np.geomspace(10, 1e7, 2000).astype(int))
-    differing = np.ceil(rate * images)
-    low = stats.beta.ppf((1 - _LEVEL) / 2, np.maximum(images - differing, 0.5), differing + 1)
-    enough = images[low >= bound]
-    return int(enough[0]) if len(enough) else None
 
 
 # --- loss of the main metric

@@ -1,8 +1,8 @@
 """Fits what stands between a network's outputs and its answers, on images that it was not trained on."""
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.config import TrainerConfig
 from trainer.data import TrainingData
+from trainer.export.answers import make_answers
 from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
 from trainer.export.novelty import MAX_REFERENCES, Tensors, fit_novelty
 from trainer.inputs import LoadedSplit, make_batches
@@ -19,11 +20,84 @@ _BATCH = 32
 _log = logging.getLogger("trainer")
 
 
-def compute_outputs(served: keras.Model, split: LoadedSplit) -> dict[str, np.ndarray]:
+Arrays = dict[str, np.ndarray]
+
+
+class Outputs(NamedTuple):
+    """A network's ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]``, float32.
+
+    Attributes:
+        sample: for the images of ``draw_sample``.
+        held_out: for ``data.validation``.
+    """
+
+    sample: Arrays
+    held_out: Arrays
+
+
+def draw_sample(data: TrainingData) -> LoadedSplit:
+    """Returns ``MAX_REFERENCES`` images that were trained on, drawn at random, or all of them."""
+    chosen = np.sort(np.random.default_rng(0).permutation(data.train.count)[:MAX_REFERENCES])
+    return data.train.select(chosen)
+
+
+def compute_outputs(network: Callable[[Tensors], Mapping[str, Any]], data: TrainingData) -> Outputs:
+    """Computes the outputs that the answers are fitted to.
+
+    Args:
+        network: from a batch of inputs to ``logits`` and ``embedding``, tensors or arrays.
+        data: the images.
+    """
+    return Outputs(compute_split(network, draw_sample(data)), compute_split(network, data.validation))
+
+
+def compute_split(network: Callable[[Tensors], Mapping[str, Any]], split: LoadedSplit) -> Arrays:
     """Returns a network's ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]`` for all images of a split, float32."""
-    forward = tf.function(lambda features: served(features, training=False), reduce_retracing=True)
-    rows = [forward(features) for features, _ in make_batches(split, _BATCH).prefetch(2)]
-    return {name: np.concatenate([row[name].numpy() for row in rows]) for name in ("logits", "embedding")}
+    rows = [network(features) for features, _ in make_batches(split, _BATCH).prefetch(2)]
+    return {name: np.concatenate([np.asarray(row[name]) for row in rows]) for name in ("logits", "embedding")}
+
+
+def compile_network(network: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
+    """Returns a TensorFlow network, in inference mode, as a graph for batches of any size."""
+    options = {"training": False} if isinstance(network, keras.Model) else {}
+    return tf.function(lambda features: network(features, **options), reduce_retracing=True)
+
+
+class Fitted(NamedTuple):
+    """The way from one form's outputs to its answers.
+
+    Attributes:
+        answers: see ``trainer.export.answers``.
+        calibration: of the logits.
+        facts: about the calibration, for people, see ``calibrate``.
+    """
+
+    answers: Callable[[Tensors], Tensors]
+    calibration: Calibration
+    facts: dict[str, Any]
+
+
+def fit_answers(
+    config: TrainerConfig, data: TrainingData, outputs: Outputs, chosen: Outputs | None, unknown_from: float | None
+) -> Fitted:
+    """Fits calibration and novelty to the outputs of a form of the network.
+
+    Args:
+        config: the settings.
+        data: the images that the outputs are of.
+        outputs: of this form.
+        chosen: of the network that was not trained on ``data.validation``, if it is another one, after
+            ``trainer.refit``; both are then fitted to it.
+        unknown_from: the novelty from which on an image gets no label; None for no limit.
+    """
+    held_out = (chosen or outputs).held_out
+    calibration, facts = calibrate(config, data, held_out["logits"])
+    references = [part.sample["embedding"] for part in (outputs, chosen) if part]
+    novelty = fit_novelty(data.task.name, references[0], held_out, *references[1:])
+    answers = make_answers(
+        data.task.name, data.output_names, config.label_thresholds, calibration, novelty, unknown_from
+    )
+    return Fitted(answers, calibration, facts)
 
 
 def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> tuple[Calibration, dict[str, Any]]:
@@ -65,22 +139,3 @@ def fold_calibration(calibration: Calibration, logits: keras.layers.Dense) -> No
     """Changes the weights of the layer that gives the logits, so that it gives calibrated ones."""
     kernel, bias = logits.get_weights()
     logits.set_weights([kernel * calibration.factors, bias * calibration.factors + calibration.offsets])
-
-
-def measure_novelty(
-    served: keras.Model, chosen: keras.Model, data: TrainingData, held_out: dict[str, np.ndarray]
-) -> Callable[[Tensors], tf.Tensor]:
-    """Returns the function from a network's outputs to novelty, see ``trainer.export.novelty``.
-
-    Args:
-        served: the network.
-        chosen: the same, or the one that was not trained on ``data.validation``.
-        data: of more than ``MAX_REFERENCES`` images in ``train``, a random sample is looked at.
-        held_out: outputs of ``chosen`` for ``data.validation``, see ``compute_outputs``.
-    """
-    sample = np.sort(np.random.default_rng(0).permutation(data.train.count)[:MAX_REFERENCES])
-    references, *others = (
-        compute_outputs(network, data.train.select(sample))["embedding"]
-        for network in ([served] if chosen is served else [served, chosen])
-    )
-    return fit_novelty(data.task.name, references, held_out, *others)

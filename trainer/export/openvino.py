@@ -1,5 +1,6 @@
 """Writes the form of a network that OpenVINO computes, see ``imagepipe.deploy.openvino_form``."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -71,6 +72,7 @@ def save_form(
         "inputs": [port.any_name for port in network.inputs],
         "outputs": list(outputs),
         "openvino": openvino.__version__,
+        "sha256": hashlib.sha256((folder / NETWORK).with_suffix(".bin").read_bytes()).hexdigest(),
         "measured": dict(measured),
     }
     (folder / FORM).write_text(json.dumps(form, indent=1) + "\n")

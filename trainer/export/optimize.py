@@ -1,95 +1,20 @@
 """Optimizes a trained network for serving: weights become constants, and what can be precomputed is."""
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.grappler import tf_optimizer
 
-from imagepipe.base.errors import TrainingError
-from imagepipe.base.names import TaskName
-from trainer.config import ServingConfig
-from trainer.devices import choose_precision
 from trainer.export import rewrites
-from trainer.inputs import LoadedSplit, make_batches
 
 Function: TypeAlias = Callable[[dict[str, tf.Tensor]], Any]
-
-_log = logging.getLogger(__name__)
-
-_BATCH = 32
-
-
-def optimize_for_serving(
-    model: keras.Model,
-    compute_classes: Callable[[tf.Tensor], tf.Tensor],
-    task: TaskName,
-    validation: LoadedSplit,
-    config: ServingConfig,
-) -> tuple[Function, dict[str, Any]]:
-    """Returns the form of a network that is exported.
-
-    Args:
-        model: the trained network, in float32; of its outputs, ``logits`` are compared.
-        compute_classes: from ``logits`` ``[n, k]`` to the task's outputs ``[n, k]``.
-        task: gives the meaning of its outputs.
-        validation: the images on which the outputs of network and optimized form are compared.
-        config: how the network is optimized, and how much its outputs may change.
-
-    Returns:
-        A function of the network's inputs, and facts for people: ``precision`` and ``max_difference``, the largest
-        difference of an output from the network's, in the configuration's unit; None if it is the network itself.
-
-    Raises:
-        TrainingError: if the difference is larger than the configuration allows, also in float32 if the configuration
-            leaves the precision to the machine.
-    """
-    if config.optimize == "off":
-        return model, {"precision": "float32", "max_difference": None}
-    unit = (float(np.std(validation.targets)) if task == "regression" else 1.0) or 1.0
-    attempts = []
-    for precision in _list_precisions(config):
-        function = optimize_network(model, precision == "bfloat16")
-        difference = _measure_difference(model, function, compute_classes, validation) / unit
-        if difference <= config.max_difference:
-            return function, {"precision": precision, "max_difference": difference}
-        attempts.append(f"by up to {difference:.3g} in {precision}")
-        _log.warning("The graph in %s differs too much from the network: by up to %.3g", precision, difference)
-    raise TrainingError(
-        f"The graph optimized for serving differs from the network on validation images, {', '.join(attempts)}; "
-        f"serving.max_difference is {config.max_difference:g}. Try "
-        + ("serving.precision: float32." if config.precision == "bfloat16" else "serving.optimize: off.")
-    )
-
-
-def _list_precisions(config: ServingConfig) -> list[str]:
-    """Returns the precisions to try, the fastest first."""
-    if config.precision != "auto":
-        return [config.precision]
-    return ["bfloat16", "float32"] if choose_precision("auto") == "mixed_bfloat16" else ["float32"]
-
-
-def _measure_difference(
-    model: keras.Model, function: Function, compute_classes: Callable[[tf.Tensor], tf.Tensor], split: LoadedSplit
-) -> float:
-    functions = [
-        tf.function(lambda features, f=f: compute_classes(f(features)["logits"]), reduce_retracing=True)
-        for f in (partial(model, training=False), function)
-    ]
-    largest = 0.0
-    for features, _ in make_batches(split, _BATCH).prefetch(2):
-        expected, actual = (f(features).numpy() for f in functions)
-        largest = max(largest, float(np.nan_to_num(np.abs(expected - actual), nan=np.inf).max()))
-    return largest
 
 
 def optimize_network(model: keras.Model, bfloat16: bool) -> Function:

@@ -35,6 +35,8 @@ from imagepipe.base.names import TASK_ASSET, TaskName
 from trainer.export.answers import Tensors
 from transform.examples import FeatureSpec, Raw, load_graph, make_parser
 
+_EXAMPLES = tf.TensorSpec([None], tf.string, name="examples")
+
 
 class _Preprocessing(tf.Module):
     """Owns the Transform graph and the assets, so that they are saved with it."""
@@ -45,7 +47,12 @@ class _Preprocessing(tf.Module):
         self._transform_owner, self._transform = load_graph(transform_output)
         self._features = features
         self._raw_spec: FeatureSpec = transform_output.raw_feature_spec()
+        self._parse = make_parser(transform_output, features, with_label=False)
+        self._parse_with_label = make_parser(transform_output, features, with_label=True)
         self.preprocess = tf.function(self._preprocess).get_concrete_function(**self._make_request_spec())
+
+    def make_transform_signature(self) -> Callable:
+        return tf.function(self._transform_examples).get_concrete_function(_EXAMPLES)
 
     def _make_request_spec(self) -> dict[str, tf.TensorSpec]:
         dtypes = {"input": tf.string} | {name: self._raw_spec[name].dtype for name in self._features.side}
@@ -57,6 +64,9 @@ class _Preprocessing(tf.Module):
     def _preprocess(self, **request: tf.Tensor) -> Tensors:
         raw = {self._features.input: request["input"]} | {name: request[name] for name in self._features.side}
         return self._transform_inputs({name: _imitate_parsing(x, self._raw_spec[name]) for name, x in raw.items()})
+
+    def _transform_examples(self, examples: tf.Tensor) -> Tensors:
+        return self._transform(self._parse_with_label(examples))
 
     def _transform_inputs(self, raw: Raw) -> Tensors:
         transformed = self._transform(raw)
@@ -77,8 +87,6 @@ class _Servable(_Preprocessing):
     ):
         super().__init__(transform_output, features, assets)
         self._network = network
-        self._parse = make_parser(transform_output, features, with_label=False)
-        self._parse_with_label = make_parser(transform_output, features, with_label=True)
         transformed = self.preprocess.structured_outputs
         inputs = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in transformed.items()}
         outputs = tf.function(network).get_concrete_function(inputs).structured_outputs
@@ -91,17 +99,16 @@ class _Servable(_Preprocessing):
         )
 
     def make_signatures(self) -> dict[str, Callable]:
-        examples = tf.TensorSpec([None], tf.string, name="examples")
         metadata = tf.TensorSpec([None], tf.string, name="metadata")
         return {
             "serving_default": tf.function(self._serve).get_concrete_function(
                 **self._make_request_spec(), metadata=metadata
             ),
-            "tf_examples": tf.function(self._serve_examples).get_concrete_function(examples),
+            "tf_examples": tf.function(self._serve_examples).get_concrete_function(_EXAMPLES),
             "embed": tf.function(self._embed).get_concrete_function(
                 input=tf.TensorSpec([None], tf.string, name="input"), metadata=metadata
             ),
-            "transform_features": tf.function(self._transform_examples).get_concrete_function(examples),
+            "transform_features": self.make_transform_signature(),
         }
 
     def _serve(self, metadata: tf.Tensor, **request: tf.Tensor) -> Tensors:
@@ -123,9 +130,6 @@ class _Servable(_Preprocessing):
         }
         return {"embedding": self._network({IMAGE: image, **blank})["embedding"], "metadata": tf.identity(metadata)}
 
-    def _transform_examples(self, examples: tf.Tensor) -> Tensors:
-        return self._transform(self._parse_with_label(examples))
-
     def _answer(self, **inputs: tf.Tensor) -> Tensors:
         return self._answers(self._network(inputs))
 
@@ -146,6 +150,9 @@ class _ServableAround(_Preprocessing):
         assets: list[str],
     ):
         super().__init__(transform_output, features, assets)
+        self.preprocess_examples = tf.function(
+            lambda examples: self._transform_inputs(self._parse(examples))
+        ).get_concrete_function(_EXAMPLES)
         self.answers = tf.function(lambda **outputs: answers(outputs)).get_concrete_function(**outputs)
 
 
@@ -195,8 +202,9 @@ def save_model_around(
 ) -> None:
     """Writes the SavedModel without its network, for a server in which another engine computes that.
 
-    It has no signatures, but two functions: ``preprocess``, as in the whole SavedModel, and ``answers``, from
-    ``logits`` float ``[n, k]`` and ``embedding`` float ``[n, d]`` to ``classes``, ``label``, ``score`` and ``novelty``.
+    Of the signatures it has ``transform_features``. Its functions are ``preprocess``, as in the whole SavedModel;
+    ``preprocess_examples``, the same of ``examples``, serialized ones, string ``[n]``; and ``answers``, from ``logits``
+    float ``[n, k]`` and ``embedding`` float ``[n, d]`` to ``classes``, ``label``, ``score`` and ``novelty``.
 
     Args:
         answers: see ``trainer.export.answers``.
@@ -207,7 +215,9 @@ def save_model_around(
         path: the folder to create.
     """
     with _write_assets(task, features) as assets:
-        tf.saved_model.save(_ServableAround(answers, outputs, transform_output, features, assets), path)
+        servable = _ServableAround(answers, outputs, transform_output, features, assets)
+        signatures = {"transform_features": servable.make_transform_signature()}
+        tf.saved_model.save(servable, path, signatures=signatures)
 
 
 @contextmanager
