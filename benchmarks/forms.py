@@ -59,6 +59,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import tensorflow as tf
 
     from benchmarks.transfer import load_training, read_photos
+    from imagepipe.deploy.openvino_form import OpenVinoPrecision
     from trainer.config import ServingConfig
     from trainer.export.fitting import compile_network
     from trainer.export.forms import choose_forms, measure_ms, wrap_network
@@ -74,13 +75,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         photos, labels = read_photos(arguments.folder / "val", arguments.size)
         batch = next(iter(make_batches(data.validation, 8)))[0]
         own = None
-        for engine, precision in (
+        candidates: list[tuple[str, OpenVinoPrecision]] = [
             ("tensorflow", "float32"),
             ("tensorflow", "bfloat16"),
             ("openvino", "float32"),
             ("openvino", "bfloat16"),
             ("openvino", "int8"),
-        ):
+        ]
+        for engine, precision in candidates:
             # No bound, so that each is shown; the line says what the bounds would have said.
             bounds = {"min_agreement": 0, "max_loss": 1}
             serving = ServingConfig.model_validate({"engine": engine, "precision": precision} | bounds)

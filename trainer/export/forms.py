@@ -45,7 +45,7 @@ class Form(NamedTuple):
         facts: what was measured when it was accepted.
     """
 
-    precision: str
+    precision: OpenVinoPrecision
     network: Any
     fitted: Fitted
     facts: dict[str, Any]
@@ -124,7 +124,9 @@ class _Judge:
         network, form = classify(compared, self.fitted.calibration), classify(outputs, fitted.calibration)
         return judge_form(task, thresholds, network, form, targets, bounds, must_prove)
 
-    def try_form(self, name: str, precision: str, network: Any, compute: Compute) -> tuple[Form | None, list[str]]:
+    def try_form(
+        self, name: str, precision: OpenVinoPrecision, network: Any, compute: Compute
+    ) -> tuple[Form | None, list[str]]:
         """Returns the form if it is accepted, and else why it is refused."""
         outputs = compute_outputs(compute, self.data)
         fitted = self.fit(outputs)
@@ -238,7 +240,8 @@ def _convert(network: keras.Model, batch: Tensors, judge: _Judge) -> Iterator[tu
         return
     # OpenVINO emulates bfloat16 where the processor lacks it, slowly.
     has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    for precision in ("float32", *(["bfloat16"] if has_bfloat16 else [])):
+    candidates: list[OpenVinoPrecision] = ["float32", "bfloat16"] if has_bfloat16 else ["float32"]
+    for precision in candidates:
         if wanted in ("auto", precision):
             yield measure_ms(wrap_network(converted, precision), batch), precision, converted
     if wanted in ("auto", "int8") and (quantized := _quantize(converted, judge)):
@@ -249,7 +252,7 @@ def _quantize(converted: Any, judge: _Judge) -> Any:
     """Returns the network in int8; None if there is none, or too few images to show that it may be used."""
     needed = count_needed(0, judge.serving.min_agreement)
     images = len(judge.outputs.sample["logits"]) + judge.data.validation.count
-    if judge.serving.precision == "auto" and images < needed:
+    if judge.serving.precision == "auto" and (needed is None or images < needed):
         judge.report(f"OpenVINO, int8: not tried, as {images} images can't show that it may be used: {needed} would")
         return None
     if importlib.util.find_spec("nncf") is None:
