@@ -221,10 +221,6 @@ class ServedConfig(ServingConfig):
         "runs the pipeline. By default there is none.",
     )
 
-    def dump_export_settings(self) -> dict[str, Any]:
-        """Returns the keys that concern the Trainer, as JSON values."""
-        return self.model_dump(mode="json", include=set(ServingConfig.model_fields))
-
 
 class BeamConfig(Section):
     """How Beam does the data work: in the pipeline, in ``ingest`` and in ``batch-predict``."""
@@ -375,6 +371,19 @@ class Config(Section):
         if self.tuner:
             check_space(self.tuner.space, self.trainer)
         return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "Config":
+        if not self.deploy.is_served_by_us and (self.serving.engine == "openvino" or self.serving.precision == "int8"):
+            raise ValueError(
+                f"serving.engine: deploy.target {self.deploy.target} takes TensorFlow's SavedModel, in float32 or bfloat16"
+            )
+        return self
+
+    def dump_export_settings(self) -> dict[str, Any]:
+        """Returns the keys of ``serving`` that concern the Trainer, as JSON values."""
+        settings = self.serving.model_dump(mode="json", include=set(ServingConfig.model_fields))
+        return settings if self.deploy.is_served_by_us else settings | {"engine": "tensorflow"}
 
     def make_deployment(self, path: str) -> DeployConfig:
         """Returns the section ``deploy``; the pipeline's name and ``path`` fill in a name and a path if not given."""

@@ -190,7 +190,7 @@ def create_pipeline(
         run_fn="trainer.run_fn.run_fn",
         statistics=statistics_gen.outputs["statistics"],
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
-        custom_config=training_config | {"serving": config.serving.dump_export_settings()},
+        custom_config=training_config | {"serving": config.dump_export_settings()},
         **training,
     )
 

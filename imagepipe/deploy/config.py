@@ -188,6 +188,11 @@ class DeployConfig(Section):
     vertex: VertexConfig | None = Field(None, description="Endpoint of target: vertex; needed there.")
     ml_engine: MLEngineConfig | None = Field(None, description="Model of target: ml_engine; needed there.")
 
+    @property
+    def is_served_by_us(self) -> bool:
+        """Whether a server of ours may serve from the target, which takes a version's other forms too."""
+        return self.target == "filesystem" or bool(self.kserve and self.kserve.runtime == "imagepipe")
+
     def complete(self, name: str, path: str) -> "DeployConfig":
         """Returns it with the pipeline's name and its folder of versions, where none are given."""
         return self.model_copy(update={"name": self.name or name, "path": self.path or path})

@@ -360,6 +360,21 @@ def test_a_pipeline_may_be_called_what_a_folder_is_and_only_services_need_a_stri
         Config(name="x", data={"path": "x"}, deploy=kserve | {"name": name})
 
 
+def test_another_engine_is_for_targets_that_our_server_serves():
+    def configure(**serving) -> Config:
+        deploy = {"target": "kserve", "path": "/serving", "kserve": {"runtime": "tensorflow"}}
+        return Config(name="flowers", data={"path": "x"}, serving=serving, deploy=deploy)
+
+    assert configure(engine="auto").dump_export_settings()["engine"] == "tensorflow"
+    for serving in ({"engine": "openvino"}, {"engine": "auto", "precision": "int8"}):
+        with pytest.raises(ValueError, match=r"serving.engine: deploy.target kserve takes TensorFlow's SavedModel"):
+            configure(**serving)
+    with pytest.raises(ValueError, match="int8 is OpenVINO's"):
+        Config(name="flowers", data={"path": "x"}, serving={"engine": "tensorflow", "precision": "int8"})
+    here = Config(name="flowers", data={"path": "x"}, serving={"engine": "auto"})
+    assert here.dump_export_settings()["engine"] == "auto"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
