@@ -376,8 +376,8 @@ class Config(Section):
     def _check_engine(self) -> "Config":
         if not self.deploy.is_served_by_us and (self.serving.engine == "openvino" or self.serving.precision == "int8"):
             raise ValueError(
-                f"serving.engine: deploy.target {self.deploy.target} takes TensorFlow's SavedModel, which is in float32 or "
-                "bfloat16"
+                f"serving.engine: deploy.target {self.deploy.target} takes TensorFlow's SavedModel, which is in "
+                "float32 or bfloat16"
             )
         return self
 
