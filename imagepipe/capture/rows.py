@@ -135,14 +135,14 @@ def build_row(answered: Answered, keep: KeptImages) -> dict[str, Any]:
         row |= {"width": image.width, "height": image.height, "aspect": image.width / image.height}
         row |= {"bytes": len(image.data)} | measure_appearance(image.thumbnail)._asdict()
         if keep == "thumbnail":
-            row["image"] = _shrink(image.data)
+            row["image"] = make_preview(image.data)
     except BadImage:  # more tolerant was the decoder that answered
         pass
     return row
 
 
-def _shrink(data: bytes) -> bytes:
-    """Returns an image that ``normalize`` returned as a small JPEG."""
+def make_preview(data: bytes) -> bytes:
+    """Returns an image, of those that ``normalize`` returns, as a JPEG of at most PREVIEW_SIDE pixels a side."""
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         # A JPEG is decoded at a fraction of its size, no larger than need be: half of the time.
         image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BOX, reducing_gap=1.0)

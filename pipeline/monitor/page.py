@@ -12,6 +12,8 @@ import numpy as np
 
 import components.model_report
 from imagepipe.base.charts import Axis, Chart, Point, draw_chart
+from imagepipe.base.images import BadImage, normalize
+from imagepipe.capture.rows import make_preview
 from imagepipe.monitoring.comparison import ANSWERS, EMBEDDING, LABEL, MEASURES, Moved, find_limit
 from imagepipe.monitoring.traffic import load_images, split_label, to_numbers
 from pipeline.monitor.report import ALL_DAYS, MIN_IMAGES, Monitored, describe_moved, list_rows, measure_latency
@@ -21,7 +23,6 @@ _STYLE = Path(components.model_report.__path__[0]) / "style.css"
 _IMAGES, _CANDIDATES = 8, 40
 _MAX_MOVED = 24  # with images
 _MAX_LABELS = 50
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 
 
 def render_page(monitored: Monitored) -> str:
@@ -88,7 +89,7 @@ def _describe_pictures(monitored: Monitored, moved: Moved) -> dict[str, Any]:
     images = load_images(places)
     cards: list[dict[str, Any]] = []
     for row, place in zip(rows, places, strict=True):
-        if (url := _make_url(images.get(place))) and len(cards) < _IMAGES:
+        if len(cards) < _IMAGES and (url := _make_url(images.get(place))):
             measure = moved.comparison.measure
             value = None if measure in (LABEL, EMBEDDING) else table[measure][row].as_py()
             metadata = (table["metadata"][row].as_py() or b"").decode(errors="replace")
@@ -97,9 +98,14 @@ def _describe_pictures(monitored: Monitored, moved: Moved) -> dict[str, Any]:
 
 
 def _make_url(image: bytes | None) -> str | None:
-    """Returns an image as a URL; None of other kinds than browsers show and `serve` keeps."""
-    kind = next((kind for kind, start in (("jpeg", _JPEG), ("png", _PNG)) if image and image.startswith(start)), None)
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}" if kind and image else None
+    """Returns a captured image as a small JPEG's URL; None if there is none, or it can't be read."""
+    if image is None:
+        return None
+    try:
+        preview = make_preview(normalize(image).data)
+    except BadImage:
+        return None
+    return f"data:image/jpeg;base64,{base64.b64encode(preview).decode()}"
 
 
 def _draw_charts(monitored: Monitored) -> list[Chart]:
