@@ -68,7 +68,7 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     Raises:
         ModelError: if the file can't be read as such.
     """
-    key, truths = _read_truths(file, task)
+    key, truths = read_truths(file, task)
     answers: dict[tuple[str, str], tuple[Any, ...]] = {}  # by id and version
     several: set[str] = set()
     for _, table in read_tables(capture, ["time", "version", "label", "score", *_IDS], since):
@@ -86,7 +86,7 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     matched = {identity for identity, _ in joined}
     errors: dict[str, list[float]] = {}
     for (identity, version), (_, _, label, score) in joined.items():
-        errors.setdefault(version, []).append(_measure_error(label, score, truths[identity], task))
+        errors.setdefault(version, []).append(measure_error(label, score, truths[identity], task))
     return Feedback(
         len(truths),
         len(matched),
@@ -96,7 +96,8 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     )
 
 
-def _measure_error(label: str, score: float, truth: str, task: TaskName) -> float:
+def measure_error(label: str, score: float, truth: str, task: TaskName) -> float:
+    """Returns the absolute error of a regression's value, else 1 for a wrong answer and 0 for a right one."""
     if task == "regression":
         return abs(score - float(truth))
     return float(set(split_label(label, task)) != set(split_label(truth, task)))
@@ -112,8 +113,15 @@ def _estimate(version: str, errors: list[float], task: TaskName) -> Accuracy:
     return Accuracy(version, count, right / count, estimate_share(right, count))
 
 
-def _read_truths(file: str, task: TaskName) -> tuple[str, dict[str, str]]:
-    """Returns the column that the lines are known by, and the true label by id."""
+def read_truths(file: str, task: TaskName) -> tuple[str, dict[str, str]]:
+    """Reads true labels, see ``join_feedback``.
+
+    Returns:
+        The column that the lines are known by, and the true label by id.
+
+    Raises:
+        ModelError: if the file can't be read as such.
+    """
     key, truths = "", {}
     for number, row in enumerate(_read_lines(file), start=1):
         key = key or next((name for name in _IDS if row.get(name)), "")

@@ -1,5 +1,6 @@
-"""Commands about a model in service: monitor, feedback."""
+"""Commands about a model in service: monitor, feedback, compare."""
 
+import dataclasses
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +15,12 @@ from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, prin
 
 if TYPE_CHECKING:
     from imagepipe.monitoring.feedback import Feedback
+    from imagepipe.monitoring.pairs import Pairs
     from pipeline.monitor.report import Monitored
 
 app = typer.Typer()
 
+_SIGNIFICANCE = 0.05  # of which version is better
 _UNITS = {"d": "days", "h": "hours"}
 
 CaptureArgument = Annotated[
@@ -26,6 +29,8 @@ CaptureArgument = Annotated[
 SinceOption = Annotated[
     str, typer.Option(metavar="TIME", help="Leave out what was answered before: 7d, 12h, or a date such as 2026-05-01.")
 ]
+
+TaskOption = Annotated[Literal["classification", "multilabel", "regression"], typer.Option(help="The model's task.")]
 
 
 @app.command()
@@ -87,9 +92,7 @@ def feedback(
         ),
     ],
     capture: CaptureArgument,
-    task: Annotated[
-        Literal["classification", "multilabel", "regression"], typer.Option(help="The model's task.")
-    ] = "classification",
+    task: TaskOption = "classification",
     since: SinceOption = "30d",
     as_json: JsonOption = False,
 ) -> None:
@@ -103,6 +106,31 @@ def feedback(
         OUT.print_json(data=vars(joined) | {"accuracies": [vars(accuracy) for accuracy in joined.accuracies]})
     else:
         _show_feedback(joined)
+
+
+@app.command()
+def compare(
+    capture: CaptureArgument,
+    versions: Annotated[
+        tuple[str, str], typer.Argument(metavar="VERSION VERSION", help="The live one, then the other.")
+    ],
+    feedback: Annotated[
+        str | None, typer.Option(metavar="FILE", help="True labels that came later, see `imagepipe feedback`.")
+    ] = None,
+    task: TaskOption = "classification",
+    since: SinceOption = "30d",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two versions on the captured images that both were asked about: which is right more often."""
+    start = _parse_since(since)
+    with report_errors():
+        from imagepipe.monitoring.pairs import compare_versions
+
+        pairs = compare_versions(capture, versions, task, feedback, start)
+    if as_json:
+        OUT.print_json(data=dataclasses.asdict(pairs))
+    else:
+        _show_pairs(pairs)
 
 
 def _parse_since(text: str) -> datetime:
@@ -140,3 +168,27 @@ def _show_feedback(joined: "Feedback") -> None:
         low, high = accuracy.interval
         interval = f"{accuracy.value:.4f} ({low:.4f} to {high:.4f})"
         OUT.print(escape(f"version {accuracy.version}: {interval} over {accuracy.images:,} images"))
+
+
+def _show_pairs(pairs: "Pairs") -> None:
+    first, second = (escape(version) for version in pairs.versions)
+    alone = f"{pairs.alone[0]:,} that only {first} was asked about, {pairs.alone[1]:,} only {second}"
+    OUT.print(f"{pairs.images:,} images that both were asked about (left out: {alone})")
+    if pairs.same is not None and pairs.same_interval:
+        low, high = pairs.same_interval
+        OUT.print(f"the same answer: {pairs.same / pairs.images:.4f} ({low:.4f} to {high:.4f})")
+    OUT.print(f"scores or values differ by {pairs.mean_difference:.4f} on average")
+    times = [f"{version} {ms:.1f} ms" for version, ms in zip((first, second), pairs.milliseconds, strict=True) if ms]
+    if times:
+        OUT.print(f"mean time of an answer: {', '.join(times)}")
+    if (judged := pairs.judgement) is None:
+        OUT.print("which is better: not known, as no true label of these images is (--feedback)")
+        return
+    measure = "share of right answers" if pairs.same is not None else "mean absolute error"
+    OUT.print(
+        f"{measure} over {judged.images:,} images: {first} {judged.values[0]:.4f}, {second} {judged.values[1]:.4f}"
+    )
+    better = first if (judged.difference < 0) == (pairs.same is not None) else second
+    verdict = f"version {better} is better" if judged.p < _SIGNIFICANCE else "no difference could be shown"
+    low, high = judged.interval
+    OUT.print(f"{verdict}: the difference is {judged.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {judged.p:.2g}")

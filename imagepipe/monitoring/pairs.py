@@ -1,0 +1,168 @@
+"""Compares two versions of a model on the same captured images: which is right more often, or how often they agree."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from statistics import fmean
+
+import numpy as np
+import pyarrow.compute as pc
+from scipy import stats
+
+from imagepipe.base.errors import ModelError
+from imagepipe.base.names import TaskName
+from imagepipe.monitoring.feedback import measure_error, read_truths
+from imagepipe.monitoring.traffic import read_tables, split_label
+from imagepipe.monitoring.two_samples import estimate_share
+
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Two versions on images whose true label is known.
+
+    Attributes:
+        images: their number.
+        values: share of right answers of either version; of a regression the mean absolute errors.
+        difference: the second's value minus the first's.
+        interval: its 95 % confidence interval.
+        p: probability of a difference as large by chance, two-sided.
+    """
+
+    images: int
+    values: tuple[float, float]
+    difference: float
+    interval: tuple[float, float]
+    p: float
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two versions on the same images.
+
+    Attributes:
+        versions: the two.
+        images: number of images that both were asked about; an image is known by the hash of its bytes.
+        alone: number of images that only the one was asked about.
+        same: number of images with the same answer; None for a regression.
+        same_interval: 95 % confidence interval of their share; None for a regression.
+        mean_difference: mean absolute difference of the values of a regression, else of the scores.
+        milliseconds: mean time of an answer, of either version; None where no row has one.
+        judgement: which is better; None without true labels of these images.
+    """
+
+    versions: tuple[str, str]
+    images: int
+    alone: tuple[int, int]
+    same: int | None
+    same_interval: tuple[float, float] | None
+    mean_difference: float
+    milliseconds: tuple[float | None, float | None]
+    judgement: Judgement | None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    time: datetime
+    label: str
+    score: float
+    milliseconds: float | None
+    id: str | None
+
+
+def compare_versions(
+    capture: str, versions: tuple[str, str], task: TaskName, truth: str | None = None, since: datetime | None = None
+) -> Pairs:
+    """Compares the answers of two versions to the same images.
+
+    Args:
+        capture: folder of captured traffic. Of an image that a version was asked about more than once, its last answer
+            counts.
+        versions: the two.
+        task: of the models.
+        truth: file with true labels, see ``imagepipe.monitoring.feedback``; None if there are none.
+        since: leaves out what was answered before.
+
+    Raises:
+        ModelError: if no image was asked of both, or a file can't be read.
+    """
+    key, truths = read_truths(truth, task) if truth else ("metadata", {})
+    first, second = (_read_answers(capture, version, key, since) for version in versions)
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        raise ModelError(
+            f"{capture}: versions {versions[0]} ({len(first):,} images) and {versions[1]} ({len(second):,} images) "
+            "were asked about no image in common. `imagepipe batch-predict --capture` asks each about the same images"
+        )
+    pairs = [(first[image], second[image]) for image in common]
+    same = None
+    if task != "regression":
+        same = sum(set(split_label(a.label, task)) == set(split_label(b.label, task)) for a, b in pairs)
+    return Pairs(
+        versions,
+        len(pairs),
+        (len(first) - len(pairs), len(second) - len(pairs)),
+        same,
+        None if same is None else estimate_share(same, len(pairs)),
+        fmean(abs(a.score - b.score) for a, b in pairs),
+        (_measure_time(first), _measure_time(second)),
+        _judge(pairs, truths, task),
+    )
+
+
+def _read_answers(capture: str, version: str, key: str, since: datetime | None) -> dict[str, _Answer]:
+    """Returns the last answer of a version by the image's hash; an id that several images have is left out."""
+    answers: dict[str, _Answer] = {}
+    owners: dict[str | None, str] = {}
+    shared: set[str | None] = set()
+    columns = dict.fromkeys(["time", "version", "sha256", "label", "score", "milliseconds", key])
+    for _, table in read_tables(capture, list(columns), since):
+        for row in table.filter(pc.equal(table["version"], version)).to_pylist():
+            image = row["sha256"]
+            identity = row[key].decode(errors="replace") if key == "metadata" and row[key] else row[key]
+            if owners.setdefault(identity, image) != image:
+                shared.add(identity)
+            answer = _Answer(row["time"], row["label"], row["score"], row["milliseconds"], identity)
+            if image not in answers or answers[image].time < answer.time:
+                answers[image] = answer
+    return {image: replace(a, id=None) if a.id in shared else a for image, a in answers.items()}
+
+
+def _measure_time(answers: Mapping[str, _Answer]) -> float | None:
+    times = [answer.milliseconds for answer in answers.values() if answer.milliseconds is not None]
+    return fmean(times) if times else None
+
+
+def _judge(pairs: list[tuple[_Answer, _Answer]], truths: Mapping[str, str], task: TaskName) -> Judgement | None:
+    """Returns which version is better, by a paired test.
+
+    Right and wrong answers: McNemar's exact test (Fagerland, M. W., Lydersen, S., Laake, P. (2013): The McNemar test
+    for binary matched-pairs data. BMC Medical Research Methodology 13:91), and the interval of Bonett, D. G., Price,
+    R. M. (2012): Adjusted Wald confidence interval for a difference of binomial proportions based on paired data.
+    Journal of Educational and Behavioral Statistics 37 (4), 479-488. Errors of a regression: a paired t-test.
+    """
+    errors = []
+    for pair in pairs:
+        if (truth := next((truths[answer.id] for answer in pair if answer.id in truths), None)) is not None:
+            errors.append([measure_error(answer.label, answer.score, truth, task) for answer in pair])
+    if not errors:
+        return None
+    count, table = len(errors), np.array(errors)
+    if task != "regression":
+        table = 1 - table  # right answers
+    difference = float(table[:, 1].mean() - table[:, 0].mean())
+    if task == "regression":
+        changes = table[:, 1] - table[:, 0]
+        error = float(changes.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+        half = float(stats.t.ppf((1 + _LEVEL) / 2, max(count - 1, 1))) * error
+        p = float(stats.ttest_1samp(changes, 0).pvalue) if 0 < error < math.inf else 1.0
+        interval = (difference - half, difference + half)
+    else:
+        lost, won = (int((table[:, 0] > table[:, 1]).sum()), int((table[:, 1] > table[:, 0]).sum()))
+        p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        up, down = (won + 1) / (count + 2), (lost + 1) / (count + 2)
+        half = float(stats.norm.ppf((1 + _LEVEL) / 2)) * math.sqrt((up + down - (up - down) ** 2) / (count + 2))
+        interval = (max(up - down - half, -1.0), min(up - down + half, 1.0))
+    return Judgement(count, (float(table[:, 0].mean()), float(table[:, 1].mean())), difference, interval, p)

@@ -1,0 +1,108 @@
+"""`imagepipe compare`: two versions on the same captured images, figures by hand."""
+
+import csv
+import json
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from imagepipe.base.errors import ModelError
+from imagepipe.capture.files import write_rows
+from imagepipe.monitoring.pairs import compare_versions
+from pipeline.cli import app
+
+NOW = datetime.now(UTC)
+
+
+def make_row(image, version, label, score=0.5, seconds=0, **values):
+    times = {"time": NOW + timedelta(seconds=seconds), "milliseconds": 10.0 if version == "1" else 20.0}
+    ids = {"sha256": f"hash-{image}", "metadata": f"id-{image}".encode()}
+    return times | ids | {"version": version, "label": label, "score": score} | values
+
+
+def write_truth(path, truths, key="metadata"):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([(key, "label"), *truths])
+    return str(path)
+
+
+@pytest.fixture
+def capture(tmp_path):
+    """100 images of cats: version 1 is right of 80, version 2 of the same and of 15 more; each has one of its own."""
+    first = [make_row(n, "1", "cat" if n < 80 else "dog") for n in range(101)]
+    second = [make_row(n, "2", "cat" if n < 95 else "dog", 0.75) for n in [*range(100), 200]]
+    write_rows(str(tmp_path / "traffic"), [*first, *second], "a")
+    return str(tmp_path / "traffic")
+
+
+def test_where_truth_is_known_the_better_version_is_named_by_a_paired_test(capture, tmp_path):
+    truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", "cat") for n in range(100)])
+    pairs = compare_versions(capture, ("1", "2"), "classification", truth)
+    assert (pairs.images, pairs.alone, pairs.same, pairs.milliseconds) == (100, (1, 1), 85, (10.0, 20.0))
+    assert pairs.mean_difference == pytest.approx(0.25)
+    judged = pairs.judgement
+    assert (judged.images, judged.values, judged.difference) == (100, (0.8, 0.95), pytest.approx(0.15))
+    assert judged.p == pytest.approx(2 * 0.5**15)  # McNemar's, exact: 15 of 15 changes go one way
+    up, down = 16 / 102, 1 / 102  # Bonett and Price
+    half = stats.norm.ppf(0.975) * math.sqrt((up + down - (up - down) ** 2) / 102)
+    assert judged.interval == pytest.approx((up - down - half, up - down + half))
+    shown = CliRunner().invoke(app, ["compare", capture, "1", "2", "--feedback", truth]).stdout
+    assert "share of right answers over 100 images: 1 0.8000, 2 0.9500" in shown
+    assert "version 2 is better: the difference is +0.1500" in shown
+    turned = CliRunner().invoke(app, ["compare", capture, "2", "1", "--feedback", truth]).stdout
+    assert "version 2 is better: the difference is -0.1500" in turned
+
+
+def test_where_it_is_not_known_agreement_and_time_are_said_and_no_verdict(capture):
+    result = CliRunner().invoke(app, ["compare", capture, "1", "2"])
+    assert result.exit_code == 0
+    assert "the same answer: 0.8500 (0.7672 to 0.9069)" in result.stdout  # Wilson's interval of 85 in 100
+    assert "mean time of an answer: 1 10.0 ms, 2 20.0 ms" in result.stdout
+    assert "which is better: not known" in result.stdout
+    figures = json.loads(CliRunner().invoke(app, ["compare", capture, "1", "2", "--json"]).stdout)
+    assert (figures["same"], figures["judgement"]) == (85, None)
+
+
+def test_few_images_show_no_difference(capture, tmp_path):
+    truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", "cat") for n in range(78, 83)])  # three of them changed
+    assert compare_versions(capture, ("1", "2"), "classification", truth).judgement.p == 0.25
+    shown = CliRunner().invoke(app, ["compare", capture, "1", "2", "--feedback", truth]).stdout
+    assert "no difference could be shown: the difference is +0.6000" in shown
+
+
+def test_the_last_answer_counts_and_a_request_with_several_images_says_nothing_of_one(tmp_path):
+    folder = str(tmp_path / "traffic")
+    rows = [
+        make_row(0, "1", "dog", request_id="a"),
+        make_row(0, "1", "cat", seconds=5, request_id="a"),
+        make_row(1, "1", "cat", request_id="b"),
+        make_row(2, "1", "cat", request_id="b"),
+        *(make_row(n, "2", "cat") for n in range(3)),
+    ]
+    write_rows(folder, rows, "a")
+    truth = write_truth(tmp_path / "truth.csv", [("a", "cat"), ("b", "cat")], "request_id")
+    pairs = compare_versions(folder, ("1", "2"), "classification", truth)
+    assert (pairs.images, pairs.same, pairs.judgement.images) == (3, 3, 1)
+
+
+def test_a_regression_is_judged_by_its_errors(tmp_path):
+    folder = str(tmp_path / "traffic")
+    first = [make_row(n, "1", "", n + 1.0) for n in range(20)]
+    second = [make_row(n, "2", "", n + 0.1 * (n % 3)) for n in range(20)]
+    write_rows(folder, [*first, *second], "a")
+    truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", n) for n in range(20)])
+    pairs = compare_versions(folder, ("1", "2"), "regression", truth)
+    assert pairs.same is None
+    assert pairs.judgement.values == pytest.approx((1.0, 0.095), abs=1e-5)
+    assert pairs.judgement.p < 1e-6
+    shown = CliRunner().invoke(app, ["compare", folder, "1", "2", "--feedback", truth, "--task", "regression"]).stdout
+    assert "mean absolute error over 20 images" in shown
+    assert "version 2 is better" in shown
+
+
+def test_versions_without_a_common_image_are_refused_with_what_gives_one(capture):
+    with pytest.raises(ModelError, match=r"1 \(101 images\) and 3 \(0 images\).*no image in common.*batch-predict"):
+        compare_versions(capture, ("1", "3"), "classification")
