@@ -145,7 +145,7 @@ def _judge(pairs: list[tuple[_Answer, _Answer]], truths: Mapping[str, str], task
     """
     errors = []
     for pair in pairs:
-        if (truth := next((truths[answer.id] for answer in pair if answer.id in truths), None)) is not None:
+        if (truth := next((truths[a.id] for a in pair if a.id is not None and a.id in truths), None)) is not None:
             errors.append([measure_error(answer.label, answer.score, truth, task) for answer in pair])
     if not errors:
         return None

@@ -20,6 +20,7 @@ _TOOLS = {
     "docker",
     "export",
     "chmod",
+    "grpcurl",
     "gsutil",
     "openssl",
     "kubectl",
