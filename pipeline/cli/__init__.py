@@ -13,6 +13,7 @@ from pipeline.cli import (
     data,
     demo,
     deployments,
+    label,
     models,
     monitor,
     probe,
@@ -48,7 +49,7 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 it failed, 2 wrong use, 3 it ran but the model was not blessed, or not pushed, or "
     "the traffic has moved (monitor).",
 )
-for part in (train, data, weights, probe, runs, cleaning, models, serve, monitor, clusters, deployments, demo):
+for part in (train, data, label, weights, probe, runs, cleaning, models, serve, monitor, clusters, deployments, demo):
     app.add_typer(part.app)
 
 

@@ -1,0 +1,84 @@
+"""The command label: a page on which a person corrects labels."""
+
+import getpass
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pipeline.cli.shared import (
+    ERR,
+    AllowHostOption,
+    CertificateOption,
+    HostOption,
+    KeyOption,
+    TokenFileOption,
+    print_note,
+    read_access_options,
+    report_errors,
+)
+
+app = typer.Typer()
+
+
+@app.command("label")
+def label_images(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKDIR|CAPTURE",
+            help="A folder with runs, for what the newest one found and was unsure of; or what `imagepipe serve "
+            "--capture` wrote.",
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="The file of decisions; by default labels.jsonl in WORKDIR, or beside the folder CAPTURE."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who decides; by default the name of this machine's user.")] = None,
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8091,
+    token_file: TokenFileOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    allow_host: AllowHostOption = None,
+) -> None:
+    """Correct labels on a page, by keyboard. Decisions go to a file that `imagepipe ingest --labels` takes."""
+    with report_errors():
+        from imagepipe.base import filesystem
+        from imagepipe.serving.access import is_loopback
+        from pipeline.labelling import server
+        from pipeline.labelling.capture_work import read_capture_work
+        from pipeline.labelling.run_work import read_run_work
+        from pipeline.workdir import Workdir
+
+        if not token_file and not is_loopback(host):
+            raise typer.BadParameter(f"whoever reaches {host} could change labels: give --token-file, too")
+        access = read_access_options(host, token_file, certificate, key, allow_host, None)
+        is_run = not filesystem.is_uri(source) and (Path(source) / "runs").is_dir()
+        if filesystem.is_uri(source) and not labels:
+            raise typer.BadParameter("of a capture on an object store, give the file of decisions: --labels FILE")
+        if not filesystem.is_folder(source):
+            raise typer.BadParameter(f"there is no folder {source}", param_hint="WORKDIR|CAPTURE")
+        with tempfile.TemporaryDirectory(prefix="imagepipe-label-") as pictures:
+            folder = Path(pictures)
+            if is_run:
+                work = read_run_work(Workdir(Path(source).resolve()), folder)
+            else:
+                work = read_capture_work(source, folder)
+            place = Path(source).resolve()
+            file = labels or (place if is_run else place.parent) / "labels.jsonl"
+            for queue in work.queues:
+                ERR.print(escape(f"{len(queue.items):,} images: {queue.title}"))
+            for note in work.notes:
+                print_note(note)
+            if not work.queues:
+                ERR.print("There is nothing to look at.")
+                return
+
+            def announce(url: str) -> None:
+                ERR.print(escape(f"{url}, until Ctrl+C. Decisions go to {file}"))
+
+            server.serve(work, file, by or getpass.getuser(), host, port, announce, access)

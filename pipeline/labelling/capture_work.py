@@ -1,0 +1,148 @@
+"""Queues from captured traffic: what the served model was unsure of, and what was unlike its training images."""
+
+import hashlib
+import heapq
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from imagepipe.base import filesystem
+from imagepipe.base.errors import ModelError
+from imagepipe.base.names import TaskName
+from imagepipe.capture.files import list_parts
+from pipeline.labelling.run_work import measure_doubt, measure_doubts
+from pipeline.labelling.work import MAX_ITEMS, Item, Queue, Work
+
+_COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty", "sha256"]
+_ROWS_AT_ONCE = 1024
+_NOVEL = 0.95  # from which on an image is in the queue of novel ones
+_GUESSES = 5
+_HASH = re.compile(r"[0-9a-f]{64}")  # which names a file
+
+
+@dataclass
+class _Seen:
+    """Findings of a first reading of a capture: names of classes by version and place, and the task."""
+
+    names: dict[tuple[str, int], str]
+    task: TaskName
+    rows: int
+
+
+def read_capture_work(folder: str, pictures: Path) -> Work:
+    """Reads the queues of a capture.
+
+    Args:
+        folder: the capture's, a path or URI.
+        pictures: folder that gets the images.
+
+    Raises:
+        ModelError: nothing is captured there.
+    """
+    parts = list(list_parts(folder))
+    seen = _look(parts)
+    if not seen.rows:
+        raise ModelError(
+            f"{folder} has neither runs nor captured answers: give a pipeline's workdir, or what serve --capture wrote"
+        )
+    queues = [queue for queue in _list_queues(parts, seen) if queue.items]
+    wanted = {item.sha256 for queue in queues for item in queue.items}
+    originals = _extract(parts, wanted, pictures)
+    have = {path.name for path in pictures.iterdir()}
+    notes = []
+    if lacking := len(wanted - have):
+        notes.append(f"Of {lacking:,} images the capture has no picture (--capture-images none): they are left out.")
+    if small := len(have - originals):
+        notes.append(
+            f"Of {small:,} images the capture has a thumbnail only: a decision corrects or excludes them where a "
+            "source has them, but adds none to the training data. That needs --capture-images original."
+        )
+    shown = [Queue(q.name, q.title, q.about, [item for item in q.items if item.sha256 in have]) for q in queues]
+    classes = sorted(set(seen.names.values()))
+    work = [queue for queue in shown if queue.items]
+    return Work(filesystem.absolute(folder), seen.task, classes, work, pictures, originals, notes)
+
+
+def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
+                yield from (row for row in batch.to_pylist() if _HASH.fullmatch(row["sha256"] or "") and row["classes"])
+
+
+def _look(parts: list[str]) -> _Seen:
+    names: dict[tuple[str, int], str] = {}
+    rows, is_single = 0, True
+    sums = True
+    for row in _read_rows(parts):
+        scores = row["classes"]
+        rows += 1
+        is_single &= len(scores) == 1
+        sums &= abs(sum(scores) - 1) < 0.01
+        best = max(range(len(scores)), key=scores.__getitem__)
+        if row["label"] and "|" not in row["label"]:
+            names.setdefault((row["version"] or "", best), row["label"])
+    task: TaskName = "classification" if sums and not is_single else "regression" if is_single else "multilabel"
+    return _Seen({} if task == "regression" else names, task, rows)
+
+
+def _list_queues(parts: list[str], seen: _Seen) -> Iterator[Queue]:
+    measure = measure_doubt if seen.task == "classification" else measure_doubts
+    if seen.task != "regression":
+        about = "Images that the served model was least sure of."
+        ranked = _rank(parts, seen, lambda row, guesses: measure(row, guesses))
+        yield Queue("uncertain", "Most uncertain", about, _make_items(ranked, "the model is unsure"))
+    about = f"The newest images with a novelty of {_NOVEL:.0%} or more: unlike what the model was trained on."
+    ranked = _rank(parts, seen, lambda row, _: row["time"].timestamp() if (row["novelty"] or 0) >= _NOVEL else None)
+    yield Queue("novel", "Newest novel ones", about, _make_items(ranked, "unlike the training images"))
+
+
+def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, Any], list[tuple[str, float]]]]:
+    def weigh() -> Iterator[tuple[float, int, dict[str, Any], list[tuple[str, float]]]]:
+        for number, row in enumerate(_read_rows(parts)):
+            version = row["version"] or ""
+            named = [(seen.names.get((version, i), f"class {i + 1}"), score) for i, score in enumerate(row["classes"])]
+            guesses = sorted(named, key=lambda pair: -pair[1])
+            if (value := measure(row, guesses)) is not None:
+                yield value, -number, row, guesses
+
+    best: dict[str, tuple[dict[str, Any], list[tuple[str, float]]]] = {}
+    # One image may have been asked about many times.
+    for _, _, row, guesses in heapq.nlargest(4 * MAX_ITEMS, weigh(), key=lambda one: one[:2]):
+        best.setdefault(row["sha256"], (row, guesses))
+    return list(best.values())[:MAX_ITEMS]
+
+
+def _make_items(ranked: list[tuple[dict[str, Any], list[tuple[str, float]]]], why: str) -> list[Item]:
+    return [
+        Item(
+            row["sha256"],
+            (row["metadata"] or b"").decode(errors="replace"),
+            None,
+            tuple(guesses[:_GUESSES]),
+            why,
+            f"version {row['version']}" if row["version"] else None,
+        )
+        for row, guesses in ranked
+    ]
+
+
+def _extract(parts: list[str], wanted: set[str], pictures: Path) -> set[str]:
+    """Writes images to files; returns the hashes of those that are as they were sent."""
+    originals = set()
+    for part in parts:
+        with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(64, columns=["sha256", "image"]):
+                for sha256, image in zip(
+                    *(batch.column(name).to_pylist() for name in ("sha256", "image")), strict=True
+                ):
+                    if sha256 not in wanted or not image or sha256 in originals:
+                        continue
+                    (pictures / sha256).write_bytes(image)
+                    if hashlib.sha256(image).hexdigest() == sha256:
+                        originals.add(sha256)
+    return originals

@@ -1,0 +1,147 @@
+"""The work that there is: queues of images, what is known of each, and the decisions so far."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imagepipe.base import filesystem
+from imagepipe.base.decisions import Decision, Label, append_decision, locate_images, parse_decision
+from imagepipe.base.names import TaskName
+
+MAX_ITEMS = 1000
+"""Maximum number of images in a queue."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to decide on.
+
+    Attributes:
+        sha256: of its file, hex.
+        id: its id, as the data has it.
+        label: the label that it has; None if it has none.
+        guesses: labels that a model gives it, with their scores, the best first.
+        why: why it is in the queue, a sentence.
+        model: the run or version whose guesses these are; None if there are none.
+        beside: hashes of images to compare it with, each with a caption.
+    """
+
+    sha256: str
+    id: str
+    label: Label
+    guesses: tuple[tuple[str, float], ...]
+    why: str
+    model: str | None = None
+    beside: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Images in the order in which they are worth a look.
+
+    Attributes:
+        name: for URLs.
+        title: for people.
+        about: what is in it, a sentence.
+        items: at most MAX_ITEMS.
+    """
+
+    name: str
+    title: str
+    about: str
+    items: list[Item]
+
+
+@dataclass
+class Work:
+    """All queues of one source.
+
+    Attributes:
+        source: the run, or the capture's folder.
+        task: of the labels.
+        classes: known so far, sorted.
+        queues: those that have images.
+        pictures: folder with the encoded images, each named by its hash.
+        originals: hashes of the images whose files no source has, and that are kept when they get a label.
+        notes: what else a person should know, a sentence each.
+    """
+
+    source: str
+    task: TaskName
+    classes: list[str]
+    queues: list[Queue]
+    pictures: Path
+    originals: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, sha256: str) -> Item | None:
+        """Returns an image's item in the first queue that has it."""
+        return next((item for queue in self.queues for item in queue.items if item.sha256 == sha256), None)
+
+
+class Ledger:
+    """The decisions in a file, to which other processes may add at any time."""
+
+    def __init__(self, path: Path, work: Work) -> None:
+        """Reads what is there."""
+        self.path = path
+        self.newest: dict[str, Decision] = {}
+        self.changed: list[str] = []
+        """Hashes in the order of their decisions, so that a page can ask for those since it last looked."""
+        self._work = work
+        self._end = 0
+        self._lock = threading.Lock()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the lines that came since the last time; one that is not whole yet waits for the next time."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._end += len(line)
+                try:
+                    decision = parse_decision(line)
+                except ValueError:  # ingest names it
+                    continue
+                if decision.undone:
+                    self.newest.pop(decision.sha256, None)
+                else:
+                    self.newest[decision.sha256] = decision
+                self.changed.append(decision.sha256)
+
+    def decide(self, item: Item, label: Label, by: str, undone: bool = False) -> None:
+        """Writes a decision, unless it is what this person has decided already, as when an answer got lost.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        with self._lock:
+            self.refresh()
+            last = self.newest.get(item.sha256)
+            if (last is None) if undone else (last is not None and (last.label, last.by) == (label, by)):
+                return
+            if label is not None and not undone and item.sha256 in self._work.originals:
+                data = (self._work.pictures / item.sha256).read_bytes()
+                filesystem.write_whole(f"{locate_images(str(self.path))}/{item.sha256}", data)
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            decision = Decision(
+                item.sha256, label, item.id, item.label, by, at, item.model, self._work.source, undone=undone
+            )
+            append_decision(self.path, decision)
+            self.refresh()
+
+    def describe(self, since: int) -> Mapping[str, object]:
+        """Returns the labels of the images that were decided on since a number of decisions; of undone ones nothing."""
+        self.refresh()
+        hashes = dict.fromkeys(self.changed[since:])
+        now = {sha256: self.newest.get(sha256) for sha256 in hashes}
+        return {
+            "seen": len(self.changed),
+            "decided": {sha256: {"label": one.label, "by": one.by} if one else None for sha256, one in now.items()},
+        }

@@ -1,0 +1,156 @@
+"""The server of the page for labels: what it shows, writes and refuses."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+import pytest
+from fastapi.testclient import TestClient
+
+from imagepipe.base.decisions import read_decisions
+from imagepipe.base.errors import ModelError
+from imagepipe.capture.files import write_rows
+from pipeline.labelling import server
+from pipeline.labelling.capture_work import read_capture_work
+from pipeline.labelling.work import Item, Queue, Work
+
+HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(6)]
+
+
+def make_work(folder, task="classification", label="daisy") -> Work:
+    folder.mkdir(exist_ok=True)
+    for number, sha256 in enumerate(HASHES):
+        (folder / sha256).write_bytes(bytes([number]))
+    guesses = (("roses", 0.9), ("daisy", 0.1))
+    items = [Item(sha256, f"daisy/{n}.jpg", label, guesses, "looks odd", "run-1") for n, sha256 in enumerate(HASHES)]
+    queue = Queue("errors", "Likely label errors", "Odd ones.", items)
+    return Work("run-1", task, ["daisy", "roses"], [queue], folder, originals={HASHES[5]})
+
+
+@pytest.fixture
+def client(tmp_path) -> TestClient:
+    app = server.make_app(make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl", "ann")
+    return TestClient(app, base_url="http://127.0.0.1")
+
+
+def decide(client, sha256, **values):
+    return client.post("/decisions", json={"sha256": sha256, **values})
+
+
+def list_lines(tmp_path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+
+
+def test_a_decision_is_a_line_with_what_was_known_of_the_image(client, tmp_path):
+    answer = decide(client, HASHES[0], label="roses")
+    assert answer.json() == {"seen": 1, "decided": {HASHES[0]: {"label": "roses", "by": "ann"}}}
+    (line,) = list_lines(tmp_path)
+    assert line.pop("at")[:2] == "20"
+    assert line == {
+        "sha256": HASHES[0], "metadata": "daisy/0.jpg", "label": "roses", "was": "daisy", "by": "ann",
+        "model": "run-1", "source": "run-1",
+    }  # fmt: skip
+    assert decide(client, HASHES[0], label="roses").json()["seen"] == 1  # as when the answer got lost
+    decide(client, HASHES[1], label=None, by="bob")
+    decide(client, HASHES[0], undone=True)
+    assert client.get("/decisions?since=1").json() == {
+        "seen": 3,
+        "decided": {HASHES[1]: {"label": None, "by": "bob"}, HASHES[0]: None},
+    }
+    assert read_decisions(str(tmp_path / "labels.jsonl")).newest.keys() == {HASHES[1]}
+    assert not (tmp_path / "labels.images").exists()
+    decide(client, HASHES[5], label="tulips")
+    assert (tmp_path / "labels.images" / HASHES[5]).read_bytes() == bytes([5])
+    assert client.get("/work").json()["classes"] == ["daisy", "roses", "tulips"]
+
+
+def test_what_another_process_decides_is_seen(client, tmp_path):
+    other = TestClient(
+        server.make_app(make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl", "bob"), base_url="http://127.0.0.1"
+    )
+    decide(client, HASHES[0], label="roses")
+    decide(other, HASHES[0], label="daisy")
+    decide(other, HASHES[1], label="daisy")
+    assert client.get("/decisions").json()["decided"] == {
+        sha256: {"label": "daisy", "by": "bob"} for sha256 in HASHES[:2]
+    }
+    assert len(list_lines(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"sha256": "0" * 64, "label": "a"},
+        {"sha256": HASHES[0]},
+        {"sha256": HASHES[0], "label": ""},
+        {"sha256": HASHES[0], "label": 3},
+        {"sha256": HASHES[0], "label": ["daisy"]},
+        {"sha256": HASHES[0], "label": "a\nb"},
+        {"sha256": HASHES[0], "label": "x" * 201},
+        {"sha256": [HASHES[0]], "label": "a"},
+        [],
+        "x",
+    ],
+)
+def test_what_is_no_decision_is_refused_and_writes_nothing(client, tmp_path, body):
+    assert client.post("/decisions", json=body).status_code == 400
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
+def test_pages_of_other_sites_and_other_names_of_this_machine_are_refused(client, tmp_path):
+    body = json.dumps({"sha256": HASHES[0], "label": "roses"})
+    headers = {"Content-Type": "application/json", "Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+    assert client.post("/decisions", content=body, headers=headers).status_code == 403
+    assert client.post("/decisions", content=body, headers={"Content-Type": "text/plain"}).status_code == 415
+    assert client.post("/decisions", json={"sha256": HASHES[0], "label": "x" * 2**17}).status_code == 413
+    for path in ("/work", "/decisions", f"/images/{HASHES[0]}"):
+        assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
+    assert not (tmp_path / "labels.jsonl").exists()
+    image = client.get(f"/images/{HASHES[0]}")
+    assert (image.content, image.headers["content-type"]) == (bytes([0]), "application/octet-stream")
+    assert image.headers["x-content-type-options"] == "nosniff"
+    assert [client.get(f"/images/{name}").status_code for name in ("..%2flabels.jsonl", "x")] == [404, 404]
+
+
+def test_several_labels_and_numbers(tmp_path):
+    assert server.read_label(["b", "a", "b "], "multilabel") == ["a", "b"]
+    assert server.read_label(3, "regression") == 3.0
+    for value, task in (([], "multilabel"), ("a", "multilabel"), (["a", 1], "multilabel"), ("3", "regression")):
+        with pytest.raises(ValueError, match="the label has to be"):
+            server.read_label(value, task)
+    for value in (True, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="a number"):
+            server.read_label(value, "regression")
+
+
+def capture(folder, **columns) -> None:
+    rows = [
+        {"time": datetime(2026, 11, 29, 9, number, tzinfo=UTC), "request_id": "r", "metadata": f"id-{number}".encode(),
+         "version": "7", **dict(zip(columns, values, strict=True))}
+        for number, values in enumerate(zip(*columns.values(), strict=True))
+    ]  # fmt: skip
+    write_rows(str(folder), rows, "one")
+
+
+def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
+    scores = [[0.9, 0.1], [0.45, 0.55], [0.5, 0.5], [0.2, 0.8], [0.5, 0.5]]
+    capture(
+        tmp_path / "capture",
+        classes=scores,
+        label=["cat", "dog", "cat", "dog", "cat"],
+        novelty=[0.99, 0.2, None, 0.96, None],
+        sha256=[*HASHES[:4], HASHES[2]],
+        image=[bytes([0]), b"a thumbnail", None, bytes([3]), None],
+    )
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(tmp_path / "capture"), tmp_path / "pictures")
+    assert [queue.name for queue in work.queues] == ["uncertain", "novel"]
+    assert [item.sha256 for item in work.queues[0].items] == [HASHES[1], HASHES[3], HASHES[0]]
+    assert [item.id for item in work.queues[1].items] == ["id-3", "id-0"]  # the newest first
+    first = work.queues[0].items[0]
+    assert [(name, round(score, 2)) for name, score in first.guesses] == [("dog", 0.55), ("cat", 0.45)]
+    assert (work.task, work.classes, work.originals) == ("classification", ["cat", "dog"], {HASHES[0], HASHES[3]})
+    assert "Of 1 images the capture has no picture" in work.notes[0]
+    assert "Of 1 images the capture has a thumbnail only" in work.notes[1]
+    with pytest.raises(ModelError, match="neither runs nor captured answers"):
+        read_capture_work(str(tmp_path), tmp_path / "pictures")
