@@ -98,9 +98,9 @@ def test_openvino_in_int8_is_accepted_for_its_answers(network, data, no_bfloat16
 
 @pytest.mark.slow
 def test_a_planted_bad_quantization_is_refused_and_its_worst_layer_taken_back(network, data, monkeypatch, no_bfloat16):
-    def quantize_badly(converted, data):
+    def quantize_badly(converted, images):
         """Cuts the activations of one layer off."""
-        quantized = quantize_network(converted, data)
+        quantized = quantize_network(converted, images)
         *_, last = (op for op in quantized.get_ordered_ops() if quantize.list_quantized(op))
         limits = last.input_value(0).get_node()
         for port in (2, 4):

@@ -258,10 +258,10 @@ def _quantize(converted: Any, judge: _Judge) -> Any:
     if importlib.util.find_spec("nncf") is None:
         judge.report("OpenVINO, int8: nncf is not installed (pip install 'imagepipe-tfx[openvino]')")
         return None
-    from trainer.export.quantize import quantize_network
+    from trainer.export.quantize import draw_images, quantize_network
 
     try:
-        return quantize_network(converted, judge.data)
+        return quantize_network(converted, draw_images(judge.data))
     except Exception as error:  # NNCF raises many kinds on graphs that it doesn't know
         judge.report(f"OpenVINO, int8: NNCF failed: {describe_error(error)}")
         return None

@@ -4,7 +4,6 @@ Each file has one input, ``image``, uint8 ``[n, height, width, 3]`` in RGB, deco
 output, ``classes``, float32 ``[n, k]``: calibrated probabilities, or the value of a regression.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,10 +97,9 @@ def write_openvino(model: keras.Model, precision: str, images: np.ndarray, file:
 
     network = convert_network(model)
     if precision == "int8":
-        os.environ.setdefault("NNCF_CI", "1")  # else it sends statistics of its use to its makers
-        import nncf
+        from trainer.export.quantize import quantize_network
 
-        network = nncf.quantize(network, nncf.Dataset(images, lambda x: {IMAGE: x[None]}), subset_size=len(images))
+        network = quantize_network(network, [{IMAGE: pixels[None]} for pixels in images])
     openvino.save_model(network, file, compress_to_fp16=precision == "float16")
 
 

@@ -29,12 +29,19 @@ _log = logging.getLogger("trainer")
 Inputs = Mapping[str, np.ndarray]
 
 
-def quantize_network(network: openvino.Model, data: TrainingData) -> openvino.Model:
+def draw_images(data: TrainingData) -> list[Inputs]:
+    """Returns some hundred images of ``data.train``, as the network takes them one by one."""
+    chosen = np.sort(np.random.default_rng(0).permutation(data.train.count)[:_IMAGES])
+    batches = make_batches(data.train.select(chosen), 1)
+    return [{name: x.numpy() for name, x in inputs.items()} for inputs, _ in batches]
+
+
+def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openvino.Model:
     """Returns the network with weights and activations in int8.
 
     Args:
         network: in float32, see ``trainer.export.openvino.convert_network``; unchanged.
-        data: some hundred images of ``train`` are looked at.
+        images: some hundred inputs that the ranges of activations are measured on.
 
     Raises:
         ImportError: NNCF isn't installed.
@@ -43,11 +50,8 @@ def quantize_network(network: openvino.Model, data: TrainingData) -> openvino.Mo
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    chosen = np.sort(np.random.default_rng(0).permutation(data.train.count)[:_IMAGES])
-    batches = make_batches(data.train.select(chosen), 1)
-    images = nncf.Dataset(batches, lambda batch: {name: x.numpy() for name, x in batch[0].items()})
     with contextlib.redirect_stdout(sys.stderr):  # its progress
-        return nncf.quantize(network.clone(), images, subset_size=len(chosen))
+        return nncf.quantize(network.clone(), nncf.Dataset(images), subset_size=len(images))
 
 
 def rank_layers(network: openvino.Model, quantized: openvino.Model, inputs: Inputs) -> list[str]:
