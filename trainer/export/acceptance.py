@@ -135,8 +135,8 @@ def describe(facts: Mapping[str, Any]) -> str:
     parts = [f"answers differ by at most {facts['max_difference']:.2g}"]
     if agreement := facts["agreement"]:
         parts.append(
-            f"{agreement['same']} of {agreement['images']} images get the same answer (in 95 of 100 cases at least "
-            f"{agreement['low']:.2%} would; if all did, so many show {agreement['best']:.2%})"
+            f"{agreement['same']} of {agreement['images']} images get the same answer, which shows that "
+            f"{agreement['low']:.2%} do, with 95 % confidence (so many images can show {agreement['best']:.2%} at best)"
         )
     if loss := facts["loss"]:
         parts.append(
