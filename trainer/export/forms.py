@@ -130,7 +130,7 @@ class _Judge:
         """Returns the form if it is accepted, and else why it is refused."""
         outputs = compute_outputs(compute, self.data)
         fitted = self.fit(outputs)
-        must_prove = precision != "float32" and self.serving.precision == "auto"
+        must_prove = precision not in ("float32", self.serving.precision)
         refusals, facts = self.judge(outputs, fitted, must_prove)
         verdict = f"refused: {'; '.join(refusals)}" if refusals else "accepted"
         self.report(f"{name}: {verdict} ({describe(facts)})")
