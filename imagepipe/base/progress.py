@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a line every half minute elsewhere."""
+"""Progress on stderr, with rates and the time left: bars on a terminal, a line every half minute elsewhere."""
 
 import contextlib
 import sys
@@ -41,7 +41,14 @@ def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterat
 
 def _show_bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -49,6 +56,7 @@ def _show_bar(total: int, unit: str, counts: Callable[[], Counts], stop: threadi
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:,.0f} " + f"{unit}/s"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -67,4 +75,10 @@ def _print_lines(total: int, unit: str, counts: Callable[[], Counts], stop: thre
     while not stop.wait(_LINE_SECONDS):
         seconds = time.monotonic() - start
         rates = ", ".join(f"{done:,} {name}, {done / seconds:,.0f}/s" for name, done in counts().items())
-        print(f"of {total:,} {unit} {rates}", file=sys.stderr, flush=True)
+        left = max(((total - done) * seconds / done for done in counts().values() if done), default=0)
+        print(f"of {total:,} {unit} {rates}; about {_format_time(left)} left", file=sys.stderr, flush=True)
+
+
+def _format_time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -54,15 +54,56 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
         ModelError: if it can't.
     """
     try:
-        addresses = {family: address[0] for family, _, _, _, address in socket.getaddrinfo(host or None, port)}
-        family = socket.AF_INET if socket.AF_INET in addresses else socket.AF_INET6
-        is_dual = addresses.get(socket.AF_INET6) == "::" and socket.has_dualstack_ipv6()
+        family, is_dual = _choose_family(host, port)
         return socket.create_server((host, port), family=family, dualstack_ipv6=is_dual)
     except (OSError, UnicodeError) as error:  # the second one of a name that is too long
         reason = getattr(error, "strerror", None) or error
         raise ModelError(
             f"can't listen on {format_address(host, port)}: {reason}. Give another --host or {option}."
         ) from error
+
+
+def _choose_family(host: str, port: int) -> tuple[socket.AddressFamily, bool]:
+    addresses = {family: address[0] for family, _, _, _, address in socket.getaddrinfo(host or None, port)}
+    family = socket.AF_INET if socket.AF_INET in addresses else socket.AF_INET6
+    return family, addresses.get(socket.AF_INET6) == "::" and socket.has_dualstack_ipv6()
+
+
+class PortHolder:
+    """A port that no other program can take, while sockets of one or several of our processes listen on it.
+
+    Attributes:
+        port: its number.
+        address: address and port, as URLs have them.
+    """
+
+    def __init__(self, host: str, port: int, option: str = "--port"):
+        """Takes a port.
+
+        Args:
+            host: see ``listen``; the others likewise.
+            port: see ``listen``.
+            option: see ``listen``.
+
+        Raises:
+            ModelError: if it is taken.
+        """
+        with listen(host, port, option) as probe:  # which, unlike those that share a port, notices others
+            host, self.port = probe.getsockname()[:2]
+        self.address = format_address(host, self.port)
+        self._socket = join_port(host, self.port)
+
+
+def join_port(host: str, port: int) -> socket.socket:
+    """Returns a socket that is to listen on a port together with others (SO_REUSEPORT)."""
+    family, is_dual = _choose_family(host, port)
+    shared = socket.socket(family)
+    if family == socket.AF_INET6:
+        shared.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_dual)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    shared.bind((host, port))
+    return shared
 
 
 def format_address(host: str, port: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from PIL import Image
 
@@ -19,7 +20,7 @@ from imagepipe.base.process import release_memory
 from imagepipe.deploy.versions import find_model, list_version_folders
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import BATCH_SIZE, MAX_INSTANCES, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
-from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.openvino_model import OpenVinoModel, load_served
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
 
@@ -51,10 +52,11 @@ class Engine:
         Raises:
             Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
         """
-        self.model, self.name, self.version = LoadedModel(folder, key=key), name, version
-        self._preprocess = self.model.loaded.preprocess
-        self._answer = _share_batches(self.model.loaded.answer, self._preprocess.structured_outputs)
-        self._observe = observe
+        self.model, self.name, self.version = load_served(folder, key, has_callers=True), name, version
+        if isinstance(self.model, OpenVinoModel):
+            self._answer: Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]] = self.model.share_batches(observe)
+        else:
+            self._answer = _share_batches(self.model.loaded, observe)
         self._graph_turns = self.model.turns_upright()
         self._warm()
         release_memory()
@@ -98,38 +100,35 @@ class Engine:
                 raise RequestError(error.kind, f"instance {number}: {error}") from None
         return checked
 
-    def preprocess(self, requests: list[Request]) -> list[tf.Tensor]:
+    def preprocess(self, requests: list[Request]) -> dict[str, tf.Tensor]:
         """Decodes and resizes the images of requests that ``check`` returned.
 
         Returns:
-            The outputs of the Transform graph, ``[n, …]`` each, in the order of their names.
+            The outputs of the Transform graph by name, ``[n, …]`` each.
 
         Raises:
             RequestError: if an image can't be decoded.
         """
         try:
-            outputs = self._preprocess(**self.model.build_tensors(requests))
+            return self.model.preprocess(requests)
         except tf.errors.InvalidArgumentError as error:
             for number, decoded in enumerate(normalize_images(requests)):  # the graph doesn't say in which image
                 if isinstance(decoded, Failure):
                     raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
             raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
-        return [outputs[name] for name in sorted(outputs)]
 
-    def answer(self, requests: Sequence[Request], tensors: list[tf.Tensor]) -> Answers:
+    def answer(self, requests: Sequence[Request], tensors: dict[str, tf.Tensor]) -> Answers:
         """Runs the network, in one batch with other threads that call this at the same time."""
-        outputs = self._answer(*tensors)
-        for size in filter(None, outputs[_SIZE].numpy()):
-            self._observe(int(size))
+        outputs = self._answer(tensors)
         return Answers(
-            outputs["classes"].numpy(),
-            [label.decode() for label in outputs["label"].numpy()],
-            outputs["score"].numpy(),
-            outputs["novelty"].numpy() if "novelty" in outputs else None,
+            outputs["classes"],
+            [label.decode() for label in outputs["label"]],
+            outputs["score"],
+            outputs.get("novelty"),
             [request.id for request in requests],
             self.name,
             self.version,
-            outputs["embedding"].numpy() if "embedding" in outputs else None,
+            outputs.get("embedding"),
         )
 
     def ask(self, requests: Sequence[Request]) -> Answers:
@@ -152,13 +151,17 @@ def _prepare_image(data: bytes, graph_turns: bool) -> tuple[bytes, int, int]:
         raise RequestError("broken_image", str(error)) from None
 
 
-def _share_batches(answer: Any, specs: dict[str, tf.TensorSpec]) -> Callable[..., dict[str, tf.Tensor]]:
+def _share_batches(loaded: Any, observe: Callable[[int], None]) -> Callable[[dict[str, tf.Tensor]], Any]:
     """Makes concurrent calls of a graph share batches.
 
+    Args:
+        loaded: the object that TensorFlow loaded.
+        observe: called with the size of each batch.
+
     Returns:
-        A function for many threads, from the graph's inputs in the order of their names to its outputs, and the size of
-        each batch that starts with one of these images, int32 ``[n]``, 0 for other images.
+        A function for many threads, from the outputs of the Transform graph by name to the answers by name.
     """
+    answer, specs = loaded.answer, loaded.preprocess.structured_outputs
     names = sorted(specs)
     outputs = [*sorted(answer.structured_outputs), _SIZE]
 
@@ -184,7 +187,16 @@ def _share_batches(answer: Any, specs: dict[str, tf.TensorSpec]) -> Callable[...
         with tf.name_scope(unique):
             return dict(zip(outputs, compute(*tensors), strict=True))
 
-    return tf.function(ask, [tf.TensorSpec(specs[name].shape, specs[name].dtype) for name in names], autograph=False)
+    types = [tf.TensorSpec(specs[name].shape, specs[name].dtype) for name in names]
+    share = tf.function(ask, types, autograph=False)
+
+    def answer_shared(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        answers = {name: tensor.numpy() for name, tensor in share(*(tensors[name] for name in names)).items()}
+        for size in filter(None, answers.pop(_SIZE)):
+            observe(int(size))
+        return answers
+
+    return answer_shared
 
 
 class ServedModel:
@@ -234,7 +246,8 @@ class ServedModel:
                 self._refused[folder] = (state, reason)  # not the error, which holds what was loaded
                 continue
             VERSION.set(int(version))
-            _log.info("version %s is live", version)
+            fields = {"engine": self._engine.model.engine}
+            _log.info("version %s is live", version, extra={"fields": fields})
             return
 
     def _list_candidates(self) -> list[tuple[Path, str]]:

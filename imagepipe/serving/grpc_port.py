@@ -5,7 +5,6 @@ It runs in the event loop of the HTTP server, asks the same handler, and shows i
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +18,6 @@ from imagepipe.base.errors import ConfigError
 from imagepipe.serving.access import Access, find_refusal
 from imagepipe.serving.answered import REQUEST_ID, choose_request_id
 from imagepipe.serving.bodies import TooBusyError
-from imagepipe.serving.connections import format_address, listen
 from imagepipe.serving.grpc_methods import Method, build_methods
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.limits import (
@@ -56,34 +54,6 @@ _log = logging.getLogger("imagepipe.serve")
 _access_log = logging.getLogger("imagepipe.access")
 
 
-class PortHolder:
-    """A port that no other program can take, while gRPC's own sockets, of this process or others, listen on it."""
-
-    def __init__(self, host: str, port: int):
-        """Takes a port.
-
-        Args:
-            host: the address to listen on.
-            port: the port; 0 for any that is free.
-
-        Raises:
-            ModelError: if it is taken.
-        """
-        with listen(host, port, "--grpc-port") as probe:
-            address = probe.getsockname()
-        self._socket = socket.socket(probe.family)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if probe.family == socket.AF_INET6:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        self._socket.bind(address)
-        self.host, self.port = address[:2]
-
-    @property
-    def address(self) -> str:
-        """Address and port, as URLs have them."""
-        return format_address(self.host, self.port)
-
-
 class GrpcPort:
     """A gRPC server in the event loop that starts it."""
 
@@ -93,7 +63,7 @@ class GrpcPort:
         Args:
             handler: answers the requests.
             access: the token that callers need, and the certificate. Names of hosts and pages are a browser's matter.
-            address: where to listen, see ``PortHolder``.
+            address: where to listen, see ``connections.PortHolder``.
         """
         self._handler, self._access, self._address = handler, access, address
 

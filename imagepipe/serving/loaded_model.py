@@ -1,7 +1,8 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
+import mmap
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -9,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import IMAGE, LABEL_SEPARATOR
@@ -19,6 +20,7 @@ from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
 from imagepipe.serving.side import fill_missing
 from imagepipe.serving.types import Prediction, Request, Value
+from imagepipe.serving.wire import iterate_fields
 
 _PYTHON_TYPES: dict[tf.DType, type | tuple[type, ...]] = {
     tf.string: str,
@@ -40,7 +42,12 @@ class LoadedModel:
         side: types of the side features that the signature needs, by name.
         loaded: the object that TensorFlow loaded.
         signatures: the SavedModel's signatures, in TensorFlow Serving's form.
+        engine: what computes the network, in words.
+        note: why it is another engine than the version was exported for; '' if it is not.
     """
+
+    engine = "TensorFlow"
+    note = ""
 
     def __init__(
         self,
@@ -63,16 +70,20 @@ class LoadedModel:
         try:
             in_use.enter_context(hold_folder(folder))
             with copy_verified(folder, key) if key else link_plainly(folder) as files:
-                self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
+                inputs = self._load(files, signature)
                 self.labels, self.task, self.signatures = read_labels(files), read_task(files), _read_signatures(files)
-            inputs = self.loaded.signatures[signature].structured_input_signature[1]
-            self.has_novelty = "novelty" in self.loaded.signatures[signature].structured_outputs
             self.folder = folder
         except ModelError:  # which is a ValueError
             raise
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
         self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE[signature]}
+
+    def _load(self, files: Path, signature: str) -> Mapping[str, tf.TensorSpec]:
+        """Loads the graph, and returns its inputs."""
+        self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
+        self.has_novelty = "novelty" in self.loaded.signatures[signature].structured_outputs
+        return cast(Mapping[str, tf.TensorSpec], self.loaded.signatures[signature].structured_input_signature[1])
 
     def build_trial_request(self, image: bytes) -> Request:
         """Returns a request about an image that lacks nothing, whose answer means nothing."""
@@ -84,13 +95,18 @@ class LoadedModel:
         Such a graph gets them unchanged; for another one they are turned, and encoded anew. The graph itself is asked,
         about one small image: it can be older than the rest of the model, whose training took it from a cache.
         """
-        if not hasattr(self.loaded, "preprocess"):
+        if not self.has_halves:
             return False
         half = np.repeat(np.array([[[255]] * 16 + [[0]] * 16], np.uint8), 32, axis=0)  # white, black
         encoded = tf.io.encode_jpeg(half, xmp_metadata='tiff:Orientation="3"')  # graphs that read XMP read EXIF, too
         tensors = self.build_tensors([self.build_trial_request(encoded.numpy())])
         row = self.loaded.preprocess(**tensors)[IMAGE][0, 0, :, 0].numpy()
         return bool(row[0] < row[-1])
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether decoding and network can be asked one by one; those of early versions can't."""
+        return hasattr(self.loaded, "preprocess")
 
     @property
     def side_types(self) -> dict[str, str]:
@@ -124,22 +140,41 @@ class LoadedModel:
             tensors[name] = tf.constant(values, dtype)
         return tensors
 
-    def predict(self, requests: Sequence[Request]) -> list[Prediction]:
-        """Answers one batch of requests, which lack no side feature, by the signature ``serving_default``."""
-        ids = tf.constant([request.id for request in requests], tf.string)
-        outputs = self.loaded.signatures["serving_default"](metadata=ids, **self.build_tensors(requests))
-        columns = [outputs[name].numpy() for name in ("metadata", "label", "classes")]
-        novelty = outputs["novelty"].numpy().tolist() if self.has_novelty else [None] * len(requests)
-        return [self._build_prediction(*row) for row in zip(*columns, novelty, strict=True)]
+    def preprocess(self, requests: Sequence[Request]) -> dict[str, tf.Tensor]:
+        """Decodes and resizes the images of requests, which lack no side feature.
 
-    def _build_prediction(
-        self, metadata: bytes, label: bytes, classes: np.ndarray, novelty: float | None
-    ) -> Prediction:
+        Returns:
+            The outputs of the Transform graph by name, ``[n, …]`` each.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if an image can't be decoded.
+        """
+        return dict(self.loaded.preprocess(**self.build_tensors(requests)))
+
+    def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        """Returns ``classes``, ``label``, ``score``, ``novelty`` and ``embedding`` of what ``preprocess`` made."""
+        return {name: tensor.numpy() for name, tensor in self.loaded.answer(**tensors).items()}
+
+    def predict(self, requests: Sequence[Request]) -> list[Prediction]:
+        """Answers one batch of requests, which lack no side feature."""
+        if self.has_halves:
+            return self.build_predictions(requests, self.answer(self.preprocess(requests)))
+        ids = tf.constant([request.id for request in requests], tf.string)  # models of the first versions
+        outputs = self.loaded.signatures["serving_default"](metadata=ids, **self.build_tensors(requests))
+        return self.build_predictions(requests, {name: tensor.numpy() for name, tensor in outputs.items()})
+
+    def build_predictions(self, requests: Sequence[Request], outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
+        """Returns the answers to requests, of the outputs for their images."""
+        novelty = outputs["novelty"].tolist() if self.has_novelty else [None] * len(requests)
+        rows = zip([request.id for request in requests], outputs["label"], outputs["classes"], novelty, strict=True)
+        return [self._build_prediction(*row) for row in rows]
+
+    def _build_prediction(self, id_: str, label: bytes, classes: np.ndarray, novelty: float | None) -> Prediction:
         scores = {self.labels[i]: float(classes[i]) for i in np.argsort(-classes, kind="stable")}
         text = label.decode()
         answer = {"classification": [text], "multilabel": text.split(LABEL_SEPARATOR), "regression": self.labels}
         names = tuple(name for name in scores if text and name in answer[self.task])
-        return Prediction(metadata.decode(), text, float(classes.max()), scores, names, novelty)
+        return Prediction(id_, text, float(classes.max()), scores, names, novelty)
 
     def predict_examples(self, examples: Sequence[bytes]) -> list[tuple[np.ndarray, str, float | None]]:
         """Answers one batch of serialized Examples by the signature ``tf_examples``.
@@ -154,8 +189,17 @@ class LoadedModel:
 
 
 def _read_signatures(folder: Path) -> dict[str, Any]:
-    parsed = saved_model_pb2.SavedModel.FromString((folder / GRAPH).read_bytes())
+    """Reads the signatures alone: the graph beside them may have 100 MB of constants."""
+    with (folder / GRAPH).open("rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # until its last part is gone
+    fields = b"".join(
+        bytes(entry)
+        for number, graph, _ in iterate_fields(view)
+        if number == saved_model_pb2.SavedModel.META_GRAPHS_FIELD_NUMBER and graph is not None
+        for inner, _, entry in iterate_fields(graph)
+        if inner == meta_graph_pb2.MetaGraphDef.SIGNATURE_DEF_FIELD_NUMBER
+    )
     return {
         name: json_format.MessageToDict(signature, preserving_proto_field_name=True)
-        for name, signature in parsed.meta_graphs[0].signature_def.items()
+        for name, signature in meta_graph_pb2.MetaGraphDef.FromString(fields).signature_def.items()
     }

@@ -3,16 +3,21 @@
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, cast
 
+import joblib
 import tensorflow as tf
 
 from imagepipe.base.images import BadImage, prepare_for_decoder
+from imagepipe.base.workers import map_in_order
 from imagepipe.deploy.versions import find_model
 from imagepipe.serving.inputs import Image, build_requests, normalize_images
-from imagepipe.serving.limits import BATCH_SIZE
+from imagepipe.serving.limits import NETWORK_BATCH_SIZE
 from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.types import Failure, Prediction, Request, Value
 
 Observe = Callable[[Request, Request, Prediction], None]
@@ -35,7 +40,7 @@ def load(path: str | os.PathLike[str], verify: str | os.PathLike[str] | None = N
     Raises:
         ModelError: if there is no model, or it can't be loaded, or isn't signed.
     """
-    return Predictor(LoadedModel(find_model(Path(path)), key=Path(verify) if verify else None))
+    return Predictor(load_served(find_model(Path(path)), Path(verify) if verify else None))
 
 
 class Predictor:
@@ -77,7 +82,7 @@ class Predictor:
     def predict_requests(
         self, requests: Iterable[Request | Failure], observe: Observe | None = None
     ) -> Iterator[Prediction | Failure]:
-        """Answers requests in batches; memory holds one batch, whatever their number.
+        """Answers requests in batches, and decodes the next ones meanwhile; memory holds some batches of 8.
 
         Images of any format that ``imagepipe ingest`` takes are converted as it converts them.
 
@@ -89,14 +94,13 @@ class Predictor:
             One answer per request, in their order; failures are passed through.
         """
         remaining = iter(requests)
-        while batch := list(itertools.islice(remaining, BATCH_SIZE)):
-            prepared = [self._prepare(request) for request in batch]
-            answers = self._predict_batch(prepared)
-            if observe:
-                for sent, decoded, answer in zip(batch, prepared, answers, strict=True):
-                    if isinstance(sent, Request) and isinstance(decoded, Request) and isinstance(answer, Prediction):
-                        observe(sent, decoded, answer)
-            yield from answers
+        batches = iter(lambda: list(itertools.islice(remaining, NETWORK_BATCH_SIZE)), [])
+        with ThreadPoolExecutor(joblib.cpu_count(), "decode") as decoders:
+            for decoded in map_in_order(decoders, self._decode, batches, ahead=joblib.cpu_count() + 1):
+                for sent, prepared, answer in zip(decoded.sent, decoded.batch, decoded.answer(), strict=True):
+                    if observe and isinstance(answer, Prediction):
+                        observe(cast(Request, sent), cast(Request, prepared), answer)
+                    yield answer
 
     def _prepare(self, request: Request | Failure) -> Request | Failure:
         if isinstance(request, Failure):
@@ -109,13 +113,40 @@ class Predictor:
         except BadImage as error:
             return Failure(request.id, str(error))
 
-    def _predict_batch(self, batch: list[Request | Failure]) -> list[Prediction | Failure]:
-        requests = [request for request in batch if isinstance(request, Request)]
+    def _decode(self, sent: list[Request | Failure]) -> "_Decoded":
+        prepared = [self._prepare(request) for request in sent]
         try:
-            answers = iter(self.model.predict(requests) if requests else ())
+            return self._preprocess(sent, prepared)
         except tf.errors.InvalidArgumentError:  # broken pixels: the graph finds them, and doesn't say in which image
-            decoded = list(normalize_images(batch))
-            if decoded == batch:
+            normalized = list(normalize_images(prepared))
+            if normalized == prepared:
                 raise
-            return self._predict_batch(decoded)
-        return [request if isinstance(request, Failure) else next(answers) for request in batch]
+            return self._preprocess(sent, normalized)
+
+    def _preprocess(self, sent: list[Request | Failure], batch: list[Request | Failure]) -> "_Decoded":
+        requests = [request for request in batch if isinstance(request, Request)]
+        if not requests or not self.model.has_halves:
+            predictions = self.model.predict(requests) if requests else []
+            return _Decoded(sent, batch, lambda: predictions)
+        tensors = self.model.preprocess(requests)
+        return _Decoded(sent, batch, lambda: self.model.build_predictions(requests, self.model.answer(tensors)))
+
+
+class _Decoded(NamedTuple):
+    """A batch whose images are decoded.
+
+    Attributes:
+        sent: requests, and failures between them, as they came.
+        batch: the same as they were decoded; what can't be is a failure.
+        compute: returns the answers to the requests.
+    """
+
+    sent: list[Request | Failure]
+    batch: list[Request | Failure]
+    compute: Callable[[], list[Prediction]]
+
+    def answer(self) -> Iterator[Prediction | Failure]:
+        """Yields an answer for each; failures are passed through."""
+        predictions = iter(self.compute())
+        for request in self.batch:
+            yield request if isinstance(request, Failure) else next(predictions)

@@ -27,7 +27,8 @@ import joblib
 import tensorflow as tf
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CollectorRegistry, exposition, multiprocess
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -46,13 +47,13 @@ from imagepipe.serving import openapi, protocols, uploads
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
-from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
+from imagepipe.serving.connections import Connection, allow_connections, format_address, join_port, listen
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
-from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
+from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, REFUSED, configure_logging
 from imagepipe.serving.types import RequestError
 
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
@@ -129,6 +130,12 @@ def build_routes(handler: Handler) -> APIRouter:
     async def refuse_to_explain() -> JSONResponse:  # KServe's own parses any body in the thread that answers probes
         return JSONResponse({"error": "the model has no explanations"}, 404)
 
+    def add_up_metrics(request: HttpRequest) -> Response:  # without async: in a thread, as it reads files
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        encode, kind = exposition.choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=kind)
+
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
 
@@ -156,6 +163,8 @@ def build_routes(handler: Handler) -> APIRouter:
         router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"], **openapi.INFER)
     router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"], include_in_schema=False)
     router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"], include_in_schema=False)
+    if METRICS_FOLDER in os.environ:
+        router.add_api_route("/metrics", add_up_metrics, response_class=Response)
     router.add_api_route("/", page, include_in_schema=False)
     router.add_api_route("/docs", docs, include_in_schema=False)
     if health := os.environ.get("AIP_HEALTH_ROUTE"):
@@ -240,6 +249,8 @@ def serve(
     Raises:
         ModelError: if there is no model that can be served, or the capture's folder can't be used.
     """
+    if grpc_address:
+        from imagepipe.serving.grpc_port import GrpcPort  # not above: its packages are an extra
     recorder = Recorder(options)
     served = ServedModel(path, name, BATCH_SIZES.observe, key)
     handler = Handler(served, name, recorder)
@@ -277,8 +288,6 @@ def serve(
     server.config.access_log = False  # ours has the same fields, and more
     server.config.http, server.config.ws = Connection, "none"
     if grpc_address:
-        from imagepipe.serving.grpc_port import GrpcPort  # not above: its packages are an extra
-
         grpc_port = GrpcPort(handler, access, grpc_address)
         app.router.add_event_handler("startup", grpc_port.start)
         app.router.add_event_handler("shutdown", grpc_port.stop)
@@ -286,6 +295,7 @@ def serve(
     allow_connections()
     served.follow()
     fields = {"host": address, "port": port} | ({"grpc": grpc_address} if grpc_address else {})
+    listening.listen()
     _log.info("listening on %s://%s", access.scheme, format_address(address, port), extra={"fields": fields})
     server.run([listening])
 
@@ -298,7 +308,8 @@ def main(
     access: Access = EVERYBODY,
     key: Path | None = None,
     options: CaptureOptions | None = None,
-    grpc_port: int | None = None,
+    grpc_address: str | None = None,
+    is_worker: bool = False,
 ) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
 
@@ -310,25 +321,21 @@ def main(
         access: the callers that it answers.
         key: see ``serve``.
         options: see ``serve``.
-        grpc_port: the port for gRPC, 0 for any; None for none.
+        grpc_address: see ``serve``.
+        is_worker: whether others listen on the same port, see ``workers``.
 
     Raises:
         ConfigError: if gRPC's packages are not installed.
         ModelError: if it can't listen there, or as of ``serve``.
     """
-    holder = None
-    if grpc_port is not None:
-        from imagepipe.serving.grpc_port import PortHolder
-
-        holder = PortHolder(host, grpc_port)
-    with listen(host, port) as listening:
+    with join_port(host, port) if is_worker else listen(host, port) as listening:
         configure_logging()
         for limit_threads in (
             tf.config.threading.set_intra_op_parallelism_threads,
             tf.config.threading.set_inter_op_parallelism_threads,
         ):
             limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, host, access, key, options, holder.address if holder else None)
+        serve(path, name, listening, host, access, key, options, grpc_address)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ import sys
 
 from prometheus_client import Counter, Gauge, Histogram
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable with the folder of the metrics of a server's workers; not set where there is one process."""
+
 REQUESTS = Counter("imagepipe_requests", "Requests by route and status.", ["route", "status"])
 REFUSED = Counter("imagepipe_refused", "Requests that were refused, by reason.", ["reason"])
 DROPPED = Counter(
@@ -20,7 +23,9 @@ SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 BATCH_SIZES = Histogram("imagepipe_batch_size", "Images per call of the network.", buckets=(1, 2, 4, 8, 16, 32))
-VERSION = Gauge("imagepipe_model_version", "The version that is live.")
+VERSION = Gauge(
+    "imagepipe_model_version", "The version that is live; with several workers, in all.", multiprocess_mode="livemin"
+)
 ANSWERS = Counter(
     "imagepipe_answers", "Answers by version and label; '' for images without a label.", ["version", "label"]
 )

@@ -142,6 +142,8 @@ def _ask_here(model: str, names: list[str]) -> "Iterator[Prediction | Failure]":
         from imagepipe.serving.predictor import load
 
         predictor = load(folder)
+    if predictor.model.note:
+        print_note(predictor.model.note)
     yield from predictor.predict_requests(read_items(listing.items, predictor.model.side_types))
     _report_passed_over(listing.passed_over, listing.columns)
 

@@ -1,8 +1,10 @@
 """The command that serves a model."""
 
 import os
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +48,10 @@ def serve(
             max=65535,
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that share the port and the CPUs, each with the model in its memory.", min=1),
+    ] = 1,
     token_file: TokenFileOption = None,
     certificate: CertificateOption = None,
     key: KeyOption = None,
@@ -78,7 +84,6 @@ def serve(
         from imagepipe.capture.rows import CaptureOptions
         from imagepipe.deploy import signing, storage
         from imagepipe.deploy.versions import find_model, find_model_name
-        from pipeline.logs import hide_output
 
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
         if verify:
@@ -88,7 +93,34 @@ def serve(
         path = storage.fetch_newest(given)
         find_model(path)  # refused at once if there is none, and not after the imports
         options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
-        with hide_output():
-            from imagepipe.serving import server
+        from imagepipe.serving.connections import PortHolder
 
-        server.main(path, name or find_model_name(path), host, port, access, verify, options, grpc_port)
+        grpc_holder = PortHolder(host, grpc_port, "--grpc-port") if grpc_port is not None else None
+        settings = (access, verify, options, grpc_holder.address if grpc_holder else None)
+        arguments = (path, name or find_model_name(path), host)
+        if workers == 1:
+            _serve(*arguments, port, *settings)
+            return
+        from imagepipe.serving.workers import run_workers
+
+        holder = PortHolder(host, port)
+        status = run_workers(workers, partial(_work, *arguments, holder.port, *settings))
+    raise typer.Exit(status)
+
+
+def _serve(*arguments: Any) -> None:
+    from pipeline.logs import hide_output
+
+    with hide_output():
+        from imagepipe.serving import server
+
+    server.main(*arguments)
+
+
+def _work(*arguments: Any) -> None:
+    """Serves in a process beside others, which shows its errors as a command does."""
+    try:
+        with report_errors():
+            _serve(*arguments, True)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)

@@ -1,18 +1,22 @@
 """A model small enough for thousands of requests."""
 
+import json
 import os
+import shutil
 import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 import tensorflow as tf
 import trustme
 
+from imagepipe.deploy import openvino_form
 from imagepipe.serving import server
-from imagepipe.serving.grpc_port import PortHolder
+from imagepipe.serving.connections import PortHolder
 from imagepipe.serving.loaded_model import LoadedModel
 from tests.stores import memory, s3, s3_server, store  # noqa: F401 (fixtures)
 
@@ -23,6 +27,7 @@ class Brightness(tf.Module):
     def __init__(self, assets: Path, names: tuple[str, str], rounds: int):
         super().__init__()
         self.rounds = rounds
+        assets.mkdir(exist_ok=True)
         (assets / "labels").write_text("\n".join(names) + "\n")
         self.labels = tf.saved_model.Asset(str(assets / "labels"))
         self.names = names
@@ -62,11 +67,56 @@ class Brightness(tf.Module):
 
 def save_brightness(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "light"), rounds: int = 0) -> Path:
     """Writes a SavedModel, which takes longer to answer the more rounds it makes."""
-    assets.mkdir(exist_ok=True)
     module = Brightness(assets, names, rounds)
     signatures = {"serving_default": module.serve, "tf_examples": module.serve_examples}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     return folder
+
+
+class BrightnessAround(Brightness):
+    """The graph around the same network where OpenVINO computes it; all images are of the same novelty."""
+
+    def __init__(self, assets: Path, names: tuple[str, str]):
+        super().__init__(assets, names, rounds=0)
+        specs = {"logits": tf.TensorSpec([None, 2]), "embedding": tf.TensorSpec([None, 1])}
+        self.answers = tf.function(self._answers).get_concrete_function(**specs)
+        del self.answer, self.serve, self.serve_examples  # they have the network
+
+    def _answers(self, logits, embedding):
+        label = tf.gather(tf.constant(self.names), tf.argmax(logits, 1))
+        novelty = FORM_NOVELTY + 0 * embedding[:, 0]
+        return {"classes": logits, "label": label, "score": tf.reduce_max(logits, 1), "novelty": novelty}
+
+
+FORM_NOVELTY = 0.75
+
+
+def add_form(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "light")) -> Path:
+    """Adds the form for OpenVINO to a SavedModel of ``save_brightness``; its answers show by their novelty."""
+    import openvino
+    from openvino import opset13 as ops
+
+    image = ops.parameter([-1, 8, 8, 3], np.uint8, name="image")
+    pixels = ops.divide(ops.convert(image, "f32"), np.float32(255))
+    light = ops.reduce_mean(ops.reduce_mean(pixels, [1, 2]), [1], keep_dims=True)
+    logits = ops.concat([ops.subtract(np.float32(1), light), light], 1)
+    network = openvino.Model([logits.output(0), light.output(0)], [image])
+    for port, name in zip([*network.inputs, *network.outputs], ["image", "logits", "embedding"], strict=True):
+        port.get_tensor().set_names({name})
+    form = folder / openvino_form.FOLDER
+    tf.saved_model.save(BrightnessAround(assets, names), str(form))
+    openvino.save_model(network, form / openvino_form.NETWORK, compress_to_fp16=False)
+    description = {"precision": "int8", "inputs": ["image"], "outputs": ["logits", "embedding"]}
+    (form / openvino_form.FORM).write_text(json.dumps(description))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_forms(model, tmp_path_factory) -> Path:
+    """The model with both forms."""
+    folder = tmp_path_factory.mktemp("two_forms") / "brightness" / "7"
+    shutil.copytree(model, folder)
+    return add_form(folder, folder.parent.parent / "assets")
 
 
 @pytest.fixture(scope="session")

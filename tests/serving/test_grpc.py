@@ -27,6 +27,7 @@ from imagepipe.serving import grpc_port, grpc_protocols, handler, limits, messag
 from imagepipe.serving.access import Access
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
+from imagepipe.serving.connections import PortHolder
 from imagepipe.serving.types import RequestError
 from tests.serving.test_server import PREDICT, gray, instance
 
@@ -285,7 +286,7 @@ def test_a_certificate_and_a_token_hold_for_grpc_too(certificates, tmp_path):
         finally:
             await port.stop()
 
-    holder = grpc_port.PortHolder("127.0.0.1", 0)
+    holder = PortHolder("127.0.0.1", 0)
     assert asyncio.run(run()) == [
         "a token is needed: Authorization: Bearer TOKEN",
         "the token is wrong",
@@ -295,7 +296,7 @@ def test_a_certificate_and_a_token_hold_for_grpc_too(certificates, tmp_path):
 
 def test_a_port_that_is_taken_is_an_error(served):
     with pytest.raises(ModelError, match="--grpc-port"):
-        grpc_port.PortHolder("127.0.0.1", int(served.grpc.rpartition(":")[2]))
+        PortHolder("127.0.0.1", int(served.grpc.rpartition(":")[2]), "--grpc-port")
 
 
 def test_without_its_packages_the_port_says_what_to_install(monkeypatch):

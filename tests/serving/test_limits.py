@@ -5,6 +5,7 @@ import io
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import joblib
 import pytest
@@ -131,6 +132,8 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
     released = threading.Event()
 
     class Decoder:
+        model = SimpleNamespace(task="classification")
+
         def check(self, requests):
             if requests[0].id == "large":
                 assert released.wait(10)
@@ -142,13 +145,13 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
         def answer(self, requests, tensors):
             return requests[0].id
 
-    asked_of = Handler(None, "m", Recorder())  # type: ignore[arg-type]
+    asked_of = Handler(None, "m", SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
     large, common = (encode_image(Image.new("RGB", (side, side)), "PNG") for side in (40, 20))
     with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(asked_of._ask, Decoder(), [Request("large", large)]) for _ in range(2)]  # type: ignore[arg-type]
+        slow = [pool.submit(asked_of._ask, Decoder(), [Request("large", large)], "id") for _ in range(2)]  # type: ignore[arg-type]
         try:
             asked = [Request("common", common), Request("broken", b"no image")]
-            assert pool.submit(asked_of._ask, Decoder(), asked).result(5) == "common"  # type: ignore[arg-type]
+            assert pool.submit(asked_of._ask, Decoder(), asked, "id").result(5) == "common"  # type: ignore[arg-type]
         finally:
             released.set()
         assert [future.result(10) for future in slow] == ["large"] * 2  # type: ignore[comparison-overlap]

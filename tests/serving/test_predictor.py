@@ -72,7 +72,7 @@ def test_a_model_that_cannot_answer_about_sound_images_is_no_failure_of_theirs(m
     def fail(*_):
         raise tf.errors.InvalidArgumentError(None, None, "a bug")
 
-    monkeypatch.setattr(LoadedModel, "predict", fail)
+    monkeypatch.setattr(LoadedModel, "preprocess", fail)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a bug"):
         predict_files(model, [images / "a.png"])
 
@@ -189,14 +189,22 @@ def save_weighted(folder: Path, assets: Path, name: str) -> Path:
     """Saves a model whose probabilities are multiplied by the side feature ``name``."""
     module = Brightness(assets, ("dark", "light"), 0)
 
+    def preprocess(input, **side):
+        return module._preprocess(input) | {name: tf.identity(side[name])}
+
+    def answer(image, **side):
+        answers = module._answer(image)
+        return answers | {"classes": answers["classes"] * side[name][:, None]}
+
     def serve(input, metadata, **side):
-        answer = module._serve(input, metadata)
-        return answer | {"classes": answer["classes"] * side[name][:, None]}
+        return answer(**preprocess(input, **side)) | {"metadata": tf.identity(metadata)}
 
     strings, numbers = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.float32, name=name)
     signature = tf.function(serve).get_concrete_function(input=strings, metadata=strings, **{name: numbers})
-    preprocess = tf.function(lambda input, **_: module._preprocess(input))
-    module.preprocess = preprocess.get_concrete_function(input=strings, **{name: numbers})
+    module.preprocess = tf.function(preprocess).get_concrete_function(input=strings, **{name: numbers})
+    outputs = module.preprocess.structured_outputs
+    specs = {key: tf.TensorSpec(x.shape, x.dtype, name=key) for key, x in outputs.items()}
+    module.answer = tf.function(answer).get_concrete_function(**specs)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
     return folder
 

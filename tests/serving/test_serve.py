@@ -48,7 +48,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str
     with (folder.parent / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 300
             while not (listening := [line for line in lines(log.name) if line["message"].startswith("listening")]):
                 assert process.poll() is None, Path(log.name).read_text()
                 assert time.monotonic() < deadline
@@ -224,3 +224,45 @@ def test_what_is_answered_before_sigterm_is_captured(model, tmp_path):
         assert row["novelty"] == pytest.approx(prediction["novelty"])
         assert row["image"].startswith(b"\xff\xd8")
         assert (row["width"], row["height"]) == (20, 20)
+
+
+def test_workers_share_the_port_their_metrics_are_added_up_and_they_end_with_their_parent(tmp_path):
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    add_version(folder, 1)
+    with serving(folder, "--workers", "2", "--grpc-port", "0") as (process, url):
+        parent = psutil.Process(process.pid)
+
+        def wait_for(count: int) -> list[psutil.Process]:
+            """Waits until so many workers have listened, dead ones included; returns those that are alive."""
+            deadline = time.monotonic() + 300
+            while sum(line["message"].startswith("listening") for line in lines(str(tmp_path / "log"))) < count:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+
+        def ask(number: int) -> str:
+            response = httpx.post(url + PREDICT, json={"instances": [instance(gray(250))]}, timeout=60)
+            return response.json()["predictions"][0]["label"]
+
+        def count_answers() -> float:
+            figures = httpx.get(f"{url}/metrics", timeout=60).text
+            (line,) = [line for line in figures.splitlines() if line.startswith("imagepipe_batch_size_sum")]
+            assert "imagepipe_model_version 1.0" in figures
+            return float(line.rsplit(" ", 1)[1])
+
+        workers = wait_for(2)
+        assert len(workers) == 2
+        warmed = count_answers()
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, range(40))) == {"light1"}
+        assert count_answers() == warmed + 40
+        assert all(sum(worker.cpu_times()[:2]) > 0 for worker in workers)
+
+        workers[0].kill()
+        again = wait_for(3)
+        assert len(again) == 2
+        assert workers[1] in again
+        assert {ask(number) for number in range(10)} == {"light1"}
+        process.kill()
+        assert psutil.wait_procs(again, timeout=10)[1] == []

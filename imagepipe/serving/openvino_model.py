@@ -1,0 +1,175 @@
+"""A version whose network OpenVINO computes; what stands around it, decoding and answers, TensorFlow does.
+
+The SavedModel with the network is not loaded.
+"""
+
+import logging
+import time
+import timeit
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import joblib
+import numpy as np
+import tensorflow as tf
+
+from imagepipe.base.errors import ModelError
+from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form
+from imagepipe.serving.batching import Arrays, Batches, Compute
+from imagepipe.serving.limits import NETWORK_BATCH_SIZE
+from imagepipe.serving.loaded_model import LoadedModel
+
+_LONE_SECONDS = 0.003  # by which an image alone may be slower, for more images in a second
+_GAIN = 1.1  # of images in a second, for which more streams are taken
+_MEASURED_SECONDS = 0.3
+
+_log = logging.getLogger("imagepipe.serve")
+
+
+def load_served(folder: Path, key: Path | None = None, has_callers: bool = False) -> LoadedModel:
+    """Loads a version for the engine that it was exported for, or for TensorFlow where that doesn't work.
+
+    Args:
+        folder: the SavedModel's folder.
+        key: see ``LoadedModel``.
+        has_callers: whether many ask at once, see ``OpenVinoModel``.
+
+    Raises:
+        ModelError: see ``LoadedModel``.
+    """
+    note = ""
+    if find_form(folder):
+        try:
+            return OpenVinoModel(folder, key, has_callers)
+        except (ModelError, RuntimeError) as error:  # the second is what OpenVINO raises
+            note = f"{str(error).removesuffix('.')}. TensorFlow computes the network instead."
+            _log.warning(note)
+    model = LoadedModel(folder, key=key)
+    model.note = note
+    return model
+
+
+class OpenVinoModel(LoadedModel):
+    """See ``LoadedModel``; it answers requests, and not Examples."""
+
+    def __init__(self, folder: Path, key: Path | None = None, has_callers: bool = False):
+        """Loads it.
+
+        Args:
+            folder: the SavedModel's folder.
+            key: see ``LoadedModel``.
+            has_callers: whether many ask at once, for which it measures how many batches to compute at once; takes
+                some seconds.
+
+        Raises:
+            ModelError: see ``LoadedModel``; also if the version has no form for OpenVINO, or that isn't installed.
+            RuntimeError: if OpenVINO can't compute it on this machine.
+        """
+        self._has_callers = has_callers
+        super().__init__(folder, key=key)
+
+    def _load(self, files: Path, signature: str) -> Mapping[str, tf.TensorSpec]:
+        form = find_form(files)
+        if form is None:
+            raise ModelError(f"{files} has no form for OpenVINO")
+        self.loaded = tf.saved_model.load(str(form))
+        self.has_novelty = "novelty" in self.loaded.answers.structured_outputs
+        self._network, self._streams = _compile(form, 1), 1
+        if self._has_callers:
+            trial = {
+                name: np.zeros([NETWORK_BATCH_SIZE, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+                for name, spec in self.loaded.preprocess.structured_outputs.items()
+            }
+            self._network, self._streams = _choose_streams(form, self._network, trial)
+        self.engine = f"OpenVINO, {self._network.form['precision']}, batches at once: {self._streams}"
+        return cast(Mapping[str, tf.TensorSpec], self.loaded.preprocess.structured_input_signature[1])
+
+    def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        """See ``LoadedModel``; one call at a time."""
+        return self._answer(self._network, _to_arrays(tensors))
+
+    def share_batches(
+        self, observe: Callable[[int], None]
+    ) -> Callable[[Mapping[str, tf.Tensor]], dict[str, np.ndarray]]:
+        """Returns what ``answer`` does, for callers in many threads, which share batches.
+
+        Args:
+            observe: called with the size of each batch.
+        """
+        computes = [_open_request(self._network) for _ in range(self._streams)]
+        batches = Batches([partial(self._answer, compute) for compute in computes], NETWORK_BATCH_SIZE, observe)
+        return lambda tensors: batches(_to_arrays(tensors))
+
+    def _answer(self, compute: Compute, arrays: Arrays) -> dict[str, np.ndarray]:
+        outputs = compute(arrays)
+        answers = self.loaded.answers(**{name: tf.constant(array) for name, array in outputs.items()})
+        return {name: tensor.numpy() for name, tensor in answers.items()} | {"embedding": outputs["embedding"]}
+
+
+def _to_arrays(tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _compile(form: Path, streams: int) -> OpenVinoNetwork:
+    """Compiles a network whose streams have a part of the CPUs each, so that as many batches are computed at once."""
+    options = {
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": str(joblib.cpu_count()),
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    return OpenVinoNetwork(form, options)
+
+
+def _choose_streams(form: Path, single: OpenVinoNetwork, trial: Arrays) -> tuple[OpenVinoNetwork, int]:
+    """Returns the network with the streams that compute most images in a second on this machine, and their number.
+
+    More are taken while that gains a tenth, and costs a caller who is alone no more than 3 ms: a large network takes
+    all CPUs for each batch, a small one can't use them.
+    """
+    chosen, streams = single, 1
+    rate, lone_seconds = _measure(single, 1, trial)
+    while 2 * streams <= joblib.cpu_count():
+        network = _compile(form, 2 * streams)
+        other_rate, other_lone_seconds = _measure(network, 2 * streams, trial)
+        if other_rate < _GAIN * rate or other_lone_seconds > lone_seconds + _LONE_SECONDS:
+            break
+        chosen, streams, rate = network, 2 * streams, other_rate
+    return chosen, streams
+
+
+def _measure(network: OpenVinoNetwork, streams: int, trial: Arrays) -> tuple[float, float]:
+    """Warms a network for batches of each size; returns its images per second, and the seconds for a lone image."""
+    computes = [_open_request(network) for _ in range(streams)]
+    lone = {name: array[:1] for name, array in trial.items()}
+
+    def warm(compute: Compute) -> None:
+        for size in range(1, NETWORK_BATCH_SIZE + 1):
+            compute({name: array[:size] for name, array in trial.items()})
+
+    def repeat(compute: Compute) -> float:
+        start = time.perf_counter()
+        batches = 0
+        while (seconds := time.perf_counter() - start) < _MEASURED_SECONDS:
+            compute(trial)
+            batches += 1
+        return batches * NETWORK_BATCH_SIZE / seconds
+
+    with ThreadPoolExecutor(streams) as pool:
+        list(pool.map(warm, computes))
+        rate = sum(pool.map(repeat, computes))
+    return rate, min(timeit.repeat(lambda: computes[0](lone), repeat=3, number=1))
+
+
+def _open_request(network: OpenVinoNetwork) -> Compute:
+    """Returns what computes a batch beside other requests; for one thread."""
+    request = network.compiled.create_infer_request()
+    inputs, outputs = network.form["inputs"], network.form["outputs"]
+
+    def compute(arrays: Arrays) -> dict[str, np.ndarray]:
+        results = request.infer({name: arrays[name] for name in inputs}, share_inputs=True)
+        return {name: results[name] for name in outputs}
+
+    return compute

@@ -1,0 +1,132 @@
+"""Versions whose network OpenVINO computes: served, predicted and exchanged like others."""
+
+import gc
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from imagepipe.deploy.openvino_form import FOLDER, NETWORK
+from imagepipe.serving import engine, openvino_model
+from imagepipe.serving.batching import Batches
+from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.openvino_model import OpenVinoModel
+from imagepipe.serving.predictor import load
+from imagepipe.serving.types import Failure, Request
+from tests.serving.conftest import FORM_NOVELTY, add_form, save_brightness
+from tests.serving.test_server import gray
+
+
+@pytest.fixture(autouse=True)
+def measured_quickly(monkeypatch):
+    monkeypatch.setattr(openvino_model, "_MEASURED_SECONDS", 0.0)
+
+
+def test_a_predictor_asks_openvino_where_the_version_has_a_form_for_it(two_forms):
+    predictor = load(two_forms)
+    answers = predictor.predict([gray(10), b"no image", *[gray(250)] * 20])
+    dark, failed, *light = answers
+    assert isinstance(failed, Failure)
+    assert [answer.label for answer in (dark, *light)] == ["dark"] + ["light"] * 20
+    assert {answer.novelty for answer in light} == {FORM_NOVELTY}
+    (expected,) = LoadedModel(two_forms).predict([Request("", gray(250))])
+    assert light[0].classes == pytest.approx(expected.classes, abs=1e-6)
+    assert predictor.model.engine == "OpenVINO, int8, batches at once: 1"
+
+
+def test_the_network_of_the_savedmodel_is_not_loaded_and_its_signatures_are_described(two_forms, model):
+    loaded = OpenVinoModel(two_forms)
+    assert loaded.signatures == LoadedModel(model).signatures
+    assert not hasattr(loaded.loaded, "answer")
+
+
+def test_callers_at_the_same_time_share_batches_and_each_gets_its_own_answers(two_forms):
+    sizes: list[int] = []
+    served = engine.ServedModel(two_forms, "brightness", sizes.append).engine
+    sizes.clear()
+
+    def ask(number: int) -> list[str]:
+        values = [10 if (number + place) % 3 else 250 for place in range(1 + number % 20)]
+        answers = served.ask([Request(str(value), gray(value)) for value in values])
+        assert [label == "dark" for label in answers.labels] == [value == 10 for value in values]
+        return answers.labels
+
+    with ThreadPoolExecutor(16) as pool:
+        count = sum(len(labels) for labels in pool.map(ask, range(100)))
+    assert sum(sizes) == count
+    assert max(sizes) <= openvino_model.NETWORK_BATCH_SIZE
+
+
+def test_versions_of_both_engines_take_over_from_each_other_and_no_answer_is_lost(two_forms, model, tmp_path):
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    (folder / "1").symlink_to(model)
+    served = engine.ServedModel(folder, "brightness", lambda size: None)
+    ended = threading.Event()
+
+    def ask_until_the_end() -> set[float]:
+        novelties = set()
+        while not ended.is_set():
+            answers = served.engine.ask([Request("x", gray(250))] * 3)
+            assert answers.labels == ["light"] * 3
+            novelties |= set(answers.novelty.tolist())
+        return novelties
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask_until_the_end) for _ in range(4)]
+        try:
+            for version, target in (("2", two_forms), ("3", model)):
+                (folder / version).symlink_to(target)
+                served.refresh()
+                assert served.engine.version == version
+                time.sleep(0.1)
+        finally:
+            ended.set()
+        assert all(FORM_NOVELTY in future.result(60) and len(future.result()) == 2 for future in asked)
+
+
+def test_threads_of_a_version_end_with_it(two_forms):
+    def count() -> int:
+        return sum(thread.name == "batches" for thread in threading.enumerate())
+
+    others = count()
+    served = engine.Engine(two_forms, "brightness", "7", lambda size: None)
+    assert count() > others
+    del served
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while count() > others:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged"])
+def test_where_openvino_does_not_work_tensorflow_answers_and_that_is_said(two_forms, what, monkeypatch, tmp_path):
+    if what == "missing":
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        folder, reason = two_forms, "imagepipe-tfx[openvino]"
+    else:
+        folder = add_form(save_brightness(tmp_path / "7", tmp_path / "assets"), tmp_path / "assets")
+        (folder / FOLDER / NETWORK).write_bytes(b"<net>")
+        reason = "can't be loaded by OpenVINO"
+    predictor = load(folder)
+    (answer,) = predictor.predict([gray(250)])
+    assert (answer.label, answer.novelty != FORM_NOVELTY) == ("light", True)
+    assert predictor.model.engine == "TensorFlow"
+    assert reason in predictor.model.note
+    assert "TensorFlow computes the network instead." in predictor.model.note
+
+
+def test_an_error_of_a_batch_reaches_its_callers_alone():
+    def compute(inputs):
+        if inputs["x"].min() < 0:
+            raise RuntimeError("broken")
+        return {"y": 2 * inputs["x"]}
+
+    batches = Batches([compute], 4, lambda size: None)
+    with pytest.raises(RuntimeError, match="broken"):
+        batches({"x": np.array([-1.0])})
+    assert batches({"x": np.arange(11.0)})["y"].tolist() == (2 * np.arange(11.0)).tolist()
