@@ -20,7 +20,8 @@ from imagepipe.base import filesystem
 Label = str | list[str] | float | None
 
 _MAX_LINE = 2**20
-_HASH = re.compile(r"[0-9a-f]{64}")
+HASH = re.compile(r"[0-9a-f]{64}")
+"""How a hash is written, so that it can name a file."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def parse_decision(line: bytes | str) -> Decision:
     if not isinstance(values, dict) or "label" not in values:
         raise ValueError("it is no JSON object with sha256 and label")
     sha256, texts = values.get("sha256"), {name: values.get(name) for name in ("metadata", "by", "at")}
-    if not isinstance(sha256, str) or not _HASH.fullmatch(sha256):
+    if not isinstance(sha256, str) or not HASH.fullmatch(sha256):
         raise ValueError("its sha256 is no hash of 64 small hexadecimal digits")
     if not _is_label(values["label"]) or not _is_label(values.get("was")):
         raise ValueError("its label is neither text, a list of texts, a number nor null")

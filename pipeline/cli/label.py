@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from pipeline.cli.shared import (
     ERR,
+    OUT,
     AllowHostOption,
     CertificateOption,
     HostOption,
@@ -37,6 +38,16 @@ def label_images(
         Path | None,
         typer.Option(help="The file of decisions; by default labels.jsonl in WORKDIR, or beside the folder CAPTURE."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the queues with decisions for Label Studio (.json), or the decisions (.csv)."
+        ),
+    ] = None,
+    add: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Add the decisions in an export of Label Studio, or in a CSV."),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who decides; by default the name of this machine's user.")] = None,
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8091,
@@ -51,6 +62,7 @@ def label_images(
         from imagepipe.serving.access import is_loopback
         from pipeline.labelling import server
         from pipeline.labelling.capture_work import read_capture_work
+        from pipeline.labelling.exchange import export_decisions, import_decisions
         from pipeline.labelling.run_work import read_run_work
         from pipeline.workdir import Workdir
 
@@ -74,6 +86,15 @@ def label_images(
                 ERR.print(escape(f"{len(queue.items):,} images: {queue.title}"))
             for note in work.notes:
                 print_note(note)
+            if add:
+                count, skipped = import_decisions(work, file, add)
+                OUT.print(escape(f"Added {count:,} decisions to {file}"))
+                for reason, number in sorted(skipped.items()):
+                    print_note(f"Not added: {number:,} {reason}")
+            if export:
+                OUT.print(escape(f"Wrote {export_decisions(work, file, export):,} images to {export}"))
+            if add or export:
+                return
             if not work.queues:
                 ERR.print("There is nothing to look at.")
                 return

@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from imagepipe.base import filesystem
+from imagepipe.base.decisions import HASH
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import TaskName
 from imagepipe.capture.files import list_parts
@@ -21,7 +21,6 @@ _COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty
 _ROWS_AT_ONCE = 1024
 _NOVEL = 0.95  # from which on an image is in the queue of novel ones
 _GUESSES = 5
-_HASH = re.compile(r"[0-9a-f]{64}")  # which names a file
 
 
 @dataclass
@@ -71,7 +70,7 @@ def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
     for part in parts:
         with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
-                yield from (row for row in batch.to_pylist() if _HASH.fullmatch(row["sha256"] or "") and row["classes"])
+                yield from (row for row in batch.to_pylist() if HASH.fullmatch(row["sha256"] or "") and row["classes"])
 
 
 def _look(parts: list[str]) -> _Seen:

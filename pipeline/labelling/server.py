@@ -1,7 +1,6 @@
 """The server of the page: queues, images, and decisions, which are on the disk before they are answered."""
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +10,13 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from imagepipe.base.decisions import Label
 from imagepipe.base.errors import ModelError, describe_error
-from imagepipe.base.labels import find_fault
-from imagepipe.base.names import TaskName
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
 from imagepipe.serving.handshakes import TlsServer
-from pipeline.labelling.work import Ledger, Work
+from pipeline.labelling.work import MAX_NAME, Ledger, Work, list_labels, read_label
 
 _MAX_BODY = 2**16
-_MAX_NAME = 200
 _PAGE = Path(__file__).with_name("page.html")
 _HEADERS = {
     # The page's own script and style stand in it; it shows names and images of strangers, and asks this server alone.
@@ -93,7 +88,7 @@ def make_app(work: Work, labels: Path, by: str, access: Access = EVERYBODY, host
             item = items[values["sha256"]]
             undone = values.get("undone") is True
             label = None if undone else read_label(values["label"], work.task)
-            person = str(values.get("by") or by).strip()[:_MAX_NAME]
+            person = str(values.get("by") or by).strip()[:MAX_NAME]
             since = int(values.get("seen", 0))
         except (KeyError, TypeError, AttributeError, RecursionError):
             return _answer({"error": "expected sha256, of an image in the queues, and label"}, 400)
@@ -106,36 +101,6 @@ def make_app(work: Work, labels: Path, by: str, access: Access = EVERYBODY, host
         return _answer(ledger.describe(max(0, since)))
 
     return app
-
-
-def list_labels(label: Label, task: TaskName) -> list[str]:
-    """Returns the classes that a label names: none of a regression, or of an image that is excluded."""
-    if label is None or task == "regression":
-        return []
-    return label if isinstance(label, list) else [str(label)]
-
-
-def read_label(value: Any, task: TaskName) -> Label:
-    """Returns a label as the task has it; None excludes the image.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if value is None:
-        return None
-    if task == "regression":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError("the label has to be a number")
-        return float(value)
-    names = value if task == "multilabel" else [value]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError("the label has to be " + ("a list of classes" if task == "multilabel" else "a class"))
-    names = sorted({name.strip() for name in names})
-    for name in names:
-        fault = f"more than {_MAX_NAME} characters" if len(name) > _MAX_NAME else find_fault(name)
-        if fault:
-            raise ValueError(f"a class can't be called {name[:50]!r}: it holds {fault}")
-    return names if task == "multilabel" else names[0]
 
 
 def _answer(content: Any, status: int = 200) -> JSONResponse:

@@ -1,17 +1,23 @@
 """The work that there is: queues of images, what is known of each, and the decisions so far."""
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.decisions import Decision, Label, append_decision, locate_images, parse_decision
+from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 
 MAX_ITEMS = 1000
 """Maximum number of images in a queue."""
+
+MAX_NAME = 200
+"""Maximum number of characters of a class's or a person's name."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,15 @@ class Ledger:
                     self.newest[decision.sha256] = decision
                 self.changed.append(decision.sha256)
 
-    def decide(self, item: Item, label: Label, by: str, undone: bool = False) -> None:
+    def decide(self, item: Item, label: Label, by: str, undone: bool = False, at: str = "") -> None:
         """Writes a decision, unless it is what this person has decided already, as when an answer got lost.
+
+        Args:
+            item: the image.
+            label: None excludes it.
+            by: who decides.
+            undone: whether the image has no decision any more.
+            at: when, by default now.
 
         Raises:
             OSError: it can't be written.
@@ -129,7 +142,7 @@ class Ledger:
             if label is not None and not undone and item.sha256 in self._work.originals:
                 data = (self._work.pictures / item.sha256).read_bytes()
                 filesystem.write_whole(f"{locate_images(str(self.path))}/{item.sha256}", data)
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            at = at or datetime.now(UTC).isoformat(timespec="milliseconds")
             decision = Decision(
                 item.sha256, label, item.id, item.label, by, at, item.model, self._work.source, undone=undone
             )
@@ -145,3 +158,33 @@ class Ledger:
             "seen": len(self.changed),
             "decided": {sha256: {"label": one.label, "by": one.by} if one else None for sha256, one in now.items()},
         }
+
+
+def list_labels(label: Label, task: TaskName) -> list[str]:
+    """Returns the classes that a label names: none of a regression, or of an image that is excluded."""
+    if label is None or task == "regression":
+        return []
+    return label if isinstance(label, list) else [str(label)]
+
+
+def read_label(value: Any, task: TaskName) -> Label:
+    """Returns a label as the task has it; None excludes the image.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is None:
+        return None
+    if task == "regression":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError("the label has to be a number")
+        return float(value)
+    names = value if task == "multilabel" else [value]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError("the label has to be " + ("a list of classes" if task == "multilabel" else "a class"))
+    names = sorted({name.strip() for name in names})
+    for name in names:
+        fault = f"more than {MAX_NAME} characters" if len(name) > MAX_NAME else find_fault(name)
+        if fault:
+            raise ValueError(f"a class can't be called {name[:50]!r}: it holds {fault}")
+    return names if task == "multilabel" else names[0]

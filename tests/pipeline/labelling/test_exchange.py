@@ -1,0 +1,83 @@
+"""Decisions to and from Label Studio's JSON and CSV."""
+
+import json
+
+import pytest
+
+from imagepipe.base.decisions import Decision, append_decision, read_decisions
+from imagepipe.base.errors import ModelError
+from pipeline.labelling.exchange import EXCLUDED, export_decisions, import_decisions
+from tests.pipeline.labelling.test_server import HASHES, make_work
+
+
+def list_labels(path) -> dict:
+    return {HASHES.index(sha256): decision.label for sha256, decision in read_decisions(str(path)).newest.items()}
+
+
+@pytest.mark.parametrize("name", ["tasks.json", "decisions.csv"])
+@pytest.mark.parametrize(
+    ("task", "given"), [("classification", ['a "b", c', None, "7"]), ("multilabel", [["a", "b"], None, ["c"]])]
+)
+def test_what_is_exported_is_imported_as_it_was(name, task, given, tmp_path):
+    work = make_work(tmp_path / "pictures", task)
+    labels = tmp_path / "labels.jsonl"
+    for sha256, label in zip(HASHES, given, strict=False):
+        append_decision(labels, Decision(sha256, label, "id", by="ann", at="2026-11-29T09:00:00+00:00"))
+    assert export_decisions(work, labels, tmp_path / name) == (6 if name == "tasks.json" else 3)
+    other = tmp_path / "other.jsonl"
+    added, skipped = import_decisions(work, other, tmp_path / name)
+    assert (added, skipped) == (3, {"without a label": 3} if name == "tasks.json" else {})
+    assert list_labels(other) == list_labels(labels) == dict(enumerate(given))
+    first = read_decisions(str(other)).newest[HASHES[0]]
+    assert (first.by, first.at, first.was, first.model) == ("ann", "2026-11-29T09:00:00+00:00", "daisy", "run-1")
+    assert import_decisions(work, other, tmp_path / name)[0] == 0
+    assert len(other.read_text().splitlines()) == 3
+
+
+def test_numbers_are_exchanged_by_csv(tmp_path):
+    work = make_work(tmp_path / "pictures", "regression", 2.0)
+    (tmp_path / "a.csv").write_text(f"sha256,label\n{HASHES[0]},2.5\n{HASHES[1]},dear\n{HASHES[2]},\nx,1\n")
+    added, skipped = import_decisions(work, tmp_path / "labels.jsonl", tmp_path / "a.csv")
+    assert (added, list_labels(tmp_path / "labels.jsonl")) == (1, {0: 2.5})
+    assert skipped == {
+        "with a label that can't be used": 1,
+        "without a label": 1,
+        "without a sha256 of 64 small hexadecimal digits": 1,
+    }
+
+
+def test_annotators_who_disagree_are_both_kept_and_cancelled_ones_are_not(tmp_path):
+    def annotate(choice, **more):
+        result = [{"type": "choices", "from_name": "label", "to_name": "image", "value": {"choices": [choice]}}]
+        return {"result": result, **more}
+
+    tasks = [
+        {
+            "data": {"sha256": HASHES[0]},
+            "annotations": [
+                annotate("a", completed_by={"email": "ann@example.com"}),
+                annotate("b", completed_by=7),
+                annotate("c", was_cancelled=True),
+            ],
+        },
+        {"data": {"sha256": HASHES[1]}, "annotations": [annotate(EXCLUDED)]},
+        {"data": {"image": "x.jpg"}, "annotations": [annotate("a")]},
+        {"annotations": 7},
+        7,
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
+    added, skipped = import_decisions(work, labels, tmp_path / "a.json")
+    assert (added, list_labels(labels)) == (3, {0: "b", 1: None})
+    assert skipped == {"without a sha256 of 64 small hexadecimal digits": 1, "no tasks with data and annotations": 2}
+    (disputed,) = read_decisions(str(labels)).disputes.values()
+    assert [(one.by, one.label) for one in disputed] == [("ann@example.com", "a"), ("7", "b")]
+    assert import_decisions(work, labels, tmp_path / "a.json")[0] == 0
+
+
+def test_a_file_that_is_none_of_the_two_is_named(tmp_path):
+    work = make_work(tmp_path / "pictures")
+    for name, content in (("a.txt", ""), ("a.csv", "path,label\n"), ("a.json", "["), ("b.csv", "\0")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ModelError, match=name):
+            import_decisions(work, tmp_path / "labels.jsonl", tmp_path / name)
