@@ -25,7 +25,7 @@ from imagepipe.capture.rows import Answered, CaptureOptions, build_row
 Outcome = Literal["written", "dropped", "lost"]
 """The end of an image: it is in a file; the queue was full; its file could not be written."""
 
-_QUEUE_IMAGES, _QUEUE_BYTES, _QUEUE_SECONDS = 4096, 24 * 2**20, 15.0
+_QUEUE_IMAGES, _QUEUE_BYTES, _QUEUE_SECONDS = 4096, 20 * 2**20, 15.0
 _FILE_BYTES, _FILE_SECONDS = 8 * 2**20, 35.0  # with the queue's less than a minute: what SIGKILL may lose
 _NICE = 10  # of the thread: a tenth of the share of one that answers requests, where they compete
 _CLOSE_SECONDS = 10.0
