@@ -10,6 +10,7 @@ FOLDER holds train/<class>/*.jpg and val/<class>/*.jpg, WEIGHTS are of the backb
 
 import argparse
 import importlib.util
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import tensorflow as tf
 
     from benchmarks.transfer import load_training, read_photos
+    from imagepipe.base.errors import TrainingError
     from imagepipe.deploy.openvino_form import OpenVinoPrecision
     from trainer.config import ServingConfig
     from trainer.export.fitting import compile_network
@@ -86,7 +88,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             # No bound, so that each is shown; the line says what the bounds would have said.
             bounds = {"min_agreement": 0, "max_loss": 1}
             serving = ServingConfig.model_validate({"engine": engine, "precision": precision} | bounds)
-            forms = choose_forms(network, network, config, serving, data)
+            name = f"{'OpenVINO' if engine == 'openvino' else 'TensorFlow'}, {precision}"
+            try:
+                forms = choose_forms(network, network, config, serving, data)
+            except TrainingError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
             form = forms.openvino or forms.saved
             compute = wrap_network(form.network, precision) if forms.openvino else compile_network(form.network)
             logits = [
@@ -96,7 +103,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             answers = np.concatenate(logits).argmax(axis=1)
             own = answers if own is None else own
             agreement = form.facts["agreement"]
-            figures[f"{'OpenVINO' if forms.openvino else 'TensorFlow'}, {precision}"] = {
+            figures[name] = {
                 "accuracy": float((answers == labels).mean()),
                 "agreement": float((answers == own).mean()),
                 "ms": measure_ms(compute, batch),

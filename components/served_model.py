@@ -17,7 +17,7 @@ from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.loaded_model import LoadedModel
 
 
-class OpenVinoModel:
+class OpenVinoSignatures:
     """The form for OpenVINO in the place of the object that TensorFlow loads of a SavedModel.
 
     Attributes:
@@ -60,7 +60,7 @@ def load_as_served(
     """Loads a version, of which ``predict_examples`` answers as a server of ours does; see ``LoadedModel``."""
     model = LoadedModel(folder, signature)
     if form := find_form(folder):
-        model.loaded = OpenVinoModel(form)
+        model.loaded = OpenVinoSignatures(form)
     return model
 
 
@@ -77,5 +77,5 @@ def share_as_served(eval_saved_model_path: str, **options: Any) -> Any:
     return tfma.default_eval_shared_model(eval_saved_model_path=eval_saved_model_path, **options)
 
 
-def _load_form(model: str) -> OpenVinoModel:
-    return OpenVinoModel(fetch_folder(f"{model}/{FOLDER}"))
+def _load_form(model: str) -> OpenVinoSignatures:
+    return OpenVinoSignatures(fetch_folder(f"{model}/{FOLDER}"))

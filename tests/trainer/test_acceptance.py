@@ -98,6 +98,15 @@ def test_probabilities_that_no_longer_say_how_often_they_are_right_are_refused()
     assert any("probabilities are off by" in refusal for refusal in judgement.refusals)
 
 
+def test_one_label_more_or_less_among_few_images_is_no_calibration_error():
+    sample, held_out = make_classes(2000), make_classes(50, seed=1)
+    targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]
+    for changed, is_accepted in ((1, True), (25, False)):
+        form = Classes(nudge(sample), swap_best(held_out, changed))
+        refusals = judge(Classes(sample, held_out), form, targets, must_prove=False).refusals
+        assert (refusals == []) is is_accepted, refusals
+
+
 def test_rounding_needs_no_proof_but_a_hard_bound_holds():
     classes = make_classes(10)
     network = Classes(classes, classes)
