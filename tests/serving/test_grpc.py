@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import subprocess
 import sys
+import threading
 from random import Random
 
 import grpc
@@ -231,6 +232,23 @@ def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inferenc
     route = 'route="/inference.GRPCInferenceService/ModelInfer"'
     assert f'imagepipe_requests_total{{{route},status="UNAVAILABLE"}}' in figures
     assert f'imagepipe_requests_total{{{route},status="OK"}}' in figures
+
+
+def test_a_message_that_does_not_come_ends_its_call(channel, inference, monkeypatch):
+    monkeypatch.setattr(messages, "MAX_BODY_SECONDS", 0.2)
+    ended = threading.Event()
+
+    def send_nothing():
+        ended.wait(60)
+        yield from ()
+
+    try:
+        code, details = refusal(channel.stream_unary("/inference.GRPCInferenceService/ModelInfer"), send_nothing())
+    finally:
+        ended.set()
+    assert (code, "slow" in details) == ("UNAVAILABLE", True), details
+    monkeypatch.undo()
+    assert inference.ServerLive(v2.ServerLiveRequest(), timeout=60).live
 
 
 def test_the_slowest_message_makes_room_and_what_is_held_is_bounded(monkeypatch):
