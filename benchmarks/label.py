@@ -160,21 +160,23 @@ def write_run(place: Path, errors: list[dict[str, Any]]) -> None:
 def label_by_keyboard(place: Path, truth: dict[str, str]) -> None:
     """Works through the queue in Chromium: Enter where the label is right, else the key of the class."""
     import uvicorn
+    from playwright.sync_api import sync_playwright
 
     from pipeline.labelling import server
     from pipeline.labelling.run_work import read_run_work
     from pipeline.workdir import Workdir
-    from tests.browser import launch_browser
 
     (place / "pictures").mkdir()
     work = read_run_work(Workdir(place), place / "pictures")
     items = {item.sha256: item for item in work.queues[0].items}
     app = server.make_app(work, place / "labels.jsonl", "ann")
-    with socket.create_server(("127.0.0.1", 0)) as listening, launch_browser() as browser:
+    with socket.create_server(("127.0.0.1", 0)) as listening, sync_playwright() as playwright:
         serving = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
         thread = threading.Thread(target=serving.run, args=([listening],))
         thread.start()
         try:
+            # As root, as in a container, Chromium doesn't start with its sandbox.
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/")
             page.get_by_text("keep:").wait_for()
@@ -183,6 +185,7 @@ def label_by_keyboard(place: Path, truth: dict[str, str]) -> None:
                 is_right = items[sha256].label == right
                 page.keyboard.press("Enter" if is_right else str(work.classes.index(right) + 1))
             page.wait_for_selector('body[data-pending="0"]')
+            browser.close()
         finally:
             serving.should_exit = serving.force_exit = True
             thread.join()
