@@ -59,6 +59,7 @@ def label_images(
     """Correct labels on a page, by keyboard. Decisions go to a file that `imagepipe ingest --labels` takes."""
     with report_errors():
         from imagepipe.base import filesystem
+        from imagepipe.base.signals import end_on_signals
         from imagepipe.serving.access import is_loopback
         from pipeline.labelling import server
         from pipeline.labelling.capture_work import read_capture_work
@@ -74,7 +75,8 @@ def label_images(
             raise typer.BadParameter("of a capture on an object store, give the file of decisions: --labels FILE")
         if not filesystem.is_folder(source):
             raise typer.BadParameter(f"there is no folder {source}", param_hint="WORKDIR|CAPTURE")
-        with tempfile.TemporaryDirectory(prefix="imagepipe-label-") as pictures:
+        # A copy of somebody's images, which is not to outlast the program.
+        with end_on_signals(), tempfile.TemporaryDirectory(prefix="imagepipe-label-") as pictures:
             folder = Path(pictures)
             if is_run:
                 work = read_run_work(Workdir(Path(source).resolve()), folder)
