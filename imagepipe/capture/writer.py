@@ -86,7 +86,7 @@ class Capture:
             _log.error("the last captured images are lost: there was no time to write them")
 
     def _write_forever(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # on Linux, of the thread alone
+        os.nice(_NICE)  # on Linux, of the thread alone
         rows: list[dict[str, Any]] = []
         size, due = 0, 0.0
         while True:

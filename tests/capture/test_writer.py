@@ -208,6 +208,19 @@ def test_a_folder_that_cant_be_used_is_refused_at_the_start(folder, counts):
         start(folder, counts)
 
 
+def test_the_thread_has_a_lower_priority_than_those_that_answer(tmp_path, counts):
+    """Whatever the server's own is: a user may lower it, and not raise it again."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    running = start(tmp_path, counts)
+    running.offer([answered()])
+    deadline = time.monotonic() + 10
+    while (lower := os.getpriority(os.PRIO_PROCESS, running._thread.native_id)) == own and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.close()
+    assert lower == min(own + 10, 19)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
 def test_the_share_of_requests_that_is_drawn_is_the_rate(tmp_path, counts):
     capture = start(tmp_path, counts, rate=0.2)
     drawn = sum(capture.draw() for _ in range(5000))
