@@ -17,6 +17,7 @@ from imagepipe.monitoring.traffic import read_tables, split_label
 from imagepipe.monitoring.two_samples import estimate_share
 
 _LEVEL = 0.95
+_SIGNIFICANCE = 0.05  # p-value below which a version is better
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,15 @@ def compare_versions(
         (_measure_time(first), _measure_time(second)),
         _judge(pairs, truths, task),
     )
+
+
+def find_better(pairs: Pairs) -> str | None:
+    """Returns the version that is better; None if no difference could be shown, or no true label is known."""
+    judged = pairs.judgement
+    if judged is None or judged.p >= _SIGNIFICANCE:
+        return None
+    is_error = pairs.same is None
+    return pairs.versions[0 if (judged.difference < 0) != is_error else 1]
 
 
 def _read_answers(capture: str, version: str, key: str, since: datetime | None) -> dict[str, _Answer]:

@@ -1,4 +1,4 @@
-"""Commands for deployed models, wherever they are: deploy, status, rollback."""
+"""Commands for deployed models, wherever they are: deploy, status, promote, rollback."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.cli.monitor import SinceOption, parse_since, show_pairs
 from pipeline.cli.shared import (
+    ERR,
+    NOT_BLESSED,
     OUT,
     DeployConfigOption,
     JsonOption,
@@ -26,10 +29,15 @@ from pipeline.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from imagepipe.deploy.config import DeployConfig
+    from imagepipe.deploy.deployment import Version
     from pipeline.config import Config
 
 _MAX_WIDTH = 10_000
+
+FeedbackOption = Annotated[str, typer.Option(metavar="FILE", help="True labels, see `imagepipe feedback`.")]
 
 app = typer.Typer()
 
@@ -92,22 +100,109 @@ def status(
 
 
 @app.command()
+def promote(
+    if_better: Annotated[
+        str,
+        typer.Option(
+            "--if-better",
+            metavar="CAPTURE",
+            help="The folder of captured traffic: it has to be better than the live version on the same images there.",
+        ),
+    ],
+    feedback: FeedbackOption,
+    since: SinceOption = "30d",
+    config: DeployConfigOption = Path("pipeline.yaml"),
+    target: TargetOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Give the newest version, a canary, all requests if it is better than the live one; exit status 3 if not."""
+    start = parse_since(since)
+    with report_errors():
+        settings = read_settings(config, target, overrides)
+        deployment = fill_in_deployment(settings, config)
+        module = load_deploy_target(deployment)
+        newest, other = _find_rivals(module.status(deployment), with_requests=True)
+        if not _compare_rivals(other, newest, if_better, feedback, settings, start, wanted=newest):
+            OUT.print(f"Version {newest.version} still gets {newest.traffic}% of the requests")
+            raise typer.Exit(NOT_BLESSED)
+        version = module.deploy(newest.uri, deployment, 100)
+    OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {escape(version.uri)}")
+    _report_live(settings, deployment)
+
+
+@app.command()
 def rollback(
+    if_worse: Annotated[
+        str | None,
+        typer.Option(
+            "--if-worse",
+            metavar="CAPTURE",
+            help="Only if it is worse than the previous one on the same images of this captured traffic; exit status 3 "
+            "if it is not.",
+        ),
+    ] = None,
+    feedback: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --if-worse: true labels, see `imagepipe feedback`.")
+    ] = None,
+    since: SinceOption = "30d",
     config: DeployConfigOption = Path("pipeline.yaml"),
     target: TargetOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take the newest version out of service: the previous one gets its requests."""
+    if bool(if_worse) != bool(feedback):
+        raise typer.BadParameter("--if-worse and --feedback go together")
+    start = parse_since(since)
     with report_errors():
         settings = read_settings(config, target, overrides)
         deployment = fill_in_deployment(settings, config)
-        version = load_deploy_target(deployment).rollback(deployment)
+        module = load_deploy_target(deployment)
+        if if_worse and feedback:
+            newest, other = _find_rivals(module.status(deployment), with_requests=False)
+            if not _compare_rivals(other, newest, if_worse, feedback, settings, start, wanted=other):
+                ERR.print(f"Version {newest.version} stays")
+                raise typer.Exit(NOT_BLESSED)
+        version = module.rollback(deployment)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:
         OUT.print(f"Version {version.version} is live: {escape(version.uri)}")
     _report_live(settings, deployment)
+
+
+def _find_rivals(versions: "list[Version]", with_requests: bool) -> "tuple[Version, Version]":
+    """Returns the newest version that gets requests, and of the others the one with the most.
+
+    Args:
+        versions: those at the target, newest first.
+        with_requests: whether the other has to get requests too; if not, it may be the previous one.
+    """
+    from imagepipe.base.errors import ModelError
+    from imagepipe.deploy.deployment import sort_by_traffic
+
+    newest = next((version for version in versions if version.traffic), None)
+    others = [v for v in sort_by_traffic(versions) if v != newest and (v.traffic or not with_requests)]
+    if newest is None or not others:
+        raise ModelError("there are no two versions to compare: `imagepipe status` lists them, with their requests")
+    return newest, others[0]
+
+
+def _compare_rivals(
+    live: "Version",
+    newest: "Version",
+    capture: str,
+    feedback: str,
+    settings: "Config",
+    since: "datetime",
+    wanted: "Version",
+) -> bool:
+    """Prints how two versions did on the same images, and returns whether the wanted one is better."""
+    from imagepipe.monitoring.pairs import compare_versions, find_better
+
+    pairs = compare_versions(capture, (live.version, newest.version), settings.task, feedback, since)
+    show_pairs(pairs, ERR)
+    return find_better(pairs) == wanted.version
 
 
 def _report_live(settings: "Config", deployment: "DeployConfig") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_SIGNIFICANCE = 0.05  # of which version is better
 _UNITS = {"d": "days", "h": "hours"}
 
 CaptureArgument = Annotated[
@@ -59,7 +59,7 @@ def monitor(
     as_json: JsonOption = False,
 ) -> None:
     """Compare what a model is asked with what it was trained on. Exits with 3 if a measure has moved."""
-    start = _parse_since(since)
+    start = parse_since(since)
     with report_errors():
         from imagepipe.monitoring.comparison import Limits
         from imagepipe.monitoring.feedback import join_feedback
@@ -97,7 +97,7 @@ def feedback(
     as_json: JsonOption = False,
 ) -> None:
     """Join true labels that came later with captured answers: accuracy in service, by version."""
-    start = _parse_since(since)
+    start = parse_since(since)
     with report_errors():
         from imagepipe.monitoring.feedback import join_feedback
 
@@ -122,7 +122,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two versions on the captured images that both were asked about: which is right more often."""
-    start = _parse_since(since)
+    start = parse_since(since)
     with report_errors():
         from imagepipe.monitoring.pairs import compare_versions
 
@@ -130,10 +130,11 @@ def compare(
     if as_json:
         OUT.print_json(data=dataclasses.asdict(pairs))
     else:
-        _show_pairs(pairs)
+        show_pairs(pairs, OUT)
 
 
-def _parse_since(text: str) -> datetime:
+def parse_since(text: str) -> datetime:
+    """Returns the time that an option ``--since`` names."""
     if match := re.fullmatch(r"(\d{1,5})([dh])", text):
         return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
@@ -170,25 +171,30 @@ def _show_feedback(joined: "Feedback") -> None:
         OUT.print(escape(f"version {accuracy.version}: {interval} over {accuracy.images:,} images"))
 
 
-def _show_pairs(pairs: "Pairs") -> None:
+def show_pairs(pairs: "Pairs", console: Console) -> None:
+    """Prints to a console how two versions compare."""
+    from imagepipe.monitoring.pairs import find_better
+
     first, second = (escape(version) for version in pairs.versions)
     alone = f"{pairs.alone[0]:,} that only {first} was asked about, {pairs.alone[1]:,} only {second}"
-    OUT.print(f"{pairs.images:,} images that both were asked about (left out: {alone})")
+    console.print(f"{pairs.images:,} images that both were asked about (left out: {alone})")
     if pairs.same is not None and pairs.same_interval:
         low, high = pairs.same_interval
-        OUT.print(f"the same answer: {pairs.same / pairs.images:.4f} ({low:.4f} to {high:.4f})")
-    OUT.print(f"scores or values differ by {pairs.mean_difference:.4f} on average")
+        console.print(f"the same answer: {pairs.same / pairs.images:.4f} ({low:.4f} to {high:.4f})")
+    console.print(f"scores or values differ by {pairs.mean_difference:.4f} on average")
     times = [f"{version} {ms:.1f} ms" for version, ms in zip((first, second), pairs.milliseconds, strict=True) if ms]
     if times:
-        OUT.print(f"mean time of an answer: {', '.join(times)}")
+        console.print(f"mean time of an answer: {', '.join(times)}")
     if (judged := pairs.judgement) is None:
-        OUT.print("which is better: not known, as no true label of these images is (--feedback)")
+        console.print("which is better: not known, as no true label of these images is (--feedback)")
         return
     measure = "share of right answers" if pairs.same is not None else "mean absolute error"
-    OUT.print(
+    console.print(
         f"{measure} over {judged.images:,} images: {first} {judged.values[0]:.4f}, {second} {judged.values[1]:.4f}"
     )
-    better = first if (judged.difference < 0) == (pairs.same is not None) else second
-    verdict = f"version {better} is better" if judged.p < _SIGNIFICANCE else "no difference could be shown"
+    better = find_better(pairs)
+    verdict = f"version {escape(better)} is better" if better else "no difference could be shown"
     low, high = judged.interval
-    OUT.print(f"{verdict}: the difference is {judged.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {judged.p:.2g}")
+    console.print(
+        f"{verdict}: the difference is {judged.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {judged.p:.2g}"
+    )

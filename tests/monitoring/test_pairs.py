@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import write_rows
+from imagepipe.deploy.deployment import Version
 from imagepipe.monitoring.pairs import compare_versions
 from pipeline.cli import app
 
@@ -106,3 +107,63 @@ def test_a_regression_is_judged_by_its_errors(tmp_path):
 def test_versions_without_a_common_image_are_refused_with_what_gives_one(capture):
     with pytest.raises(ModelError, match=r"1 \(101 images\) and 3 \(0 images\).*no image in common.*batch-predict"):
         compare_versions(capture, ("1", "3"), "classification")
+
+
+class Target:
+    """A target that splits requests: version 2, the newest, is a canary."""
+
+    def __init__(self, *traffic):
+        self.versions = [Version(str(n), f"/models/{n}", percent) for n, percent in zip((2, 1), traffic, strict=True)]
+        self.done = []
+
+    def status(self, config):
+        return self.versions
+
+    def deploy(self, uri, config, traffic):
+        self.done.append((uri, traffic))
+        return Version(uri[-1], uri, traffic)
+
+    def rollback(self, config):
+        self.done.append("rollback")
+        return self.versions[1]
+
+
+@pytest.fixture
+def act(capture, tmp_path, monkeypatch):
+    """Calls a command on a target; returns the exit status, what was printed, and what was done."""
+    (tmp_path / "pipeline.yaml").write_text("name: cats\ndata: {path: data}\n")
+
+    def call(target, command, images, label="cat"):
+        monkeypatch.setattr("pipeline.cli.deployments.load_deploy_target", lambda deployment: target)
+        truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", label) for n in images])
+        option = {"promote": "--if-better", "rollback": "--if-worse"}[command]
+        config = ["--config", str(tmp_path / "pipeline.yaml")]
+        result = CliRunner().invoke(app, [command, option, capture, "--feedback", truth, *config])
+        return result.exit_code, result.output, target.done
+
+    return call
+
+
+def test_a_canary_is_promoted_if_it_is_better_and_else_left_alone(act):
+    status, output, done = act(Target(10, 90), "promote", range(100))
+    assert (status, done) == (0, [("/models/2", 100)])
+    assert "version 2 is better: the difference is +0.1500" in output
+    assert "Version 2 gets 100% of the requests: /models/2" in output
+    status, output, done = act(Target(10, 90), "promote", range(78, 83))  # too few to tell
+    assert (status, done) == (3, [])
+    assert "no difference could be shown" in output
+    assert "Version 2 still gets 10% of the requests" in output
+    assert act(Target(10, 90), "promote", range(100), label="dog")[::2] == (3, [])  # it is worse
+    status, output, done = act(Target(100, 0), "promote", range(100))
+    assert (status, done) == (2, [])
+    assert "no two versions to compare" in output
+
+
+def test_a_version_is_rolled_back_if_it_is_worse_and_else_stays(act):
+    status, output, done = act(Target(100, 0), "rollback", range(100), label="dog")
+    assert (status, done) == (0, ["rollback"])
+    assert "version 1 is better" in output
+    assert "Version 1 is live" in output
+    status, output, done = act(Target(100, 0), "rollback", range(100))
+    assert (status, done) == (3, [])
+    assert "Version 2 stays" in output
