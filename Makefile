@@ -17,7 +17,7 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 # Two processes; tests of a file share what is dear to make. Files keep their order, so that those that take longest
 # begin early: of the quick tests that is e2e, of the slow ones these folders.
 IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --durations 15
-LONGEST = tests/packaging/ tests/pipeline/ tests/e2e/ tests/faults/
+LONGEST = tests/packaging/ tests/image/ tests/pipeline/ tests/e2e/ tests/faults/
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
 	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)

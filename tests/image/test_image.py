@@ -1,0 +1,91 @@
+"""The image of kubeflow/Dockerfile, built and run as its own user, in its own root; and Beam's workers out of it.
+
+The workers share with the process that submits a job nothing but the network: data is in S3, on loopback. The runner
+is Prism, with which jobs go the way of Flink's: by the job API, to workers of a pool.
+"""
+
+import os
+import subprocess
+
+import httpx
+import pytest
+import yaml
+
+from imagepipe.base.beam_options import make_arguments
+from pipeline.config_file import read_config
+from pipeline.kubeflow.compilation_check import check_and_compile
+from tests.image.build import ROOT, Container, read_entrypoint
+from tests.job_servers import check_ingest, check_predictions, find_free_port, start_server
+from tests.serving.conftest import model  # noqa: F401 (a fixture)
+from tests.serving.test_server import PREDICT, b64, gray
+from tests.stores import s3, s3_server  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.slow
+
+POOL = 50000
+"""The port that `boot` gives a pool of workers, and that these are asked for at by default."""
+
+
+def run(container: Container, *command: str) -> str:
+    done = subprocess.run(container.command(*command), capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
+    assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-4000:])
+    return done.stdout
+
+
+def test_the_command_line_runs_as_a_user_without_rights(container):
+    assert run(container, "id", "-u").strip() == "1000"
+    assert "batch-predict" in run(container, "imagepipe", "--help")
+
+
+def test_each_task_finds_its_code(container):
+    """By the commands of the compiled pipeline, which Kubeflow's launcher runs: TFX's components, and our lookups."""
+    spec = next(yaml.safe_load_all(check_and_compile(read_config(ROOT / "kubeflow" / "pipeline.yaml"), "kubeflow")))
+    tasks = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
+    option = "--executor_class_path"
+    (component,), (lookup,) = (
+        {tuple(task["command"]) for task in tasks if (option in task["args"]) == is_component}
+        for is_component in (True, False)
+    )
+    assert option in run(container, *component, "--help")
+    assert "--output" in run(container, *lookup, "--help")
+    classes = [task["args"][task["args"].index(option) + 1] for task in tasks if option in task["args"]]
+    code = "import sys; from tfx.utils import import_utils; [*map(import_utils.import_class_by_path, sys.argv[1:])]"
+    run(container, "python", "-c", code, *classes)
+
+
+def test_the_server_answers(container, model, tmp_path):  # noqa: F811
+    """By the entrypoint of its own target, which has the same files."""
+    port = find_free_port()
+    command = [*read_entrypoint("serve"), "/models/brightness", "--name=brightness", f"--port={port}"]
+    mounted = (f"--volume={model.parent}:/models/brightness:ro",)
+    with (
+        start_server(container.command(*command, options=mounted), port, tmp_path / "server/log"),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
+    ):
+        response = http.post(PREDICT, json={"instances": [{"input": b64(gray(250)), "metadata": "x"}]})
+    assert [row["label"] for row in response.json()["predictions"]] == ["light"], response.text
+
+
+@pytest.fixture
+def workers(container, s3, tmp_path):  # noqa: F811
+    """The image as the manifest starts it: a pool of workers, which know of S3 by their environment."""
+    keys = tuple(f"--env={name}={value}" for name, value in os.environ.items() if name.startswith("AWS_"))
+    command = container.command(*read_entrypoint("beam"), "--worker_pool", options=keys)
+    with start_server(command, POOL, tmp_path / "workers/log") as process:
+        yield process
+
+
+@pytest.fixture
+def beam_args(prism, workers, tmp_path):
+    """Beam's arguments for Prism, with workers of the pool."""
+    port = find_free_port()
+    with start_server([prism, f"--job_port={port}", "--serve_http=false"], port, tmp_path / "jobs/log"):
+        yield make_arguments("portable", {"job_endpoint": f"localhost:{port}"})
+
+
+def test_prism_and_the_images_workers_make_the_dataset_that_this_process_makes(beam_args, s3):  # noqa: F811
+    check_ingest(s3, beam_args)
+
+
+def test_prism_and_the_images_workers_predict_what_this_process_predicts(beam_args, s3, model):  # noqa: F811
+    check_predictions(s3, beam_args, model)
