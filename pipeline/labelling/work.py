@@ -98,14 +98,14 @@ class Ledger:
         """Hashes in the order of their decisions, so that a page can ask for those since it last looked."""
         self._work = work
         self._end = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # requests are answered in several threads
         self.refresh()
 
     def refresh(self) -> None:
         """Reads the lines that came since the last time; one that is not whole yet waits for the next time."""
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
+        with self._lock, self.path.open("rb") as file:
             file.seek(self._end)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 from fastapi.testclient import TestClient
 
-from imagepipe.base.decisions import read_decisions
+from imagepipe.base.decisions import Decision, append_decision, parse_decision, read_decisions
 from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import write_rows
 from pipeline.labelling import server
 from pipeline.labelling.capture_work import read_capture_work
-from pipeline.labelling.work import Item, Queue, Work
+from pipeline.labelling.work import Item, Ledger, Queue, Work
 
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(6)]
 
@@ -154,3 +156,17 @@ def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
     assert "Of 1 images the capture has a thumbnail only" in work.notes[1]
     with pytest.raises(ModelError, match="neither runs nor captured answers"):
         read_capture_work(str(tmp_path), tmp_path / "pictures")
+
+
+def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
+    def parse(line):
+        time.sleep(0.001)  # another thread's turn
+        return parse_decision(line)
+
+    monkeypatch.setattr("pipeline.labelling.work.parse_decision", parse)
+    ledger = Ledger(tmp_path / "labels.jsonl", make_work(tmp_path / "pictures"))
+    for number in range(20):
+        append_decision(tmp_path / "labels.jsonl", Decision(f"{number:064x}", "a"))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ledger.refresh(), range(4)))
+    assert ledger.changed == [f"{number:064x}" for number in range(20)]
