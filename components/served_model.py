@@ -3,17 +3,14 @@
 So the Evaluator, Predictions and ServingCheck judge what serves.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_model_analysis as tfma
 
 from imagepipe.base import filesystem
 from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form
-from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.loaded_model import LoadedModel
 
 
@@ -67,15 +64,3 @@ def load_as_served(
 def has_form(model: str) -> bool:
     """Returns whether a SavedModel's folder, a path or URI, has a form for OpenVINO."""
     return filesystem.exists(f"{model}/{FOLDER}/{FORM}")
-
-
-def share_as_served(eval_saved_model_path: str, **options: Any) -> Any:
-    """Returns TFMA's handle of a version; TFX calls it with what ``tfma.default_eval_shared_model`` takes."""
-    if has_form(eval_saved_model_path):
-        load = partial(_load_form, eval_saved_model_path)
-        options |= {"tags": ["serve"], "custom_model_loader": tfma.types.ModelLoader(load, tags=["serve"])}
-    return tfma.default_eval_shared_model(eval_saved_model_path=eval_saved_model_path, **options)
-
-
-def _load_form(model: str) -> OpenVinoSignatures:
-    return OpenVinoSignatures(fetch_folder(f"{model}/{FOLDER}"))

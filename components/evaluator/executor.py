@@ -23,7 +23,8 @@ from components.evaluator.groups import RECORD_HASH, hash_record
 from components.evaluator.metric_names import TOP_K
 from components.evaluator.tfma_group_count import GroupCount
 from components.evaluator.tfma_jackknife import count_groups
-from components.served_model import has_form, share_as_served
+from components.evaluator.tfma_served_model import share_as_served
+from components.served_model import has_form
 from imagepipe.base import filesystem
 from imagepipe.base.features import SIZE
 from imagepipe.deploy.saved_model import read_labels
