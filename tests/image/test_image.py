@@ -6,16 +6,29 @@ is Prism, with which jobs go the way of Flink's: by the job API, to workers of a
 
 import os
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
+import psutil
 import pytest
 import yaml
 
 from imagepipe.base.beam_options import make_arguments
+from imagepipe.base.errors import UnavailableError
+from imagepipe.ingest.command import ingest
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from tests.image.build import ROOT, Container, read_entrypoint
-from tests.job_servers import check_ingest, check_predictions, find_free_port, start_server
+from tests.job_servers import (
+    check_dataset,
+    check_ingest,
+    check_predictions,
+    find_free_port,
+    put_photos,
+    start_server,
+)
 from tests.serving.conftest import model  # noqa: F401 (a fixture)
 from tests.serving.test_server import PREDICT, b64, gray
 from tests.stores import s3, s3_server  # noqa: F401 (fixtures)
@@ -89,3 +102,28 @@ def test_prism_and_the_images_workers_make_the_dataset_that_this_process_makes(b
 
 def test_prism_and_the_images_workers_predict_what_this_process_predicts(beam_args, s3, model):  # noqa: F811
     check_predictions(s3, beam_args, model)
+
+
+def kill_worker_at_work(pool: subprocess.Popen, store: int) -> None:
+    """Kills a worker as soon as it has a connection to the store, whose port is given."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for process in psutil.Process(pool.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any(link.raddr and link.raddr.port == store for link in process.connections("tcp")):
+                    process.kill()
+                    return
+        time.sleep(0.01)
+    raise TimeoutError("no worker has asked the store")
+
+
+def test_a_job_whose_worker_is_killed_writes_nothing_and_the_next_one_everything(beam_args, workers, s3, s3_server):  # noqa: F811
+    photos = put_photos(s3, 300)
+    with ThreadPoolExecutor(1) as thread:
+        killing = thread.submit(kill_worker_at_work, workers, int(s3_server.rpartition(":")[2]))
+        with pytest.raises(UnavailableError, match="The job failed on Beam's job server"):
+            ingest(photos, f"{s3.uri}/there", beam_args=beam_args)
+        killing.result()
+    assert s3.content("there") == {".lock": b""}  # given back
+    assert ingest(photos, f"{s3.uri}/there", beam_args=beam_args).written == 300
+    check_dataset(s3, photos)
