@@ -1,6 +1,7 @@
 """Devices: how training is distributed over them, and in which precision they compute."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import math
@@ -11,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
-from trainer.config import Distribution, Precision, TrainerConfig, find_backbone
+from trainer.config import Distribution, Precision, ServingConfig, TrainerConfig, find_backbone
 
 _MIN_TENSOR_CORES = 7  # NVIDIA's compute capability since which there are tensor cores (Volta)
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -33,6 +34,20 @@ def set_up_process(distribution: Distribution) -> tf.distribute.Strategy:
     if tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()  # on CPUs the same seed gives the same weights without it
     return strategy
+
+
+def check_engine(serving: ServingConfig) -> None:
+    """Checks that what is configured can be written, before the training.
+
+    Raises:
+        TrainingError: a package is missing.
+    """
+    for package, is_needed in (("openvino", serving.engine == "openvino"), ("nncf", serving.precision == "int8")):
+        if is_needed and importlib.util.find_spec(package) is None:
+            raise TrainingError(
+                f"serving.engine: {serving.engine} with serving.precision: {serving.precision} needs {package}, which "
+                "is not installed: pip install 'imagepipe-tfx[openvino]'"
+            )
 
 
 def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:

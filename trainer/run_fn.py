@@ -20,9 +20,9 @@ from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
-from trainer.devices import choose_training_precision, set_up_process
+from trainer.devices import check_engine, choose_training_precision, set_up_process
 from trainer.export.fitting import fold_calibration
-from trainer.export.forms import check_engine, choose_forms
+from trainer.export.forms import choose_forms
 from trainer.export.signatures import save_model
 from trainer.inputs import LoadedSplit, make_batches
 from trainer.network import Network, build_network, get_head_units

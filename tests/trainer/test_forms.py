@@ -9,6 +9,7 @@ from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
 from trainer.config import ServingConfig, TrainerConfig
 from trainer.data import TrainingData
+from trainer.devices import check_engine
 from trainer.export import forms, quantize
 from trainer.export.forms import choose_forms
 from trainer.inputs import ArrayFile, LoadedSplit
@@ -131,4 +132,4 @@ def test_tensorflow_serves_where_openvino_is_missing(network, data, monkeypatch,
     assert result.openvino is None
     assert "pip install 'imagepipe-tfx[openvino]'" in result.facts["tried"][0]
     with pytest.raises(TrainingError, match=r"pip install 'imagepipe-tfx\[openvino\]'"):
-        forms.check_engine(ServingConfig(engine="openvino"))
+        check_engine(ServingConfig(engine="openvino"))

@@ -68,20 +68,6 @@ class Forms(NamedTuple):
     facts: dict[str, Any]
 
 
-def check_engine(serving: ServingConfig) -> None:
-    """Checks that what is configured can be written, before the training.
-
-    Raises:
-        TrainingError: a package is missing.
-    """
-    for package, is_needed in (("openvino", serving.engine == "openvino"), ("nncf", serving.precision == "int8")):
-        if is_needed and importlib.util.find_spec(package) is None:
-            raise TrainingError(
-                f"serving.engine: {serving.engine} with serving.precision: {serving.precision} needs {package}, which "
-                "is not installed: pip install 'imagepipe-tfx[openvino]'"
-            )
-
-
 @dataclass
 class _Judge:
     """Judges forms of one network.
