@@ -16,7 +16,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from imagepipe.deploy.kserve_library import grpc_predict_v2_pb2 as v2
 from imagepipe.serving import protocols
-from imagepipe.serving.limits import MAX_INSTANCES
+from imagepipe.serving.limits import MAX_INSTANCES, MAX_VALUES
 from imagepipe.serving.types import Answers, Request, RequestError
 from imagepipe.serving.wire import check_message
 
@@ -60,7 +60,7 @@ def decode(kind: Any, body: bytes) -> Any:
     Raises:
         RequestError: if it is none, or has too many values.
     """
-    check_message(body, kind.DESCRIPTOR)
+    check_message(body, kind.DESCRIPTOR, MAX_VALUES)
     try:
         return kind.FromString(body)
     except DecodeError as error:

@@ -6,7 +6,6 @@ An empty submessage is two bytes in the message and a hundred in memory, so that
 from collections.abc import Iterator
 from typing import Any
 
-from imagepipe.serving.limits import MAX_VALUES
 from imagepipe.serving.types import RequestError
 
 _FIXED = {1: 8, 5: 4}  # sizes of numbers by their wire type, see https://protobuf.dev/programming-guides/encoding
@@ -15,25 +14,27 @@ _MAX_VARINT_BYTES = 10
 _MAX_DEPTH = 16  # of messages in messages: those of inference are at most 5 deep, others may hold themselves
 
 
-def check_message(body: bytes, kind: Any) -> None:
-    """Checks that a message has no more than MAX_VALUES values; those of packed numbers count by their bytes.
+def check_message(body: bytes, kind: Any, most: int) -> None:
+    """Checks that a message has no more values than are allowed; those of packed numbers count by their bytes.
 
     Args:
         body: the message.
         kind: its descriptor; only its submessages are looked into.
+        most: number of values.
 
     Raises:
         RequestError: if it has more, or is no such message.
     """
-    _count(memoryview(body), kind, MAX_VALUES, _MAX_DEPTH)
+    if _count(memoryview(body), kind, most, _MAX_DEPTH) < 0:
+        raise RequestError("too_many_values", f"the message has more than {most:,} values")
 
 
 def _count(body: memoryview, kind: Any, room: int, depth: int) -> int:
-    """Returns how many values there is room for after those of a message."""
+    """Returns how many values there is room for after those of a message; less than 0 if it has too many."""
     for number, content, _ in iterate_fields(body):
         room -= 1
         if room < 0 or not depth:
-            raise RequestError("too_many_values", f"the message has more than {MAX_VALUES:,} values")
+            return -1
         field = kind.fields_by_number.get(number)
         if content is None or field is None:
             continue
