@@ -11,10 +11,11 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "components.model_report": ["*.html", "*.css", "*.js"],
-        "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
         "imagepipe": ["py.typed"],
-        "pipeline.monitor": ["page.html"],
         "imagepipe.serving": ["docs.html", "page.html"],
+        "pipeline.labelling": ["page.html"],
+        "pipeline.monitor": ["page.html"],
+        "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
         "trainer.weights": ["backbones.json.gz"],
     },
 )
