@@ -81,7 +81,7 @@ def airflow(tmp_path_factory) -> tuple[str, dict[str, str]]:
             refuse_or_skip(f"Airflow can't be installed, so its DAG is not run: {installed.stderr[-500:]}")
     variables = {
         "AIRFLOW_HOME": str(folder / "home"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(FOLDER),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "docs" / "examples"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "IMAGEPIPE_FOLDER": "/data/flowers",
     }
