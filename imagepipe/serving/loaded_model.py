@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from imagepipe.base.errors import ModelError
@@ -75,7 +76,7 @@ class LoadedModel:
             self.folder = folder
         except ModelError:  # which is a ValueError
             raise
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        except (OSError, KeyError, ValueError, DecodeError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
         self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE[signature]}
 

@@ -1,4 +1,4 @@
-"""The image and Prism, made once for the folder's tests, which are in one file: one process of pytest-xdist has it."""
+"""The image and Prism, made once for the tests, which are in one file, and gone after them: they take gigabytes."""
 
 import os
 
@@ -8,7 +8,7 @@ from tests.image.build import build_image, find_missing
 from tests.image.programs import build_program
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def programs():
     """Skips the tests where a program is missing that they need; in the gate they fail there."""
     if missing := find_missing():
@@ -16,7 +16,7 @@ def programs():
         (pytest.fail if required else pytest.skip)(f"an image can't be built here without {missing}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def container(tmp_path_factory):
     """A container of the image of Beam's workers, which is the components' with `boot`."""
     sdk = tmp_path_factory.mktemp("sdk")
@@ -27,7 +27,7 @@ def container(tmp_path_factory):
         yield built
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prism(tmp_path_factory):
     """Beam's runner in Go, a program."""
     return build_program("prism", tmp_path_factory.mktemp("prism"))

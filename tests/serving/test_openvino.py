@@ -1,6 +1,7 @@
 """Versions whose network OpenVINO computes: served, predicted and exchanged like others."""
 
 import gc
+import shutil
 import sys
 import threading
 import time
@@ -9,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from imagepipe.base.errors import ModelError
 from imagepipe.deploy.openvino_form import FOLDER, NETWORK
+from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import engine, openvino_model
 from imagepipe.serving.batching import Batches
 from imagepipe.serving.loaded_model import LoadedModel
@@ -41,6 +44,15 @@ def test_the_network_of_the_savedmodel_is_not_loaded_and_its_signatures_are_desc
     loaded = OpenVinoModel(two_forms)
     assert loaded.signatures == LoadedModel(model).signatures
     assert not hasattr(loaded.loaded, "answer")
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xff" * 100, b"\x12\x04\x2a\x02\xff\xff"])
+def test_a_damaged_savedmodel_is_refused_in_words_though_openvino_computes_its_network(two_forms, tmp_path, damaged):
+    copy = tmp_path / "model"
+    shutil.copytree(two_forms, copy)
+    (copy / GRAPH).write_bytes(damaged)
+    with pytest.raises(ModelError, match="can't be loaded as a model of this pipeline"):
+        load(copy)
 
 
 def test_callers_at_the_same_time_share_batches_and_each_gets_its_own_answers(two_forms):
