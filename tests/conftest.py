@@ -1,8 +1,10 @@
 """Real images, and one run of Transform's analysis over them, shared by the tests of several folders."""
 
+import gc
 import io
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -216,3 +218,11 @@ def browser():
 
     with launch_browser() as browser:
         yield browser
+
+
+@pytest.fixture
+def frozen_garbage() -> Iterator[None]:
+    """Keeps Python's garbage collector from looking at other tests' objects while CPU time is measured."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

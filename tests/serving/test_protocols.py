@@ -1,7 +1,6 @@
 """Parsers of requests: what a body may cost, whatever is in it."""
 
 import base64
-import gc
 import json
 import struct
 import time
@@ -21,12 +20,7 @@ FULL = limits.MAX_BODY_BYTES
 SECONDS = 1.0  # of CPU, on a busy machine; other threads can't run for a part of it
 
 
-@pytest.fixture(autouse=True)
-def frozen_garbage() -> Iterator[None]:
-    """Keeps Python's garbage collector from looking at them while the CPU time is measured."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("frozen_garbage")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_an_empty_workdir_says_how_a_run_is_started(tmp_path):
 
 
 @pytest.mark.slow
-def test_five_hundred_runs_are_listed_newest_first_in_under_a_second(recorder, root):
+def test_five_hundred_runs_are_listed_newest_first_in_under_a_second(recorder, root, frozen_garbage):
     artifacts: dict[str, int] = {}
     for number in range(500):
         cached = {node: artifacts[node] for node in artifacts if node not in ("Evaluator", "Pusher")}
