@@ -28,6 +28,7 @@ from components.model_report.picks import (
 )
 from imagepipe.base.features import Features
 from imagepipe.base.names import CALIBRATION, FINDINGS, OPTIMIZED, STATISTICS, TRAINING_FOLDER
+from imagepipe.base.templates import load_templates
 from imagepipe.serving.types import CheckReport
 
 _HERE = Path(__file__).parent
@@ -121,13 +122,7 @@ def render_page(inputs: PageInputs) -> str:
 
 @functools.cache
 def _load_template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = load_templates(_HERE)
     environment.filters["figure"] = lambda value: "not a number" if value is None else f"{value:.4f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.5g}"
     return environment.get_template("page.html")

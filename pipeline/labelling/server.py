@@ -6,14 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from imagepipe.base.errors import ModelError, describe_error
 from imagepipe.serving.access import EVERYBODY, Access, Guard
-from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
-from imagepipe.serving.handshakes import TlsServer
+from imagepipe.serving.page_server import serve_app
 from pipeline.labelling.work import MAX_NAME, Ledger, Work, list_labels, read_label
 
 _MAX_BODY = 2**16
@@ -129,17 +127,4 @@ def serve(
         labels.open("ab").close()
     except OSError as error:
         raise ModelError(f"{labels} can't be written: {describe_error(error)}. Give another --labels") from error
-    with listen(host, port) as listening:
-        announce(f"{access.scheme}://{format_address(*listening.getsockname()[:2])}")
-        app = make_app(work, labels, by, access, host)
-        config = uvicorn.Config(
-            app,
-            http=Connection,
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            ssl_certfile=access.certificate,
-            ssl_keyfile=access.key,
-        )
-        allow_connections()
-        TlsServer(config).run([listening])
+    serve_app(make_app(work, labels, by, access, host), host, port, announce, access)

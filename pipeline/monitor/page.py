@@ -13,6 +13,7 @@ import numpy as np
 import components.model_report
 from imagepipe.base.charts import Axis, Chart, Point, draw_chart
 from imagepipe.base.images import BadImage, normalize
+from imagepipe.base.templates import load_templates
 from imagepipe.capture.rows import make_preview
 from imagepipe.monitoring.comparison import ANSWERS, EMBEDDING, LABEL, MEASURES, Moved, find_limit
 from imagepipe.monitoring.traffic import load_images, split_label, to_numbers
@@ -59,14 +60,7 @@ def render_page(monitored: Monitored) -> str:
 
 @functools.cache
 def _load_template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
+    return load_templates(_HERE).get_template("page.html")
 
 
 def _list_columns(monitored: Monitored) -> list[dict[str, Any]]:

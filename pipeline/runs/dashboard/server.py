@@ -9,14 +9,12 @@ from pathlib import Path
 from posixpath import dirname, normpath
 from urllib.parse import unquote, urlsplit
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from imagepipe.base.errors import ModelError
 from imagepipe.serving.access import EVERYBODY, Access, Guard
-from imagepipe.serving.connections import Connection, allow_connections, format_address, listen
-from imagepipe.serving.handshakes import TlsServer
+from imagepipe.serving.page_server import serve_app
 from pipeline.runs.dashboard import data, pages
 from pipeline.workdir import Workdir
 
@@ -84,20 +82,7 @@ def serve_pages(root: Path, host: str, port: int, announce: Callable[[str], None
     Raises:
         ModelError: if it can't listen there.
     """
-    with listen(host, port) as listening:
-        announce(f"{access.scheme}://{format_address(*listening.getsockname()[:2])}")
-        app = make_app(Workdir(root), access, host)
-        config = uvicorn.Config(
-            app,
-            http=Connection,
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            ssl_certfile=access.certificate,
-            ssl_keyfile=access.key,
-        )
-        allow_connections()
-        TlsServer(config).run([listening])
+    serve_app(make_app(Workdir(root), access, host), host, port, announce, access)
 
 
 _MARKER = ".imagepipe-dashboard"

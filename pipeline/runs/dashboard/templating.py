@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from imagepipe.base.templates import load_templates
 from pipeline.runs import lineage
 from pipeline.runs.dashboard import graph
 
@@ -15,13 +16,7 @@ _FOLDER = Path(__file__).with_name("templates")
 
 @cache
 def _load_templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = load_templates(_FOLDER)
     environment.filters |= {
         "commit": lineage.describe_commit,
         "duration": format_duration,
