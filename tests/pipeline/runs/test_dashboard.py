@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from imagepipe.base import tfrecord
+from imagepipe.serving import page_server
 from imagepipe.serving.access import EVERYBODY
 from imagepipe.serving.connections import Connection
 from pipeline import logs
@@ -483,7 +484,7 @@ def test_an_axis_has_round_figures_around_all_values(values, ticks):
 
 def test_its_clients_have_the_deadlines_of_the_models_server_and_may_use_its_name(tmp_path, monkeypatch):
     configs = []
-    monkeypatch.setattr(server, "TlsServer", lambda config: configs.append(config) or SimpleNamespace(run=list))
+    monkeypatch.setattr(page_server, "TlsServer", lambda config: configs.append(config) or SimpleNamespace(run=list))
     server.serve_pages(tmp_path, "127.1", 0, print)
     assert [config.http for config in configs] == [Connection]
     asked = TestClient(configs[0].app)
