@@ -13,7 +13,7 @@
 import importlib.util
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +74,6 @@ class OpenVinoNetwork:
 
     Attributes:
         form: the content of ``form.json``.
-        compiled: OpenVINO's ``CompiledModel``, for callers that manage requests themselves.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
@@ -91,13 +90,23 @@ class OpenVinoNetwork:
             raise ModelError(f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'")
         self.form = read_form(folder)
         try:
-            self.compiled = compile_network(folder / NETWORK, self.form["precision"], options)
+            self._compiled = compile_network(folder / NETWORK, self.form["precision"], options)
         except RuntimeError as error:
             raise ModelError(f"{folder} can't be loaded by OpenVINO: {error}") from error
-        self._request, self._lock = self.compiled.create_infer_request(), threading.Lock()
+        self._compute, self._lock = self.open_request(), threading.Lock()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns ``logits`` ``[n, k]`` and ``embedding`` ``[n, d]``, float32, of transformed features ``[n, ...]``."""
         with self._lock:
-            results = self._request.infer({name: inputs[name] for name in self.form["inputs"]}, share_inputs=True)
-            return {name: results[name] for name in self.form["outputs"]}
+            return self._compute(inputs)
+
+    def open_request(self) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+        """Returns a function that does what a call does, beside others that this returned; for one thread."""
+        request = self._compiled.create_infer_request()
+        names, outputs = self.form["inputs"], self.form["outputs"]
+
+        def compute(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            results = request.infer({name: inputs[name] for name in names}, share_inputs=True)
+            return {name: results[name] for name in outputs}
+
+        return compute

@@ -99,7 +99,7 @@ class OpenVinoModel(LoadedModel):
         Args:
             observe: called with the size of each batch.
         """
-        computes = [_open_request(self._network) for _ in range(self._streams)]
+        computes = [self._network.open_request() for _ in range(self._streams)]
         batches = Batches([partial(self._answer, compute) for compute in computes], NETWORK_BATCH_SIZE, observe)
         return lambda tensors: batches(_to_arrays(tensors))
 
@@ -142,7 +142,7 @@ def _choose_streams(form: Path, single: OpenVinoNetwork, trial: Arrays) -> tuple
 
 def _measure(network: OpenVinoNetwork, streams: int, trial: Arrays) -> tuple[float, float]:
     """Warms a network for batches of each size; returns its images per second, and the seconds for a lone image."""
-    computes = [_open_request(network) for _ in range(streams)]
+    computes = [network.open_request() for _ in range(streams)]
     lone = {name: array[:1] for name, array in trial.items()}
 
     def warm(compute: Compute) -> None:
@@ -161,15 +161,3 @@ def _measure(network: OpenVinoNetwork, streams: int, trial: Arrays) -> tuple[flo
         list(pool.map(warm, computes))
         rate = sum(pool.map(repeat, computes))
     return rate, min(timeit.repeat(lambda: computes[0](lone), repeat=3, number=1))
-
-
-def _open_request(network: OpenVinoNetwork) -> Compute:
-    """Returns what computes a batch beside other requests; for one thread."""
-    request = network.compiled.create_infer_request()
-    inputs, outputs = network.form["inputs"], network.form["outputs"]
-
-    def compute(arrays: Arrays) -> dict[str, np.ndarray]:
-        results = request.infer({name: arrays[name] for name in inputs}, share_inputs=True)
-        return {name: results[name] for name in outputs}
-
-    return compute
