@@ -4,9 +4,11 @@ The three messages are declared in a descriptor pool of their own, field for fie
 ``tensorflow/core/example/{feature,example}.proto``; the same bytes come out, and TensorFlow may be imported beside it.
 """
 
+import gzip
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -154,6 +156,16 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
         if compute_masked_crc(record) != crc:
             raise ValueError("damaged TFRecord file: the checksum of a record is wrong")
         yield record
+
+
+def read_artifact(split: Path) -> list[Iterator[bytes]]:
+    """Returns the records of each file of a split, in the order of their names, as ImportExampleGen writes them."""
+    return [_read_gzip(file) for file in sorted(split.glob("*.gz"))]
+
+
+def _read_gzip(path: Path) -> Iterator[bytes]:
+    with gzip.open(path) as file:
+        yield from read_records(cast(BinaryIO, file))
 
 
 def _parse(serialized: bytes) -> Any:

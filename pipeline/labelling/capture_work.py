@@ -93,7 +93,7 @@ def _list_queues(parts: list[str], seen: _Seen) -> Iterator[Queue]:
     measure = measure_doubt if seen.task == "classification" else measure_doubts
     if seen.task != "regression":
         about = "Images that the served model was least sure of."
-        ranked = _rank(parts, seen, lambda row, guesses: measure(row, guesses))
+        ranked = _rank(parts, seen, measure)
         yield Queue("uncertain", "Most uncertain", about, _make_items(ranked, "the model is unsure"))
     about = f"The newest images with a novelty of {_NOVEL:.0%} or more: unlike what the model was trained on."
     ranked = _rank(parts, seen, lambda row, _: row["time"].timestamp() if (row["novelty"] or 0) >= _NOVEL else None)

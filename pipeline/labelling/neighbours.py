@@ -1,12 +1,12 @@
 """The training images that are most like an image, by what a frozen backbone sees (the component Features)."""
 
-import gzip
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from imagepipe.base import tfrecord
+from imagepipe.base.tfrecord import read_artifact, read_bytes_feature
 from trainer.feature_file import read_features
 
 _SHOWN = 4
@@ -42,8 +42,6 @@ def find_neighbours(features: Path, examples: Path, wanted: set[str]) -> dict[st
 
 
 def _read_hashes(split: Path) -> Iterator[str]:
-    for path in sorted(split.glob("*.gz")):
-        with gzip.open(path) as file:
-            for record in tfrecord.read_records(file):  # type: ignore[arg-type]  # it is a BinaryIO in all but name
-                values = tfrecord.read_bytes_feature(record, "sha256")
-                yield values[0].decode() if values else ""
+    for record in chain.from_iterable(read_artifact(split)):
+        values = read_bytes_feature(record, "sha256")
+        yield values[0].decode() if values else ""

@@ -1,6 +1,5 @@
 """The reference of a run: what traffic to its model is compared with, made once of what the run left."""
 
-import gzip
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.base.filesystem import is_uri
 from imagepipe.base.names import ROWS, SUMMARY
-from imagepipe.base.tfrecord import decode_example, read_records
+from imagepipe.base.tfrecord import decode_example, read_artifact, read_bytes_feature
 from imagepipe.monitoring.comparison import MEASURES
 from imagepipe.monitoring.reference import REFERENCE, Reference, read_reference, write_reference
 from pipeline.config_file import read_config
@@ -82,24 +81,16 @@ def _describe_answer(row: dict[str, Any], embedding: Any) -> dict[str, Any]:
 
 def _read_measures(split: Path) -> Iterator[dict[str, Any]]:
     """Yields the measures of a split's images, those of all files in turn: a file may have one class only."""
-    readers = [_read_examples(file) for file in sorted(split.glob("*.gz"))]
-    for examples in itertools.zip_longest(*readers):
-        for example in filter(None, examples):
+    for records in itertools.zip_longest(*read_artifact(split)):
+        for example in map(decode_example, filter(None, records)):
             yield {"split": "train"} | {name: example[name][0] for name in MEASURES if example.get(name)}
-
-
-def _read_examples(file: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(file, "rb") as opened:
-        for record in read_records(opened):  # type: ignore[arg-type]  # it is a stream of bytes, too
-            yield decode_example(record)
 
 
 def _embed(run: Summary, split: Path, features: Features, every: int) -> dict[int, Any]:
     """Returns embeddings, float16 ``[d]``, of every n-th image of the eval split by its index; none of old models."""
     from pipeline.logs import hide_output
 
-    files = sorted(split.glob("*.gz"))
-    examples = itertools.islice(enumerate(itertools.chain.from_iterable(map(_read_examples, files))), 0, None, every)
+    records = itertools.islice(enumerate(itertools.chain.from_iterable(read_artifact(split))), 0, None, every)
     embeddings: dict[int, Any] = {}
     if not run.model_dir or not Path(run.model_dir).is_dir():
         return embeddings
@@ -109,8 +100,8 @@ def _embed(run: Summary, split: Path, features: Features, every: int) -> dict[in
         loaded = tf.saved_model.load(run.model_dir)
         if "embed" not in loaded.signatures:
             return embeddings
-        while batch := list(itertools.islice(examples, _BATCH)):
-            images = tf.constant([example[features.input][0] for _, example in batch], tf.string)
+        while batch := list(itertools.islice(records, _BATCH)):
+            images = tf.constant([read_bytes_feature(record, features.input)[0] for _, record in batch], tf.string)
             metadata = tf.constant([""] * len(batch), tf.string)
             vectors = loaded.signatures["embed"](input=images, metadata=metadata)["embedding"].numpy()
             embeddings |= {index: vector for (index, _), vector in zip(batch, vectors.astype("float16"), strict=True)}
