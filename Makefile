@@ -15,8 +15,10 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
 # Two processes; tests of a file share what is dear to make. Files keep their order, so that those that take longest
-# begin early: of the quick tests that is e2e, of the slow ones these folders.
-IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+# begin early: of the quick tests that is e2e, of the slow ones these folders. Without a limit of 0, pytest-xdist replaces
+# a process that has died, and then waits for ever.
+IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 15 \
+	-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 LONGEST = tests/packaging/ tests/image/ tests/pipeline/ tests/e2e/ tests/faults/
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass

@@ -38,10 +38,13 @@ def end_on_signals() -> Iterator[None]:
     nothing.
     """
     first = 0
+    is_over = False
 
     def end(number: int, _: Any) -> None:
         nonlocal first
         first = first or number
+        if is_over:  # Python runs a handler some time after its signal: a timer set now would kill the process
+            return
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
         if not _is_unwinding():  # what is cleaned up on the way must not be interrupted
             raise Stopped(first)
@@ -55,6 +58,7 @@ def end_on_signals() -> Iterator[None]:
         try:
             yield
         finally:
+            is_over = True
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in previous_handlers.items():
                 signal.signal(number, handler)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from imagepipe.base import signals
 from imagepipe.base.signals import Stopped, end_on_signals, hold_signals
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
@@ -89,6 +90,19 @@ def test_cleaning_up_on_the_way_is_not_interrupted_by_a_second_signal():
 
     run_until_stopped(work)
     assert cleaned
+
+
+def test_a_signal_that_comes_while_the_block_is_left_sets_no_timer_that_would_kill_the_process(monkeypatch):
+    original = signal.setitimer
+
+    def disturb(which: int, seconds: float) -> None:
+        original(which, seconds)
+        if not seconds:
+            send(signal.SIGALRM)
+
+    monkeypatch.setattr(signals.signal, "setitimer", disturb)
+    run_until_stopped(lambda: (send(signal.SIGTERM), wait()))
+    run_until_stopped(lambda: swallow_everything() and None)
 
 
 def test_errors_of_the_block_stay_what_they_are():
