@@ -27,7 +27,8 @@ from imagepipe.base.on_disk import DiskCounter
 from imagepipe.capture.rows import CaptureOptions
 from imagepipe.deploy import storage
 from imagepipe.serving.listing import Item, Listing, read_side_features, stream_inputs
-from imagepipe.serving.predictor import Predictor, load
+from imagepipe.serving.openvino_model import load_served
+from imagepipe.serving.predictor import Predictor
 from imagepipe.serving.results import Run, recover
 from imagepipe.serving.shards import ResultFormat, predict_shard
 from imagepipe.serving.spool import Shard, Spool, read_shards, spool_items
@@ -166,11 +167,11 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
 
     def load_model(self) -> Predictor:
         if not filesystem.is_uri(self._model):
-            return load(self._model)
+            return Predictor(load_served(Path(self._model), for_many=True))
         with tempfile.TemporaryDirectory(prefix="imagepipe-model-") as folder:
             copy = Path(folder, "model")
             storage.fetch(self._model, copy)
-            return load(copy)  # all of it goes into memory
+            return Predictor(load_served(copy, for_many=True))  # all of it goes into memory
 
     def run_inference(self, batch: Sequence[Shard], model: Predictor, inference_args: Any = None) -> Iterable[str]:
         for shard in batch:

@@ -52,7 +52,7 @@ class Engine:
         Raises:
             Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
         """
-        self.model, self.name, self.version = load_served(folder, key, has_callers=True), name, version
+        self.model, self.name, self.version = load_served(folder, key, for_many=True), name, version
         if isinstance(self.model, OpenVinoModel):
             self._answer: Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]] = self.model.share_batches(observe)
         else:

@@ -1,6 +1,7 @@
 """A SavedModel of this pipeline in this process's memory, and its signatures."""
 
 import mmap
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -44,10 +45,12 @@ class LoadedModel:
         loaded: the object that TensorFlow loaded.
         signatures: the SavedModel's signatures, in TensorFlow Serving's form.
         engine: what computes the network, in words.
+        at_once: number of batches that it computes at once; further ones wait.
         note: why it is another engine than the version was exported for; '' if it is not.
     """
 
     engine = "TensorFlow"
+    at_once = 1
     note = ""
 
     def __init__(
@@ -66,6 +69,7 @@ class LoadedModel:
         Raises:
             ModelError: if it can't be loaded, lacks the signature, or isn't signed with the key.
         """
+        self._lock = threading.Lock()
         in_use = ExitStack()
         weakref.finalize(self, in_use.close)
         try:
@@ -153,8 +157,12 @@ class LoadedModel:
         return dict(self.loaded.preprocess(**self.build_tensors(requests)))
 
     def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
-        """Returns ``classes``, ``label``, ``score``, ``novelty`` and ``embedding`` of what ``preprocess`` made."""
-        return {name: tensor.numpy() for name, tensor in self.loaded.answer(**tensors).items()}
+        """Returns ``classes``, ``label``, ``score``, ``novelty`` and ``embedding`` of what ``preprocess`` made.
+
+        For any number of threads, see ``at_once``.
+        """
+        with self._lock:
+            return {name: tensor.numpy() for name, tensor in self.loaded.answer(**tensors).items()}
 
     def predict(self, requests: Sequence[Request]) -> list[Prediction]:
         """Answers one batch of requests, which lack no side feature."""

@@ -8,8 +8,8 @@ import time
 import timeit
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import cast
 
 import joblib
@@ -29,13 +29,13 @@ _MEASURED_SECONDS = 0.3
 _log = logging.getLogger("imagepipe.serve")
 
 
-def load_served(folder: Path, key: Path | None = None, has_callers: bool = False) -> LoadedModel:
+def load_served(folder: Path, key: Path | None = None, for_many: bool = False) -> LoadedModel:
     """Loads a version for the engine that it was exported for, or for TensorFlow where that doesn't work.
 
     Args:
         folder: the SavedModel's folder.
         key: see ``LoadedModel``.
-        has_callers: whether many ask at once, see ``OpenVinoModel``.
+        for_many: whether it is asked about many images, see ``OpenVinoModel``.
 
     Raises:
         ModelError: see ``LoadedModel``.
@@ -43,7 +43,7 @@ def load_served(folder: Path, key: Path | None = None, has_callers: bool = False
     note = ""
     if find_form(folder):
         try:
-            return OpenVinoModel(folder, key, has_callers)
+            return OpenVinoModel(folder, key, for_many)
         except (ModelError, RuntimeError) as error:  # the second is what OpenVINO raises
             note = f"{str(error).removesuffix('.')}. TensorFlow computes the network instead."
             _log.warning(note)
@@ -55,20 +55,20 @@ def load_served(folder: Path, key: Path | None = None, has_callers: bool = False
 class OpenVinoModel(LoadedModel):
     """See ``LoadedModel``; it answers requests, and not Examples."""
 
-    def __init__(self, folder: Path, key: Path | None = None, has_callers: bool = False):
+    def __init__(self, folder: Path, key: Path | None = None, for_many: bool = False):
         """Loads it.
 
         Args:
             folder: the SavedModel's folder.
             key: see ``LoadedModel``.
-            has_callers: whether many ask at once, for which it measures how many batches to compute at once; takes
-                some seconds.
+            for_many: whether it is asked about many images, for which it measures how many batches to compute at once;
+                takes some seconds.
 
         Raises:
             ModelError: see ``LoadedModel``; also if the version has no form for OpenVINO, or that isn't installed.
             RuntimeError: if OpenVINO can't compute it on this machine.
         """
-        self._has_callers = has_callers
+        self._for_many = for_many
         super().__init__(folder, key=key)
 
     def _load(self, files: Path, signature: str) -> Mapping[str, tf.TensorSpec]:
@@ -77,19 +77,22 @@ class OpenVinoModel(LoadedModel):
             raise ModelError(f"{files} has no form for OpenVINO")
         self.loaded = tf.saved_model.load(str(form))
         self.has_novelty = "novelty" in self.loaded.answers.structured_outputs
-        self._network, self._streams = _compile(form, 1), 1
-        if self._has_callers:
+        self._network, self.at_once = _compile(form, 1), 1
+        if self._for_many:
             trial = {
                 name: np.zeros([NETWORK_BATCH_SIZE, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
                 for name, spec in self.loaded.preprocess.structured_outputs.items()
             }
-            self._network, self._streams = _choose_streams(form, self._network, trial)
-        self.engine = f"OpenVINO, {self._network.form['precision']}, batches at once: {self._streams}"
+            self._network, self.at_once = _choose_streams(form, self._network, trial)
+        self._free: SimpleQueue[Compute] = SimpleQueue()
+        for _ in range(self.at_once):
+            self._free.put(self._network.open_request())
+        self.engine = f"OpenVINO, {self._network.form['precision']}, batches at once: {self.at_once}"
         return cast(Mapping[str, tf.TensorSpec], self.loaded.preprocess.structured_input_signature[1])
 
     def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
-        """See ``LoadedModel``; one call at a time."""
-        return self._answer(self._network, _to_arrays(tensors))
+        """See ``LoadedModel``."""
+        return self._answer(_to_arrays(tensors))
 
     def share_batches(
         self, observe: Callable[[int], None]
@@ -99,12 +102,15 @@ class OpenVinoModel(LoadedModel):
         Args:
             observe: called with the size of each batch.
         """
-        computes = [self._network.open_request() for _ in range(self._streams)]
-        batches = Batches([partial(self._answer, compute) for compute in computes], NETWORK_BATCH_SIZE, observe)
+        batches = Batches([self._answer] * self.at_once, NETWORK_BATCH_SIZE, observe)
         return lambda tensors: batches(_to_arrays(tensors))
 
-    def _answer(self, compute: Compute, arrays: Arrays) -> dict[str, np.ndarray]:
-        outputs = compute(arrays)
+    def _answer(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        compute = self._free.get()
+        try:
+            outputs = compute(arrays)
+        finally:
+            self._free.put(compute)
         answers = self.loaded.answers(**{name: tf.constant(array) for name, array in outputs.items()})
         return {name: tensor.numpy() for name, tensor in answers.items()} | {"embedding": outputs["embedding"]}
 

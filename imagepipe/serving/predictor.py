@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import joblib
 import tensorflow as tf
@@ -21,6 +21,9 @@ from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.types import Failure, Prediction, Request, Value
 
 Observe = Callable[[Request, Request, Prediction], None]
+
+_Row = tuple[Request | Failure, Request | Failure, Prediction | Failure]
+"""A request as it came, the same as it was decoded, and the answer."""
 
 
 def load(path: str | os.PathLike[str], verify: str | os.PathLike[str] | None = None) -> "Predictor":
@@ -82,7 +85,9 @@ class Predictor:
     def predict_requests(
         self, requests: Iterable[Request | Failure], observe: Observe | None = None
     ) -> Iterator[Prediction | Failure]:
-        """Answers requests in batches, and decodes the next ones meanwhile; memory holds some batches of 8.
+        """Answers requests in batches; while the network computes some, the next ones are decoded.
+
+        Memory holds some batches of 8: those at work, and as many again whose turn it is not yet.
 
         Images of any format that ``imagepipe ingest`` takes are converted as it converts them.
 
@@ -95,9 +100,10 @@ class Predictor:
         """
         remaining = iter(requests)
         batches = iter(lambda: list(itertools.islice(remaining, NETWORK_BATCH_SIZE)), [])
-        with ThreadPoolExecutor(joblib.cpu_count(), "decode") as decoders:
-            for decoded in map_in_order(decoders, self._decode, batches, ahead=joblib.cpu_count() + 1):
-                for sent, prepared, answer in zip(decoded.sent, decoded.batch, decoded.answer(), strict=True):
+        threads = joblib.cpu_count() + self.model.at_once  # that decode, or wait for the network
+        with ThreadPoolExecutor(threads, "predict") as pool:
+            for rows in map_in_order(pool, self._answer, batches, ahead=2 * threads):
+                for sent, prepared, answer in rows:
                     if observe and isinstance(answer, Prediction):
                         observe(cast(Request, sent), cast(Request, prepared), answer)
                     yield answer
@@ -113,40 +119,21 @@ class Predictor:
         except BadImage as error:
             return Failure(request.id, str(error))
 
-    def _decode(self, sent: list[Request | Failure]) -> "_Decoded":
+    def _answer(self, sent: list[Request | Failure]) -> list[_Row]:
         prepared = [self._prepare(request) for request in sent]
         try:
-            return self._preprocess(sent, prepared)
+            predictions = iter(self._predict(prepared))
         except tf.errors.InvalidArgumentError:  # broken pixels: the graph finds them, and doesn't say in which image
             normalized = list(normalize_images(prepared))
             if normalized == prepared:
                 raise
-            return self._preprocess(sent, normalized)
+            prepared = normalized
+            predictions = iter(self._predict(prepared))
+        return [
+            (one, decoded, decoded if isinstance(decoded, Failure) else next(predictions))
+            for one, decoded in zip(sent, prepared, strict=True)
+        ]
 
-    def _preprocess(self, sent: list[Request | Failure], batch: list[Request | Failure]) -> "_Decoded":
+    def _predict(self, batch: list[Request | Failure]) -> list[Prediction]:
         requests = [request for request in batch if isinstance(request, Request)]
-        if not requests or not self.model.has_halves:
-            predictions = self.model.predict(requests) if requests else []
-            return _Decoded(sent, batch, lambda: predictions)
-        tensors = self.model.preprocess(requests)
-        return _Decoded(sent, batch, lambda: self.model.build_predictions(requests, self.model.answer(tensors)))
-
-
-class _Decoded(NamedTuple):
-    """A batch whose images are decoded.
-
-    Attributes:
-        sent: requests, and failures between them, as they came.
-        batch: the same as they were decoded; what can't be is a failure.
-        compute: returns the answers to the requests.
-    """
-
-    sent: list[Request | Failure]
-    batch: list[Request | Failure]
-    compute: Callable[[], list[Prediction]]
-
-    def answer(self) -> Iterator[Prediction | Failure]:
-        """Yields an answer for each; failures are passed through."""
-        predictions = iter(self.compute())
-        for request in self.batch:
-            yield request if isinstance(request, Failure) else next(predictions)
+        return self.model.predict(requests) if requests else []

@@ -1,6 +1,7 @@
 """Versions whose network OpenVINO computes: served, predicted and exchanged like others."""
 
 import gc
+import json
 import shutil
 import sys
 import threading
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy.openvino_form import FOLDER, NETWORK
+from imagepipe.deploy.openvino_form import FOLDER, NETWORK, OpenVinoNetwork
 from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import engine, openvino_model
+from imagepipe.serving.batch import predict_source
 from imagepipe.serving.batching import Batches
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
@@ -38,6 +40,29 @@ def test_a_predictor_asks_openvino_where_the_version_has_a_form_for_it(two_forms
     (expected,) = LoadedModel(two_forms).predict([Request("", gray(250))])
     assert light[0].classes == pytest.approx(expected.classes, abs=1e-6)
     assert predictor.model.engine == "OpenVINO, int8, batches at once: 1"
+
+
+def test_a_batch_prediction_computes_as_many_batches_at_once_as_is_best_here(two_forms, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_model, "_choose_streams", lambda form, *_: (openvino_model._compile(form, 2), 2))
+    both_compute = threading.Barrier(2, timeout=30)
+    open_request = OpenVinoNetwork.open_request
+
+    def open_watched(network):
+        compute = open_request(network)
+
+        def compute_with_another(inputs):
+            both_compute.wait()
+            return compute(inputs)
+
+        return compute_with_another
+
+    monkeypatch.setattr(OpenVinoNetwork, "open_request", open_watched)
+    for number in range(32):
+        (tmp_path / f"{number:02}.png").write_bytes(gray(10 if number % 3 else 250))
+    result = predict_source(two_forms, str(tmp_path), tmp_path / "out")
+    assert (result.predicted, both_compute.broken) == (32, False)
+    rows = [json.loads(line) for path in (tmp_path / "out").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert [row["label"] == "light" for row in rows] == [number % 3 == 0 for number in range(32)]
 
 
 def test_the_network_of_the_savedmodel_is_not_loaded_and_its_signatures_are_described(two_forms, model):
