@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.data_check import CLASSES, FLIPPED, compute_features
 from benchmarks.results import Claim, make_parser, report
 
-MEASURES = ("components/feature_check", "imagepipe/ingest", "pipeline/labelling")
+MEASURES = ("components/data_check/decided.py", "components/feature_check", "imagepipe/ingest", "pipeline/labelling")
 LISTED = 100  # data.validation.label_errors by default
 DRAW = 0
 
@@ -57,7 +57,7 @@ def correct(files: list[Path], weights: str, place: Path) -> dict[str, Any]:
     ingest(place / "photos", place / "data", workers=2)
     hashes, images, labels = read_dataset(place / "data")
     features = compute_features(images, weights)
-    errors = list_errors(hashes, features, labels)
+    errors = list_errors(place / "data", hashes, features, labels)
     write_run(place, errors)
     start = time.perf_counter()
     label_by_keyboard(place, truth)
@@ -66,7 +66,7 @@ def correct(files: list[Path], weights: str, place: Path) -> dict[str, Any]:
     result = ingest(place / "photos", place / "data", labels=place / "labels.jsonl", workers=2)
     hashes, images, labels = read_dataset(place / "data")
     now = dict(zip(hashes, labels, strict=True))
-    again = list_errors(hashes, compute_features(images, weights), labels)
+    again = list_errors(place / "data", hashes, compute_features(images, weights), labels)
     listed = flipped & {error["sha256"] for error in errors}
     return {
         "listed": len(errors),
@@ -117,20 +117,19 @@ def read_dataset(folder: Path) -> tuple[list[str], list[bytes], list[str]]:
     return list(hashes), list(images), list(labels)
 
 
-def list_errors(hashes: list[str], features: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
+def list_errors(folder: Path, hashes: list[str], features: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
     """Returns the likely label errors as FeatureCheck writes them."""
-    from components.data_check.label_errors import rank_candidates
+    from components.data_check.decided import find_decided
+    from components.data_check.label_errors import find_label_errors
+    from components.data_check.split import Split
     from components.feature_check.check import predict_twice
+    from imagepipe.base.decisions import read_given_labels
 
-    classes = sorted(set(labels))
-    numbers = np.array([classes.index(label) for label in labels])
-    candidates = rank_candidates(predict_twice(features, numbers, np.arange(len(labels))), numbers, LISTED)
-    return [
-        {"split": "", "id": hashes[one.index][:8], "sha256": hashes[one.index], "label": labels[one.index],
-         "suggested": classes[one.suggested], "confidence": one.confidence,
-         "suggested_confidence": one.suggested_confidence}
-        for one in candidates
-    ]  # fmt: skip
+    ids, values = [sha256[:8] for sha256 in hashes], [[label] for label in labels]
+    splits = {"train": Split(ids, hashes, values, descriptors=dict(enumerate(features)))}
+    decided = find_decided(splits, read_given_labels(str(folder)))
+    errors, _, _ = find_label_errors(splits, [], LISTED, predict_twice, decided)
+    return errors
 
 
 def write_run(place: Path, errors: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The DAG: from raw Examples to a pushed model. It reads top to bottom."""
 
+import glob
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from components.schema_gen.component import ImageSchemaGen
 from components.serving_check.component import ServingCheck
 from components.tfdv import tfdv
 from components.trainer.component import Trainer, Tuner
+from imagepipe.base.decisions import hash_given_labels
 from imagepipe.deploy.config import DeployConfig
 from pipeline.code_key import add_code_keys
 from pipeline.config import Config
@@ -108,7 +110,7 @@ def create_pipeline(
     )
 
     # The same as text, and what a schema can't express: copies across splits, labels that are likely to be wrong, how
-    # far the data has drifted since the live model was trained.
+    # far the data has drifted since the live model was trained. What a person has decided on is not listed again.
     deployment = deploy.model_dump(mode="json", exclude={"sign"})  # those who read versions need no key
     data_check = DataCheck(
         examples=example_gen.outputs["examples"],
@@ -121,6 +123,8 @@ def create_pipeline(
         slices=json.dumps(list_slice_columns(config.evaluation, features)),
         demands=json.dumps(list_demands(config)),
         deploy=json.dumps(deployment),
+        dataset=parameter("data_path", source.base) if is_compiled else glob.escape(config.data.path),
+        decisions_hash=None if is_compiled else hash_given_labels(config.data.path),
     )
 
     # Stops a run whose data can't be trained on. A node of its own, so that the findings can be looked at then.

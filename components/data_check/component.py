@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
 from components.data_check.driver import Driver
 from components.data_check.executor import Executor
-from imagepipe.base.names import LIVE_STATISTICS
+from imagepipe.base.names import DECISIONS_HASH, LIVE_STATISTICS
 
 
 class DataCheckSpec(types.ComponentSpec):
@@ -28,6 +29,8 @@ class DataCheckSpec(types.ComponentSpec):
         "slices": ExecutionParameter(type=str),
         "demands": ExecutionParameter(type=str),
         "deploy": ExecutionParameter(type=str),
+        "dataset": ExecutionParameter(type=str),
+        DECISIONS_HASH: ExecutionParameter(type=str, optional=True),
         LIVE_STATISTICS: ExecutionParameter(type=str, optional=True),
         Driver.PROPERTY: ExecutionParameter(type=str, optional=True),
     }
@@ -56,6 +59,9 @@ class DataCheck(base_component.BaseComponent):
             as JSON.
         deploy: where models are deployed to, a ``DeployConfig`` as JSON: the data is compared with what the live model
             was trained on.
+        dataset: the folder of the Examples, as a pattern in which special characters are escaped. If ``imagepipe
+            ingest`` made it, it may list decisions of people, who are not asked again about the images.
+        decisions_hash: of these decisions; None if a task of a compiled pipeline looks it up.
     """
 
     SPEC_CLASS = DataCheckSpec
@@ -74,6 +80,8 @@ class DataCheck(base_component.BaseComponent):
         slices: str,
         demands: str,
         deploy: str,
+        dataset: str | RuntimeParameter,
+        decisions_hash: str | None,
     ):
         super().__init__(
             spec=DataCheckSpec(
@@ -87,6 +95,8 @@ class DataCheck(base_component.BaseComponent):
                 slices=slices,
                 demands=demands,
                 deploy=deploy,
+                dataset=dataset,
+                **({} if decisions_hash is None else {DECISIONS_HASH: decisions_hash}),
                 findings=types.Channel(type=standard_artifacts.ExampleAnomalies),
             )
         )

@@ -28,6 +28,7 @@ from components.data_check.columns import (
 )
 from components.data_check.config import ValidationConfig
 from components.data_check.curated_schema import freeze_ranges, read_min_images
+from components.data_check.decided import find_decided, list_undecided
 from components.data_check.drift import check_drift, check_skew
 from components.data_check.driver import Driver
 from components.data_check.findings import MAX_EXAMPLES, Finding
@@ -41,6 +42,7 @@ from components.data_check.split_reader import read_splits, read_thumbnails
 from components.data_check.steps import Place, is_local
 from components.data_check.tfdv_statistics import Statistics, count_examples, summarize_columns
 from imagepipe.base import filesystem
+from imagepipe.base.decisions import read_given_labels
 from imagepipe.base.errors import DataError
 from imagepipe.base.features import parse_features
 from imagepipe.base.names import FINDINGS, SCHEMA, STATISTICS
@@ -107,14 +109,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             near_duplicates, bits = find_near_duplicates(
                 splits, lambda wanted: read_thumbnails(splits, features.input, wanted, place)
             )
-            findings += describe_near_duplicates(splits, near_duplicates, config.stop_on, bits)
+            decided = find_decided(splits, read_given_labels(filesystem.unescape(exec_properties["dataset"])))
+            undecided = list_undecided(near_duplicates, decided)
+            not_listed = {"near_duplicates": len(near_duplicates) - len(undecided), "label_errors": 0}
+            findings += describe_near_duplicates(splits, undecided, config.stop_on, bits, not_listed["near_duplicates"])
             label_errors: list[dict[str, Any]] = []
             if judges_labels:
-                label_errors, judged = find_label_errors(
-                    splits, near_duplicates, config.label_errors, predict_out_of_sample
+                label_errors, judged, not_listed["label_errors"] = find_label_errors(
+                    splits, near_duplicates, config.label_errors, predict_out_of_sample, decided
                 )
-                findings += describe_label_errors(label_errors, judged, total)
-            listed = near_duplicates[:MAX_EXAMPLES]
+                findings += describe_label_errors(label_errors, judged, total, not_listed["label_errors"])
+            listed = undecided[:MAX_EXAMPLES]
             identified = identify_images(splits, (image for group in listed for image in group))
             summary = {name: _summarize_split(statistics[name], splits[name], task) for name in statistics}
 
@@ -123,6 +128,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             "findings": [asdict(finding) for finding in sorted(findings, key=lambda finding: finding.severity)],
             "near_duplicates": [[identified[image] for image in group] for group in listed],
             "label_errors": label_errors,
+            "not_listed": not_listed,
+            "decided": sorted(decided),
         }
         _write_json(f"{artifact.uri}/{FINDINGS}", content)
         _write_json(f"{artifact.uri}/{STATISTICS}", summary)

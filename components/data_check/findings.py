@@ -46,3 +46,10 @@ def rate_split(split: str) -> Severity:
 def count_images(number: int) -> str:
     """Returns a number of images as text, such as "1 image" or "1,234 images"."""
     return f"{number:,} image{'' if number == 1 else 's'}"
+
+
+def describe_left_out(number: int, what: str) -> str:
+    """Returns how many images or groups are not listed, as the end of a message; "" if all are."""
+    return (
+        f". Not listed: {number:,} {what}{'' if number == 1 else 's'} on which a person has decided" if number else ""
+    )

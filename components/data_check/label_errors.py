@@ -8,7 +8,7 @@ the label that they judge, and take seconds.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from components.data_check.findings import MAX_EXAMPLES, Finding
+from components.data_check.findings import MAX_EXAMPLES, Finding, describe_left_out
 from components.data_check.split import ImageRef, Split, identify_images
 
 SIDE = 96
@@ -62,7 +62,8 @@ def find_label_errors(
     near_duplicates: Sequence[Sequence[ImageRef]],
     maximum: int,
     predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-) -> tuple[list[dict[str, Any]], int]:
+    decided: Collection[ImageRef] = (),
+) -> tuple[list[dict[str, Any]], int, int]:
     """Finds images whose label is likely to be wrong.
 
     Args:
@@ -72,9 +73,10 @@ def find_label_errors(
         maximum: maximum number of images to return.
         predict: returns out-of-sample probabilities, ``[n, k]``, of descriptors, labels and groups, as
             ``predict_out_of_sample`` does.
+        decided: images that are left out, as a person has decided on their labels; others learn from them.
 
     Returns:
-        The images, the likeliest errors first, for JSON; and how many images were judged.
+        The images, the likeliest errors first, for JSON; how many images were judged; and how many were left out.
     """
     images = [
         (name, index)
@@ -89,7 +91,7 @@ def find_label_errors(
         label for label, count in Counter(names).items() if count >= MIN_IMAGES and groups_by_label[label] >= FOLDS
     )
     if len(classes) < 2:
-        return [], 0
+        return [], 0, 0
     numbers = {label: number for number, label in enumerate(classes)}
     places = [place for place, label in enumerate(names) if label in numbers]
     judged = [(images[place], names[place]) for place in places]
@@ -97,7 +99,9 @@ def find_label_errors(
     probabilities = predict(
         np.stack([splits[name].descriptors[index] for (name, index), _ in judged]), labels, groups[places]
     )
-    candidates = rank_candidates(probabilities, labels, maximum)
+    ranked = rank_candidates(probabilities, labels, len(labels))
+    undecided = [candidate for candidate in ranked if judged[candidate.index][0] not in decided]
+    candidates = undecided[:maximum]
     identified = identify_images(splits, (judged[candidate.index][0] for candidate in candidates))
     errors = []
     for candidate in candidates:
@@ -112,7 +116,7 @@ def find_label_errors(
                 "confident": candidate.confident,
             }
         )
-    return errors, len(judged)
+    return errors, len(judged), len(ranked) - len(undecided)
 
 
 def _number_groups(
@@ -131,13 +135,16 @@ def _number_groups(
     return np.asarray(connected_components(graph, directed=False)[1])
 
 
-def describe_label_errors(errors: Sequence[Mapping[str, Any]], judged: int, total: int) -> list[Finding]:
+def describe_label_errors(
+    errors: Sequence[Mapping[str, Any]], judged: int, total: int, left_out: int = 0
+) -> list[Finding]:
     """Returns one finding about all likely label errors, if there are any.
 
     Args:
         errors: as ``find_label_errors`` returns them.
         judged: number of images that were judged.
         total: number of all images.
+        left_out: number of further ones on which a person has decided.
     """
     if not errors:
         return []
@@ -148,7 +155,7 @@ def describe_label_errors(errors: Sequence[Mapping[str, Any]], judged: int, tota
         f"{len(errors):,} of {judged:,} {images} look{'s' if len(errors) == 1 else ''} more like another class than "
         f"{'its' if len(errors) == 1 else 'their'} own, {confident:,} of them clearly. The likeliest label errors: "
         f"{examples}"
-    )
+    ) + describe_left_out(left_out, "image")
     return [Finding("warning", "label_errors", "", "label", message, [error["id"] for error in errors[:MAX_EXAMPLES]])]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from components.data_check.findings import MAX_EXAMPLES, Finding, choose_severity, count_images
+from components.data_check.findings import MAX_EXAMPLES, Finding, choose_severity, count_images, describe_left_out
 from components.data_check.split import ImageRef, Split, identify_images, take
 
 RADIUS = 7
@@ -91,7 +91,11 @@ def group_copies(splits: Iterable[str], sets: Sequence[Sequence[ImageRef]]) -> l
 
 
 def describe_near_duplicates(
-    splits: Mapping[str, Split], groups: Sequence[Sequence[ImageRef]], stop_on: Sequence[str], bits: int = RADIUS
+    splits: Mapping[str, Split],
+    groups: Sequence[Sequence[ImageRef]],
+    stop_on: Sequence[str],
+    bits: int = RADIUS,
+    left_out: int = 0,
 ) -> list[Finding]:
     """Returns one finding about all groups of near-duplicates, if there are any; those within a split stop no run.
 
@@ -100,6 +104,7 @@ def describe_near_duplicates(
         groups: from ``find_near_duplicates``.
         stop_on: kinds of findings that stop the run.
         bits: from ``find_near_duplicates``.
+        left_out: number of further groups on whose images a person has decided.
     """
     if not groups:
         return []
@@ -118,6 +123,7 @@ def describe_near_duplicates(
         + (f"; in {conflicting:,} of the groups the labels differ" if conflicting else "")
         + (f"; of so many images not all pairs beyond {max(bits, 0)} bits were compared" if bits < RADIUS else "")
         + ". Keep one image of each group"
+        + describe_left_out(left_out, "group")
     )
     severity = choose_severity("near_duplicates", stop_on if across else ())
     return [Finding(severity, "near_duplicates", "", "", message, [named[image]["id"] for image in listed])]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.data_check.config import ValidationConfig
+from components.data_check.decided import list_undecided
 from components.data_check.findings import MAX_EXAMPLES, Finding
 from components.data_check.label_errors import describe_label_errors, find_label_errors
 from components.data_check.near_duplicates import describe_near_duplicates, find_near_duplicates, group_copies
@@ -31,6 +32,7 @@ def check_features(
     read_thumbnails: ReadThumbnails,
     task: str,
     config: ValidationConfig,
+    decided: Collection[ImageRef] = (),
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Finds near-duplicates, outliers and, in a classification, label errors.
 
@@ -41,9 +43,10 @@ def check_features(
         read_thumbnails: see ``find_near_duplicates``.
         task: classification, multilabel or regression.
         config: which findings stop the run, and how many label errors are listed.
+        decided: images on whose labels a person has decided; they are not listed.
 
     Returns:
-        The findings; and the images of ``near_duplicates`` and ``label_errors``, as in DataCheck's findings.
+        The findings; and ``near_duplicates``, ``label_errors`` and ``not_listed``, as in DataCheck's findings.
     """
     copies, bits = find_near_duplicates(splits, read_thumbnails)
     total = sum(len(split.ids) for split in splits.values())
@@ -56,16 +59,20 @@ def check_features(
             splits, [*copies, *([images[one], images[other]] for one, other in confirm_copies(thumbnails, pairs))]
         )
         findings += _describe_outliers(splits, [images[position] for position in find_outliers(similarities)])
-    findings += describe_near_duplicates(splits, copies, config.stop_on, bits)
+    undecided = list_undecided(copies, decided)
+    not_listed = {"near_duplicates": len(copies) - len(undecided), "label_errors": 0}
+    findings += describe_near_duplicates(splits, undecided, config.stop_on, bits, not_listed["near_duplicates"])
     label_errors: list[dict[str, Any]] = []
     if task == "classification" and config.label_errors:
         for (name, index), row in zip(images, features, strict=True):
             splits[name].descriptors[index] = row
-        label_errors, judged = find_label_errors(splits, copies, config.label_errors, predict_twice)
-        findings += describe_label_errors(label_errors, judged, total)
-    identified = identify_images(splits, (image for group in copies[:MAX_EXAMPLES] for image in group))
-    listed = [[identified[image] for image in group] for group in copies[:MAX_EXAMPLES]]
-    return findings, {"near_duplicates": listed, "label_errors": label_errors}
+        label_errors, judged, not_listed["label_errors"] = find_label_errors(
+            splits, copies, config.label_errors, predict_twice, decided
+        )
+        findings += describe_label_errors(label_errors, judged, total, not_listed["label_errors"])
+    identified = identify_images(splits, (image for group in undecided[:MAX_EXAMPLES] for image in group))
+    listed = [[identified[image] for image in group] for group in undecided[:MAX_EXAMPLES]]
+    return findings, {"near_duplicates": listed, "label_errors": label_errors, "not_listed": not_listed}
 
 
 def predict_twice(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -54,6 +54,7 @@ def FeatureCheck(  # noqa: N802 (makes a component)
         for name in sorted(split_names, key=lambda name: (name != "train", name))
     }
     images, rows = read_features(Path(fetch_folder(features.uri)) / FEATURES)
+    first = json.loads(filesystem.read_text(f"{findings.uri}/{FINDINGS}"))
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
         splits = read_splits(readings, place)
@@ -64,8 +65,8 @@ def FeatureCheck(  # noqa: N802 (makes a component)
             lambda wanted: read_thumbnails(splits, names_of.input, wanted, place),
             task,
             ValidationConfig(**json.loads(validation)),
+            set(map(tuple, first["decided"])),
         )
-    first = json.loads(filesystem.read_text(f"{findings.uri}/{FINDINGS}"))
     kept = [finding for finding in first["findings"] if finding["kind"] not in REPLACED]
     every = sorted([*kept, *map(asdict, findings_now)], key=lambda finding: finding["severity"])
     content = json.dumps(first | {"findings": every} | listed, indent=1, allow_nan=False)

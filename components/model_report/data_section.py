@@ -46,10 +46,19 @@ def describe_data(
             for group in groups
         ],
         "groups_all": len(findings.get("near_duplicates", [])),
+        "not_listed": _describe_not_listed(findings.get("not_listed", {})),
         "splits": {name: split["count"] for name, split in statistics.items()},
         "labels": _count_labels(statistics),
         "columns": _list_columns(statistics),
     }
+
+
+def _describe_not_listed(counts: Mapping[str, int]) -> str:
+    """Returns how many images and groups are not among the findings, as a sentence; "" if all are."""
+    images, groups = counts.get("label_errors", 0), counts.get("near_duplicates", 0)
+    parts = [f"{images:,} that look more like another class"] if images else []
+    parts += [f"{groups:,} groups of near-duplicates"] if groups else []
+    return f"Not listed, as a person has decided on the images: {' and '.join(parts)}." if parts else ""
 
 
 def _load_pictures(

@@ -8,6 +8,7 @@ line for a hash holds. Images that no source may have lie beside the file, in a 
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,9 @@ from pathlib import Path
 from imagepipe.base import filesystem
 
 Label = str | list[str] | float | None
+
+OVERRIDES = "overrides.jsonl"
+"""File of a dataset that lists the decisions that ingest was given, and what became of each."""
 
 _MAX_LINE = 2**20
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -98,6 +102,26 @@ def read_decisions(path: str) -> Decisions:
         if sha256 in newest and len({json.dumps(one.label) for one in by.values()}) > 1
     }
     return Decisions(newest, disputes, problems)
+
+
+def read_given_labels(dataset: str) -> dict[str, Label]:
+    """Returns the labels by hash that people decided on, as a dataset lists them; none if it has no list.
+
+    Args:
+        dataset: the folder, a path or URI.
+
+    Raises:
+        OSError: the list can't be read.
+    """
+    path = f"{filesystem.absolute(dataset)}/{OVERRIDES}"
+    newest = read_decisions(path).newest if filesystem.exists(path) else {}
+    return {sha256: decision.label for sha256, decision in newest.items() if decision.label is not None}
+
+
+def hash_given_labels(dataset: str) -> str:
+    """Returns a hash of ``read_given_labels``; "" if there are none."""
+    labels = read_given_labels(dataset)
+    return hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest() if labels else ""
 
 
 def parse_decision(line: bytes | str) -> Decision:

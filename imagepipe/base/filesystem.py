@@ -309,6 +309,11 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
     yield from list_objects(folder)
 
 
+def unescape(pattern: str) -> str:
+    """Returns the path that a pattern names whose special characters are escaped, as ``glob.escape`` does."""
+    return re.sub(r"\[([*?[])\]", r"\1", pattern)
+
+
 def glob(pattern: str) -> list[str]:
     """Returns the paths of the files and folders that match a pattern with ``*``, ``?``, ``[]`` or ``**``, sorted.
 

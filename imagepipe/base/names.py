@@ -45,6 +45,9 @@ TRAIN_STATISTICS = "assets.extra/train_statistics.pb"
 LIVE_MODELS, LIVE_STATISTICS = "live_models", "live_statistics"
 """Parameters of Champion and DataCheck in a compiled pipeline: what ``imagepipe.deploy.live`` finds at the target."""
 
+DECISIONS_HASH = "decisions_hash"
+"""Parameter of DataCheck: ``imagepipe.base.decisions.hash_given_labels`` of its dataset, for its cache key."""
+
 SUMMARY = "summary.json"
 """File of a run's folder: status, metrics, model and data of the run."""
 

@@ -34,7 +34,6 @@ STAGING = ".staging-"
 _SHARD = re.compile(r"\w+\.tfrecord(\.gz)?", re.ASCII)
 OVERVIEW = "overview.png"
 QUARANTINE, DUPLICATES, REFUSED = "quarantine.jsonl", "duplicates.jsonl", "index/refused.jsonl"
-OVERRIDES = "overrides.jsonl"
 
 MEASURED = {"aspect": "float", "bytes": "int64", "brightness": "float", "contrast": "float", "dhash": "bytes"}
 """Features that ingest measures, and their types: width / height; size of the encoded image as written; for the others

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imagepipe.base import filesystem, overview
+from imagepipe.base.decisions import OVERRIDES
 from imagepipe.base.errors import IngestError, NothingIngestedError
 from imagepipe.base.folders import describe_passed_over
 from imagepipe.base.labels import list_label_warnings, sum_counts
@@ -36,7 +37,6 @@ from imagepipe.ingest import commit, shards
 from imagepipe.ingest.dataset import (
     DESCRIPTION,
     DUPLICATES,
-    OVERRIDES,
     OVERVIEW,
     QUARANTINE,
     REFUSED,

@@ -11,14 +11,14 @@ Without TFX, whose import takes 20 s of 2 cores.
 import argparse
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from imagepipe.base import filesystem
+from imagepipe.base.decisions import hash_given_labels
 from imagepipe.base.errors import DataError, describe_error
-from imagepipe.base.names import LIVE_MODELS, LIVE_STATISTICS
+from imagepipe.base.names import DECISIONS_HASH, LIVE_MODELS, LIVE_STATISTICS
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.live import list_models, list_statistics
 from pipeline.source import Source, compute_fingerprint, list_examples
@@ -43,8 +43,7 @@ def hash_data(source: Source) -> str:
         files[name].append(file.rpartition("/")[2])
     if empty := next((pattern for name, pattern in patterns.items() if not files[name]), None):
         raise DataError(f"data_path: no file matches {source.base}/{empty}")
-    folder = re.sub(r"\[([*?[])\]", r"\1", source.base)  # it is a pattern
-    fingerprint = compute_fingerprint(folder, source).fingerprint
+    fingerprint = compute_fingerprint(filesystem.unescape(source.base), source).fingerprint
     return hashlib.sha256(json.dumps([fingerprint, files], sort_keys=True).encode()).hexdigest()
 
 
@@ -58,6 +57,7 @@ def _look_at_data(settings: dict[str, Any], data_path: str) -> dict[str, Callabl
         DATA: lambda: hash_data(Source(data_path, **settings["source"])),
         SCHEMA: lambda: hash_schema(settings["schema"]),
         WEIGHTS: lambda: hash_given("weights", settings["weights"]),
+        DECISIONS_HASH: lambda: hash_given_labels(filesystem.unescape(data_path)),
     }
 
 

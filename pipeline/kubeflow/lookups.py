@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from imagepipe.base.names import LIVE_MODELS, LIVE_STATISTICS
+from imagepipe.base.names import DECISIONS_HASH, LIVE_MODELS, LIVE_STATISTICS
 from imagepipe.deploy.config import DeployConfig
 from pipeline.config import Config
 from pipeline.kubeflow.look import DATA, SCHEMA, WEIGHTS
@@ -54,7 +54,7 @@ def list_lookups(config: Config, source: Source, deploy: DeployConfig, cluster: 
     weights = dict(list_given(config.trainer.model_dump())).get("weights")
     examples = {"patterns": source.patterns, "all": source.all, "is_foreign": source.is_foreign}
     files = {"source": examples, "schema": schema, "weights": weights}
-    takers: dict[str, tuple[str, ...]] = {}
+    takers: dict[str, tuple[str, ...]] = {DECISIONS_HASH: ("DataCheck",)}
     if cluster == "kubeflow":
         takers[DATA] = ("ImportExampleGen",)
     if schema:
@@ -72,7 +72,7 @@ def list_lookups(config: Config, source: Source, deploy: DeployConfig, cluster: 
         ["target", "--settings", settings],
         {LIVE_MODELS: ("Champion",), LIVE_STATISTICS: ("DataCheck",)},
     )
-    return [data, target] if takers else [target]
+    return [data, target]
 
 
 def add_lookups(spec: dict[str, Any], lookups: Iterable[Lookup], image: str) -> None:

@@ -19,6 +19,7 @@ from components.data_check.columns import (
 )
 from components.data_check.config import ValidationConfig
 from components.data_check.curated_schema import freeze_ranges, read_min_images
+from components.data_check.decided import find_decided, list_undecided
 from components.data_check.drift import judge_distances
 from components.data_check.driver import choose_baseline
 from components.data_check.labels import MAX_LABELS, check_labels
@@ -302,10 +303,30 @@ def test_wrong_labels_of_plain_colours_are_listed_and_rare_classes_are_left_out(
     split = Split(
         [f"{i}" for i in range(43)], [None] * 43, [[name] for name in names], descriptors=dict(enumerate(descriptors))
     )
-    errors, judged = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
     assert judged == 40
     assert {error["id"] for error in errors} == {"5", "10"}
     assert {error["suggested"] for error in errors} == {"red", "blue"}
+    find = label_errors.find_label_errors
+    (other,), judged, left_out = find(
+        {"train": split}, [], 40, label_errors.predict_out_of_sample, {("train", 5), ("train", 7)}
+    )
+    assert (other["id"], judged, left_out) == ("10", 40, 1)
+    (finding,) = label_errors.describe_label_errors([other], 40, 43, 1)
+    assert finding.message.endswith(": 10 (blue, or red?). Not listed: 1 image on which a person has decided")
+
+
+def test_decided_is_an_image_that_has_the_label_that_a_person_gave_it():
+    labels = [["a"], ["a"], ["a", "b"], ["0.1"], ["7"], ["a"], []]
+    split = Split(["id"] * 7, ["0", "1", "2", "3", "4", "5", None], labels)
+    given = {"0": "a", "1": "b", "2": ["b", "a"], "3": 0.1, "4": 7, "6": "a"}
+    assert find_decided({"train": split, "eval": split}, given) == {
+        (name, index) for name in ("train", "eval") for index in (0, 2, 3, 4)
+    }
+    assert find_decided({"train": split}, {}) == set()
+    decided = {("train", 0), ("eval", 0)}
+    whole, part = [("train", 0), ("eval", 0)], [("train", 0), ("eval", 0), ("eval", 1)]
+    assert list_undecided([whole, part], decided) == [part]
 
 
 def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
@@ -326,14 +347,14 @@ def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
 
 def test_the_images_of_a_group_do_not_confirm_each_others_wrong_label():
     split = make_groups(["b", "b", *["a", "b"] * 5], 10)
-    errors, judged = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
     assert judged == 120
     assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors}
 
 
 def test_a_class_of_few_groups_is_not_judged_by_forests_that_have_not_seen_it():
     split = make_groups(["a", "b"] * 5 + ["c"] * 3, 10)
-    errors, judged = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
     assert (judged, {error["label"] for error in errors} & {"c"}) == (100, set())
 
 

@@ -21,11 +21,13 @@ from components.data_check.split_reader import read_splits, read_thumbnails
 from components.data_check.steps import Place
 from components.tfdv import tfdv
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS
+from imagepipe.base.decisions import OVERRIDES, Decision, append_decision
 from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS, STATISTICS
 from tests.conftest import encode_image, make_digit_images, make_example
 from tests.evaluated import make_artifact
 
+HASHES = ["0" * 64, "1" * 64]
 FEATURES = Features(metadata="metadata", categorical=("camera",))
 
 
@@ -41,7 +43,7 @@ def write_files(folder, records, sizes):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """Examples in several files a split: a copy across splits, an unseen label, a broken image, a column that leaks."""
+    """Examples in several files a split: copies across splits, an unseen label, a broken image, a column that leaks."""
     folder = tmp_path_factory.mktemp("examples")
     digits = [(label, png) for label, png in make_digit_images(600) if label in "03"]
     train = [
@@ -49,16 +51,17 @@ def examples(tmp_path_factory):
         for i, (label, png) in enumerate(digits[:50])
     ]
     copy = encode_image(Image.linear_gradient("L").resize((60, 60)))
-    broken = [make_example(b"no image", "3", "broken", camera="c"), make_example(copy, "0", "one", camera="camera 0")]
+    one = make_example(copy, "0", "one", camera="camera 0", sha256=HASHES[0])
+    broken = [make_example(b"no image", "3", "broken", camera="c"), one]
     write_files(folder / "Split-train", [*train, *broken], [31, 0, 21])
     evaluation = [make_example(png, label, f"eval {i}") for i, (label, png) in enumerate(digits[50:60])]
     darker = encode_image(Image.linear_gradient("L").point(lambda value: value * 0.7))
-    last = [make_example(darker, "3", "other"), make_example(digits[0][1], "new", None)]
+    last = [make_example(darker, "3", "other", sha256=HASHES[1]), make_example(digits[0][1], "new", None)]
     write_files(folder / "Split-eval", [*evaluation, *last], [5, 7])
     return folder
 
 
-def check(folder, examples, context=None):
+def check(folder, examples, context=None, dataset="nowhere"):
     """Runs the component's executor, and returns the contents of its two files."""
     inputs = {
         "examples": make_artifact(standard_artifacts.Examples, examples),
@@ -84,6 +87,7 @@ def check(folder, examples, context=None):
         "validation": json.dumps({"skew": None}),
         "slices": json.dumps([["camera"]]),
         "demands": "[]",
+        "dataset": dataset,
         Driver.PROPERTY: "",
     }
     Executor(context).Do({name: [artifact] for name, artifact in inputs.items()}, {"findings": [findings]}, properties)
@@ -106,6 +110,10 @@ def test_beams_workers_find_what_one_process_finds(tmp_path, examples, monkeypat
     assert ["one", "other"] in groups
     assert ["train/0", "eval/11"] in groups  # ids by their place in the split, not in the file
     assert summary["train"]["count"] == 52
+    assert (content["not_listed"], content["decided"]) == ({"near_duplicates": 0, "label_errors": 0}, [])
+    (tmp_path / "data").mkdir()
+    for sha256, label in zip(HASHES, "03", strict=True):
+        append_decision(tmp_path / "data" / OVERRIDES, Decision(sha256, label))
 
     jobs = []
 
@@ -116,7 +124,13 @@ def test_beams_workers_find_what_one_process_finds(tmp_path, examples, monkeypat
     context = BaseBeamExecutor.Context(
         beam_pipeline_args=["--runner=FlinkRunner", "--sdk_container_image=none"], make_beam_pipeline_fn=make_pipeline
     )
-    assert check(tmp_path / "beam", examples, context) == [content, summary]
+    again, same_summary = check(tmp_path / "beam", examples, context, str(tmp_path / "data"))
+    assert same_summary == summary
+    assert [error["id"] for error in content["label_errors"]] == ["other"]
+    assert again["label_errors"] == []
+    assert again["near_duplicates"] == [group for group in content["near_duplicates"] if group[0]["id"] != "one"]
+    assert again["not_listed"] == {"near_duplicates": 1, "label_errors": 1}
+    assert again["decided"] == [["eval", 10], ["train", 51]]
     assert len(jobs) == 2  # one for all rows, one for the thumbnails of likely copies
 
 

@@ -91,8 +91,8 @@ def checked():
         copied = {("train", 90): 20, ("eval", 0): 21}
         return lambda image: draw_thumbnail(copied.get(image, image[1] + 100 * (image[0] == "eval")))
 
-    def check(task: str = "classification", **settings):
-        return check_features(splits, images, features, read_thumbnails, task, ValidationConfig(**settings))
+    def check(task: str = "classification", decided=(), **settings):
+        return check_features(splits, images, features, read_thumbnails, task, ValidationConfig(**settings), decided)
 
     return check
 
@@ -117,6 +117,17 @@ def test_wrong_labels_come_first_and_an_image_of_something_else_is_named(checked
     assert finding.message.startswith("2 images are unlike all others, the most unlike first: eval/1, ")
     assert [finding.kind for finding in checked("regression")[0]] == ["outliers", "near_duplicates"]
     assert checked(label_errors=0)[1]["label_errors"] == []
+
+
+def test_images_that_a_person_has_decided_on_are_counted_and_not_listed_and_others_take_their_place(checked):
+    decided = {("train", 4), ("train", 21), ("eval", 0)}  # the last is a copy whose label is wrong, too
+    findings, listed = checked(decided=decided, stop_on=["near_duplicates"], label_errors=1)
+    assert [error["id"] for error in listed["label_errors"]] == ["train/8"]
+    assert [[image["id"] for image in group] for group in listed["near_duplicates"]] == [["train/20", "train/90"]]
+    assert listed["not_listed"] == {"near_duplicates": 1, "label_errors": 2}
+    messages = {finding.kind: finding.message for finding in findings}
+    assert messages["near_duplicates"].endswith("Not listed: 1 group on which a person has decided")
+    assert messages["label_errors"].endswith("Not listed: 2 images on which a person has decided")
 
 
 def test_features_come_back_from_their_file_without_images_that_could_not_be_decoded(tmp_path):
@@ -161,7 +172,7 @@ def test_the_component_puts_its_findings_in_place_of_data_checks_of_the_same_kin
     findings = make_artifact(standard_artifacts.ExampleAnomalies, tmp_path / "findings")
     finding = {"severity": "warning", "split": "", "feature": "", "message": "m", "examples": []}
     first = [finding | {"kind": "skew"}, finding | {"kind": "label_errors"}, finding | {"kind": "near_duplicates"}]
-    content = {"findings": first, "near_duplicates": [["old"]], "label_errors": ["old"]}
+    content = {"findings": first, "near_duplicates": [["old"]], "label_errors": ["old"], "decided": [["train", 0]]}
     (tmp_path / "findings" / FINDINGS).write_text(json.dumps(content))
     for name in (STATISTICS, SCHEMA):
         (tmp_path / "findings" / name).write_text(name)

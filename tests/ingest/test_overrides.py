@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from typer.testing import CliRunner
 
+from imagepipe.base.decisions import hash_given_labels, read_given_labels
 from imagepipe.base.errors import IngestError
 from imagepipe.ingest import dataset
 from imagepipe.ingest.command import ingest
@@ -73,6 +74,7 @@ def test_the_dataset_remembers_the_file_until_it_is_told_otherwise(photos_of_two
     again = ingest(source, out)
     assert (again.relabelled, again.already, again.quarantined, again.excluded) == (0, 11, 1, 0)
     assert count_effects(lines, out) == {"corrected": 1, "excluded": 1}
+    assert read_given_labels(str(out)) == {wrong: "b"}
     write_labels(labels, (wrong, "a"))
     assert ingest(source, out).relabelled == 1
     labels.rename(tmp_path / "moved.jsonl")
@@ -83,6 +85,7 @@ def test_the_dataset_remembers_the_file_until_it_is_told_otherwise(photos_of_two
     back = ingest(source, out, labels="none")
     assert (back.new, back.relabelled, back.already, back.quarantined) == (0, 1, 11, 0)
     assert lines(out / "overrides.jsonl") == []
+    assert (read_given_labels(str(out)), hash_given_labels(str(out))) == ({}, "")
     assert "overrides the source" not in " ".join(ingest(source, out).notes)
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from imagepipe.base import code_closure
 from imagepipe.base.code_closure import PACKAGES, SOURCES, find_closure
+from imagepipe.base.decisions import OVERRIDES, Decision, append_decision
+from imagepipe.base.names import DECISIONS_HASH
 from imagepipe.base.syntax import Syntax, read_syntax
 from pipeline.code_key import CODE, compute_code_key, list_modules
 from pipeline.config import Config
@@ -90,6 +92,23 @@ def components():
     tuner = {"space": {"learning_rate": {"min": 1e-4, "max": 1e-2}}}
     config = Config(name="keys", data={"path": "/data"}, tuner=tuner)
     return build(config)
+
+
+def test_decisions_are_in_data_checks_key_and_in_no_other(tmp_path):
+    def list_properties() -> dict[str, dict]:
+        config = Config(name="keys", data={"path": str(tmp_path)})
+        return {component.id: dict(component.exec_properties) for component in build(config)}
+
+    def decide(label: str | None, **more) -> dict[str, dict]:
+        append_decision(tmp_path / OVERRIDES, Decision("0" * 64, label, **more))
+        return list_properties()
+
+    none, one = list_properties(), decide("a")
+    assert {name for name in none if none[name] != one[name]} == {"DataCheck"}
+    assert {key for key in one["DataCheck"] if none["DataCheck"][key] != one["DataCheck"][key]} == {DECISIONS_HASH}
+    assert decide("a", by="somebody else", at="later") == one
+    assert decide("b") not in (none, one)
+    assert decide(None) == none
 
 
 def build(config: Config):

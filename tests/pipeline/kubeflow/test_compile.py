@@ -157,7 +157,7 @@ def test_what_the_cache_can_not_see_is_not_cached(documents, config):
     tasks = set(documents[0]["root"]["dag"]["tasks"])
     assert tasks - cached(documents[0]) == {"data-lookup", "target-lookup", "pusher"}
     vertex = yaml.safe_load(check_and_compile(config(*VERTEX), "vertex"))
-    assert set(vertex["root"]["dag"]["tasks"]) - cached(vertex) == {"target-lookup", "pusher"}
+    assert set(vertex["root"]["dag"]["tasks"]) - cached(vertex) == {"data-lookup", "target-lookup", "pusher"}
     assert cached(yaml.safe_load_all(check_and_compile(config("kubeflow.cache=false"), "kubeflow")).__next__()) == set()
 
 
@@ -167,7 +167,7 @@ def test_what_the_cache_can_not_see_is_looked_up_for_those_who_depend_on_it(conf
         inputs = [(name, p) for name, t in tasks.items() for p in t["inputs"].get("parameters", {}).items()]
         return {(name, key) for name, (key, value) in inputs if "taskOutputParameter" in value}
 
-    live = {("champion", "live_models"), ("data-check", "live_statistics")}
+    live = {("champion", "live_models"), ("data-check", "live_statistics"), ("data-check", "decisions_hash")}
     assert list_takers(documents[0]) == {("import-example-gen", "data_hash"), *live}
     weights = write_weights(tmp_path / "mobilenet.h5", "mobilenet_v2")
     files = ("data.curated_schema=schema.pbtxt", f"trainer.weights={weights}", "trainer.backbone=mobilenet_v2")
