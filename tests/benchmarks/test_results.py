@@ -78,6 +78,7 @@ def test_every_recorded_benchmark_has_claims_and_what_it_measures_exists():
         assert path.stem == "other" or importlib.util.find_spec(f"benchmarks.{path.stem}"), path
         for row in results.read(path.stem):
             assert row["claims"]
+            assert " /" not in row.get("command", ""), path  # it can be called elsewhere
             assert all((results.ROOT / measured).exists() for measured in row["measures"])
     scripts = [path for path in results.FOLDER.parent.glob("*.py") if "\nMEASURES = " in path.read_text()]
     assert len(scripts) >= 10
