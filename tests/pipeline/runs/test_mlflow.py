@@ -36,7 +36,8 @@ def server(tmp_path_factory):
         port = free.getsockname()[1]
     command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", f"{root}/artifacts"]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Its eight processes for jobs of its own, such as evaluations of language models, are not needed here.
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (root / "log.txt").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 (arguments of our own)
             [sys.executable, "-m", "mlflow", *command],
