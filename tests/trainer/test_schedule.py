@@ -264,13 +264,19 @@ MOMENTS = {  # configuration, kind of step, number of those taken: finished epoc
 }
 
 
+def choose_marks(moment: str, number: signal.Signals) -> list[pytest.MarkDecorator]:
+    """Of SIGINT, which takes the way of SIGTERM, one moment is enough for the gate."""
+    if number == signal.SIGINT and moment != "in the middle of an epoch":
+        return [pytest.mark.long]
+    return [] if moment.endswith("phase") else [SLOW]
+
+
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
-        pytest.param(moment, number, id=f"{moment}, {number.name}", marks=[] if quick else [pytest.mark.slow])
+        pytest.param(moment, number, id=f"{moment}, {number.name}", marks=choose_marks(moment, number))
         for number in (signal.SIGTERM, signal.SIGINT)
         for moment in MOMENTS
-        for quick in [moment.endswith("phase") and number == signal.SIGTERM]
     ],
 )
 def test_a_signal_ends_the_training_at_once_and_the_next_one_resumes_there_with_the_very_same_result(

@@ -10,6 +10,15 @@ from trainer.backbones import BACKBONES
 from trainer.weights.identify import LAYERS, load_layers
 
 FEW = ("mobilenet_v2", "mobilenet_v3_small", "densenet121")
+# Networks of the families above and below that only repeat more blocks: seconds each, the largest half a minute.
+LARGER = ("mobilenet_v3_large", "resnet101v2", "resnet152v2", "convnext_small", "convnext_base", "convnext_large")
+LARGER += tuple(f"efficientnet_v2_{size}" for size in ("b1", "b2", "b3", "s", "m", "l"))
+
+
+def choose_marks(backbone: str) -> tuple[pytest.MarkDecorator, ...]:
+    if backbone in FEW:
+        return ()
+    return (pytest.mark.long if backbone in LARGER else pytest.mark.slow,)
 
 
 def test_every_backbone_has_its_layers_in_a_small_file():
@@ -17,9 +26,7 @@ def test_every_backbone_has_its_layers_in_a_small_file():
     assert LAYERS.stat().st_size < 100_000
 
 
-@pytest.mark.parametrize(
-    "backbone", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in BACKBONES]
-)
+@pytest.mark.parametrize("backbone", [pytest.param(name, marks=choose_marks(name)) for name in BACKBONES])
 def test_keras_builds_the_layers_that_are_shipped(backbone):
     assert build_table(backbone) == load_layers()[backbone], "run `python -m tools.backbone_layers`"
 
