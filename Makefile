@@ -15,11 +15,12 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
 # Two processes; tests of a file share what is dear to make. Files keep their order, so that those that take longest
-# begin early: of the quick tests that is e2e, of the slow ones these folders. Without a limit of 0, pytest-xdist replaces
-# a process that has died, and then waits for ever.
+# begin early: of the quick tests that is e2e, of the slow ones these folders. Those of image and packaging, which
+# download and install, don't begin together, so that the other process computes meanwhile. Without a limit of 0,
+# pytest-xdist replaces a process that has died, and then waits for ever.
 IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 15 \
 	-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
-LONGEST = tests/packaging/ tests/image/ tests/pipeline/ tests/e2e/ tests/faults/
+LONGEST = tests/image/ tests/pipeline/ tests/packaging/ tests/e2e/ tests/faults/
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
 	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)
@@ -27,7 +28,7 @@ test: $(ENVIRONMENT)  ## the tests that each change should pass
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
 	.venv/bin/pytest -m slow $(IN_TWO) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
 
-test-long: $(ENVIRONMENT)  ## kills at random moments, a soak: about an hour, not part of the gate
+test-long: $(ENVIRONMENT)  ## kills at random moments, a soak, larger networks: more than an hour, not part of the gate
 	.venv/bin/pytest -m long -s
 
 lint: $(ENVIRONMENT) docs  ## linter, formatter, types, layers, words, documentation
