@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,14 +83,14 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
     _owner, transform = load_graph(transform_output)
     parse = make_parser(transform_output, features, with_label=True)
 
-    def load(split: str) -> tuple[LoadedSplit, np.ndarray]:
+    def load(split: str) -> LoadedSplit:
         def transform_and_hash(serialized: tf.Tensor) -> Transformed:
             return transform(parse(serialized)) | {_HASH: hash_groups(serialized, features)}
 
         loaded = load_split(read_shards(patterns[split]), transform_and_hash, task, folder / f"{split}.pixels")
-        return loaded, loaded.side.pop(_HASH)
+        return replace(loaded, groups=loaded.side.pop(_HASH))
 
-    whole, hashes = load("train")
+    whole = load("train")
     spec = {features.label: transform_output.raw_feature_spec()[features.label]}
     pixel = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8))
 
@@ -117,7 +117,7 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
         values = transform_output.vocabulary_size_by_name(features.vocabulary(name))
         side[TRANSFORMED + name] = values + 1  # one for unseen values
     height, width = custom["image_size"]
-    is_validation = choose_validation(task, whole.targets, hashes, config.validation)
+    is_validation = choose_validation(task, whole.targets, np.asarray(whole.groups), config.validation)
     chosen = int(is_validation.sum())
     if is_set_aside := chosen >= _MIN_VALIDATION:
         train, validation = (whole.select(np.flatnonzero(part)) for part in (~is_validation, is_validation))
@@ -127,7 +127,7 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
             "the minimum: the eval split is used instead, so the metrics on it flatter the model a little",
             *(chosen, whole.count, _MIN_VALIDATION),
         )
-        train, validation = whole, load("eval")[0]
+        train, validation = whole, load("eval")
     return TrainingData(task, output_names, (height, width), side, train, validation, is_set_aside)
 
 

@@ -82,12 +82,14 @@ class LoadedSplit:
         side: the side features by name, ``[count]``.
         targets: compact, see ``Task.compact``; batches have them encoded.
         task: of the targets.
+        groups: number of each example's group, int64 ``[count]``, see ``data.hash_groups``; None if none are known.
     """
 
     images: ArrayFile
     side: dict[str, np.ndarray]
     targets: np.ndarray
     task: Task
+    groups: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -99,7 +101,8 @@ class LoadedSplit:
         images = self.images
         rows = chosen if images.rows is None else images.rows[chosen]
         side = {name: values[chosen] for name, values in self.side.items()}
-        return LoadedSplit(replace(images, rows=rows), side, self.targets[chosen], self.task)
+        groups = None if self.groups is None else self.groups[chosen]
+        return LoadedSplit(replace(images, rows=rows), side, self.targets[chosen], self.task, groups)
 
     def join(self, other: "LoadedSplit") -> "LoadedSplit":
         """Returns this part of a split and another one of the same split together."""

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import beta
 
-from trainer.export.acceptance import Bounds, Classes, compute_paired_interval, describe, judge_form
+from trainer.export.acceptance import Bounds, Classes, Groups, compute_paired_interval, describe, judge_form
 
 BOUNDS = Bounds(max_loss=0.005, min_agreement=0.99, max_difference=None)
 
@@ -21,8 +21,11 @@ def swap_best(classes: np.ndarray, images: int) -> np.ndarray:
     return changed
 
 
-def judge(network: Classes, form: Classes, targets=None, bounds=BOUNDS, must_prove=True, task="classification"):
-    return judge_form(task, [0.5] * network.sample.shape[1], network, form, targets, bounds, must_prove)
+def judge(network: Classes, form: Classes, targets=None, bounds=BOUNDS, must_prove=True, task="classification", size=1):
+    """Judges a form on images in groups of ``size``."""
+    sample, held_out = (np.arange(len(part)) // size for part in network)
+    groups = Groups(sample, -1 - held_out)
+    return judge_form(task, [0.5] * network.sample.shape[1], network, form, groups, targets, bounds, must_prove)
 
 
 def nudge(classes: np.ndarray, by: float = 0.002) -> np.ndarray:
@@ -44,6 +47,36 @@ def test_many_agreeing_images_prove_a_form_and_few_do_not():
             assert "about 36" in judgement.refusals[0]  # of 0.99 ** n = 0.025, n is 367.04
             assert judge(network, form, must_prove=False).refusals == []  # no harm is shown either
     assert "400 of 400" in describe(judge(network, form).facts) or "60 of 60" in describe(judge(network, form).facts)
+
+
+def test_images_of_groups_prove_less_than_as_many_others():
+    classes = make_classes(4000)
+    network = Classes(classes, classes[:0])
+    alike = judge(network, Classes(nudge(classes), classes[:0]), size=20)
+    assert alike.facts["agreement"]["low"] == pytest.approx(0.025 ** (1 / 200))  # by hand: 200 groups agree
+    assert alike.refusals
+
+    def measure(differing: np.ndarray, size: int) -> float:
+        form = nudge(classes)
+        form[differing] = np.roll(form[differing], 1, axis=1)
+        return judge(network, Classes(form, classes[:0]), size=size).facts["agreement"]["low"]
+
+    together, apart = np.arange(100), np.arange(0, 4000, 40)  # five whole groups, or an image of each second one
+    assert measure(together, 20) == pytest.approx(beta.ppf(0.025, 195, 6), abs=0.003)
+    assert measure(apart, 20) == pytest.approx(beta.ppf(0.025, 3900, 101), abs=0.006)
+    assert measure(together, 20) < measure(apart, 20) < measure(apart, 1)
+    assert measure(apart, 1) == pytest.approx(beta.ppf(0.025, 3900, 101))
+
+
+def test_groups_that_change_together_may_be_chance_where_as_many_single_images_are_not():
+    sample, held_out = make_classes(1000), make_classes(400, seed=1)
+    targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]
+    form = Classes(nudge(sample), swap_best(held_out, 20))
+    loose = BOUNDS._replace(min_agreement=0.5)
+    one, groups = (judge(Classes(sample, held_out), form, targets, loose, size=size) for size in (1, 20))
+    assert any("5.00 points of accuracy" in refusal for refusal in one.refusals)
+    assert groups.refusals == []
+    assert groups.facts["loss"]["low"] < 0 < one.facts["loss"]["low"]
 
 
 def test_a_form_that_gives_other_labels_is_refused_though_it_was_asked_for():

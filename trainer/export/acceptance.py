@@ -6,15 +6,20 @@ Three comparisons of the form with the network in float32:
   same set of them; of a regression values that differ by at most a tenth of the network's own root mean squared error,
   which makes that grow by 0.5 % (the square root of 1 + 0.1²). The interval is the exact one: Clopper, C. J., Pearson,
   E. S. (1934): The use of confidence or fiducial limits illustrated in the case of the binomial. Biometrika 26 (4).
+  Images of a group (a patient, a burst) change their answers together, so that they count as fewer: Korn, E. L.,
+  Graubard, B. I. (1998): Confidence intervals for proportions with small expected number of positive counts estimated
+  from survey data. Survey Methodology 24 (2), 193-201. Their design effect is estimated with one more group, of average
+  size and all of it differing: else images that all agree would pass for independent ones.
 - *Loss* of the task's main metric, on images that the network was not trained on, paired. Of shares of right answers:
   Newcombe, R. G. (1998): Improved confidence intervals for the difference between binomial proportions based on paired
-  data. Statistics in Medicine 17, 2635-2650, method 10. Of means over images: Student's t of the differences. That a
+  data. Statistics in Medicine 17, 2635-2650, method 10. Of means over images, and where there are groups: Student's t
+  of the differences, summed by group (Kish's effective number of groups less one are its degrees of freedom). That a
   loss up to a margin is no reason to refuse is the idea of non-inferiority: Wellek, S. (2010): Testing statistical
   hypotheses of equivalence and noninferiority, chapter 5.
 - *Calibration error*, on the same images: the largest difference between the cumulated probabilities and the cumulated
   right answers, for which no bins are to be chosen: Gupta, K. et al. (2021): Calibration of neural networks using
   splines. ICLR, section 3. One image that changes its label moves it by 0.02 if there are 50, so a rise counts if the
-  interval by a bootstrap over images lies above 0: Efron, B., Tibshirani, R. J. (1993): An introduction to the
+  interval by a bootstrap over groups lies above 0: Efron, B., Tibshirani, R. J. (1993): An introduction to the
   bootstrap, chapter 13.
 
 Few images show little: they can't prove that a form agrees, and can't show that it does harm. A form that nobody asked
@@ -49,6 +54,13 @@ class Classes(NamedTuple):
     held_out: np.ndarray
 
 
+class Groups(NamedTuple):
+    """Of each image of ``Classes`` the number of its group, int ``[n]`` each; of one without, a number of its own."""
+
+    sample: np.ndarray
+    held_out: np.ndarray
+
+
 class Bounds(NamedTuple):
     """The most that a form may do to the answers; see ``trainer.config.ServingConfig``."""
 
@@ -75,6 +87,7 @@ def judge_form(
     thresholds: Sequence[float],
     network: Classes,
     form: Classes,
+    groups: Groups,
     targets: np.ndarray | None,
     bounds: Bounds,
     must_prove: bool,
@@ -86,6 +99,7 @@ def judge_form(
         thresholds: decision threshold per label of a multilabel task.
         network: the network's answers, in float32.
         form: the form's.
+        groups: of the images.
         targets: of the held-out images, float32 ``[n, k]``; None if they are not to be looked at.
         bounds: what is allowed.
         must_prove: whether the form is refused, too, if the images are too few to show that it agrees.
@@ -110,23 +124,26 @@ def judge_form(
         errors = network.held_out - (np.mean(network.held_out) if targets is None else targets)
         noise = float(np.sqrt(np.mean(np.square(errors))))
     same = [_find_agreeing(task, thresholds, a, b, noise) for a, b in zip(network, form, strict=True)]
-    facts["agreement"] = agreement = _describe_agreement(np.concatenate(same), bounds.min_agreement)
+    both = np.concatenate(same), np.concatenate(groups)
+    facts["agreement"] = agreement = _describe_agreement(*both, bounds.min_agreement)
     is_shown = agreement["low"] >= bounds.min_agreement
     if must_prove and not is_shown:
         refusals.append(_explain_agreement(agreement, bounds.min_agreement))
-    for part in (np.concatenate(same), same[1]):
-        if len(part) and (harm := _describe_agreement(part, bounds.min_agreement))["high"] < bounds.min_agreement:
+    for part in (both, (same[1], groups.held_out)):
+        if len(part[0]) and (harm := _describe_agreement(*part, bounds.min_agreement))["high"] < bounds.min_agreement:
             refusals.append(_explain_agreement(harm, bounds.min_agreement))
             break
     if targets is not None:
-        facts["loss"] = loss = _measure_loss(task, thresholds, network.held_out, form.held_out, targets)
+        facts["loss"] = loss = _measure_loss(
+            task, thresholds, network.held_out, form.held_out, targets, groups.held_out
+        )
         if loss["low"] > bounds.max_loss:
             refusals.append(
                 f"it loses {100 * loss['value']:.2f} points of {loss['metric']} on {loss['images']} images, at least "
                 f"{100 * loss['low']:.2f}, and serving.max_loss is {100 * bounds.max_loss:g}"
             )
     if targets is not None and task != "regression":
-        own, changed, low = compare_calibration(task, network.held_out, form.held_out, targets)
+        own, changed, low = compare_calibration(task, network.held_out, form.held_out, targets, groups.held_out)
         facts["calibration_error"] = {"network": own, "form": changed, "low": low}
         if changed - own > _MAX_CALIBRATION_RISE and low > 0:
             refusals.append(f"its probabilities are off by {changed:.3f}, the network's by {own:.3f}")
@@ -178,19 +195,45 @@ def _find_agreeing(
     return np.argmax(network, axis=1) == np.argmax(form, axis=1)
 
 
-def _describe_agreement(same: np.ndarray, bound: float) -> dict[str, Any]:
+def count_independent(groups: np.ndarray) -> float:
+    """Returns as how many independent images those of some groups count if the answers in each change together.
+
+    Kish, L. (1965): Survey sampling, section 8.2.
+
+    Args:
+        groups: number of each image's group, int ``[n]``, n at least 1.
+    """
+    sizes = np.unique(groups, return_counts=True)[1]
+    return float(len(groups) ** 2 / np.square(sizes).sum())
+
+
+def _describe_agreement(same: np.ndarray, groups: np.ndarray, bound: float) -> dict[str, Any]:
     count, images = int(same.sum()), len(same)
-    low, high = stats.binomtest(count, images).proportion_ci(_LEVEL, "exact")
-    best = stats.binomtest(images, images).proportion_ci(_LEVEL, "exact").low
-    needed = count_needed(1 - count / images, bound)
+    independent = count_independent(groups)
+    size, rate = images / independent, 1 - count / images
+    numbers = np.unique(groups, return_inverse=True)[1]
+    deviations = np.bincount(numbers, ~same - rate)
+    further = (size * (1 - rate)) ** 2, size * (1 - rate) ** 2  # of the group that is added: to each of both sums
+    expected = images * rate * (1 - rate) + further[1]
+    effect = max((np.square(deviations).sum() + further[0]) / expected, 1.0) if expected else size
+    low, high = _compute_exact_interval(count / effect, images / effect)
+    needed = count_needed(rate, bound)
     return {
         "same": count,
         "images": images,
-        "low": float(low),
-        "high": float(high),
-        "best": float(best),
-        "needed": needed,
+        "low": low,
+        "high": high,
+        "best": _compute_exact_interval(independent, independent)[0],
+        "needed": needed and math.ceil(needed * effect),
     }
+
+
+def _compute_exact_interval(count: float, images: float) -> tuple[float, float]:
+    """Returns the ends of Clopper's and Pearson's interval, whose numbers need not be whole."""
+    tail, others = (1 - _LEVEL) / 2, images - count
+    low = stats.beta.ppf(tail, count, others + 1) if count > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, others) if others > 0 else 1.0
+    return float(low), float(high)
 
 
 def _explain_agreement(agreement: Mapping[str, Any], bound: float) -> str:
@@ -210,22 +253,32 @@ def _explain_agreement(agreement: Mapping[str, Any], bound: float) -> str:
 
 
 def _measure_loss(
-    task: TaskName, thresholds: Sequence[float], network: np.ndarray, form: np.ndarray, targets: np.ndarray
+    task: TaskName,
+    thresholds: Sequence[float],
+    network: np.ndarray,
+    form: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray,
 ) -> dict[str, Any]:
     """Returns by how much the task's main metric is worse, as a share: of a regression, of its mean absolute error."""
+    unit = 1.0
     if task == "classification":
         right = [np.argmax(classes, axis=1) == np.argmax(targets, axis=1) for classes in (network, form)]
-        value, low, high = compute_paired_interval(*right)
+        losses = right[0].astype(float) - right[1]
         metric = "accuracy"
     elif task == "multilabel":
         right = [np.mean((classes >= thresholds) == (targets > 0), axis=1) for classes in (network, form)]
-        value, low, high = _compute_mean_interval(right[0] - right[1])
+        losses = right[0] - right[1]
         metric = "binary_accuracy"
     else:
         errors = [np.abs(classes - targets)[:, 0] for classes in (network, form)]
         unit = float(np.mean(errors[0])) or 1.0
-        value, low, high = (end / unit for end in _compute_mean_interval(errors[1] - errors[0]))
+        losses = errors[1] - errors[0]
         metric = "mean_absolute_error"
+    if task == "classification" and len(np.unique(groups)) == len(groups):
+        value, low, high = compute_paired_interval(*right)
+    else:
+        value, low, high = (end / unit for end in _compute_mean_interval(losses, groups))
     return {"metric": metric, "images": len(targets), "value": value, "low": low, "high": high}
 
 
@@ -252,11 +305,14 @@ def compute_paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[floa
     return difference, difference - below, difference + above
 
 
-def _compute_mean_interval(differences: np.ndarray) -> tuple[float, float, float]:
+def _compute_mean_interval(differences: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
     mean = float(np.mean(differences))
-    if len(differences) < 2:
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], differences - mean)
+    if len(sums) < 2:
         return mean, -math.inf, math.inf
-    half = float(stats.sem(differences) * stats.t.ppf((1 + _LEVEL) / 2, len(differences) - 1))
+    degrees = max(count_independent(groups) * (1 - 1 / len(sums)), 1)
+    error = math.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / len(differences)
+    half = error * float(stats.t.ppf((1 + _LEVEL) / 2, degrees))
     return mean, mean - half, mean + half
 
 
@@ -264,7 +320,7 @@ def _compute_mean_interval(differences: np.ndarray) -> tuple[float, float, float
 
 
 def compare_calibration(
-    task: TaskName, network: np.ndarray, form: np.ndarray, targets: np.ndarray
+    task: TaskName, network: np.ndarray, form: np.ndarray, targets: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float, float]:
     """Returns both calibration errors, see the module, and the lower end of the interval of the form's rise.
 
@@ -272,7 +328,7 @@ def compare_calibration(
     """
     images = len(targets)
     rises = []
-    for weights in _draw_weights(images):
+    for weights in _draw_weights(groups):
         errors = [_measure_calibration(task, classes, targets, weights) for classes in (network, form)]
         rises.append(errors[1] - errors[0])
     alike = np.ones((1, images))
@@ -280,11 +336,14 @@ def compare_calibration(
     return own, changed, float(np.quantile(np.concatenate(rises), (1 - _LEVEL) / 2))
 
 
-def _draw_weights(images: int) -> Iterator[np.ndarray]:
-    """Yields how often each image is drawn in rounds of a bootstrap, float ``[rounds, images]``."""
-    generator, chunk = np.random.default_rng(0), max(1, _NUMBERS // images)
+def _draw_weights(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields how often each image is drawn, with its group, in rounds of a bootstrap, float ``[rounds, images]``."""
+    names, numbers = np.unique(groups, return_inverse=True)
+    generator, chunk = np.random.default_rng(0), max(1, _NUMBERS // len(groups))
     for start in range(0, _ROUNDS, chunk):
-        yield generator.multinomial(images, np.full(images, 1 / images), min(chunk, _ROUNDS - start)).astype(float)
+        rounds = min(chunk, _ROUNDS - start)
+        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), rounds)
+        yield drawn[:, numbers].astype(float)
 
 
 def _measure_calibration(task: TaskName, classes: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ bfloat16 or int8: its candidates are measured on this machine, and tried the fas
 
 import importlib.util
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +22,26 @@ from imagepipe.deploy.openvino_form import compile_network as compile_for_openvi
 from trainer.config import ServingConfig, TrainerConfig, list_thresholds
 from trainer.data import TrainingData
 from trainer.devices import choose_precision
-from trainer.export.acceptance import Bounds, Classes, Judgement, count_needed, describe, judge_form
+from trainer.export.acceptance import (
+    Bounds,
+    Classes,
+    Groups,
+    Judgement,
+    count_independent,
+    count_needed,
+    describe,
+    judge_form,
+)
 from trainer.export.answers import Tensors, compute_classes
-from trainer.export.fitting import Fitted, Outputs, compile_network, compute_outputs, compute_split, fit_answers
+from trainer.export.fitting import (
+    Fitted,
+    Outputs,
+    compile_network,
+    compute_outputs,
+    compute_split,
+    draw_sample,
+    fit_answers,
+)
 from trainer.export.optimize import optimize_network
 from trainer.inputs import make_batches
 
@@ -108,7 +126,8 @@ class _Judge:
         thresholds = list_thresholds(data.output_names, self.config.label_thresholds) if task == "multilabel" else []
         bounds = Bounds(self.serving.max_loss, self.serving.min_agreement, self.serving.max_difference)
         network, form = classify(compared, self.fitted.calibration), classify(outputs, fitted.calibration)
-        return judge_form(task, thresholds, network, form, targets, bounds, must_prove)
+        groups = Groups(*(numbers[: len(part)] for numbers, part in zip(_number_groups(data), form, strict=True)))
+        return judge_form(task, thresholds, network, form, groups, targets, bounds, must_prove)
 
     def try_form(
         self, name: str, precision: OpenVinoPrecision, network: Any, compute: Compute
@@ -125,6 +144,14 @@ class _Judge:
     def report(self, line: str) -> None:
         self.tried.append(line)
         _log.info("%s", line)
+
+
+def _number_groups(data: TrainingData) -> Groups:
+    """Returns the groups of the images that ``compute_outputs`` asks about."""
+    sample, held_out = draw_sample(data), data.validation
+    if sample.groups is None or held_out.groups is None:
+        return Groups(np.arange(sample.count), -1 - np.arange(held_out.count))
+    return Groups(sample.groups, held_out.groups)
 
 
 def choose_forms(
@@ -237,9 +264,14 @@ def _convert(network: keras.Model, batch: Tensors, judge: _Judge) -> Iterator[tu
 def _quantize(converted: Any, judge: _Judge) -> Any:
     """Returns the network in int8; None if there is none, or too few images to show that it may be used."""
     needed = count_needed(0, judge.serving.min_agreement)
-    images = len(judge.outputs.sample["logits"]) + judge.data.validation.count
-    if judge.serving.precision == "auto" and (needed is None or images < needed):
-        judge.report(f"OpenVINO, int8: not tried, as {images} images can't show that it may be used: {needed} would")
+    groups = np.concatenate(_number_groups(judge.data))
+    independent = math.floor(count_independent(groups) + 1e-9)
+    if judge.serving.precision == "auto" and (needed is None or independent < needed):
+        counted = f" in groups, which count as {independent}," if independent < len(groups) else ""
+        judge.report(
+            f"OpenVINO, int8: not tried, as {len(groups)} images{counted} can't show that it may be used: {needed} "
+            "would"
+        )
         return None
     if importlib.util.find_spec("nncf") is None:
         judge.report("OpenVINO, int8: nncf is not installed (pip install 'imagepipe-tfx[openvino]')")
