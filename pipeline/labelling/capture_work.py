@@ -21,6 +21,7 @@ _COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty
 _ROWS_AT_ONCE = 1024
 _NOVEL = 0.95  # from which on an image is in the queue of novel ones
 _GUESSES = 5
+_CERTAIN = 0.5  # from which on the page proposes one of several labels
 
 
 @dataclass
@@ -104,16 +105,27 @@ def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, A
     def weigh() -> Iterator[tuple[float, int, dict[str, Any], list[tuple[str, float]]]]:
         for number, row in enumerate(_read_rows(parts)):
             version = row["version"] or ""
-            named = [(seen.names.get((version, i), f"class {i + 1}"), score) for i, score in enumerate(row["classes"])]
+            named = [(seen.names.get((version, i), ""), score) for i, score in enumerate(row["classes"])]
             guesses = sorted(named, key=lambda pair: -pair[1])
             if (value := measure(row, guesses)) is not None:
-                yield value, -number, row, guesses
+                yield value, -number, row, _keep_named(guesses, seen.task)
 
     best: dict[str, tuple[dict[str, Any], list[tuple[str, float]]]] = {}
     # One image may have been asked about many times.
     for _, _, row, guesses in heapq.nlargest(4 * MAX_ITEMS, weigh(), key=lambda one: one[:2]):
         best.setdefault(row["sha256"], (row, guesses))
     return list(best.values())[:MAX_ITEMS]
+
+
+def _keep_named(guesses: list[tuple[str, float]], task: TaskName) -> list[tuple[str, float]]:
+    """Returns the guesses with a name: a class that no answer has named yet is called nothing that could be a label.
+
+    If the answer itself is one of these, there is none left that a person could accept by mistake.
+    """
+    if task == "regression":
+        return guesses
+    answered = guesses[:1] if task == "classification" else [guess for guess in guesses if guess[1] >= _CERTAIN]
+    return [guess for guess in guesses if guess[0]] if all(name for name, _ in answered) else []
 
 
 def _make_items(ranked: list[tuple[dict[str, Any], list[tuple[str, float]]]], why: str) -> list[Item]:

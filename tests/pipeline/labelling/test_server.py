@@ -158,6 +158,23 @@ def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
         read_capture_work(str(tmp_path), tmp_path / "pictures")
 
 
+def test_a_class_that_no_answer_has_named_can_not_be_taken_for_a_label(tmp_path):
+    scores = [[0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.2, 0.7, 0.1]]
+    labels = ["cat", "", "dog"]  # the second is too novel for a label (serving.unknown)
+    capture(tmp_path / "one", classes=scores, label=labels, sha256=HASHES[:3], image=[b"a", b"b", b"c"])
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(tmp_path / "one"), tmp_path / "pictures")
+    names = {item.sha256: [name for name, _ in item.guesses] for item in work.queues[0].items}
+    assert names == {HASHES[0]: ["cat", "dog"], HASHES[1]: [], HASHES[2]: ["dog", "cat"]}
+    several = [[0.9, 0.2, 0.1], [0.1, 0.8, 0.7], [0.1, 0.8, 0.1]]
+    capture(
+        tmp_path / "two", classes=several, label=["night", "rain|snow", "rain"], sha256=HASHES[:3], image=[b"a"] * 3
+    )
+    work = read_capture_work(str(tmp_path / "two"), tmp_path / "pictures")
+    names = {item.sha256: [name for name, _ in item.guesses] for item in work.queues[0].items}
+    assert names == {HASHES[0]: ["night", "rain"], HASHES[1]: [], HASHES[2]: ["rain", "night"]}
+
+
 def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
     def parse(line):
         time.sleep(0.001)  # another thread's turn
