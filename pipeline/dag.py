@@ -8,7 +8,6 @@ from typing import Any
 
 from tfx import components as tfx
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
-from tfx.dsl.components.base import executor_spec
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, trainer_pb2, transform_pb2
 
@@ -21,8 +20,7 @@ from components.feature_check.component import FeatureCheck
 from components.features.component import Features
 from components.model_report.component import ModelReport
 from components.predictions.component import Predictions
-from components.pusher.executor import DEPLOY
-from components.pusher.executor import Executor as PushExecutor
+from components.pusher.component import Pusher
 from components.schema_gen.component import ImageSchemaGen
 from components.serving_check.component import ServingCheck
 from components.tfdv import tfdv
@@ -206,7 +204,8 @@ def create_pipeline(
     # The live model as the baseline; an empty model if there is none.
     champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
 
-    # The predictions of both for each image, for the report and for comparisons.
+    # The predictions of both for each image, for the report and for comparisons; and, of the candidate's, what traffic
+    # to it is compared with in service.
     predictions = Predictions(
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],
@@ -234,12 +233,12 @@ def create_pipeline(
     serving_check.add_upstream_node(evaluator)  # of a bad model, its verdict tells more
 
     # Only a model that passes both gates goes live. Never cached: the target is asked whether the model is still there.
-    pusher = tfx.Pusher(
+    pusher = Pusher(
+        deploy=deploy.model_dump(mode="json"),
         model=trainer_component.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_check.outputs["blessing"],
-        custom_config={DEPLOY: deploy.model_dump(mode="json")},
-        custom_executor_spec=executor_spec.ExecutorClassSpec(PushExecutor),
+        reference=predictions.outputs["reference"],
     )
 
     # All of this on a page, for the people who decide. After the push, so that a failing page blocks none.

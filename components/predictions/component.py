@@ -18,7 +18,10 @@ from components.predictions.row_writer import SPLIT, write_predictions
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import parse_features
+from imagepipe.base.names import REFERENCE_FILE
+from imagepipe.deploy.saved_model import read_task
 from imagepipe.deploy.storage import fetch_folder
+from imagepipe.monitoring.reference_rows import collect_rows, write_reference
 
 
 @component
@@ -27,6 +30,7 @@ def Predictions(  # noqa: N802 (makes a component)
     model: InputArtifact[standard_artifacts.Model],
     champion: InputArtifact[standard_artifacts.Model],
     predictions: OutputArtifact[standard_artifacts.InferenceResult],
+    reference: OutputArtifact[standard_artifacts.InferenceResult],
     features: Parameter[str],
 ) -> None:
     """Sends each Example of the split ``eval`` to the candidate and the champion.
@@ -42,11 +46,15 @@ def Predictions(  # noqa: N802 (makes a component)
     Missing values are null. ``names.json`` has the ``task``, and for each model (``candidate``, ``champion``) the names
     of its outputs in their order, null if there is no champion.
 
+    The output ``reference`` is a folder with REFERENCE_FILE: what traffic to the candidate is compared with once it is
+    in service. It is made here, where Examples and answers are at hand, and goes with the version that is pushed.
+
     Args:
         examples: channel of the Examples.
         model: channel of the candidate.
         champion: channel of the champion; an empty model means that there is none.
         predictions: the output.
+        reference: the other output.
         features: names of an Example's features, as JSON.
 
     Raises:
@@ -55,11 +63,12 @@ def Predictions(  # noqa: N802 (makes a component)
     candidate_folder, champion_folder = _fetch_saved_model(model), _fetch_saved_model(champion)
     if candidate_folder is None:
         raise ModelError(f"{model.uri}: there is no SavedModel")
-    split = artifact_utils.get_split_uri([examples], SPLIT)
+    train, split = (artifact_utils.get_split_uri([examples], name) for name in ("train", SPLIT))
+    names = parse_features(json.loads(features))
     with local_outputs({"predictions": [predictions]}):
-        write_predictions(
-            split, candidate_folder, champion_folder, parse_features(json.loads(features)), Path(predictions.uri)
-        )
+        write_predictions(split, candidate_folder, champion_folder, names, Path(predictions.uri))
+    rows = collect_rows(train, split, predictions.uri, str(candidate_folder), names.input)
+    write_reference(f"{reference.uri}/{REFERENCE_FILE}", rows, read_task(candidate_folder), version="", run="")
 
 
 def _fetch_saved_model(artifact: types.Artifact) -> Path | None:

@@ -8,11 +8,15 @@ from tfx.components.pusher import executor
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import json_utils
 
+from imagepipe.base.names import REFERENCE_FILE
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.pushing import push_model
 
 DEPLOY = "deploy"
 """Key of the ``DeployConfig`` in ``custom_config``."""
+
+REFERENCE_KEY = "reference"
+"""Key of the input with the reference, see ``components.predictions``."""
 
 OUTCOME, VERSION = "outcome", "version"
 """Properties of the PushedModel of a blessed model: a ``pushing.Outcome``, and the version at the target that it is.
@@ -44,7 +48,8 @@ class Executor(executor.Executor):
             return
         custom = json_utils.loads(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
         model = self.GetModelPath(input_dict)
-        push = push_model(model, DeployConfig(**custom[DEPLOY]))
+        references = [f"{artifact.uri}/{REFERENCE_FILE}" for artifact in input_dict.get(REFERENCE_KEY, [])]
+        push = push_model(model, DeployConfig(**custom[DEPLOY]), *references)
         logging.info("Version %s at the target is this model: %s", push.version.version, push.outcome)
         if reason := _TAKEN_OUT.get(push.outcome):
             logging.warning(

@@ -42,6 +42,13 @@ TASK_ASSET = "task"
 TRAIN_STATISTICS = "assets.extra/train_statistics.pb"
 """File in a SavedModel: the statistics of the split that it was trained on. TensorFlow ignores that folder."""
 
+REFERENCE_FILE = "reference.parquet"
+"""File that traffic to a model is compared with, see ``imagepipe.monitoring.reference_rows``: in a reference artifact,
+or in a run's folder."""
+
+REFERENCE = f"assets.extra/{REFERENCE_FILE}"
+"""The same in a pushed SavedModel."""
+
 LIVE_MODELS, LIVE_STATISTICS = "live_models", "live_statistics"
 """Parameters of Champion and DataCheck in a compiled pipeline: what ``imagepipe.deploy.live`` finds at the target."""
 

@@ -7,12 +7,13 @@ The three messages are declared in a descriptor pool of their own, field for fie
 import gzip
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+
+from imagepipe.base import filesystem
 
 Value = bytes | int | float
 _MAX_RECORD = 2**29  # bytes: an image at the limit of pixels, as a PNG that does not compress, has 300 MB
@@ -158,13 +159,17 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
         yield record
 
 
-def read_artifact(split: Path) -> list[Iterator[bytes]]:
-    """Returns the records of each file of a split, in the order of their names, as ImportExampleGen writes them."""
-    return [_read_gzip(file) for file in sorted(split.glob("*.gz"))]
+def read_artifact(split: str) -> list[Iterator[bytes]]:
+    """Returns the records of each file of a split, in the order of their names, as ImportExampleGen writes them.
+
+    Args:
+        split: its folder, a path or URI.
+    """
+    return [_read_gzip(path) for path in filesystem.glob(f"{split}/*.gz")]
 
 
-def _read_gzip(path: Path) -> Iterator[bytes]:
-    with gzip.open(path) as file:
+def _read_gzip(path: str) -> Iterator[bytes]:
+    with filesystem.open_read(path) as opened, gzip.open(opened) as file:
         yield from read_records(cast(BinaryIO, file))
 
 

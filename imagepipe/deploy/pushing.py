@@ -4,9 +4,14 @@ A pipeline that runs every night has the same candidate until its data changes. 
 back, or replaced by another one, must not come back by itself; one that was lost has to.
 """
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from imagepipe.base import filesystem
+from imagepipe.base.names import REFERENCE
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version, list_newer_live_versions, rank_by_traffic
@@ -34,7 +39,7 @@ class Push:
         return self.outcome in ("pushed", "already_deployed")
 
 
-def push_model(model: str, config: DeployConfig) -> Push:
+def push_model(model: str, config: DeployConfig, reference: str | None = None) -> Push:
     """Asks the target for the model, and deploys it with the share ``deploy.traffic`` if it has to be.
 
     A share that somebody has changed since stays. A version that is live, but not signed with the key ``deploy.sign``,
@@ -43,6 +48,7 @@ def push_model(model: str, config: DeployConfig) -> Push:
     Args:
         model: folder of the SavedModel.
         config: the target.
+        reference: file that the version gets as its REFERENCE, before it is signed; None for none.
 
     Raises:
         DeployError: if the target refuses, fails or can't be asked.
@@ -57,7 +63,20 @@ def push_model(model: str, config: DeployConfig) -> Push:
     if existing and not existing.traffic and list_newer_live_versions(versions, existing.version):
         return Push("replaced", existing)
     # The target doesn't have it, or not as signed, or an earlier push of it did not get to its end.
-    return Push("pushed", target.deploy(model, config, config.traffic))
+    with _add_reference(model, reference) as complete:
+        return Push("pushed", target.deploy(complete, config, config.traffic))
+
+
+@contextlib.contextmanager
+def _add_reference(model: str, reference: str | None) -> Iterator[str]:
+    """Yields a folder with a SavedModel and the reference; the model's own, the Trainer's, is left unchanged."""
+    if reference is None:
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="imagepipe-push-") as folder:
+        filesystem.copy_folder(model, folder)
+        filesystem.copy(reference, f"{folder}/{REFERENCE}")
+        yield folder
 
 
 def find_version(model: str, versions: list[Version], key: str | None) -> Version | None:

@@ -2,36 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from imagepipe.monitoring.measures import ANSWERS, EMBEDDING, LABEL, MEASURES, Sample, Versus
 from imagepipe.monitoring.two_samples import Difference, adjust, compare_labels, compare_numbers, compare_vectors
-
-MEASURES = ("width", "height", "aspect", "bytes", "brightness", "contrast")
-"""Columns of images, which are compared with the train split."""
-
-ANSWERS = ("score", "novelty")
-"""Columns of answers, which are compared with what the model said of the eval split."""
-
-LABEL, EMBEDDING = "label", "embedding"
-
-Versus = Literal["train", "eval"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Images, by what is compared.
-
-    Attributes:
-        numbers: float ``[n]`` by the column's name, NaN for a missing value.
-        labels: of each image, as answered; empty if they are not compared, as in a regression.
-        embedding: float ``[m, d]``, of some of the images; None if there are none.
-    """
-
-    numbers: Mapping[str, np.ndarray]
-    labels: Sequence[Sequence[str]]
-    embedding: np.ndarray | None
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,8 @@
-"""The reference of captured traffic: a file with the measures of training images, and answers about the eval split.
+"""Reads the reference of captured traffic, the file of ``imagepipe.monitoring.reference_rows``."""
 
-``reference.parquet`` has a row per image: ``split`` (train or eval), the measures, and of the eval split ``label``,
-``score``, ``novelty`` and ``embedding`` (of some), as the model answered. Its metadata name the ``task``, the
-``version`` and the ``run``.
-"""
-
-import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -18,20 +11,9 @@ import pyarrow.parquet as pq
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
-from imagepipe.base.names import TaskName
-from imagepipe.monitoring.comparison import ANSWERS, EMBEDDING, MEASURES, Sample
+from imagepipe.base.names import REFERENCE, TaskName
+from imagepipe.monitoring.measures import ANSWERS, EMBEDDING, KEY, MEASURES, Sample
 from imagepipe.monitoring.traffic import split_label, to_numbers
-
-REFERENCE = "reference.parquet"
-
-_SCHEMA = pa.schema(
-    {"split": pa.string()}
-    | dict.fromkeys(MEASURES, pa.float64())
-    | {"label": pa.string()}
-    | dict.fromkeys(ANSWERS, pa.float64())
-    | {EMBEDDING: pa.list_(pa.float16())}
-)
-_KEY = b"imagepipe"
 
 
 @dataclass(frozen=True)
@@ -41,7 +23,7 @@ class Reference:
     Attributes:
         task: of the model.
         version: of the model, whose answers are there; '' if it was not pushed.
-        run: that made it.
+        run: that made it; '' if it is not known, as of a version's own file.
         trained: images of the train split.
         evaluated: images of the eval split.
     """
@@ -53,23 +35,6 @@ class Reference:
     evaluated: Sample
 
 
-def write_reference(path: str, rows: Iterable[Mapping[str, Any]], task: TaskName, version: str, run: str) -> None:
-    """Writes the file.
-
-    Args:
-        path: its path.
-        rows: with the columns of this module's description; those that are missing are null.
-        task: see ``Reference``.
-        version: see ``Reference``.
-        run: see ``Reference``.
-    """
-    table = pa.Table.from_pylist([*rows], _SCHEMA)
-    about = json.dumps({"task": task, "version": version, "run": run}).encode()
-    content = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_KEY: about}), content, compression="zstd")
-    filesystem.write_whole(path, content.getvalue())
-
-
 def read_reference(path: str) -> Reference:
     """Reads the file.
 
@@ -79,7 +44,7 @@ def read_reference(path: str) -> Reference:
     try:
         with filesystem.open_read(path) as file:
             table = pq.read_table(file)
-        about = json.loads(table.schema.metadata[_KEY])
+        about = json.loads(table.schema.metadata[KEY])
         trained, evaluated = (table.filter(pc.equal(table["split"], split)) for split in ("train", "eval"))
         return Reference(
             about["task"],
@@ -90,6 +55,21 @@ def read_reference(path: str) -> Reference:
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is no reference of `imagepipe monitor`, or is damaged: {error}. Delete it") from error
+
+
+def find_own_reference(model: str) -> Reference | None:
+    """Returns the reference that a version has in its folder; None of a model that was not pushed, or long ago.
+
+    Args:
+        model: folder or URI of the SavedModel; its name is the version.
+
+    Raises:
+        ModelError: if it is damaged.
+    """
+    file = f"{model}/{REFERENCE}"
+    if not filesystem.exists(file):
+        return None
+    return replace(read_reference(file), version=PurePosixPath(model).name)
 
 
 def _make_sample(table: pa.Table, task: TaskName) -> Sample:

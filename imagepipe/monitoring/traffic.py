@@ -17,7 +17,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.names import TaskName
 from imagepipe.capture.files import list_parts
-from imagepipe.monitoring.comparison import ANSWERS, EMBEDDING, MEASURES, Sample
+from imagepipe.monitoring.measures import ANSWERS, EMBEDDING, MEASURES, Sample
 
 MAX_SAMPLE = 20_000
 """Images of a day and version that are compared, drawn at random; all are counted."""

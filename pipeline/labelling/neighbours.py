@@ -42,6 +42,6 @@ def find_neighbours(features: Path, examples: Path, wanted: set[str]) -> dict[st
 
 
 def _read_hashes(split: Path) -> Iterator[str]:
-    for record in chain.from_iterable(read_artifact(split)):
+    for record in chain.from_iterable(read_artifact(str(split))):
         values = read_bytes_feature(record, "sha256")
         yield values[0].decode() if values else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
+from imagepipe.base.names import REFERENCE
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import FINGERPRINT
 from imagepipe.deploy.signing import SIGNATURE
@@ -159,9 +160,12 @@ def _find_run(path: str, model: str, summaries: dict[str, Summary | None], workd
 
 
 def _find_difference(model: str, copy: str) -> str | None:
-    """Returns the first file that two folders of a SavedModel don't have in common, signatures aside; None if none."""
+    """Returns the first file in which a version differs from a run's copy of its model; None if it doesn't.
+
+    What a push adds is left out: signature and reference.
+    """
     one, other = ({path[len(root) + 1 :]: size for path, size in filesystem.walk(root)} for root in (model, copy))
-    for name in sorted((one.keys() | other.keys()) - {SIGNATURE}):
+    for name in sorted((one.keys() | other.keys()) - {SIGNATURE, REFERENCE}):
         if one.get(name) != other.get(name):
             return name
         if filesystem.read_bytes(f"{model}/{name}") != filesystem.read_bytes(f"{copy}/{name}"):

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -13,7 +14,8 @@ from components.predictions import row_writer
 from components.predictions.component import Predictions
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
-from imagepipe.base.names import NAMES, ROWS
+from imagepipe.base.names import NAMES, REFERENCE_FILE, ROWS
+from imagepipe.monitoring.reference import read_reference
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Request
 from tests.components.test_serving_check import gray
@@ -35,14 +37,14 @@ def make_example(**values) -> tf.train.Example:
     return example
 
 
-def write_split(folder: Path, shards: list[list[tf.train.Example]]) -> Path:
-    (folder / "Split-eval").mkdir(parents=True)
+def write_split(folder: Path, shards: list[list[tf.train.Example]], split: str = "eval") -> Path:
+    (folder / f"Split-{split}").mkdir(parents=True)
     for number, shard in enumerate(shards):
-        path = str(folder / "Split-eval" / f"data-{number:05}.gz")
+        path = str(folder / f"Split-{split}" / f"data-{number:05}.gz")
         with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions("GZIP")) as writer:
             for example in shard:
                 writer.write(example.SerializeToString())
-    return folder / "Split-eval"
+    return folder / f"Split-{split}"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,9 @@ def make_artifact(kind: type, folder: Path):
 
 
 def test_without_a_champion_the_component_asks_the_candidate_only(models, tmp_path):
-    write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x")], []])
+    write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x", brightness=0.9)], []])
+    train = [make_example(input=DARK, width=20, brightness=b"no number"), make_example(input=DARK, brightness=0.1)]
+    write_split(tmp_path / "examples", [train], "train")
     examples = make_artifact(standard_artifacts.Examples, tmp_path / "examples")
     examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
     (tmp_path / "empty").mkdir()
@@ -143,11 +147,18 @@ def test_without_a_champion_the_component_asks_the_candidate_only(models, tmp_pa
         "model": [make_artifact(standard_artifacts.Model, models[0].parent)],
         "champion": [make_artifact(standard_artifacts.Model, tmp_path / "empty")],
     }
-    outputs = {"predictions": [make_artifact(standard_artifacts.InferenceResult, tmp_path / "out")]}
+    folders = {"predictions": tmp_path / "out", "reference": tmp_path / "reference"}
+    outputs = {key: [make_artifact(standard_artifacts.InferenceResult, folder)] for key, folder in folders.items()}
     Predictions.EXECUTOR_SPEC.executor_class().Do(inputs, outputs, {"features": json.dumps(asdict(Features()))})
     (row,) = pq.read_table(tmp_path / "out" / ROWS).to_pylist()
     assert (row["candidate_label"], row["champion_label"]) == ("light", None)
     assert 0 < row["candidate_novelty"] < 0.2
+    reference = read_reference(str(tmp_path / "reference" / REFERENCE_FILE))
+    assert (reference.task, reference.version, reference.evaluated.labels) == ("classification", "", [["light"]])
+    assert reference.evaluated.numbers["score"] == pytest.approx(max(row["candidate"]))
+    assert reference.evaluated.numbers["brightness"] == pytest.approx(0.9)
+    assert reference.trained.numbers["brightness"] == pytest.approx([np.nan, 0.1], nan_ok=True)
+    assert reference.trained.numbers["width"] == pytest.approx([20, np.nan], nan_ok=True)
 
 
 def test_a_champion_without_the_names_of_its_outputs_is_refused_with_a_message(models, tmp_path):

@@ -12,7 +12,8 @@ from tfx.types import standard_artifacts, standard_component_specs
 from tfx.utils import json_utils, path_utils
 
 from components.champion.executor import choose_champion
-from components.pusher.executor import DEPLOY, OUTCOME, VERSION, Executor
+from components.pusher.executor import DEPLOY, OUTCOME, REFERENCE_KEY, VERSION, Executor
+from imagepipe.base.names import REFERENCE, REFERENCE_FILE
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.live import list_models
@@ -46,7 +47,9 @@ def push(config, tmp_path):
     """Runs the Pusher as TFX does; returns the PushedModel."""
     numbers = itertools.count()
 
-    def run(model: str, blessed: bool = True, **changes) -> standard_artifacts.PushedModel:
+    def run(
+        model: str, blessed: bool = True, references: tuple[Path, ...] = (), **changes
+    ) -> standard_artifacts.PushedModel:
         folder = tmp_path / f"run-{next(numbers)}"
         trained = standard_artifacts.Model()
         trained.uri = str(folder / "trained")
@@ -57,8 +60,15 @@ def push(config, tmp_path):
         pushed = standard_artifacts.PushedModel()
         pushed.uri = str(folder / "pushed")
         deploy = config.model_copy(update=changes).model_dump(mode="json")
+        inputs = {
+            standard_component_specs.MODEL_KEY: [trained],
+            standard_component_specs.MODEL_BLESSING_KEY: [blessing],
+            REFERENCE_KEY: [standard_artifacts.InferenceResult() for _ in references],
+        }
+        for artifact, reference in zip(inputs[REFERENCE_KEY], references, strict=True):
+            artifact.uri = str(reference)
         Executor().Do(
-            {standard_component_specs.MODEL_KEY: [trained], standard_component_specs.MODEL_BLESSING_KEY: [blessing]},
+            inputs,
             {standard_component_specs.PUSHED_MODEL_KEY: [pushed]},
             {standard_component_specs.CUSTOM_CONFIG_KEY: json_utils.dumps({DEPLOY: deploy})},
         )
@@ -184,11 +194,12 @@ def test_a_rolled_back_model_is_no_champion(config, push, brightness):
 
 def test_a_version_is_signed_on_every_target_and_one_that_was_not_is_pushed_again(push, config, brightness, tmp_path):
     key = str(write_keys(tmp_path, "signing"))
+    (tmp_path / REFERENCE_FILE).write_bytes(b"reference")
     unsigned = describe(push(brightness[0]))
-    signed = describe(push(brightness[0], sign=key))
+    signed = describe(push(brightness[0], sign=key, references=(tmp_path,)))
     assert (unsigned[0], signed[0]) == ("pushed", "pushed")
     assert read_shares(config) == {signed[1]: 100}
     (live,) = [version for version in targets.load_target(config).status(config) if version.traffic]
-    with copy_verified(Path(live.uri), tmp_path / "signing.pub"):
-        pass
+    with copy_verified(Path(live.uri), tmp_path / "signing.pub") as copy:
+        assert (copy / REFERENCE).read_bytes() == b"reference"  # which the signature covers
     assert describe(push(brightness[0], sign=key)) == ("already_deployed", signed[1])

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from imagepipe.capture.files import write_rows
 from imagepipe.monitoring import traffic
-from imagepipe.monitoring.reference import read_reference, write_reference
+from imagepipe.monitoring.measures import MEASURES
+from imagepipe.monitoring.reference import read_reference
+from imagepipe.monitoring.reference_rows import write_reference
 from pipeline.cli import app
 
 NOW = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -91,7 +93,7 @@ def test_traffic_like_the_reference_is_quiet_and_counted(capture, reference):
     assert parts[today, "3"]["milliseconds"] == {"median": 4.5, "p95": 9.0}
     measures = {c["measure"]: c["versus"] for c in parts[today, "3"]["comparisons"]}
     answers = dict.fromkeys(("score", "novelty", "label", "embedding"), "eval")
-    assert measures == dict.fromkeys(traffic.MEASURES, "train") | answers
+    assert measures == dict.fromkeys(MEASURES, "train") | answers
 
 
 def test_what_moved_is_named_with_its_images_and_a_status_of_3(capture, reference, tmp_path):

@@ -12,8 +12,9 @@ import tensorflow as tf
 import yaml
 
 from imagepipe.base.errors import ModelError
-from imagepipe.base.names import ROWS
+from imagepipe.base.names import REFERENCE, ROWS
 from imagepipe.base.tfrecord import encode_example, frame_record
+from imagepipe.monitoring.reference_rows import write_reference
 from pipeline.runs.reference import find_reference
 from tests.pipeline.runs.workdirs import Recorder, run_id
 
@@ -39,14 +40,21 @@ def write_split(folder: Path, count: int) -> None:
                 file.write(frame_record(encode_example(example)))
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    module = Embedder()
+    tf.saved_model.save(module, str(folder), signatures={"embed": module.embed})
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path) -> Path:
+def run(tmp_path, saved) -> Path:
     """A run that pushed version 2, which lies in a folder of versions."""
     recorder = Recorder(tmp_path / "work")
     left = recorder.workdir.artifacts
     model = left / "Trainer" / "model" / "1" / "Format-Serving"
-    module = Embedder()
-    tf.saved_model.save(module, str(model), signatures={"embed": module.embed})
+    shutil.copytree(saved, model)
     for split, count in (("train", TRAINED), ("eval", EVALUATED)):
         write_split(left / "examples" / f"Split-{split}", count)
     (left / "predictions").mkdir()
@@ -96,3 +104,12 @@ def test_a_run_whose_artifacts_are_gone_is_refused_in_words(run):
     (run.parent.parent / "artifacts" / "predictions" / ROWS).unlink()
     with pytest.raises(ModelError, match=r"can't be compared with this run.*predictions\.parquet.* is missing"):
         find_reference(str(run))
+
+
+def test_a_version_has_its_own_whatever_became_of_its_run(run):
+    version = run.parent.parent / "serving" / "digits" / "2"
+    write_reference(str(version / REFERENCE), [{"split": "eval", "label": "cat"}], "classification", "", "")
+    shutil.rmtree(run.parent.parent / "artifacts")
+    for against in (version, version.parent, run):
+        own = find_reference(str(against))
+        assert (own.version, own.evaluated.labels) == ("2", [["cat"]])

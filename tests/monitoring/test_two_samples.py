@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from imagepipe.monitoring.comparison import Limits, Sample, compare, find_moved
+from imagepipe.monitoring.comparison import Limits, compare, find_moved
+from imagepipe.monitoring.measures import Sample
 from imagepipe.monitoring.two_samples import adjust, compare_labels, compare_numbers, compare_vectors
 
 CLASSES, IMAGES = list("abcdefgh"), 1000

@@ -37,6 +37,8 @@ USERS_OF_FILES = {
     "trainer/export/optimize.py": TRAINING,
     "components/champion/executor.py": {"Champion"},
     "components/predictions/row_writer.py": {"Predictions"},
+    "imagepipe/monitoring/reference_rows.py": {"Predictions"},
+    "imagepipe/monitoring/comparison.py": set(),
     "components/evaluator/tfma_metrics.py": {"Evaluator", "ModelReport"},
     "components/evaluator/tfma_paired_tests.py": {"Evaluator"},
     "components/evaluator/significance.py": {"Evaluator"},

@@ -10,6 +10,7 @@ import yaml
 from kfp import components, local
 
 from imagepipe.deploy.versions import list_version_folders
+from imagepipe.monitoring.reference import find_own_reference
 from imagepipe.serving.predictor import load
 from imagepipe.serving.request_files import read_requests
 from pipeline import demo
@@ -120,6 +121,9 @@ def test_each_container_runs_the_command_of_the_compiled_file(project, first):
 def test_a_pipeline_on_kubeflow_pushes_a_model_that_predicts_right(project, first):
     (version,) = list_version_folders(project / "serving")[:1]
     assert measure_accuracy(project, version) > 0.7
+    reference = find_own_reference(str(version))
+    assert reference.version == version.name
+    assert len(reference.trained.numbers["brightness"]) == len(reference.evaluated.embedding) > 0
     assert read_outputs(first, "components.champion.executor.Executor")["champion"]["metadata"]["version"] == ""
     assert "Blessed" in Path(read_outputs(first, REPORT)["report"]["uri"]).read_text()
 

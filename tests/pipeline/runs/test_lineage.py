@@ -59,11 +59,12 @@ def test_a_model_that_was_put_in_the_place_of_another_is_not_taken_for_it(pushed
         lineage.trace_model(str(version))
 
 
-def test_a_version_of_which_any_file_was_changed_or_added_is_refused_but_a_signature_is_not(pushed):
+def test_a_version_of_which_any_file_was_changed_or_added_is_refused_but_what_the_push_adds_is_not(pushed):
     _, version = pushed
     (version / "model.sig").write_bytes(b"signature")
-    assert lineage.trace_model(str(version)).verified
     (version / "assets.extra").mkdir()
+    (version / "assets.extra" / "reference.parquet").write_bytes(b"reference")
+    assert lineage.trace_model(str(version)).verified
     (version / "assets.extra" / "added").write_bytes(b"")
     with pytest.raises(
         ModelError, match=rf"is not the model that the run {run_id(1)} made .* assets\.extra/added diff"
