@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.conftest import make_digit_images
 from tests.e2e.test_train import imagepipe
+from tests.small_backbone import BACKBONE
 
 NAMES = {"0": "zero", "1": "one"}
 
@@ -47,7 +48,7 @@ def test_records_with_numbers_for_classes_become_a_model_that_says_their_names(t
         "name": "foreign",
         "data": {"path": "records", "features": features | {"numeric": ["thickness"]}},
         "image": {"size": [32, 32]},
-        "trainer": {"backbone": "mobilenet_v2", "weights": "none", "epochs": 1},
+        "trainer": {"backbone": BACKBONE, "weights": "none", "epochs": 1},
         "evaluation": {"thresholds": {"accuracy": 0}, "margin": 1, "intervals": "none"},
     }
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(config))

@@ -13,12 +13,13 @@ from pipeline.cli import app
 from pipeline.runs.summary import Summary
 from tests.browser import find_violations
 from tests.conftest import list_summaries, make_digit_images
+from tests.small_backbone import BACKBONE
 
 pytestmark = pytest.mark.slow
 
 QUICK = [
     "evaluation.intervals=none",
-    "trainer.backbone=mobilenet_v2",
+    f"trainer.backbone={BACKBONE}",
     "image.size=[48, 48]",
     "trainer.weights=none",
     "trainer.epochs=1",

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.workdir import Workdir
 from tests.conftest import list_summaries, make_digit_images
+from tests.small_backbone import BACKBONE
 
-QUICK = ["image.size=[32, 32]", "trainer.backbone=mobilenet_v2", "trainer.weights=none", "trainer.epochs=1"]
+QUICK = ["image.size=[32, 32]", f"trainer.backbone={BACKBONE}", "trainer.weights=none", "trainer.epochs=1"]
 QUICK += ["evaluation.thresholds.accuracy=0", "evaluation.margin=1", "evaluation.intervals=none"]
 SETS = [argument for override in QUICK for argument in ("--set", override)]
 

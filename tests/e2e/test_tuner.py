@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.runs.summary import Summary
 from tests.conftest import list_summaries, make_digit_images
+from tests.small_backbone import BACKBONE
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = [
     "data.validation.min_images={train: 1, eval: 0}",
     "image.size=[32, 32]",
-    "trainer={backbone: mobilenet_v3_small, weights: none, epochs: 1}",
+    f"trainer={{backbone: '{BACKBONE}', weights: none, epochs: 1}}",
     "evaluation={thresholds: {accuracy: 0}, margin: 1}",
     "tuner={trials: 2, space: {head_units: {min: 8, max: 64}, augmentation.rotation: {values: [0, 5, 20]}}}",
 ]

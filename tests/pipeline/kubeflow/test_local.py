@@ -17,19 +17,21 @@ from pipeline import demo
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from tests.pipeline.kubeflow import containers
+from tests.small_backbone import BACKBONE
 
 pytestmark = pytest.mark.slow
 
 DISK = Path("/minio")
 REPORT = "components.model_report.executor.Executor"
-CONFIG = """\
+CONFIG = f"""\
 name: digits
-data: {path: dataset}
-image: {size: [32, 32]}
-trainer: {backbone: mobilenet_v2, weights: none, epochs: 8, batch_size: 32, augmentation: {horizontal_flip: false}}
-evaluation: {thresholds: {accuracy: 0.7}, margin: 1, intervals: none}
-deploy: {path: serving}
-kubeflow: {image: example/imagepipe}
+data: {{path: dataset}}
+image: {{size: [32, 32]}}
+trainer:
+  {{backbone: {BACKBONE}, weights: none, epochs: 8, batch_size: 32, augmentation: {{horizontal_flip: false}}}}
+evaluation: {{thresholds: {{accuracy: 0.7}}, margin: 1, intervals: none}}
+deploy: {{path: serving}}
+kubeflow: {{image: example/imagepipe}}
 """
 
 
@@ -44,7 +46,7 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
-def run_pipeline(project: Path, name: str, launcher, cache: str = "", **parameters) -> containers.Containers:
+def run_pipeline(project: Path, name: str, launcher: containers.Launcher, **parameters) -> containers.Containers:
     logs = project / name / "logs"
     logs.mkdir(parents=True)
     started = containers.Containers(logs)
@@ -53,8 +55,8 @@ def run_pipeline(project: Path, name: str, launcher, cache: str = "", **paramete
             runner=local.DockerRunner(),
             pipeline_root=str(project / name),
             raise_on_error=True,
-            enable_caching=bool(cache),
-            cache_root=str(project / cache),
+            enable_caching=True,
+            cache_root=str(project / "cache"),
         )
         try:
             components.load_component_from_file(str(project / "compiled.yaml"))(**parameters)
@@ -66,29 +68,31 @@ def run_pipeline(project: Path, name: str, launcher, cache: str = "", **paramete
 
 
 @pytest.fixture(scope="module")
-def first(project) -> containers.Containers:
-    """Nothing is live yet; artifacts are folders on this machine."""
-    return run_pipeline(project, "first", containers.launch_unchanged, cache="cache")
-
-
-@pytest.fixture(scope="module")
-def repeated(project, first) -> containers.Containers:
-    """The first one again: its model is live, and nothing else has changed."""
-    return run_pipeline(project, "repeated", containers.launch_unchanged, cache="cache")
-
-
-@pytest.fixture(scope="module")
-def second(project, repeated) -> containers.Containers:
-    """The first one's model is live; artifacts are in MinIO. Batch size and threshold are parameters of the run."""
+def launcher(project) -> containers.Launcher:
+    """Artifacts are in MinIO; where the launcher's folder for them can't be made, they are folders on this machine."""
     try:
         DISK.mkdir(exist_ok=True)
     except OSError:
-        pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be made here")
-    if not os.access(DISK, os.W_OK):
-        pytest.skip("Kubeflow's launcher puts objects below /minio, which can't be written here")
-    return run_pipeline(
-        project, "second", containers.create_launcher(project / "second", DISK), batch_size=24, threshold_accuracy=0.6
-    )
+        return containers.launch_unchanged
+    return containers.create_launcher(project, DISK) if os.access(DISK, os.W_OK) else containers.launch_unchanged
+
+
+@pytest.fixture(scope="module")
+def first(project, launcher) -> containers.Containers:
+    """Nothing is live yet."""
+    return run_pipeline(project, "first", launcher)
+
+
+@pytest.fixture(scope="module")
+def repeated(project, launcher, first) -> containers.Containers:
+    """The first one again: its model is live, and nothing else has changed."""
+    return run_pipeline(project, "repeated", launcher)
+
+
+@pytest.fixture(scope="module")
+def second(project, launcher, repeated) -> containers.Containers:
+    """The first one's model is live. Batch size and threshold are parameters of the run."""
+    return run_pipeline(project, "second", launcher, batch_size=24, threshold_accuracy=0.6)
 
 
 def measure_accuracy(project: Path, model: Path) -> float:
