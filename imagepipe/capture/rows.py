@@ -7,7 +7,9 @@ A row has these columns and nothing else of the caller; null where there is none
 - ``sha256``: of the bytes that were sent; ``width``, ``height``, ``aspect``, ``bytes``, ``brightness``, ``contrast``,
   ``dhash``: as ingest measures an image;
 - ``image``: the bytes that were sent, a JPEG of at most PREVIEW_SIDE pixels, or null, as the user wants;
-- ``milliseconds``: from the decoded request to the answer.
+- ``milliseconds``: from the decoded request to the answer;
+- ``shadow``: whether the version answered in the shadow of a live one, unseen by the caller. Such a row has neither
+  measures nor an image: the row of the live answer, with the same ``request_id`` and ``sha256``, has them.
 """
 
 import hashlib
@@ -49,6 +51,7 @@ SCHEMA = pa.schema(
         "dhash": pa.string(),
         "image": pa.binary(),
         "milliseconds": pa.float32(),
+        "shadow": pa.bool_(),
     }
 )
 """Columns of the files, in their order."""
@@ -88,6 +91,7 @@ class Answered:
         sent: the bytes that the caller sent.
         prepared: the bytes that the model decoded: the same, or those converted to JPEG or PNG.
         milliseconds: time that the answer took; None if it wasn't measured.
+        in_shadow: whether the caller got another version's answer.
     """
 
     time: float
@@ -102,6 +106,7 @@ class Answered:
     sent: bytes
     prepared: bytes
     milliseconds: float | None
+    in_shadow: bool = False
 
     @property
     def size(self) -> int:
@@ -110,7 +115,7 @@ class Answered:
 
 
 def build_row(answered: Answered, keep: KeptImages) -> dict[str, Any]:
-    """Measures an image, and returns its row; an image that can't be measured has no measures.
+    """Measures an image, and returns its row; one that can't be measured, or was asked in shadow, has no measures.
 
     Args:
         answered: the image and its answer.
@@ -127,9 +132,12 @@ def build_row(answered: Answered, keep: KeptImages) -> dict[str, Any]:
         "novelty": answered.novelty,
         "embedding": None if answered.embedding is None else answered.embedding.astype("float16"),
         "sha256": hashlib.sha256(answered.sent).hexdigest(),
-        "image": answered.sent if keep == "original" else None,
+        "image": answered.sent if keep == "original" and not answered.in_shadow else None,
         "milliseconds": answered.milliseconds,
+        "shadow": answered.in_shadow,
     }
+    if answered.in_shadow:
+        return row
     try:
         image = normalize(answered.prepared)
         row |= {"width": image.width, "height": image.height, "aspect": image.width / image.height}

@@ -50,7 +50,9 @@ class Pairs:
         same: number of images with the same answer; None for a regression.
         same_interval: 95 % confidence interval of their share; None for a regression.
         mean_difference: mean absolute difference of the values of a regression, else of the scores.
-        milliseconds: mean time of an answer, of either version; None where no row has one.
+        in_shadow: number of images whose answer no caller got, of either version.
+        milliseconds: mean time of an answer, of either version; None where no row has one. In shadow it is that of the
+            lowest priority.
         judgement: which is better; None without true labels of these images.
     """
 
@@ -60,6 +62,7 @@ class Pairs:
     same: int | None
     same_interval: tuple[float, float] | None
     mean_difference: float
+    in_shadow: tuple[int, int]
     milliseconds: tuple[float | None, float | None]
     judgement: Judgement | None
 
@@ -70,6 +73,7 @@ class _Answer:
     label: str
     score: float
     milliseconds: float | None
+    in_shadow: bool
     id: str | None
 
 
@@ -95,7 +99,8 @@ def compare_versions(
     if not common:
         raise ModelError(
             f"{capture}: versions {versions[0]} ({len(first):,} images) and {versions[1]} ({len(second):,} images) "
-            "were asked about no image in common. `imagepipe batch-predict --capture` asks each about the same images"
+            "were asked about no image in common. `imagepipe serve --shadow` and `imagepipe batch-predict --capture` "
+            "ask each about the same images"
         )
     pairs = [(first[image], second[image]) for image in common]
     same = None
@@ -108,9 +113,35 @@ def compare_versions(
         same,
         None if same is None else estimate_share(same, len(pairs)),
         fmean(abs(a.score - b.score) for a, b in pairs),
+        (_count_shadow(first), _count_shadow(second)),
         (_measure_time(first), _measure_time(second)),
         _judge(pairs, truths, task),
     )
+
+
+def find_shadow(capture: str, since: datetime | None = None) -> tuple[str, str]:
+    """Returns the version that answered callers last, and the one that answered in the shadow of others last.
+
+    Args:
+        capture: folder of captured traffic.
+        since: leaves out what was answered before.
+
+    Raises:
+        ModelError: if nothing was answered in shadow, or a file can't be read.
+    """
+    last: dict[tuple[bool, str], datetime] = {}
+    for _, table in read_tables(capture, ["time", "version"], since, with_shadow=True):
+        for group in table.group_by(["shadow", "version"]).aggregate([("time", "max")]).to_pylist():
+            place = (bool(group["shadow"]), group["version"])
+            last[place] = max(group["time_max"], last.get(place, group["time_max"]))
+    shadow = max((place for place in last if place[0]), key=lambda place: last[place], default=None)
+    others = [place for place in last if not place[0] and shadow and place[1] != shadow[1]]
+    if shadow is None or not others:
+        raise ModelError(
+            f"{capture}: no version answered there in the shadow of another (`imagepipe serve --shadow`). Give the two "
+            "versions to compare"
+        )
+    return max(others, key=lambda place: last[place])[1], shadow[1]
 
 
 def find_better(pairs: Pairs) -> str | None:
@@ -128,16 +159,21 @@ def _read_answers(capture: str, version: str, key: str, since: datetime | None) 
     owners: dict[str | None, str] = {}
     shared: set[str | None] = set()
     columns = dict.fromkeys(["time", "version", "sha256", "label", "score", "milliseconds", key])
-    for _, table in read_tables(capture, list(columns), since):
+    for _, table in read_tables(capture, list(columns), since, with_shadow=True):
         for row in table.filter(pc.equal(table["version"], version)).to_pylist():
             image = row["sha256"]
             identity = row[key].decode(errors="replace") if key == "metadata" and row[key] else row[key]
             if owners.setdefault(identity, image) != image:
                 shared.add(identity)
-            answer = _Answer(row["time"], row["label"], row["score"], row["milliseconds"], identity)
+            told = (row["label"], row["score"], row["milliseconds"], bool(row["shadow"]))
+            answer = _Answer(row["time"], *told, identity)
             if image not in answers or answers[image].time < answer.time:
                 answers[image] = answer
     return {image: replace(a, id=None) if a.id in shared else a for image, a in answers.items()}
+
+
+def _count_shadow(answers: Mapping[str, _Answer]) -> int:
+    return sum(answer.in_shadow for answer in answers.values())
 
 
 def _measure_time(answers: Mapping[str, _Answer]) -> float | None:

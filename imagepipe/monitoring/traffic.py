@@ -25,6 +25,7 @@ MAX_SAMPLE = 20_000
 MAX_VECTORS = 1000
 """Images whose embeddings are compared."""
 
+_SHADOW = "shadow"
 _NUMBERS = (*MEASURES, *ANSWERS, "milliseconds")
 _COLUMNS = ["time", "request_id", "metadata", "version", "label", EMBEDDING, *_NUMBERS]
 
@@ -85,8 +86,16 @@ def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traff
     return {part: traffic[part] for part in sorted(traffic)}
 
 
-def read_tables(folder: str, columns: Sequence[str], since: datetime | None = None) -> Iterator[tuple[str, pa.Table]]:
+def read_tables(
+    folder: str, columns: Sequence[str], since: datetime | None = None, with_shadow: bool = False
+) -> Iterator[tuple[str, pa.Table]]:
     """Yields the files of a capture, with the rows that were answered since a time, and their numbers as ``row``.
+
+    Args:
+        folder: the capture's.
+        columns: to read; ``shadow`` is there always.
+        since: leaves out what was answered before.
+        with_shadow: whether answers that no caller got are among the rows.
 
     Raises:
         ModelError: if one can't be read.
@@ -94,8 +103,14 @@ def read_tables(folder: str, columns: Sequence[str], since: datetime | None = No
     for file in list_parts(folder, since):
         try:
             with filesystem.open_read(file) as opened:
-                table = pq.read_table(opened, columns=[*columns], partitioning=None)
+                is_marked = _SHADOW in pq.read_schema(opened).names  # files of older servers have no such answers
+                opened.seek(0)
+                table = pq.read_table(opened, columns=[*columns, *([_SHADOW] if is_marked else [])], partitioning=None)
+            if not is_marked:
+                table = table.append_column(_SHADOW, pa.array([False] * len(table)))
             table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
+            if not with_shadow:
+                table = table.filter(pc.invert(pc.fill_null(table[_SHADOW], False)))
             if since:
                 table = table.filter(pc.greater_equal(table["time"], pa.scalar(since, table["time"].type)))
         except (pa.ArrowException, KeyError) as error:

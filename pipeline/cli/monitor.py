@@ -112,8 +112,12 @@ def feedback(
 def compare(
     capture: CaptureArgument,
     versions: Annotated[
-        tuple[str, str], typer.Argument(metavar="VERSION VERSION", help="The live one, then the other.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[VERSION VERSION]",
+            help="The live one, then the other; by default the live one and the last that answered in shadow.",
+        ),
+    ] = None,
     feedback: Annotated[
         str | None, typer.Option(metavar="FILE", help="True labels that came later, see `imagepipe feedback`.")
     ] = None,
@@ -123,10 +127,13 @@ def compare(
 ) -> None:
     """Compare two versions on the captured images that both were asked about: which is right more often."""
     start = parse_since(since)
+    if versions and len(versions) != 2:
+        raise typer.BadParameter("give two versions, or none")
     with report_errors():
-        from imagepipe.monitoring.pairs import compare_versions
+        from imagepipe.monitoring.pairs import compare_versions, find_shadow
 
-        pairs = compare_versions(capture, versions, task, feedback, start)
+        first, second = versions or find_shadow(capture, start)
+        pairs = compare_versions(capture, (first, second), task, feedback, start)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(pairs))
     else:
@@ -185,6 +192,9 @@ def show_pairs(pairs: "Pairs", console: Console) -> None:
     times = [f"{version} {ms:.1f} ms" for version, ms in zip((first, second), pairs.milliseconds, strict=True) if ms]
     if times:
         console.print(f"mean time of an answer: {', '.join(times)}")
+    for version, images in zip((first, second), pairs.in_shadow, strict=True):
+        if images:
+            console.print(f"{version} answered {images:,} images in shadow: its time is that of the lowest priority")
     if (judged := pairs.judgement) is None:
         console.print("which is better: not known, as no true label of these images is (--feedback)")
         return

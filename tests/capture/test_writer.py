@@ -121,6 +121,14 @@ def test_a_row_holds_the_image_that_is_wanted_and_nothing_else_of_it(keep):
         assert kept == (image.sent if keep == "original" else None)
 
 
+def test_a_row_of_a_shadow_has_the_answer_and_leaves_the_image_to_the_live_versions_row():
+    row = build_row(replace(answered(), in_shadow=True), "original")
+    assert row["shadow"] is True
+    assert (row["sha256"], row["label"]) == (build_row(answered(), "none")["sha256"], "light")
+    assert row["image"] is None
+    assert "width" not in row
+
+
 def test_a_full_queue_drops_and_counts_and_never_waits(tmp_path, counts, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(writer, "build_row", lambda *arguments: release.wait(60) and build_row(*arguments))

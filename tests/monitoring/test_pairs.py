@@ -5,14 +5,16 @@ import json
 import math
 from datetime import UTC, datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import ModelError
-from imagepipe.capture.files import write_rows
+from imagepipe.capture.files import list_parts, write_rows
 from imagepipe.deploy.deployment import Version
-from imagepipe.monitoring.pairs import compare_versions
+from imagepipe.monitoring.pairs import compare_versions, find_shadow
+from imagepipe.monitoring.traffic import read_traffic
 from pipeline.cli import app
 
 NOW = datetime.now(UTC)
@@ -107,6 +109,31 @@ def test_a_regression_is_judged_by_its_errors(tmp_path):
 def test_versions_without_a_common_image_are_refused_with_what_gives_one(capture):
     with pytest.raises(ModelError, match=r"1 \(101 images\) and 3 \(0 images\).*no image in common.*batch-predict"):
         compare_versions(capture, ("1", "3"), "classification")
+
+
+def test_a_shadow_is_compared_with_the_live_version_on_the_images_of_both(tmp_path):
+    folder = str(tmp_path / "traffic")
+    live = [make_row(n, "1", "cat", request_id=f"r{n}") for n in range(10)]
+    shadow = [make_row(n, "2", "cat" if n < 9 else "dog", seconds=1, request_id=f"r{n}", shadow=True) for n in range(10)]
+    write_rows(folder, [*live, *shadow], "a")
+    assert find_shadow(folder) == ("1", "2")
+    shown = CliRunner().invoke(app, ["compare", folder]).stdout
+    assert "10 images that both were asked about" in shown
+    assert "the same answer: 0.9000" in shown
+    assert "2 answered 10 images in shadow: its time is that of the lowest priority" in shown
+    assert [str(part) for part in read_traffic(folder)] == [f"{NOW:%Y-%m-%d}, version 1"]  # what callers got
+
+
+def test_without_a_shadow_two_versions_have_to_be_named(capture):
+    with pytest.raises(ModelError, match=r"no version answered there in the shadow.*Give the two versions"):
+        find_shadow(capture)
+    assert CliRunner().invoke(app, ["compare", capture, "1"]).exit_code == 2
+
+
+def test_captures_of_servers_without_shadows_can_be_read(capture):
+    for part in list_parts(capture):
+        pq.write_table(pq.read_table(part, partitioning=None).drop_columns(["shadow"]), part)
+    assert compare_versions(capture, ("1", "2"), "classification").in_shadow == (0, 0)
 
 
 class Target:
