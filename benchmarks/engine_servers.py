@@ -27,16 +27,17 @@ class Server:
 
     Attributes:
         pid: of the process that was started.
+        port: that it answers HTTP on.
     """
 
     def __init__(self, pid: int, port: int, grpc_address: str | None):
-        self.pid, self._port, self._grpc_address = pid, port, grpc_address
+        self.pid, self.port, self._grpc_address = pid, port, grpc_address
         self._caller = threading.local()  # a connection for each thread
 
     def ask(self, image: bytes) -> float:
         """Returns the seconds that an answer takes."""
         if not hasattr(self._caller, "ask"):
-            self._caller.ask = _connect_grpc(self._grpc_address) if self._grpc_address else _connect(self._port)
+            self._caller.ask = _connect_grpc(self._grpc_address) if self._grpc_address else _connect(self.port)
         start = time.perf_counter()
         self._caller.ask(image)
         return time.perf_counter() - start

@@ -22,13 +22,11 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from multiprocessing import Pipe, active_children, current_process, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
-from pathlib import Path
 from typing import TypeVar
 
-from imagepipe.base.process import end_with_parent
+from imagepipe.base.process import be_killed_first, end_with_parent
 
 _THREADED_LIBRARIES = {"apache_beam", "tensorflow"}
-_FIRST_TO_KILL = "500"  # of -1000 to 1000, see proc(5): where memory runs out, the one that decodes is to go
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -142,8 +140,7 @@ def _work(connection: Connection, parents: Connection) -> None:
     """Does what comes through the connection until the parent closes it or dies."""
     parents.close()
     end_with_parent()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL)
+    be_killed_first()
     while True:
         try:
             do, items = connection.recv()

@@ -47,6 +47,30 @@ def find_model(path: Path) -> Path:
     )
 
 
+def find_shadow_folder(path: Path, version: str) -> Path:
+    """Finds a version that is to answer in the shadow of another one.
+
+    Args:
+        path: the folder of versions.
+        version: its number.
+
+    Returns:
+        The SavedModel's folder.
+
+    Raises:
+        ModelError: if there is no such version, or no other one that could be live.
+    """
+    folders = list_version_folders(path)
+    if not folders:
+        raise ModelError(f"{path} is no folder of versions (serving/NAME), which --shadow needs")
+    names = [folder.name for folder in folders]
+    if version not in names:
+        raise ModelError(f"{path}: there is no version {version}; it has {', '.join(names)}")
+    if len(names) == 1:
+        raise ModelError(f"{path}: version {version} is the only one: in shadow it needs another one that is live")
+    return find_model(folders[names.index(version)])
+
+
 def find_model_name(path: Path) -> str:
     """Returns the name of the model that a path stands for, see ``find_model``."""
     if (path / SUMMARY).is_file():

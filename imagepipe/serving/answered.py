@@ -3,10 +3,13 @@
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.capture.rows import Answered, CaptureOptions
 from imagepipe.capture.writer import Capture
+from imagepipe.serving.shadow import Question, Shadow
+from imagepipe.serving.shadow_process import ShadowVersion
 from imagepipe.serving.telemetry import ANSWERS, CAPTURED, NOVELTY, SCORES
 from imagepipe.serving.types import Answers, Request
 
@@ -25,11 +28,12 @@ def choose_request_id(given: str | None) -> str:
 class Recorder:
     """Counts answers, and hands those over that are captured. For many threads."""
 
-    def __init__(self, options: CaptureOptions | None = None):
+    def __init__(self, options: CaptureOptions | None = None, shadow: ShadowVersion | None = None):
         """Starts the capture.
 
         Args:
             options: of the capture; None for no capture.
+            shadow: a version that is asked what is captured, and whose answers are captured; None for none.
 
         Raises:
             UnavailableError: if the capture's folder can't be used.
@@ -37,6 +41,7 @@ class Recorder:
         self._capture = (
             Capture(options, lambda outcome, images: CAPTURED.labels(outcome).inc(images)) if options else None
         )
+        self._shadow = Shadow(shadow, self._capture_shadow) if shadow else None
 
     def record(
         self,
@@ -60,11 +65,21 @@ class Recorder:
         _count_answers(answers, task)
         if self._capture and self._capture.draw():
             self._capture.offer(_list_answered(requests, prepared, answers, request_id, 1000 * seconds))
+            if self._shadow:
+                self._shadow.offer(Question(requests, answers.labels, task, request_id), answers.version)
 
     def close(self) -> None:
         """Writes what is captured and not in a file yet."""
+        if self._shadow:
+            self._shadow.close()
         if self._capture:
             self._capture.close()
+
+    def _capture_shadow(self, question: Question, answers: Answers, seconds: float) -> None:
+        if self._capture:
+            requests = question.requests
+            listed = _list_answered(requests, requests, answers, question.request_id, 1000 * seconds)
+            self._capture.offer(replace(answered, in_shadow=True) for answered in listed)
 
 
 def _count_answers(answers: Answers, task: str) -> None:

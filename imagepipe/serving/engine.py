@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -199,10 +200,23 @@ def _share_batches(loaded: Any, observe: Callable[[int], None]) -> Callable[[dic
     return answer_shared
 
 
+def limit_threads() -> None:
+    """Makes TensorFlow use the CPUs of this process's share: it sees the node's, not the container's."""
+    tf.config.threading.set_intra_op_parallelism_threads(joblib.cpu_count())
+    tf.config.threading.set_inter_op_parallelism_threads(joblib.cpu_count())
+
+
 class ServedModel:
     """The live version of a model, which follows the model's folder."""
 
-    def __init__(self, path: Path, name: str, observe: Callable[[int], None], key: Path | None = None):
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        observe: Callable[[int], None],
+        key: Path | None = None,
+        held_back: str | None = None,
+    ):
         """Loads the newest version that can be loaded.
 
         Args:
@@ -210,11 +224,13 @@ class ServedModel:
             name: the model's name, for callers.
             observe: called with the size of each batch.
             key: see ``LoadedModel``; a version without a valid signature is refused as one that can't be loaded.
+            held_back: a version that doesn't become live; None for none.
 
         Raises:
             ModelError: if no version can be loaded.
         """
         self._path, self._name, self._observe, self._key = path, name, observe, key
+        self._held_back = held_back
         self._refused: dict[Path, tuple[object, str]] = {}  # by folder: the state of its files, and the reason
         self._engine: Engine | None = None
         self.refresh()
@@ -258,7 +274,7 @@ class ServedModel:
                 return []
             folder = find_model(self._path)
             return [(folder, folder.name if folder.name.isdigit() else "1")]
-        return [(folder, folder.name) for folder in reversed(folders)]
+        return [(folder, folder.name) for folder in reversed(folders) if folder.name != self._held_back]
 
     def follow(self) -> None:
         """Refreshes every second from now on, in a thread of its own."""

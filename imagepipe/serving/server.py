@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import joblib
 import tensorflow as tf
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
@@ -48,11 +47,12 @@ from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, join_port, listen
-from imagepipe.serving.engine import Engine, ServedModel
+from imagepipe.serving.engine import Engine, ServedModel, limit_threads
 from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
+from imagepipe.serving.shadow_process import ShadowVersion
 from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, REFUSED, configure_logging
 from imagepipe.serving.types import RequestError
 
@@ -231,6 +231,7 @@ def serve(
     key: Path | None = None,
     options: CaptureOptions | None = None,
     grpc_address: str | None = None,
+    shadow: ShadowVersion | None = None,
 ) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
@@ -245,14 +246,15 @@ def serve(
         key: public key; only versions that are signed with its private key are served. None for all versions.
         options: of the capture of what is answered; None for no capture.
         grpc_address: address and port for gRPC; None for none.
+        shadow: a version that is asked behind the live one, and captured; it doesn't become live. None for none.
 
     Raises:
         ModelError: if there is no model that can be served, or the capture's folder can't be used.
     """
     if grpc_address:
         from imagepipe.serving.grpc_port import GrpcPort  # not above: its packages are an extra
-    recorder = Recorder(options)
-    served = ServedModel(path, name, BATCH_SIZES.observe, key)
+    recorder = Recorder(options, shadow)
+    served = ServedModel(path, name, BATCH_SIZES.observe, key, shadow.version if shadow else None)
     handler = Handler(served, name, recorder)
     repository = ModelRepository()
     listed = Model(name)  # for KServe's list of models; our routes answer all that is asked about it
@@ -309,6 +311,7 @@ def main(
     key: Path | None = None,
     options: CaptureOptions | None = None,
     grpc_address: str | None = None,
+    shadow: ShadowVersion | None = None,
     is_worker: bool = False,
 ) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
@@ -322,6 +325,7 @@ def main(
         key: see ``serve``.
         options: see ``serve``.
         grpc_address: see ``serve``.
+        shadow: see ``serve``.
         is_worker: whether others listen on the same port, see ``workers``.
 
     Raises:
@@ -330,12 +334,8 @@ def main(
     """
     with join_port(host, port) if is_worker else listen(host, port) as listening:
         configure_logging()
-        for limit_threads in (
-            tf.config.threading.set_intra_op_parallelism_threads,
-            tf.config.threading.set_inter_op_parallelism_threads,
-        ):
-            limit_threads(joblib.cpu_count())  # TensorFlow sees the node's CPUs, not the container's share
-        serve(path, name, listening, host, access, key, options, grpc_address)
+        limit_threads()
+        serve(path, name, listening, host, access, key, options, grpc_address, shadow)
 
 
 if __name__ == "__main__":

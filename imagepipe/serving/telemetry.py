@@ -46,6 +46,22 @@ CAPTURED = Counter(
     "Captured images by what became of them: written; dropped, as the queue was full; lost, as their file failed.",
     ["outcome"],
 )
+SHADOW_IMAGES = Counter(
+    "imagepipe_shadow_images",
+    "Images for the version in shadow by what became of them: answered; dropped, as too many were waiting; failed.",
+    ["version", "outcome"],
+)
+SHADOW_AGREED = Counter(
+    "imagepipe_shadow_agreed_images",
+    "Images to which the version in shadow gave the live version's label, of classes or several labels.",
+    ["version"],
+)
+SHADOW_SECONDS = Histogram(
+    "imagepipe_shadow_seconds",
+    "Time that the version in shadow takes for a request, where no other program wants the CPU.",
+    ["version"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 
 
 class _JsonFormatter(logging.Formatter):

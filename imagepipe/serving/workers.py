@@ -21,7 +21,9 @@ from prometheus_client import multiprocess
 from imagepipe.base.process import end_with_parent
 from imagepipe.serving.telemetry import METRICS_FOLDER
 
-_CPUS = "LOKY_MAX_CPU_COUNT"  # which joblib.cpu_count() reads, and with it TensorFlow's, OpenVINO's and our threads
+CPUS = "LOKY_MAX_CPU_COUNT"
+"""Environment variable that joblib.cpu_count() reads, and with it TensorFlow's, OpenVINO's and our threads."""
+
 _CHECK_SECONDS = 0.2  # whether a signal has come
 _RESTART_SECONDS = 1.0  # before one that was killed is started again: for want of memory it would be killed again
 
@@ -40,7 +42,7 @@ def run_workers(count: int, work: Callable[[], None]) -> int:
     Returns:
         The exit status: 0, or that of the worker that ended by itself.
     """
-    os.environ[_CPUS] = str(math.ceil(joblib.cpu_count() / count))
+    os.environ[CPUS] = str(math.ceil(joblib.cpu_count() / count))
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: ending.append(received))

@@ -78,26 +78,43 @@ def serve(
     capture_days: Annotated[
         int, typer.Option(min=1, help="With --capture: delete what is older than so many days.")
     ] = 30,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="With --capture: ask this version of the folder, too, whatever is captured. Its answers are captured "
+            "and not returned; another version is live.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a model by TensorFlow Serving's and KServe's protocols, with a page to try it on at /."""
     with report_errors():
+        from imagepipe.base.filesystem import is_uri
         from imagepipe.capture.rows import CaptureOptions
         from imagepipe.deploy import signing, storage
-        from imagepipe.deploy.versions import find_model, find_model_name
+        from imagepipe.deploy.versions import find_model, find_model_name, find_shadow_folder
 
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
         if verify:
             signing.check_public_key(verify)
         if not (given := model or os.environ.get("AIP_STORAGE_URI")):
             raise typer.BadParameter("give a model")
+        if shadow and not capture:
+            raise typer.BadParameter("--shadow needs --capture, which gets its answers")
+        if shadow and is_uri(given):
+            raise typer.BadParameter("--shadow needs a folder of versions on this machine, of a URI one is copied")
         path = storage.fetch_newest(given)
         find_model(path)  # refused at once if there is none, and not after the imports
         options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
+        behind = find_shadow_folder(path, shadow) if shadow else None
         from imagepipe.serving.connections import PortHolder
+        from imagepipe.serving.shadow_process import ShadowVersion
 
         grpc_holder = PortHolder(host, grpc_port, "--grpc-port") if grpc_port is not None else None
-        settings = (access, verify, options, grpc_holder.address if grpc_holder else None)
-        arguments = (path, name or find_model_name(path), host)
+        name = name or find_model_name(path)
+        shadowed = ShadowVersion(behind, name, shadow, verify) if behind and shadow else None
+        settings = (access, verify, options, grpc_holder.address if grpc_holder else None, shadowed)
+        arguments = (path, name, host)
         if workers == 1:
             _serve(*arguments, port, *settings)
             return

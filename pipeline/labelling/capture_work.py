@@ -17,7 +17,7 @@ from imagepipe.capture.files import list_parts
 from pipeline.labelling.run_work import measure_doubt, measure_doubts
 from pipeline.labelling.work import MAX_ITEMS, Item, Queue, Work
 
-_COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty", "sha256"]
+_COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty", "sha256", "shadow"]
 _ROWS_AT_ONCE = 1024
 _NOVEL = 0.95  # from which on an image is in the queue of novel ones
 _GUESSES = 5
@@ -68,10 +68,12 @@ def read_capture_work(folder: str, pictures: Path) -> Work:
 
 
 def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields the answers that callers got."""
     for part in parts:
         with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
-                yield from (row for row in batch.to_pylist() if HASH.fullmatch(row["sha256"] or "") and row["classes"])
+                answers = (row for row in batch.to_pylist() if not row.get("shadow"))  # no column of older servers
+                yield from (row for row in answers if HASH.fullmatch(row["sha256"] or "") and row["classes"])
 
 
 def _look(parts: list[str]) -> _Seen:

@@ -114,7 +114,9 @@ def test_versions_without_a_common_image_are_refused_with_what_gives_one(capture
 def test_a_shadow_is_compared_with_the_live_version_on_the_images_of_both(tmp_path):
     folder = str(tmp_path / "traffic")
     live = [make_row(n, "1", "cat", request_id=f"r{n}") for n in range(10)]
-    shadow = [make_row(n, "2", "cat" if n < 9 else "dog", seconds=1, request_id=f"r{n}", shadow=True) for n in range(10)]
+    shadow = [
+        make_row(n, "2", "cat" if n < 9 else "dog", seconds=1, request_id=f"r{n}", shadow=True) for n in range(10)
+    ]
     write_rows(folder, [*live, *shadow], "a")
     assert find_shadow(folder) == ("1", "2")
     shown = CliRunner().invoke(app, ["compare", folder]).stdout

@@ -135,14 +135,15 @@ def capture(folder, **columns) -> None:
 
 
 def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
-    scores = [[0.9, 0.1], [0.45, 0.55], [0.5, 0.5], [0.2, 0.8], [0.5, 0.5]]
+    scores = [[0.9, 0.1], [0.45, 0.55], [0.5, 0.5], [0.2, 0.8], [0.5, 0.5], [0.49, 0.51]]
     capture(
         tmp_path / "capture",
         classes=scores,
-        label=["cat", "dog", "cat", "dog", "cat"],
-        novelty=[0.99, 0.2, None, 0.96, None],
-        sha256=[*HASHES[:4], HASHES[2]],
-        image=[bytes([0]), b"a thumbnail", None, bytes([3]), None],
+        label=["cat", "dog", "cat", "dog", "cat", "dog"],
+        novelty=[0.99, 0.2, None, 0.96, None, None],
+        sha256=[*HASHES[:4], HASHES[2], HASHES[1]],
+        image=[bytes([0]), b"a thumbnail", None, bytes([3]), None, None],
+        shadow=[False, None, False, False, False, True],  # what the served model did not say
     )
     (tmp_path / "pictures").mkdir()
     work = read_capture_work(str(tmp_path / "capture"), tmp_path / "pictures")

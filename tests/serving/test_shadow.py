@@ -1,0 +1,164 @@
+"""A version in shadow: asked behind the live one, dropped where it is slow, and left alone where it fails."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+from typer.testing import CliRunner
+
+from imagepipe.serving import shadow
+from imagepipe.serving.shadow import Question, Shadow
+from imagepipe.serving.shadow_process import Failed, Ready, Reply, ShadowVersion
+from imagepipe.serving.types import Answers, Request
+from pipeline.cli import app
+
+
+class Process:
+    """A thread in place of the process with a model, as one takes a second to start."""
+
+    exitcode = 7
+
+    def __init__(self, target, args, **options):
+        connection, *others = args
+        self._end = Connection(os.dup(connection.fileno()))
+        self._thread = threading.Thread(target=target, args=(self._end, *others), daemon=True)
+
+    def start(self):
+        self._thread.start()
+
+    def join(self, seconds):
+        self._thread.join(seconds)
+
+    def kill(self):
+        if not self._end.closed:
+            with socket.socket(fileno=os.dup(self._end.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def answer_as_told(connection, version, environment):
+    """Does what the version's name says."""
+    if version.version == "damaged":
+        connection.send(Failed("its graph is damaged"))
+        return
+    connection.send(Ready("TensorFlow", ""))
+    while True:
+        try:
+            requests = connection.recv()
+        except EOFError:
+            return
+        if version.version == "dying":
+            connection.close()
+            return
+        if version.version == "stuck":
+            return
+        if requests[0].id == "unknown":
+            connection.send(Failed("'iso' is missing"))
+            continue
+        classes, scores = np.full((len(requests), 2), 0.5, np.float32), np.full(len(requests), 0.5, np.float32)
+        labels, ids = ["a"] * len(requests), [request.id for request in requests]
+        connection.send(Reply(Answers(classes, labels, scores, None, ids, "m", version.version), 0.25))
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path, caplog):
+    """Starts shadows, which end with the test; yields a function that takes the version and what keeps its answers."""
+    monkeypatch.setattr(shadow, "answer_forever", answer_as_told)
+    monkeypatch.setattr(SpawnContext, "Process", Process)
+    caplog.set_level(logging.INFO, "imagepipe")
+    started = []
+
+    def start(version, keep=lambda *kept: None):
+        started.append(Shadow(ShadowVersion(tmp_path, "m", version), keep))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def ask(number: str = "1", images: int = 1, size: int = 10) -> Question:
+    return Question([Request(number, b"x" * size)] * images, ["a", *["b"] * (images - 1)], "classification", "r")
+
+
+def count(version: str) -> dict[str, float]:
+    outcomes = ("answered", "dropped", "failed")
+    values = {
+        o: REGISTRY.get_sample_value("imagepipe_shadow_images_total", {"version": version, "outcome": o})
+        for o in outcomes
+    }
+    return {outcome: value for outcome, value in values.items() if value}
+
+
+def wait_until(is_done):
+    deadline = time.monotonic() + 120
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_is_asked_what_the_live_version_answered_and_its_answers_are_kept_and_counted(start, caplog):
+    kept = []
+    running = start("2", lambda *answer: kept.append(answer))
+    questions = [ask(images=3), ask("unknown"), ask("unknown"), ask()]
+    for question in questions:
+        running.offer(question, "1")
+    running.offer(ask(), "2")  # by now it is live itself
+    wait_until(lambda: len(kept) == 2)
+    assert [(question, answers.labels, seconds) for question, answers, seconds in kept] == [
+        (questions[0], ["a"] * 3, 0.25),
+        (questions[3], ["a"], 0.25),
+    ]
+    assert count("2") == {"answered": 4, "failed": 2}
+    assert REGISTRY.get_sample_value("imagepipe_shadow_agreed_images_total", {"version": "2"}) == 2
+    assert REGISTRY.get_sample_value("imagepipe_shadow_seconds_sum", {"version": "2"}) == 0.5
+    assert caplog.text.count("version 2 can't answer in shadow: 'iso' is missing") == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"), [("damaged", "its graph is damaged"), ("dying", "its process has ended (exit status 7)")]
+)
+def test_one_that_fails_is_said_once_and_counted_and_nothing_else_happens(start, caplog, version, reason):
+    running = start(version)
+    running.offer(ask(images=2), "1")
+    wait_until(lambda: "not asked in shadow any more" in caplog.text)
+    running.offer(ask(), "1")
+    wait_until(lambda: count(version) == {"failed": 3})
+    assert caplog.text.count(f"version {version} is not asked in shadow any more: {reason}") == 1
+
+
+def test_what_it_is_too_slow_for_is_dropped_and_nobody_waits_and_its_end_neither(start, caplog, monkeypatch):
+    monkeypatch.setattr(shadow, "_MAX_REQUESTS", 5)
+    monkeypatch.setattr(shadow, "_MAX_BYTES", 1000)
+    running = start("stuck")
+    begin = time.monotonic()
+    for _ in range(20):
+        running.offer(ask(), "1")
+    running.offer(ask(size=2000), "1")
+    assert count("stuck") == {"dropped": 16}
+    running.close()
+    assert time.monotonic() - begin < shadow._CLOSE_SECONDS
+    assert count("stuck") == {"dropped": 21}
+    assert "not asked" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--shadow", "8"], "--shadow needs --capture"),
+        (["--shadow", "9", "--capture", "traffic"], "there is no version 9; it has 7, 8"),
+    ],
+)
+def test_a_shadow_that_cant_be_is_refused_before_anything_is_loaded(tmp_path, options, words):
+    for version in ("7", "8"):
+        (tmp_path / "cats" / version).mkdir(parents=True)
+        (tmp_path / "cats" / version / "saved_model.pb").touch()
+    result = CliRunner().invoke(app, ["serve", str(tmp_path / "cats"), *options])
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.replace("│", "").split())
