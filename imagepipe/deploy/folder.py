@@ -2,23 +2,30 @@
 
 from typing import NoReturn
 
+from imagepipe.base import filesystem
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
+from imagepipe.deploy.versions import PROMOTED
 
 ROLLED_BACK = "rolled_back"
 """Folder for versions that were rolled back; model servers ignore folders whose name isn't a number."""
 
 
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
-    """Copies a SavedModel into a new version folder, see ``storage.add_version``."""
+    """Copies a SavedModel into a new version folder, see ``storage.add_version``.
+
+    A version that is there, and the newest, becomes live on servers that hold it back, in shadow.
+    """
     if traffic != 100:
         raise ModelError("a folder has no share of the requests: --traffic needs another target")
     # A server does not load a version number again that it has had: that of a rolled back version is not reused.
     rolled_back = storage.list_versions(f"{config.path}/{ROLLED_BACK}")
     minimum = int(rolled_back[-1]) + 1 if rolled_back else 0
     version = storage.add_version(model, str(config.path), minimum=minimum, key=config.sign)
+    if model == f"{config.path}/{version}":
+        filesystem.write_whole(f"{model}{PROMOTED}", b"")
     return Version(version, f"{config.path}/{version}", 100)
 
 

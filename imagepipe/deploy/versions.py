@@ -8,6 +8,9 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.names import SUMMARY
 from imagepipe.deploy.saved_model import GRAPH
 
+PROMOTED = ".promoted"
+"""End of the name of a file beside a version's folder: it goes live on servers that hold it back, in shadow."""
+
 
 def list_version_folders(serving_dir: str | Path) -> list[Path]:
     """Returns the version folders of a model, oldest first; none if ``serving_dir`` doesn't exist."""

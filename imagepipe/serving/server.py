@@ -246,7 +246,7 @@ def serve(
         key: public key; only versions that are signed with its private key are served. None for all versions.
         options: of the capture of what is answered; None for no capture.
         grpc_address: address and port for gRPC; None for none.
-        shadow: a version that is asked behind the live one, and captured; it doesn't become live. None for none.
+        shadow: a version that is asked behind the live one, and captured, until it is promoted; None for none.
 
     Raises:
         ModelError: if there is no model that can be served, or the capture's folder can't be used.

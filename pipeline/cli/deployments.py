@@ -115,15 +115,17 @@ def promote(
     target: TargetOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Give the newest version, a canary, all requests if it is better than the live one; exit status 3 if not."""
+    """Give the newest version, a canary or one in shadow, all requests if it is better; exit status 3 if not."""
     start = parse_since(since)
     with report_errors():
         settings = read_settings(config, target, overrides)
         deployment = fill_in_deployment(settings, config)
         module = load_deploy_target(deployment)
-        newest, other = _find_rivals(module.status(deployment), with_requests=True)
+        is_folder = deployment.target == "filesystem"  # its newest version may be in shadow, see `imagepipe serve`
+        newest, other = _find_rivals(module.status(deployment), with_requests=not is_folder)
         if not _compare_rivals(other, newest, if_better, feedback, settings, start, wanted=newest):
-            OUT.print(f"Version {newest.version} still gets {newest.traffic}% of the requests")
+            kept = "stays in shadow where it is" if is_folder else f"still gets {newest.traffic}% of the requests"
+            OUT.print(f"Version {newest.version} {kept}")
             raise typer.Exit(NOT_BLESSED)
         version = module.deploy(newest.uri, deployment, 100)
     OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {escape(version.uri)}")

@@ -79,6 +79,15 @@ def test_a_running_server_follows_a_rollback(config, models):
     assert (served_model.engine.version, served_model.engine.model.labels) == (first.version, ["dark", "light"])
 
 
+def test_a_running_server_holds_the_version_in_shadow_back_until_it_is_promoted(config, models):
+    first, second = (folder.deploy(model, config) for model in models[:2])
+    served_model = ServedModel(Path(str(config.path)), "digits", lambda _: None, held_back=second.version)
+    assert served_model.engine.version == first.version
+    assert folder.deploy(second.uri, config) == second
+    served_model.refresh()
+    assert served_model.engine.version == second.version
+
+
 def test_where_nothing_is_deployed_nothing_is_rolled_back(config):
     assert folder.status(config) == []
     with pytest.raises(DeployError, match="has no version: there is nothing to go back to"):

@@ -160,9 +160,9 @@ class Target:
 @pytest.fixture
 def act(capture, tmp_path, monkeypatch):
     """Calls a command on a target; returns the exit status, what was printed, and what was done."""
-    (tmp_path / "pipeline.yaml").write_text("name: cats\ndata: {path: data}\n")
 
-    def call(target, command, images, label="cat"):
+    def call(target, command, images, label="cat", deploy="{target: kserve, path: /models}"):
+        (tmp_path / "pipeline.yaml").write_text(f"name: cats\ndata: {{path: data}}\ndeploy: {deploy}\n")
         monkeypatch.setattr("pipeline.cli.deployments.load_deploy_target", lambda deployment: target)
         truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", label) for n in images])
         option = {"promote": "--if-better", "rollback": "--if-worse"}[command]
@@ -186,6 +186,15 @@ def test_a_canary_is_promoted_if_it_is_better_and_else_left_alone(act):
     status, output, done = act(Target(100, 0), "promote", range(100))
     assert (status, done) == (2, [])
     assert "no two versions to compare" in output
+
+
+def test_in_a_folder_the_newest_version_is_promoted_though_others_get_no_requests(act):
+    """Servers may hold it back, in shadow."""
+    folder = "{target: filesystem}"
+    assert act(Target(100, 0), "promote", range(100), deploy=folder)[::2] == (0, [("/models/2", 100)])
+    status, output, done = act(Target(100, 0), "promote", range(78, 83), deploy=folder)
+    assert (status, done) == (3, [])
+    assert "Version 2 stays in shadow where it is" in output
 
 
 def test_a_version_is_rolled_back_if_it_is_worse_and_else_stays(act):
