@@ -11,10 +11,10 @@ setup(
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     package_data={
         "components.model_report": ["*.html", "*.css", "*.js"],
+        "components.serving_monitor": ["page.html"],
         "imagepipe": ["py.typed"],
         "imagepipe.serving": ["docs.html", "page.html"],
         "pipeline.labelling": ["page.html"],
-        "pipeline.monitor": ["page.html"],
         "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
         "trainer.weights": ["backbones.json.gz"],
     },

@@ -14,6 +14,7 @@ from imagepipe.base.names import TaskName
 from imagepipe.deploy.config import DeployConfig, Section, is_service_name
 from imagepipe.ingest import dataset
 from pipeline.kubeflow_config import KubeflowConfig
+from pipeline.monitoring_config import MonitoringConfig
 from pipeline.tracking_config import TrackingConfig
 from trainer.config import ServingConfig, TrainerConfig, find_backbone
 from trainer.search_space import TunerConfig, check_space
@@ -290,6 +291,7 @@ class Config(Section):
         ServedConfig(), description="The graph that is exported for serving, and how fast it has to answer."
     )
     deploy: DeployConfig = Field(DeployConfig(), description="Where a blessed model goes.")
+    monitoring: MonitoringConfig = Field(MonitoringConfig(), description="How the live model is monitored.")
     run: RunConfig = Field(RunConfig(), description="How runs on this machine are kept.")
     tracking: TrackingConfig = Field(
         TrackingConfig(), description="Where runs on this machine are recorded besides their own folders."

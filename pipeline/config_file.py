@@ -20,6 +20,8 @@ _PATHS = (
     ("data", "curated_schema"),
     ("deploy", "path"),
     ("deploy", "sign"),
+    ("monitoring", "capture"),
+    ("monitoring", "feedback"),
     ("trainer", "weights"),
 )
 """Keys with a path, by section."""

@@ -244,7 +244,9 @@ def create_pipeline(
     # All of this on a page, for the people who decide. After the push, so that a failing page blocks none.
     model_report = ModelReport(
         name=config.name,
-        config=json.dumps(config.model_dump(mode="json", exclude={"run", "tracking", "beam", "kubeflow"})),
+        config=json.dumps(
+            config.model_dump(mode="json", exclude={"monitoring", "run", "tracking", "beam", "kubeflow"})
+        ),
         features=json.dumps(asdict(features)),
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],

@@ -2,34 +2,13 @@
 
 from typing import Any, ClassVar
 
-from kfp import dsl
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
-from tfx.types import artifact, standard_artifacts
+from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
+from components.kfp_artifacts import HTML, ClassificationMetrics, Metrics
 from components.model_report.executor import Executor
-
-
-class HTML(standard_artifacts.String):
-    """A page. Its URI is the file's, not a folder's: the run pages fetch it.
-
-    They recognize this and the two other types by kfp's names of types.
-    """
-
-    TYPE_NAME = dsl.HTML.schema_title
-
-
-class Metrics(artifact.Artifact):
-    """Metrics, one per property, under their names."""
-
-    TYPE_NAME = dsl.Metrics.schema_title
-
-
-class ClassificationMetrics(artifact.Artifact):
-    """A confusion matrix and an ROC curve, in the properties ``confusionMatrix`` and ``confidenceMetrics``."""
-
-    TYPE_NAME = dsl.ClassificationMetrics.schema_title
 
 
 class ModelReportSpec(types.ComponentSpec):

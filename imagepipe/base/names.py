@@ -23,6 +23,9 @@ FEATURES = "features.parquet"
 ROWS, NAMES = "predictions.parquet", "names.json"
 """Files of a Predictions artifact: one row per image, and the names of the model's outputs."""
 
+MONITORED = "monitored.json"
+"""File of a ServingMonitor artifact: the figures."""
+
 SERVING_REPORT = "report.json"
 """File of a ServingCheck artifact."""
 

@@ -19,6 +19,15 @@ POLL_SECONDS = 5.0  # between two questions about the state of a run
 Cluster = Literal["kubeflow", "vertex"]
 ClusterOption = Annotated[Cluster, typer.Option(help="What runs it: open-source Kubeflow Pipelines, or Vertex AI.")]
 
+MonitorOption = Annotated[
+    bool,
+    typer.Option(
+        "--monitor",
+        help="The pipeline that compares what the live model is asked with what it was trained on, instead of the one "
+        "that trains; see the section monitoring of the configuration.",
+    ),
+]
+
 app = typer.Typer()
 
 
@@ -27,15 +36,16 @@ def compile_config(
     config: ConfigArgument = Path("pipeline.yaml"),
     target: ClusterOption = "kubeflow",
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .yaml.")] = Path("compiled.yaml"),
+    monitor: MonitorOption = False,
     overrides: SetOption = None,
 ) -> None:
-    """Compile the pipeline for Kubeflow Pipelines or Vertex AI."""
+    """Compile a pipeline for Kubeflow Pipelines or Vertex AI."""
     with report_errors():
         from pipeline.config_file import read_config
         from pipeline.kubeflow.compilation_check import check_and_compile
 
         settings = read_config(config, overrides or ())
-        out.write_text(check_and_compile(settings, target))
+        out.write_text(check_and_compile(settings, target, monitor))
     _warn_of_mutable_image(settings.kubeflow)
     command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
     OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))
@@ -54,6 +64,7 @@ def submit(
         ),
     ] = None,
     target: ClusterOption = "kubeflow",
+    monitor: MonitorOption = False,
     host: Annotated[
         str | None,
         typer.Option(
@@ -86,7 +97,7 @@ def submit(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the pipeline on Kubeflow Pipelines or Vertex AI."""
+    """Run a pipeline on Kubeflow Pipelines or Vertex AI."""
     if wait and (every or cron):
         raise typer.BadParameter("there is no end to wait for with --every or --cron", param_hint="--wait")
     if target == "vertex" and (host or experiment or create_experiment):
@@ -101,7 +112,7 @@ def submit(
         from pipeline.kubeflow.submit import submit as submit_package
 
         schedule = parse_schedule(every, cron)
-        package, settings = prepare_package(file, config, target, sets)
+        package, settings = prepare_package(file, config, target, sets, monitor)
         if any(executor.get("container", {}).get("image") == settings.image for executor in package.executors):
             _warn_of_mutable_image(settings)
         submission = Submission(parse_parameters(package, parameters or ()), run_name, schedule, create_experiment)

@@ -1,8 +1,7 @@
 """Commands about a model in service: monitor, feedback, compare."""
 
 import dataclasses
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,16 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.periods import parse_start
 from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_table, report_errors
 
 if TYPE_CHECKING:
     from imagepipe.monitoring.feedback import Feedback
     from imagepipe.monitoring.pairs import Pairs
-    from pipeline.monitor.report import Monitored
+    from imagepipe.monitoring.report import Monitored
 
 app = typer.Typer()
-
-_UNITS = {"d": "days", "h": "hours"}
 
 CaptureArgument = Annotated[
     str, typer.Argument(metavar="CAPTURE", help="The folder of `serve --capture`: a path or URI.")
@@ -61,9 +59,10 @@ def monitor(
     """Compare what a model is asked with what it was trained on. Exits with 3 if a measure has moved."""
     start = parse_since(since)
     with report_errors():
+        from components.serving_monitor import page
+        from imagepipe.monitoring import report
         from imagepipe.monitoring.comparison import Limits
         from imagepipe.monitoring.feedback import join_feedback
-        from pipeline.monitor import page, report
         from pipeline.runs.reference import find_reference
 
         reference = find_reference(against, workdir)
@@ -142,17 +141,14 @@ def compare(
 
 def parse_since(text: str) -> datetime:
     """Returns the time that an option ``--since`` names."""
-    if match := re.fullmatch(r"(\d{1,5})([dh])", text):
-        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"--since: {text!r} is neither 7d, 12h nor a date such as 2026-05-01") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+        return parse_start(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--since: {error}") from None
 
 
 def _show(monitored: "Monitored") -> None:
-    from pipeline.monitor.report import MIN_IMAGES, describe_moved, measure_latency
+    from imagepipe.monitoring.report import MIN_IMAGES, describe_moved, measure_latency
 
     table = Table("day (UTC)", "version", "images", "ms, median", "ms, 95 %", "moved", box=box.SIMPLE)
     for part, traffic in monitored.traffic.items():

@@ -18,12 +18,19 @@ from pipeline.source import Source, find_examples
 _log = logging.getLogger(__name__)
 
 
-def check_and_compile(config: Config, cluster: Cluster) -> str:
-    """Compiles a pipeline that can run on a cluster, see ``pipeline.kubeflow.compile.compile_pipeline``.
+def check_and_compile(config: Config, cluster: Cluster, monitor: bool = False) -> str:
+    """Compiles a pipeline that can run on a cluster, see ``pipeline.kubeflow.compile``.
+
+    Args:
+        config: the configuration.
+        cluster: what is to run it.
+        monitor: whether it is the pipeline that monitors the live model, instead of the one that trains.
 
     Raises:
         ConfigError: if it can't run there; TFX is not loaded for that.
     """
+    if monitor:
+        return _compile_monitor(config, cluster)
     source = _check_compilation(config, cluster)
     if config.tracking.mlflow:
         _log.warning("tracking.mlflow: only runs on this machine are recorded there; those of a cluster are not")
@@ -33,8 +40,22 @@ def check_and_compile(config: Config, cluster: Cluster) -> str:
         return compile_pipeline(config, cluster, source)
 
 
+def _compile_monitor(config: Config, cluster: Cluster) -> str:
+    if not config.monitoring.capture:
+        raise ConfigError(
+            "monitoring.capture: has to be given: the folder of `imagepipe serve --capture`, as components see it"
+        )
+    _check_settings(config, cluster)
+    with hide_output():
+        from pipeline.kubeflow.compile import compile_monitor
+
+        return compile_monitor(config, cluster)
+
+
 # Others than gs:// only where our components read and write, and not TensorFlow: by fsspec.
-_STORES = dict.fromkeys(("data.path", "deploy.path", "trainer.weights"), ("gs://", "s3://"))
+_STORES = dict.fromkeys(
+    ("data.path", "deploy.path", "monitoring.capture", "monitoring.feedback", "trainer.weights"), ("gs://", "s3://")
+)
 
 
 def _check_compilation(config: Config, cluster: Cluster) -> Source:
@@ -50,6 +71,14 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
     Raises:
         ConfigError: if it can't run there.
     """
+    _check_settings(config, cluster)
+    weights = list_paths(config).get("trainer.weights")
+    if weights and Path(weights).exists():  # or it is where only the components see it
+        check_pretrained(config)
+    return _find_source(config)
+
+
+def _check_settings(config: Config, cluster: Cluster) -> None:
     settings = config.kubeflow
     if not settings.image:
         raise ConfigError("kubeflow.image: has to be given: the components' container image, which `make image` builds")
@@ -78,10 +107,6 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
                 f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or "
                 f"{' or '.join(stores)}"
             )
-    weights = paths.get("trainer.weights")
-    if weights and Path(weights).exists():  # or it is where only the components see it
-        check_pretrained(config)
-    return _find_source(config)
 
 
 def _is_google(path: str | None) -> bool:

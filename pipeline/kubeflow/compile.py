@@ -1,7 +1,8 @@
-"""Compiles the pipeline for Kubeflow Pipelines and for Vertex AI: KFP's IR, from the one DAG."""
+"""Compiles the pipelines for Kubeflow Pipelines and for Vertex AI: KFP's IR, from the same DAGs as everywhere."""
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from kfp.compiler import pipeline_spec_builder
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as runner
+from tfx.orchestration.pipeline import Pipeline
 
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
 from pipeline.dag import NEVER_CACHED, create_pipeline
 from pipeline.kubeflow.component_settings import build_platform, build_resources, build_retry_policy, find_settings
-from pipeline.kubeflow.lookups import add_lookups, list_lookups
+from pipeline.kubeflow.lookups import Lookup, add_lookups, list_lookups
 from pipeline.kubeflow.submission import Cluster
+from pipeline.kubeflow_config import KubeflowConfig
+from pipeline.monitor_dag import MONITORS, create_monitor_pipeline
 from pipeline.source import Source
 
 _COMMAND = ["python", "-m", "pipeline.kubeflow.entrypoint"]
@@ -25,7 +29,7 @@ _STATE = "/tmp/imagepipe"  # noqa: S108 (in a container of its own)
 
 
 def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
-    """Compiles a pipeline.
+    """Compiles the pipeline that trains.
 
     Args:
         config: the configuration. Its paths are those that components see: on a volume, or ``gs://``.
@@ -38,15 +42,10 @@ def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
         ``batch_size`` and ``threshold_<metric>`` have the configuration's values as defaults.
 
     Raises:
-        ConfigError: if it has settings for a component that the pipeline lacks.
+        ConfigError: if it has settings for a component that neither pipeline has.
     """
     settings = config.kubeflow
     defaults: dict[str, Any] = {}
-
-    def create_parameter(name: str, value: Any) -> RuntimeParameter:
-        defaults[name] = value
-        return RuntimeParameter(name=name, default=value, ptype=type(value))
-
     deploy = config.make_deployment("")
     lookups = list_lookups(config, source, deploy, cluster)
     pipeline = create_pipeline(
@@ -58,11 +57,45 @@ def compile_pipeline(config: Config, cluster: Cluster, source: Source) -> str:
         beam_args=config.beam.make_arguments(),
         enable_cache=settings.cache,
         is_compiled=True,
-        parameter=create_parameter,
+        parameter=_record_in(defaults),
     )
     names = ["default", *(component.id for component in pipeline.components), *(x.component for x in lookups)]
+    names += MONITORS
     if unknown := set(settings.resources) - set(names):
         raise ConfigError(f"kubeflow.resources: there is no component {min(unknown)}; known are {', '.join(names)}")
+    return _compile(pipeline, settings, cluster, defaults, lookups)
+
+
+def compile_monitor(config: Config, cluster: Cluster) -> str:
+    """Compiles the pipeline that monitors the live model, see ``compile_pipeline``.
+
+    Its parameters are ``capture``, ``since``, ``feedback``, ``max_divergence`` and ``max_share``.
+    """
+    settings = config.kubeflow
+    defaults: dict[str, Any] = {}
+    pipeline = create_monitor_pipeline(
+        f"{config.name}-monitor",
+        config.monitoring,
+        config.make_deployment(""),
+        pipeline_root=settings.pipeline_root or "",
+        parameter=_record_in(defaults),
+    )
+    return _compile(pipeline, settings, cluster, defaults, [])
+
+
+def _record_in(defaults: dict[str, Any]) -> Callable[[str, Any], RuntimeParameter]:
+    """Returns the function that creates parameters of the runs; their defaults, by name, are kept in a dictionary."""
+
+    def create(name: str, value: Any) -> RuntimeParameter:
+        defaults[name] = value
+        return RuntimeParameter(name=name, default=value, ptype=type(value))
+
+    return create
+
+
+def _compile(
+    pipeline: Pipeline, settings: KubeflowConfig, cluster: Cluster, defaults: dict[str, Any], lookups: list[Lookup]
+) -> str:
     compiler = runner.KubeflowV2DagRunner(
         runner.KubeflowV2DagRunnerConfig(
             default_image=settings.image, default_commands=_COMMAND, use_pipeline_spec_2_1=True
@@ -134,7 +167,7 @@ def _rename_as_kfp(spec: dict[str, Any]) -> dict[str, Any]:
 def _convert_type(artifact_type: dict[str, Any]) -> dict[str, Any]:
     """Returns an output's type; one of kfp's own types as kfp writes it, by which Kubeflow's page knows what to show.
 
-    TFX's compiler writes all types as schemas. See ``components.model_report.component``.
+    TFX's compiler writes all types as schemas. See ``components.kfp_artifacts``.
     """
     title = yaml.safe_load(artifact_type["instanceSchema"])["title"]
     return {"schemaTitle": title, "schemaVersion": "0.0.1"} if title.startswith("system.") else artifact_type

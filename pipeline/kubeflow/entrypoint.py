@@ -35,7 +35,7 @@ from pipeline.staging import stage_examples
 _LOCAL_PATHS = {"minio://": "/minio/", "s3://": "/s3/"}
 _MOUNTED_PATHS = {"gs://": "/gcs/"}  # the launcher has these too, but TFX opens them itself
 _KFP_TYPES = "system."
-_ARTIFACTS = "components.model_report.component"  # our artifacts of kfp's types
+_ARTIFACTS = "components.kfp_artifacts"  # our artifacts of kfp's types
 
 
 def to_local_path(uri: str, folders: dict[str, str] = _LOCAL_PATHS) -> str:

@@ -16,7 +16,7 @@ _CONFIG = Path("pipeline.yaml")
 
 
 def prepare_package(
-    file: Path, config: Path | None, cluster: Cluster, overrides: tuple[str, ...]
+    file: Path, config: Path | None, cluster: Cluster, overrides: tuple[str, ...], monitor: bool = False
 ) -> tuple[Package, KubeflowConfig]:
     """Reads or compiles the pipeline that is to be submitted, and reads where it goes.
 
@@ -26,6 +26,7 @@ def prepare_package(
             in the current folder, if there is one; else all of it is in the overrides.
         cluster: what is to run it.
         overrides: overrides of the configuration, see ``pipeline.config_file.read_config``.
+        monitor: whether the pipeline that monitors is compiled, instead of the one that trains.
 
     Raises:
         ConfigError: if there is no such file, or an override would have no effect.
@@ -35,9 +36,13 @@ def prepare_package(
             section, _, key = override.partition("=")[0].partition(".")
             if section != "kubeflow" or key.partition(".")[0] not in _AT_SUBMISSION:
                 raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
+        if monitor:
+            raise ConfigError(
+                f"--monitor: {file} is compiled already. `imagepipe compile --monitor` makes that pipeline"
+            )
         return package, _read_settings(config, overrides)
     settings = read_config(file, overrides)
-    return parse_package(check_and_compile(settings, cluster), str(file)), settings.kubeflow
+    return parse_package(check_and_compile(settings, cluster, monitor), str(file)), settings.kubeflow
 
 
 def _read_settings(config: Path | None, overrides: tuple[str, ...]) -> KubeflowConfig:

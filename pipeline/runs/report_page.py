@@ -75,7 +75,7 @@ def _make_page(run: Path) -> str:
         serving=CheckReport(**json.loads((Path(outputs["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
         features=settings.data.features.make_features(),
         name=name,
-        config=settings.model_dump(mode="json", exclude={"run", "tracking", "beam", "kubeflow"}),
+        config=settings.model_dump(mode="json", exclude={"monitoring", "run", "tracking", "beam", "kubeflow"}),
     )
 
 

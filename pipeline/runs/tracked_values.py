@@ -13,7 +13,7 @@ from pipeline.runs.summary import Summary
 RUN, MODEL, VERSION = "imagepipe.run_id", "imagepipe.model", "imagepipe.version"
 """Tags by which a run, the run that holds a model, and a registered version are found again."""
 
-_NOT_SETTINGS = ("run", "tracking", "beam", "kubeflow")  # machines and services, not what a model is made from
+_NOT_SETTINGS = ("monitoring", "run", "tracking", "beam", "kubeflow")  # not what a model is made from
 _LONGEST_VALUE = 6000  # characters of a parameter that an MLflow server takes
 
 

@@ -8,7 +8,7 @@ from kfp import dsl
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
 from components.evaluator.evaluation import CANDIDATE, CHAMPION, Curves, Evaluation, MetricValue, RuleOutcome, Slice
-from components.model_report.component import ClassificationMetrics
+from components.kfp_artifacts import ClassificationMetrics
 from components.model_report.kfp_metrics import (
     MAX_CLASSES,
     OTHERS,

@@ -275,9 +275,50 @@ def test_beams_runner_and_options_go_to_every_component(config):
     assert {name for name, c in containers(spec).items() if wanted <= set(c["args"])} >= {f"exec-{n}" for n in on_beam}
 
 
-def test_each_task_takes_what_its_component_declares(documents):
+@pytest.fixture(scope="module")
+def monitor(config) -> list[dict]:
+    """The pipeline that monitors."""
+    changes = ("monitoring.capture=s3://bucket/traffic", "monitoring.since=2d")
+    return list(yaml.safe_load_all(check_and_compile(config(*changes), "kubeflow", monitor=True)))
+
+
+def test_the_pipeline_that_monitors_is_of_its_own_never_cached_and_shows_its_page(monitor):
+    spec, platform = monitor
+    assert spec["pipelineInfo"]["name"] == "digits-monitor"
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) == {"serving-monitor", "monitor-gate"}
+    assert not any(task.get("cachingOptions", {}).get("enableCache") for task in tasks.values())
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert {name: p["defaultValue"] for name, p in parameters.items()} == {
+        "capture": "s3://bucket/traffic",
+        "since": "2d",
+        "feedback": "",
+        "max_divergence": 0.02,
+        "max_share": 0.05,
+    }
+    outputs = spec["components"]["comp-serving-monitor"]["outputDefinitions"]["artifacts"]
+    types = {key: output["artifactType"].get("schemaTitle") for key, output in outputs.items()}
+    assert types == {"page": "system.HTML", "metrics": "system.Metrics", "figures": None}
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == {"exec-serving-monitor", "exec-monitor-gate"}  # with volumes and secrets
+
+
+@pytest.mark.parametrize(
+    ("capture", "message"),
+    [
+        ("null", r"monitoring\.capture: has to be given"),
+        ("minio://bucket/traffic", r"monitoring\.capture: .* components read no minio://"),
+    ],
+)
+def test_the_pipeline_that_monitors_needs_traffic_that_components_can_read(config, capture, message):
+    with pytest.raises(ConfigError, match=message):
+        check_and_compile(config(f"monitoring.capture={capture}"), "kubeflow", monitor=True)
+
+
+@pytest.mark.parametrize("pipeline", ["documents", "monitor"])
+def test_each_task_takes_what_its_component_declares(pipeline, request):
     spec = pipeline_spec_pb2.PipelineSpec()
-    json_format.ParseDict(documents[0], spec)
+    json_format.ParseDict(request.getfixturevalue(pipeline)[0], spec)
     for task in spec.root.dag.tasks.values():
         component = spec.components[task.component_ref.name]
         assert set(task.inputs.artifacts) == set(component.input_definitions.artifacts)

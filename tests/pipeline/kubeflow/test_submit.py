@@ -317,6 +317,7 @@ def test_a_login_page_in_front_of_kubeflow_is_recognised(kfp, submit):
         (["--every", "1d", "--wait"], "there is no end to wait for"),
         (["--set", "trainer.epochs=5"], "is compiled already"),
         (["--set", "kubeflow.image=x"], "is compiled already"),
+        (["--monitor"], "--monitor: "),
         (["--host", "kubeflow.example"], "kubeflow.example is no address such as https://"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
         (["--target", "vertex", "--host", "http://127.0.0.1"], "are options for Kubeflow"),

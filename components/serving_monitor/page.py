@@ -1,4 +1,4 @@
-"""The page of `imagepipe monitor`: one HTML file, in the style of a run's report."""
+"""The page of monitored traffic: one HTML file, in the style of a run's report."""
 
 import base64
 import datetime
@@ -15,9 +15,10 @@ from imagepipe.base.charts import Axis, Chart, Point, draw_chart
 from imagepipe.base.images import BadImage, normalize
 from imagepipe.base.templates import load_templates
 from imagepipe.capture.rows import make_preview
-from imagepipe.monitoring.comparison import ANSWERS, EMBEDDING, LABEL, MEASURES, Moved, find_limit
+from imagepipe.monitoring.comparison import Moved, find_limit
+from imagepipe.monitoring.measures import ANSWERS, EMBEDDING, LABEL, MEASURES
+from imagepipe.monitoring.report import ALL_DAYS, MIN_IMAGES, Monitored, describe_moved, list_rows, measure_latency
 from imagepipe.monitoring.traffic import load_images, split_label, to_numbers
-from pipeline.monitor.report import ALL_DAYS, MIN_IMAGES, Monitored, describe_moved, list_rows, measure_latency
 
 _HERE = Path(__file__).parent
 _STYLE = Path(components.model_report.__path__[0]) / "style.css"

@@ -1,4 +1,4 @@
-"""The figures of `imagepipe monitor`: each day and version of captured traffic against a reference."""
+"""The figures of monitored traffic: each day and version of what was captured against a reference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from imagepipe.monitoring.comparison import (
-    EMBEDDING,
-    LABEL,
-    Comparison,
-    Limits,
-    Moved,
-    compare,
-    find_limit,
-    find_moved,
-)
+from imagepipe.monitoring.comparison import Comparison, Limits, Moved, compare, find_limit, find_moved
 from imagepipe.monitoring.feedback import Feedback
+from imagepipe.monitoring.measures import EMBEDDING, LABEL
 from imagepipe.monitoring.reference import Reference
 from imagepipe.monitoring.traffic import MAX_VECTORS, Part, Traffic, make_sample, read_traffic, to_numbers
 

@@ -1,0 +1,1 @@
+"""MonitorGate: fails the run if the traffic has moved."""

@@ -1,0 +1,1 @@
+"""ServingMonitor: captured traffic against the live model's reference."""

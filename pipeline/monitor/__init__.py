@@ -1,1 +1,0 @@
-"""Captured traffic against a run: figures, and a page."""
