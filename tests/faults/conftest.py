@@ -2,15 +2,21 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
+
+from imagepipe.deploy.versions import list_version_folders
+from pipeline.logs import MARK
+from tests.small_backbone import BACKBONE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Whole pipelines in about a minute.
-QUICK = ["image.size=[75, 75]", "trainer.backbone=mobilenet_v3_small", "trainer.weights=none", "trainer.epochs=1"]
+QUICK = ["image.size=[32, 32]", f"trainer.backbone={BACKBONE}", "trainer.weights=none", "trainer.epochs=1"]
 QUICK += ["evaluation.intervals=none", "evaluation.thresholds.accuracy=0"]
 
 
@@ -25,6 +31,35 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def run_pipeline(config: Path, workdir: Path) -> list[str | Path]:
     """The arguments of ``imagepipe run``."""
     return ["run", config, "--workdir", workdir, "--json", *(part for key in QUICK for part in ("--set", key))]
+
+
+def start_run(config: Path, workdir: Path, node: str) -> subprocess.Popen[str]:
+    """Starts a run in a session of its own; returns its process, whose messages can be read, once it is in a node."""
+    earlier = set(workdir.glob("runs/*"))
+    process = subprocess.Popen(  # noqa: S603
+        imagepipe(*run_pipeline(config, workdir)),
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None:
+        logs = [folder / "log.txt" for folder in set(workdir.glob("runs/*")) - earlier]
+        if any(log.is_file() and f"{MARK}{node}\n" in log.read_text(errors="replace") for log in logs):
+            return process
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended before {node}: {process.communicate()[1]}")
+
+
+def check_workdir(workdir: Path) -> None:
+    """Whatever the moment of a kill: runs can be listed, and a version that is live loads."""
+    if not workdir.exists():
+        return
+    assert run("runs", workdir).returncode == 0
+    (serving,) = [*(workdir / "serving").glob("*"), None][:1]
+    for version in list_version_folders(serving) if serving else []:
+        assert tf.saved_model.load(str(version)).signatures["serving_default"]
 
 
 @pytest.fixture(scope="module")

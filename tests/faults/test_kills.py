@@ -1,7 +1,7 @@
 """SIGKILL at any moment: nothing half done is taken for whole, and the same command completes.
 
-A kill takes the whole process group, workers included, as a machine's end does. Three moments in the gate, twenty in
-``make test-long``.
+A kill takes the whole process group, workers included, as a machine's end does. Of an ingest three moments in the gate,
+twenty in ``make test-long``; of a run see ``test_signals`` for the gate.
 """
 
 import hashlib
@@ -17,11 +17,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from imagepipe.deploy.versions import list_version_folders
-from tests.faults.conftest import ROOT, imagepipe, run, run_pipeline
+from tests.faults.conftest import ROOT, check_workdir, imagepipe, run, run_pipeline
 
-GATE = pytest.param(3, marks=pytest.mark.slow)
-LONG = pytest.param(20, marks=pytest.mark.long)
+MOMENTS = 20
 
 
 def choose_moments(count: int) -> list[float]:
@@ -53,7 +51,9 @@ def hash_records(folder: Path) -> dict[str, list[str]]:
     return {split: sorted(hashes) for split, hashes in splits.items()}
 
 
-@pytest.mark.parametrize("count", [GATE, LONG])
+@pytest.mark.parametrize(
+    "count", [pytest.param(3, marks=pytest.mark.slow), pytest.param(MOMENTS, marks=pytest.mark.long)]
+)
 def test_a_killed_ingest_is_completed_by_the_next_one(count, digits_folder, tmp_path):
     start = time.monotonic()
     assert run("ingest", digits_folder, "--out", tmp_path / "undisturbed").returncode == 0
@@ -74,38 +74,28 @@ def test_a_killed_ingest_is_completed_by_the_next_one(count, digits_folder, tmp_
     assert kills >= count // 2
 
 
-@pytest.mark.parametrize("count", [GATE, LONG])
-def test_a_killed_run_is_continued_by_the_next_one_and_only_whole_versions_are_live(count, config, tmp_path):
+@pytest.mark.long
+def test_a_killed_run_is_continued_by_the_next_one_and_only_whole_versions_are_live(config, tmp_path):
     workdir = tmp_path / "work"
     arguments = run_pipeline(config, workdir)
     start = time.monotonic()
     assert run(*run_pipeline(config, tmp_path / "undisturbed")).returncode == 0
     seconds = time.monotonic() - start
     kills = 0
-    for moment in choose_moments(count):
+    for moment in choose_moments(MOMENTS):
         if not kill_after(moment * seconds, *arguments):
             shutil.rmtree(workdir)  # it had got so far by earlier tries that it ended: from the start
             continue
         kills += 1
-        check_workdir(workdir, config)
+        check_workdir(workdir)
     completed = run(*arguments)
     assert completed.returncode == 0, completed.stderr
     summary = json.loads(completed.stdout)
     assert summary["pushed_version"]
-    check_workdir(workdir, config)
+    check_workdir(workdir)
     listed = json.loads(run("runs", workdir, "--json").stdout)
     assert {entry["status"] for entry in listed} <= {"done", "failed"}  # none is "running" for ever
     again = json.loads(run(*arguments).stdout)
     assert all(node["cached"] for node in again["nodes"] if node["id"] != "Pusher")
-    print(f"\n{kills} of {count} runs were killed at work, within {seconds:.0f} s")
-    assert kills >= count // 2
-
-
-def check_workdir(workdir: Path, config: Path) -> None:
-    """Whatever the moment of a kill: runs can be listed, and a version that is live loads."""
-    if not workdir.exists():
-        return
-    assert run("runs", workdir).returncode == 0
-    (serving,) = [*(workdir / "serving").glob("*"), None][:1]
-    for version in list_version_folders(serving) if serving else []:
-        assert tf.saved_model.load(str(version)).signatures["serving_default"]
+    print(f"\n{kills} of {MOMENTS} runs were killed at work, within {seconds:.0f} s")
+    assert kills >= MOMENTS // 2

@@ -1,37 +1,22 @@
-"""SIGTERM and Ctrl+C during a run: it ends soon, its summary says so, and the next run continues."""
+"""SIGTERM, Ctrl+C and SIGKILL during a run: it ends soon, its summary says so, and the next run continues."""
 
 import json
+import os
+import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.logs import MARK
-from tests.faults.conftest import ROOT, imagepipe, run, run_pipeline
+from tests.faults.conftest import check_workdir, run, run_pipeline, start_run
 
 SOON = 60.0  # seconds, on a busy machine; what a node's native code does can't be interrupted
 
 
-def wait_for(path: Path, pattern: str, text: str, process: subprocess.Popen) -> None:
-    """Waits until the newest of the files that match a pattern has a text."""
-    while process.poll() is None:
-        files = sorted(path.glob(pattern))
-        if files and text in files[-1].read_text(errors="replace"):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"the run ended without '{text}'")
-
-
-def stop_run(config: Path, workdir: Path, number: signal.Signals, text: str) -> tuple[str, dict]:
-    """Sends a signal to a run once its log has a text; returns its messages and its summary."""
-    command = imagepipe(*run_pipeline(config, workdir))
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: S603
-    earlier = set(workdir.glob("runs/*"))
-    while process.poll() is None and set(workdir.glob("runs/*")) == earlier:
-        time.sleep(0.02)
-    wait_for(workdir, "runs/*/log.txt", text, process)
+def stop_run(config: Path, workdir: Path, number: signal.Signals, node: str) -> tuple[str, dict]:
+    """Sends a signal to a run once it is in a node; returns its messages and its summary."""
+    process = start_run(config, workdir, node)
     process.send_signal(number)
     start = time.monotonic()
     _, messages = process.communicate(timeout=5 * SOON)
@@ -51,12 +36,26 @@ def check_completion(config: Path, workdir: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("node", "number"), [("StatisticsGen", signal.SIGTERM), ("Trainer", signal.SIGINT)])
-def test_a_run_that_is_stopped_in_a_node_ends_soon_and_says_so(config, tmp_path, node, number):
-    messages, summary = stop_run(config, tmp_path / "work", number, f"{MARK}{node}\n")
-    expected = f"stopped by {number.name} in {node}; the next run continues from there"
-    assert expected in messages
-    assert (summary["status"], summary["error"]) == ("failed", expected)
+def test_a_run_that_is_stopped_and_killed_in_turn_says_so_and_is_completed_with_whole_versions_only(config, tmp_path):
+    workdir = tmp_path / "work"
+    for node, number in (("StatisticsGen", signal.SIGTERM), ("Trainer", signal.SIGINT)):
+        messages, summary = stop_run(config, workdir, number, node)
+        expected = f"stopped by {number.name} in {node}; the next run continues from there"
+        assert expected in messages
+        assert (summary["status"], summary["error"]) == ("failed", expected)
+    for node in ("Trainer", "Pusher"):
+        process = start_run(config, workdir, node)
+        time.sleep(random.random())  # noqa: S311 (no secret)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        check_workdir(workdir)
+    check_completion(config, workdir)
+    check_workdir(workdir)
+    listed = json.loads(run("runs", workdir, "--json").stdout)
+    assert len(listed) == 5
+    assert {entry["status"] for entry in listed} <= {"done", "failed"}  # none is "running" for ever
+    again = json.loads(run(*run_pipeline(config, workdir)).stdout)
+    assert {node["id"] for node in again["nodes"] if not node["cached"]} <= {"Pusher"}
 
 
 @pytest.mark.long
@@ -64,6 +63,6 @@ def test_a_run_that_is_stopped_in_a_node_ends_soon_and_says_so(config, tmp_path,
 def test_a_run_can_be_stopped_in_each_of_its_nodes_and_the_last_one_completes(config, tmp_path, number):
     nodes = check_completion(config, tmp_path / "reference")["nodes"]
     for node in nodes[:-1]:  # a short one may end first: then the next one is stopped
-        _, summary = stop_run(config, tmp_path / "work", number, f"{MARK}{node['id']}\n")
+        _, summary = stop_run(config, tmp_path / "work", number, node["id"])
         assert summary["error"].startswith(f"stopped by {number.name}")
     check_completion(config, tmp_path / "work")
