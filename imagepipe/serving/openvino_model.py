@@ -79,16 +79,19 @@ class OpenVinoModel(LoadedModel):
         self.has_novelty = "novelty" in self.loaded.answers.structured_outputs
         self._network, self.at_once = _compile(form, 1), 1
         if self._for_many:
-            trial = {
-                name: np.zeros([NETWORK_BATCH_SIZE, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
-                for name, spec in self.loaded.preprocess.structured_outputs.items()
-            }
-            self._network, self.at_once = _choose_streams(form, self._network, trial)
+            self._network, self.at_once = _choose_streams(form, self._network, self._build_trial())
         self._free: SimpleQueue[Compute] = SimpleQueue()
         for _ in range(self.at_once):
             self._free.put(self._network.open_request())
         self.engine = f"OpenVINO, {self._network.form['precision']}, batches at once: {self.at_once}"
         return cast(Mapping[str, tf.TensorSpec], self.loaded.preprocess.structured_input_signature[1])
+
+    def _build_trial(self) -> dict[str, np.ndarray]:
+        """Returns a batch of black images."""
+        return {
+            name: np.zeros([NETWORK_BATCH_SIZE, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+            for name, spec in self.loaded.preprocess.structured_outputs.items()
+        }
 
     def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
         """See ``LoadedModel``."""
@@ -97,11 +100,19 @@ class OpenVinoModel(LoadedModel):
     def share_batches(
         self, observe: Callable[[int], None]
     ) -> Callable[[Mapping[str, tf.Tensor]], dict[str, np.ndarray]]:
-        """Returns what ``answer`` does, for callers in many threads, which share batches.
+        """Returns what ``answer`` does, for callers in many threads, which share batches; warms it for all their sizes.
 
         Args:
             observe: called with the size of each batch.
         """
+        trial = self._build_trial()
+
+        def warm(_: int) -> None:
+            for size in range(1, NETWORK_BATCH_SIZE + 1):
+                self._answer({name: array[:size] for name, array in trial.items()})
+
+        with ThreadPoolExecutor(self.at_once) as pool:  # all at once, so that each of the streams computes some
+            list(pool.map(warm, range(self.at_once)))
         batches = Batches([self._answer] * self.at_once, NETWORK_BATCH_SIZE, observe)
         return lambda tensors: batches(_to_arrays(tensors))
 
@@ -147,13 +158,9 @@ def _choose_streams(form: Path, single: OpenVinoNetwork, trial: Arrays) -> tuple
 
 
 def _measure(network: OpenVinoNetwork, streams: int, trial: Arrays) -> tuple[float, float]:
-    """Warms a network for batches of each size; returns its images per second, and the seconds for a lone image."""
+    """Returns a network's images per second, and the seconds for a lone image."""
     computes = [network.open_request() for _ in range(streams)]
     lone = {name: array[:1] for name, array in trial.items()}
-
-    def warm(compute: Compute) -> None:
-        for size in range(1, NETWORK_BATCH_SIZE + 1):
-            compute({name: array[:size] for name, array in trial.items()})
 
     def repeat(compute: Compute) -> float:
         start = time.perf_counter()
@@ -164,6 +171,6 @@ def _measure(network: OpenVinoNetwork, streams: int, trial: Arrays) -> tuple[flo
         return batches * NETWORK_BATCH_SIZE / seconds
 
     with ThreadPoolExecutor(streams) as pool:
-        list(pool.map(warm, computes))
+        list(pool.map(lambda compute: compute(trial), computes))  # the first time takes longer
         rate = sum(pool.map(repeat, computes))
-    return rate, min(timeit.repeat(lambda: computes[0](lone), repeat=3, number=1))
+    return rate, min(timeit.repeat(lambda: computes[0](lone), repeat=4, number=1))
