@@ -18,7 +18,7 @@ from PIL import Image
 
 import imagepipe
 from imagepipe.base.errors import ModelError
-from imagepipe.serving import engine, handler, limits
+from imagepipe.serving import engine, handler, limits, server
 from imagepipe.serving.client import Client
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
@@ -420,3 +420,7 @@ def test_a_folder_without_a_model_that_works_is_refused(tmp_path):
         engine.ServedModel(tmp_path, "x", lambda size: None)
     with pytest.raises(ModelError, match="neither a SavedModel"):
         engine.ServedModel(Path(tmp_path / "8" / "none"), "x", lambda size: None)
+
+
+def test_no_request_is_timed_for_a_log_that_nobody_reads(served):
+    assert "TimingMiddleware" not in {middleware.cls.__name__ for middleware in server.app.user_middleware}
