@@ -18,14 +18,16 @@ COPIES = 10
 GROUPS = 120
 
 
-def compare(root: Path, task: TaskName, data: evaluated.Digits, models: list, metric: str) -> list[Evaluation]:
+def compare(
+    root: Path, task: TaskName, data: evaluated.Digits, models: list, metric: str, intervals: str = "jackknife"
+) -> list[Evaluation]:
     """Evaluates the first model against the second: on the images, on copies with groups, on copies without them."""
     copies, groups = (
         data.repeat(COPIES),
         [f"photo {number}" for number in range(len(data.labels)) for _ in range(COPIES)],
     )
     rule = {"metric": metric, "not_worse_than_champion": 0.0, "significance": 0.05}
-    config = EvaluationConfig.model_validate({"margin": 1, "rules": [rule]})
+    config = EvaluationConfig.model_validate({"margin": 1, "rules": [rule], "intervals": intervals})
     evaluations = []
     for name, given in (("single", (data,)), ("grouped", (copies, groups)), ("ungrouped", (copies,))):
         examples = evaluated.write_examples(root / name / "examples", *given)
@@ -74,7 +76,7 @@ def test_copies_of_numbers_and_of_several_labels_count_as_one(tmp_path):
         for name, size in (("a", 60), ("b", 200))
     ]
     data = data.select(slice(GROUPS))
-    outcomes = compare(tmp_path / "r", "regression", data, models, "mean_absolute_error")
+    outcomes = compare(tmp_path / "r", "regression", data, models, "mean_absolute_error", "none")
     single, grouped, ungrouped = (evaluation.whole.p_values["mean_absolute_error"] for evaluation in outcomes)
     errors = [np.abs(evaluated.predict(model, data)[:, 0] - data.labels) for model in models]
     assert single == pytest.approx(stats.ttest_rel(*errors).pvalue, 1e-4)
@@ -86,7 +88,7 @@ def test_copies_of_numbers_and_of_several_labels_count_as_one(tmp_path):
         evaluated.save_model(tmp_path / name, *evaluated.train_on_traits(train.select(slice(size))), "multilabel")
         for name, size in (("c", 500), ("d", 900))
     ]
-    outcomes = compare(tmp_path / "m", "multilabel", data.select(slice(GROUPS)), models, "micro_f1")
+    outcomes = compare(tmp_path / "m", "multilabel", data.select(slice(GROUPS)), models, "micro_f1", "none")
     single, grouped, ungrouped = (evaluation.whole.p_values["micro_f1"] for evaluation in outcomes)
     assert grouped == pytest.approx(single, abs=0.02)
     assert ungrouped < grouped
