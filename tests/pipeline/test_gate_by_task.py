@@ -36,8 +36,8 @@ class Setting:
         self.noisy = evaluated.save_model(root / "noisy", *little, task)
         self.worse = evaluated.save_model(root / "worse", weights + noise, bias, task)
 
-    def evaluate(self, name: str, model, rules: list[dict]) -> tuple[Evaluation, bool]:
-        config = EvaluationConfig.model_validate({"margin": 1, "rules": rules})
+    def evaluate(self, name: str, model, rules: list[dict], intervals="jackknife") -> tuple[Evaluation, bool]:
+        config = EvaluationConfig.model_validate({"margin": 1, "rules": rules, "intervals": intervals})
         folder, blessed = evaluated.evaluate(self.root / name, self.examples, model, self.strong, config, self.task)
         return read_evaluation(folder), blessed
 
@@ -131,7 +131,7 @@ def test_several_labels_that_are_worse_within_noise_are_not_refused_by_the_test_
 
 
 def test_several_labels_that_are_clearly_worse_are_refused_by_the_test_alone(several):
-    evaluation, blessed = several.evaluate("worse", several.worse, make_rules(*SEVERAL, margin=0.01))
+    evaluation, blessed = several.evaluate("worse", several.worse, make_rules(*SEVERAL, margin=0.01), "none")
     assert not blessed
     outcomes = select_tested(evaluation)
     assert outcomes["macro_f1"].difference < -0.08
@@ -169,7 +169,7 @@ def test_errors_that_are_larger_within_noise_are_not_refused_by_the_test_alone(n
 
 
 def test_errors_that_are_clearly_larger_are_refused_by_the_test_alone(numbers):
-    evaluation, blessed = numbers.evaluate("worse", numbers.worse, make_rules(*NUMBERS, margin=0.01))
+    evaluation, blessed = numbers.evaluate("worse", numbers.worse, make_rules(*NUMBERS, margin=0.01), "none")
     assert not blessed
     candidate, champion = compute_errors(numbers, numbers.worse), compute_errors(numbers, numbers.strong)
     assert candidate.mean() > 1.15 * champion.mean()
@@ -182,7 +182,7 @@ def test_the_margin_of_an_error_is_a_share_of_the_champions(numbers):
     candidate, champion = compute_errors(numbers, numbers.worse), compute_errors(numbers, numbers.strong)
     behind = candidate.mean() / champion.mean() - 1
     rules = make_rules("mean_absolute_error", margin=behind + 0.01)
-    evaluation, blessed = numbers.evaluate("wide", numbers.worse, rules)
+    evaluation, blessed = numbers.evaluate("wide", numbers.worse, rules, "none")
     assert blessed
     outcome = select_tested(evaluation)["mean_absolute_error"]
     assert outcome.p < 0.01
