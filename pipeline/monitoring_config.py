@@ -19,7 +19,7 @@ class MonitoringConfig(Section):
 
     capture: str | None = Field(
         None,
-        description="Folder of `imagepipe serve --capture`: a path, or s3://…, gs://…. `compile --monitor` needs it.",
+        description="Folder that `serve --capture` writes: a path, or s3://…, gs://…. `compile --monitor` needs it.",
     )
     since: Annotated[str, Field(pattern=PERIOD)] = Field(
         "7d", description="What is compared: the traffic of so many days or hours, such as 7d or 12h."
