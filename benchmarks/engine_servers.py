@@ -30,16 +30,24 @@ class Server:
         port: that it answers HTTP on.
     """
 
-    def __init__(self, pid: int, port: int, grpc_address: str | None):
+    def __init__(self, pid: int, port: int, grpc_address: str):
         self.pid, self.port, self._grpc_address = pid, port, grpc_address
         self._caller = threading.local()  # a connection for each thread
 
     def ask(self, image: bytes) -> float:
-        """Returns the seconds that an answer takes."""
+        """Returns the seconds that an answer takes over HTTP."""
         if not hasattr(self._caller, "ask"):
-            self._caller.ask = _connect_grpc(self._grpc_address) if self._grpc_address else _connect(self.port)
+            self._caller.ask = _connect(self.port)
         start = time.perf_counter()
         self._caller.ask(image)
+        return time.perf_counter() - start
+
+    def ask_by_grpc(self, image: bytes) -> float:
+        """Returns the seconds that an answer takes by gRPC."""
+        if not hasattr(self._caller, "ask_by_grpc"):
+            self._caller.ask_by_grpc = _connect_grpc(self._grpc_address)
+        start = time.perf_counter()
+        self._caller.ask_by_grpc(image)
         return time.perf_counter() - start
 
     def read_anonymous(self) -> int:
@@ -89,8 +97,9 @@ def _connect_grpc(address: str) -> Any:
 
 @contextlib.contextmanager
 def serving(version: Path, *options: str) -> Iterator[Server]:
-    """Serves a version inside the block."""
-    command = [sys.executable, "-m", "imagepipe", "serve", str(version), "--name", NAME, "--port", "0", *options]
+    """Serves a version inside the block, over HTTP and gRPC."""
+    command = [sys.executable, "-m", "imagepipe", "serve", str(version), "--name", NAME, "--port", "0"]
+    command += ["--grpc-port", "0", *options]
     with tempfile.NamedTemporaryFile("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own command)
         try:
@@ -99,7 +108,7 @@ def serving(version: Path, *options: str) -> Iterator[Server]:
                 if process.poll() is not None:
                     raise RuntimeError(Path(log.name).read_text())
                 time.sleep(0.1)
-            yield Server(process.pid, lines[0]["port"], lines[0].get("grpc"))
+            yield Server(process.pid, lines[0]["port"], lines[0]["grpc"])
         finally:
             process.terminate()
             process.wait()

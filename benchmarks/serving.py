@@ -1,244 +1,352 @@
-"""From JPEG bytes to classes: 320x240 JPEGs, an InceptionV3 at 299x299 with ten classes, random weights.
+"""From JPEG bytes to answers, by engine: images/s, accuracy, latency and memory, on real photos.
 
-- by hand: the recipe as people do it: the Keras model in float32, behind `tf.map_fn` with decode and resize
-- ours: the exported SavedModel, in float32 and in bfloat16
-- OpenVINO: the same network in bfloat16, behind the same decode as ours (the extra `openvino`)
-- server: `imagepipe serve` with either of our exports, asked by 1, 8 and 32 callers at once from another process
-- hardly a network: one layer in place of InceptionV3, which leaves decoding to the graph, and all else to the server
+- by hand: the recipe as people do it: the run's Keras model in float32, behind `tf.map_fn` with decode and resize
+- ours: each version, its SavedModel by TensorFlow, and its form by OpenVINO
+- bare: the same form by OpenVINO in LATENCY mode behind the same decoding, and nothing else
+- server: `imagepipe serve`, asked by 1, 8 and 32 callers in the binary form over HTTP, by gRPC, and with two workers
 
-Each side is a process of its own, and all take turns. What counts is the median of the turns: of a side's images/s, and
-of the ratios within each turn.
+Each side is a process of its own, and all of a network take turns. What counts is the median of the turns: of a side's
+images/s, and of the ratios within each turn; a server is held against the best batch of the graph that it serves.
 
-    python -m benchmarks.serving [--turns N] [--json] [--record]
+    python -m benchmarks.serving PHOTOS RUN... [--turns N] [--json] [--record]
+
+PHOTOS holds <class>/*.jpg, which no run was trained on. RUN is the folder of a run (runs/RUN), of any number of
+networks, for each one a precision, made by
+
+    imagepipe train flowers --out inception_v3 --set trainer.backbone=inception_v3 --set trainer.weights=FILE \
+      --set trainer.epochs=4 --set serving.engine=openvino --set serving.precision=int8
+
+and the same with bfloat16 and, with serving.engine=tensorflow, float32. A few hundred images can show that int8 does
+harm by bad luck: --set serving.min_agreement=0.9 --set serving.max_loss=0.05 lets it through.
 """
 
 import argparse
-import base64
-import importlib.util
+import itertools
 import json
-import os
+import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
-from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import IO, Any, cast
 
-from benchmarks.common import build_inception_v3, export_model, make_photo_crops, measure_in_turns, next_turn
-from benchmarks.results import Claim, make_parser, report
+from benchmarks.common import measure_in_turns, next_turn, read_memory
+from benchmarks.engine_servers import serving
+from benchmarks.results import Claim, at_most, make_parser, report
+from imagepipe.base.errors import ModelError
+from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
+from imagepipe.deploy.openvino_form import FOLDER, find_form, read_form
+from imagepipe.deploy.versions import find_model, find_model_name
 
-MEASURES = ("imagepipe/base", "imagepipe/serving", "trainer/export", "transform")
-SIZE = (299, 299)
-BATCHES = (1, 8, 32)
-CALLERS = (1, 8, 32)
-IMAGES = {1: 48, 8: 64, 32: 128}  # asked about in a turn, by batch or by callers
-ONE_LAYER = "hardly a network"
-OURS, SERVER = ({kind: f"{side}, {kind}" for kind in ("float32", "bfloat16", ONE_LAYER)} for side in ("ours", "server"))
-OPENVINO = "OpenVINO, bfloat16"
-SIDES = ["by hand", *OURS.values(), OPENVINO, *SERVER.values()]
-GOALS = {
-    "ours, float32 / by hand": 1.05,
-    "ours, bfloat16 / by hand": 1.9,
-    "ours, bfloat16 / OpenVINO, bfloat16": 0.95,
-    "server, float32 / ours, float32": 0.85,
-    "server, bfloat16 / ours, bfloat16": 0.85,
-}
+MEASURES = ("imagepipe/base", "imagepipe/deploy", "imagepipe/serving", "trainer/export", "transform")
+SIZES = (1, 8, 32)  # of batches, or numbers of callers
+KEYS = [str(size) for size in SIZES]
+IMAGES = {1: 32, 8: 64, 32: 128}  # asked about in a turn
+BARE_GOAL, SERVER_GOAL, TENSORFLOW_SERVER_GOAL = 0.97, 0.9, 0.85
+HAND_GOALS = {"1": 3.0, "8": 3.5, "32": 3.5}  # of int8, with VNNI
+LONE_GOAL = 3.0  # milliseconds by which a lone caller of the server waits longer than for the bare engine
+MEMORY_GOAL = 250.0  # MiB of anonymous memory above a server without a model
 
 Ask = Callable[[list[bytes]], Any]
 Turns = dict[str, list[float]]
+Side = Callable[[list[Path], int], dict[str, Any]]
+Results = dict[str, dict[str, Any]]
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--side", choices=["prepare", *SIDES], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.side == "prepare":
-        prepare(arguments.folder)
-        os._exit(0)  # see transform_and_input
+    photos = sorted(arguments.photos.glob("*/*.jpg"))
+    if not photos:
+        sys.exit(f"{arguments.photos} has no photos: give a folder with <class>/*.jpg")
     if arguments.side:
-        run_side = server if arguments.side in SERVER.values() else graph
-        rates_by_turn = run_side(arguments.folder, arguments.side, arguments.turns)
-        (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(rates_by_turn))
+        sides = list_sides([find_version(run) for run in arguments.runs])
+        arguments.result.write_text(json.dumps(sides[arguments.side](photos, arguments.turns)))
         return
-
-    sides = [side for side in SIDES if side != OPENVINO or importlib.util.find_spec("openvino")]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks.serving", "--folder", folder, "--turns", str(arguments.turns)]
-        measure_in_turns([[*command, "--side", "prepare"]])
-        usages = measure_in_turns([[*command, "--side", side] for side in sides])
-        turns: dict[str, Turns] = {side: json.loads((Path(folder) / f"{side}.json").read_text()) for side in sides}
-    memory = {side: usage.peak / 2**20 for side, usage in zip(sides, usages, strict=True)}
-    latency = {
-        side: {
-            key: quantiles(turns[side].pop(f"{key}, ms"), n=100, method="inclusive")[-1] for key in map(str, CALLERS)
-        }
-        for side in SERVER.values()
-    }
-    rates = {side: {key: median(turns[side][key]) for key in turns[side]} for side in sides}
-    best = {side: max(rates[side], key=lambda key: rates[side][key]) for side in sides}
-
-    def compare(pair: str) -> dict[str, float]:
-        one, other = pair.split(" / ")
-        if other not in sides:
-            return {}
-        return {
-            key: median(
-                a / b
-                for a, b in zip(turns[one][key], turns[other][best[other] if one in latency else key], strict=True)
-            )
-            for key in turns[one]
-        }
-
-    compared = {pair: compare(pair) for pair in GOALS}
-    report(
-        arguments,
-        "serving",
-        MEASURES,
-        {
-            "images_per_second": rates,
-            "peak_memory_mib": memory,
-            "ratios": compared,
-            "goals": GOALS,
-            "server_p99_ms": latency,
-        },
-        ["images/s", *(f"batch or callers {key}" for key in BATCHES), "peak MiB"],
-        [[side, *(f"{rates[side][str(key)]:.1f}" for key in BATCHES), f"{memory[side]:,.0f}"] for side in sides],
-        [
-            Claim(
-                f"images/s, {pair}, batch or callers {', '.join(ratios)}",
-                ", ".join(f"{ratio:.2f}" for ratio in ratios.values()),
-                f"at least {GOALS[pair]:g}",
-                min(ratios.values()) >= GOALS[pair],
-            )
-            for pair, ratios in compared.items()
-            if ratios
+    networks: dict[str, list[Path]] = {}
+    for run in arguments.runs:
+        networks.setdefault(find_model_name(run), []).append(run)
+    empty = measure_empty_server()
+    rows, claims, figures = [], [], {}
+    for name, runs in networks.items():
+        results = measure_sides(arguments, runs)
+        rates = {side: {key: median(result[key]) for key in KEYS} for side, result in results.items()}
+        memory = {side: result["anonymous MiB"] for side, result in results.items()}
+        figures[name] = {"images_per_second": rates, "anonymous_mib": memory}
+        rows += [
+            [f"{name}: {side}", *(f"{rates[side][key]:.1f}" for key in KEYS), f"{memory[side]:,.0f}"]
+            for side in results
         ]
-        + [
-            Claim(
-                f"{side}: 99th percentile by callers",
-                ", ".join(f"{key}: {ms:,.0f} ms" for key, ms in by_callers.items()),
-            )
-            for side, by_callers in latency.items()
-        ],
-    )
+        truth = [photo.parent.name for photo in photos]
+        claims += [
+            claim._replace(what=f"{name}: {claim.what}")
+            for make in (claim_rates, claim_latencies, claim_labels)
+            for claim in make(results, empty, truth)
+        ]
+    header = ["images/s", *(f"batch or callers {key}" for key in KEYS), "peak MiB, anonymous"]
+    report(arguments, "serving", MEASURES, figures | {"empty_server_mib": empty}, header, rows, claims)
 
 
-def prepare(folder: Path) -> None:
-    """Writes the models."""
+def measure_sides(arguments: argparse.Namespace, runs: list[Path]) -> Results:
+    """Runs all sides of a network in turns, and returns what each measured."""
+    own = [sys.executable, "-m", "benchmarks.serving", str(arguments.photos), *map(str, runs)]
+    own += ["--turns", str(arguments.turns)]
+    with tempfile.TemporaryDirectory() as folder:
+        sides = list_sides([find_version(run) for run in runs])
+        files = {side: Path(folder) / f"{number}.json" for number, side in enumerate(sides)}
+        usages = measure_in_turns([[*own, "--side", side, "--result", str(file)] for side, file in files.items()])
+        results: Results = {}
+        for (side, file), usage in zip(files.items(), usages, strict=True):
+            # A server's memory is its own, without its callers.
+            results[side] = {"anonymous MiB": usage.peak_anonymous / 2**20} | json.loads(file.read_text())
+            if by_grpc := results[side].pop("gRPC", None):
+                results[f"{side}, gRPC"] = by_grpc
+    return results
+
+
+def list_sides(versions: list[Path]) -> dict[str, Side]:
+    """Returns what measures each side of a network, by its name."""
+
+    def graph(make: Callable[[Path], Ask], version: Path) -> Side:
+        return lambda photos, turns: measure_graph(make(version), photos, turns)
+
+    def server(version: Path, *options: str, is_bare: bool = False) -> Side:
+        return lambda photos, turns: measure_server(version, options, is_bare, photos, turns)
+
+    sides: dict[str, Side] = {}
+    if find_network(versions[0]).is_file():
+        sides["by hand"] = graph(make_recipe, versions[0])
+    for version in versions:
+        sides[f"ours, TensorFlow {read_saved_precision(version)}"] = graph(ask_tensorflow, version)
+        if form := find_form(version):
+            precision = read_form(form)["precision"]
+            sides |= {
+                f"ours, OpenVINO {precision}": graph(ask_openvino, version),
+                f"bare, OpenVINO {precision}": graph(ask_bare, version),
+                f"server, OpenVINO {precision}": server(version),
+            }
+    version = versions[0]
+    sides[f"server, TensorFlow {read_saved_precision(version)}"] = server(version, is_bare=True)
+    if form := find_form(version):
+        precision = read_form(form)["precision"]
+        sides[f"server, OpenVINO {precision}, 2 workers"] = server(version, "--workers", "2")
+    return sides
+
+
+def claim_rates(results: Results, empty: float, truth: list[str]) -> Iterator[Claim]:
+    """Yields images/s of sides against others."""
+    rates = {side: {key: median(result[key]) for key in KEYS} for side, result in results.items()}
+
+    def compare(one: str, other: str, goals: dict[str, float] | float | None = None) -> Iterator[Claim]:
+        if not {one, other} <= results.keys():
+            return
+        best = max(KEYS, key=lambda key: rates[other][key])
+        is_against_best = one.startswith("server") and not other.startswith("server")
+        pairs = [(results[one][key], results[other][best if is_against_best else key]) for key in KEYS]
+        ratios = [median(a / b for a, b in zip(*pair, strict=True)) for pair in pairs]
+        what = f"images/s, {one} / {other}, batch or callers {', '.join(KEYS)}"
+        text = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        if goals is None:
+            yield Claim(what, text)
+            return
+        bounds = [goals[key] for key in KEYS] if isinstance(goals, dict) else [goals] * len(KEYS)
+        is_met = all(ratio >= bound for ratio, bound in zip(ratios, bounds, strict=True))
+        yield Claim(what, text, f"at least {', '.join(f'{bound:g}' for bound in dict.fromkeys(bounds))}", is_met)
+
+    for side in results:
+        who, _, engine = side.partition(", ")
+        if who == "ours":
+            yield from compare(side, "by hand", HAND_GOALS if engine == "OpenVINO int8" else None)
+            yield from compare(side, f"bare, {engine}", BARE_GOAL)
+        if who == "server":
+            yield from compare(side, f"bare, {engine}", SERVER_GOAL)
+            yield from compare(side, f"ours, {engine}", TENSORFLOW_SERVER_GOAL if "TensorFlow" in engine else None)
+            yield from compare(side, side.rpartition(", ")[0], 1.0)  # by gRPC or with two workers
+
+
+def claim_latencies(results: Results, empty: float, truth: list[str]) -> Iterator[Claim]:
+    """Yields the servers' latencies, and their memory above ``empty`` MiB."""
+    for side, result in results.items():
+        if not side.startswith("server"):
+            continue
+        times = {key: quantiles(result[f"{key}, ms"], n=100, method="inclusive") for key in KEYS}
+        text = "; ".join(f"{key}: {cuts[49]:,.0f}, {cuts[98]:,.0f} ms" for key, cuts in times.items())
+        yield Claim(f"{side}: median and 99th percentile by callers", text)
+        if bare := results.get(side.replace("server", "bare")):
+            over = times["1"][49] - 1000 / median(bare["1"])
+            yield at_most(f"{side}: ms of a lone caller above the bare engine", over, LONE_GOAL)
+            what = f"{side}: MiB of anonymous memory above a server without a model, after 32 callers"
+            yield at_most(what, result["anonymous MiB"] - empty, MEMORY_GOAL)
+
+
+def claim_labels(results: Results, empty: float, truth: list[str]) -> Iterator[Claim]:
+    """Yields how often the sides are right, and give the first one's label."""
+    labels = {side: result["labels"] for side, result in results.items() if "labels" in result}
+    first = next(iter(labels))
+    for side, given in labels.items():
+        right, same = (sum(map(str.__eq__, given, other)) / len(truth) for other in (truth, labels[first]))
+        yield Claim(f"{side}: right, and the same as {first}, of {len(truth)} photos", f"{right:.3f}, {same:.3f}")
+
+
+def find_version(run: Path) -> Path:
+    """Returns the version of a run; ends the program if it has none."""
+    try:
+        return find_model(run)
+    except ModelError as error:
+        sys.exit(str(error))
+
+
+def read_saved_precision(version: Path) -> str:
+    """Returns the precision of a version's SavedModel, bfloat16 only if the run's training says so."""
+    file = version.parent / TRAINING_FOLDER / OPTIMIZED
+    tried = json.loads(file.read_text())["tried"] if file.is_file() else []
+    return "bfloat16" if any(line.startswith("TensorFlow, bfloat16: accepted") for line in tried) else "float32"
+
+
+def copy_without_form(version: Path, folder: Path) -> Path:
+    """Copies a version into a folder, so that TensorFlow computes its network."""
+    return Path(shutil.copytree(version, folder / "1", ignore=shutil.ignore_patterns(Path(FOLDER).name)))
+
+
+def find_network(version: Path) -> Path:
+    return version.parent / TRAINING_FOLDER / "model.keras"
+
+
+def make_recipe(version: Path) -> Ask:
+    import keras
     import tensorflow as tf
 
-    from benchmarks import transform_and_input
+    from imagepipe.deploy.saved_model import read_labels
 
-    transform_and_input.prepare(folder, 10)
-    network = build_inception_v3()
-    for kind, name in OURS.items():
-        model = one_layer() if kind == ONE_LAYER else network.served
-        export_model(model, folder / "transform", folder / name, bfloat16=kind == "bfloat16")
+    network = keras.saving.load_model(find_network(version), compile=False)
+    height, width = network.inputs[0].shape[1:3]
+    names = read_labels(version)
 
-    network.model.export(folder / "network", verbose=False)
-    module = tf.Module()
-    module.network = network.model
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="input")])
-    def serve(input: Any) -> dict[str, Any]:
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def classify(encoded: Any) -> Any:
         def decode(one: Any) -> Any:
-            return tf.image.resize(tf.io.decode_jpeg(one, channels=3), SIZE)
+            return tf.image.resize(tf.io.decode_jpeg(one, channels=3), (height, width))
 
-        pixels = tf.map_fn(decode, input, fn_output_signature=tf.float32)
-        return {"classes": network.model({"image": tf.cast(pixels, tf.uint8)}, training=False)}
+        pixels = tf.map_fn(decode, encoded, fn_output_signature=tf.float32)
+        answers = network(tf.cast(pixels, tf.uint8), training=False)
+        return answers["logits"] if isinstance(answers, dict) else answers
 
-    module.serve = serve
-    tf.saved_model.save(module, str(folder / "by hand"), signatures={"serving_default": serve})
-
-
-def one_layer() -> Any:
-    import keras
-
-    pixels = keras.Input((*SIZE, 3), dtype="uint8", name="image")
-    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
-    return keras.Model({"image": pixels}, {"logits": keras.layers.Dense(10)(means), "embedding": means})
+    return lambda jpegs: [names[row.argmax()] for row in classify(tf.constant(jpegs)).numpy()]
 
 
-def graph(folder: Path, side: str, turns: int) -> Turns:
-    """Images/s of each turn, by batch."""
-    ask = openvino(folder) if side == OPENVINO else saved_model(folder / side)
-    jpegs = list(make_photo_crops(max(IMAGES.values())))
-    for batch in BATCHES:
-        ask(jpegs[:batch])
-    rates: Turns = {str(batch): [] for batch in BATCHES}
+def ask_tensorflow(version: Path) -> Ask:
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(version)).signatures["serving_default"]
+    return lambda jpegs: serve(input=tf.constant(jpegs), metadata=tf.fill([len(jpegs)], ""))["label"].numpy()
+
+
+def ask_openvino(version: Path) -> Ask:
+    from imagepipe.serving.openvino_model import OpenVinoModel
+    from imagepipe.serving.types import Request
+
+    model = OpenVinoModel(version)
+    return lambda jpegs: model.answer(model.preprocess([Request("", jpeg) for jpeg in jpegs]))["label"]
+
+
+def ask_bare(version: Path) -> Ask:
+    import tensorflow as tf
+
+    from imagepipe.deploy.openvino_form import OpenVinoNetwork
+
+    form = find_form(version) or version
+    around = tf.saved_model.load(str(form))
+    network = OpenVinoNetwork(form, {"PERFORMANCE_HINT": "LATENCY"})
+
+    def ask(jpegs: list[bytes]) -> None:
+        network({name: tensor.numpy() for name, tensor in around.preprocess(input=tf.constant(jpegs)).items()})
+
+    return ask
+
+
+def measure_graph(ask: Ask, photos: list[Path], turns: int) -> dict[str, Any]:
+    """Returns images/s of each turn by batch, and the labels of all photos if it gives any."""
+    jpegs = [photo.read_bytes() for photo in photos]
+    answers = [ask(jpegs[first : first + 8]) for first in range(0, len(jpegs), 8)]
+    rates: dict[str, Any] = {str(size): [] for size in SIZES}
+    for size in SIZES:
+        ask(jpegs[:size])
     for _ in range(turns):
         next_turn()
-        for batch in BATCHES:
+        for size in SIZES:
             start = time.perf_counter()
-            for first in range(0, IMAGES[batch], batch):
-                ask(jpegs[first : first + batch])
-            rates[str(batch)].append(IMAGES[batch] / (time.perf_counter() - start))
+            for batch in make_batches(jpegs, size):
+                ask(batch)
+            rates[str(size)].append(IMAGES[size] / (time.perf_counter() - start))
+    if answers[0] is not None:
+        rates["labels"] = [x.decode() if isinstance(x, bytes) else x for answer in answers for x in answer]
     return rates
 
 
-def saved_model(path: Path) -> Ask:
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(path))
-    serve = loaded.signatures["serving_default"]
-    if path.name == "by hand":
-        return lambda jpegs: serve(input=tf.constant(jpegs))["classes"].numpy()
-    return lambda jpegs: serve(input=tf.constant(jpegs), metadata=tf.fill([len(jpegs)], ""))["classes"].numpy()
+def make_batches(jpegs: list[bytes], size: int) -> Iterator[list[bytes]]:
+    for first in range(0, IMAGES[size], size):
+        yield [jpegs[number % len(jpegs)] for number in range(first, first + size)]
 
 
-def openvino(folder: Path) -> Ask:
-    import openvino as ov
-    import tensorflow as tf
+def measure_server(
+    version: Path, options: tuple[str, ...], is_bare: bool, photos: list[Path], turns: int
+) -> dict[str, Any]:
+    """Measures a server, asked over HTTP and, if it has one worker, by gRPC.
 
-    ours = tf.saved_model.load(str(folder / OURS["float32"]))
-    network = ov.compile_model(
-        ov.convert_model(folder / "network"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
-    )
-    return lambda jpegs: network(ours.preprocess(input=tf.constant(jpegs))["image"].numpy())[0]
+    Args:
+        version: what it serves.
+        options: of `imagepipe serve`.
+        is_bare: whether it serves the SavedModel without the form for OpenVINO.
+        photos: what is asked about.
+        turns: of ``measure_in_turns``.
+
+    Returns:
+        Images/s of each turn and the latencies of all, by callers, and the server's anonymous memory; the same of gRPC
+        under that name.
+    """
+    jpegs = [photo.read_bytes() for photo in photos]
+    ways = ["HTTP"] if options else ["HTTP", "gRPC"]
+    results: dict[str, Any] = {way: {key: [] for size in SIZES for key in (str(size), f"{size}, ms")} for way in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        if is_bare:
+            version = Path(
+                shutil.copytree(version, Path(folder, "1"), ignore=shutil.ignore_patterns(Path(FOLDER).name))
+            )
+        with serving(version, *options) as server:
+            for turn in range(turns + 1):
+                for way, callers in itertools.product(ways, SIZES):
+                    bodies = [batch[0] for batch in make_batches(jpegs, 1)] * (IMAGES[callers] // IMAGES[1])
+                    start = time.perf_counter()
+                    with ThreadPoolExecutor(callers) as pool:
+                        times = list(pool.map(server.ask if way == "HTTP" else server.ask_by_grpc, bodies))
+                    if turn:  # the first warms
+                        results[way][str(callers)].append(len(bodies) / (time.perf_counter() - start))
+                        results[way][f"{callers}, ms"] += [1000 * seconds for seconds in times]
+                if turn < turns:
+                    next_turn()
+            for measured in results.values():
+                measured["anonymous MiB"] = server.read_anonymous() / 2**20
+    return results.pop("HTTP") | results
 
 
-def server(folder: Path, side: str, turns: int) -> Turns:
-    """Images/s of each turn, by callers, and the latencies of all turns."""
-    from imagepipe.serving.check import run_server
-
-    model = folder / side.replace("server", "ours")
-    with run_server(model, "bench", folder / f"{side}.log") as url:
-        bodies = [
-            json.dumps({"instances": [{"input": {"b64": base64.b64encode(jpeg).decode()}}]}).encode()
-            for jpeg in make_photo_crops(max(IMAGES.values()))
-        ]
-        caller = threading.local()  # http.client, as it leaves more of the two cores to the server than httpx
-
-        def ask(body: bytes) -> float:
-            if not hasattr(caller, "http"):
-                caller.http = HTTPConnection(url.removeprefix("http://"), timeout=120)
-            start = time.perf_counter()
-            caller.http.request("POST", "/v1/models/bench:predict", body)
-            answer = caller.http.getresponse()
-            if answer.status != HTTPStatus.OK:
-                raise RuntimeError(answer.read())
-            answer.read()
-            return time.perf_counter() - start
-
-        results: Turns = {key: [] for callers in CALLERS for key in (str(callers), f"{callers}, ms")}
-        for turn in range(turns + 1):
-            for callers in CALLERS:
-                start = time.perf_counter()
-                with ThreadPoolExecutor(callers) as pool:
-                    times = list(pool.map(ask, bodies[: IMAGES[callers]]))
-                if turn:  # the first warms
-                    results[str(callers)].append(IMAGES[callers] / (time.perf_counter() - start))
-                    results[f"{callers}, ms"] += [1000 * seconds for seconds in times]
-            if turn < turns:
-                next_turn()
-        return results
+def measure_empty_server() -> float:
+    """Returns the MiB of anonymous memory of a server's process before it loads a model."""
+    code = "import imagepipe.serving.server as _; print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603
+        stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+        stdout.readline()
+        anonymous = read_memory(process.pid)["Pss_Anon"]
+        stdin.write(b"\n")
+    return anonymous / 2**20
 
 
 if __name__ == "__main__":
