@@ -35,15 +35,16 @@ from tests.conftest import encode_image, list_summaries
 from tests.serving.test_serve import serving
 from tests.small_backbone import BACKBONE
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 KNOWN, NEW = ("one", "three", "two", "zero"), "four"
 NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
 TRAINED, ASKED = 80, 44  # images of each known digit
 LABELLED = 40  # of the new one, by keyboard
 SPLITS = ("--splits", "60/30/10")
-SETTINGS = ["image.size=[32, 32]", f"trainer.backbone={BACKBONE}", "trainer.weights=none", "trainer.epochs=40"]
-SETTINGS += ["trainer.batch_size=16", "evaluation.intervals=none", "data.validation.label_errors=0"]
+SETTINGS = ["image.size=[32, 32]", f"trainer.backbone={BACKBONE}", "trainer.weights=none", "trainer.batch_size=16"]
+SETTINGS += ["trainer.epochs=60", "trainer.patience=60", "trainer.learning_rate=0.004"]
+SETTINGS += ["evaluation.intervals=none", "data.validation.label_errors=0"]
 SETS = [argument for setting in SETTINGS for argument in ("--set", setting)]
 
 
