@@ -261,6 +261,10 @@ class RunConfig(Section):
     )
 
 
+MACHINE_SECTIONS = ("monitoring", "run", "tracking", "beam", "kubeflow")
+"""Sections about machines and services: not what a model is made from."""
+
+
 class Config(Section):
     """The whole configuration.
 
@@ -345,11 +349,8 @@ class Config(Section):
                     f"{key}.significance: {rule.metric} has no paired test; of the metrics of a {self.task} {tested} "
                     f"{'have' if ',' in tested else 'has'} one"
                 )
-        for key, task in (
-            ("loss", "regression"),
-            ("label_thresholds", "multilabel"),
-            ("class_weights", "classification"),
-        ):
+        owners = {"loss": "regression", "label_thresholds": "multilabel", "class_weights": "classification"}
+        for key, task in owners.items():
             if self.task != task and getattr(self.trainer, key) != TrainerConfig.model_fields[key].default:
                 raise ValueError(f"trainer.{key}: is for task: {task}, and the task is {self.task}")
         return self

@@ -28,7 +28,7 @@ from components.trainer.component import Trainer, Tuner
 from imagepipe.base.decisions import hash_given_labels
 from imagepipe.deploy.config import DeployConfig
 from pipeline.code_key import add_code_keys
-from pipeline.config import Config
+from pipeline.config import MACHINE_SECTIONS, Config
 from pipeline.demands import list_demands
 from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
@@ -109,7 +109,6 @@ def create_pipeline(
 
     # The same as text, and what a schema can't express: copies across splits, labels that are likely to be wrong, how
     # far the data has drifted since the live model was trained. What a person has decided on is not listed again.
-    deployment = deploy.model_dump(mode="json", exclude={"sign"})  # those who read versions need no key
     data_check = DataCheck(
         examples=example_gen.outputs["examples"],
         statistics=statistics_gen.outputs["statistics"],
@@ -120,7 +119,7 @@ def create_pipeline(
         validation=config.data.validation.model_dump_json(),
         slices=json.dumps(list_slice_columns(config.evaluation, features)),
         demands=json.dumps(list_demands(config)),
-        deploy=json.dumps(deployment),
+        deploy=deploy.dump_for_readers(),
         dataset=parameter("data_path", source.base) if is_compiled else glob.escape(config.data.path),
         decisions_hash=None if is_compiled else hash_given_labels(config.data.path),
     )
@@ -202,7 +201,7 @@ def create_pipeline(
         tuner.add_upstream_node(second_look[-1])
 
     # The live model as the baseline; an empty model if there is none.
-    champion = Champion(model=trainer_component.outputs["model"], deploy=json.dumps(deployment))
+    champion = Champion(model=trainer_component.outputs["model"], deploy=deploy.dump_for_readers())
 
     # The predictions of both for each image, for the report and for comparisons; and, of the candidate's, what traffic
     # to it is compared with in service.
@@ -244,9 +243,7 @@ def create_pipeline(
     # All of this on a page, for the people who decide. After the push, so that a failing page blocks none.
     model_report = ModelReport(
         name=config.name,
-        config=json.dumps(
-            config.model_dump(mode="json", exclude={"monitoring", "run", "tracking", "beam", "kubeflow"})
-        ),
+        config=json.dumps(config.model_dump(mode="json", exclude={*MACHINE_SECTIONS})),
         features=json.dumps(asdict(features)),
         examples=example_gen.outputs["examples"],
         model=trainer_component.outputs["model"],

@@ -1,6 +1,5 @@
 """The pipeline that monitors the live model: a cluster runs it on a schedule, beside the one that trains."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +37,7 @@ def create_monitor_pipeline(
     """
     # The page and its figures, whatever they say.
     monitor = ServingMonitor(
-        deploy=json.dumps(deploy.model_dump(mode="json", exclude={"sign"})),  # those who read versions need no key
+        deploy=deploy.dump_for_readers(),
         capture=parameter("capture", settings.capture or ""),
         since=parameter("since", settings.since),
         feedback=parameter("feedback", settings.feedback or ""),

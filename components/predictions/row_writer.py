@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from components.served_model import load_as_served
 from imagepipe.base.features import Features
-from imagepipe.base.names import NAMES, ROWS
+from imagepipe.base.names import FURTHER, NAMES, ROWS
 from imagepipe.base.tfrecord import Value, decode_example, to_text
 from imagepipe.deploy.saved_model import read_task
 from imagepipe.serving.loaded_model import LoadedModel
@@ -39,7 +39,6 @@ _COLUMNS = {
     "height": _INTEGER,
 }
 _SAME_NAME = ("sha256", "width", "height")  # columns that hold the feature of the same name
-_FURTHER = "x_"  # begins the names of the columns of other features
 
 _Example = Mapping[str, list[Value]]
 
@@ -99,7 +98,7 @@ def _choose_further_columns(examples: Iterable[_Example], features: Features) ->
                 if len(values) > 1:
                     several.add(name)
     return {
-        _FURTHER + name: _NUMBER if types[name] == {_NUMBER} else _TEXT for name in sorted(types) if name not in several
+        FURTHER + name: _NUMBER if types[name] == {_NUMBER} else _TEXT for name in sorted(types) if name not in several
     }
 
 
@@ -123,8 +122,8 @@ def _build_rows(
         else:
             row["labels"] = [to_text(value) for value in example.get(features.label, [])]
         for name, column_type in columns.items():
-            if name in _SAME_NAME or name.startswith(_FURTHER):
-                row[name] = _read_value(example, name.removeprefix(_FURTHER), column_type)
+            if name in _SAME_NAME or name.startswith(FURTHER):
+                row[name] = _read_value(example, name.removeprefix(FURTHER), column_type)
         for name, answers in answers_by_model.items():
             classes, row[f"{name}_label"], row[f"{name}_novelty"] = next(answers)
             row[name] = classes.tolist()

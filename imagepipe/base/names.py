@@ -23,6 +23,9 @@ FEATURES = "features.parquet"
 ROWS, NAMES = "predictions.parquet", "names.json"
 """Files of a Predictions artifact: one row per image, and the names of the model's outputs."""
 
+FURTHER = "x_"
+"""Begins the names of the columns of ROWS that hold a feature of the Examples which has no column of its own."""
+
 MONITORED = "monitored.json"
 """File of a ServingMonitor artifact: the figures."""
 

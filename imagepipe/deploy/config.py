@@ -1,5 +1,6 @@
 """The ``deploy`` section of the configuration: the target that serves the models, and how."""
 
+import json
 import re
 from typing import Annotated, Literal
 
@@ -192,6 +193,10 @@ class DeployConfig(Section):
     def is_served_by_us(self) -> bool:
         """Whether a server of ours may serve from the target, which takes a version's other forms too."""
         return self.target == "filesystem" or bool(self.kserve and self.kserve.runtime == "imagepipe")
+
+    def dump_for_readers(self) -> str:
+        """Returns it as JSON, for those who read versions: they need no key."""
+        return json.dumps(self.model_dump(mode="json", exclude={"sign"}))
 
     def complete(self, name: str, path: str) -> "DeployConfig":
         """Returns it with the pipeline's name and its folder of versions, where none are given."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagepipe.base import filesystem
-from imagepipe.base.names import ROWS
+from imagepipe.base.names import FURTHER, ROWS
 from imagepipe.base.tfrecord import decode_example, read_artifact, read_bytes_feature
 from imagepipe.monitoring.measures import ANSWERS, EMBEDDING, KEY, MEASURES
 
@@ -29,7 +29,6 @@ _SCHEMA = pa.schema(
 )
 _MAX_TRAINED, _MAX_EVALUATED, _MAX_EMBEDDED = 5000, 20_000, 500
 _BATCH = 32
-_FURTHER = "x_"  # begins the names of the columns of Predictions that hold a feature of the Examples
 
 Row = dict[str, Any]
 
@@ -51,7 +50,7 @@ def collect_rows(train: str, evaluated: str, predictions: str, model: str | None
         file = pq.ParquetFile(opened)
         step = -(-file.metadata.num_rows // _MAX_EVALUATED) or 1
         wanted = ["index", "candidate", "candidate_label", "candidate_novelty"]
-        wanted += [name for measure in MEASURES for name in (measure, _FURTHER + measure)]
+        wanted += [name for measure in MEASURES for name in (measure, FURTHER + measure)]
         columns = [name for name in wanted if name in file.schema_arrow.names]
         rows = [
             row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist() if row["index"] % step == 0
@@ -80,7 +79,7 @@ def write_reference(path: str, rows: Iterable[Mapping[str, Any]], task: str, ver
 
 
 def _describe_answer(row: Row, embedding: Any) -> Row:
-    measures = {name: _keep_number(row.get(name, row.get(_FURTHER + name))) for name in MEASURES}
+    measures = {name: _keep_number(row.get(name, row.get(FURTHER + name))) for name in MEASURES}
     answer = {"label": row["candidate_label"], "score": max(row["candidate"]), "novelty": row["candidate_novelty"]}
     return {"split": "eval", **measures, **answer, EMBEDDING: embedding}
 

@@ -65,11 +65,10 @@ def list_lookups(config: Config, source: Source, deploy: DeployConfig, cluster: 
     data = Lookup(
         "data-lookup", "DataLookup", ["data", "--settings", json.dumps(files), *data_path], takers, ("data_path",)
     )
-    settings = json.dumps(deploy.model_dump(mode="json", exclude={"sign"}))
     target = Lookup(
         "target-lookup",
         "TargetLookup",
-        ["target", "--settings", settings],
+        ["target", "--settings", deploy.dump_for_readers()],
         {LIVE_MODELS: ("Champion",), LIVE_STATISTICS: ("DataCheck",)},
     )
     return [data, target]

@@ -11,6 +11,7 @@ from imagepipe.base.names import FINDERS, SERVING_REPORT, SUMMARY
 from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
 from imagepipe.deploy.versions import read_run
 from imagepipe.serving.types import CheckReport
+from pipeline.config import MACHINE_SECTIONS
 from pipeline.config_file import read_config
 from pipeline.runs import metadata_store
 from pipeline.runs.provenance import CONFIG
@@ -75,7 +76,7 @@ def _make_page(run: Path) -> str:
         serving=CheckReport(**json.loads((Path(outputs["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
         features=settings.data.features.make_features(),
         name=name,
-        config=settings.model_dump(mode="json", exclude={"monitoring", "run", "tracking", "beam", "kubeflow"}),
+        config=settings.model_dump(mode="json", exclude={*MACHINE_SECTIONS}),
     )
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.config import MACHINE_SECTIONS
 from pipeline.runs.metadata_store import Execution
 from pipeline.runs.provenance import Origin
 from pipeline.runs.push_outcome import describe_push
@@ -13,7 +14,6 @@ from pipeline.runs.summary import Summary
 RUN, MODEL, VERSION = "imagepipe.run_id", "imagepipe.model", "imagepipe.version"
 """Tags by which a run, the run that holds a model, and a registered version are found again."""
 
-_NOT_SETTINGS = ("monitoring", "run", "tracking", "beam", "kubeflow")  # not what a model is made from
 _LONGEST_VALUE = 6000  # characters of a parameter that an MLflow server takes
 
 
@@ -23,7 +23,7 @@ def list_params(config: Mapping[str, Any]) -> dict[str, str]:
     The sections about machines and services are left out, and so are the name and password of a URI. A dictionary whose
     keys MLflow does not take as names, such as classes, is one value in JSON.
     """
-    settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    settings = {key: value for key, value in config.items() if key not in MACHINE_SECTIONS}
     params = {}
     for name, value in _flatten(settings, ""):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
