@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import SIZE
+from tests.small_backbone import BACKBONE
 
 SMALL = {
-    "backbone": "mobilenet_v3_small",
+    "backbone": BACKBONE,
     "weights": "none",
     "epochs": 6,
     "batch_size": 8,

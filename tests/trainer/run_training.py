@@ -1,4 +1,4 @@
-"""A process of test_run.py: runs the Trainer's run_fn with the arguments in a JSON file, as TFX does."""
+"""A process of test_run_fn.py: runs the Trainer's run_fn with the arguments in a JSON file, as TFX does."""
 
 import json
 import logging

@@ -21,16 +21,16 @@ from trainer.run_fn import run_fn
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parent / "run_training.py"
 EPOCHS = SMALL["epochs"]
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 def start(arguments: dict, folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     (folder / "arguments.json").write_text(json.dumps(arguments))
-    command = [sys.executable, str(SCRIPT), str(folder / "arguments.json")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    command = [sys.executable, "-m", "tests.trainer.run_training", str(folder / "arguments.json")]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ FILES = [
 def test_the_walk_to_a_trained_network_goes_through_at_most_12_files_in_this_order(arguments, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(entry, "_export", lambda *export_arguments: trained.append(export_arguments[-1]))
-    given = SimpleNamespace(**arguments(tmp_path, epochs=1))
+    given = SimpleNamespace(**arguments(tmp_path, backbone="mobilenet_v3_small", epochs=1))
     assert walk(lambda: entry.run_fn(given)) == FILES
     assert len(FILES) <= 12
     assert len(trained[0].history) == 1
