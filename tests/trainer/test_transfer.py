@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from tests.small_backbone import BACKBONE
 from trainer.config import AugmentationConfig, TrainerConfig
 from trainer.inputs import ArrayFile, LoadedSplit
 from trainer.network import Network, build_network
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 SIDE = 32
 TASK = make_classification(5)
 COMMON = {
-    "backbone": BACKBONE,
+    "backbone": "mobilenet_v2",
     "batch_size": 32,
     "precision": "float32",
     "augmentation": AugmentationConfig(**dict.fromkeys(AugmentationConfig.model_fields, 0)),

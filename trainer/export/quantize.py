@@ -49,7 +49,7 @@ def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openv
     os.environ.setdefault("NNCF_CI", "1")  # else it sends statistics of its use to its makers
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level also sets that of others' handlers
     with contextlib.redirect_stdout(sys.stderr):  # its progress
         return nncf.quantize(network.clone(), nncf.Dataset(images), subset_size=len(images))
 
