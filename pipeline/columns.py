@@ -20,7 +20,7 @@ _MOST = 0.95  # a few values may be odd
 _MIN_GAIN = 0.95  # of what there is to gain over the most frequent label
 _MIN_RANK_CORRELATION = 0.999
 
-_SPLITS = {*splits.NAMES, "evaluation", "testing", "holdout"}
+_SPLITS = {*splits.NAMES, "holdout"}
 _PATH = re.compile(
     rf"(?i).*\.({'|'.join(SUFFIXES)}|dcm|npy|json|xml|txt)|(/|[a-z]:\\|[a-z]+://).+"
     r"|[^/\s]+(/[^/\s]+){2,}"

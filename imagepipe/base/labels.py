@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
 from imagepipe.base.kinds import SUFFIXES
-from imagepipe.base.splits import NAMES
+from imagepipe.base.splits import NAMES, are_several, guess_split
 
 _FAULT = re.compile("(?P<bytes>[\ud800-\udfff\ufffd])|(?P<control>[\x00-\x1f\x7f-\x9f])|(?P<separator>[\u2028\u2029])")
 _FAULTS = {
@@ -123,6 +123,9 @@ def list_label_warnings(images: int, counts_by_split: Iterable[Mapping[str, int]
     splits = [label for label in labels if label.lower().rstrip("0123456789") in NAMES]  # also COCO's train2017
     files = [label for label in labels if _FILE_NAME.search(label)]
     warnings = []
+    by_a_word = [label for label in labels if guess_split(label)]
+    if len(by_a_word) > len(labels) / 2 and are_several(map(guess_split, labels)):  # else a train station
+        splits = by_a_word
     if len(splits) > 1 or splits == labels:
         warnings.append(
             f"The labels {list_names(splits)} look like splits, not like classes. Give the folders, or the column, "

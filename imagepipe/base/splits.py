@@ -1,6 +1,7 @@
 """Splits as people name them, in folders above the class folders and in manifests, and the draw between them."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imagepipe.base.errors import IngestError
@@ -14,19 +15,39 @@ NAMES = {
     "valid": EVAL,
     "validation": EVAL,
     "eval": EVAL,
+    "evaluation": EVAL,
     "dev": EVAL,
     "test": "test",
+    "testing": "test",
 }
 """Lower-case name to the split that it means."""
 
+_BETWEEN_WORDS = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])")
 _MAX_ABOVE = 3  # single folders above the split folders; a folder that links to itself would go on for ever
 
 
+def list_split_words(name: str) -> list[str]:
+    """Returns the words of a name that are those of splits, in lower case, as of ``seg_train`` or ``TestSet2``."""
+    words = (word.lower() for word in _BETWEEN_WORDS.split(name))
+    return [word for word in words if word.removesuffix("set") in NAMES]
+
+
+def guess_split(name: str) -> str | None:
+    """Returns which split a name means: one of the names in any case, or one of the name's words; None if none does."""
+    words = list_split_words(name)
+    return NAMES[words[0].removesuffix("set")] if len(words) == 1 else None
+
+
+def are_several(splits: Iterable[str | None]) -> bool:
+    """Returns whether one of several splits is for training, and another one is not."""
+    return {TRAIN} < set(splits) - {None}
+
+
 def resolve_split(text: str, splits: Collection[str]) -> str | None:
-    """Returns which of a dataset's splits a name in any case means; None if it means none."""
+    """Returns which of a dataset's splits a name means, see ``guess_split``; None if it means none."""
     if text in splits:
         return text
-    split = NAMES.get(text.strip().lower())
+    split = guess_split(text)
     return split if split in splits else None
 
 
@@ -74,6 +95,7 @@ class Layout:
             the class folders; empty if the source itself does.
         splits: name of each split folder to what it means; empty if the folders of the source are classes.
         unlabelled: split folders without class folders, whose images have no labels.
+        doubled: split folders with nothing but a folder of the same name, which holds the class folders.
         doubt: other folders beside the split-like ones, for which all of them were taken for classes.
         given_by: by what the splits are given that images have, for messages.
         label: the class of all images; None if folders tell the classes.
@@ -82,6 +104,7 @@ class Layout:
     root: str = ""
     splits: Mapping[str, str] = field(default_factory=dict)
     unlabelled: frozenset[str] = frozenset()
+    doubled: frozenset[str] = frozenset()
     doubt: tuple[str, ...] = ()
     given_by: str = "The column split"
     label: str | None = None
@@ -96,6 +119,8 @@ class Layout:
         folder, _, rest = path[len(self.root) :].partition("/")
         if folder not in self.splits:
             return None, None
+        if folder in self.doubled:
+            rest = rest.removeprefix(f"{folder}/")
         label, slash, _ = rest.partition("/")
         return folder, label if slash else None
 
@@ -108,6 +133,8 @@ def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -
     """Finds out whether the top folders of a source are splits.
 
     By default they are where all of them have the names of splits and one holds folders in turn, which are the classes.
+    Names of which only a word says so (``training_set``, ``seg_train``) count by default where they hold folders, and
+    of all names one is for training and one isn't: ``train station`` is a class.
     They may lie in a single folder of the source, as archives unpack.
 
     Args:
@@ -126,8 +153,12 @@ def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -
             break
         root = f"{root}{folders[0]}/"
         folders = list_folders(root)
-    named = {folder: NAMES[folder.lower()] for folder in folders if folder.lower() in NAMES}
-    unlabelled = frozenset(folder for folder in named if not list_folders(f"{root}{folder}/"))
+    inside = {folder: list_folders(f"{root}{folder}/") for folder in folders if guess_split(folder)}
+    named = _choose_names(inside, wanted)
+    unlabelled = frozenset(folder for folder in named if not inside[folder])
+    doubled = frozenset(
+        folder for folder in named if inside[folder] == [folder] and list_folders(f"{root}{folder}/{folder}/")
+    )
     others = tuple(folder for folder in folders if folder not in named)
     if len(unlabelled) == len(named):
         if wanted:
@@ -136,10 +167,21 @@ def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -
                 "to be splits by --splits folders, or were when this source was read before. If they are classes, give "
                 "--splits none."
             )
-        return CLASSES
+        is_doubtful = not root and are_several(map(guess_split, inside)) and any(inside.values())
+        return Layout(doubt=tuple(folder for folder in folders if not inside.get(folder))) if is_doubtful else CLASSES
     if others and not wanted:
         return Layout(doubt=others) if not root else CLASSES
-    return Layout(root, named, unlabelled, given_by="Folders")
+    return Layout(root, named, unlabelled, doubled, given_by="Folders")
+
+
+def _choose_names(inside: Mapping[str, Sequence[str]], wanted: bool | None) -> dict[str, str]:
+    """Returns which folders are splits, by name what each means; ``inside`` has the folders in those that may be."""
+    splits = {folder: str(guess_split(folder)) for folder in inside}
+    if wanted:
+        return splits
+    names_in_full = {folder: split for folder, split in splits.items() if folder.lower() in NAMES}
+    likely = {folder: split for folder, split in splits.items() if folder in names_in_full or inside[folder]}
+    return likely if are_several(likely.values()) else names_in_full
 
 
 def describe_surprises(counts: Mapping[str, int]) -> Iterator[str]:

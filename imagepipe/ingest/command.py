@@ -189,7 +189,7 @@ def _describe_source(layout: Layout, spool: Spool, draw: Draw, result: IngestRes
         )
     if layout.doubt:
         yield (
-            f"Folders have the names of splits, but others are beside them ({list_names(layout.doubt)}), so all were "
+            f"Folders are called as splits are, but others are beside them ({list_names(layout.doubt)}), so all were "
             "read as classes: give --splits folders if they are splits, --splits none if they are classes."
         )
 

@@ -17,7 +17,7 @@ from imagepipe.base.folders import explain_passing_over
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
-from imagepipe.base.splits import CLASSES, NAMES, TRAIN, Layout, find_layout
+from imagepipe.base.splits import CLASSES, NAMES, TRAIN, Layout, find_layout, list_split_words
 from imagepipe.ingest.annotations import read_annotations
 from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.parquet_images import read_images
@@ -275,7 +275,7 @@ def _name_classes(archives: Sequence[_Archive]) -> Sequence[_Archive]:
         return archives
     names = {archive.file.path: _cut_suffix(archive.file.path) for archive in archives}
     classes = sorted(set(names.values()))
-    if 1 < len(classes) == len(_spell(classes)) and not any(map(_names_split, classes)):
+    if 1 < len(classes) == len(_spell(classes)) and not any(map(list_split_words, classes)):
         print_note(f"Each archive was read as one class, by its name: {list_names(classes)}.")
         return [_read_as(archive, label=names[archive.file.path]) for archive in archives]
     _report_loose(alone)
@@ -303,7 +303,3 @@ def _cut_suffix(path: str) -> str:
 def _spell(names: Iterable[str]) -> set[str]:
     """Returns the letters of names, without numbers and what separates words."""
     return {re.sub(r"[\W\d_]+", "", name).lower() for name in names}
-
-
-def _names_split(name: str) -> bool:
-    return any(word in NAMES for word in re.split(r"[\W\d_]+", name.lower()))

@@ -37,6 +37,17 @@ def test_folders_above_the_class_folders_are_splits_and_that_is_said(split_folde
     assert result.notes == ("Folders gave the splits: test is test (8), train is train (20), val is eval (8).",)
 
 
+def test_folders_with_a_split_among_their_words_are_splits_too(split_folders):
+    source, out = split_folders
+    for name in ("train", "val", "test"):
+        (source / name).rename(source / f"seg_{name}")
+    result = ingest(source, out)
+    assert [sum(counts.values()) for counts in count_labels(out).values()] == [20, 8, 8]
+    assert result.notes[0] == (
+        "Folders gave the splits: seg_test is test (8), seg_train is train (20), seg_val is eval (8)."
+    )
+
+
 def test_on_demand_they_are_classes_now_and_in_later_ingests(split_folders):
     source, out = split_folders
     for split_as in ({"split_folders": False}, {}):
@@ -140,7 +151,9 @@ def test_a_manifests_column_split(split_folders, lines):
     assert [split.records > 0 for split in description.splits.values()] == [True, True, True]
     [entry] = lines(out / "quarantine.jsonl")
     assert entry["row"] == 3
-    assert entry["reason"] == ("split is none of train, eval, test, training, val, valid, validation, dev: 'holdout'")
+    assert entry["reason"] == (
+        "split is none of train, eval, test, training, val, valid, validation, evaluation, dev, testing: 'holdout'"
+    )
     assert result.notes == (
         "The column split gave the splits: Train is train (1), VALID is eval (1), test is test (1).",
     )
