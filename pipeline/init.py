@@ -118,7 +118,9 @@ def write_config(dataset_dir: str | Path, out: Path) -> list[str]:
     out.with_name(SCHEMA_FILE).write_text(render_json_schema(), encoding="utf-8")
     notes = [f"This column was left out of data.features: {problem}." for problem in problems.values()]
     if not is_reachable:
-        notes.append("ImageNet weights can't be reached from here: trainer.weights is none, from scratch, until a file is given.")
+        notes.append(
+            "ImageNet weights can't be reached from here: trainer.weights is none, from scratch, until a file is given."
+        )
     return notes
 
 
