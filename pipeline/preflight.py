@@ -24,7 +24,7 @@ _SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
 
 
 def check_run(config: Config, deploy: DeployConfig) -> Source:
-    """Checks that the data, the live model, the weights and the schema are what the configuration says.
+    """Checks that the runner, the data, the live model, the weights and the schema are what the configuration says.
 
     Args:
         config: the configuration.
@@ -37,6 +37,11 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
         ConfigError: if they aren't.
         UnavailableError: if the target that serves the live model can't be asked.
     """
+    if config.beam.runner == "dataflow":
+        raise ConfigError(
+            "beam.runner: dataflow: its workers can't open the workdir, which is on this machine. Leave it out for "
+            "`imagepipe run`, or run the pipeline on a cluster (`imagepipe submit`)"
+        )
     check_tracking(config.tracking)
     source = find_examples(config)
     _check_serving_folder(str(deploy.path))

@@ -72,6 +72,7 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
         ConfigError: if it can't run there.
     """
     _check_settings(config, cluster)
+    _check_beam(config)
     weights = list_paths(config).get("trainer.weights")
     if weights and Path(weights).exists():  # or it is where only the components see it
         check_pretrained(config)
@@ -88,11 +89,6 @@ def _check_settings(config: Config, cluster: Cluster) -> None:
         raise ConfigError("deploy.path: has to be given: a folder that components see, on a volume or gs://…")
     if cluster == "vertex" and not _is_google(settings.pipeline_root):
         raise ConfigError("kubeflow.pipeline_root: has to be given for Vertex AI: a folder such as gs://bucket/runs")
-    if cluster == "kubeflow" and config.beam.runner != "direct" and not _is_google(settings.pipeline_root):
-        raise ConfigError(
-            f"beam.runner: {config.beam.runner}: its workers reach neither volumes nor Kubeflow's own store. "
-            "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
-        )
     paths = list_paths(config)
     paths.pop("data.features.label_map", None)  # which is read here
     for key, path in paths.items():
@@ -107,6 +103,21 @@ def _check_settings(config: Config, cluster: Cluster) -> None:
                 f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or "
                 f"{' or '.join(stores)}"
             )
+
+
+def _check_beam(config: Config) -> None:
+    """Refuses data and artifacts that the containers can open, and Beam's workers elsewhere can't."""
+    runner, path = config.beam.runner, config.data.path
+    if runner == "direct":
+        return
+    if not _is_google(config.kubeflow.pipeline_root):
+        raise ConfigError(
+            f"beam.runner: {runner}: its workers read and write artifacts, and reach none in Kubeflow's own store. "
+            "Give kubeflow.pipeline_root, a folder such as gs://bucket/runs"
+        )
+    if not _is_google(path) and (runner == "dataflow" or filesystem.is_uri(path)):
+        volume = ", or on a volume that they mount at the same path" if runner == "portable" else ""
+        raise ConfigError(f"data.path: {path}: for the workers of beam.runner: {runner} it has to be in gs://{volume}")
 
 
 def _is_google(path: str | None) -> bool:

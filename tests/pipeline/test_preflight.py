@@ -2,7 +2,16 @@ import pytest
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.base.features import Features
-from pipeline.preflight import _check_schema
+from pipeline.config import Config
+from pipeline.preflight import _check_schema, check_run
+
+
+def test_a_runner_whose_workers_are_on_no_machine_with_the_workdir_is_refused(tmp_path):
+    options = {"project": "p", "region": "r", "temp_location": "gs://b/t", "sdk_container_image": "i"}
+    beam = {"runner": "dataflow", "options": options}
+    config = Config.model_validate({"name": "x", "data": {"path": str(tmp_path)}, "beam": beam})
+    with pytest.raises(ConfigError, match=r"beam\.runner: dataflow: its workers can't open the workdir"):
+        check_run(config, config.make_deployment(str(tmp_path)))
 
 
 def test_a_curated_schema_whose_label_is_not_the_tasks_is_refused_with_the_reason(tmp_path):

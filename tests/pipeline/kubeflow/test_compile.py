@@ -345,11 +345,6 @@ def test_each_task_takes_what_its_component_declares(pipeline, request):
         ("kubeflow.pipeline_root=gs://bucket/runs", "vertex", r"data\.path: .* it has to be in Cloud Storage"),
         ("deploy.sign=gs://bucket/key.pem", "kubeflow", r"deploy\.sign: .* from a volume only"),
         (
-            "beam={runner: portable, options: {job_endpoint: 'jobs:8099'}}",
-            "kubeflow",
-            r"beam\.runner: portable: its workers reach neither volumes",
-        ),
-        (
             "kubeflow.resources.Trainor={cpu: 1}",
             "kubeflow",
             "no component Trainor; known are default, ImportExampleGen",
@@ -361,6 +356,25 @@ def test_each_task_takes_what_its_component_declares(pipeline, request):
 def test_what_can_not_run_there_is_refused_by_key(config, override, cluster, message):
     with pytest.raises(ConfigError, match=message):
         check_and_compile(config(override), cluster)
+
+
+PORTABLE = "beam={runner: portable, options: {job_endpoint: 'jobs:8099'}}"
+DATAFLOW = "beam={runner: dataflow, options: {project: p, region: r, temp_location: gs://b/t, sdk_container_image: i}}"
+
+
+@pytest.mark.parametrize(
+    ("beam", "root", "data", "message"),
+    [
+        (PORTABLE, None, "/data/set", r"beam\.runner: portable: .* Give kubeflow\.pipeline_root"),
+        (PORTABLE, "gs://b/runs", "s3://b/set", r"data\.path: s3://b/set: .* in gs://, or on a volume that they mount"),
+        (DATAFLOW, "gs://b/runs", "s3://b/set", r"data\.path: s3://b/set: .* in gs://$"),
+        (DATAFLOW, "gs://b/runs", "/data/set", r"data\.path: /data/set: .* in gs://$"),
+    ],
+)
+def test_what_beams_workers_can_not_open_is_refused_by_key(config, beam, root, data, message):
+    changes = (beam, f"kubeflow.pipeline_root={root or 'null'}", f"data.path={data}")
+    with pytest.raises(ConfigError, match=message):
+        check_and_compile(config(*changes), "kubeflow")
 
 
 def test_it_is_said_that_runs_there_are_not_recorded_in_mlflow(config, monkeypatch, caplog):

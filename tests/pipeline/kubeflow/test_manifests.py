@@ -18,7 +18,7 @@ from typer.main import get_command
 from imagepipe.deploy import storage
 from imagepipe.serving.client import Client
 from pipeline.cli import app
-from pipeline.config import BeamConfig
+from pipeline.config import Config
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow.package import parse_package
@@ -82,14 +82,20 @@ def test_the_commands_are_understood():
         get_command(app).commands[command].make_context(command, arguments)
 
 
-def test_the_example_pipeline_is_compiled_with_the_secret_of_the_manifests():
+@pytest.fixture
+def with_all_keys(tmp_path) -> Config:
+    """The example pipeline, with the keys that are comments in it."""
+    text = re.sub(r"^( *)# (?=(  )?\w+:)", r"\1", (FOLDER / "pipeline.yaml").read_text(), flags=re.MULTILINE)
+    (tmp_path / "pipeline.yaml").write_text(text)
+    return read_config(tmp_path / "pipeline.yaml")
+
+
+def test_the_example_pipeline_is_compiled_with_its_commented_keys_and_the_secret_of_the_manifests(with_all_keys):
     secret = find_manifest("Secret")
     (key,) = secret["stringData"]
-    (commented,) = re.findall(r"# (secrets: .*?)   #", (FOLDER / "pipeline.yaml").read_text())
-    (declared,) = yaml.safe_load(commented)["secrets"]
-    assert (declared["name"], list(declared["env"].values())) == (secret["metadata"]["name"], [key])
-    override = f"kubeflow.{commented.replace(': ', '=', 1)}"
-    package = parse_package(check_and_compile(read_config(FOLDER / "pipeline.yaml", [override]), "kubeflow"), "example")
+    (declared,) = with_all_keys.kubeflow.secrets
+    assert (declared.name, list(declared.env.values())) == (secret["metadata"]["name"], [key])
+    package = parse_package(check_and_compile(with_all_keys, "kubeflow"), "example")
     assert package.name == "flowers"
     assert package.for_kubernetes
     assert {executor["container"]["image"] for executor in package.executors} == {"registry.example/team/imagepipe:7"}
@@ -143,9 +149,9 @@ def test_beams_parts_are_of_the_locked_version():
     assert set(re.findall(r"apache/beam\w+[\d.]*\w*:([\d.]+)`", page)) == {apache_beam.__version__}
 
 
-def test_workers_are_asked_for_where_the_sidecar_listens():
-    (commented,) = re.findall(r"^# (beam:.*\n(?:# .*\n)+)", (FOLDER / "pipeline.yaml").read_text(), re.MULTILINE)
-    beam = BeamConfig(**yaml.safe_load(re.sub("^# ", "", commented, flags=re.MULTILINE))["beam"])
+def test_workers_are_asked_for_where_the_sidecar_listens(with_all_keys):
+    beam = with_all_keys.beam
+    assert beam.runner == "portable"
     name, port = beam.options["job_endpoint"].split(":")
     service, deployment = (m for m in load_manifests() if m["metadata"]["name"] == name)
     assert int(port) in find_values(service, "port")
