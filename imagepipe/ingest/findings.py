@@ -11,7 +11,11 @@ from imagepipe.ingest.parts import ARCHIVES
 from imagepipe.ingest.rows import MISSING_FILE
 
 _MAX_REASONS = 3  # that are told in full
-_MISSING_LABEL, _ARCHIVE = "missing label", "not an image, but an archive"
+_MISSING_LABEL, _ARCHIVE, _PARQUET = (
+    "missing label",
+    "not an image, but an archive",
+    "not an image, but a Parquet file",
+)
 
 
 def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any]]) -> str:
@@ -28,7 +32,10 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
     ranked = [f"{reason} ({count:,})" for reason, count in reasons.most_common()]
     first = quarantined[0]
     is_folder = first["row"] is None
-    unlabelled = next((entry for entry in quarantined if entry["reason"] == _MISSING_LABEL), None)
+    # Else it is of a file that lies beside the class folders, such as a README, and the other reasons tell more.
+    is_unlabelled = 2 * reasons[_MISSING_LABEL] > len(quarantined)
+    unlabelled = next((entry for entry in quarantined if is_unlabelled and entry["reason"] == _MISSING_LABEL), None)
+    parquet = next((entry["path"] for entry in quarantined if entry["reason"] == _PARQUET), None)
     if set(reasons) == {MISSING_FILE} and not is_folder:
         base = source.rpartition("/")[0]
         remedy = (
@@ -46,6 +53,11 @@ def explain_nothing(source: str, lists: str, quarantined: Sequence[dict[str, Any
         remedy = (
             f"Unpack {first['path']} and the others; or put one per class into a folder of nothing else, each called "
             "as its class (CLASS.zip), and give that folder."
+        )
+    elif parquet and is_folder and reasons.most_common(1)[0][0] == _PARQUET:
+        remedy = (
+            f"Of several folders with Parquet files each is a source of its own: give one, such as "
+            f"{parquet.rpartition('/')[0]}."
         )
     elif unlabelled and is_folder:
         name = PurePosixPath(unlabelled["path"]).name

@@ -127,20 +127,35 @@ def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
 
 
 def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
-    """Returns the archives and Parquet files in a folder that has nothing else, or only in folders named as splits."""
+    """Returns the archives and Parquet files in a folder that has nothing else, or only in folders of shards."""
     folders = list_subfolders(folder)
     if exports := _list_exports(folder, folders):
         print_note(f"The labels are read from {list_names(exports)}.")
         return exports
-    if any(name.lower() not in {*NAMES, "data"} or list_subfolders(f"{folder}/{name}") for name in folders):
+    places = _list_shard_folders(folder)
+    if places is None and len(folders) == 1:
+        # A configuration in a repository of Hugging Face's. Other files in there are images of a class.
+        inner = f"{folder}/{folders[0]}"
+        below = _list_shard_folders(inner)
+        if below is not None and all(path.lower().endswith(_SHARDS) for path in _list_paths(inner)):
+            places = [inner, *below]
+    if places is None:
         return []  # there are class folders, whatever lies beside them
-    paths = [
-        f"{place}/{name}"
-        for place in (folder, *(f"{folder}/{name}" for name in folders))
-        for name in filesystem.list_folder(place)
-        if not explain_passing_over(name) and not (place == folder and name in folders)
-    ]
-    return _choose_shards(paths, passed_over)
+    return _choose_shards([path for place in (folder, *places) for path in _list_paths(place)], passed_over)
+
+
+def _list_shard_folders(folder: str) -> list[str] | None:
+    """Returns the folders in a folder, if all are named as splits are, or ``data``, and hold none; else None."""
+    paths = {name: f"{folder}/{name}" for name in list_subfolders(folder)}
+    are_all = all(name.lower() in {*NAMES, "data"} and not list_subfolders(path) for name, path in paths.items())
+    return list(paths.values()) if are_all else None
+
+
+def _list_paths(folder: str) -> list[str]:
+    """Returns the paths of the files in a folder that count."""
+    folders = set(list_subfolders(folder))
+    names = [name for name in filesystem.list_folder(folder) if name not in folders]
+    return [f"{folder}/{name}" for name in names if not explain_passing_over(name)]
 
 
 def _list_exports(folder: str, folders: list[str]) -> list[str]:

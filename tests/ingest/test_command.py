@@ -422,6 +422,16 @@ def test_a_folder_without_class_folders_ends_with_the_remedy(put, crops, tmp_pat
     assert len(lines(tmp_path / "out/quarantine.jsonl")) == 4
 
 
+def test_what_lies_in_the_class_folders_tells_the_remedy_not_a_file_beside_them(put, tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
+    for name in ("cat/1.jpg", "dog/2.jpg"):
+        put(f"source/{name}", pointer)
+    source = put("source/README.md", b"# Photos").parent
+    message = ingest_nothing(source, tmp_path / "out")
+    assert "Git LFS pointer: run git lfs pull (2), missing label (1)" in message
+    assert "The images lie in" not in message
+
+
 def test_a_manifest_whose_files_are_elsewhere_ends_with_the_first_path_and_the_remedy(put, tmp_path):
     manifest = put("set/labels.csv", b"path,label\nz/2.jpg,a\na/1.jpg,b\n")
     message = ingest_nothing(manifest, tmp_path / "out")
@@ -457,7 +467,7 @@ def test_reasons_are_counted_without_what_is_of_one_file_only(put, photos, encod
     assert result.reasons == {
         "over the limit of 0.001 megapixels": 2,
         "unreadable row": 2,
-        "split is none of train, eval, test, training, val, valid, validation, dev": 2,
+        "split is none of train, eval, test, training, val, valid, validation, evaluation, dev, testing": 2,
         "label can't name a class": 2,
         "missing file": 2,
         "can't be read": 1,

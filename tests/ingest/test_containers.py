@@ -430,6 +430,34 @@ def test_parquet_of_hugging_face_has_images_class_names_and_splits(crops, put_pa
     assert (again.new, again.already) == (0, 5)
 
 
+def test_a_folder_for_a_configuration_of_hugging_faces_is_no_class(crops, put_parquet, read, tmp_path):
+    images = [(f"{i}.png", data) for i, data in enumerate(crops(4))]
+    put_parquet("set/plain_text/train-00000-of-00001.parquet", images[:2], label=["daisy", "roses"])
+    put_parquet("set/plain_text/test/0000.parquet", images[2:], label=["daisy", "roses"])
+    (tmp_path / "set/README.md").write_text("text")
+    result, written = read(tmp_path / "set")
+    assert {name: (labels, split) for name, (labels, split, _) in written.items()} == {
+        "plain_text/train-00000-of-00001.parquet/1/0.png": (["daisy"], "train"),
+        "plain_text/train-00000-of-00001.parquet/2/1.png": (["roses"], "train"),
+        "plain_text/test/0000.parquet/1/2.png": (["daisy"], "test"),
+        "plain_text/test/0000.parquet/2/3.png": (["roses"], "test"),
+    }
+    assert result.passed_over == {"beside archives or Parquet files": 1}
+
+
+def test_of_several_configurations_one_is_to_be_given(crops, put_parquet, read, tmp_path):
+    for name in ("coarse", "fine"):
+        put_parquet(f"set/{name}/train-00000-of-00001.parquet", [("0.png", crops(1)[0])], label=["daisy"])
+    with pytest.raises(NothingIngestedError, match=f"give one, such as {tmp_path}/set/coarse"):
+        read(tmp_path / "set")
+
+
+def test_a_single_class_folder_with_an_archive_among_its_images_stays_one(list_rows, put_tar, tmp_path):
+    put_tar("set/cat/all.tar", {"1.jpg": b"x"})
+    (tmp_path / "set/cat/2.jpg").write_bytes(b"x")
+    assert [row["labels"] for row in list_rows("set")] == [["cat"], ["cat"]]
+
+
 def test_one_parquet_file_without_hugging_faces_metadata(crops, put_parquet, read, lines, tmp_path):
     source = put_parquet(
         "set.parquet",
