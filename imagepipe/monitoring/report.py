@@ -6,13 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from imagepipe.monitoring.comparison import Comparison, Limits, Moved, compare, find_limit, find_moved
 from imagepipe.monitoring.feedback import Feedback
 from imagepipe.monitoring.measures import EMBEDDING, LABEL
 from imagepipe.monitoring.reference import Reference
-from imagepipe.monitoring.traffic import MAX_VECTORS, Part, Traffic, make_sample, read_traffic, to_numbers
+from imagepipe.monitoring.traffic import Part, Traffic, join, make_sample, read_traffic, to_numbers
 
 MIN_IMAGES = 30
 """Images of a day and version, fewer of which say nothing; they are counted."""
@@ -110,7 +109,7 @@ def list_rows(comparison: Comparison, traffic: Traffic) -> np.ndarray:
     if comparison.measure == LABEL:
         return np.arange(len(table))
     if comparison.measure == EMBEDDING:
-        return np.flatnonzero(table[EMBEDDING].is_valid().to_numpy())[:MAX_VECTORS]
+        return np.flatnonzero(table[EMBEDDING].is_valid().to_numpy())
     return np.flatnonzero(np.isfinite(to_numbers(table[comparison.measure])))
 
 
@@ -126,9 +125,7 @@ def _join_days(by_day: Mapping[Part, Traffic]) -> dict[Part, Traffic]:
     for version in {part.version for part in by_day}:
         days = [traffic for part, traffic in by_day.items() if part.version == version]
         if len(days) > 1:
-            labels = sum((day.labels for day in days[1:]), days[0].labels)
-            table = pa.concat_tables([day.sample for day in days])
-            together[Part(ALL_DAYS, version)] = Traffic(sum(day.images for day in days), labels, table)
+            together[Part(ALL_DAYS, version)] = join(days)
     return dict(sorted(together.items()))
 
 

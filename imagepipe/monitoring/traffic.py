@@ -42,13 +42,13 @@ class Part(NamedTuple):
 
 @dataclass
 class Traffic:
-    """Answers of one day and version.
+    """Answers of one version, of a day or several.
 
     Attributes:
         images: number of all.
         labels: how many of all had each label, as answered.
         sample: the captured columns but the image, ``file`` and ``row`` to find that, of at most MAX_SAMPLE images
-            drawn at random; ``embedding`` of the first MAX_VECTORS.
+            drawn at random, in random order; ``embedding`` of the first MAX_VECTORS.
     """
 
     images: int = 0
@@ -118,10 +118,16 @@ def read_tables(
         yield file, table
 
 
+def join(parts: Sequence[Traffic]) -> Traffic:
+    """Returns parts of the traffic together; each image of theirs is as likely to be in the sample as any other."""
+    labels = sum((part.labels for part in parts), Counter[str]())
+    return Traffic(sum(part.images for part in parts), labels, _draw([part.sample for part in parts]))
+
+
 def make_sample(traffic: Traffic, task: TaskName) -> Sample:
     """Returns a part of the traffic as it is compared."""
     table = traffic.sample
-    vectors = table[EMBEDDING].drop_null().slice(0, MAX_VECTORS)
+    vectors = table[EMBEDDING].drop_null()
     embedding = np.stack([np.asarray(row.as_py(), np.float32) for row in vectors]) if len(vectors) else None
     labels = [] if task == "regression" else [split_label(label, task) for label in table["label"].to_pylist()]
     return Sample({name: to_numbers(table[name]) for name in _NUMBERS}, labels, embedding)
@@ -153,9 +159,13 @@ def load_images(places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], byte
 def _add(traffic: Traffic, group: pa.Table) -> None:
     traffic.images += len(group)
     traffic.labels.update(group["label"].to_pylist())
-    tables = [group] if traffic.sample is None else [traffic.sample, group]
+    traffic.sample = _draw([group] if traffic.sample is None else [traffic.sample, group])
+
+
+def _draw(tables: Sequence[pa.Table]) -> pa.Table:
+    """Returns the rows with the smallest hashes, in their order: those of samples' are those of all that was sampled."""
     table = pa.concat_tables(tables).sort_by("hash").slice(0, MAX_SAMPLE)
     place = table.column_names.index(EMBEDDING)
     vectors = table[EMBEDDING].slice(0, MAX_VECTORS)
     rest = pa.nulls(len(table) - len(vectors), vectors.type)
-    traffic.sample = table.set_column(place, EMBEDDING, pa.chunked_array([*vectors.chunks, rest], vectors.type))
+    return table.set_column(place, EMBEDDING, pa.chunked_array([*vectors.chunks, rest], vectors.type))

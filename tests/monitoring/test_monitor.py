@@ -10,7 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from imagepipe.capture.files import write_rows
-from imagepipe.monitoring import traffic
+from imagepipe.monitoring import report, traffic
+from imagepipe.monitoring.comparison import Limits
 from imagepipe.monitoring.measures import MEASURES
 from imagepipe.monitoring.reference import read_reference
 from imagepipe.monitoring.reference_rows import write_reference
@@ -136,6 +137,30 @@ def test_a_sample_is_bounded_and_all_are_counted(capture, monkeypatch):
     assert yesterday.images == 300
     assert len(yesterday.sample) == 100
     assert yesterday.sample["embedding"].null_count == 90
+
+
+def test_all_days_together_are_a_random_mix_of_theirs(tmp_path, reference, monkeypatch):
+    """Whatever the number of images: what moved on the last day alone, and each day by its share."""
+    monkeypatch.setattr(traffic, "MAX_SAMPLE", 400)
+    monkeypatch.setattr(traffic, "MAX_VECTORS", 200)
+    for day, count in ((2, 250), (1, 250), (0, 1000)):
+        rows = make_rows(count, day=day, seed=day)
+        if day == 0:
+            rows = [row | {"embedding": row["embedding"] + np.float16(3)} for row in rows]
+        write_rows(str(tmp_path), rows, f"p{day}")
+    monitored = report.monitor(str(tmp_path), read_reference(reference), Limits())
+    assert {moved.comparison.measure for moved in monitored.moved} == {"embedding"}
+    assert [moved.part for moved in monitored.moved] == [f"{NOW:%Y-%m-%d}, version 3", "all days, version 3"]
+    together = monitored.traffic[traffic.Part("all days", "3")]
+    assert (together.images, len(together.sample)) == (1500, 400)
+    times = together.sample["time"].to_pylist()
+    assert sum(time.date() == NOW.date() for time in times) == pytest.approx(400 * 1000 / 1500, abs=30)
+    # The rows that are shown are those whose lift was computed.
+    (comparison,) = (m.comparison for m in monitored.moved if m.part.startswith("all"))
+    shown = report.list_rows(comparison, together)
+    assert len(shown) == len(comparison.difference.lift) == comparison.images == 200
+    clearest = shown[np.argsort(-comparison.difference.lift, kind="stable")][:20]
+    assert all(times[row].date() == NOW.date() for row in clearest)
 
 
 @pytest.mark.parametrize(
