@@ -3,13 +3,15 @@
 It has a row per image: ``split`` (train or eval), the measures, and of the eval split ``label``, ``score``, ``novelty``
 and ``embedding`` (of some), as the model answered. Its metadata name the ``task``, the ``version`` and the ``run``.
 
-Whatever the size of the data, it has at most 25,000 rows, which are at most some MB.
+Whatever the size of the data, it has at most 25,000 rows, which are at most some MB. They are drawn at random: records
+may lie in any order.
 """
 
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -46,18 +48,19 @@ def collect_rows(train: str, evaluated: str, predictions: str, model: str | None
     Raises:
         FileNotFoundError: if the predictions are not there.
     """
+    draw = random.Random(0)  # noqa: S311 (a sample, no secret); the same one each time
     with filesystem.open_read(f"{predictions}/{ROWS}") as opened:
         file = pq.ParquetFile(opened)
-        step = -(-file.metadata.num_rows // _MAX_EVALUATED) or 1
+        count = file.metadata.num_rows
+        chosen = draw.sample(range(count), min(count, _MAX_EVALUATED))
+        evaluated_at, embedded_at = set(chosen), set(chosen[:_MAX_EMBEDDED])
         wanted = ["index", "candidate", "candidate_label", "candidate_novelty"]
         wanted += [name for measure in MEASURES for name in (measure, FURTHER + measure)]
         columns = [name for name in wanted if name in file.schema_arrow.names]
-        rows = [
-            row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist() if row["index"] % step == 0
-        ]
-    every = step * (-(-len(rows) // _MAX_EMBEDDED) or 1)
-    embeddings = _embed(model, evaluated, image, every) if model else {}
-    trained = itertools.islice(_read_measures(train), _MAX_TRAINED)
+        batches = file.iter_batches(columns=columns)
+        rows = [row for batch in batches for row in batch.to_pylist() if row["index"] in evaluated_at]
+    embeddings = _embed(model, evaluated, image, embedded_at) if model else {}
+    trained = _draw_measures(train, draw)
     return [*trained, *(_describe_answer(row, embeddings.get(row["index"])) for row in rows)]
 
 
@@ -84,11 +87,23 @@ def _describe_answer(row: Row, embedding: Any) -> Row:
     return {"split": "eval", **measures, **answer, EMBEDDING: embedding}
 
 
-def _read_measures(split: str) -> Iterator[Row]:
-    """Yields the measures of a split's images, those of all files in turn: a file may have one class only."""
-    for records in itertools.zip_longest(*read_artifact(split)):
-        for example in map(decode_example, filter(None, records)):
-            yield {"split": "train"} | {name: _keep_number(example[name][0]) for name in MEASURES if example.get(name)}
+def _draw_measures(split: str, draw: random.Random) -> list[Row]:
+    """Returns the measures of some of a split's images, of which each is as likely as any other.
+
+    A file may have one class only, or its records in an order: all are read, and few decoded (Vitter 1985: Random
+    sampling with a reservoir, algorithm R).
+    """
+    drawn: list[Row] = []
+    for number, record in enumerate(itertools.chain.from_iterable(read_artifact(split))):
+        place = number if number < _MAX_TRAINED else draw.randrange(number + 1)
+        if place < _MAX_TRAINED:
+            drawn[place : place + 1] = [_read_measures(record)]
+    return drawn
+
+
+def _read_measures(record: bytes) -> Row:
+    example = decode_example(record)
+    return {"split": "train"} | {name: _keep_number(example[name][0]) for name in MEASURES if example.get(name)}
 
 
 def _keep_number(value: Any) -> float | None:
@@ -96,15 +111,16 @@ def _keep_number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _embed(model: str, split: str, image: str, every: int) -> dict[int, Any]:
-    """Returns embeddings, float16 ``[d]``, of every n-th image of a split by its index; none of old models."""
+def _embed(model: str, split: str, image: str, indices: Container[int]) -> dict[int, Any]:
+    """Returns embeddings, float16 ``[d]``, of some images of a split by their index; none of old models."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(model)
     embeddings: dict[int, Any] = {}
     if "embed" not in loaded.signatures:
         return embeddings
-    records = itertools.islice(enumerate(itertools.chain.from_iterable(read_artifact(split))), 0, None, every)
+    numbered = enumerate(itertools.chain.from_iterable(read_artifact(split)))
+    records = ((index, record) for index, record in numbered if index in indices)
     while batch := list(itertools.islice(records, _BATCH)):
         images = tf.constant([read_bytes_feature(record, image)[0] for _, record in batch], tf.string)
         metadata = tf.constant([""] * len(batch), tf.string)

@@ -163,7 +163,7 @@ def _add(traffic: Traffic, group: pa.Table) -> None:
 
 
 def _draw(tables: Sequence[pa.Table]) -> pa.Table:
-    """Returns the rows with the smallest hashes, in their order: those of samples' are those of all that was sampled."""
+    """Returns the rows with the smallest hashes, in their order: of samples they are those of all that was sampled."""
     table = pa.concat_tables(tables).sort_by("hash").slice(0, MAX_SAMPLE)
     place = table.column_names.index(EMBEDDING)
     vectors = table[EMBEDDING].slice(0, MAX_VECTORS)

@@ -14,6 +14,7 @@ import yaml
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import REFERENCE, ROWS
 from imagepipe.base.tfrecord import encode_example, frame_record
+from imagepipe.monitoring import reference_rows
 from imagepipe.monitoring.reference_rows import write_reference
 from pipeline.runs.reference import find_reference
 from tests.pipeline.runs.workdirs import Recorder, run_id
@@ -31,7 +32,7 @@ class Embedder(tf.Module):
 
 
 def write_split(folder: Path, count: int) -> None:
-    """Two files, of which each has every second image."""
+    """Two files, of which each has every second image, the darkest first."""
     folder.mkdir(parents=True)
     for part in range(2):
         with gzip.open(folder / f"data_tfrecord-0000{part}-of-00002.gz", "wb") as file:
@@ -91,6 +92,28 @@ def test_it_has_the_measures_of_training_and_the_answers_about_the_eval_split(ru
     assert reference.evaluated.numbers["novelty"].tolist() == [0, 0.25, 0.5, 0.75]
     # Predictions' rows are in the order of the files: first the images with an even number.
     assert reference.evaluated.embedding.tolist() == [[1, 1], [3, 1], [2, 1], [4, 1]]
+
+
+def test_of_more_images_than_it_has_rows_each_is_as_likely_whatever_their_order(run, monkeypatch):
+    """Of the train split, of the eval split, and of the embeddings."""
+    left = run.parent.parent / "artifacts"
+    for split in ("train", "eval"):
+        shutil.rmtree(left / "examples" / f"Split-{split}")
+        write_split(left / "examples" / f"Split-{split}", 400)
+    rows = [{"index": i, "candidate": [1.0], "candidate_label": f"{i % 2}", "candidate_novelty": i} for i in range(400)]
+    pq.write_table(pa.Table.from_pylist(rows), left / "predictions" / ROWS)
+    for name, most in (("TRAINED", 100), ("EVALUATED", 200), ("EMBEDDED", 100)):
+        monkeypatch.setattr(reference_rows, f"_MAX_{name}", most)
+    reference = find_reference(str(run))
+    brightness, novelty = reference.trained.numbers["brightness"], reference.evaluated.numbers["novelty"]
+    assert (len(set(brightness)), len(set(novelty)), len(reference.evaluated.embedding)) == (100, 200, 100)
+    assert np.quantile(brightness, (0.25, 0.5, 0.75)) == pytest.approx([10, 20, 30], abs=4)
+    # By their place in the files as well: of two files and two classes, which take turns, neither is left out.
+    assert np.mean(novelty < 200) == pytest.approx(0.5, abs=0.1)
+    assert np.mean([label == ["0"] for label in reference.evaluated.labels]) == pytest.approx(0.5, abs=0.1)
+    sizes = reference.evaluated.embedding[:, 0]
+    assert len(set(sizes)) == 100
+    assert np.mean(sizes % 2) == pytest.approx(0.5, abs=0.15)
 
 
 def test_it_is_kept_in_the_run_and_named_by_the_file(run):
