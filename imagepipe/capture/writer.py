@@ -23,7 +23,8 @@ from imagepipe.capture.files import delete_old, write_rows
 from imagepipe.capture.rows import Answered, CaptureOptions, build_row
 
 Outcome = Literal["written", "dropped", "lost"]
-"""The end of an image: it is in a file; the queue was full; its file could not be written."""
+"""The end of an image, one of each: it is in a file; the queue was full; its file could not be written, or not in time.
+"""
 
 _QUEUE_IMAGES, _QUEUE_BYTES, _QUEUE_SECONDS = 4096, 20 * 2**20, 15.0
 _FILE_BYTES, _FILE_SECONDS = 8 * 2**20, 35.0  # with the queue's less than a minute: what SIGKILL may lose
@@ -51,6 +52,7 @@ class Capture:
         _check_folder(self._folder)
         self._queue: deque[tuple[float, Answered]] = deque()
         self._bytes = 0
+        self._unsettled = 0  # images that were taken over, and whose end is not counted yet
         self._changed = threading.Condition()
         self._is_closing = False
         self._cleaned: date | None = None
@@ -62,28 +64,37 @@ class Capture:
         return random.random() < self._options.rate  # noqa: S311 (a sample, no secret)
 
     def offer(self, images: Iterable[Answered]) -> None:
-        """Takes over images that were answered, or drops them, if there is no room for them."""
+        """Takes over images that were answered, or drops them, if there is no room for them, or it was closed."""
         now, dropped = time.monotonic(), 0
         with self._changed:
             is_late = bool(self._queue) and now - self._queue[0][0] > _QUEUE_SECONDS
+            takes_none = is_late or self._is_closing
             for image in images:
-                if is_late or len(self._queue) >= _QUEUE_IMAGES or self._bytes + image.size > _QUEUE_BYTES:
+                if takes_none or len(self._queue) >= _QUEUE_IMAGES or self._bytes + image.size > _QUEUE_BYTES:
                     dropped += 1
                 else:
                     self._queue.append((now, image))
                     self._bytes += image.size
+                    self._unsettled += 1
             self._changed.notify()
         if dropped:
             self._count("dropped", dropped)
 
     def close(self) -> None:
-        """Writes what was offered, for at most some seconds; what is left then is lost, and counted."""
+        """Writes what was offered, for at most some seconds; what is left then is lost, and counted.
+
+        A file that is being written at that moment counts as lost, though it may still appear.
+        """
         with self._changed:
             self._is_closing = True
             self._changed.notify()
         self._thread.join(_CLOSE_SECONDS)
-        if self._thread.is_alive():
-            _log.error("the last captured images are lost: there was no time to write them")
+        with self._changed:
+            late, self._unsettled = self._unsettled, 0
+            self._queue.clear()
+        if late:
+            _log.error("the last %d captured images are lost: there was no time to write them", late)
+            self._count("lost", late)
 
     def _write_forever(self) -> None:
         os.nice(_NICE)  # on Linux, of the thread alone
@@ -96,7 +107,7 @@ class Capture:
                     row = build_row(image, self._options.images)
                 except Exception:  # whatever it is: the next ones may be sound
                     _log.exception("an image that was answered can't be captured")
-                    self._count("lost", 1)
+                    self._settle("lost", 1)
                     continue
                 due = due if rows else time.monotonic() + _FILE_SECONDS
                 rows.append(row)
@@ -120,10 +131,10 @@ class Capture:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         try:
             write_rows(self._folder, rows, uuid.uuid4().hex)
-            self._count("written", len(rows))
+            self._settle("written", len(rows))
         except Exception as error:  # the store is away or full, or its client fails in a way of its own
             _log.error("%d captured images are lost, as their file can't be written: %s", len(rows), error)
-            self._count("lost", len(rows))
+            self._settle("lost", len(rows))
             return
         if self._cleaned != (today := datetime.now(UTC).date()):
             self._cleaned = today
@@ -131,6 +142,14 @@ class Capture:
                 delete_old(self._folder, self._options.days, today)
             except OSError as error:
                 _log.error("captured images of more than %d days ago can't be deleted: %s", self._options.days, error)
+
+    def _settle(self, outcome: Outcome, images: int) -> None:
+        """Counts the end of images, unless ``close`` has waited for them in vain."""
+        with self._changed:
+            images = min(images, self._unsettled)
+            self._unsettled -= images
+        if images:
+            self._count(outcome, images)
 
 
 def _check_folder(folder: str) -> None:

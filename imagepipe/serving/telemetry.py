@@ -43,7 +43,7 @@ NOVELTY = Histogram(
 )
 CAPTURED = Counter(
     "imagepipe_captured_images",
-    "Captured images by what became of them: written; dropped, as the queue was full; lost, as their file failed.",
+    "Captured images by what became of them: written; dropped, as the queue was full; lost, as there is no file.",
     ["outcome"],
 )
 SHADOW_IMAGES = Counter(

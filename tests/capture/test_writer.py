@@ -172,6 +172,25 @@ def test_a_file_that_cant_be_written_is_lost_and_counted_and_the_next_is_written
     assert "1 captured images are lost" in caplog.text
 
 
+def test_what_is_not_written_in_time_at_the_end_is_lost_and_counted_and_what_comes_after_it_dropped(
+    tmp_path, counts, monkeypatch, caplog
+):
+    """Each image once: also those of the file that is being written."""
+    release = threading.Event()
+    monkeypatch.setattr(writer, "write_rows", lambda *arguments: release.wait(60))
+    monkeypatch.setattr(writer, "_FILE_BYTES", 1)  # a file per image
+    monkeypatch.setattr(writer, "_CLOSE_SECONDS", 0.05)
+    capture = start(tmp_path / "traffic", counts)
+    capture.offer([answered(value) for value in range(5)])
+    capture.close()
+    assert counts == {"lost": 5}
+    assert "the last 5 captured images are lost" in caplog.text
+    capture.offer([answered(9)])
+    release.set()
+    capture._thread.join(60)
+    assert counts == {"lost": 5, "dropped": 1}
+
+
 def test_days_that_are_too_long_ago_are_deleted_and_nothing_else(tmp_path, counts):
     today = datetime.now(UTC).timestamp()
     folder = tmp_path / "traffic"

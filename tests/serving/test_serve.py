@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +43,17 @@ BAD = {
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """Runs ``imagepipe serve`` on any free port; yields the process and its URL once it listens."""
-    command = [sys.executable, "-m", "imagepipe", "serve", str(folder), "--port", "0", *options]
+def serving(
+    folder: Path, *options: str, program: Sequence[str] = ("-m", "imagepipe")
+) -> Iterator[tuple[subprocess.Popen, str]]:
+    """Runs ``imagepipe serve`` on any free port; yields the process and its URL once it listens.
+
+    Args:
+        folder: of the versions.
+        options: of the command.
+        program: arguments for Python that make it the command line.
+    """
+    command = [sys.executable, *program, "serve", str(folder), "--port", "0", *options]
     with (folder.parent / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 (our own command)
         try:
