@@ -2,8 +2,9 @@
 
 A line is a JSON object: ``sha256`` of the image's file; ``metadata``, its id; ``label`` (text, a list of texts or a
 number; null excludes the image); ``was``, the label before; ``by`` and ``at``, who and when (ISO 8601, UTC); ``model``
-and ``source``, whose answer and which images were looked at; and ``undone``, if it takes the decision back. The newest
-line for a hash holds. Images that no source may have lie beside the file, in a folder ``labels.images``, by their hash.
+and ``source``, whose answer and which images were looked at; and ``undone``, if it takes back what the same person
+decided. Of the decisions about a hash that nobody took back the newest holds. Images that no source may have lie beside
+the file, in a folder ``labels.images``, by their hash.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ class Decision:
         at: when, ISO 8601 in UTC.
         model: the version or run whose answers were looked at; None if there were none.
         source: the run or the capture that had the image; None if it is not known.
-        undone: whether the image has no decision any more.
+        undone: whether this person takes back what they decided about the image.
     """
 
     sha256: str
@@ -53,6 +54,34 @@ class Decision:
     model: str | None = None
     source: str | None = None
     undone: bool = False
+
+
+class Standing:
+    """The decisions that hold, from lines in the order of the file.
+
+    Attributes:
+        newest: by hash the decision that holds.
+    """
+
+    def __init__(self) -> None:
+        """Makes it, without decisions."""
+        self.newest: dict[str, Decision] = {}
+        self._people: dict[str, dict[str, Decision]] = {}  # by hash and person, the newest last
+
+    def add(self, decision: Decision) -> None:
+        """Takes the next line."""
+        people = self._people.setdefault(decision.sha256, {})
+        people.pop(decision.by, None)
+        if not decision.undone:
+            people[decision.by] = decision
+        if people:
+            self.newest[decision.sha256] = next(reversed(people.values()))
+        else:
+            self.newest.pop(decision.sha256, None)
+
+    def list_decisions(self, sha256: str) -> list[Decision]:
+        """Returns the newest decision of each person about an image, the newest last."""
+        return list(self._people.get(sha256, {}).values())
 
 
 @dataclass(frozen=True)
@@ -79,29 +108,17 @@ def read_decisions(path: str) -> Decisions:
     Raises:
         OSError: it can't be read.
     """
-    newest: dict[str, Decision] = {}
-    people: dict[str, dict[str, Decision]] = {}
+    standing = Standing()
     problems: list[str] = []
     for number, line in enumerate(_read_lines(path), start=1):
         try:
-            decision = parse_decision(line)
+            standing.add(parse_decision(line))
         except ValueError as error:
             cut = "" if line.endswith(b"\n") else ", as when its writer was killed"
             problems.append(f"{path}, line {number} is passed over: {error}{cut}.")
-            continue
-        by = people.setdefault(decision.sha256, {})
-        if decision.undone:
-            newest.pop(decision.sha256, None)
-            by.pop(decision.by, None)
-        else:
-            newest[decision.sha256] = decision
-            by[decision.by] = decision
-    disputes = {
-        sha256: list(by.values())
-        for sha256, by in people.items()
-        if sha256 in newest and len({json.dumps(one.label) for one in by.values()}) > 1
-    }
-    return Decisions(newest, disputes, problems)
+    people = {sha256: standing.list_decisions(sha256) for sha256 in standing.newest}
+    disputes = {sha256: by for sha256, by in people.items() if len({json.dumps(one.label) for one in by}) > 1}
+    return Decisions(standing.newest, disputes, problems)
 
 
 def read_given_labels(dataset: str) -> dict[str, Label]:

@@ -73,14 +73,12 @@ def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Count
     """
     _check_name(source)
     ledger = Ledger(labels, work)
-    disputes = read_decisions(str(labels)).disputes if labels.exists() else {}
     skipped: Counter[str] = Counter()
     added = 0
     read = _read_csv if source.suffix.lower() == ".csv" else _read_tasks
     for given in read(source, work.task, skipped):
-        last = ledger.newest.get(given.sha256)
-        present = (last, *disputes.get(given.sha256, ()))
-        if any((one.by, one.label) == (given.by, given.label) for one in present if one):
+        present = ledger.standing.list_decisions(given.sha256)
+        if any((one.by, one.label) == (given.by, given.label) for one in present):
             skipped["there already"] += 1
             continue
         item = work.find(given.sha256) or Item(given.sha256, "", None, (), "")

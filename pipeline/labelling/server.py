@@ -47,7 +47,7 @@ def make_app(work: Work, labels: Path, by: str, access: Access = EVERYBODY, host
 
     @app.get("/work")
     def show_work() -> Response:
-        labelled = {label for one in ledger.newest.values() for label in list_labels(one.label, work.task)}
+        labelled = {label for one in ledger.standing.newest.values() for label in list_labels(one.label, work.task)}
         return _answer(
             {
                 "source": work.source,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imagepipe.base import filesystem
-from imagepipe.base.decisions import Decision, Label, append_decision, locate_images, parse_decision
+from imagepipe.base.decisions import Decision, Label, Standing, append_decision, locate_images, parse_decision
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 
@@ -93,7 +93,7 @@ class Ledger:
     def __init__(self, path: Path, work: Work) -> None:
         """Reads what is there."""
         self.path = path
-        self.newest: dict[str, Decision] = {}
+        self.standing = Standing()
         self.changed: list[str] = []
         """Hashes in the order of their decisions, so that a page can ask for those since it last looked."""
         self._work = work
@@ -115,20 +115,19 @@ class Ledger:
                     decision = parse_decision(line)
                 except ValueError:  # ingest names it
                     continue
-                if decision.undone:
-                    self.newest.pop(decision.sha256, None)
-                else:
-                    self.newest[decision.sha256] = decision
+                self.standing.add(decision)
                 self.changed.append(decision.sha256)
 
     def decide(self, item: Item, label: Label, by: str, undone: bool = False, at: str = "") -> None:
         """Writes a decision, unless it is what this person has decided already, as when an answer got lost.
 
+        Likewise, nothing is written to take back what this person has not decided.
+
         Args:
             item: the image.
             label: None excludes it.
             by: who decides.
-            undone: whether the image has no decision any more.
+            undone: whether this person takes back what they decided.
             at: when, by default now.
 
         Raises:
@@ -136,8 +135,9 @@ class Ledger:
         """
         with self._lock:
             self.refresh()
-            last = self.newest.get(item.sha256)
-            if (last is None) if undone else (last is not None and (last.label, last.by) == (label, by)):
+            last = self.standing.newest.get(item.sha256)
+            people = {one.by for one in self.standing.list_decisions(item.sha256)}
+            if (by not in people) if undone else (last is not None and (last.label, last.by) == (label, by)):
                 return
             if label is not None and not undone and item.sha256 in self._work.originals:
                 data = (self._work.pictures / item.sha256).read_bytes()
@@ -153,7 +153,7 @@ class Ledger:
         """Returns the labels of the images that were decided on since a number of decisions; of undone ones nothing."""
         self.refresh()
         hashes = dict.fromkeys(self.changed[since:])
-        now = {sha256: self.newest.get(sha256) for sha256 in hashes}
+        now = {sha256: self.standing.newest.get(sha256) for sha256 in hashes}
         return {
             "seen": len(self.changed),
             "decided": {sha256: {"label": one.label, "by": one.by} if one else None for sha256, one in now.items()},

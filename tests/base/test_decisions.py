@@ -52,8 +52,20 @@ def test_the_newest_line_holds_and_can_be_undone(tmp_path):
     assert decisions.disputes == {HASHES[0]: [first, second]}
     append_decision(path, Decision(HASHES[0], None, by="bob", undone=True))
     decisions = read_decisions(str(path))
-    assert decisions.newest.keys() == {HASHES[1], HASHES[2]}
+    assert decisions.newest[HASHES[0]] == first
+    assert decisions.newest.keys() == {*HASHES[:3]}
     assert decisions.disputes == {}
+
+
+def test_who_takes_a_decision_back_takes_back_no_one_elses(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    ann, bob = Decision(HASHES[0], "a", by="ann"), Decision(HASHES[0], "b", by="bob")
+    undone_by_ann, undone_by_bob = (Decision(HASHES[0], None, by=by, undone=True) for by in ("ann", "bob"))
+    holding = []
+    for line in (ann, bob, undone_by_ann, undone_by_ann, undone_by_bob, bob, ann, undone_by_ann):
+        append_decision(path, line)
+        holding.append(read_decisions(str(path)).newest.get(HASHES[0]))
+    assert holding == [ann, bob, bob, bob, None, bob, ann, bob]
 
 
 @pytest.mark.parametrize(

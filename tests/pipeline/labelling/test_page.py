@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from imagepipe.base.decisions import read_decisions
+from imagepipe.base.decisions import Decision, append_decision, read_decisions
 from imagepipe.serving.access import EVERYBODY, Access
 from pipeline.labelling import server
 from pipeline.labelling.work import Item, Queue, Work
@@ -68,14 +69,15 @@ def serve(work: Work, labels, access: Access = EVERYBODY) -> Iterator[str]:
 
 @contextmanager
 def open_page(browser: Browser, url: str, **options) -> Iterator[Page]:
-    page = browser.new_page(**options)
+    context = browser.new_context(**options)
+    page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
     page.goto(url)
     expect(page.locator("#now")).not_to_be_empty()
     yield page
-    page.close()
+    context.close()
     assert errors == []
 
 
@@ -160,6 +162,59 @@ def test_search_undo_skip_and_names_of_strangers(browser, work, tmp_path):
         page.get_by_role("button", name="More").focus()
         page.keyboard.press("Enter")
         expect(page.locator("#id")).to_contain_text("of 3")
+
+
+def test_an_undo_leaves_what_another_person_decided(browser, work, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    first = work.queues[0].items[0]
+    by_bob = Decision(first.sha256, "roses", by="bob")
+    with serve(work, labels) as url, open_page(browser, url) as page:
+        page.keyboard.press("Enter")
+        settle(page)
+        append_decision(labels, by_bob)
+        page.keyboard.press("Backspace")
+        expect(page.locator("#now")).to_have_text("Label: daisy; decided: roses (bob)")
+        assert read_decisions(str(labels)).newest == {first.sha256: by_bob}
+        page.keyboard.press("5")
+        settle(page)
+        assert read_decisions(str(labels)).newest[first.sha256].label == "tulips"
+        page.keyboard.press("Backspace")
+        settle(page)
+        expect(page.locator("#now")).to_have_text("Label: daisy; decided: roses (bob)")
+    assert read_decisions(str(labels)).newest == {first.sha256: by_bob}
+
+
+def test_decisions_arrive_though_the_page_is_reloaded_or_closed_at_once(browser, work, tmp_path, monkeypatch):
+    def append_slowly(*arguments):
+        time.sleep(0.1)
+        append_decision(*arguments)
+
+    def wait_for(count):
+        end = time.monotonic() + 20
+        while (written := len(read_decisions(str(labels)).newest)) < count and time.monotonic() < end:
+            time.sleep(0.05)
+        assert written == count
+
+    monkeypatch.setattr("pipeline.labelling.work.append_decision", append_slowly)
+    labels = tmp_path / "labels.jsonl"
+    labels.touch()
+    asked = []
+    with serve(work, labels) as url, open_page(browser, url) as page:
+        page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+        for key in ("Enter", "3", "Delete", "3", "Backspace", "5"):
+            page.keyboard.press(key)
+        page.reload()
+        wait_for(4)
+        page.reload()
+        expect(page.locator("#id")).to_contain_text("<b>4</b>.jpg")
+        for _ in range(4):
+            page.keyboard.press("Enter")
+        with page.expect_event("close"):
+            page.close(run_before_unload=True)
+        wait_for(8)
+    assert asked == ["beforeunload"] * 2  # not where nothing was on its way
+    decisions = read_decisions(str(labels)).newest
+    assert [decisions[item.sha256].label for item in work.queues[0].items[:4]] == ["daisy", "roses", None, "tulips"]
 
 
 def test_a_decision_that_can_not_be_saved_comes_back(browser, work, tmp_path):

@@ -79,6 +79,18 @@ def test_what_another_process_decides_is_seen(client, tmp_path):
     assert len(list_lines(tmp_path)) == 3
 
 
+def test_an_undo_leaves_the_decisions_of_others(client, tmp_path):
+    decide(client, HASHES[0], label="roses")
+    decide(client, HASHES[0], label="daisy", by="bob")
+    assert decide(client, HASHES[0], undone=True).json()["decided"] == {HASHES[0]: {"label": "daisy", "by": "bob"}}
+    assert read_decisions(str(tmp_path / "labels.jsonl")).newest[HASHES[0]].by == "bob"
+    decide(client, HASHES[0], undone=True)  # there is none of hers any more
+    decide(client, HASHES[1], undone=True)
+    assert len(list_lines(tmp_path)) == 3
+    decide(client, HASHES[0], label="roses")
+    assert decide(client, HASHES[0], undone=True).json()["decided"] == {HASHES[0]: {"label": "daisy", "by": "bob"}}
+
+
 @pytest.mark.parametrize(
     "body",
     [
