@@ -1,8 +1,10 @@
 """Has steps that read Examples done: on this machine one after the other, or by Beam's workers."""
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,18 @@ def run_steps(step: Callable[..., None], tasks: Sequence[tuple[Any, ...]], place
                 pipeline
                 | "Files" >> beam.Create([(file, *task[1:]) for file, task in zip(shared, tasks, strict=True)])
                 | "Spread" >> beam.Reshuffle()
-                | "Read" >> beam.MapTuple(step)
+                | "Read" >> beam.MapTuple(partial(_attempt, step))
             )
         for file, path in zip(shared, files, strict=True):
             filesystem.copy(file, path)
     return files
+
+
+def _attempt(step: Callable[..., None], file: str, *arguments: Any) -> None:
+    """Does a step for a file that is seen whole or not at all: Beam may try it twice, and at the same time."""
+    own = f"{file}.{uuid.uuid4().hex}"
+    step(own, *arguments)
+    filesystem.rename(own, file)
 
 
 @contextmanager

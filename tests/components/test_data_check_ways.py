@@ -13,13 +13,14 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import io_utils
 
-from components.data_check import label_errors, near_duplicates
+from components.data_check import label_errors, near_duplicates, steps
 from components.data_check.driver import Driver
 from components.data_check.executor import Executor
 from components.data_check.row_writer import Reading
 from components.data_check.split_reader import read_splits, read_thumbnails
 from components.data_check.steps import Place
 from components.tfdv import tfdv
+from imagepipe.base import filesystem
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS
 from imagepipe.base.decisions import OVERRIDES, Decision, append_decision
 from imagepipe.base.features import Features
@@ -132,6 +133,25 @@ def test_beams_workers_find_what_one_process_finds(tmp_path, examples, monkeypat
     assert again["not_listed"] == {"near_duplicates": 1, "label_errors": 1}
     assert again["decided"] == [["eval", 10], ["train", 51]]
     assert len(jobs) == 2  # one for all rows, one for the thumbnails of likely copies
+
+
+def test_of_two_attempts_at_a_file_the_one_that_is_killed_takes_nothing_from_the_other(tmp_path):
+    target = tmp_path / "rows" / "0"
+    paths = []
+
+    def write(path: str, content: bytes) -> None:
+        paths.append(path)
+        if len(paths) > 1:
+            filesystem.write_whole(path, content)
+            return
+        with filesystem.create(path) as file:
+            file.write(content[:2])
+            steps._attempt(write, str(target), content)  # the other, while this one writes
+            raise OSError("killed")
+
+    with pytest.raises(OSError, match="killed"):
+        steps._attempt(write, str(target), b"whole")
+    assert target.read_bytes() == b"whole"
 
 
 def test_a_sample_of_many_small_files_is_as_large_as_of_one_file(tmp_path):
