@@ -111,7 +111,7 @@ def predict_source(
     with name_full_disk(out), lock_folder(out, busy) as renew:
         run = Run(out, renew)
         listing.folder = run.folder
-        done = recover(out)
+        done = recover(out, renew)
         try:
             spool = spool_items(select_new(done), run.folder)
         except BaseException:

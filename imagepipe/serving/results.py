@@ -36,17 +36,19 @@ _SECONDS = 2.0  # between two looks at what is done
 Record = dict[str, Any]
 
 
-def recover(out: str) -> DiskCounter:
+def recover(out: str, renew: Callable[[], bool]) -> DiskCounter:
     """Moves into place what earlier runs have done, and deletes all else that they have left.
 
     Args:
         out: folder of the results, which the caller holds.
+        renew: returns whether it still does, see ``locks.lock_folder``.
 
     Returns:
         The keys of all inputs that have a result.
 
     Raises:
         ModelError: if the record of a shard is damaged.
+        UnavailableError: if another process has taken over the folder.
     """
     done = DiskCounter()
     finished = {name.removesuffix(".json") for name in filesystem.list_folder(f"{out}/{_DONE}") if _is_record(name)}
@@ -56,6 +58,7 @@ def recover(out: str) -> DiskCounter:
             for key in record["items"]:
                 done.add(key)
     for run in filesystem.list_folder(f"{out}/{_ATTEMPTS}"):
+        _check_held(out, renew)
         attempts = f"{out}/{_ATTEMPTS}/{run}"
         for name in filter(_is_record, filesystem.list_folder(attempts)):
             keys = _read_record(f"{attempts}/{name}")["items"]
@@ -65,8 +68,14 @@ def recover(out: str) -> DiskCounter:
                 finished.add(_find_shard(name))
                 for key in keys:
                     done.add(key)
+    _check_held(out, renew)
     _remove_leftovers(out, finished)
     return done
+
+
+def _check_held(out: str, renew: Callable[[], bool]) -> None:
+    if not renew():
+        raise UnavailableError(f"another run has taken over {out}, as this one could not renew its lock")
 
 
 def _remove_leftovers(out: str, finished: set[str]) -> None:
@@ -123,8 +132,8 @@ class Run:
             names = filter(_is_record, filesystem.list_folder(self.folder))
             first = {_find_shard(name): name for name in sorted(names, reverse=True)}
             new = {shard: name for shard, name in first.items() if shard not in self._settled}
-            if new and not self._renew():
-                raise UnavailableError(f"another run has taken over {self._out}, as this one could not renew its lock")
+            if new:
+                _check_held(self._out, self._renew)
             settle = partial(_try_to_settle, self._out, self.folder)
             errors: list[Exception] = []
             for shard, record in zip(new, map_in_order(pool, settle, new.values(), 2 * _THREADS), strict=True):
@@ -140,8 +149,8 @@ class Run:
             raise errors[0]
 
     def remove_attempts(self) -> None:
-        """Deletes the inputs, and what is left of attempts."""
-        filesystem.delete_folder(f"{self._out}/{_ATTEMPTS}")
+        """Deletes its inputs, and what is left of its attempts; those of others may be of a run that has taken over."""
+        filesystem.delete_folder(self.folder)
 
 
 def _try_to_settle(out: str, attempts: str, name: str) -> Record | Exception:

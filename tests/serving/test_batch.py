@@ -192,8 +192,8 @@ def test_a_workers_failure_is_reported_with_its_reason(model, images, tmp_path, 
         batch.predict_source(model, str(images), tmp_path / "out")
 
 
-def spool_one(images: Path, out: str) -> tuple[results.Run, spool.Shard]:
-    run = results.Run(out, lambda: True)
+def spool_one(images: Path, out: str, is_held: bool = True) -> tuple[results.Run, spool.Shard]:
+    run = results.Run(out, lambda: is_held)
     spooled = spool.spool_items(list_inputs([str(images)]).items, run.folder)
     (shard,) = spool.read_shards(*spooled.files)
     return run, shard
@@ -241,7 +241,7 @@ def test_attempts_at_one_shard_lose_nothing_and_add_nothing(model, images, tmp_p
     assert sorted(read_rows("predictions") + read_rows("quarantine")) == everything
     run.remove_attempts()
     attempt()
-    done = results.recover(out)
+    done = results.recover(out, lambda: True)
     assert all(path in done for path in everything)
     assert sorted(read_rows("predictions") + read_rows("quarantine")) == everything
     assert filesystem.list_folder(f"{out}/.attempts") == []
@@ -256,6 +256,24 @@ def test_what_a_killed_run_has_done_is_kept_once_whatever_its_job_did_afterwards
     assert batch.predict_source(model, str(images), out) == BatchResult(predicted=0, quarantined=0, already=8)
     assert len(lines(tmp_path / "out", "predictions")) == 7
     assert len(lines(tmp_path / "out", "quarantine")) == 1
+
+
+def test_a_run_that_slept_until_another_took_over_its_folder_moves_nothing_and_deletes_its_own_only(
+    images, model, tmp_path
+):
+    out = str(tmp_path / "out")
+    predictor = load(model)
+    (late, late_shard), (other, shard) = spool_one(images, out, is_held=False), spool_one(images, out)
+    for run, part in ((late, late_shard), (other, shard)):
+        shards.predict_shard(part, predictor, run.folder, "jsonl", str(model))
+    with pytest.raises(UnavailableError, match="another run has taken over"):
+        late.settle()
+    with pytest.raises(UnavailableError, match="another run has taken over"):
+        results.recover(out, lambda: False)
+    late.remove_attempts()
+    other.settle()
+    assert (other.predicted, other.quarantined) == (7, 1)
+    assert not Path(late.folder).exists()
 
 
 def test_a_runner_that_skips_work_is_found_out_and_the_rest_is_done_by_the_next_run(
