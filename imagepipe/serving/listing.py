@@ -7,9 +7,11 @@ about with several values.
 import glob
 import hashlib
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.base.features import MISSING_NUMBERS
-from imagepipe.base.folders import describe_passed_over, list_files
+from imagepipe.base.folders import describe_passed_over, explain_passing_over, list_files
 from imagepipe.base.on_disk import DiskCounter
 from imagepipe.base.patterns import expand_pattern, has_braces
 from imagepipe.base.progress import print_note
@@ -153,6 +155,28 @@ def stream_inputs(
         raise ModelError(f"{name}: no image there" + (f"; passed over: {passed_over}" if passed_over else ""))
 
 
+def check_inputs(name: str, columns: Collection[str], keep: bool) -> None:
+    """Checks that a name stands for an input, without listing all of a folder; see ``stream_inputs``.
+
+    Raises:
+        ModelError, IngestError: as ``stream_inputs``.
+    """
+    if not _has_image(name):
+        next(stream_inputs(name, Listing(), columns, keep))
+
+
+def _has_image(folder: str) -> bool:
+    """Returns whether a file right in a local folder is an input; False as well if only a listing can tell."""
+    if filesystem.is_uri(folder):  # listed page by page, of which one is enough
+        return False
+    with suppress(OSError), os.scandir(folder) as entries:  # not sorted, as a listing is
+        return any(
+            entry.is_file() and not explain_passing_over(entry.name) and not _is_named_by_itself(entry.name)
+            for entry in entries
+        )
+    return False
+
+
 def _expand(name: str) -> list[str]:
     if filesystem.exists(name):
         return [name]
@@ -183,10 +207,14 @@ def _make_item(path: str, problem: str | None = None) -> Item:
 
 def _read_folder(listing: Listing, folder: str) -> Iterator[Item]:
     for path, problem in list_files(folder, listing.passed_over):
-        if is_manifest(path) or is_request_file(path) or path.lower().endswith(_EXPORT):
+        if _is_named_by_itself(path):
             listing.passed_over[_IN_FOLDERS] += 1
         else:
             yield _make_item(path, problem)
+
+
+def _is_named_by_itself(path: str) -> bool:
+    return is_manifest(path) or is_request_file(path) or path.lower().endswith(_EXPORT)
 
 
 def _read_archive(listing: Listing, archive: str) -> Iterator[Item]:

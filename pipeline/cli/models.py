@@ -301,12 +301,12 @@ def _batch_here(
     options: "CaptureOptions | None",
 ) -> "BatchResult":
     from imagepipe.deploy import storage
-    from imagepipe.serving.listing import Listing, read_side_features, stream_inputs
+    from imagepipe.serving.listing import check_inputs, read_side_features
     from pipeline.logs import hide_output
 
     # Refused at once, and not after the imports, if there is no model or no input.
     folder = storage.find_model(model)
-    next(stream_inputs(source, Listing(), read_side_features(folder), keep))
+    check_inputs(source, read_side_features(folder), keep)
     with hide_output():
         from imagepipe.serving import batch
 

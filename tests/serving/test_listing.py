@@ -17,8 +17,16 @@ from PIL import Image
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.ingest.sources import read_rows
+from imagepipe.serving import listing as listing_module
 from imagepipe.serving.instances import encode_instance
-from imagepipe.serving.listing import Listing, describe_omissions, infer_types, list_inputs, read_items
+from imagepipe.serving.listing import (
+    Listing,
+    check_inputs,
+    describe_omissions,
+    infer_types,
+    list_inputs,
+    read_items,
+)
 from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Failure, Request
 from tests.conftest import encode_image
@@ -70,6 +78,19 @@ def test_files_folders_and_patterns_are_expanded_in_order(folder):
     (folder / "[1].png").write_bytes(b"")
     assert list_paths(f"{folder}/[1].png") == [f"{folder}/[1].png"]
     assert list_paths(f"{folder}/missing.png") == [f"{folder}/missing.png"]
+
+
+def test_that_a_folder_has_inputs_is_seen_by_its_first_image(folder, monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError("all of it is listed")
+
+    (folder / "hidden").mkdir()
+    (folder / "hidden" / ".a.jpg").touch()
+    check_inputs(str(folder.parent), (), False)  # in folders below
+    with pytest.raises(ModelError, match="no image there; passed over: 1 hidden"):
+        check_inputs(str(folder / "hidden"), (), False)
+    monkeypatch.setattr(listing_module, "list_files", fail)
+    check_inputs(str(folder), (), False)
 
 
 def test_a_range_in_braces_stands_for_the_files_that_ingest_takes_for_it(tmp_path):
