@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
 
 from imagepipe.base import filesystem, splits, tfrecord
@@ -15,7 +15,8 @@ from imagepipe.ingest.dataset import Dataset
 
 _MAX_ROWS, _MAX_BYTES = 5000, 2**30  # of the train split, in the order of hashes: as good as drawn at random
 _MIN_ROWS = 30  # fewer tell little: thirty people rarely have thirty ages, and twenty do
-_MIN_HELD_OUT = 20
+_MIN_HELD_OUT = 8
+_ROWS_OF_OTHERS = 200  # of each other split
 _MOST = 0.95  # a few values may be odd
 _MIN_GAIN = 0.95  # of what there is to gain over the most frequent label
 _MIN_RANK_CORRELATION = 0.999
@@ -30,17 +31,21 @@ _DATE = re.compile(
     r"|\d{1,2}(?P<other>[-/.])\d{1,2}(?P=other)(\d{4}|\d{2})([T ,].*)?"
     r"|(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
     r"|(\d{1,2}\.? )?[^\W\d_]{3,9}\.? (\d{1,2}(st|nd|rd|th)?,? )?(19|20)\d\d"
+    r"|\d{1,2}[-/.][^\W\d_]{3,9}[-/.](19|20)\d\d([T ,].*)?"
+    r"|(?i:\d{1,2}-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)-\d\d([T ,].*)?)"
 )
 _SECONDS_SINCE_1970 = (631_152_000, 4_102_444_800)  # of the years 1990 to 2100
 
 Value = str | int | float
+Example = Mapping[str, Sequence[bytes | int | float]]
 
 
 def find_unsuitable_columns(folder: str, dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
     """Returns why columns should not enter the network, as text by name; nothing for those that may.
 
-    Judged by at most 5,000 images of the train split. A column gives the label away if its values, as they went with
-    labels in one half of the images, tell the labels of the other half.
+    Judged by at most 5,000 images of the train split; whether it is a copy of the split, also by some of the others. A
+    column gives the label away if its values, as they went with labels in one half of the images, tell the labels of
+    the other half.
 
     Args:
         folder: of the dataset.
@@ -55,28 +60,35 @@ def find_unsuitable_columns(folder: str, dataset: Dataset, names: Sequence[str])
         return {}
     columns: dict[str, list[Value | None]] = {name: [] for name in names}
     labels: list[tuple[Value, ...]] = []
-    for record in _read_sample(folder, dataset):
-        example = tfrecord.decode_example(record)
+    for example in _read_sample(folder, dataset, "train", _MAX_ROWS):
         labels.append(tuple(_make_plain(value) for value in example["label"]))
         for name, values in columns.items():
-            value = next(iter(example.get(name, [])), None)
-            values.append(None if value is None else _make_plain(value))
+            values.append(_read_value(example, name))
+    others = [
+        example
+        for split in dataset.splits.keys() - {"train"}
+        for example in _read_sample(folder, dataset, split, _ROWS_OF_OTHERS)
+    ]
     problems = {}
     for name, values in columns.items():
-        if problem := _judge_values([value for value in values if value is not None]) or _judge_relation(
-            values, labels, dataset.options.task
+        present = [value for value in values if value is not None]
+        in_all = {*present, *(_read_value(example, name) for example in others)} - {None}
+        if problem := (
+            _judge_kind(present, {str(value).lower() for value in in_all})
+            or _judge_values(present)
+            or _judge_relation(values, labels, dataset.options.task)
         ):
             problems[name] = f"{name}: {problem}"
     return problems
 
 
-def _read_sample(folder: str, dataset: Dataset) -> Iterator[bytes]:
-    files = (filesystem.join(folder, shard.file) for shard in dataset.splits["train"].shards)
+def _read_sample(folder: str, dataset: Dataset, split: str, most: int) -> Iterator[Example]:
+    files = (filesystem.join(folder, shard.file) for shard in dataset.splits[split].shards)
     records = (record for file in files for record in shards.read_records(file, dataset.options.compress))
     total = 0
     try:
-        for record in islice(records, _MAX_ROWS):
-            yield record
+        for record in islice(records, most):
+            yield tfrecord.decode_example(record)
             total += len(record)
             if total > _MAX_BYTES:
                 return
@@ -84,34 +96,62 @@ def _read_sample(folder: str, dataset: Dataset) -> Iterator[bytes]:
         raise IngestError(f"{folder} is damaged: {error}. Ingest its source into a new folder.") from error
 
 
+def _read_value(example: Example, name: str) -> Value | None:
+    return next(map(_make_plain, example.get(name, [])), None)
+
+
 def _make_plain(value: bytes | int | float) -> Value:
     return tfrecord.to_text(value) if isinstance(value, bytes) else value
 
 
-def _judge_values(values: Sequence[Value]) -> str | None:
-    """Returns why a column is one whatever the labels are, None if it isn't."""
-    if len(values) < _MIN_ROWS:
+def _judge_kind(values: Sequence[Value], in_all: Set[str]) -> str | None:
+    """Returns why a column's values are of a kind that may not enter, None if they aren't.
+
+    Args:
+        values: of the train split, without those that are missing.
+        in_all: the different values in all splits, in lower case: a copy of the split is constant in one of them.
+    """
+    if not values:
         return None
-    counts = Counter(values)
-    example = f"such as {min(map(str, counts))}"
-    texts = [value if isinstance(value, str) else f"{value:.15g}" for value in counts]
-    numbers = [value for value in counts if not isinstance(value, str)]
-    is_text = not numbers
-    if len(counts) > 1 and _SPLITS.issuperset(map(str.lower, texts)):
+    example, texts = _write_example(values), [_spell(value) for value in set(values)]
+    if len(in_all) > 1 and in_all <= _SPLITS:
         return f"its values are splits, {example}"
-    if is_text and _are_most(_PATH, texts):
+    numbers = _list_numbers(values)
+    if not numbers and _are_most(_PATH, texts):
         return f"its values are paths or file names, {example}"
     start, end = _SECONDS_SINCE_1970
     seconds = any(all(start * unit <= value < end * unit for value in numbers) for unit in (1, 1000))
     if (numbers and seconds) or _are_most(_DATE, texts):
         return f"its values are dates, {example}, and new images have later ones"
-    is_whole = all(float(value).is_integer() for value in numbers)
-    single = sum(count == 1 for count in counts.values())
-    if is_whole and single == len(values):
-        return f"each image has a value of its own, {example}, as an id is"
-    if is_text and single > len(values) / 2:
-        return f"most images have a value of their own, {example}, which new images don't have"
     return None
+
+
+def _judge_values(values: Sequence[Value]) -> str | None:
+    """Returns why a column tells images apart, whatever the labels are; None if it doesn't, or values are too few."""
+    if len(values) < _MIN_ROWS:
+        return None
+    example, distinct, numbers = _write_example(values), len(set(values)), _list_numbers(values)
+    is_whole = all(float(value).is_integer() for value in numbers)
+    if is_whole and distinct >= _MOST * len(values):
+        which = "each image" if distinct == len(values) else "nearly each image"
+        return f"{which} has a value of its own, {example}, as an id is"
+    # In a sample even values that are frequent in the whole of the data may be rare.
+    fewest = 3 if len(values) < _MAX_ROWS else 2
+    if not numbers and distinct * fewest > len(values):
+        return f"it has {distinct:,} values for {len(values):,} images, {example}: new images have others"
+    return None
+
+
+def _list_numbers(values: Sequence[Value]) -> list[int | float]:
+    return [value for value in values if not isinstance(value, str)]
+
+
+def _spell(value: Value) -> str:
+    return value if isinstance(value, str) else f"{value:.15g}"
+
+
+def _write_example(values: Sequence[Value]) -> str:
+    return f"such as {min(map(str, values))}"
 
 
 def _are_most(pattern: re.Pattern[str], texts: Sequence[str]) -> bool:

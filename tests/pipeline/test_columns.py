@@ -20,6 +20,8 @@ def make_columns(random, name, index, number):
     """Values of an image of a class: by column whether it may enter, and the value."""
     return {
         "image_id": 1000 * index + number,
+        "serial": 1000 * index + max(number, 3),
+        "burst": f"{index}-{number // 2}",
         "uuid": f"{random.integers(2**60):015x}",
         "class_idx": index,
         "class_share": index / 2,
@@ -30,6 +32,7 @@ def make_columns(random, name, index, number):
         "date": f"2024-01-{1 + number % 28:02}",
         "day": 20240101 + number % 28,
         "taken": f"{1 + number % 28}.1.2024 10:{number:02}",
+        "oracle": f"{1 + number % 28:02}-JAN-24",
         "month": f"Jan {1 + number % 28}, 2024",
         "time": 1_700_000_000 + 60 * (number // 2),
         "caption": f"a {name} that is number {number}",
@@ -72,25 +75,42 @@ def folder(tmp_path_factory):
     return folder
 
 
-def find(folder, task):
-    description = datasets.load(str(folder / task))
-    names = sorted(set(description.features) - set(datasets.list_features(task)))
-    return names, find_unsuitable_columns(str(folder / task), description, names)
+def find(folder, name):
+    description = datasets.load(str(folder / name))
+    names = sorted(set(description.features) - set(datasets.list_features(description.options.task)))
+    return names, find_unsuitable_columns(str(folder / name), description, names)
 
 
 def test_columns_that_name_their_image_or_give_the_label_away_are_found_with_the_reason(folder):
     names, problems = find(folder, "classification")
     assert sorted(set(names) - set(problems)) == sorted([*GOOD, "copy"])
     for reason, columns in {
-        "as an id is": ["image_id", "uuid"],
+        "as an id is": ["image_id", "serial", "uuid", "caption"],
         "tells the label of": ["class_idx", "class_share", "breed"],
         "are splits": ["subset"],
         "are paths or file names": ["filename", "folder"],
-        "are dates": ["date", "day", "taken", "month", "time"],
-        "value of": ["caption"],
+        "are dates": ["date", "day", "taken", "oracle", "month", "time"],
+        "new images have others": ["burst"],
     }.items():
         assert [name for name in columns if reason not in problems[name]] == []
     assert problems["class_idx"].startswith("class_idx: its value alone tells the label of ")
+
+
+def test_in_a_small_set_a_copy_of_the_split_or_the_label_and_a_path_are_found_too(folder):
+    lines = ["path,label,split,fold,copy,file,maker,age"]
+    for index, name in enumerate(CLASSES):
+        for number in range(8):
+            split = "val" if number == 7 else "train"
+            maker = ("Canon", "Nikon")[(index + number) % 2]
+            lines.append(f"{name}{number}.png,{name},{split},{split},{index},dcim/{number}.jpg,{maker},{number % 5}")
+    (folder / "small.csv").write_text("\n".join(lines))
+    ingest(folder / "small.csv", folder / "small", workers=1)
+    _, problems = find(folder, "small")
+    assert {name: problems[name].partition(": ")[2].partition(",")[0] for name in problems} == {
+        "fold": "its values are splits",
+        "copy": "its value alone tells the label of 10 of 10 images held out from finding that",
+        "file": "its values are paths or file names",
+    }
 
 
 def test_a_column_that_gives_a_number_away_is_found(folder):
