@@ -61,29 +61,34 @@ class Draw:
     """From which splits an image is drawn.
 
     Attributes:
-        splits: weight by split, for images that are given none; in order.
+        splits: all splits of the dataset, in order.
+        unsplit: weight by split, for images that are given none.
         train: weight by split, for images that are given the training split; {"train": 1} if they stay there.
     """
 
-    splits: Mapping[str, int]
+    splits: Sequence[str]
+    unsplit: Mapping[str, int]
     train: Mapping[str, int]
 
     def weigh(self, given: str | None) -> Mapping[str, int]:
         """Returns the weight by split for an image that is given this one."""
         if given is None:
-            return self.splits
+            return self.unsplit
         return self.train if given == TRAIN else {given: 1}
 
 
 def plan_draw(splits: Mapping[str, int], given: Collection[str]) -> Draw:
     """Plans the draw where the splits in ``given`` are given.
 
-    The gate needs eval, so where only train is given, or train and test, the splits that are not given are drawn from
-    train by their weights. Where eval is given, train stays unchanged.
+    What is given for eval or testing stays as it is given: images without a split are drawn from train and the splits
+    that are not given. The gate needs eval, so where only train is given, or train and test, images of train are drawn
+    in the same way. Where eval is given, train stays unchanged.
     """
     weights = {name: weight for name, weight in splits.items() if name == TRAIN or name not in given}
-    is_drawn = TRAIN in given and EVAL in weights and sum(weights.values()) > 0
-    return Draw(splits, weights if is_drawn else {TRAIN: 1})
+    if sum(weights.values()) <= 0:
+        weights = {TRAIN: 1} if TRAIN in splits else dict(splits)
+    is_drawn = TRAIN in given and EVAL in weights
+    return Draw(list(splits), weights, weights if is_drawn else {TRAIN: 1})
 
 
 @dataclass(frozen=True)

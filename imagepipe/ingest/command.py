@@ -179,6 +179,12 @@ def _describe_source(layout: Layout, spool: Spool, draw: Draw, result: IngestRes
         if len(draw.train) > 1:
             drawn = " and ".join(name for name in draw.train if name != TRAIN)
             yield f"No {EVAL} split is given, so images of {TRAIN} are drawn for {drawn}, by the shares."
+    closed = [name for name in draw.splits if name not in draw.unsplit]
+    if spool.unsplit and closed:
+        yield (
+            f"{spool.unsplit:,} images without a split are drawn from {' and '.join(draw.unsplit)} only, as "
+            f"{' and '.join(closed)} {'is' if len(closed) == 1 else 'are'} given by a source."
+        )
     if spool.grouped:
         lone = result.written + result.duplicates - result.grouped
         yield f"{result.grouped:,} images have groups" + (f", {lone:,} have none." if lone else ".")

@@ -41,7 +41,8 @@ class Reading(NamedTuple):
             find out.
         passed_over: is added to: what isn't read, by why.
         staging: folder that is written to.
-        group: what tells an image's group: a column of Parquet, or a pattern on paths in archives; None if nothing.
+        group: what tells an image's group: a column of Parquet, or a pattern on paths in archives and names in
+            exports; None if nothing.
     """
 
     task: TaskName
@@ -117,10 +118,11 @@ def _read_exports(files: Sequence[_File], reading: Reading) -> Iterator[Row]:
     """Reads exports of annotations, and counts the files that lie among their images and that none of them names."""
     exports = {file.path for file in files}
     named, folders = set(), set()
+    pattern = compile_group(reading.group) if reading.group else None
     for file in files:
-        if reading.group is not None:
-            raise IngestError(f"{file.path}: exports of annotations have no groups: leave out --group.")
         for row in read_annotations(file.path, reading.task, reading.passed_over, file.start, file.split):
+            if pattern and (match := pattern.search(row["metadata"].removeprefix(file.start))):
+                row = {**row, "group": match[1]}
             named.add(hash(row["path"]))  # which takes a third of the path's memory
             folders.add(row["path"].rpartition("/")[0])
             yield row

@@ -199,7 +199,7 @@ def _contradict(labels: set[tuple[str, ...]], rows: list[HashedRow], record: Ind
 def _settle_split(rows: list[HashedRow], record: IndexEntry | None, draw: Draw) -> tuple[list[Json], str | None]:
     """Returns what is to be noted of the splits that an image is given, and the one that counts, if any."""
     given = {row["split"] for row in rows if row["split"] is not None}
-    last = max(given, key=list(draw.splits).index, default=None)
+    last = max(given, key=draw.splits.index, default=None)
     if record:
         is_elsewhere = last and read_split(str(record["shard"])) not in draw.weigh(last)
         return [{"kind": "stays"}] if is_elsewhere else [], last

@@ -247,6 +247,7 @@ class Spool:
         files: paths of JSON-lines files of Row, whose splits are those of the dataset.
         features: name to type of every side feature, of the dataset's records too.
         given: number of rows that the source gives a split, by what it calls the split and which that is.
+        unsplit: number of rows that it gives none.
         grouped: number of rows that it gives a group.
         lacking: side features of the dataset that it has none of.
     """
@@ -255,6 +256,7 @@ class Spool:
     files: list[str]
     features: dict[str, str]
     given: Counter[tuple[str, str]]
+    unsplit: int
     grouped: int
     lacking: list[str]
 
@@ -273,13 +275,16 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
     own = list_features(dataset.options.task, has_groups=True)
     fixed = {name: type_ for name, type_ in dataset.features.items() if name not in own}
     columns: dict[str, _Column] = {}
-    count = grouped = 0
+    count = grouped = unsplit = 0
     given: Counter[tuple[str, str]] = Counter()
     no_names: Counter[str] = Counter()
+    missing: Counter[tuple[str, str]] = Counter()
     paths: list[str] = []
-    stream = (_name_split(row, dataset.options.splits, given) for row in rows)
+    splits = dataset.options.splits
+    stream = (_name_split(_drop_missing(row, splits, missing), splits, given) for row in rows)
     while chunk := list(islice(stream, _ROWS_IN_FILE)):
         count += len(chunk)
+        unsplit += sum(row["split"] is None and row["reason"] is None for row in chunk)
         grouped += sum(row["group"] is not None for row in chunk)
         no_names.update(label for row in chunk for label in row["labels"] if label in MISSING_NUMBERS)
         paths.append(f"{staging}/rows/{len(paths):06}.jsonl")
@@ -294,6 +299,11 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             f"{number:,} images have the label '{label}', which is taken for a class of that name. If it says that an "
             "image has none, leave it empty."
         )
+    for (kind, text), number in missing.items():
+        print_note(
+            f"{number:,} images have the {kind} '{text}', which is taken for none, so each is drawn alone. If it names "
+            f"a {kind}, write another name."
+        )
     types = {}
     for name, column in columns.items():
         if column.misfit:
@@ -305,7 +315,18 @@ def spool_rows(rows: Iterable[Row], staging: str, dataset: Dataset) -> Spool:
             print_note(f"Column '{name}' is text, {note}, and ingest into a new folder.")
         if column.type:
             types[name] = column.type
-    return Spool(count, paths, {**types, **fixed}, given, grouped, sorted(fixed.keys() - columns.keys()))
+    return Spool(count, paths, {**types, **fixed}, given, unsplit, grouped, sorted(fixed.keys() - columns.keys()))
+
+
+def _drop_missing(row: Row, splits: Collection[str], missing: Counter[tuple[str, str]]) -> Row:
+    """Returns a row without a split or group that is text such as NA, and counts it: it would make one huge group."""
+    if row["split"] in MISSING_NUMBERS and row["split"] not in splits:
+        missing["split", row["split"]] += 1
+        row = {**row, "split": None}
+    if row["group"] in MISSING_NUMBERS:
+        missing["group", row["group"]] += 1
+        row = {**row, "group": None}
+    return row
 
 
 def _name_split(row: Row, splits: Collection[str], given: Counter[tuple[str, str]]) -> Row:

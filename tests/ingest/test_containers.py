@@ -88,9 +88,9 @@ def read(tmp_path, records):
 def list_rows(tmp_path):
     """The rows of a source, whose files may be no images."""
 
-    def list_rows(source, split_folders=None, passed_over=None, task="classification"):
+    def list_rows(source, split_folders=None, passed_over=None, task="classification", group=None):
         read = find_reader(
-            str(tmp_path / source), task, split_folders, Counter() if passed_over is None else passed_over
+            str(tmp_path / source), task, split_folders, Counter() if passed_over is None else passed_over, group
         )
         return list(read(str(tmp_path / "staging"))[1])
 
@@ -529,6 +529,17 @@ def test_exports_of_annotations_name_images_beside_them(put, labelled, read, lin
     assert list(list_reasons(lines, tmp_path)) == [str(studio)]
     result, _ = read(put("set/coco.json", json.dumps(coco).encode()))
     assert (result.new, result.already) == (0, 8)
+
+
+def test_a_pattern_on_the_names_in_an_export_tells_groups(put, list_rows, tmp_path):
+    put("set/a.json", json.dumps({
+        "images": [{"id": i, "file_name": f"patient{i // 2}/{i}.jpg"} for i in range(4)],
+        "annotations": [{"image_id": i, "category_id": 1} for i in range(4)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }).encode())  # fmt: skip
+    assert [row["group"] for row in list_rows("set/a.json", group=r"(patient\d+)/")] == ["patient0"] * 2 + [
+        "patient1"
+    ] * 2
 
 
 @pytest.mark.parametrize("name", ["train/extra.zip", "test.zip"])

@@ -112,6 +112,33 @@ def test_given_splits_are_kept_when_more_comes_without(split_folders, put, crops
     assert {split for sha256, split in new.items() if sha256 not in old} == {"train"}  # eval is given already
 
 
+def test_what_comes_without_splits_leaves_the_given_ones_as_they_are(split_folders, put, crops):
+    source, out = split_folders
+    ingest(source, out)
+    before = count_labels(out)
+    for i, data in enumerate(crops(76)[36:]):
+        put(f"later/{('cat', 'dog', 'fox')[i % 3]}/{i}.jpg", data)
+    result = ingest(source.parent / "later", out)
+    after = count_labels(out)
+    assert (after["eval"], after["test"]) == (before["eval"], before["test"])
+    assert sum(after["train"].values()) == 20 + 40
+    assert result.notes == (
+        "40 images without a split are drawn from train only, as eval and test are given by a source.",
+    )
+
+
+def test_where_test_alone_is_given_the_others_are_drawn(put, crops, tmp_path):
+    lines = ["path,label,split"]
+    for i, data in enumerate(crops(40)):
+        put(f"set/{i}.jpg", data)
+        lines.append(f"{i}.jpg,{'ab'[i % 2]},{'test' if i < 6 else ''}")
+    ingest(put("set/list.csv", "\n".join(lines).encode()), tmp_path / "out")
+    counts = {split: sum(labels.values()) for split, labels in count_labels(tmp_path / "out").items()}
+    assert counts["test"] == 6
+    assert counts["eval"] >= 2
+    assert sum(counts.values()) == 40
+
+
 def test_of_copies_in_two_splits_the_one_held_out_is_kept(split_folders, lines):
     source, out = split_folders
     shutil.copy(source / "test/cat/0.jpg", source / "train/cat/leak.jpg")
@@ -143,12 +170,13 @@ def test_a_manifests_column_split(split_folders, lines):
         "train/cat/2.jpg,cat,VALID\n"
         "train/cat/3.jpg,cat, test \n"
         "train/cat/4.jpg,cat,\n"
+        "train/cat/5.jpg,cat,NA\n"
     )
     result = ingest(manifest, out)
     description = dataset.load(str(out))
     assert "split" not in description.features
-    assert (result.new, result.quarantined) == (4, 1)
-    assert [split.records > 0 for split in description.splits.values()] == [True, True, True]
+    assert (result.new, result.quarantined) == (5, 1)
+    assert [split.records for split in description.splits.values()] == [3, 1, 1]
     [entry] = lines(out / "quarantine.jsonl")
     assert entry["row"] == 3
     assert entry["reason"] == (
@@ -156,6 +184,7 @@ def test_a_manifests_column_split(split_folders, lines):
     )
     assert result.notes == (
         "The column split gave the splits: Train is train (1), VALID is eval (1), test is test (1).",
+        "2 images without a split are drawn from train only, as eval and test are given by a source.",
     )
 
 

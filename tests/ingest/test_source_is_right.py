@@ -372,6 +372,16 @@ def test_a_column_tells_groups_and_is_no_side_feature(photos_of_two, records):
     assert groups == [b"p1", b"p1"]
 
 
+def test_text_for_a_missing_value_is_no_group(photos_of_two, records, tmp_path, capfd):
+    manifest = photos_of_two[0] / "list.csv"
+    rows = [f"{'ab'[i % 2]}/{i:02}.jpg,{'ab'[i % 2]},{('p1', 'p1', 'NA', 'NA', 'nan', '')[i]}" for i in range(6)]
+    manifest.write_text("\n".join(["path,label,patient", *rows]))
+    result = ingest(manifest, tmp_path / "other", group="patient")
+    assert "2 images have groups, 4 have none." in result.notes
+    assert sum("group" in feature for _, feature in records(tmp_path / "other").values()) == 2
+    assert "2 images have the group 'NA', which is taken for none" in " ".join(capfd.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("group", "message"),
     [("patient", "one group in parentheses"), ("(", "no regular expression"), ("(x+)", "No image of .* has a group")],
