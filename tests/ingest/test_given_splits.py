@@ -115,13 +115,13 @@ def test_given_splits_are_kept_when_more_comes_without(split_folders, put, crops
 def test_what_comes_without_splits_leaves_the_given_ones_as_they_are(split_folders, put, crops):
     source, out = split_folders
     ingest(source, out)
-    before = count_labels(out)
+    given = count_labels(out)
     for i, data in enumerate(crops(76)[36:]):
         put(f"later/{('cat', 'dog', 'fox')[i % 3]}/{i}.jpg", data)
     result = ingest(source.parent / "later", out)
-    after = count_labels(out)
-    assert (after["eval"], after["test"]) == (before["eval"], before["test"])
-    assert sum(after["train"].values()) == 20 + 40
+    grown = count_labels(out)
+    assert (grown["eval"], grown["test"]) == (given["eval"], given["test"])
+    assert sum(grown["train"].values()) == 20 + 40
     assert result.notes == (
         "40 images without a split are drawn from train only, as eval and test are given by a source.",
     )
