@@ -166,11 +166,15 @@ class LoadedModel:
 
     def predict(self, requests: Sequence[Request]) -> list[Prediction]:
         """Answers one batch of requests, which lack no side feature."""
+        return self.build_predictions(requests, self.compute(requests))
+
+    def compute(self, requests: Sequence[Request]) -> dict[str, np.ndarray]:
+        """Returns what ``answer`` does about one batch of requests, which lack no side feature."""
         if self.has_halves:
-            return self.build_predictions(requests, self.answer(self.preprocess(requests)))
+            return self.answer(self.preprocess(requests))
         ids = tf.constant([request.id for request in requests], tf.string)  # models of the first versions
         outputs = self.loaded.signatures["serving_default"](metadata=ids, **self.build_tensors(requests))
-        return self.build_predictions(requests, {name: tensor.numpy() for name, tensor in outputs.items()})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def build_predictions(self, requests: Sequence[Request], outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
         """Returns the answers to requests, of the outputs for their images."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import joblib
+import numpy as np
 import tensorflow as tf
 
 from imagepipe.base.images import BadImage, prepare_for_decoder
@@ -20,9 +21,13 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.types import Failure, Prediction, Request, Value
 
-Observe = Callable[[Request, Request, Prediction], None]
+Embedding = np.ndarray | None
+"""Float ``[d]``; None from a model whose answers don't have it."""
 
-_Row = tuple[Request | Failure, Request | Failure, Prediction | Failure]
+Observe = Callable[[Request, Request, Prediction, Embedding], None]
+
+_Answer = tuple[Prediction | Failure, Embedding]
+_Row = tuple[Request | Failure, Request | Failure, *_Answer]
 """A request as it came, the same as it was decoded, and the answer."""
 
 
@@ -93,7 +98,8 @@ class Predictor:
 
         Args:
             requests: those that could not be read are failures.
-            observe: called with each request that was answered, the same as the model decoded it, and the answer.
+            observe: called with each request that was answered, the same as the model decoded it, the answer, and the
+                image's embedding.
 
         Returns:
             One answer per request, in their order; failures are passed through.
@@ -103,9 +109,9 @@ class Predictor:
         threads = joblib.cpu_count() + self.model.at_once  # that decode, or wait for the network
         with ThreadPoolExecutor(threads, "predict") as pool:
             for rows in map_in_order(pool, self._answer, batches, ahead=2 * threads):
-                for sent, prepared, answer in rows:
+                for sent, prepared, answer, embedding in rows:
                     if observe and isinstance(answer, Prediction):
-                        observe(cast(Request, sent), cast(Request, prepared), answer)
+                        observe(cast(Request, sent), cast(Request, prepared), answer, embedding)
                     yield answer
 
     def _prepare(self, request: Request | Failure) -> Request | Failure:
@@ -130,10 +136,14 @@ class Predictor:
             prepared = normalized
             predictions = iter(self._predict(prepared))
         return [
-            (one, decoded, decoded if isinstance(decoded, Failure) else next(predictions))
+            (one, decoded, *((decoded, None) if isinstance(decoded, Failure) else next(predictions)))
             for one, decoded in zip(sent, prepared, strict=True)
         ]
 
-    def _predict(self, batch: list[Request | Failure]) -> list[Prediction]:
+    def _predict(self, batch: list[Request | Failure]) -> list[_Answer]:
         requests = [request for request in batch if isinstance(request, Request)]
-        return self.model.predict(requests) if requests else []
+        if not requests:
+            return []
+        outputs = self.model.compute(requests)
+        embeddings = outputs.get("embedding", [None] * len(requests))
+        return list(zip(self.model.build_predictions(requests, outputs), embeddings, strict=True))

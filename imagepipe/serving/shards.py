@@ -22,7 +22,7 @@ from imagepipe.base import filesystem, tfrecord
 from imagepipe.capture.batch import ShardCapture
 from imagepipe.capture.rows import Answered, CaptureOptions
 from imagepipe.serving.listing import Item, read_items
-from imagepipe.serving.predictor import Predictor
+from imagepipe.serving.predictor import Embedding, Predictor
 from imagepipe.serving.spool import Shard, read_shard
 from imagepipe.serving.types import Prediction, Request
 
@@ -54,11 +54,11 @@ def predict_shard(
     capture = ShardCapture(options, shard.id) if options else None
     version = PurePosixPath(model).name
 
-    def observe(sent: Request, decoded: Request, answer: Prediction) -> None:
+    def observe(sent: Request, decoded: Request, answer: Prediction, embedding: Embedding) -> None:
         if capture:
             classes = [answer.classes[name] for name in predictor.model.labels]
             answered = (version if version.isdigit() else "1", answer.label, answer.score, classes, answer.novelty)
-            capture.add(Answered(time.time(), None, sent.id, *answered, None, sent.image, decoded.image, None))
+            capture.add(Answered(time.time(), None, sent.id, *answered, embedding, sent.image, decoded.image, None))
 
     items = read_shard(shard)
     attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"

@@ -49,14 +49,15 @@ def lines(out: Path, kind: str) -> list[dict]:
     return [json.loads(line) for file in out.glob(f"{kind}-*.jsonl") for line in file.open()]
 
 
+def read_captured(folder: Path) -> list[dict]:
+    parts = [pq.read_table(part, partitioning=None) for part in files.list_parts(str(folder))]
+    return [row for part in parts for row in part.to_pylist()]
+
+
 def test_answers_are_captured_as_they_are_written(model, images, tmp_path):
     options = CaptureOptions(str(tmp_path / "traffic"), rate=1.0, images="original")
     result = batch.predict_source(model, str(images), tmp_path / "out", options=options)
-    rows = [
-        row
-        for part in files.list_parts(str(tmp_path / "traffic"))
-        for row in pq.read_table(part, partitioning=None).to_pylist()
-    ]
+    rows = read_captured(tmp_path / "traffic")
     predictions = lines(tmp_path / "out", "predictions")
     answers = {line["metadata"]: (line["label"], line["score"], line["novelty"]) for line in predictions}
     assert {row["metadata"].decode(): (row["label"], row["score"], row["novelty"]) for row in rows} == answers
@@ -64,6 +65,15 @@ def test_answers_are_captured_as_they_are_written(model, images, tmp_path):
     assert {row["version"] for row in rows} == {"7"}
     for row in rows:
         assert Path(row["metadata"].decode()).read_bytes() == row["image"]
+
+
+def test_embeddings_are_captured_of_a_model_that_gives_them(two_forms, images, tmp_path):
+    run, shard = spool_one(images, str(tmp_path / "out"))
+    options = CaptureOptions(str(tmp_path / "traffic"), rate=1.0)
+    shards.predict_shard(shard, load(two_forms), run.folder, "jsonl", str(two_forms), options)
+    rows = read_captured(tmp_path / "traffic")
+    embeddings = {Path(row["metadata"].decode()).name: row["embedding"] for row in rows}
+    assert embeddings == {f"{number}.png": [pytest.approx(30 * number / 255, abs=1e-3)] for number in range(7)}
 
 
 def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
