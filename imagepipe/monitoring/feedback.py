@@ -4,10 +4,11 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
@@ -15,21 +16,43 @@ from imagepipe.base.names import TaskName
 from imagepipe.monitoring.traffic import read_tables, split_label
 from imagepipe.monitoring.two_samples import estimate_share
 
+MAX_VALUES = 20
+"""Values of a column whose accuracy is given: those with the most images."""
+
 _IDS = ("metadata", "request_id")
+_LABEL = "label"
+
+
+class Truths(NamedTuple):
+    """A file of true labels.
+
+    Attributes:
+        key: the column that its lines are known by.
+        labels: the true label by id.
+        columns: by the name of each further column its values by id.
+    """
+
+    key: str
+    labels: dict[str, str]
+    columns: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How well a version did in service.
+    """How well a version did in service, on all images or on a slice of them.
 
     Attributes:
         version: of the model.
+        column: a column of the file of true labels, such as the label itself; "" for all images.
+        slice: the value that these images have there; "" if there is none.
         images: number of answers whose true label came.
         value: share of the right ones; of a regression the mean absolute error.
         interval: its 95 % confidence interval; of a regression by the normal distribution.
     """
 
     version: str
+    column: str
+    slice: str
     images: int
     value: float
     interval: tuple[float, float]
@@ -45,6 +68,8 @@ class Feedback:
         unmatched: those whose answer was not captured.
         ambiguous: requests that had several images, so that their id says nothing of one.
         accuracies: by version.
+        slices: by column, value and version: of each column the MAX_VALUES values with the most images.
+        values_left_out: of columns with more values, how many are not among the slices.
     """
 
     lines: int
@@ -52,6 +77,8 @@ class Feedback:
     unmatched: int
     ambiguous: int
     accuracies: list[Accuracy]
+    slices: list[Accuracy]
+    values_left_out: dict[str, int]
 
 
 def join_feedback(file: str, capture: str, task: TaskName, since: datetime | None = None) -> Feedback:
@@ -59,7 +86,8 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
 
     Args:
         file: CSV or JSON lines with ``metadata`` or ``request_id``, and ``label`` (several of one image joined by |);
-            path or URI.
+            path or URI. Further columns are slices by which the accuracy is given, as the label is of all tasks but a
+            regression.
         capture: folder of captured traffic. Of an image that a version was asked about more than once, its last answer
             counts.
         task: of the model.
@@ -68,7 +96,7 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     Raises:
         ModelError: if the file can't be read as such.
     """
-    key, truths = read_truths(file, task)
+    key, truths, columns = read_truths(file, task)
     answers: dict[tuple[str, str], tuple[Any, ...]] = {}  # by id and version
     several: set[str] = set()
     for _, table in read_tables(capture, ["time", "version", "label", "score", *_IDS], since):
@@ -84,16 +112,40 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
                 answers[identity, row["version"]] = answer
     joined = {place: answer for place, answer in answers.items() if place[0] not in several}
     matched = {identity for identity, _ in joined}
-    errors: dict[str, list[float]] = {}
+    slices: dict[tuple[str, str], dict[str, list[float]]] = {}  # errors by column, value and version
     for (identity, version), (_, _, label, score) in joined.items():
-        errors.setdefault(version, []).append(measure_error(label, score, truths[identity], task))
+        truth = truths[identity]
+        error = measure_error(label, score, truth, task)
+        labels = set() if task == "regression" else set(split_label(truth, task))
+        values = {(name, by_id.get(identity, "")) for name, by_id in columns.items()}
+        for place in {("", ""), *((_LABEL, one) for one in labels), *values}:
+            slices.setdefault(place, {}).setdefault(version, []).append(error)
+    whole = slices.pop(("", ""), {})
+    shown, left_out = _choose_slices(slices)
     return Feedback(
         len(truths),
         len(matched),
         len(truths) - len(matched) - len(several),
         len(several),
-        [_estimate(version, errors[version], task) for version in sorted(errors)],
+        [_estimate(version, "", "", errors, task) for version, errors in sorted(whole.items())],
+        [_estimate(version, *at, errors, task) for at in shown for version, errors in sorted(slices[at].items())],
+        left_out,
     )
+
+
+def _choose_slices(
+    slices: Mapping[tuple[str, str], Mapping[str, list[float]]],
+) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """Returns the slices with the most images of each column, the label's first, and how many others it has."""
+    images = {place: sum(map(len, errors.values())) for place, errors in slices.items()}
+    ranked = sorted(images, key=lambda place: (place[0] != _LABEL, place[0], -images[place], place[1]))
+    counts: Counter[str] = Counter()
+    shown = []
+    for column, value in ranked:
+        counts[column] += 1
+        if counts[column] <= MAX_VALUES:
+            shown.append((column, value))
+    return shown, {column: count - MAX_VALUES for column, count in counts.items() if count > MAX_VALUES}
 
 
 def measure_error(label: str, score: float, truth: str, task: TaskName) -> float:
@@ -103,26 +155,24 @@ def measure_error(label: str, score: float, truth: str, task: TaskName) -> float
     return float(set(split_label(label, task)) != set(split_label(truth, task)))
 
 
-def _estimate(version: str, errors: list[float], task: TaskName) -> Accuracy:
+def _estimate(version: str, column: str, value: str, errors: list[float], task: TaskName) -> Accuracy:
     count = len(errors)
     mean = math.fsum(errors) / count
     if task == "regression":
         spread = math.sqrt(math.fsum((error - mean) ** 2 for error in errors) / max(count - 1, 1) / count)
-        return Accuracy(version, count, mean, (mean - 1.96 * spread, mean + 1.96 * spread))
+        return Accuracy(version, column, value, count, mean, (mean - 1.96 * spread, mean + 1.96 * spread))
     right = count - round(math.fsum(errors))
-    return Accuracy(version, count, right / count, estimate_share(right, count))
+    return Accuracy(version, column, value, count, right / count, estimate_share(right, count))
 
 
-def read_truths(file: str, task: TaskName) -> tuple[str, dict[str, str]]:
+def read_truths(file: str, task: TaskName) -> Truths:
     """Reads true labels, see ``join_feedback``.
-
-    Returns:
-        The column that the lines are known by, and the true label by id.
 
     Raises:
         ModelError: if the file can't be read as such.
     """
     key, truths = "", {}
+    columns: dict[str, dict[str, str]] = {}
     for number, row in enumerate(_read_lines(file), start=1):
         key = key or next((name for name in _IDS if row.get(name)), "")
         identity, label = row.get(key), row.get("label")
@@ -134,9 +184,14 @@ def read_truths(file: str, task: TaskName) -> tuple[str, dict[str, str]]:
             except (TypeError, ValueError):
                 raise ModelError(f"{file}: row {number}: the label {label!r} is no number") from None
         truths[str(identity)] = "|".join(map(str, label)) if isinstance(label, list) else str(label)
+        for by_id in columns.values():
+            by_id.pop(str(identity), None)
+        for column, value in row.items():
+            if column and column not in (_LABEL, *_IDS):  # not cells beyond the header's, nor a column without a name
+                columns.setdefault(column, {})[str(identity)] = "" if value is None else str(value)
     if not truths:
         raise ModelError(f"{file}: there are no labels")
-    return key, truths
+    return Truths(key, truths, columns)
 
 
 def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:

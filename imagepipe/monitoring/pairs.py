@@ -93,7 +93,7 @@ def compare_versions(
     Raises:
         ModelError: if no image was asked of both, or a file can't be read.
     """
-    key, truths = read_truths(truth, task) if truth else ("metadata", {})
+    key, truths, _ = read_truths(truth, task) if truth else ("metadata", {}, {})
     first, second = (_read_answers(capture, version, key, since) for version in versions)
     common = sorted(first.keys() & second.keys())
     if not common:

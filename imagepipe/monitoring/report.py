@@ -1,7 +1,7 @@
 """The figures of monitored traffic: each day and version of what was captured against a reference."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -91,8 +91,7 @@ def to_json(monitored: Monitored) -> dict[str, Any]:
             }
             for part, traffic in monitored.traffic.items()
         ],
-        "feedback": monitored.feedback
-        and vars(monitored.feedback) | {"accuracies": [vars(a) for a in monitored.feedback.accuracies]},
+        "feedback": monitored.feedback and asdict(monitored.feedback),
     }
 
 

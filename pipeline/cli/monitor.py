@@ -15,7 +15,7 @@ from imagepipe.base.periods import parse_start
 from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_table, report_errors
 
 if TYPE_CHECKING:
-    from imagepipe.monitoring.feedback import Feedback
+    from imagepipe.monitoring.feedback import Accuracy, Feedback
     from imagepipe.monitoring.pairs import Pairs
     from imagepipe.monitoring.report import Monitored
 
@@ -87,7 +87,8 @@ def feedback(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="CSV or JSON lines with metadata or request_id, and the true label of each image."
+            metavar="FILE",
+            help="CSV or JSON lines with metadata or request_id, each image's true label, and columns to slice by.",
         ),
     ],
     capture: CaptureArgument,
@@ -95,14 +96,14 @@ def feedback(
     since: SinceOption = "30d",
     as_json: JsonOption = False,
 ) -> None:
-    """Join true labels that came later with captured answers: accuracy in service, by version."""
+    """Join true labels that came later with captured answers: accuracy in service, by version and slice."""
     start = parse_since(since)
     with report_errors():
         from imagepipe.monitoring.feedback import join_feedback
 
         joined = join_feedback(file, capture, task, start)
     if as_json:
-        OUT.print_json(data=vars(joined) | {"accuracies": [vars(accuracy) for accuracy in joined.accuracies]})
+        OUT.print_json(data=dataclasses.asdict(joined))
     else:
         _show_feedback(joined)
 
@@ -169,9 +170,20 @@ def _show_feedback(joined: "Feedback") -> None:
         f" + {joined.ambiguous:,} of requests with several images"
     )
     for accuracy in joined.accuracies:
-        low, high = accuracy.interval
-        interval = f"{accuracy.value:.4f} ({low:.4f} to {high:.4f})"
-        OUT.print(escape(f"version {accuracy.version}: {interval} over {accuracy.images:,} images"))
+        OUT.print(escape(f"version {accuracy.version}: {_format(accuracy)} over {accuracy.images:,} images"))
+    if joined.slices:
+        table = Table("slice", "version", "images", "value", box=box.SIMPLE)
+        for part in joined.slices:
+            name = escape(f"{part.column}: {part.slice or '(none)'}")
+            table.add_row(name, escape(part.version), f"{part.images:,}", _format(part))
+        print_table(table)
+    for column, count in joined.values_left_out.items():
+        OUT.print(escape(f"{column}: {count:,} more values, with fewer images, are left out"))
+
+
+def _format(accuracy: "Accuracy") -> str:
+    low, high = accuracy.interval
+    return f"{accuracy.value:.4f} ({low:.4f} to {high:.4f})"
 
 
 def show_pairs(pairs: "Pairs", console: Console) -> None:

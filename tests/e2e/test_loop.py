@@ -237,8 +237,13 @@ def check_monitor(told: dict, page: str, browser: Browser, rows: pd.DataFrame, r
     assert {name: float(text.split()[0]) for name, text in shown.items()} == {
         name: pytest.approx(measured[name][1], abs=0.0006 + find_tolerance(name)) for name in shown
     }
-    text = opened.locator("#accuracy ~ table tbody").inner_text()
-    assert [float(x) for x in re.findall(r"\d\.\d{4}", text)] == pytest.approx(estimated, abs=0.00006)
+    listed = opened.get_by_role("region", name="Accuracy by version and slice").locator("tbody tr").all_inner_texts()
+    figures = {text.partition("\t")[0]: [float(x) for x in re.findall(r"\d\.\d{4}", text)] for text in listed}
+    slices = {"all images": estimated}
+    for name in {truth[one] for one in rows["metadata"]}:
+        of = rows[rows["metadata"].map(truth) == name]
+        slices[f"label: {name}"] = estimate_by_hand(int((of["label"] == name).sum()), len(of))
+    assert figures == {name: pytest.approx(values, abs=0.00006) for name, values in slices.items()}
     table = opened.get_by_role("region", name="Labels by version").locator("tbody tr").all_inner_texts()
     shares = {label: float(share) for label, _, share in (row.split("\t") for row in table)}
     counted = Counter(rows["label"])

@@ -205,6 +205,51 @@ def test_feedback_is_the_accuracy_by_version(capture, reference, tmp_path):
     assert "0.9000" in page.read_text()
 
 
+def test_feedback_is_the_accuracy_by_slice_of_true_labels_and_of_further_columns(capture, reference, tmp_path):
+    rows = make_rows(300, seed=2)[:40]
+    lines = ["metadata,label,camera,serial"]
+    for number, row in enumerate(rows):
+        wrong = {"cat": "dog", "dog": "cat"}[row["label"]]
+        truth = wrong if number % 8 == 0 else row["label"]  # 5 of 40, all by the old camera
+        lines.append(f"{row['metadata'].decode()},{truth},{('old', '<new>')[number % 2]},{number:02}")
+    lines += ["0-4-1,horse,,40", "never asked,cat,old,41"]
+    file, page = tmp_path / "truth.csv", tmp_path / "monitor.html"
+    file.write_text("\n".join(lines))
+    _, figures = read_json("feedback", str(file), capture)
+    slices = {(one["column"], one["slice"], one["version"]): one for one in figures["slices"]}
+    old, new = slices["camera", "old", "3"], slices["camera", "<new>", "3"]
+    assert (old["images"], old["value"]) == (20, 0.75)
+    assert old["interval"] == pytest.approx([0.5313, 0.8881], abs=1e-4)  # Wilson, 15 of 20
+    assert (new["images"], new["value"]) == (20, 1)
+    assert new["interval"] == pytest.approx([0.8389, 1], abs=1e-4)  # 20 of 20
+    assert slices["camera", "", "4"]["images"] == 1
+    truths = [line.split(",")[1] for line in lines[1:41]]
+    for label in ("cat", "dog"):
+        right = sum(row["label"] == truth == label for row, truth in zip(rows, truths, strict=True))
+        measured = slices["label", label, "3"]
+        assert (measured["images"], measured["value"]) == (truths.count(label), right / truths.count(label))
+    assert slices["label", "horse", "4"]["value"] == 0
+    assert [one["column"] for one in figures["slices"][:3]] == ["label"] * 3
+    assert sum(column == "serial" for column, _, _ in slices) == 20
+    assert figures["values_left_out"] == {"serial": 21}
+    assert "camera: old" in ask("feedback", str(file), capture)[1]
+    ask("monitor", capture, "--against", reference, "--feedback", str(file), "--out", str(page))
+    assert "camera: &lt;new&gt;" in page.read_text()
+    assert "0.7500" in page.read_text()
+    assert "serial: 21 more values" in page.read_text()
+
+
+def test_feedback_of_a_regression_has_slices_of_further_columns_alone(tmp_path):
+    rows = [row | {"label": "5", "score": 5.0} for row in make_rows(3)]
+    write_rows(str(tmp_path / "traffic"), rows, "numbers")
+    lines = [{"metadata": rows[0]["metadata"].decode(), "label": 1, "room": "a"}]
+    lines += [{"metadata": row["metadata"].decode(), "label": 4.5} for row in rows]  # of several lines the last holds
+    (tmp_path / "truth.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    _, figures = read_json("feedback", str(tmp_path / "truth.jsonl"), str(tmp_path / "traffic"), "--task", "regression")
+    (room,) = figures["slices"]
+    assert (room["column"], room["slice"], room["images"], room["value"]) == ("room", "", 3, 0.5)
+
+
 def test_feedback_by_request_leaves_out_requests_with_several_images(capture, tmp_path):
     rows = make_rows(3, version="6")
     write_rows(capture, [row | {"request_id": f"q{number // 2}"} for number, row in enumerate(rows)], "several")
