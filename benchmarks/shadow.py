@@ -51,7 +51,7 @@ def main() -> None:
         folder = Path(name)
         if not arguments.model:
             measure_in_turns([[sys.executable, "-m", "benchmarks.capture", "--prepare", name]])
-        for version in (LIVE, SHADOW):
+        for version in (LIVE, f"shadow/{SHADOW}"):
             shutil.copytree(arguments.model or folder / "model", folder / "versions" / version)
         servers = {side: stack.enter_context(start(folder, side, arguments.rate, images)) for side in (ALONE, SHADOWED)}
         capacity = measure_capacity(servers[ALONE], images)

@@ -21,7 +21,7 @@ from imagepipe.base.full_disk import is_full_disk
 from imagepipe.base.names import FINDERS, OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
 from imagepipe.deploy import targets
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.deployment import sort_by_traffic
+from imagepipe.deploy.deployment import rank_by_traffic
 from imagepipe.deploy.saved_model import read_labels
 from imagepipe.serving.types import CheckReport
 from pipeline import local_runner, logs
@@ -178,13 +178,14 @@ def _read(outputs: Outputs, node: str, key: str) -> Iterator[str]:
 
 
 def _ask_target(deploy: DeployConfig) -> dict[str, int] | None:
-    """Returns the percentage of the requests by version, of those that get any; None if the target can't be asked."""
+    """Returns the percentage of the requests by version, 0 of one in shadow; None if the target can't be asked."""
     try:
         versions = targets.load_target(deploy).status(deploy)
     except (ModelError, OSError):
         logging.exception("the target can't be asked what is live")
         return None
-    return {version.version: version.traffic for version in sort_by_traffic(versions) if version.traffic}
+    shown = [version for version in versions if version.traffic or version.in_shadow]
+    return {version.version: version.traffic for version in sorted(shown, key=rank_by_traffic)}
 
 
 def _get_artifact(outputs: Outputs, node: str, key: str) -> types.Artifact:

@@ -176,9 +176,10 @@ class DeployConfig(Section):
         description="Folder of the version folders, which the target has to be able to read: on this machine, on a "
         "volume, or s3://…, gs://…. By default, with target: filesystem, serving/NAME in the workdir.",
     )
-    traffic: Annotated[int, Field(ge=1, le=100)] = Field(
+    traffic: Annotated[int, Field(ge=0, le=100)] = Field(
         100,
-        description="Percent of the requests that a model pushed by a run gets; the rest stays with the live version.",
+        description="Percent of the requests that a model pushed by a run gets; the rest stays with the live version. "
+        "Of a folder 100, or 0: in shadow/ there only imagepipe serve --shadow asks it, until it is promoted.",
     )
     sign: str | None = Field(
         None,
@@ -212,9 +213,11 @@ class DeployConfig(Section):
     @model_validator(mode="after")
     def _check_target(self) -> "DeployConfig":
         if self.target == "filesystem":
-            if self.traffic != 100:
-                raise ValueError("traffic: a folder has no share of the requests; 100 only")
+            if self.traffic not in (0, 100):
+                raise ValueError("traffic: a folder has no share of the requests; 100, or 0 for in shadow")
             return self
+        if self.traffic == 0:
+            raise ValueError("traffic: 0, for in shadow, needs target: filesystem; elsewhere at least 1")
         if self.name and not is_service_name(self.name):
             raise ValueError(f"name: {self.target} takes no '{self.name}', but lower-case letters, digits and -")
         section = getattr(self, self.target)

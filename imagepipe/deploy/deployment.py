@@ -20,6 +20,7 @@ class Version:
         traffic: percent of the requests that it gets, 0 to 100.
         state: ``ready``, or what it is doing or why it isn't ready, in the target's words.
         rolled_back: whether it was taken out of service by a rollback, or by giving all requests to an older version.
+        in_shadow: whether it is newer than the live version, and kept from callers until it is deployed again.
     """
 
     version: str
@@ -27,6 +28,7 @@ class Version:
     traffic: int
     state: str = "ready"
     rolled_back: bool = False
+    in_shadow: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def rank_by_traffic(version: Version) -> tuple[int, int]:
 def sort_by_traffic(versions: list[Version]) -> list[Version]:
     """Returns the versions in the order of ``rank_by_traffic``.
 
-    Those that were rolled back are left out: nothing is compared with them.
+    Those that were rolled back, or are in shadow, are left out: nothing is compared with them.
     """
-    kept = [version for version in versions if version.traffic or not version.rolled_back]
+    kept = [version for version in versions if version.traffic or not (version.rolled_back or version.in_shadow)]
     return sorted(kept, key=rank_by_traffic)
 
 

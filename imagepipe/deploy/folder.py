@@ -2,12 +2,12 @@
 
 from typing import NoReturn
 
-from imagepipe.base import filesystem
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
-from imagepipe.deploy.versions import PROMOTED
+from imagepipe.deploy.signing import is_signed
+from imagepipe.deploy.versions import SHADOW
 
 ROLLED_BACK = "rolled_back"
 """Folder for versions that were rolled back; model servers ignore folders whose name isn't a number."""
@@ -16,31 +16,55 @@ ROLLED_BACK = "rolled_back"
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     """Copies a SavedModel into a new version folder, see ``storage.add_version``.
 
-    A version that is there, and the newest, becomes live on servers that hold it back, in shadow.
+    With 0 % of the requests it comes into ``shadow/`` beside the versions, if there is a live one to compare it with.
+    With 100 % a version in there is moved out, under the number that it has, unless a newer one is live by then.
     """
-    if traffic != 100:
+    if traffic not in (0, 100):
         raise ModelError("a folder has no share of the requests: --traffic needs another target")
+    path, shadow = str(config.path), f"{config.path}/{SHADOW}"
     # A server does not load a version number again that it has had: that of a rolled back version is not reused.
-    rolled_back = storage.list_versions(f"{config.path}/{ROLLED_BACK}")
-    minimum = int(rolled_back[-1]) + 1 if rolled_back else 0
-    version = storage.add_version(model, str(config.path), minimum=minimum, key=config.sign)
-    if model == f"{config.path}/{version}":
-        filesystem.write_whole(f"{model}{PROMOTED}", b"")
-    return Version(version, f"{config.path}/{version}", 100)
+    folders = (path, shadow, f"{path}/{ROLLED_BACK}")
+    minimum = max((int(version) + 1 for folder in folders for version in storage.list_versions(folder)), default=0)
+    if traffic == 0 and (live := storage.list_versions(path)[-1:]):
+        if storage.is_deployed(model, f"{path}/{live[0]}", config.sign):
+            raise ModelError(f"{model} is version {live[0]}, and live: `imagepipe rollback` takes it out of service")
+        version = storage.add_version(model, shadow, minimum=minimum, key=config.sign)
+        return Version(version, f"{shadow}/{version}", 0, "in shadow", in_shadow=True)
+    if shadowed := _find_in_shadow(model, config):
+        storage.move_model(shadowed.uri, f"{path}/{shadowed.version}")
+        version = shadowed.version
+    else:
+        version = storage.add_version(model, path, minimum=minimum, key=config.sign)
+    return Version(version, f"{path}/{version}", 100)
+
+
+def _find_in_shadow(model: str, config: DeployConfig) -> Version | None:
+    """Returns the version in shadow that a SavedModel is, or is a copy of; None if it has to be copied to be live."""
+    for version in status(config):
+        is_it = version.in_shadow and (model == version.uri or storage.is_same_model(model, version.uri))
+        if is_it and (config.sign is None or is_signed(version.uri, config.sign)):
+            return version
+    return None
 
 
 def status(config: DeployConfig) -> list[Version]:
-    """Returns the versions in the folder, of which the newest gets all requests, and those that were rolled back."""
-    newest_first = storage.list_versions(str(config.path))[::-1]
-    versions = [Version(v, f"{config.path}/{v}", 0 if i else 100) for i, v in enumerate(newest_first)]
+    """Returns the versions in the folder, newest first: the live one, those before it, in shadow, and rolled back."""
+    names = storage.list_versions(str(config.path))
+    versions = [Version(name, f"{config.path}/{name}", 100 if name == names[-1] else 0) for name in names]
+    folder = f"{config.path}/{SHADOW}"
+    for version in storage.list_versions(folder):
+        is_newer = not names or int(version) > int(names[-1])
+        state = "in shadow" if is_newer else "was in shadow"
+        versions.append(Version(version, f"{folder}/{version}", 0, state, in_shadow=is_newer))
     folder = f"{config.path}/{ROLLED_BACK}"
-    rolled_back = [Version(v, f"{folder}/{v}", 0, "rolled back", True) for v in storage.list_versions(folder)]
-    return sorted([*versions, *rolled_back], key=lambda v: -int(v.version))
+    versions += [Version(v, f"{folder}/{v}", 0, "rolled back", True) for v in storage.list_versions(folder)]
+    return sorted(versions, key=lambda v: -int(v.version))
 
 
 def rollback(config: DeployConfig) -> Version:
     """Moves the newest version to ``rolled_back/`` beside it, so that the previous one is live."""
-    versions = [version for version in status(config) if not version.rolled_back]
+    folder = str(config.path)
+    versions = [version for version in status(config) if version.uri == f"{folder}/{version.version}"]
     if len(versions) < 2:
         there = f"only version {versions[0].version}" if versions else "no version"
         raise DeployError(f"{config.path} has {there}: there is nothing to go back to")

@@ -26,7 +26,7 @@ class Push:
 
     Attributes:
         outcome: ``pushed``, or why it was not pushed: the model gets requests already (``already_deployed``), all or a
-            share; it was ``rolled_back``; it was ``replaced`` by a newer version.
+            share, or is in shadow; it was ``rolled_back``; it was ``replaced`` by a newer version.
         version: the version at the target that is the model.
     """
 
@@ -35,7 +35,7 @@ class Push:
 
     @property
     def is_deployed(self) -> bool:
-        """Whether the version is in service."""
+        """Whether the version is in service, or in shadow."""
         return self.outcome in ("pushed", "already_deployed")
 
 
@@ -56,7 +56,7 @@ def push_model(model: str, config: DeployConfig, reference: str | None = None) -
     target = targets.load_target(config)
     versions = target.status(config)
     existing = find_version(model, versions, config.sign)
-    if existing and existing.traffic and storage.is_deployed(model, existing.uri, config.sign):
+    if existing and (existing.traffic or existing.in_shadow) and storage.is_deployed(model, existing.uri, config.sign):
         return Push("already_deployed", existing)
     if existing and existing.rolled_back:
         return Push("rolled_back", existing)

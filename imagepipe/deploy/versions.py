@@ -8,8 +8,11 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.names import SUMMARY
 from imagepipe.deploy.saved_model import GRAPH
 
-PROMOTED = ".promoted"
-"""End of the name of a file beside a version's folder: it goes live on servers that hold it back, in shadow."""
+SHADOW = "shadow"
+"""Folder for versions that only ``imagepipe serve --shadow`` asks; model servers ignore it, as it is no number."""
+
+NEWEST = "newest"
+"""In place of a version: whichever is the newest one in shadow, now and later."""
 
 
 def list_version_folders(serving_dir: str | Path) -> list[Path]:
@@ -50,28 +53,42 @@ def find_model(path: Path) -> Path:
     )
 
 
-def find_shadow_folder(path: Path, version: str) -> Path:
-    """Finds a version that is to answer in the shadow of another one.
+def find_shadow_folder(path: Path, version: str) -> Path | None:
+    """Finds the version that is to answer in the shadow of the live one.
 
     Args:
         path: the folder of versions.
-        version: its number.
+        version: its number, or NEWEST.
 
     Returns:
-        The SavedModel's folder.
+        The SavedModel's folder; None if there is none, or it is the live one.
+    """
+    others, shadows = list_version_folders(path), list_version_folders(path / SHADOW)
+    live = others.pop() if others else None
+    if version == NEWEST:  # what is older than the live one has been passed over
+        wanted = [folder for folder in shadows if live is None or int(folder.name) > int(live.name)]
+    else:
+        wanted = [folder for folder in (*others, *shadows) if folder.name == version]
+    return wanted[-1] if wanted else None
+
+
+def check_shadow(path: Path, version: str) -> None:
+    """Checks that a version can answer in shadow, see ``find_shadow_folder``.
 
     Raises:
-        ModelError: if there is no such version, or no other one that could be live.
+        ModelError: if not.
     """
     folders = list_version_folders(path)
     if not folders:
         raise ModelError(f"{path} is no folder of versions (serving/NAME), which --shadow needs")
-    names = [folder.name for folder in folders]
-    if version not in names:
-        raise ModelError(f"{path}: there is no version {version}; it has {', '.join(names)}")
-    if len(names) == 1:
-        raise ModelError(f"{path}: version {version} is the only one: in shadow it needs another one that is live")
-    return find_model(folders[names.index(version)])
+    if version == NEWEST or find_shadow_folder(path, version):
+        return
+    if version == folders[-1].name:
+        raise ModelError(
+            f"{path}: version {version} is live. `imagepipe deploy MODEL --traffic 0` puts one in shadow instead"
+        )
+    names = ", ".join(folder.name for folder in (*folders, *list_version_folders(path / SHADOW)))
+    raise ModelError(f"{path}: there is no version {version}; it has {names}. --shadow {NEWEST} waits for one")
 
 
 def find_model_name(path: Path) -> str:

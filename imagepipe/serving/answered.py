@@ -8,8 +8,8 @@ from dataclasses import replace
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.capture.rows import Answered, CaptureOptions
 from imagepipe.capture.writer import Capture
-from imagepipe.serving.shadow import Question, Shadow
-from imagepipe.serving.shadow_process import ShadowVersion
+from imagepipe.serving.shadow import Question
+from imagepipe.serving.shadow_follower import FindShadow, ShadowFollower
 from imagepipe.serving.telemetry import ANSWERS, CAPTURED, NOVELTY, SCORES
 from imagepipe.serving.types import Answers, Request
 
@@ -28,12 +28,12 @@ def choose_request_id(given: str | None) -> str:
 class Recorder:
     """Counts answers, and hands those over that are captured. For many threads."""
 
-    def __init__(self, options: CaptureOptions | None = None, shadow: ShadowVersion | None = None):
+    def __init__(self, options: CaptureOptions | None = None, find_shadow: FindShadow | None = None):
         """Starts the capture.
 
         Args:
             options: of the capture; None for no capture.
-            shadow: a version that is asked what is captured, and whose answers are captured; None for none.
+            find_shadow: finds the version that is asked what is captured, too; None for none.
 
         Raises:
             UnavailableError: if the capture's folder can't be used.
@@ -41,7 +41,7 @@ class Recorder:
         self._capture = (
             Capture(options, lambda outcome, images: CAPTURED.labels(outcome).inc(images)) if options else None
         )
-        self._shadow = Shadow(shadow, self._capture_shadow) if shadow else None
+        self._shadow = ShadowFollower(find_shadow, self._capture_shadow) if find_shadow else None
 
     def record(
         self,

@@ -18,7 +18,7 @@ from PIL import Image
 from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, TooManyPixels, check_kind, prepare_for_decoder
 from imagepipe.base.process import release_memory
-from imagepipe.deploy.versions import PROMOTED, find_model, list_version_folders
+from imagepipe.deploy.versions import find_model, list_version_folders
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import BATCH_SIZE, MAX_INSTANCES, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
 from imagepipe.serving.openvino_model import OpenVinoModel, load_served
@@ -209,14 +209,7 @@ def limit_threads() -> None:
 class ServedModel:
     """The live version of a model, which follows the model's folder."""
 
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        observe: Callable[[int], None],
-        key: Path | None = None,
-        held_back: str | None = None,
-    ):
+    def __init__(self, path: Path, name: str, observe: Callable[[int], None], key: Path | None = None):
         """Loads the newest version that can be loaded.
 
         Args:
@@ -224,13 +217,11 @@ class ServedModel:
             name: the model's name, for callers.
             observe: called with the size of each batch.
             key: see ``LoadedModel``; a version without a valid signature is refused as one that can't be loaded.
-            held_back: a version that goes live when it is promoted, see ``versions.PROMOTED``; None for none.
 
         Raises:
             ModelError: if no version can be loaded.
         """
         self._path, self._name, self._observe, self._key = path, name, observe, key
-        self._held_back = held_back
         self._refused: dict[Path, tuple[object, str]] = {}  # by folder: the state of its files, and the reason
         self._engine: Engine | None = None
         self.refresh()
@@ -274,9 +265,7 @@ class ServedModel:
                 return []
             folder = find_model(self._path)
             return [(folder, folder.name if folder.name.isdigit() else "1")]
-        is_held_back = self._held_back and not (self._path / f"{self._held_back}{PROMOTED}").exists()
-        kept = [folder for folder in folders if not is_held_back or folder.name != self._held_back]
-        return [(folder, folder.name) for folder in reversed(kept)]
+        return [(folder, folder.name) for folder in reversed(folders)]
 
     def follow(self) -> None:
         """Refreshes every second from now on, in a thread of its own."""

@@ -52,7 +52,7 @@ from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
-from imagepipe.serving.shadow_process import ShadowVersion
+from imagepipe.serving.shadow_follower import FindShadow
 from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, REFUSED, configure_logging
 from imagepipe.serving.types import RequestError
 
@@ -234,7 +234,7 @@ def serve(
     key: Path | None = None,
     options: CaptureOptions | None = None,
     grpc_address: str | None = None,
-    shadow: ShadowVersion | None = None,
+    find_shadow: FindShadow | None = None,
 ) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
@@ -249,15 +249,15 @@ def serve(
         key: public key; only versions that are signed with its private key are served. None for all versions.
         options: of the capture of what is answered; None for no capture.
         grpc_address: address and port for gRPC; None for none.
-        shadow: a version that is asked behind the live one, and captured, until it is promoted; None for none.
+        find_shadow: finds the version that is asked behind the live one, and captured; None for none.
 
     Raises:
         ModelError: if there is no model that can be served, or the capture's folder can't be used.
     """
     if grpc_address:
         from imagepipe.serving.grpc_port import GrpcPort  # not above: its packages are an extra
-    recorder = Recorder(options, shadow)
-    served = ServedModel(path, name, BATCH_SIZES.observe, key, shadow.version if shadow else None)
+    recorder = Recorder(options, find_shadow)
+    served = ServedModel(path, name, BATCH_SIZES.observe, key)
     handler = Handler(served, name, recorder)
     repository = ModelRepository()
     listed = Model(name)  # for KServe's list of models; our routes answer all that is asked about it
@@ -314,7 +314,7 @@ def main(
     key: Path | None = None,
     options: CaptureOptions | None = None,
     grpc_address: str | None = None,
-    shadow: ShadowVersion | None = None,
+    find_shadow: FindShadow | None = None,
     is_worker: bool = False,
 ) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
@@ -328,7 +328,7 @@ def main(
         key: see ``serve``.
         options: see ``serve``.
         grpc_address: see ``serve``.
-        shadow: see ``serve``.
+        find_shadow: see ``serve``.
         is_worker: whether others listen on the same port, see ``workers``.
 
     Raises:
@@ -338,7 +338,7 @@ def main(
     with join_port(host, port) if is_worker else listen(host, port) as listening:
         configure_logging()
         limit_threads()
-        serve(path, name, listening, host, access, key, options, grpc_address, shadow)
+        serve(path, name, listening, host, access, key, options, grpc_address, find_shadow)
 
 
 if __name__ == "__main__":

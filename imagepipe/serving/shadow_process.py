@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.process import be_killed_first, end_with_parent
+from imagepipe.deploy.versions import find_model, find_shadow_folder
 
 if TYPE_CHECKING:
     from imagepipe.serving.types import Answers
@@ -34,6 +35,19 @@ class ShadowVersion:
     name: str
     version: str
     key: Path | None = None
+
+
+def find_shadow_version(path: Path, wanted: str, name: str, key: Path | None) -> ShadowVersion | None:
+    """Returns the version that is to answer in shadow; None if none is.
+
+    Args:
+        path: the folder of versions.
+        wanted: see ``find_shadow_folder``.
+        name: see ``ShadowVersion``.
+        key: see ``ShadowVersion``.
+    """
+    folder = find_shadow_folder(path, wanted)
+    return ShadowVersion(find_model(folder), name, folder.name, key) if folder else None
 
 
 class Ready(NamedTuple):

@@ -55,9 +55,10 @@ def deploy(
     traffic: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            min=0,
             max=100,
-            help="Percent of the requests that it gets, if the target can split them; the rest stays where it is.",
+            help="Percent of the requests that it gets, if the target can split them; the rest stays where it is. Of a "
+            "folder 0 keeps it in shadow, see `imagepipe serve --shadow`.",
         ),
     ] = None,
     overrides: SetOption = None,
@@ -70,7 +71,10 @@ def deploy(
         settings = read_settings(config, target, overrides)
         deployment = fill_in_deployment(settings, config)
         folder = storage.find_model(model)
-        version = load_deploy_target(deployment).deploy(folder, deployment, traffic or deployment.traffic)
+        share = deployment.traffic if traffic is None else traffic
+        if share == 0 and deployment.target != "filesystem":
+            raise typer.BadParameter("--traffic 0, for in shadow, needs target: filesystem")
+        version = load_deploy_target(deployment).deploy(folder, deployment, share)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:
@@ -121,10 +125,9 @@ def promote(
         settings = read_settings(config, target, overrides)
         deployment = fill_in_deployment(settings, config)
         module = load_deploy_target(deployment)
-        is_folder = deployment.target == "filesystem"  # its newest version may be in shadow, see `imagepipe serve`
-        newest, other = _find_rivals(module.status(deployment), with_requests=not is_folder)
+        newest, other = _find_rivals(module.status(deployment), is_tried=True)
         if not _compare_rivals(other, newest, if_better, feedback, settings, start, wanted=newest):
-            kept = "stays in shadow where it is" if is_folder else f"still gets {newest.traffic}% of the requests"
+            kept = "stays in shadow" if newest.in_shadow else f"still gets {newest.traffic}% of the requests"
             OUT.print(f"Version {newest.version} {kept}")
             raise typer.Exit(NOT_BLESSED)
         version = module.deploy(newest.uri, deployment, 100)
@@ -161,7 +164,7 @@ def rollback(
         deployment = fill_in_deployment(settings, config)
         module = load_deploy_target(deployment)
         if if_worse and feedback:
-            newest, other = _find_rivals(module.status(deployment), with_requests=False)
+            newest, other = _find_rivals(module.status(deployment), is_tried=False)
             if not _compare_rivals(other, newest, if_worse, feedback, settings, start, wanted=other):
                 ERR.print(f"Version {newest.version} stays")
                 raise typer.Exit(NOT_BLESSED)
@@ -173,18 +176,19 @@ def rollback(
     _report_live(settings, deployment)
 
 
-def _find_rivals(versions: "list[Version]", with_requests: bool) -> "tuple[Version, Version]":
-    """Returns the newest version that gets requests, and of the others the one with the most.
+def _find_rivals(versions: "list[Version]", is_tried: bool) -> "tuple[Version, Version]":
+    """Returns the newest version, and of the others the one with the most requests.
 
     Args:
         versions: those at the target, newest first.
-        with_requests: whether the other has to get requests too; if not, it may be the previous one.
+        is_tried: whether the newest one is a canary or in shadow, and another one is live; if not, the newest one that
+            gets requests is meant, and the other may be the previous one.
     """
     from imagepipe.base.errors import ModelError
     from imagepipe.deploy.deployment import sort_by_traffic
 
-    newest = next((version for version in versions if version.traffic), None)
-    others = [v for v in sort_by_traffic(versions) if v != newest and (v.traffic or not with_requests)]
+    newest = next((version for version in versions if version.traffic or (is_tried and version.in_shadow)), None)
+    others = [v for v in sort_by_traffic(versions) if v != newest and (v.traffic or not is_tried)]
     if newest is None or not others:
         raise ModelError("there are no two versions to compare: `imagepipe status` lists them, with their requests")
     return newest, others[0]

@@ -103,7 +103,7 @@ def _print_push(summary: "Summary") -> int:
     from pipeline.runs.push_outcome import (
         describe_push,
         describe_traffic,
-        is_canary,
+        describe_trial,
         is_in_service,
         make_deploy_command,
     )
@@ -118,8 +118,8 @@ def _print_push(summary: "Summary") -> int:
         ERR.print(escape(make_deploy_command(summary)))
     else:
         ERR.print(f"[green]Blessed[/] and {escape(describe_push(summary))}: {escape(summary.serving_dir)}")
-        if is_canary(summary):
-            ERR.print(f"It is a canary. To give it all requests:\n{escape(make_deploy_command(summary, 100))}")
+        if trial := describe_trial(summary):
+            ERR.print(f"It is {trial}. To give it all requests:\n{escape(make_deploy_command(summary, 100))}")
     ERR.print(f"{summary.target}: {escape(describe_traffic(summary))}")
     return 0 if is_in_service(summary) else NOT_BLESSED
 

@@ -81,9 +81,9 @@ def serve(
     shadow: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION",
-            help="With --capture: ask this version of the folder, too, whatever is captured. Its answers are captured "
-            "and not returned; another version is live.",
+            metavar="VERSION|newest",
+            help="With --capture: ask this version of the folder, or whichever is the newest in its shadow/, too, "
+            "whatever is captured. Its answers are captured and not returned.",
         ),
     ] = None,
 ) -> None:
@@ -92,7 +92,7 @@ def serve(
         from imagepipe.base.filesystem import is_uri
         from imagepipe.capture.rows import CaptureOptions
         from imagepipe.deploy import signing, storage
-        from imagepipe.deploy.versions import find_model, find_model_name, find_shadow_folder
+        from imagepipe.deploy.versions import check_shadow, find_model, find_model_name
 
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
         if verify:
@@ -106,14 +106,15 @@ def serve(
         path = storage.fetch_newest(given)
         find_model(path)  # refused at once if there is none, and not after the imports
         options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
-        behind = find_shadow_folder(path, shadow) if shadow else None
+        if shadow:
+            check_shadow(path, shadow)
         from imagepipe.serving.connections import PortHolder
-        from imagepipe.serving.shadow_process import ShadowVersion
+        from imagepipe.serving.shadow_process import find_shadow_version
 
         grpc_holder = PortHolder(host, grpc_port, "--grpc-port") if grpc_port is not None else None
         name = name or find_model_name(path)
-        shadowed = ShadowVersion(behind, name, shadow, verify) if behind and shadow else None
-        settings = (access, verify, options, grpc_holder.address if grpc_holder else None, shadowed)
+        find_shadow = partial(find_shadow_version, path, shadow, name, verify) if shadow else None
+        settings = (access, verify, options, grpc_holder.address if grpc_holder else None, find_shadow)
         arguments = (path, name, host)
         if workers == 1:
             _serve(*arguments, port, *settings)

@@ -14,6 +14,7 @@ from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.folder import ROLLED_BACK
+from imagepipe.deploy.versions import SHADOW
 from pipeline.config_file import read_config
 from pipeline.runs import provenance
 from pipeline.workdir import Workdir
@@ -33,7 +34,7 @@ class VersionFolder:
 
     Attributes:
         path: its path or URI.
-        pushed_to: the folder that its versions were pushed to: itself, or the one above ``rolled_back/``.
+        pushed_to: the folder of the model's versions: itself, or the one above ``rolled_back/`` or ``shadow/``.
         versions: the versions in it, oldest first.
         reasons: why a version has to stay, and the run that made it, by version.
         fallbacks: versions that their target may go back to: only their folders have to stay.
@@ -70,7 +71,7 @@ def parse_push(destination: str, version: str) -> PushedVersion:
     folder = destination.rstrip("/")
     while folder.endswith(f"/{version}"):
         folder = folder.removesuffix(f"/{version}")
-    return PushedVersion(folder, version)
+    return PushedVersion(folder.removesuffix(f"/{SHADOW}"), version)
 
 
 def mentions(text: str, path: str) -> bool:
@@ -102,7 +103,7 @@ def list_folders(
             _add_live_versions(folder, deploy)
         folders.append(folder)
         if not filesystem.is_uri(path):
-            folders.append(VersionFolder(f"{path}/{ROLLED_BACK}", path))
+            folders += [VersionFolder(f"{path}/{inner}", path) for inner in (ROLLED_BACK, SHADOW)]
     for folder in folders:
         _add_other_reasons(folder, keep, parameters)
     return folders

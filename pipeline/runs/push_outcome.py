@@ -28,8 +28,9 @@ def describe_traffic(summary: Summary) -> str:
     """Returns which versions get requests, as the target said at the end of the run."""
     if summary.traffic is None:
         return "could not be asked what is live"
-    if list(summary.traffic.values()) == [100]:
-        live = f"version {next(iter(summary.traffic))} is live"
+    if list(summary.traffic.values())[:1] == [100]:
+        live, *shadows = (f"version {version}" for version in summary.traffic)
+        live = ", ".join([f"{live} is live", *(f"{shadow} in shadow" for shadow in shadows)])
     else:
         shares = ", ".join(f"version {version} gets {percent}%" for version, percent in summary.traffic.items())
         live = f"{shares} of the requests" if shares else "nothing is live"
@@ -38,13 +39,14 @@ def describe_traffic(summary: Summary) -> str:
 
 
 def is_in_service(summary: Summary) -> bool:
-    """Returns whether a run's model gets requests, as far as the target could be asked."""
+    """Returns whether a run's model gets requests or is in shadow, as far as the target could be asked."""
     return summary.pushed_version is not None and (summary.traffic is None or summary.pushed_version in summary.traffic)
 
 
-def is_canary(summary: Summary) -> bool:
-    """Returns whether a run's model gets a part of the requests only."""
-    return (summary.traffic or {}).get(summary.pushed_version or "", 100) < 100
+def describe_trial(summary: Summary) -> str:
+    """Returns how a run's model is tried: ``a canary`` gets a part of the requests, one ``in shadow`` none; else ''."""
+    traffic = (summary.traffic or {}).get(summary.pushed_version or "", 100)
+    return {0: "in shadow", 100: ""}.get(traffic, "a canary")
 
 
 def make_deploy_command(summary: Summary, traffic: int | None = None) -> str:

@@ -91,8 +91,8 @@ class Summary(BaseModel):
         push: the result of the push; null if the model was not blessed.
         pushed_version: the version at the target that is this model, pushed by this run or an earlier one; null if it
             is not in service.
-        traffic: percent of the requests by version, of those that get any, as the target said at the end of the run;
-            null if it could not be asked, or the run failed before the push.
+        traffic: percent of the requests by version, of those that get any, and 0 of one in shadow, as the target said
+            at the end of the run; null if it could not be asked, or the run failed before the push.
         target: the deploy target, see ``deploy.target`` in the configuration.
         serving_dir: the folder of the version folders.
         model_dir: the candidate's SavedModel.

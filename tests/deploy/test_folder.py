@@ -13,9 +13,12 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import folder, storage
 from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.deployment import Version
+from imagepipe.deploy.live import list_models
 from imagepipe.deploy.saved_model import read_labels
 from imagepipe.serving.engine import ServedModel
 from pipeline.cli import app
+from tests.deploy.test_signing import write_keys
 from tests.serving.conftest import save_brightness
 
 
@@ -79,13 +82,52 @@ def test_a_running_server_follows_a_rollback(config, models):
     assert (served_model.engine.version, served_model.engine.model.labels) == (first.version, ["dark", "light"])
 
 
-def test_a_running_server_holds_the_version_in_shadow_back_until_it_is_promoted(config, models):
-    first, second = (folder.deploy(model, config) for model in models[:2])
-    served_model = ServedModel(Path(str(config.path)), "digits", lambda _: None, held_back=second.version)
+def test_a_version_in_shadow_is_live_nowhere_until_it_is_deployed_again_and_keeps_its_number(config, models):
+    first = folder.deploy(models[0], config, 0)  # the first one has nothing to be in the shadow of
+    served_model = ServedModel(Path(str(config.path)), "digits", lambda _: None)
+    second = folder.deploy(models[1], config, 0)
+    assert folder.deploy(models[1], config, 0) == second
+    assert folder.status(config) == [
+        Version(second.version, f"{config.path}/shadow/{second.version}", 0, "in shadow", in_shadow=True),
+        Version(first.version, f"{config.path}/{first.version}", 100),
+    ]
+    served_model.refresh()
     assert served_model.engine.version == first.version
-    assert folder.deploy(second.uri, config) == second
+    assert [uri for uri, _ in list_models(config)] == [first.uri]  # nor is it the champion
+    with pytest.raises(DeployError, match="there is nothing to go back to"):
+        folder.rollback(config)
+    with pytest.raises(ModelError, match=f"is version {first.version}, and live"):
+        folder.deploy(models[0], config, 0)
+    folder.deploy(models[1], config)  # by its run: a copy of the same model is meant
     served_model.refresh()
     assert served_model.engine.version == second.version
+    assert [(v.version, v.traffic) for v in folder.status(config)] == [(second.version, 100), (first.version, 0)]
+    assert folder.rollback(config) == first
+    assert [v.in_shadow for v in folder.status(config)] == [False, False]
+
+
+def test_a_version_in_shadow_that_a_newer_live_one_has_passed_over_gets_a_number_above_that(config, models):
+    folder.deploy(models[0], config)
+    passed_over = folder.deploy(models[1], config, 0)
+    live = folder.deploy(models[2], config)
+    assert [(v.version, v.state, v.in_shadow) for v in folder.status(config)][:2] == [
+        (live.version, "ready", False),
+        (passed_over.version, "was in shadow", False),
+    ]
+    again = folder.deploy(passed_over.uri, config)
+    assert int(again.version) > int(live.version) > int(passed_over.version)
+    assert folder.status(config)[0] == again
+
+
+def test_a_version_in_shadow_without_the_signature_goes_live_as_a_signed_copy(config, models, tmp_path):
+    folder.deploy(models[0], config)
+    unsigned = folder.deploy(models[1], config, 0)
+    signing = config.model_copy(update={"sign": str(write_keys(tmp_path, "signing"))})
+    signed = folder.deploy(unsigned.uri, signing)
+    assert storage.is_deployed(models[1], signed.uri, signing.sign)
+    assert (folder.status(config)[0], [v.in_shadow for v in folder.status(config)]) == (signed, [False] * 3)
+    again = folder.deploy(models[2], signing, 0)
+    assert folder.deploy(again.uri, signing).version == again.version
 
 
 def test_where_nothing_is_deployed_nothing_is_rolled_back(config):
@@ -127,6 +169,11 @@ def test_the_command_line_deploys_shows_and_rolls_back(models, tmp_path):
     code, output = run("deploy", models[1], "--traffic", "10")
     assert code == 2
     assert "a folder has no share" in output
+    code, output = run("deploy", models[1], "--traffic", "0")
+    assert (code, "gets 0% of the requests" in output, f"{serving_dir}/shadow/" in output) == (0, True, True)
+    cluster = ("--target", "kserve", "--set", f"deploy.path={tmp_path}")
+    code, output = run("deploy", models[1], "--traffic", "0", *cluster)
+    assert (code, "needs target: filesystem" in " ".join(output.split())) == (2, True)
     code, output = run("deploy", str(tmp_path / "nothing"))
     assert code == 2
     assert "neither a SavedModel" in output

@@ -148,6 +148,18 @@ def test_a_model_that_was_lost_is_pushed_again(config, push, brightness):
     assert (Path(str(config.path)) / version).is_dir()
 
 
+@pytest.mark.parametrize("config", ["filesystem"], indirect=True)
+def test_a_night_puts_a_model_in_shadow_once_and_leaves_it_there_until_it_is_promoted(config, push, brightness):
+    _, first = describe(push(brightness[0], traffic=0))
+    outcome, second = describe(push(brightness[1], traffic=0))
+    assert (outcome, read_shares(config)) == ("pushed", {first: 100})
+    assert describe(push(brightness[1])) == ("already_deployed", second)
+    assert read_shares(config) == {first: 100}
+    assert deploy(f"{config.path}/shadow/{second}", config) == second
+    assert describe(push(brightness[1], traffic=0)) == ("already_deployed", second)
+    assert read_shares(config) == {second: 100}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["kserve", "vertex"], indirect=True)
 def test_a_canary_keeps_the_share_that_somebody_has_given_it(config, push, brightness):

@@ -92,7 +92,7 @@ class Loop:
         self.ingested = imagepipe("ingest", self.root / "photos", "--out", self.root / "dataset", *SPLITS, *labels)
         if not (self.root / "pipeline.yaml").exists():
             imagepipe("init", self.root / "dataset")
-        imagepipe("run", self.root / "pipeline.yaml", *SETS)
+        imagepipe("run", self.root / "pipeline.yaml", *SETS, "--set", "deploy.traffic=0")
         return str(list_summaries(self.root / "runs")[0].pushed_version)
 
     def ask(self, images: Mapping[str, bytes], version: str, *options: str) -> datetime:
@@ -359,11 +359,12 @@ def test_a_new_digit_is_noticed_labelled_learned_compared_and_then_answered(digi
     assert second > first
     assert f"{len(given):,} add an image" in " ".join(loop.ingested.output.split())
     newest = list_summaries(loop.root / "runs")[0]
-    assert (loop.serving / second / "assets" / "labels").read_text().split() == sorted(NUMBERS)
+    assert newest.traffic == {first: 100, second: 0}
+    assert (loop.serving / "shadow" / second / "assets" / "labels").read_text().split() == sorted(NUMBERS)
     assert newest.champion_metrics["accuracy"] < newest.metrics["accuracy"]
 
     # It answers behind the live one, is better, and goes live.
-    shadowed = loop.ask(later, first, "--shadow", second)
+    shadowed = loop.ask(later, first, "--shadow", "newest")
     truth = loop.write_truth(later)
     since = ("--since", shadowed.isoformat())
     compared = json.loads(imagepipe("compare", loop.capture, "--feedback", truth, *since, "--json").stdout)

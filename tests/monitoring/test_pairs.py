@@ -141,8 +141,9 @@ def test_captures_of_servers_without_shadows_can_be_read(capture):
 class Target:
     """A target that splits requests: version 2, the newest, is a canary."""
 
-    def __init__(self, *traffic):
-        self.versions = [Version(str(n), f"/models/{n}", percent) for n, percent in zip((2, 1), traffic, strict=True)]
+    def __init__(self, *traffic, in_shadow=False):
+        shares = zip((2, 1), traffic, strict=True)
+        self.versions = [Version(str(n), f"/models/{n}", share, in_shadow=in_shadow and n == 2) for n, share in shares]
         self.done = []
 
     def status(self, config):
@@ -188,13 +189,12 @@ def test_a_canary_is_promoted_if_it_is_better_and_else_left_alone(act):
     assert "no two versions to compare" in output
 
 
-def test_in_a_folder_the_newest_version_is_promoted_though_others_get_no_requests(act):
-    """Servers may hold it back, in shadow."""
-    folder = "{target: filesystem}"
-    assert act(Target(100, 0), "promote", range(100), deploy=folder)[::2] == (0, [("/models/2", 100)])
-    status, output, done = act(Target(100, 0), "promote", range(78, 83), deploy=folder)
+def test_a_version_in_shadow_is_promoted_if_it_is_better_and_never_rolled_back(act):
+    assert act(Target(0, 100, in_shadow=True), "promote", range(100))[::2] == (0, [("/models/2", 100)])
+    status, output, done = act(Target(0, 100, in_shadow=True), "promote", range(78, 83))
     assert (status, done) == (3, [])
-    assert "Version 2 stays in shadow where it is" in output
+    assert "Version 2 stays in shadow" in output
+    assert act(Target(0, 100, in_shadow=True), "rollback", range(100), label="dog")[::2] == (2, [])
 
 
 def test_a_version_is_rolled_back_if_it_is_worse_and_else_stays(act):

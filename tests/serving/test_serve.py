@@ -216,8 +216,9 @@ def test_what_is_answered_before_sigterm_is_captured_and_what_another_version_an
     capture = tmp_path / "traffic"
     (tmp_path / "brightness").mkdir()
     (tmp_path / "brightness" / "7").symlink_to(model)
-    add_version(tmp_path / "brightness", 8)  # the newest, but in shadow it doesn't become live
-    options = ("--capture", str(capture), "--capture-rate", "1", "--capture-images", "thumbnail", "--shadow", "8")
+    (tmp_path / "brightness" / "shadow").mkdir()
+    add_version(tmp_path / "brightness" / "shadow", 8)
+    options = ("--capture", str(capture), "--capture-rate", "1", "--capture-images", "thumbnail", "--shadow", "newest")
     with serving(tmp_path / "brightness", *options) as (process, url), httpx.Client(base_url=url, timeout=60) as http:
         body = {"instances": [instance(gray(value), metadata=f"id-{value}") for value in (10, 250)]}
         answer = http.post(PREDICT, json=body)

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 
@@ -13,9 +14,11 @@ import pytest
 from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
-from imagepipe.serving import shadow
+from imagepipe.deploy.versions import find_shadow_folder
+from imagepipe.serving import shadow, shadow_follower
 from imagepipe.serving.shadow import Question, Shadow
-from imagepipe.serving.shadow_process import Failed, Ready, Reply, ShadowVersion
+from imagepipe.serving.shadow_follower import ShadowFollower
+from imagepipe.serving.shadow_process import Failed, Ready, Reply, ShadowVersion, find_shadow_version
 from imagepipe.serving.types import Answers, Request
 from pipeline.cli import app
 
@@ -148,11 +151,46 @@ def test_what_it_is_too_slow_for_is_dropped_and_nobody_waits_and_its_end_neither
     assert "not asked" not in caplog.text
 
 
+def test_the_version_in_shadow_is_followed_until_it_is_live(start, monkeypatch, tmp_path):
+    monkeypatch.setattr(shadow_follower, "_FOLLOW_SECONDS", 0.01)
+    serving, kept = tmp_path / "cats", []
+
+    def add(version):
+        (serving / version).mkdir(parents=True)
+        (serving / version / "saved_model.pb").touch()
+
+    add("7")
+    find = partial(find_shadow_version, serving, "newest", "cats", None)
+    follower = ShadowFollower(find, lambda _, answers, seconds: kept.append(answers.version))
+    try:
+        follower.offer(ask(), "7")  # of nobody
+        for version in ("8", "9"):
+            add(f"shadow/{version}")
+            wait_until(lambda version=version: follower.offer(ask(), "7") or version in kept)
+        (serving / "shadow" / "9").rename(serving / "9")  # 8 is passed over now, though it still lies there
+        wait_until(lambda: follower._shadow is None)
+    finally:
+        follower.close()
+    assert sorted(set(kept)) == ["8", "9"]
+    assert count("9").keys() <= {"answered", "dropped"}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("newest", "9"), ("8", "8"), ("5", "5"), ("6", "6"), ("7", None), ("4", None)]
+)
+def test_a_shadow_is_any_version_but_the_live_one_and_the_newest_one_of_those_in_shadow(tmp_path, version, expected):
+    for folder in ("5", "7", "shadow/6", "shadow/8", "shadow/9", "rolled_back/10"):
+        (tmp_path / folder).mkdir(parents=True)
+    folder = find_shadow_folder(tmp_path, version)
+    assert (folder and folder.name) == expected
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--shadow", "8"], "--shadow needs --capture"),
         (["--shadow", "9", "--capture", "traffic"], "there is no version 9; it has 7, 8"),
+        (["--shadow", "8", "--capture", "traffic"], "version 8 is live. `imagepipe deploy MODEL --traffic 0` puts one"),
     ],
 )
 def test_a_shadow_that_cant_be_is_refused_before_anything_is_loaded(tmp_path, options, words):

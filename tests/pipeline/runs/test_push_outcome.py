@@ -31,6 +31,7 @@ def end(tmp_path, capsys):
         ("pushed", {"7": 100}, 0, "and pushed as version 7", "version 7 is live"),
         ("already_deployed", {"7": 100}, 0, "it is version 7 already", "version 7 is live"),
         ("pushed", {"3": 90, "7": 10}, 0, "It is a canary", "version 3 gets 90%, version 7 gets 10% of the requests"),
+        ("pushed", {"3": 100, "7": 0}, 0, "It is in shadow", "version 3 is live, version 7 in shadow"),
         ("pushed", {"3": 100}, 3, "and pushed as version 7", "version 3 is live; version 7 gets none now"),
         ("pushed", None, 0, "and pushed as version 7", "could not be asked what is live"),
         ("rolled_back", {"3": 100}, 3, "which was rolled back", "version 3 is live"),

@@ -253,6 +253,17 @@ def test_a_model_that_was_rolled_back_stays_as_long_as_the_next_run_may_have_it_
     assert cleaning.plan.kept == {f"run {run_id(5)}": f"it made version {version_of(5)}: it is the newest"}
 
 
+def test_of_the_versions_in_shadow_the_newest_stay_as_of_the_live_ones(nights, root):
+    fill(nights, 6)
+    serving = root / "serving" / "digits"
+    (serving / "shadow").mkdir()
+    for number in (3, 4, 5):
+        (serving / version_of(number)).rename(serving / "shadow" / version_of(number))
+    clean(root, 1)
+    assert [folder.name for folder in (serving / "shadow").iterdir()] == [version_of(5)]
+    assert list_versions(root) == [2]
+
+
 def test_weights_in_an_old_artifact_that_a_configuration_names_stay(nights, root):
     fill(nights, 5)
     files = list_files(nights.workdir)
