@@ -63,12 +63,12 @@ def push_model(model: str, config: DeployConfig, reference: str | None = None) -
     if existing and not existing.traffic and list_newer_live_versions(versions, existing.version):
         return Push("replaced", existing)
     # The target doesn't have it, or not as signed, or an earlier push of it did not get to its end.
-    with _add_reference(model, reference) as complete:
+    with add_reference(model, reference) as complete:
         return Push("pushed", target.deploy(complete, config, config.traffic))
 
 
 @contextlib.contextmanager
-def _add_reference(model: str, reference: str | None) -> Iterator[str]:
+def add_reference(model: str, reference: str | None) -> Iterator[str]:
     """Yields a folder with a SavedModel and the reference; the model's own, the Trainer's, is left unchanged."""
     if reference is None:
         yield model

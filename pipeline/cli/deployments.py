@@ -67,6 +67,7 @@ def deploy(
     """Deploy a model, whether or not it passed the gate; or change a deployed model's share of the requests."""
     with report_errors():
         from imagepipe.deploy import storage
+        from imagepipe.deploy.pushing import add_reference
 
         settings = read_settings(config, target, overrides)
         deployment = fill_in_deployment(settings, config)
@@ -74,7 +75,8 @@ def deploy(
         share = deployment.traffic if traffic is None else traffic
         if share == 0 and deployment.target != "filesystem":
             raise typer.BadParameter("--traffic 0, for in shadow, needs target: filesystem")
-        version = load_deploy_target(deployment).deploy(folder, deployment, share)
+        with add_reference(folder, _find_run_reference(Path(model))) as complete:
+            version = load_deploy_target(deployment).deploy(complete, deployment, share)
     if as_json:
         OUT.print_json(data=dataclasses.asdict(version))
     else:
@@ -174,6 +176,21 @@ def rollback(
     else:
         OUT.print(f"Version {version.version} is live: {escape(version.uri)}")
     _report_live(settings, deployment)
+
+
+def _find_run_reference(model: Path) -> str | None:
+    """Returns the file that a version gets as its reference; None if the model is no run, which alone has one."""
+    from imagepipe.base.errors import ConfigError, ModelError
+    from imagepipe.base.names import SUMMARY
+    from pipeline.runs.reference import find_run_reference
+
+    if not (model / SUMMARY).is_file():
+        return None
+    try:
+        return str(find_run_reference(model))
+    except (ConfigError, ModelError) as error:
+        print_note(f"The version comes without what `imagepipe monitor` compares its traffic with: {error}")
+        return None
 
 
 def _find_rivals(versions: "list[Version]", is_tried: bool) -> "tuple[Version, Version]":

@@ -45,10 +45,19 @@ def find_reference(against: str, workdir: Path | None = None) -> Reference:
         return own
     root = root or lineage.find_workdir(model)
     run = run or lineage.trace_model(model, root).run
-    file = Workdir(root).runs / run.run_id / REFERENCE_FILE
+    return read_reference(str(find_run_reference(Workdir(root).runs / run.run_id)))
+
+
+def find_run_reference(folder: Path) -> Path:
+    """Returns the file with the reference of a run, in its folder; it is made of what the run left if it is missing.
+
+    Raises:
+        ModelError: if the run can't be read, or has left nothing to make it of.
+    """
+    run, file = _read_run(folder), folder.resolve() / REFERENCE_FILE
     if not file.is_file():
-        _make_reference(Workdir(root), run, file)
-    return read_reference(str(file))
+        _make_reference(Workdir(file.parent.parent.parent), run, file)
+    return file
 
 
 def _read_run(folder: Path) -> Summary:
@@ -60,8 +69,11 @@ def _read_run(folder: Path) -> Summary:
 
 
 def _make_reference(workdir: Workdir, run: Summary, file: Path) -> None:
-    with metadata_store.open_store(workdir.metadata) as opened:
-        executions = metadata_store.read_executions(opened, run.name, run.run_id) if opened else []
+    try:
+        with metadata_store.open_store(workdir.metadata) as opened:
+            executions = metadata_store.read_executions(opened, run.name, run.run_id) if opened else []
+    except metadata_store.BusyError as error:
+        raise ModelError(str(error)) from error
     outputs = {(e.node, output.key): output.uri for e in executions for output in e.outputs if not output.removed}
     try:
         examples, predictions = outputs["ImportExampleGen", "examples"], outputs["Predictions", "predictions"]

@@ -1,6 +1,7 @@
 """The reference that `imagepipe monitor` makes of what a run left."""
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
+from typer.testing import CliRunner
 
 from imagepipe.base.errors import ModelError
-from imagepipe.base.names import REFERENCE, ROWS
+from imagepipe.base.names import REFERENCE, REFERENCE_FILE, ROWS
 from imagepipe.base.tfrecord import encode_example, frame_record
 from imagepipe.monitoring import reference_rows
+from imagepipe.monitoring.reference import find_own_reference
 from imagepipe.monitoring.reference_rows import write_reference
+from pipeline.cli import app
 from pipeline.runs.reference import find_reference
 from tests.pipeline.runs.workdirs import Recorder, run_id
 
@@ -127,6 +131,23 @@ def test_a_run_whose_artifacts_are_gone_is_refused_in_words(run):
     (run.parent.parent / "artifacts" / "predictions" / ROWS).unlink()
     with pytest.raises(ModelError, match=r"can't be compared with this run.*predictions\.parquet.* is missing"):
         find_reference(str(run))
+
+
+def test_a_run_that_is_deployed_by_hand_brings_its_own_if_there_is_one(run, tmp_path):
+    def deploy(*arguments):
+        result = CliRunner().invoke(app, ["deploy", *map(str, arguments), "--set", f"deploy.path={tmp_path}/there"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["uri"], result.stderr
+
+    config = ("--config", run / "config.yaml", "--json")
+    version, note = deploy(run, *config)
+    assert (find_own_reference(version).evaluated.labels, note) == ([["dog"]] * EVALUATED, "")
+    shutil.rmtree(tmp_path / "there")
+    (run / REFERENCE_FILE).unlink()
+    shutil.rmtree(run.parent.parent / "artifacts" / "predictions")
+    version, note = deploy(run, *config)
+    assert find_own_reference(version) is None
+    assert "without what `imagepipe monitor` compares" in " ".join(note.split())
 
 
 def test_a_version_has_its_own_whatever_became_of_its_run(run):
