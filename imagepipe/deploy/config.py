@@ -96,6 +96,14 @@ class KServeConfig(Section):
         None,
         description="Address of the cluster's gateway, if the host in the service's URL can't be resolved from here.",
     )
+    capture: str | None = Field(
+        None,
+        description="Folder in a store, s3://… or gs://…, to which our own server captures traffic; needs runtime: "
+        "imagepipe. By default nothing is captured.",
+    )
+    capture_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Share of the requests that is captured, drawn at random."
+    )
     timeout: Seconds = Field(600, description="Seconds until a new version has to be ready.")
 
     @field_validator("ingress")
@@ -105,8 +113,17 @@ class KServeConfig(Section):
             raise ValueError("expected http://… or https://…")
         return ingress and ingress.rstrip("/")
 
+    @field_validator("capture")
+    @classmethod
+    def _check_capture(cls, capture: str | None) -> str | None:
+        if capture and "://" not in capture:
+            raise ValueError("expected s3://… or gs://…: a folder in a pod is lost with it")
+        return capture
+
     @model_validator(mode="after")
     def _check_image_and_replicas(self) -> "KServeConfig":
+        if self.capture and self.runtime != "imagepipe":
+            raise ValueError("capture: needs runtime: imagepipe; TensorFlow Serving captures nothing")
         if self.runtime == "imagepipe" and not self.image:
             raise ValueError("image: has to be given with runtime: imagepipe")
         if self.max_replicas < self.min_replicas:

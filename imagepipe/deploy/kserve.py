@@ -171,11 +171,13 @@ def _build_manifest(config: DeployConfig, version: str) -> Service:
         model = models.V1beta1ModelSpec(model_format=model_format, storage_uri=uri, resources=resources)
         server = {"model": model}
     else:
+        rate = str(settings.capture_rate)
+        capture = ["--capture", settings.capture, "--capture-rate", rate] if settings.capture else []
         container = kubernetes.V1Container(
             name=_CONTAINER,
             image=settings.image,
             command=["imagepipe", "serve"],
-            args=[_MODEL_FOLDER, "--name", config.name, "--host", "0.0.0.0"],  # noqa: S104 (in its pod)
+            args=[_MODEL_FOLDER, "--name", config.name, "--host", "0.0.0.0", *capture],  # noqa: S104 (in its pod)
             env=[kubernetes.V1EnvVar(name="STORAGE_URI", value=uri)],  # from which KServe fills the folder
             ports=[kubernetes.V1ContainerPort(container_port=8080, protocol="TCP")],
             resources=resources,

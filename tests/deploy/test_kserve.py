@@ -14,18 +14,21 @@ from pathlib import Path
 import pytest
 import yaml
 from kserve import InferenceRESTClient, KServeClient, RESTConfig
+from pydantic import ValidationError
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import DeployError
+from imagepipe.capture.files import write_rows
 from imagepipe.deploy import kserve
-from imagepipe.deploy.config import DeployConfig
+from imagepipe.deploy.config import DeployConfig, KServeConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Request
 from pipeline.cli import app
 from tests.conftest import make_digit_images
 from tests.deploy.conftest import connect
+from tests.monitoring.test_pairs import make_row, write_truth
 from tests.serving.conftest import save_brightness
 from tests.standins.kubernetes import Cluster
 
@@ -395,6 +398,33 @@ def test_our_own_server_finds_the_version_and_is_started_with_arguments_that_it_
     assert "containers" not in predictor(cluster)
     kserve.rollback(config)
     assert predictor(cluster)["containers"] == [container]  # as it was, not as the configuration is now
+
+
+def test_a_canary_of_our_own_server_captures_what_promotes_it(cluster, config, models, tmp_path):
+    traffic = {"capture": "memory://traffic", "capture_rate": 0.25}
+    own = settings(config, runtime="imagepipe", image="registry/serve:1", **traffic)
+    first, second = kserve.deploy(models[0], own), kserve.deploy(models[1], own, 10)
+    (container,) = predictor(cluster)["containers"]
+    parameters = get_command(app).commands["serve"].make_context("serve", container["args"]).params
+    assert {name: parameters[name] for name in traffic} == traffic
+    rows = [make_row(n, first.version, "dark" if n < 80 else "light") for n in range(100)]
+    rows += [make_row(n, second.version, "dark") for n in range(100)]
+    write_rows(traffic["capture"], rows, "a")
+    file = tmp_path / "pipeline.yaml"
+    deploy = own.model_dump(exclude_none=True)
+    file.write_text(yaml.safe_dump({"name": "digits", "data": {"path": "data"}, "deploy": deploy}))
+    truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", "dark") for n in range(100)])
+    arguments = ["--if-better", traffic["capture"], "--feedback", truth, "--config", str(file)]
+    result = CliRunner().invoke(app, ["promote", *arguments])
+    assert result.exit_code == 0, result.output
+    assert kserve.status(own)[0] == Version(second.version, second.uri, 100)
+
+
+def test_a_server_that_captures_nothing_is_refused_with_capture():
+    with pytest.raises(ValidationError, match="capture: needs runtime: imagepipe"):
+        KServeConfig(capture="s3://bucket/traffic")
+    with pytest.raises(ValidationError, match="expected s3://"):
+        KServeConfig(capture="traffic", runtime="imagepipe", image="registry/serve:1")
 
 
 def test_a_gateway_finds_the_service_by_its_host(cluster, config, models):
