@@ -32,7 +32,7 @@ from imagepipe.base.decisions import read_decisions
 from imagepipe.base.names import REFERENCE
 from pipeline.cli import app
 from tests.conftest import encode_image, list_summaries
-from tests.serving.test_serve import serving
+from tests.serving.test_serve import hurry_shadow, serving
 from tests.small_backbone import BACKBONE
 
 pytestmark = pytest.mark.long  # the version in shadow answers when a CPU is idle: beside other tests hardly ever
@@ -104,6 +104,8 @@ class Loop:
                 body = {"instances": [{"input": {"b64": base64.b64encode(image).decode()}, "metadata": identity}]}
                 answer = http.post(f"/v1/models/{self.serving.name}:predict", json=body)
                 assert answer.status_code == 200, answer.text
+                if "--shadow" in options and number == 1:
+                    hurry_shadow(process.pid)
                 # As fast as the version in shadow can follow, which drops what it can't.
                 while "--shadow" in options and count_shadowed(http.get("/metrics").text) < number - SHADOW_WAITING:
                     time.sleep(0.1)
