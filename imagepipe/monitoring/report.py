@@ -102,6 +102,17 @@ def describe_moved(moved: Moved) -> str:
     return f"{moved.part}: {measure} differs from {other}: distance {difference.distance:.3f}, p = {moved.p:.2g}"
 
 
+def describe_other_versions(monitored: Monitored) -> str:
+    """Returns a sentence if the reference is of a version that gave none of the answers; '' if it gave some."""
+    answered = {part.version for part in monitored.traffic}
+    if monitored.reference.version in ("", *answered):
+        return ""
+    return (
+        f"None of these answers is version {monitored.reference.version}'s, which they are compared with, but "
+        f"{', '.join(sorted(answered))}'s: only the images are compared. Give the version that answers (--against)"
+    )
+
+
 def list_rows(comparison: Comparison, traffic: Traffic) -> np.ndarray:
     """Returns the rows of the sample that a comparison's lift is of, int64 ``[n]``."""
     table = traffic.sample

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from imagepipe.base.periods import parse_start
-from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_table, report_errors
+from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_note, print_table, report_errors
 
 if TYPE_CHECKING:
     from imagepipe.monitoring.feedback import Accuracy, Feedback
@@ -71,6 +71,8 @@ def monitor(
         monitored = report.monitor(capture, reference, limits, start, joined)
         if out:
             out.write_text(page.render_page(monitored))
+    if note := report.describe_other_versions(monitored):
+        print_note(note)
     if as_json:
         OUT.print_json(data=report.to_json(monitored))
     else:

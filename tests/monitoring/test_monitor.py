@@ -115,6 +115,14 @@ def test_what_moved_is_named_with_its_images_and_a_status_of_3(capture, referenc
     assert (status, "nothing" in shown) == (0, True)
 
 
+def test_that_only_other_versions_than_the_references_answered_is_said(capture, reference, tmp_path):
+    assert "None of these answers" not in ask("monitor", capture, "--against", reference)[1]
+    others = str(tmp_path / "others")
+    write_rows(others, make_rows(50, version="4"), "p")
+    shown = " ".join(ask("monitor", others, "--against", reference)[1].split())
+    assert "None of these answers is version 3's, which they are compared with, but 4's" in shown
+
+
 def test_text_of_callers_is_text_on_the_page(capture, reference, tmp_path):
     rows = [row | {"metadata": b"<script>alert(1)</script>", "label": "<b>"} for row in make_rows(100, seed=5)]
     write_rows(capture, rows, "markup")
