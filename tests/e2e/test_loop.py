@@ -35,7 +35,7 @@ from tests.conftest import encode_image, list_summaries
 from tests.serving.test_serve import hurry_shadow, serving
 from tests.small_backbone import BACKBONE
 
-pytestmark = pytest.mark.long  # the version in shadow answers when a CPU is idle: beside other tests hardly ever
+pytestmark = pytest.mark.slow
 
 KNOWN, NEW = ("one", "three", "two", "zero"), "four"
 NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
@@ -44,7 +44,7 @@ LABELLED = 40  # of the new one, by keyboard
 SHADOW_WAITING = 16  # images
 SPLITS = ("--splits", "60/30/10")
 SETTINGS = ["image.size=[32, 32]", f"trainer.backbone={BACKBONE}", "trainer.weights=none", "trainer.batch_size=16"]
-SETTINGS += ["trainer.epochs=60", "trainer.patience=60", "trainer.learning_rate=0.004"]
+SETTINGS += ["trainer.epochs=30", "trainer.patience=30", "trainer.learning_rate=0.006"]
 SETTINGS += ["evaluation.intervals=none", "data.validation.label_errors=0"]
 SETS = [argument for setting in SETTINGS for argument in ("--set", setting)]
 
