@@ -22,7 +22,7 @@ from imagepipe.base.splits import TRAIN
 from imagepipe.ingest import dataset
 from pipeline.config import Config
 from pipeline.demands import list_demands
-from pipeline.layouts import RECORD_FILES, find_patterns
+from pipeline.layouts import find_pattern, find_patterns
 from pipeline.runs import provenance
 
 SPLITS = ("train", "eval", "test")
@@ -61,7 +61,9 @@ def find_examples(config: Config) -> Source:
     source = _find_dataset(path, config) if is_dataset else _find_records(path)
     _check_features(source, config)
     if config.data.features.label_map:
-        source = replace(source, label_names=read_label_map(config.data.features.label_map))
+        names = read_label_map(config.data.features.label_map)
+        _check_mapped_names(set(names.values()), config)
+        source = replace(source, label_names=names)
     return source
 
 
@@ -103,12 +105,21 @@ def _check_label_names(description: dataset.Dataset, config: Config) -> None:
             raise ConfigError(f"{key}: {message}")
 
 
+def _check_mapped_names(names: set[str], config: Config) -> None:
+    """Refuses weights, thresholds and rules of labels that a label map lacks. DataCheck does so for other columns."""
+    for key, column, values, _ in list_demands(config):
+        if column == config.data.features.label and (
+            message := describe_unknown(values, names, "names of data.features.label_map")
+        ):
+            raise ConfigError(f"{key}: {message}")
+
+
 def _find_records(path: str) -> Source:
     escaped = glob.escape(path)
     if filesystem.is_folder(path):
         patterns = find_patterns(path)
         if len(patterns) < 2:  # without names of splits, or train only
-            source = Source(escaped, {}, patterns.get(TRAIN, RECORD_FILES), is_foreign=True)
+            source = Source(escaped, {}, patterns.get(TRAIN) or find_pattern(path), is_foreign=True)
         else:
             source = Source(escaped, patterns, is_foreign=True)
     else:

@@ -7,7 +7,7 @@ from imagepipe.base.errors import DataError
 from imagepipe.base.images import normalize
 from imagepipe.base.kinds import find_format
 
-_DECODED = ("jpeg", "png", "gif")  # by the Transform graph, as ``normalize`` does
+_DECODED = ("jpeg", "png")  # by the Transform graph, as ``normalize`` does; of a GIF it decodes no transparency
 
 
 def convert_example(

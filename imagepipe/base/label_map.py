@@ -45,6 +45,11 @@ def read_label_map(path: str) -> dict[int, str]:
             raise ValueError(f"more than {_MAX_BYTES >> 20} MiB")
         text = content.decode("utf-8-sig")
         return _check(_read_items(text) if path.endswith(".pbtxt") else _read_lines(text))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"data.features.label_map: {path}: No such file. If that is a feature with the names, it is the label, "
+            "without a map, such as data.features.label: image/class/text"
+        ) from error
     except OSError as error:
         raise ConfigError(f"data.features.label_map: {path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -19,10 +19,12 @@ from components.data_check.executor import Executor
 from components.data_check.row_writer import Reading
 from components.data_check.split_reader import read_splits, read_thumbnails
 from components.data_check.steps import Place
+from components.data_gate.component import DataGate
 from components.tfdv import tfdv
 from imagepipe.base import filesystem
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS
 from imagepipe.base.decisions import OVERRIDES, Decision, append_decision
+from imagepipe.base.errors import DataError
 from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS, STATISTICS
 from tests.conftest import encode_image, make_digit_images, make_example
@@ -133,6 +135,21 @@ def test_beams_workers_find_what_one_process_finds(tmp_path, examples, monkeypat
     assert again["not_listed"] == {"near_duplicates": 1, "label_errors": 1}
     assert again["decided"] == [["eval", 10], ["train", 51]]
     assert len(jobs) == 2  # one for all rows, one for the thumbnails of likely copies
+
+
+@pytest.mark.parametrize("kind", ["int64_list", "bytes_list"])
+def test_a_tenth_of_foreign_examples_without_a_label_stops_the_run_at_the_gate_by_name(tmp_path, kind):
+    for split, count in (("train", 52), ("eval", 12)):
+        records = [make_example(png, None, f"{split} {i}") for i, (_, png) in enumerate(make_digit_images(count))]
+        for number, record in enumerate(records):
+            if number % 10 != 9:
+                labels = getattr(record.features.feature["label"], kind).value
+                labels.append(1 + number % 2 if kind == "int64_list" else b"c%d" % (number % 2))
+        write_files(tmp_path / f"Split-{split}", records, [count])
+    check(tmp_path, tmp_path)
+    findings = make_artifact(standard_artifacts.ExampleAnomalies, tmp_path / "findings")
+    with pytest.raises(DataError, match=r"5 images in the split train without a label in 'label', such as train 9, "):
+        DataGate.EXECUTOR_SPEC.executor_class().Do({"findings": [findings]}, {}, {})
 
 
 def test_of_two_attempts_at_a_file_the_one_that_is_killed_takes_nothing_from_the_other(tmp_path):

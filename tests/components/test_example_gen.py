@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,6 +44,13 @@ def test_labels_get_names_and_what_the_graph_does_not_decode_is_converted():
         assert list(converted.features.feature["image/class/label"].int64_list.value) == [1]
     unlabelled = convert_example(make_foreign(jpeg, None), **NAMES, label_names={1: "daisy"})
     assert not unlabelled.features.feature["image/class/label"].bytes_list.value
+
+
+def test_a_transparent_gif_lies_on_white_as_where_a_file_is_read():
+    gif = io.BytesIO()
+    Image.new("P", (8, 8), 0).save(gif, "GIF", transparency=0)
+    converted = convert_example(make_foreign(gif.getvalue(), 1), **NAMES, label_names=None)
+    assert tf.io.decode_image(converted.features.feature["image/encoded"].bytes_list.value[0]).numpy().min() == 255
 
 
 def test_a_label_without_a_name_and_what_is_no_image_are_named():

@@ -3,7 +3,7 @@ import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 
 from imagepipe.base.errors import ConfigError
-from pipeline.layouts import find_patterns
+from pipeline.layouts import find_pattern, find_patterns
 
 
 def put(folder, *names: str) -> None:
@@ -18,7 +18,8 @@ def list_matches(folder) -> dict[str, list[str]]:
     for split, pattern in find_patterns(str(folder)).items():
         (match,) = FileSystems.match([f"{folder}/{pattern}"])
         matches[split] = sorted(file.path.removeprefix(f"{folder}/") for file in match.metadata_list)
-        assert matches[split] == [path.removeprefix(f"{folder}/") for path in tf.io.gfile.glob(f"{folder}/{pattern}")]
+        paths = tf.io.gfile.glob(f"{folder}/{pattern}")
+        assert matches[split] == sorted(path.removeprefix(f"{folder}/") for path in paths)
     return matches
 
 
@@ -49,6 +50,42 @@ def test_files_with_a_split_in_their_names_are_read_by_split(tmp_path, names):
     assert all("val" in name for name in matches["eval"])
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("part-0", "part-1"),
+        ("part-0",),
+        ("a.tfrecord", "b.tfrecord"),
+        ("a.tfrecord-00000-of-00002", "a.tfrecord-00001-of-00002"),
+        ("train-0.gz", "train-1.gz"),
+        ("[1]-0", "[1]-1"),
+    ],
+)
+def test_files_that_programs_leave_beside_records_are_none(tmp_path, names):
+    for folder in ("train", "val"):
+        put(tmp_path / folder, *names, "zzz.crc", "labels.txt", *(f"{name}.crc" for name in names))
+    assert list_matches(tmp_path) == {
+        split: [f"{folder}/{name}" for name in sorted(names)] for split, folder in (("train", "train"), ("eval", "val"))
+    }
+    matches = tf.io.gfile.glob(f"{tmp_path}/train/{find_pattern(str(tmp_path / 'train'))}")
+    assert sorted(matches) == [f"{tmp_path}/train/{name}" for name in sorted(names)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train-0", "val-0"), ("train-0", "train-1", "val-0"), ("train.tfrecord", "val.tfrecord")],
+)
+def test_files_beside_records_with_a_split_in_their_names_are_none(tmp_path, names):
+    put(tmp_path, *names, *(f"{name}.crc" for name in names), "train.txt")
+    assert sorted(name for files in list_matches(tmp_path).values() for name in files) == sorted(names)
+
+
+def test_files_that_no_pattern_tells_from_records_are_named(tmp_path):
+    put(tmp_path, "a", "b", "a.txt", "b.txt")
+    with pytest.raises(ConfigError, match=r"move a\.txt, b\.txt out of it"):
+        find_pattern(str(tmp_path))
+
+
 def test_train_alone_is_one_set_and_names_without_splits_are_none(tmp_path):
     put(tmp_path / "one", "train-0.tfrecord")
     put(tmp_path / "none", "part-0.tfrecord", "part-1.tfrecord")
@@ -70,7 +107,6 @@ def test_a_split_that_lacks_or_is_there_twice_is_named(tmp_path):
     [
         ("train-0", "val-0", "validation-0"),
         ("train-0", "train_extra-0", "val-0"),
-        ("train.tfrecord", "train.txt", "val.tfrecord"),
     ],
 )
 def test_splits_that_no_pattern_tells_are_not_put_together(tmp_path, names):

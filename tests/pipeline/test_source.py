@@ -93,6 +93,24 @@ def test_a_label_map_is_for_labels_that_are_whole_numbers(tmp_path):
     assert find_examples(config(tmp_path / "numbers", **names)).label_names == {0: "daisy", 1: "rose"}
     with pytest.raises(ConfigError, match=r"data\.features\.label: .*'label' of type int64 \(task"):
         find_examples(config(tmp_path / "text", **names))
+    with pytest.raises(ConfigError, match=r"No such file\. If that is a feature with the names, it is the label"):
+        find_examples(config(tmp_path / "numbers", label_map="image/class/text"))
+
+
+@pytest.mark.parametrize("further", [
+    {"trainer": {"class_weights": {"tulip": 2}}},
+    {"evaluation": {"rules": [{"metric": "accuracy", "slice": {"label": "tulip"}, "min": 0.5}]}},
+])  # fmt: skip
+def test_a_rule_or_weight_of_a_class_that_the_label_map_lacks_is_refused_at_once(tmp_path, further):
+    (tmp_path / "names.txt").write_text("daisy\ntulips\n")
+    record = make_example(b"image")
+    record.features.feature["label"].int64_list.value.append(1)
+    write(tmp_path / "set" / "0.tfrecord", record)
+    data = {"path": str(tmp_path / "set"), "features": {"label_map": str(tmp_path / "names.txt")}}
+    with pytest.raises(
+        ConfigError, match=r"tulip: not among the names of .*label_map, of which the nearest are tulips"
+    ):
+        find_examples(Config.model_validate({"name": "x", "data": data, **further}))
 
 
 def test_features_by_other_names_are_taken_as_the_configuration_says(tmp_path):
