@@ -14,7 +14,7 @@ from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.patterns import expand_pattern
 from imagepipe.base.progress import print_note
-from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout
+from imagepipe.base.splits import CLASSES, NAMES, Layout, find_layout, guess_split
 from imagepipe.ingest.manifests import SUFFIXES, is_manifest, read_manifest
 from imagepipe.ingest.parts import ARCHIVES
 from imagepipe.ingest.rows import Row, compile_group, make_folder_row, reject
@@ -43,7 +43,9 @@ def find_reader(
         IngestError: there is no such source, or it is of no supported kind, or its columns can't be used; or folders
             that are splits are wanted, and there are none.
     """
-    if paths := _list_containers(source, passed_over):
+    if paths := list_containers(source, passed_over):
+        if filesystem.is_folder(source) and paths[0].endswith(".json"):
+            print_note(f"The labels are read from {list_names(paths)}.")
         from imagepipe.ingest.containers import Reading, read_containers  # not above: a folder does without
 
         return lambda staging: read_containers(source, paths, Reading(task, split_folders, passed_over, staging, group))
@@ -110,7 +112,7 @@ def _read_folder(
 # --- files with images in them
 
 
-def _list_containers(source: str, passed_over: Counter[str]) -> list[str]:
+def list_containers(source: str, passed_over: Counter[str]) -> list[str]:
     """Returns the files with images in them that are a source; none if it is a folder of images, or a manifest."""
     if filesystem.is_folder(source):
         return _list_shards(source, passed_over)
@@ -130,7 +132,6 @@ def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
     """Returns the archives and Parquet files in a folder that has nothing else, or only in folders of shards."""
     folders = list_subfolders(folder)
     if exports := _list_exports(folder, folders):
-        print_note(f"The labels are read from {list_names(exports)}.")
         return exports
     places = _list_shard_folders(folder)
     if places is None and len(folders) == 1:
@@ -147,7 +148,7 @@ def _list_shards(folder: str, passed_over: Counter[str]) -> list[str]:
 def _list_shard_folders(folder: str) -> list[str] | None:
     """Returns the folders in a folder, if all are named as splits are, or ``data``, and hold none; else None."""
     paths = {name: f"{folder}/{name}" for name in list_subfolders(folder)}
-    are_all = all(name.lower() in {*NAMES, "data"} and not list_subfolders(path) for name, path in paths.items())
+    are_all = all((name == "data" or guess_split(name)) and not list_subfolders(path) for name, path in paths.items())
     return list(paths.values()) if are_all else None
 
 

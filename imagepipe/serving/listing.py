@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.base.features import MISSING_NUMBERS
 from imagepipe.base.folders import describe_passed_over, explain_passing_over, list_files
+from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.on_disk import DiskCounter
 from imagepipe.base.patterns import expand_pattern, has_braces
 from imagepipe.base.progress import print_note
@@ -30,6 +32,7 @@ from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_questions
 from imagepipe.ingest.parts import Part
 from imagepipe.ingest.rows import infer_type, widen
+from imagepipe.ingest.sources import list_containers
 from imagepipe.ingest.webdataset import are_samples, read_samples
 from imagepipe.serving.inputs import read_image
 from imagepipe.serving.instances import replace_surrogates
@@ -40,6 +43,8 @@ from imagepipe.serving.types import Failure, Request, RequestError
 _EXPORT = ".json"
 _IN_FOLDERS = "tables, exports or files of requests in folders (name them by themselves)"
 _FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
+_IMAGES = tuple(f".{suffix}" for suffix in SUFFIXES)
+_FILES_OF_HEAD = 100  # by which a folder of a million photos is known as one without listing them all
 _MAX_COLUMNS = 1000  # that are named: each row of a stranger's JSON lines may have others
 _TYPES = {"bytes": "string", "int64": "int64", "float": "float32"}
 
@@ -112,9 +117,9 @@ def list_for_model(model: Path, names: Iterable[str], keep: bool = False) -> Lis
     return list_inputs(names, read_side_features(str(model)), keep)
 
 
-def read_side_features(model: str) -> Collection[str]:
-    """Returns the names of the side features that a SavedModel, in a folder by path or URI, takes."""
-    return read_inputs(model).keys() - {"input", "metadata"}
+def read_side_features(model: str) -> dict[str, str]:
+    """Returns the types of the side features that a SavedModel, in a folder by path or URI, takes, by name."""
+    return {name: type_ for name, type_ in read_inputs(model).items() if name not in ("input", "metadata")}
 
 
 def list_inputs(names: Iterable[str], columns: Collection[str] | None = None, keep: bool = False) -> Listing:
@@ -187,6 +192,8 @@ def _expand(name: str) -> list[str]:
 
 def _read_path(path: str, listing: Listing, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
     if filesystem.is_folder(path):
+        if shards := _list_shards(listing, path):
+            return chain.from_iterable(_read_path(shard, listing, columns, keep) for shard in shards)
         return _read_folder(listing, path)
     if is_archive(path) and filesystem.exists(path):
         return _read_archive(listing, path)
@@ -203,6 +210,25 @@ def _make_item(path: str, problem: str | None = None) -> Item:
     # Whoever reads it may be a process in another folder.
     absolute = filesystem.absolute(path)
     return Item(absolute, path, absolute, problem)
+
+
+def _list_shards(listing: Listing, folder: str) -> list[str]:
+    """Returns the archives, or Parquet files, that a folder has in place of images, as ``ingest`` finds them."""
+    names: list[str] = []
+    if filesystem.is_uri(folder):
+        names = [path for path, _ in islice(filesystem.walk(folder), _FILES_OF_HEAD)]
+    else:
+        with suppress(OSError), os.scandir(folder) as entries:  # not sorted, as a listing is
+            names = [entry.name for entry in islice(entries, _FILES_OF_HEAD)]
+    if any(name.lower().endswith(_IMAGES) for name in names):
+        return []
+    beside = Counter[str]()
+    shards = [path for path in list_containers(filesystem.absolute(folder), beside) if not path.endswith(_EXPORT)]
+    folders = {path.rpartition("/")[0] for path in shards}
+    if any(name.lower().endswith(_IMAGES) for place in folders for name in filesystem.list_folder(place)):
+        return []
+    listing.passed_over += beside
+    return shards
 
 
 def _read_folder(listing: Listing, folder: str) -> Iterator[Item]:

@@ -345,20 +345,30 @@ def write_requests(
     kind: Annotated[
         Literal["jsonl", "npy", "tfrecord"], typer.Option("--format", help="Format of the file.")
     ] = "jsonl",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model that is to be asked: columns of a manifest that it does not take are passed over. By "
+            "default all but label and split are in the file."
+        ),
+    ] = None,
 ) -> None:
     """Write images as a file of requests: for curl, batch jobs, saved_model_cli, and `imagepipe predict`."""
     failed = False
     with report_errors():
+        from imagepipe.deploy import storage
         from imagepipe.serving import request_files
         from imagepipe.serving.inputs import normalize_images
-        from imagepipe.serving.listing import infer_types, list_inputs, read_items
+        from imagepipe.serving.listing import infer_types, list_inputs, read_items, read_side_features
         from imagepipe.serving.types import Request
 
-        listing = list_inputs(images)
+        types = read_side_features(storage.find_model(model)) if model else None
+        listing = list_inputs(images, types)
+        types = infer_types(listing.items) if types is None else types
 
         def report_failures() -> Iterator[Request]:
             nonlocal failed
-            for request in normalize_images(read_items(listing.items, infer_types(listing.items))):
+            for request in normalize_images(read_items(listing.items, types)):
                 if isinstance(request, Request):
                     yield request
                 else:

@@ -7,6 +7,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from imagepipe.deploy import storage
+from imagepipe.serving import listing
 from pipeline import logs
 from pipeline.cli import app
 from pipeline.runs.summary import Summary, write_summary
@@ -85,6 +87,22 @@ def test_a_uri_for_a_path_of_this_machine_is_refused_and_makes_no_folder_by_the_
     assert result.exit_code == 2
     assert "expected a path of this machine" in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_requests_for_a_model_have_the_columns_that_it_takes_in_its_types(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "find_model", str)
+    monkeypatch.setattr(listing, "read_side_features", {"flowers": {"iso": "float32"}}.get)
+    (tmp_path / "1.png").write_bytes(make_digit_images(1)[0][1])
+    (tmp_path / "all.csv").write_text("path,label,id,iso\n1.png,cat,17,100\n")
+    source, out = str(tmp_path / "all.csv"), tmp_path / "x.jsonl"
+    result = runner.invoke(app, ["requests", source, "--out", str(out), "--model", "flowers"])
+    assert result.exit_code == 0, result.output
+    instance = json.loads(out.read_text())
+    assert instance.keys() - {"input", "metadata"} == {"iso"}
+    assert isinstance(instance["iso"], float)
+    assert "the manifest's columns label, id" in result.stderr
+    runner.invoke(app, ["requests", source, "--out", str(out)])
+    assert json.loads(out.read_text()).keys() - {"input", "metadata"} == {"id", "iso"}
 
 
 def test_an_ingest_of_nothing_ends_with_status_1_and_the_remedy(tmp_path):

@@ -253,6 +253,25 @@ def test_samples_of_webdataset_are_an_image_each(tmp_path):
     assert requests == [Request(f"{tmp_path}/shard-0000.tar/{name}.jpg", PHOTO) for name in "12"]
 
 
+def test_a_folder_of_archives_or_parquet_is_read_as_ingest_reads_it_unless_images_are_beside_them(tmp_path):
+    (tmp_path / "tars").mkdir()
+    for number in range(2):
+        write_tar(tmp_path / f"tars/{number}.tar", {f"{number}.jpg": PHOTO})
+    (tmp_path / "tars/README.md").write_text("text")
+    listing = list_inputs([f"{tmp_path}/tars"])
+    assert [item.id for item in listing.items] == [f"{tmp_path}/tars/{number}.tar/{number}.jpg" for number in range(2)]
+    assert describe(listing) == "1 beside archives or Parquet files"
+    (tmp_path / "tars/x.jpg").write_bytes(PHOTO)
+    assert list(list_answers(f"{tmp_path}/tars")) == [
+        f"{tmp_path}/tars/{name}" for name in ("0.tar", "1.tar", "README.md", "x.jpg")
+    ]
+
+    (tmp_path / "hub/data").mkdir(parents=True)
+    put_parquet(tmp_path / "hub/data/test-00000-of-00001.parquet", image=[{"bytes": PHOTO, "path": "a.jpg"}], label=[1])
+    listing = list_inputs([f"{tmp_path}/hub"], [])
+    assert list(read_items(listing.items, {})) == [Request("a.jpg", PHOTO)]
+
+
 def put_parquet(path: Path, **columns: list) -> str:
     pq.write_table(pa.table(columns), path)
     return str(path)
