@@ -6,19 +6,21 @@ folder. COCO: https://cocodataset.org/#format-data; Label Studio: its "JSON" exp
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.json_items import read_items
 from imagepipe.ingest.rows import Row, make_row, reject, restore_whole
 
 _COCO = {"images", "annotations", "categories"}
+_IMAGES = tuple(f".{suffix}" for suffix in SUFFIXES)
 _Id = int | str
 
 
@@ -73,12 +75,14 @@ class _Entry(NamedTuple):
         candidates: where the image may lie, see ``_Finder``; [""] if that can't be told.
         labels: its classes, sorted.
         reason: why these can't be used, or None.
+        controls: of Label Studio, what annotators chose by, if it is more than one.
     """
 
     name: str
     candidates: list[str]
     labels: list[str]
     reason: str | None
+    controls: Sequence[str] = ()
 
 
 def _read_images(path: str, passed_over: Counter[str]) -> Iterator[tuple[NamedImage, _Entry]]:
@@ -153,15 +157,32 @@ def _read_id(item: dict[str, Any], key: str) -> _Id | None:
 def _read_tasks(items: Iterator[tuple[str, Any]]) -> Iterator[_Entry]:
     for _, item in items:
         name, candidates, labels = "", [""], list[str]()
-        reason: str | None = "not a task with data.image and annotations"
+        controls: list[str] = []
+        reason: str | None = "not a task with an image under data, and annotations"
         with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
-            candidates = _list_places(item["data"]["image"])
-            name = item["data"]["image"]
+            if "data" not in item and _list_images(item):
+                reason = 'of an export as "JSON-MIN": export as "JSON"'
+            data = item["data"]
+            (image,) = [data["image"]] if "image" in data else _list_images(data)
+            candidates = _list_places(image)
+            name = image
             answers = _list_answers(item)
+            controls = _list_controls(item)
             listed = "; ".join("|".join(answer) for answer in sorted(answers))
             reason = f"annotators disagree: {listed[:200]}" if len(answers) > 1 else None
             labels = list(next(iter(answers), ()))
-        yield _Entry(name, candidates, labels, reason)
+        yield _Entry(name, candidates, labels, reason, controls)
+
+
+def _list_images(values: dict[str, Any]) -> list[str]:
+    return [value for value in values.values() if isinstance(value, str) and value.lower().endswith(_IMAGES)]
+
+
+def _list_controls(item: dict[str, Any]) -> list[str]:
+    """Returns the names of the controls by which annotators chose, if there are several."""
+    results = [result for annotation in item.get("annotations") or [] for result in annotation["result"]]
+    names = {str(result.get("from_name")) for result in results if result.get("type") == "choices"}
+    return sorted(names) if len(names) > 1 else []
 
 
 def _list_answers(item: dict[str, Any]) -> set[tuple[str, ...]]:
@@ -260,7 +281,8 @@ def _locate(finder: _Finder, number: int, entry: _Entry) -> NamedImage:
 def _make_row(image: NamedImage, entry: _Entry, task: TaskName) -> Row:
     reason, labels = entry.reason or image.reason, entry.labels
     if not reason and task == "classification" and len(labels) > 1:
-        reason = f"several classes: {list_names(labels)} (--task multilabel takes them)"
+        chosen = f", of the controls {list_names(entry.controls)}" if entry.controls else ""
+        reason = f"several classes: {list_names(labels)}{chosen} (--task multilabel takes them)"
     if reason:
         return reject(image.path, image.number, reason)
     label = labels if task == "multilabel" else labels[0] if labels else None

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import gzip
 import os
+import shlex
 import stat
 import struct
 import tarfile
@@ -22,7 +23,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.folders import SPECIAL, check_name, explain_passing_over
 from imagepipe.base.images import MAX_BYTES
-from imagepipe.base.progress import show_progress
+from imagepipe.base.progress import print_note, show_progress
 from imagepipe.ingest.parts import ARCHIVES, Part, name_file
 
 _MAX_RATIO, _FREE_BYTES = 200, 2**30
@@ -235,6 +236,12 @@ def _list_zip(path: str, local: str, passed_over: Counter[str]) -> Iterator[Memb
         if sum(info.compress_size for info in members) > size:
             raise _explain(path, _Damaged("its members overlap"))
         check_ratio(path, sum(info.file_size for info in members), size)
+        if guessed := sorted(name for name, is_guess in map(_read_name, members) if is_guess):
+            print_note(
+                f"{path} does not say in which letters names such as {guessed[0]} are: they were read as those of the "
+                "IBM PC (CP437), as a ZIP has it. If they look wrong, unpack it by the right ones, such as those of "
+                f"Japanese Windows: python -m zipfile --metadata-encoding cp932 -e {shlex.quote(path)} FOLDER"
+            )
         for info in members:
             if stat.S_ISLNK(info.external_attr >> 16):
                 passed_over[_LINKS] += 1
@@ -242,13 +249,22 @@ def _list_zip(path: str, local: str, passed_over: Counter[str]) -> Iterator[Memb
                 yield _find_packed(local, file, info, size)
 
 
+def _read_name(info: zipfile.ZipInfo) -> tuple[str, bool]:
+    """Returns a member's name, and whether its letters are a guess: neither marked as UTF-8, nor such all the same."""
+    name, is_guess = info.filename, False
+    if not info.flag_bits & _IS_UTF8 and not name.isascii():
+        with contextlib.suppress(UnicodeEncodeError):  # else read from a field of its own
+            encoded = name.encode("cp437")  # the IBM PC's code page, in which zipfile reads it
+            try:
+                name = encoded.decode()  # as macOS writes it
+            except UnicodeDecodeError:
+                is_guess = True
+    return name.replace("\\", "/"), is_guess  # a backslash is of Windows' own packers
+
+
 def _find_packed(local: str, file: BinaryIO, info: zipfile.ZipInfo, size: int) -> Member:
     """Returns a member with the place of its bytes, which is after its own header; the directory says of that where."""
-    name = info.filename
-    if not info.flag_bits & _IS_UTF8:  # as macOS writes UTF-8; others mean the IBM PC's code page, which zipfile reads
-        with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode()
-    name = name.replace("\\", "/")  # which Windows' own packers wrote
+    name, _ = _read_name(info)
     if info.flag_bits & 1:
         return Member(name, None, "encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, _DEFLATED):

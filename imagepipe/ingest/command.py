@@ -68,7 +68,8 @@ def ingest(
         out: the dataset's folder, a path or URI; for remote runners, one that the workers reach.
         task: classification takes a label unchanged, multilabel splits it at ``|``, regression reads a finite number.
         splits: name to weight, 0 or more; their sum is positive. By default 80 train, 10 eval, 10 test. Images are
-            drawn by these where the source gives no split, in a column ``split`` or by its folders.
+            drawn by these where the source gives no split, in a column ``split`` or by its folders; none for an eval
+            or test split that a source gave.
         split_folders: True if the top folders are splits (train, val, test, …) and the classes lie in them; False if
             they are classes, whatever their names. By default as this source was read before, and else splits if all
             have such names and hold class folders.

@@ -132,7 +132,8 @@ def make_row(
         path: of the image.
         row: line of the manifest.
         metadata: the path as the user wrote it.
-        label: as the source has it; a whole number that is a float is the whole number's text.
+        label: as the source has it; a whole number that is a float is the whole number's text, and true and false are
+            ``True`` and ``False``, as pandas writes them.
         side: side features.
         task: how the label is read.
         split: the split as the source calls it; None or blank if it gives none.
@@ -140,7 +141,7 @@ def make_row(
         at: where the image lies if it is a part of a larger file.
     """
     parts = label if isinstance(label, list) and task == "multilabel" else [label]
-    if any(isinstance(part, bool | list | dict) for part in parts):
+    if any(isinstance(part, list | dict) for part in parts):
         return reject(path, row, "label is neither text nor a number")
     # macOS decomposes accents.
     labels = [unicodedata.normalize("NFC", _spell(part)).strip() for part in parts if part is not None]

@@ -45,7 +45,7 @@ def are_samples(members: Iterable[Member]) -> bool:
     home = None
     for key, files in _group(members):
         kinds = dict(files)
-        image = next((kinds[kind] for kind in kinds if kind in SUFFIXES), None)
+        image = next((member for kind, member in files if _is_image(kind)), None)
         if image is None:
             continue
         folder = key.rpartition("/")[0]
@@ -69,7 +69,7 @@ def find_split(path: str) -> str | None:
 def read_samples(members: Iterable[Member]) -> Iterator[Sample]:
     """Reads the samples of an archive, whose files lie next to each other."""
     for key, files in _group(members):
-        images = [member for kind, member in files if kind.rpartition(".")[2] in SUFFIXES]
+        images = [member for kind, member in files if _is_image(kind)]
         first = images[0] if images else files[0][1]
         if first.reason:
             yield Sample(first, None, first.reason)
@@ -78,6 +78,10 @@ def read_samples(members: Iterable[Member]) -> Iterator[Sample]:
             yield Sample(first, None, f"sample without exactly one image: {key} has {len(images)} ({names})")
         else:
             yield _read_label(first, dict(files))
+
+
+def _is_image(kind: str) -> bool:
+    return kind.rpartition(".")[2] in SUFFIXES  # also of input.jpg
 
 
 def _group(members: Iterable[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:

@@ -267,13 +267,18 @@ def test_28_what_is_no_photo_is_named_for_what_it_is(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_10_a_closed_folder_costs_that_folder_only(tmp_path):
+def test_10_a_closed_folder_and_a_link_into_one_cost_themselves_only(tmp_path):
     source = tmp_path / "photos"
     put_classes(source, ["daisy", "roses"], 15)
-    (source / "roses").chmod(0)
+    put(tmp_path / "closed" / "x.jpg", make_photo(9))
+    (source / "daisy" / "closed.jpg").symlink_to(tmp_path / "closed" / "x.jpg")
+    closed = (source / "roses", tmp_path / "closed")
+    for folder in closed:
+        folder.chmod(0)
     try:
         result = ingest(source)
     finally:
-        (source / "roses").chmod(0o700)
+        for folder in closed:
+            folder.chmod(0o700)
     assert sum_labels(source) == {"daisy": 15}
-    assert result["quarantined"] == 1
+    assert result["quarantined"] == 2

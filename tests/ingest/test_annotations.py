@@ -151,6 +151,35 @@ def test_annotators_that_disagree_and_cancelled_ones(read):
     assert read("set/export.json", tasks, "multilabel")[5] == ("f.jpg", ["cat", "dog"])
 
 
+def test_the_image_of_a_task_may_be_called_otherwise(read):
+    (task,) = [make_task("a.jpg", "cat")]
+    tasks = [
+        {**task, "data": {"photo": "a.jpg", "note": "sunny"}},
+        {**task, "data": {"photo": "/data/local-files/?d=b.JPG"}},
+        {**task, "data": {"left": "a.jpg", "right": "b.jpg"}},
+        {**task, "data": {"text": "sunny"}},
+    ]
+    assert read("set/export.json", tasks) == [
+        ("a.jpg", ["cat"]),
+        ("b.JPG", ["cat"]),
+        *[("export.json", "not a task with an image under data, and annotations")] * 2,
+    ]
+
+
+def test_an_export_without_tasks_says_which_one_is_read(read):
+    rows = [{"image": "/data/upload/3/1a2b3c4d-d.jpg", "id": 1, "choice": "cat"}]
+    assert read("set/export.json", rows) == [("export.json", 'of an export as "JSON-MIN": export as "JSON"')]
+
+
+def test_choices_of_several_controls_are_named(read):
+    task = make_task("a.jpg", "cat")
+    results = task["annotations"][0]["result"]
+    results.append({"type": "choices", "from_name": "quality", "value": {"choices": ["blurry"]}})
+    assert read("set/export.json", [task]) == [
+        ("a.jpg", "several classes: blurry, cat, of the controls kind, quality (--task multilabel takes them)")
+    ]
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -215,7 +244,7 @@ def test_rows_that_are_no_tasks_are_quarantined(read):
     tasks = [7, {}, {"data": {"image": 7}, "annotations": []}, {"data": {"image": "a.jpg"}, "annotations": [7]}]
     tasks += [{"data": {"image": "[::"}, "annotations": [{"result": [{"type": "choices"}]}]}, None, [[]]]
     assert {reason for _, reason in read("set/export.json", tasks)} == {
-        "not a task with data.image and annotations",
+        "not a task with an image under data, and annotations",
     }
 
 

@@ -392,6 +392,11 @@ def test_samples_may_lie_in_a_folder_or_in_folders_of_splits(kind, put_tar, list
         list_rows("one.tar", split_folders=True)
 
 
+def test_a_sample_may_call_its_image_by_a_kind_of_two_words(put_tar, list_rows):
+    put_tar("set.tar", {"0001.input.jpg": b"x", "0001.cls": b"3", "0002.input.jpg": b"x", "0002.cls": b"4"})
+    assert [row["labels"] for row in list_rows("set.tar")] == [["3"], ["4"]]
+
+
 def test_json_without_a_label_in_a_single_folder_is_no_sample(put_tar, list_rows):
     put_tar("set.tar", {"roses/1.jpg": b"x", "roses/1.json": b'{"camera": "x"}'})
     assert [row["labels"] for row in list_rows("set.tar")] == [["roses"], ["roses"]]
@@ -443,6 +448,15 @@ def test_a_folder_for_a_configuration_of_hugging_faces_is_no_class(crops, put_pa
         "plain_text/test/0000.parquet/2/3.png": (["roses"], "test"),
     }
     assert result.passed_over == {"beside archives or Parquet files": 1}
+
+
+def test_folders_of_archives_may_have_a_split_among_their_words(put_tar, list_rows):
+    for split in ("training_set", "test_set"):
+        put_tar(f"set/{split}/0001.tar", {"cat/1.jpg": b"x", "dog/2.jpg": b"x"})
+    rows = list_rows("set")
+    assert [(row["split"], row["labels"]) for row in rows] == [
+        ("test", ["cat"]), ("test", ["dog"]), ("training", ["cat"]), ("training", ["dog"])
+    ]  # fmt: skip
 
 
 def test_of_several_configurations_one_is_to_be_given(crops, put_parquet, read, tmp_path):

@@ -280,3 +280,15 @@ def test_names_in_a_zip_of_a_mac_are_utf_8_though_it_does_not_say_so(read):
         data[at] &= ~8
     members, _ = read("mac.zip", bytes(data))
     assert members == {"caf\u00e9/1.png": b"data"}
+
+
+def test_names_of_unknown_letters_are_named_with_the_remedy_and_utf8_ones_are_not(read, capfd):
+    for letters, is_named in (("cp932", True), ("utf-8", False), ("ascii", False)):
+        name = ("cat" if letters == "ascii" else "\u732b").encode(letters)
+        placeholder = b"_" * len(name)
+        packed = make_zip((f"{placeholder.decode()}/1.jpg", b"data")).replace(placeholder, name)
+        members, _ = read(f"{letters}.zip", packed)
+        assert list(members.values()) == [b"data"]
+        note = " ".join(capfd.readouterr().err.split())
+        assert ("python -m zipfile --metadata-encoding cp932" in note) == is_named
+        assert is_named or list(members) == [f"{name.decode()}/1.jpg"]

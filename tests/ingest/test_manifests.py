@@ -159,11 +159,21 @@ def test_quotes_that_open_in_each_line_take_little_time(put):
 def test_several_labels_may_be_a_list(put, tmp_path):
     text = [json.dumps({"path": "a.jpg", "label": label}) for label in (["b", 7, "b"], [], "b|c", [True], [["b"]])]
     rows = list(read_manifest(str(put("list.jsonl", "\n".join(text).encode())), "multilabel"))
-    assert [row["labels"] for row in rows] == [["7", "b"], [], ["b", "c"], [], []]
-    assert [row["reason"] for row in rows][1:] == ["missing label", None, *["label is neither text nor a number"] * 2]
+    assert [row["labels"] for row in rows] == [["7", "b"], [], ["b", "c"], ["True"], []]
+    assert [row["reason"] for row in rows][1:] == [
+        "missing label", None, None, "label is neither text nor a number"
+    ]  # fmt: skip
     table = write_parquet(tmp_path, path=["a.jpg", "b.jpg"], label=[["y", "x"], None])
     assert [row["labels"] for row in read_manifest(table, "multilabel")] == [["x", "y"], []]
     assert next(read_manifest(table, "classification"))["reason"] == "label is neither text nor a number"
+
+
+def test_true_and_false_are_classes_as_a_csv_of_pandas_has_them(put, tmp_path):
+    text = "".join(json.dumps({"path": "a.jpg", "label": label}) + "\n" for label in (True, False, None))
+    table = write_parquet(tmp_path, path=["a.jpg"] * 3, label=[True, False, None])
+    for manifest in (put("list.jsonl", text.encode()), table):
+        rows = list(read_manifest(str(manifest), "classification"))
+        assert [row["labels"] for row in rows] == [["True"], ["False"], []]
 
 
 def test_a_table_of_another_encoding_says_how_to_save_it(put):
