@@ -27,7 +27,7 @@ test: $(ENVIRONMENT)  ## the tests that each change should pass
 	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)
 
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
-	.venv/bin/pytest -m slow $(IN_TWO) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
+	.venv/bin/pytest -m "slow and not long" $(IN_TWO) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
 
 test-long: $(ENVIRONMENT)  ## kills at random moments, a soak, larger networks: more than an hour, not part of the gate
 	.venv/bin/pytest -m long -s

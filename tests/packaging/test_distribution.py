@@ -11,6 +11,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+UV = ROOT / ".uv" / "bin" / "uv"
+
+EXTRAS = ("grpc", "openvino", "nncf", "onnx", "mlflow")  # of modules that only an extra's users import
+IMPORT_ALL = f"""
+import importlib, pkgutil
+from imagepipe.base.errors import ConfigError
+for package in ("imagepipe", "transform", "trainer", "components", "pipeline"):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        if module.name.endswith("__main__"):
+            continue
+        try:
+            importlib.import_module(module.name)
+        except ConfigError as error:
+            assert "pip install 'imagepipe-tfx[" in str(error)
+        except ModuleNotFoundError as error:
+            if error.name.partition(".")[0] not in {EXTRAS}:
+                raise
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -68,6 +86,18 @@ def test_the_sdist_builds_the_same_wheel(distributions, tmp_path):
         assert set(one.namelist()) == set(other.namelist())
 
 
+@pytest.mark.slow
+def test_all_our_modules_can_be_imported_with_the_locked_packages_alone(sources, tmp_path):
+    """Those that a user installs: neither extras nor what the tests need."""
+    environment = tmp_path / "venv"
+    run(UV, "venv", "--python", sys.executable, environment, cwd=tmp_path)
+    python = environment / "bin" / "python"
+    install = (UV, "pip", "install", "--python", python, "--no-deps")
+    run(*install, "--require-hashes", "-r", sources / "requirements.txt", cwd=tmp_path)
+    run(*install, sources, cwd=tmp_path)
+    run(python, "-c", IMPORT_ALL, cwd=tmp_path)
+
+
 # The demo as it is trained in a minute: `make demo` trains the whole. Its configuration is kept if there is one.
 QUICK = """\
 name: digits
@@ -78,7 +108,7 @@ evaluation: {thresholds: {accuracy: 0}, intervals: none}
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pip_alone_installs_the_lock_and_the_demo_runs(sources, tmp_path):
     """As the documentation says: a fresh venv, pip and requirements.txt, neither make nor uv."""
     scripts = tmp_path / "venv" / "bin"

@@ -12,7 +12,7 @@ from trainer.network import Network, build_network
 from trainer.schedule import run_schedule
 from trainer.tasks import make_classification
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SIDE = 32
 TASK = make_classification(5)
