@@ -35,22 +35,107 @@ GROUP = {
     "additionalProperties": False,
 }
 
+_SOURCE = {  # a data source of Prometheus, which whoever imports the dashboard chooses
+    "type": "object",
+    "properties": {"type": {"const": "prometheus"}, "uid": {"const": "${datasource}"}},
+    "required": ["type", "uid"],
+    "additionalProperties": False,
+}
+_TARGET = {
+    "type": "object",
+    "properties": {
+        "datasource": _SOURCE,
+        "expr": {"type": "string", "minLength": 1},
+        "legendFormat": {"type": "string"},
+        "refId": {"type": "string", "pattern": "^[A-Z]$"},
+    },
+    "required": ["datasource", "expr", "refId"],
+    "additionalProperties": False,
+}
+_PANEL = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer", "minimum": 1},
+        "type": {"enum": ["timeseries", "stat", "gauge", "bargauge", "table", "heatmap", "histogram"]},
+        "title": {"type": "string", "minLength": 1},
+        "description": {"type": "string"},
+        "datasource": _SOURCE,
+        "gridPos": {
+            "type": "object",
+            "properties": {
+                "x": {"type": "integer", "minimum": 0, "maximum": 23},
+                "y": {"type": "integer", "minimum": 0},
+                "w": {"type": "integer", "minimum": 1, "maximum": 24},
+                "h": {"type": "integer", "minimum": 1},
+            },
+            "required": ["x", "y", "w", "h"],
+            "additionalProperties": False,
+        },
+        "targets": {"type": "array", "minItems": 1, "items": _TARGET},
+        "fieldConfig": {
+            "type": "object",
+            "properties": {"defaults": {"type": "object"}, "overrides": {"type": "array"}},
+            "required": ["defaults", "overrides"],
+        },
+        "options": {"type": "object"},
+    },
+    "required": ["id", "type", "title", "description", "datasource", "gridPos", "targets", "fieldConfig", "options"],
+    "additionalProperties": False,
+}
+_VARIABLE = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": r"^\w+$"},
+        "type": {"enum": ["datasource", "query"]},
+        "datasource": _SOURCE,
+    },
+    "required": ["name", "type", "query"],
+    "if": {"properties": {"type": {"const": "query"}}},
+    "then": {"required": ["datasource"], "properties": {"query": {"required": ["query", "refId"]}}},
+    "else": {"properties": {"query": {"type": "string"}}},
+}
+GRAFANA = {  # the part of Grafana's dashboard model that it can't do without: kinds/dashboard/dashboard_kind.cue
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "minLength": 1},
+        "uid": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,40}$"},
+        "schemaVersion": {"type": "integer", "minimum": 36},
+        "version": {"type": "integer"},
+        "panels": {"type": "array", "minItems": 1, "items": _PANEL},
+        "templating": {
+            "type": "object",
+            "properties": {"list": {"type": "array", "items": _VARIABLE}},
+            "required": ["list"],
+        },
+        "time": {"type": "object", "required": ["from", "to"]},
+        "id": {"type": "null"},  # of the Grafana that it would overwrite a dashboard of
+    },
+    "required": ["title", "uid", "schemaVersion", "panels", "templating", "time"],
+}
+
+
+METRICS = {metric._name: metric for metric in vars(telemetry).values() if isinstance(metric, MetricWrapperBase)}
+ENDINGS = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+
 
 def list_series() -> dict[str, set[str]]:
     """Names of the series that the server exposes, with their labels."""
-    metrics = [m for m in vars(telemetry).values() if isinstance(m, MetricWrapperBase)]
     series = {}
-    for metric in metrics:
-        endings = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}[metric._type]
-        for ending in endings:
-            series[metric._name + ending] = {*metric._labelnames, *(["le"] if ending == "_bucket" else [])}
+    for name, metric in METRICS.items():
+        for ending in ENDINGS[metric._type]:
+            series[name + ending] = {*metric._labelnames, *(["le"] if ending == "_bucket" else [])}
     return series
+
+
+def list_shown() -> list[str]:
+    """The expressions of the dashboard."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
 def list_expressions() -> list[str]:
     rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    return [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
+    return [rule["expr"] for rule in rules] + list_shown()
 
 
 @pytest.mark.parametrize("expression", list_expressions())
@@ -73,6 +158,20 @@ def test_the_alerts_have_the_form_of_prometheus():
     )
     if promtool := shutil.which("promtool"):
         subprocess.run([promtool, "check", "rules", ALERTS], check=True)  # noqa: S603
+
+
+def test_the_dashboard_has_the_form_of_grafana_and_its_variables_are_declared():
+    dashboard = json.loads(DASHBOARD.read_text())
+    validate(dashboard, GRAFANA)
+    declared = {variable["name"] for variable in dashboard["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z]\w*)", DASHBOARD.read_text()))
+    assert used == declared
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_shown_on_the_dashboard(name):
+    asked = set(re.findall(r"imagepipe_\w+", " ".join(list_shown())))
+    assert asked & {name + ending for ending in ENDINGS[METRICS[name]._type]}
 
 
 def test_the_dashboard_has_panels_that_dont_overlap():
