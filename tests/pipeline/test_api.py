@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(sys.executable).with_name("imagepipe"))
-HEAVY = ("tensorflow", "tfx", "apache_beam", "keras", "kserve", "numpy", "PIL", "pydantic")
+HEAVY = ("tensorflow", "tfx", "apache_beam", "keras", "kserve", "numpy", "PIL", "pydantic", "mlflow")
 
 
 def run_command(*command: str, cwd: Path | None = None, **variables: str) -> str:
