@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.deploy.config import DeployConfig
-from pipeline.config import Config
+from pipeline.config import BeamConfig, Config
 from pipeline.config_file import read_config
 from pipeline.kubeflow.package import find_package
 
@@ -324,6 +324,18 @@ def test_a_class_is_called_as_it_is_written(file, name):
     assert thresholds.trainer.label_thresholds == {name: 0.25}
     if "." not in name and "=" not in name:
         assert read_config(file(), (f"trainer.class_weights.{name}=3",)).trainer.class_weights == {name: 3}
+
+
+def test_components_pack_nothing_for_beams_workers_whose_image_has_all():
+    dataflow = {"project": "p", "region": "r", "temp_location": "gs://b", "sdk_container_image": "image:7"}
+    jobs = {"job_endpoint": "jobs:8099"}
+    for runner, options, image in (
+        ("direct", {}, "none"),
+        ("portable", jobs, "none"),
+        ("dataflow", dataflow, "image:7"),
+    ):
+        arguments = BeamConfig(runner=runner, options=options).make_arguments()
+        assert [argument for argument in arguments if "sdk_container" in argument] == [f"--sdk_container_image={image}"]
 
 
 def test_what_is_no_text_is_read_as_yaml_has_it(file):

@@ -14,7 +14,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import kfp_server_api
@@ -41,6 +41,7 @@ class KubeflowPipelines:
         token: the token that it accepts; None for no authentication.
         multi_user: whether users have namespaces; there is one, ``PROFILE``.
         failing: what fails, the driver or the task, by task.
+        cached: tasks whose results are in the cache, which version 3 says.
         faults: ``(method, part of the path, status, message)``: refusals, one per request that matches.
         is_version_3: whether its API is that of 3.0.
         login_page: whether it sends everybody to a login page, as an identity-aware proxy does.
@@ -54,6 +55,7 @@ class KubeflowPipelines:
         self.login_page = False
         self.is_version_3 = False
         self.failing: dict[str, str] = {}
+        self.cached: set[str] = set()
         self.faults: list[tuple[str, str, int, str]] = []
         self.calls: list[str] = []
         self.experiments: dict[str, dict[str, Any]] = {}
@@ -208,7 +210,8 @@ class KubeflowPipelines:
         spec = self.packages[self.runs[run]["pipeline_version_reference"]["pipeline_version_id"]]
         nodes, state = self._list_nodes(spec, step)
         if self.is_version_3:
-            tasks = [_describe_task(node) for node in nodes if node["display_name"] in spec.root.dag.tasks]
+            names = spec.root.dag.tasks
+            tasks = [_describe_task(node, self.cached) for node in nodes if node["display_name"] in names]
             return self.runs[run] | {"state": state} | ({"tasks": tasks} if query.get("view") == "FULL" else {})
         return self.runs[run] | {"state": state, "run_details": {"task_details": nodes}}
 
@@ -317,10 +320,13 @@ def _node(name: str, start: int | None, end: int | None, now: int, failed: bool 
     }
 
 
-def _describe_task(node: dict[str, Any]) -> dict[str, Any]:
-    """Returns a task as 3.0 does: with the reason of a failure."""
-    failed = node["state"] == "FAILED"
-    return node | {"name": node["display_name"]} | ({"status_metadata": {"message": "OOMKilled"}} if failed else {})
+def _describe_task(node: dict[str, Any], cached: Collection[str]) -> dict[str, Any]:
+    """Returns a task as 3.0 does: with the reason of a failure, and a state of its own if it is from the cache."""
+    name, state = node["display_name"], node["state"]
+    if state == "SUCCEEDED" and name in cached:
+        state = "CACHED"
+    reason = {"status_metadata": {"message": "OOMKilled"}} if state == "FAILED" else {}
+    return node | {"name": name, "state": state} | reason
 
 
 def _format_time(step: int) -> str:

@@ -16,7 +16,9 @@ from imagepipe.deploy.pushing import push_model
 from pipeline.config_file import read_config
 from pipeline.kubeflow import look
 from pipeline.kubeflow.compilation_check import check_and_compile
+from pipeline.kubeflow.entrypoint import stage_input
 from tests.pipeline.kubeflow import containers
+from tests.stores import s3, s3_server  # noqa: F401 (fixtures)
 
 CONFIG = """\
 name: digits
@@ -36,16 +38,24 @@ class Cluster:
     """Runs a compiled pipeline. Tasks that look do so; the Trainer writes a model, and Pusher pushes it.
 
     Attributes:
-        root: the folder of all that it has, the dataset and the deployed models included.
+        root: the folder of all that it has; by default of the dataset and the deployed models, too.
         compiled: the compiled pipeline.
+        commands: of the containers, by task, as they were last started.
+        examples: folder in which ImportExampleGen's container has a dataset that TFX can't open.
     """
 
-    def __init__(self, root: Path, compiled: str):
-        self.compiled = compiled
+    def __init__(self, root: Path, **paths: str):
+        (root / "pipeline.yaml").write_text(CONFIG)
+        overrides = [f"{key}.path={path}" for key, path in paths.items()]
+        config = read_config(root / "pipeline.yaml", overrides)
+        self.compiled = check_and_compile(config, "kubeflow")
         self.root = root
+        self.examples = root / "examples"
+        self.commands: dict[str, list[str]] = {}
+        self._serving = config.deploy.path
         self._numbers = itertools.count()
         self._ran: set[str] = set()
-        executors = next(yaml.safe_load_all(compiled))["deploymentSpec"]["executors"]
+        executors = next(yaml.safe_load_all(self.compiled))["deploymentSpec"]["executors"]
         self._names = {e["container"]["args"][1]: name.removeprefix("exec-") for name, e in executors.items()}
 
     def run(self, **parameters) -> set[str]:
@@ -62,18 +72,19 @@ class Cluster:
 
     def _launch(self, command: list[str]) -> int:
         if command[2] == "pipeline.kubeflow.look":
-            self._ran.add(f"{command[3]}-lookup")
+            self._start(f"{command[3]}-lookup", command)
             look.main(command[3:])
             return 0
         task = self._names[command[4]]
-        self._ran.add(task)
+        self._start(task, command)
         invocation = json.loads(command[command.index("--json_serialized_invocation_args") + 1])
         outputs = invocation["outputs"].get("artifacts", {})
+        stage_input(invocation, self.examples)
         if task == "trainer":
             self._write_model(Path(path_utils.serving_model_path(outputs["model"]["artifacts"][0]["uri"])))
         if task == "pusher":
             model = path_utils.serving_model_path(invocation["inputs"]["artifacts"]["model"]["artifacts"][0]["uri"])
-            push_model(model, DeployConfig(path=str(self.root / "serving"), name="digits"))
+            push_model(model, DeployConfig(path=self._serving, name="digits"))
         written = {
             key: {"artifacts": [{"uri": entry["artifacts"][0]["uri"], "metadata": {}}]}
             for key, entry in outputs.items()
@@ -83,6 +94,10 @@ class Cluster:
         output_file.write_text(json.dumps({"artifacts": written}))
         return 0
 
+    def _start(self, task: str, command: list[str]) -> None:
+        self._ran.add(task)
+        self.commands[task] = command
+
     def _write_model(self, folder: Path) -> None:
         number = str(next(self._numbers))
         for name in ("saved_model.pb", "fingerprint.pb", TRAIN_STATISTICS):
@@ -90,15 +105,19 @@ class Cluster:
             (folder / name).write_text(number)
 
 
+def write_dataset(root: Path) -> None:
+    """Writes what looks like a dataset, as no executor reads it."""
+    for split in ("train", "eval"):
+        (root / "dataset" / split).mkdir(parents=True)
+        (root / "dataset" / split / "0.tfrecord").write_bytes(b"first")
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Cluster:
     """A cluster that has run the pipeline three times, on unchanged data. Each test leaves it with nothing to do."""
     root = tmp_path_factory.mktemp("cache")
-    (root / "pipeline.yaml").write_text(CONFIG)
-    cluster = Cluster(root, check_and_compile(read_config(root / "pipeline.yaml"), "kubeflow"))
-    for split in ("train", "eval"):
-        (root / "dataset" / split).mkdir(parents=True)
-        (root / "dataset" / split / "0.tfrecord").write_bytes(b"first")
+    cluster = Cluster(root)
+    write_dataset(root)
     assert len(cluster.run()) == 16
     assert cluster.run() == COMPARING  # with the version that the first has pushed
     assert cluster.run() == NIGHTLY
@@ -130,3 +149,16 @@ def test_a_new_image_runs_everything_and_another_parameter_what_takes_it(cluster
     assert len(cluster.run()) == 16
     assert cluster.run() == COMPARING
     assert cluster.run() == NIGHTLY
+
+
+def test_dataset_and_versions_may_both_be_in_s3(s3, tmp_path):  # noqa: F811
+    cluster = Cluster(tmp_path, data=f"{s3.uri}/dataset", deploy=f"{s3.uri}/serving")
+    for split in ("train", "eval"):
+        s3.put(f"dataset/{split}/0.tfrecord", split.encode())
+    assert len(cluster.run()) == 16
+    assert (cluster.examples / "train" / "0.tfrecord").read_bytes() == b"train"
+    assert {name.partition("/")[2] for name in s3.content("serving")} >= {"saved_model.pb", TRAIN_STATISTICS}
+    assert cluster.run() == COMPARING
+    s3.put("dataset/train/1.tfrecord", b"more")
+    assert len(cluster.run()) == 16
+    assert (cluster.examples / "train" / "1.tfrecord").read_bytes() == b"more"

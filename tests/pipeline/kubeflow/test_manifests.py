@@ -136,6 +136,27 @@ def test_the_image_gets_our_packages_and_what_builds_them():
     assert copies[:2] == ["--from=dependencies /opt/venv /opt/venv", ". ."]
 
 
+def test_the_containers_user_is_a_number_by_which_kubernetes_sees_that_it_is_not_root():
+    users = re.findall(r"^USER (.*)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert users
+    assert all(user.isdigit() and int(user) > 0 for user in users)
+
+
+def test_the_launcher_is_told_of_the_stores_that_artifacts_may_be_in():
+    """Keys as in kubeflow/pipelines, backend/src/v2/objectstore: it passes over those that it does not know."""
+    data = find_manifest("ConfigMap")["data"]
+    providers = yaml.safe_load(data["providers"])
+    assert {f"{name}://" for name in providers} == {"gs://", "s3://"}
+    for name, provider in providers.items():
+        (settings,) = provider.values()
+        place = {"endpoint", "region"} if name == "s3" else set()
+        assert settings.keys() == {"credentials", *place}
+        credentials = settings["credentials"]
+        keys = {"secretName", "accessKeyKey", "secretKeyKey"}
+        assert credentials["fromEnv"] or credentials["secretRef"].keys() == keys
+        assert provider.keys() == {"default"}
+
+
 def test_beams_parts_are_of_the_locked_version():
     """Flink's job server, the workers' `boot`, Flink itself, and what the documentation says of them."""
     text = (FOLDER / "manifests" / "beam.yaml").read_text()

@@ -133,10 +133,11 @@ def test_a_run_that_fails_says_which_task_and_where_its_log_is(kfp, submit, why)
     assert tasks == {"step": "succeeded", "step-2": "failed", "step-3": "skipped"}
 
 
-def test_version_3_shows_its_tasks_and_why_one_failed(kfp, submit):
+def test_version_3_shows_its_tasks_those_from_its_cache_and_why_one_failed(kfp, submit):
     kfp.is_version_3 = True
+    kfp.cached = {"step"}
     _, lines = submit("--wait")
-    assert "step: running step: succeeded, 60 s step-2: running step-2: succeeded, 60 s step-3: running" in lines
+    assert "step: running step: cached, 60 s step-2: running step-2: succeeded, 60 s step-3: running" in lines
     kfp.failing["step-2"] = "the task"
     _, lines = submit("--wait", status=1)
     assert "the run failed: step-2 failed: OOMKilled" in lines
