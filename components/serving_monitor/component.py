@@ -43,8 +43,8 @@ def ServingMonitor(  # noqa: N802 (makes a component)
     Args:
         page: the output with the page; its URI is the page's.
         figures: the output with the file MONITORED, all figures as JSON.
-        metrics: the output whose properties are the number of images and of measures that have moved, and the largest
-            distance of each measure.
+        metrics: the output whose properties are the number of images, of requests that were not answered and of
+            measures that have moved, and the largest distance of each measure.
         deploy: where models are deployed to, a ``DeployConfig`` as JSON; of several versions with requests, the one
             with the most is monitored.
         capture: folder of captured traffic, a path or URI.
@@ -80,9 +80,11 @@ def _find_live_reference(deploy: DeployConfig) -> Reference:
 
 
 def _collect_metrics(monitored: Monitored) -> dict[str, float]:
-    values = {"images": 0.0, "moved": float(len({m.comparison.measure for m in monitored.moved}))}
+    values = {"images": 0.0, "errors": 0.0, "moved": float(len({m.comparison.measure for m in monitored.moved}))}
     for part, traffic in monitored.traffic.items():
-        values["images"] += traffic.images if part.day != ALL_DAYS else 0
+        if part.day != ALL_DAYS:
+            values["images"] += traffic.images
+            values["errors"] += traffic.errors.total()
         for comparison in monitored.comparisons[part]:
             name = f"{comparison.measure}_distance"
             values[name] = max(values.get(name, 0.0), comparison.difference.distance)

@@ -41,6 +41,7 @@ def render_page(monitored: Monitored) -> str:
                 "name": part,
                 "images": traffic.images,
                 "latency": measure_latency(traffic),
+                "errors": traffic.errors,
                 "cells": {
                     c.measure: {"distance": c.difference.distance, "moved": (str(part), c.measure) in moved}
                     for c in monitored.comparisons[part]
@@ -166,7 +167,7 @@ def _tabulate_labels(monitored: Monitored) -> list[dict[str, Any]]:
         {
             "label": label or "(no label)",
             "eval": sum(label in labels for labels in expected) / max(len(expected), 1),
-            "shares": [by_version.get(version, 0) / totals[version] for version in sorted(totals)],
+            "shares": [by_version.get(version, 0) / max(totals[version], 1) for version in sorted(totals)],
         }
         for label, by_version in counts.items()
     ]

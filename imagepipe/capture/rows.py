@@ -9,7 +9,9 @@ A row has these columns and nothing else of the caller; null where there is none
 - ``image``: the bytes that were sent, a JPEG of at most PREVIEW_SIDE pixels, or null, as the user wants;
 - ``milliseconds``: from the decoded request to the answer;
 - ``shadow``: whether the version answered in the shadow of a live one, unseen by the caller. Such a row has neither
-  measures nor an image: the row of the live answer, with the same ``request_id`` and ``sha256``, has them.
+  measures nor an image: the row of the live answer, with the same ``request_id`` and ``sha256``, has them;
+- ``error``: why a request was not answered, as one word. Such a row is one of a request, not of an image, and has
+  nothing else but ``time``, ``request_id`` and ``version``.
 """
 
 import hashlib
@@ -52,6 +54,7 @@ SCHEMA = pa.schema(
         "image": pa.binary(),
         "milliseconds": pa.float32(),
         "shadow": pa.bool_(),
+        "error": pa.string(),
     }
 )
 """Columns of the files, in their order."""
@@ -114,13 +117,40 @@ class Answered:
         return len(self.sent) + (0 if self.prepared is self.sent else len(self.prepared))
 
 
-def build_row(answered: Answered, keep: KeptImages) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that was not answered.
+
+    Attributes:
+        time: when it failed, in seconds since 1970.
+        request_id: of the request.
+        version: of the model.
+        error: why, as one word.
+    """
+
+    time: float
+    request_id: str
+    version: str
+    error: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the images: none."""
+        return 0
+
+
+def build_row(captured: Answered | Failed, keep: KeptImages) -> dict[str, Any]:
     """Measures an image, and returns its row; one that can't be measured, or was asked in shadow, has no measures.
 
     Args:
-        answered: the image and its answer.
+        captured: the image and its answer, or a request that failed.
         keep: the image to put into the row.
     """
+    if isinstance(captured, Failed):
+        time = datetime.fromtimestamp(captured.time, UTC)
+        fields = {"request_id": captured.request_id, "version": captured.version, "error": captured.error}
+        return {"time": time, "image": None} | fields
+    answered = captured
     row: dict[str, Any] = {
         "time": datetime.fromtimestamp(answered.time, UTC),
         "request_id": answered.request_id,

@@ -20,7 +20,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.stores import connect
 from imagepipe.capture.files import delete_old, write_rows
-from imagepipe.capture.rows import Answered, CaptureOptions, build_row
+from imagepipe.capture.rows import Answered, CaptureOptions, Failed, build_row
 
 Outcome = Literal["written", "dropped", "lost"]
 """The end of an image, one of each: it is in a file; the queue was full; its file could not be written, or not in time.
@@ -50,7 +50,7 @@ class Capture:
         self._options, self._count = options, count
         self._folder = filesystem.absolute(options.folder)
         _check_folder(self._folder)
-        self._queue: deque[tuple[float, Answered]] = deque()
+        self._queue: deque[tuple[float, Answered | Failed]] = deque()
         self._bytes = 0
         self._unsettled = 0  # images that were taken over, and whose end is not counted yet
         self._changed = threading.Condition()
@@ -63,8 +63,8 @@ class Capture:
         """Returns whether a request is among those to be captured."""
         return random.random() < self._options.rate  # noqa: S311 (a sample, no secret)
 
-    def offer(self, images: Iterable[Answered]) -> None:
-        """Takes over images that were answered, or drops them, if there is no room for them, or it was closed."""
+    def offer(self, images: Iterable[Answered | Failed]) -> None:
+        """Takes over images that were answered, or a request that failed; drops them without room, or once closed."""
         now, dropped = time.monotonic(), 0
         with self._changed:
             is_late = bool(self._queue) and now - self._queue[0][0] > _QUEUE_SECONDS
@@ -118,7 +118,7 @@ class Capture:
             if not image and self._is_closing:
                 return
 
-    def _take(self, seconds: float | None) -> Answered | None:
+    def _take(self, seconds: float | None) -> Answered | Failed | None:
         """Waits for an image; None if there is none within so many seconds, or no further one before the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._is_closing, seconds)

@@ -75,6 +75,7 @@ def to_json(monitored: Monitored) -> dict[str, Any]:
                 "version": part.version,
                 "images": traffic.images,
                 "labels": dict(traffic.labels.most_common()),
+                "errors": dict(traffic.errors.most_common()),
                 "milliseconds": measure_latency(traffic),
                 "comparisons": [
                     {

@@ -25,7 +25,8 @@ MAX_SAMPLE = 20_000
 MAX_VECTORS = 1000
 """Images whose embeddings are compared."""
 
-_SHADOW = "shadow"
+_SHADOW, _ERROR = "shadow", "error"
+_LATER = {_SHADOW: pa.bool_(), _ERROR: pa.string()}  # columns that files of older servers lack
 _NUMBERS = (*MEASURES, *ANSWERS, "milliseconds")
 _COLUMNS = ["time", "request_id", "metadata", "version", "label", EMBEDDING, *_NUMBERS]
 
@@ -49,11 +50,13 @@ class Traffic:
         labels: how many of all had each label, as answered.
         sample: the captured columns but the image, ``file`` and ``row`` to find that, of at most MAX_SAMPLE images
             drawn at random, in random order; ``embedding`` of the first MAX_VECTORS.
+        errors: captured requests that were not answered, by reason.
     """
 
     images: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     sample: Any = None  # pa.Table, of which mypy knows nothing
+    errors: Counter[str] = field(default_factory=Counter)
 
 
 def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traffic]:
@@ -70,7 +73,7 @@ def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traff
         ModelError: if there is nothing, or a file can't be read.
     """
     traffic: dict[Part, Traffic] = {}
-    for file, table in read_tables(folder, _COLUMNS, since):
+    for file, table in read_tables(folder, _COLUMNS, since, with_errors=True):
         days = table["time"].cast(pa.date32()).cast(pa.string()).to_pylist()
         parts = list(zip(days, table["version"].to_pylist(), strict=True))
         keys = zip(table["time"].cast(pa.int64()).to_pylist(), table["metadata"].to_pylist(), strict=True)
@@ -87,15 +90,20 @@ def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traff
 
 
 def read_tables(
-    folder: str, columns: Sequence[str], since: datetime | None = None, with_shadow: bool = False
+    folder: str,
+    columns: Sequence[str],
+    since: datetime | None = None,
+    with_shadow: bool = False,
+    with_errors: bool = False,
 ) -> Iterator[tuple[str, pa.Table]]:
     """Yields the files of a capture, with the rows that were answered since a time, and their numbers as ``row``.
 
     Args:
         folder: the capture's.
-        columns: to read; ``shadow`` is there always.
+        columns: to read; ``shadow`` and ``error`` are there always.
         since: leaves out what was answered before.
         with_shadow: whether answers that no caller got are among the rows.
+        with_errors: whether requests that were not answered are.
 
     Raises:
         ModelError: if one can't be read.
@@ -103,14 +111,16 @@ def read_tables(
     for file in list_parts(folder, since):
         try:
             with filesystem.open_read(file) as opened:
-                is_marked = _SHADOW in pq.read_schema(opened).names  # files of older servers have no such answers
+                later = [name for name in pq.read_schema(opened).names if name in _LATER]
                 opened.seek(0)
-                table = pq.read_table(opened, columns=[*columns, *([_SHADOW] if is_marked else [])], partitioning=None)
-            if not is_marked:
-                table = table.append_column(_SHADOW, pa.array([False] * len(table)))
+                table = pq.read_table(opened, columns=[*columns, *later], partitioning=None)
+            for name in _LATER.keys() - set(later):
+                table = table.append_column(name, pa.nulls(len(table), _LATER[name]))
             table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
             if not with_shadow:
                 table = table.filter(pc.invert(pc.fill_null(table[_SHADOW], False)))
+            if not with_errors:
+                table = table.filter(pc.is_null(table[_ERROR]))
             if since:
                 table = table.filter(pc.greater_equal(table["time"], pa.scalar(since, table["time"].type)))
         except (pa.ArrowException, KeyError) as error:
@@ -120,8 +130,8 @@ def read_tables(
 
 def join(parts: Sequence[Traffic]) -> Traffic:
     """Returns parts of the traffic together; each image of theirs is as likely to be in the sample as any other."""
-    labels = sum((part.labels for part in parts), Counter[str]())
-    return Traffic(sum(part.images for part in parts), labels, _draw([part.sample for part in parts]))
+    labels, errors = (sum(counts, Counter[str]()) for counts in ([p.labels for p in parts], [p.errors for p in parts]))
+    return Traffic(sum(part.images for part in parts), labels, _draw([part.sample for part in parts]), errors)
 
 
 def make_sample(traffic: Traffic, task: TaskName) -> Sample:
@@ -157,6 +167,8 @@ def load_images(places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], byte
 
 
 def _add(traffic: Traffic, group: pa.Table) -> None:
+    traffic.errors.update(group[_ERROR].drop_null().to_pylist())
+    group = group.filter(pc.is_null(group[_ERROR]))
     traffic.images += len(group)
     traffic.labels.update(group["label"].to_pylist())
     traffic.sample = _draw([group] if traffic.sample is None else [traffic.sample, group])

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from imagepipe.base.features import LABEL_SEPARATOR
-from imagepipe.capture.rows import Answered, CaptureOptions
+from imagepipe.capture.rows import Answered, CaptureOptions, Failed
 from imagepipe.capture.writer import Capture
+from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.shadow import Question
 from imagepipe.serving.shadow_follower import FindShadow, ShadowFollower
 from imagepipe.serving.telemetry import ANSWERS, CAPTURED, NOVELTY, SCORES
-from imagepipe.serving.types import Answers, Request
+from imagepipe.serving.types import Answers, Request, RequestError
 
 _MAX_ID = 128  # characters
 
@@ -68,6 +69,17 @@ class Recorder:
             if self._shadow:
                 self._shadow.offer(Question(requests, answers.labels, task, request_id), answers.version)
 
+    def record_failure(self, error: Exception, version: str, request_id: str) -> None:
+        """Records that a request was not answered.
+
+        Args:
+            error: why.
+            version: of the model.
+            request_id: of the request.
+        """
+        if self._capture and self._capture.draw():
+            self._capture.offer([Failed(time.time(), request_id, version, _name_failure(error))])
+
     def close(self) -> None:
         """Writes what is captured and not in a file yet."""
         if self._shadow:
@@ -80,6 +92,17 @@ class Recorder:
             requests = question.requests
             listed = _list_answered(requests, requests, answers, question.request_id, 1000 * seconds)
             self._capture.offer(replace(answered, in_shadow=True) for answered in listed)
+
+
+def _name_failure(error: Exception) -> str:
+    """Returns as one word why a request was not answered."""
+    match error:
+        case RequestError():
+            return error.kind
+        case TooBusyError():
+            return "too_busy"
+        case _:
+            return "failed"
 
 
 def _count_answers(answers: Answers, task: str) -> None:

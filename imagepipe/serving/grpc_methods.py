@@ -70,7 +70,7 @@ def _declare_service(name: str, *requests: Any) -> Any:
 async def _ask(
     handler: Handler, parse: Callable[[bytes], Question], body: bytes, request_id: str
 ) -> tuple[Message, int]:
-    question = await handler.parse(body, parse)
+    question = await handler.parse(body, parse, request_id)
     engine = handler.find_engine(question.name, question.version)
     answers = await handler.ask(question.requests, engine, request_id)
     return question.format_answers(answers), len(question.requests)

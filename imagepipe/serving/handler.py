@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -73,18 +73,28 @@ class Handler:
             RequestError: if it can't be answered; the message gives the reason.
             TooBusyError: if too many are waiting.
         """
-        requests, format_answers = await self.parse(body, parse)
+        requests, format_answers = await self.parse(body, parse, request_id, engine)
         return format_answers(await self.ask(requests, engine, request_id)), len(requests)
 
-    async def parse(self, body: bytes, parse: Callable[[bytes], _Parsed]) -> _Parsed:
+    async def parse(
+        self, body: bytes, parse: Callable[[bytes], _Parsed], request_id: str, engine: Engine | None = None
+    ) -> _Parsed:
         """Parses a body in a thread; a common one waits for no large one.
 
+        Args:
+            body: of the request.
+            parse: reads it.
+            request_id: for captured traffic.
+            engine: that is asked; None if the body says it.
+
         Raises:
+            RequestError: if it is no request; the message gives the reason.
             TooBusyError: if too many images are waiting.
         """
-        self._check_room(1)
-        run = asyncio.get_running_loop().run_in_executor
-        return await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
+        with self._record_failure(engine, request_id):
+            self._check_room(1)
+            run = asyncio.get_running_loop().run_in_executor
+            return await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
 
     async def ask(self, requests: list[Request], engine: Engine, request_id: str) -> Answers:
         """Answers the requests of one body.
@@ -93,13 +103,22 @@ class Handler:
             RequestError: if one can't be answered; the message gives the reason.
             TooBusyError: if too many are waiting.
         """
-        self._check_room(len(requests))
-        self._waiting += len(requests)
+        with self._record_failure(engine, request_id):
+            self._check_room(len(requests))
+            self._waiting += len(requests)
+            try:
+                run = asyncio.get_running_loop().run_in_executor
+                return await run(self._askers, self._ask, engine, requests, request_id)
+            finally:
+                self._waiting -= len(requests)
+
+    @contextlib.contextmanager
+    def _record_failure(self, engine: Engine | None, request_id: str) -> Iterator[None]:
         try:
-            run = asyncio.get_running_loop().run_in_executor
-            return await run(self._askers, self._ask, engine, requests, request_id)
-        finally:
-            self._waiting -= len(requests)
+            yield
+        except Exception as error:
+            self._recorder.record_failure(error, (engine or self._served.engine).version, request_id)
+            raise
 
     def _ask(self, engine: Engine, requests: list[Request], request_id: str) -> Answers:
         start = time.perf_counter()

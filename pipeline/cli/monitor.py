@@ -153,15 +153,20 @@ def parse_since(text: str) -> datetime:
 def _show(monitored: "Monitored") -> None:
     from imagepipe.monitoring.report import MIN_IMAGES, describe_moved, measure_latency
 
-    table = Table("day (UTC)", "version", "images", "ms, median", "ms, 95 %", "moved", box=box.SIMPLE)
+    table = Table("day (UTC)", "version", "images", "ms, median", "ms, 95 %", "errors", "moved", box=box.SIMPLE)
     for part, traffic in monitored.traffic.items():
         moved = [m.comparison.measure for m in monitored.moved if m.part == str(part)]
         few = traffic.images < MIN_IMAGES
         verdict = f"too few to compare (at least {MIN_IMAGES})" if few else ", ".join(moved) or "nothing"
         latency = measure_latency(traffic) or {}
         times = [f"{value:.1f}" for value in latency.values()] or ["", ""]
-        table.add_row(part.day, escape(part.version), f"{traffic.images:,}", *times, verdict)
+        errors = f"{traffic.errors.total():,}"
+        table.add_row(part.day, escape(part.version), f"{traffic.images:,}", *times, errors, verdict)
     print_table(table)
+    for part, traffic in monitored.traffic.items():
+        if traffic.errors:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in traffic.errors.most_common())
+            OUT.print(escape(f"{part}: requests that were not answered: {reasons}"))
     for measure in monitored.moved:
         OUT.print(escape(describe_moved(measure)))
 

@@ -53,8 +53,8 @@ def test_a_quiet_run_succeeds_and_leaves_page_figures_and_metrics(monitor):
     assert "Nothing has moved" in Path(outputs["page"].uri).read_text()
     figures = json.loads(Path(outputs["figures"].uri, MONITORED).read_text())
     assert (figures["version"], figures["moved"]) == ("3", [])
-    shown = {name: outputs["metrics"].get_float_custom_property(name) for name in ("images", "moved")}
-    assert shown == {"images": 100, "moved": 0}
+    shown = {name: outputs["metrics"].get_float_custom_property(name) for name in ("images", "errors", "moved")}
+    assert shown == {"images": 100, "errors": 0, "moved": 0}
     (part,) = figures["parts"]
     for comparison in part["comparisons"]:
         distance = outputs["metrics"].get_float_custom_property(f"{comparison['measure']}_distance")

@@ -232,9 +232,9 @@ def check_monitor(told: dict, page: str, browser: Browser, rows: pd.DataFrame, r
     opened = browser.new_page()
     opened.set_content(page)
     cells = opened.get_by_role("region", name="Traffic by day and version").locator("tbody td").all_inner_texts()
-    names = [text.split()[0] for text in opened.locator("#traffic ~ * thead th").all_inner_texts()[4:]]
-    assert cells[:3] == [f"{len(rows):,}", *(f"{value:.1f}" for value in milliseconds)]
-    shown = dict(zip(names, cells[3:], strict=True))
+    names = [text.split()[0] for text in opened.locator("#traffic ~ * thead th").all_inner_texts()[5:]]
+    assert cells[:4] == [f"{len(rows):,}", *(f"{value:.1f}" for value in milliseconds), "0"]
+    shown = dict(zip(names, cells[4:], strict=True))
     assert {name for name, text in shown.items() if "moved" in text} == find_moved(measured)
     assert {name: float(text.split()[0]) for name, text in shown.items()} == {
         name: pytest.approx(measured[name][1], abs=0.0006 + find_tolerance(name)) for name in shown

@@ -5,11 +5,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from imagepipe.capture.files import write_rows
+from imagepipe.capture.files import list_parts, write_rows
 from imagepipe.monitoring import report, traffic
 from imagepipe.monitoring.comparison import Limits
 from imagepipe.monitoring.measures import MEASURES
@@ -136,6 +137,49 @@ def test_text_of_callers_is_text_on_the_page(capture, reference, tmp_path):
 def test_what_is_older_is_left_out(capture, reference):
     _, figures = read_json("monitor", capture, "--against", reference, "--since", f"{NOW:%Y-%m-%d}")
     assert sum(part["images"] for part in figures["parts"]) == 305
+
+
+def test_requests_that_failed_are_counted_by_day_version_and_reason_and_are_no_images(capture, reference, tmp_path):
+    reasons = ["broken_image"] * 4 + ["too_busy"]
+    failed = [
+        {
+            "time": NOW - timedelta(days=day, seconds=number),
+            "request_id": f"f{number}",
+            "version": version,
+            "error": why,
+        }
+        for day, version, number, why in [(day, "3", *one) for day in (0, 1) for one in enumerate(reasons)]
+        + [(0, "<9>", 0, "failed")]
+    ]
+    write_rows(capture, failed, "failed")
+    truth, page = tmp_path / "truth.csv", tmp_path / "monitor.html"
+    truth.write_text("request_id,label\nf0,cat\nr0-3-0,cat\n")
+    options = ("monitor", capture, "--against", reference, "--feedback", str(truth), "--out", str(page))
+    status, figures = read_json(*options)
+    assert (status, figures["feedback"]["joined"], figures["feedback"]["unmatched"]) == (0, 1, 1)
+    parts = {(part["day"], part["version"]): (part["images"], part["errors"]) for part in figures["parts"]}
+    today, yesterday = (f"{NOW - timedelta(days=days):%Y-%m-%d}" for days in (0, 1))
+    assert parts == {
+        (yesterday, "3"): (300, {"broken_image": 4, "too_busy": 1}),
+        (today, "3"): (300, {"broken_image": 4, "too_busy": 1}),
+        (today, "4"): (5, {}),
+        (today, "<9>"): (0, {"failed": 1}),
+        ("all days", "3"): (600, {"broken_image": 8, "too_busy": 2}),
+    }
+    text = " ".join(page.read_text().split())
+    assert (
+        '<td class="n">10<br><span class="soft">broken_image 8</span><br><span class="soft">too_busy 2</span></td>'
+        in text
+    )
+    told = " ".join(ask(*options)[1].split())
+    assert "all days, version 3: requests that were not answered: 8 broken_image, 2 too_busy" in told
+
+
+def test_files_of_servers_that_kept_no_errors_are_read(capture, reference):
+    for part in list_parts(capture):
+        pq.write_table(pq.read_table(part, partitioning=None).drop_columns(["error", "shadow"]), part)
+    _, figures = read_json("monitor", capture, "--against", reference)
+    assert [(part["images"], part["errors"]) for part in figures["parts"]] == [(300, {}), (300, {}), (5, {}), (600, {})]
 
 
 def test_a_sample_is_bounded_and_all_are_counted(capture, monkeypatch):

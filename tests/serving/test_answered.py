@@ -1,5 +1,8 @@
 """Records of answered requests: metrics by version, and captured rows."""
 
+import asyncio
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +11,9 @@ from prometheus_client import REGISTRY
 from imagepipe.capture import files
 from imagepipe.capture.rows import CaptureOptions
 from imagepipe.serving.answered import Recorder, choose_request_id
-from imagepipe.serving.types import Answers, Request
+from imagepipe.serving.handler import Handler
+from imagepipe.serving.limits import MAX_WAITING
+from imagepipe.serving.types import Answers, Request, RequestError
 from tests.serving.test_server import gray
 
 
@@ -44,6 +49,46 @@ def test_rows_are_what_was_asked_and_answered_image_by_image(tmp_path):
         "embedding": answers.embedding,
     }.items():
         np.testing.assert_array_equal([row[name] for row in rows], expected, name)
+
+
+@pytest.mark.parametrize(("rate", "rows"), [(1.0, 4), (0.0, 0)])
+def test_a_request_that_fails_is_a_row_without_an_image_if_it_is_drawn(tmp_path, rate, rows):
+    def fail(error):
+        def raise_it(_):
+            raise error
+
+        return raise_it
+
+    async def ask_all() -> None:
+        broken = RequestError("broken_image", "instance 0: no image")
+        for number, (parse, check) in enumerate(
+            [
+                (fail(RequestError("bad_base64", "'input' is not valid base64")), None),
+                (parse_one, fail(broken)),
+                (parse_one, fail(MemoryError())),
+                (lambda _: ([Request("", b"")] * (MAX_WAITING + 1), None), None),
+            ]
+        ):
+            engine = SimpleNamespace(version="41", check=check)
+            with pytest.raises(Exception, match=r"input|instance|waiting|^$"):
+                await handler.answer(b"body", parse, engine, f"request-{number}")  # type: ignore[arg-type]
+
+    def parse_one(_):
+        return [Request("mine", gray(100))], None
+
+    recorder = Recorder(CaptureOptions(str(tmp_path), rate=rate, images="original"))
+    handler = Handler(SimpleNamespace(engine=None), "m", recorder)  # type: ignore[arg-type]
+    asyncio.run(ask_all())
+    recorder.close()
+    written = [
+        row for part in files.list_parts(str(tmp_path)) for row in pq.read_table(part, partitioning=None).to_pylist()
+    ]
+    assert len(written) == rows
+    kept = [{name: value for name, value in row.items() if value is not None and name != "time"} for row in written]
+    reasons = ["bad_base64", "broken_image", "failed", "too_busy"][:rows]
+    assert kept == [
+        {"request_id": f"request-{number}", "version": "41", "error": reason} for number, reason in enumerate(reasons)
+    ]
 
 
 @pytest.mark.parametrize(
