@@ -48,6 +48,13 @@ def label_images(
         Path | None,
         typer.Option("--import", metavar="FILE", help="Add the decisions in an export of Label Studio, or in a CSV."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Of a capture: the run of the served model (runs/RUN), to show its nearest training images.",
+        ),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who decides; by default the name of this machine's user.")] = None,
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 for any.", min=0, max=65535)] = 8091,
@@ -65,6 +72,7 @@ def label_images(
         from pipeline.labelling.capture_work import read_capture_work
         from pipeline.labelling.exchange import export_decisions, import_decisions
         from pipeline.labelling.run_work import read_run_work
+        from pipeline.labelling.trained import MAX_TRAINED, TrainedImages
         from pipeline.workdir import Workdir
 
         if not token_file and not is_loopback(host):
@@ -75,13 +83,18 @@ def label_images(
             raise typer.BadParameter("of a capture on an object store, give the file of decisions: --labels FILE")
         if not filesystem.is_folder(source):
             raise typer.BadParameter(f"there is no folder {source}", param_hint="WORKDIR|CAPTURE")
+        if is_run and against:
+            raise typer.BadParameter("--against is for captures: a run is compared with its own training images")
+        trained = TrainedImages(against) if against else None
+        if trained:
+            ERR.print(f"Computing the embeddings of up to {MAX_TRAINED:,} training images …")
         # A copy of somebody's images, which is not to outlast the program.
         with end_on_signals(), tempfile.TemporaryDirectory(prefix="imagepipe-label-") as pictures:
             folder = Path(pictures)
             if is_run:
                 work = read_run_work(Workdir(Path(source).resolve()), folder)
             else:
-                work = read_capture_work(source, folder)
+                work = read_capture_work(source, folder, trained)
             place = Path(source).resolve()
             file = labels or (place if is_run else place.parent) / "labels.jsonl"
             for queue in work.queues:

@@ -1,12 +1,16 @@
-"""Queues from captured traffic: what the served model was unsure of, and what was unlike its training images."""
+"""Queues from captured traffic: what the served model was unsure of, and what is new to it or disputed in shadow."""
 
 import hashlib
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagepipe.base import filesystem
@@ -14,7 +18,10 @@ from imagepipe.base.decisions import HASH
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import TaskName
 from imagepipe.capture.files import list_parts
+from imagepipe.monitoring.pairs import find_shadow
+from imagepipe.monitoring.traffic import read_tables, split_label
 from pipeline.labelling.run_work import measure_doubt, measure_doubts
+from pipeline.labelling.trained import TrainedImages
 from pipeline.labelling.work import MAX_ITEMS, Item, Queue, Work
 
 _COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty", "sha256", "shadow"]
@@ -33,15 +40,24 @@ class _Seen:
     rows: int
 
 
-def read_capture_work(folder: str, pictures: Path) -> Work:
+@dataclass
+class _Candidate:
+    """The version that was asked in shadow last, and its label by an image's hash; "" and none if nothing was."""
+
+    version: str
+    labels: dict[str, str]
+
+
+def read_capture_work(folder: str, pictures: Path, trained: TrainedImages | None = None) -> Work:
     """Reads the queues of a capture.
 
     Args:
         folder: the capture's, a path or URI.
         pictures: folder that gets the images.
+        trained: the training images, of which the nearest are shown beside; None for none.
 
     Raises:
-        ModelError: nothing is captured there.
+        ModelError: nothing is captured there, or the model of the training images gives no embeddings.
     """
     parts = list(list_parts(folder))
     seen = _look(parts)
@@ -49,7 +65,8 @@ def read_capture_work(folder: str, pictures: Path) -> Work:
         raise ModelError(
             f"{folder} has neither runs nor captured answers: give a pipeline's workdir, or what serve --capture wrote"
         )
-    queues = [queue for queue in _list_queues(parts, seen) if queue.items]
+    candidate = _read_candidate(folder)
+    queues = [queue for queue in _list_queues(parts, seen, candidate) if queue.items]
     wanted = {item.sha256 for queue in queues for item in queue.items}
     originals = _extract(parts, wanted, pictures)
     have = {path.name for path in pictures.iterdir()}
@@ -62,9 +79,27 @@ def read_capture_work(folder: str, pictures: Path) -> Work:
             "source has them, but adds none to the training data. That needs --capture-images original."
         )
     shown = [Queue(q.name, q.title, q.about, [item for item in q.items if item.sha256 in have]) for q in queues]
-    classes = sorted(set(seen.names.values()))
+    if trained:
+        vectors = _read_embeddings(parts, wanted & have, trained.version)
+        nearest = trained.find_nearest(vectors, pictures)
+        shown = [replace(q, items=[replace(i, beside=nearest.get(i.sha256, ())) for i in q.items]) for q in shown]
+        if without := len((wanted & have) - vectors.keys()):
+            notes.append(
+                f"Beside {without:,} images no training images are shown: version {trained.version} was not asked "
+                "about them, or gave no embedding."
+            )
+    else:
+        notes.append("No nearest training images are shown: --against runs/RUN names the run of the served model.")
+    classes = sorted(_list_classes(seen, candidate))
     work = [queue for queue in shown if queue.items]
     return Work(filesystem.absolute(folder), seen.task, classes, work, pictures, originals, notes)
+
+
+def _list_classes(seen: _Seen, candidate: _Candidate) -> set[str]:
+    if seen.task == "regression":
+        return set()
+    answered = {name for label in {*candidate.labels.values()} for name in split_label(label, seen.task)}
+    return {*seen.names.values(), *answered} - {""}
 
 
 def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
@@ -74,6 +109,32 @@ def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
                 answers = (row for row in batch.to_pylist() if not row.get("shadow"))  # no column of older servers
                 yield from (row for row in answers if HASH.fullmatch(row["sha256"] or "") and row["classes"])
+
+
+def _read_candidate(folder: str) -> _Candidate:
+    try:
+        _, version = find_shadow(folder)
+    except ModelError:  # nothing was asked in shadow
+        return _Candidate("", {})
+    labels: dict[str, str] = {}
+    for _, table in read_tables(folder, ["version", "sha256", "label"], with_shadow=True):
+        some = table.filter(pc.and_(pc.fill_null(table["shadow"], False), pc.equal(table["version"], version)))
+        labels.update(zip(some["sha256"].to_pylist(), some["label"].to_pylist(), strict=True))
+    return _Candidate(version, labels)
+
+
+def _read_embeddings(parts: list[str], wanted: set[str], version: str) -> dict[str, Any]:
+    """Returns by an image's hash the embedding that a version gave it."""
+    vectors = {}
+    for part in parts:
+        with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=["version", "sha256", "embedding"]):
+                chosen = pc.and_(pc.equal(batch["version"], version), pc.is_valid(batch["embedding"]))
+                for row in batch.filter(
+                    pc.and_(chosen, pc.is_in(batch["sha256"], pa.array(wanted, pa.string())))
+                ).to_pylist():
+                    vectors[row["sha256"]] = np.asarray(row["embedding"], np.float32)
+    return vectors
 
 
 def _look(parts: list[str]) -> _Seen:
@@ -92,7 +153,7 @@ def _look(parts: list[str]) -> _Seen:
     return _Seen({} if task == "regression" else names, task, rows)
 
 
-def _list_queues(parts: list[str], seen: _Seen) -> Iterator[Queue]:
+def _list_queues(parts: list[str], seen: _Seen, candidate: _Candidate) -> Iterator[Queue]:
     measure = measure_doubt if seen.task == "classification" else measure_doubts
     if seen.task != "regression":
         about = "Images that the served model was least sure of."
@@ -101,6 +162,25 @@ def _list_queues(parts: list[str], seen: _Seen) -> Iterator[Queue]:
     about = f"The newest images with a novelty of {_NOVEL:.0%} or more: unlike what the model was trained on."
     ranked = _rank(parts, seen, lambda row, _: row["time"].timestamp() if (row["novelty"] or 0) >= _NOVEL else None)
     yield Queue("novel", "Newest novel ones", about, _make_items(ranked, "unlike the training images"))
+    if seen.task != "regression":
+        about = f"The newest images that version {candidate.version}, in shadow, answers otherwise."
+        items = _make_items(_rank(parts, seen, partial(_date_dispute, candidate=candidate, task=seen.task)), "")
+        disputed = [
+            replace(
+                item, why=f"version {candidate.version}, in shadow, says {candidate.labels[item.sha256] or 'nothing'}"
+            )
+            for item in items
+        ]
+        yield Queue("disputed", "Candidate and champion disagree", about, disputed)
+
+
+def _date_dispute(row: Mapping[str, Any], _: object, candidate: _Candidate, task: TaskName) -> float | None:
+    """Returns when an image was answered otherwise than in shadow; None if it wasn't."""
+    other = candidate.labels.get(row["sha256"])
+    if other is None or row["version"] == candidate.version:
+        return None
+    is_same = set(split_label(row["label"] or "", task)) == set(split_label(other, task))
+    return None if is_same else row["time"].timestamp()
 
 
 def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, Any], list[tuple[str, float]]]]:

@@ -171,6 +171,28 @@ def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
         read_capture_work(str(tmp_path), tmp_path / "pictures")
 
 
+def test_a_capture_has_a_queue_of_what_the_version_in_shadow_answers_otherwise(tmp_path):
+    folder = tmp_path / "capture"
+    live = [[0.9, 0.1], [0.1, 0.9]] * 2
+    capture(folder, classes=live, label=["cat", "dog"] * 2, sha256=HASHES[:4], image=[b"a"] * 4)
+    other = {"version": "8", "shadow": True}
+    answers = ["cat", "cat", "bird", ""]
+    shadows = [{"time": datetime(2026, 11, 29, 10, tzinfo=UTC), "classes": [0.1, 0.9], "label": label, "sha256": sha256}
+               for label, sha256 in zip(answers, HASHES[:4], strict=True)]  # fmt: skip
+    earlier = [row | {"version": "6", "shadow": True, "time": row["time"].replace(hour=8)} for row in shadows[:1]]
+    earlier[0]["label"] = "dog"
+    write_rows(str(folder), [row | other for row in shadows] + earlier, "two")
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(folder), tmp_path / "pictures")
+    (disputed,) = [queue for queue in work.queues if queue.name == "disputed"]
+    assert [(item.sha256, item.why, item.model) for item in disputed.items] == [
+        (HASHES[3], "version 8, in shadow, says nothing", "version 7"),
+        (HASHES[2], "version 8, in shadow, says bird", "version 7"),
+        (HASHES[1], "version 8, in shadow, says cat", "version 7"),
+    ]
+    assert work.classes == ["bird", "cat", "dog"]
+
+
 def test_a_class_that_no_answer_has_named_can_not_be_taken_for_a_label(tmp_path):
     scores = [[0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.2, 0.7, 0.1]]
     labels = ["cat", "", "dog"]  # the second is too novel for a label (serving.unknown)
