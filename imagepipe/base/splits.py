@@ -172,10 +172,10 @@ def find_layout(list_folders: Callable[[str], list[str]], wanted: bool | None) -
                 "to be splits by --splits folders, or were when this source was read before. If they are classes, give "
                 "--splits none."
             )
-        is_doubtful = not root and are_several(map(guess_split, inside)) and any(inside.values())
+        is_doubtful = are_several(map(guess_split, inside)) and any(inside.values())
         return Layout(doubt=tuple(folder for folder in folders if not inside.get(folder))) if is_doubtful else CLASSES
     if others and not wanted:
-        return Layout(doubt=others) if not root else CLASSES
+        return Layout(doubt=others)
     return Layout(root, named, unlabelled, doubled, given_by="Folders")
 
 

@@ -75,6 +75,9 @@ def test_a_folder_beside_the_splits_is_named_and_taken_on_demand_only():
     assert lay_out(*folders).doubt == ("extra",)
     assert lay_out(*folders, wanted=True).splits.keys() == {"train", "val"}
     assert not lay_out("train/cat", "val/cat", wanted=False).splits
+    folders = tuple(f"chest_xray/{folder}" for folder in folders)
+    assert lay_out(*folders).doubt == ("extra",)
+    assert lay_out(*folders, wanted=True).read_path("chest_xray/val/cat/1.jpg") == ("val", "cat")
 
 
 def test_folders_with_the_word_of_a_split_beside_others_are_named_and_taken_on_demand():
