@@ -180,7 +180,7 @@ def rollback(
 
 def _find_run_reference(model: Path) -> str | None:
     """Returns the file that a version gets as its reference; None if the model is no run, which alone has one."""
-    from imagepipe.base.errors import ConfigError, ModelError
+    from imagepipe.base.errors import ConfigError, ModelError, describe_error
     from imagepipe.base.names import SUMMARY
     from pipeline.runs.reference import find_run_reference
 
@@ -188,8 +188,9 @@ def _find_run_reference(model: Path) -> str | None:
         return None
     try:
         return str(find_run_reference(model))
-    except (ConfigError, ModelError) as error:
-        print_note(f"The version comes without what `imagepipe monitor` compares its traffic with: {error}")
+    except (ConfigError, ModelError, OSError) as error:  # another one's run may not be written to
+        reason = describe_error(error)
+        print_note(f"The version comes without what `imagepipe monitor` compares its traffic with: {reason}")
         return None
 
 

@@ -133,21 +133,25 @@ def test_a_run_whose_artifacts_are_gone_is_refused_in_words(run):
         find_reference(str(run))
 
 
-def test_a_run_that_is_deployed_by_hand_brings_its_own_if_there_is_one(run, tmp_path):
-    def deploy(*arguments):
-        result = CliRunner().invoke(app, ["deploy", *map(str, arguments), "--set", f"deploy.path={tmp_path}/there"])
+def test_a_run_that_is_deployed_by_hand_brings_its_own_if_there_is_one(run, tmp_path, monkeypatch):
+    def deploy(folder):
+        arguments = ["--config", str(run / "config.yaml"), "--json", "--set", f"deploy.path={tmp_path / folder}"]
+        result = CliRunner().invoke(app, ["deploy", str(run), *arguments])
         assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)["uri"], result.stderr
+        return find_own_reference(json.loads(result.stdout)["uri"]), " ".join(result.stderr.split())
 
-    config = ("--config", run / "config.yaml", "--json")
-    version, note = deploy(run, *config)
-    assert (find_own_reference(version).evaluated.labels, note) == ([["dog"]] * EVALUATED, "")
-    shutil.rmtree(tmp_path / "there")
+    reference, note = deploy("with")
+    assert (reference.evaluated.labels, note) == ([["dog"]] * EVALUATED, "")
     (run / REFERENCE_FILE).unlink()
+    monkeypatch.setattr("pipeline.runs.reference.REFERENCE_FILE", "away/reference.parquet")
+    reference, note = deploy("can't be written")
+    assert reference is None
+    assert "without what `imagepipe monitor` compares its traffic with: " in note
+    monkeypatch.undo()
     shutil.rmtree(run.parent.parent / "artifacts" / "predictions")
-    version, note = deploy(run, *config)
-    assert find_own_reference(version) is None
-    assert "without what `imagepipe monitor` compares" in " ".join(note.split())
+    reference, note = deploy("gone")
+    assert reference is None
+    assert "is missing. `imagepipe clean` removes the artifacts of old runs" in note
 
 
 def test_a_version_has_its_own_whatever_became_of_its_run(run):
