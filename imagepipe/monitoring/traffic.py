@@ -76,9 +76,10 @@ def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traff
     for file, table in read_tables(folder, _COLUMNS, since, with_errors=True):
         days = table["time"].cast(pa.date32()).cast(pa.string()).to_pylist()
         parts = list(zip(days, table["version"].to_pylist(), strict=True))
-        keys = zip(table["time"].cast(pa.int64()).to_pylist(), table["metadata"].to_pylist(), strict=True)
-        # Rows are drawn by a hash: at random, and the same each time.
-        hashes = [zlib.crc32((metadata or b"") + time.to_bytes(8, "little")) for time, metadata in keys]
+        numbers = np.stack([table["time"].cast(pa.int64()).to_numpy(), table["row"].to_numpy()], axis=1)
+        keys = zip(numbers, table["metadata"].to_pylist(), strict=True)
+        # Rows are drawn by a hash: at random, the same ones each time, and of a request each by itself.
+        hashes = [zlib.crc32((metadata or b"") + pair.tobytes()) for pair, metadata in keys]
         placed = table.append_column("file", pa.array([file] * len(table), pa.string()))
         placed = placed.append_column("hash", pa.array(hashes, pa.int64()))
         for part in set(parts):

@@ -191,6 +191,18 @@ def test_a_sample_is_bounded_and_all_are_counted(capture, monkeypatch):
     assert yesterday.sample["embedding"].null_count == 90
 
 
+def test_images_of_one_request_are_drawn_one_by_one(tmp_path, monkeypatch):
+    """They have one time, and perhaps no name: all images of few requests would be no sample."""
+    monkeypatch.setattr(traffic, "MAX_SAMPLE", 100)
+    rows = [
+        row | {"request_id": f"r{number // 50}", "time": NOW + timedelta(seconds=number // 50), "metadata": b""}
+        for number, row in enumerate(make_rows(1000))
+    ]
+    write_rows(str(tmp_path), rows, "p")
+    (answers,) = traffic.read_traffic(str(tmp_path)).values()
+    assert len(set(answers.sample["request_id"].to_pylist())) >= 18  # of 20
+
+
 def test_all_days_together_are_a_random_mix_of_theirs(tmp_path, reference, monkeypatch):
     """Whatever the number of images: what moved on the last day alone, and each day by its share."""
     monkeypatch.setattr(traffic, "MAX_SAMPLE", 400)
@@ -211,8 +223,8 @@ def test_all_days_together_are_a_random_mix_of_theirs(tmp_path, reference, monke
     (comparison,) = (m.comparison for m in monitored.moved if m.part.startswith("all"))
     shown = report.list_rows(comparison, together)
     assert len(shown) == len(comparison.difference.lift) == comparison.images == 200
-    clearest = shown[np.argsort(-comparison.difference.lift, kind="stable")][:20]
-    assert all(times[row].date() == NOW.date() for row in clearest)
+    clearest = shown[comparison.difference.lift == comparison.difference.lift.max()]
+    assert np.mean([times[row].date() == NOW.date() for row in clearest]) > 0.85  # and a tenth of the others
 
 
 @pytest.mark.parametrize(
