@@ -1,4 +1,6 @@
-"""DataCheck of 100,000 to 1,000,000 Examples on this machine: CPU time, peak memory, and the copies that are found.
+"""DataCheck of 100,000 to 1,000,000 Examples: CPU time, peak memory, and the copies that are found.
+
+It runs as in `imagepipe run` with the runner `direct`: one process reads the Examples, and Beam has no part in it.
 
 Each hash is of a thumbnail of 32x32, in gray, of two photos laid over each other, and every fourth image is kept for
 itself and the next three. One in 1,000 of the eval split is a darker copy, saved in another quality, of one of the

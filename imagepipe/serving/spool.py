@@ -45,7 +45,7 @@ class Spool:
 
 
 def spool_items(items: Iterable[Item], folder: str) -> Spool:
-    """Divides inputs into shards, and writes them to files in a folder; memory holds one shard."""
+    """Divides inputs into shards, and writes them to files in a folder; memory holds those of one file."""
     spool = Spool([])
     shards = _divide(items)
     while some := list(islice(shards, _SHARDS_IN_FILE)):

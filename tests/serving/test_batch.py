@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from imagepipe.capture.rows import CaptureOptions
 from imagepipe.serving import batch, results, shards, spool
 from imagepipe.serving.batch import BatchResult
 from imagepipe.serving.inputs import read_images
-from imagepipe.serving.listing import list_inputs
+from imagepipe.serving.listing import Item, list_inputs
 from imagepipe.serving.predictor import load
 from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Request
@@ -284,6 +285,18 @@ def test_a_run_that_slept_until_another_took_over_its_folder_moves_nothing_and_d
     other.settle()
     assert (other.predicted, other.quarantined) == (7, 1)
     assert not Path(late.folder).exists()
+
+
+def test_the_process_that_lists_holds_no_more_inputs_than_go_into_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "_IMAGES_IN_SHARD", 4)
+    monkeypatch.setattr(spool, "_SHARDS_IN_FILE", 5)
+    items = (Item(f"{number:02000}", "id", "key") for number in range(5000))
+    tracemalloc.start()
+    spooled = spool.spool_items(items, str(tmp_path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (spooled.inputs, len(spooled.files)) == (5000, 250)
+    assert peak < 4_000_000  # of 10,000,000 characters; files have buffers, too
 
 
 def test_a_runner_that_skips_work_is_found_out_and_the_rest_is_done_by_the_next_run(
