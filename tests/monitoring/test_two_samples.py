@@ -40,12 +40,12 @@ def count_alarms(draws: int, **shift: float) -> int:
     return alarms
 
 
-@pytest.mark.parametrize("draws", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draws", [5, pytest.param(200, marks=pytest.mark.long)])
 def test_traffic_like_the_training_data_is_seldom_an_alarm(draws):
     assert count_alarms(draws) <= 0.05 * draws
 
 
-@pytest.mark.parametrize("draws", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draws", [5, pytest.param(200, marks=pytest.mark.long)])
 @pytest.mark.parametrize("shift", [{"brighter": 0.5}, {"doubled": 2.0}], ids=["brighter by half a sd", "class doubled"])
 def test_a_shift_is_found(shift, draws):
     assert count_alarms(draws, **shift) >= 0.95 * draws
