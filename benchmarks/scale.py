@@ -40,7 +40,7 @@ class Stage(NamedTuple):
 
 def _read_batch_rate(record: dict[str, Any]) -> float:
     if record["figures"]:
-        return float(record["figures"]["images_per_second"]["ours, 1 process"])
+        return float(record["figures"]["images_per_second"]["ours, OpenVINO, small"])
     (rate,) = re.findall(r"\((\d+) and \d+ images/s", record["claims"][0]["result"])  # before figures were recorded
     return float(rate)
 
