@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -49,7 +49,8 @@ def start_server(command: Sequence[str | Path], port: int, log: Path) -> Iterato
     finally:
         started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         for one in [*started, process]:
-            one.kill()
+            with suppress(psutil.NoSuchProcess):  # those that it started may end by themselves
+                one.kill()
         process.wait(timeout=30)
 
 
@@ -77,23 +78,28 @@ def check_dataset(store: Store, photos: str) -> None:
     assert present == expected
 
 
+def put_model(store: Store, model: Path) -> str:
+    """Puts a model into a store as version 7; returns the folder of its versions."""
+    for file in model.rglob("*"):
+        if file.is_file():
+            store.put(f"models/7/{file.relative_to(model)}", file.read_bytes())
+    return f"{store.uri}/models"
+
+
+def read_rows(store: Store, folder: str) -> list[dict]:
+    """Returns what a batch prediction has written, quarantined images included, by their names."""
+    files = [data for name, data in store.content(folder).items() if name.startswith(("predictions-", "quarantine-"))]
+    return sorted((json.loads(line) for file in files for line in file.splitlines()), key=lambda row: row["metadata"])
+
+
 def check_predictions(store: Store, beam_args: Sequence[str], model: Path) -> None:
     """Asks a model in the store there, and the same one here, and compares the answers."""
     for number, (_, png) in enumerate(make_digit_images(20)):
         store.put(f"images/{number:02}.png", png)
     store.put("images/broken.png", b"no image")
-    for file in model.rglob("*"):
-        if file.is_file():
-            store.put(f"models/7/{file.relative_to(model)}", file.read_bytes())
-
-    def read_rows(folder: str) -> list[dict]:
-        files = [data for name, data in store.content(folder).items() if name.startswith(("predictions-", "quarant"))]
-        return sorted(
-            (json.loads(line) for file in files for line in file.splitlines()), key=lambda row: row["metadata"]
-        )
-
-    there = predict_source(f"{store.uri}/models", f"{store.uri}/images", f"{store.uri}/there", beam_args=beam_args)
+    models = put_model(store, model)
+    there = predict_source(models, f"{store.uri}/images", f"{store.uri}/there", beam_args=beam_args)
     assert (there.predicted, there.quarantined, there.already) == (20, 1, 0)
     assert predict_source(model, f"{store.uri}/images", f"{store.uri}/here") == there
-    assert read_rows("there") == read_rows("here")
-    assert len(read_rows("there")) == 21
+    assert read_rows(store, "there") == read_rows(store, "here")
+    assert len(read_rows(store, "there")) == 21

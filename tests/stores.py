@@ -21,10 +21,15 @@ class Store:
         self._system.pipe_file(f"{self.uri}/{name}", data)
         return f"{self.uri}/{name}"
 
+    def names(self, folder=""):
+        """Names of all objects below a folder of the bucket."""
+        root = self._system._strip_protocol(f"{self.uri}/{folder}")
+        return [name[len(root) + 1 :] for name in self._system.find(root)]
+
     def content(self, folder=""):
         """Name to bytes of every object below a folder of the bucket."""
-        root = self._system._strip_protocol(f"{self.uri}/{folder}")
-        return {name[len(root) + 1 :]: self._system.cat_file(name) for name in self._system.find(root)}
+        path = f"{self.uri}/{folder}".rstrip("/")
+        return {name: self._system.cat_file(f"{path}/{name}") for name in self.names(folder)}
 
 
 @pytest.fixture(scope="session")

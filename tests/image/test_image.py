@@ -4,20 +4,27 @@ The workers share with the process that submits a job nothing but the network: d
 is Prism, with which jobs go the way of Flink's: by the job API, to workers of a pool.
 """
 
+import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 import yaml
+from tfx.utils import path_utils
 
 from imagepipe.base.beam_options import make_arguments
 from imagepipe.base.errors import UnavailableError
 from imagepipe.ingest.command import ingest
+from imagepipe.serving.batch import BatchResult, predict_source
+from imagepipe.serving.request_files import write_requests
+from imagepipe.serving.types import Request
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from tests.image.build import ROOT, Container, read_entrypoint
@@ -26,9 +33,12 @@ from tests.job_servers import (
     check_ingest,
     check_predictions,
     find_free_port,
+    put_model,
     put_photos,
+    read_rows,
     start_server,
 )
+from tests.pipeline.kubeflow.test_cache import Cluster, write_dataset
 from tests.serving.conftest import model  # noqa: F401 (a fixture)
 from tests.serving.test_server import PREDICT, b64, gray
 from tests.stores import s3, s3_server  # noqa: F401 (fixtures)
@@ -39,8 +49,9 @@ POOL = 50000
 """The port that `boot` gives a pool of workers, and that these are asked for at by default."""
 
 
-def run(container: Container, *command: str) -> str:
-    done = subprocess.run(container.command(*command), capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
+def run(container: Container, *command: str, options: tuple[str, ...] = ()) -> str:
+    started = container.command(*command, options=options)
+    done = subprocess.run(started, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
     assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-4000:])
     return done.stdout
 
@@ -64,6 +75,30 @@ def test_each_task_finds_its_code(container):
     classes = [task["args"][task["args"].index(option) + 1] for task in tasks if option in task["args"]]
     code = "import sys; from tfx.utils import import_utils; [*map(import_utils.import_class_by_path, sys.argv[1:])]"
     run(container, "python", "-c", code, *classes)
+
+
+def test_tasks_of_the_pipeline_do_their_work(container, tmp_path):
+    """The lookup of what is live, and Champion, which copies it, by the commands that kfp's engine gives them."""
+    cluster = Cluster(tmp_path)
+    write_dataset(tmp_path)
+    for epochs in (1, 2, 2):  # of which the second one pushes, too, and the third looks at that
+        cluster.run(epochs=epochs)
+    lookup, champion = cluster.commands["target-lookup"], cluster.commands["champion"]
+    values = {Path(word): Path(word).read_bytes() for word in lookup if Path(word).is_file()}
+    assert values
+    for file in values:
+        file.write_bytes(b"")
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o777)
+    mounted = (f"--volume={tmp_path}:{tmp_path}",)
+    run(container, *lookup, options=mounted)
+    assert {file: file.read_bytes() for file in values} == values
+    run(container, *champion, options=mounted)
+    beaten = min((tmp_path / "serving").iterdir())
+    invocation = json.loads(champion[champion.index("--json_serialized_invocation_args") + 1])
+    copied = Path(path_utils.serving_model_path(invocation["outputs"]["artifacts"]["champion"]["artifacts"][0]["uri"]))
+    assert (copied / "saved_model.pb").read_bytes() == (beaten / "saved_model.pb").read_bytes()
+    assert beaten.name in Path(invocation["outputs"]["outputFile"]).read_text()
 
 
 def test_the_server_answers(container, model, tmp_path):  # noqa: F811
@@ -104,13 +139,14 @@ def test_prism_and_the_images_workers_predict_what_this_process_predicts(beam_ar
     check_predictions(s3, beam_args, model)
 
 
-def kill_worker_at_work(pool: subprocess.Popen, store: int) -> None:
-    """Kills a worker as soon as it has a connection to the store, whose port is given."""
+def kill_worker_at_work(pool: subprocess.Popen, server: str, is_time: Callable[[], bool] = lambda: True) -> None:
+    """Kills a worker as soon as it is time, and it has a connection to the store, whose server's address is given."""
+    port = int(server.rpartition(":")[2])
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        for process in psutil.Process(pool.pid).children(recursive=True):
+        for process in psutil.Process(pool.pid).children(recursive=True) if is_time() else ():
             with suppress(psutil.NoSuchProcess):
-                if any(link.raddr and link.raddr.port == store for link in process.connections("tcp")):
+                if any(link.raddr and link.raddr.port == port for link in process.connections("tcp")):
                     process.kill()
                     return
         time.sleep(0.01)
@@ -120,10 +156,42 @@ def kill_worker_at_work(pool: subprocess.Popen, store: int) -> None:
 def test_a_job_whose_worker_is_killed_writes_nothing_and_the_next_one_everything(beam_args, workers, s3, s3_server):  # noqa: F811
     photos = put_photos(s3, 300)
     with ThreadPoolExecutor(1) as thread:
-        killing = thread.submit(kill_worker_at_work, workers, int(s3_server.rpartition(":")[2]))
+        killing = thread.submit(kill_worker_at_work, workers, s3_server)
         with pytest.raises(UnavailableError, match="The job failed on Beam's job server"):
             ingest(photos, f"{s3.uri}/there", beam_args=beam_args)
         killing.result()
     assert s3.content("there") == {".lock": b""}  # given back
     assert ingest(photos, f"{s3.uri}/there", beam_args=beam_args).written == 300
     check_dataset(s3, photos)
+
+
+def test_what_a_killed_worker_has_predicted_is_kept_and_the_next_job_does_the_rest(
+    beam_args,
+    workers,
+    s3,  # noqa: F811
+    s3_server,  # noqa: F811
+    model,  # noqa: F811
+    tmp_path,
+):
+    models = put_model(s3, model)
+    ids = [[f"{shard}-{number}" for number in range(5)] for shard in range(60)]
+    for shard, names in enumerate(ids):
+        file = tmp_path / f"{shard:02}.jsonl"
+        write_requests([Request(name, gray(shard)) for name in names], file, "jsonl")
+        s3.put(f"questions/{file.name}", file.read_bytes())
+
+    def predict() -> BatchResult:
+        return predict_source(models, f"{s3.uri}/questions/*", f"{s3.uri}/there", beam_args=beam_args)
+
+    def has_begun() -> bool:
+        return any(name.endswith(".json") and "inputs-" not in name for name in s3.names("there"))
+
+    with ThreadPoolExecutor(1) as thread:
+        killing = thread.submit(kill_worker_at_work, workers, s3_server, has_begun)
+        with pytest.raises(UnavailableError, match="The job failed on Beam's job server"):
+            predict()
+        killing.result()
+    result = predict()
+    assert result.already > 0
+    assert result.predicted == 5 * (60 - result.already)
+    assert [row["metadata"] for row in read_rows(s3, "there")] == sorted(name for names in ids for name in names)
