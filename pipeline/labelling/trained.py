@@ -1,7 +1,7 @@
 """The training images that are most like captured ones, by the embeddings that the model itself gives of both."""
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,13 @@ class TrainedImages:
         self._path, self._data = path, dataset.load(path)
 
     def find_nearest(
-        self, captured: Mapping[str, np.ndarray], pictures: Path, embed: _Embed | None = None
+        self, captured: Mapping[str, np.ndarray], pictures: Path
     ) -> dict[str, tuple[tuple[str, str], ...]]:
         """Finds the nearest of MAX_TRAINED training images of some images, by cosine, and writes them to files.
 
         Args:
             captured: by an image's hash its embedding by the version, float ``[d]``.
             pictures: folder that gets the training images.
-            embed: from encoded images to their embeddings, float ``[n, d]``; by default the run's model.
 
         Returns:
             By hash of the captured images those of the nearest training images, each with its label.
@@ -72,7 +71,7 @@ class TrainedImages:
         }
         if not captured or not labels:
             return {}
-        embed = embed or load_embed(self._model)
+        embed = load_embed(self._model)
         names, vectors = [], []
         images = self._read_images(labels.keys())
         while batch := list(islice(images, _BATCH)):
@@ -95,7 +94,7 @@ class TrainedImages:
         for file in self._list_files():
             yield from shards.read_index(f"{self._path}/{shards.locate_index(file)}")
 
-    def _read_images(self, wanted: Any) -> Iterator[tuple[str, bytes]]:
+    def _read_images(self, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
         for file in self._list_files():
             for record in shards.read_records(f"{self._path}/{file}", self._data.options.compress):
                 sha256 = tfrecord.read_bytes_feature(record, "sha256")[0].decode()
@@ -118,7 +117,8 @@ def load_embed(model: str) -> _Embed:
 
     def embed(images: list[bytes]) -> np.ndarray:
         given = {"input": tf.constant(images, tf.string), "metadata": tf.constant([""] * len(images), tf.string)}
-        vectors: np.ndarray = loaded.signatures["embed"](**given)["embedding"].numpy()
+        with hide_output():  # of oneDNN's remarks
+            vectors: np.ndarray = loaded.signatures["embed"](**given)["embedding"].numpy()
         return vectors
 
     return embed

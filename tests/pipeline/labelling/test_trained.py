@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import write_rows
 from imagepipe.ingest.command import ingest
 from pipeline.labelling import trained
 from pipeline.labelling.capture_work import read_capture_work
-from pipeline.labelling.trained import TrainedImages
+from pipeline.labelling.trained import TrainedImages, load_embed
 from pipeline.runs.provenance import FILENAME
 from tests.ingest.conftest import put  # noqa: F401 (a fixture)
 from tests.photos import crops, encode, photos  # noqa: F401 (fixtures)
@@ -73,6 +74,20 @@ def test_the_nearest_training_images_are_beside_with_their_labels(run, tmp_path)
     assert "Beside 2 images no training images are shown: version 7 was not asked" in work.notes[-1]
     without = read_capture_work(str(tmp_path / "capture"), tmp_path / "pictures")
     assert "--against runs/RUN" in without.notes[-1]
+
+
+def test_a_model_is_asked_for_embeddings_and_one_without_is_refused_by_name(tmp_path):
+    class Model(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name) for name in ("input", "metadata")])
+        def embed(self, input, metadata):
+            return {"embedding": tf.cast(tf.strings.length(input), tf.float32)[:, None]}
+
+    model = Model()
+    tf.saved_model.save(model, str(tmp_path / "1"), signatures={"embed": model.embed})
+    tf.saved_model.save(model, str(tmp_path / "0"), signatures={"serving_default": model.embed})
+    assert load_embed(str(tmp_path / "1"))([b"abc", b"a"]).tolist() == [[3], [1]]
+    with pytest.raises(ModelError, match=f"{tmp_path / '0'} gives no embeddings"):
+        load_embed(str(tmp_path / "0"))
 
 
 def test_a_run_without_its_model_or_its_dataset_is_refused_by_name(run, tmp_path):
