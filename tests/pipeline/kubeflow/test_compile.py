@@ -377,6 +377,12 @@ def test_what_beams_workers_can_not_open_is_refused_by_key(config, beam, root, d
         check_and_compile(config(*changes), "kubeflow")
 
 
+def test_the_pipeline_that_monitors_has_no_work_for_beam_and_runs_whatever_its_workers_reach(config):
+    changes = (DATAFLOW, "monitoring.capture=s3://b/traffic")
+    spec = next(yaml.safe_load_all(check_and_compile(config(*changes), "kubeflow", monitor=True)))
+    assert not any("--runner" in argument for c in containers(spec).values() for argument in c["args"])
+
+
 def test_it_is_said_that_runs_there_are_not_recorded_in_mlflow(config, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.kubeflow.compile.compile_pipeline", lambda *_: "compiled")
     check_and_compile(config(), "kubeflow")
