@@ -124,7 +124,9 @@ def test_a_thousand_decisions_by_keyboard_with_reloads_and_two_windows(browser, 
             settle(one)
         last = one.evaluate("document.body.dataset.sha")
         one.keyboard.press("5")
+        settle(one)
         one.keyboard.press("Backspace")  # undone
+        settle(one)  # else the next decision would take its place
         assert one.evaluate("document.body.dataset.sha") == last
         press_through(one, items, expected, 200)
         settle(one)
