@@ -43,7 +43,8 @@ NOVELTY = Histogram(
 )
 CAPTURED = Counter(
     "imagepipe_captured_images",
-    "Captured images by what became of them: written; dropped, as the queue was full; lost, as there is no file.",
+    "Captured images, and requests that failed, by what became of their rows: written; dropped, as the queue was full; "
+    "lost, as there is no file.",
     ["outcome"],
 )
 SHADOW_IMAGES = Counter(
