@@ -342,6 +342,43 @@ def test_the_dashboard_shows_the_runs_that_were_made(project, first, refused):
         assert asked.get(f"/{path}").status_code == 200
 
 
+def test_predict_answers_for_a_model_a_serving_folder_and_a_run(project, first, digits_folder):
+    images = sorted(str(path) for path in digits_folder.glob("5/*.png"))[:3]
+    answers = {}
+    for model in (project.serving, Path(str(first.model_dir)), project.root / "runs" / first.run_id):
+        result = project.command("predict", str(model), *images, "--json", "--top", "2")
+        assert result.exit_code == 0
+        answers[model] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert answers[project.serving] == answers[Path(str(first.model_dir))]
+    assert [a["id"] for a in answers[project.serving]] == images
+    assert all(len(a["classes"]) == 2 and a["score"] == max(a["classes"].values()) for a in answers[project.serving])
+    plain = project.command("predict", str(project.serving), images[0])
+    first_answer = answers[project.serving][0]
+    assert plain.stdout == f"{first_answer['label']} {first_answer['score']:.4f}  {images[0]}\n"
+
+
+def test_one_bad_image_has_its_own_error_and_the_others_are_answered(project, first, digits_folder, tmp_path):
+    good = str(next(digits_folder.glob("2/*.png")))
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    result = project.command("predict", str(project.serving), str(tmp_path / "bad.jpg"), good, "--json")
+    bad, answered = (json.loads(line) for line in result.stdout.splitlines())
+    assert result.exit_code == 1
+    assert set(bad) == {"id", "error"}
+    assert answered["id"] == good
+
+
+def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, first, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "upright.jpg").write_bytes(encode_image(photo, quality=100, subsampling=0))
+    lying = photo.transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / "lying.jpg").write_bytes(encode_image(lying, quality=100, subsampling=0, exif=exif))
+    result = project.command("predict", str(project.serving), str(tmp_path), "--json", "--top", "10")
+    one, other = (json.loads(line)["classes"] for line in result.stdout.splitlines())
+    assert one == pytest.approx(other, abs=0.02)
+
+
+@pytest.mark.slow
 def test_a_second_model_is_held_against_the_champion(project, first, second):
     assert second.champion_metrics == first.metrics
     assert second.metrics != first.metrics
@@ -382,7 +419,7 @@ class Oracle(tf.Module):
         return {"classes": tf.one_hot(target, 9), "label": tf.as_string(target)}
 
 
-def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first, second):
+def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first):
     live = project.serving / "99999999999"
     oracle = Oracle()
     signatures = {"tf_examples": oracle.tf_examples, "transform_features": oracle.transform_features}
@@ -434,21 +471,6 @@ def test_pixels_and_predictions_are_the_same_in_training_evaluation_and_serving(
     assert (by_default["label"].numpy() == labels).mean() == pytest.approx(first.metrics["accuracy"])
 
 
-def test_predict_answers_for_a_model_a_serving_folder_and_a_run(project, first, second, digits_folder):
-    images = sorted(str(path) for path in digits_folder.glob("5/*.png"))[:3]
-    answers = {}
-    for model in (project.serving, Path(str(second.model_dir)), project.root / "runs" / second.run_id):
-        result = project.command("predict", str(model), *images, "--json", "--top", "2")
-        assert result.exit_code == 0
-        answers[model] = [json.loads(line) for line in result.stdout.splitlines()]
-    assert answers[project.serving] == answers[Path(str(second.model_dir))]
-    assert [a["id"] for a in answers[project.serving]] == images
-    assert all(len(a["classes"]) == 2 and a["score"] == max(a["classes"].values()) for a in answers[project.serving])
-    plain = project.command("predict", str(project.serving), images[0])
-    first_answer = answers[project.serving][0]
-    assert plain.stdout == f"{first_answer['label']} {first_answer['score']:.4f}  {images[0]}\n"
-
-
 def test_the_demo_scores_a_pushed_model_on_images_of_the_test_split_and_their_folders(project, first, tmp_path):
     (tmp_path / "dataset").symlink_to(project.root / "dataset")
     (tmp_path / "runs" / first.run_id).mkdir(parents=True)
@@ -467,16 +489,6 @@ def test_the_demo_scores_a_pushed_model_on_images_of_the_test_split_and_their_fo
     assert accuracy == np.mean([a["label"].encode() == labels[a["id"].encode()] for a in answers])
     assert list_summaries(tmp_path / "runs")[0].test_accuracy == accuracy
     assert Image.open(picture).width > 0
-
-
-def test_one_bad_image_has_its_own_error_and_the_others_are_answered(project, second, digits_folder, tmp_path):
-    good = str(next(digits_folder.glob("2/*.png")))
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    result = project.command("predict", str(project.serving), str(tmp_path / "bad.jpg"), good, "--json")
-    bad, answered = (json.loads(line) for line in result.stdout.splitlines())
-    assert result.exit_code == 1
-    assert set(bad) == {"id", "error"}
-    assert answered["id"] == good
 
 
 @pytest.mark.slow
@@ -554,17 +566,6 @@ def test_requests_of_what_is_no_image_are_left_out_and_said(project, digits_fold
     assert "bad.jpg" in result.stderr
 
 
-def test_a_rotated_photo_is_predicted_like_its_upright_twin(project, second, photo, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (tmp_path / "upright.jpg").write_bytes(encode_image(photo, quality=100, subsampling=0))
-    lying = photo.transpose(Image.Transpose.ROTATE_90)
-    (tmp_path / "lying.jpg").write_bytes(encode_image(lying, quality=100, subsampling=0, exif=exif))
-    result = project.command("predict", str(project.serving), str(tmp_path), "--json", "--top", "10")
-    one, other = (json.loads(line)["classes"] for line in result.stdout.splitlines())
-    assert one == pytest.approx(other, abs=0.02)
-
-
 def fail_in_trainer(first: Summary) -> list[str]:
     """Settings whose fault is found only when the network is there."""
     weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
@@ -592,6 +593,7 @@ def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project
     assert [node.id for node in again.nodes if node.cached][:6] == [node.id for node in first.nodes][:6]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_undo_a_rollback_and_the_command_that_it_shows_does(project, first, second):
     assert project.command("rollback", "--config", str(project.root / "pipeline.yaml")).exit_code == 0
     weights = Path(str(first.model_dir)).parent / "training" / "base.weights.h5"
