@@ -28,6 +28,7 @@ class TrainedImages:
 
     Attributes:
         version: that the run pushed.
+        classes: the labels of its train split; none of a regression.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,6 +50,7 @@ class TrainedImages:
             raise ModelError(f"{folder}: its dataset {path} is gone, or not one of `imagepipe ingest`")
         self.version, self._model = run.pushed_version, run.model_dir
         self._path, self._data = path, dataset.load(path)
+        self.classes = self._data.splits["train"].labels.keys()
 
     def find_nearest(
         self, captured: Mapping[str, np.ndarray], pictures: Path

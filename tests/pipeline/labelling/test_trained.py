@@ -61,6 +61,7 @@ def test_the_nearest_training_images_are_beside_with_their_labels(run, tmp_path)
     ]  # fmt: skip
     write_rows(str(tmp_path / "capture"), rows, "one")
     work = read_capture_work(str(tmp_path / "capture"), tmp_path / "pictures", TrainedImages(folder))
+    assert work.classes == ["a", "b"]  # though the model has answered a alone
     beside = {item.sha256: item.beside for item in work.queues[0].items}
     assert beside[HASHES[1]] == beside[HASHES[2]] == ()
     sizes = []
