@@ -637,10 +637,10 @@ def test_what_cannot_work_is_refused_before_anything_runs(project, first):
 @pytest.mark.slow
 def test_thirty_nights_are_cleaned_and_the_next_run_is_still_all_cached(project, first, refused, second):
     """The last one here, as it removes what the others look at."""
-    workdir = Workdir(project.root)
+    workdir, versions = Workdir(project.root), project.versions()
     repeat_run(workdir, first, range(28))
     _, newest = project.run(*fine_tune(first))
-    size, files, versions = count_bytes(project.root), list_files(workdir), project.versions()
+    size, files = count_bytes(project.root), list_files(workdir)
     cleaned = project.command("clean", str(project.root), "--keep", "1", "--json")
     assert cleaned.exit_code == 0, cleaned.stderr
     assert json.loads(cleaned.stdout)["freed"] == size - count_bytes(project.root) > 28 * 10**6
