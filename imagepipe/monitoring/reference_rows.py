@@ -11,9 +11,10 @@ import io
 import itertools
 import json
 import random
-from collections.abc import Container, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,6 +34,9 @@ _MAX_TRAINED, _MAX_EVALUATED, _MAX_EMBEDDED = 5000, 20_000, 500
 _BATCH = 32
 
 Row = dict[str, Any]
+
+Embed = Callable[[list[bytes]], np.ndarray]
+"""From encoded images to their embeddings, float ``[n, d]``."""
 
 
 def collect_rows(train: str, evaluated: str, predictions: str, model: str | None, image: str) -> list[Row]:
@@ -113,17 +117,29 @@ def _keep_number(value: Any) -> float | None:
 
 def _embed(model: str, split: str, image: str, indices: Container[int]) -> dict[int, Any]:
     """Returns embeddings, float16 ``[d]``, of some images of a split by their index; none of old models."""
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(model)
     embeddings: dict[int, Any] = {}
-    if "embed" not in loaded.signatures:
+    embed = load_embed(model)
+    if embed is None:
         return embeddings
     numbered = enumerate(itertools.chain.from_iterable(read_artifact(split)))
     records = ((index, record) for index, record in numbered if index in indices)
     while batch := list(itertools.islice(records, _BATCH)):
-        images = tf.constant([read_bytes_feature(record, image)[0] for _, record in batch], tf.string)
-        metadata = tf.constant([""] * len(batch), tf.string)
-        vectors = loaded.signatures["embed"](input=images, metadata=metadata)["embedding"].numpy()
+        vectors = embed([read_bytes_feature(record, image)[0] for _, record in batch])
         embeddings |= {index: vector for (index, _), vector in zip(batch, vectors.astype("float16"), strict=True)}
     return embeddings
+
+
+def load_embed(model: str) -> Embed | None:
+    """Loads a SavedModel, and returns its function from images to embeddings; None of old models, which have none."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(model)
+    if "embed" not in loaded.signatures:
+        return None
+
+    def embed(images: list[bytes]) -> np.ndarray:
+        metadata = tf.constant([""] * len(images), tf.string)
+        answer = loaded.signatures["embed"](input=tf.constant(images, tf.string), metadata=metadata)
+        return cast(np.ndarray, answer["embedding"].numpy())
+
+    return embed

@@ -1,7 +1,7 @@
 """The training images that are most like captured ones, by the embeddings that the model itself gives of both."""
 
 import heapq
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ import numpy as np
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ModelError
 from imagepipe.ingest import dataset, shards
+from imagepipe.monitoring import reference_rows
 from pipeline.logs import hide_output
 from pipeline.runs import provenance
-from pipeline.runs.summary import Summary, read_summaries
+from pipeline.runs.summary import read_summary
 
 MAX_TRAINED = 4096
 """Training images that are looked among, drawn by their hashes: as many as a model's novelty looks among."""
 
 _SHOWN = 4
 _BATCH = 32
-_Embed = Callable[[list[bytes]], np.ndarray]
 
 
 class TrainedImages:
@@ -41,7 +41,9 @@ class TrainedImages:
             ModelError: there is no such run, or its model or its dataset is gone.
             IngestError: the dataset can't be read.
         """
-        run = _read_run(folder)
+        run = read_summary(folder.resolve())
+        if run is None:
+            raise ModelError(f"{folder} is no run: give the folder of the run that pushed the served version, runs/RUN")
         if not run.pushed_version or not run.model_dir or not Path(run.model_dir).is_dir():
             raise ModelError(f"{folder}: this run pushed no version, or `imagepipe clean` has removed its model")
         origin = provenance.read_origin(folder)
@@ -78,7 +80,8 @@ class TrainedImages:
         images = self._read_images(labels.keys())
         while batch := list(islice(images, _BATCH)):
             names += [name for name, _ in batch]
-            vectors.append(_make_unit(embed([image for _, image in batch])))
+            with hide_output():  # of oneDNN's remarks
+                vectors.append(_make_unit(embed([image for _, image in batch])))
         trained = np.concatenate(vectors)
         nearest = {}
         for sha256, vector in captured.items():
@@ -104,34 +107,17 @@ class TrainedImages:
                     yield sha256, tfrecord.read_bytes_feature(record, "input")[0]
 
 
-def load_embed(model: str) -> _Embed:
+def load_embed(model: str) -> reference_rows.Embed:
     """Returns the function from encoded images to embeddings of a SavedModel.
 
     Raises:
         ModelError: it has none.
     """
     with hide_output():
-        import tensorflow as tf
-
-        loaded = tf.saved_model.load(model)
-    if "embed" not in loaded.signatures:
+        embed = reference_rows.load_embed(model)
+    if embed is None:
         raise ModelError(f"{model} gives no embeddings: it was exported before there was capture")
-
-    def embed(images: list[bytes]) -> np.ndarray:
-        given = {"input": tf.constant(images, tf.string), "metadata": tf.constant([""] * len(images), tf.string)}
-        with hide_output():  # of oneDNN's remarks
-            vectors: np.ndarray = loaded.signatures["embed"](**given)["embedding"].numpy()
-        return vectors
-
     return embed
-
-
-def _read_run(folder: Path) -> Summary:
-    folder = folder.resolve()
-    run = dict(read_summaries(folder.parent)).get(folder.name)
-    if run is None:
-        raise ModelError(f"{folder} is no run: give the folder of the run that pushed the served version, runs/RUN")
-    return run
 
 
 def _make_unit(vectors: np.ndarray) -> np.ndarray:

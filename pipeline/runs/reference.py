@@ -12,7 +12,7 @@ from pipeline.config_file import read_config
 from pipeline.logs import hide_output
 from pipeline.runs import lineage, metadata_store
 from pipeline.runs.provenance import CONFIG
-from pipeline.runs.summary import Summary, read_summaries
+from pipeline.runs.summary import Summary, read_summary
 from pipeline.workdir import Workdir
 
 
@@ -62,7 +62,7 @@ def find_run_reference(folder: Path) -> Path:
 
 def _read_run(folder: Path) -> Summary:
     folder = folder.resolve()
-    summary = dict(read_summaries(folder.parent)).get(folder.name)
+    summary = read_summary(folder)
     if summary is None:
         raise ModelError(f"{folder / SUMMARY} can't be read: restore it, or give another run")
     return summary

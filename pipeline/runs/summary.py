@@ -151,19 +151,23 @@ def write_summary(summary: Summary, run_dir: Path) -> None:
 
 
 def read_summaries(runs_dir: Path) -> Iterator[tuple[str, Summary | None]]:
-    """Yields the runs in a folder by id, newest first; None for one whose summary can't be read, see ``UNREADABLE``.
+    """Yields the runs in a folder by id, newest first; None for one that ``read_summary`` can't read."""
+    folders = [folder for folder in runs_dir.glob("[!.]*") if folder.is_dir()]
+    for folder in sorted(folders, reverse=True):
+        yield folder.name, read_summary(folder)
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Returns the summary of the run in a folder (runs/RUN); None if it can't be read, see ``UNREADABLE``.
 
     One that was killed could not say so itself: where no process of its machine holds the workdir any more, it failed.
     """
-    folders = [folder for folder in runs_dir.glob("[!.]*") if folder.is_dir()]
-    for folder in sorted(folders, reverse=True):
-        try:
-            summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
-        except (OSError, ValidationError):
-            yield folder.name, None
-        else:
-            was_here = summary.status == "running" and summary.host == socket.gethostname()
-            yield folder.name, mark_killed(summary) if was_here and not has_writer(runs_dir.parent) else summary
+    try:
+        summary = Summary.model_validate_json((folder / SUMMARY).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    was_here = summary.status == "running" and summary.host == socket.gethostname()
+    return mark_killed(summary) if was_here and not has_writer(folder.parent.parent) else summary
 
 
 def mark_killed(summary: Summary) -> Summary:

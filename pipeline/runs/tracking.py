@@ -21,7 +21,7 @@ from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import sort_by_traffic
 from pipeline.logs import hide_output
 from pipeline.runs import metadata_store, provenance
-from pipeline.runs.summary import UNREADABLE, Summary, read_summaries
+from pipeline.runs.summary import UNREADABLE, Summary, read_summaries, read_summary
 from pipeline.tracking_config import TrackingConfig
 from pipeline.workdir import Workdir
 
@@ -97,7 +97,7 @@ def track_runs(settings: TrackingConfig, deploy: DeployConfig, runs: Iterable[Pa
     name = ""
     for run in runs:
         workdir = Workdir(run.resolve().parent.parent)
-        summary = dict(read_summaries(workdir.runs)).get(run.resolve().name)
+        summary = read_summary(run.resolve())
         if summary is None:
             raise ConfigError(f"{run} is no run (runs/RUN), or {UNREADABLE}; `imagepipe runs` lists them")
         if summary.status == "running":
