@@ -19,6 +19,7 @@ Quantity = Annotated[  # Kubernetes's; YAML reads cpu: 4 as a number
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 _PROJECT = r"^[a-z][a-z0-9:.-]*[a-z0-9]$"
+_PREBUILT = "docker.pkg.dev/vertex-ai/"
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/.*)?")
 
 
@@ -142,6 +143,11 @@ class VertexConfig(_GoogleServingConfig):
     max_replicas: Annotated[int, Field(ge=1)] = Field(1, description="Maximum number of servers.")
     accelerator: AcceleratorConfig | None = Field(None, description="GPUs of a server; by default none.")
 
+    @property
+    def is_prebuilt(self) -> bool:
+        """Whether the image is one of Vertex AI's own, with TensorFlow Serving."""
+        return _PREBUILT in self.image
+
     @model_validator(mode="after")
     def _check_replicas(self) -> "VertexConfig":
         if self.max_replicas < self.min_replicas:
@@ -210,7 +216,11 @@ class DeployConfig(Section):
     @property
     def is_served_by_us(self) -> bool:
         """Whether a server of ours may serve from the target, which takes a version's other forms too."""
-        return self.target == "filesystem" or bool(self.kserve and self.kserve.runtime == "imagepipe")
+        if self.target == "kserve":
+            return bool(self.kserve and self.kserve.runtime == "imagepipe")
+        if self.target == "vertex":
+            return bool(self.vertex and not self.vertex.is_prebuilt)
+        return self.target == "filesystem"
 
     def dump_for_readers(self) -> str:
         """Returns it as JSON, for those who read versions: they need no key."""

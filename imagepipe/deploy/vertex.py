@@ -24,7 +24,6 @@ from imagepipe.deploy.deployment import Address, Version, list_newer_live_versio
 from imagepipe.deploy.saved_model import read_inputs_and_size
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
-_PREBUILT = "docker.pkg.dev/vertex-ai/"
 _PORT, _PREDICT, _HEALTH = 8080, "/predict", "/health"  # of our own server: Vertex AI passes them to it
 _FIRST_POLL = 0.2  # seconds until an operation is asked for the first time; then at growing intervals
 
@@ -313,7 +312,7 @@ def _register(cloud: _Connection, version: str, uri: str) -> _Registered:
 
 
 def _build_container(settings: VertexConfig) -> vertex.ModelContainerSpec:
-    if _PREBUILT in settings.image:
+    if settings.is_prebuilt:
         return vertex.ModelContainerSpec(image_uri=settings.image)
     return vertex.ModelContainerSpec(
         image_uri=settings.image,

@@ -373,14 +373,26 @@ def test_a_pipeline_may_be_called_what_a_folder_is_and_only_services_need_a_stri
 
 
 def test_another_engine_is_for_targets_that_our_server_serves():
-    def configure(**serving) -> Config:
-        deploy = {"target": "kserve", "path": "/serving", "kserve": {"runtime": "tensorflow"}}
+    def configure(target: str, sections: dict, **serving) -> Config:
+        deploy = {"target": target, "path": "gs://models/flowers", **sections}
         return Config(name="flowers", data={"path": "x"}, serving=serving, deploy=deploy)
 
-    assert configure(engine="auto").dump_export_settings()["engine"] == "tensorflow"
-    for serving in ({"engine": "openvino"}, {"engine": "auto", "precision": "int8"}):
-        with pytest.raises(ValueError, match=r"serving.engine: deploy.target kserve takes TensorFlow's SavedModel"):
-            configure(**serving)
+    vertex = {"project": "photos", "region": "europe-west4"}
+    ours = {"runtime": "imagepipe", "image": "example/imagepipe"}
+    for target, sections in (  # sections of other targets say nothing
+        ("kserve", {"kserve": {"runtime": "tensorflow"}, "vertex": vertex | {"image": "example/imagepipe"}}),
+        ("vertex", {"vertex": vertex, "kserve": ours}),
+        ("ml_engine", {"ml_engine": vertex, "kserve": ours}),
+    ):
+        assert configure(target, sections, engine="auto").dump_export_settings()["engine"] == "tensorflow"
+        for serving in ({"engine": "openvino"}, {"engine": "auto", "precision": "int8"}):
+            with pytest.raises(ValueError, match=rf"deploy.target {target} takes TensorFlow's SavedModel"):
+                configure(target, sections, **serving)
+    for target, sections in (
+        ("kserve", {"kserve": ours}),
+        ("vertex", {"vertex": vertex | {"image": "europe-docker.pkg.dev/p/images/imagepipe"}}),
+    ):
+        assert configure(target, sections, engine="openvino").dump_export_settings()["engine"] == "openvino"
     with pytest.raises(ValueError, match="int8 is OpenVINO's"):
         Config(name="flowers", data={"path": "x"}, serving={"engine": "tensorflow", "precision": "int8"})
     here = Config(name="flowers", data={"path": "x"}, serving={"engine": "auto"})
