@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from imagepipe.base import filesystem
+from imagepipe.base.errors import ModelError
 from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form
+from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.loaded_model import LoadedModel
 
 
@@ -59,6 +62,34 @@ def load_as_served(
     if form := find_form(folder):
         model.loaded = OpenVinoSignatures(form)
     return model
+
+
+def load_champion(folder: Path, signature: Literal["serving_default", "tf_examples"]) -> LoadedModel:
+    """Loads the live version as ``load_as_served`` does, or without its form where ``find_form_problem`` has a reason.
+
+    The candidate has no such choice: what nobody could ask must not pass the gate.
+    """
+    return LoadedModel(folder, signature) if find_form_problem(str(folder)) else load_as_served(folder, signature)
+
+
+def find_form_problem(model: str) -> str:
+    """Returns why a version's form for OpenVINO can't be used on this machine, where a server of ours does without it.
+
+    Args:
+        model: the SavedModel's folder, a path or URI.
+
+    Returns:
+        The reason, which is logged too; '' if the form can be used, or there is none.
+    """
+    if not has_form(model):
+        return ""
+    try:
+        OpenVinoNetwork(fetch_folder(f"{model}/{FOLDER}"))
+    except (ModelError, RuntimeError) as error:  # the second is what OpenVINO raises
+        problem = f"{str(error).removesuffix('.')}. It is judged by its SavedModel, which a server here would serve."
+        logging.warning(problem)
+        return problem
+    return ""
 
 
 def has_form(model: str) -> bool:

@@ -139,6 +139,7 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
     summary.intervals = {name: value.interval for name, value in evaluation.whole.metrics.items() if value.interval}
     summary.groups = evaluation.whole.counted
     summary.champion_metrics = run_metrics.collect_champion_metrics(evaluation.whole)
+    summary.champion_note = evaluation.champion_note
     summary.metrics_by_class = run_metrics.collect_metrics_by_class(evaluation, label)
     summary.rules = evaluation.rules
     summary.not_blessed_because = evaluation.refusals

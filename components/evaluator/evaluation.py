@@ -160,6 +160,7 @@ class Evaluation:
             Empty for a regression, and for more classes than ``components.evaluator.tfma_curves.MAX_CLASSES``.
         confidence: calibration of the most probable class, by model. Empty for other tasks than classification.
         rules: the outcome of each rule of the gate.
+        champion_note: why the champion was judged by its SavedModel though it has a form for OpenVINO; '' if it wasn't.
     """
 
     slices: list[Slice]
@@ -168,6 +169,7 @@ class Evaluation:
     curves: dict[str, dict[int, Curves]]
     confidence: dict[str, list[CalibrationBucket]]
     rules: list[RuleOutcome]
+    champion_note: str = ""
 
     @property
     def whole(self) -> Slice:

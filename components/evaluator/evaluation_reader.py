@@ -42,6 +42,9 @@ from imagepipe.base.metrics import METRICS_BY_NAME
 SAVED_MODEL = "saved_model"
 """Folder in an evaluation, of the same version's SavedModel where another form serves."""
 
+CHAMPION_NOTE = "champion_note.txt"
+"""File in an evaluation: why the champion was not judged by its form for OpenVINO."""
+
 
 def read_evaluation(folder: str) -> Evaluation:
     """Reads the artifact in ``folder``; among its rules are those that the version's SavedModel fails."""
@@ -55,7 +58,7 @@ def read_evaluation(folder: str) -> Evaluation:
 
 
 def _read_files(folder: str) -> Evaluation:
-    slices = {}
+    slices, note = {}, f"{folder}/{CHAMPION_NOTE}"
     details: dict[str, Any] = {}
     for message in tfma.load_metrics(folder):
         key = slicer_lib.deserialize_slice_key(message.slice_key)
@@ -74,6 +77,7 @@ def _read_files(folder: str) -> Evaluation:
         curves=curves,
         confidence=confidence,
         rules=list(read_outcomes(folder, slices)),
+        champion_note=filesystem.read_text(note) if filesystem.exists(note) else "",
     )
 
 

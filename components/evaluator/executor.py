@@ -17,14 +17,14 @@ from tfx.types import artifact_utils, standard_artifacts, standard_component_spe
 from tfx.utils import path_utils, proto_utils
 from tfx_bsl.coders import batch_util
 
-from components.evaluator.evaluation_reader import SAVED_MODEL, read_evaluation
+from components.evaluator.evaluation_reader import CHAMPION_NOTE, SAVED_MODEL, read_evaluation
 from components.evaluator.gate_rules import DEMANDED
 from components.evaluator.groups import RECORD_HASH, hash_record
 from components.evaluator.metric_names import TOP_K
 from components.evaluator.tfma_group_count import GroupCount
 from components.evaluator.tfma_jackknife import count_groups
-from components.evaluator.tfma_served_model import share_as_served
-from components.served_model import has_form
+from components.evaluator.tfma_served_model import share_as_served, share_candidate_as_served
+from components.served_model import find_form_problem, has_form
 from imagepipe.base import filesystem
 from imagepipe.base.features import SIZE
 from imagepipe.deploy.saved_model import read_labels
@@ -51,6 +51,7 @@ class Executor(executor.Executor):
     def Do(self, input_dict: Any, output_dict: Any, exec_properties: dict[str, Any]) -> None:  # noqa: N802 (TFX's name)
         """Writes the evaluation and the blessing; see TFX's executor for the arguments."""
         champion = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict[_BASELINE]))
+        note = find_form_problem(champion)
         if not filesystem.exists(champion):
             input_dict = {key: value for key, value in input_dict.items() if key != _BASELINE}
         thresholds = {
@@ -75,9 +76,12 @@ class Executor(executor.Executor):
                     f"{folder}/{SAVED_MODEL}/{DEMANDED}", proto_utils.proto_to_json(demanded).encode()
                 )
             if any(have_form):
-                changed[_SHARED_MODEL] = f"{share_as_served.__module__}.{share_as_served.__name__}"
+                share = share_candidate_as_served if note else share_as_served
+                changed[_SHARED_MODEL] = f"{share.__module__}.{share.__name__}"
             super().Do(input_dict, output_dict, exec_properties | changed)
         filesystem.write_whole(f"{folder}/{DEMANDED}", proto_utils.proto_to_json(demanded).encode())
+        if note:
+            filesystem.write_whole(f"{folder}/{CHAMPION_NOTE}", note.encode())
         blessing = artifact_utils.get_single_instance(output_dict[standard_component_specs.BLESSING_KEY])
         _write_verdict(blessing, read_evaluation(folder).refusals)
 

@@ -88,6 +88,7 @@ def render_page(inputs: PageInputs) -> str:
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         reasons=[*evaluation.refusals, *inputs.serving.problems],
         unchecked=evaluation.unchecked,
+        champion_note=evaluation.champion_note,
         rules=evaluation.rules,
         whole=evaluation.whole,
         slices=[part for part in evaluation.slices if part.columns][:_MAX_SLICES],

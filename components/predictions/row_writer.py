@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.served_model import load_as_served
+from components.served_model import load_as_served, load_champion
 from imagepipe.base.features import Features
 from imagepipe.base.names import FURTHER, NAMES, ROWS
 from imagepipe.base.tfrecord import Value, decode_example, to_text
@@ -64,7 +64,7 @@ def write_predictions(split: str, candidate: Path, champion: Path | None, featur
     columns = _COLUMNS | _choose_further_columns(map(decode_example, records.as_numpy_iterator()), features)
     models = {"candidate": load_as_served(candidate, "tf_examples")}
     if champion:
-        models["champion"] = load_as_served(champion, "tf_examples")
+        models["champion"] = load_champion(champion, "tf_examples")
     names = {
         "task": task,
         "candidate": models["candidate"].labels,

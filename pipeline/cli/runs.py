@@ -88,6 +88,8 @@ def print_outcome(summary: "Summary") -> int:
     if summary.champion_metrics:
         name = CHAMPION_METRIC[summary.task]
         ERR.print(f"champion's {name} on it: {_format_metric(summary.champion_metrics[name])}")
+    if summary.champion_note:
+        ERR.print(f"[yellow]champion: {escape(summary.champion_note)}[/]")
     if serving and serving.p95_ms is not None:
         ERR.print(
             ("" if serving.problems else "a server answers as the graph does; ")

@@ -82,6 +82,7 @@ class Summary(BaseModel):
         intervals: 95% confidence intervals of the metrics that have one.
         groups: the groups of images that intervals and paired tests count, as text; empty if they count images.
         champion_metrics: the live model's metrics; null if there was none.
+        champion_note: why the live model was judged by its SavedModel, not by its form for OpenVINO; '' if it wasn't.
         metrics_by_class: the candidate's metrics by class or label; empty for a regression.
         test_accuracy: the pushed model's accuracy on the test split, if it was measured (the demo does).
         rules: the outcome of each rule of the gate.
@@ -114,6 +115,7 @@ class Summary(BaseModel):
     intervals: dict[str, tuple[float, float]] = {}
     groups: str = ""
     champion_metrics: Metrics | None = None
+    champion_note: str = ""
     metrics_by_class: dict[str, Metrics] = {}
     test_accuracy: float | None = None
     rules: list[RuleOutcome] = []

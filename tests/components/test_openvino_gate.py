@@ -1,5 +1,6 @@
 """The gate on versions that have a form for OpenVINO: what serves is what is evaluated, and so is the SavedModel."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -68,3 +69,20 @@ def test_both_forms_have_to_pass_and_the_evaluation_is_of_the_one_that_serves(tm
         assert (accuracy > 0.85) is (served is weights), name
         through_tensorflow = [reason.startswith("as TensorFlow serves it: ") for reason in evaluation.refusals]
         assert through_tensorflow == {"both": [], "served": [False], "saved": [True]}[name]
+
+
+def test_without_openvino_the_champion_is_judged_by_its_saved_model_and_that_is_said(tmp_path, monkeypatch):
+    train, digits = split_digits()
+    weights, bias = train_logistic(train)
+    examples = write_examples(tmp_path / "examples", digits)
+    champion = save_model(tmp_path / "champion", weights, bias)
+    add_form(champion, np.roll(weights, 1, axis=1), bias)  # which shows where it answers
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    folder, blessed = evaluate(
+        tmp_path / "out", examples, save_model(tmp_path / "new", weights, bias), champion, DEMANDS
+    )
+    evaluation = read_evaluation(folder)
+    assert (blessed, evaluation.whole.differences["accuracy"].value) == (True, 0)
+    assert "is not installed" in evaluation.champion_note
+    assert "judged by its SavedModel" in evaluation.champion_note

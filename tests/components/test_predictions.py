@@ -1,6 +1,8 @@
 """Predictions of real SavedModels on Examples as an ExampleGen writes them."""
 
+import importlib.util
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.types import Request
 from tests.components.test_serving_check import gray
 from tests.conftest import encode_image
-from tests.serving.conftest import save_brightness
+from tests.serving.conftest import add_form, save_brightness
 
 
 def make_example(**values) -> tf.train.Example:
@@ -159,6 +161,24 @@ def test_without_a_champion_the_component_asks_the_candidate_only(models, tmp_pa
     assert reference.evaluated.numbers["brightness"] == pytest.approx(0.9)
     assert reference.trained.numbers["brightness"] == pytest.approx([np.nan, 0.1], nan_ok=True)
     assert reference.trained.numbers["width"] == pytest.approx([20, np.nan], nan_ok=True)
+
+
+def test_a_champion_whose_form_cannot_be_used_here_answers_by_its_saved_model(models, tmp_path, monkeypatch):
+    champion = tmp_path / "1"
+    shutil.copytree(models[1], champion)
+    add_form(champion, tmp_path / "assets")
+    split = write_split(tmp_path / "examples", [[make_example(input=LIGHT, metadata=b"x")]])
+
+    def predict(folder: str, candidate: Path, champion: Path | None) -> list[dict]:
+        row_writer.write_predictions(str(split), candidate, champion, Features(), tmp_path / folder)
+        return pq.read_table(tmp_path / folder / ROWS).to_pylist()
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    (row,) = predict("champion", models[0], champion)
+    assert row["champion_novelty"] == row["candidate_novelty"]
+    with pytest.raises(ModelError, match="not installed"):  # what nobody could ask must not pass the gate
+        predict("candidate", champion, None)
 
 
 def test_a_champion_without_the_names_of_its_outputs_is_refused_with_a_message(models, tmp_path):

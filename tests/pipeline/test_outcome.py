@@ -38,6 +38,11 @@ def test_groups_that_intervals_count_are_printed(capsys):
     assert "eval split of 8: mean_absolute_error 2.5" in capsys.readouterr().err
 
 
+def test_how_the_champion_was_judged_is_printed(capsys):
+    print_outcome(make_summary(champion_note="judged by [its] SavedModel"))
+    assert "champion: judged by [its] SavedModel" in capsys.readouterr().err
+
+
 def test_a_gate_that_checked_nothing_says_so(capsys):
     note = "The gate checked nothing (mean_absolute_error: there is no champion to compare with)."
     assert print_outcome(make_summary(unchecked=note, pushed_version="7")) == 0
