@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, cast
@@ -54,14 +54,21 @@ def join(folder: str, path: str) -> str:
 # --- reading and writing
 
 
-def read(path: str, limit: int) -> bytes:
+def read(path: str, limit: int, admit: Callable[[int], None] | None = None) -> bytes:
     """Returns up to ``limit + 1`` bytes of a file, so that more than ``limit`` tells that the file is larger.
+
+    Args:
+        path: of the file, or its URI.
+        limit: largest size that the caller takes.
+        admit: called with the number of bytes of a store's file before they are read.
 
     Raises:
         OSError: it is missing, not an ordinary file (a pipe would block for ever), or can't be read.
     """
     if is_uri(path):
         with plain_errors(path), connect(path).open(path, "rb") as file:
+            if admit:
+                admit(min(file.size, limit + 1))
             return file.read(limit + 1)
     # As few system calls as can be: threads that read many small files spend their time handing Python's lock around
     # them, three times as long as the calls themselves.

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from imagepipe.serving.types import Failure, Request, Value
 Image = str | os.PathLike[str] | bytes | np.ndarray
 """An image as a caller has it: the path of a file, an encoded image, or uint8 ``[height, width, 3]`` in RGB."""
 
+Admit = Callable[[int], None]
+"""Called with the size of what is about to be read: it may wait, or raise an OSError."""
+
 
 def read_images(paths: Iterable[Path]) -> Iterator[Request | Failure]:
     """Reads image files into requests: one per path, in their order, with the path as its id."""
@@ -25,10 +28,22 @@ def read_images(paths: Iterable[Path]) -> Iterator[Request | Failure]:
         yield read_image(str(path), str(path), {})
 
 
-def read_image(path: str, id_: str, side: Mapping[str, Value], part: Part | None = None) -> Request | Failure:
-    """Reads an image, of a file or of a part of one, into a request with this id and these side features."""
+def read_image(
+    path: str, id_: str, side: Mapping[str, Value], part: Part | None = None, admit: Admit | None = None
+) -> Request | Failure:
+    """Reads an image into a request.
+
+    Args:
+        path: of a file, or the URI of one.
+        id_: the request's.
+        side: the request's side features.
+        part: where the image lies, if it is a part of a larger file, which is read in place of ``path``.
+        admit: called before anything large is in memory.
+    """
     try:
-        image = read_part(part) if part else filesystem.read(path, MAX_BYTES)
+        if part and admit:
+            admit(sum(min(size or 0, MAX_BYTES) for size in part[2:]))
+        image = read_part(part) if part else filesystem.read(path, MAX_BYTES, admit)
         return check_request(Request(id_, image, side))
     except OSError as error:
         return Failure(replace_surrogates(id_), error.strerror or str(error))

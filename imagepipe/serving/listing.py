@@ -34,11 +34,7 @@ from imagepipe.ingest.parts import Part
 from imagepipe.ingest.rows import infer_type, widen
 from imagepipe.ingest.sources import list_containers
 from imagepipe.ingest.webdataset import are_samples, read_samples
-from imagepipe.serving.inputs import read_image
-from imagepipe.serving.instances import replace_surrogates
-from imagepipe.serving.request_files import holds_requests, is_request_file, read_requests
-from imagepipe.serving.side import convert_value
-from imagepipe.serving.types import Failure, Request, RequestError
+from imagepipe.serving.request_files import holds_requests, is_request_file
 
 _EXPORT = ".json"
 _IN_FOLDERS = "tables, exports or files of requests in folders (name them by themselves)"
@@ -331,30 +327,3 @@ def infer_types(items: Iterable[Item]) -> dict[str, str]:
                 types[name] = widen(types.get(name, "int64"), infer_type(value))
     lacking = {name for name in lacking if types.get(name) == "int64"}
     return {name: "float32" if name in lacking else _TYPES[type_] for name, type_ in types.items()}
-
-
-def read_items(items: Iterable[Item], types: Mapping[str, str]) -> Iterator[Request | Failure]:
-    """Reads inputs: one request or failure for each, in their order; for a file of requests as many as it holds.
-
-    Args:
-        items: the inputs.
-        types: ``string``, ``float32`` or ``int64`` of each side feature; text for others.
-    """
-    for item in items:
-        if item.problem:
-            yield Failure(replace_surrogates(item.id), item.problem)
-        elif item.is_request_file:
-            yield from read_requests(item.path)
-        else:
-            yield _read_row(item, types)
-
-
-def _read_row(item: Item, types: Mapping[str, str]) -> Request | Failure:
-    try:
-        side = {name: convert_value(name, value, types.get(name, "string")) for name, value in item.side.items()}
-    except RequestError as error:
-        return Failure(replace_surrogates(item.id), f"line {item.line}: {error}")
-    request = read_image(item.path, item.id, side, item.part)
-    if isinstance(request, Failure) and item.line is not None:
-        return Failure(request.id, f"line {item.line}: {request.error}")
-    return request

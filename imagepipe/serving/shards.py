@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.capture.batch import ShardCapture
 from imagepipe.capture.rows import Answered, CaptureOptions
-from imagepipe.serving.listing import Item, read_items
+from imagepipe.serving.listing import Item
 from imagepipe.serving.predictor import Embedding, Predictor
+from imagepipe.serving.reading import read_items
 from imagepipe.serving.spool import Shard, read_shard
 from imagepipe.serving.types import Prediction, Request
 

@@ -116,7 +116,8 @@ def _ask_target(config: Path, target: str, names: list[str]) -> "Iterator[Predic
 
 def _ask_client(client: "Client", names: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.serving.inputs import normalize_images
-    from imagepipe.serving.listing import infer_types, list_inputs, read_items
+    from imagepipe.serving.listing import infer_types, list_inputs
+    from imagepipe.serving.reading import read_items
 
     types = client.side_types
     listing = list_inputs(names, types)
@@ -131,7 +132,8 @@ def _ask_here(model: str, names: list[str]) -> "Iterator[Prediction | Failure]":
     from imagepipe.base.process import UNUSED_BY_KERAS, hide_modules
     from imagepipe.deploy import storage
     from imagepipe.deploy.versions import find_model
-    from imagepipe.serving.listing import list_for_model, read_items
+    from imagepipe.serving.listing import list_for_model
+    from imagepipe.serving.reading import read_items
     from pipeline.logs import hide_output
 
     if not names:
@@ -359,7 +361,8 @@ def write_requests(
         from imagepipe.deploy import storage
         from imagepipe.serving import request_files
         from imagepipe.serving.inputs import normalize_images
-        from imagepipe.serving.listing import infer_types, list_inputs, read_items, read_side_features
+        from imagepipe.serving.listing import infer_types, list_inputs, read_side_features
+        from imagepipe.serving.reading import read_items
         from imagepipe.serving.types import Request
 
         types = read_side_features(storage.find_model(model)) if model else None

@@ -30,8 +30,9 @@ from imagepipe.base.tfrecord import encode_example, frame_record
 from imagepipe.ingest import dataset, sources
 from imagepipe.ingest.parts import read_part
 from imagepipe.serving.base64_text import decode_base64
-from imagepipe.serving.listing import infer_types, list_inputs, read_items
+from imagepipe.serving.listing import infer_types, list_inputs
 from imagepipe.serving.protocols import parse_rest, parse_v2
+from imagepipe.serving.reading import read_items
 from imagepipe.serving.request_files import read_requests
 from imagepipe.serving.types import RequestError
 from imagepipe.serving.unpacking import unpack_body

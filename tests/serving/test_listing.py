@@ -19,14 +19,8 @@ from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.ingest.sources import read_rows
 from imagepipe.serving import listing as listing_module
 from imagepipe.serving.instances import encode_instance
-from imagepipe.serving.listing import (
-    Listing,
-    check_inputs,
-    describe_omissions,
-    infer_types,
-    list_inputs,
-    read_items,
-)
+from imagepipe.serving.listing import Listing, check_inputs, describe_omissions, infer_types, list_inputs
+from imagepipe.serving.reading import read_items
 from imagepipe.serving.request_files import SUFFIXES, write_requests
 from imagepipe.serving.types import Failure, Request
 from tests.conftest import encode_image
