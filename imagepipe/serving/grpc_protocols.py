@@ -6,7 +6,7 @@
   ``classes`` (DT_FLOAT [n, k]), ``label``, ``score``, ``metadata`` and ``novelty``.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from tensorflow_serving.apis import predict_pb2
 
 from imagepipe.deploy.kserve_library import grpc_predict_v2_pb2 as v2
-from imagepipe.serving import protocols
+from imagepipe.serving import protocols, tensors
 from imagepipe.serving.limits import MAX_INSTANCES, MAX_VALUES
 from imagepipe.serving.types import Answers, Request, RequestError
 from imagepipe.serving.wire import check_message
@@ -29,12 +29,6 @@ _CONTENTS = {  # by datatype: the field of InferTensorContents that has its valu
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
-}
-_RAW = {  # by datatype: numpy's name of the type, little-endian
-    "BOOL": "?",
-    **{f"INT{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
-    **{f"UINT{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
-    **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
 }
 
 
@@ -74,38 +68,39 @@ def parse_infer(body: bytes) -> Question:
         RequestError: if it is none, or can't be answered; the message says where.
     """
     message = decode(v2.ModelInferRequest, body)
-    raw, tensors = message.raw_input_contents, message.inputs
-    if raw and len(raw) != len(tensors):
-        raise RequestError("wrong_type", f"{len(tensors)} inputs, and 'raw_input_contents' has {len(raw)}")
+    raw, inputs = message.raw_input_contents, message.inputs
+    if raw and len(raw) != len(inputs):
+        raise RequestError("wrong_type", f"{len(inputs)} inputs, and 'raw_input_contents' has {len(raw)}")
     values = [
-        _split_raw(tensor, raw[number]) if raw else list(_find_contents(tensor))
-        for number, tensor in enumerate(tensors)
+        tensors.read_values(tensor.name, tensor.datatype, raw[number], 0, len(raw[number]))
+        if raw
+        else list(_find_contents(tensor))
+        for number, tensor in enumerate(inputs)
     ]
     requests = protocols.parse_tensors(
         [
             _describe_tensor(tensor.name, tensor.shape, tensor.datatype, data)
-            for tensor, data in zip(tensors, values, strict=True)
+            for tensor, data in zip(inputs, values, strict=True)
         ]
     )
     wanted = [output.name for output in message.outputs]
 
     def format_answers(answers: Answers) -> Message:
-        outputs = _choose(answers, wanted)
+        outputs = tensors.choose_outputs(answers, wanted)
         return v2.ModelInferResponse(
             model_name=answers.name,
             model_version=answers.version,
             id=message.id,
             outputs=[_format_tensor(name, array, has_contents=not raw) for name, array in outputs.items()],
-            raw_output_contents=[_join_raw(array) for array in outputs.values()] if raw else (),
+            raw_output_contents=[tensors.join_values(array) for array in outputs.values()] if raw else (),
         )
 
     return Question(message.model_name, message.model_version or None, requests, format_answers)
 
 
 def _describe_tensor(name: str, shape: Iterable[int], datatype: str, values: Iterable[Any]) -> dict[str, Any]:
-    """Returns a tensor as ``protocols`` takes it: None stands for a missing number, for which tensors have NaN."""
-    data = [None if value != value else value for value in values]
-    return {"name": name, "shape": list(shape), "datatype": datatype, "data": data}
+    """Returns a tensor as ``protocols`` takes it."""
+    return {"name": name, "shape": list(shape), "datatype": datatype, "data": tensors.mark_missing(list(values))}
 
 
 def _find_contents(tensor: Any) -> Any:
@@ -114,50 +109,14 @@ def _find_contents(tensor: Any) -> Any:
     return getattr(tensor.contents, _CONTENTS[tensor.datatype])
 
 
-def _split_raw(tensor: Any, raw: bytes) -> list[Any]:
-    """Returns the values of a tensor in its raw form."""
-    if tensor.datatype == "BYTES":
-        return protocols.split_elements(raw, 0, len(raw))
-    if tensor.datatype not in _RAW:
-        raise RequestError("wrong_type", f"{tensor.name!a} has an unknown datatype: {tensor.datatype!a}")
-    dtype = np.dtype(_RAW[tensor.datatype])
-    if len(raw) % dtype.itemsize or len(raw) > MAX_INSTANCES * dtype.itemsize:
-        raise RequestError("wrong_type", f"{tensor.name!a}: {len(raw):,} bytes don't fit [n] of {tensor.datatype}")
-    return np.frombuffer(raw, dtype).tolist()
-
-
-def _list_outputs(answers: Answers) -> dict[str, np.ndarray]:
-    """Returns the outputs by name: float32, or bytes in an array of objects."""
-    outputs = {
-        "classes": np.asarray(answers.classes, np.float32),
-        "label": np.array([label.encode() for label in answers.labels], object),
-        "score": np.asarray(answers.scores, np.float32),
-        "metadata": np.array([id_.encode() for id_ in answers.ids], object),
-    }
-    return outputs if answers.novelty is None else outputs | {"novelty": np.asarray(answers.novelty, np.float32)}
-
-
-def _choose(answers: Answers, wanted: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns the outputs that are wanted, all by default."""
-    outputs = _list_outputs(answers)
-    for name in wanted:
-        if name not in outputs:
-            raise RequestError("unknown_field", f"there is no output {name!a}; the model has {', '.join(outputs)}")
-    return {name: outputs[name] for name in wanted} if wanted else outputs
-
-
 def _format_tensor(name: str, array: np.ndarray, has_contents: bool) -> Message:
-    datatype = "BYTES" if array.dtype == object else "FP32"
+    datatype = tensors.name_datatype(array)
     tensor = v2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=array.shape)
     if has_contents:
-        getattr(tensor.contents, _CONTENTS[datatype]).extend(array.ravel().tolist())
+        getattr(tensor.contents, _CONTENTS[datatype]).extend(
+            tensors.encode_texts(array) if datatype == "BYTES" else array.ravel().tolist()
+        )
     return tensor
-
-
-def _join_raw(array: np.ndarray) -> bytes:
-    if array.dtype == object:
-        return b"".join(len(value).to_bytes(4, "little") + value for value in array)
-    return array.astype("<f4").tobytes()
 
 
 def parse_predict(body: bytes) -> Question:
@@ -176,7 +135,7 @@ def parse_predict(body: bytes) -> Question:
         response = predict_pb2.PredictResponse()
         response.model_spec.name, response.model_spec.signature_name = answers.name, protocols.SIGNATURE
         response.model_spec.version.value = int(answers.version)
-        for name, array in _choose(answers, wanted).items():
+        for name, array in tensors.choose_outputs(answers, wanted).items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
         return response
 

@@ -123,6 +123,7 @@ class Health(BaseModel):
     status: Literal["alive"]
 
 
+_BYTES = {"type": "string", "format": "binary"}
 _UPLOADS = {"image/*": "Image", "multipart/form-data": "ImageForm"}
 
 
@@ -152,7 +153,10 @@ PREDICT: dict[str, Any] = {
 }
 """Keywords of a route that takes TensorFlow Serving's requests."""
 INFER: dict[str, Any] = {
-    "responses": {200: {"model": InferenceResponse}, **_REFUSALS},
+    "responses": {
+        200: {"model": InferenceResponse, "content": {"application/octet-stream": {"schema": _BYTES}}},
+        **_REFUSALS,
+    },
     "openapi_extra": _describe_body("InferRequest"),
 }
 """Keywords of a route that takes requests of the Open Inference Protocol."""
@@ -166,18 +170,16 @@ STATUS, METADATA = _describe_answer(Status), _describe_answer(Metadata)
 TENSORS, READY = _describe_answer(ModelMetadataResponse), _describe_answer(ModelReadyResponse)
 """Keywords of the routes about the model."""
 
-_BYTES = {"type": "string", "format": "binary"}
 _NOT_OF_THE_API = re.compile("^/$|^/v2/repository/|:explain$")  # a page, and what is refused
 _SIDE_TYPES: dict[str, str | list[str]] = {"string": "string", "float32": ["number", "null"], "int64": "integer"}
 _TENSOR_TYPES = {"string": "BYTES", "float32": "FP32", "int64": "INT64"}
+_OUTPUTS = {"label": "BYTES", "score": "FP32", "metadata": "BYTES"}  # besides classes, and novelty where a model has it
 
 
 def describe_tensors(engine: Engine) -> dict[str, Any]:
     """Returns a model's inputs and outputs as the Open Inference Protocol describes them."""
     inputs = {"input": "BYTES", "metadata": "BYTES"} | {x: _TENSOR_TYPES[t] for x, t in engine.side_types.items()}
-    outputs = {"label": "BYTES", "score": "FP32", "metadata": "BYTES"}
-    if engine.model.has_novelty:
-        outputs["novelty"] = "FP32"
+    outputs = _OUTPUTS | ({"novelty": "FP32"} if engine.model.has_novelty else {})
     classes = {"name": "classes", "datatype": "FP32", "shape": [-1, len(engine.model.labels)]}
     return {
         "name": engine.name,
@@ -259,8 +261,16 @@ def _describe_requests(side: Mapping[str, str]) -> dict[str, Any]:
         _describe_tensor("metadata", "BYTES", {"type": "string"}),
         *(_describe_tensor(feature, _TENSOR_TYPES[kind], values[feature]) for feature, kind in side.items()),
     ]
+    in_binary = {"type": "object", "properties": {"binary_data": {"type": "boolean"}}}
+    output = _describe_object({"name": {"enum": ["classes", *_OUTPUTS]}, "parameters": in_binary}, ["name"])
     infer = _describe_object(
-        {"id": {"type": "string"}, "inputs": {"type": "array", "minItems": 1, "items": {"anyOf": tensors}}}, ["inputs"]
+        {
+            "id": {"type": "string"},
+            "inputs": {"type": "array", "minItems": 1, "items": {"anyOf": tensors}},
+            "outputs": {"type": "array", "items": output},
+            "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
+        },
+        ["inputs"],
     )
     infer["additionalProperties"] = True
     infer["examples"] = [

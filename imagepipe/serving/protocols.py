@@ -5,23 +5,38 @@
   (``{"inputs": {"input": [{"b64": "…"}], "metadata": ["id-1"]}}``, answered by ``outputs``).
 - Open Inference Protocol v2: inputs ``input`` (BYTES [n]; in JSON its elements are base64, in the binary form the
   images' own bytes), ``metadata`` (BYTES [n]) and side features; outputs ``classes`` (FP32 [n, k]), ``label`` (BYTES
-  [n]), ``score`` (FP32 [n]) and ``metadata`` (BYTES [n]).
+  [n]), ``score`` (FP32 [n]) and ``metadata`` (BYTES [n]), all or those that are asked for, in binary if that is too.
 """
 
 import codecs
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from imagepipe.base.images import BadImage, check_kind
+from imagepipe.serving import tensors
 from imagepipe.serving.instances import check_feature_count, parse_instance
-from imagepipe.serving.limits import MAX_INSTANCES, MAX_VALUES
+from imagepipe.serving.limits import MAX_VALUES
+from imagepipe.serving.tensors import check_count
 from imagepipe.serving.types import Answers, Request, RequestError
 
-FormatAnswers = Callable[[Answers], dict[str, Any]]
+
+class BinaryBody(NamedTuple):
+    """A response of the Open Inference Protocol in its binary form.
+
+    Attributes:
+        header: its JSON.
+        data: the contents of the tensors with the parameter ``binary_data_size``, one after the other.
+    """
+
+    header: dict[str, Any]
+    data: bytes
+
+
+FormatAnswers = Callable[[Answers], dict[str, Any] | BinaryBody]
 """Builds the body of the response."""
 
 SIGNATURE = "serving_default"
@@ -29,6 +44,7 @@ _FIELDS = {"instances", "inputs", "signature_name", "parameters"}  # Vertex AI a
 _MARKS = (b",", b"[", b"{")  # a value follows each; those in strings count too
 _SLICE = 2**18
 _GZIP = b"\x1f\x8b"
+_OTHER_FORMS = ("classification", "shared_memory_region")  # of outputs: Triton's extensions, of which we have neither
 _TENSOR = {"name": str, "shape": list, "datatype": str, "data": list}
 
 
@@ -87,15 +103,8 @@ def _name_other_kind(body: bytes) -> str:
 def _parse_rows(rows: Any) -> list[Request]:
     if not isinstance(rows, list):
         raise RequestError("wrong_type", "'instances' has to be a list")
-    _check_count(len(rows))
+    check_count(len(rows))
     return [_parse_numbered(parse_instance, number, row) for number, row in enumerate(rows)]
-
-
-def _check_count(count: int) -> None:
-    if not count:
-        raise RequestError("no_instances", "there is nothing to predict")
-    if count > MAX_INSTANCES:
-        raise RequestError("too_many_instances", f"{count:,} instances, and at most {MAX_INSTANCES} are taken at once")
 
 
 def _parse_numbered(parse: Callable[[Any], Request], number: int, row: Any) -> Request:
@@ -158,35 +167,36 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
     request_id = parsed.get("id")
     if not isinstance(request_id, str | None):
         raise RequestError("wrong_type", "'id' has to be a string")
-    return parse_tensors(parsed["inputs"]), lambda answers: format_tensors(answers, request_id)
+    wanted, others = _read_wanted(parsed)
+    return parse_tensors(parsed["inputs"]), lambda answers: format_tensors(answers, request_id, wanted, others)
 
 
-def parse_tensors(tensors: Sequence[Mapping[str, Any]]) -> list[Request]:
+def parse_tensors(inputs: Sequence[Mapping[str, Any]]) -> list[Request]:
     """Makes requests of tensors of the Open Inference Protocol.
 
     Args:
-        tensors: ``name``, ``shape``, ``datatype`` and ``data`` of each; an image is in base64, as text, or its bytes.
+        inputs: ``name``, ``shape``, ``datatype`` and ``data`` of each; an image is in base64, as text, or its bytes.
 
     Raises:
         RequestError: if they are none; the message says where.
     """
-    columns = dict(_read_tensor(number, tensor) for number, tensor in enumerate(tensors))
+    columns = dict(_read_tensor(number, tensor) for number, tensor in enumerate(inputs))
     if "input" not in columns:
         raise RequestError("missing_input", "the tensor 'input' is missing")
-    _check_count(len(columns["input"]))
+    check_count(len(columns["input"]))
     return [_parse_numbered(_parse_v2_row, number, row) for number, row in enumerate(_transpose(columns))]
 
 
 def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
     """Returns the parsed JSON of a body, with the contents of binary tensors as their ``data``."""
     parsed = _parse_json(body[:json_length])
-    tensors = parsed.get("inputs") if isinstance(parsed, dict) else None
-    if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
+    inputs = parsed.get("inputs") if isinstance(parsed, dict) else None
+    if not isinstance(inputs, list) or not all(isinstance(tensor, dict) for tensor in inputs):
         raise RequestError("wrong_type", 'expected an object such as {"inputs": [{"name": "input", …}]}')
-    check_feature_count(len(tensors))
+    check_feature_count(len(inputs))
     end = len(body) if json_length is None else min(json_length, len(body))
     elements = 0
-    for tensor in tensors:
+    for tensor in inputs:
         parameters = tensor.get("parameters")
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
         if size is None:
@@ -194,35 +204,15 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
         start = end
         if not isinstance(size, int) or not 0 <= size <= len(body) - start or "data" in tensor:
             raise RequestError("wrong_type", "a tensor's 'binary_data_size' doesn't fit the body")
-        if str(tensor.get("datatype")).upper() != "BYTES":
-            raise RequestError("wrong_type", "only tensors of BYTES are taken in binary")
         end += size
-        tensor["data"] = split_elements(body, start, end)
+        name, datatype = str(tensor.get("name")), str(tensor.get("datatype")).upper()
+        tensor["data"] = tensors.read_values(name, datatype, body, start, end)
         elements += len(tensor["data"])
         if elements > MAX_VALUES:
             raise RequestError("too_many_values", f"the tensors have more than {MAX_VALUES:,} values together")
     if end < len(body):
         raise RequestError("wrong_type", f"the body has {len(body) - end:,} bytes after its last tensor")
     return parsed
-
-
-def split_elements(body: bytes, start: int, end: int) -> list[bytes]:
-    """Returns the elements of the binary BYTES tensor between two places in a body.
-
-    Each comes after its length, 4 bytes, little-endian.
-
-    Raises:
-        RequestError: if it ends in the middle of one, or has more than MAX_INSTANCES.
-    """
-    elements: list[bytes] = []
-    while start < end:
-        _check_count(len(elements) + 1)
-        first = start + 4
-        start = first + int.from_bytes(body[start:first], "little")
-        if start > end:
-            raise RequestError("wrong_type", "a tensor in binary ends in the middle of an element")
-        elements.append(body[first:start])
-    return elements
 
 
 def _read_tensor(number: int, tensor: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -249,20 +239,53 @@ def _parse_v2_row(row: dict[str, Any]) -> Request:
     return parse_instance({"input": {"b64": image}, **texts})
 
 
-def format_tensors(answers: Answers, request_id: str | None = None) -> dict[str, Any]:
-    """Returns the answer of the Open Inference Protocol; by default with an id of its own."""
-    count, k = answers.classes.shape
-    outputs = [
-        {"name": "classes", "shape": [count, k], "datatype": "FP32", "data": answers.classes.ravel().tolist()},
-        {"name": "label", "shape": [count], "datatype": "BYTES", "data": answers.labels},
-        {"name": "score", "shape": [count], "datatype": "FP32", "data": answers.scores.tolist()},
-        {"name": "metadata", "shape": [count], "datatype": "BYTES", "data": answers.ids},
-    ]
-    if answers.novelty is not None:
-        outputs.append({"name": "novelty", "shape": [count], "datatype": "FP32", "data": answers.novelty.tolist()})
-    return {
+def _read_wanted(parsed: Mapping[str, Any]) -> tuple[dict[str, bool], bool]:
+    """Returns the outputs that a request names, with whether each is wanted in binary, and whether those it doesn't."""
+    parameters, outputs = parsed.get("parameters") or {}, parsed.get("outputs") or []
+    if not isinstance(parameters, dict) or not isinstance(outputs, list):
+        raise RequestError("wrong_type", "'parameters' has to be an object, and 'outputs' a list")
+    others, wanted = parameters.get("binary_data_output") is True, {}
+    for number, output in enumerate(outputs):
+        settings = (output.get("parameters") or {}) if isinstance(output, dict) else None
+        if not isinstance(settings, dict) or not isinstance(output.get("name"), str):
+            raise RequestError("wrong_type", f'outputs.{number}: expected an object such as {{"name": "label"}}')
+        if form := next((name for name in _OTHER_FORMS if name in settings), None):
+            raise RequestError("unknown_field", f"outputs.{number}: '{form}' is not known; outputs take binary_data")
+        wanted[output["name"]] = settings.get("binary_data", others) is True
+    return wanted, others
+
+
+def format_tensors(
+    answers: Answers,
+    request_id: str | None = None,
+    wanted: Mapping[str, bool] | None = None,
+    others: bool = False,
+) -> dict[str, Any] | BinaryBody:
+    """Returns the answer of the Open Inference Protocol.
+
+    Args:
+        answers: the answers.
+        request_id: by default one of its own.
+        wanted: the outputs, with whether each is in binary; all by default.
+        others: whether those that are not named are in binary.
+
+    Raises:
+        RequestError: if an output is wanted that there is not.
+    """
+    outputs: list[dict[str, Any]] = []
+    packed: list[bytes] = []
+    wanted = wanted or {}
+    for name, array in tensors.choose_outputs(answers, wanted).items():
+        tensor = {"name": name, "shape": list(array.shape), "datatype": tensors.name_datatype(array)}
+        if wanted.get(name, others):
+            packed.append(tensors.join_values(array))
+            outputs.append(tensor | {"parameters": {"binary_data_size": len(packed[-1])}})
+        else:
+            outputs.append(tensor | {"data": array.ravel().tolist()})
+    body = {
         "model_name": answers.name,
         "model_version": answers.version,
         "id": request_id or str(uuid.uuid4()),
         "outputs": outputs,
     }
+    return BinaryBody(body, b"".join(packed)) if packed else body

@@ -71,6 +71,12 @@ class _Json(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
+def _make_binary(answers: protocols.BinaryBody, request_id: str) -> Response:
+    header = _Json(answers.header).body
+    headers = {REQUEST_ID: request_id, _JSON_LENGTH: str(len(header))}
+    return Response(bytes(header) + answers.data, headers=headers, media_type="application/octet-stream")
+
+
 def _find_upload_parser(request: HttpRequest, engine: Engine, format_answers: protocols.FormatAnswers) -> Parse | None:
     """Returns the parser of a request whose body is the image itself; None if it is another one."""
     read = uploads.find_parser(request.headers.get("content-type", ""), request.url.query, engine.side_types)
@@ -81,21 +87,23 @@ def build_routes(handler: Handler) -> APIRouter:
     """Returns the routes that KServe lacks, or answers differently."""
     router = APIRouter()
 
-    async def answer(request: HttpRequest, parse: Parse, engine: Engine) -> JSONResponse:
+    async def answer(request: HttpRequest, parse: Parse, engine: Engine) -> Response:
         try:
             body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
         request_id = choose_request_id(request.headers.get(REQUEST_ID))
         answers, request.state.instances = await handler.answer(body, parse, engine, request_id)
+        if isinstance(answers, protocols.BinaryBody):
+            return _make_binary(answers, request_id)
         return _Json(answers, headers={REQUEST_ID: request_id})
 
-    async def predict(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
+    async def predict(request: HttpRequest, name: str, version: str | None = None) -> Response:
         engine = handler.find_engine(name, version)
         parse = _find_upload_parser(request, engine, protocols.format_rows) or protocols.parse_rest
         return await answer(request, parse, engine)
 
-    async def infer(request: HttpRequest, name: str, version: str | None = None) -> JSONResponse:
+    async def infer(request: HttpRequest, name: str, version: str | None = None) -> Response:
         length = request.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS):
             raise RequestError("wrong_type", f"the header {_JSON_LENGTH} has to be a number")
@@ -104,7 +112,7 @@ def build_routes(handler: Handler) -> APIRouter:
         parse = _find_upload_parser(request, engine, protocols.format_tensors)
         return await answer(request, parse or (lambda body: protocols.parse_v2(body, size)), engine)
 
-    async def predict_for_vertex(request: HttpRequest) -> JSONResponse:
+    async def predict_for_vertex(request: HttpRequest) -> Response:
         return await predict(request, handler.name)
 
     async def status(name: str, version: str | None = None) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tritonclient import http as triton
+from tritonclient.utils import np_to_triton_dtype
 
 from imagepipe.serving import limits
 from imagepipe.serving.protocols import format_rows, format_tensors, parse_rest, parse_v2
-from imagepipe.serving.types import Answers, RequestError
+from imagepipe.serving.types import Answers, Request, RequestError
 
 FULL = limits.MAX_BODY_BYTES
 SECONDS = 1.0  # of CPU, on a busy machine; other threads can't run for a part of it
@@ -151,3 +153,74 @@ def test_novelty_is_in_an_answer_only_if_the_model_has_it():
     assert format_rows(novel) == {"predictions": [row | {"novelty": 0.5}]}
     tensor = {"name": "novelty", "shape": [1], "datatype": "FP32", "data": [0.5]}
     assert format_tensors(novel)["outputs"][-1] == tensor
+
+
+ANSWERS = Answers(
+    np.array([[0.25, 0.75], [1, 0]], np.float32), ["ü", ""], np.array([0.75, 1]), None, ["x", "y"], "m", "1"
+)
+
+
+def ask_as_triton(
+    inputs: dict[str, np.ndarray], outputs: list | None = None
+) -> tuple[list[Request], triton.InferResult]:
+    """Returns the requests that Triton's client sends, all in binary as it does by default, and the answer it reads."""
+    tensors = [triton.InferInput(name, list(x.shape), np_to_triton_dtype(x.dtype)) for name, x in inputs.items()]
+    for tensor, values in zip(tensors, inputs.values(), strict=True):
+        tensor.set_data_from_numpy(values)
+    requests, format_answers = parse_v2(*triton.InferenceServerClient.generate_request_body(tensors, outputs=outputs))
+    body = format_answers(ANSWERS)
+    head = json.dumps(body.header).encode()
+    return requests, triton.InferenceServerClient.parse_response_body(head + body.data, header_length=len(head))
+
+
+def test_tritons_client_sends_numbers_in_binary():
+    numbers = {"FP32": np.float32, "FP64": np.float64, "FP16": np.float16}
+    numbers |= {f"{kind.upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+    inputs = {name: np.array([[1], [0]], kind) for name, kind in numbers.items()}
+    inputs["weight"] = np.array([0.5, np.nan], np.float32)
+    inputs["input"], inputs["metadata"] = np.array([b"\xff", b""], object), np.array([b"a", b"b"], object)
+    (first, second), _ = ask_as_triton(inputs)
+    assert (first.image, first.id, second.id) == (b"\xff", "a", "b")
+    assert first.side == dict.fromkeys(numbers, 1) | {"weight": 0.5}
+    assert second.side == dict.fromkeys(numbers, 0) | {"weight": None}  # missing
+
+
+def test_tritons_client_is_answered_in_the_form_that_it_asks_for():
+    asked = {"input": np.array([b"a", b"b"], object)}
+    _, answer = ask_as_triton(asked)  # all in binary
+    assert [tensor["name"] for tensor in answer.get_response()["outputs"]] == ["classes", "label", "score", "metadata"]
+    assert answer.as_numpy("classes").tolist() == ANSWERS.classes.tolist()
+    assert answer.as_numpy("label").tolist() == ["ü".encode(), b""]
+    _, answer = ask_as_triton(
+        asked, [triton.InferRequestedOutput("score"), triton.InferRequestedOutput("label", False)]
+    )
+    score, label = answer.get_response()["outputs"]
+    assert (score["parameters"], label["data"]) == ({"binary_data_size": 8}, ["ü", ""])
+    assert answer.as_numpy("score").tolist() == [0.75, 1]
+    with pytest.raises(RequestError, match="no output 'logits'"):
+        ask_as_triton(asked, [triton.InferRequestedOutput("logits")])
+    with pytest.raises(RequestError, match="'classification' is not known"):
+        ask_as_triton(asked, [triton.InferRequestedOutput("classes", class_count=2)])
+
+
+@pytest.mark.parametrize(
+    ("datatype", "contents", "reason"),
+    [
+        ("FP32", bytes(5), "5 bytes don't fit"),
+        ("INT8", bytes(129), "129 bytes don't fit"),
+        ("FP32", b"", "shape"),
+        ("FP31", bytes(4), "unknown datatype: 'FP31'"),
+    ],
+)
+def test_numbers_in_binary_have_to_fit(datatype, contents, reason):
+    numbers = {**tensor("weight", 1, len(contents)), "datatype": datatype}
+    body, length = join_v2([tensor("input", 1, 5), numbers], b"\x01\0\0\0x" + contents)
+    with pytest.raises(RequestError, match=reason):
+        parse_v2(body, length)
+
+
+@pytest.mark.parametrize("fields", [{"outputs": [1]}, {"outputs": {"a": 1}}, {"outputs": [{"name": 1}]}])
+def test_what_is_no_list_of_outputs_is_refused(fields):
+    inputs = [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [""]}]
+    with pytest.raises(RequestError, match="outputs"):
+        parse_v2(json.dumps({"inputs": inputs, **fields}).encode())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from PIL import Image
+from tritonclient import http as triton
 
 import imagepipe
 from imagepipe.base.errors import ModelError
@@ -136,6 +137,16 @@ def test_the_binary_form_of_v2_takes_the_bytes_of_images(served):
     for cut in (1, len(packed) - 3):  # in the last element, and in the first length
         refused = served.http.post(INFER, content=(head + packed)[:-cut], headers=headers)
         assert (refused.status_code, "binary_data_size" in refused.json()["error"]) == (400, True)
+
+
+def test_tritons_client_by_http_is_answered_in_binary(served):
+    images = triton.InferInput("input", [2], "BYTES")
+    images.set_data_from_numpy(np.array([gray(250), gray(10)], object))
+    with triton.InferenceServerClient(str(served.http.base_url).removeprefix("http://")) as client:
+        for outputs in (None, [triton.InferRequestedOutput("label")]):
+            for packed in (None, "gzip"):
+                answer = client.infer("brightness", [images], outputs=outputs, request_compression_algorithm=packed)
+                assert answer.as_numpy("label").tolist() == [b"light", b"dark"]
 
 
 def test_the_server_describes_the_model(served):
