@@ -72,9 +72,9 @@ class FeaturesConfig(Section):
     )
     group: Column | None = Field(
         None,
-        description="Feature with the group that an image belongs to, such as the patient: text or a whole number. "
-        "Intervals and paired tests count groups. TFRecords that aren't split already are split by it, and each needs "
-        "one. By default group, where `ingest --group` wrote it.",
+        description="Feature with the group that an image belongs to, such as the patient: text or a whole number; "
+        "empty text is none. Intervals and paired tests count groups. TFRecords that aren't split already are split by "
+        "it, and each needs one. By default group, where `ingest --group` wrote it.",
     )
     numeric: tuple[Column, ...] = Field(
         (), description="Features with a number that enter the network next to the image."

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import TrainingError
-from imagepipe.base.features import MISSING_FLAG, TARGET, TRANSFORMED, Features, parse_features
+from imagepipe.base.features import MISSING_FLAG, TARGET, TRANSFORMED, Features, parse_features, read_group
 from imagepipe.base.labels import describe_unknown, list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
@@ -122,11 +122,16 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
     if is_set_aside := chosen >= _MIN_VALIDATION:
         train, validation = (whole.select(np.flatnonzero(part)) for part in (~is_validation, is_validation))
     else:
+        why = f"only {chosen} of {whole.count} images of the train split would be set aside to choose on, and "
+        why += f"{_MIN_VALIDATION} are the minimum"
+        if not chosen:
+            why = "no group of the train split can be set aside to choose on: a class or label, or all, would have none"
         _log.warning(
-            "trainer.validation: only %d of %d images of the train split would be set aside to choose on, and %d are "
-            "the minimum: the eval split is used instead, so the metrics on it flatter the model a little",
-            *(chosen, whole.count, _MIN_VALIDATION),
+            "trainer.validation: %s: the eval split is used instead, so the metrics on it flatter the model a little",
+            why,
         )
+        if config.refit:
+            _log.warning("trainer.refit has no effect: all of the train split is trained on already")
         train, validation = whole, load("eval")
     return TrainingData(task, output_names, (height, width), side, train, validation, is_set_aside)
 
@@ -136,7 +141,7 @@ def hash_groups(serialized: tf.Tensor, features: Features) -> tf.Tensor:
 
     def hash_record(record: bytes) -> int:
         example = tfrecord.decode_example(record)
-        (value, *_) = example.get(features.group) or example.get(features.input) or [b""]
+        (value, *_) = read_group(example.get(features.group)) or example.get(features.input) or [b""]
         text = value if isinstance(value, bytes) else str(value).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> (64 - _HASH_BITS)
 
@@ -149,32 +154,48 @@ def hash_groups(serialized: tf.Tensor, features: Features) -> tf.Tensor:
 def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share: float) -> np.ndarray:
     """Chooses the images of the train split that are set aside for validation, by the hash of their group.
 
-    So the choice depends on nothing but the group itself: it is the same in each run, and as the set grows. But of a
-    class or label of which everything would be set aside, the group with the highest hash stays.
+    Those with a hash below the share are, so that the choice depends on nothing but the group itself: it is the same in
+    each run, and as the set grows. Few groups may have none there, or most images: if less than half of the share or
+    more than twice as much would be set aside, groups are taken by rising hash up to the share, without those that are
+    too large; or the smallest one, if all are. Of each class or label the group with the highest hash stays.
 
     Args:
         task: of the targets.
         targets: compact targets of n images.
         hashes: of their groups, see ``hash_groups``.
-        share: of the groups.
+        share: of the images.
 
     Returns:
-        bool ``[n]``.
+        bool ``[n]``; no image if each group is the last one of a class or label.
     """
-    is_chosen = hashes < share * 2**_HASH_BITS
+    is_free = ~np.isin(hashes, _list_last_groups(task, targets, hashes))
+    groups, sizes = np.unique(hashes[is_free], return_counts=True)
+    wanted, most = share * len(hashes), 2 * share * len(hashes)
+    is_low = groups < share * 2**_HASH_BITS
+    chosen = groups[is_low].tolist()
+    if len(groups) and not wanted / 2 <= sizes[is_low].sum() <= most:
+        chosen, taken = [], 0
+        for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
+            if taken < wanted and taken + size <= most:
+                chosen.append(group)
+                taken += size
+        chosen = chosen or [groups[sizes.argmin()]]
+    return np.isin(hashes, chosen)
+
+
+def _list_last_groups(task: Task, targets: np.ndarray, hashes: np.ndarray) -> list[int]:
+    """Returns the highest hash of all, and of each class or label."""
+    last = [hashes.max()]
     match task.name:
         case "classification":
-            lacking = np.setdiff1d(targets, targets[~is_chosen])
+            by_class = np.full(task.outputs, -1)
+            np.maximum.at(by_class, targets, hashes)
+            last += by_class.tolist()
         case "multilabel":
-            given, kept = (np.bitwise_or.reduce(some, axis=0) for some in (targets, targets[~is_chosen]))
-            lacking = np.flatnonzero(np.unpackbits(given & ~kept))
-        case "regression":
-            return is_chosen
-    for label in lacking:
-        is_labelled = task.name == "multilabel"
-        examples = targets[:, label // 8] & (128 >> label % 8) > 0 if is_labelled else targets == label
-        is_chosen &= hashes != hashes[examples].max()
-    return is_chosen
+            for label in range(task.outputs):
+                is_labelled = targets[:, label // 8] & (128 >> label % 8) > 0
+                last += [hashes[is_labelled].max()] if is_labelled.any() else []
+    return last
 
 
 def _count_raw_labels(patterns: list[str], name: str, spec: dict[str, Any]) -> Counter[str]:

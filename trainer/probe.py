@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import TrainingError, WeightsError
+from imagepipe.base.features import read_group
 from imagepipe.base.names import TaskName
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, TrainerConfig
@@ -154,7 +155,7 @@ def read_images(patterns: Sequence[str], task: TaskName, total: int, compression
     serialized = disable_tuner(tf.data.TFRecordDataset(sorted(patterns), compression))
     sample = serialized.filter(make_sampler(MAX_IMAGES, total))
     examples = map(tfrecord.decode_example, sample.as_numpy_iterator())
-    rows = [(example.get("label", []), example.get("group", [])) for example in examples]
+    rows = [(example.get("label", []), read_group(example.get("group"))) for example in examples]
     groups = _number([group[0] if group else f"image {i}" for i, (_, group) in enumerate(rows)])
     if len(set(groups.tolist())) < FOLDS:
         raise TrainingError(

@@ -19,7 +19,7 @@ from PIL import Image
 from components.data_check import label_errors, near_duplicates
 from components.data_check.split import MAX_SLICES, ColumnValue
 from imagepipe.base import appearance, filesystem, images, tfrecord
-from imagepipe.base.features import Features
+from imagepipe.base.features import Features, read_group
 from imagepipe.base.labels import find_fault
 
 SLICES, FAULTY = "slices", "faulty"
@@ -154,7 +154,7 @@ def _make_row(
         "id": _read_text(example, features.metadata) or None,
         "sha256": _read_text(example, "sha256"),
         "labels": [tfrecord.to_text(value) for value in example.get(features.label, [])],
-        "group": _read_text(example, features.group) or None,
+        "group": next(map(tfrecord.to_text, read_group(example.get(features.group))), None),
         "hash": dhash,
         "plain": contrast < near_duplicates.MIN_CONTRAST,
         "unreadable": not is_readable,

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from imagepipe.base.features import read_group
+
 RECORD_HASH = "_record_hash"
 """Feature that the Evaluator adds to each Example: a hash of its bytes, as from ``hash_record``."""
 
@@ -23,10 +25,8 @@ def extract_group(element: Any, feature: str) -> int | None:
     The hash has 63 bits: Beam's integers have a sign.
     """
     values = (element.features or {}).get(feature)
-    listed = [] if values is None else np.ravel(values).tolist()
-    if not any(value != b"" for value in listed):
-        return None
-    return hash_record(repr(listed).encode())
+    group = read_group(None if values is None else np.ravel(values).tolist())
+    return hash_record(repr(group).encode()) if group else None
 
 
 def extract_unit(element: Any, feature: str) -> int:

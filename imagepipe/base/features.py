@@ -1,5 +1,6 @@
 """Names of the features in an Example, and of the outputs of the transform graph."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,3 +84,8 @@ def parse_features(values: dict[str, Any]) -> Features:
     """Rebuilds ``Features`` from ``dataclasses.asdict`` after a trip through JSON (lists become tuples)."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return Features(**fields)
+
+
+def read_group(values: Iterable[Any] | None) -> list[Any]:
+    """Returns what names an Example's group, given the values of its feature; nothing if it has none, or empty text."""
+    return [value for value in values or () if value != b""]

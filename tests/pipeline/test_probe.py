@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import ConfigError
@@ -13,10 +14,10 @@ from imagepipe.ingest.command import ingest
 from pipeline.cli import app
 from pipeline.config_file import read_config
 from pipeline.yaml_edit import replace_values
-from tests.conftest import make_digit_images
+from tests.conftest import make_digit_images, make_example
 from tests.weight_files import write_weights
 from trainer import probe as backbones
-from trainer.probe import Candidate, Images, Probed, choose_cheapest
+from trainer.probe import Candidate, Images, Probed, choose_cheapest, read_images
 
 CONFIG = """\
 name: digits  # a name
@@ -133,3 +134,12 @@ def test_values_are_replaced_or_added_where_they_belong():
     )
     with pytest.raises(ConfigError, match=r"^trainer: is written in braces"):
         replace_values("trainer: {epochs: 2}", values)
+
+
+def test_images_of_an_empty_group_are_of_none(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "records")) as writer:
+        for number, group in enumerate(["", "", "", "a", "a", "b"]):
+            example = make_example(b"%d" % number, group=group)
+            example.features.feature["label"].bytes_list.value[:] = [b"%d" % (number % 2)]
+            writer.write(example.SerializeToString())
+    assert read_images([str(tmp_path / "records")], "classification", 6, "").groups.tolist() == [0, 1, 2, 3, 3, 4]

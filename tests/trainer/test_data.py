@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import trainer.data
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import Features
 from tests.conftest import make_example
@@ -77,6 +78,33 @@ def test_a_tenth_of_the_groups_is_set_aside_whole_and_the_choice_stays_as_the_se
     assert np.array_equal(choose_validation(TWO, targets[grown][:99], hashes[grown][:99], 0.1), chosen[grown][:99])
 
 
+@pytest.mark.parametrize("task", [TWO, make_regression("huber")])
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 30])
+def test_of_few_groups_about_the_share_is_set_aside_whatever_their_hashes(count, task):
+    rng = np.random.default_rng(count)
+    for _ in range(50):
+        hashes = np.repeat(rng.integers(0, 2**62, count), 60)
+        targets = np.tile(split(0, 1), 30 * count) if task is TWO else np.ones((len(hashes), 1), np.float32)
+        chosen = choose_validation(task, targets, hashes, 0.1)
+        assert max(1, count // 20) / count <= chosen.mean() <= max(0.2, 1 / count) + 1e-9
+        assert not set(hashes[chosen]) & set(hashes[~chosen])
+
+
+def test_a_group_that_is_most_of_the_images_is_trained_on_though_its_hash_is_the_lowest():
+    hashes = np.repeat([1, 2**61, 2**61 + 1, 2**61 + 2], [600, 100, 100, 100])
+    chosen = choose_validation(TWO, np.tile(split(0, 1), 450), hashes, 0.1)
+    assert set(hashes[chosen]) == {2**61}
+
+
+def test_a_group_set_aside_of_few_stays_so_when_images_are_added_to_all():
+    rng = np.random.default_rng(0)
+    groups = draw_hashes(8)
+    hashes = np.repeat(groups, rng.integers(40, 60, 8))
+    grown = np.repeat(groups, rng.integers(90, 110, 8))
+    kept, then = (set(h[choose_validation(TWO, np.arange(len(h)) % 2, h, 0.1)]) for h in (hashes, grown))
+    assert kept == then
+
+
 @pytest.mark.parametrize(
     ("task", "targets"),
     [
@@ -86,22 +114,23 @@ def test_a_tenth_of_the_groups_is_set_aside_whole_and_the_choice_stays_as_the_se
 )
 def test_of_a_class_that_would_be_set_aside_altogether_one_group_stays(task, targets):
     hashes = np.array([1, 2**61, 3, 4, 4])
-    assert choose_validation(task, targets, hashes, 0.1).tolist() == [True, False, True, False, False]
+    assert choose_validation(task, targets, hashes, 0.2).tolist() == [True, False, True, False, False]
 
 
-def test_in_a_regression_any_image_may_be_set_aside():
-    targets = np.ones((2, 1), np.float32)
-    assert choose_validation(make_regression("huber"), targets, np.array([1, 2]), 0.1).all()
+@pytest.mark.parametrize("task", [TWO, make_regression("huber")])
+def test_nothing_is_set_aside_of_one_group(task):
+    assert not choose_validation(task, np.zeros((40, 1) if task is not TWO else 40, np.int32), np.ones(40), 0.1).any()
 
 
-def test_images_of_one_group_and_copies_of_an_ungrouped_image_have_the_same_hash():
+def test_images_of_one_group_and_copies_of_an_image_without_one_or_of_an_empty_one_have_the_same_hash():
     plain, copy, other = make_example(b"a"), make_example(b"a", "x"), make_example(b"b")
     grouped = [make_example(b"a", group="g"), make_example(b"c", group="g")]
+    nameless = make_example(b"a", group="")
     numbered = make_example(b"a")
     numbered.features.feature["group"].int64_list.value.append(7)
-    records = [example.SerializeToString() for example in (plain, copy, other, *grouped, numbered)]
+    records = [example.SerializeToString() for example in (plain, copy, other, *grouped, numbered, nameless)]
     hashes = hash_groups(tf.constant(records), Features()).numpy()
-    assert hashes[0] == hashes[1]
+    assert hashes[0] == hashes[1] == hashes[6]
     assert hashes[3] == hashes[4]
     assert len(set(hashes)) == 4
     assert hashes.min() >= 0
@@ -119,6 +148,21 @@ def test_what_is_set_aside_is_not_trained_on_and_no_image_of_the_eval_split_is_d
     assert not {image.tobytes() for image in images[0]} & {image.tobytes() for image in images[1]}
     assert set(data.train.side) == {"transformed_weight", "missing_value_of_weight", "transformed_camera"}
     assert [path.name for path in tmp_path.glob("*.pixels")] == ["train.pixels"]
+
+
+@pytest.mark.slow
+def test_why_the_eval_split_is_chosen_on_is_said_and_that_then_a_refit_has_no_effect(
+    arguments, tmp_path, caplog, monkeypatch
+):
+    config = TrainerConfig(weights="none", refit=True)
+    data = load_data(SimpleNamespace(**arguments(tmp_path)), config, tmp_path)
+    assert not data.is_set_aside
+    assert "of 48 images of the train split would be set aside to choose on, and 20 are the minimum" in caplog.text
+    assert "trainer.refit has no effect" in caplog.text
+    monkeypatch.setattr(trainer.data, "choose_validation", lambda *arguments: np.zeros(48, bool))
+    load_data(SimpleNamespace(**arguments(tmp_path)), TrainerConfig(weights="none"), tmp_path)
+    assert "no group of the train split can be set aside to choose on" in caplog.text
+    assert caplog.text.count("trainer.refit") == 1
 
 
 def test_balanced_classes_weigh_the_same_together_and_1_on_average():
