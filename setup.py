@@ -16,6 +16,6 @@ setup(
         "imagepipe.serving": ["docs.html", "page.html"],
         "pipeline.labelling": ["page.html"],
         "pipeline.runs.dashboard": ["*.css", "*.js", "templates/*"],
-        "trainer.weights": ["backbones.json.gz"],
+        "trainer.weights": ["backbones.json.gz", "layer_names.json.gz"],
     },
 )

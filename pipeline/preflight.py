@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ConfigError, WeightsError
+from imagepipe.base.errors import ConfigError, TrainingError, WeightsError
 from imagepipe.base.features import Features
 from imagepipe.base.names import TaskName
 from imagepipe.deploy import storage, targets
@@ -18,7 +18,9 @@ from imagepipe.deploy.signing import check_private_key
 from pipeline.config import Config
 from pipeline.runs.tracking import check_tracking
 from pipeline.source import Source, find_examples, list_label_types
+from trainer.config import NO_WEIGHTS
 from trainer.pretrained import check_weights
+from trainer.unfreezing import check_layers
 
 _SCHEMA_TYPES = {"bytes": "BYTES", "int64": "INT", "float": "FLOAT"}
 
@@ -48,6 +50,7 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
     if deploy.sign:
         check_private_key(deploy.sign)
     check_pretrained(config)
+    check_unfreezing(config)
     if config.data.curated_schema:
         _check_schema(config.data.curated_schema, config.data.features.make_features(), config.task)
     _check_live_model(deploy, config)  # last, as the client of a cluster or a cloud takes seconds to import
@@ -63,6 +66,22 @@ def check_pretrained(config: Config) -> None:
     try:
         check_weights(config.trainer.weights, config.trainer.backbone)
     except WeightsError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_unfreezing(config: Config) -> None:
+    """Checks that a built-in backbone has the layers above which fine-tuning starts, also those of a search.
+
+    Raises:
+        ConfigError: if it lacks one.
+    """
+    if config.trainer.weights == NO_WEIGHTS:
+        return
+    layer, span = config.trainer.unfreeze_after, config.tuner and config.tuner.space.get("unfreeze_after")
+    try:
+        check_layers("trainer.unfreeze_after", [layer] if layer else [], config.trainer.backbone)
+        check_layers("tuner.space.unfreeze_after", (span.values or ()) if span else (), config.trainer.backbone)
+    except TrainingError as error:
         raise ConfigError(str(error)) from error
 
 

@@ -1,6 +1,5 @@
 """The network: a backbone on pixels, and a head on its features and on the side features."""
 
-import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from trainer.data import PixelStatistics
 from trainer.own_backbone import load_function
 from trainer.pretrained import check_file, load_weights
 from trainer.tasks import Task
+from trainer.unfreezing import find_layer
 
 _POOLING = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D, 2: keras.layers.Identity}
 _SIDE_UNITS = 20
@@ -69,8 +69,9 @@ def build_network(
 
     Raises:
         WeightsError: if the weights are not available or don't fit.
-        TrainingError: if a backbone of the user's own fails, or is none.
-        ValueError: if the base has no layer ``config.unfreeze_after``, or featurewise ``statistics`` are missing.
+        TrainingError: if a backbone of the user's own fails, or is none; or there is no layer
+            ``config.unfreeze_after``.
+        ValueError: if featurewise ``statistics`` are missing.
     """
     base = _build_base(image_size, config)
     if config.weights != NO_WEIGHTS:
@@ -208,9 +209,8 @@ def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:
         steps_per_epoch: number of batches per epoch, 1 or more.
     """
     momentum = min(_DEFAULT_MOMENTUM, max(0.5, 1 - 5 / steps_per_epoch))
-    for layer in base.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
+    for layer in _list_batch_norms(base):
+        layer.momentum = momentum
 
 
 def get_last_frozen_layer(config: TrainerConfig) -> str:
@@ -221,18 +221,18 @@ def get_last_frozen_layer(config: TrainerConfig) -> str:
 def unfreeze_after(base: keras.Model, layer_name: str) -> None:
     """Makes the layers of ``base`` above the named one trainable, and all others not.
 
-    BatchNormalization stays frozen everywhere, and so in inference mode: statistics of small batches would undo what
-    the weights have learned. Calling the base with ``training=False``, as Keras's transfer learning guide does, is not
-    enough: in Keras 3, calling the whole model with ``training=True`` overrides it.
+    BatchNormalization stays frozen everywhere, also in models within the base, and so in inference mode: statistics of
+    small batches would undo what the weights have learned. Calling the base with ``training=False``, as Keras's
+    transfer learning guide does, is not enough: in Keras 3, calling the whole model with ``training=True`` overrides
+    it.
 
     Raises:
-        ValueError: if there is no such layer.
+        TrainingError: if there is no such layer.
     """
     index = _find_layer(base, layer_name)
     base.trainable = True
-    for i, layer in enumerate(base.layers):
-        if i <= index or isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+    for layer in (*base.layers[: index + 1], *_list_batch_norms(base)):
+        layer.trainable = False
 
 
 def split_base(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.Model]:
@@ -255,8 +255,9 @@ def split_base(base: keras.Model, layer_name: str) -> tuple[keras.Model, keras.M
 
 
 def _find_layer(base: keras.Model, layer_name: str) -> int:
-    names = [layer.name for layer in base.layers]
-    if layer_name not in names:
-        near = ", ".join(difflib.get_close_matches(layer_name, names, n=5, cutoff=0))
-        raise ValueError(f"trainer.unfreeze_after: {base.name} has no layer '{layer_name}'. Similar names: {near}.")
-    return names.index(layer_name)
+    return find_layer("trainer.unfreeze_after", layer_name, [layer.name for layer in base.layers], base.name)
+
+
+def _list_batch_norms(base: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Returns these layers of a network, also those in models and layers within it."""
+    return [layer for layer in base._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]

@@ -12,7 +12,7 @@ from pipeline.config import Config
 from pipeline.config_file import list_paths
 from pipeline.kubeflow.submission import Cluster
 from pipeline.logs import hide_output
-from pipeline.preflight import check_pretrained
+from pipeline.preflight import check_pretrained, check_unfreezing
 from pipeline.source import Source, find_examples
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def _check_compilation(config: Config, cluster: Cluster) -> Source:
     """
     _check_settings(config, cluster)
     _check_beam(config)
+    check_unfreezing(config)
     weights = list_paths(config).get("trainer.weights")
     if weights and Path(weights).exists():  # or it is where only the components see it
         check_pretrained(config)

@@ -9,7 +9,7 @@ from imagepipe.base.errors import ConfigError
 from pipeline.cli import app
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
-from pipeline.preflight import check_pretrained
+from pipeline.preflight import check_pretrained, check_unfreezing
 from tests.weight_files import write_weights
 
 runner = CliRunner()
@@ -65,3 +65,27 @@ def test_weights_of_the_backbone_pass_and_of_another_are_refused_in_three_lines(
 def test_compile_refuses_them_too_if_it_sees_the_file(config):
     with pytest.raises(ConfigError, match="It seems to be of mobilenet_v2"):
         check_and_compile(config("trainer.backbone=resnet50"), "kubeflow")
+
+
+SEARCH = "tuner={space: {unfreeze_after: {values: [block_12_add, nonsense]}}}"
+
+
+@pytest.mark.parametrize(
+    ("override", "phrase"),
+    [
+        ("trainer.unfreeze_after=mixed5", r"trainer\.unfreeze_after: there is no layer 'mixed5' in mobilenet_v2"),
+        (SEARCH, r"tuner\.space\.unfreeze_after: there is no layer 'nonsense' in mobilenet_v2"),
+    ],
+)
+def test_a_layer_to_unfreeze_after_that_the_backbone_lacks_is_refused_with_some_that_it_has(config, override, phrase):
+    wrong = config(override)
+    expected = rf"{phrase} \(by default block_12_add\)\. Similar names: \w+, \w+, .*"
+    with pytest.raises(ConfigError, match=expected):
+        check_unfreezing(wrong)
+    with pytest.raises(ConfigError, match=expected):
+        check_and_compile(wrong, "kubeflow")
+
+
+def test_a_layer_without_weights_and_a_backbone_from_scratch_pass(config):
+    check_unfreezing(config("trainer.unfreeze_after=block_5_add"))
+    check_unfreezing(config("trainer.unfreeze_after=mixed5", "trainer.weights=none"))

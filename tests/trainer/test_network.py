@@ -2,9 +2,10 @@ import keras
 import numpy as np
 import pytest
 
+from imagepipe.base.errors import TrainingError
 from trainer.config import TrainerConfig
 from trainer.data import PixelStatistics
-from trainer.network import build_network, get_head_units, unfreeze_after
+from trainer.network import build_network, get_head_units, set_batch_norm_momentum, unfreeze_after
 from trainer.tasks import make_classification, make_multilabel, make_regression
 
 SIZE = (40, 48)
@@ -143,10 +144,32 @@ def test_batch_normalization_follows_the_data_from_scratch_and_not_when_it_is_fi
     assert changed("Conv_1")
 
 
+def test_batch_normalization_in_models_and_layers_within_the_base_is_treated_like_its_own():
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+
+        def call(self, x):
+            return self.norm(x)
+
+    norms = [keras.layers.BatchNormalization() for _ in range(2)]
+    nested = keras.Sequential([keras.Input((8, 8, 3)), keras.Sequential([norms[0]]), norms[1], Block()])
+    image = keras.Input((8, 8, 3), name="image")
+    base = keras.Model(image, keras.layers.Conv2D(2, 3, name="last")(nested(image)))
+    unfreeze_after(base, "image")
+    own = [layer for layer in base._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(own) == 3
+    assert not any(layer.trainable for layer in own)
+    assert base.get_layer("last").trainable
+    set_batch_norm_momentum(base, 10)
+    assert {layer.momentum for layer in own} == {0.5}
+
+
 def test_a_layer_that_the_base_lacks_is_refused_before_training(built, tmp_path):
     built.base.save_weights(tmp_path / "base.weights.h5")
     config = TrainerConfig(
         backbone="mobilenet_v2", weights=str(tmp_path / "base.weights.h5"), unfreeze_after="block_99_add"
     )
-    with pytest.raises(ValueError, match=r"unfreeze_after: mobilenet\S* has no layer 'block_99_add'\. .*block_9_add"):
+    with pytest.raises(TrainingError, match=r"no layer 'block_99_add' in mobilenet\S*\. Similar names: .*block_9_add"):
         build_network(SIZE, make_classification(2), {}, config)

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from tools.backbone_layers import build_table
+from tools.backbone_layers import build_tables
 from trainer.backbones import BACKBONES
+from trainer.unfreezing import NAMES, load_names
 from trainer.weights.identify import LAYERS, load_layers
 
 FEW = ("mobilenet_v2", "mobilenet_v3_small", "densenet121")
@@ -22,13 +23,15 @@ def choose_marks(backbone: str) -> tuple[pytest.MarkDecorator, ...]:
 
 
 def test_every_backbone_has_its_layers_in_a_small_file():
-    assert list(load_layers()) == list(BACKBONES)
-    assert LAYERS.stat().st_size < 100_000
+    assert list(load_layers()) == list(load_names()) == list(BACKBONES)
+    assert LAYERS.stat().st_size + NAMES.stat().st_size < 100_000
+    assert all(row.unfreeze_after in load_names()[name] for name, row in BACKBONES.items())
 
 
 @pytest.mark.parametrize("backbone", [pytest.param(name, marks=choose_marks(name)) for name in BACKBONES])
 def test_keras_builds_the_layers_that_are_shipped(backbone):
-    assert build_table(backbone) == load_layers()[backbone], "run `python -m tools.backbone_layers`"
+    shipped = load_layers()[backbone], load_names()[backbone]
+    assert build_tables(backbone) == shipped, "run `python -m tools.backbone_layers`"
 
 
 def test_a_file_is_checked_without_tensorflow():
