@@ -79,3 +79,13 @@ def test_features_that_are_all_alike_give_no_division_by_zero():
     alike = {"embedding": np.zeros((20, 8), np.float32), "logits": np.zeros((20, 3), np.float32)}
     novelty = fit_novelty("classification", alike["embedding"], alike)
     assert np.isfinite(ask(novelty, alike)).all()
+
+
+def test_of_long_embeddings_it_takes_16_mb_of_the_model_at_most():
+    random = np.random.default_rng(0)
+    references = random.random((300, 25_088), np.float32)
+    held_out = {"embedding": references[:30] + np.float32(0.1), "logits": np.zeros((30, 2), np.float32)}
+    novelty = tf.function(fit_novelty("classification", references, held_out))
+    specs = {name: tf.TensorSpec([None, array.shape[1]]) for name, array in held_out.items()}
+    assert 12e6 < novelty.get_concrete_function(specs).graph.as_graph_def().ByteSize() < 16.1e6
+    assert np.isfinite(ask(novelty, held_out)).all()

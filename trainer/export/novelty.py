@@ -13,7 +13,8 @@ Each sees what the other misses: a kind of image that resembles a known one, and
 usual by one does not make up for what is strange by the other. Measured: ``benchmarks/answers.py``.
 
 The nearest neighbour is looked for among at most 4,096 training images, drawn at random, and in the 256 directions in
-which they have the largest products: 4 MB, and about as good as all of them.
+which they have the largest products: 4 MB, and about as good as all of them. Where an embedding has more than some
+11,000 numbers there are fewer directions, so that both together have 16 MB at most.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ MAX_REFERENCES = 4096
 """Maximum number of training images among which the nearest neighbour is looked for."""
 
 _DIRECTIONS = 256
+_MAX_NUMBERS = 4_000_000  # in 32 bits, of directions and of images in them
 # Up to this share of the images novelty is what they show; beyond, there are too few of them, and it follows an
 # exponential law: what exceeds a high threshold tends to one (Pickands 1975), with the shape 0 for light tails.
 _TAIL_FROM = 0.8
@@ -77,7 +79,8 @@ def fit_novelty(
 def _make_measure(task: TaskName, references: np.ndarray) -> Callable[[Tensors], tf.Tensor]:
     """Returns the function from a network's outputs to its scores, float32 ``[n, scores]``; high ones are novel."""
     unit = _make_unit(tf.constant(references)).numpy()
-    _, _, rows = randomized_svd(unit, min(_DIRECTIONS, *unit.shape), n_iter=2, random_state=0)
+    count = min(_DIRECTIONS, max(1, _MAX_NUMBERS // sum(unit.shape)), *unit.shape)
+    _, _, rows = randomized_svd(unit, count, n_iter=2, random_state=0)
     directions = rows.T.astype(np.float32)
     neighbours = (unit @ directions).T.astype(np.float32)
 
