@@ -180,7 +180,7 @@ class TrainerConfig(BaseModel):
     )
     refit: bool = Field(
         False,
-        description="Train once more when the epoch is chosen: on the whole train split, for as many epochs.",
+        description="Train once more when the epoch is chosen: on the whole train split, for as many steps.",
     )
     patience: Annotated[int, Field(ge=1)] = Field(
         5,

@@ -49,9 +49,9 @@ def choose_kept(outputs: dict[str, tuple[keras.KerasTensor, int]], folder: Path)
 
     Args:
         outputs: by name, those that matter most first, each with the number of views of all images.
-        folder: where they will be kept; those that are there already count as room.
+        folder: where they will be kept; those that are there already count as room, also those of a refit below.
     """
-    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.glob(f"*{_SUFFIX}"))
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.rglob(f"*{_SUFFIX}"))
     room, kept, total = free // 2, dict[str, int](), 0
     for name, (output, rows) in outputs.items():
         size = rows * _HALF.itemsize * math.prod(output.shape[1:])
@@ -111,6 +111,12 @@ def keep_what_fits(
     return {}
 
 
+def remove_kept(folder: Path) -> None:
+    """Removes the outputs that a training has kept, which has ended."""
+    for path in folder.glob(f"*{_SUFFIX}"):
+        path.unlink()
+
+
 def keep_outputs(
     model: keras.Model, split: LoadedSplit, views: int, config: TrainerConfig, prefix: Path
 ) -> dict[str, LoadedSplit]:
@@ -143,7 +149,7 @@ def keep_outputs(
                 stack.enter_context(measure_full_disk(file.path, f"the outputs of {name}", whole))
                 writers[name] = stack.enter_context(file.path.open("ab"))
                 writers[name].truncate(sizes[name] * done)  # a view that a kill left unfinished
-            for outputs in _compute_outputs(model, split, range(done, views), config):
+            for outputs in compute_outputs(model, split, range(done, views), config):
                 for name, output in outputs.items():
                     writers[name].write(output.numpy().data)
     side = {name: np.tile(values, views) for name, values in split.side.items()}
@@ -151,9 +157,10 @@ def keep_outputs(
     return {name: LoadedSplit(file, side, targets, split.task) for name, file in files.items()}
 
 
-def _compute_outputs(
+def compute_outputs(
     model: keras.Model, split: LoadedSplit, views: range, config: TrainerConfig
 ) -> Iterator[dict[str, tf.Tensor]]:
+    """Yields a model's outputs, batch by batch and view by view, in 16 bits; see ``keep_outputs``."""
     forward = tf.function(
         lambda images: {name: tf.saturate_cast(x, tf.float16) for name, x in model(images, training=False).items()},
         reduce_retracing=True,

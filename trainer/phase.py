@@ -1,6 +1,7 @@
-"""A part of the training schedule."""
+"""A part of the training schedule, and how long its parts are."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 
@@ -32,3 +33,15 @@ class Phase:
     epochs: int
     learning_rate: float
     views: int = 1
+
+
+class Chosen(NamedTuple):
+    """How long a training is to be, as another one has chosen it on fewer images.
+
+    Attributes:
+        epochs: of each phase by name, see ``schedule.count_chosen``.
+        images: number of images that were trained on in an epoch, which has as many steps again.
+    """
+
+    epochs: dict[str, int]
+    images: int

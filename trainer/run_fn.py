@@ -24,8 +24,10 @@ from trainer.devices import check_engine, choose_training_precision, set_up_proc
 from trainer.export.fitting import fold_calibration
 from trainer.export.forms import choose_forms
 from trainer.export.signatures import save_model
+from trainer.frozen import remove_kept
 from trainer.inputs import LoadedSplit, make_batches
 from trainer.network import Network, build_network, get_head_units
+from trainer.phase import Chosen
 from trainer.pictures import draw_curves, draw_preview
 from trainer.schedule import History, count_chosen, run_schedule
 
@@ -119,10 +121,12 @@ def train(
     network, history = fit(data.train, folder, on_epoch=on_epoch)
     if not (config.refit and data.is_set_aside):
         return Trained(network, network, statistics, history)
-    whole, chosen = data.train.join(data.validation), count_chosen(history)
+    remove_kept(folder)  # to make room for as much of the next one
+    whole, chosen = data.train.join(data.validation), Chosen(count_chosen(history), data.train.count)
     _log.info(
-        "training once more, on all %d images of the train split, for as many epochs: %s; val_ is of images among them",
-        *(whole.count, ", ".join(f"{phase} {count}" for phase, count in chosen.items())),
+        "training once more, on all %d images of the train split, for as many steps in as many epochs: %s; val_ is of "
+        "images among them",
+        *(whole.count, ", ".join(f"{phase} {count}" for phase, count in chosen.epochs.items())),
     )
     (folder / "refit").mkdir(exist_ok=True)
     return Trained(fit(whole, folder / "refit", chosen=chosen)[0], network, statistics, history)

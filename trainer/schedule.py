@@ -37,7 +37,7 @@ from trainer.config import NO_WEIGHTS, TrainerConfig
 from trainer.devices import divide_epoch
 from trainer.inputs import LoadedSplit, make_batches, read_batches, shuffle_epochs
 from trainer.network import Network, set_batch_norm_momentum
-from trainer.phase import Phase
+from trainer.phase import Chosen, Phase
 from trainer.steps import (
     Batches,
     PassClock,
@@ -71,7 +71,7 @@ def run_schedule(
     strategy: tf.distribute.Strategy,
     class_weights: np.ndarray | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
-    chosen: dict[str, int] | None = None,
+    chosen: Chosen | None = None,
 ) -> History:
     """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
@@ -93,8 +93,7 @@ def run_schedule(
         strategy: the strategy that distributes training.
         class_weights: see ``steps.make_train_step``.
         on_epoch: called with the row of each epoch, including those of epochs before a kill.
-        chosen: number of epochs of each phase, see ``count_chosen``, after which its last weights are kept; by default
-            the training chooses.
+        chosen: after how many epochs of each phase its last weights are kept; by default the training chooses.
 
     Returns:
         One row per epoch: ``epoch`` (from 1), ``phase``, ``loss`` and the task's metrics, the same prefixed with
@@ -105,7 +104,8 @@ def run_schedule(
         TrainingError: if the loss is no longer finite, or memory doesn't suffice.
         Stopped: after SIGTERM or Ctrl+C, once the state is saved, see ``imagepipe.base.signals``.
     """
-    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config)]
+    per_epoch = chosen.images if chosen else train.count
+    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config, per_epoch)]
     kept: list[str] = []
     if config.weights != NO_WEIGHTS:
         phase_starters, kept = list_transfer_phases(network, train, validation, config, folder, class_weights)
@@ -116,16 +116,23 @@ def run_schedule(
         "devices": strategy.num_replicas_in_sync,
         "examples": [train.count, validation.count],
         "kept": kept,
-        "chosen": chosen,
+        "chosen": chosen and chosen._asdict(),
         "configuration": config.model_dump(mode="json"),
     }
 
     def run_phases(state: State | None) -> History:
         progress, arrays = (state.progress, state.arrays) if state else (Progress(), {})
+        if progress.phase == len(phase_starters):  # it had ended: nothing has to be kept again
+            check_shapes(arrays, {"network": network.model.variables})
+            assign_values(network.model.variables, arrays["network"])
+            _log.info("the training had ended, after %d epochs", len(progress.history))
+            for row in progress.history:
+                on_epoch(row)
+            return progress.history
         lowest = np.zeros(validation.count, np.float32)
         for start_phase in phase_starters[progress.phase :]:
             phase = start_phase()
-            training = _PhaseTraining(phase, task, config, strategy, class_weights, progress)
+            training = _PhaseTraining(phase, task, config, strategy, class_weights, progress, per_epoch)
             training.restore(arrays)
             if arrays:
                 _log.info("resuming after %d epochs and %d steps", len(progress.history), progress.step)
@@ -168,6 +175,7 @@ def run_schedule(
             # The next phase starts from the best weights, and the last phase's best weights are exported.
             assign_values(phase.variables, best)
             progress.phase, progress.epoch, progress.improved, arrays = progress.phase + 1, 0, 0, {}
+        save_state(folder, State(identity, progress, {"network": copy_values(network.model.variables)}))
         return progress.history
 
     try:
@@ -177,8 +185,10 @@ def run_schedule(
         return run_phases(None)
 
 
-def _start_all(network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig) -> Phase:
-    set_batch_norm_momentum(network.base, math.ceil(train.count / config.batch_size))
+def _start_all(
+    network: Network, train: LoadedSplit, validation: LoadedSplit, config: TrainerConfig, per_epoch: int
+) -> Phase:
+    set_batch_norm_momentum(network.base, math.ceil(per_epoch / config.batch_size))
     model, augmented = network.model, config.augmentation.is_on
     return Phase("all", model, model.variables, train, validation, augmented, config.epochs, config.learning_rate)
 
@@ -198,9 +208,9 @@ def is_better(losses: np.ndarray, reference: np.ndarray) -> bool:
     return bool(gains.mean() > gains.std() / np.sqrt(max(1, len(gains) - 1)))
 
 
-def _is_over(progress: Progress, phase: Phase, patience: int, chosen: dict[str, int] | None) -> bool:
-    if chosen is not None:
-        return progress.epoch >= chosen[phase.name]
+def _is_over(progress: Progress, phase: Phase, patience: int, chosen: Chosen | None) -> bool:
+    if chosen:
+        return progress.epoch >= chosen.epochs[phase.name]
     return progress.epoch >= phase.epochs or progress.epoch - progress.improved >= patience
 
 
@@ -240,12 +250,13 @@ class _PhaseTraining:
         strategy: tf.distribute.Strategy,
         class_weights: np.ndarray | None,
         progress: Progress,
+        per_epoch: int,
     ):
         self._phase = phase
         self._config = config
         self._strategy = strategy
         self._count = phase.train.count // phase.views
-        self._sizes = divide_epoch(strategy, self._count, config.batch_size)
+        self._sizes = divide_epoch(strategy, per_epoch, config.batch_size)
         with strategy.scope():
             rate = make_learning_rate(config, phase.learning_rate, phase.epochs, self._sizes.steps)
             self._optimizer = make_optimizer(config, rate, phase.model)

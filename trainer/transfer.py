@@ -9,10 +9,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from imagepipe.base.features import IMAGE
 from trainer.config import TrainerConfig
-from trainer.frozen import choose_kept, count_views, keep_what_fits
+from trainer.frozen import choose_kept, compute_outputs, count_views, keep_what_fits
 from trainer.inputs import LoadedSplit
 from trainer.linear_probe import MAX_ROWS, fit_probe
 from trainer.network import Network, get_last_frozen_layer, split_base, unfreeze_after
@@ -52,17 +53,30 @@ def list_transfer_phases(
         model_outputs = {name: outputs[name] for name in names}
         return keep_what_fits(network.scaling.input, model_outputs, count, train, validation, config, folder)
 
+    image = network.model.input[IMAGE]
+
+    def read_features(rows: np.ndarray) -> np.ndarray:
+        """Computes those of some images to train on, in memory: where none are kept."""
+        model = keras.Model(network.scaling.input, {"features": outputs["features"]})
+        batches = compute_outputs(model, train.select(rows), range(1), config)
+        return np.concatenate([batch["features"].numpy() for batch in batches])
+
     def start_head() -> Phase:
         network.base.trainable = False
-        rate = config.learning_rate
         kept = keep(chosen, views["features"])
-        if "features" not in kept:
-            augmented, variables = config.augmentation.is_on, network.head.variables
-            return Phase("head", network.model, variables, train, validation, augmented, config.head_epochs, rate)
-        features, judged = kept["features"]
+        features, judged = kept.get("features", (None, None))
         if is_linear:
-            start_from_probe(network.head, features, class_weights)
-            rate = config.fine_tune_learning_rate  # one made for random weights would undo that
+            start_from_probe(network.head, train, features.images.read if features else read_features, class_weights)
+        # One made for random weights would undo what the probe gives.
+        rate = config.fine_tune_learning_rate if is_linear else config.learning_rate
+        if not (features and judged):
+            model, variables = (
+                _build_rest(network, image, _InferenceMode(network.pooled)(image)),
+                network.head.variables,
+            )
+            return Phase(
+                "head", model, variables, train, validation, config.augmentation.is_on, config.head_epochs, rate
+            )
         model = network.head
         return Phase(
             "head", model, model.variables, features, judged, False, config.head_epochs, rate, views["features"]
@@ -70,23 +84,39 @@ def list_transfer_phases(
 
     def start_upper_blocks() -> Phase:
         unfreeze_after(network.base, last_frozen)
-        name, rate, model = "upper blocks", config.fine_tune_learning_rate, network.model
+        name, rate = "upper blocks", config.fine_tune_learning_rate
         kept = keep([name for name in chosen if name == "boundary"], all_views)
         if not kept:
+            boundary = _InferenceMode(keras.Model(network.scaling.input, below))(image)
+            model = _build_rest(network, image, network.pool(upper(boundary)))
             augmented = config.augmentation.is_on
             return Phase(name, model, model.variables, train, validation, augmented, config.epochs, rate)
         trained, judged = kept["boundary"]
-        model = _build_upper(network, upper)
+        boundary = keras.Input(upper.input.shape[1:], dtype=upper.input.dtype, name=IMAGE)
+        model = _build_rest(network, boundary, network.pool(upper(boundary)))
         return Phase(name, model, model.variables, trained, judged, False, config.epochs, rate, all_views)
 
     return [start_head, start_upper_blocks], chosen
 
 
-def _build_upper(network: Network, upper: keras.Model) -> keras.Model:
-    """Returns the network from its boundary on: like ``network.model``, but its ``image`` is what ``upper`` takes."""
-    boundary = keras.Input(upper.input.shape[1:], dtype=upper.input.dtype, name=IMAGE)
-    inputs = network.model.input | {IMAGE: boundary}
-    return keras.Model(inputs, network.head(inputs | {IMAGE: network.pool(upper(boundary))}), name="upper_blocks")
+class _InferenceMode(keras.layers.Layer):
+    """Frozen layers, in inference mode also within a model that is trained: what dropout made of them would differ."""
+
+    def __init__(self, frozen: keras.Model):
+        super().__init__(autocast=False)
+        self._frozen = frozen
+
+    def call(self, image: tf.Tensor) -> tf.Tensor:
+        """Returns what the frozen layers make of an image."""
+        return self._frozen(image, training=False)
+
+
+def _build_rest(network: Network, image: keras.KerasTensor, pooled: keras.KerasTensor) -> keras.Model:
+    """Returns the network with ``image`` in place of its own one, of which something else made the pooled features."""
+    inputs = network.model.input | {IMAGE: image}
+    model = keras.Model(inputs, network.head(inputs | {IMAGE: pooled}))
+    model.dtype_policy = network.model.dtype_policy  # by which the optimizer knows whether losses have to be scaled
+    return model
 
 
 def is_linear_head(head: keras.Model) -> bool:
@@ -94,19 +124,25 @@ def is_linear_head(head: keras.Model) -> bool:
     return list(head.input) == [IMAGE] and all(layer.name != "hidden" for layer in head.layers)
 
 
-def start_from_probe(head: keras.Model, features: LoadedSplit, class_weights: np.ndarray | None) -> None:
+def start_from_probe(
+    head: keras.Model,
+    train: LoadedSplit,
+    read_features: Callable[[np.ndarray], np.ndarray],
+    class_weights: np.ndarray | None,
+) -> None:
     """Gives a linear head the weights of a linear probe.
 
     Args:
         head: see ``network.Network``.
-        features: of the images to train on.
+        train: the images to train on.
+        read_features: returns the features of some of them, floats ``[n, d]``, by their indices.
         class_weights: see ``steps.make_train_step``.
     """
-    task = features.task
-    rows = np.arange(min(features.count, MAX_ROWS))
-    if features.count > MAX_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(features.count, MAX_ROWS, replace=False))
-    targets = features.targets[rows]
+    task = train.task
+    rows = np.arange(min(train.count, MAX_ROWS))
+    if train.count > MAX_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(train.count, MAX_ROWS, replace=False))
+    targets = train.targets[rows]
     importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
-    probe = fit_probe(features.images.read(rows), targets, task.name, task.outputs, importance)
+    probe = fit_probe(read_features(rows), targets, task.name, task.outputs, importance)
     head.get_layer("logits").set_weights([probe.weights, probe.bias])

@@ -1,6 +1,5 @@
 """Outputs of frozen layers that are kept, and training on them, on the small network of the schedule's tests."""
 
-import shutil
 from types import SimpleNamespace
 
 import keras
@@ -11,7 +10,7 @@ from imagepipe.base.features import IMAGE
 from tests.trainer.test_schedule import GIVEN, OFF, copy_weights, make_network, make_split, train
 from trainer import frozen, transfer
 from trainer.config import AugmentationConfig, TrainerConfig
-from trainer.frozen import choose_kept, count_views, keep_outputs
+from trainer.frozen import choose_kept, count_views, keep_outputs, remove_kept
 from trainer.inputs import make_batches
 from trainer.linear_probe import fit_probe
 from trainer.network import split_base
@@ -44,7 +43,8 @@ def test_the_first_view_is_the_image_itself_and_the_next_an_augmented_one(tmp_pa
 def test_the_head_and_the_upper_blocks_on_what_is_kept_give_the_outputs_of_the_network(tmp_path):
     network, upper, split, kept = keep_two_views(tmp_path)
     expected = network.model({IMAGE: split.images.read(np.arange(60))})
-    models = {"features": network.head, "boundary": transfer._build_upper(network, upper)}
+    image = keras.Input(upper.input.shape[1:], name=IMAGE)
+    models = {"features": network.head, "boundary": transfer._build_rest(network, image, network.pool(upper(image)))}
     for name, model in models.items():
         batch, _ = next(iter(make_batches(kept[name], 60)))
         assert np.allclose(model(batch), expected, atol=2e-3)
@@ -116,6 +116,36 @@ def test_a_linear_head_starts_from_the_probe(tmp_path):
     assert (probe.predict(rows).argmax(axis=1) == split.targets).mean() > 0.9
 
 
+@pytest.mark.parametrize("why", ["mixed", "no views", "no room"])
+def test_a_linear_head_starts_from_the_probe_where_nothing_is_kept(tmp_path, monkeypatch, why):
+    options = {"mixed": {"augmentation": AugmentationConfig(mixup=0.2)}, "no views": {"views": 0}, "no room": {}}
+    config = TrainerConfig(**GIVEN, **options[why])
+    if why == "no room":
+        monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    network, split = make_network(config), make_split(tmp_path)
+    starters, kept = list_transfer_phases(network, split, split, config, tmp_path, None)
+    assert not kept
+    phase = starters[0]()
+    assert (phase.train, phase.augmented, phase.learning_rate) == (split, True, config.fine_tune_learning_rate)
+    images = split.images.read(np.arange(60))
+    features = network.pooled(images).numpy().astype(np.float16)
+    expected = fit_probe(features, split.targets, "classification", 2).predict(features)
+    assert np.allclose(network.model({IMAGE: images}), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("views", [1, 0])
+def test_all_phases_compute_in_the_precision_of_the_network_by_which_losses_are_scaled(tmp_path, views):
+    config = TrainerConfig(**GIVEN, augmentation=OFF, views=views)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        network = make_network(config)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    split = make_split(tmp_path)
+    starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None)
+    assert {start().model.dtype_policy.name for start in starters} == {"mixed_float16"}
+
+
 def test_a_head_with_a_hidden_layer_starts_at_random_and_learns_from_all_views(tmp_path):
     config = TrainerConfig(**GIVEN, views=2)
     network, split = make_network(config, hidden=True), make_split(tmp_path)
@@ -126,20 +156,47 @@ def test_a_head_with_a_hidden_layer_starts_at_random_and_learns_from_all_views(t
     assert np.array_equal(initial, network.head.get_layer("logits").get_weights()[0])
 
 
-def test_training_from_the_kept_boundary_is_training_through_the_whole_network_within_rounding(tmp_path, monkeypatch):
+def test_training_on_what_is_kept_is_training_through_the_whole_network_within_rounding(tmp_path, monkeypatch):
     config = TrainerConfig(**GIVEN, augmentation=OFF, warmup_epochs=0)
     split = make_split(tmp_path)
-    initial = make_network(config, dropout=0)
+    options = {"dropout": 0, "lower_dropout": 0.5}  # the frozen layers drop nothing, kept or not
+    initial = make_network(config, **options)
     networks = {}
     for name in ("kept", "whole"):
         if name == "whole":
-            monkeypatch.setattr(transfer, "choose_kept", lambda *arguments: ["features"])
-        networks[name] = train(split, config, tmp_path / name, network=make_network(config, dropout=0))
+            monkeypatch.setattr(transfer, "choose_kept", lambda *arguments: [])
+        networks[name] = train(split, config, tmp_path / name, network=make_network(config, **options))
     (kept, kept_history), (whole, whole_history) = networks.values()
     assert (tmp_path / "kept" / "train.boundary.kept").exists()
-    assert not (tmp_path / "whole" / "train.boundary.kept").exists()
+    assert not list((tmp_path / "whole").glob("*.kept"))
     for name, start in copy_weights(initial.base).items():
         way = np.linalg.norm(copy_weights(whole.base)[name] - start)
         assert np.linalg.norm(copy_weights(kept.base)[name] - copy_weights(whole.base)[name]) <= 0.05 * way
-    assert kept_history[-1]["val_loss"] == pytest.approx(whole_history[-1]["val_loss"], abs=1e-2)
-    assert shutil.disk_usage(tmp_path).free
+    for one, other in zip(kept_history, whole_history, strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-2)
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-2)
+
+
+def test_a_refit_keeps_what_the_first_training_kept_on_a_disk_with_room_for_one_of_them(tmp_path, monkeypatch):
+    config = TrainerConfig(**GIVEN, views=2)
+    network, split, more = make_network(config), make_split(tmp_path), make_split(tmp_path, count=70)
+    folder = tmp_path / "state"
+    (folder / "refit").mkdir(parents=True)
+    room = 130_000
+
+    def measure(path):
+        return SimpleNamespace(free=room - sum(file.stat().st_size for file in folder.rglob("*.kept")))
+
+    monkeypatch.setattr(frozen.shutil, "disk_usage", measure)
+
+    def keep(images, place) -> list[str]:
+        starters, kept = list_transfer_phases(network, images, split, config, place, None)
+        for start in starters:
+            start()
+        return kept
+
+    assert keep(split, folder) == ["features", "boundary"]
+    assert keep(more, folder / "refit") == ["features"]
+    remove_kept(folder)
+    assert keep(more, folder / "refit") == ["features", "boundary"]
+    assert keep(split, folder) == ["features", "boundary"]  # as the first one's state says when it is read again

@@ -16,9 +16,10 @@ from imagepipe.base.signals import Stopped, end_on_signals
 from trainer import frozen, schedule, transfer
 from trainer.checkpoint import STATE, Progress
 from trainer.config import AugmentationConfig, TrainerConfig
-from trainer.frozen import keep_outputs
+from trainer.frozen import keep_outputs, remove_kept
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
 from trainer.network import Network, join_parts
+from trainer.phase import Chosen
 from trainer.schedule import count_chosen, find_best, is_better, run_schedule
 from trainer.steps import ProgressLog
 from trainer.tasks import Task, make_classification
@@ -30,13 +31,16 @@ TASK = make_classification(2)
 ONE_DEVICE = tf.distribute.get_strategy()
 
 
-def make_network(config: TrainerConfig, dropout: float = 0.2, hidden: bool = False) -> Network:
+def make_network(
+    config: TrainerConfig, dropout: float = 0.2, hidden: bool = False, lower_dropout: float = 0
+) -> Network:
     keras.utils.set_random_seed(3)
     base = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
             keras.layers.Conv2D(4, 3, name="lower"),
             keras.layers.BatchNormalization(name="norm"),
+            *([keras.layers.Dropout(lower_dropout)] if lower_dropout else []),
             keras.layers.ReLU(name="middle"),
             keras.layers.Conv2D(4, 3, name="upper"),
         ]
@@ -172,11 +176,33 @@ def test_a_training_of_chosen_epochs_ends_with_its_last_weights_whatever_validat
     config = TrainerConfig(**{**SCRATCH, "patience": 1}, epochs=9, augmentation=OFF)
     network = make_network(config)
     (tmp_path / "state").mkdir()
-    history = run_schedule(network, TASK, split, turned, config, tmp_path / "state", ONE_DEVICE, chosen={"all": 4})
+    chosen = Chosen({"all": 4}, split.count)
+    history = run_schedule(network, TASK, split, turned, config, tmp_path / "state", ONE_DEVICE, chosen=chosen)
     assert len(history) == 4
     x, y = make_batches(turned, 60).get_single_element()
     assert float(tf.reduce_mean(TASK.loss(y, network.model(x)))) == pytest.approx(history[-1]["val_loss"], rel=1e-4)
     assert min(row["val_loss"] for row in history) < history[-1]["val_loss"]
+
+
+def test_a_training_on_more_images_takes_as_many_steps_at_the_same_rates_as_the_one_that_chose(split, tmp_path):
+    config = TrainerConfig(**SCRATCH, epochs=3, augmentation=OFF)
+    _, history = train(split, config, tmp_path / "chose")
+    more, folder = make_split(tmp_path, count=100), tmp_path / "more"
+    folder.mkdir()
+    chosen = Chosen({"all": 3}, split.count)
+    longer = run_schedule(make_network(config), TASK, more, split, config, folder, ONE_DEVICE, chosen=chosen)
+    assert [row["learning_rate"] for row in longer] == [row["learning_rate"] for row in history]
+
+
+def test_a_training_that_has_ended_is_restored_without_computing_anything_again(split, tmp_path, monkeypatch):
+    config = TrainerConfig(**GIVEN, augmentation=OFF)
+    network, history = train(split, config, tmp_path / "state")
+    remove_kept(tmp_path / "state")
+    monkeypatch.setattr(transfer, "keep_what_fits", lambda *arguments: pytest.fail("computed again"))
+    restored, same = train(split, config, tmp_path / "state")
+    assert same == history
+    for one, other in zip(network.model.get_weights(), restored.model.get_weights(), strict=True):
+        assert np.array_equal(one, other)
 
 
 SLOW = pytest.mark.slow
