@@ -116,7 +116,7 @@ def test_a_run_killed_in_its_third_epoch_trains_only_the_rest_and_ends_with_the_
 def test_what_was_trained_in_bfloat16_and_once_more_on_all_images_is_exported_in_float32(arguments, tmp_path, caplog):
     options = {"precision": "mixed_bfloat16", "epochs": 1, "validation": 0.5, "refit": True}
     run_fn(SimpleNamespace(**arguments(tmp_path, **options)))
-    assert "training once more, on all 48 images of the train split, for as many steps in as many epochs: all 1" in caplog.text
+    assert "once more, on all 48 images of the train split, for as many steps in as many epochs: all 1" in caplog.text
     assert len(history_of(tmp_path)) == 1
     model = keras.models.load_model(tmp_path / "model" / "training" / "model.keras")
     assert {weight.dtype for weight in model.weights} <= {"float32", "uint32"}
