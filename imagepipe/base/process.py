@@ -5,6 +5,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ def release_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc's; other C libraries keep less
         libc.malloc_trim(0)
+
+
+def read_private_memory(pid: int) -> int | None:
+    """Returns the bytes of a process's memory that it shares with no other; None if this system doesn't tell."""
+    folder = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError):
+        kilobytes = re.findall(rb"^Private_\w+: +(\d+) kB", (folder / "smaps_rollup").read_bytes(), re.MULTILINE)
+        return 1024 * sum(map(int, kilobytes))
+    with contextlib.suppress(OSError):  # sandboxes such as gVisor have this only: resident, and what of it are files
+        _, resident, shared, *_ = map(int, (folder / "statm").read_bytes().split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def be_killed_first() -> None:

@@ -2,9 +2,17 @@
 
 import json
 import logging
+import os
+import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from imagepipe.base.process import read_private_memory
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the folder of the metrics of a server's workers; not set where there is one process."""
@@ -63,6 +71,34 @@ SHADOW_SECONDS = Histogram(
     ["version"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+
+
+class PrivateMemory(Collector):
+    """The private memory of this process, or of each of the server's workers, measured when somebody asks."""
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Yields the metric without values."""
+        text = "Memory of each process of the server that no other process shares."
+        yield GaugeMetricFamily("imagepipe_private_memory_bytes", text, labels=["pid"])
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yields the metric with a value per process, as far as the system tells."""
+        for metric in self.describe():
+            for pid in _list_processes():
+                if (size := read_private_memory(pid)) is not None:
+                    metric.add_metric([str(pid)], size)
+            yield metric
+
+
+def _list_processes() -> list[int]:
+    if METRICS_FOLDER not in os.environ:
+        return [os.getpid()]
+    files = Path(os.environ[METRICS_FOLDER]).glob("gauge_live*.db")  # which those that have ended have no more
+    return sorted({int(number[1]) for file in files if (number := re.search(r"_(\d+)\.db$", file.name))})
+
+
+PRIVATE_MEMORY = PrivateMemory()
+REGISTRY.register(PRIVATE_MEMORY)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -124,7 +124,8 @@ def list_series() -> dict[str, set[str]]:
     for name, metric in METRICS.items():
         for ending in ENDINGS[metric._type]:
             series[name + ending] = {*metric._labelnames, *(["le"] if ending == "_bucket" else [])}
-    return series
+    (memory,) = telemetry.PRIVATE_MEMORY.describe()
+    return series | {memory.name: {*memory._labelnames}}
 
 
 def list_shown() -> list[str]:

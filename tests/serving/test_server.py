@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import os
 import shutil
 import struct
 import time
@@ -327,6 +328,7 @@ def test_metrics_count_requests_by_route_and_refusals_by_reason(served):
     assert 'imagepipe_requests_total{route="/v1/models/{name}:predict",status="400"}' in figures
     assert 'imagepipe_refused_total{reason="missing_input"}' in figures
     assert "imagepipe_model_version 7.0" in figures
+    assert f'imagepipe_private_memory_bytes{{pid="{os.getpid()}"}}' in figures
 
 
 def test_the_log_has_a_line_per_request_without_its_content(served, caplog):
