@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -53,7 +54,7 @@ from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.shadow_follower import FindShadow
-from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, REFUSED, configure_logging
+from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, PRIVATE_MEMORY, REFUSED, configure_logging
 from imagepipe.serving.types import RequestError
 
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
@@ -141,6 +142,7 @@ def build_routes(handler: Handler) -> APIRouter:
     def add_up_metrics(request: HttpRequest) -> Response:  # without async: in a thread, as it reads files
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
+        registry.register(PRIVATE_MEMORY)
         encode, kind = exposition.choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=kind)
 
@@ -243,6 +245,7 @@ def serve(
     options: CaptureOptions | None = None,
     grpc_address: str | None = None,
     find_shadow: FindShadow | None = None,
+    report_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serves a model until SIGTERM or SIGINT; then finishes the requests that it has.
 
@@ -258,6 +261,7 @@ def serve(
         options: of the capture of what is answered; None for no capture.
         grpc_address: address and port for gRPC; None for none.
         find_shadow: finds the version that is asked behind the live one, and captured; None for none.
+        report_ready: called when it listens.
 
     Raises:
         ModelError: if there is no model that can be served, or the capture's folder can't be used.
@@ -310,6 +314,8 @@ def serve(
     fields = {"host": address, "port": port} | ({"grpc": grpc_address} if grpc_address else {})
     listening.listen()
     _log.info("listening on %s://%s", access.scheme, format_address(address, port), extra={"fields": fields})
+    if report_ready:
+        report_ready()
     server.run([listening])
 
 
@@ -323,7 +329,7 @@ def main(
     options: CaptureOptions | None = None,
     grpc_address: str | None = None,
     find_shadow: FindShadow | None = None,
-    is_worker: bool = False,
+    report_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serves a model in this process, and logs to standard output as JSON.
 
@@ -337,16 +343,16 @@ def main(
         options: see ``serve``.
         grpc_address: see ``serve``.
         find_shadow: see ``serve``.
-        is_worker: whether others listen on the same port, see ``workers``.
+        report_ready: see ``serve``; with it others listen on the same port, see ``workers``.
 
     Raises:
         ConfigError: if gRPC's packages are not installed.
         ModelError: if it can't listen there, or as of ``serve``.
     """
-    with join_port(host, port) if is_worker else listen(host, port) as listening:
+    with join_port(host, port) if report_ready else listen(host, port) as listening:
         configure_logging()
         limit_threads()
-        serve(path, name, listening, host, access, key, options, grpc_address, find_shadow)
+        serve(path, name, listening, host, access, key, options, grpc_address, find_shadow, report_ready)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,6 @@ def _work(*arguments: Any) -> None:
     """Serves in a process beside others, which shows its errors as a command does."""
     try:
         with report_errors():
-            _serve(*arguments, True)
+            _serve(*arguments)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -278,6 +279,9 @@ def test_workers_share_the_port_their_metrics_are_added_up_and_they_end_with_the
             figures = httpx.get(f"{url}/metrics", timeout=60).text
             (line,) = [line for line in figures.splitlines() if line.startswith("imagepipe_batch_size_sum")]
             assert "imagepipe_model_version 1.0" in figures
+            memory = re.findall(r'^imagepipe_private_memory_bytes{pid="(\d+)"} (\S+)$', figures, re.MULTILINE)
+            assert {int(pid) for pid, _ in memory} == {worker.pid for worker in workers}
+            assert all(float(size) > 50e6 for _, size in memory)
             return float(line.rsplit(" ", 1)[1])
 
         workers = wait_for(2)

@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from imagepipe.serving.workers import run_workers
+from imagepipe.serving import workers
+from imagepipe.serving.workers import ReportReady, run_workers
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +24,39 @@ def kept(monkeypatch):
         signal.signal(number, handler)
 
 
-def exit_in_one_worker(turns: str) -> None:
-    try:
-        os.rmdir(turns)  # noqa: PTH106 (as light as it is)
-    except OSError:
-        time.sleep(600)
+def fail(report_ready: ReportReady) -> None:
     sys.exit(3)
 
 
-def test_a_worker_that_ends_by_itself_ends_the_others_and_its_status_is_that_of_all(tmp_path):
-    (tmp_path / "turn").mkdir()
+def test_if_all_workers_end_by_themselves_their_status_is_that_of_the_server():
     start = time.monotonic()
-    assert run_workers(2, partial(exit_in_one_worker, str(tmp_path / "turn"))) == 3
+    assert run_workers(2, fail) == 3
     assert time.monotonic() - start < 300
+
+
+def serve_in_one_worker(folder: str, report_ready: ReportReady) -> None:
+    """Serves in the first worker, fails in the next two, and ends the server in the fourth."""
+    number = next(n for n in range(9) if take(f"{folder}/{n}"))
+    if number in (1, 2):
+        sys.exit(3)
+    report_ready()
+    if number:
+        os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(600)
+
+
+def take(folder: str) -> bool:
+    try:
+        os.rmdir(folder)  # noqa: PTH106 (as light as it is)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_worker_that_ends_by_itself_leaves_the_others_and_is_tried_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(workers, "_RETRY_SECONDS", 0.1)
+    for number in range(9):
+        (tmp_path / str(number)).mkdir()
+    assert run_workers(2, partial(serve_in_one_worker, str(tmp_path))) == 0
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["4", "5", "6", "7", "8"]
+    assert caplog.text.count("ended by itself, with status 3; another one is tried") == 2
