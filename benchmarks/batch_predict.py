@@ -154,7 +154,7 @@ def measure_waits(version: Path, folder: Path) -> dict[str, float]:
             finally:
                 events.append((time.perf_counter(), -1))
 
-    model = Watched(version, for_many=True)
+    model = Watched(version, load="many batches")
     predictor = Predictor(model)
     requests = [Request(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
     batches = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]

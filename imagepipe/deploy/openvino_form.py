@@ -74,6 +74,7 @@ class OpenVinoNetwork:
 
     Attributes:
         form: the content of ``form.json``.
+        inputs: shape of an image's row and dtype, by name.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
@@ -93,6 +94,10 @@ class OpenVinoNetwork:
             self._compiled = compile_network(folder / NETWORK, self.form["precision"], options)
         except RuntimeError as error:
             raise ModelError(f"{folder} can't be loaded by OpenVINO: {error}") from error
+        self.inputs = {
+            port.any_name: (tuple(n.get_length() for n in list(port.partial_shape)[1:]), port.element_type.to_dtype())
+            for port in self._compiled.inputs
+        }
         self._compute, self._lock = self.open_request(), threading.Lock()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -167,11 +167,11 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
 
     def load_model(self) -> Predictor:
         if not filesystem.is_uri(self._model):
-            return Predictor(load_served(Path(self._model), for_many=True))
+            return Predictor(load_served(Path(self._model), load="many batches"))
         with tempfile.TemporaryDirectory(prefix="imagepipe-model-") as folder:
             copy = Path(folder, "model")
             storage.fetch(self._model, copy)
-            return Predictor(load_served(copy, for_many=True))  # all of it goes into memory
+            return Predictor(load_served(copy, load="many batches"))  # all of it goes into memory
 
     def run_inference(self, batch: Sequence[Shard], model: Predictor, inference_args: Any = None) -> Iterable[str]:
         for shard in batch:

@@ -1,4 +1,7 @@
-"""Makes concurrent calls share batches, for an engine that doesn't do so itself."""
+"""Makes concurrent calls share batches, for an engine that doesn't do so itself.
+
+Sizes of batches are powers of two: OpenVINO keeps some 10 MB of InceptionV3 for each size that it has met.
+"""
 
 import threading
 import weakref
@@ -13,6 +16,11 @@ Arrays = Mapping[str, np.ndarray]
 """Arrays by name, each with a row per image."""
 
 Compute = Callable[[Arrays], Arrays]
+
+
+def list_sizes(max_size: int) -> list[int]:
+    """Returns the sizes of batches, the largest first, for at most ``max_size`` images, a power of two."""
+    return [1 << exponent for exponent in reversed(range(max_size.bit_length()))]
 
 
 @dataclass
@@ -35,14 +43,14 @@ class Batches:
 
         Args:
             computes: what computes a batch, each called by one thread.
-            max_size: images in a batch, at most.
+            max_size: images in a batch, at most; a power of two.
             observe: called with the size of each batch.
         """
-        self._max_size = max_size
+        self._sizes = list_sizes(max_size)
         self._queue: deque[_Part | None] = deque()
         self._changed = threading.Condition()
         for compute in computes:
-            arguments = (self._queue, self._changed, compute, max_size, observe)
+            arguments = (self._queue, self._changed, compute, self._sizes, observe)
             threading.Thread(target=_compute_forever, args=arguments, name="batches", daemon=True).start()
         weakref.finalize(self, _end, self._queue, self._changed, len(computes))
 
@@ -50,9 +58,11 @@ class Batches:
         """Returns the outputs for images, in their order; for at least one image."""
         count = len(next(iter(inputs.values())))
         parts = []
-        for first in range(0, count, self._max_size):
-            some = {name: array[first : first + self._max_size] for name, array in inputs.items()}
-            parts.append(_Part(some, min(self._max_size, count - first)))
+        first = 0
+        while first < count:
+            size = next(size for size in self._sizes if size <= count - first)
+            parts.append(_Part({name: array[first : first + size] for name, array in inputs.items()}, size))
+            first += size
         with self._changed:
             self._queue.extend(parts)
             self._changed.notify(len(parts))
@@ -75,10 +85,10 @@ def _compute_forever(
     queue: "deque[_Part | None]",
     changed: threading.Condition,
     compute: Compute,
-    max_size: int,
+    sizes: Sequence[int],
     observe: Callable[[int], None],
 ) -> None:
-    while parts := _take(queue, changed, max_size):
+    while parts := _take(queue, changed, sizes):
         try:
             outputs = compute(_join([part.inputs for part in parts]))
             observe(sum(part.size for part in parts))
@@ -93,16 +103,19 @@ def _compute_forever(
         del parts  # while it waits, nothing of them is held
 
 
-def _take(queue: "deque[_Part | None]", changed: threading.Condition, max_size: int) -> list[_Part]:
-    """Waits for images, and takes those of as many calls as a batch has room for; none at the end."""
+def _take(queue: "deque[_Part | None]", changed: threading.Condition, sizes: Sequence[int]) -> list[_Part]:
+    """Waits for images, and takes those of as many calls as make a batch; none at the end."""
     with changed:
         changed.wait_for(lambda: queue)
         parts: list[_Part] = []
-        room = max_size
-        while queue and (part := queue[0]) is not None and part.size <= room:
+        total = taken = 0
+        for part in queue:
+            if part is None or total + part.size > sizes[0]:
+                break
             parts.append(part)
-            room -= part.size
+            total += part.size
+            if total in sizes:
+                taken = len(parts)
+        for _ in range(max(taken, 1)):
             queue.popleft()
-        if not parts:
-            queue.popleft()
-        return parts
+        return parts[:taken]

@@ -53,11 +53,13 @@ class Engine:
         Raises:
             Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
         """
-        self.model, self.name, self.version = load_served(folder, key, for_many=True), name, version
+        self.model, self.name, self.version = load_served(folder, key, "callers"), name, version
         if isinstance(self.model, OpenVinoModel):
-            self._answer: Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]] = self.model.share_batches(observe)
+            self._answer: Callable[[dict[str, tf.Tensor], bool], dict[str, np.ndarray]]
+            self._answer = self.model.share_batches(observe)
         else:
-            self._answer = _share_batches(self.model.loaded, observe)
+            share = _share_batches(self.model.loaded, observe)
+            self._answer = lambda tensors, _: share(tensors)
         self._graph_turns = self.model.turns_upright()
         self._warm()
         release_memory()
@@ -118,9 +120,15 @@ class Engine:
                     raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
             raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
 
-    def answer(self, requests: Sequence[Request], tensors: dict[str, tf.Tensor]) -> Answers:
-        """Runs the network, in one batch with other threads that call this at the same time."""
-        outputs = self._answer(tensors)
+    def answer(self, requests: Sequence[Request], tensors: dict[str, tf.Tensor], is_alone: bool = False) -> Answers:
+        """Runs the network, in one batch with other threads that call this at the same time.
+
+        Args:
+            requests: that ``check`` returned.
+            tensors: that ``preprocess`` returned.
+            is_alone: whether nobody else is waiting for answers.
+        """
+        outputs = self._answer(tensors, is_alone)
         return Answers(
             outputs["classes"],
             [label.decode() for label in outputs["label"]],

@@ -125,7 +125,7 @@ class Handler:
         with self._decoding[_is_large(requests)]:
             checked = engine.check(requests)
             tensors = engine.preprocess(checked)
-        answers = engine.answer(checked, tensors)
+        answers = engine.answer(checked, tensors, is_alone=self._waiting == len(requests))
         self._recorder.record(requests, checked, answers, engine.model.task, request_id, time.perf_counter() - start)
         return answers
 

@@ -104,15 +104,21 @@ class Predictor:
         Returns:
             One answer per request, in their order; failures are passed through.
         """
-        remaining = iter(requests)
-        batches = iter(lambda: list(itertools.islice(remaining, NETWORK_BATCH_SIZE)), [])
+        for sent, prepared, answer, embedding in self._answer_all(iter(requests)):
+            if observe and isinstance(answer, Prediction):
+                observe(cast(Request, sent), cast(Request, prepared), answer, embedding)
+            yield answer
+
+    def _answer_all(self, requests: Iterator[Request | Failure]) -> Iterator[_Row]:
+        batches = iter(lambda: list(itertools.islice(requests, NETWORK_BATCH_SIZE)), [])
+        first = list(itertools.islice(batches, 2))
+        if len(first) == 1:  # starting threads for it would take an image 1 to 4 ms
+            yield from self._answer(first[0])
+            return
         threads = joblib.cpu_count() + self.model.at_once  # that decode, or wait for the network
         with ThreadPoolExecutor(threads, "predict") as pool:
-            for rows in map_in_order(pool, self._answer, batches, ahead=2 * threads):
-                for sent, prepared, answer, embedding in rows:
-                    if observe and isinstance(answer, Prediction):
-                        observe(cast(Request, sent), cast(Request, prepared), answer, embedding)
-                    yield answer
+            for rows in map_in_order(pool, self._answer, itertools.chain(first, batches), ahead=2 * threads):
+                yield from rows
 
     def _prepare(self, request: Request | Failure) -> Request | Failure:
         if isinstance(request, Failure):

@@ -142,7 +142,7 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
         def preprocess(self, requests):
             return []
 
-        def answer(self, requests, tensors):
+        def answer(self, requests, tensors, is_alone):
             return requests[0].id
 
     asked_of = Handler(None, "m", SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]

@@ -8,13 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
 
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy.openvino_form import FOLDER, NETWORK, OpenVinoNetwork
 from imagepipe.deploy.saved_model import GRAPH
-from imagepipe.serving import engine, openvino_model
+from imagepipe.serving import engine, openvino_model, streams
 from imagepipe.serving.batch import predict_source
 from imagepipe.serving.batching import Batches
 from imagepipe.serving.loaded_model import LoadedModel
@@ -27,7 +28,7 @@ from tests.serving.test_server import gray
 
 @pytest.fixture(autouse=True)
 def measured_quickly(monkeypatch):
-    monkeypatch.setattr(openvino_model, "_MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 1)
 
 
 def test_a_predictor_asks_openvino_where_the_version_has_a_form_for_it(two_forms):
@@ -43,7 +44,7 @@ def test_a_predictor_asks_openvino_where_the_version_has_a_form_for_it(two_forms
 
 
 def test_a_batch_prediction_computes_as_many_batches_at_once_as_is_best_here(two_forms, tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_model, "_choose_streams", lambda form, *_: (openvino_model._compile(form, 2), 2))
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 2)
     both_compute = threading.Barrier(2, timeout=30)
     open_request = OpenVinoNetwork.open_request
 
@@ -63,6 +64,12 @@ def test_a_batch_prediction_computes_as_many_batches_at_once_as_is_best_here(two
     assert (result.predicted, both_compute.broken) == (32, False)
     rows = [json.loads(line) for path in (tmp_path / "out").glob("*.jsonl") for line in path.read_text().splitlines()]
     assert [row["label"] == "light" for row in rows] == [number % 3 == 0 for number in range(32)]
+
+
+def test_how_many_batches_are_computed_at_once_is_measured_and_one_where_that_fails(two_forms, tmp_path):
+    form = two_forms / FOLDER
+    assert streams.choose_streams(form) in [1 << n for n in range(joblib.cpu_count().bit_length())]
+    assert streams.choose_streams(tmp_path) == 1
 
 
 def test_the_network_of_the_savedmodel_is_not_loaded_and_its_signatures_are_described(two_forms, model):
@@ -94,7 +101,35 @@ def test_callers_at_the_same_time_share_batches_and_each_gets_its_own_answers(tw
     with ThreadPoolExecutor(16) as pool:
         count = sum(len(labels) for labels in pool.map(ask, range(100)))
     assert sum(sizes) == count
-    assert max(sizes) <= openvino_model.NETWORK_BATCH_SIZE
+    assert set(sizes) <= {1, 2, 4, 8}  # of each other size OpenVINO would keep some 10 MB of InceptionV3
+
+
+def test_a_caller_who_is_alone_gets_all_cpus_and_several_get_a_stream_each(two_forms, monkeypatch):
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 2)
+    computed: list[tuple[OpenVinoNetwork, int]] = []
+    open_request = OpenVinoNetwork.open_request
+
+    def open_watched(network):
+        compute = open_request(network)
+
+        def compute_watched(inputs):
+            computed.append((network, len(inputs["image"])))
+            return compute(inputs)
+
+        return compute_watched
+
+    monkeypatch.setattr(OpenVinoNetwork, "open_request", open_watched)
+    served = engine.ServedModel(two_forms, "brightness", lambda size: None).engine
+
+    def ask(count: int, is_alone: bool) -> list[tuple[bool, int]]:
+        computed.clear()
+        checked = served.check([Request("x", gray(250))] * count)
+        assert served.answer(checked, served.preprocess(checked), is_alone).labels == ["light"] * count
+        return sorted((network is served.model._network, size) for network, size in computed)
+
+    assert ask(1, is_alone=True) == [(False, 1)]
+    assert ask(1, is_alone=False) == [(True, 1)]
+    assert ask(7, is_alone=True) == [(True, 1), (True, 2), (True, 4)]  # the streams share them
 
 
 def test_versions_of_both_engines_take_over_from_each_other_and_no_answer_is_lost(two_forms, model, tmp_path):

@@ -1,0 +1,86 @@
+"""How many batches OpenVINO should compute at once on this machine: each stream has a part of the CPUs.
+
+``python -m imagepipe.serving.streams FORM`` prints it; FORM is a folder, see ``imagepipe.deploy.openvino_form``.
+"""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import joblib
+import numpy as np
+
+from imagepipe.base.process import end_with_parent
+from imagepipe.deploy.openvino_form import OpenVinoNetwork
+from imagepipe.serving.batching import Arrays, Compute
+from imagepipe.serving.limits import NETWORK_BATCH_SIZE
+
+_GAIN = 1.1  # of images in a second, for which more streams are taken
+_MEASURED_SECONDS = 0.3
+
+
+def choose_streams(form: Path) -> int:
+    """Returns the number of streams with which a network computes most images in a second.
+
+    It is measured by a process of its own: what OpenVINO holds for networks that are not taken, 100 MB for InceptionV3,
+    would stay in this one. 1 if it can't be measured.
+    """
+    command = [sys.executable, "-m", __name__, str(form)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own module)
+    return int(result.stdout) if result.returncode == 0 else 1
+
+
+def compile_streams(form: Path, streams: int) -> OpenVinoNetwork:
+    """Compiles a network that computes as many batches at once as it has streams.
+
+    Raises:
+        ModelError: see ``OpenVinoNetwork``.
+    """
+    options = {
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": str(joblib.cpu_count()),
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    return OpenVinoNetwork(form, options)
+
+
+def build_trial(network: OpenVinoNetwork, size: int) -> dict[str, np.ndarray]:
+    """Returns a batch of black images, and zeros as side features."""
+    return {name: np.zeros([size, *shape], dtype) for name, (shape, dtype) in network.inputs.items()}
+
+
+def _measure_streams(form: Path) -> int:
+    """Doubles the number of streams while that gains a tenth.
+
+    Dividing a batch among CPUs costs time, and computing more batches at once takes memory.
+    """
+    streams, rate = 1, _measure_rate(form, 1)
+    while 2 * streams <= joblib.cpu_count() and (other := _measure_rate(form, 2 * streams)) >= _GAIN * rate:
+        streams, rate = 2 * streams, other
+    return streams
+
+
+def _measure_rate(form: Path, streams: int) -> float:
+    """Returns a network's images per second."""
+    network = compile_streams(form, streams)
+    trial: Arrays = build_trial(network, NETWORK_BATCH_SIZE)
+
+    def repeat(compute: Compute) -> float:
+        start = time.perf_counter()
+        batches = 0
+        while (seconds := time.perf_counter() - start) < _MEASURED_SECONDS:
+            compute(trial)
+            batches += 1
+        return batches * NETWORK_BATCH_SIZE / seconds
+
+    computes = [network.open_request() for _ in range(streams)]
+    with ThreadPoolExecutor(streams) as pool:
+        list(pool.map(lambda compute: compute(trial), computes))  # the first time takes longer
+        return sum(pool.map(repeat, computes))
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    print(_measure_streams(Path(sys.argv[1])))
