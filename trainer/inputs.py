@@ -108,9 +108,10 @@ class LoadedSplit:
         """Returns this part of a split and another one of the same split together."""
         rows = np.concatenate([part.images.rows for part in (self, other)])
         side = {name: np.concatenate([values, other.side[name]]) for name, values in self.side.items()}
-        return LoadedSplit(
-            replace(self.images, rows=rows), side, np.concatenate([self.targets, other.targets]), self.task
-        )
+        targets = np.concatenate([self.targets, other.targets])
+        is_known = self.groups is not None and other.groups is not None
+        groups = np.concatenate([self.groups, other.groups]) if is_known else None
+        return LoadedSplit(replace(self.images, rows=rows), side, targets, self.task, groups)
 
 
 def load_split(

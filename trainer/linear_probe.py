@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from imagepipe.base.names import TaskName
@@ -67,11 +67,19 @@ class LinearProbe(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows to fit a model to: inputs float32 ``[n, d]``, targets float32 ``[n, k]``, importance float32 ``[n]``."""
+    """Rows to fit a model to.
+
+    Attributes:
+        inputs: float32 ``[n, d]``.
+        targets: float32 ``[n, k]``.
+        importance: float32 ``[n]``.
+        groups: int ``[n]``.
+    """
 
     inputs: np.ndarray
     targets: np.ndarray
     importance: np.ndarray
+    groups: np.ndarray
 
     def take(self, indices: np.ndarray) -> "_Rows":
         return _Rows(*(array[indices] for array in self))
@@ -82,22 +90,25 @@ def fit_probe(
     targets: np.ndarray,
     task: TaskName,
     outputs: int,
+    groups: np.ndarray | None = None,
     importance: np.ndarray | None = None,
 ) -> LinearProbe:
     """Fits a linear model.
 
     Args:
-        features: floats ``[n, d]``, of at least two examples.
+        features: floats ``[n, d]``, of one example or more.
         targets: as ``trainer.tasks.Task.compact`` returns them: indices of classes, int ``[n]``; a bit for each label,
             uint8 ``[n, ceil(k / 8)]``; or numbers, ``[n, 1]``.
         task: what is learned.
         outputs: number of classes or labels; 1 for regression.
+        groups: number of each example's group, int ``[n]``: the penalty is chosen by how well those of other groups are
+            predicted. By default each example is its own.
         importance: weight of each example's loss, float ``[n]``, 0 or more; by default all count the same.
     """
     chosen = _sample(len(targets), _count_rows(features.shape[1], outputs))
-    weights = np.ones(len(targets)) if importance is None else importance
+    groups, importance = _fill_in(len(targets), groups, importance)
     with threadpool_limits(_THREADS):
-        rows, scaler = _prepare(features[chosen], targets[chosen], task, outputs, weights[chosen])
+        rows, scaler = _prepare(features[chosen], targets[chosen], task, outputs, groups[chosen], importance[chosen])
         return scaler.restore(_fit(rows, task, _choose_penalty(rows, task), _MAX_STEPS), task)
 
 
@@ -123,23 +134,33 @@ def predict_out_of_fold(
     Returns:
         float32 ``[n, outputs]``, see ``LinearProbe.predict``. The penalty alone, one number, was chosen on all.
     """
-    groups = np.arange(len(targets)) if groups is None else groups
-    weights = np.ones(len(targets)) if importance is None else importance
+    groups, importance = _fill_in(len(targets), groups, importance)
     predicted = np.empty((len(targets), outputs), np.float32)
     with threadpool_limits(_THREADS):
-        rows, scaler = _prepare(features, targets, task, outputs, weights)
+        rows, scaler = _prepare(features, targets, task, outputs, groups, importance)
         penalty = _choose_penalty(rows, task)
-        for learned, judged in _split(targets, task, groups):
+        for learned, judged in _split(groups, FOLDS, targets if task == "classification" else None):
             some = learned[_sample(len(learned), _count_rows(features.shape[1], outputs))]
             probe = scaler.restore(_fit(rows.take(some), task, penalty, _MAX_STEPS), task)
             predicted[judged] = probe.predict(features[judged])
     return predicted
 
 
-def _split(targets: np.ndarray, task: TaskName, groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if task == "classification":
-        return StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(targets, targets, groups)
-    return GroupKFold(FOLDS, shuffle=True, random_state=0).split(targets, groups=groups)
+def _fill_in(count: int, groups: np.ndarray | None, importance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns groups and importance; by default each example is its own group, and all count the same."""
+    return np.arange(count) if groups is None else groups, np.ones(count) if importance is None else importance
+
+
+def _split(
+    groups: np.ndarray, folds: int, classes: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the indices of what is learned from and of what is judged, with as much of each class in every fold."""
+    if classes is not None and np.bincount(classes).max() >= folds:
+        return StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(classes, classes, groups)
+    names, numbers = np.unique(groups, return_inverse=True)
+    # Of groups of one size it takes those with the lowest numbers first; not all versions can shuffle by themselves.
+    shuffled = np.random.default_rng(0).permutation(len(names))[numbers]
+    return GroupKFold(folds).split(shuffled, groups=shuffled)
 
 
 def _count_rows(width: int, outputs: int) -> int:
@@ -179,7 +200,12 @@ class _Scaler(NamedTuple):
 
 
 def _prepare(
-    features: np.ndarray, targets: np.ndarray, task: TaskName, outputs: int, importance: np.ndarray
+    features: np.ndarray,
+    targets: np.ndarray,
+    task: TaskName,
+    outputs: int,
+    groups: np.ndarray,
+    importance: np.ndarray,
 ) -> tuple[_Rows, _Scaler]:
     # All features are divided by the same number. Divided by a deviation each, those that hardly vary would count as
     # much as the others; the log loss on the flowers was 0.41 instead of 0.39.
@@ -202,14 +228,17 @@ def _prepare(
     if task == "regression":
         target_mean, target_deviation = float(encoded.mean()), float(encoded.std()) or 1.0
         encoded = (encoded - target_mean) / target_deviation
-    rows = _Rows(inputs, encoded, (importance / importance.mean()).astype(np.float32))
+    rows = _Rows(inputs, encoded, (importance / importance.mean()).astype(np.float32), groups)
     return rows, _Scaler(mean, length, basis, target_mean, target_deviation)
 
 
 def _choose_penalty(rows: _Rows, task: TaskName) -> float:
     """Goes from strong penalties to weak ones until the loss in the cross-validation rises."""
     rows = rows.take(_sample(len(rows.inputs), _CHOICE_ROWS))
-    folds = list(KFold(min(_CHOICE_FOLDS, len(rows.inputs)), shuffle=True, random_state=0).split(rows.inputs))
+    count = min(_CHOICE_FOLDS, len(np.unique(rows.groups)))
+    if count < 2:  # nothing tells how well others would be predicted
+        return float(_PENALTIES[0])
+    folds = list(_split(rows.groups, count))
     learned, judged = ([rows.take(fold[side]) for fold in folds] for side in (0, 1))
     width, outputs = rows.inputs.shape[1], rows.targets.shape[1]
     fitted = [np.zeros((width + 1, outputs))] * len(folds)

@@ -144,5 +144,6 @@ def start_from_probe(
         rows = np.sort(np.random.default_rng(0).choice(train.count, MAX_ROWS, replace=False))
     targets = train.targets[rows]
     importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
-    probe = fit_probe(read_features(rows), targets, task.name, task.outputs, importance)
+    groups = None if train.groups is None else train.groups[rows]
+    probe = fit_probe(read_features(rows), targets, task.name, task.outputs, groups, importance)
     head.get_layer("logits").set_weights([probe.weights, probe.bias])

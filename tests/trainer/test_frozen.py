@@ -1,5 +1,6 @@
 """Outputs of frozen layers that are kept, and training on them, on the small network of the schedule's tests."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -144,6 +145,17 @@ def test_all_phases_compute_in_the_precision_of_the_network_by_which_losses_are_
     split = make_split(tmp_path)
     starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None)
     assert {start().model.dtype_policy.name for start in starters} == {"mixed_float16"}
+
+
+def test_the_probe_that_a_linear_head_starts_from_knows_the_groups(tmp_path):
+    config = TrainerConfig(**GIVEN)
+    network, split = make_network(config), make_split(tmp_path)
+    grouped = replace(split, groups=split.targets.astype(np.int64))  # nothing tells a class of another group
+    phase = list_transfer_phases(network, grouped, split, config, tmp_path, None)[0][0]()
+    rows = phase.train.images.read(np.arange(60))
+    probe = fit_probe(rows, split.targets, "classification", 2, grouped.groups)
+    assert np.allclose(network.head({IMAGE: rows}), probe.predict(rows), atol=1e-5)
+    assert not np.allclose(probe.predict(rows), fit_probe(rows, split.targets, "classification", 2).predict(rows))
 
 
 def test_a_head_with_a_hidden_layer_starts_at_random_and_learns_from_all_views(tmp_path):

@@ -73,7 +73,7 @@ def test_examples_of_no_importance_are_as_if_they_were_not_there(blobs):
     features, classes = blobs
     importance = (np.arange(N) % 2).astype(float)
     wrong = np.where(importance > 0, classes, (classes + 1) % 3)
-    probe = fit_probe(features, wrong, "classification", 3, importance)
+    probe = fit_probe(features, wrong, "classification", 3, importance=importance)
     assert (probe.predict(features).argmax(axis=1) == classes).mean() > 0.8
 
 
@@ -100,3 +100,67 @@ def test_of_many_rows_a_sample_is_learned_from(blobs, monkeypatch):
     assert max(fitted) == 90
     assert predict_out_of_fold(features, classes, "classification", 3).shape == (N, 3)
     assert fitted[-linear_probe.FOLDS :] == [90] * linear_probe.FOLDS
+
+
+def compact(task, numbers):
+    """Targets of a task with three outputs, or one, that numbers from 0 to 1 tell."""
+    match task:
+        case "classification":
+            return (numbers * 2.99).astype(np.int32), 3
+        case "multilabel":
+            return np.packbits(numbers[:, None] > np.array([0.3, 0.5, 0.7]), axis=1), 3
+        case "regression":
+            return numbers.astype(np.float32)[:, None], 1
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_of_each_task_examples_are_predicted_by_what_was_learned_from_other_groups(task):
+    rng = np.random.default_rng(4)
+    groups = np.repeat(rng.permutation(50), 4)
+    numbers = rng.random(50)[groups]
+    targets, outputs = compact(task, numbers)
+    features = (np.outer(numbers - 0.5, np.ones(8)) * 10 + rng.normal(0, 1, (200, 8))).astype(np.float16)
+    predicted = predict_out_of_fold(features, targets, task, outputs, groups)
+    assert (predicted.shape, predicted.dtype) == ((200, outputs), np.float32)
+    match task:
+        case "classification":
+            assert (predicted.argmax(axis=1) == targets).mean() > 0.85
+        case "multilabel":
+            assert ((predicted > 0.5) == np.unpackbits(targets, axis=1, count=3)).mean() > 0.85
+        case "regression":
+            assert np.abs(predicted - targets).mean() < 0.1
+    # What is said of a group is the same whatever its own targets are.
+    changed = np.where(groups == 7, numbers[::-1], numbers)
+    others, _ = compact(task, changed)
+    again = predict_out_of_fold(features, others, task, outputs, groups)
+    np.testing.assert_allclose(again[groups == 7], predicted[groups == 7], atol=0.1)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_copies_do_not_make_the_model_too_sure_of_what_is_new(task):
+    rng = np.random.default_rng(5)
+    groups = np.repeat(np.arange(60), 10)
+    numbers = rng.random(60)[groups]  # nothing in the features tells them, but copies are known again
+    targets, outputs = compact(task, numbers)
+    features = rng.normal(0, 1, (60, 200))[groups] + rng.normal(0, 0.01, (600, 200))
+    others = rng.normal(0, 1, (300, 200))
+    probe = fit_probe(features, targets, task, outputs, groups)
+    assert probe.predict(others).std(axis=0).max() < 0.15
+    assert predict_out_of_fold(features, targets, task, outputs, groups).std(axis=0).max() < 0.15
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("groups", [[1], [1, 1, 1], [1, 2]], ids=["one example", "one group", "two groups"])
+def test_of_one_example_or_group_it_learns_how_often_each_target_comes(task, groups):
+    numbers = np.array([0.8, 0.9, 0.9])[: len(groups)]
+    targets, outputs = compact(task, numbers)
+    features = np.random.default_rng(6).normal(0, 1, (len(groups), 5))
+    predicted = fit_probe(features, targets, task, outputs, np.array(groups)).predict(features)
+    assert np.isfinite(predicted).all()
+    assert predicted[:, -1].min() > 0.6
+
+
+def test_many_classes_of_few_examples_are_predicted_as_well():
+    features = np.repeat(np.eye(5), 2, axis=0)
+    classes = np.repeat(np.arange(5), 2)
+    assert predict_out_of_fold(features, classes, "classification", 5).shape == (10, 5)
