@@ -10,9 +10,11 @@ NAMES = {1: ["kernel:0"], 2: ["kernel:0", "bias:0"], 3: ["beta:0", "moving_mean:
 NAMES[4] = ["gamma:0", *NAMES[3]]
 
 
-def write_weights(file: Path, backbone: str) -> Path:
+def write_weights(file: Path, backbone: str, times: int = 1) -> Path:
     """Writes them as Keras 2 did, with a classifier of 5 classes; HDF5 gives no room to numbers nobody wrote."""
-    layers = {layer.name: layer.shapes for layer in load_layers()[backbone]}
+    taken = load_layers()[backbone]
+    prefixes = [f"network_{number}_" for number in range(times)] if times > 1 else [""]
+    layers = {f"{prefix}{layer.name}": layer.shapes for prefix in prefixes for layer in taken}
     layers["predictions"] = ((1280, 5), (5,))
     with h5py.File(file, "w") as stored:
         stored.attrs["layer_names"] = [name.encode() for name in layers]

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imagepipe.base import filesystem
 from imagepipe.base.errors import WeightsError
 from trainer import backbones
 from trainer.config import IMAGENET, NO_WEIGHTS
 from trainer.weights.check import check_readable
 from trainer.weights.contents import open_weights
-from trainer.weights.fetch import fetch_weights
+from trainer.weights.fetch import open_fetched
 from trainer.weights.identify import find_layers, load_layers
 from trainer.weights.layers import list_layers
 
@@ -83,15 +82,11 @@ def check_file(path: str) -> None:
 @contextmanager
 def _fetch(path: str) -> Iterator[str]:
     """Yields the path of weights on this machine; errors name the setting, and the path as it was given."""
-    copies, folder = "", ""
     try:
-        file = fetch_weights(path)
-        if filesystem.is_uri(path):
-            copies, folder = (name.rpartition("/")[0] for name in (file, path))
-        yield file
+        with open_fetched(path) as file:
+            yield file
     except WeightsError as error:
-        message = str(error).replace(copies, folder) if copies else str(error)
-        raise WeightsError(f"trainer.weights: {message}") from error
+        raise WeightsError(f"trainer.weights: {error}") from error
 
 
 def is_imagenet_available(backbone: str = backbones.DEFAULT) -> bool:

@@ -19,7 +19,8 @@ def describe_weights(
         str,
         typer.Argument(
             metavar="FILE",
-            help="A .h5, .weights.h5, .weights.json or .keras file of Keras 2 or 3, or a SavedModel's folder.",
+            help="A .h5, .weights.h5, .weights.json or .keras file of Keras 2 or 3, or a SavedModel's folder; or the "
+            "URI of one.",
         ),
     ],
     as_json: JsonOption = False,
@@ -28,11 +29,13 @@ def describe_weights(
     with report_errors():
         from trainer.weights.check import check_readable
         from trainer.weights.contents import open_weights
+        from trainer.weights.fetch import open_fetched
         from trainer.weights.identify import describe_contents
 
-        check_readable(file)
-        with open_weights(file) as (contents, _):
-            description = describe_contents(contents)
+        with open_fetched(file) as path:
+            check_readable(path)
+            with open_weights(path) as (contents, _):
+                description = describe_contents(contents)
     if as_json:
         OUT.print_json(data=description._asdict())
     else:
@@ -41,10 +44,12 @@ def describe_weights(
 
 def _render(description: "Description") -> str:
     backbone = description.backbone or "none that comes with imagepipe"
+    if not description.is_single:
+        backbone += ", more than once: which one is meant can't be told"
     if description.base_numbers:
         backbone += f" ({description.base_numbers:,} weights)"
     size = " by ".join(map(str, reversed(description.size))) + " pixels" if description.size else "not in the file"
-    top = f"{description.top} outputs" if description.top else "none" if description.backbone else "not known"
+    top = f"{description.top} outputs" if description.top else "none" if description.base_numbers else "not known"
     rows = {
         "format": description.format,
         "backbone": backbone,

@@ -10,6 +10,7 @@ from pipeline.cli import app
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.preflight import check_pretrained, check_unfreezing
+from tests.stores import memory  # noqa: F401 (a fixture)
 from tests.weight_files import write_weights
 
 runner = CliRunner()
@@ -34,12 +35,30 @@ def test_weights_shows_what_a_file_is(tmp_path):
     assert described == {
         "format": ".h5 of Keras 2 or earlier",
         "backbone": "mobilenet_v2",
+        "is_single": True,
         "size": None,
         "top": 5,
         "layers": 105,
         "numbers": 2_257_984 + 1280 * 5 + 5,
         "base_numbers": 2_257_984,
     }
+
+
+def test_weights_of_a_store_are_shown_too(memory, tmp_path):  # noqa: F811
+    uri = memory.put("w.h5", write_weights(tmp_path / "w.h5", "mobilenet_v2").read_bytes())
+    shown = runner.invoke(app, ["weights", uri])
+    assert shown.exit_code == 0
+    assert "mobilenet_v2 (2,257,984 weights)" in shown.output
+    refused = runner.invoke(app, ["weights", f"{memory.uri}/none.h5"])
+    assert refused.exit_code == 2
+    assert f"there is no file {memory.uri}/none.h5" in refused.output
+
+
+def test_weights_of_a_file_that_holds_a_backbone_twice_says_so(tmp_path):
+    write_weights(tmp_path / "w.h5", "mobilenet_v2", times=2)
+    shown = runner.invoke(app, ["weights", str(tmp_path / "w.h5")])
+    assert "backbone     mobilenet_v2, more than once: which one is meant can't be told" in shown.output
+    assert "top          not known" in shown.output
 
 
 def test_weights_of_no_file_or_of_another_kind_is_wrong_use(tmp_path):

@@ -4,14 +4,16 @@ import json
 import zipfile
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
 from imagepipe.base.errors import WeightsError
+from tests.small_backbone import build
 from tests.weight_files import write_weights
 from trainer.weights import contents
 from trainer.weights.contents import open_weights
-from trainer.weights.identify import describe_contents
+from trainer.weights.identify import describe_contents, find_layers, load_layers
 
 
 def refuse(file, phrase: str) -> None:
@@ -58,8 +60,9 @@ def test_an_archive_of_something_else_is_named(tmp_path):
 def test_the_size_is_found_in_the_configuration_of_a_sequence(tmp_path, wrap):
     file = write_weights(tmp_path / "w.h5", "mobilenet_v2")
     image = {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 192, 128, 3], "name": "input_1"}}
+    layers = [image, {}, "x", {"class_name": "Conv2D", "config": {"name": "Conv1"}}]
     with h5py.File(file, "r+") as stored:
-        stored.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": wrap([image, {}, "x"])})
+        stored.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": wrap(layers)})
     with open_weights(str(file)) as (read, _):
         assert describe_contents(read).size == (192, 128)
 
@@ -91,3 +94,33 @@ def test_a_short_list_of_names_that_stands_for_many_layers_is_refused(tmp_path):
         group.attrs["weight_names"] = [b"kernel"] * 500
         stored.attrs["layer_names"] = [b"conv"] * 500
     refuse(tmp_path / "w.h5", "it lists more than 20,000 layers and weights")
+
+
+@pytest.mark.parametrize("kind", ["h5", "keras"])
+@pytest.mark.parametrize("inner", [(64, 64), (None, None)], ids=["says its size", "of any size"])
+def test_the_size_is_that_of_the_model_that_has_the_layer_and_not_of_what_lies_around_it(kind, inner, tmp_path):
+    image = keras.Input((32, 32, 3))
+    first = keras.layers.Conv2D(3, 1, name="around")(image)
+    preprocessing = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Resizing(64, 64)])
+    inside = keras.Model(image, build(inner)(preprocessing(first)))
+    outer = keras.Input((48, 48, 3))
+    keras.Model(outer, inside(keras.layers.Resizing(32, 32)(outer))).save(tmp_path / f"model.{kind}")
+    with open_weights(str(tmp_path / f"model.{kind}")) as (read, _):
+        sizes = {layer.name.rpartition("/")[2]: layer.size for layer in read.layers}
+    assert sizes == {"around": (32, 32)} | {f"block_{number}": (64, 64) for number in (1, 2, 3)}
+
+
+def test_a_file_that_holds_a_backbone_twice_is_described_as_such_and_refused_in_words_that_agree(tmp_path):
+    with open_weights(str(write_weights(tmp_path / "w.h5", "mobilenet_v2", times=2))) as (read, _):
+        description = describe_contents(read)
+        refusals = []
+        for backbone in ("mobilenet_v2", "resnet50"):
+            with pytest.raises(WeightsError) as refused:
+                find_layers("w.h5", read, backbone, load_layers()[backbone])
+            refusals.append(str(refused.value).splitlines()[1:])
+    assert (description.backbone, description.is_single, description.top) == ("mobilenet_v2", False, None)
+    assert refusals[0] == [
+        "the file holds such a network more than once, and which one is meant can't be told.",
+        "Give a file that holds the weights of mobilenet_v2 once.",
+    ]
+    assert refusals[1][1] == "It holds mobilenet_v2 more than once. Give a file of resnet50's weights."

@@ -16,7 +16,7 @@ def store(layers: list[TakenLayer], is_ordered: bool = True, has_names: bool = T
         StoredLayer(f"{root}{layer.path}", layer.name if has_names else None, layer.shapes, (layer.path,) * 4)
         for layer in layers
     ]
-    return Contents(stored, is_ordered, "of a test", None)
+    return Contents(stored, is_ordered, "of a test")
 
 
 def number(layers: list[TakenLayer], shift: int) -> list[TakenLayer]:
@@ -84,7 +84,7 @@ def test_layers_of_the_same_shapes_in_another_order_and_without_names_are_never_
 def test_two_of_the_same_network_are_refused():
     taken = TABLES["mobilenet_v2"]
     twice = [store(taken, root="layers/functional/"), store(taken, root="layers/functional_1/")]
-    contents = Contents(twice[0].layers + twice[1].layers, False, "of a test", None)
+    contents = Contents(twice[0].layers + twice[1].layers, False, "of a test")
     match = match_layers(taken, contents)
     assert not match.is_whole
     assert not match.is_single
@@ -111,5 +111,5 @@ def test_a_network_is_looked_for_in_a_few_models_only(monkeypatch):
         for depth in range(40)
         for layer in taken
     ]
-    assert not match_layers(taken, Contents(layers, False, "of a test", None)).is_whole
+    assert not match_layers(taken, Contents(layers, False, "of a test")).is_whole
     assert len(calls) <= 5  # by name, and in four of the forty

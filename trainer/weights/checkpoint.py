@@ -90,7 +90,7 @@ class Checkpoint:
         if not weights:
             raise OSError("it has no layers with weights")
         version = " of Keras 2" if Path(self._path, "keras_metadata.pb").is_file() else ""
-        return Contents(collect_layers(list(weights.values())), True, f"SavedModel{version}", None)
+        return Contents(collect_layers(list(weights.values())), True, f"SavedModel{version}")
 
     def read(self, key: str) -> np.ndarray:
         """Returns a variable's numbers.

@@ -3,6 +3,8 @@
 import atexit
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +14,23 @@ from trainer.weights.contents import list_shards
 
 _MAX_BYTES = 8 << 30  # of all files; the largest of Keras's applications has 1.3 GB
 _MAX_FILES = 1_000  # of a SavedModel
+
+
+@contextmanager
+def open_fetched(path: str) -> Iterator[str]:
+    """Yields what ``fetch_weights`` returns; errors, also those of its users, name the path as it was given.
+
+    Raises:
+        WeightsError: see ``fetch_weights``.
+    """
+    copies, folder = "", ""
+    try:
+        file = fetch_weights(path)
+        if filesystem.is_uri(path):
+            copies, folder = (name.rpartition("/")[0] for name in (file, path))
+        yield file
+    except WeightsError as error:
+        raise WeightsError(str(error).replace(copies, folder) if copies else str(error)) from error
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,14 +10,12 @@ import h5py
 import numpy as np
 
 from trainer.weights.layers import (
+    ConfiguredLayer,
     Contents,
     Shape,
     StoredLayer,
     collect_layers,
-    find_size,
-    get_name,
-    list_inner,
-    name_paths,
+    list_configured,
     widen_bfloat16,
 )
 
@@ -36,25 +35,28 @@ def list_contents(file: h5py.File) -> Contents:
         return _list_earlier(file, group, names)
     layers = _list_keras_3([groups])
     version = "Keras 3" if any(layer.name for layer in layers) else "Keras 2 or the first of Keras 3"
-    return Contents(layers, False, f".weights.h5 of {version}", None)
+    return Contents(layers, False, f".weights.h5 of {version}")
 
 
 def list_shards(files: Sequence[h5py.File]) -> Contents:
     """Returns what the files that Keras 3 has split a network's weights into hold together, see ``list_contents``."""
-    return Contents(_list_keras_3([_walk(file) for file in files]), False, ".weights.json of Keras 3", None)
+    return Contents(_list_keras_3([_walk(file) for file in files]), False, ".weights.json of Keras 3")
 
 
 def add_configuration(contents: Contents, config: Any, version: str) -> Contents:
-    """Returns the contents of a ``.keras`` file with what its ``config.json`` says: names and the size.
+    """Returns the contents of a ``.keras`` file with what its ``config.json`` says: names and sizes.
 
     Args:
         contents: of its HDF5 file.
         config: the parsed JSON; nothing in it is built.
         version: of Keras.
     """
-    names = dict(name_paths(config))
-    layers = [layer._replace(name=layer.name or names.get(layer.path)) for layer in contents.layers]
-    return contents._replace(layers=layers, format=f".keras of Keras {version}", size=find_size(config))
+    rows = {row.path: row for row in list_configured(config)}
+    layers = [
+        layer._replace(name=layer.name or row.name, size=row.size) if (row := rows.get(layer.path)) else layer
+        for layer in contents.layers
+    ]
+    return contents._replace(layers=layers, format=f".keras of Keras {version}")
 
 
 def _walk(file: h5py.File) -> dict[str, h5py.Group]:
@@ -117,7 +119,9 @@ def _split_numbers(path: str) -> list[tuple[str, int]]:
 
 def _list_earlier(file: h5py.File, group: h5py.Group, names: list[str]) -> Contents:
     config = json.loads(_decode_text(file.attrs["model_config"])) if "model_config" in file.attrs else None
-    inner = {get_name(layer): layer for layer in list_inner(config)}
+    rows: defaultdict[str, list[ConfiguredLayer]] = defaultdict(list)
+    for row in list_configured(config):
+        rows[row.top].append(row)
     layers: list[StoredLayer] = []
     listed = 0
     for name in names:
@@ -125,25 +129,29 @@ def _list_earlier(file: h5py.File, group: h5py.Group, names: list[str]) -> Conte
         listed += 1 + len(weights)
         if listed > _MAX_LISTED:
             raise OSError(f"it lists more than {_MAX_LISTED:,} layers and weights")
-        layers += _list_layer(group[name], name, weights, inner.get(name))
+        layers += _list_layer(group[name], name, weights, rows[name])
     if not layers:
         raise OSError("it has no layers with weights")
     version = _decode_text(group.attrs.get("keras_version", file.attrs.get("keras_version", "2 or earlier")))
-    return Contents(layers, True, f".h5 of Keras {version}", find_size(config))
+    return Contents(layers, True, f".h5 of Keras {version}")
 
 
-def _list_layer(group: h5py.Group, name: str, names: list[str], config: Any) -> list[StoredLayer]:
+def _list_layer(
+    group: h5py.Group, name: str, names: list[str], configured: Sequence[ConfiguredLayer]
+) -> list[StoredLayer]:
     """Returns a layer, or the layers within it if it is a model, in topological order."""
     weights: list[tuple[str, Shape, str]] = [(weight, group[weight].shape, group[weight].name) for weight in names]
     layers = collect_layers(weights)
     if len(layers) == 1:
-        return [layers[0]._replace(path=name, name=name)]
+        return [layers[0]._replace(path=name, name=name, size=configured[-1].size if configured else None)]
     # Weights that are trained come first, whatever their layers' order; that is in the configuration.
-    order = {inner: index for index, (_, inner) in enumerate(name_paths(config))}
+    order = {row.name: index for index, row in enumerate(configured)}
     holders = [_find_holder(layer.path, order) for layer in layers]
-    if all(holders):
-        layers = [layer for _, layer in sorted(zip(holders, layers, strict=True), key=lambda pair: order[pair[0]])]
-    return [layer._replace(path=f"{name}/{layer.path}") for layer in layers]
+    sizes = [configured[order[holder]].size if holder else None for holder in holders]
+    placed = [layer._replace(path=f"{name}/{layer.path}", size=size) for layer, size in zip(layers, sizes, strict=True)]
+    if not all(holders):
+        return placed
+    return [layer for _, layer in sorted(zip(holders, placed, strict=True), key=lambda pair: order[pair[0]])]
 
 
 def _find_holder(path: str, names: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imagepipe.base.errors import WeightsError
-from trainer.weights.layers import Contents, Shape, StoredLayer, TakenLayer
+from trainer.weights.layers import Contents, Shape, Size, StoredLayer, TakenLayer
 from trainer.weights.matching import Match, match_layers
 
 LAYERS = Path(__file__).with_name("backbones.json.gz")
@@ -22,6 +22,7 @@ class Description(NamedTuple):
     Attributes:
         format: layout and version of Keras.
         backbone: the built-in backbone whose weights it holds, or None.
+        is_single: False if it holds those more than once, so that which ones are meant can't be told.
         size: (height, width) in pixels of the images that it was trained on; None if the file does not say it.
         top: number of outputs of the classifier, or None without one.
         layers: number of layers with weights.
@@ -31,7 +32,8 @@ class Description(NamedTuple):
 
     format: str
     backbone: str | None
-    size: tuple[int, int] | None
+    is_single: bool
+    size: Size | None
     top: int | None
     layers: int
     numbers: int
@@ -51,24 +53,30 @@ def load_layers() -> dict[str, list[TakenLayer]]:
 def describe_contents(contents: Contents) -> Description:
     """Returns what a file is."""
     backbone, match = identify_backbone(contents) or (None, None)
-    base = {stored.path for stored in match.pairs if stored} if match else set()
-    rest = [layer for layer in contents.layers if layer.path not in base]
+    base = [stored for stored in match.pairs if stored] if match else []
+    paths = {stored.path for stored in base}
+    rest = [layer for layer in contents.layers if layer.path not in paths]
+    is_clear = match is not None and match.is_whole
     return Description(
         format=contents.format,
         backbone=backbone,
-        size=contents.size,
-        top=_count_outputs(rest) if match else None,
+        is_single=match is None or match.is_single,
+        size=next((layer.size for layer in base or contents.layers if layer.size), None),
+        top=_count_outputs(rest) if is_clear else None,
         layers=len(contents.layers),
         numbers=contents.count_numbers(),
-        base_numbers=contents.count_numbers() - contents._replace(layers=rest).count_numbers() if match else None,
+        base_numbers=contents._replace(layers=base).count_numbers() if is_clear else None,
     )
 
 
 def identify_backbone(contents: Contents) -> tuple[str, Match] | None:
-    """Returns the built-in backbone whose weights a file holds, all of them, and where; None if it is none of them."""
+    """Returns the built-in backbone whose weights a file holds, all of them, and where; None if it is none of them.
+
+    If it holds them more than once, the match is not whole: it is not single.
+    """
     for backbone, taken in load_layers().items():
         match = match_layers(taken, contents)
-        if match.is_whole:
+        if match.is_whole or not match.is_single:
             return backbone, match
     return None
 
@@ -93,7 +101,11 @@ def find_layers(path: str, contents: Contents, backbone: str, taken: Sequence[Ta
     if match.is_whole:
         return [stored for stored in match.pairs if stored]
     other = identify_backbone(contents)
-    if other and other[0] != backbone:
+    if not match.is_single:
+        remedy = f"Give a file that holds the weights of {backbone} once."
+    elif other and not other[1].is_single:
+        remedy = f"It holds {other[0]} more than once. Give a file of {backbone}'s weights."
+    elif other and other[0] != backbone:
         remedy = f"It seems to be of {other[0]}: set trainer.backbone to that, or give a file of {backbone}'s weights."
     else:
         remedy = f"It is of no backbone that comes with imagepipe. Give a file of {backbone}'s weights."

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import keras
 
 Shape = tuple[int, ...]
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 # The order in which Keras's layers create their weights; some files list them in another one.
 _ORDER = (
@@ -39,6 +41,7 @@ Part = tuple[list[Any], TakenLayer]
 """The weights of a layer in a network, and what it takes."""
 
 _MODELS = {"Sequential", "Functional"}  # whose layers stand side by side in a file
+_RESIZING = {"Resizing", "CenterCrop", "RandomCrop"}
 
 
 class StoredLayer(NamedTuple):
@@ -50,12 +53,30 @@ class StoredLayer(NamedTuple):
         name: its name, or None if the file does not have it.
         shapes: of its weights, in the order in which Keras creates them.
         keys: where the weights are in the file.
+        size: of the images that the model takes whose layer it is, or None if the file does not say it.
     """
 
     path: str
     name: str | None
     shapes: tuple[Shape, ...]
     keys: tuple[str, ...]
+    size: Size | None = None
+
+
+class ConfiguredLayer(NamedTuple):
+    """A layer in the configuration of a model.
+
+    Attributes:
+        path: as in ``TakenLayer``.
+        name: its name.
+        top: name of the outermost layer in which it lies; its own if it lies in none.
+        size: see ``StoredLayer``.
+    """
+
+    path: str
+    name: str
+    top: str
+    size: Size | None
 
 
 class Contents(NamedTuple):
@@ -66,13 +87,11 @@ class Contents(NamedTuple):
         is_ordered: whether they are in topological order. If not (Keras 3's layout), the order within a class is
             known, by the paths.
         format: the layout and the version of Keras, for messages.
-        size: (height, width) in pixels of the input, or None if the file does not say it.
     """
 
     layers: list[StoredLayer]
     is_ordered: bool
     format: str
-    size: tuple[int, int] | None
 
     def count_numbers(self) -> int:
         """Returns how many numbers the layers have together."""
@@ -156,38 +175,53 @@ def collect_layers(weights: Sequence[tuple[str, Shape, str]]) -> list[StoredLaye
     return stored
 
 
-def find_size(config: Any) -> tuple[int, int] | None:
-    """Returns the size of the first input of a model's configuration, if it is of one image size."""
-    for layer in list_inner(config):
-        settings = layer.get("config")
-        if isinstance(settings, dict):
-            shape = settings.get("batch_shape") or settings.get("batch_input_shape")
-            if isinstance(shape, list) and len(shape) == 4 and shape[3] == 3:
-                return (shape[1], shape[2]) if all(isinstance(side, int) for side in shape[1:3]) else None
-            if size := find_size(layer):
-                return size
+def list_configured(
+    config: Any, root: str = "", top: str = "", size: Size | None = None
+) -> Generator[ConfiguredLayer, None, Size | None]:
+    """Yields the layers of a model's configuration that are no models themselves, in order.
+
+    Args:
+        config: the configuration; nothing in it is built.
+        root: the path of the model's own group, with a slash at its end.
+        top: of the model, see ``ConfiguredLayer``.
+        size: of the images that the model is given, unless it says what it takes.
+
+    Returns:
+        The size of the images behind it: layers may have changed it.
+    """
+    counts: Counter[str] = Counter()
+    for layer in _list_inner(config):
+        kind = str(layer.get("class_name")).rpartition(">")[2]
+        path = f"{root}layers/{number_class(kind, counts)}"
+        if _list_inner(layer):
+            size = yield from list_configured(layer, f"{path}/", top or _get_name(layer), size)
+        else:
+            size = _get_size(kind, layer.get("config")) or size
+            yield ConfiguredLayer(path, _get_name(layer), top or _get_name(layer), size)
+    return size
+
+
+def _get_size(kind: str, settings: Any) -> Size | None:
+    """Returns the size of the images that a layer takes or, if it changes it, gives; None if it does not say it."""
+    settings = settings if isinstance(settings, dict) else {}
+    if kind in _RESIZING:
+        sides = settings.get("height"), settings.get("width")
+    else:
+        shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+        sides = tuple(shape[1:3]) if isinstance(shape, list) and len(shape) == 4 and shape[3] == 3 else ()
+    match sides:
+        case (int(height), int(width)):
+            return height, width
     return None
 
 
-def name_paths(config: Any, root: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the path and the name of each layer of a model's configuration that is no model itself, in order."""
-    counts: Counter[str] = Counter()
-    for layer in list_inner(config):
-        kind = str(layer.get("class_name")).rpartition(">")[2]
-        path = f"{root}layers/{number_class(kind, counts)}"
-        if list_inner(layer):
-            yield from name_paths(layer, f"{path}/")
-        else:
-            yield path, get_name(layer)
-
-
-def get_name(config: Mapping[str, Any]) -> str:
+def _get_name(config: Mapping[str, Any]) -> str:
     """Returns the name in a layer's configuration, "" if there is none."""
     settings = config.get("config")
     return str(config.get("name") or (settings.get("name") if isinstance(settings, dict) else None) or "")
 
 
-def list_inner(config: Any) -> list[Mapping[str, Any]]:
+def _list_inner(config: Any) -> list[Mapping[str, Any]]:
     """Returns the configurations of the layers of a model; none if it is not one of a model."""
     settings = config.get("config") if isinstance(config, dict) else None
     layers = settings.get("layers") if isinstance(settings, dict) else settings  # a list in the first of Keras 2
