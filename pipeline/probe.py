@@ -4,17 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import yaml
+
 from imagepipe.base import filesystem
 from imagepipe.base.charts import Axis, Point, draw_chart
 from imagepipe.base.errors import ConfigError, WeightsError
 from imagepipe.ingest import dataset as datasets
-from pipeline.config_file import read_config
+from pipeline.config import Config
+from pipeline.config_file import parse_config, read_config
 from pipeline.staging import open_splits
-from pipeline.yaml_edit import replace_values
+from pipeline.yaml_edit import remove_value, replace_values
+from pipeline.yaml_text import load_yaml
+from trainer.backbones import BACKBONES, DEFAULT
+from trainer.config import IMAGENET
+from trainer.unfreezing import load_names
 
 if TYPE_CHECKING:
     from trainer.probe import Probed
 
+_LAYER = "unfreeze_after"  # key of the trainer that names a layer of the backbone
 _WIDTH, _HEIGHT = 640, 400
 _STYLE = """<style>
 text { font: 13px sans-serif; fill: #37474f; } .grid { stroke: #cfd8dc; } .whisker { stroke: #78909c; }
@@ -31,7 +39,7 @@ class Outcome(NamedTuple):
         total: number of images of the train split.
         results: one per backbone, in the order in which they were probed.
         chosen: the fastest that is no worse than the best beyond chance.
-        passed_over: for each file that is no backbone's weights the reason.
+        passed_over: for each file that is no backbone's weights, or whose weights can't be used, the reason.
     """
 
     metric: str
@@ -52,7 +60,7 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
 
     Raises:
         IngestError: if there is no such dataset.
-        WeightsError: if there are no weights, or they can't be loaded.
+        WeightsError: if there are no weights, or none that can be used.
         TrainingError: if there is too little to learn from.
     """
     dataset = filesystem.absolute(dataset)
@@ -63,11 +71,10 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
 
     candidates, passed_over = backbones.list_candidates(weights)
     if not candidates:
-        raise WeightsError(
-            "there are no weights to probe: Keras's can't be downloaded from here and are not in its cache"
-            + ("" if weights is None else f", and {weights} has none of a backbone")
-            + ". Give a folder of files: --weights DIR"
-        )
+        problem = "there are no weights to probe: Keras's can't be downloaded from here and are not in its cache"
+        if weights is not None:
+            problem += f", and {weights} has none of a backbone"
+        raise WeightsError("\n".join([f"{problem}. Give a folder of files: --weights DIR", *passed_over]))
     with open_splits(dataset, ["train"]) as folder:
         images = backbones.read_images(
             [f"{folder}/{shard.file}" for shard in split.shards],
@@ -78,7 +85,12 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
         results: list[Probed] = []
         for candidate in candidates:
             on_start(f"{candidate.backbone} at {candidate.size[0]} pixels, {len(images.targets):,} images …")
-            results += backbones.probe_candidates([candidate], images)
+            try:
+                results.append(backbones.probe_candidate(candidate, images))
+            except WeightsError as error:
+                passed_over.append(str(error).removeprefix("trainer.weights: "))
+        if not results:
+            raise WeightsError("\n".join(["none of the weights at hand can be used:", *passed_over]))
         chosen = backbones.choose_cheapest(results, images)
     metric = backbones.METRICS[images.task]
     return Outcome(metric, len(images.targets), images.total, results, chosen, passed_over)
@@ -118,21 +130,51 @@ def draw_outcome(outcome: Outcome, path: Path) -> None:
     path.write_text("\n".join([opening, _STYLE, drawing, *names, "</svg>\n"]), encoding="utf-8")
 
 
-def configure(chosen: "Probed", config: Path) -> None:
-    """Sets backbone, weights and image size in a configuration file; its comments stay.
+def check_configuration(config: Path) -> None:
+    """Checks, before anything is probed, that a choice can be set in a configuration file.
 
     Raises:
         ConfigError: if the file can't be read, or can't be so changed.
     """
-    read_config(config)  # says what is wrong with it
-    candidate = chosen.candidate
-    values = {
-        ("trainer", "backbone"): candidate.backbone,
-        ("trainer", "weights"): candidate.weights,
-        ("image", "size"): list(candidate.size),
-    }
-    try:
-        text = replace_values(config.read_text(encoding="utf-8"), values)
-    except ConfigError as error:
-        raise ConfigError(f"{config}: {error}") from error
+    _set_choice(config, DEFAULT, IMAGENET, BACKBONES[DEFAULT].size)
+
+
+def configure(chosen: "Probed", config: Path) -> list[str]:
+    """Sets backbone, weights and image size in a configuration file; its comments stay.
+
+    Returns:
+        Keys that were removed: they named layers that the backbone does not have.
+
+    Raises:
+        ConfigError: see ``check_configuration``.
+    """
+    text, removed = _set_choice(config, *chosen.candidate)
     filesystem.write_whole(str(config), text.encode())
+    return removed
+
+
+def _set_choice(config: Path, backbone: str, weights: str, size: tuple[int, int]) -> tuple[str, list[str]]:
+    """Returns the text of a configuration with another backbone, and the keys that were removed from it."""
+    previous = read_config(config)  # says what is wrong with it
+    text = config.read_text(encoding="utf-8")
+    removed: list[str] = []
+    try:
+        for key, layers in _list_layers(previous).items():
+            if not set(layers) <= set(load_names()[backbone]):
+                text = remove_value(text, key.split("."))
+                removed.append(key)
+        values = {("trainer", "backbone"): backbone, ("trainer", "weights"): weights, ("image", "size"): list(size)}
+        text = replace_values(text, values)
+        parse_config(load_yaml(text, Config), (), str(config), config.parent)
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"{config}: the choice of a backbone can't be set in it: {error}") from error
+    return text, removed
+
+
+def _list_layers(config: Config) -> dict[str, list[str]]:
+    """Returns the layers of the backbone that a configuration names, by the key that goes with them."""
+    layer, space = config.trainer.unfreeze_after, config.tuner.space if config.tuner else {}
+    layers = {f"trainer.{_LAYER}": [layer]} if layer else {}
+    if _LAYER in space:  # where nothing else is searched, nothing would be left of the tuner
+        layers["tuner" if len(space) == 1 else f"tuner.space.{_LAYER}"] = list(space[_LAYER].values or ())
+    return layers

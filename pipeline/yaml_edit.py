@@ -1,6 +1,6 @@
 """Changes values of a YAML file where they stand: comments, order and everything else stay as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -25,11 +25,7 @@ def replace_values(text: str, values: Mapping[tuple[str, str], Any]) -> str:
 
 def _replace_value(text: str, section: str, key: str, value: Any) -> str:
     new = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"it is not YAML: {error}") from error
-    pair = _find(root, section)
+    pair = _find(_compose(text), section)
     if pair is None:
         return f"{text.rstrip()}\n\n{section}:\n  {key}: {new}\n"
     section_key, content = pair
@@ -43,6 +39,51 @@ def _replace_value(text: str, section: str, key: str, value: Any) -> str:
     lines = text.splitlines(keepends=True)
     lines.insert(section_key.start_mark.line + 1, f"{indent}{key}: {new}\n")
     return "".join(lines)
+
+
+def remove_value(text: str, path: Sequence[str]) -> str:
+    """Returns a YAML text without a key and its value; the same text if it isn't there.
+
+    Args:
+        text: mappings in one another.
+        path: the keys from the outermost one to the one that goes, with what is behind it on its lines. Above one that
+            goes, others have to stay.
+
+    Raises:
+        ConfigError: if the text is no YAML.
+    """
+    node = _compose(text)
+    for section in path[:-1]:
+        _, node = _find(node, section) or (None, None)
+    pair = _find(node, path[-1])
+    if pair is None or not isinstance(node, yaml.MappingNode):
+        return text
+    key, value = pair
+    start, end = key.start_mark, _find_end(value)
+    if not node.flow_style:
+        lines = text.splitlines(keepends=True)
+        return "".join(lines[: start.line] + lines[end.line + 1 :])
+    pairs = [other for other, _ in node.value]
+    place = pairs.index(key)
+    if place + 1 < len(pairs):
+        return text[: start.index] + text[pairs[place + 1].start_mark.index :]
+    previous = _find_end(node.value[place - 1][1]).index if place else start.index
+    return text[:previous] + text[end.index :]
+
+
+def _find_end(node: yaml.Node) -> yaml.Mark:
+    """Returns where a value ends; YAML's mark is behind the comments that follow it."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _find_end(last[1] if isinstance(last, tuple) else last)
+    return node.end_mark
+
+
+def _compose(text: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"it is not YAML: {error}") from error
 
 
 def _find(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:

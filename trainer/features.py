@@ -38,6 +38,11 @@ def load_backbone(config: TrainerConfig, image_size: tuple[int, int]) -> keras.M
     return build_network(image_size, make_classification(2), {}, frozen).pooled
 
 
+def round_to_half(features: np.ndarray) -> np.ndarray:
+    """Returns features in 16 bits; those that are too large become the largest that there are, and not infinite."""
+    return np.clip(features, -_MAX_HALF, _MAX_HALF).astype(np.float16)
+
+
 def compute_features(
     serialized: tf.data.Dataset, transform_output: tft.TFTransformOutput, names: Features, backbone: keras.Model
 ) -> Iterator[np.ndarray]:
@@ -58,7 +63,7 @@ def compute_features(
         return transform(tf.io.parse_example(records, spec))[IMAGE]
 
     def embed(images: tf.Tensor) -> np.ndarray:
-        return np.clip(forward(images).numpy(), -_MAX_HALF, _MAX_HALF).astype(np.float16)
+        return round_to_half(forward(images).numpy())
 
     width = backbone.output_shape[-1]
     batches = disable_tuner(serialized.batch(_BATCH))

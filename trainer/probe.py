@@ -7,8 +7,9 @@ has not seen it: neither the eval nor the test split is looked at.
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import keras
@@ -16,18 +17,19 @@ import numpy as np
 import tensorflow as tf
 
 from imagepipe.base import tfrecord
-from imagepipe.base.errors import TrainingError, WeightsError
+from imagepipe.base.errors import TrainingError, WeightsError, describe_error
 from imagepipe.base.features import read_group
 from imagepipe.base.names import TaskName
 from trainer.backbones import BACKBONES
 from trainer.config import IMAGENET, TrainerConfig
-from trainer.features import load_backbone
+from trainer.features import load_backbone, round_to_half
 from trainer.linear_probe import FOLDS, predict_out_of_fold
 from trainer.pretrained import can_download, is_cached
 from trainer.weights.check import check_readable
 from trainer.weights.checkpoint import is_saved_model
 from trainer.weights.contents import open_weights
 from trainer.weights.identify import describe_contents
+from trainer.weights.layers import Size
 from transform.examples import CORES, disable_tuner, make_sampler
 from transform.images import decode_and_resize
 
@@ -61,7 +63,7 @@ class Candidate(NamedTuple):
 
     backbone: str
     weights: str
-    size: tuple[int, int]
+    size: Size
 
 
 class Images(NamedTuple):
@@ -129,15 +131,23 @@ def list_candidates(folder: Path | None) -> tuple[list[Candidate], list[str]]:
         except WeightsError as error:
             passed_over.append(str(error))
             continue
-        if description.backbone:
-            size = description.size or BACKBONES[description.backbone].size
-            candidates.append(Candidate(description.backbone, str(path.resolve()), size))
-        else:
+        if not description.backbone:
             passed_over.append(f"{path} is of no backbone that comes with imagepipe")
+        elif not description.is_single:
+            passed_over.append(f"{path} holds {description.backbone} more than once: which one is meant can't be told")
+        else:
+            size = _choose_size(description.backbone, description.size)
+            candidates.append(Candidate(description.backbone, str(path.resolve()), size))
     from_keras = [name for name in BACKBONES if is_cached(name)]
     from_keras += [name for name in DOWNLOADED if name not in from_keras] if can_download() else []
     candidates += [Candidate(name, IMAGENET, BACKBONES[name].size) for name in from_keras]
     return candidates, passed_over
+
+
+def _choose_size(backbone: str, size: Size | None) -> Size:
+    """Returns the size at which a backbone sees images: the file's, unless it says none that the backbone takes."""
+    row = BACKBONES[backbone]
+    return size if size and min(size) >= row.min_side else row.size
 
 
 def read_images(patterns: Sequence[str], task: TaskName, total: int, compression: str) -> Images:
@@ -165,6 +175,8 @@ def read_images(patterns: Sequence[str], task: TaskName, total: int, compression
         return Images(sample, np.array([label for label, _ in rows], np.float32), groups, task, 1, total)
     names = sorted({value for labels, _ in rows for value in labels})
     numbers = {name: number for number, name in enumerate(names)}
+    if not names:
+        raise TrainingError("No image of the train split has a label: there is nothing to learn")
     if task == "classification":
         if len(names) < 2:
             raise TrainingError("The train split has one class only: there is nothing to distinguish")
@@ -180,22 +192,32 @@ def _number(keys: Sequence[Any]) -> np.ndarray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def probe_candidates(candidates: Sequence[Candidate], images: Images) -> Iterator[Probed]:
-    """Yields the result of each backbone.
+def probe_candidate(candidate: Candidate, images: Images) -> Probed:
+    """Returns the result of a backbone.
 
     Raises:
-        WeightsError: if weights can't be loaded.
+        WeightsError: if its weights can't be loaded, or don't give features of the images.
     """
-    for candidate in candidates:
-        _log.info("%s at %d pixels, %d images", candidate.backbone, candidate.size[0], len(images.targets))
-        keras.utils.clear_session()
+    _log.info("%s at %d pixels, %d images", candidate.backbone, candidate.size[0], len(images.targets))
+    keras.utils.clear_session()
+    try:
         backbone = load_backbone(TrainerConfig(backbone=candidate.backbone, weights=candidate.weights), candidate.size)
         features, milliseconds = _compute_features(images.serialized, backbone, candidate.size)
-        predicted = predict_out_of_fold(features, images.targets, images.task, images.outputs, images.groups)
-        values = _judge(predicted, images.targets, images.task)
-        low, high = np.percentile(_resample(values, images.groups), [2.5, 97.5])
-        interval = float(low), float(high)
-        yield Probed(candidate, float(values.mean()), interval, milliseconds, backbone.count_params(), values)
+    except WeightsError:
+        raise
+    except (ValueError, tf.errors.OpError) as error:  # a size that Keras refuses, too little memory
+        height, width = candidate.size
+        raise WeightsError(
+            f"{candidate.backbone} from {candidate.weights} can't be used at {width} by {height} pixels: "
+            f"{shorten(describe_error(error), 300)}"
+        ) from error
+    if not np.isfinite(features).all():
+        raise WeightsError(f"{candidate.backbone} from {candidate.weights} gives features that are no numbers")
+    predicted = predict_out_of_fold(features, images.targets, images.task, images.outputs, images.groups)
+    values = _judge(predicted, images.targets, images.task)
+    low, high = np.percentile(_resample(values, images.groups), [2.5, 97.5])
+    interval = float(low), float(high)
+    return Probed(candidate, float(values.mean()), interval, milliseconds, backbone.count_params(), values)
 
 
 def _compute_features(serialized: tf.data.Dataset, backbone: Any, size: tuple[int, int]) -> tuple[np.ndarray, float]:
@@ -208,7 +230,7 @@ def _compute_features(serialized: tf.data.Dataset, backbone: Any, size: tuple[in
     features, times = [], []
     for images in batches:  # not prefetched: decoding would take the backbone's time
         start = time.perf_counter()
-        features.append(forward(images).numpy().astype(np.float16))
+        features.append(round_to_half(forward(images).numpy()))
         times.append(1000 * (time.perf_counter() - start) / len(images))
     return np.concatenate(features), statistics.median(times[1:] or times)  # the first one builds the graph
 

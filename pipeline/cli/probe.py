@@ -42,28 +42,52 @@ def probe(
     """
     with report_errors():
         from pipeline.logs import redirect_output
-        from pipeline.probe import configure, draw_outcome
+        from pipeline.probe import check_configuration, configure, draw_outcome
         from pipeline.probe import probe as probe_backbones
 
-        if write is not None and not write.is_file():
-            raise typer.BadParameter(f"there is no file {write}: imagepipe init writes one", param_hint="--write")
+        _check_writable(picture, picture if picture.exists() else picture.parent, "--picture")
+        if write is not None:
+            if not write.is_file():
+                raise typer.BadParameter(f"there is no file {write}: imagepipe init writes one", param_hint="--write")
+            _check_writable(write, write.parent, "--write")  # a new file takes its place
+            check_configuration(write)
         with redirect_output(Path(os.devnull)) as terminal:
             outcome = probe_backbones(dataset, weights, lambda line: print(line, file=terminal))
+        if as_json:
+            OUT.print_json(data=_describe(outcome))
+        else:
+            _print_outcome(outcome)
         draw_outcome(outcome, picture)
+        print_note(f"A picture: {picture}")
         if write is not None:
-            configure(outcome.chosen, write)
-    if as_json:
-        OUT.print_json(data=_describe(outcome))
+            removed = configure(outcome.chosen, write)
+            print_note(f"Set in {write}.")
+            if removed:
+                print_note(
+                    f"Removed from it, as they name layers that the backbone does not have: {', '.join(removed)}."
+                )
+
+
+def _check_writable(file: Path, place: Path, option: str) -> None:
+    """Checks, before minutes of work, that a file can be written: that a place, itself or its folder, is writable."""
+    if file.is_dir():
+        problem = f"{file} is a folder"
+    elif not place.exists():
+        problem = f"there is no folder {place}"
+    elif not os.access(place, os.W_OK):
+        problem = f"{file} can't be written: {place} is not writable"
+    else:
         return
+    raise typer.BadParameter(problem, param_hint=option)
+
+
+def _print_outcome(outcome: "Outcome") -> None:
     for reason in outcome.passed_over:
         print_note(f"passed over: {reason}")
     print_table(_tabulate(outcome), min_width=120)
     images = f"{outcome.images:,} of {outcome.total:,}, a sample by hash," if outcome.images < outcome.total else ""
-    ERR.print(
-        f"Judged on {images or f'{outcome.images:,}'} images of the train split. A picture: {escape(str(picture))}"
-    )
-    name = outcome.chosen.candidate.backbone
-    OUT.print(f"The cheapest within noise of the best: {name}" + (f", set in {escape(str(write))}" if write else ""))
+    ERR.print(f"Judged on {images or f'{outcome.images:,}'} images of the train split.")
+    OUT.print(f"The cheapest within noise of the best: {outcome.chosen.candidate.backbone}")
 
 
 def _tabulate(outcome: "Outcome") -> Table:

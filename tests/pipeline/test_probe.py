@@ -1,19 +1,24 @@
 """``imagepipe probe``: pretrained backbones compared on a dataset, and the choice in the configuration."""
 
+import errno
 import json
+import re
 import xml.etree.ElementTree as ET
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
-from imagepipe.base.errors import ConfigError
+import pipeline.probe
+from imagepipe.base.errors import ConfigError, WeightsError
 from imagepipe.ingest.command import ingest
 from pipeline.cli import app
 from pipeline.config_file import read_config
-from pipeline.yaml_edit import replace_values
+from pipeline.probe import check_configuration, configure
+from pipeline.yaml_edit import remove_value, replace_values
 from tests.conftest import make_digit_images, make_example
 from tests.weight_files import write_weights
 from trainer import probe as backbones
@@ -60,6 +65,14 @@ def build_stand_in(config, size):
     return keras.Model(image, keras.layers.Flatten()(keras.layers.AveragePooling2D(size[0] // side)(scaled)))
 
 
+def probe(dataset, *options):
+    """Returns the exit status of the command; and what it shows, or the message."""
+    result = CliRunner().invoke(app, ["probe", str(dataset), *map(str, options), "--json"])
+    assert result.exit_code in (0, 2), result.exception
+    message = " ".join(result.stderr.replace("│", " ").split())
+    return result.exit_code, message if result.exit_code else json.loads(result.stdout)
+
+
 def test_backbones_are_compared_and_the_choice_is_written_with_the_comments_kept(
     folder, offline, monkeypatch, tmp_path
 ):
@@ -87,18 +100,118 @@ def test_backbones_are_compared_and_the_choice_is_written_with_the_comments_kept
     assert {"mobilenet_v2", "inception_v3", "accuracy", "milliseconds per image"} <= set(texts)
 
 
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_backbones_are_compared_by_several_labels_and_by_a_number(task, folder, offline, monkeypatch, tmp_path):
+    monkeypatch.setattr(backbones, "load_backbone", build_stand_in)
+    lines = ["path,label"]
+    for number, (digit, image) in enumerate(make_digit_images(100)):
+        (tmp_path / f"{number}.png").write_bytes(image)
+        is_even, is_small = int(digit) % 2 == 0, int(digit) < 5
+        several = "|".join(name for name, is_so in {"even": is_even, "small": is_small}.items() if is_so)
+        lines.append(f"{number}.png,{several if task == 'multilabel' else int(is_even)}")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    ingest(str(tmp_path / "all.csv"), str(tmp_path / "dataset"), task=task)
+    status, shown = probe(tmp_path / "dataset", "--weights", folder / "weights", "--picture", tmp_path / "p.svg")
+    assert status == 0
+    values = {row["backbone"]: row["value"] for row in shown["backbones"]}
+    if task == "multilabel":
+        assert shown["metric"] == "binary_accuracy"
+        assert values["mobilenet_v2"] > max(0.75, values["inception_v3"] + 0.1)
+    else:
+        assert shown["metric"] == "mean_absolute_error"
+        assert values["mobilenet_v2"] < min(0.4, values["inception_v3"] - 0.1)
+    assert shown["chosen"] == "mobilenet_v2"
+
+
+def fail_to_build(config, size):
+    raise WeightsError("trainer.weights: v3.h5: the weights of layer 'conv2d' are not all finite")
+
+
+def refuse_the_size(config, size):
+    raise ValueError("Input size must be at least 75x75")
+
+
+def build_without_numbers(config, size):
+    image = keras.Input((*size, 3), dtype="uint8")
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(float("nan"))(image)))
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (fail_to_build, r"^v3\.h5: the weights of layer 'conv2d' are not all finite"),
+        (refuse_the_size, r"^inception_v3 from .*v3\.h5 can't be used at 299 by 299 pixels: .* at least 75x75"),
+        (build_without_numbers, r"^inception_v3 from .*v3\.h5 gives features that are no numbers"),
+    ],
+)
+def test_what_can_not_be_used_is_passed_over_with_its_reason(folder, offline, monkeypatch, tmp_path, build, reason):
+    def build_one(config, size):
+        return (build if config.backbone == "inception_v3" else build_stand_in)(config, size)
+
+    monkeypatch.setattr(backbones, "load_backbone", build_one)
+    options = ["--weights", folder / "weights", "--picture", tmp_path / "probe.svg"]
+    status, shown = probe(folder / "dataset", *options)
+    assert status == 0
+    assert [row["backbone"] for row in shown["backbones"]] == ["mobilenet_v2"]
+    _, passed_over = shown["passed_over"]
+    assert re.search(reason, passed_over)
+    monkeypatch.setattr(backbones, "load_backbone", build)
+    status, message = probe(folder / "dataset", *options)
+    assert status == 2
+    assert "none of the weights at hand can be used:" in message
+    assert "broken.h5" in message
+    assert reason.rpartition(" ")[2] in message
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "Give a folder of files: --weights DIR"),
         (["--weights", "missing"], "there is no folder missing"),
         (["--write", "missing.yaml"], "there is no file missing.yaml"),
+        (["--write", "wrong.yaml"], "trainer.epoch: unknown key"),
+        (["--write", "braces.yaml"], "trainer: is written in braces"),
+        (["--picture", "missing/probe.svg"], "there is no folder missing"),
+        (["--picture", "."], ". is a folder"),
     ],
 )
-def test_without_weights_or_configuration_it_says_so(folder, offline, options, message):
+def test_what_is_missing_or_can_not_be_written_is_said_before_the_work(
+    folder, offline, options, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text(CONFIG.replace("epochs", "epoch"))
+    (tmp_path / "braces.yaml").write_text("name: digits\ndata: {path: dataset}\ntrainer: {epochs: 3}\n")
+    if "--weights" not in options and options:
+        monkeypatch.setattr(pipeline.probe, "probe", None)
+    status, shown = probe(folder / "dataset", *options)
+    assert status == 2
+    assert message in shown
+
+
+def test_the_results_are_shown_though_the_picture_can_not_be_drawn(folder, offline, monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "probe.svg")
+
+    monkeypatch.setattr(backbones, "load_backbone", build_stand_in)
+    monkeypatch.setattr(pipeline.probe, "draw_outcome", fail)
+    options = ["--weights", str(folder / "weights"), "--picture", str(tmp_path / "probe.svg")]
     result = CliRunner().invoke(app, ["probe", str(folder / "dataset"), *options])
-    assert result.exit_code == 2
-    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == 1
+    assert "inception_v3" in result.stdout
+    assert "The cheapest within noise of the best: mobilenet_v2" in result.stdout
+    assert "No space left on device" in result.stderr
+
+
+def test_a_size_that_the_backbone_does_not_take_is_not_believed(tmp_path, offline):
+    file = write_weights(tmp_path / "v3.h5", "inception_v3")
+    layers = [
+        {"class_name": "InputLayer", "config": {"batch_shape": [None, 32, 32, 3], "name": "image"}},
+        {"class_name": "Conv2D", "config": {"name": "conv2d"}},
+    ]
+    with h5py.File(file, "r+") as stored:
+        stored.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": {"layers": layers}})
+    candidates, passed_over = backbones.list_candidates(tmp_path)
+    assert (candidates, passed_over) == ([Candidate("inception_v3", str(file), (299, 299))], [])
 
 
 def test_the_cheapest_within_noise_is_chosen():
@@ -119,6 +232,50 @@ def test_the_cheapest_within_noise_is_chosen():
     assert choose_cheapest([results[0], worse], in_groups) is worse  # they may be one patient's
     errors = [result._replace(values=-result.values, value=-result.value) for result in results]
     assert choose_cheapest(errors, images._replace(task="regression")) is errors[0]
+
+
+@pytest.mark.parametrize(
+    ("tuner", "removed", "left"),
+    [
+        ("", ["trainer.unfreeze_after"], None),
+        (
+            "tuner:\n  space:\n    unfreeze_after:\n      values:  # two\n        - mixed7\n        - mixed9\n"
+            "    # small\n    batch_size: {values: [8, 16]}\n",
+            ["trainer.unfreeze_after", "tuner.space.unfreeze_after"],
+            "tuner:\n  space:\n    # small\n    batch_size: {values: [8, 16]}\n",
+        ),
+        (
+            "tuner: {trials: 2, space: {unfreeze_after: {values: [mixed7, mixed9]}}}\n# the end\n",
+            ["trainer.unfreeze_after", "tuner"],
+            "# the end\n",
+        ),
+    ],
+)
+def test_layers_of_another_backbone_are_removed_from_the_configuration(tuner, removed, left, tmp_path):
+    config = tmp_path / "pipeline.yaml"
+    config.write_text(f"{CONFIG}  unfreeze_after: mixed7  # its last blocks\n  # rather many\n  patience: 3\n{tuner}")
+    check_configuration(config)
+    same = Probed(Candidate("inception_v3", "imagenet", (299, 299)), 1, (0, 1), 1, 1, np.ones(1))
+    assert configure(same, config) == []
+    assert read_config(config).trainer.unfreeze_after == "mixed7"
+    assert configure(same._replace(candidate=Candidate("mobilenet_v2", "imagenet", (96, 96))), config) == removed
+    written = read_config(config)
+    assert (written.trainer.unfreeze_after, written.trainer.patience) == (None, 3)
+    assert "  # rather many\n  patience: 3\n" in config.read_text()
+    assert "unfreeze_after" not in config.read_text()
+    assert left is None or config.read_text().endswith(left)
+
+
+def test_a_value_is_removed_where_it_stands():
+    text = "a: {b: 1, c: {d: 2}, e: 3}\nf:\n  g:  # none\n  h: 4\n"
+    assert remove_value(text, ["a", "b"]) == text.replace("b: 1, ", "")
+    assert remove_value(text, ["a", "c"]) == text.replace("c: {d: 2}, ", "")
+    assert remove_value(text, ["a", "e"]) == text.replace(", e: 3", "")
+    assert remove_value(text, ["a", "c", "d"]) == text.replace("d: 2", "")
+    assert remove_value(text, ["f", "g"]) == text.replace("  g:  # none\n", "")
+    for missing in (["x"], ["a", "x"], ["a", "b", "x"], ["f", "g", "x"]):
+        assert remove_value(text, missing) == text
+    assert remove_value("", ["x"]) == ""
 
 
 def test_values_are_replaced_or_added_where_they_belong():
