@@ -19,7 +19,7 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 # download and install, don't begin together, so that the other process computes meanwhile. Without a limit of 0,
 # pytest-xdist replaces a process that has died, and then waits for ever. The set-up of the first test of the image
 # (Go's toolchain, Beam's programs, Debian, the environment) took 400 s here, and counts for a test's time.
-IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 15 \
+IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 40 \
 	-o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
 LONGEST = tests/image/ tests/pipeline/ tests/packaging/ tests/e2e/ tests/faults/
 

@@ -189,6 +189,7 @@ def test_a_run_tells_of_its_data_and_leaves_with_the_model_what_later_data_is_co
     assert (pushed / "assets.extra" / "train_statistics.pb").read_bytes() == stats.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_schema_of_a_dataset_and_of_a_run_is_shown_and_frozen_for_a_person_to_curate(project, first, tmp_path):
     run = str(project.root / "runs" / first.run_id)
     for source in (str(project.root / "dataset"), run):
@@ -419,6 +420,7 @@ class Oracle(tf.Module):
         return {"classes": tf.one_hot(target, 9), "label": tf.as_string(target)}
 
 
+@pytest.mark.slow
 def test_a_model_that_falls_behind_the_champion_is_refused_in_words(project, first):
     live = project.serving / "99999999999"
     oracle = Oracle()

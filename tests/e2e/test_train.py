@@ -71,7 +71,7 @@ def test_one_command_leads_to_answers_and_a_second_one_adds_to_it(source, out):
     assert (out / "pipeline.yaml").read_text() == config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_that_is_called_like_a_pattern_is_one_for_every_command_and_named_as_it_is(source, out):
     """After the test above."""
     assert imagepipe("run", out / "pipeline.yaml", *SETS, "--set", "evaluation.margin=0.99").exit_code == 0

@@ -60,7 +60,7 @@ def copy(files: list[Path], folder: Path) -> None:
         shutil.copy(file, folder / file.parent.name)
 
 
-@SLOW
+@pytest.mark.long
 def test_a_run_on_a_full_disk_says_so_and_completes_with_room(small_disk, config):
     disk = small_disk("200k")
     workdir = disk.folder / "work"

@@ -38,24 +38,19 @@ def check_completion(config: Path, workdir: Path) -> dict:
 @pytest.mark.slow
 def test_a_run_that_is_stopped_and_killed_in_turn_says_so_and_is_completed_with_whole_versions_only(config, tmp_path):
     workdir = tmp_path / "work"
-    for node, number in (("StatisticsGen", signal.SIGTERM), ("Trainer", signal.SIGINT)):
-        messages, summary = stop_run(config, workdir, number, node)
-        expected = f"stopped by {number.name} in {node}; the next run continues from there"
-        assert expected in messages
-        assert (summary["status"], summary["error"]) == ("failed", expected)
-    for node in ("Trainer", "Pusher"):
-        process = start_run(config, workdir, node)
-        time.sleep(random.random())  # noqa: S311 (no secret)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        check_workdir(workdir)
+    messages, summary = stop_run(config, workdir, signal.SIGTERM, "StatisticsGen")
+    expected = "stopped by SIGTERM in StatisticsGen; the next run continues from there"
+    assert expected in messages
+    assert (summary["status"], summary["error"]) == ("failed", expected)
+    process = start_run(config, workdir, "Trainer")
+    time.sleep(random.random())  # noqa: S311 (no secret)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    check_workdir(workdir)
     check_completion(config, workdir)
     check_workdir(workdir)
     listed = json.loads(run("runs", workdir, "--json").stdout)
-    assert len(listed) == 5
-    assert {entry["status"] for entry in listed} <= {"done", "failed"}  # none is "running" for ever
-    again = json.loads(run(*run_pipeline(config, workdir)).stdout)
-    assert {node["id"] for node in again["nodes"] if not node["cached"]} <= {"Pusher"}
+    assert sorted(entry["status"] for entry in listed) == ["done", "failed", "failed"]  # none is "running" for ever
 
 
 @pytest.mark.long
