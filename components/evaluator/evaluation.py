@@ -132,7 +132,7 @@ class Curves:
         f1: of precision and recall.
         auc: area under ROC, by trapezoids.
         average_precision: precision, weighted by the growth of recall.
-        best_threshold: the threshold with the highest F1.
+        best_threshold: the threshold with the highest F1 on these images, which are the gate's: not one to use.
         calibration: the buckets that have images.
     """
 
