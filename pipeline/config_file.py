@@ -26,6 +26,8 @@ _PATHS = (
 )
 """Keys with a path, by section."""
 
+_KINDS = "literal[", "dict["  # what pydantic puts into an error's place where a value may be of several kinds
+
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration file.
@@ -70,7 +72,8 @@ def parse_config(values: dict[str, Any], overrides: Sequence[str], source: str, 
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join([f"{source}:", *(f"  {_describe_error(e)}" for e in error.errors())])) from error
+        faults = [_describe_error(fault) for fault in error.errors() if not _is_of_another_kind(fault)]
+        raise ConfigError("\n".join([f"{source}:", *(f"  {fault}" for fault in faults)])) from error
     return make_paths_absolute(config, root)
 
 
@@ -92,9 +95,20 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
+def _is_of_another_kind(error: Any) -> bool:
+    """Returns whether the value may be a word or a mapping, and the error is of the one that it isn't."""
+    kinds = [str(part) for part in error["loc"] if str(part).startswith(_KINDS)]
+    if not kinds:
+        return False
+    word, mapping = _KINDS
+    if isinstance(error["input"], dict):
+        return kinds[0].startswith(word)
+    return kinds[0].startswith(mapping) and error["type"] == "dict_type"
+
+
 def _describe_error(error: Any) -> str:
     """Returns one of pydantic's errors as text: the key, what is wrong and the value."""
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]" and not str(part).startswith(_KINDS))
     if error["type"] == "extra_forbidden":
         section: Any = Config
         for part in error["loc"][:-1]:

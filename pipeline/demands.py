@@ -29,7 +29,8 @@ def list_demands(config: Config) -> list[Demand]:
     demands = []
     if isinstance(weights, dict):
         demands.append(Demand("trainer.class_weights", label, list(weights), "train"))
-    if thresholds := config.trainer.label_thresholds:
+    thresholds = config.trainer.label_thresholds
+    if thresholds and isinstance(thresholds, dict):
         demands.append(Demand("trainer.label_thresholds", label, list(thresholds), "train"))
     for number, rule in enumerate(config.evaluation.rules):
         for column, value in rule.slice.items():

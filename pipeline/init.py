@@ -47,7 +47,7 @@ run:
 _TRAINING = {
     "classification": "",
     "multilabel": """\
-  label_thresholds: {}  # decision threshold per label (default 0.5), such as {rain: 0.3}
+  label_thresholds: {}  # decision threshold per label (default 0.5), such as {rain: 0.3}; or highest_f1, to choose
 """,
     "regression": """\
   loss: mean_squared_error  # or huber, which is less sensitive to outliers

@@ -12,9 +12,11 @@ from trainer import backbones, own_backbone
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
 DEFAULT_THRESHOLD = 0.5
+HIGHEST_F1 = "highest_f1"
 MAX_VIEWS = 5
 FINE_TUNING_EPOCHS, SCRATCH_EPOCHS = 10, 20
 
+LabelThresholds = Literal["highest_f1"] | dict[str, Annotated[float, Field(ge=0, le=1)]]
 Distribution = Literal["auto", "none", "mirrored"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
@@ -210,8 +212,10 @@ class TrainerConfig(BaseModel):
         description="How probabilities are made to say how often they are right, on the images set aside for "
         "validation: temperature (one for all classes; with several labels a factor and an offset for each), or none.",
     )
-    label_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description=f"Decision threshold per label of a multilabel task (default {DEFAULT_THRESHOLD})."
+    label_thresholds: LabelThresholds = Field(
+        {},
+        description=f"Decision threshold per label of a multilabel task (default {DEFAULT_THRESHOLD}); or highest_f1: "
+        "for each label the one with the highest F1 on the images set aside for validation, if 20 of them have it.",
     )
 
     @field_validator("backbone")
@@ -350,16 +354,18 @@ def list_given(settings: Mapping[str, Any]) -> list[tuple[Literal["backbone", "w
     return given
 
 
-def list_thresholds(labels: Sequence[str], label_thresholds: Mapping[str, float]) -> list[float]:
+def list_thresholds(labels: Sequence[str], label_thresholds: LabelThresholds) -> list[float]:
     """Returns the decision threshold of each label of a multilabel task, in the order of ``labels``.
 
     Args:
         labels: all labels.
-        label_thresholds: thresholds by label; labels that are not listed get the default of 0.5.
+        label_thresholds: thresholds by label; labels that are not listed get the default of 0.5, as do all of them
+            until theirs are chosen.
 
     Raises:
         ValueError: if ``label_thresholds`` names a label that is not among ``labels``.
     """
-    if message := describe_unknown(label_thresholds, labels, "labels of the split train"):
+    given = {} if isinstance(label_thresholds, str) else label_thresholds
+    if message := describe_unknown(given, labels, "labels of the split train"):
         raise ValueError(f"trainer.label_thresholds: {message}")
-    return [label_thresholds.get(label, DEFAULT_THRESHOLD) for label in labels]
+    return [given.get(label, DEFAULT_THRESHOLD) for label in labels]

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, parse_features
-from imagepipe.base.names import CALIBRATION, OPTIMIZED, TRAINING_FOLDER
+from imagepipe.base.names import CALIBRATION, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
 from imagepipe.deploy.openvino_form import FOLDER
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
@@ -176,6 +176,8 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     forms = choose_forms(network.served, chosen, config, serving, data)
     (folder / CALIBRATION).write_text(json.dumps(forms.saved.fitted.facts, indent=1) + "\n")
     (folder / OPTIMIZED).write_text(json.dumps(forms.facts, indent=1) + "\n")
+    if forms.thresholds:
+        (folder / THRESHOLDS).write_text(json.dumps(forms.thresholds, indent=1, ensure_ascii=False) + "\n")
     transform_output, features = tft.TFTransformOutput(fn_args.transform_graph_path), parse_features(custom["features"])
     around = (transform_output, features, data.task.name)
     save_model(forms.saved.network, forms.saved.fitted.answers, *around, fn_args.serving_model_dir)

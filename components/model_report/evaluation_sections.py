@@ -66,8 +66,13 @@ def _name_class(names: list[str], index: int) -> str:
     return "(unknown to the model)" if index == UNKNOWN else names[index]
 
 
-def tabulate_labels(evaluation: Evaluation, table: PredictionTable, picks: Picks) -> dict[str, Any] | None:
-    """Returns for each label of a multilabel task its metrics, and its images by kind of mistake."""
+def tabulate_labels(
+    evaluation: Evaluation, table: PredictionTable, picks: Picks, thresholds: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Returns for each label of a multilabel task its metrics, and its images by kind of mistake.
+
+    ``thresholds`` has their decision thresholds, as the training wrote them; those of earlier versions wrote none.
+    """
     if table.task != "multilabel":
         return None
     columns = list(
@@ -86,8 +91,15 @@ def tabulate_labels(evaluation: Evaluation, table: PredictionTable, picks: Picks
         metrics = evaluation.by_label.get(name, {})
         count = int(metrics.get(EXAMPLE_COUNT) or 0)
         values = [metrics.get(column) for column in columns]
-        rows.append({"name": name, "count": count, "metrics": values, "mistakes": mistakes})
-    return {"columns": columns, "rows": rows, "left": len(table.names) - len(rows)}
+        rows.append(
+            {"name": name, "count": count, "metrics": values, "mistakes": mistakes, "decided": thresholds.get(name)}
+        )
+    return {
+        "columns": columns,
+        "rows": rows,
+        "left": len(table.names) - len(rows),
+        "has_thresholds": bool(thresholds),
+    }
 
 
 def draw_scatter(table: PredictionTable) -> Chart | None:

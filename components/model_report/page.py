@@ -27,7 +27,7 @@ from components.model_report.picks import (
     read_predictions,
 )
 from imagepipe.base.features import Features
-from imagepipe.base.names import CALIBRATION, FINDINGS, OPTIMIZED, STATISTICS, TRAINING_FOLDER
+from imagepipe.base.names import CALIBRATION, FINDINGS, OPTIMIZED, STATISTICS, THRESHOLDS, TRAINING_FOLDER
 from imagepipe.base.templates import load_templates
 from imagepipe.serving.types import CheckReport
 
@@ -96,7 +96,7 @@ def render_page(inputs: PageInputs) -> str:
         metrics=list(evaluation.whole.metrics),
         training=evaluation_sections.draw_training(_read_json(training / "history.json") or []),
         confusion=evaluation_sections.tabulate_confusion(evaluation, table.names, picks),
-        by_label=evaluation_sections.tabulate_labels(evaluation, table, picks),
+        by_label=evaluation_sections.tabulate_labels(evaluation, table, picks, _read_json(training / THRESHOLDS) or {}),
         scatter=evaluation_sections.draw_scatter(table),
         mistakes=[_make_card(table, pick, urls) for pick in picks.mistakes],
         uncertain=[_make_card(table, pick, urls) for pick in picks.uncertain],

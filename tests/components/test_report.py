@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from components.evaluator.evaluation import Evaluation, McNemarResult, MetricValue, Slice
 from components.evaluator.evaluation_reader import read_evaluation
 from components.model_report import grad_cam
-from components.model_report.evaluation_sections import tabulate_confusion
+from components.model_report.evaluation_sections import tabulate_confusion, tabulate_labels
 from components.model_report.page import PageInputs, render_page
 from components.model_report.picks import Picks, PredictionTable, pick_images, read_predictions, sample_values
 from components.predictions.row_writer import write_predictions
@@ -174,6 +174,11 @@ def test_several_labels_have_the_images_that_each_was_missed_in_and_wrongly_give
     assert picks.behind == {(0, 1): [1], (1, 0): [2]}
     assert [(pick.row, pick.output) for pick in picks.mistakes] == [(1, 0), (2, 1)]
     assert [(pick.row, pick.output) for pick in picks.novel] == [(2, 1), (0, 0)]
+
+    evaluation = Evaluation([Slice({}, 3, {}, None, {}, None)], {}, {}, {}, {}, [])
+    decided = {"a": {"threshold": 0.3, "why": "the highest F1"}, "b": {"threshold": 0.5, "why": "too few images"}}
+    assert [row["decided"] for row in tabulate_labels(evaluation, table, picks, decided)["rows"]] == [*decided.values()]
+    assert not tabulate_labels(evaluation, table, picks, {})["has_thresholds"]  # of a run of an earlier version
 
 
 def test_a_regression_has_its_largest_errors_and_leaves_out_images_without_a_value():

@@ -110,6 +110,9 @@ def test_the_reports_have_each_tasks_mistakes_and_axe_finds_nothing(multilabel, 
         page = browser.new_page()
         page.goto((root / "runs" / summary.run_id / "report.html").as_uri())
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        if heading == "By label":
+            by_label = page.get_by_role("region", name="Metrics by label")
+            expect(by_label.get_by_role("row", name="small")).to_contain_text("0.0500 trainer.label_thresholds")
         expect(page.locator("#verdict")).to_contain_text("Blessed")
         expect(page.locator("#verdict")).to_contain_text(str(summary.unchecked))
         for name in set(summary.metrics) - {"example_count"}:

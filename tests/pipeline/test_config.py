@@ -145,6 +145,7 @@ def test_a_backbone_of_ones_own_gives_size_and_minimum_too(file, monkeypatch):
         ("data.path=", r"data\.path: "),
         ("trainer.loss=huber", r"trainer\.loss: is for task: regression, and the task is classification"),
         ("trainer.label_thresholds={a: 0.4}", r"trainer\.label_thresholds: is for task: multilabel"),
+        ("trainer.label_thresholds=highest_f1", r"trainer\.label_thresholds: is for task: multilabel"),
         ("tuner.trials=3", r"tuner\.space: has to be given"),
         ("tuner.space={}", r"tuner\.space: .*at least 1 item"),
         ("tuner.space={rate: {min: 1, max: 2}}", r"tuner\.space\.rate: can't be searched; what can be is .*dropout"),
@@ -198,7 +199,21 @@ def test_each_task_has_its_own_metrics(file):
             r"-1\.0 can't be reached; .* between 0 and inf",
         ),
         ("regression", "evaluation.thresholds.r_squared=1.1", r"r_squared: 1\.1 can't be reached"),
-        ("multilabel", "trainer.label_thresholds={a: 2}", r"trainer\.label_thresholds\.a: .*less than or equal to 1"),
+        (
+            "multilabel",
+            "trainer.label_thresholds={a: 2}",
+            r"^\S+:\n  trainer\.label_thresholds\.a: .*less than or equal to 1",
+        ),
+        (
+            "multilabel",
+            "trainer.label_thresholds=f1",
+            r"^\S+:\n  trainer\.label_thresholds: .*'highest_f1' \(it is 'f1'\)$",
+        ),
+        (
+            "classification",
+            "trainer.class_weights={a: -2}",
+            r"^\S+:\n  trainer\.class_weights\.a: .*greater than or equal",
+        ),
         ("regression", "trainer.loss=mae", r"trainer\.loss: .*'mean_squared_error' or 'huber'"),
     ],
 )

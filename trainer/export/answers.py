@@ -10,13 +10,13 @@ By task:
 ``novelty``: see ``trainer.export.novelty``. Of images that are too novel, if a limit is set, ``label`` is ''.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.names import TaskName
-from trainer.config import list_thresholds
+from trainer.config import LabelThresholds, list_thresholds
 from trainer.export.calibration import Calibration
 
 Tensors = dict[str, tf.Tensor]
@@ -33,7 +33,7 @@ def compute_classes(task: TaskName, calibration: Calibration, logits: tf.Tensor)
 def make_answers(
     task: TaskName,
     output_names: list[str],
-    label_thresholds: Mapping[str, float],
+    label_thresholds: LabelThresholds,
     calibration: Calibration,
     novelty: Callable[[Tensors], tf.Tensor],
     unknown_from: float | None,
@@ -64,7 +64,7 @@ def make_answers(
 
 
 def _make_label_function(
-    task: TaskName, output_names: list[str], label_thresholds: Mapping[str, float]
+    task: TaskName, output_names: list[str], label_thresholds: LabelThresholds
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the function from a model's outputs, float ``[n, k]``, to ``label``, string ``[n]``.
 

@@ -43,6 +43,7 @@ from trainer.export.fitting import (
     fit_answers,
 )
 from trainer.export.optimize import optimize_network
+from trainer.export.thresholds import Facts, settle_thresholds
 from trainer.inputs import make_batches
 
 _TIMED_IMAGES, _TIMED_ROUNDS = 8, 5
@@ -76,6 +77,7 @@ class Forms(NamedTuple):
         saved: the SavedModel's.
         openvino: the one beside it; None if there is none.
         fitted: of the network itself, in float32.
+        thresholds: decision thresholds of all forms, see ``thresholds.settle_thresholds``.
         facts: for people: ``engine`` and ``precision`` that serve, ``max_difference``, ``tried``, a line for each form
             that was tried.
     """
@@ -83,6 +85,7 @@ class Forms(NamedTuple):
     saved: Form
     openvino: Form | None
     fitted: Fitted
+    thresholds: Facts
     facts: dict[str, Any]
 
 
@@ -171,17 +174,19 @@ def choose_forms(
     """
     outputs = compute_outputs(compile_network(network), data)
     others = None if chosen is network else compute_outputs(compile_network(chosen), data)
-    judge = _Judge(config, serving, data, outputs, others, [])
+    thresholds = settle_thresholds(config, data, (others or outputs).held_out["logits"])
+    settled = {name: fact["threshold"] for name, fact in thresholds.items()}
+    judge = _Judge(config.model_copy(update={"label_thresholds": settled}), serving, data, outputs, others, [])
     if serving.optimize == "off":
-        return Forms(
-            Form("float32", network, judge.fitted, {}), None, judge.fitted, _describe_choice("float32", None, [])
-        )
+        own = Form("float32", network, judge.fitted, {})
+        return Forms(own, None, judge.fitted, thresholds, _describe_choice("float32", None, []))
     saved = _choose_saved(network, judge)
     openvino = _choose_openvino(network, saved, judge) if serving.engine != "tensorflow" else None
     served = openvino or saved
     engine = "openvino" if openvino else "tensorflow"
     _log.info("a server of ours computes with %s in %s", engine, served.precision)
-    return Forms(saved, openvino, judge.fitted, _describe_choice(served.precision, served, judge.tried, engine))
+    facts = _describe_choice(served.precision, served, judge.tried, engine)
+    return Forms(saved, openvino, judge.fitted, thresholds, facts)
 
 
 def _describe_choice(precision: str, form: Form | None, tried: list[str], engine: str = "tensorflow") -> dict[str, Any]:
