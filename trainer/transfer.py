@@ -63,21 +63,16 @@ def list_transfer_phases(
 
     def start_head() -> Phase:
         network.base.trainable = False
-        kept = keep(chosen, views["features"])
-        features, judged = kept.get("features", (None, None))
+        kept = keep(chosen, views["features"]).get("features")
+        rate = config.learning_rate
         if is_linear:
-            start_from_probe(network.head, train, features.images.read if features else read_features, class_weights)
-        # One made for random weights would undo what the probe gives.
-        rate = config.fine_tune_learning_rate if is_linear else config.learning_rate
-        if not (features and judged):
-            model, variables = (
-                _build_rest(network, image, _InferenceMode(network.pooled)(image)),
-                network.head.variables,
-            )
-            return Phase(
-                "head", model, variables, train, validation, config.augmentation.is_on, config.head_epochs, rate
-            )
-        model = network.head
+            start_from_probe(network.head, train, kept[0].images.read if kept else read_features, class_weights)
+            rate = config.fine_tune_learning_rate  # one made for random weights would undo that
+        if not kept:
+            model = _build_rest(network, image, _InferenceMode(network.pooled)(image))
+            variables, augmented = network.head.variables, config.augmentation.is_on
+            return Phase("head", model, variables, train, validation, augmented, config.head_epochs, rate)
+        (features, judged), model = kept, network.head
         return Phase(
             "head", model, model.variables, features, judged, False, config.head_epochs, rate, views["features"]
         )
