@@ -18,7 +18,7 @@ from imagepipe.deploy.signing import check_private_key
 from pipeline.config import Config
 from pipeline.runs.tracking import check_tracking
 from pipeline.source import Source, find_examples, list_label_types
-from trainer.config import NO_WEIGHTS
+from trainer.config import NO_WEIGHTS, ServingConfig
 from trainer.pretrained import check_weights
 from trainer.unfreezing import check_layers
 
@@ -51,6 +51,7 @@ def check_run(config: Config, deploy: DeployConfig) -> Source:
         check_private_key(deploy.sign)
     check_pretrained(config)
     check_unfreezing(config)
+    _check_engine(config.serving)
     if config.data.curated_schema:
         _check_schema(config.data.curated_schema, config.data.features.make_features(), config.task)
     _check_live_model(deploy, config)  # last, as the client of a cluster or a cloud takes seconds to import
@@ -81,6 +82,18 @@ def check_unfreezing(config: Config) -> None:
     try:
         check_layers("trainer.unfreeze_after", [layer] if layer else [], config.trainer.backbone)
         check_layers("tuner.space.unfreeze_after", (span.values or ()) if span else (), config.trainer.backbone)
+    except TrainingError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_engine(serving: ServingConfig) -> None:
+    """Refuses an engine or a precision that this machine lacks."""
+    if serving.engine == "tensorflow":
+        return
+    from trainer.devices import check_engine  # only now, as it takes TensorFlow
+
+    try:
+        check_engine(serving)
     except TrainingError as error:
         raise ConfigError(str(error)) from error
 

@@ -286,17 +286,18 @@ class ServingConfig(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
         description="Precision of what serves; auto: the fastest that is shown to give the network's answers. int8 is "
-        "OpenVINO's alone, and needs nncf. One that is named is refused only if it is shown to do harm.",
+        "OpenVINO's alone, and needs nncf. One that is named is refused only if it is shown to do harm; then "
+        "the run ends.",
     )
     max_loss: Annotated[float, Field(ge=0, le=1)] = Field(
         0.005,
-        description="Loss of the main metric (of a regression, as a share of its mean absolute error) up to which a "
-        "faster form is not refused, on the images set aside for validation.",
+        description="Loss of the main metric (accuracy; macro F1; of a regression, a share of its mean absolute error) "
+        "up to which a faster form is not refused, on the images set aside for validation.",
     )
     min_agreement: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.99,
-        description="Minimum share of images that get the answer of the network in float32: the lower end of its 95 % "
-        "interval, on up to 4,096 images of the train split and those set aside.",
+        description="Minimum share of new images that get the answer of the network in float32: the lower end of its "
+        "95 % interval, by the images set aside and, weighted, up to 4,096 of those that it was trained on.",
     )
     max_difference: Annotated[float, Field(gt=0)] | None = Field(
         None,

@@ -37,17 +37,30 @@ def set_up_process(distribution: Distribution) -> tf.distribute.Strategy:
 
 
 def check_engine(serving: ServingConfig) -> None:
-    """Checks that what is configured can be written, before the training.
+    """Checks that what is configured can be written on this machine, before the training.
 
     Raises:
-        TrainingError: a package is missing.
+        TrainingError: a package is missing, or the processor computes in another precision.
     """
-    for package, is_needed in (("openvino", serving.engine == "openvino"), ("nncf", serving.precision == "int8")):
+    is_int8 = serving.precision == "int8"
+    for package, is_needed in (("openvino", serving.engine == "openvino" or is_int8), ("nncf", is_int8)):
         if is_needed and importlib.util.find_spec(package) is None:
             raise TrainingError(
                 f"serving.engine: {serving.engine} with serving.precision: {serving.precision} needs {package}, which "
                 "is not installed: pip install 'imagepipe-tfx[openvino]'"
             )
+    if serving.engine == "openvino" and serving.precision == "bfloat16" and not has_openvino_bfloat16():
+        raise TrainingError(
+            "serving.engine: openvino with serving.precision: bfloat16 needs a processor with bfloat16 (AVX512-BF16, "
+            "AMX); here OpenVINO would emulate it, slowly. Try precision: auto, or int8."
+        )
+
+
+def has_openvino_bfloat16() -> bool:
+    """Returns whether OpenVINO, which has to be installed, computes in bfloat16 here without emulating it."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:

@@ -5,7 +5,10 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import beta
 
-from trainer.export.acceptance import Bounds, Classes, Groups, compute_paired_interval, describe, judge_form
+from imagepipe.base.metrics import CHAMPION_METRIC
+from trainer.export.acceptance import Bounds, describe, judge_form
+from trainer.export.agreement import Parts, measure_certainty, show_at_best
+from trainer.export.loss import METRICS, compute_paired_interval
 
 BOUNDS = Bounds(max_loss=0.005, min_agreement=0.99, max_difference=None)
 
@@ -21,10 +24,10 @@ def swap_best(classes: np.ndarray, images: int) -> np.ndarray:
     return changed
 
 
-def judge(network: Classes, form: Classes, targets=None, bounds=BOUNDS, must_prove=True, task="classification", size=1):
+def judge(network: Parts, form: Parts, targets=None, bounds=BOUNDS, must_prove=True, task="classification", size=1):
     """Judges a form on images in groups of ``size``."""
     sample, held_out = (np.arange(len(part)) // size for part in network)
-    groups = Groups(sample, -1 - held_out)
+    groups = Parts(sample, -1 - held_out)
     return judge_form(task, [0.5] * network.sample.shape[1], network, form, groups, targets, bounds, must_prove)
 
 
@@ -36,30 +39,30 @@ def nudge(classes: np.ndarray, by: float = 0.002) -> np.ndarray:
 def test_many_agreeing_images_prove_a_form_and_few_do_not():
     for images, is_accepted in ((400, True), (60, False)):
         classes = make_classes(images)
-        network, form = Classes(classes, classes[:0]), Classes(nudge(classes), classes[:0])
+        network, form = Parts(classes[:0], classes), Parts(classes[:0], nudge(classes))
         judgement = judge(network, form)
         agreement = judgement.facts["agreement"]
-        assert (agreement["same"], agreement["images"]) == (images, images)
+        assert (agreement["held_out"]["same"], agreement["held_out"]["images"]) == (images, images)
         assert agreement["low"] == pytest.approx(0.025 ** (1 / images))  # by hand: all agree
         assert (judgement.refusals == []) is is_accepted
         if not is_accepted:
-            assert "60 of 60 images" in judgement.refusals[0]
+            assert "60 of 60 set aside" in judgement.refusals[0]
             assert "about 36" in judgement.refusals[0]  # of 0.99 ** n = 0.025, n is 367.04
             assert judge(network, form, must_prove=False).refusals == []  # no harm is shown either
-    assert "400 of 400" in describe(judge(network, form).facts) or "60 of 60" in describe(judge(network, form).facts)
+        assert f"{images} of {images} set aside" in describe(judgement.facts)
 
 
 def test_images_of_groups_prove_less_than_as_many_others():
     classes = make_classes(4000)
-    network = Classes(classes, classes[:0])
-    alike = judge(network, Classes(nudge(classes), classes[:0]), size=20)
+    network = Parts(classes[:0], classes)
+    alike = judge(network, Parts(classes[:0], nudge(classes)), size=20)
     assert alike.facts["agreement"]["low"] == pytest.approx(0.025 ** (1 / 200))  # by hand: 200 groups agree
     assert alike.refusals
 
     def measure(differing: np.ndarray, size: int) -> float:
         form = nudge(classes)
         form[differing] = np.roll(form[differing], 1, axis=1)
-        return judge(network, Classes(form, classes[:0]), size=size).facts["agreement"]["low"]
+        return judge(network, Parts(classes[:0], form), size=size).facts["agreement"]["low"]
 
     together, apart = np.arange(100), np.arange(0, 4000, 40)  # five whole groups, or an image of each second one
     assert measure(together, 20) == pytest.approx(beta.ppf(0.025, 195, 6), abs=0.003)
@@ -71,9 +74,9 @@ def test_images_of_groups_prove_less_than_as_many_others():
 def test_groups_that_change_together_may_be_chance_where_as_many_single_images_are_not():
     sample, held_out = make_classes(1000), make_classes(400, seed=1)
     targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]
-    form = Classes(nudge(sample), swap_best(held_out, 20))
+    form = Parts(nudge(sample), swap_best(held_out, 20))
     loose = BOUNDS._replace(min_agreement=0.5)
-    one, groups = (judge(Classes(sample, held_out), form, targets, loose, size=size) for size in (1, 20))
+    one, groups = (judge(Parts(sample, held_out), form, targets, loose, size=size) for size in (1, 20))
     assert any("5.00 points of accuracy" in refusal for refusal in one.refusals)
     assert groups.refusals == []
     assert groups.facts["loss"]["low"] < 0 < one.facts["loss"]["low"]
@@ -81,30 +84,81 @@ def test_groups_that_change_together_may_be_chance_where_as_many_single_images_a
 
 def test_a_form_that_gives_other_labels_is_refused_though_it_was_asked_for():
     classes = make_classes(1000)
-    network = Classes(classes, classes[:0])
-    judgement = judge(network, Classes(swap_best(classes, 40), classes[:0]), must_prove=False)
-    assert "960 of 1000 images" in judgement.refusals[0]
+    network = Parts(classes[:0], classes)
+    judgement = judge(network, Parts(classes[:0], swap_best(classes, 40)), must_prove=False)
+    assert "960 of 1000 set aside" in judgement.refusals[0]
     assert judgement.facts["agreement"]["high"] == pytest.approx(beta.ppf(0.975, 961, 40))
-    assert judge(network, Classes(swap_best(classes, 2), classes[:0])).refusals == []
+    assert judge(network, Parts(classes[:0], swap_best(classes, 2))).refusals == []
 
 
 def test_trained_images_do_not_hide_what_happens_to_others():
     sample, held_out = make_classes(5000), make_classes(100, seed=1)
-    judgement = judge(Classes(sample, held_out), Classes(nudge(sample), swap_best(held_out, 20)), must_prove=False)
-    assert "80 of 100 images" in judgement.refusals[0]
+    judgement = judge(Parts(sample, held_out), Parts(nudge(sample), swap_best(held_out, 20)), must_prove=False)
+    assert "80 of 100 set aside" in judgement.refusals[0]
+
+
+def make_sure(images: int, unsure: float, seed: int) -> np.ndarray:
+    """Returns answers of which a share is hardly more than even between two classes."""
+    rng = np.random.default_rng(seed)
+    margins = np.where(rng.random(images) < unsure, rng.uniform(0, 0.2, images), rng.uniform(3, 8, images))
+    return softmax(np.stack([margins, np.zeros(images)], axis=1), axis=1).astype(np.float32)
+
+
+def blur(classes: np.ndarray, by: float = 0.03) -> np.ndarray:
+    """Moves each logit a little, which changes answers where there is little between two."""
+    moved = np.log(classes) + np.random.default_rng(5).normal(0, by, classes.shape)
+    return softmax(moved, axis=1).astype(np.float32)
+
+
+def test_images_that_the_network_is_sure_of_as_it_was_trained_on_them_do_not_prove_a_form():
+    for held_out in (40, 100, 500):
+        network = Parts(make_sure(4000, 0.01, 0), make_sure(held_out, 0.3, 1))
+        judgement = judge(network, Parts(*map(blur, network)))
+        agreement = judgement.facts["agreement"]
+        assert agreement["trained"]["same"] / 4000 > 0.997
+        assert agreement["low"] < 0.97  # of new images one in 30 changes
+        assert "serving.min_agreement" in judgement.refusals[0]
+        same = f"of 4000 images that it was trained on and {agreement['held_out']['same']} of {held_out} set aside"
+        assert same in describe(judgement.facts)
+
+
+def test_trained_images_prove_a_form_where_the_network_is_as_sure_of_others():
+    network = Parts(make_sure(4000, 0.02, 0), make_sure(100, 0.02, 1))
+    assert judge(network, Parts(*map(blur, network))).refusals == []
+    certainty = Parts(*(measure_certainty("classification", [], part) for part in network))
+    groups = Parts(np.arange(4000), -1 - np.arange(100))
+    assert 0.998 < show_at_best(certainty, groups) <= 0.025 ** (1 / 4100)
+    surer = certainty._replace(sample=certainty.sample + 10)  # it is unsure of none of them
+    assert show_at_best(surer, groups) < 0.99
+
+
+def test_the_interval_of_weighted_images_holds_the_share_of_new_ones_in_95_of_100_draws():
+    rng, hits = np.random.default_rng(0), []
+
+    def change(classes: np.ndarray) -> np.ndarray:
+        """Swaps a tenth of the unsure answers."""
+        swapped = (rng.random(len(classes)) < 0.1) & (classes.max(axis=1) < 0.6)
+        return np.where(swapped[:, None], classes[:, ::-1], classes)
+
+    for seed in range(60):
+        network = Parts(make_sure(2000, 0.05, 2 * seed), make_sure(100, 0.3, 2 * seed + 1))
+        agreement = judge(network, Parts(*map(change, network))).facts["agreement"]
+        hits.append(agreement["low"] <= 1 - 0.1 * 0.3 <= agreement["high"])
+    assert np.mean(hits) >= 0.9
 
 
 def test_a_loss_of_the_main_metric_beyond_the_margin_is_refused():
+    assert METRICS == CHAMPION_METRIC
     sample, held_out = make_classes(1000), make_classes(400, seed=1)
     targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]  # the network is always right
     lost = swap_best(held_out, 3)  # within the agreement
-    judgement = judge(Classes(sample, held_out), Classes(nudge(sample), lost), targets)
+    judgement = judge(Parts(sample, held_out), Parts(nudge(sample), lost), targets)
     loss = judgement.facts["loss"]
     assert (loss["metric"], loss["value"]) == ("accuracy", pytest.approx(3 / 400))
     assert judgement.refusals == []  # three may be chance: 0.2 points are within the interval
     assert loss["low"] < 0.005 < loss["high"]
     loose = BOUNDS._replace(min_agreement=0.5)
-    judgement = judge(Classes(sample, held_out), Classes(nudge(sample), swap_best(held_out, 30)), targets, loose)
+    judgement = judge(Parts(sample, held_out), Parts(nudge(sample), swap_best(held_out, 30)), targets, loose)
     assert any("7.50 points of accuracy on 400 images" in refusal for refusal in judgement.refusals)
 
 
@@ -126,7 +180,7 @@ def test_probabilities_that_no_longer_say_how_often_they_are_right_are_refused()
     drawn = [rng.choice(4, p=row / row.sum()) for row in held_out.astype(float)]  # as often right as they say
     targets = np.eye(4, dtype=np.float32)[drawn]
     over = softmax(2 * np.log(held_out), axis=1)
-    judgement = judge(Classes(sample, held_out), Classes(nudge(sample), over), targets)
+    judgement = judge(Parts(sample, held_out), Parts(nudge(sample), over), targets)
     assert judgement.facts["calibration_error"]["network"] < 0.03
     assert any("probabilities are off by" in refusal for refusal in judgement.refusals)
 
@@ -135,19 +189,19 @@ def test_one_label_more_or_less_among_few_images_is_no_calibration_error():
     sample, held_out = make_classes(2000), make_classes(50, seed=1)
     targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]
     for changed, is_accepted in ((1, True), (25, False)):
-        form = Classes(nudge(sample), swap_best(held_out, changed))
-        refusals = judge(Classes(sample, held_out), form, targets, must_prove=False).refusals
+        form = Parts(nudge(sample), swap_best(held_out, changed))
+        refusals = judge(Parts(sample, held_out), form, targets, must_prove=False).refusals
         assert (refusals == []) is is_accepted, refusals
 
 
 def test_rounding_needs_no_proof_but_a_hard_bound_holds():
     classes = make_classes(10)
-    network = Classes(classes, classes)
-    rounded = Classes(classes + 1e-5, classes)
+    network = Parts(classes, classes)
+    rounded = Parts(classes + 1e-5, classes)
     assert judge(network, rounded).refusals == []
     tight = BOUNDS._replace(max_difference=1e-6)
     assert "serving.max_difference is 1e-06" in judge(network, rounded, bounds=tight).refusals[0]
-    broken = Classes(classes * np.nan, classes)
+    broken = Parts(classes * np.nan, classes)
     assert judge(network, broken, must_prove=False).refusals == ["it gives answers that are not numbers"]
 
 
@@ -156,19 +210,36 @@ def test_with_several_labels_images_agree_if_all_labels_do():
     changed = classes.copy()
     changed[:30, 2] = 1 - changed[:30, 2]
     targets = (classes >= 0.5).astype(np.float32)
-    judgement = judge(Classes(classes, classes), Classes(changed, changed), targets, task="multilabel")
-    assert judgement.facts["agreement"]["same"] == 2000 - 2 * 30
-    assert judgement.facts["loss"]["value"] == pytest.approx(30 / 4000)  # a mean over images and labels
+    judgement = judge(Parts(classes, classes), Parts(changed, changed), targets, task="multilabel")
+    assert judgement.facts["agreement"]["held_out"]["same"] == 1000 - 30
     assert judgement.refusals
+
+
+def test_with_several_labels_the_loss_is_of_macro_f1_in_which_rare_labels_count_as_much():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((1000, 4)) < (0.5, 0.5, 0.5, 0.02)).astype(np.float32)
+    network = np.where(targets > 0, 0.9, 0.1).astype(np.float32)
+    rare, loose = np.flatnonzero(targets[:, 3]), BOUNDS._replace(min_agreement=0.5)
+    form = network.copy()
+    form[rare[:10], 3] = 0.2  # a quarter of a percent of all labels
+    judgement = judge(Parts(network[:0], network), Parts(network[:0], form), targets, loose, task="multilabel")
+    loss, right = judgement.facts["loss"], len(rare) - 10
+    assert loss["metric"] == "macro_f1"
+    assert loss["value"] == pytest.approx((1 - 2 * right / (right + len(rare))) / 4)
+    assert any("points of macro_f1 on 1000 images" in refusal for refusal in judgement.refusals)
+    form[rare[1:], 3] = 0.9  # a single one may be chance
+    assert (
+        judge(Parts(network[:0], network), Parts(network[:0], form), targets, loose, task="multilabel").refusals == []
+    )
 
 
 def test_a_regression_agrees_within_a_tenth_of_its_own_noise():
     rng = np.random.default_rng(0)
     targets = rng.normal(0, 10, (1000, 1)).astype(np.float32)
     values = targets + rng.normal(0, 2, (1000, 1)).astype(np.float32)
-    network = Classes(values, values)
+    network = Parts(values, values)
     for shift, is_accepted in ((0.15, True), (0.25, False)):
-        form = Classes(values + shift, values + shift)
+        form = Parts(values + shift, values + shift)
         judgement = judge(network, form, targets, task="regression")
         assert (judgement.refusals == []) is is_accepted, shift
         assert judgement.facts["loss"]["metric"] == "mean_absolute_error"

@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import openvino
 import pytest
 from openvino import opset13 as ops
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
+from imagepipe.deploy.openvino_form import compile_network
+from trainer import devices
 from trainer.config import ServingConfig, TrainerConfig
 from trainer.data import TrainingData
 from trainer.devices import check_engine
@@ -15,7 +18,7 @@ from trainer.export.forms import choose_forms
 from trainer.inputs import ArrayFile, LoadedSplit
 from trainer.tasks import make_classification
 
-SIDE, TRAIN, VALIDATION = 16, 400, 40
+SIDE, TRAIN, VALIDATION = 16, 1000, 40
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def network() -> keras.Model:
     image = keras.Input((SIDE, SIDE, 3), dtype="uint8", name=IMAGE)
     x = keras.layers.Rescaling(1 / 255)(image)
     x = keras.layers.DepthwiseConv2D(3, activation="relu", depthwise_initializer=keras.initializers.Constant(1 / 9))(x)
-    mix = keras.layers.Conv2D(3, 1, name="mix")
+    mix = keras.layers.Conv2D(3, 1, activation="hard_silu", name="mix")  # with no bias, as in MobileNetV3
     x = mix(x)
     mix.set_weights([np.eye(3, dtype=np.float32)[None, None], np.zeros(3)])
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -91,7 +94,7 @@ def test_openvino_in_int8_is_accepted_for_its_answers(network, data, no_bfloat16
     result = choose(network, data, engine="openvino", precision="int8")
     assert result.openvino.precision == "int8"
     assert (result.facts["engine"], result.facts["precision"]) == ("openvino", "int8")
-    assert any("440 of 440 images" in line for line in result.facts["tried"])
+    assert any("1000 of 1000 images that it was trained on and 40 of 40 set" in t for t in result.facts["tried"])
     types = {op.get_type_name() for op in result.openvino.network.get_ordered_ops()}
     assert "FakeQuantize" in types
     assert result.openvino.fitted.calibration != result.fitted.calibration  # its own
@@ -112,16 +115,70 @@ def test_a_planted_bad_quantization_is_refused_and_its_worst_layer_taken_back(ne
     quantize_network = quantize.quantize_network
     monkeypatch.setattr(quantize, "quantize_network", quantize_badly)
     result = choose(network, data, engine="openvino", precision="int8")
-    refused, accepted = result.facts["tried"]
+    refused, *_, accepted = result.facts["tried"]
     assert "int8, " in refused
-    assert "lies below serving.min_agreement" in refused
+    assert "of 40 set aside" in refused
+    assert "below serving.min_agreement" in refused
     assert "int8 but for 1 of" in accepted
+
+
+@pytest.mark.slow
+def test_int8_that_is_named_and_refused_stops_the_export_where_the_engine_is_free_too(network, data, no_bfloat16):
+    with pytest.raises(TrainingError, match=r"(?s)engine: auto with serving.precision: int8: no form .* int8 but for"):
+        choose(network, data, engine="auto", precision="int8", max_difference=1e-4)
+
+
+def make_delicate(weight: float) -> keras.Model:
+    """Returns a network in which a convolution takes 300 times its input from ``weight`` times the same."""
+    image = keras.Input((SIDE, SIDE, 3), dtype="uint8", name=IMAGE)
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.DepthwiseConv2D(3, activation="relu", depthwise_initializer=keras.initializers.Constant(1 / 9))(x)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    kernel = np.concatenate([weight * np.eye(3), -300 * np.eye(3)])[None, None]
+    x = keras.layers.Conv2D(3, 1, kernel_initializer=keras.initializers.Constant(kernel))(
+        keras.layers.Concatenate()([x, x])
+    )
+    x = keras.layers.Flatten()(x)
+    logits = keras.layers.Dense(3, kernel_initializer=keras.initializers.Identity(20.0))(x)
+    return keras.Model({IMAGE: image}, {"logits": logits, "embedding": x})
+
+
+@pytest.mark.skipif(not devices.has_openvino_bfloat16(), reason="OpenVINO emulates bfloat16 here")
+def test_a_layer_that_bfloat16_harms_is_kept_in_float32(data, tmp_path):
+    result = choose(make_delicate(300.9), data, engine="openvino", precision="bfloat16")  # rounded to 300
+    for engine, (refused, accepted) in zip(
+        ("TensorFlow", "OpenVINO"), np.reshape(result.facts["tried"], (2, 2)), strict=True
+    ):
+        assert refused.startswith(f"{engine}, bfloat16")
+        assert "refused" in refused
+        assert accepted.startswith(f"{engine}, bfloat16 but for 1 of")
+        assert "accepted" in accepted
+    assert (result.saved.precision, result.openvino.precision) == ("bfloat16", "bfloat16")
+    openvino.save_model(result.openvino.network, tmp_path / "network.xml", compress_to_fp16=False)
+    inputs = {IMAGE: data.validation.images.read(np.arange(8))}
+    written, own = (
+        compile_network(network, "bfloat16")(inputs)["logits"]
+        for network in (tmp_path / "network.xml", result.openvino.network)
+    )
+    assert np.array_equal(written, own)
+    assert np.ptp(own, axis=1).min() > 0.1
+
+
+def test_after_a_refit_the_form_of_the_network_that_has_not_seen_an_image_is_asked_about_it(
+    data, no_bfloat16, monkeypatch
+):
+    monkeypatch.setattr(forms, "_SHARES_KEPT", ())
+    network, chosen = make_delicate(302), make_delicate(300.9)  # the second is rounded
+    config, serving = TrainerConfig(weights="none"), ServingConfig(precision="bfloat16")
+    with pytest.raises(TrainingError, match=r"1000 of 1000 images that it was trained on and \d+ of 40 set aside"):
+        choose_forms(network, chosen, config, serving, data)
+    assert choose_forms(network, network, config, serving, data).saved.precision == "bfloat16"
 
 
 def test_few_images_can_not_show_that_int8_may_be_used(network, data, no_bfloat16):
     few = TrainingData(**{**vars(data), "train": data.train.select(np.arange(60))})
     result = choose(network, few, engine="auto")
-    assert any("int8: not tried, as 100 images can't show that it may be used: 36" in t for t in result.facts["tried"])
+    assert any("int8: not tried, as so many images can show that 9" in line for line in result.facts["tried"])
     assert result.facts["precision"] == "float32"
 
 
@@ -133,3 +190,14 @@ def test_tensorflow_serves_where_openvino_is_missing(network, data, monkeypatch,
     assert "pip install 'imagepipe-tfx[openvino]'" in result.facts["tried"][0]
     with pytest.raises(TrainingError, match=r"pip install 'imagepipe-tfx\[openvino\]'"):
         check_engine(ServingConfig(engine="openvino"))
+
+
+def test_bfloat16_of_openvino_is_refused_in_words_where_the_processor_lacks_it(network, data, monkeypatch, no_bfloat16):
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    named = ServingConfig(engine="openvino", precision="bfloat16")
+    with pytest.raises(TrainingError, match=r"serving.precision: bfloat16 needs a processor with bfloat16"):
+        check_engine(named)
+    check_engine(ServingConfig(engine="openvino"))
+    loose = named.model_copy(update={"max_difference": 1.0})
+    with pytest.raises(TrainingError, match=r"(?s)no form was accepted. Try precision: auto.*this processor lacks it"):
+        choose_forms(network, network, TrainerConfig(weights="none"), loose, data)

@@ -1,73 +1,43 @@
-"""Chooses the forms in which a trained network serves: faster ones are tried, and judged by their answers.
+"""Chooses the forms in which a trained network serves, each accepted by what it does to the answers.
 
-The SavedModel is TensorFlow's, in float32 or bfloat16. Beside it a form for OpenVINO may be written, in float32,
-bfloat16 or int8: its candidates are measured on this machine, and tried the fastest first.
+The SavedModel has TensorFlow's form, in float32 or bfloat16. Beside it a form for OpenVINO may be written, in float32,
+bfloat16 or int8: its candidates are measured on this machine, and tried the fastest first. Where a form in a lower
+precision is refused, some layers are kept in float32 by their measured effect.
 """
 
+import functools
 import importlib.util
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError, describe_error
-from imagepipe.deploy.openvino_form import OpenVinoPrecision
-from imagepipe.deploy.openvino_form import compile_network as compile_for_openvino
-from trainer.config import ServingConfig, TrainerConfig, list_thresholds
+from trainer.config import ServingConfig, TrainerConfig
 from trainer.data import TrainingData
-from trainer.devices import choose_precision
-from trainer.export.acceptance import (
-    Bounds,
-    Classes,
-    Groups,
-    Judgement,
-    count_independent,
-    count_needed,
-    describe,
-    judge_form,
-)
-from trainer.export.answers import Tensors, compute_classes
-from trainer.export.fitting import (
-    Fitted,
-    Outputs,
-    compile_network,
-    compute_outputs,
-    compute_split,
-    draw_sample,
-    fit_answers,
-)
+from trainer.devices import choose_precision, has_openvino_bfloat16
+from trainer.export.answers import Tensors
+from trainer.export.fitting import Fitted, Outputs, compile_network, compute_split
+from trainer.export.judge import Form, Judge
+from trainer.export.layers import choose_layers, rank_layers
 from trainer.export.optimize import optimize_network
-from trainer.export.thresholds import Facts, settle_thresholds
+from trainer.export.recipes import (
+    Recipe,
+    make_int8_recipe,
+    make_openvino_recipe,
+    make_tensorflow_recipe,
+    measure_error,
+    measure_ms,
+)
+from trainer.export.thresholds import Facts
 from trainer.inputs import make_batches
 
-_TIMED_IMAGES, _TIMED_ROUNDS = 8, 5
-_SHARES_KEPT = (0.1, 0.3)  # of the layers, in float32, where all of them in int8 were refused
+_TIMED_IMAGES = 8
+_SHARES_KEPT = (0.1, 0.3)  # of the layers, in float32, where all of them in a lower precision were refused
 
 _log = logging.getLogger("trainer")
-
-Compute = Callable[[Tensors], Any]
-
-
-class Form(NamedTuple):
-    """A network in the form in which an engine computes it.
-
-    Attributes:
-        precision: float32, bfloat16 or int8.
-        network: TensorFlow's function, or OpenVINO's model.
-        fitted: the way from its outputs to answers.
-        facts: what was measured when it was accepted.
-    """
-
-    precision: OpenVinoPrecision
-    network: Any
-    fitted: Fitted
-    facts: dict[str, Any]
 
 
 class Forms(NamedTuple):
@@ -89,74 +59,6 @@ class Forms(NamedTuple):
     facts: dict[str, Any]
 
 
-@dataclass
-class _Judge:
-    """Judges forms of one network.
-
-    Attributes:
-        config: the trainer's settings.
-        serving: bounds.
-        data: the images.
-        outputs: the network's own.
-        chosen: see ``fitting.fit_answers``.
-        tried: a line for each form that was tried.
-    """
-
-    config: TrainerConfig
-    serving: ServingConfig
-    data: TrainingData
-    outputs: Outputs
-    chosen: Outputs | None
-    tried: list[str]
-
-    def __post_init__(self) -> None:
-        self.fitted = self.fit(self.outputs)
-
-    def fit(self, outputs: Outputs) -> Fitted:
-        unknown = self.serving.unknown
-        return fit_answers(self.config, self.data, outputs, self.chosen, unknown.novelty if unknown else None)
-
-    def judge(self, outputs: Outputs, fitted: Fitted, must_prove: bool) -> Judgement:
-        task, data = self.data.task.name, self.data
-
-        def classify(part: Outputs, calibration: Any) -> Classes:
-            return Classes(*(compute_classes(task, calibration, arrays["logits"]).numpy() for arrays in part))
-
-        compared = Outputs(
-            *({k: v[: len(o["logits"])] for k, v in own.items()} for own, o in zip(self.outputs, outputs, strict=True))
-        )
-        targets = np.asarray(data.task.encode(tf.constant(data.validation.targets))) if data.is_set_aside else None
-        thresholds = list_thresholds(data.output_names, self.config.label_thresholds) if task == "multilabel" else []
-        bounds = Bounds(self.serving.max_loss, self.serving.min_agreement, self.serving.max_difference)
-        network, form = classify(compared, self.fitted.calibration), classify(outputs, fitted.calibration)
-        groups = Groups(*(numbers[: len(part)] for numbers, part in zip(_number_groups(data), form, strict=True)))
-        return judge_form(task, thresholds, network, form, groups, targets, bounds, must_prove)
-
-    def try_form(
-        self, name: str, precision: OpenVinoPrecision, network: Any, compute: Compute
-    ) -> tuple[Form | None, list[str]]:
-        """Returns the form if it is accepted, and else why it is refused."""
-        outputs = compute_outputs(compute, self.data)
-        fitted = self.fit(outputs)
-        must_prove = precision not in ("float32", self.serving.precision)
-        refusals, facts = self.judge(outputs, fitted, must_prove)
-        verdict = f"refused: {'; '.join(refusals)}" if refusals else "accepted"
-        self.report(f"{name}: {verdict} ({describe(facts)})")
-        return (None if refusals else Form(precision, network, fitted, facts)), refusals
-
-    def report(self, line: str) -> None:
-        self.tried.append(line)
-        _log.info("%s", line)
-
-
-def _number_groups(data: TrainingData) -> Groups:
-    """Returns the groups of the images that ``compute_outputs`` asks about."""
-    sample, held_out = draw_sample(data), data.validation
-    if sample.groups is None or held_out.groups is None:
-        return Groups(np.arange(sample.count), -1 - np.arange(held_out.count))
-    return Groups(sample.groups, held_out.groups)
-
-
 def choose_forms(
     network: keras.Model, chosen: keras.Model, config: TrainerConfig, serving: ServingConfig, data: TrainingData
 ) -> Forms:
@@ -170,23 +72,20 @@ def choose_forms(
         data: the images that the forms are fitted on and judged by.
 
     Raises:
-        TrainingError: if a form that the configuration names is refused, or no form is accepted.
+        TrainingError: if a form that the configuration names is refused or can't be made, or no form is accepted.
     """
-    outputs = compute_outputs(compile_network(network), data)
-    others = None if chosen is network else compute_outputs(compile_network(chosen), data)
-    thresholds = settle_thresholds(config, data, (others or outputs).held_out["logits"])
-    settled = {name: fact["threshold"] for name, fact in thresholds.items()}
-    judge = _Judge(config.model_copy(update={"label_thresholds": settled}), serving, data, outputs, others, [])
+    judge = Judge(config, serving, data, network, None if chosen is network else chosen)
     if serving.optimize == "off":
         own = Form("float32", network, judge.fitted, {})
-        return Forms(own, None, judge.fitted, thresholds, _describe_choice("float32", None, []))
-    saved = _choose_saved(network, judge)
-    openvino = _choose_openvino(network, saved, judge) if serving.engine != "tensorflow" else None
+        return Forms(own, None, judge.fitted, judge.thresholds, _describe_choice("float32", None, []))
+    batch = next(iter(make_batches(data.validation, _TIMED_IMAGES)))[0]
+    saved = _choose_saved(judge, batch)
+    openvino = _choose_openvino(saved, judge, batch) if serving.engine != "tensorflow" else None
     served = openvino or saved
     engine = "openvino" if openvino else "tensorflow"
     _log.info("a server of ours computes with %s in %s", engine, served.precision)
     facts = _describe_choice(served.precision, served, judge.tried, engine)
-    return Forms(saved, openvino, judge.fitted, thresholds, facts)
+    return Forms(saved, openvino, judge.fitted, judge.thresholds, facts)
 
 
 def _describe_choice(precision: str, form: Form | None, tried: list[str], engine: str = "tensorflow") -> dict[str, Any]:
@@ -197,136 +96,133 @@ def _describe_choice(precision: str, form: Form | None, tried: list[str], engine
 # --- TensorFlow
 
 
-def _choose_saved(network: keras.Model, judge: _Judge) -> Form:
+def _choose_saved(judge: Judge, batch: Tensors) -> Form:
     wanted = judge.serving.precision
+    make_plain = functools.cache(lambda: optimize_network(judge.network, bfloat16=False))
     if wanted == "bfloat16" or (wanted in ("auto", "int8") and choose_precision("auto") == "mixed_bfloat16"):
-        function = optimize_network(network, bfloat16=True)
-        form, refusals = judge.try_form("TensorFlow, bfloat16", "bfloat16", function, compile_network(function))
+        recipe = make_tensorflow_recipe()
+        prepared = recipe.prepare(judge.network)
+        form, refusals, facts = judge.try_form(recipe.name, recipe, recipe.build(prepared, []), [])
+        if form is None and wanted != "int8" and _may_be_better(judge, recipe, facts):
+            limit = measure_ms(compile_network(make_plain()), batch) if wanted == "auto" else None
+            form = _try_with_layers_in_float32(judge, recipe, prepared, batch, limit)
         if form:
             return form
         if wanted == "bfloat16":
             raise TrainingError(f"serving.precision: bfloat16 is refused: {'; '.join(refusals)}. Try auto.")
-    function = optimize_network(network, bfloat16=False)
-    held_out = compute_split(compile_network(function), judge.data.validation)
+    held_out = compute_split(compile_network(make_plain()), judge.data.validation)
     outputs = Outputs({name: array[:0] for name, array in held_out.items()}, held_out)  # only rounding is to be seen
-    refusals, facts = judge.judge(outputs, judge.fitted, must_prove=False)
+    refusals, facts = judge.judge(outputs, None, judge.fitted, must_prove=False)
     if refusals:
         raise TrainingError(
             f"The graph optimized for serving is refused: {'; '.join(refusals)}. Try serving.optimize: off."
         )
-    return Form("float32", function, judge.fitted, facts)
+    return Form("float32", make_plain(), judge.fitted, facts)
 
 
 # --- OpenVINO
 
 
-def _choose_openvino(network: keras.Model, saved: Form, judge: _Judge) -> Form | None:
-    is_free = judge.serving.engine == "auto"
+def _choose_openvino(saved: Form, judge: Judge, batch: Tensors) -> Form | None:
+    serving = judge.serving
+    is_needed = serving.engine == "openvino" or serving.precision == "int8"
     if importlib.util.find_spec("openvino") is None:
         judge.report("OpenVINO is not installed (pip install 'imagepipe-tfx[openvino]'): TensorFlow serves")
         return None
-    batch = next(iter(make_batches(judge.data.validation, _TIMED_IMAGES)))[0]
-    limit = measure_ms(compile_network(saved.network), batch) if is_free else None
-    candidates = sorted(_convert(network, batch, judge), key=lambda candidate: candidate[0])
-    for ms, precision, converted in candidates:
-        name = f"OpenVINO, {precision}, {ms:.2f} ms an image"
+    limit = None if is_needed else measure_ms(compile_network(saved.network), batch)
+    for ms, recipe, prepared in sorted(_prepare(judge, batch), key=lambda candidate: candidate[0]):
+        name = f"{recipe.name}, {ms:.2f} ms an image"
         if limit is not None and ms >= limit:
             judge.report(f"{name}: not tried, as TensorFlow in {saved.precision} takes {limit:.2f}")
             continue
-        form, _ = judge.try_form(name, precision, converted, wrap_network(converted, precision))
-        if form is None and precision == "int8":
-            form = _try_with_layers_in_float32(network, converted, batch, judge, limit)
+        form, _, facts = judge.try_form(name, recipe, recipe.build(prepared, []), [])
+        if form is None and recipe.precision != "float32" and _may_be_better(judge, recipe, facts):
+            form = _try_with_layers_in_float32(judge, recipe, prepared, batch, limit)
         if form:
             return form
-    if not is_free:
+    if is_needed:
+        named = "" if serving.precision == "auto" else f" with serving.precision: {serving.precision}"
         reasons = "\n".join(judge.tried)
-        raise TrainingError(f"serving.engine: openvino: no form was accepted. Try engine: auto.\n{reasons}")
+        advice = "engine: auto" if serving.precision == "auto" else "precision: auto"
+        raise TrainingError(f"serving.engine: {serving.engine}{named}: no form was accepted. Try {advice}.\n{reasons}")
     return None
 
 
-def _convert(network: keras.Model, batch: Tensors, judge: _Judge) -> Iterator[tuple[float, OpenVinoPrecision, Any]]:
-    """Yields the candidates: milliseconds an image, precision, OpenVINO's model."""
-    import openvino
+def _prepare(judge: Judge, batch: Tensors) -> Iterator[tuple[float, Recipe, Any]]:
+    """Yields the candidates: milliseconds an image, how it is computed, and what its forms are built from."""
+    for recipe in _list_recipes(judge):
+        try:
+            prepared = recipe.prepare(judge.network)
+            yield measure_ms(recipe.wrap(recipe.build(prepared, [])), batch), recipe, prepared
+        except (RuntimeError, TrainingError) as error:
+            judge.report(f"{recipe.name}: can't be made: {describe_error(error)}")
 
-    from trainer.export.openvino import convert_network
 
+def _list_recipes(judge: Judge) -> Iterator[Recipe]:
     wanted = judge.serving.precision
-    try:
-        converted = convert_network(network)
-    except RuntimeError as error:
-        judge.report(f"OpenVINO can't convert the network: {describe_error(error)}")
+    if wanted in ("auto", "float32"):
+        yield make_openvino_recipe("float32")
+    if wanted in ("auto", "bfloat16"):
+        if has_openvino_bfloat16():
+            yield make_openvino_recipe("bfloat16")
+        else:
+            judge.report("OpenVINO, bfloat16: not tried, as this processor lacks it: OpenVINO would emulate it, slowly")
+    if wanted not in ("auto", "int8"):
         return
-    # OpenVINO emulates bfloat16 where the processor lacks it, slowly.
-    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    candidates: list[OpenVinoPrecision] = ["float32", "bfloat16"] if has_bfloat16 else ["float32"]
-    for precision in candidates:
-        if wanted in ("auto", precision):
-            yield measure_ms(wrap_network(converted, precision), batch), precision, converted
-    if wanted in ("auto", "int8") and (quantized := _quantize(converted, judge)):
-        yield measure_ms(wrap_network(quantized, "int8"), batch), "int8", quantized
-
-
-def _quantize(converted: Any, judge: _Judge) -> Any:
-    """Returns the network in int8; None if there is none, or too few images to show that it may be used."""
-    needed = count_needed(0, judge.serving.min_agreement)
-    groups = np.concatenate(_number_groups(judge.data))
-    independent = math.floor(count_independent(groups) + 1e-9)
-    if judge.serving.precision == "auto" and (needed is None or independent < needed):
-        counted = f" in groups, which count as {independent}," if independent < len(groups) else ""
+    if wanted == "auto" and (best := judge.show_at_best()) < judge.serving.min_agreement:
         judge.report(
-            f"OpenVINO, int8: not tried, as {len(groups)} images{counted} can't show that it may be used: {needed} "
-            "would"
+            f"OpenVINO, int8: not tried, as so many images can show that {best:.2%} of new images get the same answer "
+            f"at best, and serving.min_agreement is {judge.serving.min_agreement:.4g}; precision: int8 would try it"
         )
-        return None
-    if importlib.util.find_spec("nncf") is None:
+    elif importlib.util.find_spec("nncf") is None:
         judge.report("OpenVINO, int8: nncf is not installed (pip install 'imagepipe-tfx[openvino]')")
-        return None
-    from trainer.export.quantize import draw_images, quantize_network
+    else:
+        yield make_int8_recipe(judge.data)
 
-    try:
-        return quantize_network(converted, draw_images(judge.data))
-    except Exception as error:  # NNCF raises many kinds on graphs that it doesn't know
-        judge.report(f"OpenVINO, int8: NNCF failed: {describe_error(error)}")
-        return None
+
+# --- layers in float32
+
+
+def _may_be_better(judge: Judge, recipe: Recipe, facts: dict[str, Any]) -> bool:
+    """Returns whether a refused form could be accepted with some layers in float32: not if images are too few."""
+    agreement = facts["agreement"]
+    is_enough = not agreement or agreement["best"] >= judge.serving.min_agreement
+    return np.isfinite(facts["max_difference"]) and (is_enough or not judge.must_prove(recipe))
 
 
 def _try_with_layers_in_float32(
-    network: keras.Model, quantized: Any, batch: Tensors, judge: _Judge, limit: float | None
+    judge: Judge, recipe: Recipe, prepared: Any, batch: Tensors, limit: float | None
 ) -> Form | None:
-    """Takes those layers back to float32 whose quantization does most harm."""
-    from trainer.export.openvino import convert_network
-    from trainer.export.quantize import choose_layers, rank_layers, restore_layers
+    """Takes those layers back to float32 whose lower precision does most harm.
 
-    ranked = rank_layers(convert_network(network), quantized, {name: x.numpy() for name, x in batch.items()})
-    for share in _SHARES_KEPT:
-        restored = restore_layers(quantized, choose_layers(ranked, share))
-        ms = measure_ms(wrap_network(restored, "int8"), batch)
-        name = (
-            f"OpenVINO, int8 but for {len(choose_layers(ranked, share))} of {len(ranked)} layers, {ms:.2f} ms an image"
+    Args:
+        judge: has the network.
+        recipe: how it is computed.
+        prepared: what the recipe has prepared of it.
+        batch: inputs by which layers are compared, and time is measured.
+        limit: milliseconds an image, of TensorFlow's form; a slower one is of no use. None for no limit.
+    """
+    ms = measure_ms(recipe.wrap(recipe.build(prepared, [])), batch)
+    if limit is not None and ms >= limit:
+        judge.report(
+            f"{recipe.name} takes {ms:.2f} ms an image, TensorFlow {limit:.2f}: layers in float32 would not help"
         )
+        return None
+    expected = np.asarray(compile_network(judge.network)(batch)["logits"])
+
+    def measure(kept: Sequence[str]) -> float:
+        return measure_error(recipe.wrap(recipe.build(prepared, kept)), batch, expected)
+
+    ranked = rank_layers(recipe.list_layers(prepared), measure)
+    for share in _SHARES_KEPT if ranked else ():
+        kept = choose_layers(ranked, share)
+        network = recipe.build(prepared, kept)
+        ms = measure_ms(recipe.wrap(network), batch)
+        name = f"{recipe.name} but for {len(kept)} of {len(ranked)} layers, {ms:.2f} ms an image"
         if limit is not None and ms >= limit:
             judge.report(f"{name}: not tried, as TensorFlow takes {limit:.2f}")
             return None
-        form, _ = judge.try_form(name, "int8", restored, wrap_network(restored, "int8"))
+        form, _, _ = judge.try_form(name, recipe, network, kept)
         if form:
             return form
     return None
-
-
-def wrap_network(converted: Any, precision: OpenVinoPrecision) -> Compute:
-    """Returns the function from a batch of inputs to outputs of OpenVINO's model."""
-    compiled = compile_for_openvino(converted, precision)
-    return lambda features: {
-        port.any_name: array for port, array in compiled({name: x.numpy() for name, x in features.items()}).items()
-    }
-
-
-def measure_ms(compute: Compute, batch: Tensors) -> float:
-    """Returns the time of an image in a small batch, in milliseconds: the best of a few rounds."""
-    compute(batch)
-    times = []
-    for _ in range(_TIMED_ROUNDS):
-        start = time.perf_counter()
-        compute(batch)
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times) / len(next(iter(batch.values())))

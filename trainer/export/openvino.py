@@ -3,7 +3,8 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from imagepipe.deploy.openvino_form import FORM, NETWORK, OpenVinoPrecision
 from trainer.export.answers import Tensors
 from trainer.export.optimize import freeze_network
 from trainer.export.signatures import save_model_around
+
+LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+"""OpenVINO's types of layers with weights."""
+
+_KEPT = {"name": "precise", "version": "0"}  # the attribute of an operation that no hint lowers the precision of
 
 
 def convert_network(model: keras.Model) -> openvino.Model:
@@ -39,6 +45,33 @@ def convert_network(model: keras.Model) -> openvino.Model:
         for port in ports:
             port.get_tensor().set_names({name for name, tensor in tensors.items() if tensor in port.get_names()})
     return converted
+
+
+def list_layers(network: openvino.Model) -> list[str]:
+    """Returns the names of the layers with weights."""
+    return [op.get_friendly_name() for op in network.get_ordered_ops() if op.get_type_name() in LAYERS]
+
+
+def keep_in_float32(network: openvino.Model, names: Sequence[str]) -> openvino.Model:
+    """Returns a network of which some layers are computed in float32, whatever the precision of the others.
+
+    Args:
+        network: see ``convert_network``; unchanged.
+        names: of the layers.
+    """
+    if not names:
+        return network
+    with tempfile.TemporaryDirectory() as folder:
+        # From Python attributes are strings, which OpenVINO doesn't heed: it has to read this one.
+        file = Path(folder) / NETWORK
+        openvino.save_model(network, file, compress_to_fp16=False)
+        tree = ET.parse(file)  # noqa: S314  # our own
+        for layer in tree.iter("layer"):
+            if layer.get("name") in names:
+                info = layer.find("rt_info")
+                ET.SubElement(ET.SubElement(layer, "rt_info") if info is None else info, "attribute", _KEPT)
+        tree.write(file)
+        return openvino.Core().read_model(file)
 
 
 def save_form(

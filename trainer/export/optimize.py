@@ -1,7 +1,7 @@
 """Optimizes a trained network for serving: weights become constants, and what can be precomputed is."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,8 +30,17 @@ def optimize_network(model: keras.Model, bfloat16: bool) -> Function:
     Returns:
         A function of the same inputs and outputs, without variables, that can be saved in a SavedModel.
     """
-    frozen = freeze_network(model, bfloat16)
-    rewrites.rename_functions(frozen.graph, "_bfloat16" if bfloat16 else "_float32")
+    return wrap_graph(lower_precision(trace_network(model), bfloat16), "_bfloat16" if bfloat16 else "_float32")
+
+
+def wrap_graph(frozen: "FrozenNetwork", suffix: str) -> Function:
+    """Returns the function of ``optimize_network``, which see, of its graph.
+
+    Args:
+        frozen: the graph, which is changed.
+        suffix: of the names of its own functions.
+    """
+    rewrites.rename_functions(frozen.graph, suffix)
 
     def import_graph(*tensors: tf.Tensor) -> Any:
         feeds = dict(zip(frozen.inputs.values(), tensors, strict=True))
@@ -59,21 +68,36 @@ class FrozenNetwork(NamedTuple):
     outputs: Any
 
 
+class TracedNetwork(NamedTuple):
+    """A network's graph without variables, in float32, before the last optimizations.
+
+    Attributes:
+        meta: the graph, and what has to be kept of it.
+        specs, inputs, outputs: see ``FrozenNetwork``.
+    """
+
+    meta: tf.compat.v1.MetaGraphDef
+    specs: dict[str, tf.TensorSpec]
+    inputs: dict[str, str]
+    outputs: Any
+
+
 def freeze_network(model: keras.Model, bfloat16: bool) -> FrozenNetwork:
     """Returns the graph of ``optimize_network``, which see."""
+    return lower_precision(trace_network(model), bfloat16)
+
+
+def trace_network(model: keras.Model) -> TracedNetwork:
+    """Freezes a network; see ``optimize_network``."""
     specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
     specs = dict(sorted(specs.items()))  # tf.function flattens a dict in this order
     traced = tf.function(lambda features: model(features, training=False)).get_concrete_function(specs)
     frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
     outputs = tf.nest.pack_sequence_as(traced.structured_outputs, [x.name for x in frozen.outputs])
     inputs = dict(zip(specs, [x.name for x in frozen.inputs], strict=True))
-    return FrozenNetwork(_rewrite(frozen, bfloat16), specs, inputs, outputs)
-
-
-def _rewrite(function: Any, bfloat16: bool) -> tf.compat.v1.GraphDef:
-    meta = tf.compat.v1.train.export_meta_graph(graph_def=function.graph.as_graph_def(), graph=function.graph)
+    meta = tf.compat.v1.train.export_meta_graph(graph_def=frozen.graph.as_graph_def(), graph=frozen.graph)
     signature = meta.signature_def["serving_default"]  # names what must be kept
-    for tensors, infos in ((function.inputs, signature.inputs), (function.outputs, signature.outputs)):
+    for tensors, infos in ((frozen.inputs, signature.inputs), (frozen.outputs, signature.outputs)):
         for x in tensors:
             infos[x.name].name = x.name
             infos[x.name].dtype = x.dtype.as_datatype_enum
@@ -81,15 +105,33 @@ def _rewrite(function: Any, bfloat16: bool) -> tf.compat.v1.GraphDef:
     rewrites.name_biases(graph)
     rewrites.fold_scaling(graph)
     meta.graph_def.CopyFrom(graph)
+    return TracedNetwork(meta, specs, inputs, outputs)
+
+
+def lower_precision(traced: TracedNetwork, bfloat16: bool, kept: Sequence[str] = ()) -> FrozenNetwork:
+    """Does the last optimizations.
+
+    Args:
+        traced: the network; unchanged.
+        bfloat16: see ``optimize_network``.
+        kept: names of convolutions that stay in float32, with the bias and the activation behind them, see
+            ``rewrites.list_layers``.
+    """
+    meta = tf.compat.v1.MetaGraphDef()
+    meta.CopyFrom(traced.meta)
+    around = traced.specs, traced.inputs, traced.outputs
     if not bfloat16:
-        return _run_grappler(meta, "constfold")
+        return FrozenNetwork(_run_grappler(meta, "constfold"), *around)
+    for name in rewrites.list_fused(meta.graph_def, kept):  # TensorFlow's rewriter leaves outputs alone
+        info = meta.signature_def["serving_default"].outputs[name]
+        info.name, info.dtype = f"{name}:0", tf.float32.as_datatype_enum
     # Matrix products and everything after them stay in float32: they take little time, and a logit of 30 has only three
     # binary places in bfloat16.
     with _set_environment("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE", "MatMul"):
         graph = _run_grappler(meta, "auto_mixed_precision_onednn_bfloat16", "constfold")
     rewrites.cast_once(graph)
     rewrites.pack_constants(graph)
-    return graph
+    return FrozenNetwork(graph, *around)
 
 
 @contextmanager

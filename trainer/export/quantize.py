@@ -1,30 +1,25 @@
 """Quantizes a network to int8 for OpenVINO, after training, and takes single layers back to float32.
 
 NNCF's post-training quantization finds the ranges of the activations on images as they are served, without
-augmentation. Where the whole network in int8 isn't accepted, some layers may spoil the rest, such as depthwise
-convolutions, whose channels have very different ranges: the effect of each is measured, by taking it alone back.
+augmentation.
 """
 
 import contextlib
 import logging
-import math
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import openvino
+from openvino import opset13 as ops
 
-from imagepipe.deploy.openvino_form import compile_network
+from imagepipe.base.errors import TrainingError, describe_error
 from trainer.data import TrainingData
+from trainer.export.openvino import LAYERS
 from trainer.inputs import make_batches
 
 _IMAGES = 300  # NNCF's own number; more change the ranges little
-_MAX_SECONDS = 120  # of measuring the layers' effects
-_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-
-_log = logging.getLogger("trainer")
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -45,45 +40,58 @@ def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openv
 
     Raises:
         ImportError: NNCF isn't installed.
+        TrainingError: NNCF can't quantize it.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it sends statistics of its use to its makers
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level also sets that of others' handlers
-    with contextlib.redirect_stdout(sys.stderr):  # its progress
-        return nncf.quantize(network.clone(), nncf.Dataset(images), subset_size=len(images))
+    biased = network.clone()
+    _add_biases(biased)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # its progress
+            return nncf.quantize(biased, nncf.Dataset(images), subset_size=len(images))
+    except Exception as error:  # of many kinds, on graphs that it doesn't know
+        raise TrainingError(
+            f"NNCF can't quantize this network ({describe_error(error)}). Choose another precision than int8."
+        ) from error
 
 
-def rank_layers(network: openvino.Model, quantized: openvino.Model, inputs: Inputs) -> list[str]:
-    """Returns the names of the quantized layers, those first whose quantization changes the logits most.
+def _add_biases(network: openvino.Model) -> None:
+    """Gives layers without a bias one of zeros if a constant is added to what they give.
 
-    Args:
-        network: in float32.
-        quantized: the same in int8.
-        inputs: a few images, by the network's names.
+    NNCF corrects biases, and takes any such constant for one: the 3 of a hard swish in MobileNetV3, too.
     """
-    expected = compile_network(network, "float32")(dict(inputs))["logits"]
-
-    def measure_error(model: openvino.Model) -> float:
-        actual = compile_network(model, "int8")(dict(inputs))["logits"]
-        return float(np.square(actual - expected).mean())
-
-    effects: dict[str, float] = {}
-    names = [op.get_friendly_name() for op in quantized.get_ordered_ops() if list_quantized(op)]
-    start, error = time.monotonic(), measure_error(quantized)
-    for name in names:
-        if time.monotonic() - start > _MAX_SECONDS:
-            _log.warning(
-                "the effect of %d of %d layers was measured: the others stay in int8", len(effects), len(names)
-            )
-            break
-        effects[name] = error - measure_error(restore_layers(quantized, [name]))
-    return sorted(effects, key=lambda name: -effects[name])
+    for op in network.get_ordered_ops():
+        ports = [port for output in op.outputs() for port in output.get_target_inputs()]
+        if op.get_type_name() not in LAYERS or not any(_is_constant_added(port.get_node()) for port in ports):
+            continue
+        shape, axis = op.output(0).get_partial_shape(), -1 if op.get_type_name() == "MatMul" else 1
+        if shape[axis].is_static and not any(_is_bias(port.get_node(), shape[axis].get_length()) for port in ports):
+            sizes = np.ones(len(shape), int)
+            sizes[axis] = shape[axis].get_length()
+            biased = ops.add(op, ops.constant(np.zeros(sizes, np.float32)))
+            for port in ports:
+                port.replace_source_output(biased.output(0))
 
 
-def choose_layers(ranked: Sequence[str], share: float) -> list[str]:
-    """Returns the first ``share`` of them, one at least."""
-    return list(ranked[: math.ceil(share * len(ranked))])
+def _is_constant_added(op: openvino.Node) -> bool:
+    return op.get_type_name() == "Add" and any(
+        value.get_node().get_type_name() == "Constant" for value in op.input_values()
+    )
+
+
+def _is_bias(op: openvino.Node, channels: int) -> bool:
+    """Returns whether an operation adds a constant for each channel."""
+    return op.get_type_name() == "Add" and any(
+        value.get_node().get_type_name() == "Constant" and value.get_node().data.size == channels
+        for value in op.input_values()
+    )
+
+
+def list_layers(quantized: openvino.Model) -> list[str]:
+    """Returns the names of the layers that take quantized activations."""
+    return [op.get_friendly_name() for op in quantized.get_ordered_ops() if list_quantized(op)]
 
 
 def restore_layers(quantized: openvino.Model, names: Sequence[str]) -> openvino.Model:
@@ -98,6 +106,6 @@ def restore_layers(quantized: openvino.Model, names: Sequence[str]) -> openvino.
 
 def list_quantized(op: openvino.Node) -> list[openvino.Input]:
     """Returns the inputs of a layer that get quantized activations."""
-    if op.get_type_name() not in _LAYERS:
+    if op.get_type_name() not in LAYERS:
         return []
     return [port for port in op.inputs() if port.get_source_output().get_node().get_type_name() == "FakeQuantize"]

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -10,7 +11,9 @@ import tensorflow as tf
 Graph: TypeAlias = tf.compat.v1.GraphDef
 Nodes: TypeAlias = dict[str, tf.compat.v1.NodeDef]
 
-_BIASED_OPS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+_BIASED_OPS = (*_CONVOLUTIONS, "MatMul")
+_FUSED_OPS = ("BiasAdd", "Relu", "Relu6", "Elu", "LeakyRelu")
 
 
 def name_biases(graph: Graph) -> None:
@@ -43,11 +46,7 @@ def fold_scaling(graph: Graph) -> None:
     With this, and with one cast instead of two, bfloat16 holds the pixels exactly, and InceptionV3 takes 7.2 instead of
     8.4 ms per image, measured as above.
     """
-    nodes = _index_nodes(graph)
-    consumers = collections.defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            consumers[name].append(node)
+    nodes, consumers = _index_nodes(graph), _index_consumers(graph)
     for convolution in [node for node in graph.node if node.op == "Conv2D" and node.attr["padding"].s == b"VALID"]:
         x, kernel_name = convolution.input[:2]
         if _get_op(nodes, x) != "AddV2" or _get_op(nodes, nodes[x].input[0]) != "Mul":
@@ -111,6 +110,20 @@ def rename_functions(graph: Graph, suffix: str) -> None:
                     called.name = renamed[called.name]
 
 
+def list_layers(graph: Graph) -> list[str]:
+    """Returns the names of the convolutions."""
+    return [node.name for node in graph.node if node.op in _CONVOLUTIONS]
+
+
+def list_fused(graph: Graph, layers: Sequence[str]) -> list[str]:
+    """Returns the names of some layers, and of the biases and activations that oneDNN fuses with them."""
+    consumers, fused = _index_consumers(graph), list(layers)
+    for name in fused:
+        if [consumer.op in _FUSED_OPS for consumer in consumers[name]] == [True]:
+            fused.append(consumers[name][0].name)
+    return fused
+
+
 def _count_channels(op: str, kernel: np.ndarray) -> int:
     """Returns the number of output channels."""
     return int(np.prod(kernel.shape[-2:]) if op == "DepthwiseConv2dNative" else kernel.shape[-1])
@@ -118,6 +131,14 @@ def _count_channels(op: str, kernel: np.ndarray) -> int:
 
 def _index_nodes(graph: Graph) -> Nodes:
     return {node.name: node for node in graph.node}
+
+
+def _index_consumers(graph: Graph) -> dict[str, list[tf.compat.v1.NodeDef]]:
+    consumers = collections.defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            consumers[name].append(node)
+    return consumers
 
 
 def _get_op(nodes: Nodes, name: str) -> str | None:
