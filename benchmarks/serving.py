@@ -41,6 +41,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
 from imagepipe.deploy.openvino_form import FOLDER, find_form, read_form
 from imagepipe.deploy.versions import find_model, find_model_name
+from trainer.config import ServingConfig
 
 MEASURES = ("imagepipe/base", "imagepipe/deploy", "imagepipe/serving", "trainer/export", "transform")
 SIZES = (1, 8, 32)  # of batches, or numbers of callers
@@ -189,12 +190,24 @@ def claim_latencies(results: Results, empty: float, truth: list[str]) -> Iterato
 
 
 def claim_labels(results: Results, empty: float, truth: list[str]) -> Iterator[Claim]:
-    """Yields how often the sides are right, and give the first one's label."""
+    """Yields how often the sides give the first one's label, and how much less often they are right."""
+    bounds = ServingConfig()  # the default ones, whatever the runs were made with
     labels = {side: result["labels"] for side, result in results.items() if "labels" in result}
-    first = next(iter(labels))
+    first, photos = next(iter(labels)), f"of {len(truth)} photos"
+
+    def count(given: list[str], other: list[str]) -> int:
+        return sum(map(str.__eq__, given, other))
+
+    own = count(labels[first], truth)
+    yield Claim(f"{first}: right, {photos}", f"{own / len(truth):.3f}")
     for side, given in labels.items():
-        right, same = (sum(map(str.__eq__, given, other)) / len(truth) for other in (truth, labels[first]))
-        yield Claim(f"{side}: right, and the same as {first}, of {len(truth)} photos", f"{right:.3f}, {same:.3f}")
+        if side == first:
+            continue
+        right, same = count(given, truth) / len(truth), count(given, labels[first]) / len(truth)
+        what = f"{side}: the same label as {first}, {photos}"
+        yield Claim(what, f"{same:.3f}", f"at least {bounds.min_agreement:g}", same >= bounds.min_agreement)
+        lost = 100 * (own / len(truth) - right)
+        yield at_most(f"{side}: points of accuracy below {first}, {photos}", lost, 100 * bounds.max_loss)
 
 
 def find_version(run: Path) -> Path:
@@ -209,7 +222,11 @@ def read_saved_precision(version: Path) -> str:
     """Returns the precision of a version's SavedModel, bfloat16 only if the run's training says so."""
     file = version.parent / TRAINING_FOLDER / OPTIMIZED
     tried = json.loads(file.read_text())["tried"] if file.is_file() else []
-    return "bfloat16" if any(line.startswith("TensorFlow, bfloat16: accepted") for line in tried) else "float32"
+    return (
+        "bfloat16"
+        if any(line.startswith("TensorFlow, bfloat16") and ": accepted" in line for line in tried)
+        else "float32"
+    )
 
 
 def copy_without_form(version: Path, folder: Path) -> Path:
