@@ -58,6 +58,7 @@ def set_task(arguments, task, analysis, records, folder):
     return arguments | files | {"transform_graph_path": graph, "custom_config": custom}
 
 
+@pytest.mark.slow
 def test_side_features_beside_given_weights(arguments, analyzed, weights, tmp_path, caplog):
     answers = train(arguments(tmp_path, weights=str(weights), **OPTIONS), tmp_path, weights, caplog)
     labels = [tf.train.Example.FromString(row).features.feature["label"].bytes_list.value[0] for row in analyzed[2]]
