@@ -12,14 +12,16 @@ import numpy as np
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError, ModelError
-from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
+from imagepipe.base.names import NOVELTY, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import read_labels, read_task
 from pipeline.runs.lineage import Lineage, trace_model
 
 if TYPE_CHECKING:
     from imagepipe.serving.loaded_model import LoadedModel
-    from trainer.export.portable import Ask
+    from trainer.export.portable import Answers, Ask
+
+    Batches = Iterator[tuple[np.ndarray, Answers, np.ndarray]]
 
 Format = Literal["onnx", "openvino", "saved_model", "tflite"]
 Precision = Literal["float32", "float16", "int8"]
@@ -44,6 +46,13 @@ _PREPROCESSING = (
     "interpolation with antialiasing (the proportions are not kept), round to whole numbers. The network does all "
     "further scaling."
 )
+_UNKNOWN = (
+    "where novelty is novelty_from or more, the model's label is '': the image is like none that it has learned from"
+)
+_WITHOUT_NOVELTY = (
+    "It answers with classes alone, without novelty: its training kept nothing to compute it by, as those of earlier "
+    "versions. Run the pipeline again for one that does."
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,28 @@ class _Source:
         """The folder of the training."""
         return f"{self.model.rpartition('/')[0]}/{TRAINING_FOLDER}"
 
+    @property
+    def has_novelty(self) -> bool:
+        """Whether the training kept what the network's novelty is computed by."""
+        return filesystem.exists(f"{self.training}/{NOVELTY}")
+
+    def read_limit(self) -> float | None:
+        """Returns the novelty from which on the model gives no label; None if it has no such limit."""
+        try:
+            settings = json.loads(filesystem.read_text(f"{self.training}/config.json"))
+        except FileNotFoundError:
+            return None
+        unknown = (settings.get("serving") or {}).get("unknown")
+        return unknown["novelty"] if unknown else None
+
+    def read_thresholds(self) -> dict[str, float] | None:
+        """Returns the decision thresholds of several labels; None in other tasks, and of earlier versions."""
+        try:
+            facts = json.loads(filesystem.read_text(f"{self.training}/{THRESHOLDS}"))
+        except FileNotFoundError:
+            return None
+        return {label: fact["threshold"] for label, fact in facts.items()}
+
 
 @dataclass(frozen=True)
 class Export:
@@ -77,14 +108,19 @@ class Export:
         card: the file beside it, in JSON: labels, preprocessing, figures.
         figures: how its answers compare with the model's on images of the eval split; None if they weren't.
         not_compared: why not, '' if they were.
+        note: what the export lacks, for people; '' if nothing.
     """
 
     file: Path
     card: Path
     figures: dict[str, Any] | None
     not_compared: str
+    note: str
 
     def __str__(self) -> str:
+        return " ".join(text for text in (self._describe_figures(), self.note) if text)
+
+    def _describe_figures(self) -> str:
         figures = self.figures
         if figures is None:
             return f"It was not compared with the model: {self.not_compared}."
@@ -92,13 +128,20 @@ class Export:
             f"On {figures['images']:,} images of the eval split its answers differ from the model's by up to "
             f"{figures['largest_difference']:.2g}, on average by {figures['mean_difference']:.2g}."
         )
-        if "same_label" not in figures:
-            return text
-        low, high = figures["same_label_interval"]
-        return (
-            f"{text} {figures['same_label']} have its label (95 % interval of the share: {low:.3f} to {high:.3f}). "
-            f"Accuracy {figures['accuracy']:.4f}, the model's {figures['accuracy_of_the_model']:.4f}."
-        )
+        if "same_label" in figures:
+            low, high = figures["same_label_interval"]
+            text += (
+                f" {figures['same_label']} have its label (95 % interval of the share: {low:.3f} to {high:.3f}). "
+                f"Accuracy {figures['accuracy']:.4f}, the model's {figures['accuracy_of_the_model']:.4f}."
+            )
+        if novelty := figures.get("novelty"):
+            text += (
+                f" Its novelty differs by up to {novelty['largest_difference']:.2g}, on average by "
+                f"{novelty['mean_difference']:.2g}."
+            )
+            if "same_unknown" in novelty:
+                text += f" {novelty['same_unknown']} are unknown, or not, as by the model."
+        return text
 
 
 def export_model(model: str, out: Path, kind: Format, precision: Precision | None) -> Export:
@@ -134,7 +177,7 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
         "openvino": (portable.write_openvino, portable.open_openvino),
         "tflite": (portable.write_tflite, portable.open_tflite),
     }[kind]
-    network = portable.load_network(storage.fetch_folder(source.training) / "model.keras")
+    network = portable.load_network(storage.fetch_folder(source.training))
     loaded = LoadedModel(storage.fetch_folder(source.model), "tf_examples")
     images = np.zeros((0, *network.inputs[0].shape[1:]), np.uint8)
     if precision == "int8":
@@ -144,7 +187,8 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
     if not source.examples:
         return _describe(source, out, kind, precision, None, "the Examples of its run are gone, or not known")
     batches = _read_batches(loaded, f"{source.examples}/Split-eval", _COMPARED_IMAGES)
-    return _describe(source, out, kind, precision, _compare(open_file(out), batches, loaded.task), "")
+    figures = _compare(open_file(out), batches, loaded.task, source.read_limit())
+    return _describe(source, out, kind, precision, figures, "")
 
 
 def _check_form(kind: Format, precision: Precision | None) -> Precision:
@@ -210,43 +254,48 @@ def _read_precision(source: _Source) -> str:
         return ""
 
 
-def _read_batches(
-    loaded: "LoadedModel", folder: str, maximum: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields pixels, the model's classes, and targets of the first images of a split, which is in no order."""
+def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> "Batches":
+    """Yields pixels, the model's answers, and targets of the first images of a split, which is in no order."""
     from imagepipe.base.features import IMAGE, TARGET
     from transform.examples import read_serialized
 
     transform, answer = loaded.loaded.signatures["transform_features"], loaded.loaded.signatures["tf_examples"]
     for examples in read_serialized(folder).take(maximum).batch(_BATCH):
-        features = transform(examples=examples)
-        yield features[IMAGE].numpy(), answer(examples=examples)["classes"].numpy(), features[TARGET].numpy()
+        features, answers = transform(examples=examples), answer(examples=examples)
+        numbers = {name: answers[name].numpy() for name in ("classes", "novelty") if name in answers}
+        yield features[IMAGE].numpy(), numbers, features[TARGET].numpy()
 
 
-def _compare(ask: "Ask", batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], task: str) -> dict[str, Any]:
-    """Returns figures on an export's answers and the model's."""
+def _compare(ask: "Ask", batches: "Batches", task: str, limit: float | None) -> dict[str, Any]:
+    """Returns figures on an export's answers and the model's; ``limit`` is the novelty of what is unknown."""
     from scipy import stats
 
     rows = [(ask(pixels), expected, targets) for pixels, expected, targets in batches]
-    actual, expected, targets = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    difference = np.abs(actual - expected)
-    figures: dict[str, Any] = {
-        "images": len(actual),
-        "largest_difference": float(difference.max()),
-        "mean_difference": float(difference.mean()),
-    }
+    answers, own = ({name: np.concatenate([row[i][name] for row in rows]) for name in rows[0][i]} for i in (0, 1))
+    targets = np.concatenate([row[2] for row in rows])
+    figures = {"images": len(targets), **_measure_difference(answers["classes"], own["classes"])}
     if task == "classification":
-        labels, own = actual.argmax(1), expected.argmax(1)
-        same = int((labels == own).sum())
+        labels, own_labels = answers["classes"].argmax(1), own["classes"].argmax(1)
+        same = int((labels == own_labels).sum())
         # The exact interval: Clopper, C. J., Pearson, E. S. (1934), Biometrika 26 (4), 404-413.
-        interval = stats.binomtest(same, len(actual)).proportion_ci(0.95, "exact")
+        interval = stats.binomtest(same, len(labels)).proportion_ci(0.95, "exact")
         figures |= {
             "same_label": same,
             "same_label_interval": [float(interval.low), float(interval.high)],
             "accuracy": float((labels == targets).mean()),
-            "accuracy_of_the_model": float((own == targets).mean()),
+            "accuracy_of_the_model": float((own_labels == targets).mean()),
         }
+    if "novelty" in answers and "novelty" in own:
+        figures["novelty"] = _measure_difference(answers["novelty"], own["novelty"])
+        if limit is not None:
+            same = int(((answers["novelty"] >= limit) == (own["novelty"] >= limit)).sum())
+            figures["novelty"]["same_unknown"] = same
     return figures
+
+
+def _measure_difference(actual: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    difference = np.abs(actual - expected)
+    return {"largest_difference": float(difference.max()), "mean_difference": float(difference.mean())}
 
 
 def _describe(
@@ -263,17 +312,26 @@ def _describe(
             "size": source.size,
             "preprocessing": _PREPROCESSING,
         }
+    outputs, note, limit = [{"name": "classes", "type": "float32 [n, k]", "order": "that of labels"}], "", None
+    if kind != "saved_model" and source.has_novelty:
+        outputs += [{"name": "novelty", "type": "float32 [n]"}, {"name": "embedding", "type": "float32 [n, d]"}]
+        limit = source.read_limit()
+    elif kind != "saved_model":
+        note = _WITHOUT_NOVELTY
     content = {
         "format": kind,
         "precision": precision,
         "run": source.run,
         "task": read_task(assets),
         "labels": read_labels(assets),
+        "label_thresholds": source.read_thresholds(),
         "input": takes,
-        "output": {"name": "classes", "type": "float32 [n, k]", "order": "that of labels"},
+        "outputs": outputs,
+        "unknown": {"novelty_from": limit, "rule": _UNKNOWN} if limit is not None else None,
+        "note": note or None,
         "compared_on_eval": figures,
         "not_compared_because": not_compared or None,
     }
     card = Path(f"{out}.json") if kind == "saved_model" else out.with_suffix(".json")
     card.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Export(out, card, figures, not_compared)
+    return Export(out, card, figures, not_compared, note)

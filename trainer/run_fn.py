@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from imagepipe.base.features import IMAGE, parse_features
-from imagepipe.base.names import CALIBRATION, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
+from imagepipe.base.names import CALIBRATION, NOVELTY, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
 from imagepipe.deploy.openvino_form import FOLDER
 from trainer.augmentation import make_augmentation
 from trainer.checkpoint import make_state_folder
@@ -23,6 +23,7 @@ from trainer.data import PixelStatistics, TrainingData, compute_class_weights, c
 from trainer.devices import check_engine, choose_training_precision, set_up_process
 from trainer.export.fitting import fold_calibration
 from trainer.export.forms import choose_forms
+from trainer.export.novelty import save_novelty
 from trainer.export.signatures import save_model
 from trainer.frozen import remove_kept
 from trainer.inputs import LoadedSplit, make_batches
@@ -187,6 +188,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
         folder_of_form = Path(fn_args.serving_model_dir) / FOLDER
         save_form(form.network, form.precision, form.fitted.answers, *around, form.facts, folder_of_form)
     # Last: novelty is of the logits without it.
+    save_novelty(forms.fitted.novelty, forms.fitted.calibration, folder / NOVELTY)
     fold_calibration(forms.fitted.calibration, network.head.get_layer("logits"))
     network.model.save(folder / "model.keras")
 

@@ -34,13 +34,16 @@ SERVING_REPORT = "report.json"
 
 TRAINING_FOLDER = "training"
 """Folder beside a trained SavedModel: curves.png, history.json, augmentation.png, config.json, summary.txt,
-model.keras, base.weights.h5, CALIBRATION, OPTIMIZED and, of several labels, THRESHOLDS."""
+model.keras, base.weights.h5, CALIBRATION, NOVELTY, OPTIMIZED and, of several labels, THRESHOLDS."""
 
 OPTIMIZED = "optimized.json"
 """File in TRAINING_FOLDER: the result of optimizing for serving."""
 
 CALIBRATION = "calibration.json"
 """File in TRAINING_FOLDER: how the probabilities were calibrated."""
+
+NOVELTY = "novelty.npz"
+"""File in TRAINING_FOLDER: what the novelty of model.keras is computed by, see ``trainer.export.novelty``."""
 
 THRESHOLDS = "thresholds.json"
 """File in TRAINING_FOLDER: the decision threshold of each label, and why it is that one."""

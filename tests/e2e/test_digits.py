@@ -546,7 +546,11 @@ def test_an_export_says_what_the_served_model_says(
     pixels = np.concatenate([decode_and_resize(tf.constant([Path(image).read_bytes()]), (32, 32)) for image in images])
     lines = project.command("predict", run, *images, "--top", "10", "--json").stdout.splitlines()
     served = [[json.loads(line)["classes"][str(digit)] for digit in range(10)] for line in lines]
-    assert np.abs(ask(pixels) - served).mean() < tolerance
+    answers = ask(pixels)
+    assert np.abs(answers["classes"] - served).mean() < tolerance
+    assert [output["name"] for output in card["outputs"]] == ["classes", "novelty", "embedding"]
+    assert set(answers) == {"classes", "novelty", "embedding"}
+    assert figures["novelty"]["mean_difference"] < tolerance
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from imagepipe.base.labels import encode_names
 from pipeline import export
 from pipeline.cli import app
 
@@ -38,12 +40,22 @@ def test_without_its_extra_a_format_is_refused_with_what_to_install(tmp_path, mo
     assert f"pip install 'imagepipe-tfx[{kind}]'" in result.stderr
 
 
+def make_batches(expected: np.ndarray, actual: np.ndarray, targets: np.ndarray, **further: np.ndarray):
+    """Batches as they are read, whose pixels are an export's answers."""
+
+    def take(array: np.ndarray, rows: slice) -> dict:
+        return {"classes": array[rows]} | {name: values[rows] for name, values in further.items()}
+
+    return iter([(take(actual, rows), take(expected, rows), targets[rows]) for rows in (slice(0, 3), slice(3, 4))])
+
+
+EXPECTED = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.2, 0.8]], np.float32)
+
+
 def test_the_figures_are_those_of_the_answers():
-    expected = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.2, 0.8]], np.float32)
     actual = np.array([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8]], np.float32)
     targets = np.array([0, 1, 0, 0])
-    batches = [(actual[rows], expected[rows], targets[rows]) for rows in (slice(0, 3), slice(3, 4))]
-    figures = export._compare(lambda pixels: pixels, iter(batches), "classification")
+    figures = export._compare(lambda answers: answers, make_batches(EXPECTED, actual, targets), "classification", 0.9)
     assert figures["images"] == 4
     assert (figures["same_label"], figures["accuracy"], figures["accuracy_of_the_model"]) == (3, 0.5, 0.75)
     assert figures["largest_difference"] == pytest.approx(0.3)
@@ -51,9 +63,50 @@ def test_the_figures_are_those_of_the_answers():
     assert figures["same_label_interval"] == pytest.approx(
         [0.1941, 0.9937], abs=1e-4
     )  # Clopper and Pearson's, of 3 in 4
-    assert set(export._compare(lambda pixels: pixels, iter(batches), "regression")) == {
-        "images",
-        "largest_difference",
-        "mean_difference",
-    }
+    regression = export._compare(lambda answers: answers, make_batches(EXPECTED, actual, targets), "regression", None)
+    assert set(regression) == {"images", "largest_difference", "mean_difference"}
     json.dumps(figures)
+
+
+def test_novelty_is_compared_like_the_classes_and_by_the_limit_of_what_is_unknown():
+    novelty = np.array([0.1, 0.5, 0.97, 0.99], np.float32)
+
+    def ask(answers: dict) -> dict:
+        return answers | {"novelty": answers["novelty"] - np.float32(0.08)}
+
+    batches = make_batches(EXPECTED, EXPECTED, np.zeros(4, int), novelty=novelty)
+    figures = export._compare(ask, batches, "classification", 0.9)
+    assert figures["novelty"]["largest_difference"] == pytest.approx(0.08)
+    assert figures["novelty"]["mean_difference"] == pytest.approx(0.08)
+    assert figures["novelty"]["same_unknown"] == 3
+    text = str(export.Export(Path("x"), Path("x.json"), figures, "", ""))
+    assert "Its novelty differs by up to 0.08, on average by 0.08. 3 are unknown, or not, as by the model." in text
+    unlimited = export._compare(
+        ask, make_batches(EXPECTED, EXPECTED, np.zeros(4, int), novelty=novelty), "multilabel", None
+    )
+    assert "same_unknown" not in unlimited["novelty"]
+
+
+def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
+    assets, training = tmp_path / "Format-Serving" / "assets", tmp_path / "training"
+    assets.mkdir(parents=True)
+    training.mkdir()
+    (assets / "labels").write_bytes(encode_names(["rain", "snow"]))
+    (assets / "task").write_text("multilabel\n")
+    (training / "config.json").write_text(json.dumps({"serving": {"unknown": {"novelty": 0.99}}}))
+    (training / "thresholds.json").write_text(json.dumps({"rain": {"threshold": 0.3}, "snow": {"threshold": 0.5}}))
+    (training / "novelty.npz").touch()
+    source = export._Source(str(assets.parent), "", None, "")
+
+    def describe() -> tuple[dict, str]:
+        result = export._describe(source, tmp_path / "x.tflite", "tflite", "float32", None, "the Examples are gone")
+        return json.loads(result.card.read_text()), str(result)
+
+    card, text = describe()
+    assert [output["name"] for output in card["outputs"]] == ["classes", "novelty", "embedding"]
+    assert (card["unknown"]["novelty_from"], card["label_thresholds"]) == (0.99, {"rain": 0.3, "snow": 0.5})
+    assert text == "It was not compared with the model: the Examples are gone."
+    (training / "novelty.npz").unlink()  # of an earlier version
+    card, text = describe()
+    assert ([output["name"] for output in card["outputs"]], card["unknown"]) == (["classes"], None)
+    assert "It answers with classes alone, without novelty" in text

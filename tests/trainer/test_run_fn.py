@@ -57,6 +57,7 @@ def test_the_results_for_people_are_beside_the_model(trained):
         "curves.png",
         "history.json",
         "model.keras",
+        "novelty.npz",
         "optimized.json",
         "summary.txt",
     }

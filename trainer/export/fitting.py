@@ -12,7 +12,7 @@ from trainer.config import TrainerConfig
 from trainer.data import TrainingData
 from trainer.export.answers import make_answers
 from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
-from trainer.export.novelty import MAX_REFERENCES, Tensors, fit_novelty
+from trainer.export.novelty import MAX_REFERENCES, Novelty, Tensors, fit_novelty
 from trainer.inputs import LoadedSplit, make_batches
 
 _BATCH = 32
@@ -69,11 +69,13 @@ class Fitted(NamedTuple):
     Attributes:
         answers: see ``trainer.export.answers``.
         calibration: of the logits.
+        novelty: of the logits, without it, and the embedding.
         facts: about the calibration, for people, see ``calibrate``.
     """
 
     answers: Callable[[Tensors], Tensors]
     calibration: Calibration
+    novelty: Novelty
     facts: dict[str, Any]
 
 
@@ -97,7 +99,7 @@ def fit_answers(
     answers = make_answers(
         data.task.name, data.output_names, config.label_thresholds, calibration, novelty, unknown_from
     )
-    return Fitted(answers, calibration, facts)
+    return Fitted(answers, calibration, novelty, facts)
 
 
 def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> tuple[Calibration, dict[str, Any]]:

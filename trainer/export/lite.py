@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python.convert import mlir_quantize
 
 from imagepipe.base.features import IMAGE
+from trainer.export.novelty import is_of_novelty
 from trainer.export.optimize import optimize_network
 
 
@@ -13,14 +15,14 @@ def convert_to_tflite(model: keras.Model, precision: str, images: np.ndarray) ->
 
     Args:
         model: see ``trainer.export.portable.load_network``.
-        precision: ``float32``; ``float16``, of the weights; or ``int8``, of weights and activations.
+        precision: ``float32``; ``float16``, of the weights; or ``int8``, of weights and activations, novelty left out.
         images: pixels, uint8 ``[m, height, width, 3]``, that the ranges of activations are measured on; used for int8
             only.
 
     Returns:
         The content of a ``.tflite`` file. Its signature ``serving_default`` takes ``image``, uint8 pixels
-        ``[1, height, width, 3]`` in RGB, decoded and resized by the caller, and returns ``classes``, float32
-        ``[1, k]``.
+        ``[1, height, width, 3]`` in RGB, decoded and resized by the caller, and returns the network's outputs by their
+        names, float32 ``[1, ...]``.
     """
     (pixels,) = model.inputs
     network = tf.Module()
@@ -32,6 +34,12 @@ def convert_to_tflite(model: keras.Model, precision: str, images: np.ndarray) ->
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-    return converter.convert()
+    if precision != "int8":
+        return converter.convert()
+    converter.representative_dataset = lambda: ([image[None]] for image in images)
+    # By hand what the converter does by itself, as it can't leave operations out.
+    converter._experimental_calibrate_only = True
+    measured = converter.convert()
+    tensors = tf.lite.Interpreter(model_content=measured).get_tensor_details()
+    kept = [tensor["name"] for tensor in tensors if is_of_novelty(tensor["name"])]
+    return mlir_quantize(measured, denylisted_nodes=kept)

@@ -17,16 +17,22 @@ which they have the largest products: 4 MB, and about as good as all of them. Wh
 11,000 numbers there are fewer directions, so that both together have 16 MB at most.
 """
 
-from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from sklearn.utils.extmath import randomized_svd
 
 from imagepipe.base.names import TaskName
+from trainer.export.calibration import Calibration
 
 MAX_REFERENCES = 4096
 """Maximum number of training images among which the nearest neighbour is looked for."""
+
+LAYER = "novelty"
+"""Name of the layer that computes novelty in a network for other programs."""
 
 _DIRECTIONS = 256
 _MAX_NUMBERS = 4_000_000  # in 32 bits, of directions and of images in them
@@ -39,16 +45,94 @@ _MIN_SPREAD = 1e-3  # below, a spread is rounding
 Tensors = dict[str, tf.Tensor]
 
 
+class _Measure(NamedTuple):
+    """Computes the scores.
+
+    Attributes:
+        directions: of unit embeddings, float32 ``[d, r]``.
+        neighbours: the training images in them, float32 ``[r, m]``.
+        has_energy: whether the logits have one.
+    """
+
+    directions: np.ndarray
+    neighbours: np.ndarray
+    has_energy: bool
+
+    def __call__(self, outputs: Tensors) -> tf.Tensor:
+        """Returns the scores of a network's outputs, float32 ``[n, scores]``; high ones are novel."""
+        embedding = _make_unit(outputs["embedding"]) @ self.directions
+        scores = [-tf.reduce_max(embedding @ self.neighbours, axis=-1)]
+        if self.has_energy:
+            scores.append(-tf.reduce_logsumexp(outputs["logits"], axis=-1))
+        return tf.stack(scores, axis=-1)
+
+
+@dataclass(frozen=True, eq=False)  # TensorFlow hashes a function that it is given
+class Novelty:
+    """The function from a network's ``logits`` and ``embedding`` to novelty, float32 ``[n]``, 0 to 1.
+
+    Attributes:
+        directions: see ``_Measure``.
+        neighbours: the same.
+        means: of the scores of images that the network was not trained on, ``[scores]``.
+        spreads: their standard deviations.
+        knots: quantiles of the sums of scores, ascending.
+        widths: the distances between them.
+        scale: of what exceeds the last.
+    """
+
+    directions: np.ndarray
+    neighbours: np.ndarray
+    means: np.ndarray
+    spreads: np.ndarray
+    knots: np.ndarray
+    widths: np.ndarray
+    scale: np.ndarray
+
+    def __call__(self, outputs: Tensors) -> tf.Tensor:
+        """Returns the novelty of images by what the network says of them."""
+        measure = _Measure(self.directions, self.neighbours, has_energy=len(self.means) > 1)
+        total = tf.reduce_sum(tf.math.softplus((measure(outputs) - self.means) / self.spreads), axis=-1)
+        steps = tf.clip_by_value((total[:, None] - self.knots[:-1]) / self.widths, 0.0, 1.0)
+        tail = 1 - tf.exp(-tf.nn.relu(total - self.knots[-1]) / self.scale)  # ONNX has no expm1
+        return _TAIL_FROM * tf.reduce_mean(steps, axis=-1) + (1 - _TAIL_FROM) * tail
+
+
+def is_of_novelty(operation: str) -> bool:
+    """Returns whether an operation or tensor is one of ``LAYER``, by its name in a graph.
+
+    These stay in float where a network is quantized: in int8 the few distances that decide would be one step.
+    """
+    return f"/{LAYER}" in operation
+
+
+def save_novelty(novelty: Novelty, calibration: Calibration, file: Path) -> None:
+    """Writes it beside a network.
+
+    Args:
+        novelty: of the network's logits without a calibration.
+        calibration: that its logits have in the file beside it.
+        file: the file to write, ``.npz``.
+    """
+    np.savez(file, allow_pickle=False, **asdict(novelty), **calibration._asdict())
+
+
+def load_novelty(file: Path) -> tuple[Novelty, Calibration]:
+    """Reads what ``save_novelty`` wrote."""
+    with np.load(file, allow_pickle=False) as arrays:
+        calibration = Calibration(*(tuple(arrays[name].tolist()) for name in Calibration._fields))
+        return Novelty(*(arrays[field.name] for field in fields(Novelty))), calibration
+
+
 def fit_novelty(
     task: TaskName,
     references: np.ndarray,
     held_out: dict[str, np.ndarray],
     held_out_references: np.ndarray | None = None,
-) -> Callable[[Tensors], tf.Tensor]:
-    """Returns the function from a network's ``logits`` and ``embedding`` to novelty, float32 ``[n]``, 0 to 1.
+) -> Novelty:
+    """Fits novelty: the share of the held-out images that are less novel.
 
-    Novelty is the share of the held-out images that are less novel; beyond the highest fifth of them it goes on rising
-    towards 1.
+    Beyond the highest fifth of them it goes on rising towards 1.
 
     Args:
         task: with logits that have an energy, or not.
@@ -66,32 +150,15 @@ def fit_novelty(
     widths = np.maximum(np.diff(knots), _MIN_SPREAD)
     beyond = sums[sums > knots[-1]] - knots[-1]
     scale = max(float(beyond.mean()) if beyond.size else 0.0, _MIN_SPREAD)
-
-    def compute_novelty(outputs: Tensors) -> tf.Tensor:
-        total = tf.reduce_sum(tf.math.softplus((measure(outputs) - means) / spreads), axis=-1)
-        steps = tf.clip_by_value((total[:, None] - knots[:-1]) / widths, 0.0, 1.0)
-        tail = -tf.math.expm1(-tf.nn.relu(total - knots[-1]) / scale)
-        return _TAIL_FROM * tf.reduce_mean(steps, axis=-1) + (1 - _TAIL_FROM) * tail
-
-    return compute_novelty
+    return Novelty(measure.directions, measure.neighbours, means, spreads, knots, widths, np.array(scale, np.float32))
 
 
-def _make_measure(task: TaskName, references: np.ndarray) -> Callable[[Tensors], tf.Tensor]:
-    """Returns the function from a network's outputs to its scores, float32 ``[n, scores]``; high ones are novel."""
+def _make_measure(task: TaskName, references: np.ndarray) -> _Measure:
     unit = _make_unit(tf.constant(references)).numpy()
     count = min(_DIRECTIONS, max(1, _MAX_NUMBERS // sum(unit.shape)), *unit.shape)
     _, _, rows = randomized_svd(unit, count, n_iter=2, random_state=0)
     directions = rows.T.astype(np.float32)
-    neighbours = (unit @ directions).T.astype(np.float32)
-
-    def measure(outputs: Tensors) -> tf.Tensor:
-        embedding = _make_unit(outputs["embedding"]) @ directions
-        scores = [-tf.reduce_max(embedding @ neighbours, axis=-1)]
-        if task == "classification":
-            scores.append(-tf.reduce_logsumexp(outputs["logits"], axis=-1))
-        return tf.stack(scores, axis=-1)
-
-    return measure
+    return _Measure(directions, (unit @ directions).T.astype(np.float32), task == "classification")
 
 
 def _make_unit(embeddings: tf.Tensor) -> tf.Tensor:

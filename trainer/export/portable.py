@@ -1,10 +1,14 @@
-"""Converts a trained network for other programs: TensorFlow Lite, ONNX, OpenVINO. Pixels go in, classes come out.
+"""Converts a trained network for other programs: TensorFlow Lite, ONNX, OpenVINO. Pixels go in, answers come out.
 
-Each file has one input, ``image``, uint8 ``[n, height, width, 3]`` in RGB, decoded and resized by the caller, and one
-output, ``classes``, float32 ``[n, k]``: calibrated probabilities, or the value of a regression.
+Each file has one input, ``image``, uint8 ``[n, height, width, 3]`` in RGB, decoded and resized by the caller, and these
+outputs, float32, named as in the SavedModel and in its order:
+
+- ``classes`` ``[n, k]``: calibrated probabilities, or the value of a regression;
+- ``novelty`` ``[n]`` and ``embedding`` ``[n, d]``: as ``trainer.export.signatures`` has them. Networks of earlier
+  versions have no file that novelty is computed by: of these there is ``classes`` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -12,20 +16,27 @@ import numpy as np
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
+from imagepipe.base.names import NOVELTY
+from trainer.export.novelty import LAYER, Novelty, is_of_novelty, load_novelty
 from trainer.own_backbone import import_classes
 
-CLASSES = "classes"
+CLASSES, EMBEDDING, LOGITS = "classes", "embedding", "logits"
 
-Ask = Callable[[np.ndarray], np.ndarray]
-"""From pixels, uint8 ``[n, height, width, 3]``, to ``classes``, float32 ``[n, k]``."""
+Answers = Mapping[str, np.ndarray]
+Ask = Callable[[np.ndarray], Answers]
+"""From pixels, uint8 ``[n, height, width, 3]``, to the outputs by their names."""
 
 
-def load_network(file: Path) -> keras.Model:
-    """Loads ``model.keras``, which a training writes beside the SavedModel, with one named input and output.
+def load_network(folder: Path) -> keras.Model:
+    """Loads ``model.keras``, which a training writes beside the SavedModel, with one named input and named outputs.
+
+    Args:
+        folder: of the training.
 
     Raises:
         TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
     """
+    file = folder / "model.keras"
     import_classes(file)
     model = keras.models.load_model(file, compile=False)
     inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
@@ -36,7 +47,24 @@ def load_network(file: Path) -> keras.Model:
             "which --format saved_model copies."
         )
     (pixels,) = model.inputs
-    return keras.Model({IMAGE: pixels}, {CLASSES: model.outputs[0]})
+    if not (folder / NOVELTY).is_file():
+        return keras.Model({IMAGE: pixels}, {CLASSES: model.outputs[0]})
+    novelty, calibration = load_novelty(folder / NOVELTY)
+    embedding, head = model.get_layer("pool").output, model.get_layer("head")
+    calibrated = keras.Model(head.input, head.get_layer("logits").output)({IMAGE: embedding})
+    logits = (calibrated - np.array(calibration.offsets, np.float32)) / np.array(calibration.factors, np.float32)
+    outputs = {CLASSES: head.get_layer("outputs")(calibrated), EMBEDDING: embedding, LOGITS: logits}
+    return add_novelty(keras.Model({IMAGE: pixels}, outputs), novelty)
+
+
+def add_novelty(model: keras.Model, novelty: Novelty) -> keras.Model:
+    """Returns a network that answers with novelty, of one with ``classes``, ``embedding`` and ``logits``."""
+    outputs = model.output
+    layer = keras.layers.Lambda(novelty, output_shape=(), name=LAYER)
+    how_novel = layer({name: outputs[name] for name in (EMBEDDING, LOGITS)})
+    return keras.Model(
+        model.input, {CLASSES: outputs[CLASSES], LAYER: how_novel, EMBEDDING: outputs[EMBEDDING]}, name="portable"
+    )
 
 
 def write_onnx(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:
@@ -78,7 +106,12 @@ def write_onnx(model: keras.Model, precision: str, images: np.ndarray, file: Pat
 
     # Not the softmax, whose probabilities would have 256 values.
     quantization.quantize_static(
-        converted, file, Images(), op_types_to_quantize=["Conv", "MatMul", "Gemm"], per_channel=True
+        converted,
+        file,
+        Images(),
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        per_channel=True,
+        nodes_to_exclude=[node.name for node in converted.graph.node if is_of_novelty(node.name)],
     )
 
 
@@ -115,7 +148,8 @@ def open_onnx(file: Path) -> Ask:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run([CLASSES], {IMAGE: pixels})[0]
+    names = [output.name for output in session.get_outputs()]
+    return lambda pixels: dict(zip(names, session.run(names, {IMAGE: pixels}), strict=True))
 
 
 def open_openvino(file: Path) -> Ask:
@@ -123,12 +157,17 @@ def open_openvino(file: Path) -> Ask:
     import openvino
 
     network = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pixels: network({IMAGE: pixels})[CLASSES]
+    return lambda pixels: {port.any_name: array for port, array in network({IMAGE: pixels}).items()}
 
 
 def open_tflite(file: Path) -> Ask:
     """Opens a file with TensorFlow Lite's interpreter."""
     import tensorflow as tf
 
-    ask = tf.lite.Interpreter(str(file)).get_signature_runner()
-    return lambda pixels: np.concatenate([ask(image=one[None])[CLASSES] for one in pixels])
+    ask_one = tf.lite.Interpreter(str(file)).get_signature_runner()
+
+    def ask(pixels: np.ndarray) -> Answers:
+        rows = [ask_one(image=one[None]) for one in pixels]
+        return {name: np.concatenate([row[name] for row in rows]) for name in ask_one.get_output_details()}
+
+    return ask

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import openvino
@@ -16,6 +16,7 @@ from openvino import opset13 as ops
 
 from imagepipe.base.errors import TrainingError, describe_error
 from trainer.data import TrainingData
+from trainer.export.novelty import LAYER
 from trainer.export.openvino import LAYERS
 from trainer.inputs import make_batches
 
@@ -32,7 +33,7 @@ def draw_images(data: TrainingData) -> list[Inputs]:
 
 
 def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openvino.Model:
-    """Returns the network with weights and activations in int8.
+    """Returns the network with weights and activations in int8, those of novelty left out.
 
     Args:
         network: in float32, see ``trainer.export.openvino.convert_network``; unchanged.
@@ -50,11 +51,31 @@ def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openv
     _add_biases(biased)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # its progress
-            return nncf.quantize(biased, nncf.Dataset(images), subset_size=len(images))
+            kept = nncf.IgnoredScope(names=_list_operations_of_novelty(biased), validate=False)
+            return nncf.quantize(biased, nncf.Dataset(images), subset_size=len(images), ignored_scope=kept)
     except Exception as error:  # of many kinds, on graphs that it doesn't know
         raise TrainingError(
             f"NNCF can't quantize this network ({describe_error(error)}). Choose another precision than int8."
         ) from error
+
+
+def _list_operations_of_novelty(network: openvino.Model) -> list[str]:
+    """Returns the names of the operations on which novelty alone depends, if the network has it.
+
+    Not by ``novelty.is_of_novelty``: OpenVINO gives new names to what it changes.
+    """
+
+    def list_before(is_wanted: Callable[[str], bool]) -> set[str]:
+        ports = [port for port in network.outputs if any(is_wanted(name) for name in port.get_names())]
+        names, left = set(), [port.get_node() for port in ports]
+        while left:
+            op = left.pop()
+            if op.get_friendly_name() not in names:
+                names.add(op.get_friendly_name())
+                left += [value.get_node() for value in op.input_values()]
+        return names
+
+    return sorted(list_before(lambda name: name == LAYER) - list_before(lambda name: name != LAYER))
 
 
 def _add_biases(network: openvino.Model) -> None:
