@@ -297,7 +297,8 @@ class ServingConfig(BaseModel):
     min_agreement: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.99,
         description="Minimum share of new images that get the answer of the network in float32: the lower end of its "
-        "95 % interval, by the images set aside and, weighted, up to 4,096 of those that it was trained on.",
+        "95 % interval, by the images set aside and up to 4,096 of those that it was trained on; by the former alone "
+        "if they change more often.",
     )
     max_difference: Annotated[float, Field(gt=0)] | None = Field(
         None,

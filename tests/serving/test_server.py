@@ -264,7 +264,7 @@ def test_a_bad_request_of_v2_is_refused_with_its_reason(served, tensors, words):
 @pytest.mark.parametrize("kind", [ValueError, NotImplementedError, MemoryError])
 @pytest.mark.parametrize("method", ["check", "answer"])
 def test_an_unexpected_error_is_not_told_to_the_caller(served, kind, method, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_, **__):
         raise kind("secret")
 
     monkeypatch.setattr(engine.Engine, method, fail)

@@ -7,7 +7,7 @@ from scipy.stats import beta
 
 from imagepipe.base.metrics import CHAMPION_METRIC
 from trainer.export.acceptance import Bounds, describe, judge_form
-from trainer.export.agreement import Parts, measure_certainty, show_at_best
+from trainer.export.agreement import Parts, show_at_best
 from trainer.export.loss import METRICS, compute_paired_interval
 
 BOUNDS = Bounds(max_loss=0.005, min_agreement=0.99, max_difference=None)
@@ -97,54 +97,42 @@ def test_trained_images_do_not_hide_what_happens_to_others():
     assert "80 of 100 set aside" in judgement.refusals[0]
 
 
-def make_sure(images: int, unsure: float, seed: int) -> np.ndarray:
-    """Returns answers of which a share is hardly more than even between two classes."""
-    rng = np.random.default_rng(seed)
-    margins = np.where(rng.random(images) < unsure, rng.uniform(0, 0.2, images), rng.uniform(3, 8, images))
-    return softmax(np.stack([margins, np.zeros(images)], axis=1), axis=1).astype(np.float32)
+def judge_counts(trained: tuple[int, int], held_out: tuple[int, int], size: int = 1):
+    """Judges a form that gives other labels to the first so many of so many images."""
+    parts = [make_classes(images, seed) for seed, (_, images) in enumerate((trained, held_out))]
+    form = [swap_best(nudge(part), changed) for part, (changed, _) in zip(parts, (trained, held_out), strict=True)]
+    return judge(Parts(*parts), Parts(*form), size=size)
 
 
-def blur(classes: np.ndarray, by: float = 0.03) -> np.ndarray:
-    """Moves each logit a little, which changes answers where there is little between two."""
-    moved = np.log(classes) + np.random.default_rng(5).normal(0, by, classes.shape)
-    return softmax(moved, axis=1).astype(np.float32)
+@pytest.mark.parametrize(
+    ("trained", "held_out"), [((1, 1350), (4, 150)), ((0, 4096), (9, 455)), ((2, 500), (5, 200)), ((0, 500), (2, 43))]
+)
+def test_images_that_were_trained_on_prove_nothing_if_others_change_more_often_than_chance_gives(trained, held_out):
+    judgement = judge_counts(trained, held_out)
+    changed, images = held_out
+    agreement = judgement.facts["agreement"]
+    assert agreement["low"] == pytest.approx(beta.ppf(0.025, images - changed, changed + 1))
+    assert "by those set aside alone, of which fewer do than chance gives" in judgement.refusals[0]
+    assert "those set aside, which change more, can show" in describe(judgement.facts)
 
 
-def test_images_that_the_network_is_sure_of_as_it_was_trained_on_them_do_not_prove_a_form():
-    for held_out in (40, 100, 500):
-        network = Parts(make_sure(4000, 0.01, 0), make_sure(held_out, 0.3, 1))
-        judgement = judge(network, Parts(*map(blur, network)))
-        agreement = judgement.facts["agreement"]
-        assert agreement["trained"]["same"] / 4000 > 0.997
-        assert agreement["low"] < 0.97  # of new images one in 30 changes
-        assert "serving.min_agreement" in judgement.refusals[0]
-        same = f"of 4000 images that it was trained on and {agreement['held_out']['same']} of {held_out} set aside"
-        assert same in describe(judgement.facts)
+@pytest.mark.parametrize(("trained", "held_out"), [((0, 500), (1, 200)), ((9, 3000), (1, 100)), ((0, 500), (0, 43))])
+def test_images_that_were_trained_on_prove_a_form_with_others_that_change_as_often(trained, held_out):
+    judgement = judge_counts(trained, held_out)
+    changed, images = map(sum, zip(trained, held_out, strict=True))
+    assert judgement.facts["agreement"]["low"] == pytest.approx(beta.ppf(0.025, images - changed, changed + 1))
+    assert judgement.refusals == []
 
 
-def test_trained_images_prove_a_form_where_the_network_is_as_sure_of_others():
-    network = Parts(make_sure(4000, 0.02, 0), make_sure(100, 0.02, 1))
-    assert judge(network, Parts(*map(blur, network))).refusals == []
-    certainty = Parts(*(measure_certainty("classification", [], part) for part in network))
-    groups = Parts(np.arange(4000), -1 - np.arange(100))
-    assert 0.998 < show_at_best(certainty, groups) <= 0.025 ** (1 / 4100)
-    surer = certainty._replace(sample=certainty.sample + 10)  # it is unsure of none of them
-    assert show_at_best(surer, groups) < 0.99
+def test_that_a_group_set_aside_changes_is_chance_where_as_many_single_images_are_not():
+    single, group = (judge_counts((0, 4000), (10, 400), size).facts["agreement"] for size in (1, 10))
+    assert (single["is_alone"], group["is_alone"]) == (True, False)
 
 
-def test_the_interval_of_weighted_images_holds_the_share_of_new_ones_in_95_of_100_draws():
-    rng, hits = np.random.default_rng(0), []
-
-    def change(classes: np.ndarray) -> np.ndarray:
-        """Swaps a tenth of the unsure answers."""
-        swapped = (rng.random(len(classes)) < 0.1) & (classes.max(axis=1) < 0.6)
-        return np.where(swapped[:, None], classes[:, ::-1], classes)
-
-    for seed in range(60):
-        network = Parts(make_sure(2000, 0.05, 2 * seed), make_sure(100, 0.3, 2 * seed + 1))
-        agreement = judge(network, Parts(*map(change, network))).facts["agreement"]
-        hits.append(agreement["low"] <= 1 - 0.1 * 0.3 <= agreement["high"])
-    assert np.mean(hits) >= 0.9
+def test_what_images_can_show_at_best_is_what_they_show_if_all_agree():
+    groups = Parts(np.arange(300), -1 - np.arange(100))
+    assert show_at_best(groups) == pytest.approx(0.025 ** (1 / 400))
+    assert show_at_best(Parts(*(part // 10 for part in groups))) == pytest.approx(0.025 ** (1 / 40), abs=0.01)
 
 
 def test_a_loss_of_the_main_metric_beyond_the_margin_is_refused():
@@ -152,7 +140,7 @@ def test_a_loss_of_the_main_metric_beyond_the_margin_is_refused():
     sample, held_out = make_classes(1000), make_classes(400, seed=1)
     targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]  # the network is always right
     lost = swap_best(held_out, 3)  # within the agreement
-    judgement = judge(Parts(sample, held_out), Parts(nudge(sample), lost), targets)
+    judgement = judge(Parts(sample, held_out), Parts(swap_best(nudge(sample), 3), lost), targets)
     loss = judgement.facts["loss"]
     assert (loss["metric"], loss["value"]) == ("accuracy", pytest.approx(3 / 400))
     assert judgement.refusals == []  # three may be chance: 0.2 points are within the interval

@@ -32,7 +32,6 @@ from trainer.export.agreement import (
     count_same,
     explain_agreement,
     measure_agreement,
-    measure_certainty,
 )
 from trainer.export.loss import draw_weights, measure_loss
 
@@ -103,8 +102,7 @@ def judge_form(
         errors = network.held_out - (np.mean(network.held_out) if targets is None else targets)
         noise = float(np.sqrt(np.mean(np.square(errors))))
     same = Parts(*(compare_answers(task, thresholds, *pair, noise) for pair in zip(network, form, strict=True)))
-    certainty = Parts(*(measure_certainty(task, thresholds, part) for part in network))
-    facts["agreement"] = agreement = measure_agreement(same, certainty, groups, bounds.min_agreement)
+    facts["agreement"] = agreement = measure_agreement(same, groups, bounds.min_agreement)
     is_harmful = min(agreement["high"], agreement["held_out"]["high"]) < bounds.min_agreement
     if is_harmful or (must_prove and agreement["low"] < bounds.min_agreement):
         refusals.append(explain_agreement(agreement, bounds.min_agreement))
@@ -129,7 +127,8 @@ def describe(facts: Mapping[str, Any]) -> str:
     if agreement := facts["agreement"]:
         parts.append(
             f"{count_same(agreement)}, which shows that {agreement['low']:.2%} of new images do, with 95 % confidence "
-            f"(so many can show {agreement['best']:.2%} at best)"
+            f"({'those set aside, which change more,' if agreement['is_alone'] else 'so many'} can show "
+            f"{agreement['best']:.2%} at best)"
         )
     if loss := facts["loss"]:
         parts.append(

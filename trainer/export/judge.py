@@ -12,7 +12,7 @@ from imagepipe.deploy.openvino_form import OpenVinoPrecision
 from trainer.config import ServingConfig, TrainerConfig, list_thresholds
 from trainer.data import TrainingData
 from trainer.export.acceptance import Bounds, Judgement, describe, judge_form
-from trainer.export.agreement import Parts, measure_certainty, show_at_best
+from trainer.export.agreement import Parts, show_at_best
 from trainer.export.answers import compute_classes
 from trainer.export.fitting import Fitted, Outputs, compile_network, compute_outputs, draw_sample, fit_answers
 from trainer.export.recipes import Recipe
@@ -118,11 +118,7 @@ class Judge:
 
     def show_at_best(self) -> float:
         """Returns the share of new images that could be shown to get the network's answer, if all did."""
-        classes = self._classify(self.outputs, self.others, self.fitted)
-        task, thresholds = self.data.task.name, self._list_thresholds()
-        return show_at_best(
-            Parts(*(measure_certainty(task, thresholds, part) for part in classes)), self._number_groups()
-        )
+        return show_at_best(self._number_groups())
 
     def report(self, line: str) -> None:
         """Adds a line to ``tried``, and logs it."""
