@@ -23,14 +23,14 @@ def open_fetched(path: str) -> Iterator[str]:
     Raises:
         WeightsError: see ``fetch_weights``.
     """
-    copies, folder = "", ""
+    own = given = path
     try:
-        file = fetch_weights(path)
+        own = fetch_weights(path)
         if filesystem.is_uri(path):
-            copies, folder = (name.rpartition("/")[0] for name in (file, path))
-        yield file
+            own, given = (name.rpartition("/")[0] for name in (own, path))  # of all the files that come with it
+        yield fetch_weights(path)
     except WeightsError as error:
-        raise WeightsError(str(error).replace(copies, folder) if copies else str(error)) from error
+        raise WeightsError(str(error).replace(own, given)) from error
 
 
 @cache
