@@ -65,6 +65,7 @@ def test_side_features_beside_given_weights(arguments, analyzed, weights, tmp_pa
     assert np.mean(answers["label"] == labels) > 0.7
 
 
+@pytest.mark.slow
 def test_several_labels_from_given_weights(arguments, analyzed_multilabel, weights, tmp_path, caplog):
     names = {"a": {0, 2, 4, 6, 8}, "b": {0, 1, 2, 3}, "c": {7}}
     labels = [[name for name, digits in names.items() if digit in digits] for digit, _ in DIGITS]

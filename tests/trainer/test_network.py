@@ -65,7 +65,11 @@ def test_training_the_head_alone_is_training_the_model(built):
 
 @pytest.mark.parametrize(
     ("backbone", "normalization"),
-    [("mobilenet_v2", "featurewise"), ("resnet50", "backbone"), ("convnext_tiny", "featurewise")],
+    [
+        ("mobilenet_v2", "featurewise"),
+        pytest.param("resnet50", "backbone", marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", "featurewise", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_is_what_it_was_after_saving_and_loading(tmp_path, backbone, normalization):
     config = TrainerConfig(weights="none", backbone=backbone, normalization=normalization)
@@ -127,6 +131,7 @@ def test_featurewise_scaling_standardizes_each_channel_instead_of_the_backbones_
         build_network(SIZE, make_classification(2), {}, config)
 
 
+@pytest.mark.slow
 def test_batch_normalization_follows_the_data_from_scratch_and_not_when_it_is_fine_tuned():
     built = build_network(SIZE, make_classification(4), SIDE, SCRATCH)
     built.model.compile("sgd", "categorical_crossentropy")

@@ -87,6 +87,7 @@ def test_labels_that_training_did_not_see_are_left_out_and_repeated_ones_count_o
     assert targets(output, rows).tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 
+@pytest.mark.slow
 def test_whole_numbers_as_labels_and_as_many_for_each_image_work_too(tmp_path):
     pngs = [png for _, png in make_digit_images(2)]
     spec = {"input": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([2], tf.int64)}
@@ -135,6 +136,7 @@ def test_a_missing_whole_number_is_neither_the_class_nor_the_category_0_and_nan_
     assert f.MISSING_FLAG + "weight" not in transformed  # each Example has one, so that there is nothing to learn
 
 
+@pytest.mark.slow
 def test_numbers_that_may_be_missing_are_flagged_whole_ones_and_nan_too(tmp_path):
     pngs = [png for _, png in make_digit_images(4)]
     ages, weights = ([20], [], [40], [30]), ([1.0], [3.0], [], [np.nan])
