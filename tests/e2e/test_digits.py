@@ -588,7 +588,7 @@ def test_a_failed_node_stops_the_run_and_the_next_one_goes_on_from_there(project
     assert status == 1
     assert failed.status == "failed"
     assert "Trainer failed: " in str(failed.error)
-    assert "has no layer 'block_99_add'" in str(failed.error)
+    assert "there is no layer 'block_99_add'" in str(failed.error)
     assert Path(failed.log).exists()
     nodes = [node.id for node in first.nodes]
     looked = ["Features", "FeatureCheck", "FeatureGate"]  # through the pretrained weights
