@@ -16,6 +16,8 @@ from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_f
 from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.loaded_model import LoadedModel
 
+_FORM_ERRORS = ModelError, RuntimeError  # the second is what OpenVINO raises
+
 
 class OpenVinoSignatures:
     """The form for OpenVINO in the place of the object that TensorFlow loads of a SavedModel.
@@ -65,11 +67,17 @@ def load_as_served(
 
 
 def load_champion(folder: Path, signature: Literal["serving_default", "tf_examples"]) -> LoadedModel:
-    """Loads the live version as ``load_as_served`` does, or without its form where ``find_form_problem`` has a reason.
+    """Loads the live version as ``load_as_served`` does, or without its form where that can't be used on this machine.
 
     The candidate has no such choice: what nobody could ask must not pass the gate.
     """
-    return LoadedModel(folder, signature) if find_form_problem(str(folder)) else load_as_served(folder, signature)
+    model = LoadedModel(folder, signature)
+    if form := find_form(folder):
+        try:
+            model.loaded = OpenVinoSignatures(form)
+        except _FORM_ERRORS as error:
+            _explain(error)
+    return model
 
 
 def find_form_problem(model: str) -> str:
@@ -85,11 +93,15 @@ def find_form_problem(model: str) -> str:
         return ""
     try:
         OpenVinoNetwork(fetch_folder(f"{model}/{FOLDER}"))
-    except (ModelError, RuntimeError) as error:  # the second is what OpenVINO raises
-        problem = f"{str(error).removesuffix('.')}. It is judged by its SavedModel, which a server here would serve."
-        logging.warning(problem)
-        return problem
+    except _FORM_ERRORS as error:
+        return _explain(error)
     return ""
+
+
+def _explain(error: Exception) -> str:
+    problem = f"{str(error).removesuffix('.')}. It is judged by its SavedModel, which a server here would serve."
+    logging.warning(problem)
+    return problem
 
 
 def has_form(model: str) -> bool:

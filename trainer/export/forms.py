@@ -159,12 +159,14 @@ def _prepare(judge: Judge, batch: Tensors) -> Iterator[tuple[float, Recipe, Any]
 
 
 def _list_recipes(judge: Judge) -> Iterator[Recipe]:
-    wanted = judge.serving.precision
+    from trainer.export.openvino import convert_network
+
+    wanted, convert = judge.serving.precision, functools.cache(convert_network)
     if wanted in ("auto", "float32"):
-        yield make_openvino_recipe("float32")
+        yield make_openvino_recipe("float32", convert)
     if wanted in ("auto", "bfloat16"):
         if has_openvino_bfloat16():
-            yield make_openvino_recipe("bfloat16")
+            yield make_openvino_recipe("bfloat16", convert)
         else:
             judge.report("OpenVINO, bfloat16: not tried, as this processor lacks it: OpenVINO would emulate it, slowly")
     if wanted not in ("auto", "int8"):
@@ -177,7 +179,7 @@ def _list_recipes(judge: Judge) -> Iterator[Recipe]:
     elif importlib.util.find_spec("nncf") is None:
         judge.report("OpenVINO, int8: nncf is not installed (pip install 'imagepipe-tfx[openvino]')")
     else:
-        yield make_int8_recipe(judge.data)
+        yield make_int8_recipe(judge.data, convert)
 
 
 # --- layers in float32

@@ -18,6 +18,8 @@ from trainer.export.answers import Tensors
 _TIMED_ROUNDS = 5
 
 Compute = Callable[[Tensors], Any]
+Convert = Callable[[keras.Model], Any]
+"""From a network to OpenVINO's model, in float32; recipes that share one convert each network once if it remembers."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,23 @@ def make_tensorflow_recipe() -> Recipe:
     return Recipe("TensorFlow, bfloat16", "bfloat16", prepare, list_layers, build, lambda function: function)
 
 
-def make_openvino_recipe(precision: OpenVinoPrecision) -> Recipe:
+def make_openvino_recipe(precision: OpenVinoPrecision, convert: Convert) -> Recipe:
     """Returns the way to compute a network in float32 or bfloat16 with OpenVINO."""
-    from trainer.export.openvino import convert_network, keep_in_float32, list_layers
+    from trainer.export.openvino import keep_in_float32, list_layers
 
     wrap = functools.partial(wrap_network, precision=precision)
-    prepare = functools.cache(convert_network)
-    return Recipe(f"OpenVINO, {precision}", precision, prepare, list_layers, keep_in_float32, wrap)
+    return Recipe(f"OpenVINO, {precision}", precision, convert, list_layers, keep_in_float32, wrap)
 
 
-def make_int8_recipe(data: TrainingData) -> Recipe:
+def make_int8_recipe(data: TrainingData, convert: Convert) -> Recipe:
     """Returns the way to compute a network in int8 with OpenVINO, quantized on images of ``data.train``."""
     from trainer.export import quantize
-    from trainer.export.openvino import convert_network
 
     images = functools.cache(lambda: quantize.draw_images(data))
 
     @functools.cache
     def prepare(model: keras.Model) -> Any:
-        return quantize.quantize_network(convert_network(model), images())
+        return quantize.quantize_network(convert(model), images())
 
     wrap = functools.partial(wrap_network, precision="int8")
     return Recipe("OpenVINO, int8", "int8", prepare, quantize.list_layers, quantize.restore_layers, wrap)

@@ -25,10 +25,10 @@ def open_fetched(path: str) -> Iterator[str]:
     """
     own = given = path
     try:
-        own = fetch_weights(path)
+        own = file = fetch_weights(path)
         if filesystem.is_uri(path):
-            own, given = (name.rpartition("/")[0] for name in (own, path))  # of all the files that come with it
-        yield fetch_weights(path)
+            own, given = (name.rpartition("/")[0] for name in (file, path))  # of all the files that come with it
+        yield file
     except WeightsError as error:
         raise WeightsError(str(error).replace(own, given)) from error
 
