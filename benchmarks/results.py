@@ -116,12 +116,18 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def processor() -> str:
-    """Returns the processor's name, and which 16-bit arithmetic it shows."""
+    """Returns the processor's name, which 16-bit arithmetic it shows, and what oneDNN was told to make do with.
+
+    By that variable (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html) TensorFlow and
+    OpenVINO compute as on an older processor, such as one with VNNI and without AMX: `AVX512_CORE_VNNI`.
+    """
     lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     values = {name.strip(): value.strip() for name, _, value in reversed(lines)}
     flags = set(values.get("flags", "").split())
     shown = [title for flag, title in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX")) if flag in flags]
-    return f"{values.get('model name', 'unknown')} ({', '.join(shown) or 'no bfloat16'})"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    limited = f"; ONEDNN_MAX_CPU_ISA={limit}" if limit else ""
+    return f"{values.get('model name', 'unknown')} ({', '.join(shown) or 'no bfloat16'}{limited})"
 
 
 def hash_code(measures: Sequence[str]) -> str:

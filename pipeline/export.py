@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ConfigError, ModelError
+from imagepipe.base.errors import ConfigError, ModelError, describe_error
 from imagepipe.base.names import NOVELTY, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import read_labels, read_task
+from pipeline.export_figures import Batches, compare_answers, describe_figures
 from pipeline.runs.lineage import Lineage, trace_model
 
 if TYPE_CHECKING:
     from imagepipe.serving.loaded_model import LoadedModel
-    from trainer.export.portable import Answers, Ask
-
-    Batches = Iterator[tuple[np.ndarray, Answers, np.ndarray]]
+    from trainer.export.portable import Ask
 
 Format = Literal["onnx", "openvino", "saved_model", "tflite"]
 Precision = Literal["float32", "float16", "int8"]
@@ -118,30 +117,10 @@ class Export:
     note: str
 
     def __str__(self) -> str:
-        return " ".join(text for text in (self._describe_figures(), self.note) if text)
-
-    def _describe_figures(self) -> str:
-        figures = self.figures
-        if figures is None:
-            return f"It was not compared with the model: {self.not_compared}."
-        text = (
-            f"On {figures['images']:,} images of the eval split its answers differ from the model's by up to "
-            f"{figures['largest_difference']:.2g}, on average by {figures['mean_difference']:.2g}."
-        )
-        if "same_label" in figures:
-            low, high = figures["same_label_interval"]
-            text += (
-                f" {figures['same_label']} have its label (95 % interval of the share: {low:.3f} to {high:.3f}). "
-                f"Accuracy {figures['accuracy']:.4f}, the model's {figures['accuracy_of_the_model']:.4f}."
-            )
-        if novelty := figures.get("novelty"):
-            text += (
-                f" Its novelty differs by up to {novelty['largest_difference']:.2g}, on average by "
-                f"{novelty['mean_difference']:.2g}."
-            )
-            if "same_unknown" in novelty:
-                text += f" {novelty['same_unknown']} are unknown, or not, as by the model."
-        return text
+        compared = f"It was not compared with the model: {self.not_compared}."
+        if self.figures is not None:
+            compared = describe_figures(self.figures)
+        return " ".join(text for text in (compared, self.note) if text)
 
 
 def export_model(model: str, out: Path, kind: Format, precision: Precision | None) -> Export:
@@ -184,11 +163,27 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
         batches = _read_batches(loaded, f"{source.examples}/Split-train", _CALIBRATION_IMAGES)
         images = np.concatenate([pixels for pixels, _, _ in batches])
     write(network, precision, images, out)
+    ask = _open_written(open_file, out, kind)
     if not source.examples:
         return _describe(source, out, kind, precision, None, "the Examples of its run are gone, or not known")
     batches = _read_batches(loaded, f"{source.examples}/Split-eval", _COMPARED_IMAGES)
-    figures = _compare(open_file(out), batches, loaded.task, source.read_limit())
+    thresholds = [(source.read_thresholds() or {}).get(label, 0.5) for label in loaded.labels]
+    figures = compare_answers(ask, batches, loaded.task, thresholds, source.read_limit())
     return _describe(source, out, kind, precision, figures, "")
+
+
+def _open_written(open_file: "Callable[[Path], Ask]", file: Path, kind: Format) -> "Ask":
+    """Opens an export, and removes it if its format's own runtime doesn't take it."""
+    try:
+        return open_file(file)
+    except Exception as error:  # each runtime has its own
+        file.unlink()
+        if kind == "openvino":
+            file.with_suffix(".bin").unlink(missing_ok=True)
+        raise ModelError(
+            f"--format {kind}: what this network was converted to can't be opened: {describe_error(error)}. It was "
+            "removed; take another format"
+        ) from error
 
 
 def _check_form(kind: Format, precision: Precision | None) -> Precision:
@@ -254,7 +249,7 @@ def _read_precision(source: _Source) -> str:
         return ""
 
 
-def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> "Batches":
+def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> Batches:
     """Yields pixels, the model's answers, and targets of the first images of a split, which is in no order."""
     from imagepipe.base.features import IMAGE, TARGET
     from transform.examples import read_serialized
@@ -264,38 +259,6 @@ def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> "Batches"
         features, answers = transform(examples=examples), answer(examples=examples)
         numbers = {name: answers[name].numpy() for name in ("classes", "novelty") if name in answers}
         yield features[IMAGE].numpy(), numbers, features[TARGET].numpy()
-
-
-def _compare(ask: "Ask", batches: "Batches", task: str, limit: float | None) -> dict[str, Any]:
-    """Returns figures on an export's answers and the model's; ``limit`` is the novelty of what is unknown."""
-    from scipy import stats
-
-    rows = [(ask(pixels), expected, targets) for pixels, expected, targets in batches]
-    answers, own = ({name: np.concatenate([row[i][name] for row in rows]) for name in rows[0][i]} for i in (0, 1))
-    targets = np.concatenate([row[2] for row in rows])
-    figures = {"images": len(targets), **_measure_difference(answers["classes"], own["classes"])}
-    if task == "classification":
-        labels, own_labels = answers["classes"].argmax(1), own["classes"].argmax(1)
-        same = int((labels == own_labels).sum())
-        # The exact interval: Clopper, C. J., Pearson, E. S. (1934), Biometrika 26 (4), 404-413.
-        interval = stats.binomtest(same, len(labels)).proportion_ci(0.95, "exact")
-        figures |= {
-            "same_label": same,
-            "same_label_interval": [float(interval.low), float(interval.high)],
-            "accuracy": float((labels == targets).mean()),
-            "accuracy_of_the_model": float((own_labels == targets).mean()),
-        }
-    if "novelty" in answers and "novelty" in own:
-        figures["novelty"] = _measure_difference(answers["novelty"], own["novelty"])
-        if limit is not None:
-            same = int(((answers["novelty"] >= limit) == (own["novelty"] >= limit)).sum())
-            figures["novelty"]["same_unknown"] = same
-    return figures
-
-
-def _measure_difference(actual: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    difference = np.abs(actual - expected)
-    return {"largest_difference": float(difference.max()), "mean_difference": float(difference.mean())}
 
 
 def _describe(

@@ -119,8 +119,10 @@ class TrainerConfig(BaseModel):
         description="Number of units in the head's hidden layer; 0 for none. By default 1024; with weights, but no "
         "side features, none: the head is linear, and starts from a regression on the frozen base's features.",
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2, description="Share of what the head's last layer takes that is dropped during training."
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="Share of what the head's last layer takes that is dropped during training. By default 0.2; in "
+        "regression 0, as it changes the scale of numbers.",
     )
     epochs: Annotated[int, Field(ge=1)] = Field(
         FINE_TUNING_EPOCHS,

@@ -142,6 +142,7 @@ def test_predict_says_the_labels_at_their_thresholds_as_the_model_does(multilabe
     assert plain.rstrip().endswith(images[0])
 
 
+@pytest.mark.long
 def test_a_champion_with_several_labels_is_measured_by_what_it_says_itself(multilabel):
     root, first = multilabel
     pushed = Path(first.serving_dir) / str(first.pushed_version)
@@ -183,6 +184,7 @@ class Oracle(tf.Module):
         return {"classes": values[:, None], "label": tf.as_string(values)}
 
 
+@pytest.mark.long
 def test_a_worse_regression_than_the_champion_is_refused_in_words(regression):
     root, first = regression
     live = Path(first.serving_dir) / "99999999999"

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def build_image(folder: Path, sdk: Path) -> Iterator[Container]:
         folder: an empty one, for 10 GB; for 25 where the kernel can't lay one folder over another there.
         sdk: folder with what the Dockerfile takes from Beam's own image: ``boot``, ``LICENSE``, ``NOTICE``.
     """
-    buildah = ("buildah", f"--root={folder}/storage", f"--runroot={folder}/run")
+    again = str(Path(__file__).with_name("again.py"))
+    buildah = (sys.executable, again, "buildah", f"--root={folder}/storage", f"--runroot={folder}/run")
 
     def build(name: str, context: Path, *options: str | Path) -> None:
         _run(*buildah, "bud", "--isolation=chroot", "--pull-never", "-q", "-t", name, *options, context)

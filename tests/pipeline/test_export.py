@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from imagepipe.base.errors import ModelError
 from imagepipe.base.labels import encode_names
 from pipeline import export
 from pipeline.cli import app
+from pipeline.export_figures import compare_answers, describe_figures
 
 
 @pytest.mark.parametrize(
@@ -52,39 +54,78 @@ def make_batches(expected: np.ndarray, actual: np.ndarray, targets: np.ndarray, 
 EXPECTED = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.2, 0.8]], np.float32)
 
 
+ACTUAL = np.array([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8]], np.float32)
+
+
+def compare(batches, task: str, thresholds=(0.5, 0.5), limit: float | None = None) -> dict:
+    return compare_answers(lambda answers: answers, batches, task, list(thresholds), limit)
+
+
 def test_the_figures_are_those_of_the_answers():
-    actual = np.array([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.2, 0.8]], np.float32)
-    targets = np.array([0, 1, 0, 0])
-    figures = export._compare(lambda answers: answers, make_batches(EXPECTED, actual, targets), "classification", 0.9)
+    figures = compare(make_batches(EXPECTED, ACTUAL, np.array([0, 1, 0, 0])), "classification")
     assert figures["images"] == 4
     assert (figures["same_label"], figures["accuracy"], figures["accuracy_of_the_model"]) == (3, 0.5, 0.75)
     assert figures["largest_difference"] == pytest.approx(0.3)
     assert figures["mean_difference"] == pytest.approx(0.6 / 8)
-    assert figures["same_label_interval"] == pytest.approx(
-        [0.1941, 0.9937], abs=1e-4
-    )  # Clopper and Pearson's, of 3 in 4
-    regression = export._compare(lambda answers: answers, make_batches(EXPECTED, actual, targets), "regression", None)
-    assert set(regression) == {"images", "largest_difference", "mean_difference"}
+    interval = pytest.approx([0.1941, 0.9937], abs=1e-4)  # Clopper and Pearson's, of 3 in 4
+    assert figures["same_label_interval"] == interval
+    assert "3 have its label (95 % interval of the share: 0.194 to 0.994). Accuracy 0.5, the model's 0.75." in (
+        describe_figures(figures)
+    )
     json.dumps(figures)
+
+
+def test_several_labels_are_compared_as_they_are_assigned():
+    targets = np.array([[1, 0], [0, 1], [1, 0], [0, 1]])
+    figures = compare(make_batches(EXPECTED, ACTUAL, targets), "multilabel")
+    assert (figures["same_labels"], figures["macro_f1_of_the_model"]) == (3, 1)
+    assert figures["macro_f1"] == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
+    assert "3 have the same labels" in describe_figures(figures)
+    assert "Macro F1 0.7333, the model's 1." in describe_figures(figures)
+    all_same = compare(make_batches(EXPECTED, ACTUAL, targets), "multilabel", thresholds=(0.25, 0.35))
+    assert all_same["same_labels"] == 4
+
+
+def test_numbers_are_compared_by_their_error_where_there_is_one_to_compare_with():
+    actual, expected = ACTUAL[:, :1], EXPECTED[:, :1]
+    figures = compare(make_batches(expected, actual, np.array([0.5, 0.5, np.nan, 0.2], np.float32)), "regression")
+    assert figures["mean_absolute_error"] == pytest.approx((0.1 + 0.1 + 0) / 3)
+    assert figures["mean_absolute_error_of_the_model"] == pytest.approx((0.1 + 0.2 + 0) / 3)
+    assert "Mean absolute error 0.06667, the model's 0.1." in describe_figures(figures)
+    unknown = compare(make_batches(expected, actual, np.full(4, np.nan, np.float32)), "regression")
+    assert unknown["mean_absolute_error"] is None
+    assert "error" not in describe_figures(unknown)
 
 
 def test_novelty_is_compared_like_the_classes_and_by_the_limit_of_what_is_unknown():
     novelty = np.array([0.1, 0.5, 0.97, 0.99], np.float32)
 
-    def ask(answers: dict) -> dict:
-        return answers | {"novelty": answers["novelty"] - np.float32(0.08)}
+    def compare_shifted(limit: float | None) -> dict:
+        batches = make_batches(EXPECTED, EXPECTED, np.zeros(4, int), novelty=novelty)
 
-    batches = make_batches(EXPECTED, EXPECTED, np.zeros(4, int), novelty=novelty)
-    figures = export._compare(ask, batches, "classification", 0.9)
+        def ask(answers: dict) -> dict:
+            return answers | {"novelty": answers["novelty"] - np.float32(0.08)}
+
+        return compare_answers(ask, batches, "classification", [], limit)
+
+    figures = compare_shifted(0.9)
     assert figures["novelty"]["largest_difference"] == pytest.approx(0.08)
     assert figures["novelty"]["mean_difference"] == pytest.approx(0.08)
     assert figures["novelty"]["same_unknown"] == 3
     text = str(export.Export(Path("x"), Path("x.json"), figures, "", ""))
     assert "Its novelty differs by up to 0.08, on average by 0.08. 3 are unknown, or not, as by the model." in text
-    unlimited = export._compare(
-        ask, make_batches(EXPECTED, EXPECTED, np.zeros(4, int), novelty=novelty), "multilabel", None
-    )
-    assert "same_unknown" not in unlimited["novelty"]
+    assert "same_unknown" not in compare_shifted(None)["novelty"]
+
+
+def test_what_its_own_runtime_does_not_open_is_removed_and_said(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from trainer.export.portable import open_onnx
+
+    file = tmp_path / "x.onnx"
+    file.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=r"--format onnx: .* can't be opened: .*It was removed; take another format"):
+        export._open_written(open_onnx, file, "onnx")
+    assert not file.exists()
 
 
 def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):

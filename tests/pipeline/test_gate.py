@@ -182,6 +182,7 @@ def test_intervals_are_those_that_theory_expects(setting, compared, with_interva
     assert [part.columns for part in with_intervals[0].slices] == [part.columns for part in compared[0].slices]
 
 
+@pytest.mark.long
 def test_the_same_model_on_the_same_images_has_the_same_intervals(setting, with_intervals):
     again = setting.evaluate("again", setting.noisy, setting.strong)[0].whole
     for one, other in (

@@ -58,7 +58,7 @@ def set_task(arguments, task, analysis, records, folder):
     return arguments | files | {"transform_graph_path": graph, "custom_config": custom}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_side_features_beside_given_weights(arguments, analyzed, weights, tmp_path, caplog):
     answers = train(arguments(tmp_path, weights=str(weights), **OPTIONS), tmp_path, weights, caplog)
     labels = [tf.train.Example.FromString(row).features.feature["label"].bytes_list.value[0] for row in analyzed[2]]
@@ -77,6 +77,7 @@ def test_several_labels_from_given_weights(arguments, analyzed_multilabel, weigh
     assert np.mean((answers["classes"] > 0.5) == expected) > 0.8
 
 
+@pytest.mark.slow
 def test_a_number_from_given_weights(arguments, analyzed_regression, weights, tmp_path, caplog):
     records = [serialize_example(png, [100.0 + 10 * digit]) for digit, png in DIGITS]
     given = arguments(tmp_path, weights=str(weights), **OPTIONS)

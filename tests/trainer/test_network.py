@@ -88,6 +88,13 @@ def test_the_hidden_layer_and_its_dropout_are_as_configured():
     assert [layer.name for layer in head.layers] == ["image", "hidden", "dropout", "logits", "outputs"]
 
 
+@pytest.mark.parametrize(("dropout", "classes_rate", "number_rate"), [(None, 0.2, 0), (0.1, 0.1, 0.1)])
+def test_what_is_dropped_by_default_is_for_probabilities_and_not_for_numbers(dropout, classes_rate, number_rate):
+    config = TrainerConfig(weights="none", backbone="mobilenet_v2", dropout=dropout)
+    for task, rate in ((make_classification(4), classes_rate), (make_regression("huber"), number_rate)):
+        assert build_network(SIZE, task, {}, config).head.get_layer("dropout").rate == rate
+
+
 @pytest.mark.parametrize(
     ("options", "has_side", "units"),
     [

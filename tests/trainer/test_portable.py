@@ -37,6 +37,7 @@ def trained(tmp_path_factory):
     norm = keras.layers.BatchNormalization()
     x = keras.layers.DepthwiseConv2D(3)(keras.layers.Activation("relu")(norm(x)))
     norm.moving_variance.assign(np.linspace(0.3, 2, 8))
+    x = keras.layers.Conv2D(8, 3, groups=4)(x)  # in groups, which Keras computes in a function of its own
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     features = keras.Input((8,), name=IMAGE)
     logits = keras.layers.Dense(3, name="logits")(features)

@@ -88,6 +88,7 @@ def test_what_is_exported_is_what_was_trained(trained, analyzed):
     assert keras.models.load_model(folder / "model" / "training" / "model.keras").dtype_policy.name == "float32"
 
 
+@pytest.mark.long  # tests/trainer/test_schedule.py has a training without TFX among the quick tests
 def test_a_run_killed_in_its_third_epoch_trains_only_the_rest_and_ends_with_the_same_weights(
     trained, arguments, tmp_path
 ):

@@ -390,6 +390,7 @@ def interrupted(tmp_path_factory):
     return folder / STATE
 
 
+@pytest.mark.slow
 def test_a_state_that_does_not_fit_is_named_and_the_training_starts_over(
     split, tmp_path, caplog, interrupted, undisturbed
 ):

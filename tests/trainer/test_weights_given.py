@@ -33,6 +33,7 @@ def test_a_whole_classifier_is_read_unchanged():
     assert (description.backbone, description.size, description.top) == ("mobilenet_v2", (160, 160), 19)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BASE.is_file(), reason=f"there is no {BASE}")
 def test_a_base_alone_is_read_unchanged():
     check_weights(str(BASE), "inception_v3")

@@ -10,7 +10,7 @@ from trainer.backbones import BACKBONES
 from trainer.unfreezing import NAMES, load_names
 from trainer.weights.identify import LAYERS, load_layers
 
-FEW = ("mobilenet_v2", "mobilenet_v3_small", "densenet121")
+FEW = ("mobilenet_v2", "mobilenet_v3_small")
 # Networks of the families above and below that only repeat more blocks: seconds each, the largest half a minute.
 LARGER = ("mobilenet_v3_large", "resnet101v2", "resnet152v2", "convnext_small", "convnext_base", "convnext_large")
 LARGER += tuple(f"efficientnet_v2_{size}" for size in ("b1", "b2", "b3", "s", "m", "l"))

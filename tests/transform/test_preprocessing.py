@@ -100,6 +100,7 @@ def test_whole_numbers_as_labels_and_as_many_for_each_image_work_too(tmp_path):
     assert transform(examples)[f.TARGET].numpy().tolist() == [[1, 0, 1], [0, 1, 1]]
 
 
+@pytest.mark.slow
 def test_a_missing_whole_number_is_neither_the_class_nor_the_category_0_and_nan_becomes_the_mean(tmp_path):
     pngs = [png for _, png in make_digit_images(5)]
     labels, years, weights = ([1], [2], [], [0], [1]), ([0], [1], [1], [], [0]), (1.0, 3.0, np.nan, np.inf, 2.0)

@@ -8,11 +8,13 @@ outputs, float32, named as in the SavedModel and in its order:
   versions have no file that novelty is computed by: of these there is ``classes`` alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
@@ -81,7 +83,8 @@ def write_onnx(model: keras.Model, precision: str, images: np.ndarray, file: Pat
 
     from trainer.export.optimize import freeze_network
 
-    frozen = freeze_network(model, bfloat16=False)
+    with _inline_functions():
+        frozen = freeze_network(model, bfloat16=False)
     names = {tensor: name for ports in (frozen.inputs, frozen.outputs) for name, tensor in ports.items()}
     converted, _ = tf2onnx.convert.from_graph_def(
         frozen.graph, input_names=[*frozen.inputs.values()], output_names=[*frozen.outputs.values()], opset=18
@@ -113,6 +116,16 @@ def write_onnx(model: keras.Model, precision: str, images: np.ndarray, file: Pat
         per_channel=True,
         nodes_to_exclude=[node.name for node in converted.graph.node if is_of_novelty(node.name)],
     )
+
+
+@contextmanager
+def _inline_functions() -> Iterator[None]:
+    """Has what is traced call no functions, which tf2onnx doesn't follow: Keras has one for grouped convolutions."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def write_openvino(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:
@@ -162,8 +175,6 @@ def open_openvino(file: Path) -> Ask:
 
 def open_tflite(file: Path) -> Ask:
     """Opens a file with TensorFlow Lite's interpreter."""
-    import tensorflow as tf
-
     ask_one = tf.lite.Interpreter(str(file)).get_signature_runner()
 
     def ask(pixels: np.ndarray) -> Answers:
