@@ -4,6 +4,7 @@ PYTHON = $(shell for python in python3.11 python3 /usr/bin/python3 python3.12 py
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 ENVIRONMENT = .venv/.complete
 IMAGE ?= imagepipe
+WORKERS ?= 2
 GPU ?=
 EXTRAS = --extra grpc --extra mlflow --extra onnx --extra openvino
 
@@ -14,20 +15,20 @@ EXPORT = .uv/bin/uv export --frozen --no-dev --no-emit-project --no-header --qui
 demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 	.venv/bin/imagepipe demo
 
-# Two processes; tests of a file share what is dear to make. Files keep their order, so that those that take longest
+# By default two processes, of 4 GB each with what they start; tests of a file share what is dear to make. Files keep their order, so that those that take longest
 # begin early: of the quick tests that is e2e, of the slow ones these folders. Those of image and packaging, which
 # download and install, don't begin together, so that the other process computes meanwhile. Without a limit of 0,
 # pytest-xdist replaces a process that has died, and then waits for ever. The set-up of the first test of the image
 # (Go's toolchain, Beam's programs, Debian, the environment) took 400 s here, and counts for a test's time.
-IN_TWO = -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 40 \
+IN_PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 40 \
 	-o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
 LONGEST = tests/image/ tests/pipeline/ tests/packaging/ tests/e2e/ tests/faults/
 
 test: $(ENVIRONMENT)  ## the tests that each change should pass
-	.venv/bin/pytest -m "not slow and not long" $(IN_TWO)
+	.venv/bin/pytest -m "not slow and not long" $(IN_PARALLEL)
 
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
-	.venv/bin/pytest -m "slow and not long" $(IN_TWO) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
+	.venv/bin/pytest -m "slow and not long" $(IN_PARALLEL) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
 
 test-long: $(ENVIRONMENT)  ## kills at random moments, a soak, larger networks: more than an hour, not part of the gate
 	.venv/bin/pytest -m long -s

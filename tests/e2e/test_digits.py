@@ -317,7 +317,7 @@ def test_a_pushed_version_leads_to_what_made_it_and_running_that_again_brings_it
     (project.serving / str(again.pushed_version)).rename(project.serving / str(first.pushed_version))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_running_a_stored_configuration_elsewhere_gives_the_same_accuracy(project, first, tmp_path):
     stored = project.root / "runs" / first.run_id / "config.yaml"
     assert project.command("run", str(stored), "--workdir", str(tmp_path)).exit_code == 0

@@ -47,33 +47,46 @@ def out(tmp_path_factory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("out") / "my [flowers] *?"
 
 
-@pytest.mark.slow
-def test_one_command_leads_to_answers_and_a_second_one_adds_to_it(source, out):
+@pytest.fixture(scope="module")
+def first(source, out) -> Result:
     done = imagepipe("train", source, "--out", out, *SETS)
     assert done.exit_code == 0, done.stderr
-    assert "209 records in = 209 written" in done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def second(first, source, out) -> Result:
+    """The same command once more, when there is another image."""
+    (source.parent / "later.png").rename(source / "class 0" / "0000.png")
+    config = (out / "pipeline.yaml").read_text()
+    done = imagepipe("train", source, "--out", out, *SETS)
+    assert done.exit_code == 0, done.stderr
+    assert (out / "pipeline.yaml").read_text() == config
+    return done
+
+
+@pytest.mark.slow
+def test_one_command_leads_to_answers(first, source, out):
+    assert "209 records in = 209 written" in first.stdout
     commands = {
-        words: shlex.split(command) for words, _, command in (x.partition(": ") for x in done.stdout.splitlines())
+        words: shlex.split(command) for words, _, command in (x.partition(": ") for x in first.stdout.splitlines())
     }
     assert commands["Serve it"] == ["imagepipe", "serve", str(out / "serving" / "my-flowers")]
     assert commands["Change the configuration, and run it again"] == ["imagepipe", "run", str(out / "pipeline.yaml")]
     (report,) = out.glob("runs/*/report.html")
-    assert f"Its report: {report}" in done.stdout
+    assert f"Its report: {report}" in first.stdout
     answers = imagepipe(*commands["Ask it"][1:-1], source.parent / "later.png", "--json")
     assert json.loads(answers.stdout)["label"].startswith("class ")
 
-    (source.parent / "later.png").rename(source / "class 0" / "0000.png")
-    config = (out / "pipeline.yaml").read_text()
-    again = imagepipe("train", source, "--out", out, *SETS)
-    assert again.exit_code == 0, again.stderr
-    assert "210 records in = 210 written (1 new, 209 were there already)" in again.stdout
-    assert "It was there, and is kept." in again.stderr
-    assert (out / "pipeline.yaml").read_text() == config
+
+@pytest.mark.long
+def test_a_second_one_adds_to_it(second):
+    assert "210 records in = 210 written (1 new, 209 were there already)" in second.stdout
+    assert "It was there, and is kept." in second.stderr
 
 
 @pytest.mark.long
-def test_a_folder_that_is_called_like_a_pattern_is_one_for_every_command_and_named_as_it_is(source, out):
-    """After the test above."""
+def test_a_folder_that_is_called_like_a_pattern_is_one_for_every_command_and_named_as_it_is(second, source, out):
     assert imagepipe("run", out / "pipeline.yaml", *SETS, "--set", "evaluation.margin=0.99").exit_code == 0
     link = Workdir(out).plain_artifacts
     link.unlink()  # somebody has tidied up: it is made again

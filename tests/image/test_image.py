@@ -153,6 +153,7 @@ def kill_worker_at_work(pool: subprocess.Popen, server: str, is_time: Callable[[
     raise TimeoutError("no worker has asked the store")
 
 
+@pytest.mark.long
 def test_a_job_whose_worker_is_killed_writes_nothing_and_the_next_one_everything(beam_args, workers, s3, s3_server):  # noqa: F811
     photos = put_photos(s3, 300)
     with ThreadPoolExecutor(1) as thread:

@@ -69,6 +69,7 @@ def test_copies_of_images_count_as_one_in_intervals_and_paired_tests(tmp_path):
     assert min(by_class) > 0
 
 
+@pytest.mark.long
 def test_copies_of_numbers_and_of_several_labels_count_as_one(tmp_path):
     train, data = evaluated.split_diabetes()
     models = [

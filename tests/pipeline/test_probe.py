@@ -99,6 +99,7 @@ def test_backbones_are_compared_and_the_choice_is_written_with_the_comments_kept
     assert {"mobilenet_v2", "inception_v3", "accuracy", "milliseconds per image"} <= set(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_backbones_are_compared_by_several_labels_and_by_a_number(task, folder, offline, monkeypatch, tmp_path):
     monkeypatch.setattr(backbones, "load_backbone", build_stand_in)
@@ -196,6 +197,7 @@ def test_what_is_missing_or_can_not_be_written_is_said_before_the_work(
     assert message in shown
 
 
+@pytest.mark.slow
 def test_the_results_are_shown_though_the_picture_can_not_be_drawn(folder, offline, monkeypatch, tmp_path):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "probe.svg")

@@ -18,6 +18,7 @@ from trainer.export.signatures import save_model
 
 WEIGHT, CAMERA, NO_WEIGHT = TRANSFORMED + "weight", TRANSFORMED + "camera", MISSING_FLAG + "weight"
 LABELS = ["10", "7", "b"]
+pytestmark = pytest.mark.slow  # both forms take half a minute to make
 
 
 @pytest.fixture(scope="module")
