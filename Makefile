@@ -17,10 +17,10 @@ demo: $(ENVIRONMENT)  ## from handwritten digits to a served classifier
 
 # By default two processes, of 4 GB each with what they start; tests of a file share what is dear to make. Files keep
 # their order, so that those that take longest begin early: of the quick tests that is e2e, of the slow ones these
-# folders. Those of image and packaging, which download and install, don't begin together, so that the other process
-# computes meanwhile. Without a limit of 0, pytest-xdist replaces a process that has died, and then waits for ever.
-# The set-up of the first test of the image (Go's toolchain, Beam's programs, Debian, the environment) took 400 s
-# here, and counts for a test's time.
+# folders. Those of image and packaging, which download and install, don't begin together, so that the others compute
+# meanwhile. Without a limit of 0, pytest-xdist replaces a process that has died, and then waits for ever. The set-up
+# of the first test of the image (Go's toolchain, Beam's programs, Debian, the environment) took 400 s here, and
+# counts for a test's time.
 IN_PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 40 \
 	-o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
 LONGEST = tests/image/ tests/pipeline/ tests/packaging/ tests/e2e/ tests/faults/

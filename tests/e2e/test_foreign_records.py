@@ -31,7 +31,7 @@ def write_shard(path, images: list[tuple[str, bytes]]) -> None:
             writer.write(example.SerializeToString())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_records_with_numbers_for_classes_become_a_model_that_says_their_names(tmp_path):
     records = tmp_path / "records"
     records.mkdir()

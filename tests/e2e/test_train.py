@@ -17,6 +17,8 @@ from pipeline.workdir import Workdir
 from tests.conftest import list_summaries, make_digit_images
 from tests.small_backbone import BACKBONE
 
+pytestmark = pytest.mark.long  # tests/e2e/test_containers.py has a shorter one
+
 QUICK = ["image.size=[32, 32]", f"trainer.backbone={BACKBONE}", "trainer.weights=none", "trainer.epochs=1"]
 QUICK += ["evaluation.thresholds.accuracy=0", "evaluation.margin=1", "evaluation.intervals=none"]
 SETS = [argument for override in QUICK for argument in ("--set", override)]
@@ -65,7 +67,6 @@ def second(first, source, out) -> Result:
     return done
 
 
-@pytest.mark.slow
 def test_one_command_leads_to_answers(first, source, out):
     assert "209 records in = 209 written" in first.stdout
     commands = {
@@ -79,13 +80,11 @@ def test_one_command_leads_to_answers(first, source, out):
     assert json.loads(answers.stdout)["label"].startswith("class ")
 
 
-@pytest.mark.long
 def test_a_second_one_adds_to_it(second):
     assert "210 records in = 210 written (1 new, 209 were there already)" in second.stdout
     assert "It was there, and is kept." in second.stderr
 
 
-@pytest.mark.long
 def test_a_folder_that_is_called_like_a_pattern_is_one_for_every_command_and_named_as_it_is(second, source, out):
     assert imagepipe("run", out / "pipeline.yaml", *SETS, "--set", "evaluation.margin=0.99").exit_code == 0
     link = Workdir(out).plain_artifacts

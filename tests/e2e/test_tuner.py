@@ -11,7 +11,7 @@ from pipeline.runs.summary import Summary
 from tests.conftest import list_summaries, make_digit_images
 from tests.small_backbone import BACKBONE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SETTINGS = [
     "data.validation.min_images={train: 1, eval: 0}",

@@ -102,7 +102,7 @@ def test_the_servers_half_gives_the_embedding_beside_the_answers(served, analyze
     assert set(answers) == {"classes", "label", "score", "novelty", "embedding"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_side_feature_may_be_called_like_a_layer_or_an_output(tmp_path):
     numeric = ("hidden", "pool", "scale", "outputs", "head", "side", "numeric_0", "score", "mobilenetv2_3")
     features = Features(numeric=numeric, categorical=("dropout", "classes"))
