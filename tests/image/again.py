@@ -17,7 +17,7 @@ REFUSED = "sealing memfd copy"
 
 def main(command: list[str]) -> int:
     for attempt in range(1, ATTEMPTS + 1):
-        started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 (the tests' own command)
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")  # noqa: S603
         is_refused = False
         for line in started.stderr or ():
             is_refused = is_refused or REFUSED in line
