@@ -31,7 +31,7 @@ test: $(ENVIRONMENT)  ## the tests that each change should pass
 test-slow: $(ENVIRONMENT)  ## further whole pipelines, distribution, kills
 	.venv/bin/pytest -m "slow and not long" $(IN_PARALLEL) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/*/))
 
-test-long: $(ENVIRONMENT)  ## kills at random moments, a soak, larger networks: more than an hour, not part of the gate
+test-long: $(ENVIRONMENT)  ## kills at random moments, a soak, larger networks, more whole runs: hours, not part of the gate
 	.venv/bin/pytest -m long -s
 
 lint: $(ENVIRONMENT) docs  ## linter, formatter, types, layers, words, documentation
