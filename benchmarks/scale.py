@@ -5,7 +5,6 @@
 The same tables are on the page docs/scale.md: they are made when the documentation is built.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,13 +37,6 @@ class Stage(NamedTuple):
     most: float = float("inf")  # images that it takes
 
 
-def _read_batch_rate(record: dict[str, Any]) -> float:
-    if record["figures"]:
-        return float(record["figures"]["images_per_second"]["ours, OpenVINO, small"])
-    (rate,) = re.findall(r"\((\d+) and \d+ images/s", record["claims"][0]["result"])  # before figures were recorded
-    return float(rate)
-
-
 def _read_checked(record: dict[str, Any]) -> float:
     by_rows = {int(rows): value["cpu_seconds"] for rows, value in record["figures"].items()}
     few, many = min(by_rows), max(by_rows)
@@ -66,7 +58,11 @@ STAGES = (
         lambda r: r["cores"] * r["figures"]["seconds"]["ours"] / TRAINED_IMAGES,
         SAMPLE,
     ),
-    Stage("batch prediction", "batch_predict", lambda r: r["cores"] / _read_batch_rate(r)),
+    Stage(
+        "batch prediction",
+        "batch_predict",
+        lambda r: r["cores"] / r["figures"]["images_per_second"]["ours, OpenVINO, small"],
+    ),
 )
 
 
