@@ -67,15 +67,15 @@ STAGES = (
 
 
 def choose_record(benchmark: str) -> dict[str, Any]:
-    """Returns a benchmark's record with figures; if there are more, that of the processor that most were measured on.
+    """Returns a benchmark's first record with figures.
 
     Raises:
-        SystemExit: if nothing was recorded.
+        SystemExit: if none was recorded.
     """
-    records = results.read(benchmark)
+    records = [record for record in results.read(benchmark) if record["figures"]]
     if not records:
         raise SystemExit(f"benchmarks/results/{benchmark}.json is missing: python -m benchmarks.{benchmark} --record")
-    return next((record for record in records if record["figures"]), records[0])
+    return records[0]
 
 
 def compute_hours() -> dict[str, dict[int, float]]:

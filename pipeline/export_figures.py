@@ -82,14 +82,15 @@ def _count_same(key: str, are_same: np.ndarray) -> dict[str, Any]:
 
 
 def _measure(task: str, classes: np.ndarray, targets: np.ndarray, thresholds: list[float]) -> float | None:
-    """Returns the task's main metric of answers float32 ``[n, k]``; None where no image has a target."""
+    """Returns the task's main metric of answers float32 ``[n, k]``; None where no image has a target or a label."""
     if task == "classification":
         return float((classes.argmax(1) == targets).mean())
     if task == "multilabel":
         from sklearn.metrics import f1_score
 
         labels = classes >= thresholds  # a label that neither occurs nor is predicted doesn't count
-        return float(f1_score(targets > 0, labels, average="macro", zero_division=np.nan))
+        score = float(f1_score(targets > 0, labels, average="macro", zero_division=np.nan))
+        return None if np.isnan(score) else score  # JSON knows no NaN
     errors = np.abs(classes.reshape(-1) - targets.reshape(-1))
     is_known = np.isfinite(errors)
     return float(errors[is_known].mean()) if is_known.any() else None

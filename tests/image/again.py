@@ -1,10 +1,10 @@
-"""Runs a command, and once more where buildah could not start: the fault is the kernel's, and rare.
+"""Runs a command, and again where buildah could not start: the fault is the kernel's, and rare.
 
     python again.py COMMAND...
 
 buildah starts itself from a copy in memory, which it seals. While another processor still holds a page of it, Linux
-refuses that (EBUSY, fcntl(2), F_SEAL_WRITE), and buildah ends before it has done anything. By its file, as its tests
-run in folders of their own.
+refuses that (EBUSY, fcntl(2), F_SEAL_WRITE), and buildah ends before it has done anything. It is called by its file, as
+the tests run in folders of their own.
 """
 
 import subprocess

@@ -84,6 +84,9 @@ def test_several_labels_are_compared_as_they_are_assigned():
     assert "Macro F1 0.7333, the model's 1." in describe_figures(figures)
     all_same = compare(make_batches(EXPECTED, ACTUAL, targets), "multilabel", thresholds=(0.25, 0.35))
     assert all_same["same_labels"] == 4
+    nothing = compare(make_batches(EXPECTED, ACTUAL, np.zeros((4, 2))), "multilabel", thresholds=(1, 1))
+    assert nothing["macro_f1"] is None  # no label occurs or is predicted
+    json.dumps(nothing, allow_nan=False)
 
 
 def test_numbers_are_compared_by_their_error_where_there_is_one_to_compare_with():
