@@ -1,7 +1,9 @@
 """Worker processes: what ends them, and with which status. What they do as servers: ``test_serve``."""
 
+import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -53,10 +55,18 @@ def take(folder: str) -> bool:
     return True
 
 
-def test_a_worker_that_ends_by_itself_leaves_the_others_and_is_tried_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(workers, "_RETRY_SECONDS", 0.1)
+def run_here(folder: str) -> int:
+    """Runs the workers of the test below, in a process that may be ended by a signal: pytest's would take it along."""
+    logging.basicConfig()
+    workers._RETRY_SECONDS = 0.1
+    return run_workers(2, partial(serve_in_one_worker, folder))
+
+
+def test_a_worker_that_ends_by_itself_leaves_the_others_and_is_tried_again(tmp_path):
     for number in range(9):
         (tmp_path / str(number)).mkdir()
-    assert run_workers(2, partial(serve_in_one_worker, str(tmp_path))) == 0
+    code = f"import sys; from tests.serving.test_workers import run_here; sys.exit(run_here({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 (ours)
+    assert done.returncode == 0, done.stderr
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["4", "5", "6", "7", "8"]
-    assert caplog.text.count("ended by itself, with status 3; another one is tried") == 2
+    assert done.stderr.count("ended by itself, with status 3; another one is tried") == 2
