@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.export.novelty import fit_novelty
+from imagepipe.base.errors import TrainingError
+from trainer.export.calibration import NO_CALIBRATION
+from trainer.export.novelty import fit_novelty, load_novelty, save_novelty
 
 CENTERS = np.eye(3, 20, dtype=np.float32) * 5
 
@@ -34,7 +36,8 @@ def test_it_is_the_share_of_images_not_trained_on_that_are_less_novel(task):
 def test_it_rises_on_beyond_all_images_that_were_seen():
     novelty = fit_novelty("regression", draw(300, 0)["embedding"], draw(50, 1))
     shares = np.linspace(0, 1, 9)[:, None]
-    away = {"embedding": ((1 - shares) * CENTERS[0] + shares * np.eye(20)[15] * 5).astype(np.float32)}
+    start = draw(1, 2, CENTERS[:1])["embedding"]
+    away = {"embedding": ((1 - shares) * start + shares * np.eye(20)[15] * 5).astype(np.float32)}
     values = ask(novelty, away | {"logits": np.zeros((9, 1), np.float32)})
     assert (np.diff(values) >= 0).all()
     assert values[-1] > 0.999
@@ -72,7 +75,16 @@ def test_another_network_that_saw_all_images_is_scaled_by_the_one_that_did_not()
 
     novelty = fit_novelty("classification", turned(train)["embedding"], held_out, train["embedding"])
     assert np.quantile(ask(novelty, turned(usual)), 0.9) == pytest.approx(0.9, abs=0.04)
-    assert ask(novelty, usual).min() > 0.99
+    assert np.quantile(ask(novelty, usual), 0.02) > 0.99
+
+
+def test_what_lies_between_the_images_that_were_seen_is_novel_as_what_lies_outside_of_them_is():
+    """After fine-tuning, images of something else lie within the directions of the known ones as well."""
+    novelty = fit_novelty("regression", draw(300, 0)["embedding"], draw(300, 1))
+    between = draw(100, 2, centers=CENTERS.mean(axis=0, keepdims=True))
+    outside = draw(100, 3, centers=CENTERS + np.eye(20, dtype=np.float32)[10] * 5)
+    assert np.median(ask(novelty, between)) > 0.95
+    assert np.median(ask(novelty, outside)) > 0.99
 
 
 def test_features_that_are_all_alike_give_no_division_by_zero():
@@ -89,3 +101,13 @@ def test_of_long_embeddings_it_takes_16_mb_of_the_model_at_most():
     specs = {name: tf.TensorSpec([None, array.shape[1]]) for name, array in held_out.items()}
     assert 12e6 < novelty.get_concrete_function(specs).graph.as_graph_def().ByteSize() < 16.1e6
     assert np.isfinite(ask(novelty, held_out)).all()
+
+
+def test_what_an_earlier_version_wrote_is_refused_in_words(tmp_path):
+    file = tmp_path / "novelty.npz"
+    save_novelty(fit_novelty("classification", draw(300, 0)["embedding"], draw(50, 1)), NO_CALIBRATION, file)
+    load_novelty(file)
+    with np.load(file) as arrays:
+        np.savez(file, **{name: arrays[name] for name in arrays if name != "inside"})
+    with pytest.raises(TrainingError, match=r"novelty\.npz lacks inside: an earlier version"):
+        load_novelty(file)

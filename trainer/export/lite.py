@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
 
 from imagepipe.base.features import IMAGE
-from trainer.export.novelty import is_of_novelty
+from trainer.export.novelty import LAYER, is_of_novelty
 from trainer.export.optimize import optimize_network
 
 
@@ -40,6 +40,8 @@ def convert_to_tflite(model: keras.Model, precision: str, images: np.ndarray) ->
     # By hand what the converter does by itself, as it can't leave operations out.
     converter._experimental_calibrate_only = True
     measured = converter.convert()
-    tensors = tf.lite.Interpreter(model_content=measured).get_tensor_details()
-    kept = [tensor["name"] for tensor in tensors if is_of_novelty(tensor["name"])]
+    interpreter = tf.lite.Interpreter(model_content=measured)
+    kept = [tensor["name"] for tensor in interpreter.get_tensor_details() if is_of_novelty(tensor["name"])]
+    outputs = interpreter.get_signature_runner().get_output_details()
+    kept += [outputs[LAYER]["name"]] if LAYER in outputs else []  # an output has a name of its own
     return mlir_quantize(measured, denylisted_nodes=kept)

@@ -1,20 +1,28 @@
 """Novelty: how unlike the training images an image is to the network, as a share of images that it was not trained on.
 
-Two scores, each in standard deviations of such images, of which the parts above the mean are added (as a softplus):
+Three scores, each in standard deviations of such images. The first two are distances between embeddings, of which the
+square roots were taken, with their signs, before they were divided by their length (Perronnin, Sánchez, Mensink 2010:
+Improving the Fisher kernel for large-scale image classification, section 3.2): else the few features that are large in
+most images decide alone.
 
-- the energy of the logits (Liu, Wang, Owens, Li 2020: Energy-based out-of-distribution detection, equation 4): high
-  where the network finds reasons for no class. In classifications only;
-- the distance to the nearest training image by the cosine between embeddings (Sun, Ming, Zhu, Li 2022:
-  Out-of-distribution detection with deep nearest neighbors, with k = 1), of which the square roots were taken, with
-  their signs (Perronnin, Sánchez, Mensink 2010: Improving the Fisher kernel for large-scale image classification,
-  section 3.2): else the few features that are large in most images decide alone.
+- What is left of an embedding outside the directions that make up half of the training images' variance (as in Wang,
+  Li, Feng, Zhang 2022: ViM: out-of-distribution with virtual-logit matching, section 4). What is something else
+  altogether differs in other ways. Fine-tuning leaves it: it only brings training images so close to each other that
+  everything is far from them.
+- The distance to the nearest training image (Sun, Ming, Zhu, Li 2022: Out-of-distribution detection with deep nearest
+  neighbors, with k = 1), by the cosine between deviations from the mean, in directions that were made about equally
+  wide: it shows what resembles the known images, and is none of them.
+- The energy of the logits (Liu, Wang, Owens, Li 2020: Energy-based out-of-distribution detection, equation 4): high
+  where the network finds reasons for no class. In classifications only.
 
-Each sees what the other misses: a kind of image that resembles a known one, and one that resembles nothing. What is
-usual by one does not make up for what is strange by the other. Measured: ``benchmarks/answers.py``.
+The larger one of the two distances and the energy are added, of each the part above the mean (as a softplus): what is
+usual by one does not make up for what is strange by another. Measured: ``benchmarks/answers.py``, on whose networks
+this sum, the share of the variance and the floor of the widths were chosen; others near them change the areas that it
+shows by some 0.01.
 
 The nearest neighbour is looked for among at most 4,096 training images, drawn at random, and in the 256 directions in
-which they have the largest products: 4 MB, and about as good as all of them. Where an embedding has more than some
-11,000 numbers there are fewer directions, so that both together have 16 MB at most.
+which they differ most: 4 MB, and about as good as all of them. Where an embedding has more than some 11,000 numbers
+there are fewer directions, so that all together have 16 MB at most.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +33,8 @@ import numpy as np
 import tensorflow as tf
 from sklearn.utils.extmath import randomized_svd
 
+from imagepipe.base.errors import TrainingError
+from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from trainer.export.calibration import Calibration
 
@@ -36,11 +46,15 @@ LAYER = "novelty"
 
 _DIRECTIONS = 256
 _MAX_NUMBERS = 4_000_000  # in 32 bits, of directions and of images in them
+_INSIDE = 0.5
+_FLOOR = 0.1  # of the widest direction's variance, added to each: the narrow ones are noise
 # Up to this share of the images novelty is what they show; beyond, there are too few of them, and it follows an
 # exponential law: what exceeds a high threshold tends to one (Pickands 1975), with the shape 0 for light tails.
 _TAIL_FROM = 0.8
 _STEPS = 16
+_DISTANCES = 2  # among the scores
 _MIN_SPREAD = 1e-3  # below, a spread is rounding
+_MIN_VARIANCE = 1e-12  # the same, of a direction
 
 Tensors = dict[str, tf.Tensor]
 
@@ -49,19 +63,28 @@ class _Measure(NamedTuple):
     """Computes the scores.
 
     Attributes:
-        directions: of unit embeddings, float32 ``[d, r]``.
-        neighbours: the training images in them, float32 ``[r, m]``.
+        center: the mean of the training images' unit embeddings, see ``_make_unit``, float32 ``[d]``.
+        directions: in which they differ most, float32 ``[d, r]``.
+        inside: 1 for each of the directions that make up half of the variance, 0 for others, float32 ``[r]``.
+        scales: of the directions for the nearest neighbour, float32 ``[r]``.
+        neighbours: the training images in scaled directions, each of length 1, float32 ``[r, m]``.
         has_energy: whether the logits have one.
     """
 
+    center: np.ndarray
     directions: np.ndarray
+    inside: np.ndarray
+    scales: np.ndarray
     neighbours: np.ndarray
     has_energy: bool
 
     def __call__(self, outputs: Tensors) -> tf.Tensor:
         """Returns the scores of a network's outputs, float32 ``[n, scores]``; high ones are novel."""
-        embedding = _make_unit(outputs["embedding"]) @ self.directions
-        scores = [-tf.reduce_max(embedding @ self.neighbours, axis=-1)]
+        deviation = _make_unit(outputs["embedding"]) - self.center
+        along = deviation @ self.directions
+        outside = tf.reduce_sum(tf.square(deviation), axis=-1) - tf.reduce_sum(tf.square(along) * self.inside, axis=-1)
+        nearest = tf.reduce_max(tf.math.l2_normalize(along * self.scales, axis=-1) @ self.neighbours, axis=-1)
+        scores = [outside, -nearest]
         if self.has_energy:
             scores.append(-tf.reduce_logsumexp(outputs["logits"], axis=-1))
         return tf.stack(scores, axis=-1)
@@ -72,7 +95,10 @@ class Novelty:
     """The function from a network's ``logits`` and ``embedding`` to novelty, float32 ``[n]``, 0 to 1.
 
     Attributes:
-        directions: see ``_Measure``.
+        center: see ``_Measure``.
+        directions: the same.
+        inside: the same.
+        scales: the same.
         neighbours: the same.
         means: of the scores of images that the network was not trained on, ``[scores]``.
         spreads: their standard deviations.
@@ -81,7 +107,10 @@ class Novelty:
         scale: of what exceeds the last.
     """
 
+    center: np.ndarray
     directions: np.ndarray
+    inside: np.ndarray
+    scales: np.ndarray
     neighbours: np.ndarray
     means: np.ndarray
     spreads: np.ndarray
@@ -91,8 +120,15 @@ class Novelty:
 
     def __call__(self, outputs: Tensors) -> tf.Tensor:
         """Returns the novelty of images by what the network says of them."""
-        measure = _Measure(self.directions, self.neighbours, has_energy=len(self.means) > 1)
-        total = tf.reduce_sum(tf.math.softplus((measure(outputs) - self.means) / self.spreads), axis=-1)
+        measure = _Measure(
+            self.center,
+            self.directions,
+            self.inside,
+            self.scales,
+            self.neighbours,
+            has_energy=len(self.means) > _DISTANCES,
+        )
+        total = _sum_scores((measure(outputs) - self.means) / self.spreads)
         steps = tf.clip_by_value((total[:, None] - self.knots[:-1]) / self.widths, 0.0, 1.0)
         tail = 1 - tf.exp(-tf.nn.relu(total - self.knots[-1]) / self.scale)  # ONNX has no expm1
         return _TAIL_FROM * tf.reduce_mean(steps, axis=-1) + (1 - _TAIL_FROM) * tail
@@ -118,8 +154,16 @@ def save_novelty(novelty: Novelty, calibration: Calibration, file: Path) -> None
 
 
 def load_novelty(file: Path) -> tuple[Novelty, Calibration]:
-    """Reads what ``save_novelty`` wrote."""
+    """Reads what ``save_novelty`` wrote.
+
+    Raises:
+        TrainingError: if an earlier version did, which computed it otherwise.
+    """
     with np.load(file, allow_pickle=False) as arrays:
+        if missing := [field.name for field in fields(Novelty) if field.name not in arrays]:
+            raise TrainingError(
+                f"{file} lacks {list_names(missing)}: an earlier version trained it. Run the pipeline again."
+            )
         calibration = Calibration(*(tuple(arrays[name].tolist()) for name in Calibration._fields))
         return Novelty(*(arrays[field.name] for field in fields(Novelty))), calibration
 
@@ -145,22 +189,36 @@ def fit_novelty(
     measure_held_out = measure if held_out_references is None else _make_measure(task, held_out_references)
     scores = measure_held_out({name: tf.constant(array) for name, array in held_out.items()}).numpy()
     means, spreads = scores.mean(axis=0), np.maximum(scores.std(axis=0), _MIN_SPREAD)
-    sums = np.logaddexp(0, (scores - means) / spreads).sum(axis=1)
+    sums = _sum_scores(tf.constant((scores - means) / spreads)).numpy()
     knots = np.quantile(sums, np.linspace(0, _TAIL_FROM, _STEPS + 1)).astype(np.float32)
     widths = np.maximum(np.diff(knots), _MIN_SPREAD)
     beyond = sums[sums > knots[-1]] - knots[-1]
     scale = max(float(beyond.mean()) if beyond.size else 0.0, _MIN_SPREAD)
-    return Novelty(measure.directions, measure.neighbours, means, spreads, knots, widths, np.array(scale, np.float32))
+    return Novelty(*measure[:-1], means, spreads, knots, widths, np.array(scale, np.float32))
 
 
 def _make_measure(task: TaskName, references: np.ndarray) -> _Measure:
     unit = _make_unit(tf.constant(references)).numpy()
-    count = min(_DIRECTIONS, max(1, _MAX_NUMBERS // sum(unit.shape)), *unit.shape)
-    _, _, rows = randomized_svd(unit, count, n_iter=2, random_state=0)
-    directions = rows.T.astype(np.float32)
-    return _Measure(directions, (unit @ directions).T.astype(np.float32), task == "classification")
+    center = unit.mean(axis=0)
+    deviations = unit - center
+    size, length = deviations.shape
+    count = max(1, min(_DIRECTIONS, size, length, (_MAX_NUMBERS - length) // (size + length + 2)))
+    _, lengths, rows = randomized_svd(deviations, count, n_iter=2, random_state=0)
+    directions, variances = rows.T.astype(np.float32), lengths**2 / size
+    inside = np.cumsum(variances) - variances < _INSIDE * deviations.var(axis=0).sum()
+    scales = 1 / np.sqrt(np.maximum(variances + _FLOOR * variances[0], _MIN_VARIANCE))
+    neighbours = tf.math.l2_normalize(deviations @ directions * scales.astype(np.float32), axis=-1).numpy().T
+    floats = (array.astype(np.float32) for array in (center, directions, inside, scales, neighbours))
+    return _Measure(*floats, task == "classification")
 
 
 def _make_unit(embeddings: tf.Tensor) -> tf.Tensor:
     """Takes the square root of each number, with its sign, and divides each row by its length."""
     return tf.math.l2_normalize(tf.sign(embeddings) * tf.sqrt(tf.abs(embeddings)), axis=-1)
+
+
+def _sum_scores(scores: tf.Tensor) -> tf.Tensor:
+    """Returns float ``[n]``, of scores in standard deviations, ``[n, scores]``."""
+    above = tf.math.softplus(scores)
+    total = tf.reduce_max(above[:, :_DISTANCES], axis=-1)
+    return total if above.shape[1] == _DISTANCES else total + above[:, _DISTANCES]
