@@ -38,10 +38,12 @@ class Spool:
     Attributes:
         files: their paths; to each belongs a list of its shards.
         inputs: number of inputs, of which a file of requests is one.
+        request_files: number of these files.
     """
 
     files: list[str]
     inputs: int = 0
+    request_files: int = 0
 
 
 def spool_items(items: Iterable[Item], folder: str) -> Spool:
@@ -60,6 +62,7 @@ def spool_items(items: Iterable[Item], folder: str) -> Spool:
                 index.append(Shard(uuid.uuid4().hex, path, offset, len(data)))
                 offset += len(data)
                 spool.inputs += len(shard)
+                spool.request_files += shard[0].is_request_file
         filesystem.write_whole(_name_index(path), json.dumps(index).encode())
     return spool
 

@@ -1,5 +1,6 @@
 """Versions whose network OpenVINO computes: served, predicted and exchanged like others."""
 
+import base64
 import gc
 import json
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy.openvino_form import FOLDER, NETWORK, OpenVinoNetwork
 from imagepipe.deploy.saved_model import GRAPH
-from imagepipe.serving import engine, openvino_model, streams
+from imagepipe.serving import batch, engine, openvino_model, streams
 from imagepipe.serving.batch import predict_source
 from imagepipe.serving.batching import Batches
 from imagepipe.serving.loaded_model import LoadedModel
@@ -58,12 +59,26 @@ def test_a_batch_prediction_computes_as_many_batches_at_once_as_is_best_here(two
         return compute_with_another
 
     monkeypatch.setattr(OpenVinoNetwork, "open_request", open_watched)
+    monkeypatch.setattr(batch, "_TOO_FEW_TO_MEASURE", 32)
     for number in range(32):
         (tmp_path / f"{number:02}.png").write_bytes(gray(10 if number % 3 else 250))
     result = predict_source(two_forms, str(tmp_path), tmp_path / "out")
     assert (result.predicted, both_compute.broken) == (32, False)
     rows = [json.loads(line) for path in (tmp_path / "out").glob("*.jsonl") for line in path.read_text().splitlines()]
     assert [row["label"] == "light" for row in rows] == [number % 3 == 0 for number in range(32)]
+
+
+@pytest.mark.parametrize("source", ["photos", "photos.jsonl"])
+def test_a_batch_prediction_of_few_images_does_not_wait_for_a_measurement(two_forms, tmp_path, monkeypatch, source):
+    """Of a file of requests nobody knows how many images it has."""
+    measured = []
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: measured.append(form) or 1)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(gray(10))
+    content = base64.b64encode(gray(10)).decode()
+    (tmp_path / "photos.jsonl").write_text(json.dumps({"input": {"b64": content}, "metadata": "1"}))
+    assert predict_source(two_forms, str(tmp_path / source), tmp_path / "out").predicted == 1
+    assert len(measured) == (1 if source == "photos.jsonl" else 0)
 
 
 def test_how_many_batches_are_computed_at_once_is_measured_and_one_where_that_fails(two_forms, tmp_path):

@@ -204,12 +204,11 @@ def _make_measure(task: TaskName, references: np.ndarray) -> _Measure:
     size, length = deviations.shape
     count = max(1, min(_DIRECTIONS, size, length, (_MAX_NUMBERS - length) // (size + length + 2)))
     _, lengths, rows = randomized_svd(deviations, count, n_iter=2, random_state=0)
-    directions, variances = rows.T.astype(np.float32), lengths**2 / size
+    directions, variances = rows.T.astype(np.float32), (lengths**2 / size).astype(np.float32)
     inside = np.cumsum(variances) - variances < _INSIDE * deviations.var(axis=0).sum()
     scales = 1 / np.sqrt(np.maximum(variances + _FLOOR * variances[0], _MIN_VARIANCE))
-    neighbours = tf.math.l2_normalize(deviations @ directions * scales.astype(np.float32), axis=-1).numpy().T
-    floats = (array.astype(np.float32) for array in (center, directions, inside, scales, neighbours))
-    return _Measure(*floats, task == "classification")
+    neighbours = tf.math.l2_normalize(deviations @ directions * scales, axis=-1).numpy().T
+    return _Measure(center, directions, inside.astype(np.float32), scales, neighbours, task == "classification")
 
 
 def _make_unit(embeddings: tf.Tensor) -> tf.Tensor:
