@@ -64,29 +64,33 @@ class _Measure(NamedTuple):
 
     Attributes:
         center: the mean of the training images' unit embeddings, see ``_make_unit``, float32 ``[d]``.
-        directions: in which they differ most, float32 ``[d, r]``.
-        inside: 1 for each of the directions that make up half of the variance, 0 for others, float32 ``[r]``.
-        scales: of the directions for the nearest neighbour, float32 ``[r]``.
-        neighbours: the training images in scaled directions, each of length 1, float32 ``[r, m]``.
+        directions: in which they differ most, each scaled so that they are about equally wide, float32 ``[d, r]``.
+        inside: what a square along a scaled direction is without its scale, of the directions that make up half of the
+            variance; 0 of the others; float32 ``[r]``.
+        neighbours: the training images in the scaled directions, each of length 1, float32 ``[r, m]``.
         has_energy: whether the logits have one.
     """
 
     center: np.ndarray
     directions: np.ndarray
     inside: np.ndarray
-    scales: np.ndarray
     neighbours: np.ndarray
     has_energy: bool
 
     def __call__(self, outputs: Tensors) -> tf.Tensor:
-        """Returns the scores of a network's outputs, float32 ``[n, scores]``; high ones are novel."""
+        """Returns the scores of a network's outputs, float32 ``[n, scores]``; high ones are novel.
+
+        In few operations: of one image each takes TensorFlow longer than what it computes.
+        """
         deviation = _make_unit(outputs["embedding"]) - self.center
         along = deviation @ self.directions
-        outside = tf.reduce_sum(tf.square(deviation), axis=-1) - tf.reduce_sum(tf.square(along) * self.inside, axis=-1)
-        nearest = tf.reduce_max(tf.math.l2_normalize(along * self.scales, axis=-1) @ self.neighbours, axis=-1)
-        scores = [outside, -nearest]
-        if self.has_energy:
-            scores.append(-tf.reduce_logsumexp(outputs["logits"], axis=-1))
+        squares = tf.square(along)
+        outside = tf.reduce_sum(tf.square(deviation), axis=-1) - tf.reduce_sum(squares * self.inside, axis=-1)
+        length = tf.sqrt(tf.reduce_sum(squares, axis=-1) + _MIN_VARIANCE)
+        farness = tf.reduce_min(along @ -self.neighbours, axis=-1) / length
+        scores = [outside, farness]
+        if self.has_energy:  # the same in each column
+            scores.append(tf.reduce_mean(tf.nn.log_softmax(outputs["logits"]) - outputs["logits"], axis=-1))
         return tf.stack(scores, axis=-1)
 
 
@@ -98,7 +102,6 @@ class Novelty:
         center: see ``_Measure``.
         directions: the same.
         inside: the same.
-        scales: the same.
         neighbours: the same.
         means: of the scores of images that the network was not trained on, ``[scores]``.
         spreads: their standard deviations.
@@ -110,7 +113,6 @@ class Novelty:
     center: np.ndarray
     directions: np.ndarray
     inside: np.ndarray
-    scales: np.ndarray
     neighbours: np.ndarray
     means: np.ndarray
     spreads: np.ndarray
@@ -120,14 +122,8 @@ class Novelty:
 
     def __call__(self, outputs: Tensors) -> tf.Tensor:
         """Returns the novelty of images by what the network says of them."""
-        measure = _Measure(
-            self.center,
-            self.directions,
-            self.inside,
-            self.scales,
-            self.neighbours,
-            has_energy=len(self.means) > _DISTANCES,
-        )
+        has_energy = len(self.means) > _DISTANCES
+        measure = _Measure(self.center, self.directions, self.inside, self.neighbours, has_energy)
         total = _sum_scores((measure(outputs) - self.means) / self.spreads)
         steps = tf.clip_by_value((total[:, None] - self.knots[:-1]) / self.widths, 0.0, 1.0)
         tail = 1 - tf.exp(-tf.nn.relu(total - self.knots[-1]) / self.scale)  # ONNX has no expm1
@@ -204,11 +200,12 @@ def _make_measure(task: TaskName, references: np.ndarray) -> _Measure:
     size, length = deviations.shape
     count = max(1, min(_DIRECTIONS, size, length, (_MAX_NUMBERS - length) // (size + length + 2)))
     _, lengths, rows = randomized_svd(deviations, count, n_iter=2, random_state=0)
-    directions, variances = rows.T.astype(np.float32), (lengths**2 / size).astype(np.float32)
-    inside = np.cumsum(variances) - variances < _INSIDE * deviations.var(axis=0).sum()
-    scales = 1 / np.sqrt(np.maximum(variances + _FLOOR * variances[0], _MIN_VARIANCE))
-    neighbours = tf.math.l2_normalize(deviations @ directions * scales, axis=-1).numpy().T
-    return _Measure(center, directions, inside.astype(np.float32), scales, neighbours, task == "classification")
+    variances = (lengths**2 / size).astype(np.float32)
+    widths = np.sqrt(np.maximum(variances + _FLOOR * variances[0], _MIN_VARIANCE))
+    directions = rows.T.astype(np.float32) / widths
+    is_inside = np.cumsum(variances) - variances < _INSIDE * deviations.var(axis=0).sum()
+    neighbours = tf.math.l2_normalize(deviations @ directions, axis=-1).numpy().T
+    return _Measure(center, directions, is_inside * widths**2, neighbours, task == "classification")
 
 
 def _make_unit(embeddings: tf.Tensor) -> tf.Tensor:
