@@ -210,6 +210,8 @@ def _check_place(kind: Format, out: Path) -> None:
     if kind == "saved_model":
         if out.exists():
             raise ConfigError(f"--out: {out} exists; a SavedModel is a folder that is written new")
+    elif out.is_dir():
+        raise ConfigError(f"--out: {out} is a folder: give a file that ends in {_SUFFIXES[kind]}")
     elif out.suffix != _SUFFIXES[kind]:
         raise ConfigError(f"--out: {out}: a file of {kind} ends in {_SUFFIXES[kind]}")
     elif not out.parent.is_dir():
@@ -244,9 +246,10 @@ def _find_examples(lineage: Lineage) -> str:
 def _read_precision(source: _Source) -> str:
     """Returns the precision of a run's SavedModel; '' if that is not known."""
     try:
-        return str(json.loads(filesystem.read_text(f"{source.training}/{OPTIMIZED}"))["precision"])
+        facts = json.loads(filesystem.read_text(f"{source.training}/{OPTIMIZED}"))
     except FileNotFoundError:
         return ""
+    return str(facts.get("saved_precision", ""))
 
 
 def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> Batches:
@@ -276,11 +279,16 @@ def _describe(
             "preprocessing": _PREPROCESSING,
         }
     outputs, note, limit = [{"name": "classes", "type": "float32 [n, k]", "order": "that of labels"}], "", None
-    if kind != "saved_model" and source.has_novelty:
-        outputs += [{"name": "novelty", "type": "float32 [n]"}, {"name": "embedding", "type": "float32 [n, d]"}]
+    if kind == "saved_model":
+        outputs += [{"name": "label", "type": "string [n]"}, {"name": "score", "type": "float32 [n]"}]
+        outputs += [{"name": "metadata", "type": "string [n]"}]
+    if source.has_novelty:
+        outputs += [{"name": "novelty", "type": "float32 [n]"}]
         limit = source.read_limit()
     elif kind != "saved_model":
         note = _WITHOUT_NOVELTY
+    if source.has_novelty and kind != "saved_model":
+        outputs += [{"name": "embedding", "type": "float32 [n, d]"}]
     content = {
         "format": kind,
         "precision": precision,

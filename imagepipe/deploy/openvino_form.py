@@ -10,6 +10,7 @@
   ``network.bin``, and ``measured``, when it was accepted.
 """
 
+import hashlib
 import importlib.util
 import json
 import threading
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import ModelError, describe_error
 
 FOLDER = "assets.extra/openvino"
 """The form's folder in a SavedModel's."""
@@ -48,8 +49,8 @@ def read_form(folder: Path) -> dict[str, Any]:
     """
     try:
         form = json.loads((folder / FORM).read_bytes())
-        if form["precision"] not in _HINTS or not form["inputs"]:
-            raise ValueError(f"precision {form['precision']!r} is not known")
+        if form["precision"] not in _HINTS or not all(form[key] for key in ("inputs", "outputs", "sha256")):
+            raise ValueError(f"precision {form['precision']!r} is not known, or something is empty")
         return dict(form)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / FORM} can't be read: {error!r}") from error
@@ -69,6 +70,22 @@ def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping
     return openvino.Core().compile_model(network, "CPU", settings)
 
 
+def _check_weights(folder: Path, form: Mapping[str, Any]) -> None:
+    """Checks that the weights are those that were written: OpenVINO would compute with whatever is there.
+
+    Raises:
+        ModelError: if they are not, or can't be read.
+    """
+    file = (folder / NETWORK).with_suffix(".bin")
+    try:
+        with file.open("rb") as weights:
+            found = hashlib.file_digest(weights, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(describe_error(error)) from error
+    if found != form["sha256"]:
+        raise ModelError(f"{file} is damaged: its bytes are not those that were written, see sha256 in {FORM}")
+
+
 class OpenVinoNetwork:
     """A network that OpenVINO computes; calls of several threads wait for each other.
 
@@ -85,15 +102,19 @@ class OpenVinoNetwork:
             options: OpenVINO's properties, such as ``PERFORMANCE_HINT``, besides the precision.
 
         Raises:
-            ModelError: if it can't be loaded, or OpenVINO isn't installed.
+            ModelError: if it can't be loaded, is damaged, or OpenVINO isn't installed.
         """
         if importlib.util.find_spec("openvino") is None:
             raise ModelError(f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'")
         self.form = read_form(folder)
+        _check_weights(folder, self.form)
         try:
             self._compiled = compile_network(folder / NETWORK, self.form["precision"], options)
         except RuntimeError as error:
-            raise ModelError(f"{folder} can't be loaded by OpenVINO: {error}") from error
+            raise ModelError(f"{folder} can't be loaded by OpenVINO: {' '.join(str(error).split())}") from error
+        for kind, ports in (("inputs", self._compiled.inputs), ("outputs", self._compiled.outputs)):
+            if sorted(self.form[kind]) != sorted(port.any_name for port in ports):
+                raise ModelError(f"{folder / FORM} has other {kind} than {NETWORK}: the folder is damaged")
         self.inputs = {
             port.any_name: (tuple(n.get_length() for n in list(port.partial_shape)[1:]), port.element_type.to_dtype())
             for port in self._compiled.inputs

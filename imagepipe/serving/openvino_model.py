@@ -42,7 +42,7 @@ def load_served(folder: Path, key: Path | None = None, load: Load = "one batch")
         try:
             return OpenVinoModel(folder, key, load)
         except (ModelError, RuntimeError) as error:  # the second is what OpenVINO raises
-            note = f"{str(error).removesuffix('.')}. TensorFlow computes the network instead."
+            note = f"{' '.join(str(error).split()).removesuffix('.')}. TensorFlow computes the network instead."
             _log.warning(note)
     model = LoadedModel(folder, key=key)
     model.note = note

@@ -179,6 +179,8 @@ def _read_json_lines(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
             return
         if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"line {number} is longer than {MAX_LINE_BYTES:,} bytes")
+        if not line.strip():
+            continue
         place = f"{path}:{number}"
         try:
             yield parse_instance(json.loads(line), place)

@@ -6,10 +6,11 @@ place. So attempts disturb each other at no time, be there several, killed ones 
 """
 
 import json
+import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, repeat
 from pathlib import PurePosixPath
@@ -105,8 +106,13 @@ def _create(path: str) -> Iterator[BinaryIO]:
 def _build_row(answer: Prediction, names: Sequence[str], item: Item) -> Row:
     classes = [answer.classes[name] for name in names]
     row = {"metadata": answer.id, "label": answer.label, "score": answer.score, "classes": classes}
-    optional = {"novelty": answer.novelty, "line": item.line or None, "kept": item.kept or None}
+    optional = {"novelty": answer.novelty, "line": item.line or None, "kept": _spell_infinite(item.kept) or None}
     return row | {name: value for name, value in optional.items() if value is not None}
+
+
+def _spell_infinite(kept: Mapping[str, Any]) -> Row:
+    """Returns kept values with text in place of numbers that JSON doesn't have."""
+    return {name: str(x) if isinstance(x, float) and not math.isfinite(x) else x for name, x in kept.items()}
 
 
 def _write_json_lines(rows: Iterator[Row], file: BinaryIO) -> None:

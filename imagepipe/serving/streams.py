@@ -29,7 +29,8 @@ def choose_streams(form: Path) -> int:
     """
     command = [sys.executable, "-m", __name__, str(form)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own module)
-    return int(result.stdout) if result.returncode == 0 else 1
+    *_, last = ["", *result.stdout.split()]  # libraries may write there, too
+    return int(last) if result.returncode == 0 and last.isdecimal() else 1
 
 
 def compile_streams(form: Path, streams: int) -> OpenVinoNetwork:

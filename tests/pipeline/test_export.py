@@ -22,10 +22,12 @@ from pipeline.export_figures import compare_answers, describe_figures
         (["saved_model", "int8"], "x", "serving.precision is what decides"),
         (["openvino", "int8"], "x.onnx", "a file of openvino ends in .xml"),
         (["tflite", "int8"], "nowhere/x.tflite", "there is no folder"),
+        (["openvino"], "taken.xml", "is a folder: give a file that ends in .xml"),
         (["saved_model"], "", "exists; a SavedModel is a folder that is written new"),
     ],
 )
 def test_a_form_or_place_that_makes_no_sense_is_refused_before_anything_is_loaded(tmp_path, options, out, message):
+    (tmp_path / "taken.xml").mkdir()
     kind, *precision = options
     arguments = ["--format", kind, "--out", str(tmp_path / out), *(["--precision", *precision] if precision else [])]
     result = CliRunner().invoke(app, ["export", str(tmp_path / "model"), *arguments])
@@ -131,6 +133,17 @@ def test_what_its_own_runtime_does_not_open_is_removed_and_said(tmp_path):
     assert not file.exists()
 
 
+def test_the_precision_of_a_savedmodel_is_its_own_and_not_that_of_the_form_beside_it(tmp_path):
+    (tmp_path / "training").mkdir()
+    facts = tmp_path / "training" / "optimized.json"
+    source = export._Source(str(tmp_path / "Format-Serving"), "", None, "")
+    assert export._read_precision(source) == ""
+    facts.write_text(json.dumps({"engine": "openvino", "precision": "int8"}))  # of an earlier version
+    assert export._read_precision(source) == ""
+    facts.write_text(json.dumps({"engine": "openvino", "precision": "int8", "saved_precision": "bfloat16"}))
+    assert export._read_precision(source) == "bfloat16"
+
+
 def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
     assets, training = tmp_path / "Format-Serving" / "assets", tmp_path / "training"
     assets.mkdir(parents=True)
@@ -150,6 +163,9 @@ def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
     assert [output["name"] for output in card["outputs"]] == ["classes", "novelty", "embedding"]
     assert (card["unknown"]["novelty_from"], card["label_thresholds"]) == (0.99, {"rain": 0.3, "snow": 0.5})
     assert text == "It was not compared with the model: the Examples are gone."
+    saved = json.loads(export._describe(source, tmp_path / "x", "saved_model", "float32", None, "").card.read_text())
+    assert [output["name"] for output in saved["outputs"]] == ["classes", "label", "score", "metadata", "novelty"]
+    assert saved["unknown"]["novelty_from"] == 0.99
     (training / "novelty.npz").unlink()  # of an earlier version
     card, text = describe()
     assert ([output["name"] for output in card["outputs"]], card["unknown"]) == (["classes"], None)

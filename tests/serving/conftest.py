@@ -1,5 +1,6 @@
 """A model small enough for thousands of requests."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -106,7 +107,8 @@ def add_form(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "ligh
     form = folder / openvino_form.FOLDER
     tf.saved_model.save(BrightnessAround(assets, names), str(form))
     openvino.save_model(network, form / openvino_form.NETWORK, compress_to_fp16=False)
-    description = {"precision": "int8", "inputs": ["image"], "outputs": ["logits", "embedding"]}
+    digest = hashlib.sha256((form / "network.bin").read_bytes()).hexdigest()
+    description = {"precision": "int8", "inputs": ["image"], "outputs": ["logits", "embedding"], "sha256": digest}
     (form / openvino_form.FORM).write_text(json.dumps(description))
     return folder
 

@@ -156,7 +156,7 @@ def test_rows_of_a_manifest_are_inputs_of_their_own(model, images, tmp_path):
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "tfrecord"])
 def test_further_columns_of_a_manifest_are_kept_in_the_results(model, images, tmp_path, kind):
-    (images / "list.jsonl").write_text('{"path": "1.png", "label": "a", "patient": "007"}\n')
+    (images / "list.jsonl").write_text('{"path": "1.png", "label": "a", "patient": "007", "far": Infinity}\n')
     result = batch.predict_source(model, str(images / "list.jsonl"), tmp_path / "out", kind, keep=True)
     assert result == BatchResult(1, 0, 0)
     (file,) = (tmp_path / "out").glob("predictions-*")
@@ -169,7 +169,7 @@ def test_further_columns_of_a_manifest_are_kept_in_the_results(model, images, tm
         (record,) = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
         row = {name: values[0] for name, values in decode_example(record).items()}
         row["kept"] = json.loads(row["kept"])
-    assert (row["line"], row["kept"]) == (1, {"label": "a", "patient": "007"})
+    assert (row["line"], row["kept"]) == (1, {"label": "a", "patient": "007", "far": "inf"})
 
 
 def test_what_is_passed_over_is_in_the_result(model, images, tmp_path):

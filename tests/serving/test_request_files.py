@@ -121,6 +121,14 @@ def test_a_bad_instance_is_refused_with_the_reason(instance, reason):
         parse_instance(instance)
 
 
+def test_blank_lines_are_no_requests(tmp_path):
+    good = json.dumps(encode_instance(REQUESTS[0]))
+    (tmp_path / "x.jsonl").write_text(f"\n{good}\n  \nno json\n\n")
+    first, second = read_requests(tmp_path / "x.jsonl")
+    assert first == REQUESTS[0]
+    assert second.id == f"{tmp_path}/x.jsonl:4"
+
+
 def test_a_bad_line_fails_alone_and_says_which(tmp_path):
     good = json.dumps(encode_instance(REQUESTS[0]))
     nested = "[" * 100_000

@@ -13,7 +13,7 @@ from trainer import devices
 from trainer.config import ServingConfig, TrainerConfig
 from trainer.data import TrainingData
 from trainer.devices import check_engine
-from trainer.export import forms, quantize
+from trainer.export import forms, optimize, quantize, recipes
 from trainer.export.forms import choose_forms
 from trainer.inputs import ArrayFile, LoadedSplit
 from trainer.tasks import make_classification
@@ -89,11 +89,28 @@ def test_a_graph_that_gives_no_numbers_is_not_exported(network, data, monkeypatc
         choose(network, data)
 
 
+def test_a_form_that_gives_no_numbers_is_refused_and_the_next_one_is_taken(network, data, monkeypatch):
+    """Neither temperature nor novelty can be fitted to it."""
+    monkeypatch.setattr(forms, "choose_precision", lambda _: "mixed_bfloat16")
+    wrap = optimize.wrap_graph
+
+    def break_bfloat16(lowered, suffix):
+        computed = wrap(lowered, suffix)
+        factor = np.nan if suffix == "_bfloat16" else 1.0
+        return lambda features: {name: x * factor for name, x in computed(features).items()}
+
+    monkeypatch.setattr(recipes.optimize, "wrap_graph", break_bfloat16)
+    result = choose(network, data, engine="tensorflow")
+    assert "TensorFlow, bfloat16: refused: it gives answers that are not numbers" in result.facts["tried"][0]
+    assert (result.saved.precision, result.facts["saved_precision"]) == ("float32", "float32")
+
+
 @pytest.mark.slow  # to import NNCF takes seconds
 def test_openvino_in_int8_is_accepted_for_its_answers(network, data, no_bfloat16):
     result = choose(network, data, engine="openvino", precision="int8")
     assert result.openvino.precision == "int8"
     assert (result.facts["engine"], result.facts["precision"]) == ("openvino", "int8")
+    assert result.facts["saved_precision"] == result.saved.precision == "float32"
     assert any("1000 of 1000 images that it was trained on and 40 of 40 set" in t for t in result.facts["tried"])
     types = {op.get_type_name() for op in result.openvino.network.get_ordered_ops()}
     assert "FakeQuantize" in types

@@ -1,5 +1,7 @@
 """The form of a network that OpenVINO computes, against the SavedModel beside it."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -79,5 +81,18 @@ def test_a_damaged_form_is_refused_in_words(version, tmp_path):
         OpenVinoNetwork(tmp_path)
     (tmp_path / FORM).write_bytes((find_form(version) / FORM).read_bytes())
     (tmp_path / "network.xml").write_text("<net")
-    with pytest.raises(ModelError, match="can't be loaded by OpenVINO"):
+    weights = (find_form(version) / "network.bin").read_bytes()
+    (tmp_path / "network.bin").write_bytes(weights)
+    with pytest.raises(ModelError, match=r"can't be loaded by OpenVINO: .*") as caught:
+        OpenVinoNetwork(tmp_path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "network.xml").write_bytes((find_form(version) / "network.xml").read_bytes())
+    OpenVinoNetwork(tmp_path)
+    (tmp_path / "network.bin").write_bytes(bytes(len(weights)))  # OpenVINO would compute with that
+    with pytest.raises(ModelError, match=r"network.bin is damaged"):
+        OpenVinoNetwork(tmp_path)
+    (tmp_path / "network.bin").write_bytes(weights)
+    form = json.loads((tmp_path / FORM).read_text())
+    (tmp_path / FORM).write_text(json.dumps(form | {"outputs": ["logits", "embeddings"]}))
+    with pytest.raises(ModelError, match=r"form.json has other outputs than network.xml"):
         OpenVinoNetwork(tmp_path)

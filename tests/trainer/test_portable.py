@@ -92,6 +92,23 @@ def check_quantized(answers, expected, novelty) -> None:
     np.testing.assert_allclose(answers["novelty"], novelty(dict(answers)).numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["model.keras", NOVELTY])
+def test_files_that_were_cut_off_are_refused_in_words(trained, tmp_path, name):
+    folder, _ = trained
+    for file in ("model.keras", NOVELTY):
+        content = (folder / file).read_bytes()
+        (tmp_path / file).write_bytes(content[: len(content) // 2] if file == name else content)
+    with pytest.raises(TrainingError, match=rf"{name} is damaged, run the pipeline again"):
+        load_network(tmp_path)
+
+
+def test_openvino_says_in_words_that_a_file_can_not_be_written(network, tmp_path):
+    (tmp_path / "x.xml").mkdir()
+    with pytest.raises(TrainingError, match=r"x.xml can't be written by OpenVINO: .*"):
+        write_openvino(network[0], "float32", PIXELS, tmp_path / "x.xml")
+    assert not (tmp_path / "x.bin").exists()
+
+
 def test_a_network_with_side_features_is_refused_by_their_names(tmp_path):
     image, weight = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE), keras.Input((1,), name="weight")
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(image))

@@ -48,8 +48,8 @@ class Forms(NamedTuple):
         openvino: the one beside it; None if there is none.
         fitted: of the network itself, in float32.
         thresholds: decision thresholds of all forms, see ``thresholds.settle_thresholds``.
-        facts: for people: ``engine`` and ``precision`` that serve, ``max_difference``, ``tried``, a line for each form
-            that was tried.
+        facts: for people: ``engine`` and ``precision`` that serve, ``saved_precision`` of the SavedModel,
+            ``max_difference``, ``tried``, a line for each form that was tried.
     """
 
     saved: Form
@@ -77,20 +77,28 @@ def choose_forms(
     judge = Judge(config, serving, data, network, None if chosen is network else chosen)
     if serving.optimize == "off":
         own = Form("float32", network, judge.fitted, {})
-        return Forms(own, None, judge.fitted, judge.thresholds, _describe_choice("float32", None, []))
+        return Forms(own, None, judge.fitted, judge.thresholds, _describe_choice("float32", "float32", None, []))
     batch = next(iter(make_batches(data.validation, _TIMED_IMAGES)))[0]
     saved = _choose_saved(judge, batch)
     openvino = _choose_openvino(saved, judge, batch) if serving.engine != "tensorflow" else None
     served = openvino or saved
     engine = "openvino" if openvino else "tensorflow"
     _log.info("a server of ours computes with %s in %s", engine, served.precision)
-    facts = _describe_choice(served.precision, served, judge.tried, engine)
+    facts = _describe_choice(served.precision, saved.precision, served, judge.tried, engine)
     return Forms(saved, openvino, judge.fitted, judge.thresholds, facts)
 
 
-def _describe_choice(precision: str, form: Form | None, tried: list[str], engine: str = "tensorflow") -> dict[str, Any]:
+def _describe_choice(
+    precision: str, saved: str, form: Form | None, tried: list[str], engine: str = "tensorflow"
+) -> dict[str, Any]:
     difference = form.facts["max_difference"] if form else None
-    return {"engine": engine, "precision": precision, "max_difference": difference, "tried": tried}
+    return {
+        "engine": engine,
+        "precision": precision,
+        "saved_precision": saved,
+        "max_difference": difference,
+        "tried": tried,
+    }
 
 
 # --- TensorFlow

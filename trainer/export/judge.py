@@ -106,7 +106,9 @@ class Judge:
             names = zip(*(recipe.list_layers(x) for x in (recipe.prepare(self.network), prepared)), strict=True)
             same = [other for own, other in names if own in kept]
             others = compute_outputs(recipe.wrap(recipe.build(prepared, same)), self.data)
-        fitted = self.fit(outputs, others)
+        computed = [*outputs, *(others or ())]
+        is_finite = all(np.isfinite(array).all() for arrays in computed for array in arrays.values())
+        fitted = self.fit(outputs, others) if is_finite else self.fitted  # nothing fits what will be refused
         refusals, facts = self.judge(outputs, others, fitted, self.must_prove(recipe))
         verdict = f"refused: {'; '.join(refusals)}" if refusals else "accepted"
         self.report(f"{name}: {verdict} ({describe(facts)})")

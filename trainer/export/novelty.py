@@ -25,6 +25,8 @@ which they differ most: 4 MB, and about as good as all of them. Where an embeddi
 there are fewer directions, so that all together have 16 MB at most.
 """
 
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.utils.extmath import randomized_svd
 
-from imagepipe.base.errors import TrainingError
+from imagepipe.base.errors import TrainingError, describe_error
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from trainer.export.calibration import Calibration
@@ -153,15 +155,18 @@ def load_novelty(file: Path) -> tuple[Novelty, Calibration]:
     """Reads what ``save_novelty`` wrote.
 
     Raises:
-        TrainingError: if an earlier version did, which computed it otherwise.
+        TrainingError: if an earlier version did, which computed it otherwise; or it is damaged.
     """
-    with np.load(file, allow_pickle=False) as arrays:
-        if missing := [field.name for field in fields(Novelty) if field.name not in arrays]:
-            raise TrainingError(
-                f"{file} lacks {list_names(missing)}: an earlier version trained it. Run the pipeline again."
-            )
-        calibration = Calibration(*(tuple(arrays[name].tolist()) for name in Calibration._fields))
-        return Novelty(*(arrays[field.name] for field in fields(Novelty))), calibration
+    try:
+        arrays = dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise TrainingError(f"{file} is damaged, run the pipeline again: {describe_error(error)}") from error
+    if missing := [field.name for field in fields(Novelty) if field.name not in arrays]:
+        raise TrainingError(
+            f"{file} lacks {list_names(missing)}: an earlier version trained it. Run the pipeline again."
+        )
+    calibration = Calibration(*(tuple(arrays[name].tolist()) for name in Calibration._fields))
+    return Novelty(*(arrays[field.name] for field in fields(Novelty))), calibration
 
 
 def fit_novelty(

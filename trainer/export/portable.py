@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import TrainingError
+from imagepipe.base.errors import TrainingError, describe_error
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from imagepipe.base.names import NOVELTY
 from trainer.export.novelty import LAYER, Novelty, is_of_novelty, load_novelty
@@ -36,11 +36,15 @@ def load_network(folder: Path) -> keras.Model:
         folder: of the training.
 
     Raises:
-        TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies.
+        TrainingError: if the network needs side features: only the SavedModel has their scaling and vocabularies; or
+            a file is damaged.
     """
     file = folder / "model.keras"
     import_classes(file)
-    model = keras.models.load_model(file, compile=False)
+    try:
+        model = keras.models.load_model(file, compile=False)
+    except ValueError as error:
+        raise TrainingError(f"{file} is damaged, run the pipeline again: {describe_error(error)}") from error
     inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
     side = sorted(name.removeprefix(TRANSFORMED) for name in inputs)
     if side:
@@ -146,7 +150,11 @@ def write_openvino(model: keras.Model, precision: str, images: np.ndarray, file:
         from trainer.export.quantize import quantize_network
 
         network = quantize_network(network, [{IMAGE: pixels[None]} for pixels in images])
-    openvino.save_model(network, file, compress_to_fp16=precision == "float16")
+    try:
+        openvino.save_model(network, file, compress_to_fp16=precision == "float16")
+    except RuntimeError as error:
+        file.with_suffix(".bin").unlink(missing_ok=True)  # it comes first
+        raise TrainingError(f"{file} can't be written by OpenVINO: {' '.join(str(error).split())}") from error
 
 
 def write_tflite(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:
