@@ -170,7 +170,9 @@ def _make_absolute(keys: tuple[str, ...], path: str, root: Path) -> str:
     if filesystem.is_uri(path):
         return filesystem.absolute(path)
     try:
-        return str((root / Path(path).expanduser()).resolve())
+        place = root / Path(path).expanduser()
+        place.resolve()  # says what is wrong with it
+        return filesystem.absolute(str(place))  # a link stays: beside it may lie what belongs to it
     except (RuntimeError, ValueError) as error:  # the home of an unknown user, links in a circle; a NUL
         reason = str(error).rstrip(".").lower()
         raise ConfigError(f"{'.'.join(keys)}: {path!r} can't be a path: {reason}") from error

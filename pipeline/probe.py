@@ -60,9 +60,16 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
 
     Raises:
         IngestError: if there is no such dataset.
-        WeightsError: if there are no weights, or none that can be used.
+        WeightsError: if there is no such folder of weights, or none in it that can be used.
         TrainingError: if there is too little to learn from.
     """
+    if weights is not None and not weights.is_dir():
+        problem = (
+            f"{weights} is a file: give the folder that it is in"
+            if weights.exists()
+            else f"there is no folder {weights}"
+        )
+        raise WeightsError(f"--weights: {problem}")
     dataset = filesystem.absolute(dataset)
     description = datasets.load(dataset)
     split = description.splits.get("train", datasets.Split())

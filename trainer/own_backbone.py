@@ -15,6 +15,7 @@ import ast
 import importlib.util
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ def read_backbone(name: str) -> Backbone:
     file = _locate(module)
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"{file} is no Python: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{file} is no Python: {describe_error(error)}") from error
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in functions:
         raise ConfigError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
@@ -114,7 +115,8 @@ def _locate(module: str) -> Path:
     spec: ModuleSpec | None = None
     parts = module.split(".")
     if all(part.isidentifier() for part in parts):
-        spec = importlib.util.find_spec(parts[0])
+        with suppress(ValueError):  # of what is no file, such as __main__
+            spec = importlib.util.find_spec(parts[0])
         for count in range(1, len(parts)):
             places = spec.submodule_search_locations if spec else None
             spec = PathFinder.find_spec(".".join(parts[: count + 1]), places) if places else None

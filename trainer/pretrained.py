@@ -11,7 +11,8 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +23,10 @@ from imagepipe.base.errors import WeightsError
 from trainer import backbones
 from trainer.config import IMAGENET, NO_WEIGHTS
 from trainer.weights.check import check_readable
-from trainer.weights.contents import open_weights
+from trainer.weights.contents import Reader, open_weights
 from trainer.weights.fetch import open_fetched
-from trainer.weights.identify import find_layers, load_layers
-from trainer.weights.layers import list_layers
+from trainer.weights.identify import find_layers, get_name, load_layers
+from trainer.weights.layers import StoredLayer, list_layers
 
 if TYPE_CHECKING:
     import keras
@@ -59,9 +60,10 @@ def check_weights(weights: str, backbone: str) -> None:
             )
     else:
         check_file(weights)
-        with _fetch(weights) as file, open_weights(file) as (contents, _):
+        with _fetch(weights) as file, open_weights(file) as (contents, read):
             if backbone in backbones.BACKBONES:  # of another one the layers are known once it is built
-                find_layers(weights, contents, backbone, load_layers()[backbone])
+                layers = find_layers(weights, contents, backbone, load_layers()[backbone])
+                deque(_read_numbers(weights, layers, read), maxlen=0)
 
 
 def check_file(path: str) -> None:
@@ -117,6 +119,23 @@ def _locate_keras_cache() -> Path:
     return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
 
 
+def _read_numbers(path: str, layers: Sequence[StoredLayer], read: Reader) -> Iterator[list[np.ndarray]]:
+    """Yields the weights of each layer.
+
+    Raises:
+        WeightsError: if they are not all finite.
+        OSError: if they are no floats.
+    """
+    for layer in layers:
+        numbers = [read(key) for key in layer.keys]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise WeightsError(
+                f"{path}: the weights of layer '{get_name(layer)}' are not all finite. The training that they are from "
+                "failed, or the file is damaged: give another one."
+            )
+        yield numbers
+
+
 def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
     """Loads the weights of ``base`` from a file. All of them are checked before any is changed.
 
@@ -131,13 +150,7 @@ def load_weights(base: "keras.Model", path: str, backbone: str) -> None:
     layers = list_layers(base.layers)
     with _fetch(path) as file, open_weights(file) as (contents, read):
         stored = find_layers(path, contents, backbone, [taken for _, taken in layers])
-        values = [[read(key) for key in layer.keys] for layer in stored]
-        for layer, numbers in zip(stored, values, strict=True):
-            if not all(np.isfinite(array).all() for array in numbers):
-                raise WeightsError(
-                    f"{path}: the weights of layer '{layer.name or layer.path}' are not all finite. The training that "
-                    "they are from failed, or the file is damaged: give another one."
-                )
+        values = list(_read_numbers(path, stored, read))
     for (weights, _), numbers in zip(layers, values, strict=True):
         for weight, array in zip(weights, numbers, strict=True):
             weight.assign(array)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base import tfrecord
+from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import TrainingError, WeightsError, describe_error
 from imagepipe.base.features import read_group
 from imagepipe.base.names import TaskName
@@ -46,6 +46,7 @@ METRICS: dict[TaskName, str] = {
 }
 
 _BATCH = 32
+_MAX_SIDE = 1024  # in pixels; what a file says above is not believed, as such images fill the memory
 _RESAMPLES = 2000
 _SUFFIXES = (".h5", ".keras", ".weights.json")
 
@@ -114,13 +115,8 @@ def list_candidates(folder: Path | None) -> tuple[list[Candidate], list[str]]:
 
     Returns:
         The candidates; and for each file that is none the reason.
-
-    Raises:
-        WeightsError: if there is no such folder.
     """
     candidates, passed_over = [], []
-    if folder and not folder.is_dir():
-        raise WeightsError(f"--weights: there is no folder {folder}")
     for path in sorted(folder.iterdir()) if folder else ():
         if not path.name.endswith(_SUFFIXES) and not is_saved_model(str(path)):
             continue
@@ -137,7 +133,7 @@ def list_candidates(folder: Path | None) -> tuple[list[Candidate], list[str]]:
             passed_over.append(f"{path} holds {description.backbone} more than once: which one is meant can't be told")
         else:
             size = _choose_size(description.backbone, description.size)
-            candidates.append(Candidate(description.backbone, str(path.resolve()), size))
+            candidates.append(Candidate(description.backbone, filesystem.absolute(str(path)), size))
     from_keras = [name for name in BACKBONES if is_cached(name)]
     from_keras += [name for name in DOWNLOADED if name not in from_keras] if can_download() else []
     candidates += [Candidate(name, IMAGENET, BACKBONES[name].size) for name in from_keras]
@@ -147,7 +143,7 @@ def list_candidates(folder: Path | None) -> tuple[list[Candidate], list[str]]:
 def _choose_size(backbone: str, size: Size | None) -> Size:
     """Returns the size at which a backbone sees images: the file's, unless it says none that the backbone takes."""
     row = BACKBONES[backbone]
-    return size if size and min(size) >= row.min_side else row.size
+    return size if size and row.min_side <= min(size) <= max(size) <= _MAX_SIDE else row.size
 
 
 def read_images(patterns: Sequence[str], task: TaskName, total: int, compression: str) -> Images:

@@ -79,10 +79,10 @@ def _check_weights(folder: Path, form: Mapping[str, Any]) -> None:
     file = (folder / NETWORK).with_suffix(".bin")
     try:
         with file.open("rb") as weights:
-            found = hashlib.file_digest(weights, "sha256").hexdigest()
+            digest = hashlib.file_digest(weights, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(describe_error(error)) from error
-    if found != form["sha256"]:
+    if digest != form["sha256"]:
         raise ModelError(f"{file} is damaged: its bytes are not those that were written, see sha256 in {FORM}")
 
 

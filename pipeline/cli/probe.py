@@ -87,7 +87,8 @@ def _print_outcome(outcome: "Outcome") -> None:
     print_table(_tabulate(outcome), min_width=120)
     images = f"{outcome.images:,} of {outcome.total:,}, a sample by hash," if outcome.images < outcome.total else ""
     ERR.print(f"Judged on {images or f'{outcome.images:,}'} images of the train split.")
-    OUT.print(f"The cheapest within noise of the best: {outcome.chosen.candidate.backbone}")
+    chosen = outcome.chosen.candidate
+    OUT.print(f"The cheapest within noise of the best: {chosen.backbone} ({escape(Path(chosen.weights).name)})")
 
 
 def _tabulate(outcome: "Outcome") -> Table:
@@ -128,6 +129,7 @@ def _describe(outcome: "Outcome") -> dict[str, Any]:
             for result in outcome.results
         ],
         "chosen": outcome.chosen.candidate.backbone,
+        "chosen_weights": outcome.chosen.candidate.weights,
         "passed_over": outcome.passed_over,
     }
 

@@ -177,6 +177,7 @@ def test_if_nothing_can_be_used_all_reasons_are_given(folder, offline, monkeypat
     [
         ([], "Give a folder of files: --weights DIR"),
         (["--weights", "missing"], "there is no folder missing"),
+        (["--weights", "mobile.h5"], "mobile.h5 is a file: give the folder that it is in"),
         (["--write", "missing.yaml"], "there is no file missing.yaml"),
         (["--write", "wrong.yaml"], "trainer.epoch: unknown key"),
         (["--write", "braces.yaml"], "trainer: is written in braces"),
@@ -188,13 +189,23 @@ def test_what_is_missing_or_can_not_be_written_is_said_before_the_work(
     folder, offline, options, message, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mobile.h5").touch()
     (tmp_path / "wrong.yaml").write_text(CONFIG.replace("epochs", "epoch"))
     (tmp_path / "braces.yaml").write_text("name: digits\ndata: {path: dataset}\ntrainer: {epochs: 3}\n")
-    if "--weights" not in options and options:
-        monkeypatch.setattr(pipeline.probe, "probe", None)
+    if options:  # TensorFlow takes seconds to load
+        monkeypatch.setattr(backbones, "list_candidates", None)
+        if "--weights" not in options:
+            monkeypatch.setattr(pipeline.probe, "probe", None)
     status, shown = probe(folder / "dataset", *options)
     assert status == 2
     assert message in shown
+
+
+@pytest.mark.parametrize(
+    ("stated", "taken"), [((160, 160), (160, 160)), ((16, 16), (224, 224)), ((9999, 64), (224, 224))]
+)
+def test_a_size_that_a_backbone_does_not_take_or_that_fills_the_memory_is_not_believed(stated, taken):
+    assert backbones._choose_size("mobilenet_v2", stated) == taken
 
 
 @pytest.mark.slow
@@ -208,7 +219,7 @@ def test_the_results_are_shown_though_the_picture_can_not_be_drawn(folder, offli
     result = CliRunner().invoke(app, ["probe", str(folder / "dataset"), *options])
     assert result.exit_code == 1
     assert "inception_v3" in result.stdout
-    assert "The cheapest within noise of the best: mobilenet_v2" in result.stdout
+    assert "The cheapest within noise of the best: mobilenet_v2 (mobile.h5)" in result.stdout
     assert "No space left on device" in result.stderr
 
 

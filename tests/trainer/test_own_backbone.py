@@ -67,6 +67,7 @@ def test_what_it_says_is_read_without_importing_it(put_module, tmp_path):
     ("source", "phrase"),
     [
         ("def build(size: ...", "networks.py is no Python"),
+        ("x = " + 200_000 * "-" + "1", "networks.py is no Python"),
         (EMPTY.replace("build", "make"), "networks.py has no function 'build', only make"),
         ("def build(size): ...", "has to say SIZE and MIN_SIDE and SCALING and UNFREEZE_AFTER of its network"),
         (EMPTY.replace("32", "int(32)"), "has to say MIN_SIDE of its network"),
@@ -82,6 +83,7 @@ def test_a_module_that_is_not_there_is_refused(put_module):
     put_module(EMPTY)
     refuse("my_package.missing:build", r"no module 'my_package\.missing' here: install its package .* PYTHONPATH")
     refuse("nowhere:build", "no module 'nowhere' here")
+    refuse("__main__:build", "no module '__main__' here")
     refuse("../networks:build", "no module")
     refuse("networks", "no backbone 'networks'; known are .*, and a function of your own, as my_package.networks:build")
 

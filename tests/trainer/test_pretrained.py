@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from imagepipe.base.errors import WeightsError
+from pipeline.config_file import parse_config
 from trainer import pretrained
 from trainer.config import TrainerConfig
 from trainer.network import build_network
@@ -174,6 +175,33 @@ def test_numbers_that_are_not_finite_are_refused_before_any_weight_is_changed(bl
     with pytest.raises(WeightsError, match="weights of layer 'Conv1' are not all finite"):
         load_weights(blank, file, "mobilenet_v2")
     assert all(np.array_equal(a, b) for a, b in zip(initial, blank.get_weights(), strict=True))
+    with pytest.raises(WeightsError, match=r"^trainer\.weights: .*layer 'Conv1' are not all finite"):
+        check_weights(file, "mobilenet_v2")  # before any node starts
+
+
+def test_numbers_that_are_no_floats_are_refused_before_anything_runs(files, tmp_path):
+    file = shutil.copy(files / "base.weights.h5", tmp_path)
+    with h5py.File(file, "r+") as quantized:
+        del quantized["layers/conv2d/vars/0"]
+        quantized["layers/conv2d/vars/0"] = np.ones((3, 3, 3, 32), np.int8)
+    with pytest.raises(WeightsError, match=r"^trainer\.weights: .*layers/conv2d/vars/0 is not numeric"):
+        check_weights(file, "mobilenet_v2")
+
+
+def test_a_file_is_named_by_the_link_that_was_given_and_its_parts_lie_beside_that(tmp_path, files):
+    """Caches of downloads keep files under a hash, and links to them by their names."""
+    (tmp_path / "blobs").mkdir()
+    shutil.copy(files / "base.weights.h5", tmp_path / "blobs" / "aaaa")
+    (tmp_path / "blobs" / "bbbb").write_text('{"weight_map": {"": "m_00000.weights.h5"}}')
+    for name, blob in (("m.weights.json", "bbbb"), ("m_00000.weights.h5", "aaaa")):
+        (tmp_path / name).symlink_to(tmp_path / "blobs" / blob)
+    config = parse_config(
+        {"name": "x", "data": {"path": "d"}, "trainer": {"weights": "m.weights.json"}}, (), "", tmp_path
+    )
+    assert config.trainer.weights == f"{tmp_path}/m.weights.json"
+    check_weights(config.trainer.weights, "mobilenet_v2")
+    with pytest.raises(WeightsError, match=r"m\.weights\.json does not hold the weights of inception_v3"):
+        check_weights(config.trainer.weights, "inception_v3")
 
 
 def test_a_file_that_is_not_one_of_weights_is_refused_unread(tmp_path, files, blank):

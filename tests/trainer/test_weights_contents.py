@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
@@ -37,7 +38,17 @@ def test_numbers_of_16_bits_are_read(tmp_path):
     with h5py.File(tmp_path / "w.weights.h5", "w") as stored:
         stored.create_dataset("layers/dense/vars/0", data=halves.view("V2")).attrs["dtype"] = "bfloat16"  # as Keras 3
         stored["layers/dense/vars/1"] = np.array([1.5, -2], np.float16)
-    with open_weights(str(tmp_path / "w.weights.h5")) as (read, get_numbers):
+    with h5py.File(tmp_path / "w.h5", "w") as stored:
+        stored.attrs["layer_names"] = ["dense"]
+        stored.create_group("dense").attrs["weight_names"] = ["dense/kernel", "dense/bias"]
+        stored.create_dataset("dense/dense/kernel", data=halves.view("V2"))  # as Keras 3 in the older layout
+        stored["dense/dense/bias"] = np.array([1.5, -2], np.float16)
+    for name in ("w.weights.h5", "w.h5"):
+        check_halves(tmp_path / name)
+
+
+def check_halves(file: Path) -> None:
+    with open_weights(str(file)) as (read, get_numbers):
         (layer,) = read.layers
         for key in layer.keys:
             np.testing.assert_array_equal(get_numbers(key), [1.5, -2])

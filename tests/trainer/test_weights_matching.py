@@ -1,9 +1,12 @@
 """Which layers of a file are a network's: all of them are found, or the file is refused."""
 
+import time
+
 import pytest
 
+from imagepipe.base.errors import WeightsError
 from trainer.weights import matching
-from trainer.weights.identify import identify_backbone, load_layers
+from trainer.weights.identify import describe_contents, find_layers, identify_backbone, load_layers
 from trainer.weights.layers import Contents, StoredLayer, TakenLayer
 from trainer.weights.matching import match_layers
 
@@ -37,6 +40,35 @@ def test_every_backbone_is_told_from_all_others(backbone, is_ordered, has_names)
     name, match = identify_backbone(store(TABLES[backbone], is_ordered, has_names))
     assert name == backbone
     assert [pair.path for pair in match.pairs] == [layer.path for layer in TABLES[backbone]]
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_a_convolution_before_the_network_is_not_its_classifier_and_one_behind_is(is_ordered):
+    taken = TABLES["mobilenet_v2"]
+    front = TakenLayer("layers/front", "gray", ((1, 1, 1, 3), (3,)))
+    behind = TakenLayer("layers/conv2d_999", "to_classes", ((1, 1, 1280, 7), (7,)))
+    assert describe_contents(store([front, *taken], is_ordered)).top is None
+    assert describe_contents(store([front, *taken, behind], is_ordered)).top == 7
+    assert describe_contents(store([*taken, TakenLayer("layers/dense", "out", ((1280, 5), (5,)))], is_ordered)).top == 5
+
+
+def test_files_of_thousands_of_layers_are_told_in_a_moment():
+    layers = [TakenLayer(f"layers/conv2d_{i}", f"conv2d_{i}", ((3, 3, 32, 32),)) for i in range(1, 3000)]
+    start = time.process_time()
+    assert identify_backbone(store(layers)) is None
+    assert time.process_time() - start < 2
+
+
+def test_names_of_a_strangers_layers_do_not_fill_a_message_or_steer_a_terminal():
+    name = "a\n\n\x1b[31m" + 4000 * "x"
+    layers = [layer._replace(name=name) for layer in TABLES["mobilenet_v2"][:1]]
+    layers += [layer._replace(shapes=((9,) * 300,)) for layer in TABLES["mobilenet_v2"][1:]]
+    with pytest.raises(WeightsError) as caught:
+        find_layers("FILE", store(layers), "mobilenet_v2", TABLES["mobilenet_v2"])
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 3
+    assert max(map(len, lines)) < 250
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_smaller_network_is_not_taken_out_of_a_larger_one_with_the_same_names():

@@ -14,7 +14,7 @@ import numpy as np
 
 from imagepipe.base.errors import WeightsError, describe_error
 from trainer.weights import checkpoint, hdf5
-from trainer.weights.layers import Contents
+from trainer.weights.layers import Contents, show_text
 
 _INSIDE_KERAS = "model.weights.h5"
 _MAX_WEIGHTS, _MAX_INFLATION = 8 << 30, 100  # bytes, and times the archive's
@@ -48,7 +48,7 @@ def open_weights(path: str) -> Iterator[tuple[Contents, Reader]]:
     except WeightsError:
         raise
     except Exception as error:  # h5py doesn't list what it raises on damaged bytes, from KeyError to UnicodeEncodeError
-        raise WeightsError(f"{path} does not hold weights that can be read: {error}") from error
+        raise WeightsError(f"{path} does not hold weights that can be read: {show_text(str(error), 300)}") from error
 
 
 def list_shards(path: str) -> list[str]:

@@ -16,6 +16,7 @@ from trainer.weights.layers import (
     StoredLayer,
     collect_layers,
     list_configured,
+    show_text,
     widen_bfloat16,
 )
 
@@ -56,7 +57,7 @@ def add_configuration(contents: Contents, config: Any, version: str) -> Contents
         layer._replace(name=layer.name or row.name, size=row.size) if (row := rows.get(layer.path)) else layer
         for layer in contents.layers
     ]
-    return contents._replace(layers=layers, format=f".keras of Keras {version}")
+    return contents._replace(layers=layers, format=f".keras of Keras {show_text(version)}")
 
 
 def _walk(file: h5py.File) -> dict[str, h5py.Group]:
@@ -133,7 +134,7 @@ def _list_earlier(file: h5py.File, group: h5py.Group, names: list[str]) -> Conte
     if not layers:
         raise OSError("it has no layers with weights")
     version = _decode_text(group.attrs.get("keras_version", file.attrs.get("keras_version", "2 or earlier")))
-    return Contents(layers, True, f".h5 of Keras {version}")
+    return Contents(layers, True, f".h5 of Keras {show_text(version)}")
 
 
 def _list_layer(
@@ -181,6 +182,7 @@ def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
     """
     if dataset.dtype.kind == "f":
         return dataset[()]
-    if dataset.attrs.get("dtype") == "bfloat16" and dataset.dtype.itemsize == 2:
+    # The older layout has no attribute that says so: what h5py makes of an array of ml_dtypes.
+    if (dataset.attrs.get("dtype") == "bfloat16" or dataset.dtype.kind == "V") and dataset.dtype.itemsize == 2:
         return widen_bfloat16(dataset[()].view(np.uint16))
     raise OSError(f"{dataset.name} is not numeric")

@@ -2,15 +2,17 @@
 
 import gzip
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from imagepipe.base.errors import WeightsError
-from trainer.weights.layers import Contents, Shape, Size, StoredLayer, TakenLayer
-from trainer.weights.matching import Match, match_layers
+from trainer.weights.layers import Contents, Shape, Size, StoredLayer, TakenLayer, show_text
+from trainer.weights.matching import Match, get_number, match_layers, strip_number
 
 LAYERS = Path(__file__).with_name("backbones.json.gz")
 """The layers of the built-in backbones: so a file is checked without TensorFlow. tools/backbone_layers.py writes it."""
@@ -54,15 +56,13 @@ def describe_contents(contents: Contents) -> Description:
     """Returns what a file is."""
     backbone, match = identify_backbone(contents) or (None, None)
     base = [stored for stored in match.pairs if stored] if match else []
-    paths = {stored.path for stored in base}
-    rest = [layer for layer in contents.layers if layer.path not in paths]
     is_clear = match is not None and match.is_whole
     return Description(
         format=contents.format,
         backbone=backbone,
         is_single=match is None or match.is_single,
         size=next((layer.size for layer in base or contents.layers if layer.size), None),
-        top=_count_outputs(rest) if is_clear else None,
+        top=_count_outputs(contents, base) if is_clear else None,
         layers=len(contents.layers),
         numbers=contents.count_numbers(),
         base_numbers=contents._replace(layers=base).count_numbers() if is_clear else None,
@@ -74,11 +74,18 @@ def identify_backbone(contents: Contents) -> tuple[str, Match] | None:
 
     If it holds them more than once, the match is not whole: it is not single.
     """
+    available = _count_shapes(contents.layers)
     for backbone, taken in load_layers().items():
+        if _count_shapes(taken) - available:  # to match layers takes longer: seconds for files of thousands
+            continue
         match = match_layers(taken, contents)
         if match.is_whole or not match.is_single:
             return backbone, match
     return None
+
+
+def _count_shapes(layers: Sequence[TakenLayer] | Sequence[StoredLayer]) -> Counter[tuple[Shape, ...]]:
+    return Counter(layer.shapes for layer in layers)
 
 
 def find_layers(path: str, contents: Contents, backbone: str, taken: Sequence[TakenLayer]) -> list[StoredLayer]:
@@ -117,24 +124,40 @@ def find_layers(path: str, contents: Contents, backbone: str, taken: Sequence[Ta
 def _describe_difference(taken: Sequence[TakenLayer], match: Match) -> str:
     if match.wrong is not None:
         layer, stored = taken[match.wrong], match.pairs[match.wrong]
-        has = f"{format_shapes(stored.shapes)} in '{_get_name(stored)}'" if stored else "none"
+        has = f"{format_shapes(stored.shapes)} in '{get_name(stored)}'" if stored else "none"
         return f"its layer '{layer.name}' takes {format_shapes(layer.shapes)}, and the file has {has}."
     if match.extra:
-        return f"the file has a layer '{_get_name(match.extra)}' in the midst of its layers, which it does not have."
+        return f"the file has a layer '{get_name(match.extra)}' in the midst of its layers, which it does not have."
     return "the file holds such a network more than once, and which one is meant can't be told."
 
 
 def format_shapes(shapes: Sequence[Shape]) -> str:
     """Returns shapes as text, such as ``(3,3,3,32) (32,)``."""
-    return " ".join(str(tuple(shape)).replace(" ", "") for shape in shapes) or "none"
+    return show_text(" ".join(str(tuple(shape)).replace(" ", "") for shape in shapes)) or "none"
 
 
-def _get_name(layer: StoredLayer) -> str:
-    return layer.name or re.sub("(^|/)layers/", r"\1", layer.path)
+def get_name(layer: StoredLayer) -> str:
+    """Returns the name of a layer, or its place in the file, as text for messages."""
+    return show_text(layer.name or re.sub("(^|/)layers/", r"\1", layer.path))
 
 
-def _count_outputs(rest: Sequence[StoredLayer]) -> int | None:
-    """Returns the outputs of the last layer behind the backbone: a dense one or, in some classifiers, a convolution."""
-    kernels = [layer.shapes[0] for layer in rest if layer.shapes and len(layer.shapes[0]) in (2, 4)]
-    dense = [shape for shape in kernels if len(shape) == 2]
-    return (dense or kernels)[-1][-1] if kernels else None
+def _count_outputs(contents: Contents, base: Sequence[StoredLayer]) -> int | None:
+    """Returns the outputs of the last layer besides the backbone that may be a classifier's, None without one.
+
+    That is a dense one, wherever the file lists it, or else a convolution behind the backbone; without an order, one
+    with a higher number than those of the backbone.
+    """
+    paths = {layer.path for layer in base}
+    rest = [layer for layer in contents.layers if layer.path not in paths and layer.shapes]
+    if dense := [layer.shapes[0] for layer in rest if len(layer.shapes[0]) == 2]:
+        return dense[-1][-1]
+    places = {layer.path: place for place, layer in enumerate(contents.layers)}
+    last = {strip_number(path): get_number(path) for path in sorted(paths, key=get_number)}
+
+    def is_behind(path: str) -> bool:
+        if contents.is_ordered:
+            return places[path] > max(places[own] for own in paths)
+        return get_number(path) > last.get(strip_number(path), math.inf)
+
+    convolutions = [layer for layer in rest if len(layer.shapes[0]) == 4 and is_behind(layer.path)]
+    return convolutions[-1].shapes[0][-1] if convolutions else None

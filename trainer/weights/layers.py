@@ -79,6 +79,12 @@ class ConfiguredLayer(NamedTuple):
     size: Size | None
 
 
+def show_text(text: str, most: int = 80) -> str:
+    """Returns a text of a file for messages: on one line, without control characters, of so many characters at most."""
+    plain = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
 class Contents(NamedTuple):
     """Lists what a file holds.
 

@@ -68,7 +68,7 @@ def _find_extra(pairs: Pairs, contents: Contents) -> StoredLayer | None:
     paired = {stored.path for stored in pairs if stored}
     rows: defaultdict[str, list[StoredLayer]] = defaultdict(list)
     for layer in contents.layers:
-        rows["" if contents.is_ordered else _strip_number(layer.path)].append(layer)
+        rows["" if contents.is_ordered else strip_number(layer.path)].append(layer)
     for row in rows.values():
         places = [place for place, layer in enumerate(row) if layer.path in paired]
         for place in range(places[0], places[-1]) if places else ():
@@ -97,7 +97,7 @@ def _pair_by_path(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) ->
     for root in islice(large_enough, _MAX_ROOTS):
         by_path = {layer.path.removeprefix(root): [layer] for layer in stored if layer.path.startswith(root)}
         paths = [layer.path for layer in taken]
-        yield _pair_shifted(taken, paths, by_path, {_strip_number(path) for path in paths})
+        yield _pair_shifted(taken, paths, by_path, {strip_number(path) for path in paths})
 
 
 def _pair_by_name(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) -> Pairs:
@@ -109,7 +109,7 @@ def _pair_by_name(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) ->
             if "/" in layer.name:
                 by_name[_normalize(layer.name.rpartition("/")[2])].append(layer)
     # Those that Keras named: the class, and how many of it there were before in that process.
-    counted = {_strip_number(path) for path in (layer.path.rpartition("/")[2] for layer in taken)}
+    counted = {strip_number(path) for path in (layer.path.rpartition("/")[2] for layer in taken)}
     return _pair_shifted(taken, [_normalize(layer.name) for layer in taken], by_name, counted)
 
 
@@ -119,11 +119,11 @@ def _pair_shifted(
     """Pairs layers of the same key; of keys such as ``conv2d_7``, whose class is counted, at the same distance."""
     kinds: defaultdict[str, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
-        if (kind := _strip_number(key)) in counted:
+        if (kind := strip_number(key)) in counted:
             kinds[kind].append(index)
     shifted = list(keys)
     for kind, indices in kinds.items():
-        numbers = [_get_number(keys[index]) for index in indices]
+        numbers = [get_number(keys[index]) for index in indices]
         shift = _find_shift(kind, [taken[index] for index in indices], numbers, stored)
         for index, number in zip(indices, numbers, strict=True):
             shifted[index] = "" if shift is None else _join_number(kind, number + shift)
@@ -139,7 +139,7 @@ def _find_shift(
         rows = [stored.get(_join_number(kind, number + shift), []) for number in numbers]
         return sum(len(row) == 1 and _fits(layer, row[0]) for layer, row in zip(layers, rows, strict=True))
 
-    shifts = sorted(_get_number(key) - min(numbers) for key in stored if _strip_number(key) == kind)
+    shifts = sorted(get_number(key) - min(numbers) for key in stored if strip_number(key) == kind)
     counts = {shift: count_fitting(shift) for shift in shifts}
     best = [shift for shift, count in counts.items() if count == max(counts.values())]
     if len(best) == 1:
@@ -151,11 +151,13 @@ def _normalize(name: str) -> str:
     return name.replace("/", "_")  # Keras 3 allows no slash in a name; DenseNet's and MobileNetV3's had some
 
 
-def _strip_number(name: str) -> str:
+def strip_number(name: str) -> str:
+    """Returns the class of a name or path such as ``conv2d_7``."""
     return re.sub(r"_\d+$", "", name)
 
 
-def _get_number(name: str) -> int:
+def get_number(name: str) -> int:
+    """Returns the number of a name or path such as ``conv2d_7``, 0 without one."""
     number = re.search(r"_(\d+)$", name)
     return int(number[1]) if number else 0
 
