@@ -35,7 +35,7 @@ def check_completion(config: Path, workdir: Path) -> dict:
     return summary
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_stopped_and_killed_in_turn_says_so_and_is_completed_with_whole_versions_only(config, tmp_path):
     workdir = tmp_path / "work"
     messages, summary = stop_run(config, workdir, signal.SIGTERM, "StatisticsGen")

@@ -12,7 +12,7 @@ from imagepipe.base.names import TaskName
 from pipeline.config import EvaluationConfig
 from tests import evaluated
 
-pytestmark = pytest.mark.slow  # evaluations of real models
+pytestmark = pytest.mark.long  # evaluations of real models
 
 COPIES = 10
 GROUPS = 120
@@ -69,7 +69,6 @@ def test_copies_of_images_count_as_one_in_intervals_and_paired_tests(tmp_path):
     assert min(by_class) > 0
 
 
-@pytest.mark.long
 def test_copies_of_numbers_and_of_several_labels_count_as_one(tmp_path):
     train, data = evaluated.split_diabetes()
     models = [

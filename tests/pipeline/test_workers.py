@@ -41,6 +41,7 @@ def test_statistics_are_computed(evaluated_model):
     assert columns == {"pixels", "label", "camera", "metadata", "width", "height"}
 
 
+@pytest.mark.long
 def test_an_evaluation_is_that_of_one_process(evaluated_model):
     root, model, data, examples = evaluated_model
     config = EvaluationConfig(slices=[], thresholds={"accuracy": 0.5})
