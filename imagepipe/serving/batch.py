@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from imagepipe.base import filesystem, progress
 from imagepipe.base.beam_options import LOCAL_ARGUMENTS, explain_job_errors, hide_step_errors
-from imagepipe.base.errors import UnavailableError
+from imagepipe.base.errors import ModelError, UnavailableError
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.on_disk import DiskCounter
@@ -91,11 +91,13 @@ def predict_source(
         options: of the capture of the answers; None for no capture. Workers on other machines must reach its folder.
 
     Raises:
-        ModelError: if there is no model or no input.
+        ModelError: if there is no model or no input, or ``out`` is a file.
         UnavailableError: if another run is writing into ``out``, a worker or the job fails, or inputs are left over.
     """
     folder = storage.find_model(os.fspath(model))
     out = filesystem.absolute(os.fspath(out))
+    if not filesystem.is_uri(out) and Path(out).is_file():
+        raise ModelError(f"{out} is a file: give a folder for the results")
     listing = Listing()
     done_before = 0
     listed = DiskCounter()

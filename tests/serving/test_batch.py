@@ -182,6 +182,12 @@ def test_what_is_passed_over_is_in_the_result(model, images, tmp_path):
     assert sorted(result.passed_over.values()) == [1, 1, 1]
 
 
+def test_a_file_in_the_place_of_the_folder_of_results_is_named(model, images, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(ModelError, match="out is a file: give a folder for the results"):
+        batch.predict_source(model, str(images), tmp_path / "out")
+
+
 def test_a_second_run_into_the_same_folder_is_refused_while_one_is_running(model, images, tmp_path):
     with lock_folder(tmp_path / "out", AssertionError()), pytest.raises(ModelError, match="another run"):
         batch.predict_source(model, str(images), tmp_path / "out")

@@ -158,7 +158,8 @@ def load_novelty(file: Path) -> tuple[Novelty, Calibration]:
         TrainingError: if an earlier version did, which computed it otherwise; or it is damaged.
     """
     try:
-        arrays = dict(np.load(file, allow_pickle=False))
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(f"{file} is damaged, run the pipeline again: {describe_error(error)}") from error
     if missing := [field.name for field in fields(Novelty) if field.name not in arrays]:

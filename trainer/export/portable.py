@@ -44,7 +44,7 @@ def load_network(folder: Path) -> keras.Model:
     try:
         model = keras.models.load_model(file, compile=False)
     except ValueError as error:
-        raise TrainingError(f"{file} is damaged, run the pipeline again: {describe_error(error)}") from error
+        raise TrainingError(f"{file} can't be loaded, run the pipeline again: {describe_error(error)}") from error
     inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
     side = sorted(name.removeprefix(TRANSFORMED) for name in inputs)
     if side:
