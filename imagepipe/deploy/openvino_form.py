@@ -56,6 +56,21 @@ def read_form(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder / FORM} can't be read: {error!r}") from error
 
 
+def write_form(folder: Path, form: Mapping[str, Any]) -> None:
+    """Writes ``form.json``, with the hash of the weights that lie beside it.
+
+    Args:
+        folder: the form's folder, which has the network.
+        form: what it says, but for ``sha256``.
+    """
+    (folder / FORM).write_text(json.dumps({**form, "sha256": _hash_weights(folder)}, indent=1) + "\n")
+
+
+def _hash_weights(folder: Path) -> str:
+    with (folder / NETWORK).with_suffix(".bin").open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()
+
+
 def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping[str, Any] | None = None) -> Any:
     """Returns OpenVINO's ``CompiledModel`` of a network.
 
@@ -76,14 +91,15 @@ def _check_weights(folder: Path, form: Mapping[str, Any]) -> None:
     Raises:
         ModelError: if they are not, or can't be read.
     """
-    file = (folder / NETWORK).with_suffix(".bin")
     try:
-        with file.open("rb") as weights:
-            digest = hashlib.file_digest(weights, "sha256").hexdigest()
+        digest = _hash_weights(folder)
     except OSError as error:
         raise ModelError(describe_error(error)) from error
     if digest != form["sha256"]:
-        raise ModelError(f"{file} is damaged: its bytes are not those that were written, see sha256 in {FORM}")
+        raise ModelError(
+            f"{folder}: the weights of {NETWORK} are damaged: their bytes are not those that were written, see sha256 "
+            f"in {FORM}"
+        )
 
 
 class OpenVinoNetwork:

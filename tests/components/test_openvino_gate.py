@@ -1,7 +1,6 @@
 """The gate on versions that have a form for OpenVINO: what serves is what is evaluated, and so is the SavedModel."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import tensorflow as tf
 from openvino import opset13 as ops
 
 from components.evaluator.evaluation_reader import read_evaluation
-from imagepipe.deploy.openvino_form import FOLDER, FORM, NETWORK
+from imagepipe.deploy.openvino_form import FOLDER, NETWORK, write_form
 from pipeline.config import EvaluationConfig
 from tests.evaluated import Linear, evaluate, save_model, split_digits, train_logistic, write_examples
 
@@ -47,7 +46,7 @@ def add_form(model, weights: np.ndarray, bias: np.ndarray) -> None:
         port.get_tensor().set_names({name})
     openvino.save_model(network, folder / NETWORK, compress_to_fp16=False)
     form = {"precision": "float32", "inputs": ["pixels"], "outputs": ["logits", "embedding"]}
-    (folder / FORM).write_text(json.dumps(form))
+    write_form(folder, form)
 
 
 def test_both_forms_have_to_pass_and_the_evaluation_is_of_the_one_that_serves(tmp_path):

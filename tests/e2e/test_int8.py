@@ -13,7 +13,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from typer.testing import CliRunner
 
 from components.evaluator.evaluation_reader import read_evaluation
-from imagepipe.deploy.openvino_form import NETWORK, find_form, read_form
+from imagepipe.deploy.openvino_form import NETWORK, find_form, read_form, write_form
 from pipeline.cli import app
 from pipeline.config import EvaluationConfig
 from tests.conftest import list_summaries
@@ -56,6 +56,7 @@ def spoil_scales(form: Path) -> None:
     openvino.save_model(network, form / "spoiled.xml", compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
         (form / f"spoiled{suffix}").replace((form / NETWORK).with_suffix(suffix))
+    write_form(form, read_form(form))  # what is damaged only is not even loaded
 
 
 def test_evaluator_serving_check_and_predict_agree_on_an_int8_model_and_bad_scales_are_refused(digits_folder, tmp_path):

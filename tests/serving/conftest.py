@@ -1,7 +1,5 @@
 """A model small enough for thousands of requests."""
 
-import hashlib
-import json
 import os
 import shutil
 import socket
@@ -107,9 +105,8 @@ def add_form(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "ligh
     form = folder / openvino_form.FOLDER
     tf.saved_model.save(BrightnessAround(assets, names), str(form))
     openvino.save_model(network, form / openvino_form.NETWORK, compress_to_fp16=False)
-    digest = hashlib.sha256((form / "network.bin").read_bytes()).hexdigest()
-    description = {"precision": "int8", "inputs": ["image"], "outputs": ["logits", "embedding"], "sha256": digest}
-    (form / openvino_form.FORM).write_text(json.dumps(description))
+    description = {"precision": "int8", "inputs": ["image"], "outputs": ["logits", "embedding"]}
+    openvino_form.write_form(form, description)
     return folder
 
 

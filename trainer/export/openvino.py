@@ -1,7 +1,5 @@
 """Writes the form of a network that OpenVINO computes, see ``imagepipe.deploy.openvino_form``."""
 
-import hashlib
-import json
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +13,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base.features import Features
 from imagepipe.base.names import TaskName
-from imagepipe.deploy.openvino_form import FORM, NETWORK, OpenVinoPrecision
+from imagepipe.deploy.openvino_form import NETWORK, OpenVinoPrecision, write_form
 from trainer.export.answers import Tensors
 from trainer.export.optimize import freeze_network
 from trainer.export.signatures import save_model_around
@@ -105,7 +103,6 @@ def save_form(
         "inputs": [port.any_name for port in network.inputs],
         "outputs": list(outputs),
         "openvino": openvino.__version__,
-        "sha256": hashlib.sha256((folder / NETWORK).with_suffix(".bin").read_bytes()).hexdigest(),
         "measured": dict(measured),
     }
-    (folder / FORM).write_text(json.dumps(form, indent=1) + "\n")
+    write_form(folder, form)
