@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import ModelError, put_on_one_line
 from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form
 from imagepipe.deploy.storage import fetch_folder
 from imagepipe.serving.loaded_model import LoadedModel
@@ -99,7 +99,9 @@ def find_form_problem(model: str) -> str:
 
 
 def _explain(error: Exception) -> str:
-    problem = f"{str(error).removesuffix('.')}. It is judged by its SavedModel, which a server here would serve."
+    problem = (
+        f"{put_on_one_line(error).removesuffix('.')}. It is judged by its SavedModel, which a server here would serve."
+    )
     logging.warning(problem)
     return problem
 

@@ -278,17 +278,17 @@ def _describe(
             "size": source.size,
             "preprocessing": _PREPROCESSING,
         }
-    outputs, note, limit = [{"name": "classes", "type": "float32 [n, k]", "order": "that of labels"}], "", None
-    if kind == "saved_model":
+    outputs = [{"name": "classes", "type": "float32 [n, k]", "order": "that of labels"}]
+    has_novelty, is_saved_model = source.has_novelty, kind == "saved_model"
+    if is_saved_model:
         outputs += [{"name": "label", "type": "string [n]"}, {"name": "score", "type": "float32 [n]"}]
         outputs += [{"name": "metadata", "type": "string [n]"}]
-    if source.has_novelty:
+    if has_novelty:
         outputs += [{"name": "novelty", "type": "float32 [n]"}]
-        limit = source.read_limit()
-    elif kind != "saved_model":
-        note = _WITHOUT_NOVELTY
-    if source.has_novelty and kind != "saved_model":
+    if has_novelty and not is_saved_model:
         outputs += [{"name": "embedding", "type": "float32 [n, d]"}]
+    limit = source.read_limit() if has_novelty else None
+    note = "" if has_novelty or is_saved_model else _WITHOUT_NOVELTY
     content = {
         "format": kind,
         "precision": precision,

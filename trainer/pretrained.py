@@ -11,7 +11,6 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +62,8 @@ def check_weights(weights: str, backbone: str) -> None:
         with _fetch(weights) as file, open_weights(file) as (contents, read):
             if backbone in backbones.BACKBONES:  # of another one the layers are known once it is built
                 layers = find_layers(weights, contents, backbone, load_layers()[backbone])
-                deque(_read_numbers(weights, layers, read), maxlen=0)
+                for _ in _read_numbers(weights, layers, read):
+                    pass  # one layer's are in memory at a time
 
 
 def check_file(path: str) -> None:

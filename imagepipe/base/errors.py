@@ -49,6 +49,11 @@ USER_ERRORS = (ConfigError, IngestError, DataError, WeightsError, TrainingError,
 """All of the above."""
 
 
+def put_on_one_line(error: BaseException) -> str:
+    """Returns an error's message on one line: some libraries write several, with blank ones between."""
+    return " ".join(str(error).split())
+
+
 def describe_error(error: BaseException) -> str:
     """Returns an error as one message: of those above and of the operating system's only the text, else also its type.
 

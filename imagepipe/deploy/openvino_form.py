@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imagepipe.base.errors import ModelError, describe_error
+from imagepipe.base.errors import ModelError, describe_error, put_on_one_line
 
 FOLDER = "assets.extra/openvino"
 """The form's folder in a SavedModel's."""
@@ -127,7 +127,7 @@ class OpenVinoNetwork:
         try:
             self._compiled = compile_network(folder / NETWORK, self.form["precision"], options)
         except RuntimeError as error:
-            raise ModelError(f"{folder} can't be loaded by OpenVINO: {' '.join(str(error).split())}") from error
+            raise ModelError(f"{folder} can't be loaded by OpenVINO: {put_on_one_line(error)}") from error
         for kind, ports in (("inputs", self._compiled.inputs), ("outputs", self._compiled.outputs)):
             if sorted(self.form[kind]) != sorted(port.any_name for port in ports):
                 raise ModelError(f"{folder / FORM} has other {kind} than {NETWORK}: the folder is damaged")

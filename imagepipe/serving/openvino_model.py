@@ -13,7 +13,7 @@ from typing import Literal, cast
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import ModelError, put_on_one_line
 from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form
 from imagepipe.serving.batching import Arrays, Batches, Compute, list_sizes
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
@@ -42,7 +42,7 @@ def load_served(folder: Path, key: Path | None = None, load: Load = "one batch")
         try:
             return OpenVinoModel(folder, key, load)
         except (ModelError, RuntimeError) as error:  # the second is what OpenVINO raises
-            note = f"{' '.join(str(error).split()).removesuffix('.')}. TensorFlow computes the network instead."
+            note = f"{put_on_one_line(error).removesuffix('.')}. TensorFlow computes the network instead."
             _log.warning(note)
     model = LoadedModel(folder, key=key)
     model.note = note

@@ -29,8 +29,8 @@ def choose_streams(form: Path) -> int:
     """
     command = [sys.executable, "-m", __name__, str(form)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own module)
-    *_, last = ["", *result.stdout.split()]  # libraries may write there, too
-    return int(last) if result.returncode == 0 and last.isdecimal() else 1
+    words = result.stdout.split()  # libraries may write there, too
+    return int(words[-1]) if result.returncode == 0 and words and words[-1].isdecimal() else 1
 
 
 def compile_streams(form: Path, streams: int) -> OpenVinoNetwork:

@@ -77,26 +77,22 @@ def choose_forms(
     judge = Judge(config, serving, data, network, None if chosen is network else chosen)
     if serving.optimize == "off":
         own = Form("float32", network, judge.fitted, {})
-        return Forms(own, None, judge.fitted, judge.thresholds, _describe_choice("float32", "float32", None, []))
+        return Forms(own, None, judge.fitted, judge.thresholds, _describe_choice(own, None, []))
     batch = next(iter(make_batches(data.validation, _TIMED_IMAGES)))[0]
     saved = _choose_saved(judge, batch)
     openvino = _choose_openvino(saved, judge, batch) if serving.engine != "tensorflow" else None
-    served = openvino or saved
-    engine = "openvino" if openvino else "tensorflow"
-    _log.info("a server of ours computes with %s in %s", engine, served.precision)
-    facts = _describe_choice(served.precision, saved.precision, served, judge.tried, engine)
+    facts = _describe_choice(saved, openvino, judge.tried)
+    _log.info("a server of ours computes with %s in %s", facts["engine"], facts["precision"])
     return Forms(saved, openvino, judge.fitted, judge.thresholds, facts)
 
 
-def _describe_choice(
-    precision: str, saved: str, form: Form | None, tried: list[str], engine: str = "tensorflow"
-) -> dict[str, Any]:
-    difference = form.facts["max_difference"] if form else None
+def _describe_choice(saved: Form, openvino: Form | None, tried: list[str]) -> dict[str, Any]:
+    served = openvino or saved
     return {
-        "engine": engine,
-        "precision": precision,
-        "saved_precision": saved,
-        "max_difference": difference,
+        "engine": "openvino" if openvino else "tensorflow",
+        "precision": served.precision,
+        "saved_precision": saved.precision,
+        "max_difference": served.facts.get("max_difference"),  # of the network itself there is none
         "tried": tried,
     }
 

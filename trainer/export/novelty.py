@@ -29,7 +29,6 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -61,7 +60,8 @@ _MIN_VARIANCE = 1e-12  # the same, of a direction
 Tensors = dict[str, tf.Tensor]
 
 
-class _Measure(NamedTuple):
+@dataclass(frozen=True, eq=False)  # TensorFlow hashes a function that it is given
+class _Measure:
     """Computes the scores.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Measure(NamedTuple):
     neighbours: np.ndarray
     has_energy: bool
 
-    def __call__(self, outputs: Tensors) -> tf.Tensor:
+    def compute_scores(self, outputs: Tensors) -> tf.Tensor:
         """Returns the scores of a network's outputs, float32 ``[n, scores]``; high ones are novel.
 
         In few operations: of one image each takes TensorFlow longer than what it computes.
@@ -96,15 +96,11 @@ class _Measure(NamedTuple):
         return tf.stack(scores, axis=-1)
 
 
-@dataclass(frozen=True, eq=False)  # TensorFlow hashes a function that it is given
-class Novelty:
+@dataclass(frozen=True, eq=False)
+class Novelty(_Measure):
     """The function from a network's ``logits`` and ``embedding`` to novelty, float32 ``[n]``, 0 to 1.
 
     Attributes:
-        center: see ``_Measure``.
-        directions: the same.
-        inside: the same.
-        neighbours: the same.
         means: of the scores of images that the network was not trained on, ``[scores]``.
         spreads: their standard deviations.
         knots: quantiles of the sums of scores, ascending.
@@ -112,21 +108,15 @@ class Novelty:
         scale: of what exceeds the last.
     """
 
-    center: np.ndarray
-    directions: np.ndarray
-    inside: np.ndarray
-    neighbours: np.ndarray
     means: np.ndarray
     spreads: np.ndarray
     knots: np.ndarray
     widths: np.ndarray
-    scale: np.ndarray
+    scale: np.float32
 
     def __call__(self, outputs: Tensors) -> tf.Tensor:
         """Returns the novelty of images by what the network says of them."""
-        has_energy = len(self.means) > _DISTANCES
-        measure = _Measure(self.center, self.directions, self.inside, self.neighbours, has_energy)
-        total = _sum_scores((measure(outputs) - self.means) / self.spreads)
+        total = _sum_scores((self.compute_scores(outputs) - self.means) / self.spreads)
         steps = tf.clip_by_value((total[:, None] - self.knots[:-1]) / self.widths, 0.0, 1.0)
         tail = 1 - tf.exp(-tf.nn.relu(total - self.knots[-1]) / self.scale)  # ONNX has no expm1
         return _TAIL_FROM * tf.reduce_mean(steps, axis=-1) + (1 - _TAIL_FROM) * tail
@@ -189,14 +179,14 @@ def fit_novelty(
     """
     measure = _make_measure(task, references)
     measure_held_out = measure if held_out_references is None else _make_measure(task, held_out_references)
-    scores = measure_held_out({name: tf.constant(array) for name, array in held_out.items()}).numpy()
+    scores = measure_held_out.compute_scores({name: tf.constant(array) for name, array in held_out.items()}).numpy()
     means, spreads = scores.mean(axis=0), np.maximum(scores.std(axis=0), _MIN_SPREAD)
     sums = _sum_scores(tf.constant((scores - means) / spreads)).numpy()
     knots = np.quantile(sums, np.linspace(0, _TAIL_FROM, _STEPS + 1)).astype(np.float32)
     widths = np.maximum(np.diff(knots), _MIN_SPREAD)
     beyond = sums[sums > knots[-1]] - knots[-1]
     scale = max(float(beyond.mean()) if beyond.size else 0.0, _MIN_SPREAD)
-    return Novelty(*measure[:-1], means, spreads, knots, widths, np.array(scale, np.float32))
+    return Novelty(**vars(measure), means=means, spreads=spreads, knots=knots, widths=widths, scale=np.float32(scale))
 
 
 def _make_measure(task: TaskName, references: np.ndarray) -> _Measure:

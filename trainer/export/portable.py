@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import TrainingError, describe_error
+from imagepipe.base.errors import TrainingError, describe_error, put_on_one_line
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from imagepipe.base.names import NOVELTY
 from trainer.export.novelty import LAYER, Novelty, is_of_novelty, load_novelty
@@ -154,7 +154,7 @@ def write_openvino(model: keras.Model, precision: str, images: np.ndarray, file:
         openvino.save_model(network, file, compress_to_fp16=precision == "float16")
     except RuntimeError as error:
         file.with_suffix(".bin").unlink(missing_ok=True)  # it comes first
-        raise TrainingError(f"{file} can't be written by OpenVINO: {' '.join(str(error).split())}") from error
+        raise TrainingError(f"{file} can't be written by OpenVINO: {put_on_one_line(error)}") from error
 
 
 def write_tflite(model: keras.Model, precision: str, images: np.ndarray, file: Path) -> None:

@@ -152,11 +152,12 @@ def _count_outputs(contents: Contents, base: Sequence[StoredLayer]) -> int | Non
     if dense := [layer.shapes[0] for layer in rest if len(layer.shapes[0]) == 2]:
         return dense[-1][-1]
     places = {layer.path: place for place, layer in enumerate(contents.layers)}
+    end = max(places[path] for path in paths)
     last = {strip_number(path): get_number(path) for path in sorted(paths, key=get_number)}
 
     def is_behind(path: str) -> bool:
         if contents.is_ordered:
-            return places[path] > max(places[own] for own in paths)
+            return places[path] > end
         return get_number(path) > last.get(strip_number(path), math.inf)
 
     convolutions = [layer for layer in rest if len(layer.shapes[0]) == 4 and is_behind(layer.path)]
