@@ -216,6 +216,14 @@ def _check_place(kind: Format, out: Path) -> None:
         raise ConfigError(f"--out: {out}: a file of {kind} ends in {_SUFFIXES[kind]}")
     elif not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")
+    beside = [_name_card(out), *([out.with_suffix(".bin")] if kind == "openvino" else [])]
+    if lost := [file for file in beside if file.exists() and not out.exists()]:  # not of an export that is replaced
+        raise ConfigError(f"--out: {lost[0]} is there, and would be replaced: give another name than {out.name}")
+
+
+def _name_card(out: Path) -> Path:
+    """Returns the path of the file beside an export that describes it."""
+    return Path(f"{out}.json")
 
 
 def _find_source(path: str) -> _Source:
@@ -303,6 +311,6 @@ def _describe(
         "compared_on_eval": figures,
         "not_compared_because": not_compared or None,
     }
-    card = Path(f"{out}.json") if kind == "saved_model" else out.with_suffix(".json")
+    card = _name_card(out)
     card.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Export(out, card, figures, not_compared, note)

@@ -117,6 +117,12 @@ def describe_other(data: bytes) -> str:
     return f"{_NO_IMAGE}text"
 
 
+def describe_content(data: bytes) -> str:
+    """Returns what a file is that is no image, such as "an HTML page", with the remedy if any; '' for all else."""
+    words = describe_other(data)
+    return words.removeprefix(_NO_IMAGE) if words.startswith(_NO_IMAGE) else ""
+
+
 def _find_heif(data: bytes) -> str | None:
     """Returns avif or heif: the first brand that a file goes by, its major one or one after it, that says which."""
     box = data[: min(_LOOKED_AT, int.from_bytes(data[:4]))]

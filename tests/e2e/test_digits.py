@@ -533,7 +533,7 @@ def test_an_export_says_what_the_served_model_says(
     options = ["--format", kind, "--precision", precision, "--out", str(file)]
     written = project.command("export", run, *options)
     assert written.exit_code == 0, written.output
-    card = json.loads((tmp_path / "digits.json").read_text())
+    card = json.loads(Path(f"{file}.json").read_text())
     assert card["labels"] == [str(digit) for digit in range(10)]
     assert (card["run"], card["input"]["size"]) == (first.run_id, [32, 32])
     figures = card["compared_on_eval"]

@@ -23,11 +23,13 @@ from pipeline.export_figures import compare_answers, describe_figures
         (["openvino", "int8"], "x.onnx", "a file of openvino ends in .xml"),
         (["tflite", "int8"], "nowhere/x.tflite", "there is no folder"),
         (["openvino"], "taken.xml", "is a folder: give a file that ends in .xml"),
+        (["openvino"], "x.xml", "x.bin is there, and would be replaced: give another name than x.xml"),
         (["saved_model"], "", "exists; a SavedModel is a folder that is written new"),
     ],
 )
 def test_a_form_or_place_that_makes_no_sense_is_refused_before_anything_is_loaded(tmp_path, options, out, message):
     (tmp_path / "taken.xml").mkdir()
+    (tmp_path / "x.bin").write_bytes(b"of somebody else")
     kind, *precision = options
     arguments = ["--format", kind, "--out", str(tmp_path / out), *(["--precision", *precision] if precision else [])]
     result = CliRunner().invoke(app, ["export", str(tmp_path / "model"), *arguments])

@@ -62,8 +62,16 @@ def test_weights_of_a_file_that_holds_a_backbone_twice_says_so(tmp_path):
 
 
 def test_weights_of_no_file_or_of_another_kind_is_wrong_use(tmp_path):
-    (tmp_path / "noise.h5").write_bytes(b"noise")
-    for file, phrase in {"none.h5": "there is no file", "noise.h5": "neither HDF5 nor a .keras file"}.items():
+    files = {
+        "none.h5": (None, "there is no file"),
+        "noise.h5": (b"\x80noise", "it is neither HDF5 nor a .keras file"),
+        "empty.h5": (b"", "it is empty"),
+        "cloned.keras": (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer: run git lfs pull"),
+        "missed.h5": (b"<!DOCTYPE html>\n<title>Sign in</title>", "it is an HTML page"),
+    }
+    for file, (content, phrase) in files.items():
+        if content is not None:
+            (tmp_path / file).write_bytes(content)
         refused = runner.invoke(app, ["weights", str(tmp_path / file)])
         assert refused.exit_code == 2
         assert phrase in refused.output

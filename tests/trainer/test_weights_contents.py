@@ -60,7 +60,7 @@ def test_an_archive_that_would_fill_the_disk_is_refused_unread(tmp_path):
 def test_an_archive_of_something_else_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
         archive.writestr("archive/data.pkl", b"")  # as PyTorch's
-    refuse(tmp_path / "model.pth", r"it is a zip archive, but without model\.weights\.h5")
+    refuse(tmp_path / "model.pth", "it is a zip archive of PyTorch, and no .keras file")
 
 
 @pytest.mark.parametrize("wrap", [lambda layers: {"layers": layers}, lambda layers: layers], ids=["later", "first"])

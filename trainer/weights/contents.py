@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from imagepipe.base.errors import WeightsError, describe_error
+from imagepipe.base.kinds import describe_content
 from trainer.weights import checkpoint, hdf5
 from trainer.weights.layers import Contents, show_text
 
@@ -20,6 +21,7 @@ _INSIDE_KERAS = "model.weights.h5"
 _MAX_WEIGHTS, _MAX_INFLATION = 8 << 30, 100  # bytes, and times the archive's
 _MAX_LAYERS = 3_000
 _MAX_SHARDS = 256  # files that are open at once
+_LOOKED_AT = 1024  # bytes at the start of a file
 _MAX_JSON = 64 << 20  # bytes; the largest of Keras's applications has 2 MB
 
 Reader = Callable[[str], np.ndarray]
@@ -95,15 +97,26 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
                 yield file
     else:
         raise WeightsError(
-            f"{path} does not hold weights that can be read: it is neither HDF5 nor a .keras file, or it "
-            "is damaged. Keras's save_weights() and save() write such files."
+            f"{path} does not hold weights that can be read: it is {_describe_other(path)}. "
+            "Keras's save_weights() and save() write such files."
         )
+
+
+def _describe_other(path: str) -> str:
+    """Returns what a file is that is neither HDF5 nor a zip archive."""
+    with Path(path).open("rb") as file:
+        start = file.read(_LOOKED_AT)
+    if not start:
+        return "empty"
+    return describe_content(start) or "neither HDF5 nor a .keras file, or it is damaged"
 
 
 def _extract_weights(path: str, copy: IO[bytes]) -> None:
     with zipfile.ZipFile(path) as archive:
         if _INSIDE_KERAS not in archive.namelist():
-            raise OSError(f"it is a zip archive, but without {_INSIDE_KERAS}: no .keras file")
+            names = archive.namelist()
+            kind = "of PyTorch" if any(name.endswith("data.pkl") for name in names) else f"without {_INSIDE_KERAS}"
+            raise OSError(f"it is a zip archive {kind}, and no .keras file")
         info = archive.getinfo(_INSIDE_KERAS)
         if info.file_size > min(_MAX_WEIGHTS, _MAX_INFLATION * Path(path).stat().st_size):
             raise OSError(f"{_INSIDE_KERAS} in it would have {info.file_size} bytes")
