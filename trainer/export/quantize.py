@@ -1,7 +1,16 @@
 """Quantizes a network to int8 for OpenVINO, after training, and takes single layers back to float32.
 
 NNCF's post-training quantization finds the ranges of the activations on images as they are served, without
-augmentation.
+augmentation. Two of its settings are not its defaults, by the mean squared error of the logits of the two networks that
+``benchmarks/serving.py`` is run on:
+
+- A range is the one that loses least, by the activations' histogram, instead of the widest: 0.40 of the error in
+  InceptionV3, 1.04 in MobileNetV2.
+- The biases of a network with depthwise convolutions are corrected layer after layer, each by what those before it do
+  once they are quantized: 0.30 of the error in MobileNetV2, 1.19 in InceptionV3, which has none. A depthwise output has
+  so few weights that their errors don't cancel out, but move its mean (Nagel, van Baalen, Blankevoort, Welling 2019:
+  Data-free quantization through weight equalization and bias correction, section 3.2). It takes some three times as
+  long.
 """
 
 import contextlib
@@ -45,14 +54,34 @@ def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openv
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it sends statistics of its use to its makers
     import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level also sets that of others' handlers
     biased = network.clone()
     _add_biases(biased)
-    try:
+    is_depthwise = any(op.get_type_name() == "GroupConvolution" for op in biased.get_ops())
+    kept = nncf.IgnoredScope(names=_list_operations_of_novelty(biased), validate=False)
+    by_histogram = AdvancedQuantizationParameters(
+        activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
+    )
+
+    def quantize(advanced: AdvancedQuantizationParameters | None) -> openvino.Model:
         with contextlib.redirect_stdout(sys.stderr):  # its progress
-            kept = nncf.IgnoredScope(names=_list_operations_of_novelty(biased), validate=False)
-            return nncf.quantize(biased, nncf.Dataset(images), subset_size=len(images), ignored_scope=kept)
+            return nncf.quantize(
+                biased.clone(),
+                nncf.Dataset(images),
+                subset_size=len(images),
+                fast_bias_correction=not is_depthwise,
+                ignored_scope=kept,
+                advanced_parameters=advanced,
+            )
+
+    try:
+        try:
+            return quantize(by_histogram)
+        except ValueError:  # numpy's: it makes no histogram of what is almost the same everywhere
+            return quantize(None)
     except Exception as error:  # of many kinds, on graphs that it doesn't know
         raise TrainingError(
             f"NNCF can't quantize this network ({describe_error(error)}). Choose another precision than int8."
