@@ -4,6 +4,7 @@ They tell which way is up, whether any pixel is transparent, and whether TensorF
 the start of each part of a header is read: the cost depends neither on the images' sizes nor, much, on their number.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ _MAX_ENTRIES = 64  # of EXIF's first directory, which is sorted by tag: the orie
 _SOI, _FIRST_KIND, _MARKERS_ALONE, _EOI, _SOS = b"\xff\xd8", 0xC0, 0xD0, 0xD9, 0xDA
 _APP1, _EXIF_NAME = 0xE1, b"Exif\0\0"  # EXIF 2.32, 4.7.2
 _XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # XMP specification, part 3, 1.1.3
-_METADATA = r"\C*(?:Exif\x00\x00|http://ns\.adobe\.com/xap/1\.0/\x00)\C*"  # any of these; \C is any byte
+_METADATA = rb"\C*(?:%s|%s)\C*" % (re.escape(_EXIF_NAME), re.escape(_XMP_NAME))  # \C is any byte
 # PNG 3, 11.2 and 11.3: place and values of the color types with alpha; names of chunks.
 _COLOR_TYPE, _ALPHA_TYPES = 25, (b"\4", b"\6")
 _TRANSPARENT_COLORS, _EXIF_CHUNK, _PIXELS = b"tRNS", b"eXIf", b"IDAT"
@@ -85,10 +86,10 @@ def read_headers(encoded: tf.Tensor) -> Headers:
     is_jpeg, is_png, is_gif = (_has(encoded, tf.zeros_like(size), magic) for magic in (_JPEG, _PNG, _GIF))
     nothing = tf.zeros_like(size)
     # Most small JPEGs have neither EXIF nor XMP: to search all their bytes takes less time than a walk.
-    is_small = size <= _SEARCHED
-    is_searched = tf.strings.regex_full_match(tf.where(is_jpeg & is_small, encoded, ""), _METADATA)
-    is_walked = is_jpeg & (~is_small | is_searched)
-    walk = _Walk(tf.where(~is_walked, size, len(_SOI)), nothing, nothing, nothing, nothing, tf.zeros_like(is_png))
+    is_large = size > _SEARCHED
+    has_metadata = tf.strings.regex_full_match(tf.where(is_jpeg & ~is_large, encoded, ""), _METADATA)
+    start = tf.where(is_jpeg & (is_large | has_metadata), len(_SOI), size)
+    walk = _Walk(start, nothing, nothing, nothing, nothing, tf.zeros_like(is_png))
     walk = _walk(encoded, size, walk, _read_segment)
     walk = _walk(encoded, size, walk._replace(at=tf.where(~is_png, size, len(_PNG))), _read_chunk)
     exif = tf.strings.substr(encoded, walk.exif_at, tf.clip_by_value(walk.exif_size, 0, _MAX_METADATA))

@@ -9,7 +9,8 @@ import codecs
 SUFFIXES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "heic", "heif", "gif", "bmp", "tif", "tiff")
 """Ends of the names that images which are read usually have, without the dot: what a file is, its bytes say."""
 
-_LOOKED_AT = 1024  # bytes at the start of a file
+LOOKED_AT = 1024
+"""Bytes at the start of a file that tell its kind."""
 
 _FORMATS = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -102,7 +103,7 @@ def find_format(data: bytes) -> str | None:
 
 def describe_other(data: bytes) -> str:
     """Returns what a file is that ``find_format`` has no format for, and where there is one the remedy."""
-    start = data[:_LOOKED_AT]
+    start = data[:LOOKED_AT]
     for offset, signature, words in _OTHERS:
         if start.startswith(signature, offset):
             return words
@@ -125,7 +126,7 @@ def describe_content(data: bytes) -> str:
 
 def _find_heif(data: bytes) -> str | None:
     """Returns avif or heif: the first brand that a file goes by, its major one or one after it, that says which."""
-    box = data[: min(_LOOKED_AT, int.from_bytes(data[:4]))]
+    box = data[: min(LOOKED_AT, int.from_bytes(data[:4]))]
     brands = [data[8:12], *(box[at : at + 4] for at in range(16, len(box), 4))]
     if brands[0] not in _AVIF | _HEIC | _EITHER:
         return None

@@ -65,6 +65,7 @@ def test_weights_of_no_file_or_of_another_kind_is_wrong_use(tmp_path):
     files = {
         "none.h5": (None, "there is no file"),
         "noise.h5": (b"\x80noise", "it is neither HDF5 nor a .keras file"),
+        "notes.h5": (b"noise", "it is text"),
         "empty.h5": (b"", "it is empty"),
         "cloned.keras": (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer: run git lfs pull"),
         "missed.h5": (b"<!DOCTYPE html>\n<title>Sign in</title>", "it is an HTML page"),

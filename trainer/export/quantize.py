@@ -78,10 +78,9 @@ def quantize_network(network: openvino.Model, images: Sequence[Inputs]) -> openv
             )
 
     try:
-        try:
+        with contextlib.suppress(ValueError):  # numpy's: it makes no histogram of what is almost the same everywhere
             return quantize(by_histogram)
-        except ValueError:  # numpy's: it makes no histogram of what is almost the same everywhere
-            return quantize(None)
+        return quantize(None)
     except Exception as error:  # of many kinds, on graphs that it doesn't know
         raise TrainingError(
             f"NNCF can't quantize this network ({describe_error(error)}). Choose another precision than int8."

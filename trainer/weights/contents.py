@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from imagepipe.base.errors import WeightsError, describe_error
-from imagepipe.base.kinds import describe_content
+from imagepipe.base.kinds import LOOKED_AT, describe_content
 from trainer.weights import checkpoint, hdf5
 from trainer.weights.layers import Contents, show_text
 
@@ -21,7 +21,6 @@ _INSIDE_KERAS = "model.weights.h5"
 _MAX_WEIGHTS, _MAX_INFLATION = 8 << 30, 100  # bytes, and times the archive's
 _MAX_LAYERS = 3_000
 _MAX_SHARDS = 256  # files that are open at once
-_LOOKED_AT = 1024  # bytes at the start of a file
 _MAX_JSON = 64 << 20  # bytes; the largest of Keras's applications has 2 MB
 
 Reader = Callable[[str], np.ndarray]
@@ -105,7 +104,7 @@ def open_hdf5(path: str) -> Iterator[h5py.File]:
 def _describe_other(path: str) -> str:
     """Returns what a file is that is neither HDF5 nor a zip archive."""
     with Path(path).open("rb") as file:
-        start = file.read(_LOOKED_AT)
+        start = file.read(LOOKED_AT)
     if not start:
         return "empty"
     return describe_content(start) or "neither HDF5 nor a .keras file, or it is damaged"
@@ -113,8 +112,8 @@ def _describe_other(path: str) -> str:
 
 def _extract_weights(path: str, copy: IO[bytes]) -> None:
     with zipfile.ZipFile(path) as archive:
-        if _INSIDE_KERAS not in archive.namelist():
-            names = archive.namelist()
+        names = archive.namelist()
+        if _INSIDE_KERAS not in names:
             kind = "of PyTorch" if any(name.endswith("data.pkl") for name in names) else f"without {_INSIDE_KERAS}"
             raise OSError(f"it is a zip archive {kind}, and no .keras file")
         info = archive.getinfo(_INSIDE_KERAS)
