@@ -2,7 +2,8 @@
 
 - by hand: the recipe as people do it: the run's Keras model in float32, behind `tf.map_fn` with decode and resize
 - ours: each version, its SavedModel by TensorFlow, and its form by OpenVINO
-- bare: the same form by OpenVINO in LATENCY mode behind the same decoding, and nothing else
+- bare: the same form by OpenVINO in LATENCY mode behind the same decoding, as TensorFlow runs it by default, and
+  nothing else
 - server: `imagepipe serve`, asked by 1, 8 and 32 callers in the binary form over HTTP, by gRPC, and with two workers
 
 Each side is a process of its own, and all of a network take turns. What counts is the median of the turns: of a side's
@@ -269,8 +270,10 @@ def ask_tensorflow(version: Path) -> Ask:
 
 def ask_openvino(version: Path) -> Ask:
     from imagepipe.serving.openvino_model import OpenVinoModel
+    from imagepipe.serving.threads import limit_threads
     from imagepipe.serving.types import Request
 
+    limit_threads(version)
     model = OpenVinoModel(version)
     return lambda jpegs: model.answer(model.preprocess([Request("", jpeg) for jpeg in jpegs]))["label"]
 

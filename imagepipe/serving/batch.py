@@ -32,6 +32,7 @@ from imagepipe.serving.predictor import Predictor
 from imagepipe.serving.results import Run, recover
 from imagepipe.serving.shards import ResultFormat, predict_shard
 from imagepipe.serving.spool import Shard, Spool, read_shards, spool_items
+from imagepipe.serving.threads import limit_threads
 
 # Of fewer images: measuring how many batches to compute at once takes some 4 s, as 400 of InceptionV3 do on two cores,
 # and gains a tenth of the others' time, if anything.
@@ -174,11 +175,15 @@ class _ShardHandler(ModelHandler[Shard, str, Predictor]):
 
     def load_model(self) -> Predictor:
         if not filesystem.is_uri(self._model):
-            return Predictor(load_served(Path(self._model), load=self._load))
+            return self._load_from(Path(self._model))
         with tempfile.TemporaryDirectory(prefix="imagepipe-model-") as folder:
             copy = Path(folder, "model")
             storage.fetch(self._model, copy)
-            return Predictor(load_served(copy, load=self._load))  # all of it goes into memory
+            return self._load_from(copy)  # all of it goes into memory
+
+    def _load_from(self, folder: Path) -> Predictor:
+        limit_threads(folder)
+        return Predictor(load_served(folder, load=self._load))
 
     def run_inference(self, batch: Sequence[Shard], model: Predictor, inference_args: Any = None) -> Iterable[str]:
         for shard in batch:

@@ -1,121 +1,212 @@
-"""Makes concurrent calls share batches, for an engine that doesn't do so itself.
+"""Makes requests that come at the same time share batches, of decoding and of the network.
 
-Sizes of batches are powers of two: OpenVINO keeps some 10 MB of InceptionV3 for each size that it has met.
+Nothing waits for a batch to fill: that would leave a CPU idle, and cost a lone caller time. A batch is what came while
+others were computed.
 """
 
+import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 
-Arrays = Mapping[str, np.ndarray]
-"""Arrays by name, each with a row per image."""
+from imagepipe.serving.limits import MAX_BATCH_PIXELS
+from imagepipe.serving.loaded_model import Arrays
+from imagepipe.serving.types import Request
 
-Compute = Callable[[Arrays], Arrays]
-
-
-def list_sizes(max_size: int) -> list[int]:
-    """Returns the sizes of batches, the largest first, for at most ``max_size`` images, a power of two."""
-    return [1 << exponent for exponent in reversed(range(max_size.bit_length()))]
+_Inputs = TypeVar("_Inputs")
 
 
 @dataclass
-class _Part:
-    """The images of one call, or some of them."""
+class _Part(Generic[_Inputs]):
+    """What one caller asks about, or some of it."""
 
-    inputs: Arrays
+    inputs: _Inputs
     size: int
+    pixels: float = 0
     outputs: "Future[Arrays]" = field(default_factory=Future)
 
 
-class Batches:
-    """Calls of a network from many threads, in batches of those that came while it was busy.
+class SharedNetwork:
+    """Calls of a network from many threads; one of those that wait computes the next batch for others, too."""
 
-    Waiting for more images would leave the CPU idle, and cost a lone caller time.
-    """
-
-    def __init__(self, computes: Sequence[Compute], max_size: int, observe: Callable[[int], None]):
-        """Starts a thread per batch that may be computed at once; they end with this object.
+    def __init__(
+        self,
+        compute: Callable[[Arrays], Arrays],
+        at_once: int,
+        sizes: Sequence[int],
+        observe: Callable[[int], None],
+    ):
+        """Makes it.
 
         Args:
-            computes: what computes a batch, each called by one thread.
-            max_size: images in a batch, at most; a power of two.
+            compute: makes the outputs for a batch, in several threads at once.
+            at_once: how many.
+            sizes: numbers of images that a batch may have, ascending from 1.
             observe: called with the size of each batch.
         """
-        self._sizes = list_sizes(max_size)
-        self._queue: deque[_Part | None] = deque()
+        self._compute, self._free, self._sizes, self._observe = compute, at_once, sizes, observe
+        self._waiting: deque[_Part[Arrays]] = deque()
         self._changed = threading.Condition()
-        for compute in computes:
-            arguments = (self._queue, self._changed, compute, self._sizes, observe)
-            threading.Thread(target=_compute_forever, args=arguments, name="batches", daemon=True).start()
-        weakref.finalize(self, _end, self._queue, self._changed, len(computes))
 
-    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Returns the outputs for images, in their order; for at least one image."""
-        count = len(next(iter(inputs.values())))
-        parts = []
-        first = 0
-        while first < count:
-            size = next(size for size in self._sizes if size <= count - first)
-            parts.append(_Part({name: array[first : first + size] for name, array in inputs.items()}, size))
-            first += size
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Returns the outputs for images, of which there are as many as a batch may have.
+
+        Raises:
+            Exception: what ``compute`` raises about them, or about those that share their batch.
+        """
+        own = _Part(inputs, len(next(iter(inputs.values()))))
         with self._changed:
-            self._queue.extend(parts)
-            self._changed.notify(len(parts))
-        return _join([part.outputs.result() for part in parts])
-
-
-def _join(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _end(queue: "deque[_Part | None]", changed: threading.Condition, threads: int) -> None:
-    with changed:
-        queue.extend([None] * threads)
-        changed.notify_all()
-
-
-def _compute_forever(
-    queue: "deque[_Part | None]",
-    changed: threading.Condition,
-    compute: Compute,
-    sizes: Sequence[int],
-    observe: Callable[[int], None],
-) -> None:
-    while parts := _take(queue, changed, sizes):
+            self._waiting.append(own)
+            self._changed.wait_for(lambda: own.outputs.done() or self._is_turn_of(own))
+            if own.outputs.done():
+                return own.outputs.result()
+            self._free -= 1
+            parts = _take(self._waiting, self._sizes[-1], self._sizes)
+            self._changed.notify_all()  # the next one's turn may have come, too
         try:
-            outputs = compute(_join([part.inputs for part in parts]))
-            observe(sum(part.size for part in parts))
-            first = 0
-            for part in parts:
-                part.outputs.set_result({name: array[first : first + part.size] for name, array in outputs.items()})
-                first += part.size
+            outputs = self._compute(_join([part.inputs for part in parts]))
+            self._observe(sum(part.size for part in parts))
+            _hand_out(outputs, parts)
         except BaseException as error:
             for part in parts:
-                if not part.outputs.done():
-                    part.outputs.set_exception(error)
+                part.outputs.set_exception(error)
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+        return own.outputs.result()
+
+    def _is_turn_of(self, part: _Part[Arrays]) -> bool:
+        return self._free > 0 and bool(self._waiting) and self._waiting[0] is part
+
+
+class SharedThreads:
+    """Threads that answer requests from many callers in batches."""
+
+    def __init__(self, compute: Callable[[Sequence[Request]], Arrays], count: int, sizes: Sequence[int]):
+        """Starts the threads; they end with this object.
+
+        Args:
+            compute: makes the outputs for a batch, in several threads at once.
+            count: of threads.
+            sizes: numbers of images that a batch may have, ascending from 1.
+        """
+        self._queue = _Queue(count, sizes)
+        for _ in range(count):
+            threading.Thread(target=_answer_forever, args=(self._queue, compute), name="batches", daemon=True).start()
+        weakref.finalize(self, self._queue.close)
+
+    def __call__(self, requests: Sequence[Request], pixels: int) -> Arrays:
+        """Returns the outputs for requests, at least one, in their order.
+
+        Args:
+            requests: of one caller.
+            pixels: of all their images.
+
+        Raises:
+            Exception: what ``compute`` raises about these requests; others are answered without them.
+        """
+        return _join([part.outputs.result() for part in self._queue.add(requests, pixels)])
+
+
+class _Queue:
+    """Requests that wait for one of some threads."""
+
+    def __init__(self, threads: int, sizes: Sequence[int]):
+        self._threads, self._sizes = threads, sizes
+        self._free = threads
+        self._waiting: deque[_Part[Sequence[Request]]] = deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def close(self) -> None:
+        """Ends the threads that take batches."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def add(self, requests: Sequence[Request], pixels: int) -> list[_Part[Sequence[Request]]]:
+        """Appends requests, in parts for all threads."""
+        most = self._choose_size(len(requests), self._threads)
+        parts = []
+        first = 0
+        while first < len(requests):
+            size = max(size for size in self._sizes if size <= min(most, len(requests) - first))
+            parts.append(_Part(requests[first : first + size], size, pixels * size / len(requests)))
+            first += size
+        with self._changed:
+            self._waiting.extend(parts)
+            self._changed.notify(len(parts))
+        return parts
+
+    def take(self) -> list[_Part[Sequence[Request]]]:
+        """Waits for requests, and takes a batch, with a share for each other thread that is free; none at the end.
+
+        Until ``release`` is called this thread is not free.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            if self._is_closed:
+                return []
+            most = self._choose_size(sum(part.size for part in self._waiting), self._free)
+            self._free -= 1
+            return _take(self._waiting, most, self._sizes)
+
+    def release(self) -> None:
+        """Counts a thread as free."""
+        with self._changed:
+            self._free += 1
+
+    def _choose_size(self, count: int, threads: int) -> int:
+        share = math.ceil(count / threads)
+        return next((size for size in self._sizes if size >= share), self._sizes[-1])
+
+
+def _answer_forever(queue: _Queue, compute: Callable[[Sequence[Request]], Arrays]) -> None:
+    while parts := queue.take():
+        _answer(parts, compute)
+        queue.release()
         del parts  # while it waits, nothing of them is held
 
 
-def _take(queue: "deque[_Part | None]", changed: threading.Condition, sizes: Sequence[int]) -> list[_Part]:
-    """Waits for images, and takes those of as many calls as make a batch; none at the end."""
-    with changed:
-        changed.wait_for(lambda: queue)
-        parts: list[_Part] = []
-        total = taken = 0
-        for part in queue:
-            if part is None or total + part.size > sizes[0]:
-                break
-            parts.append(part)
-            total += part.size
-            if total in sizes:
-                taken = len(parts)
-        for _ in range(max(taken, 1)):
-            queue.popleft()
-        return parts[:taken]
+def _answer(parts: Sequence[_Part[Sequence[Request]]], compute: Callable[[Sequence[Request]], Arrays]) -> None:
+    try:
+        _hand_out(compute([request for part in parts for request in part.inputs]), parts)
+    except BaseException as error:
+        if len(parts) == 1:
+            parts[0].outputs.set_exception(error)
+            return
+        for part in parts:  # one by one, so that only those of the caller who sent a broken image fail
+            _answer([part], compute)
+
+
+def _take(waiting: deque[_Part[_Inputs]], most: int, sizes: Sequence[int]) -> list[_Part[_Inputs]]:
+    """Removes the first ones that together have a size that a batch may have; the first one in any case."""
+    size = taken = 0
+    pixels = 0.0
+    for count, part in enumerate(waiting, 1):
+        size, pixels = size + part.size, pixels + part.pixels
+        if size > most or pixels > MAX_BATCH_PIXELS:
+            break
+        if size in sizes:
+            taken = count
+    return [waiting.popleft() for _ in range(max(taken, 1))]
+
+
+def _join(arrays: Sequence[Arrays]) -> Arrays:
+    if len(arrays) == 1:
+        return arrays[0]
+    return {name: np.concatenate([some[name] for some in arrays]) for name in arrays[0]}
+
+
+def _hand_out(outputs: Arrays, parts: Sequence[_Part[_Inputs]]) -> None:
+    first = 0
+    for part in parts:
+        part.outputs.set_result({name: array[first : first + part.size] for name, array in outputs.items()})
+        first += part.size

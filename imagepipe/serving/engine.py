@@ -1,32 +1,32 @@
-"""Models in a server's memory: each request is decoded by itself, and the network computes many at once."""
+"""Models in a server's memory, which answer many requests at once."""
 
+import contextlib
 import io
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import joblib
-import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from imagepipe.base.errors import ModelError
-from imagepipe.base.images import BadImage, TooManyPixels, check_kind, prepare_for_decoder
+from imagepipe.base.images import BadImage, TooManyPixels, check_kind, count_pixels, prepare_for_decoder
 from imagepipe.base.process import release_memory
 from imagepipe.deploy.versions import find_model, list_version_folders
+from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
-from imagepipe.serving.limits import BATCH_SIZE, MAX_INSTANCES, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
-from imagepipe.serving.openvino_model import OpenVinoModel, load_served
+from imagepipe.serving.limits import BATCH_SIZE, LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
+from imagepipe.serving.loaded_model import Arrays, LoadedModel
+from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
 
 _FOLLOW_SECONDS = 1.0
-_SIZE = "size of the batch"
 
 _log = logging.getLogger("imagepipe.serve")
 
@@ -54,12 +54,13 @@ class Engine:
             Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
         """
         self.model, self.name, self.version = load_served(folder, key, "callers"), name, version
-        if isinstance(self.model, OpenVinoModel):
-            self._answer: Callable[[dict[str, tf.Tensor], bool], dict[str, np.ndarray]]
-            self._answer = self.model.share_batches(observe)
-        else:
-            share = _share_batches(self.model.loaded, observe)
-            self._answer = lambda tensors, _: share(tensors)
+        self.model.warm()
+        sizes = self.model.batch_sizes
+        network = SharedNetwork(self.model.answer, self.model.at_once, sizes, observe)
+        compute = partial(_compute, self.model, network)
+        # Threads of their own: large images take time of a CPU from common ones, but never a place.
+        self._threads = {is_large: SharedThreads(compute, joblib.cpu_count(), sizes) for is_large in (False, True)}
+        self._observe = observe
         self._graph_turns = self.model.turns_upright()
         self._warm()
         release_memory()
@@ -103,32 +104,28 @@ class Engine:
                 raise RequestError(error.kind, f"instance {number}: {error}") from None
         return checked
 
-    def preprocess(self, requests: list[Request]) -> dict[str, tf.Tensor]:
-        """Decodes and resizes the images of requests that ``check`` returned.
+    def answer(self, requests: Sequence[Request], pixels: int, is_alone: bool = False) -> Answers:
+        """Decodes images and runs the network, in batches with what other threads ask at the same time.
 
-        Returns:
-            The outputs of the Transform graph by name, ``[n, …]`` each.
+        Args:
+            requests: that ``check`` returned.
+            pixels: of all their images.
+            is_alone: whether nobody else is waiting for answers.
 
         Raises:
-            RequestError: if an image can't be decoded.
+            RequestError: if an image can't be decoded; the message names it.
         """
         try:
-            return self.model.preprocess(requests)
+            if is_alone and len(requests) == 1:
+                outputs = self.model.answer_alone(self.model.preprocess(requests))
+                self._observe(1)
+            else:
+                outputs = self._threads[pixels > LARGE_PIXELS](requests, pixels)
         except tf.errors.InvalidArgumentError as error:
             for number, decoded in enumerate(normalize_images(requests)):  # the graph doesn't say in which image
                 if isinstance(decoded, Failure):
                     raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
             raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
-
-    def answer(self, requests: Sequence[Request], tensors: dict[str, tf.Tensor], is_alone: bool = False) -> Answers:
-        """Runs the network, in one batch with other threads that call this at the same time.
-
-        Args:
-            requests: that ``check`` returned.
-            tensors: that ``preprocess`` returned.
-            is_alone: whether nobody else is waiting for answers.
-        """
-        outputs = self._answer(tensors, is_alone)
         return Answers(
             outputs["classes"],
             [label.decode() for label in outputs["label"]],
@@ -141,9 +138,21 @@ class Engine:
         )
 
     def ask(self, requests: Sequence[Request]) -> Answers:
-        """Checks, preprocesses and answers requests."""
-        checked = self.check(requests)
-        return self.answer(checked, self.preprocess(checked))
+        """Checks and answers requests."""
+        return self.answer(self.check(requests), count_request_pixels(requests))
+
+
+def count_request_pixels(requests: Sequence[Request]) -> int:
+    """Returns the pixels of all images of a request, but for those that can't be read: they take no time."""
+    pixels = 0
+    for request in requests:
+        with contextlib.suppress(BadImage):
+            pixels += count_pixels(request.image)
+    return pixels
+
+
+def _compute(model: LoadedModel, network: SharedNetwork, requests: Sequence[Request]) -> Arrays:
+    return network(model.preprocess(requests))
 
 
 def _prepare_image(data: bytes, graph_turns: bool) -> tuple[bytes, int, int]:
@@ -158,60 +167,6 @@ def _prepare_image(data: bytes, graph_turns: bool) -> tuple[bytes, int, int]:
         raise RequestError("too_many_pixels", str(error)) from None
     except BadImage as error:
         raise RequestError("broken_image", str(error)) from None
-
-
-def _share_batches(loaded: Any, observe: Callable[[int], None]) -> Callable[[dict[str, tf.Tensor]], Any]:
-    """Makes concurrent calls of a graph share batches.
-
-    Args:
-        loaded: the object that TensorFlow loaded.
-        observe: called with the size of each batch.
-
-    Returns:
-        A function for many threads, from the outputs of the Transform graph by name to the answers by name.
-    """
-    answer, specs = loaded.answer, loaded.preprocess.structured_outputs
-    names = sorted(specs)
-    outputs = [*sorted(answer.structured_outputs), _SIZE]
-
-    @tf.nondifferentiable_batch_function(
-        num_batch_threads=1,  # one batch already uses all cores; while it is computed the next one grows
-        max_batch_size=MAX_INSTANCES,  # of one call, which is divided into batches of the allowed sizes
-        allowed_batch_sizes=list(range(1, BATCH_SIZE + 1)),  # all of them: a batch is padded to the next allowed size
-        enable_large_batch_splitting=True,
-        batch_timeout_micros=0,  # waiting for more images leaves two cores idle, and costs a single caller 2 ms
-        max_enqueued_batches=1000,  # callers wait earlier, see imagepipe.serving.server
-    )
-    def compute(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        answers = answer(**dict(zip(names, tensors, strict=True)))
-        size = tf.shape(tensors[0])[0]
-        # The caller of a batch's first image gets its size: so each batch is reported once.
-        answers[_SIZE] = tf.one_hot(0, size, on_value=size)
-        return [answers[name] for name in outputs]
-
-    # TensorFlow knows queues by the names of their nodes: those of two versions must not be the same.
-    unique = f"version_{id(compute)}_{os.urandom(8).hex()}"
-
-    def ask(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        with tf.name_scope(unique):
-            return dict(zip(outputs, compute(*tensors), strict=True))
-
-    types = [tf.TensorSpec(specs[name].shape, specs[name].dtype) for name in names]
-    share = tf.function(ask, types, autograph=False)
-
-    def answer_shared(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-        answers = {name: tensor.numpy() for name, tensor in share(*(tensors[name] for name in names)).items()}
-        for size in filter(None, answers.pop(_SIZE)):
-            observe(int(size))
-        return answers
-
-    return answer_shared
-
-
-def limit_threads() -> None:
-    """Makes TensorFlow use the CPUs of this process's share: it sees the node's, not the container's."""
-    tf.config.threading.set_intra_op_parallelism_threads(joblib.cpu_count())
-    tf.config.threading.set_inter_op_parallelism_threads(joblib.cpu_count())
 
 
 class ServedModel:

@@ -1,4 +1,4 @@
-"""Answers requests of any protocol: parsed, decoded and computed in threads, with a bound on what waits."""
+"""Answers requests of any protocol: parsed, checked and computed in threads, with a bound on what waits."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import joblib
 from starlette.exceptions import HTTPException
 
-from imagepipe.base.images import BadImage, count_pixels
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
-from imagepipe.serving.engine import Engine, ServedModel
-from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_WAITING
+from imagepipe.serving.engine import Engine, ServedModel, count_request_pixels
+from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_WAITING, SMALL_BODY_BYTES
 from imagepipe.serving.types import Answers, Request
 
 _Parsed = TypeVar("_Parsed")
@@ -40,9 +39,9 @@ class Handler:
         # Pools of their own: a refusal need not wait for decoders, nor a common request for the parsing of a large one.
         self._parsers = {is_large: ThreadPoolExecutor(1, "parse") for is_large in (False, True)}
         self._askers = ThreadPoolExecutor(MAX_WAITING, "ask")  # a thread per request, which waits for its batch
-        # In the threads that ask: handing over takes 0.6 ms. A large request takes time of a CPU from common ones, but
-        # never a place.
-        self._decoding = {is_large: threading.BoundedSemaphore(joblib.cpu_count()) for is_large in (False, True)}
+        # What the model can't decode as it is, is converted there. A large request takes time of a CPU from common
+        # ones, but never a place.
+        self._checking = {is_large: threading.BoundedSemaphore(joblib.cpu_count()) for is_large in (False, True)}
 
     def find_engine(self, name: str, version: str | None = None) -> Engine:
         """Returns the live version.
@@ -79,7 +78,7 @@ class Handler:
     async def parse(
         self, body: bytes, parse: Callable[[bytes], _Parsed], request_id: str, engine: Engine | None = None
     ) -> _Parsed:
-        """Parses a body in a thread; a common one waits for no large one.
+        """Parses a body; those that are not small in a thread, where a common one waits for no large one.
 
         Args:
             body: of the request.
@@ -93,6 +92,8 @@ class Handler:
         """
         with self._record_failure(engine, request_id):
             self._check_room(1)
+            if len(body) <= SMALL_BODY_BYTES:
+                return parse(body)
             run = asyncio.get_running_loop().run_in_executor
             return await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
 
@@ -122,22 +123,13 @@ class Handler:
 
     def _ask(self, engine: Engine, requests: list[Request], request_id: str) -> Answers:
         start = time.perf_counter()
-        with self._decoding[_is_large(requests)]:
+        pixels = count_request_pixels(requests)
+        with self._checking[pixels > LARGE_PIXELS]:
             checked = engine.check(requests)
-            tensors = engine.preprocess(checked)
-        answers = engine.answer(checked, tensors, is_alone=self._waiting == len(requests))
+        answers = engine.answer(checked, pixels, is_alone=self._waiting == len(requests))
         self._recorder.record(requests, checked, answers, engine.model.task, request_id, time.perf_counter() - start)
         return answers
 
     def _check_room(self, images: int) -> None:
         if self._waiting + images > MAX_WAITING:
             raise TooBusyError(f"{self._waiting} images are waiting already")
-
-
-def _is_large(requests: list[Request]) -> bool:
-    """Returns whether decoding the images of a request takes long; those that can't be read take no time."""
-    pixels = 0
-    for request in requests:
-        with contextlib.suppress(BadImage):
-            pixels += count_pixels(request.image)
-    return pixels > LARGE_PIXELS

@@ -6,6 +6,9 @@ from imagepipe.base.images import MAX_BYTES
 MAX_BODY_BYTES = 64 * 2**20
 """Size of a request, unpacked: a large photo in base64, or a batch of common ones."""
 
+SMALL_BODY_BYTES = 2**18
+"""Size up to which a request is parsed at once: handing it to another thread takes longer."""
+
 LARGE_BODY_BYTES = 2**20
 """Size from which on a request waits for other large ones, and never a common one for it."""
 
@@ -78,11 +81,14 @@ LARGE_PIXELS = MAX_ONLINE_PIXELS
 MAX_REQUEST_PIXELS = 8 * MAX_ONLINE_PIXELS
 """Pixels of all images of a request: few bytes can hold many, and a core that decodes them does nothing else."""
 
+MAX_BATCH_PIXELS = 4_000_000
+"""Pixels of a batch that several requests share: those of large photos would wait for each other's decoding."""
+
 MAX_WAITING = 256
 """Images waiting for an answer: eight batches."""
 
 BATCH_SIZE = 32
-"""Images per call of the network, at most: the throughput of a CPU is flat from 8 on."""
+"""Images per call of the network by TensorFlow, at most: the throughput of a CPU is flat from 8 on."""
 
 NETWORK_BATCH_SIZE = 8
 """Images per call of a network by OpenVINO, and of a batch prediction: larger ones gain little, and take memory."""

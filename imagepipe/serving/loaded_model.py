@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import joblib
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
@@ -20,6 +21,7 @@ from imagepipe.base.filesystem import link_plainly
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
+from imagepipe.serving.limits import BATCH_SIZE
 from imagepipe.serving.side import fill_missing
 from imagepipe.serving.types import Prediction, Request, Value
 from imagepipe.serving.wire import iterate_fields
@@ -31,6 +33,10 @@ _PYTHON_TYPES: dict[tf.DType, type | tuple[type, ...]] = {
 }
 _EXACT = 2**53  # whole numbers below are floats exactly
 _NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples",)}
+
+
+Arrays = Mapping[str, np.ndarray]
+"""Arrays by name, each with a row per image."""
 
 
 class LoadedModel:
@@ -46,11 +52,13 @@ class LoadedModel:
         signatures: the SavedModel's signatures, in TensorFlow Serving's form.
         engine: what computes the network, in words.
         at_once: number of batches that it computes at once; further ones wait.
+        batch_sizes: numbers of images that it should be asked about at once.
         note: why it is another engine than the version was exported for; '' if it is not.
     """
 
     engine = "TensorFlow"
     at_once = 1
+    batch_sizes = tuple(range(1, BATCH_SIZE + 1))
     note = ""
 
     def __init__(
@@ -69,7 +77,6 @@ class LoadedModel:
         Raises:
             ModelError: if it can't be loaded, lacks the signature, or isn't signed with the key.
         """
-        self._lock = threading.Lock()
         in_use = ExitStack()
         weakref.finalize(self, in_use.close)
         try:
@@ -86,6 +93,11 @@ class LoadedModel:
 
     def _load(self, files: Path, signature: str) -> Mapping[str, tf.TensorSpec]:
         """Loads the graph, and returns its inputs."""
+        if threads := tf.config.threading.get_intra_op_parallelism_threads():
+            self.at_once = max(1, joblib.cpu_count() // threads)
+        if self.at_once > 1:
+            self.engine = f"TensorFlow, batches at once: {self.at_once}"
+        self._turns = threading.BoundedSemaphore(self.at_once)
         self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
         self.has_novelty = "novelty" in self.loaded.signatures[signature].structured_outputs
         return cast(Mapping[str, tf.TensorSpec], self.loaded.signatures[signature].structured_input_signature[1])
@@ -145,7 +157,7 @@ class LoadedModel:
             tensors[name] = tf.constant(values, dtype)
         return tensors
 
-    def preprocess(self, requests: Sequence[Request]) -> dict[str, tf.Tensor]:
+    def preprocess(self, requests: Sequence[Request]) -> Arrays:
         """Decodes and resizes the images of requests, which lack no side feature.
 
         Returns:
@@ -154,21 +166,29 @@ class LoadedModel:
         Raises:
             tf.errors.InvalidArgumentError: if an image can't be decoded.
         """
-        return dict(self.loaded.preprocess(**self.build_tensors(requests)))
+        return {name: tensor.numpy() for name, tensor in self.loaded.preprocess(**self.build_tensors(requests)).items()}
 
-    def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    def answer(self, inputs: Arrays) -> Arrays:
         """Returns ``classes``, ``label``, ``score``, ``novelty`` and ``embedding`` of what ``preprocess`` made.
 
         For any number of threads, see ``at_once``.
         """
-        with self._lock:
-            return {name: tensor.numpy() for name, tensor in self.loaded.answer(**tensors).items()}
+        with self._turns:
+            answers = self.loaded.answer(**{name: tf.constant(array) for name, array in inputs.items()})
+            return {name: tensor.numpy() for name, tensor in answers.items()}
+
+    def answer_alone(self, inputs: Arrays) -> Arrays:
+        """Does as ``answer``, for one image with nothing else to be computed meanwhile."""
+        return self.answer(inputs)
+
+    def warm(self) -> None:
+        """Makes first answers take no longer than others."""
 
     def predict(self, requests: Sequence[Request]) -> list[Prediction]:
         """Answers one batch of requests, which lack no side feature."""
         return self.build_predictions(requests, self.compute(requests))
 
-    def compute(self, requests: Sequence[Request]) -> dict[str, np.ndarray]:
+    def compute(self, requests: Sequence[Request]) -> Arrays:
         """Returns what ``answer`` does about one batch of requests, which lack no side feature."""
         if self.has_halves:
             return self.answer(self.preprocess(requests))
@@ -176,7 +196,7 @@ class LoadedModel:
         outputs = self.loaded.signatures["serving_default"](metadata=ids, **self.build_tensors(requests))
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    def build_predictions(self, requests: Sequence[Request], outputs: Mapping[str, np.ndarray]) -> list[Prediction]:
+    def build_predictions(self, requests: Sequence[Request], outputs: Arrays) -> list[Prediction]:
         """Returns the answers to requests, of the outputs for their images."""
         novelty = outputs["novelty"].tolist() if self.has_novelty else [None] * len(requests)
         rows = zip([request.id for request in requests], outputs["label"], outputs["classes"], novelty, strict=True)

@@ -10,17 +10,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, cast
 
-import numpy as np
 import tensorflow as tf
 
 from imagepipe.base.errors import ModelError, put_on_one_line
 from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form
-from imagepipe.serving.batching import Arrays, Batches, Compute, list_sizes
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
-from imagepipe.serving.loaded_model import LoadedModel
+from imagepipe.serving.loaded_model import Arrays, LoadedModel
 from imagepipe.serving.streams import build_trial, choose_streams, compile_streams
 
 _log = logging.getLogger("imagepipe.serve")
+
+Compute = Callable[[Arrays], Arrays]
 
 Load = Literal["one batch", "many batches", "callers"]
 """Of a model: one batch after the other, many at any time, or callers of whom there may be many or one."""
@@ -52,6 +52,9 @@ def load_served(folder: Path, key: Path | None = None, load: Load = "one batch")
 class OpenVinoModel(LoadedModel):
     """See ``LoadedModel``; it answers requests, and not Examples."""
 
+    # OpenVINO keeps some 10 MB of InceptionV3 for each size that it has met.
+    batch_sizes = tuple(1 << exponent for exponent in range(NETWORK_BATCH_SIZE.bit_length()))
+
     def __init__(self, folder: Path, key: Path | None = None, load: Load = "one batch"):
         """Loads it.
 
@@ -82,57 +85,34 @@ class OpenVinoModel(LoadedModel):
         self.engine = f"OpenVINO, {self._network.form['precision']}, batches at once: {self.at_once}"
         return cast(Mapping[str, tf.TensorSpec], self.loaded.preprocess.structured_input_signature[1])
 
-    def answer(self, tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    def answer(self, inputs: Arrays) -> Arrays:
         """See ``LoadedModel``."""
-        return self._answer(_to_arrays(tensors))
+        return self._answer(inputs, self._free)
 
-    def share_batches(
-        self, observe: Callable[[int], None]
-    ) -> Callable[[Mapping[str, tf.Tensor], bool], dict[str, np.ndarray]]:
-        """Returns what ``answer`` does, for callers in many threads, which share batches; warms it for all their sizes.
+    def answer_alone(self, inputs: Arrays) -> Arrays:
+        """See ``LoadedModel``."""
+        return self._answer(inputs, self._free_for_one)
 
-        Args:
-            observe: called with the size of each batch.
-
-        Returns:
-            A function of the outputs of ``preprocess``, and whether nobody else is waiting for answers.
-        """
+    def warm(self) -> None:
+        """See ``LoadedModel``."""
         trial = build_trial(self._network, NETWORK_BATCH_SIZE)
 
-        def answer_one(arrays: Arrays) -> dict[str, np.ndarray]:
-            return self._answer(arrays, self._free_for_one)
+        def answer_all(_: int) -> None:
+            for size in self.batch_sizes:
+                self.answer({name: array[:size] for name, array in trial.items()})
 
-        def warm(_: int) -> None:
-            for size in list_sizes(NETWORK_BATCH_SIZE):
-                self._answer({name: array[:size] for name, array in trial.items()})
-
-        answer_one({name: array[:1] for name, array in trial.items()})
+        self.answer_alone({name: array[:1] for name, array in trial.items()})
         with ThreadPoolExecutor(self.at_once) as pool:  # all at once, so that each of the streams computes some
-            list(pool.map(warm, range(self.at_once)))
-        batches = Batches([self._answer] * self.at_once, NETWORK_BATCH_SIZE, observe)
+            list(pool.map(answer_all, range(self.at_once)))
 
-        def answer(tensors: Mapping[str, tf.Tensor], is_alone: bool) -> dict[str, np.ndarray]:
-            arrays = _to_arrays(tensors)
-            if not is_alone or len(next(iter(arrays.values()))) > 1:
-                return batches(arrays)
-            observe(1)
-            return answer_one(arrays)
-
-        return answer
-
-    def _answer(self, arrays: Arrays, free: "SimpleQueue[Compute] | None" = None) -> dict[str, np.ndarray]:
-        free = free or self._free
+    def _answer(self, inputs: Arrays, free: "SimpleQueue[Compute]") -> Arrays:
         compute = free.get()
         try:
-            outputs = compute(arrays)
+            outputs = compute(inputs)
         finally:
             free.put(compute)
         answers = self.loaded.answers(**{name: tf.constant(array) for name, array in outputs.items()})
         return {name: tensor.numpy() for name, tensor in answers.items()} | {"embedding": outputs["embedding"]}
-
-
-def _to_arrays(tensors: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _open_requests(network: OpenVinoNetwork, count: int) -> "SimpleQueue[Compute]":

@@ -14,6 +14,7 @@ A request is JSON or the image itself (``uploads``). Refusals are ``{"error": "â
 """
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -48,13 +49,14 @@ from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, join_port, listen
-from imagepipe.serving.engine import Engine, ServedModel, limit_threads
+from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.shadow_follower import FindShadow
 from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, PRIVATE_MEMORY, REFUSED, configure_logging
+from imagepipe.serving.threads import limit_threads
 from imagepipe.serving.types import RequestError
 
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
@@ -269,6 +271,9 @@ def serve(
     if grpc_address:
         from imagepipe.serving.grpc_port import GrpcPort  # not above: its packages are an extra
     recorder = Recorder(options, find_shadow)
+    # Of the libraries' half a million objects: each full collection would go through them, and stop all threads for
+    # 0.2 s meanwhile.
+    gc.freeze()
     served = ServedModel(path, name, BATCH_SIZES.observe, key)
     handler = Handler(served, name, recorder)
     repository = ModelRepository()
@@ -351,7 +356,7 @@ def main(
     """
     with join_port(host, port) if report_ready else listen(host, port) as listening:
         configure_logging()
-        limit_threads()
+        limit_threads(path)
         serve(path, name, listening, host, access, key, options, grpc_address, find_shadow, report_ready)
 
 

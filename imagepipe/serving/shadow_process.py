@@ -102,9 +102,10 @@ def answer_forever(connection: Connection, shadow: ShadowVersion, environment: M
     os.environ.clear()
     os.environ.update(environment)
     try:
-        from imagepipe.serving.engine import Engine, limit_threads
+        from imagepipe.serving.engine import Engine
+        from imagepipe.serving.threads import limit_threads
 
-        limit_threads()
+        limit_threads(shadow.folder)
         engine = Engine(shadow.folder, shadow.name, shadow.version, lambda size: None, shadow.key)
     except Exception as error:  # whatever TensorFlow raises on a damaged model
         connection.send(Failed(str(error) if isinstance(error, ModelError) else repr(error)))

@@ -6,6 +6,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from imagepipe.base.process import end_with_parent
 from imagepipe.deploy.openvino_form import OpenVinoNetwork
-from imagepipe.serving.batching import Arrays, Compute
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
 
 _GAIN = 1.1  # of images in a second, for which more streams are taken
@@ -66,9 +66,9 @@ def _measure_streams(form: Path) -> int:
 def _measure_rate(form: Path, streams: int) -> float:
     """Returns a network's images per second."""
     network = compile_streams(form, streams)
-    trial: Arrays = build_trial(network, NETWORK_BATCH_SIZE)
+    trial = build_trial(network, NETWORK_BATCH_SIZE)
 
-    def repeat(compute: Compute) -> float:
+    def repeat(compute: Callable) -> float:
         start = time.perf_counter()
         batches = 0
         while (seconds := time.perf_counter() - start) < _MEASURED_SECONDS:

@@ -142,7 +142,9 @@ def _ask_here(model: str, names: list[str]) -> "Iterator[Prediction | Failure]":
     listing = list_for_model(folder, names)
     with hide_output(), hide_modules(*UNUSED_BY_KERAS):
         from imagepipe.serving.predictor import load
+        from imagepipe.serving.threads import limit_threads
 
+        limit_threads(folder)
         predictor = load(folder)
     if predictor.model.note:
         print_note(predictor.model.note)

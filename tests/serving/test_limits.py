@@ -37,7 +37,7 @@ def test_as_many_images_are_decoded_at_once_as_the_container_has_cpus(version, m
         patched.setattr(context.os.path, "exists", files.__contains__)
         patched.setattr(context, "open", lambda path: io.StringIO(files[path]), raising=False)
         asked_of = Handler(None, "m", Recorder())  # type: ignore[arg-type]  # it is asked nothing
-    assert [semaphore._initial_value for semaphore in asked_of._decoding.values()] == [2, 2]  # type: ignore[attr-defined]
+    assert [semaphore._initial_value for semaphore in asked_of._checking.values()] == [2, 2]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("length", [b"9" * 5000, b"9" * 20, str(limits.MAX_BODY_BYTES + 1).encode(), b"-1", b"x", b""])
@@ -139,10 +139,7 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
                 assert released.wait(10)
             return requests
 
-        def preprocess(self, requests):
-            return []
-
-        def answer(self, requests, tensors, is_alone):
+        def answer(self, requests, pixels, is_alone):
             return requests[0].id
 
     asked_of = Handler(None, "m", SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
-import numpy as np
 import pytest
 
 from imagepipe.base.errors import ModelError
@@ -18,11 +17,10 @@ from imagepipe.deploy.openvino_form import FOLDER, NETWORK, OpenVinoNetwork
 from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import batch, engine, openvino_model, streams
 from imagepipe.serving.batch import predict_source
-from imagepipe.serving.batching import Batches
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
 from imagepipe.serving.predictor import load
-from imagepipe.serving.types import Failure, Request
+from imagepipe.serving.types import Failure, Request, RequestError
 from tests.serving.conftest import FORM_NOVELTY, add_form, save_brightness
 from tests.serving.test_server import gray
 
@@ -119,6 +117,14 @@ def test_callers_at_the_same_time_share_batches_and_each_gets_its_own_answers(tw
     assert set(sizes) <= {1, 2, 4, 8}  # of each other size OpenVINO would keep some 10 MB of InceptionV3
 
 
+def test_a_broken_image_is_named_by_its_number_in_the_request_though_threads_share_them(two_forms):
+    served = engine.ServedModel(two_forms, "brightness", lambda size: None).engine
+    cut = gray(250, "JPEG")
+    asked = [Request("x", gray(10))] * 21 + [Request("x", cut[:-40] + cut[-2:])] + [Request("x", gray(10))] * 9
+    with pytest.raises(RequestError, match="instance 21: "):
+        served.ask(asked)
+
+
 def test_a_caller_who_is_alone_gets_all_cpus_and_several_get_a_stream_each(two_forms, monkeypatch):
     monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 2)
     computed: list[tuple[OpenVinoNetwork, int]] = []
@@ -139,7 +145,7 @@ def test_a_caller_who_is_alone_gets_all_cpus_and_several_get_a_stream_each(two_f
     def ask(count: int, is_alone: bool) -> list[tuple[bool, int]]:
         computed.clear()
         checked = served.check([Request("x", gray(250))] * count)
-        assert served.answer(checked, served.preprocess(checked), is_alone).labels == ["light"] * count
+        assert served.answer(checked, 1, is_alone).labels == ["light"] * count
         return sorted((network is served.model._network, size) for network, size in computed)
 
     assert ask(1, is_alone=True) == [(False, 1)]
@@ -205,15 +211,3 @@ def test_where_openvino_does_not_work_tensorflow_answers_and_that_is_said(two_fo
     assert predictor.model.engine == "TensorFlow"
     assert reason in predictor.model.note
     assert "TensorFlow computes the network instead." in predictor.model.note
-
-
-def test_an_error_of_a_batch_reaches_its_callers_alone():
-    def compute(inputs):
-        if inputs["x"].min() < 0:
-            raise RuntimeError("broken")
-        return {"y": 2 * inputs["x"]}
-
-    batches = Batches([compute], 4, lambda size: None)
-    with pytest.raises(RuntimeError, match="broken"):
-        batches({"x": np.array([-1.0])})
-    assert batches({"x": np.arange(11.0)})["y"].tolist() == (2 * np.arange(11.0)).tolist()
