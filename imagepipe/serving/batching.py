@@ -89,15 +89,16 @@ class SharedNetwork:
 class SharedThreads:
     """Threads that answer requests from many callers in batches."""
 
-    def __init__(self, compute: Callable[[Sequence[Request]], Arrays], count: int, sizes: Sequence[int]):
+    def __init__(self, compute: Callable[[Sequence[Request]], Arrays], count: int, at_once: int, sizes: Sequence[int]):
         """Starts the threads; they end with this object.
 
         Args:
             compute: makes the outputs for a batch, in several threads at once.
             count: of threads.
+            at_once: number of batches among which requests are divided: as many as the network computes at once.
             sizes: numbers of images that a batch may have, ascending from 1.
         """
-        self._queue = _Queue(count, sizes)
+        self._queue = _Queue(at_once, sizes)
         for _ in range(count):
             threading.Thread(target=_answer_forever, args=(self._queue, compute), name="batches", daemon=True).start()
         weakref.finalize(self, self._queue.close)
@@ -116,11 +117,11 @@ class SharedThreads:
 
 
 class _Queue:
-    """Requests that wait for one of some threads."""
+    """Requests that wait for a thread."""
 
-    def __init__(self, threads: int, sizes: Sequence[int]):
-        self._threads, self._sizes = threads, sizes
-        self._free = threads
+    def __init__(self, at_once: int, sizes: Sequence[int]):
+        self._at_once, self._sizes = at_once, sizes
+        self._taken = 0  # batches that are being computed
         self._waiting: deque[_Part[Sequence[Request]]] = deque()
         self._is_closed = False
         self._changed = threading.Condition()
@@ -132,8 +133,8 @@ class _Queue:
             self._changed.notify_all()
 
     def add(self, requests: Sequence[Request], pixels: int) -> list[_Part[Sequence[Request]]]:
-        """Appends requests, in parts for all threads."""
-        most = self._choose_size(len(requests), self._threads)
+        """Appends requests, divided."""
+        most = self._choose_size(len(requests), self._at_once)
         parts = []
         first = 0
         while first < len(requests):
@@ -146,25 +147,26 @@ class _Queue:
         return parts
 
     def take(self) -> list[_Part[Sequence[Request]]]:
-        """Waits for requests, and takes a batch, with a share for each other thread that is free; none at the end.
+        """Waits for requests, and takes a batch, of which it leaves as much to others; none at the end.
 
-        Until ``release`` is called this thread is not free.
+        ``release`` says when it is computed.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             if self._is_closed:
                 return []
-            most = self._choose_size(sum(part.size for part in self._waiting), self._free)
-            self._free -= 1
+            waiting = sum(part.size for part in self._waiting)
+            most = self._choose_size(waiting, max(1, self._at_once - self._taken))
+            self._taken += 1
             return _take(self._waiting, most, self._sizes)
 
     def release(self) -> None:
-        """Counts a thread as free."""
+        """Counts a batch as computed."""
         with self._changed:
-            self._free += 1
+            self._taken -= 1
 
-    def _choose_size(self, count: int, threads: int) -> int:
-        share = math.ceil(count / threads)
+    def _choose_size(self, count: int, batches: int) -> int:
+        share = math.ceil(count / batches)
         return next((size for size in self._sizes if size >= share), self._sizes[-1])
 
 

@@ -59,7 +59,10 @@ class Engine:
         network = SharedNetwork(self.model.answer, self.model.at_once, sizes, observe)
         compute = partial(_compute, self.model, network)
         # Threads of their own: large images take time of a CPU from common ones, but never a place.
-        self._threads = {is_large: SharedThreads(compute, joblib.cpu_count(), sizes) for is_large in (False, True)}
+        self._threads = {
+            is_large: SharedThreads(compute, joblib.cpu_count(), self.model.at_once, sizes)
+            for is_large in (False, True)
+        }
         self._observe = observe
         self._graph_turns = self.model.turns_upright()
         self._warm()

@@ -116,7 +116,7 @@ def test_an_error_of_the_network_reaches_the_callers_of_its_batch_alone(network,
 
 
 def test_requests_that_come_while_all_threads_are_busy_share_a_batch(network, pool):
-    shared = SharedThreads(network.answer, 2, range(1, 9))
+    shared = SharedThreads(network.answer, 2, 2, range(1, 9))
     network.hold_up([lambda: pool.submit(shared, requests(0), 1)] * 2)
     calls = [pool.submit(shared, requests(value), 1) for value in range(5)]
     wait_until_asked(shared._queue._waiting, 5)
@@ -126,7 +126,7 @@ def test_requests_that_come_while_all_threads_are_busy_share_a_batch(network, po
 
 
 def test_the_images_of_one_request_are_divided_among_the_threads(network):
-    shared = SharedThreads(network.answer, 2, (1, 2, 4, 8))
+    shared = SharedThreads(network.answer, 2, 2, (1, 2, 4, 8))
     assert shared(requests(*range(8)), 1)["y"].tolist() == [2 * value for value in range(8)]
     assert network.sizes == [4, 4]
     network.sizes.clear()
@@ -135,8 +135,14 @@ def test_the_images_of_one_request_are_divided_among_the_threads(network):
     assert sum(network.sizes) == 37
 
 
+def test_a_network_that_computes_one_batch_gets_all_that_wait(network, pool):
+    shared = SharedThreads(network.answer, 2, 1, range(1, 9))
+    assert shared(requests(*range(8)), 1)["y"].tolist() == [2 * value for value in range(8)]
+    assert network.sizes == [8]
+
+
 def test_a_broken_image_fails_alone(network, pool):
-    shared = SharedThreads(network.answer, 1, range(1, 9))
+    shared = SharedThreads(network.answer, 1, 1, range(1, 9))
     network.hold_up([lambda: pool.submit(shared, requests(0), 1)])
     calls = [pool.submit(shared, requests(*values), 1) for values in ([1], [-2, 3], [4])]
     wait_until_asked(shared._queue._waiting, 3)
@@ -147,7 +153,7 @@ def test_a_broken_image_fails_alone(network, pool):
 
 
 def test_large_photos_are_decoded_one_by_one(network, pool):
-    shared = SharedThreads(network.answer, 1, range(1, 9))
+    shared = SharedThreads(network.answer, 1, 1, range(1, 9))
     network.hold_up([lambda: pool.submit(shared, requests(0), 1)])
     calls = [pool.submit(shared, requests(value), MAX_BATCH_PIXELS * 2 // 3) for value in range(3)]
     wait_until_asked(shared._queue._waiting, 3)
