@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import IO, Any, cast
@@ -49,7 +50,7 @@ SIZES = (1, 8, 32)  # of batches, or numbers of callers
 KEYS = [str(size) for size in SIZES]
 IMAGES = {1: 32, 8: 64, 32: 128}  # asked about in a turn
 BARE_GOAL, SERVER_GOAL, TENSORFLOW_SERVER_GOAL = 0.97, 0.9, 0.85
-HAND_GOALS = {"1": 3.0, "8": 3.5, "32": 3.5}  # of int8, with VNNI
+HAND_GOALS = {"inception_v3": {"1": 3.0, "8": 3.5, "32": 3.5}}  # of int8, with VNNI, by backbone
 LONE_GOAL = 3.0  # milliseconds by which a lone caller of the server waits longer than for the bare engine
 MEMORY_GOAL = 250.0  # MiB of anonymous memory above a server without a model
 
@@ -89,9 +90,10 @@ def main() -> None:
             for side in results
         ]
         truth = [photo.parent.name for photo in photos]
+        goals = HAND_GOALS.get(read_backbone(find_version(runs[0])))
         claims += [
             claim._replace(what=f"{name}: {claim.what}")
-            for make in (claim_rates, claim_latencies, claim_labels)
+            for make in (partial(claim_rates, goals), claim_latencies, claim_labels)
             for claim in make(results, empty, truth)
         ]
     header = ["images/s", *(f"batch or callers {key}" for key in KEYS), "peak MiB, anonymous"]
@@ -144,7 +146,9 @@ def list_sides(versions: list[Path]) -> dict[str, Side]:
     return sides
 
 
-def claim_rates(results: Results, empty: float, truth: list[str]) -> Iterator[Claim]:
+def claim_rates(
+    hand_goals: dict[str, float] | None, results: Results, empty: float, truth: list[str]
+) -> Iterator[Claim]:
     """Yields images/s of sides against others."""
     rates = {side: {key: median(result[key]) for key in KEYS} for side, result in results.items()}
 
@@ -167,7 +171,7 @@ def claim_rates(results: Results, empty: float, truth: list[str]) -> Iterator[Cl
     for side in results:
         who, _, engine = side.partition(", ")
         if who == "ours":
-            yield from compare(side, "by hand", HAND_GOALS if engine == "OpenVINO int8" else None)
+            yield from compare(side, "by hand", hand_goals if engine == "OpenVINO int8" else None)
             yield from compare(side, f"bare, {engine}", BARE_GOAL)
         if who == "server":
             yield from compare(side, f"bare, {engine}", SERVER_GOAL)
@@ -228,6 +232,11 @@ def read_saved_precision(version: Path) -> str:
         if any(line.startswith("TensorFlow, bfloat16") and ": accepted" in line for line in tried)
         else "float32"
     )
+
+
+def read_backbone(version: Path) -> str:
+    """Returns the backbone that a version was trained from."""
+    return str(json.loads((version.parent / TRAINING_FOLDER / "config.json").read_text())["trainer"]["backbone"])
 
 
 def copy_without_form(version: Path, folder: Path) -> Path:
