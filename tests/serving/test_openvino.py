@@ -125,6 +125,25 @@ def test_a_broken_image_is_named_by_its_number_in_the_request_though_threads_sha
         served.ask(asked)
 
 
+def test_common_images_are_answered_while_all_threads_decode_large_ones(two_forms, monkeypatch):
+    monkeypatch.setattr(engine, "LARGE_PIXELS", 1000)
+    served = engine.ServedModel(two_forms, "brightness", lambda size: None).engine
+    preprocess, released = served.model.preprocess, threading.Event()
+
+    def preprocess_slowly(requests):
+        assert requests[0].id != "large" or released.wait(30)
+        return preprocess(requests)
+
+    monkeypatch.setattr(served.model, "preprocess", preprocess_slowly)
+    with ThreadPoolExecutor(2 * joblib.cpu_count()) as pool:
+        large = [pool.submit(served.answer, [Request("large", gray(10))], 1001) for _ in range(joblib.cpu_count())]
+        try:
+            assert served.answer([Request("common", gray(250))], 1000).labels == ["light"]
+        finally:
+            released.set()
+        assert [future.result(30).labels for future in large] == [["dark"]] * joblib.cpu_count()
+
+
 def test_a_caller_who_is_alone_gets_all_cpus_and_several_get_a_stream_each(two_forms, monkeypatch):
     monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 2)
     computed: list[tuple[OpenVinoNetwork, int]] = []
