@@ -24,7 +24,7 @@ _Inputs = TypeVar("_Inputs")
 
 @dataclass
 class _Part(Generic[_Inputs]):
-    """What one caller asks about, or some of it."""
+    """One caller's question, or a part of it."""
 
     inputs: _Inputs
     size: int
