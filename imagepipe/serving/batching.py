@@ -4,6 +4,7 @@ Nothing waits for a batch to fill: that would leave a CPU idle, and cost a lone 
 others were computed.
 """
 
+import itertools
 import math
 import threading
 import weakref
@@ -60,27 +61,32 @@ class SharedNetwork:
         Raises:
             Exception: what ``compute`` raises about them, or about those that share their batch.
         """
-        own = _Part(inputs, len(next(iter(inputs.values()))))
+        own = [_Part(inputs, len(next(iter(inputs.values()))))]
+        if parts := self._wait_for_turn(own[0]):
+            try:
+                _compute(parts, self._compute_observed)
+            finally:
+                with self._changed:
+                    self._free += 1
+                    self._changed.notify_all()
+        return own.pop().outputs.result()  # an error that is raised holds this frame, and so what is in it
+
+    def _wait_for_turn(self, own: _Part[Arrays]) -> list[_Part[Arrays]]:
+        """Returns the parts to be computed with a caller's own; none once another caller has computed that."""
         with self._changed:
             self._waiting.append(own)
             self._changed.wait_for(lambda: own.outputs.done() or self._is_turn_of(own))
             if own.outputs.done():
-                return own.outputs.result()
+                return []
             self._free -= 1
             parts = _take(self._waiting, self._sizes[-1], self._sizes)
             self._changed.notify_all()  # the next one's turn may have come, too
-        try:
-            outputs = self._compute(_join([part.inputs for part in parts]))
-            self._observe(sum(part.size for part in parts))
-            _hand_out(outputs, parts)
-        except BaseException as error:
-            for part in parts:
-                part.outputs.set_exception(error)
-        finally:
-            with self._changed:
-                self._free += 1
-                self._changed.notify_all()
-        return own.outputs.result()
+            return parts
+
+    def _compute_observed(self, inputs: Arrays) -> Arrays:
+        outputs = self._compute(inputs)
+        self._observe(len(next(iter(inputs.values()))))
+        return outputs
 
     def _is_turn_of(self, part: _Part[Arrays]) -> bool:
         return self._free > 0 and bool(self._waiting) and self._waiting[0] is part
@@ -89,18 +95,27 @@ class SharedNetwork:
 class SharedThreads:
     """Threads that answer requests from many callers in batches."""
 
-    def __init__(self, compute: Callable[[Sequence[Request]], Arrays], count: int, at_once: int, sizes: Sequence[int]):
+    def __init__(
+        self,
+        prepare: Callable[[Sequence[Request]], Arrays],
+        network: Callable[[Arrays], Arrays],
+        count: int,
+        at_once: int,
+        sizes: Sequence[int],
+    ):
         """Starts the threads; they end with this object.
 
         Args:
-            compute: makes the outputs for a batch, in several threads at once.
+            prepare: makes the network's inputs for a batch, in several threads at once.
+            network: makes the outputs of these.
             count: of threads.
             at_once: number of batches among which requests are divided: as many as the network computes at once.
             sizes: numbers of images that a batch may have, ascending from 1.
         """
-        self._queue = _Queue(at_once, sizes)
+        self._queue, self._at_once = _Queue(at_once, sizes), at_once
         for _ in range(count):
-            threading.Thread(target=_answer_forever, args=(self._queue, compute), name="batches", daemon=True).start()
+            arguments = (self._queue, prepare, network, sizes)
+            threading.Thread(target=_answer_forever, args=arguments, name="batches", daemon=True).start()
         weakref.finalize(self, self._queue.close)
 
     def __call__(self, requests: Sequence[Request], pixels: int) -> Arrays:
@@ -111,9 +126,18 @@ class SharedThreads:
             pixels: of all their images.
 
         Raises:
-            Exception: what ``compute`` raises about these requests; others are answered without them.
+            Exception: what ``prepare`` raises about these requests, without which the others of a batch are answered;
+                or ``network`` about a batch.
         """
-        return _join([part.outputs.result() for part in self._queue.add(requests, pixels)])
+        parts, started = self._queue.divide(requests, pixels), list[_Part[Sequence[Request]]]()
+        outputs = []
+        while parts or started:
+            # No more of one caller's wait at once: others would have to wait for all of them.
+            while parts and len(started) <= self._at_once:
+                started.append(parts.popleft())
+                self._queue.add(started[-1])
+            outputs.append(started.pop(0).outputs.result())
+        return _join(outputs)
 
 
 class _Queue:
@@ -132,19 +156,22 @@ class _Queue:
             self._is_closed = True
             self._changed.notify_all()
 
-    def add(self, requests: Sequence[Request], pixels: int) -> list[_Part[Sequence[Request]]]:
-        """Appends requests, divided."""
+    def divide(self, requests: Sequence[Request], pixels: int) -> deque[_Part[Sequence[Request]]]:
+        """Returns one caller's requests in parts of which each has a size that a batch may have."""
         most = self._choose_size(len(requests), self._at_once)
-        parts = []
+        parts = deque[_Part[Sequence[Request]]]()
         first = 0
         while first < len(requests):
             size = max(size for size in self._sizes if size <= min(most, len(requests) - first))
             parts.append(_Part(requests[first : first + size], size, pixels * size / len(requests)))
             first += size
-        with self._changed:
-            self._waiting.extend(parts)
-            self._changed.notify(len(parts))
         return parts
+
+    def add(self, part: _Part[Sequence[Request]]) -> None:
+        """Appends a part."""
+        with self._changed:
+            self._waiting.append(part)
+            self._changed.notify()
 
     def take(self) -> list[_Part[Sequence[Request]]]:
         """Waits for requests, and takes a batch, of which it leaves as much to others; none at the end.
@@ -170,22 +197,60 @@ class _Queue:
         return next((size for size in self._sizes if size >= share), self._sizes[-1])
 
 
-def _answer_forever(queue: _Queue, compute: Callable[[Sequence[Request]], Arrays]) -> None:
+def _answer_forever(
+    queue: _Queue,
+    prepare: Callable[[Sequence[Request]], Arrays],
+    network: Callable[[Arrays], Arrays],
+    sizes: Sequence[int],
+) -> None:
     while parts := queue.take():
-        _answer(parts, compute)
-        queue.release()
-        del parts  # while it waits, nothing of them is held
+        try:
+            prepared = _prepare(parts, prepare)
+            while prepared:
+                _compute(_take(prepared, sizes[-1], sizes), network)
+        except BaseException as error:
+            _refuse(parts, error)
+        finally:
+            parts.clear()  # while it waits, nothing of them is held
+            queue.release()
 
 
-def _answer(parts: Sequence[_Part[Sequence[Request]]], compute: Callable[[Sequence[Request]], Arrays]) -> None:
+def _prepare(
+    parts: list[_Part[Sequence[Request]]], prepare: Callable[[Sequence[Request]], Arrays]
+) -> deque[_Part[Arrays]]:
+    """Prepares a batch. What fails is refused, and the others are returned."""
     try:
-        _hand_out(compute([request for part in parts for request in part.inputs]), parts)
+        inputs = prepare([request for part in parts for request in part.inputs])
+        divided = zip(parts, _divide(inputs, parts), strict=True)
+        return deque(_Part(own, part.size, outputs=part.outputs) for part, own in divided)
     except BaseException as error:
         if len(parts) == 1:
-            parts[0].outputs.set_exception(error)
-            return
-        for part in parts:  # one by one, so that only those of the caller who sent a broken image fail
-            _answer([part], compute)
+            _refuse(parts, error)
+            parts.clear()  # the error holds this frame
+            return deque()
+    # One by one, so that only those of the caller who sent a broken image fail.
+    return deque(prepared for part in parts for prepared in _prepare([part], prepare))
+
+
+def _compute(parts: list[_Part[Arrays]], network: Callable[[Arrays], Arrays]) -> None:
+    """Lets a network compute a batch, and hands its outputs out, or its error."""
+    try:
+        _hand_out(_divide(network(_join([part.inputs for part in parts])), parts), parts)
+    except BaseException as error:
+        _refuse(parts, error)
+    finally:
+        parts.clear()  # the error holds this frame
+
+
+def _hand_out(outputs: Sequence[Arrays], parts: Sequence[_Part[Arrays]]) -> None:
+    for part, own in zip(parts, outputs, strict=True):
+        part.outputs.set_result(own)
+
+
+def _refuse(parts: Sequence[_Part[_Inputs]], error: BaseException) -> None:
+    for part in parts:
+        if not part.outputs.done():
+            part.outputs.set_exception(error)
 
 
 def _take(waiting: deque[_Part[_Inputs]], most: int, sizes: Sequence[int]) -> list[_Part[_Inputs]]:
@@ -207,8 +272,9 @@ def _join(arrays: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([some[name] for some in arrays]) for name in arrays[0]}
 
 
-def _hand_out(outputs: Arrays, parts: Sequence[_Part[_Inputs]]) -> None:
-    first = 0
-    for part in parts:
-        part.outputs.set_result({name: array[first : first + part.size] for name, array in outputs.items()})
-        first += part.size
+def _divide(arrays: Arrays, parts: Sequence[_Part[_Inputs]]) -> list[Arrays]:
+    ends = itertools.accumulate(part.size for part in parts)
+    return [
+        {name: array[end - part.size : end] for name, array in arrays.items()}
+        for part, end in zip(parts, ends, strict=True)
+    ]

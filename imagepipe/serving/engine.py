@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import joblib
@@ -21,7 +20,6 @@ from imagepipe.deploy.versions import find_model, list_version_folders
 from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import BATCH_SIZE, LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
-from imagepipe.serving.loaded_model import Arrays, LoadedModel
 from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
@@ -57,13 +55,13 @@ class Engine:
         self.model.warm()
         sizes = self.model.batch_sizes
         network = SharedNetwork(self.model.answer, self.model.at_once, sizes, observe)
-        compute = partial(_compute, self.model, network)
         # Threads of their own: large images take time of a CPU from common ones, but never a place.
         self._threads = {
-            is_large: SharedThreads(compute, joblib.cpu_count(), self.model.at_once, sizes)
+            is_large: SharedThreads(self.model.preprocess, network, joblib.cpu_count(), self.model.at_once, sizes)
             for is_large in (False, True)
         }
         self._observe = observe
+        self._naming = threading.BoundedSemaphore(joblib.cpu_count())
         self._graph_turns = self.model.turns_upright()
         self._warm()
         release_memory()
@@ -125,9 +123,10 @@ class Engine:
             else:
                 outputs = self._threads[pixels > LARGE_PIXELS](requests, pixels)
         except tf.errors.InvalidArgumentError as error:
-            for number, decoded in enumerate(normalize_images(requests)):  # the graph doesn't say in which image
-                if isinstance(decoded, Failure):
-                    raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
+            with self._naming:  # Pillow decodes them all: the graph doesn't say in which image
+                for number, decoded in enumerate(normalize_images(requests)):
+                    if isinstance(decoded, Failure):
+                        raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
             raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
         return Answers(
             outputs["classes"],
@@ -152,10 +151,6 @@ def count_request_pixels(requests: Sequence[Request]) -> int:
         with contextlib.suppress(BadImage):
             pixels += count_pixels(request.image)
     return pixels
-
-
-def _compute(model: LoadedModel, network: SharedNetwork, requests: Sequence[Request]) -> Arrays:
-    return network(model.preprocess(requests))
 
 
 def _prepare_image(data: bytes, graph_turns: bool) -> tuple[bytes, int, int]:

@@ -72,19 +72,25 @@ class Handler:
             RequestError: if it can't be answered; the message gives the reason.
             TooBusyError: if too many are waiting.
         """
-        requests, format_answers = await self.parse(body, parse, request_id, engine)
+        requests, format_answers = await self.parse(body, parse, request_id, engine, SMALL_BODY_BYTES)
         return format_answers(await self.ask(requests, engine, request_id)), len(requests)
 
     async def parse(
-        self, body: bytes, parse: Callable[[bytes], _Parsed], request_id: str, engine: Engine | None = None
+        self,
+        body: bytes,
+        parse: Callable[[bytes], _Parsed],
+        request_id: str,
+        engine: Engine | None = None,
+        max_bytes_here: int = 0,
     ) -> _Parsed:
-        """Parses a body; those that are not small in a thread, where a common one waits for no large one.
+        """Parses a body in a thread, where a common one waits for no large one.
 
         Args:
             body: of the request.
             parse: reads it.
             request_id: for captured traffic.
             engine: that is asked; None if the body says it.
+            max_bytes_here: size up to which it is parsed at once, in the thread that answers probes.
 
         Raises:
             RequestError: if it is no request; the message gives the reason.
@@ -92,7 +98,7 @@ class Handler:
         """
         with self._record_failure(engine, request_id):
             self._check_room(1)
-            if len(body) <= SMALL_BODY_BYTES:
+            if len(body) <= max_bytes_here:
                 return parse(body)
             run = asyncio.get_running_loop().run_in_executor
             return await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
@@ -124,9 +130,12 @@ class Handler:
     def _ask(self, engine: Engine, requests: list[Request], request_id: str) -> Answers:
         start = time.perf_counter()
         pixels = count_request_pixels(requests)
-        with self._checking[pixels > LARGE_PIXELS]:
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(self._checking[pixels > LARGE_PIXELS])
             checked = engine.check(requests)
-        answers = engine.answer(checked, pixels, is_alone=self._waiting == len(requests))
+            if all(one.image is sent.image for one, sent in zip(checked, requests, strict=True)):
+                turn.close()  # what was converted takes memory, and is answered before others are
+            answers = engine.answer(checked, pixels, is_alone=self._waiting == len(requests))
         self._recorder.record(requests, checked, answers, engine.model.task, request_id, time.perf_counter() - start)
         return answers
 

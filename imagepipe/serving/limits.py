@@ -7,7 +7,7 @@ MAX_BODY_BYTES = 64 * 2**20
 """Size of a request, unpacked: a large photo in base64, or a batch of common ones."""
 
 SMALL_BODY_BYTES = 2**17
-"""Size up to which a request is parsed at once: handing it to another thread takes longer."""
+"""Size up to which a request over HTTP is parsed at once: handing it to another thread takes longer."""
 
 LARGE_BODY_BYTES = 2**20
 """Size from which on a request waits for other large ones, and never a common one for it."""

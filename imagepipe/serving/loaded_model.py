@@ -95,7 +95,8 @@ class LoadedModel:
         """Loads the graph, and returns its inputs."""
         if threads := tf.config.threading.get_intra_op_parallelism_threads():
             self.at_once = max(1, joblib.cpu_count() // threads)
-        if self.at_once > 1:
+        if self.at_once > 1:  # together they hold no more images than one
+            self.batch_sizes = tuple(range(1, max(1, BATCH_SIZE // self.at_once) + 1))
             self.engine = f"TensorFlow, batches at once: {self.at_once}"
         self._turns = threading.BoundedSemaphore(self.at_once)
         self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use

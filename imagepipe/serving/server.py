@@ -273,6 +273,7 @@ def serve(
     recorder = Recorder(options, find_shadow)
     # Of the libraries' half a million objects: each full collection would go through them, and stop all threads for
     # 0.2 s meanwhile.
+    gc.collect()
     gc.freeze()
     served = ServedModel(path, name, BATCH_SIZES.observe, key)
     handler = Handler(served, name, recorder)

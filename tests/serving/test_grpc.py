@@ -225,6 +225,7 @@ def test_damaged_messages_are_read_or_refused_with_a_message():
 
 
 def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inference, monkeypatch):
+    inference.ModelInfer(make_infer(gray(250)))
     monkeypatch.setattr(handler, "MAX_WAITING", 2)
     code, details = refusal(inference.ModelInfer, make_infer(*[gray(250)] * 3))
     assert (code, "waiting" in details) == ("UNAVAILABLE", True)
