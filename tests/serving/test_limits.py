@@ -152,3 +152,30 @@ def test_requests_of_large_images_leave_places_for_common_ones(monkeypatch):
         finally:
             released.set()
         assert [future.result(10) for future in slow] == ["large"] * 2  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.parametrize(("is_converted", "expected"), [(True, 1), (False, 3)])
+def test_images_are_converted_for_no_more_requests_than_there_are_cpus(monkeypatch, is_converted, expected):
+    """A photo of 1 MB may become 50: those that wait for their answers hold what they were sent."""
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    released, checked = threading.Event(), threading.Semaphore(0)
+
+    class Engine:
+        model = SimpleNamespace(task="classification")
+
+        def check(self, requests):
+            checked.release()
+            return [Request(one.id, b"converted") if is_converted else one for one in requests]
+
+        def answer(self, requests, pixels, is_alone):
+            assert released.wait(10)
+            return requests[0].id
+
+    asked_of = Handler(None, "m", SimpleNamespace(record=lambda *_: None))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(asked_of._ask, Engine(), [Request(name, b"sent")], "id") for name in "abc"]  # type: ignore[arg-type]
+        for _ in range(expected):
+            assert checked.acquire(timeout=10)
+        assert not checked.acquire(timeout=0.1)
+        released.set()
+        assert [call.result(10) for call in calls] == ["a", "b", "c"]  # type: ignore[comparison-overlap]
