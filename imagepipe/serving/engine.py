@@ -19,7 +19,7 @@ from imagepipe.base.process import release_memory
 from imagepipe.deploy.versions import find_model, list_version_folders
 from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
-from imagepipe.serving.limits import BATCH_SIZE, LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
+from imagepipe.serving.limits import LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
 from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
@@ -74,7 +74,7 @@ class Engine:
     def _warm(self) -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-        for size in (1, BATCH_SIZE):
+        for size in (1, self.model.batch_sizes[-1]):
             self.ask([self.model.build_trial_request(buffer.getvalue())] * size)
 
     def check(self, requests: Sequence[Request]) -> list[Request]:

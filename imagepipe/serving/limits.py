@@ -87,9 +87,6 @@ MAX_BATCH_PIXELS = 4_000_000
 MAX_WAITING = 256
 """Images waiting for an answer: eight batches."""
 
-BATCH_SIZE = 32
-"""Images per call of the network by TensorFlow, at most: the throughput of a CPU is flat from 8 on."""
-
 NETWORK_BATCH_SIZE = 8
 """Images per call of a network by OpenVINO, and of a batch prediction: larger ones gain little, and take memory."""
 

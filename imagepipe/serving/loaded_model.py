@@ -21,7 +21,6 @@ from imagepipe.base.filesystem import link_plainly
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from imagepipe.deploy.signing import copy_verified
-from imagepipe.serving.limits import BATCH_SIZE
 from imagepipe.serving.side import fill_missing
 from imagepipe.serving.types import Prediction, Request, Value
 from imagepipe.serving.wire import iterate_fields
@@ -31,6 +30,7 @@ _PYTHON_TYPES: dict[tf.DType, type | tuple[type, ...]] = {
     tf.float32: (float, int),
     tf.int64: int,
 }
+_BATCH_SIZE = 32  # images per call at most: the throughput of a CPU is flat from 8 on
 _EXACT = 2**53  # whole numbers below are floats exactly
 _NOT_SIDE = {"serving_default": ("input", "metadata"), "tf_examples": ("examples",)}
 
@@ -58,7 +58,7 @@ class LoadedModel:
 
     engine = "TensorFlow"
     at_once = 1
-    batch_sizes = tuple(range(1, BATCH_SIZE + 1))
+    batch_sizes = tuple(range(1, _BATCH_SIZE + 1))
     note = ""
 
     def __init__(
@@ -96,7 +96,7 @@ class LoadedModel:
         if threads := tf.config.threading.get_intra_op_parallelism_threads():
             self.at_once = max(1, joblib.cpu_count() // threads)
         if self.at_once > 1:  # together they hold no more images than one
-            self.batch_sizes = tuple(range(1, max(1, BATCH_SIZE // self.at_once) + 1))
+            self.batch_sizes = tuple(range(1, max(1, _BATCH_SIZE // self.at_once) + 1))
             self.engine = f"TensorFlow, batches at once: {self.at_once}"
         self._turns = threading.BoundedSemaphore(self.at_once)
         self.loaded = tf.saved_model.load(str(files))  # it owns what the signatures use
