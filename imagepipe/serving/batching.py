@@ -112,9 +112,9 @@ class SharedThreads:
             at_once: number of batches among which requests are divided: as many as the network computes at once.
             sizes: numbers of images that a batch may have, ascending from 1.
         """
-        self._queue, self._at_once = _Queue(at_once, sizes), at_once
+        self._queue = _Queue(at_once, sizes)
         for _ in range(count):
-            arguments = (self._queue, prepare, network, sizes)
+            arguments = (self._queue, prepare, network)
             threading.Thread(target=_answer_forever, args=arguments, name="batches", daemon=True).start()
         weakref.finalize(self, self._queue.close)
 
@@ -133,7 +133,7 @@ class SharedThreads:
         outputs = []
         while parts or started:
             # No more of one caller's wait at once: others would have to wait for all of them.
-            while parts and len(started) <= self._at_once:
+            while parts and len(started) <= self._queue.at_once:
                 started.append(parts.popleft())
                 self._queue.add(started[-1])
             outputs.append(started.pop(0).outputs.result())
@@ -144,7 +144,7 @@ class _Queue:
     """Requests that wait for a thread."""
 
     def __init__(self, at_once: int, sizes: Sequence[int]):
-        self._at_once, self._sizes = at_once, sizes
+        self.at_once, self.sizes = at_once, sizes
         self._taken = 0  # batches that are being computed
         self._waiting: deque[_Part[Sequence[Request]]] = deque()
         self._is_closed = False
@@ -158,11 +158,11 @@ class _Queue:
 
     def divide(self, requests: Sequence[Request], pixels: int) -> deque[_Part[Sequence[Request]]]:
         """Returns one caller's requests in parts of which each has a size that a batch may have."""
-        most = self._choose_size(len(requests), self._at_once)
+        most = self._choose_size(len(requests), self.at_once)
         parts = deque[_Part[Sequence[Request]]]()
         first = 0
         while first < len(requests):
-            size = max(size for size in self._sizes if size <= min(most, len(requests) - first))
+            size = max(size for size in self.sizes if size <= min(most, len(requests) - first))
             parts.append(_Part(requests[first : first + size], size, pixels * size / len(requests)))
             first += size
         return parts
@@ -183,9 +183,9 @@ class _Queue:
             if self._is_closed:
                 return []
             waiting = sum(part.size for part in self._waiting)
-            most = self._choose_size(waiting, max(1, self._at_once - self._taken))
+            most = self._choose_size(waiting, max(1, self.at_once - self._taken))
             self._taken += 1
-            return _take(self._waiting, most, self._sizes)
+            return _take(self._waiting, most, self.sizes)
 
     def release(self) -> None:
         """Counts a batch as computed."""
@@ -194,20 +194,17 @@ class _Queue:
 
     def _choose_size(self, count: int, batches: int) -> int:
         share = math.ceil(count / batches)
-        return next((size for size in self._sizes if size >= share), self._sizes[-1])
+        return next((size for size in self.sizes if size >= share), self.sizes[-1])
 
 
 def _answer_forever(
-    queue: _Queue,
-    prepare: Callable[[Sequence[Request]], Arrays],
-    network: Callable[[Arrays], Arrays],
-    sizes: Sequence[int],
+    queue: _Queue, prepare: Callable[[Sequence[Request]], Arrays], network: Callable[[Arrays], Arrays]
 ) -> None:
     while parts := queue.take():
         try:
             prepared = _prepare(parts, prepare)
             while prepared:
-                _compute(_take(prepared, sizes[-1], sizes), network)
+                _compute(_take(prepared, queue.sizes[-1], queue.sizes), network)
         except BaseException as error:
             _refuse(parts, error)
         finally:

@@ -4,7 +4,7 @@ The SavedModel with the network is not loaded.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,11 +16,9 @@ from imagepipe.base.errors import ModelError, put_on_one_line
 from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
 from imagepipe.serving.loaded_model import Arrays, LoadedModel
-from imagepipe.serving.streams import build_trial, choose_streams, compile_streams
+from imagepipe.serving.streams import Compute, build_trial, choose_streams, compile_streams
 
 _log = logging.getLogger("imagepipe.serve")
-
-Compute = Callable[[Arrays], Arrays]
 
 Load = Literal["one batch", "many batches", "callers"]
 """Of a model: one batch after the other, many at any time, or callers of whom there may be many or one."""

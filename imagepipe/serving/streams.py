@@ -6,7 +6,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,9 @@ import numpy as np
 from imagepipe.base.process import end_with_parent
 from imagepipe.deploy.openvino_form import OpenVinoNetwork
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
+
+Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Makes a network's outputs by name of its inputs, each with a row per image."""
 
 _GAIN = 1.1  # of images in a second, for which more streams are taken
 _MEASURED_SECONDS = 0.3
@@ -68,7 +71,7 @@ def _measure_rate(form: Path, streams: int) -> float:
     network = compile_streams(form, streams)
     trial = build_trial(network, NETWORK_BATCH_SIZE)
 
-    def repeat(compute: Callable) -> float:
+    def repeat(compute: Compute) -> float:
         start = time.perf_counter()
         batches = 0
         while (seconds := time.perf_counter() - start) < _MEASURED_SECONDS:
