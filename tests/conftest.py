@@ -26,6 +26,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         print(f"\n{report.nodeid} failed in {report.when}:\n{report.longreprtext}", flush=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error: object) -> None:
+    """Prints how a process of pytest-xdist has died, which its own message leaves out: by which signal, if by one."""
+    if error:
+        status = node.gateway._io.popen.wait(10)  # negative for a signal, as subprocess has it
+        print(f"\n{node.gateway.id} ended with status {status}", flush=True)
+
+
 @pytest.fixture(scope="session")
 def photo() -> Image.Image:
     """A photo of 640 by 427 pixels, in colour."""
