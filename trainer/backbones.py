@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pydantic import FiniteFloat
+
 DEFAULT = "inception_v3"
 
 
@@ -15,8 +17,8 @@ class Scaling:
         bgr: whether the network expects blue, green, red.
     """
 
-    scale: tuple[float, float, float]
-    offset: tuple[float, float, float]
+    scale: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    offset: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     bgr: bool = False
 
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from imagepipe.base.code_closure import hash_code
 from imagepipe.base.errors import ConfigError, describe_error
@@ -38,10 +38,10 @@ _CONSTANTS = ("SIZE", "MIN_SIDE", "SCALING", "UNFREEZE_AFTER")
 class _Constants(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    SIZE: tuple[PositiveInt, PositiveInt]
+    SIZE: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
     MIN_SIDE: PositiveInt
     SCALING: Any
-    UNFREEZE_AFTER: str
+    UNFREEZE_AFTER: Annotated[str, Field(min_length=1)]
 
 
 def read_backbone(name: str) -> Backbone:
@@ -59,9 +59,9 @@ def read_backbone(name: str) -> Backbone:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{file} is no Python: {describe_error(error)}") from error
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    if function not in functions:
-        raise ConfigError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
+    names = _list_names(tree)
+    if function not in names:
+        raise ConfigError(f"{file} has no function '{function}', only {list_names(names) or 'none'}")
     constants = _read_constants(tree)
     if missing := [key for key in _CONSTANTS if key not in constants]:
         raise ConfigError(f"{file} has to say {' and '.join(missing)} of its network, as docs/backbones.md has it")
@@ -85,9 +85,12 @@ def load_function(name: str) -> Callable[[tuple[int, int]], Any]:
     read_backbone(name)
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        loaded = getattr(importlib.import_module(module), function)
     except Exception as error:
         raise ConfigError(f"{module} can't be imported: {describe_error(error)}") from error
+    if not callable(loaded):
+        raise ConfigError(f"{name} is {type(loaded).__name__}, and no function")
+    return loaded
 
 
 def import_classes(model: Path) -> None:
@@ -126,6 +129,20 @@ def _locate(module: str) -> Path:
             "is in on PYTHONPATH"
         )
     return Path(spec.origin)
+
+
+def _list_names(tree: ast.Module) -> list[str]:
+    """Returns the names of a module that may be functions: defined, imported, or assigned, as to a ``partial``."""
+    names = []
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name):
+                names.append(name)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                names.append(name)
+            case ast.ImportFrom(names=aliases):
+                names += [alias.asname or alias.name for alias in aliases]
+    return [name for name in names if name not in _CONSTANTS]
 
 
 def _read_constants(tree: ast.Module) -> dict[str, Any]:

@@ -64,6 +64,25 @@ def test_what_it_says_is_read_without_importing_it(put_module, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "function",
+    [
+        "def build(size): return make(size)",
+        "from functools import partial\nbuild = partial(make)",
+        "build: object = make",
+        "from my_package.others import make_other as build",
+    ],
+)
+def test_a_function_may_be_defined_assigned_or_imported(function, put_module):
+    making = "return keras.Sequential([keras.Input((*size, 3)), keras.layers.GlobalMaxPooling2D()])"
+    put_module(f"import keras\ndef make_other(size): {making}", "others")
+    sized = CONSTANTS.replace("(64, 48)", "[64, 48]")
+    name = put_module(f"import keras\n{sized}def make(size): {making}\n{function}")
+    config = TrainerConfig(backbone=name, weights="none")
+    assert find_backbone(name).size == (64, 48)
+    assert build_network((8, 8), make_classification(3), {}, config).model.count_params()
+
+
+@pytest.mark.parametrize(
     ("source", "phrase"),
     [
         ("def build(size: ...", "networks.py is no Python"),
@@ -72,6 +91,9 @@ def test_what_it_says_is_read_without_importing_it(put_module, tmp_path):
         ("def build(size): ...", "has to say SIZE and MIN_SIDE and SCALING and UNFREEZE_AFTER of its network"),
         (EMPTY.replace("32", "int(32)"), "has to say MIN_SIDE of its network"),
         (EMPTY.replace("32", "0"), "MIN_SIDE: Input should be greater than 0"),
+        (EMPTY.replace("first", ""), "UNFREEZE_AFTER: String should have at least 1 character"),
+        (EMPTY.replace("(64, 48)", "[64, 48.5]"), r"SIZE\.1: Input should be a valid integer"),
+        (EMPTY.replace('"0 to 1"', "{'scale': (1e999, 1, 1), 'offset': (0, 0, 0)}"), "SCALING: .* finite number"),
         (EMPTY.replace("0 to 1", "0 to 2"), "SCALING is one of '0 to 255', '0 to 1', '-1 to 1', or scale and offset"),
     ],
 )
@@ -114,6 +136,12 @@ def test_imagenet_weights_are_of_built_in_ones_only(put_module):
 def test_a_function_that_gives_no_backbone_is_named(returned, phrase, put_module):
     name = put_module(f"import keras\n{CONSTANTS}def build(size): return {returned}")
     with pytest.raises(TrainingError, match=rf"trainer\.backbone: {name} {phrase}"):
+        build_network((32, 32), make_classification(3), {}, TrainerConfig(backbone=name, weights="none"))
+
+
+def test_what_is_no_function_is_named(put_module):
+    name = put_module(f"{CONSTANTS}build = 3")
+    with pytest.raises(TrainingError, match=rf"{name} is int, and no function"):
         build_network((32, 32), make_classification(3), {}, TrainerConfig(backbone=name, weights="none"))
 
 
