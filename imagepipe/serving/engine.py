@@ -49,9 +49,15 @@ class Engine:
             key: see ``LoadedModel``.
 
         Raises:
+            ModelError: if an early version exported it.
             Exception: whatever TensorFlow raises if it can't be loaded, or can't answer.
         """
         self.model, self.name, self.version = load_served(folder, key, "callers"), name, version
+        if not self.model.has_halves:
+            raise ModelError(
+                f"{folder} was exported by an early version of imagepipe, which has no network to be asked by itself: "
+                "predict and TensorFlow Serving take it, this server doesn't. Export it anew"
+            )
         self.model.warm()
         sizes = self.model.batch_sizes
         network = SharedNetwork(self.model.answer, self.model.at_once, sizes, observe)

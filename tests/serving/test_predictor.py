@@ -17,7 +17,7 @@ from imagepipe.deploy.saved_model import read_labels, read_task
 from imagepipe.deploy.storage import is_same_model
 from imagepipe.deploy.versions import find_model
 from imagepipe.serving import batch
-from imagepipe.serving.engine import Engine
+from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.inputs import normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openapi import describe_tensors
@@ -263,3 +263,15 @@ def test_a_model_without_novelty_is_asked_in_all_ways_as_before(tmp_path):
     batch.predict_source(tmp_path / "m" / "1", str(tmp_path / "light.png"), tmp_path / "out")
     (row,) = (json.loads(line) for file in tmp_path.glob("out/predictions-*") for line in file.open())
     assert set(row) == {"metadata", "label", "score", "classes"}
+
+
+def test_a_model_whose_decoding_is_no_part_of_its_own_is_asked_here_and_refused_by_the_server(tmp_path):
+    (tmp_path / "assets").mkdir()
+    module = Brightness(tmp_path / "assets", ("dark", "light"), 0)
+    del module.preprocess, module.answer
+    tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures={"serving_default": module.serve})
+    (tmp_path / "light.png").write_bytes(gray(250))
+    (answer,) = load(tmp_path / "m").predict([tmp_path / "light.png"])
+    assert answer.label == "light"
+    with pytest.raises(ModelError, match="m/1 was exported by an early version of imagepipe"):
+        ServedModel(tmp_path / "m", "m", lambda size: None)
