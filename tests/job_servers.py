@@ -51,7 +51,7 @@ def start_server(command: Sequence[str | Path], port: int, log: Path) -> Iterato
         for one in [*started, process]:
             with suppress(psutil.NoSuchProcess):  # those that it started may end by themselves
                 one.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def put_photos(store: Store, count: int) -> str:

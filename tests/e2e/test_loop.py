@@ -182,7 +182,7 @@ def label_by_keyboard(page: Page, truth: Mapping[str, str]) -> dict[str, str]:
             page.keyboard.press("/")
             page.keyboard.type(name)
             page.keyboard.press("Enter")
-    expect(page.locator("body")).to_have_attribute("data-pending", "0", timeout=60_000)
+    expect(page.locator("body")).to_have_attribute("data-pending", "0")
     return given
 
 

@@ -674,7 +674,7 @@ def test_a_signal_ends_it_soon_and_leaves_nothing(number, folders):
         assert process.stdout.readline().startswith(b"working")  # two processes may print at once
         start = time.monotonic()
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert errors.decode().splitlines()[-1] == f"imagepipe: stopped by {number.name}"
     assert time.monotonic() - start < 10

@@ -13,7 +13,7 @@ from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.limits import MAX_BATCH_PIXELS
 from imagepipe.serving.types import Request
 
-SECONDS = 10  # after which something that should happen has not
+SECONDS = 60  # after which something that should happen has not
 
 
 class BrokenError(Exception):

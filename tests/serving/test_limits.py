@@ -175,7 +175,7 @@ def test_images_are_converted_for_no_more_requests_than_there_are_cpus(monkeypat
     with ThreadPoolExecutor(3) as pool:
         calls = [pool.submit(asked_of._ask, Engine(), [Request(name, b"sent")], "id") for name in "abc"]  # type: ignore[arg-type]
         for _ in range(expected):
-            assert checked.acquire(timeout=10)
+            assert checked.acquire(timeout=60)
         assert not checked.acquire(timeout=0.1)
         released.set()
         assert [call.result(10) for call in calls] == ["a", "b", "c"]  # type: ignore[comparison-overlap]

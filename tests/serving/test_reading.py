@@ -41,7 +41,7 @@ def test_images_in_a_store_are_read_at_the_same_time_and_come_in_order(memory, t
         if not filesystem.is_uri(path):
             return original(path, limit, admit)
         with contextlib.suppress(threading.BrokenBarrierError):
-            together.wait(timeout=20)
+            together.wait(timeout=60)
         return original(path, limit, admit)
 
     monkeypatch.setattr(filesystem, "read", read_slowly)
@@ -68,7 +68,7 @@ def test_what_is_read_ahead_is_bounded_in_bytes_and_a_larger_image_is_read_alone
     monkeypatch.setattr(reading, "_Budget", Watched)
     requests = read(names)
     assert len(next(requests).image) == 3000
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(held) < 3 and time.monotonic() < deadline:  # the fourth one waits until the caller has taken these
         time.sleep(0.01)
     time.sleep(0.05)

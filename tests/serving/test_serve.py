@@ -298,4 +298,4 @@ def test_workers_share_the_port_their_metrics_are_added_up_and_they_end_with_the
         assert workers[1] in again
         assert {ask(number) for number in range(10)} == {"light1"}
         process.kill()
-        assert psutil.wait_procs(again, timeout=10)[1] == []
+        assert psutil.wait_procs(again, timeout=60)[1] == []

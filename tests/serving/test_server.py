@@ -302,7 +302,7 @@ def slow(served, tmp_path):
     """The server has a network that takes longer to answer than requests take to come."""
 
     def wait_for(version: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while f"imagepipe_model_version {version}.0" not in served.http.get("/metrics").text:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -350,7 +350,7 @@ def test_metrics_count_requests_by_route_and_refusals_by_reason(served):
 def test_the_log_has_a_line_per_request_without_its_content(served, caplog):
     with caplog.at_level("INFO", "imagepipe.access"):
         served.http.post(f"{PREDICT}?secret=1", json={"instances": [instance(gray(1))] * 3})
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not (lines := [line for line in caplog.records if line.name == "imagepipe.access"]):
             assert time.monotonic() < deadline
             time.sleep(0.01)  # the line is written after the answer

@@ -117,7 +117,7 @@ def test_kserve_serves_what_is_pushed(model, tmp_path, monkeypatch):  # noqa: F8
             constants.KSERVE_PLURAL_INFERENCESERVICE,
             service,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not client.is_isvc_ready(name, namespace=NAMESPACE):
             assert time.monotonic() < deadline
             time.sleep(0.01)
