@@ -14,7 +14,7 @@ They are read from the source, so that a configuration is checked without import
 import ast
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -59,9 +59,9 @@ def read_backbone(name: str) -> Backbone:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{file} is no Python: {describe_error(error)}") from error
-    names = _list_names(tree)
-    if function not in names:
-        raise ConfigError(f"{file} has no function '{function}', only {list_names(names) or 'none'}")
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if function not in functions + _list_names(tree):
+        raise ConfigError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
     constants = _read_constants(tree)
     if missing := [key for key in _CONSTANTS if key not in constants]:
         raise ConfigError(f"{file} has to say {' and '.join(missing)} of its network, as docs/backbones.md has it")
@@ -132,30 +132,27 @@ def _locate(module: str) -> Path:
 
 
 def _list_names(tree: ast.Module) -> list[str]:
-    """Returns the names of a module that may be functions: defined, imported, or assigned, as to a ``partial``."""
-    names = []
-    for node in tree.body:
-        match node:
-            case ast.FunctionDef(name=name):
-                names.append(name)
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
-                names.append(name)
-            case ast.ImportFrom(names=aliases):
-                names += [alias.asname or alias.name for alias in aliases]
-    return [name for name in names if name not in _CONSTANTS]
+    """Returns the names of a module that may be functions without a ``def``: imported, or assigned as a ``partial``."""
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    imported = [alias.asname or alias.name for node in imports for alias in node.names]
+    return imported + [name for name, _ in _iterate_assigned(tree) if name not in _CONSTANTS]
 
 
 def _read_constants(tree: ast.Module) -> dict[str, Any]:
     """Returns the constants of a module whose values are written out."""
     constants = {}
+    for key, value in _iterate_assigned(tree):
+        if key in _CONSTANTS:
+            with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                constants[key] = ast.literal_eval(value)
+    return constants
+
+
+def _iterate_assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
     for node in tree.body:
         match node:
             case (
-                ast.Assign(targets=[ast.Name(id=key)], value=value)
-                | ast.AnnAssign(target=ast.Name(id=key), value=ast.expr() as value)
-            ) if key in _CONSTANTS:
-                try:
-                    constants[key] = ast.literal_eval(value)
-                except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                    continue
-    return constants
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                yield name, value

@@ -115,7 +115,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen:
 
 
 def end_soon(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 10
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not any(map(alive, pids))
@@ -133,7 +133,7 @@ def test_processes_work_beside_this_one_and_end_with_the_block():
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert pids
         assert process.pid not in pids
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=20) == 0
     assert not any(map(alive, pids))
 
 
@@ -152,7 +152,7 @@ def test_workers_end_soon_with_a_process_that_is_ended_whatever_they_are_at(numb
         process.send_signal(number)
         if number == signal.SIGINT:
             assert process.stdout.read() == "tidied up\n"
-        process.wait(timeout=60)
+        process.wait(timeout=10)
     assert end_soon(pids)
 
 

@@ -175,7 +175,7 @@ def test_a_page_follows_a_run_in_progress(opened, recorder):
     read = recorder.read(3)
     done = [*read.nodes, read.nodes[-1].model_copy(update={"id": "Trainer"})]
     write_summary(read.model_copy(update={"nodes": done}), recorder.workdir.runs / run_id(3))
-    expect(page.get_by_role("link", name="Champion, running")).to_be_visible()
+    expect(page.get_by_role("link", name="Champion, running")).to_be_visible(timeout=15_000)
     write_summary(read, recorder.workdir.runs / run_id(3))
 
 
