@@ -167,8 +167,9 @@ def prepare_for_decoder(
         BadImage: with the reason, as far as the image had to be read to know it.
     """
     with _open(data) as (name, image):
-        is_turned = decoder_turns and name == "jpeg" and _read_jpeg_frame(data) in _COMMON_FRAMES
-        if _can_keep(data, name, image, max_pixels, None) or is_turned:
+        if _can_keep(data, name, image, max_pixels, None) or (
+            decoder_turns and name == "jpeg" and _read_jpeg_frame(data) in _COMMON_FRAMES
+        ):
             return data, *image.size
         converted = _convert(data, name, image, None)
         return converted.data, converted.width, converted.height
