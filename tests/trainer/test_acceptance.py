@@ -1,12 +1,15 @@
 """Which faster forms of a network may answer in its place."""
 
+import json
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
 from scipy.stats import beta
 
 from imagepipe.base.metrics import CHAMPION_METRIC
-from trainer.export.acceptance import Bounds, describe, judge_form
+from trainer.export.acceptance import Bounds, compare_calibration, describe, judge_form
 from trainer.export.agreement import Parts, show_at_best
 from trainer.export.loss import METRICS, compute_paired_interval
 
@@ -24,11 +27,22 @@ def swap_best(classes: np.ndarray, images: int) -> np.ndarray:
     return changed
 
 
-def judge(network: Parts, form: Parts, targets=None, bounds=BOUNDS, must_prove=True, task="classification", size=1):
+def judge(
+    network: Parts,
+    form: Parts,
+    targets=None,
+    bounds=BOUNDS,
+    must_prove=True,
+    task="classification",
+    size=1,
+    unknown=None,
+    noise=0.0,
+):
     """Judges a form on images in groups of ``size``."""
     sample, held_out = (np.arange(len(part)) // size for part in network)
-    groups = Parts(sample, -1 - held_out)
-    return judge_form(task, [0.5] * network.sample.shape[1], network, form, groups, targets, bounds, must_prove)
+    thresholds, groups = [0.5] * network.sample.shape[1], Parts(sample, -1 - held_out)
+    unknown = unknown or 2 * (Parts(*(np.zeros(len(part), bool) for part in network)),)
+    return judge_form(task, thresholds, network, form, unknown, groups, targets, noise, bounds, must_prove)
 
 
 def nudge(classes: np.ndarray, by: float = 0.002) -> np.ndarray:
@@ -113,7 +127,7 @@ def test_images_that_were_trained_on_prove_nothing_if_others_change_more_often_t
     agreement = judgement.facts["agreement"]
     assert agreement["low"] == pytest.approx(beta.ppf(0.025, images - changed, changed + 1))
     assert "by those set aside alone, of which fewer do than chance gives" in judgement.refusals[0]
-    assert "those set aside, which change more, can show" in describe(judgement.facts)
+    assert "those set aside, which change more, show" in describe(judgement.facts)
 
 
 @pytest.mark.parametrize(("trained", "held_out"), [((0, 500), (1, 200)), ((9, 3000), (1, 100)), ((0, 500), (0, 43))])
@@ -122,6 +136,7 @@ def test_images_that_were_trained_on_prove_a_form_with_others_that_change_as_oft
     changed, images = map(sum, zip(trained, held_out, strict=True))
     assert judgement.facts["agreement"]["low"] == pytest.approx(beta.ppf(0.025, images - changed, changed + 1))
     assert judgement.refusals == []
+    assert "of images like all of these" in describe(judgement.facts)  # of new ones alone so few show less
 
 
 def test_that_a_group_set_aside_changes_is_chance_where_as_many_single_images_are_not():
@@ -133,6 +148,50 @@ def test_what_images_can_show_at_best_is_what_they_show_if_all_agree():
     groups = Parts(np.arange(300), -1 - np.arange(100))
     assert show_at_best(groups) == pytest.approx(0.025 ** (1 / 400))
     assert show_at_best(Parts(*(part // 10 for part in groups))) == pytest.approx(0.025 ** (1 / 40), abs=0.01)
+
+
+def test_images_whose_label_is_empty_by_one_of_both_alone_do_not_agree():
+    classes = make_classes(1000)
+    network = Parts(classes[:0], classes)
+    both, network_alone = np.zeros(1000, bool), np.zeros(1000, bool)
+    both[:100] = network_alone[:130] = True
+    form = Parts(classes[:0], swap_best(nudge(classes), 50))  # 50 of another class, which have no label anyway
+    none = np.zeros(0, bool)
+    for own, same in ((both, 1000), (network_alone, 970)):
+        judgement = judge(network, form, unknown=(Parts(none, own), Parts(none, both)))
+        assert judgement.facts["agreement"]["held_out"]["same"] == same
+        assert (judgement.refusals == []) is (same == 1000)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_few_groups_show_no_loss_and_no_calibration_error(task):
+    sample, held_out = make_classes(4000), make_classes(40, seed=1)
+    targets = np.eye(4, dtype=np.float32)[held_out.argmax(axis=1)]
+    form = Parts(nudge(sample), swap_best(held_out, 20))
+    loose = BOUNDS._replace(min_agreement=0)
+    few, enough = (judge(Parts(sample, held_out), form, targets, loose, False, task, size=n) for n in (20, 4))
+    assert (few.facts["loss"], few.facts["calibration_error"], few.facts["few_groups"]) == (None, None, 2)
+    assert "count as 2.0 groups, too few" in describe(few.facts)
+    assert few.refusals == []
+    json.dumps(few.facts, allow_nan=False)
+    assert enough.facts["loss"]["value"] > 0
+
+
+def test_calibration_with_many_labels_is_measured_in_bounded_memory():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((500, 40)) < 0.3).astype(np.float32)
+    network, form = (np.clip(0.4 * targets + by + 0.1 * rng.random((500, 40)), 0, 1) for by in (0.2, 0.3))
+    groups = np.arange(500)
+    tracemalloc.start()
+    own, changed, low = compare_calibration("multilabel", network, form, targets, groups)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for classes, error in ((network, own), (form, changed)):  # by hand
+        order = np.argsort(classes.ravel(), kind="stable")
+        excess = (classes - targets).ravel()[order]
+        assert error == pytest.approx(np.abs(np.cumsum(excess)).max() / excess.size)
+    assert low < changed - own
+    assert peak < 150 * 2**20
 
 
 def test_a_loss_of_the_main_metric_beyond_the_margin_is_refused():
@@ -228,6 +287,6 @@ def test_a_regression_agrees_within_a_tenth_of_its_own_noise():
     network = Parts(values, values)
     for shift, is_accepted in ((0.15, True), (0.25, False)):
         form = Parts(values + shift, values + shift)
-        judgement = judge(network, form, targets, task="regression")
+        judgement = judge(network, form, targets, task="regression", noise=2.0)
         assert (judgement.refusals == []) is is_accepted, shift
         assert judgement.facts["loss"]["metric"] == "mean_absolute_error"

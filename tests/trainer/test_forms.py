@@ -1,9 +1,14 @@
 """The forms in which a network serves: which are tried, which are accepted, and what is said about it."""
 
+import dataclasses
+import itertools
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import openvino
 import pytest
+import tensorflow as tf
 from openvino import opset13 as ops
 
 from imagepipe.base.errors import TrainingError
@@ -16,7 +21,7 @@ from trainer.devices import check_engine
 from trainer.export import forms, optimize, quantize, recipes
 from trainer.export.forms import choose_forms
 from trainer.inputs import ArrayFile, LoadedSplit
-from trainer.tasks import make_classification
+from trainer.tasks import make_classification, make_regression
 
 SIDE, TRAIN, VALIDATION = 16, 1000, 40
 
@@ -192,10 +197,71 @@ def test_after_a_refit_the_form_of_the_network_that_has_not_seen_an_image_is_ask
     assert choose_forms(network, network, config, serving, data).saved.precision == "bfloat16"
 
 
+def test_layers_in_float32_are_tried_though_few_images_set_aside_refused_the_form(data, monkeypatch):
+    """Those count alone for this form; for a better one they needn't."""
+    monkeypatch.setattr(forms, "choose_precision", lambda _: "mixed_bfloat16")
+    times = itertools.count(100, -1)  # each form is faster than those before
+    monkeypatch.setattr(forms, "measure_ms", lambda *_: next(times))
+    config = TrainerConfig(weights="none")
+    result = choose_forms(make_delicate(302), make_delicate(300.9), config, ServingConfig(), data)
+    refused, tried = result.facts["tried"][:2]
+    assert "refused: 1000 of 1000 images that it was trained on" in refused
+    assert tried.startswith("TensorFlow, bfloat16 but for 1 of")
+
+
+def compute_bfloat16(monkeypatch, change: Callable[[str, tf.Tensor], tf.Tensor]) -> None:
+    """Changes the outputs of TensorFlow's form in bfloat16, by name."""
+    monkeypatch.setattr(forms, "choose_precision", lambda _: "mixed_bfloat16")
+    wrap = optimize.wrap_graph
+
+    def wrap_changed(lowered, suffix):
+        computed = wrap(lowered, suffix)
+        if suffix != "_bfloat16":
+            return computed
+        return lambda features: {name: change(name, x) for name, x in computed(features).items()}
+
+    monkeypatch.setattr(recipes.optimize, "wrap_graph", wrap_changed)
+
+
+def test_a_form_that_finds_other_images_unknown_is_refused_where_these_get_no_label(network, data, monkeypatch):
+    compute_bfloat16(monkeypatch, lambda name, x: x[::-1] if name == "embedding" else x)
+    monkeypatch.setattr(forms, "_SHARES_KEPT", ())
+    assert choose(network, data).saved.precision == "bfloat16"
+    refused = choose(network, data, unknown={"novelty": 0.7})
+    assert refused.saved.precision == "float32"
+    assert "TensorFlow, bfloat16: refused: " in refused.facts["tried"][0]
+    assert 0.2 < refused.fitted.unknown.held_out.mean() < 0.4
+
+
+def test_where_no_image_is_set_aside_a_regression_is_judged_by_its_error_in_training(data, monkeypatch):
+    image = keras.Input((SIDE, SIDE, 3), dtype="uint8", name=IMAGE)
+    embedding = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    value = keras.layers.Dense(1, kernel_initializer="ones")(embedding)
+    network = keras.Model({IMAGE: image}, {"logits": value, "embedding": embedding})
+    task, error = make_regression("mean_squared_error"), 0.01  # a fifth of the values' standard deviation or less
+
+    def make_split(split: LoadedSplit) -> LoadedSplit:
+        """Gives images the network's values as targets, but for the error."""
+        values = network.predict({IMAGE: split.images.read(np.arange(split.count))}, verbose=0)["logits"]
+        return dataclasses.replace(split, targets=values + error * (-1) ** np.arange(split.count)[:, None], task=task)
+
+    splits = make_split(data.train), make_split(data.validation)
+    numbers = TrainingData(task, ["x"], (SIDE, SIDE), {}, *splits, is_set_aside=False)
+    monkeypatch.setattr(forms, "_SHARES_KEPT", ())
+    for share, precision in ((0.05, "bfloat16"), (0.15, "float32")):
+        with monkeypatch.context() as changed:
+
+            def shift(name: str, x: tf.Tensor, by: float = share * error) -> tf.Tensor:
+                return x + by if name == "logits" else x
+
+            compute_bfloat16(changed, shift)
+            assert choose(network, numbers).saved.precision == precision, share
+
+
 def test_few_images_can_not_show_that_int8_may_be_used(network, data, no_bfloat16):
     few = TrainingData(**{**vars(data), "train": data.train.select(np.arange(60))})
     result = choose(network, few, engine="auto")
-    assert any("int8: not tried, as so many images can show that 9" in line for line in result.facts["tried"])
+    assert any("int8: not tried, as so many images show that 9" in line for line in result.facts["tried"])
     assert result.facts["precision"] == "float32"
 
 

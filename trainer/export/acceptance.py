@@ -2,9 +2,10 @@
 
 Three comparisons of the form with the network in float32:
 
-- *Agreement*, for which no labels are needed: images about which both give the same label; with several labels the
-  same set of them; of a regression values that differ by at most a tenth of the network's own root mean squared error,
-  which makes that grow by 0.5 % (the square root of 1 + 0.1²). See ``trainer.export.agreement``.
+- *Agreement*, for which no labels are needed: images about which both give the same label, be it '' as the image is too
+  novel; with several labels the same set of them; of a regression values that differ by at most a tenth of the
+  network's own root mean squared error, which makes that grow by 0.5 % (the square root of 1 + 0.1²). See
+  ``trainer.export.agreement``.
 - *Loss* of the task's main metric, on images that the network was not trained on, paired: ``trainer.export.loss``. That
   a loss up to a margin is no reason to refuse is the idea of non-inferiority: Wellek, S. (2010): Testing statistical
   hypotheses of equivalence and noninferiority, chapter 5.
@@ -15,11 +16,12 @@ Three comparisons of the form with the network in float32:
   bootstrap, chapter 13.
 
 Few images show little: they can't prove that a form agrees, and can't show that it does harm. A form that nobody asked
-for has to be proven; one that was asked for is refused if harm is shown.
+for has to be proven; one that was asked for is refused if harm is shown. Of fewer than ``_MIN_GROUPS`` groups neither
+interval means anything: it is infinite, or has no width.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ from trainer.export.agreement import (
     LEVEL,
     Parts,
     compare_answers,
+    count_independent,
     count_same,
     explain_agreement,
     measure_agreement,
@@ -36,6 +39,7 @@ from trainer.export.agreement import (
 from trainer.export.loss import draw_weights, measure_loss
 
 _MAX_CALIBRATION_RISE = 0.01
+_MIN_GROUPS = 5  # or single images, set aside: the fewest that a loss is measured by
 _ROUNDING = 1e-3  # of a probability, or of a target's standard deviation: the order of computation depends on the batch
 
 
@@ -53,7 +57,7 @@ class Judgement(NamedTuple):
     Attributes:
         refusals: why the form is refused; empty if it is accepted.
         facts: ``max_difference``, ``agreement``, ``loss`` and ``calibration_error``, see the module; of what was not
-            measured None.
+            measured None. ``few_groups``: as how many the groups set aside count, if they are too few for the last two.
     """
 
     refusals: list[str]
@@ -65,8 +69,10 @@ def judge_form(
     thresholds: Sequence[float],
     network: Parts,
     form: Parts,
+    unknown: tuple[Parts, Parts],
     groups: Parts,
     targets: np.ndarray | None,
+    noise: float,
     bounds: Bounds,
     must_prove: bool,
 ) -> Judgement:
@@ -77,8 +83,10 @@ def judge_form(
         thresholds: decision threshold per label of a multilabel task.
         network: the network's answers, its outputs ``classes`` in float32; at least one image is held out.
         form: the form's.
+        unknown: which images get no label as they are too novel, bool ``[n]``, by the network and by the form.
         groups: of each image the number of its group, int; of one without, a number of its own.
         targets: of the held-out images, float32 ``[n, k]``; None if they are not to be looked at.
+        noise: of a regression, the network's root mean squared error.
         bounds: what is allowed.
         must_prove: whether the form is refused, too, if the images are too few to show that it agrees.
     """
@@ -86,7 +94,8 @@ def judge_form(
     if task == "regression":
         unit = float(np.std(network.held_out if targets is None else targets)) or 1.0
     difference = max(_measure_difference(a, b) / unit for a, b in zip(network, form, strict=True))
-    facts: dict[str, Any] = {"max_difference": difference, "agreement": None, "loss": None, "calibration_error": None}
+    facts: dict[str, Any] = {"max_difference": difference}
+    facts |= dict.fromkeys(("agreement", "loss", "calibration_error", "few_groups"))
     refusals = []
     if not math.isfinite(difference):
         return Judgement(["it gives answers that are not numbers"], facts)
@@ -97,24 +106,26 @@ def judge_form(
     if difference <= _ROUNDING:  # nothing but rounding: there is nothing to prove
         return Judgement(refusals, facts)
 
-    noise = 0.0
-    if task == "regression":
-        errors = network.held_out - (np.mean(network.held_out) if targets is None else targets)
-        noise = float(np.sqrt(np.mean(np.square(errors))))
-    same = Parts(*(compare_answers(task, thresholds, *pair, noise) for pair in zip(network, form, strict=True)))
+    compared = zip(network, form, *unknown, strict=True)
+    same = Parts(*(compare_answers(task, thresholds, noise, *answers) for answers in compared))
     facts["agreement"] = agreement = measure_agreement(same, groups, bounds.min_agreement)
     is_harmful = min(agreement["high"], agreement["held_out"]["high"]) < bounds.min_agreement
     if is_harmful or (must_prove and agreement["low"] < bounds.min_agreement):
         refusals.append(explain_agreement(agreement, bounds.min_agreement))
-    if targets is not None:
-        facts["loss"] = loss = measure_loss(task, thresholds, network.held_out, form.held_out, targets, groups.held_out)
-        if loss["low"] > bounds.max_loss:
-            refusals.append(
-                f"it loses {100 * loss['value']:.2f} points of {loss['metric']} on {loss['images']} images, at least "
-                f"{100 * loss['low']:.2f}, and serving.max_loss is {100 * bounds.max_loss:g}"
-            )
-    if targets is not None and task != "regression":
-        own, changed, low = compare_calibration(task, network.held_out, form.held_out, targets, groups.held_out)
+    if targets is None:
+        return Judgement(refusals, facts)
+    if (independent := count_independent(groups.held_out)) < _MIN_GROUPS:
+        facts["few_groups"] = independent
+        return Judgement(refusals, facts)
+    answers = network.held_out, form.held_out, targets, groups.held_out
+    facts["loss"] = loss = measure_loss(task, thresholds, *answers)
+    if loss["low"] > bounds.max_loss:
+        refusals.append(
+            f"it loses {100 * loss['value']:.2f} points of {loss['metric']} on {loss['images']} images, at least "
+            f"{100 * loss['low']:.2f}, and serving.max_loss is {100 * bounds.max_loss:g}"
+        )
+    if task != "regression":
+        own, changed, low = compare_calibration(task, *answers)
         facts["calibration_error"] = {"network": own, "form": changed, "low": low}
         if changed - own > _MAX_CALIBRATION_RISE and low > 0:
             refusals.append(f"its probabilities are off by {changed:.3f}, the network's by {own:.3f}")
@@ -122,14 +133,10 @@ def judge_form(
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """Returns what was measured as text, with what so many images could show at all."""
+    """Returns what was measured as text, with what so many images show if all agree."""
     parts = [f"answers differ by at most {facts['max_difference']:.2g}"]
     if agreement := facts["agreement"]:
-        parts.append(
-            f"{count_same(agreement)}, which shows that {agreement['low']:.2%} of new images do, with 95 % confidence "
-            f"({'those set aside, which change more,' if agreement['is_alone'] else 'so many'} can show "
-            f"{agreement['best']:.2%} at best)"
-        )
+        parts.append(f"{count_same(agreement)}, {_describe_interval(agreement)}")
     if loss := facts["loss"]:
         parts.append(
             f"{loss['metric']} falls by {100 * loss['value']:.2f} points on {loss['images']} images (from "
@@ -137,7 +144,19 @@ def describe(facts: Mapping[str, Any]) -> str:
         )
     if error := facts["calibration_error"]:
         parts.append(f"the calibration error goes from {error['network']:.3f} to {error['form']:.3f}")
+    if facts["few_groups"]:
+        parts.append(f"the images set aside count as {facts['few_groups']:.1f} groups, too few to measure a loss by")
     return "; ".join(parts)
+
+
+def _describe_interval(agreement: Mapping[str, Any]) -> str:
+    low, best = agreement["low"], agreement["best"]
+    if agreement["is_alone"]:
+        return (
+            f"which shows that {low:.2%} of new images do, with 95 % confidence (those set aside, which change more, "
+            f"show {best:.2%} if all do)"
+        )
+    return f"which shows that {low:.2%} of images like all of these do, with 95 % confidence ({best:.2%} if all do)"
 
 
 def _measure_difference(network: np.ndarray, form: np.ndarray) -> float:
@@ -151,23 +170,30 @@ def compare_calibration(
 
     Probabilities are those of the best class, or of each label.
     """
-    images = len(targets)
-    rises = []
-    for weights in draw_weights(groups):
-        errors = [_measure_calibration(task, classes, targets, weights) for classes in (network, form)]
-        rises.append(errors[1] - errors[0])
-    alike = np.ones((1, images))
-    own, changed = (float(_measure_calibration(task, classes, targets, alike)[0]) for classes in (network, form))
+    images, outputs = targets.shape
+    size = 1 if task == "classification" else outputs  # probabilities of an image
+    errors = [_make_calibration_error(task, classes, targets) for classes in (network, form)]
+    own, changed = (float(measure(np.ones((1, images)))[0]) for measure in errors)
+    rises = [errors[1](weights) - errors[0](weights) for weights in draw_weights(groups, size)]
     return own, changed, float(np.quantile(np.concatenate(rises), (1 - LEVEL) / 2))
 
 
-def _measure_calibration(task: TaskName, classes: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _make_calibration_error(
+    task: TaskName, classes: np.ndarray, targets: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function from weights of images, ``[rounds, n]``, to errors, ``[rounds]``."""
+    images = np.arange(len(targets))
     if task == "classification":
         best = np.argmax(classes, axis=1)
-        probabilities, right = np.max(classes, axis=1), targets[np.arange(len(targets)), best]
+        probabilities, right = np.max(classes, axis=1), targets[images, best]
     else:
         probabilities, right = classes.ravel(), targets.ravel()
-        weights = np.repeat(weights, classes.shape[1], axis=1)
+        images = np.repeat(images, classes.shape[1])
     order = np.argsort(probabilities, kind="stable")
-    sums = np.cumsum(weights[:, order] * (probabilities - right)[order], axis=1)
-    return np.abs(sums).max(axis=1) / weights.sum(axis=1)
+    images, excesses = images[order], (probabilities - right)[order].astype(np.float64)
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        drawn = weights[:, images]
+        return np.abs(np.cumsum(drawn * excesses, axis=1)).max(axis=1) / drawn.sum(axis=1)
+
+    return measure

@@ -8,6 +8,7 @@ counts estimated from survey data. Survey Methodology 24 (2), 193-201.
 - *Images that the network was trained on* are more numerous, but it may be surer of them than of others, so that they
   change less (measured: 0.4 % of those, 3.3 % of others). If fewer images that are set aside agree than chance gives,
   by Fisher's exact test (Fisher, R. A. (1935): The design of experiments, section 11), those alone count; else all do.
+  If few are set aside, the test sees large differences only; docs/training.md has figures.
 - *Images of a group* (a patient, a burst) change their answers together. Their design effect is estimated with one more
   group, of average size and all of it differing: else images that all agree would pass for independent ones.
 """
@@ -40,14 +41,22 @@ class Parts(NamedTuple):
 
 
 def compare_answers(
-    task: TaskName, thresholds: Sequence[float], network: np.ndarray, form: np.ndarray, noise: float
+    task: TaskName,
+    thresholds: Sequence[float],
+    noise: float,
+    network: np.ndarray,
+    form: np.ndarray,
+    unknown: np.ndarray,
+    form_unknown: np.ndarray,
 ) -> np.ndarray:
-    """Returns about which images both answer alike, bool ``[n]``; of a regression within a tenth of ``noise``."""
+    """Returns about which images both answer alike, bool ``[n]``; see ``acceptance.judge_form`` for the arguments."""
     if task == "regression":
-        return np.abs(network - form)[:, 0] <= _NOISE_SHARE * noise
-    if task == "multilabel":
-        return np.all((network >= thresholds) == (form >= thresholds), axis=1)
-    return np.argmax(network, axis=1) == np.argmax(form, axis=1)
+        same = np.abs(network - form)[:, 0] <= _NOISE_SHARE * noise
+    elif task == "multilabel":
+        same = np.all((network >= thresholds) == (form >= thresholds), axis=1)
+    else:
+        same = np.argmax(network, axis=1) == np.argmax(form, axis=1)
+    return np.where(unknown | form_unknown, unknown & form_unknown, same)
 
 
 def measure_agreement(same: Parts, groups: Parts, bound: float) -> dict[str, Any]:

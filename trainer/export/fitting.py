@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.config import TrainerConfig
 from trainer.data import TrainingData
+from trainer.export.agreement import Parts
 from trainer.export.answers import make_answers
 from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
 from trainer.export.novelty import MAX_REFERENCES, Novelty, Tensors, fit_novelty
@@ -70,12 +71,14 @@ class Fitted(NamedTuple):
         answers: see ``trainer.export.answers``.
         calibration: of the logits.
         novelty: of the logits, without it, and the embedding.
+        unknown: which images of the outputs get no label as they are too novel, bool ``[n]``.
         facts: about the calibration, for people, see ``calibrate``.
     """
 
     answers: Callable[[Tensors], Tensors]
     calibration: Calibration
     novelty: Novelty
+    unknown: Parts
     facts: dict[str, Any]
 
 
@@ -99,7 +102,11 @@ def fit_answers(
     answers = make_answers(
         data.task.name, data.output_names, config.label_thresholds, calibration, novelty, unknown_from
     )
-    return Fitted(answers, calibration, novelty, facts)
+    unknown = Parts(*(np.zeros(len(arrays["logits"]), bool) for arrays in outputs))
+    if unknown_from is not None:
+        own = fit_novelty(data.task.name, references[1], held_out) if chosen else novelty  # of what gave ``held_out``
+        unknown = Parts(*(np.asarray(x) >= unknown_from for x in (novelty(outputs.sample), own(held_out))))
+    return Fitted(answers, calibration, novelty, unknown, facts)
 
 
 def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> tuple[Calibration, dict[str, Any]]:

@@ -177,8 +177,8 @@ def _list_recipes(judge: Judge) -> Iterator[Recipe]:
         return
     if wanted == "auto" and (best := judge.show_at_best()) < judge.serving.min_agreement:
         judge.report(
-            f"OpenVINO, int8: not tried, as so many images can show that {best:.2%} of new images get the same answer "
-            f"at best, and serving.min_agreement is {judge.serving.min_agreement:.4g}; precision: int8 would try it"
+            f"OpenVINO, int8: not tried, as so many images show that {best:.2%} of new images get the same answer if "
+            f"all do, and serving.min_agreement is {judge.serving.min_agreement:.4g}; precision: int8 would try it"
         )
     elif importlib.util.find_spec("nncf") is None:
         judge.report("OpenVINO, int8: nncf is not installed (pip install 'imagepipe-tfx[openvino]')")
@@ -191,8 +191,8 @@ def _list_recipes(judge: Judge) -> Iterator[Recipe]:
 
 def _may_be_better(judge: Judge, recipe: Recipe, facts: dict[str, Any]) -> bool:
     """Returns whether a refused form could be accepted with some layers in float32: not if images are too few."""
-    agreement = facts["agreement"]
-    is_enough = not agreement or agreement["best"] >= judge.serving.min_agreement
+    # Of all images: though those set aside alone count for this form, they needn't for a better one.
+    is_enough = judge.show_at_best() >= judge.serving.min_agreement
     return np.isfinite(facts["max_difference"]) and (is_enough or not judge.must_prove(recipe))
 
 

@@ -17,6 +17,7 @@ from trainer.export.answers import compute_classes
 from trainer.export.fitting import Fitted, Outputs, compile_network, compute_outputs, draw_sample, fit_answers
 from trainer.export.recipes import Recipe
 from trainer.export.thresholds import settle_thresholds
+from trainer.inputs import LoadedSplit
 
 _log = logging.getLogger("trainer")
 
@@ -52,6 +53,7 @@ class Judge:
         outputs, others: of ``network``, and of ``chosen`` if there is one.
         thresholds: see ``thresholds.settle_thresholds``.
         fitted: of the network itself, in float32.
+        noise: see ``acceptance.judge_form``.
     """
 
     config: TrainerConfig
@@ -68,6 +70,7 @@ class Judge:
         settled = {name: fact["threshold"] for name, fact in self.thresholds.items()}
         self.config = self.config.model_copy(update={"label_thresholds": settled})
         self.fitted = self.fit(self.outputs, self.others)
+        self.noise = self._measure_noise()
 
     def fit(self, outputs: Outputs, others: Outputs | None) -> Fitted:
         """Fits the way from a form's outputs to answers; ``others`` are those of the same form of ``chosen``."""
@@ -76,16 +79,24 @@ class Judge:
 
     def judge(self, outputs: Outputs, others: Outputs | None, fitted: Fitted, must_prove: bool) -> Judgement:
         """Judges a form by its outputs, of the first images of each part or all; see ``fit``."""
-        data = self.data
-        own = self._classify(self.outputs, self.others if others else None, self.fitted)
+        data, serving = self.data, self.serving
         form = self._classify(outputs, others, fitted)
-        network, groups = (
-            Parts(*(array[: len(part)] for array, part in zip(arrays, form, strict=True)))
-            for arrays in (own, self._number_groups())
+
+        def cut(parts: Parts) -> Parts:
+            return Parts(*(array[: len(part)] for array, part in zip(parts, form, strict=True)))
+
+        return judge_form(
+            data.task.name,
+            self._list_thresholds(),
+            cut(self._classify(self.outputs, self.others if others else None, self.fitted)),
+            form,
+            (cut(self.fitted.unknown), cut(fitted.unknown)),
+            cut(self._number_groups()),
+            _encode_targets(data, data.validation) if data.is_set_aside else None,
+            self.noise,
+            Bounds(serving.max_loss, serving.min_agreement, serving.max_difference),
+            must_prove,
         )
-        targets = np.asarray(data.task.encode(tf.constant(data.validation.targets))) if data.is_set_aside else None
-        bounds = Bounds(self.serving.max_loss, self.serving.min_agreement, self.serving.max_difference)
-        return judge_form(data.task.name, self._list_thresholds(), network, form, groups, targets, bounds, must_prove)
 
     def try_form(
         self, name: str, recipe: Recipe, network: Any, kept: list[str]
@@ -132,6 +143,16 @@ class Judge:
         parts = outputs.sample, (others or outputs).held_out
         return Parts(*(compute_classes(task, fitted.calibration, arrays["logits"]).numpy() for arrays in parts))
 
+    def _measure_noise(self) -> float:
+        """Returns a regression's root mean squared error; of images that it was trained on, if none are set aside."""
+        if self.data.task.name != "regression":
+            return 0.0
+        values = self._classify(self.outputs, self.others, self.fitted)
+        held_out = self.data.is_set_aside
+        split = self.data.validation if held_out else draw_sample(self.data)
+        errors = (values.held_out if held_out else values.sample) - _encode_targets(self.data, split)
+        return float(np.sqrt(np.mean(np.square(errors))))
+
     def _list_thresholds(self) -> list[float]:
         is_needed = self.data.task.name == "multilabel"
         return list_thresholds(self.data.output_names, self.config.label_thresholds) if is_needed else []
@@ -142,3 +163,8 @@ class Judge:
         if sample.groups is None or held_out.groups is None:
             return Parts(np.arange(sample.count), -1 - np.arange(held_out.count))
         return Parts(sample.groups, held_out.groups)
+
+
+def _encode_targets(data: TrainingData, split: LoadedSplit) -> np.ndarray:
+    """Returns the targets of a split, float32 ``[n, k]``."""
+    return np.asarray(data.task.encode(tf.constant(split.targets)))

@@ -91,10 +91,15 @@ def compute_paired_interval(first: np.ndarray, second: np.ndarray) -> tuple[floa
     return difference, difference - below, difference + above
 
 
-def draw_weights(groups: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields how often each image is drawn, with its group, in rounds of a bootstrap, float ``[rounds, images]``."""
+def draw_weights(groups: np.ndarray, size: int = 1) -> Iterator[np.ndarray]:
+    """Yields how often each image is drawn, with its group, in rounds of a bootstrap, float ``[rounds, images]``.
+
+    Args:
+        groups: numbers of the images' groups, int ``[n]``.
+        size: numbers that a caller makes of each weight, by which memory is bounded.
+    """
     names, numbers = np.unique(groups, return_inverse=True)
-    generator, chunk = np.random.default_rng(0), max(1, _NUMBERS // len(groups))
+    generator, chunk = np.random.default_rng(0), max(1, _NUMBERS // (size * len(groups)))
     for start in range(0, _ROUNDS, chunk):
         rounds = min(chunk, _ROUNDS - start)
         drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), rounds)
