@@ -61,13 +61,11 @@ class _Source:
     Attributes:
         model: the SavedModel as its Trainer wrote it, with the folder of its training beside it.
         run: id of the run that it comes from; '' if that is unknown.
-        size: height and width of the images; None if unknown.
         examples: folder of the run's Examples; '' if they are gone, or unknown.
     """
 
     model: str
     run: str
-    size: list[int] | None
     examples: str
 
     @property
@@ -142,7 +140,7 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
     source = _find_source(model)
     if kind == "saved_model":
         shutil.copytree(storage.fetch_folder(source.model), out)
-        return _describe(source, out, kind, _read_precision(source), None, "it is a copy of the run's model")
+        return _describe(source, out, kind, _read_precision(source), None, "it is a copy of the run's model", None)
     if precision == "int8" and not source.examples:
         raise ModelError(
             f"{model}: int8 needs images of the train split, and the Examples of its run are gone, or not known. Give "
@@ -158,18 +156,19 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
     }[kind]
     network = portable.load_network(storage.fetch_folder(source.training))
     loaded = LoadedModel(storage.fetch_folder(source.model), "tf_examples")
-    images = np.zeros((0, *network.inputs[0].shape[1:]), np.uint8)
+    size = list(network.inputs[0].shape[1:3])
+    images = np.zeros((0, *size, 3), np.uint8)
     if precision == "int8":
         batches = _read_batches(loaded, f"{source.examples}/Split-train", _CALIBRATION_IMAGES)
         images = np.concatenate([pixels for pixels, _, _ in batches])
     write(network, precision, images, out)
     ask = _open_written(open_file, out, kind)
     if not source.examples:
-        return _describe(source, out, kind, precision, None, "the Examples of its run are gone, or not known")
+        return _describe(source, out, kind, precision, None, "the Examples of its run are gone, or not known", size)
     batches = _read_batches(loaded, f"{source.examples}/Split-eval", _COMPARED_IMAGES)
     thresholds = [(source.read_thresholds() or {}).get(label, 0.5) for label in loaded.labels]
     figures = compare_answers(ask, batches, loaded.task, thresholds, source.read_limit())
-    return _describe(source, out, kind, precision, figures, "")
+    return _describe(source, out, kind, precision, figures, "", size)
 
 
 def _open_written(open_file: "Callable[[Path], Ask]", file: Path, kind: Format) -> "Ask":
@@ -232,11 +231,10 @@ def _find_source(path: str) -> _Source:
     try:
         lineage = trace_model(path)
     except ModelError as error:  # of a cluster's run, say, or by a URI
-        source, reason = _Source(folder, "", None, ""), f": {error}"
+        source, reason = _Source(folder, "", ""), f": {error}"
     else:
         model = storage.find_model(str(lineage.run.model_dir)) if lineage.verified else folder
-        size = (lineage.origin.config.get("image") or {}).get("size") if lineage.origin else None
-        source, reason = _Source(model, lineage.run.run_id, size, _find_examples(lineage)), ", nor does its run"
+        source, reason = _Source(model, lineage.run.run_id, _find_examples(lineage)), ", nor does its run"
     if not filesystem.exists(f"{source.training}/model.keras"):
         raise ModelError(f"{folder} has no Keras model beside it{reason}. Give the run that it comes from (runs/RUN)")
     return source
@@ -273,7 +271,13 @@ def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> Batches:
 
 
 def _describe(
-    source: _Source, out: Path, kind: Format, precision: str, figures: dict[str, Any] | None, not_compared: str
+    source: _Source,
+    out: Path,
+    kind: Format,
+    precision: str,
+    figures: dict[str, Any] | None,
+    not_compared: str,
+    size: list[int] | None,
 ) -> Export:
     """Writes the file beside an export."""
     assets = storage.fetch_assets(source.model)
@@ -283,7 +287,7 @@ def _describe(
             "name": "image",
             "type": f"uint8 [{'1' if kind == 'tflite' else 'n'}, height, width, 3]",
             "takes": "pixels",
-            "size": source.size,
+            "size": size,
             "preprocessing": _PREPROCESSING,
         }
     outputs = [{"name": "classes", "type": "float32 [n, k]", "order": "that of labels"}]

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,46 @@ def test_novelty_is_compared_like_the_classes_and_by_the_limit_of_what_is_unknow
     assert "same_unknown" not in compare_shifted(None)["novelty"]
 
 
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> str:
+    """A run's SavedModel with its Examples, whose network and runtimes are stand-ins that answer at once."""
+    import imagepipe.serving.loaded_model
+    from trainer.export import portable
+
+    def write(network, precision, images, file: Path) -> None:
+        file.write_text(f"new {precision}")
+        if file.suffix == ".xml":
+            file.with_suffix(".bin").write_text("new weights")
+
+    loaded = SimpleNamespace(labels=["rain", "snow"], task="classification")
+    monkeypatch.setattr(imagepipe.serving.loaded_model, "LoadedModel", lambda *arguments: loaded)
+    monkeypatch.setattr(portable, "load_network", lambda folder: SimpleNamespace(inputs=[IMAGES]))
+    for kind in ("onnx", "openvino", "tflite"):
+        monkeypatch.setattr(portable, f"write_{kind}", write)
+        monkeypatch.setattr(portable, f"open_{kind}", lambda file: lambda answers: answers)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # of the extras
+    folder = tmp_path / "trained" / "Format-Serving"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "assets" / "labels").write_bytes(encode_names(["rain", "snow"]))
+    (folder / "saved_model.pb").touch()
+    (tmp_path / "trained" / "training").mkdir()
+    (tmp_path / "trained" / "training" / "model.keras").touch()
+    source = export._Source(str(folder), "today", str(tmp_path / "examples"))
+    monkeypatch.setattr(export, "_find_source", lambda path: source)
+    monkeypatch.setattr(
+        export, "_read_batches", lambda *arguments: make_batches(EXPECTED, EXPECTED, np.array([0, 1, 0, 0]))
+    )
+    return str(folder)
+
+
+IMAGES = SimpleNamespace(shape=(None, 60, 80, 3))
+
+
+def test_the_size_of_the_images_is_the_networks_also_of_a_model_without_a_run(model, tmp_path):
+    exported = export.export_model(model, tmp_path / "x.tflite", "tflite", "float32")
+    assert json.loads(exported.card.read_text())["input"]["size"] == [60, 80]
+
+
 def test_what_its_own_runtime_does_not_open_is_removed_and_said(tmp_path):
     pytest.importorskip("onnxruntime")
     from trainer.export.portable import open_onnx
@@ -138,7 +179,7 @@ def test_what_its_own_runtime_does_not_open_is_removed_and_said(tmp_path):
 def test_the_precision_of_a_savedmodel_is_its_own_and_not_that_of_the_form_beside_it(tmp_path):
     (tmp_path / "training").mkdir()
     facts = tmp_path / "training" / "optimized.json"
-    source = export._Source(str(tmp_path / "Format-Serving"), "", None, "")
+    source = export._Source(str(tmp_path / "Format-Serving"), "", "")
     assert export._read_precision(source) == ""
     facts.write_text(json.dumps({"engine": "openvino", "precision": "int8"}))  # of an earlier version
     assert export._read_precision(source) == ""
@@ -155,17 +196,20 @@ def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
     (training / "config.json").write_text(json.dumps({"serving": {"unknown": {"novelty": 0.99}}}))
     (training / "thresholds.json").write_text(json.dumps({"rain": {"threshold": 0.3}, "snow": {"threshold": 0.5}}))
     (training / "novelty.npz").touch()
-    source = export._Source(str(assets.parent), "", None, "")
+    source = export._Source(str(assets.parent), "", "")
 
     def describe() -> tuple[dict, str]:
-        result = export._describe(source, tmp_path / "x.tflite", "tflite", "float32", None, "the Examples are gone")
+        out, reason = tmp_path / "x.tflite", "the Examples are gone"
+        result = export._describe(source, out, "tflite", "float32", None, reason, [60, 80])
         return json.loads(result.card.read_text()), str(result)
 
     card, text = describe()
     assert [output["name"] for output in card["outputs"]] == ["classes", "novelty", "embedding"]
     assert (card["unknown"]["novelty_from"], card["label_thresholds"]) == (0.99, {"rain": 0.3, "snow": 0.5})
     assert text == "It was not compared with the model: the Examples are gone."
-    saved = json.loads(export._describe(source, tmp_path / "x", "saved_model", "float32", None, "").card.read_text())
+    saved = json.loads(
+        export._describe(source, tmp_path / "x", "saved_model", "float32", None, "", None).card.read_text()
+    )
     assert [output["name"] for output in saved["outputs"]] == ["classes", "label", "score", "metadata", "novelty"]
     assert saved["unknown"]["novelty_from"] == 0.99
     (training / "novelty.npz").unlink()  # of an earlier version
