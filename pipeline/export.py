@@ -98,10 +98,15 @@ class _Source:
 
     def _read_facts(self, name: str) -> dict[str, Any] | None:
         """Returns what a file of the training has in JSON; None if there is none, as of earlier versions."""
+        path = f"{self.training}/{name}"
         try:
-            return cast(dict[str, Any], json.loads(filesystem.read_text(f"{self.training}/{name}")))
+            return cast(dict[str, Any], json.loads(filesystem.read_text(path)))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise ModelError(
+                f"{path} is damaged: {describe_error(error)}. Copy it again, or run the pipeline again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -306,14 +311,21 @@ def _find_examples(lineage: Lineage) -> str:
 
 def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> Batches:
     """Yields pixels, the model's answers, and targets of the first images of a split, which is in no order."""
+    import tensorflow as tf
+
     from imagepipe.base.features import IMAGE, TARGET
     from transform.examples import read_serialized
 
     transform, answer = loaded.loaded.signatures["transform_features"], loaded.loaded.signatures["tf_examples"]
-    for examples in read_serialized(folder).take(maximum).batch(_BATCH):
-        features, answers = transform(examples=examples), answer(examples=examples)
-        numbers = {name: answers[name].numpy() for name in ("classes", "novelty") if name in answers}
-        yield features[IMAGE].numpy(), numbers, features[TARGET].numpy()
+    try:
+        for examples in read_serialized(folder).take(maximum).batch(_BATCH):
+            features, answers = transform(examples=examples), answer(examples=examples)
+            numbers = {name: answers[name].numpy() for name in ("classes", "novelty") if name in answers}
+            yield features[IMAGE].numpy(), numbers, features[TARGET].numpy()
+    except tf.errors.OpError as error:
+        raise ModelError(
+            f"The Examples in {folder} can't be read: {error.message}. If a file is damaged, run the pipeline again"
+        ) from error
 
 
 def _describe(

@@ -294,6 +294,23 @@ def test_the_size_of_the_images_is_the_networks_also_of_a_model_without_a_run(mo
     assert json.loads(exported.card.read_text())["input"]["size"] == [60, 80]
 
 
+@pytest.mark.parametrize("name", ["config.json", "thresholds.json", "optimized.json"])
+@pytest.mark.parametrize("content", [b'{"serving": ', b"\xff{}"])
+def test_facts_of_a_training_that_are_damaged_are_refused_in_words(model, tmp_path, name, content):
+    (tmp_path / "trained" / "training" / "novelty.npz").touch()  # so that its limit is read
+    (tmp_path / "trained" / "training" / name).write_bytes(content)
+    kind, out = ("saved_model", "x") if name == "optimized.json" else ("tflite", "x.tflite")
+    with pytest.raises(ModelError, match=rf"{name} is damaged: .*\. Copy it again, or run the pipeline again"):
+        export.export_model(model, tmp_path / out, kind, None)
+
+
+def test_examples_that_are_damaged_are_refused_in_words(tmp_path):
+    (tmp_path / "examples.gz").write_bytes(b"no gzip")
+    loaded = SimpleNamespace(loaded=SimpleNamespace(signatures={"transform_features": None, "tf_examples": None}))
+    with pytest.raises(ModelError, match=r"The Examples in .* can't be read: .*run the pipeline again"):
+        list(export._read_batches(loaded, str(tmp_path), 10))
+
+
 def test_the_precision_of_a_savedmodel_is_its_own_and_not_that_of_the_form_beside_it(tmp_path):
     (tmp_path / "training").mkdir()
     facts = tmp_path / "training" / "optimized.json"
