@@ -2,17 +2,21 @@
 
 import importlib.util
 import json
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError, ModelError, describe_error
 from imagepipe.base.names import NOVELTY, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
+from imagepipe.base.signals import hold_signals
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import read_labels, read_task
 from pipeline.export_figures import Batches, compare_answers, describe_figures
@@ -61,13 +65,11 @@ class _Source:
     Attributes:
         model: the SavedModel as its Trainer wrote it, with the folder of its training beside it.
         run: id of the run that it comes from; '' if that is unknown.
-        size: height and width of the images; None if unknown.
         examples: folder of the run's Examples; '' if they are gone, or unknown.
     """
 
     model: str
     run: str
-    size: list[int] | None
     examples: str
 
     @property
@@ -82,20 +84,29 @@ class _Source:
 
     def read_limit(self) -> float | None:
         """Returns the novelty from which on the model gives no label; None if it has no such limit."""
-        try:
-            settings = json.loads(filesystem.read_text(f"{self.training}/config.json"))
-        except FileNotFoundError:
-            return None
-        unknown = (settings.get("serving") or {}).get("unknown")
+        unknown = ((self._read_facts("config.json") or {}).get("serving") or {}).get("unknown")
         return unknown["novelty"] if unknown else None
 
     def read_thresholds(self) -> dict[str, float] | None:
         """Returns the decision thresholds of several labels; None in other tasks, and of earlier versions."""
+        facts = self._read_facts(THRESHOLDS)
+        return None if facts is None else {label: fact["threshold"] for label, fact in facts.items()}
+
+    def read_precision(self) -> str:
+        """Returns the precision of the SavedModel; '' if that is not known."""
+        return str((self._read_facts(OPTIMIZED) or {}).get("saved_precision", ""))
+
+    def _read_facts(self, name: str) -> dict[str, Any] | None:
+        """Returns what a file of the training has in JSON; None if there is none, as of earlier versions."""
+        path = f"{self.training}/{name}"
         try:
-            facts = json.loads(filesystem.read_text(f"{self.training}/{THRESHOLDS}"))
+            return cast(dict[str, Any], json.loads(filesystem.read_text(path)))
         except FileNotFoundError:
             return None
-        return {label: fact["threshold"] for label, fact in facts.items()}
+        except ValueError as error:
+            raise ModelError(
+                f"{path} is damaged: {describe_error(error)}. Copy it again, or run the pipeline again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,8 @@ class Export:
 def export_model(model: str, out: Path, kind: Format, precision: Precision | None) -> Export:
     """Exports a run's network.
 
+    An export that is there already is replaced when the new one is whole, and else left as it was.
+
     Args:
         model: a run, a version that it pushed, or the SavedModel that its Trainer wrote.
         out: the file to write, ``.xml`` of OpenVINO, or the folder of a SavedModel.
@@ -140,14 +153,25 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
     precision = _check_form(kind, precision)
     _check_place(kind, out)
     source = _find_source(model)
-    if kind == "saved_model":
-        shutil.copytree(storage.fetch_folder(source.model), out)
-        return _describe(source, out, kind, _read_precision(source), None, "it is a copy of the run's model")
     if precision == "int8" and not source.examples:
         raise ModelError(
             f"{model}: int8 needs images of the train split, and the Examples of its run are gone, or not known. Give "
             "a run that has them; `imagepipe clean` removes those of old runs"
         )
+    with _replace_whole(out) as file:
+        if kind == "saved_model":
+            # Without what is being written, if that lies in the model's folder.
+            ignored = shutil.ignore_patterns(f"{filesystem.PARTIAL}*")
+            shutil.copytree(storage.fetch_folder(source.model), file, ignore=ignored)
+            reason = "it is a copy of the run's model"
+            export = _describe(source, file, kind, source.read_precision(), None, reason, None)
+        else:
+            export = _convert(source, file, kind, precision)
+    return replace(export, file=out, card=_name_card(out))
+
+
+def _convert(source: _Source, file: Path, kind: Literal["onnx", "openvino", "tflite"], precision: Precision) -> Export:
+    """Writes a network to a file, opens that and compares it."""
     from imagepipe.serving.loaded_model import LoadedModel
     from trainer.export import portable
 
@@ -158,31 +182,64 @@ def export_model(model: str, out: Path, kind: Format, precision: Precision | Non
     }[kind]
     network = portable.load_network(storage.fetch_folder(source.training))
     loaded = LoadedModel(storage.fetch_folder(source.model), "tf_examples")
-    images = np.zeros((0, *network.inputs[0].shape[1:]), np.uint8)
+    size = list(network.inputs[0].shape[1:3])
+    images = np.zeros((0, *size, 3), np.uint8)
     if precision == "int8":
         batches = _read_batches(loaded, f"{source.examples}/Split-train", _CALIBRATION_IMAGES)
         images = np.concatenate([pixels for pixels, _, _ in batches])
-    write(network, precision, images, out)
-    ask = _open_written(open_file, out, kind)
+    write(network, precision, images, file)
+    ask = _open_written(open_file, file, kind)
     if not source.examples:
-        return _describe(source, out, kind, precision, None, "the Examples of its run are gone, or not known")
+        reason = "the Examples of its run are gone, or not known"
+        return _describe(source, file, kind, precision, None, reason, size)
     batches = _read_batches(loaded, f"{source.examples}/Split-eval", _COMPARED_IMAGES)
     thresholds = [(source.read_thresholds() or {}).get(label, 0.5) for label in loaded.labels]
     figures = compare_answers(ask, batches, loaded.task, thresholds, source.read_limit())
-    return _describe(source, out, kind, precision, figures, "")
+    return _describe(source, file, kind, precision, figures, "", size)
+
+
+@contextmanager
+def _replace_whole(out: Path) -> Iterator[Path]:
+    """Gives a path to write an export to; it then takes its place together with what was written beside it.
+
+    If the block fails or is interrupted, or a file can't take its place, all that was there stays as it was. Only a
+    kill leaves the folder of the new files.
+
+    Args:
+        out: the file or folder of the export; the other files of one have names that begin as its does.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # In a folder of their own the files have the names that they keep: some of them name others.
+    with TemporaryDirectory(prefix=filesystem.PARTIAL, dir=out.parent) as partial:
+        new, old = Path(partial, "new"), Path(partial, "old")
+        new.mkdir()
+        old.mkdir()
+        yield new / out.name
+        for path, _ in filesystem.walk(str(new)):  # else a power cut may leave the new names with nothing in them
+            with filesystem.open_read(path) as file:
+                os.fsync(file.fileno())
+        with hold_signals(), ExitStack() as undo:
+            names = sorted(path.name for path in new.iterdir())  # the card is the last of them
+            # It goes first and comes last, so that a kill leaves none beside a file that it doesn't describe.
+            for name in reversed(names):
+                if (place := out.with_name(name)).is_file():
+                    place.rename(old / name)
+                    undo.callback((old / name).rename, place)
+            for name in names:
+                (new / name).rename(out.with_name(name))
+                undo.callback(out.with_name(name).rename, new / name)
+            undo.pop_all()
+            filesystem.flush_folder(str(out.parent))
 
 
 def _open_written(open_file: "Callable[[Path], Ask]", file: Path, kind: Format) -> "Ask":
-    """Opens an export, and removes it if its format's own runtime doesn't take it."""
+    """Opens an export by its format's own runtime, which may not take it."""
     try:
         return open_file(file)
     except Exception as error:  # each runtime has its own
-        file.unlink()
-        if kind == "openvino":
-            file.with_suffix(".bin").unlink(missing_ok=True)
         raise ModelError(
-            f"--format {kind}: what this network was converted to can't be opened: {describe_error(error)}. It was "
-            "removed; take another format"
+            f"--format {kind}: what this network was converted to can't be opened: {describe_error(error)}. Nothing "
+            "was written; take another format"
         ) from error
 
 
@@ -217,6 +274,8 @@ def _check_place(kind: Format, out: Path) -> None:
     elif not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")
     beside = [_name_card(out), *([out.with_suffix(".bin")] if kind == "openvino" else [])]
+    if folders := [file for file in beside if file.is_dir()]:
+        raise ConfigError(f"--out: {folders[0]} is a folder, and the file beside {out.name} has that name")
     if lost := [file for file in beside if file.exists() and not out.exists()]:  # not of an export that is replaced
         raise ConfigError(f"--out: {lost[0]} is there, and would be replaced: give another name than {out.name}")
 
@@ -232,11 +291,10 @@ def _find_source(path: str) -> _Source:
     try:
         lineage = trace_model(path)
     except ModelError as error:  # of a cluster's run, say, or by a URI
-        source, reason = _Source(folder, "", None, ""), f": {error}"
+        source, reason = _Source(folder, "", ""), f": {error}"
     else:
         model = storage.find_model(str(lineage.run.model_dir)) if lineage.verified else folder
-        size = (lineage.origin.config.get("image") or {}).get("size") if lineage.origin else None
-        source, reason = _Source(model, lineage.run.run_id, size, _find_examples(lineage)), ", nor does its run"
+        source, reason = _Source(model, lineage.run.run_id, _find_examples(lineage)), ", nor does its run"
     if not filesystem.exists(f"{source.training}/model.keras"):
         raise ModelError(f"{folder} has no Keras model beside it{reason}. Give the run that it comes from (runs/RUN)")
     return source
@@ -251,29 +309,33 @@ def _find_examples(lineage: Lineage) -> str:
     return ""
 
 
-def _read_precision(source: _Source) -> str:
-    """Returns the precision of a run's SavedModel; '' if that is not known."""
-    try:
-        facts = json.loads(filesystem.read_text(f"{source.training}/{OPTIMIZED}"))
-    except FileNotFoundError:
-        return ""
-    return str(facts.get("saved_precision", ""))
-
-
 def _read_batches(loaded: "LoadedModel", folder: str, maximum: int) -> Batches:
     """Yields pixels, the model's answers, and targets of the first images of a split, which is in no order."""
+    import tensorflow as tf
+
     from imagepipe.base.features import IMAGE, TARGET
     from transform.examples import read_serialized
 
     transform, answer = loaded.loaded.signatures["transform_features"], loaded.loaded.signatures["tf_examples"]
-    for examples in read_serialized(folder).take(maximum).batch(_BATCH):
-        features, answers = transform(examples=examples), answer(examples=examples)
-        numbers = {name: answers[name].numpy() for name in ("classes", "novelty") if name in answers}
-        yield features[IMAGE].numpy(), numbers, features[TARGET].numpy()
+    try:
+        for examples in read_serialized(folder).take(maximum).batch(_BATCH):
+            features, answers = transform(examples=examples), answer(examples=examples)
+            numbers = {name: answers[name].numpy() for name in ("classes", "novelty") if name in answers}
+            yield features[IMAGE].numpy(), numbers, features[TARGET].numpy()
+    except tf.errors.OpError as error:
+        raise ModelError(
+            f"The Examples in {folder} can't be read: {error.message}. If a file is damaged, run the pipeline again"
+        ) from error
 
 
 def _describe(
-    source: _Source, out: Path, kind: Format, precision: str, figures: dict[str, Any] | None, not_compared: str
+    source: _Source,
+    out: Path,
+    kind: Format,
+    precision: str,
+    figures: dict[str, Any] | None,
+    not_compared: str,
+    size: list[int] | None,
 ) -> Export:
     """Writes the file beside an export."""
     assets = storage.fetch_assets(source.model)
@@ -283,7 +345,7 @@ def _describe(
             "name": "image",
             "type": f"uint8 [{'1' if kind == 'tflite' else 'n'}, height, width, 3]",
             "takes": "pixels",
-            "size": source.size,
+            "size": size,
             "preprocessing": _PREPROCESSING,
         }
     outputs = [{"name": "classes", "type": "float32 [n, k]", "order": "that of labels"}]

@@ -13,7 +13,6 @@ They are read from the source, so that a configuration is checked without import
 
 import ast
 import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
@@ -25,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from imagepipe.base.code_closure import hash_code
 from imagepipe.base.errors import ConfigError, describe_error
 from imagepipe.base.labels import list_names
-from trainer.backbones import BACKBONES, DEFAULT, Backbone, Scaling
+from trainer.backbones import Backbone, Scaling
 
 _SCALINGS = {
     "0 to 255": Scaling((1.0,) * 3, (0.0,) * 3),
@@ -91,18 +90,6 @@ def load_function(name: str) -> Callable[[tuple[int, int]], Any]:
     if not callable(loaded):
         raise ConfigError(f"{name} is {type(loaded).__name__}, and no function")
     return loaded
-
-
-def import_classes(model: Path) -> None:
-    """Imports the module of a backbone of the user's own, whose classes a ``model.keras`` may hold.
-
-    Args:
-        model: the file, as a training writes it, with its ``config.json`` beside.
-    """
-    config = model.with_name("config.json")
-    backbone = json.loads(config.read_bytes())["trainer"]["backbone"] if config.is_file() else DEFAULT
-    if backbone not in BACKBONES:
-        load_function(backbone)
 
 
 def hash_module(name: str) -> str:

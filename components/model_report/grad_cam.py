@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagepipe.base.features import IMAGE
 from imagepipe.base.filesystem import link_plainly
-from trainer.own_backbone import import_classes
+from trainer.trained import load_trained
 
 _OPACITY = 0.6  # of a heat map where it is hottest
 
@@ -33,9 +33,11 @@ def compute_heat_maps(
     Returns:
         Float32 ``[h, w]``, in 0..1, of the size of the backbone's features, by the same keys. Empty if those are no
         map, as of some backbones of one's own, or have one position only, as for small images.
+
+    Raises:
+        TrainingError: if the Keras model can't be loaded.
     """
-    import_classes(trained)
-    network = keras.models.load_model(trained, compile=False)  # in safe mode: it runs no code from the file
+    network = load_trained(trained)
     pool, head = network.get_layer("pool"), network.get_layer("head")
     if len(pool.input.shape) < 4 or pool.input.shape[1:3] == (1, 1):
         return {}

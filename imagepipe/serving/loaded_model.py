@@ -87,7 +87,7 @@ class LoadedModel:
             self.folder = folder
         except ModelError:  # which is a ValueError
             raise
-        except (OSError, KeyError, ValueError, DecodeError, tf.errors.OpError) as error:
+        except (OSError, LookupError, ValueError, DecodeError, tf.errors.OpError) as error:
             raise ModelError(f"{folder} can't be loaded as a model of this pipeline: {error}") from error
         self.side = {name: inputs[name].dtype for name in sorted(inputs) if name not in _NOT_SIDE[signature]}
 

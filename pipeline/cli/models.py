@@ -207,10 +207,11 @@ def export(
     It takes pixels: decoding and resizing are up to the caller. Only a SavedModel takes encoded images.
     """
     with report_errors():
+        from imagepipe.base.signals import end_on_signals
         from pipeline.export import export_model
         from pipeline.logs import hide_output
 
-        with hide_output():
+        with hide_output(), end_on_signals():  # so that SIGTERM, too, leaves no half an export
             exported = export_model(model, out, kind, precision)
     OUT.print(escape(f"Wrote {exported.file} and {exported.card}"))
     OUT.print(escape(str(exported)))

@@ -2,13 +2,17 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import ConfigError, ModelError
 from imagepipe.base.labels import encode_names
 from pipeline import export
 from pipeline.cli import app
@@ -124,26 +128,198 @@ def test_novelty_is_compared_like_the_classes_and_by_the_limit_of_what_is_unknow
     assert "same_unknown" not in compare_shifted(None)["novelty"]
 
 
-def test_what_its_own_runtime_does_not_open_is_removed_and_said(tmp_path):
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> str:
+    """A run's SavedModel with its Examples, whose network and runtimes are stand-ins that answer at once."""
+    import imagepipe.serving.loaded_model
+    from trainer.export import portable
+
+    def write(network, precision, images, file: Path) -> None:
+        file.write_text(f"new {precision}")
+        if file.suffix == ".xml":
+            file.with_suffix(".bin").write_text("new weights")
+
+    loaded = SimpleNamespace(labels=["rain", "snow"], task="classification")
+    monkeypatch.setattr(imagepipe.serving.loaded_model, "LoadedModel", lambda *arguments: loaded)
+    monkeypatch.setattr(portable, "load_network", lambda folder: SimpleNamespace(inputs=[IMAGES]))
+    for kind in ("onnx", "openvino", "tflite"):
+        monkeypatch.setattr(portable, f"write_{kind}", write)
+        monkeypatch.setattr(portable, f"open_{kind}", lambda file: lambda answers: answers)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # of the extras
+    folder = tmp_path / "trained" / "Format-Serving"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "assets" / "labels").write_bytes(encode_names(["rain", "snow"]))
+    (folder / "saved_model.pb").touch()
+    (tmp_path / "trained" / "training").mkdir()
+    (tmp_path / "trained" / "training" / "model.keras").touch()
+    source = export._Source(str(folder), "today", str(tmp_path / "examples"))
+    monkeypatch.setattr(export, "_find_source", lambda path: source)
+    monkeypatch.setattr(
+        export, "_read_batches", lambda *arguments: make_batches(EXPECTED, EXPECTED, np.array([0, 1, 0, 0]))
+    )
+    return str(folder)
+
+
+IMAGES = SimpleNamespace(shape=(None, 60, 80, 3))
+
+
+def write_last_weeks(folder: Path, kind: str) -> tuple[Path, dict[str, str]]:
+    """Writes an export as one of last week left it: its file, and the contents of all files by their names."""
+    names = {"tflite": ["x.tflite"], "onnx": ["x.onnx"], "openvino": ["x.xml", "x.bin"]}[kind]
+    folder.mkdir()
+    for name in (*names, f"{names[0]}.json"):
+        (folder / name).write_text("of last week")
+    return folder / names[0], read_all(folder)
+
+
+def read_all(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx", "openvino"])
+def test_an_export_takes_the_place_of_the_one_before_with_all_its_files(model, tmp_path, kind):
+    out, contents = write_last_weeks(tmp_path / "out", kind)
+    exported = export.export_model(model, out, kind, "float32")
+    after = read_all(out.parent)
+    assert after.keys() == contents.keys()
+    assert (exported.file, exported.card) == (out, Path(f"{out}.json"))
+    assert after[out.name] == "new float32"
+    assert json.loads(exported.card.read_text())["run"] == "today"
+    assert after.get("x.bin", "new weights") == "new weights"
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("step", "error", "expected"),
+    [
+        ("_open_written", ModelError("it can't be opened"), ModelError),
+        ("_read_batches", KeyboardInterrupt(), KeyboardInterrupt),
+        ("_describe", OSError("the disk is full"), OSError),
+    ],
+)
+def test_an_export_that_fails_leaves_the_one_before_as_it_was(
+    model, tmp_path, monkeypatch, kind, step, error, expected
+):
+    out, contents = write_last_weeks(tmp_path / "out", kind)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(export, step, fail)
+    with pytest.raises(expected):
+        export.export_model(model, out, kind, "float32")
+    assert read_all(out.parent) == contents
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.xml", "x.xml.json"])
+def test_files_that_can_not_all_be_put_in_place_leave_those_before(model, tmp_path, monkeypatch, name):
+    out, contents = write_last_weeks(tmp_path / "out", "openvino")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == out.with_name(name) and self.read_text() != "of last week":
+            raise PermissionError(13, "Permission denied", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError):
+        export.export_model(model, out, "openvino", "float32")
+    assert read_all(out.parent) == contents
+
+
+def test_ctrl_c_while_files_are_put_in_place_waits_until_all_are(model, tmp_path, monkeypatch):
+    out, contents = write_last_weeks(tmp_path / "out", "openvino")
+    rename = Path.rename
+
+    def interrupt(self: Path, target: Path) -> Path:
+        os.kill(os.getpid(), signal.SIGINT)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_model(model, out, "openvino", "float32")
+    after = read_all(out.parent)
+    assert after.keys() == contents.keys()
+    assert "of last week" not in after.values()
+
+
+def test_a_savedmodel_is_there_when_all_of_it_is(model, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "folder"
+    copy = shutil.copyfile
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_model(model, out, "saved_model", None)
+    assert not any(out.parent.iterdir())
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    exported = export.export_model(model, out, "saved_model", None)
+    assert exported.card == tmp_path / "new" / "folder.json"
+    assert {str(file.relative_to(out.parent)) for file in out.parent.rglob("*") if file.is_file()} == {
+        "folder.json",
+        "folder/assets/labels",
+        "folder/saved_model.pb",
+    }
+
+
+def test_a_savedmodel_may_go_into_the_folder_that_it_is_a_copy_of(model):
+    exported = export.export_model(model, Path(model) / "copy", "saved_model", None)
+    assert (exported.file / "assets" / "labels").is_file()
+    assert not any(exported.file.rglob("*copy*"))
+
+
+def test_a_folder_where_the_card_goes_is_refused_before_anything_is_written(model, tmp_path):
+    out, contents = write_last_weeks(tmp_path / "out", "tflite")
+    (out.parent / "x.tflite.json").unlink()
+    (out.parent / "x.tflite.json").mkdir()
+    with pytest.raises(ConfigError, match=r"x\.tflite\.json is a folder, and the file beside x\.tflite has that name"):
+        export.export_model(model, out, "tflite", "float32")
+    assert out.read_text() == contents["x.tflite"]
+
+
+def test_what_its_own_runtime_does_not_open_is_said(tmp_path):
     pytest.importorskip("onnxruntime")
     from trainer.export.portable import open_onnx
 
     file = tmp_path / "x.onnx"
     file.write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match=r"--format onnx: .* can't be opened: .*It was removed; take another format"):
+    with pytest.raises(ModelError, match=r"--format onnx: .* can't be opened: .*Nothing was written; take another fo"):
         export._open_written(open_onnx, file, "onnx")
-    assert not file.exists()
+
+
+def test_the_size_of_the_images_is_the_networks_also_of_a_model_without_a_run(model, tmp_path):
+    exported = export.export_model(model, tmp_path / "x.tflite", "tflite", "float32")
+    assert json.loads(exported.card.read_text())["input"]["size"] == [60, 80]
+
+
+@pytest.mark.parametrize("name", ["config.json", "thresholds.json", "optimized.json"])
+@pytest.mark.parametrize("content", [b'{"serving": ', b"\xff{}"])
+def test_facts_of_a_training_that_are_damaged_are_refused_in_words(model, tmp_path, name, content):
+    (tmp_path / "trained" / "training" / "novelty.npz").touch()  # so that its limit is read
+    (tmp_path / "trained" / "training" / name).write_bytes(content)
+    kind, out = ("saved_model", "x") if name == "optimized.json" else ("tflite", "x.tflite")
+    with pytest.raises(ModelError, match=rf"{name} is damaged: .*\. Copy it again, or run the pipeline again"):
+        export.export_model(model, tmp_path / out, kind, None)
+
+
+def test_examples_that_are_damaged_are_refused_in_words(tmp_path):
+    (tmp_path / "examples.gz").write_bytes(b"no gzip")
+    loaded = SimpleNamespace(loaded=SimpleNamespace(signatures={"transform_features": None, "tf_examples": None}))
+    with pytest.raises(ModelError, match=r"The Examples in .* can't be read: .*run the pipeline again"):
+        list(export._read_batches(loaded, str(tmp_path), 10))
 
 
 def test_the_precision_of_a_savedmodel_is_its_own_and_not_that_of_the_form_beside_it(tmp_path):
     (tmp_path / "training").mkdir()
     facts = tmp_path / "training" / "optimized.json"
-    source = export._Source(str(tmp_path / "Format-Serving"), "", None, "")
-    assert export._read_precision(source) == ""
+    source = export._Source(str(tmp_path / "Format-Serving"), "", "")
+    assert source.read_precision() == ""
     facts.write_text(json.dumps({"engine": "openvino", "precision": "int8"}))  # of an earlier version
-    assert export._read_precision(source) == ""
+    assert source.read_precision() == ""
     facts.write_text(json.dumps({"engine": "openvino", "precision": "int8", "saved_precision": "bfloat16"}))
-    assert export._read_precision(source) == "bfloat16"
+    assert source.read_precision() == "bfloat16"
 
 
 def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
@@ -155,17 +331,20 @@ def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
     (training / "config.json").write_text(json.dumps({"serving": {"unknown": {"novelty": 0.99}}}))
     (training / "thresholds.json").write_text(json.dumps({"rain": {"threshold": 0.3}, "snow": {"threshold": 0.5}}))
     (training / "novelty.npz").touch()
-    source = export._Source(str(assets.parent), "", None, "")
+    source = export._Source(str(assets.parent), "", "")
 
     def describe() -> tuple[dict, str]:
-        result = export._describe(source, tmp_path / "x.tflite", "tflite", "float32", None, "the Examples are gone")
+        out, reason = tmp_path / "x.tflite", "the Examples are gone"
+        result = export._describe(source, out, "tflite", "float32", None, reason, [60, 80])
         return json.loads(result.card.read_text()), str(result)
 
     card, text = describe()
     assert [output["name"] for output in card["outputs"]] == ["classes", "novelty", "embedding"]
     assert (card["unknown"]["novelty_from"], card["label_thresholds"]) == (0.99, {"rain": 0.3, "snow": 0.5})
     assert text == "It was not compared with the model: the Examples are gone."
-    saved = json.loads(export._describe(source, tmp_path / "x", "saved_model", "float32", None, "").card.read_text())
+    saved = json.loads(
+        export._describe(source, tmp_path / "x", "saved_model", "float32", None, "", None).card.read_text()
+    )
     assert [output["name"] for output in saved["outputs"]] == ["classes", "label", "score", "metadata", "novelty"]
     assert saved["unknown"]["novelty_from"] == 0.99
     (training / "novelty.npz").unlink()  # of an earlier version

@@ -41,6 +41,16 @@ def images(tmp_path):
     return folder
 
 
+def test_half_a_file_of_variables_is_refused_in_words(tmp_path):
+    module = tf.Module()
+    module.weights = tf.Variable(np.zeros(10_000))
+    tf.saved_model.save(module, str(tmp_path))
+    (file,) = (tmp_path / "variables").glob("*.data-*")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="can't be loaded as a model of this pipeline"):
+        LoadedModel(tmp_path)
+
+
 def predict_files(model: Path, paths: list[Path]) -> list[Prediction | Failure]:
     return list(load(model).predict_requests(read_images(paths)))
 

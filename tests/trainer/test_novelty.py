@@ -1,5 +1,7 @@
 """Novelty of clusters of points that stand for embeddings."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,3 +113,22 @@ def test_what_an_earlier_version_wrote_is_refused_in_words(tmp_path):
         np.savez(file, **{name: arrays[name] for name in arrays if name != "inside"})
     with pytest.raises(TrainingError, match=r"novelty\.npz lacks inside: an earlier version"):
         load_novelty(file)
+    save_novelty(fit_novelty("classification", draw(300, 0)["embedding"], draw(50, 1)), NO_CALIBRATION, file)
+    with np.load(file) as arrays:
+        np.savez(file, **{name: arrays[name] for name in arrays if name != "offsets"})
+    with pytest.raises(TrainingError, match=r"novelty\.npz lacks offsets: an earlier version"):
+        load_novelty(file)
+
+
+def test_any_bytes_that_are_damaged_are_refused_in_words(tmp_path):
+    file = tmp_path / "novelty.npz"
+    save_novelty(fit_novelty("regression", draw(5, 0)["embedding"], draw(5, 1)), NO_CALIBRATION, file)
+    content = file.read_bytes()
+    headers = len(content) - 2_000  # the directory at its end, whose fields raise errors of many kinds
+    for position in range(headers, len(content)):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with suppress(TrainingError):  # some bits mean nothing
+            load_novelty(file)
+    np.save(file.with_suffix(".npy"), np.zeros(3))
+    with pytest.raises(TrainingError, match=r"novelty\.npy can't be loaded"):
+        load_novelty(file.with_suffix(".npy"))

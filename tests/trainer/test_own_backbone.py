@@ -13,9 +13,10 @@ from imagepipe.base import code_closure, syntax
 from imagepipe.base.errors import ConfigError, TrainingError, WeightsError
 from trainer.config import TrainerConfig, find_backbone
 from trainer.network import build_network, unfreeze_after
-from trainer.own_backbone import hash_module, import_classes
+from trainer.own_backbone import hash_module
 from trainer.pretrained import check_weights
 from trainer.tasks import make_classification
+from trainer.trained import load_trained
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TRANSFORMER = "vision_transformer:build"
@@ -190,9 +191,8 @@ def test_what_training_saves_is_loaded_with_its_classes(transformer, tmp_path):
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setattr(sys, "path", [])
         with pytest.raises(ConfigError, match="there is no module 'vision_transformer' here"):
-            import_classes(tmp_path / "model.keras")
-    import_classes(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+            load_trained(tmp_path / "model.keras")
+    loaded = load_trained(tmp_path / "model.keras")
     image = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
     np.testing.assert_allclose(loaded(image), network.model(image), rtol=1e-6)
 

@@ -92,13 +92,35 @@ def check_quantized(answers, expected, novelty) -> None:
     np.testing.assert_allclose(answers["novelty"], novelty(dict(answers)).numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "what"), [("model.keras", "can't be loaded"), (NOVELTY, "is damaged")])
-def test_files_that_were_cut_off_are_refused_in_words(trained, tmp_path, name, what):
+def flip_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("name", ["model.keras", NOVELTY])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[: len(content) // 2], lambda content: b"", flip_bit],
+    ids=["half", "empty", "bit"],
+)
+def test_damaged_files_are_refused_in_words(trained, tmp_path, name, damage):
     folder, _ = trained
     for file in ("model.keras", NOVELTY):
         content = (folder / file).read_bytes()
-        (tmp_path / file).write_bytes(content[: len(content) // 2] if file == name else content)
-    with pytest.raises(TrainingError, match=f"{name} {what}, run the pipeline again"):
+        (tmp_path / file).write_bytes(damage(content) if file == name else content)
+    with pytest.raises(
+        TrainingError, match=rf"{name} can't be loaded: .*\. If it is damaged, copy it again, or"
+    ) as caught:
+        load_network(tmp_path)
+    assert "not found" not in str(caught.value)  # as Keras says of half a file
+
+
+@pytest.mark.parametrize("content", [b'{"trainer": ', b"{}", b"[]"])
+def test_a_damaged_configuration_beside_a_network_is_refused_in_words(trained, tmp_path, content):
+    folder, _ = trained
+    shutil.copy(folder / "model.keras", tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"config\.json is damaged: .*Copy it again, or run the pipeline again"):
         load_network(tmp_path)
 
 

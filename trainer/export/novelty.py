@@ -25,8 +25,6 @@ which they differ most: 4 MB, and about as good as all of them. Where an embeddi
 there are fewer directions, so that all together have 16 MB at most.
 """
 
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -150,14 +148,18 @@ def load_novelty(file: Path) -> tuple[Novelty, Calibration]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrainingError(f"{file} is damaged, run the pipeline again: {describe_error(error)}") from error
-    if missing := [field.name for field in fields(Novelty) if field.name not in arrays]:
+    except Exception as error:  # half a file, another program's, a damaged one: NumPy raises a dozen kinds
+        raise TrainingError(
+            f"{file} can't be loaded: {describe_error(error)}. If it is damaged, copy it again, or run the pipeline "
+            "again"
+        ) from error
+    names = [field.name for field in fields(Novelty)]
+    if missing := [name for name in (*names, *Calibration._fields) if name not in arrays]:
         raise TrainingError(
             f"{file} lacks {list_names(missing)}: an earlier version trained it. Run the pipeline again."
         )
     calibration = Calibration(*(tuple(arrays[name].tolist()) for name in Calibration._fields))
-    return Novelty(*(arrays[field.name] for field in fields(Novelty))), calibration
+    return Novelty(*(arrays[name] for name in names)), calibration
 
 
 def fit_novelty(

@@ -16,11 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imagepipe.base.errors import TrainingError, describe_error, put_on_one_line
+from imagepipe.base.errors import TrainingError, put_on_one_line
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from imagepipe.base.names import NOVELTY
 from trainer.export.novelty import LAYER, Novelty, is_of_novelty, load_novelty
-from trainer.own_backbone import import_classes
+from trainer.trained import load_trained
 
 CLASSES, EMBEDDING, LOGITS = "classes", "embedding", "logits"
 
@@ -40,11 +40,7 @@ def load_network(folder: Path) -> keras.Model:
             a file is damaged.
     """
     file = folder / "model.keras"
-    import_classes(file)
-    try:
-        model = keras.models.load_model(file, compile=False)
-    except ValueError as error:
-        raise TrainingError(f"{file} can't be loaded, run the pipeline again: {describe_error(error)}") from error
+    model = load_trained(file)
     inputs = [x.name for x in model.inputs if x.name != IMAGE and not x.name.startswith(MISSING_FLAG)]
     side = sorted(name.removeprefix(TRANSFORMED) for name in inputs)
     if side:
