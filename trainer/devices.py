@@ -7,15 +7,14 @@ import logging
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
+from imagepipe.base.processor import read_cpu_flags
 from trainer.config import Distribution, Precision, ServingConfig, TrainerConfig, find_backbone
 
 _MIN_TENSOR_CORES = 7  # NVIDIA's compute capability since which there are tensor cores (Volta)
-_CPU_INFO = Path("/proc/cpuinfo")
 
 _log = logging.getLogger("trainer")
 
@@ -155,7 +154,7 @@ def choose_precision(precision: Precision, is_depthwise: bool = False) -> str:
         return "mixed_float16" if capability[0] >= _MIN_TENSOR_CORES else "float32"
     if tf.config.list_physical_devices("TPU"):
         return "mixed_bfloat16"
-    return "mixed_bfloat16" if not is_depthwise and _is_bfloat16_faster(_read_cpu_flags()) else "float32"
+    return "mixed_bfloat16" if not is_depthwise and _is_bfloat16_faster(read_cpu_flags()) else "float32"
 
 
 def choose_training_precision(config: TrainerConfig) -> str:
@@ -171,12 +170,3 @@ def _is_bfloat16_faster(flags: set[str]) -> bool:
     ``benchmarks/training.py``). Such machines are recognized by ``avx512_fp16``, which came with AMX.
     """
     return "amx_bf16" in flags or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
-
-
-def _read_cpu_flags() -> set[str]:
-    """Returns the processor's features in Linux's names."""
-    try:
-        lines = _CPU_INFO.read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

@@ -7,7 +7,9 @@
 - a SavedModel of what stands around it: the functions ``preprocess``, ``preprocess_examples`` and ``answers``, the
   signature ``transform_features``, see ``trainer.export.signatures``, and ``assets``;
 - ``form.json``: ``precision``, ``inputs``, ``outputs``, ``openvino`` (the version that wrote it), ``sha256`` of
-  ``network.bin``, and ``measured``, when it was accepted.
+  ``network.bin`` and ``sha256_xml`` of ``network.xml``, ``measured``, when it was accepted, and of an int8 form
+  ``exact_int8``: whether that was on a processor as ``imagepipe.base.processor.has_exact_int8`` says. Forms of earlier
+  versions have neither ``sha256_xml`` nor ``exact_int8``.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from imagepipe.base.errors import ModelError, describe_error, put_on_one_line
+from imagepipe.base.processor import has_exact_int8
 
 FOLDER = "assets.extra/openvino"
 """The form's folder in a SavedModel's."""
@@ -57,18 +60,22 @@ def read_form(folder: Path) -> dict[str, Any]:
 
 
 def write_form(folder: Path, form: Mapping[str, Any]) -> None:
-    """Writes ``form.json``, with the hash of the weights that lie beside it.
+    """Writes ``form.json``, with the hashes of the network's files that lie beside it.
 
     Args:
         folder: the form's folder, which has the network.
-        form: what it says, but for ``sha256``.
+        form: what it says, but for the hashes.
     """
-    (folder / FORM).write_text(json.dumps({**form, "sha256": _hash_weights(folder)}, indent=1) + "\n")
+    (folder / FORM).write_text(json.dumps({**form, **_hash_network(folder)}, indent=1) + "\n")
 
 
-def _hash_weights(folder: Path) -> str:
-    with (folder / NETWORK).with_suffix(".bin").open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
+def _hash_network(folder: Path) -> dict[str, str]:
+    """Returns the hash of each of the network's files by its name in ``form.json``."""
+    hashes = {}
+    for name, suffix in (("sha256", ".bin"), ("sha256_xml", ".xml")):
+        with (folder / NETWORK).with_suffix(suffix).open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping[str, Any] | None = None) -> Any:
@@ -85,20 +92,34 @@ def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping
     return openvino.Core().compile_model(network, "CPU", settings)
 
 
-def _check_weights(folder: Path, form: Mapping[str, Any]) -> None:
-    """Checks that the weights are those that were written: OpenVINO would compute with whatever is there.
+def _check_network(folder: Path, form: Mapping[str, Any]) -> None:
+    """Checks that the network's files are those that were written: OpenVINO would compute with whatever is there.
 
     Raises:
         ModelError: if they are not, or can't be read.
     """
     try:
-        digest = _hash_weights(folder)
+        hashes = _hash_network(folder)
     except OSError as error:
         raise ModelError(describe_error(error)) from error
-    if digest != form["sha256"]:
+    for name, digest in hashes.items():
+        if form.get(name, digest) != digest:  # earlier versions wrote that of the weights alone
+            what = f"the weights of {NETWORK} are" if name == "sha256" else f"{NETWORK} is"
+            raise ModelError(
+                f"{folder}: {what} damaged: the bytes are not those that were written, see {name} in {FORM}"
+            )
+
+
+def _check_processor(folder: Path, form: Mapping[str, Any]) -> None:
+    """Checks that this processor gives the answers by which an int8 form was accepted.
+
+    Raises:
+        ModelError: if it doesn't.
+    """
+    if form.get("exact_int8") and not has_exact_int8():
         raise ModelError(
-            f"{folder}: the weights of {NETWORK} are damaged: their bytes are not those that were written, see sha256 "
-            f"in {FORM}"
+            f"{folder}: int8 was accepted on a processor with VNNI, and without it, as here, OpenVINO gives other "
+            "answers: sums in 16 bits are cut off"
         )
 
 
@@ -118,12 +139,14 @@ class OpenVinoNetwork:
             options: OpenVINO's properties, such as ``PERFORMANCE_HINT``, besides the precision.
 
         Raises:
-            ModelError: if it can't be loaded, is damaged, or OpenVINO isn't installed.
+            ModelError: if it can't be loaded, is damaged, would give other answers on this machine's processor, or
+                OpenVINO isn't installed.
         """
         if importlib.util.find_spec("openvino") is None:
             raise ModelError(f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'")
         self.form = read_form(folder)
-        _check_weights(folder, self.form)
+        _check_processor(folder, self.form)
+        _check_network(folder, self.form)
         try:
             self._compiled = compile_network(folder / NETWORK, self.form["precision"], options)
         except RuntimeError as error:

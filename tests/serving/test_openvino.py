@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import joblib
 import pytest
 
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy.openvino_form import FOLDER, NETWORK, OpenVinoNetwork
+from imagepipe.deploy import openvino_form
+from imagepipe.deploy.openvino_form import FOLDER, FORM, NETWORK, OpenVinoNetwork, read_form, write_form
 from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import batch, engine, openvino_model, streams
 from imagepipe.serving.batch import predict_source
@@ -21,7 +23,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Request, RequestError
-from tests.serving.conftest import FORM_NOVELTY, add_form, save_brightness
+from tests.serving.conftest import FORM_NOVELTY
 from tests.serving.test_server import gray
 
 
@@ -217,18 +219,51 @@ def test_threads_of_a_version_end_with_it(two_forms):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("what", ["missing", "damaged"])
+@pytest.mark.parametrize("what", ["missing", "damaged", "changed", "without VNNI"])
 def test_where_openvino_does_not_work_tensorflow_answers_and_that_is_said(two_forms, what, monkeypatch, tmp_path):
+    folder = tmp_path / "7"
+    shutil.copytree(two_forms, folder)
+    form = folder / FOLDER
     if what == "missing":
         monkeypatch.setitem(sys.modules, "openvino", None)
-        folder, reason = two_forms, "imagepipe-tfx[openvino]"
-    else:
-        folder = add_form(save_brightness(tmp_path / "7", tmp_path / "assets"), tmp_path / "assets")
-        (folder / FOLDER / NETWORK).write_bytes(b"<net>")
+        reason = "imagepipe-tfx[openvino]"
+    elif what == "damaged":
+        (form / NETWORK).write_bytes(b"<net>")
+        write_form(form, read_form(form))
         reason = "can't be loaded by OpenVINO"
+    elif what == "changed":
+        (form / NETWORK).write_bytes((form / NETWORK).read_bytes().replace(b"Subtract", b"Multiply"))
+        OpenVinoNetwork(pack_as_before(form, tmp_path / "before"))  # it parses
+        reason = "network.xml is damaged: the bytes are not those that were written, see sha256_xml in form.json"
+    else:
+        write_form(form, read_form(form) | {"exact_int8": True})
+        monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: False)
+        reason = "int8 was accepted on a processor with VNNI, and without it, as here, OpenVINO gives other answers"
     predictor = load(folder)
     (answer,) = predictor.predict([gray(250)])
     assert (answer.label, answer.novelty != FORM_NOVELTY) == ("light", True)
     assert predictor.model.engine == "TensorFlow"
     assert reason in predictor.model.note
     assert "TensorFlow computes the network instead." in predictor.model.note
+
+
+def pack_as_before(form: Path, copy: Path) -> Path:
+    """Returns a copy of a form as earlier versions wrote it."""
+    shutil.copytree(form, copy)
+    description = read_form(form)
+    del description["sha256_xml"]
+    (copy / FORM).write_text(json.dumps(description))
+    return copy
+
+
+@pytest.mark.parametrize("exact_int8", [True, False, None])
+def test_int8_is_computed_where_the_processor_is_as_good_or_nothing_is_written_about_it(
+    two_forms, exact_int8, monkeypatch, tmp_path
+):
+    folder = tmp_path / "7"
+    shutil.copytree(two_forms, folder)
+    form = folder / FOLDER
+    if exact_int8 is not None:
+        write_form(form, read_form(form) | {"exact_int8": exact_int8})
+    monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: exact_int8 or False)
+    assert load(folder).model.engine.startswith("OpenVINO, int8")

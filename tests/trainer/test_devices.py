@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from imagepipe.base import processor
 from imagepipe.base.errors import TrainingError
 from trainer import devices
 
@@ -89,7 +90,7 @@ def test_a_cpu_computes_in_bfloat16_if_it_can(tmp_path, monkeypatch, flags, poli
     cpuinfo = tmp_path / "cpuinfo"
     if flags:
         cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n\nprocessor : 1\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(devices, "_CPU_INFO", cpuinfo)
+    monkeypatch.setattr(processor, "_CPU_INFO", cpuinfo)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert devices.choose_precision("auto") == policy
     assert devices.choose_precision("auto", is_depthwise=True) == "float32"

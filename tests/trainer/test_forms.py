@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ from trainer import devices
 from trainer.config import ServingConfig, TrainerConfig
 from trainer.data import TrainingData
 from trainer.devices import check_engine
-from trainer.export import forms, optimize, quantize, recipes
+from trainer.export import forms, layers, optimize, quantize, recipes
 from trainer.export.forms import choose_forms
 from trainer.inputs import ArrayFile, LoadedSplit
 from trainer.tasks import make_classification, make_regression
@@ -127,8 +128,7 @@ def test_a_planted_bad_quantization_is_refused_and_its_worst_layer_taken_back(ne
     def quantize_badly(converted, images):
         """Cuts the activations of one layer off."""
         quantized = quantize_network(converted, images)
-        *_, last = (op for op in quantized.get_ordered_ops() if quantize.list_quantized(op))
-        limits = last.input_value(0).get_node()
+        *_, limits = (op for op in quantized.get_ordered_ops() if op.get_type_name() == "FakeQuantize")
         for port in (2, 4):
             limit = limits.input_value(port).get_node().data
             limits.input(port).replace_source_output(ops.constant(np.full_like(limit, 1e-3)).output(0))
@@ -148,6 +148,67 @@ def test_a_planted_bad_quantization_is_refused_and_its_worst_layer_taken_back(ne
 def test_int8_that_is_named_and_refused_stops_the_export_where_the_engine_is_free_too(network, data, no_bfloat16):
     with pytest.raises(TrainingError, match=r"(?s)engine: auto with serving.precision: int8: no form .* int8 but for"):
         choose(network, data, engine="auto", precision="int8", max_difference=1e-4)
+
+
+def try_openvino(monkeypatch, milliseconds: dict[tuple[str, int], float], refused: list[tuple[str, int]]) -> list[str]:
+    """Returns the lines for forms by precision and number of layers in float32, of which some are refused."""
+
+    def make_recipe(precision: str) -> recipes.Recipe:
+        return recipes.Recipe(
+            f"OpenVINO, {precision}",
+            precision,
+            prepare=lambda network: None,
+            list_layers=lambda prepared: [f"layer {number}" for number in range(20)],
+            build=lambda prepared, kept: (precision, len(kept)),
+            wrap=lambda form: form,
+        )
+
+    tried: list[str] = []
+
+    def try_form(name, recipe, form, kept):
+        tried.append(f"{name}: {'refused' if form in refused else 'accepted'}")
+        return (None if form in refused else form), [], {"agreement": None, "max_difference": 0.1}
+
+    precisions = dict.fromkeys(precision for precision, _ in milliseconds)
+    monkeypatch.setattr(forms, "_list_recipes", lambda judge: map(make_recipe, precisions))
+    monkeypatch.setattr(forms, "measure_ms", lambda form, batch: milliseconds[form])
+    monkeypatch.setattr(forms, "measure_error", lambda form, batch, expected: 1 / (1 + form[1]))
+    monkeypatch.setattr(forms, "compile_network", lambda network: lambda batch: {"logits": np.zeros(1)})
+    judge = SimpleNamespace(
+        serving=ServingConfig(engine="openvino"), network=None, tried=tried, report=tried.append, try_form=try_form
+    )
+    judge.must_prove = lambda recipe: True
+    forms._choose_openvino(None, judge, {})
+    return tried
+
+
+MILLISECONDS = {("float32", 0): 5.0, ("int8", 0): 4.0, ("int8", 2): 4.5, ("int8", 6): 9.0}
+
+
+def test_a_form_with_layers_in_float32_is_tried_when_those_that_are_faster_were(monkeypatch):
+    refused = [("int8", 0), ("int8", 2)]
+    assert try_openvino(monkeypatch, MILLISECONDS, refused) == [
+        "OpenVINO, int8, 4.00 ms an image: refused",
+        "OpenVINO, int8 but for 2 of 20 layers, 4.50 ms an image: refused",
+        "OpenVINO, float32, 5.00 ms an image: accepted",
+    ]
+    *_, last = try_openvino(monkeypatch, MILLISECONDS, [*refused, ("float32", 0)])
+    assert last == "OpenVINO, int8 but for 6 of 20 layers, 9.00 ms an image: accepted"
+
+
+def test_where_time_runs_out_layers_anywhere_were_measured_and_the_share_is_of_all_layers(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(layers, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(layers, "_MAX_SECONDS", 6)
+    names = [f"layer {number}" for number in range(20)]
+    ranked = layers.rank_layers(names, lambda kept: -sum(map(names.index, kept)))
+    assert len(ranked) == 6
+    assert max(map(names.index, ranked)) >= 10
+    clock = iter(range(1000))
+    monkeypatch.setattr(layers, "_MAX_SECONDS", 4)
+    milliseconds = {**MILLISECONDS, ("int8", 4): 4.6}
+    *_, last = try_openvino(monkeypatch, milliseconds, [("int8", 0), ("int8", 2)])
+    assert last == "OpenVINO, int8 but for 4 of 20 layers (the effect of 4 was measured), 4.60 ms an image: accepted"
 
 
 def make_delicate(weight: float) -> keras.Model:

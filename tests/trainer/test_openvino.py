@@ -4,13 +4,14 @@ import json
 
 import keras
 import numpy as np
+import openvino
 import pytest
 import tensorflow as tf
 
 from components.served_model import load_as_served
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
-from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form
+from imagepipe.deploy.openvino_form import FOLDER, FORM, OpenVinoNetwork, find_form, read_form, write_form
 from imagepipe.deploy.saved_model import GRAPH, read_labels, read_task
 from tests.conftest import SIZE
 from trainer.export.answers import make_answers
@@ -79,20 +80,37 @@ def test_a_damaged_form_is_refused_in_words(version, tmp_path):
     (tmp_path / FORM).write_text('{"precision": "int2", "inputs": ["image"]}')
     with pytest.raises(ModelError, match=r"form.json can't be read.*int2"):
         OpenVinoNetwork(tmp_path)
-    (tmp_path / FORM).write_bytes((find_form(version) / FORM).read_bytes())
-    (tmp_path / "network.xml").write_text("<net")
-    weights = (find_form(version) / "network.bin").read_bytes()
+    xml, weights = ((find_form(version) / name).read_bytes() for name in ("network.xml", "network.bin"))
     (tmp_path / "network.bin").write_bytes(weights)
+    (tmp_path / "network.xml").write_text("<net")
+    write_form(tmp_path, read_form(find_form(version)))
     with pytest.raises(ModelError, match=r"can't be loaded by OpenVINO: .*") as caught:
         OpenVinoNetwork(tmp_path)
     assert "\n" not in str(caught.value)
-    (tmp_path / "network.xml").write_bytes((find_form(version) / "network.xml").read_bytes())
+    (tmp_path / "network.xml").write_bytes(xml)
+    write_form(tmp_path, read_form(tmp_path))
     OpenVinoNetwork(tmp_path)
-    (tmp_path / "network.bin").write_bytes(bytes(len(weights)))  # OpenVINO would compute with that
-    with pytest.raises(ModelError, match=r"the weights of network.xml are damaged"):
-        OpenVinoNetwork(tmp_path)
-    (tmp_path / "network.bin").write_bytes(weights)
+    for name, content in (("network.bin", bytes(len(weights))), ("network.xml", xml.replace(b'"ReLU"', b'"Tanh"'))):
+        sound = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content)  # OpenVINO would compute with that
+        with pytest.raises(ModelError, match=r"network.xml (is|are) damaged: the bytes are not those"):
+            OpenVinoNetwork(tmp_path)
+        (tmp_path / name).write_bytes(sound)
     form = json.loads((tmp_path / FORM).read_text())
+    (tmp_path / FORM).write_text(json.dumps({name: form[name] for name in form if name != "sha256_xml"}))
+    OpenVinoNetwork(tmp_path)  # as earlier versions wrote it
     (tmp_path / FORM).write_text(json.dumps(form | {"outputs": ["logits", "embeddings"]}))
     with pytest.raises(ModelError, match=r"form.json has other outputs than network.xml"):
         OpenVinoNetwork(tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_form_in_int8_has_the_processor_that_it_was_judged_on(version, analyzed, tmp_path, monkeypatch, precision):
+    output, features, _ = analyzed
+    network = openvino.Core().read_model(find_form(version) / "network.xml")
+    monkeypatch.setattr("trainer.export.openvino.has_exact_int8", lambda: False)
+    answers = make_answers(
+        "classification", LABELS, {}, Calibration((2.0,)), lambda outputs: outputs["embedding"][:, 0], 0.5
+    )
+    save_form(network, precision, answers, output, features, "classification", {}, tmp_path / "form")
+    assert read_form(tmp_path / "form").get("exact_int8") is (False if precision == "int8" else None)

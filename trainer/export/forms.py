@@ -8,7 +8,8 @@ precision is refused, some layers are kept in float32 by their measured effect.
 import functools
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -21,7 +22,7 @@ from trainer.devices import choose_precision, has_openvino_bfloat16
 from trainer.export.answers import Tensors
 from trainer.export.fitting import Fitted, Outputs, compile_network, compute_split
 from trainer.export.judge import Form, Judge
-from trainer.export.layers import choose_layers, rank_layers
+from trainer.export.layers import rank_layers
 from trainer.export.optimize import optimize_network
 from trainer.export.recipes import (
     Recipe,
@@ -57,6 +58,26 @@ class Forms(NamedTuple):
     fitted: Fitted
     thresholds: Facts
     facts: dict[str, Any]
+
+
+class _Candidate(NamedTuple):
+    """A form that may be tried.
+
+    Attributes:
+        ms: its time of an image, in milliseconds.
+        name: for people.
+        recipe: how it is computed.
+        prepared: what the recipe has prepared of the network.
+        form: as the recipe builds it.
+        kept: names of the layers that it has in float32.
+    """
+
+    ms: float
+    name: str
+    recipe: Recipe
+    prepared: Any
+    form: Any
+    kept: list[str]
 
 
 def choose_forms(
@@ -109,7 +130,11 @@ def _choose_saved(judge: Judge, batch: Tensors) -> Form:
         form, refusals, facts = judge.try_form(recipe.name, recipe, recipe.build(prepared, []), [])
         if form is None and wanted != "int8" and _may_be_better(judge, recipe, facts):
             limit = measure_ms(compile_network(make_plain()), batch) if wanted == "auto" else None
-            form = _try_with_layers_in_float32(judge, recipe, prepared, batch, limit)
+            whole = _measure(recipe, prepared, recipe.name, [], batch)
+            if limit is not None and whole.ms >= limit:
+                judge.report(f"{whole.name}, in float32 {limit:.2f}: layers in float32 would not help")
+            else:
+                form = _try_fastest_first(judge, _restore_layers(judge, whole, batch), batch, limit)
         if form:
             return form
         if wanted == "bfloat16":
@@ -134,16 +159,8 @@ def _choose_openvino(saved: Form, judge: Judge, batch: Tensors) -> Form | None:
         judge.report("OpenVINO is not installed (pip install 'imagepipe-tfx[openvino]'): TensorFlow serves")
         return None
     limit = None if is_needed else measure_ms(compile_network(saved.network), batch)
-    for ms, recipe, prepared in sorted(_prepare(judge, batch), key=lambda candidate: candidate[0]):
-        name = f"{recipe.name}, {ms:.2f} ms an image"
-        if limit is not None and ms >= limit:
-            judge.report(f"{name}: not tried, as TensorFlow in {saved.precision} takes {limit:.2f}")
-            continue
-        form, _, facts = judge.try_form(name, recipe, recipe.build(prepared, []), [])
-        if form is None and recipe.precision != "float32" and _may_be_better(judge, recipe, facts):
-            form = _try_with_layers_in_float32(judge, recipe, prepared, batch, limit)
-        if form:
-            return form
+    if form := _try_fastest_first(judge, _list_candidates(judge, batch), batch, limit):
+        return form
     if is_needed:
         named = "" if serving.precision == "auto" else f" with serving.precision: {serving.precision}"
         reasons = "\n".join(judge.tried)
@@ -152,12 +169,11 @@ def _choose_openvino(saved: Form, judge: Judge, batch: Tensors) -> Form | None:
     return None
 
 
-def _prepare(judge: Judge, batch: Tensors) -> Iterator[tuple[float, Recipe, Any]]:
-    """Yields the candidates: milliseconds an image, how it is computed, and what its forms are built from."""
+def _list_candidates(judge: Judge, batch: Tensors) -> Iterator[_Candidate]:
+    """Yields OpenVINO's forms with all layers in their precision."""
     for recipe in _list_recipes(judge):
         try:
-            prepared = recipe.prepare(judge.network)
-            yield measure_ms(recipe.wrap(recipe.build(prepared, [])), batch), recipe, prepared
+            yield _measure(recipe, recipe.prepare(judge.network), recipe.name, [], batch)
         except (RuntimeError, TrainingError) as error:
             judge.report(f"{recipe.name}: can't be made: {describe_error(error)}")
 
@@ -186,6 +202,42 @@ def _list_recipes(judge: Judge) -> Iterator[Recipe]:
         yield make_int8_recipe(judge.data, convert)
 
 
+# --- the fastest first
+
+
+def _measure(recipe: Recipe, prepared: Any, name: str, kept: list[str], batch: Tensors) -> _Candidate:
+    form = recipe.build(prepared, kept)
+    ms = measure_ms(recipe.wrap(form), batch)
+    return _Candidate(ms, f"{name}, {ms:.2f} ms an image", recipe, prepared, form, kept)
+
+
+def _try_fastest_first(
+    judge: Judge, candidates: Iterable[_Candidate], batch: Tensors, limit: float | None
+) -> Form | None:
+    """Returns the fastest form that is accepted; where one is refused, it with layers in float32 is a candidate too.
+
+    Args:
+        judge: has the network.
+        candidates: the forms to begin with.
+        batch: inputs by which layers are compared, and time is measured.
+        limit: milliseconds an image, of TensorFlow's form; a slower one is of no use. None for no limit.
+    """
+    left = list(candidates)
+    while left:
+        left.sort(key=lambda candidate: candidate.ms)
+        candidate = left.pop(0)
+        if limit is not None and candidate.ms >= limit:
+            judge.report(f"{candidate.name}: not tried, as TensorFlow takes {limit:.2f}")
+            continue
+        recipe, kept = candidate.recipe, candidate.kept
+        form, _, facts = judge.try_form(candidate.name, recipe, candidate.form, kept)
+        if form:
+            return form
+        if not kept and recipe.precision != "float32" and _may_be_better(judge, recipe, facts):
+            left += _restore_layers(judge, candidate, batch)
+    return None
+
+
 # --- layers in float32
 
 
@@ -196,39 +248,19 @@ def _may_be_better(judge: Judge, recipe: Recipe, facts: dict[str, Any]) -> bool:
     return np.isfinite(facts["max_difference"]) and (is_enough or not judge.must_prove(recipe))
 
 
-def _try_with_layers_in_float32(
-    judge: Judge, recipe: Recipe, prepared: Any, batch: Tensors, limit: float | None
-) -> Form | None:
-    """Takes those layers back to float32 whose lower precision does most harm.
-
-    Args:
-        judge: has the network.
-        recipe: how it is computed.
-        prepared: what the recipe has prepared of it.
-        batch: inputs by which layers are compared, and time is measured.
-        limit: milliseconds an image, of TensorFlow's form; a slower one is of no use. None for no limit.
-    """
-    ms = measure_ms(recipe.wrap(recipe.build(prepared, [])), batch)
-    if limit is not None and ms >= limit:
-        judge.report(
-            f"{recipe.name} takes {ms:.2f} ms an image, TensorFlow {limit:.2f}: layers in float32 would not help"
-        )
-        return None
+def _restore_layers(judge: Judge, candidate: _Candidate, batch: Tensors) -> Iterator[_Candidate]:
+    """Yields a form with those layers in float32 whose lower precision does most harm."""
+    recipe, prepared = candidate.recipe, candidate.prepared
     expected = np.asarray(compile_network(judge.network)(batch)["logits"])
 
     def measure(kept: Sequence[str]) -> float:
         return measure_error(recipe.wrap(recipe.build(prepared, kept)), batch, expected)
 
-    ranked = rank_layers(recipe.list_layers(prepared), measure)
-    for share in _SHARES_KEPT if ranked else ():
-        kept = choose_layers(ranked, share)
-        network = recipe.build(prepared, kept)
-        ms = measure_ms(recipe.wrap(network), batch)
-        name = f"{recipe.name} but for {len(kept)} of {len(ranked)} layers, {ms:.2f} ms an image"
-        if limit is not None and ms >= limit:
-            judge.report(f"{name}: not tried, as TensorFlow takes {limit:.2f}")
-            return None
-        form, _, _ = judge.try_form(name, recipe, network, kept)
-        if form:
-            return form
-    return None
+    layers = recipe.list_layers(prepared)
+    ranked = rank_layers(layers, measure)
+    counts = {min(math.ceil(share * len(layers)), len(ranked)) for share in _SHARES_KEPT}
+    for count in sorted(counts - {0}):
+        name = f"{recipe.name} but for {count} of {len(layers)} layers"
+        if len(ranked) < len(layers):
+            name += f" (the effect of {len(ranked)} was measured)"
+        yield _measure(recipe, prepared, name, ranked[:count], batch)

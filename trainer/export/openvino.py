@@ -13,6 +13,7 @@ import tensorflow_transform as tft
 
 from imagepipe.base.features import Features
 from imagepipe.base.names import TaskName
+from imagepipe.base.processor import has_exact_int8
 from imagepipe.deploy.openvino_form import NETWORK, OpenVinoPrecision, write_form
 from trainer.export.answers import Tensors
 from trainer.export.optimize import freeze_network
@@ -105,4 +106,6 @@ def save_form(
         "openvino": openvino.__version__,
         "measured": dict(measured),
     }
+    if precision == "int8":
+        form["exact_int8"] = has_exact_int8()
     write_form(folder, form)

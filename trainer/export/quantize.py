@@ -139,22 +139,82 @@ def _is_bias(op: openvino.Node, channels: int) -> bool:
 
 
 def list_layers(quantized: openvino.Model) -> list[str]:
-    """Returns the names of the layers that take quantized activations."""
-    return [op.get_friendly_name() for op in quantized.get_ordered_ops() if list_quantized(op)]
+    """Returns the names of the layers whose weights are quantized, or the activations that they take."""
+    names, rounded = [], set[openvino.Output]()  # the second: from quantization on, up to the next layer
+    for op in quantized.get_ordered_ops():
+        takes_rounded = not rounded.isdisjoint(op.input_values())
+        if op.get_type_name() in LAYERS:
+            names += [op.get_friendly_name()] if takes_rounded else []
+        elif takes_rounded or op.get_type_name() == "FakeQuantize" or _has_int8_weights(op):
+            rounded.update(op.outputs())
+    return names
 
 
-def restore_layers(quantized: openvino.Model, names: Sequence[str]) -> openvino.Model:
-    """Returns a quantized network in which the activations that some layers take are in float32 again."""
+def _has_int8_weights(op: openvino.Node) -> bool:
+    return op.get_type_name() == "Constant" and op.get_element_type() in (openvino.Type.i8, openvino.Type.u8)
+
+
+def restore_layers(network: openvino.Model, quantized: openvino.Model, names: Sequence[str]) -> openvino.Model:
+    """Returns a quantized network in which some layers are in float32 again.
+
+    Their weights and biases are the network's, and nothing is rounded between the layers before and them. The outputs
+    of what is returned are not rounded either.
+
+    Args:
+        network: in float32, from which ``quantized`` was made; unchanged.
+        quantized: see ``quantize_network``; unchanged.
+        names: of the layers; where there are none, ``quantized`` itself is returned.
+    """
+    if not names:
+        return quantized
     restored = quantized.clone()
-    for op in restored.get_ordered_ops():
+    originals = {op.get_friendly_name(): op for op in network.clone().get_ops()}
+    for op in restored.get_ops():
         if op.get_friendly_name() in names:
-            for port in list_quantized(op):
-                port.replace_source_output(port.get_source_output().get_node().input_value(0))
+            _restore_weights(op, originals)
+    _restore_activations(restored, names)
     return restored
 
 
-def list_quantized(op: openvino.Node) -> list[openvino.Input]:
-    """Returns the inputs of a layer that get quantized activations."""
-    if op.get_type_name() not in LAYERS:
-        return []
-    return [port for port in op.inputs() if port.get_source_output().get_node().get_type_name() == "FakeQuantize"]
+def _restore_weights(layer: openvino.Node, originals: Mapping[str, openvino.Node]) -> None:
+    """Gives a layer, and what is added to what it gives, the constants of the network before quantization."""
+    original = originals[layer.get_friendly_name()]
+    for port, value in zip(layer.inputs(), original.input_values(), strict=True):
+        if value.get_node().get_type_name() == "Constant":
+            port.replace_source_output(value)
+    for added in [port.get_node() for port in layer.output(0).get_target_inputs()]:
+        if not _is_constant_added(added):
+            continue
+        original = originals.get(added.get_friendly_name())
+        for number, port in enumerate(added.inputs()):
+            constant = port.get_source_output().get_node()
+            if constant.get_type_name() == "Constant":
+                # What the network doesn't have was added for the correction, see _add_biases.
+                port.replace_source_output(
+                    original.input_value(number) if original else ops.constant(np.zeros_like(constant.data)).output(0)
+                )
+
+
+def _restore_activations(restored: openvino.Model, names: Sequence[str]) -> None:
+    """Has some layers, and the outputs, take activations that are not rounded.
+
+    Operations between a rounding and such a layer are computed twice, as other layers may take what they give.
+    """
+    twins = {op.get_friendly_name(): op for op in restored.clone().get_ops()}
+    exact: dict[openvino.Output, openvino.Output] = {}  # from what is rounded to the same without
+    for op in restored.get_ordered_ops():
+        values = [exact.get(value, value) for value in op.input_values()]
+        if op.get_type_name() == "FakeQuantize":
+            exact[op.output(0)] = values[0]
+        elif op.get_type_name() == "Result" or op.get_friendly_name() in names:
+            _connect(op, values)
+        elif op.get_type_name() not in LAYERS and values != op.input_values():
+            twin = twins[op.get_friendly_name()]
+            twin.set_friendly_name(f"{op.get_friendly_name()}/float32")
+            _connect(twin, values)
+            exact |= zip(op.outputs(), twin.outputs(), strict=True)
+
+
+def _connect(op: openvino.Node, values: Sequence[openvino.Output]) -> None:
+    for port, value in zip(op.inputs(), values, strict=True):
+        port.replace_source_output(value)

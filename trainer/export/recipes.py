@@ -72,11 +72,18 @@ def make_int8_recipe(data: TrainingData, convert: Convert) -> Recipe:
     images = functools.cache(lambda: quantize.draw_images(data))
 
     @functools.cache
-    def prepare(model: keras.Model) -> Any:
-        return quantize.quantize_network(convert(model), images())
+    def prepare(model: keras.Model) -> tuple[Any, Any]:
+        converted = convert(model)
+        return converted, quantize.quantize_network(converted, images())
+
+    def list_layers(prepared: tuple[Any, Any]) -> list[str]:
+        return quantize.list_layers(prepared[1])
+
+    def build(prepared: tuple[Any, Any], kept: Sequence[str]) -> Any:
+        return quantize.restore_layers(*prepared, kept)
 
     wrap = functools.partial(wrap_network, precision="int8")
-    return Recipe("OpenVINO, int8", "int8", prepare, quantize.list_layers, quantize.restore_layers, wrap)
+    return Recipe("OpenVINO, int8", "int8", prepare, list_layers, build, wrap)
 
 
 def wrap_network(converted: Any, precision: OpenVinoPrecision) -> Compute:
