@@ -177,7 +177,7 @@ def try_openvino(monkeypatch, milliseconds: dict[tuple[str, int], float], refuse
     judge = SimpleNamespace(
         serving=ServingConfig(engine="openvino"), network=None, tried=tried, report=tried.append, try_form=try_form
     )
-    judge.must_prove = lambda recipe: True
+    judge.must_prove, judge.show_at_best = lambda recipe: True, lambda: 1.0
     forms._choose_openvino(None, judge, {})
     return tried
 
