@@ -29,7 +29,6 @@ import tensorflow as tf
 from fastapi import APIRouter, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
-from prometheus_client import CollectorRegistry, exposition, multiprocess
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -55,9 +54,10 @@ from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.shadow_follower import FindShadow
-from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, PRIVATE_MEMORY, REFUSED, configure_logging
+from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
 from imagepipe.serving.threads import limit_threads
 from imagepipe.serving.types import RequestError
+from imagepipe.serving.worker_metrics import read_metrics
 
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
 _JSON_LENGTH = "inference-header-content-length"
@@ -141,12 +141,9 @@ def build_routes(handler: Handler) -> APIRouter:
     async def refuse_to_explain() -> JSONResponse:  # KServe's own parses any body in the thread that answers probes
         return JSONResponse({"error": "the model has no explanations"}, 404)
 
-    def add_up_metrics(request: HttpRequest) -> Response:  # without async: in a thread, as it reads files
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
-        registry.register(PRIVATE_MEMORY)
-        encode, kind = exposition.choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=kind)
+    def metrics(request: HttpRequest) -> Response:  # without async: in a thread, as it reads files
+        text, kind = read_metrics(request.headers.get("accept", ""))
+        return Response(text, media_type=kind)
 
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
@@ -175,8 +172,7 @@ def build_routes(handler: Handler) -> APIRouter:
         router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"], **openapi.INFER)
     router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"], include_in_schema=False)
     router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"], include_in_schema=False)
-    if METRICS_FOLDER in os.environ:
-        router.add_api_route("/metrics", add_up_metrics, response_class=Response)
+    router.add_api_route("/metrics", metrics, response_class=Response)
     router.add_api_route("/", page, include_in_schema=False)
     router.add_api_route("/docs", docs, include_in_schema=False)
     if health := os.environ.get("AIP_HEALTH_ROUTE"):

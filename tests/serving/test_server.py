@@ -21,7 +21,7 @@ from PIL import Image
 
 import imagepipe
 from imagepipe.base.errors import ModelError
-from imagepipe.serving import engine, handler, limits, server
+from imagepipe.serving import engine, handler, limits, server, telemetry
 from imagepipe.serving.client import Client
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
@@ -345,6 +345,22 @@ def test_metrics_count_requests_by_route_and_refusals_by_reason(served):
     assert 'imagepipe_refused_total{reason="missing_input"}' in figures
     assert "imagepipe_model_version 7.0" in figures
     assert f'imagepipe_private_memory_bytes{{pid="{os.getpid()}"}}' in figures
+
+
+KINDS = {
+    "*/*": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text": "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
+
+
+def test_metrics_are_read_beside_the_thread_that_answers_probes(served, monkeypatch):
+    """The memory of the process takes the system 30 to 200 ms."""
+    loops: list[asyncio.AbstractEventLoop | None] = []
+    monkeypatch.setattr(telemetry, "read_private_memory", lambda _: loops.append(asyncio._get_running_loop()))
+    answers = {accept: served.http.get("/metrics", headers={"Accept": accept}) for accept in KINDS}
+    kinds = {accept: answer.headers["content-type"] for accept, answer in answers.items()}
+    assert loops == [None] * len(KINDS)
+    assert kinds == KINDS
 
 
 def test_the_log_has_a_line_per_request_without_its_content(served, caplog):
