@@ -20,7 +20,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -48,6 +49,7 @@ from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, join_port, listen
+from imagepipe.serving.ending import EndingServer, LateAnswers
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
@@ -207,16 +209,16 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
     return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
 
-class _Uvicorn(TlsServer, RefreshingServer):
-    """KServe's, which loads renewed certificates, with bounded handshakes."""
+class _Uvicorn(EndingServer, TlsServer, RefreshingServer):
+    """KServe's, which loads renewed certificates, with bounded handshakes, and which ends with other ports."""
 
 
 class _Server(RESTServer):
     """KServe's server; what its own handlers tell about unexpected errors stays in the log."""
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._server = _Uvicorn(self.config)
+    def __init__(self, stop: Callable[[], Awaitable[None]], close: Callable[[], None], *rest: Any, **options: Any):
+        super().__init__(*rest, **options)
+        self._server = _Uvicorn(self.config, stop, close)
 
     def create_application(self) -> None:
         """Adds KServe's routes and handlers to its application, then our handlers of unexpected errors."""
@@ -291,11 +293,15 @@ def serve(
     app.openapi = describe_api
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
+    app.add_middleware(LateAnswers)
     app.add_middleware(AccessLog)  # the last one is the first that a request comes to
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, _refuse)
     logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging itself
+    grpc_port = GrpcPort(handler, access, grpc_address) if grpc_address else None
     server = _Server(
+        grpc_port.stop if grpc_port else partial(asyncio.sleep, 0),
+        recorder.close,
         "kserve.model_server:app",
         DataPlane(repository),
         ModelRepositoryExtension(repository),
@@ -306,11 +312,8 @@ def serve(
     )
     server.config.access_log = False  # ours has the same fields, and more
     server.config.http, server.config.ws = Connection, "none"
-    if grpc_address:
-        grpc_port = GrpcPort(handler, access, grpc_address)
+    if grpc_port:
         app.router.add_event_handler("startup", grpc_port.start)
-        app.router.add_event_handler("shutdown", grpc_port.stop)
-    app.router.add_event_handler("shutdown", recorder.close)
     allow_connections()
     served.follow()
     fields = {"host": address, "port": port} | ({"grpc": grpc_address} if grpc_address else {})

@@ -29,7 +29,7 @@ Outcome = Literal["answered", "dropped", "failed"]
 _MAX_REQUESTS, _MAX_BYTES = 32, MAX_BODY_BYTES  # that wait
 _SHARE = 4  # one CPU in so many, and one at least, is what the shadow may use
 _NICE = 10  # of the thread that hands over, as of capture's
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger("imagepipe.shadow")
 

@@ -9,7 +9,7 @@ from imagepipe.serving.shadow import Keep, Question, Shadow
 from imagepipe.serving.shadow_process import ShadowVersion
 
 _FOLLOW_SECONDS = 1.0
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
 
 FindShadow = Callable[[], ShadowVersion | None]
 """Returns the version that is in shadow now; None if none is."""
