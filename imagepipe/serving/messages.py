@@ -20,7 +20,7 @@ class Messages:
         self._places = asyncio.Semaphore(MAX_MESSAGES)
         self._arriving: dict[asyncio.Timeout, None] = {}  # the slowest first
         self._held = 0
-        self._seconds = MAX_BODY_SECONDS
+        self._is_ending = False
 
     async def read(self, receive: Callable[[], Awaitable[bytes]]) -> bytes:
         """Returns a message, which is held until it is released.
@@ -30,7 +30,7 @@ class Messages:
         """
         await self._take_place()
         try:
-            async with asyncio.timeout(self._seconds) as patience:
+            async with asyncio.timeout(ENDING_BODY_SECONDS if self._is_ending else MAX_BODY_SECONDS) as patience:
                 self._arriving[patience] = None
                 message = await receive()
         except TimeoutError:
@@ -45,10 +45,10 @@ class Messages:
 
     def hurry(self) -> None:
         """Waits no longer for messages than there is time when the server ends."""
-        self._seconds = ENDING_BODY_SECONDS
+        self._is_ending = True
         for patience in self._arriving:
             if not patience.expired():
-                patience.reschedule(asyncio.get_running_loop().time() + self._seconds)
+                patience.reschedule(asyncio.get_running_loop().time() + ENDING_BODY_SECONDS)
 
     def release(self, message: bytes) -> None:
         """Forgets a message that is answered."""

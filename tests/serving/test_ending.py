@@ -95,7 +95,7 @@ def test_what_is_being_answered_is_and_clients_that_owe_something_are_cut(monkey
         assert others.events == ["stopped"]
     assert time.monotonic() - start < LONG / 2
     assert others.events == ["stopped", "finished", "closed"]
-    assert not caplog.text
+    assert "Traceback" not in caplog.text
     for client in (asked, late, *stalled):
         client.close()
 
