@@ -167,14 +167,17 @@ def fetch_folder(model: str) -> Path:
 def fetch_newest(model: str) -> Path:
     """Returns a SavedModel, or a folder of its versions, on this machine: itself, or a copy, of versions of the newest.
 
-    The copy lives as long as the process.
+    A version without a graph is on its way, and passed over. The copy lives as long as the process.
 
     Raises:
         ModelError: if there is no model, or it can't be read.
     """
     if not filesystem.is_uri(model):
         return Path(model)
-    model, newest = filesystem.absolute(model), find_model(model)
+    model = filesystem.absolute(model)
+    folders = (f"{model}/{version}" for version in reversed(list_versions(model)))  # of which one may be on its way
+    newest = next((folder for folder in folders if filesystem.size(f"{folder}/{GRAPH}") is not None), None)
+    newest = newest or find_model(model)
     copy = _create_temporary_folder() / PurePosixPath(model).name
     fetch(newest, copy / newest.removeprefix(model).strip("/"))
     return copy

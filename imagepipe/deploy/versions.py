@@ -53,6 +53,30 @@ def find_model(path: Path) -> Path:
     )
 
 
+def list_servable_folders(path: Path) -> list[Path]:
+    """Returns the version folders of a model that have a graph, oldest first: what lacks one is being copied."""
+    return [folder for folder in list_version_folders(path) if (folder / GRAPH).is_file()]
+
+
+def find_servable(path: Path) -> Path:
+    """Finds the SavedModel that a server tries first: of versions the newest that has a graph, see ``find_model``.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    versions = list_servable_folders(path)
+    return versions[-1] if versions else find_model(path)
+
+
+def describe_files(folder: Path) -> object:
+    """Returns names, sizes and times of all files of a version, to tell whether any has changed."""
+    try:
+        files = [(str(file), file.lstat()) for file in sorted(folder.rglob("*"))]
+    except FileNotFoundError:  # one was removed or renamed at this moment
+        return object()  # which equals no other
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+
+
 def find_shadow_folder(path: Path, version: str) -> Path | None:
     """Finds the version that is to answer in the shadow of the live one.
 
@@ -61,9 +85,9 @@ def find_shadow_folder(path: Path, version: str) -> Path | None:
         version: its number, or NEWEST.
 
     Returns:
-        The SavedModel's folder; None if there is none, or it is the live one.
+        The SavedModel's folder; None if there is none that has a graph, or it is the live one.
     """
-    others, shadows = list_version_folders(path), list_version_folders(path / SHADOW)
+    others, shadows = list_servable_folders(path), list_servable_folders(path / SHADOW)
     live = others.pop() if others else None
     if version == NEWEST:  # what is older than the live one has been passed over
         wanted = [folder for folder in shadows if live is None or int(folder.name) > int(live.name)]
@@ -78,7 +102,7 @@ def check_shadow(path: Path, version: str) -> None:
     Raises:
         ModelError: if not.
     """
-    folders = list_version_folders(path)
+    folders = list_servable_folders(path)
     if not folders:
         raise ModelError(f"{path} is no folder of versions (serving/NAME), which --shadow needs")
     if version == NEWEST or find_shadow_folder(path, version):
@@ -87,7 +111,7 @@ def check_shadow(path: Path, version: str) -> None:
         raise ModelError(
             f"{path}: version {version} is live. `imagepipe deploy MODEL --traffic 0` puts one in shadow instead"
         )
-    names = ", ".join(folder.name for folder in (*folders, *list_version_folders(path / SHADOW)))
+    names = ", ".join(folder.name for folder in (*folders, *list_servable_folders(path / SHADOW)))
     raise ModelError(f"{path}: there is no version {version}; it has {names}. --shadow {NEWEST} waits for one")
 
 

@@ -6,6 +6,7 @@ begin when the handshake is done, see ``handshakes``.
 """
 
 import asyncio
+import math
 import resource
 import socket
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from uvicorn.server import ServerState
 
 from imagepipe.base.errors import ModelError
 from imagepipe.serving.limits import (
+    ENDING_BODY_SECONDS,
     MAX_ANSWERS_BYTES,
     MAX_BODY_SECONDS,
     MAX_CONNECTIONS,
@@ -149,7 +151,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self._waiting = _waiting.setdefault(self.server_state, {})
-        self._in_head = self._is_write_paused = False
+        self._in_head = self._is_write_paused = self._is_ending = False
         self._head_bytes = self._unread_bytes = 0
         self._debt: _Debt | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -165,6 +167,12 @@ class Connection(HttpToolsProtocol):
         """Forgets the connection."""
         super().connection_lost(exc)
         self._set_debt(None)
+
+    def shutdown(self) -> None:
+        """Ends the connection when it has its answer; for the rest of a request there is little time."""
+        super().shutdown()
+        self._is_ending = True
+        self._set_debt(self._debt)
 
     def data_received(self, data: bytes) -> None:
         """Reads a part of a request; what the parser holds back for the rest of a header or a line is bounded."""
@@ -251,7 +259,8 @@ class Connection(HttpToolsProtocol):
         if debt:
             self._waiting[self] = None
             reason = None if debt == "idle" else f"slow_{debt}"
-            self._deadline = self.loop.call_later(_SECONDS[debt], self._drop, reason)
+            seconds = min(_SECONDS[debt], ENDING_BODY_SECONDS if self._is_ending and debt != "answer" else math.inf)
+            self._deadline = self.loop.call_later(seconds, self._drop, reason)
 
     def _drop(self, reason: str | None) -> None:
         """Cuts the connection, and counts it if there is a reason: that an idle one ends is no event."""

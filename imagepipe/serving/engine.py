@@ -16,11 +16,12 @@ from PIL import Image
 from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, TooManyPixels, check_kind, count_pixels, prepare_for_decoder
 from imagepipe.base.process import release_memory
-from imagepipe.deploy.versions import find_model, list_version_folders
+from imagepipe.deploy.openvino_form import find_form
+from imagepipe.deploy.versions import describe_files, find_model, list_version_folders
 from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
-from imagepipe.serving.openvino_model import load_served
+from imagepipe.serving.openvino_model import OpenVinoModel, load_served
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
 
@@ -190,7 +191,9 @@ class ServedModel:
         """
         self._path, self._name, self._observe, self._key = path, name, observe, key
         self._refused: dict[Path, tuple[object, str]] = {}  # by folder: the state of its files, and the reason
+        self._seen: dict[Path, object] = {}  # by folder: the state of its files at the last look
         self._engine: Engine | None = None
+        self._live_state: object = None  # of the live version's files when it was loaded
         self.refresh()
         if self._engine is None:
             raise ModelError(next((reason for _, reason in self._refused.values()), f"{path}: no model to serve"))
@@ -203,33 +206,53 @@ class ServedModel:
         return self._engine
 
     def refresh(self) -> None:
-        """Makes the newest version live that can be loaded; one that can't is tried again when its files change."""
+        """Makes the newest version live that can be loaded; one that can't is tried again when its files change.
+
+        As long as another one is live, a version is loaded when its files are what they were at the last look: it may
+        be copied file by file. The live one is loaded again if its form for OpenVINO came later.
+        """
         candidates = self._list_candidates()
-        self._refused = {folder: self._refused[folder] for folder, _ in candidates if folder in self._refused}
+        folders = {folder for folder, _ in candidates}
+        self._refused = {folder: refused for folder, refused in self._refused.items() if folder in folders}
+        last, self._seen = self._seen, {}
         for folder, version in candidates:
-            if self._engine and (self._engine.model.folder, self._engine.version) == (folder, version):
+            live = self._engine and self._engine.model.folder
+            if folder == live and self._has_its_engine():
                 return
-            state = _describe_files(folder)
-            if folder in self._refused and self._refused[folder][0] == state:
-                continue
-            try:
-                self._engine = Engine(folder, self._name, version, self._observe, self._key)
-            except Exception as error:  # whatever TensorFlow raises on a damaged model: an older one may be sound
-                reason = str(error) if isinstance(error, ModelError) else f"{folder} can't be served: {error!r}"
-                _log.error("version %s is refused: %s", version, reason)
-                self._refused[folder] = (state, reason)  # not the error, which holds what was loaded
-                continue
-            VERSION.set(int(version))
-            fields = {"engine": self._engine.model.engine}
-            _log.info("version %s is live", version, extra={"fields": fields})
+            state = self._seen[folder] = describe_files(folder)
+            is_complete = live is None or last.get(folder) == state
+            is_refused = folder in self._refused and self._refused[folder][0] == state
+            is_loaded = folder == live and self._live_state == state
+            if is_complete and not is_refused and not is_loaded:
+                self._load(folder, version, state)
+            if self._engine and self._engine.model.folder == folder:
+                return
+
+    def _has_its_engine(self) -> bool:
+        """Returns whether the live version's network is computed by the engine that it has a form for."""
+        model = self.engine.model
+        return isinstance(model, OpenVinoModel) or find_form(model.folder) is None
+
+    def _load(self, folder: Path, version: str, state: object) -> None:
+        """Makes a version live, or refuses it."""
+        try:
+            self._engine = Engine(folder, self._name, version, self._observe, self._key)
+        except Exception as error:  # whatever TensorFlow raises on a damaged model: an older one may be sound
+            reason = str(error) if isinstance(error, ModelError) else f"{folder} can't be served: {error!r}"
+            _log.error("version %s is refused: %s", version, reason)
+            self._refused[folder] = (state, reason)  # not the error, which holds what was loaded
             return
+        self._live_state = state
+        VERSION.set(int(version))
+        fields = {"engine": self._engine.model.engine}
+        _log.info("version %s is live", version, extra={"fields": fields})
 
     def _list_candidates(self) -> list[tuple[Path, str]]:
         """Returns folder and version of every version, newest first."""
         folders = list_version_folders(self._path)
         if not folders:  # all versions may have been deleted: the one in memory stays live then
             if self._engine:
-                return []
+                return [(self._engine.model.folder, self._engine.version)]
             folder = find_model(self._path)
             return [(folder, folder.name if folder.name.isdigit() else "1")]
         return [(folder, folder.name) for folder in reversed(folders)]
@@ -246,9 +269,3 @@ class ServedModel:
                     _log.exception("the model's folder can't be followed; the live version stays")
 
         threading.Thread(target=refresh_forever, name="versions", daemon=True).start()
-
-
-def _describe_files(folder: Path) -> object:
-    """Returns names, sizes and times of all files, to tell whether any has changed."""
-    files = [(str(file), file.lstat()) for file in sorted(folder.rglob("*"))]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)

@@ -49,6 +49,7 @@ _OPTIONS = {
     "grpc.http2.bdp_probe": 0,  # else the window of a stream that isn't read yet grows to megabytes
     "grpc.so_reuseport": 1,  # beside the socket that holds the port, and other workers
 }
+_CHECK_SECONDS = 0.1  # whether all calls are answered
 
 _log = logging.getLogger("imagepipe.serve")
 _access_log = logging.getLogger("imagepipe.access")
@@ -70,6 +71,7 @@ class GrpcPort:
     async def start(self) -> None:
         """Starts to answer."""
         self._messages = Messages()
+        self._calls: set[Any] = set()  # that are being answered
         self._server = grpc.aio.server(
             interceptors=[_Door(self._access)],
             options=list(_OPTIONS.items()),
@@ -94,7 +96,13 @@ class GrpcPort:
     async def stop(self) -> None:
         """Takes nothing new, and waits until what it has is answered."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(GRACE_SECONDS)
+        stopping = asyncio.ensure_future(self._server.stop(GRACE_SECONDS))
+        self._messages.hurry()
+        await asyncio.sleep(_CHECK_SECONDS)  # for those who watch the health
+        while self._calls and not stopping.done():
+            await asyncio.sleep(_CHECK_SECONDS)
+        await self._server.stop(None)  # who watches the health, or may ask what there is, would never end
+        await stopping
 
     def _serve(self, route: str, method: Method) -> Any:
         """Returns a method as gRPC takes it.
@@ -104,6 +112,8 @@ class GrpcPort:
 
         async def serve(stream: AsyncIterator[bytes], context: Any) -> bytes:
             start, status, images = time.perf_counter(), grpc.StatusCode.OK, None
+            self._calls.add(context)
+            context.add_done_callback(self._calls.discard)
             try:
                 message = await self._messages.read(stream.__anext__)
                 # What a caller who gave up asked for is computed all the same, and counts until then.

@@ -42,8 +42,12 @@ MAX_HEADERS = 100
 MAX_PIPELINED = 16
 """Requests that a client may send before it has the answer to its first."""
 
-GRACE_SECONDS = 30
-"""Time to finish what was asked before SIGTERM: Kubernetes waits as long."""
+GRACE_SECONDS = 15
+"""Time to finish what was asked before SIGTERM, on all ports: with what capture may take then, less than the 30 s that
+Kubernetes waits."""
+
+ENDING_BODY_SECONDS = 2
+"""Time for the rest of a request to arrive, after SIGTERM."""
 
 MAX_CONNECTIONS = 4096
 """Connections at once; one more takes the place of the one that has been idle or slow for longest."""

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from imagepipe.serving.bodies import TooBusyError
-from imagepipe.serving.limits import MAX_BODIES_BYTES, MAX_BODY_SECONDS, MAX_MESSAGES
+from imagepipe.serving.limits import ENDING_BODY_SECONDS, MAX_BODIES_BYTES, MAX_BODY_SECONDS, MAX_MESSAGES
 
 _PATIENCE_SECONDS = 1.0  # for places; a common message takes milliseconds
 
@@ -20,6 +20,7 @@ class Messages:
         self._places = asyncio.Semaphore(MAX_MESSAGES)
         self._arriving: dict[asyncio.Timeout, None] = {}  # the slowest first
         self._held = 0
+        self._is_ending = False
 
     async def read(self, receive: Callable[[], Awaitable[bytes]]) -> bytes:
         """Returns a message, which is held until it is released.
@@ -29,7 +30,7 @@ class Messages:
         """
         await self._take_place()
         try:
-            async with asyncio.timeout(MAX_BODY_SECONDS) as patience:
+            async with asyncio.timeout(ENDING_BODY_SECONDS if self._is_ending else MAX_BODY_SECONDS) as patience:
                 self._arriving[patience] = None
                 message = await receive()
         except TimeoutError:
@@ -41,6 +42,13 @@ class Messages:
             raise TooBusyError("too many requests are being answered")
         self._held += len(message)
         return message
+
+    def hurry(self) -> None:
+        """Waits no longer for messages than there is time when the server ends."""
+        self._is_ending = True
+        for patience in self._arriving:
+            if not patience.expired():
+                patience.reschedule(asyncio.get_running_loop().time() + ENDING_BODY_SECONDS)
 
     def release(self, message: bytes) -> None:
         """Forgets a message that is answered."""

@@ -20,7 +20,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,7 +30,6 @@ import tensorflow as tf
 from fastapi import APIRouter, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
-from prometheus_client import CollectorRegistry, exposition, multiprocess
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -49,15 +49,17 @@ from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, join_port, listen
+from imagepipe.serving.ending import EndingServer, LateAnswers
 from imagepipe.serving.engine import Engine, ServedModel
 from imagepipe.serving.handler import Handler, Parse
 from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.shadow_follower import FindShadow
-from imagepipe.serving.telemetry import BATCH_SIZES, METRICS_FOLDER, PRIVATE_MEMORY, REFUSED, configure_logging
+from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
 from imagepipe.serving.threads import limit_threads
 from imagepipe.serving.types import RequestError
+from imagepipe.serving.worker_metrics import read_metrics
 
 _PAGE, _DOCS = (Path(__file__).with_name(name) for name in ("page.html", "docs.html"))
 _JSON_LENGTH = "inference-header-content-length"
@@ -141,12 +143,9 @@ def build_routes(handler: Handler) -> APIRouter:
     async def refuse_to_explain() -> JSONResponse:  # KServe's own parses any body in the thread that answers probes
         return JSONResponse({"error": "the model has no explanations"}, 404)
 
-    def add_up_metrics(request: HttpRequest) -> Response:  # without async: in a thread, as it reads files
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
-        registry.register(PRIVATE_MEMORY)
-        encode, kind = exposition.choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=kind)
+    def metrics(request: HttpRequest) -> Response:  # without async: in a thread, as it reads files
+        text, kind = read_metrics(request.headers.get("accept", ""))
+        return Response(text, media_type=kind)
 
     async def healthy() -> dict[str, str]:
         return {"status": "alive"}
@@ -175,8 +174,7 @@ def build_routes(handler: Handler) -> APIRouter:
         router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"], **openapi.INFER)
     router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"], include_in_schema=False)
     router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"], include_in_schema=False)
-    if METRICS_FOLDER in os.environ:
-        router.add_api_route("/metrics", add_up_metrics, response_class=Response)
+    router.add_api_route("/metrics", metrics, response_class=Response)
     router.add_api_route("/", page, include_in_schema=False)
     router.add_api_route("/docs", docs, include_in_schema=False)
     if health := os.environ.get("AIP_HEALTH_ROUTE"):
@@ -211,16 +209,16 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
     return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
 
-class _Uvicorn(TlsServer, RefreshingServer):
-    """KServe's, which loads renewed certificates, with bounded handshakes."""
+class _Uvicorn(EndingServer, TlsServer, RefreshingServer):
+    """KServe's, which loads renewed certificates, with bounded handshakes, and which ends with other ports."""
 
 
 class _Server(RESTServer):
     """KServe's server; what its own handlers tell about unexpected errors stays in the log."""
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._server = _Uvicorn(self.config)
+    def __init__(self, stop: Callable[[], Awaitable[None]], close: Callable[[], None], *rest: Any, **options: Any):
+        super().__init__(*rest, **options)
+        self._server = _Uvicorn(self.config, stop, close)
 
     def create_application(self) -> None:
         """Adds KServe's routes and handlers to its application, then our handlers of unexpected errors."""
@@ -295,11 +293,15 @@ def serve(
     app.openapi = describe_api
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
+    app.add_middleware(LateAnswers)
     app.add_middleware(AccessLog)  # the last one is the first that a request comes to
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, _refuse)
     logging.getLogger("kserve").handlers = [logging.NullHandler()]  # else it configures logging itself
+    grpc_port = GrpcPort(handler, access, grpc_address) if grpc_address else None
     server = _Server(
+        grpc_port.stop if grpc_port else partial(asyncio.sleep, 0),
+        recorder.close,
         "kserve.model_server:app",
         DataPlane(repository),
         ModelRepositoryExtension(repository),
@@ -310,11 +312,8 @@ def serve(
     )
     server.config.access_log = False  # ours has the same fields, and more
     server.config.http, server.config.ws = Connection, "none"
-    if grpc_address:
-        grpc_port = GrpcPort(handler, access, grpc_address)
+    if grpc_port:
         app.router.add_event_handler("startup", grpc_port.start)
-        app.router.add_event_handler("shutdown", grpc_port.stop)
-    app.router.add_event_handler("shutdown", recorder.close)
     allow_connections()
     served.follow()
     fields = {"host": address, "port": port} | ({"grpc": grpc_address} if grpc_address else {})

@@ -1,8 +1,8 @@
 """Asks a second version what callers ask the live one: behind it, unseen, in a process of its own.
 
 Whoever answers callers hands over and goes on: nothing here waits, and nothing that fails here reaches a caller. What
-waits is bounded, and dropped beyond that; a version that can't be loaded, or whose process dies, is not asked again.
-Images that were handed over = answered + dropped + failed.
+waits is bounded, and dropped beyond that; a version that can't be loaded, or whose process dies, is not asked again
+before its files change. Images that were handed over = answered + dropped + failed.
 """
 
 import logging
@@ -29,7 +29,7 @@ Outcome = Literal["answered", "dropped", "failed"]
 _MAX_REQUESTS, _MAX_BYTES = 32, MAX_BODY_BYTES  # that wait
 _SHARE = 4  # one CPU in so many, and one at least, is what the shadow may use
 _NICE = 10  # of the thread that hands over, as of capture's
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger("imagepipe.shadow")
 
@@ -102,6 +102,11 @@ class Shadow:
                 return
         self._count("failed" if self._is_over else "dropped", question)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it can't be asked any more."""
+        return self._is_over
+
     def close(self) -> None:
         """Asks nothing more; what waits is dropped."""
         with self._changed:
@@ -122,8 +127,8 @@ class Shadow:
             waiting, self._queue = self._queue, deque()
         if not self._is_closing:
             _log.error(
-                "version %s is not asked in shadow any more: %s. The live version goes on; start the server again to "
-                "try again",
+                "version %s is not asked in shadow any more: %s. The live version goes on; this one is tried "
+                "again when its files change or the server starts",
                 self._shadow.version,
                 reason,
             )

@@ -4,11 +4,12 @@ import logging
 import threading
 from collections.abc import Callable
 
+from imagepipe.deploy.versions import describe_files
 from imagepipe.serving.shadow import Keep, Question, Shadow
 from imagepipe.serving.shadow_process import ShadowVersion
 
 _FOLLOW_SECONDS = 1.0
-_CLOSE_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
 
 FindShadow = Callable[[], ShadowVersion | None]
 """Returns the version that is in shadow now; None if none is."""
@@ -29,8 +30,10 @@ class ShadowFollower:
         self._find, self._keep = find, keep
         self._version: ShadowVersion | None = None
         self._shadow: Shadow | None = None
+        self._seen: object = None  # version and state of its files at the last look
+        self._state: object = None  # of the files of the version in shadow when it was loaded
         self._is_closing = threading.Event()
-        self._refresh()
+        self._refresh(is_first=True)
         self._thread = threading.Thread(target=self._follow, name="shadows", daemon=True)
         self._thread.start()
 
@@ -46,14 +49,24 @@ class ShadowFollower:
         if self._shadow:
             self._shadow.close()
 
-    def _refresh(self) -> None:
+    def _refresh(self, is_first: bool = False) -> None:
+        """Looks for another version, or for one that failed and is another one by now.
+
+        But for the first look it waits until the files have stayed the same for one: they may be copied one by one.
+        """
         version = self._find()
-        if version == self._version:
+        if version == self._version and not (self._shadow and self._shadow.is_over):
+            return
+        state = version and describe_files(version.folder)
+        last, self._seen = self._seen, (version, state)
+        if version and last != self._seen and not is_first:
+            return
+        if (version, state) == (self._version, self._state):
             return
         old, self._shadow = self._shadow, None
         if old:
             old.close()  # first, as two copies of a model may not fit
-        self._version = version
+        self._version, self._state = version, state
         self._shadow = Shadow(version, self._keep) if version else None
 
     def _follow(self) -> None:

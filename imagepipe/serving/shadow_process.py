@@ -3,6 +3,7 @@
 It gets requests through a pipe from the server's process, and its answers go back through it. It ends with the server.
 """
 
+import logging
 import os
 import signal
 import time
@@ -14,10 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.process import be_killed_first, end_with_parent
-from imagepipe.deploy.versions import find_model, find_shadow_folder
+from imagepipe.deploy.versions import SHADOW, find_shadow_folder, list_servable_folders, list_version_folders
 
 if TYPE_CHECKING:
     from imagepipe.serving.types import Answers
+
+_passed_over: set[Path] = set()  # of which the log has been told
+
+_log = logging.getLogger("imagepipe.shadow")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class ShadowVersion:
 
 
 def find_shadow_version(path: Path, wanted: str, name: str, key: Path | None) -> ShadowVersion | None:
-    """Returns the version that is to answer in shadow; None if none is.
+    """Returns the version that is to answer in shadow; None if none is. One without a graph is passed over.
 
     Args:
         path: the folder of versions.
@@ -46,8 +51,12 @@ def find_shadow_version(path: Path, wanted: str, name: str, key: Path | None) ->
         name: see ``ShadowVersion``.
         key: see ``ShadowVersion``.
     """
+    in_shadow, servable = list_version_folders(path / SHADOW), list_servable_folders(path / SHADOW)
+    for empty in set(in_shadow) - {*servable, *_passed_over}:
+        _passed_over.add(empty)
+        _log.warning("%s has no graph yet, and is passed over until it has", empty)
     folder = find_shadow_folder(path, wanted)
-    return ShadowVersion(find_model(folder), name, folder.name, key) if folder else None
+    return ShadowVersion(folder, name, folder.name, key) if folder else None
 
 
 class Ready(NamedTuple):

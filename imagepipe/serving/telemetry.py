@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ BATCH_SIZES = Histogram("imagepipe_batch_size", "Images per call of the network.
 VERSION = Gauge(
     "imagepipe_model_version", "The version that is live; with several workers, in all.", multiprocess_mode="livemin"
 )
+VERSION.set(math.inf)  # until one is live: the oldest of all workers is never that of one that still loads
 ANSWERS = Counter(
     "imagepipe_answers", "Answers by version and label; '' for images without a label.", ["version", "label"]
 )

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import cast
 
 import joblib
-from prometheus_client import multiprocess
 
 from imagepipe.base.process import end_with_parent
 from imagepipe.serving.telemetry import METRICS_FOLDER
+from imagepipe.serving.worker_metrics import keep_totals
 
 CPUS = "LOKY_MAX_CPU_COUNT"
 """Environment variable that joblib.cpu_count() reads, and with it TensorFlow's, OpenVINO's and our threads."""
@@ -83,6 +84,7 @@ def run_workers(count: int, work: Work) -> int:
         workers = [_start(work) for _ in range(count)]
         retries: list[float] = []  # when those that ended by themselves are tried again
         status, is_told = 0, False
+        dead: list[int] = []  # whose metrics are not added up yet
         while workers:
             wait([worker.process.sentinel for worker in workers], timeout=_CHECK_SECONDS)
             for worker, ended in [(worker, worker.process.exitcode) for worker in workers]:
@@ -93,7 +95,7 @@ def run_workers(count: int, work: Work) -> int:
                 worker.news.close()
                 if ending:
                     continue
-                multiprocess.mark_process_dead(worker.process.pid, folder)
+                dead.append(cast(int, worker.process.pid))
                 if ended >= 0:
                     status = ended
                     retries.append(time.monotonic() + _RETRY_SECONDS)
@@ -102,6 +104,8 @@ def run_workers(count: int, work: Work) -> int:
                 _log.warning(_KILLED, worker.process.pid, -ended)
                 time.sleep(_RESTART_SECONDS)
                 workers.append(_start(work))
+            if dead and keep_totals(folder, dead):
+                dead.clear()
             if retries and retries[0] <= time.monotonic() and any(worker.is_ready for worker in workers) and not ending:
                 retries.pop(0)
                 workers.append(_start(work))

@@ -19,7 +19,7 @@ from imagepipe.deploy.saved_model import read_labels
 from imagepipe.serving.engine import ServedModel
 from pipeline.cli import app
 from tests.deploy.test_signing import write_keys
-from tests.serving.conftest import save_brightness
+from tests.serving.conftest import look_twice, save_brightness
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_running_server_follows_a_rollback(config, models):
     assert asked.version == second.version
     folder.rollback(config)
     assert asked.model.labels == ["black", "white"]  # who has it already gets its answer
-    served_model.refresh()
+    look_twice(served_model)
     assert (served_model.engine.version, served_model.engine.model.labels) == (first.version, ["dark", "light"])
 
 
@@ -91,7 +91,7 @@ def test_a_version_in_shadow_is_live_nowhere_until_it_is_deployed_again_and_keep
         Version(second.version, f"{config.path}/shadow/{second.version}", 0, "in shadow", in_shadow=True),
         Version(first.version, f"{config.path}/{first.version}", 100),
     ]
-    served_model.refresh()
+    look_twice(served_model)
     assert served_model.engine.version == first.version
     assert [uri for uri, _ in list_models(config)] == [first.uri]  # nor is it the champion
     with pytest.raises(DeployError, match="there is nothing to go back to"):
@@ -99,7 +99,7 @@ def test_a_version_in_shadow_is_live_nowhere_until_it_is_deployed_again_and_keep
     with pytest.raises(ModelError, match=f"is version {first.version}, and live"):
         folder.deploy(models[0], config, 0)
     folder.deploy(models[1], config)  # by its run: a copy of the same model is meant
-    served_model.refresh()
+    look_twice(served_model)
     assert served_model.engine.version == second.version
     assert [(v.version, v.traffic) for v in folder.status(config)] == [(second.version, 100), (first.version, 0)]
     assert folder.rollback(config) == first

@@ -23,7 +23,7 @@ from imagepipe.serving.engine import ServedModel
 from imagepipe.serving.predictor import load
 from pipeline.cli import app
 from pipeline.config_file import read_config
-from tests.serving.conftest import save_brightness
+from tests.serving.conftest import look_twice, save_brightness
 
 
 def write_keys(directory: Path, name: str, key=None, password: bytes | None = None) -> Path:
@@ -188,21 +188,21 @@ def test_a_server_stays_on_the_signed_version_when_others_appear(source, config,
     shutil.copytree(source, newer)
     shutil.copytree(version, newest)
     (newest / "assets.extra" / "train_statistics.pb").write_bytes(b"x")
-    served.refresh()
+    look_twice(served)
     assert served.engine is live
     assert f"version {newer.name} is refused: {newer} is not loaded: it is not signed" in caplog.text
     assert "assets.extra/train_statistics.pb was changed since it was signed" in caplog.text
     caplog.clear()
-    served.refresh()
+    look_twice(served)
     assert not caplog.text  # it is tried again when its files change
     shutil.copy(source / "assets.extra" / "train_statistics.pb", newest / "assets.extra")
-    served.refresh()
+    look_twice(served)
     assert served.engine.version == newest.name
     assert served.engine.model.folder == newest
     assert served.engine.model.signatures.keys() == {"serving_default", "tf_examples", "__saved_model_init_op"}
     shutil.rmtree(newest)
     shutil.rmtree(version)
-    served.refresh()
+    look_twice(served)
     assert served.engine.version == newest.name  # only an unsigned one is left
 
 

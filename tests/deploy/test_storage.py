@@ -51,6 +51,8 @@ def test_of_versions_the_newest_is_found_and_fetched(stored, store):
     copy = storage.fetch_newest(f"{versions}/")
     assert [path.name for path in copy.iterdir()] == [newest]
     assert copy.name == versions.rpartition("/")[2]
+    filesystem.write_whole(f"{versions}/{int(newest) + 1}/variables/variables.index", b"x")  # one that is on its way
+    assert [path.name for path in storage.fetch_newest(versions).iterdir()] == [newest]
     assert (storage.fetch_newest(stored[0]) / saved_model.GRAPH).is_file()
     with pytest.raises(ModelError, match=f"{store.uri}/none is neither a SavedModel nor a folder of its versions"):
         storage.fetch_newest(f"{store.uri}/none")

@@ -16,6 +16,7 @@ import trustme
 from imagepipe.deploy import openvino_form
 from imagepipe.serving import server
 from imagepipe.serving.connections import PortHolder
+from imagepipe.serving.engine import ServedModel
 from imagepipe.serving.loaded_model import LoadedModel
 from tests.stores import memory, s3, s3_server, store  # noqa: F401 (fixtures)
 
@@ -108,6 +109,12 @@ def add_form(folder: Path, assets: Path, names: tuple[str, str] = ("dark", "ligh
     description = {"precision": "int8", "inputs": ["image"], "outputs": ["logits", "embedding"]}
     openvino_form.write_form(form, description)
     return folder
+
+
+def look_twice(served_model: ServedModel) -> None:
+    """Looks for versions until those whose files don't change are taken."""
+    served_model.refresh()
+    served_model.refresh()
 
 
 @pytest.fixture(scope="session")

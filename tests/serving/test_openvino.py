@@ -23,7 +23,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Request, RequestError
-from tests.serving.conftest import FORM_NOVELTY
+from tests.serving.conftest import FORM_NOVELTY, add_form, look_twice, save_brightness
 from tests.serving.test_server import gray
 
 
@@ -196,12 +196,54 @@ def test_versions_of_both_engines_take_over_from_each_other_and_no_answer_is_los
         try:
             for version, target in (("2", two_forms), ("3", model)):
                 (folder / version).symlink_to(target)
-                served.refresh()
+                look_twice(served)
                 assert served.engine.version == version
                 time.sleep(0.1)
         finally:
             ended.set()
         assert all(FORM_NOVELTY in future.result(60) and len(future.result()) == 2 for future in asked)
+
+
+@pytest.mark.parametrize("is_folder_of_versions", [True, False])
+def test_a_live_version_is_loaded_again_when_its_form_is_complete(two_forms, model, tmp_path, is_folder_of_versions):
+    """One file comes after the other, each with a pause: first the SavedModel, then a form whose weights are cut."""
+    version = tmp_path / "brightness" / "8"
+    shutil.copytree(model, version)
+    served = engine.ServedModel(version.parent if is_folder_of_versions else version, "brightness", lambda size: None)
+    look_twice(served)
+    first = served.engine
+    assert (first.version, first.model.engine) == ("8", "TensorFlow")
+
+    shutil.copytree(two_forms / FOLDER, version / FOLDER)
+    weights = (version / FOLDER / NETWORK).with_suffix(".bin")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    look_twice(served)
+    assert (served.engine.version, "are damaged" in served.engine.model.note) == ("8", True)
+    second = served.engine
+    look_twice(served)
+    assert served.engine is second  # as its files are the same
+
+    weights.write_bytes(content)
+    served.refresh()
+    assert served.engine is second
+    served.refresh()
+    assert served.engine.model.engine.startswith("OpenVINO")
+    assert served.engine.ask([Request("x", gray(250))]).novelty == [FORM_NOVELTY]
+
+
+def test_the_live_version_stays_if_what_came_later_cant_be_loaded(two_forms, model, tmp_path, monkeypatch, caplog):
+    version = tmp_path / "brightness" / "8"
+    shutil.copytree(model, version)
+    (version.parent / "7").symlink_to(model)
+    served = engine.ServedModel(version.parent, "brightness", lambda size: None)
+    live = served.engine
+    monkeypatch.setattr(engine, "load_served", lambda *arguments: 1 / 0)
+    shutil.copytree(two_forms / FOLDER, version / FOLDER)
+    for _ in range(3):
+        look_twice(served)
+        assert served.engine is live
+    assert caplog.text.count("version 8 is refused") == 1
 
 
 def test_threads_of_a_version_end_with_it(two_forms):

@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
 from imagepipe.capture import files
@@ -176,6 +178,33 @@ def test_sigterm_finishes_pending_requests_and_refuses_new_ones(tmp_path):
         for future in asked:
             assert [row["label"] for row in future.result().json()["predictions"]] == ["light"] * 64
         assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_a_client_that_stops_in_the_middle_delays_no_end_and_what_was_answered_is_captured(model, tmp_path):
+    """Kubernetes waits 30 s for all of it."""
+    (tmp_path / "brightness").mkdir()
+    (tmp_path / "brightness" / "7").symlink_to(model)
+    capture = tmp_path / "traffic"
+    options = ("--grpc-port", "0", "--capture", str(capture), "--capture-rate", "1")
+    with serving(tmp_path / "brightness", *options) as (process, url), socket.socket() as stalled:
+        (listening,) = [line for line in lines(str(tmp_path / "log")) if line["message"].startswith("listening")]
+        stalled.connect(("127.0.0.1", listening["port"]))
+        stalled.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode())
+        assert httpx.post(url + PREDICT, json={"instances": [instance(gray(250))]}, timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        with grpc.insecure_channel(listening["grpc"]) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            with pytest.raises(grpc.RpcError):  # noqa: PT012 (right after the signal it may still be answered)
+                while time.monotonic() < start + 60:
+                    health.Check(health_pb2.HealthCheckRequest(), timeout=60)
+                    time.sleep(0.05)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert time.monotonic() - start < 28
+    (part,) = files.list_parts(str(capture))
+    assert pq.read_table(part, partitioning=None).num_rows == 1
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert [line["status"] for line in lines(str(tmp_path / "log")) if line["message"] == "request"] == [200, 499]
 
 
 def test_readmes_curl_line_is_answered_for_a_large_photo_at_addresses_of_both_kinds(model, tmp_path):

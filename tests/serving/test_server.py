@@ -21,11 +21,12 @@ from PIL import Image
 
 import imagepipe
 from imagepipe.base.errors import ModelError
-from imagepipe.serving import engine, handler, limits, server
+from imagepipe.deploy import versions
+from imagepipe.serving import engine, handler, limits, server, telemetry
 from imagepipe.serving.client import Client
 from imagepipe.serving.types import Failure, Prediction, Request
 from tests.conftest import break_quantization_table, encode_image
-from tests.serving.conftest import save_brightness
+from tests.serving.conftest import look_twice, save_brightness
 
 PREDICT = "/v1/models/brightness:predict"
 INFER = "/v2/models/brightness/infer"
@@ -347,6 +348,22 @@ def test_metrics_count_requests_by_route_and_refusals_by_reason(served):
     assert f'imagepipe_private_memory_bytes{{pid="{os.getpid()}"}}' in figures
 
 
+KINDS = {
+    "*/*": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text": "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
+
+
+def test_metrics_are_read_beside_the_thread_that_answers_probes(served, monkeypatch):
+    """The memory of the process takes the system 30 to 200 ms."""
+    loops: list[asyncio.AbstractEventLoop | None] = []
+    monkeypatch.setattr(telemetry, "read_private_memory", lambda _: loops.append(asyncio._get_running_loop()))
+    answers = {accept: served.http.get("/metrics", headers={"Accept": accept}) for accept in KINDS}
+    kinds = {accept: answer.headers["content-type"] for accept, answer in answers.items()}
+    assert loops == [None] * len(KINDS)
+    assert kinds == KINDS
+
+
 def test_the_log_has_a_line_per_request_without_its_content(served, caplog):
     with caplog.at_level("INFO", "imagepipe.access"):
         served.http.post(f"{PREDICT}?secret=1", json={"instances": [instance(gray(1))] * 3})
@@ -422,20 +439,55 @@ def test_versions_come_and_go_and_a_broken_one_is_refused(model, tmp_path):
     shutil.copytree(model, folder / "9")
     index = folder / "9" / "variables" / "variables.index"
     index.write_bytes(index.read_bytes()[:-20])  # TensorFlow has an exception of its own for that
-    served_model.refresh()
+    look_twice(served_model)
     assert served_model.engine is old
 
     shutil.rmtree(folder / "9")
     save_brightness(folder / "9", tmp_path / "assets", ("night", "day"))
-    served_model.refresh()
+    look_twice(served_model)
     assert (served_model.engine.version, served_model.engine.ask(ask).labels) == ("9", ["day"])
     with ThreadPoolExecutor(8) as pool:  # both at once: neither is given the other's images
         labels = list(pool.map(lambda n: (served_model.engine if n % 2 else old).ask(ask).labels[0], range(200)))
     assert labels == ["light", "day"] * 100
 
     (folder / "9").rename(tmp_path / "gone")
-    served_model.refresh()
+    look_twice(served_model)
     assert (served_model.engine.version, served_model.engine.ask(ask).labels) == ("7", ["light"])
+
+
+def test_a_version_is_loaded_when_its_copy_is_complete_and_its_growth_is_no_error(model, tmp_path, caplog):
+    folder, copy = tmp_path / "brightness", tmp_path / "brightness" / "8"
+    folder.mkdir()
+    (folder / "7").symlink_to(model)
+    served_model = engine.ServedModel(folder, "brightness", lambda size: None)
+    files = sorted(file for file in model.rglob("*") if file.is_file())
+    for file in files:
+        target = copy / file.relative_to(model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for part in (file.read_bytes()[:10], file.read_bytes()):
+            target.write_bytes(part)
+            served_model.refresh()
+            assert served_model.engine.version == "7"
+    served_model.refresh()
+    assert served_model.engine.version == "8"
+    assert "is refused" not in caplog.text
+
+
+def test_a_copy_whose_files_are_renamed_at_this_moment_is_still_under_way(tmp_path, monkeypatch):
+    (tmp_path / "8").mkdir()
+    (tmp_path / "8" / ".saved_model.pb.x7").touch()
+    monkeypatch.setattr(Path, "lstat", lambda file: os.lstat(file.with_suffix("")))
+    assert versions.describe_files(tmp_path / "8") != versions.describe_files(tmp_path / "8")
+
+
+def test_at_the_start_the_newest_version_is_served_that_can_be(model, tmp_path, caplog):
+    folder = tmp_path / "brightness"
+    (folder / "9").mkdir(parents=True)  # a copy under way
+    (folder / "7").symlink_to(model)
+    served_model = engine.ServedModel(folder, "brightness", lambda size: None)
+    assert served_model.engine.version == "7"
+    look_twice(served_model)
+    assert caplog.text.count("version 9 is refused") == 1
 
 
 def test_a_versions_own_folder_is_served_by_its_number(model):

@@ -20,7 +20,7 @@ from imagepipe.serving.shadow import Question, Shadow
 from imagepipe.serving.shadow_follower import ShadowFollower
 from imagepipe.serving.shadow_process import Failed, Ready, Reply, ShadowVersion, find_shadow_version
 from imagepipe.serving.types import Answers, Request
-from pipeline.cli import app
+from pipeline.cli import app, serve
 
 
 class Process:
@@ -139,6 +139,7 @@ def test_one_that_fails_is_said_once_and_counted_and_nothing_else_happens(start,
 def test_what_it_is_too_slow_for_is_dropped_and_nobody_waits_and_its_end_neither(start, caplog, monkeypatch):
     monkeypatch.setattr(shadow, "_MAX_REQUESTS", 5)
     monkeypatch.setattr(shadow, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(shadow, "_CLOSE_SECONDS", 60)
     running = start("stuck")
     begin = time.monotonic()
     for _ in range(20):
@@ -175,14 +176,75 @@ def test_the_version_in_shadow_is_followed_until_it_is_live(start, monkeypatch, 
     assert count("9").keys() <= {"answered", "dropped"}
 
 
+def test_a_folder_without_a_graph_is_passed_over_and_that_is_said_once(start, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(shadow_follower, "_FOLLOW_SECONDS", 0.01)
+    serving, kept = tmp_path / "cats", []
+    for version in ("7", "shadow/8", "shadow/9"):
+        (serving / version).mkdir(parents=True)
+        if version != "shadow/9":
+            (serving / version / "saved_model.pb").touch()
+    find = partial(find_shadow_version, serving, "newest", "cats", None)
+    follower = ShadowFollower(find, lambda _, answers, seconds: kept.append(answers.version))
+    try:
+        wait_until(lambda: follower.offer(ask(), "7") or "8" in kept)
+        (serving / "shadow" / "9" / "saved_model.pb").touch()
+        wait_until(lambda: follower.offer(ask(), "7") or "9" in kept)
+    finally:
+        follower.close()
+    assert caplog.text.count("shadow/9 has no graph yet") == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_one_that_failed_is_tried_again_when_its_files_have_changed(start, monkeypatch, tmp_path):
+    looks, states, started = [], [1], []
+    monkeypatch.setattr(shadow_follower, "_FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(shadow_follower, "describe_files", lambda folder: looks.append(folder) or states[-1])
+
+    def fail(connection, *_):
+        started.append(1)
+        connection.send(Failed("its graph is damaged"))
+
+    monkeypatch.setattr(shadow, "answer_forever", fail)
+
+    def look_again(times: int) -> None:
+        count = len(looks)
+        wait_until(lambda: len(looks) >= count + times)
+
+    follower = ShadowFollower(lambda: ShadowVersion(tmp_path, "m", "8"), lambda *kept: None)
+    try:
+        look_again(5)
+        assert len(started) == 1
+        states.append(2)
+        look_again(5)
+        assert len(started) == 2
+    finally:
+        follower.close()
+
+
 @pytest.mark.parametrize(
     ("version", "expected"), [("newest", "9"), ("8", "8"), ("5", "5"), ("6", "6"), ("7", None), ("4", None)]
 )
 def test_a_shadow_is_any_version_but_the_live_one_and_the_newest_one_of_those_in_shadow(tmp_path, version, expected):
     for folder in ("5", "7", "shadow/6", "shadow/8", "shadow/9", "rolled_back/10"):
         (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "saved_model.pb").touch()
+    for folder in ("8", "shadow/10"):  # copies under way
+        (tmp_path / folder).mkdir()
     folder = find_shadow_folder(tmp_path, version)
     assert (folder and folder.name) == expected
+
+
+def test_a_server_starts_beside_copies_that_are_under_way(tmp_path, monkeypatch):
+    """A pod that is restarted at that moment serves the version before."""
+    served = []
+    monkeypatch.setattr(serve, "_serve", lambda *arguments: served.append(arguments))
+    for version in ("1", "5", "shadow/9"):
+        (tmp_path / "cats" / version).mkdir(parents=True)
+    options = ["serve", str(tmp_path / "cats"), "--shadow", "newest", "--capture", str(tmp_path / "traffic")]
+    assert CliRunner().invoke(app, options).exit_code == 2
+    (tmp_path / "cats" / "1" / "saved_model.pb").touch()
+    CliRunner().invoke(app, options)
+    assert [arguments[0] for arguments in served] == [tmp_path / "cats"]
 
 
 @pytest.mark.parametrize(

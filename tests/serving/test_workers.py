@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from imagepipe.serving import workers
+from imagepipe.serving.telemetry import METRICS_FOLDER
 from imagepipe.serving.workers import ReportReady, run_workers
 
 
@@ -43,6 +45,7 @@ def serve_in_one_worker(folder: str, report_ready: ReportReady) -> None:
         sys.exit(3)
     report_ready()
     if number:
+        print(len(list(Path(os.environ[METRICS_FOLDER]).glob("histogram_*"))), flush=True)
         os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(600)
 
@@ -68,5 +71,6 @@ def test_a_worker_that_ends_by_itself_leaves_the_others_and_is_tried_again(tmp_p
     code = f"import sys; from tests.serving.test_workers import run_here; sys.exit(run_here({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 (ours)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "3\n"  # files of metrics: of two that live, and one for all that have ended
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["4", "5", "6", "7", "8"]
     assert done.stderr.count("ended by itself, with status 3; another one is tried") == 2

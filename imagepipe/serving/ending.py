@@ -1,0 +1,66 @@
+"""The server's end: from SIGTERM on all its ports take nothing new, and have one time to finish what they have.
+
+uvicorn alone tells the application only when HTTP is done, so that other ports would go on until then, and their times
+would add up.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imagepipe.serving.telemetry import REFUSED
+
+
+class EndingServer(uvicorn.Server):
+    """uvicorn, which ends together with other ports."""
+
+    def __init__(self, config: uvicorn.Config, stop_others: Callable[[], Awaitable[None]], close: Callable[[], None]):
+        """Makes it.
+
+        Args:
+            config: of uvicorn.
+            stop_others: makes other ports take nothing new, and waits until they have finished what they have.
+            close: called when all ports have, unless the user presses Ctrl+C twice.
+        """
+        super().__init__(config)
+        self._stop_others, self._close = stop_others, close
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes nothing new, and finishes what it has."""
+        stopping = asyncio.ensure_future(self._stop_others())
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            try:
+                await stopping
+            finally:
+                await asyncio.to_thread(self._close)
+
+
+class LateAnswers:
+    """ASGI middleware that answers requests which are cancelled, as there was no time left for them."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, and answers it if it is cancelled."""
+        has_started = False
+
+        async def send_observed(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_observed)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not has_started:
+                REFUSED.labels("ending").inc()
+                content = {"error": "the server ends, and had no time left for this request"}
+                await JSONResponse(content, 503, {"Retry-After": "1", "Connection": "close"})(scope, receive, send)
