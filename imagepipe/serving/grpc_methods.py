@@ -72,7 +72,7 @@ async def _ask(
 ) -> tuple[Message, int]:
     question = await handler.parse(body, parse, request_id)
     engine = handler.find_engine(question.name, question.version)
-    answers = await handler.ask(question.requests, engine, request_id)
+    answers = await handler.ask(question.requests, engine, request_id, question.wanted)
     return question.format_answers(answers), len(question.requests)
 
 

@@ -113,7 +113,9 @@ def build_routes(handler: Handler) -> APIRouter:
         size = None if length is None else int(length)
         engine = handler.find_engine(name, version)
         parse = _find_upload_parser(request, engine, protocols.format_tensors)
-        return await answer(request, parse or (lambda body: protocols.parse_v2(body, size)), engine)
+        return await answer(
+            request, parse or (lambda body: protocols.parse_v2(body, size, engine.model.has_novelty)), engine
+        )
 
     async def predict_for_vertex(request: HttpRequest) -> Response:
         return await predict(request, handler.name)

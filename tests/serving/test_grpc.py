@@ -1,6 +1,7 @@
 """The gRPC port: by its own clients as they come, with the answers, limits and metrics of the HTTP port."""
 
 import asyncio
+import base64
 import contextlib
 import importlib
 import subprocess
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as v2
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -24,13 +26,13 @@ from tensorflow_serving.apis import (
 )
 
 from imagepipe.base.errors import ConfigError, ModelError
-from imagepipe.serving import grpc_port, grpc_protocols, handler, limits, messages
+from imagepipe.serving import engine, grpc_port, grpc_protocols, handler, limits, messages
 from imagepipe.serving.access import Access
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.connections import PortHolder
 from imagepipe.serving.types import RequestError
-from tests.serving.test_server import PREDICT, gray, instance
+from tests.serving.test_server import INFER, PREDICT, gray, instance
 
 NAME = "brightness"
 
@@ -168,6 +170,21 @@ def make_tensor(**fields) -> v2.ModelInferRequest:
     return request
 
 
+def ask_for(*names: str, **parameters: int) -> v2.ModelInferRequest:
+    request = make_infer(gray(250))
+    for name in names:
+        output = request.outputs.add(name=name)
+        for parameter, value in parameters.items():
+            output.parameters[parameter].int64_param = value
+    return request
+
+
+def make_shared() -> v2.ModelInferRequest:
+    request = make_infer(gray(250))
+    request.inputs[0].parameters["shared_memory_region"].string_param = "x"
+    return request
+
+
 REFUSALS = {
     "another model": (change(model_name="x"), "NOT_FOUND", "only 'brightness'"),
     "another version": (change(model_version="8"), "NOT_FOUND", "version 7 is"),
@@ -182,6 +199,21 @@ REFUSALS = {
         "INVALID_ARGUMENT",
         "'x' is not known",
     ),
+    "a number that the datatype doesn't hold": (
+        make_tensor(name="x", datatype="INT8", shape=[1], contents={"int_contents": [300]}),
+        "INVALID_ARGUMENT",
+        "'x' has a value that is no INT8: 300",
+    ),
+    "a tensor twice": (
+        make_tensor(name="input", datatype="BYTES", shape=[1], contents={"bytes_contents": [b"x"]}),
+        "INVALID_ARGUMENT",
+        "'input' is given twice",
+    ),
+    "an output that there is not": (ask_for("label", "logits"), "INVALID_ARGUMENT", "there is no output 'logits'"),
+    "an output without a name": (ask_for(""), "INVALID_ARGUMENT", "there is no output ''"),
+    "an output twice": (ask_for("label", "label"), "INVALID_ARGUMENT", "'label' is asked for twice"),
+    "Triton's classes": (ask_for("label", classification=2), "INVALID_ARGUMENT", "'classification' is not known"),
+    "shared memory": (make_shared(), "INVALID_ARGUMENT", "inputs.0: 'shared_memory_region' is not known"),
     "a long name of 4 bytes a letter": (change(model_name="\U0001d11e" * 5000), "NOT_FOUND", "there is no model"),
     "more values than a request has": (make_infer(*[b""] * 140_000), "INVALID_ARGUMENT", "more than 131,072 values"),
     "a large message": (make_infer(bytes(limits.MAX_MESSAGE_BYTES)), "RESOURCE_EXHAUSTED", "larger than max"),
@@ -193,6 +225,40 @@ def test_a_bad_call_is_refused_with_its_reason(inference, case):
     request, status, words = REFUSALS[case]
     code, details = refusal(inference.ModelInfer, request)
     assert (code, words in details) == (status, True), details
+
+
+def test_an_output_that_there_is_not_is_refused_before_the_model_is_asked(served, inference, predictions, monkeypatch):
+    asked = []
+    monkeypatch.setattr(engine.Engine, "check", lambda *_: asked.append(1))
+    by_tensorflow = make_predict(gray(250))
+    by_tensorflow.output_filter.append("logits")
+    image = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(gray(250)).decode()]}
+    answer = served.http.post(INFER, json={"inputs": [image], "outputs": [{"name": "logits"}]})
+    assert (answer.status_code, "no output 'logits'" in answer.json()["error"]) == (400, True)
+    for call, request in ((inference.ModelInfer, ask_for("logits")), (predictions.Predict, by_tensorflow)):
+        code, details = refusal(call, request)
+        assert (code, "no output 'logits'" in details) == ("INVALID_ARGUMENT", True)
+    assert not asked
+
+
+def test_tensors_of_every_type_of_tensorflow_are_read_or_refused(predictions):
+    for kind in types_pb2.DataType.values():
+        for fields in ({}, {"tensor_content": bytes(16)}, {"int_val": [1], "float_val": [1], "string_val": [b"a"]}):
+            tensor = tensor_pb2.TensorProto(dtype=kind, **fields)
+            tensor.tensor_shape.dim.add(size=1)
+            for name in ("metadata", "input"):
+                request = make_predict(gray(250))
+                request.inputs[name].CopyFrom(tensor)
+                with contextlib.suppress(RequestError):
+                    grpc_protocols.parse_predict(request.SerializeToString())
+    resource = make_predict(gray(250))
+    resource.inputs["metadata"].CopyFrom(tensor_pb2.TensorProto(dtype="DT_RESOURCE", tensor_content=bytes(16)))
+    resource.inputs["metadata"].tensor_shape.dim.add(size=1)
+    code, details = refusal(predictions.Predict, resource)
+    assert (code, "'metadata' can't be read: its values are of the type resource" in details) == (
+        "INVALID_ARGUMENT",
+        True,
+    ), details
 
 
 def test_tensors_of_tensorflow_are_not_taken_by_the_size_that_they_claim(predictions):

@@ -250,7 +250,7 @@ def test_a_large_body_without_a_length_is_refused_on_the_way(served):
         ([{"name": "input", "shape": [2], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
         ([{"name": "input", "shape": [1, 3], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
         ([{"name": "input", "shape": [1], "datatype": "FP32", "data": [1.0]}], "'input' has to be of BYTES"),
-        ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "are not BYTES"),
+        ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "a value that is no BYTES: 1"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES"}], "inputs.0: 'data' is missing"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": -1}}], "doesn't fit"),
     ],
