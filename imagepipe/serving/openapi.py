@@ -11,8 +11,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from starlette.routing import BaseRoute
 
-from imagepipe.base.names import TaskName
-from imagepipe.deploy.kserve_library import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
+from imagepipe.base.names import TaskName, read_version
+from imagepipe.deploy.kserve_library import (
+    InferenceResponse,
+    ModelMetadataResponse,
+    ModelReadyResponse,
+    ServerMetadataResponse,
+)
 from imagepipe.serving.access import may_read
 from imagepipe.serving.engine import Engine
 from imagepipe.serving.limits import MAX_INSTANCES
@@ -170,6 +175,11 @@ def _describe_answer(model: type[BaseModel]) -> dict[str, Any]:
 STATUS, METADATA = _describe_answer(Status), _describe_answer(Metadata)
 TENSORS, READY = _describe_answer(ModelMetadataResponse), _describe_answer(ModelReadyResponse)
 """Keywords of the routes about the model."""
+ABOUT: dict[str, Any] = {"response_model": ServerMetadataResponse}
+"""Keywords of the route about the server."""
+
+SERVER = {"name": "imagepipe", "version": read_version(), "extensions": ["binary_tensor_data"]}
+"""The server as the Open Inference Protocol describes it."""
 
 _NOT_OF_THE_API = re.compile("^/$|^/v2/repository/|:explain$")  # a page, and what is refused
 _SIDE_TYPES: dict[str, str | list[str]] = {"string": "string", "float32": ["number", "null"], "int64": "integer"}

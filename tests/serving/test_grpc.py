@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 import threading
+import time
 from random import Random
 
 import grpc
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as v2
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from prometheus_client import REGISTRY
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -32,7 +34,7 @@ from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.connections import PortHolder
 from imagepipe.serving.types import RequestError
-from tests.serving.test_server import INFER, PREDICT, gray, instance
+from tests.serving.test_server import INFER, PREDICT, gray, instance, list_logged, read_figures, wait_until
 
 NAME = "brightness"
 
@@ -301,6 +303,45 @@ def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inferenc
     assert f'imagepipe_requests_total{{{route},status="OK"}}' in figures
 
 
+def test_a_refused_call_counts_and_is_logged_as_the_caller_sees_it(served, channel, inference, caplog):
+    large = inference.ModelInfer, make_infer(bytes(limits.MAX_MESSAGE_BYTES))
+    unknown = channel.unary_unary("/nothing.Here/X"), b""
+    silent = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer"), iter(())
+    for (call, request), status, reason, route in (
+        (large, "RESOURCE_EXHAUSTED", "body_too_large", "/inference.GRPCInferenceService/ModelInfer"),
+        (unknown, "UNIMPLEMENTED", "status_404", "other"),
+        (silent, "INVALID_ARGUMENT", "wrong_type", "/inference.GRPCInferenceService/ModelInfer"),
+    ):
+        earlier = read_figures(served)
+        with caplog.at_level("INFO", "imagepipe.access"):
+            caplog.clear()
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request, timeout=60, metadata=[("x-request-id", "trace-1")])
+            wait_until(lambda: any(line["method"] == "gRPC" for line in list_logged(caplog)))
+        assert caught.value.code().name == status
+        (line,) = (line for line in list_logged(caplog) if line["method"] == "gRPC")
+        assert (line["status"], line["request_id"]) == (status, "trace-1")
+        figures = read_figures(served)
+        for name in (
+            f'imagepipe_requests_total{{route="{route}",status="{status}"}}',
+            f'imagepipe_refused_total{{reason="{reason}"}}',
+        ):
+            assert figures[name] == earlier.get(name, 0) + 1, name
+
+
+def test_a_caller_who_gives_up_before_its_message_is_not_said_to_have_sent_too_much(served, channel):
+    def send_late():
+        time.sleep(2)
+        yield b""
+
+    earlier = read_figures(served)
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(send_late(), timeout=0.3)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    cancelled = 'imagepipe_requests_total{route="/inference.GRPCInferenceService/ModelInfer",status="CANCELLED"}'
+    wait_until(lambda: read_figures(served).get(cancelled, 0) == earlier.get(cancelled, 0) + 1)
+
+
 def test_a_message_that_does_not_come_ends_its_call(channel, inference, monkeypatch):
     monkeypatch.setattr(messages, "MAX_BODY_SECONDS", 0.2)
     ended = threading.Event()
@@ -360,17 +401,22 @@ def test_a_certificate_and_a_token_hold_for_grpc_too(certificates, tmp_path):
                 live = GRPCInferenceServiceStub(channel).ServerLive
                 health = health_pb2_grpc.HealthStub(channel)
                 await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
-                outcomes = []
+                outcomes, earlier = [], REGISTRY.get_sample_value(*refused) or 0
                 for shown in ("", "Bearer wrong", "Bearer secret"):
                     try:
                         await live(v2.ServerLiveRequest(), timeout=60, metadata=[("authorization", shown)])
                         outcomes.append("answered")
                     except grpc.aio.AioRpcError as error:
                         outcomes.append(error.details() or "")
+                assert REGISTRY.get_sample_value(*refused) == earlier + 2
                 return outcomes
         finally:
             await port.stop()
 
+    refused = (
+        "imagepipe_requests_total",
+        {"route": "/inference.GRPCInferenceService/ServerLive", "status": "UNAUTHENTICATED"},
+    )
     holder = PortHolder("127.0.0.1", 0)
     assert asyncio.run(run()) == [
         "a token is needed: Authorization: Bearer TOKEN",
