@@ -184,7 +184,8 @@ def list_patterns(label: str) -> list[str]:
     return re.findall(rf'{label}=~"([^"]*)"', " ".join(list_expressions()))
 
 
-def test_what_is_asked_of_the_model_is_in_the_expressions_by_both_protocols():
+def test_what_is_asked_of_the_model_is_in_the_expressions_by_both_protocols(monkeypatch):
+    monkeypatch.delenv("AIP_PREDICT_ROUTE", raising=False)  # of other tests
     patterns = list_patterns("route")
     assert len(patterns) == 4
     for pattern in patterns:
