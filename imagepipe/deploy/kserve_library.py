@@ -17,7 +17,12 @@ try:
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
     from kserve.protocol.rest.server import _RefreshingServer as RefreshingServer
-    from kserve.protocol.rest.v2_datamodels import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
+    from kserve.protocol.rest.v2_datamodels import (
+        InferenceResponse,
+        ModelMetadataResponse,
+        ModelReadyResponse,
+        ServerMetadataResponse,
+    )
 finally:
     sys.argv = _arguments
 
@@ -31,6 +36,7 @@ __all__ = [
     "ModelRepositoryExtension",
     "RESTServer",
     "RefreshingServer",
+    "ServerMetadataResponse",
     "app",
     "constants",
     "grpc_predict_v2_pb2",

@@ -18,6 +18,7 @@ from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.deploy import gcp
 from imagepipe.deploy.config import DeployConfig, MLEngineConfig
 from imagepipe.deploy.deployment import Version
+from imagepipe.deploy.versions import is_version
 
 READY, ROLLED_BACK = "READY", "rolled back"
 
@@ -171,7 +172,7 @@ def list_versions(cloud: Connection) -> list[Registered]:
     versions = []
     for answer in answers:
         name = answer["name"].rpartition("/")[2].removeprefix("v")
-        if name.isdigit():
+        if is_version(name):
             traffic = 100 if answer.get("isDefault") else 0
             is_rolled_back = answer.get("description") == ROLLED_BACK
             version = Version(name, answer["deploymentUri"], traffic, describe_state(answer), is_rolled_back)

@@ -14,6 +14,7 @@ from imagepipe.deploy.openvino_form import FOLDER, FORM
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
 from imagepipe.deploy.signing import SIGNATURE, is_signed, sign_model
 from imagepipe.deploy.versions import find_model as find_local_model
+from imagepipe.deploy.versions import is_version
 
 REMOVED = ".removed-"
 """Start of the name of a version's folder that is being removed."""
@@ -21,7 +22,7 @@ REMOVED = ".removed-"
 
 def list_versions(folder: str) -> list[str]:
     """Returns the names of the version folders in a folder, oldest first; none if it doesn't exist."""
-    return sorted((name for name in filesystem.list_folder(folder) if name.isdigit()), key=int)
+    return sorted((name for name in filesystem.list_folder(folder) if is_version(name)), key=int)
 
 
 def find_model(path: str) -> str:

@@ -14,13 +14,21 @@ SHADOW = "shadow"
 NEWEST = "newest"
 """In place of a version: whichever is the newest one in shadow, now and later."""
 
+_MAX_VERSION = 2**63 - 1  # int64, as TensorFlow Serving and its messages have it
+_MAX_DIGITS = len(str(_MAX_VERSION))  # int() refuses to read 5,000
+
+
+def is_version(name: str) -> bool:
+    """Returns whether a name is a version's number; of digits in other letters and of longer numbers none is."""
+    return name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS and int(name) <= _MAX_VERSION
+
 
 def list_version_folders(serving_dir: str | Path) -> list[Path]:
     """Returns the version folders of a model, oldest first; none if ``serving_dir`` doesn't exist."""
     root = Path(serving_dir)
     if not root.is_dir():
         return []
-    folders = (entry for entry in root.iterdir() if entry.name.isdigit() and entry.is_dir())
+    folders = (entry for entry in root.iterdir() if is_version(entry.name) and entry.is_dir())
     return sorted(folders, key=lambda folder: int(folder.name))
 
 

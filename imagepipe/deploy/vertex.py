@@ -22,6 +22,7 @@ from imagepipe.deploy import gcp, storage
 from imagepipe.deploy.config import DeployConfig, VertexConfig
 from imagepipe.deploy.deployment import Address, Version, list_newer_live_versions
 from imagepipe.deploy.saved_model import read_inputs_and_size
+from imagepipe.deploy.versions import is_version
 
 _VERSION, _ROLLED_BACK = "imagepipe_version", "imagepipe_rolled_back"  # labels of versions in the registry
 _PORT, _PREDICT, _HEALTH = 8080, "/predict", "/health"  # of our own server: Vertex AI passes them to it
@@ -269,7 +270,7 @@ def _list_versions(cloud: _Connection, endpoint: vertex.Endpoint | None) -> list
     versions = []
     for model in models:
         name = model.labels.get(_VERSION, "")
-        if name.isdigit():
+        if is_version(name):
             id_ = deployed.get(model.version_id)
             is_rolled_back = _ROLLED_BACK in model.labels
             state = "ready" if id_ else "rolled back" if is_rolled_back else "not deployed"

@@ -13,7 +13,6 @@ from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,7 +22,10 @@ from imagepipe.serving.credentials import check_certificate, find_exposed, read_
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*", re.IGNORECASE)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s*]+|\*", re.IGNORECASE)
+_HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]*)?")
+_MAX_QUOTED = 200  # characters of a header
 _READING = ("GET", "HEAD", "OPTIONS")
+_OWN_HEADERS = ("Inference-Header-Content-Length", "X-Request-Id")  # of requests and answers
 _OTHER_SITES = ("cross-site", "same-site")  # same-site: another host of the same domain
 
 
@@ -147,26 +149,48 @@ class Guard:
                 guarded,
                 allow_origins=access.origins,
                 allow_methods=("GET", "HEAD", "POST"),
-                allow_headers=("Authorization", "Inference-Header-Content-Length"),
-                expose_headers=("Retry-After", "WWW-Authenticate"),
+                allow_headers=("Authorization", "Content-Encoding", *_OWN_HEADERS),
+                expose_headers=("Retry-After", "WWW-Authenticate", *_OWN_HEADERS),
             )
         addresses = _find_addresses(host)
         own = [*_OWN_NAMES, host, *(f"[{x}]" if x.version == 6 else str(x) for x in addresses)]
         hosts = [*own, *access.hosts] if access.hosts or is_loopback(host) else ["*"]
-        self._guarded = TrustedHostMiddleware(guarded, hosts, www_redirect=False)
+        self._hosts = [name.lower() for name in hosts]
+        self._guarded = guarded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it."""
-        is_open = scope["type"] != "http" or may_read(scope["method"], scope["path"], self._open)
-        await (self._app if is_open else self._guarded)(scope, receive, send)
+        if scope["type"] != "http" or may_read(scope["method"], scope["path"], self._open):
+            await self._app(scope, receive, send)
+        elif not self._has_name(host := Headers(scope=scope).get("host", "")):
+            message = f"this server doesn't answer to the name {host[:_MAX_QUOTED]!a} (--allow-host)"
+            await _refuse(scope, "unknown_host", message, 400)(scope, receive, send)
+        else:
+            await self._guarded(scope, receive, send)
+
+    def _has_name(self, host: str) -> bool:
+        """Returns whether the server has the name that a header gives it."""
+        if "*" in self._hosts:
+            return True
+        match = _HOST_HEADER.fullmatch(host.lower())
+        return match is not None and any(
+            match[1].endswith(name[1:]) if name.startswith("*.") else match[1] == name for name in self._hosts
+        )
 
     async def _check_caller(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        response = self._refuse_page(scope["method"], headers) or self._refuse_caller(headers)
-        await (response or self._app)(scope, receive, send)
+        answering = self._app
+        if self._is_foreign(scope["method"], headers):
+            origin = headers.get("origin", "")[:_MAX_QUOTED].lower()
+            message = f"pages of {origin!a} may not ask this server (--allow-origin)"
+            answering = _refuse(scope, "foreign_page", message, 403)
+        elif message := find_refusal(self._access, headers, self._login) or "":
+            asked = {"WWW-Authenticate": f'{self._login} realm="imagepipe"'}
+            answering = _refuse(scope, "unauthenticated", message, 401, asked)
+        await answering(scope, receive, send)
 
-    def _refuse_page(self, method: str, headers: Headers) -> JSONResponse | None:
-        """Refuses what a web page of another site sends here with its reader's browser, even without an answer.
+    def _is_foreign(self, method: str, headers: Headers) -> bool:
+        """Returns whether a web page of another site sends it by its reader's browser, even if it can read no answer.
 
         Browsers tell it by Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata), but only to https:// and to this
         machine; with other requests that are not reading, the origin of the page is not the host that is asked.
@@ -174,15 +198,15 @@ class Guard:
         origin, site = headers.get("origin", "").lower(), headers.get("sec-fetch-site")
         is_other = bool(origin) and origin.partition("://")[2] != headers.get("host", "").lower()
         is_foreign = method not in _READING and (site in _OTHER_SITES if site else is_other)
-        if not is_foreign or not {origin, "*"}.isdisjoint(self._access.origins):
-            return None
-        return JSONResponse({"error": f"pages of {origin!a} may not ask this server (--allow-origin)"}, 403)
+        return is_foreign and {origin, "*"}.isdisjoint(self._access.origins)
 
-    def _refuse_caller(self, headers: Headers) -> JSONResponse | None:
-        reason = find_refusal(self._access, headers, self._login)
-        if reason is None:
-            return None
-        return JSONResponse({"error": reason}, 401, {"WWW-Authenticate": f'{self._login} realm="imagepipe"'})
+
+def _refuse(
+    scope: Scope, reason: str, message: str, status: int, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Returns the answer to a request that is refused, and leaves the reason for who counts."""
+    scope.setdefault("state", {})["refusal"] = reason
+    return JSONResponse({"error": message}, status, headers)
 
 
 def find_refusal(access: Access, headers: Mapping[str, str], login: Literal["Bearer", "Basic"]) -> str | None:

@@ -12,8 +12,6 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagepipe.serving.telemetry import REFUSED
-
 
 class EndingServer(uvicorn.Server):
     """uvicorn, which ends together with other ports."""
@@ -41,7 +39,7 @@ class EndingServer(uvicorn.Server):
 
 
 class LateAnswers:
-    """ASGI middleware that answers requests which are cancelled, as there was no time left for them."""
+    """ASGI middleware, inside of ``AccessLog``, that answers requests for which no time is left: they are cancelled."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -61,6 +59,6 @@ class LateAnswers:
             if scope["type"] != "http":
                 raise
             if not has_started:
-                REFUSED.labels("ending").inc()
+                scope["state"]["refusal"] = "ending"
                 content = {"error": "the server ends, and had no time left for this request"}
                 await JSONResponse(content, 503, {"Retry-After": "1", "Connection": "close"})(scope, receive, send)

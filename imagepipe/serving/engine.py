@@ -17,7 +17,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, TooManyPixels, check_kind, count_pixels, prepare_for_decoder
 from imagepipe.base.process import release_memory
 from imagepipe.deploy.openvino_form import find_form
-from imagepipe.deploy.versions import describe_files, find_model, list_version_folders
+from imagepipe.deploy.versions import describe_files, find_model, is_version, list_version_folders
 from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
@@ -254,7 +254,7 @@ class ServedModel:
             if self._engine:
                 return [(self._engine.model.folder, self._engine.version)]
             folder = find_model(self._path)
-            return [(folder, folder.name if folder.name.isdigit() else "1")]
+            return [(folder, folder.name if is_version(folder.name) else "1")]
         return [(folder, folder.name) for folder in reversed(folders)]
 
     def follow(self) -> None:

@@ -8,11 +8,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format
 from google.protobuf.message import Message
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
-from imagepipe.base.names import read_version
 from imagepipe.deploy.kserve_library import grpc_predict_v2_pb2 as v2
 from imagepipe.serving.grpc_protocols import Question, decode, find_version, parse_infer, parse_predict
 from imagepipe.serving.handler import Handler
-from imagepipe.serving.openapi import describe_tensors
+from imagepipe.serving.openapi import SERVER, describe_tensors
 from imagepipe.serving.types import RequestError
 
 _MAX_PLAIN_BYTES = 2**16  # of a message that asks about the server, which is parsed in the thread that answers probes
@@ -72,7 +71,7 @@ async def _ask(
 ) -> tuple[Message, int]:
     question = await handler.parse(body, parse, request_id)
     engine = handler.find_engine(question.name, question.version)
-    answers = await handler.ask(question.requests, engine, request_id)
+    answers = await handler.ask(question.requests, engine, request_id, question.wanted)
     return question.format_answers(answers), len(question.requests)
 
 
@@ -91,7 +90,7 @@ def _tell_ready(handler: Handler, message: Any) -> Message:
 
 
 def _describe_server(_: Any) -> Message:
-    return v2.ServerMetadataResponse(name="imagepipe", version=read_version())
+    return v2.ServerMetadataResponse(**SERVER)
 
 
 def _describe_model(handler: Handler, message: Any) -> Message:

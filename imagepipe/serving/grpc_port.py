@@ -7,7 +7,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from imagepipe.base.errors import ConfigError
 from imagepipe.serving.access import Access, find_refusal
 from imagepipe.serving.answered import REQUEST_ID, choose_request_id
-from imagepipe.serving.bodies import TooBusyError
+from imagepipe.serving.bodies import BodyTooLargeError, TooBusyError
 from imagepipe.serving.grpc_methods import Method, build_methods
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.limits import (
@@ -39,6 +39,8 @@ try:
 except ImportError as error:
     raise ConfigError("--grpc-port needs packages that are not installed: pip install 'imagepipe-tfx[grpc]'") from error
 
+_CANCEL_SECONDS = 0.1  # at most: gRPC cancels within a millisecond
+_MAX_LATE_SECONDS = 0.5  # between a caller's clock and ours
 _OPEN = "/grpc.health.v1.Health/Check"  # without a token, as probes have none
 _OPTIONS = {
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
@@ -72,12 +74,13 @@ class GrpcPort:
         """Starts to answer."""
         self._messages = Messages()
         self._calls: set[Any] = set()  # that are being answered
+        services = build_methods(self._handler)
+        routes = {f"/{service.full_name}/{name}" for service, methods in services.items() for name in methods}
         self._server = grpc.aio.server(
-            interceptors=[_Door(self._access)],
+            interceptors=[_Door(self._access, routes)],
             options=list(_OPTIONS.items()),
             maximum_concurrent_rpcs=MAX_CONNECTIONS,
         )
-        services = build_methods(self._handler)
         names = [service.full_name for service in services]
         for service, methods in services.items():
             handlers = {name: self._serve(f"/{service.full_name}/{name}", method) for name, method in methods.items()}
@@ -114,11 +117,10 @@ class GrpcPort:
             start, status, images = time.perf_counter(), grpc.StatusCode.OK, None
             self._calls.add(context)
             context.add_done_callback(self._calls.discard)
+            request_id = _choose_id(context)
             try:
-                message = await self._messages.read(stream.__anext__)
+                message = await self._read(stream, context)
                 # What a caller who gave up asked for is computed all the same, and counts until then.
-                request_id = choose_request_id(dict(context.invocation_metadata()).get(REQUEST_ID))
-                context.set_trailing_metadata([(REQUEST_ID, request_id)])
                 answering = asyncio.ensure_future(self._answer(method, message, request_id))
                 answer, images = await asyncio.shield(answering)
                 return answer.SerializeToString()
@@ -132,20 +134,32 @@ class GrpcPort:
                     status, reason.encode(errors="replace")[: 2 * MAX_ERROR_CHARACTERS].decode("utf-8", "ignore")
                 )
             finally:
-                seconds = time.perf_counter() - start
-                REQUESTS.labels(route, status.name).inc()
-                SECONDS.labels(route).observe(seconds)
-                fields = {
-                    "method": "gRPC",
-                    "path": route,
-                    "status": status.name,
-                    "milliseconds": round(seconds * 1000, 1),
-                    "instances": images,
-                    "client": context.peer(),
-                }
-                _access_log.info("request", extra={"fields": fields})
+                _record(route, route, status, time.perf_counter() - start, images, request_id, context.peer())
 
         return grpc.stream_unary_rpc_method_handler(serve)
+
+    async def _read(self, stream: AsyncIterator[bytes], context: Any) -> bytes:
+        """Returns the message of a call.
+
+        Raises:
+            RequestError: if there is none.
+            BodyTooLargeError: if it is too large.
+            TooBusyError: see ``Messages``.
+        """
+        try:
+            return await self._messages.read(stream.__anext__)
+        except StopAsyncIteration:
+            pass
+        # gRPC itself ends a call with too large a message, and does not say so: it is cancelled a moment later. So
+        # is one whose caller gave up; its time is mostly over then.
+        try:
+            await asyncio.sleep(_CANCEL_SECONDS)
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            if remaining is not None and remaining < _MAX_LATE_SECONDS:
+                raise
+            raise BodyTooLargeError(f"the message is larger than {MAX_MESSAGE_BYTES >> 20} MiB") from None
+        raise RequestError("wrong_type", "the call has no message")
 
     async def _answer(self, method: Method, message: bytes, request_id: str) -> tuple[Message, int | None]:
         try:
@@ -161,10 +175,10 @@ def _describe_refusal(error: Exception) -> tuple[grpc.StatusCode, str]:
             kind, status, reason = error.kind, grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case TooBusyError():
             kind, status, reason = "too_busy", grpc.StatusCode.UNAVAILABLE, str(error)
+        case BodyTooLargeError():
+            kind, status, reason = "body_too_large", grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
         case HTTPException(status_code=404):
             kind, status, reason = "status_404", grpc.StatusCode.NOT_FOUND, error.detail
-        case StopAsyncIteration():
-            kind, status, reason = "wrong_type", grpc.StatusCode.INVALID_ARGUMENT, "the call has no message"
         case _:
             _log.error("a request could not be answered", exc_info=error)
             return grpc.StatusCode.INTERNAL, "the model could not answer; see the server's log"
@@ -172,22 +186,53 @@ def _describe_refusal(error: Exception) -> tuple[grpc.StatusCode, str]:
     return status, reason
 
 
-class _Door(grpc.aio.ServerInterceptor):
-    """Refuses callers without the token, before their message is read."""
+def _choose_id(context: Any) -> str:
+    """Returns the id of a call, and sends it with whatever answers the call."""
+    request_id = choose_request_id(dict(context.invocation_metadata()).get(REQUEST_ID))
+    context.set_trailing_metadata([(REQUEST_ID, request_id)])
+    return request_id
 
-    def __init__(self, access: Access):
-        self._access = access
+
+def _record(
+    route: str, path: str, status: grpc.StatusCode, seconds: float, images: int | None, request_id: str, client: str
+) -> None:
+    """Counts a call, and logs a line as ``AccessLog`` does."""
+    REQUESTS.labels(route, status.name).inc()
+    SECONDS.labels(route).observe(seconds)
+    fields = {
+        "method": "gRPC",
+        "path": path,
+        "status": status.name,
+        "milliseconds": round(seconds * 1000, 1),
+        "instances": images,
+        "request_id": request_id,
+        "client": client,
+    }
+    _access_log.info("request", extra={"fields": fields})
+
+
+class _Door(grpc.aio.ServerInterceptor):
+    """Refuses callers without the token, before their message is read, and calls of methods that there are not."""
+
+    def __init__(self, access: Access, routes: Collection[str]):
+        self._access, self._routes = access, routes
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Passes a call on, or refuses it."""
         headers = {name: value for name, value in handler_call_details.invocation_metadata if isinstance(value, str)}
         reason = find_refusal(self._access, headers, "Bearer")
-        if reason is None or handler_call_details.method == _OPEN:
-            return await continuation(handler_call_details)
+        path = handler_call_details.method
+        kind, status = "unauthenticated", grpc.StatusCode.UNAUTHENTICATED
+        if reason is None or path == _OPEN:
+            if (method := await continuation(handler_call_details)) is not None:
+                return method
+            kind, status, reason = "status_404", grpc.StatusCode.UNIMPLEMENTED, "there is no such method"
 
         async def refuse(_: Any, context: Any) -> None:
-            REFUSED.labels("unauthenticated").inc()
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
+            REFUSED.labels(kind).inc()
+            route = path if path in self._routes else "other"  # labels are kept for ever
+            _record(route, path, status, 0.0, None, _choose_id(context), context.peer())
+            await context.abort(status, reason)
 
         return grpc.stream_unary_rpc_method_handler(refuse)
 

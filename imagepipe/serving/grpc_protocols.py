@@ -39,12 +39,14 @@ class Question(NamedTuple):
         name: the model's name.
         version: its version; None for the live one.
         requests: one per image.
+        wanted: the outputs that it asks for; none for all.
         format_answers: makes the message that answers it.
     """
 
     name: str
     version: str | None
     requests: list[Request]
+    wanted: list[str]
     format_answers: Callable[[Answers], Message]
 
 
@@ -79,10 +81,12 @@ def parse_infer(body: bytes) -> Question:
     ]
     requests = protocols.parse_tensors(
         [
-            _describe_tensor(tensor.name, tensor.shape, tensor.datatype, data)
+            _describe_tensor(tensor.name, tensor.shape, tensor.datatype, data) | {"parameters": dict(tensor.parameters)}
             for tensor, data in zip(inputs, values, strict=True)
         ]
     )
+    for number, output in enumerate(message.outputs):
+        protocols.check_parameters(f"outputs.{number}", output.parameters)
     wanted = [output.name for output in message.outputs]
 
     def format_answers(answers: Answers) -> Message:
@@ -95,7 +99,7 @@ def parse_infer(body: bytes) -> Question:
             raw_output_contents=[tensors.join_values(array) for array in outputs.values()] if raw else (),
         )
 
-    return Question(message.model_name, message.model_version or None, requests, format_answers)
+    return Question(message.model_name, message.model_version or None, requests, wanted, format_answers)
 
 
 def _describe_tensor(name: str, shape: Iterable[int], datatype: str, values: Iterable[Any]) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def parse_predict(body: bytes) -> Question:
             response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
         return response
 
-    return Question(message.model_spec.name, find_version(message.model_spec), requests, format_answers)
+    return Question(message.model_spec.name, find_version(message.model_spec), requests, wanted, format_answers)
 
 
 def find_version(model_spec: Any) -> str | None:
@@ -160,6 +164,9 @@ def _read_tensor(name: str, tensor: Any) -> dict[str, Any]:
         raise RequestError("wrong_type", f"{name!a} has shape {shape[:8]}; expected [n], n at most {MAX_INSTANCES}")
     try:
         values = tf.make_ndarray(tensor).ravel().tolist()
+    except KeyError:  # of a type whose values are objects of TensorFlow's own
+        kind = tf.as_dtype(tensor.dtype).name
+        raise RequestError("wrong_type", f"{name!a} can't be read: its values are of the type {kind}") from None
     except (TypeError, ValueError) as error:
         raise RequestError("wrong_type", f"{name!a} can't be read: {error}") from None
     datatype = "BYTES" if tensor.dtype == tf.string.as_datatype_enum else "FP32"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.engine import Engine, ServedModel, count_request_pixels
 from imagepipe.serving.limits import LARGE_BODY_BYTES, LARGE_PIXELS, MAX_WAITING, SMALL_BODY_BYTES
+from imagepipe.serving.tensors import check_outputs
 from imagepipe.serving.types import Answers, Request
 
 _Parsed = TypeVar("_Parsed")
@@ -103,14 +104,23 @@ class Handler:
             run = asyncio.get_running_loop().run_in_executor
             return await run(self._parsers[len(body) > LARGE_BODY_BYTES], parse, body)
 
-    async def ask(self, requests: list[Request], engine: Engine, request_id: str) -> Answers:
+    async def ask(
+        self, requests: list[Request], engine: Engine, request_id: str, wanted: Collection[str] = ()
+    ) -> Answers:
         """Answers the requests of one body.
+
+        Args:
+            requests: of the body.
+            engine: answers them.
+            request_id: for captured traffic.
+            wanted: names of the outputs that the caller asks for.
 
         Raises:
             RequestError: if one can't be answered; the message gives the reason.
             TooBusyError: if too many are waiting.
         """
         with self._record_failure(engine, request_id):
+            check_outputs(wanted, engine.model.has_novelty)
             self._check_room(len(requests))
             self._waiting += len(requests)
             try:

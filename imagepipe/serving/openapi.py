@@ -11,11 +11,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from starlette.routing import BaseRoute
 
-from imagepipe.base.names import TaskName
-from imagepipe.deploy.kserve_library import InferenceResponse, ModelMetadataResponse, ModelReadyResponse
+from imagepipe.base.names import TaskName, read_version
+from imagepipe.deploy.kserve_library import (
+    InferenceResponse,
+    ModelMetadataResponse,
+    ModelReadyResponse,
+    ServerMetadataResponse,
+)
 from imagepipe.serving.access import may_read
 from imagepipe.serving.engine import Engine
 from imagepipe.serving.limits import MAX_INSTANCES
+from imagepipe.serving.tensors import list_outputs
 
 
 class Error(BaseModel):
@@ -169,24 +175,34 @@ def _describe_answer(model: type[BaseModel]) -> dict[str, Any]:
 STATUS, METADATA = _describe_answer(Status), _describe_answer(Metadata)
 TENSORS, READY = _describe_answer(ModelMetadataResponse), _describe_answer(ModelReadyResponse)
 """Keywords of the routes about the model."""
+ABOUT: dict[str, Any] = {"response_model": ServerMetadataResponse}
+"""Keywords of the route about the server."""
+
+SERVER = {"name": "imagepipe", "version": read_version(), "extensions": ["binary_tensor_data"]}
+"""The server as the Open Inference Protocol describes it."""
 
 _NOT_OF_THE_API = re.compile("^/$|^/v2/repository/|:explain$")  # a page, and what is refused
 _SIDE_TYPES: dict[str, str | list[str]] = {"string": "string", "float32": ["number", "null"], "int64": "integer"}
 _TENSOR_TYPES = {"string": "BYTES", "float32": "FP32", "int64": "INT64"}
-_OUTPUTS = {"label": "BYTES", "score": "FP32", "metadata": "BYTES"}  # besides classes, and novelty where a model has it
+_TEXTS = ("label", "metadata")  # of the outputs; the others are numbers
 
 
 def describe_tensors(engine: Engine) -> dict[str, Any]:
     """Returns a model's inputs and outputs as the Open Inference Protocol describes them."""
     inputs = {"input": "BYTES", "metadata": "BYTES"} | {x: _TENSOR_TYPES[t] for x, t in engine.side_types.items()}
-    outputs = _OUTPUTS | ({"novelty": "FP32"} if engine.model.has_novelty else {})
-    classes = {"name": "classes", "datatype": "FP32", "shape": [-1, len(engine.model.labels)]}
     return {
         "name": engine.name,
         "versions": [engine.version],
         "platform": "",
         "inputs": [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in inputs.items()],
-        "outputs": [classes, *({"name": name, "datatype": kind, "shape": [-1]} for name, kind in outputs.items())],
+        "outputs": [
+            {
+                "name": name,
+                "datatype": "BYTES" if name in _TEXTS else "FP32",
+                "shape": [-1, len(engine.model.labels)] if name == "classes" else [-1],
+            }
+            for name in list_outputs(engine.model.has_novelty)
+        ],
     }
 
 
@@ -206,7 +222,9 @@ def describe_api(
     document = get_openapi(title=title, version=version, routes=routes)
     document["paths"] = _choose_answering(document["paths"])
     components = document.setdefault("components", {})
-    components["schemas"] = _describe_requests(side) | components.get("schemas", {})
+    components["schemas"] = _describe_requests(side, list_outputs(engine.model.has_novelty)) | components.get(
+        "schemas", {}
+    )
     for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, for parameters that are not text
         components["schemas"].pop(unused, None)
     names = {"name": name, "model_name": name, "version": version, "model_version": version}
@@ -240,8 +258,8 @@ def _describe_error(description: str) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def _describe_requests(side: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the schemas of requests to a model with these side features, with an example that it answers."""
+def _describe_requests(side: Mapping[str, str], outputs: Sequence[str]) -> dict[str, Any]:
+    """Returns the schemas of requests to a model with these side features and outputs, with an example it answers."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (250, 250, 250)).save(buffer, "PNG")
     image = {"b64": base64.b64encode(buffer.getvalue()).decode()}
@@ -262,7 +280,7 @@ def _describe_requests(side: Mapping[str, str]) -> dict[str, Any]:
         *(_describe_tensor(feature, _TENSOR_TYPES[kind], values[feature]) for feature, kind in side.items()),
     ]
     in_binary = {"type": "object", "properties": {"binary_data": {"type": "boolean"}}}
-    output = _describe_object({"name": {"enum": ["classes", *_OUTPUTS]}, "parameters": in_binary}, ["name"])
+    output = _describe_object({"name": {"enum": outputs}, "parameters": in_binary}, ["name"])
     infer = _describe_object(
         {
             "id": {"type": "string"},

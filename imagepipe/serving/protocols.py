@@ -10,7 +10,7 @@
 
 import codecs
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ _FIELDS = {"instances", "inputs", "signature_name", "parameters"}  # Vertex AI a
 _MARKS = (b",", b"[", b"{")  # a value follows each; those in strings count too
 _SLICE = 2**18
 _GZIP = b"\x1f\x8b"
-_OTHER_FORMS = ("classification", "shared_memory_region")  # of outputs: Triton's extensions, of which we have neither
+_EXTENSIONS = ("classification", "shared_memory_region")  # Triton's, of which we have neither
 _TENSOR = {"name": str, "shape": list, "datatype": str, "data": list}
 
 
@@ -148,7 +148,9 @@ def format_rows(answers: Answers) -> dict[str, Any]:
     return {"predictions": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]}
 
 
-def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request], FormatAnswers]:
+def parse_v2(
+    body: bytes, json_length: int | None = None, has_novelty: bool = False
+) -> tuple[list[Request], FormatAnswers]:
     """Reads a request of the Open Inference Protocol.
 
     KServe's own parser would refuse the bytes of an image in the binary form: it takes them for text.
@@ -156,6 +158,7 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
     Args:
         body: JSON, then the contents of the tensors with the parameter ``binary_data_size``, one after the other.
         json_length: bytes of the JSON; None if it is the whole body.
+        has_novelty: whether this is among the model's outputs.
 
     Returns:
         The requests in it, and the function that formats their answers.
@@ -167,7 +170,7 @@ def parse_v2(body: bytes, json_length: int | None = None) -> tuple[list[Request]
     request_id = parsed.get("id")
     if not isinstance(request_id, str | None):
         raise RequestError("wrong_type", "'id' has to be a string")
-    wanted, others = _read_wanted(parsed)
+    wanted, others = _read_wanted(parsed, has_novelty)
     return parse_tensors(parsed["inputs"]), lambda answers: format_tensors(answers, request_id, wanted, others)
 
 
@@ -180,7 +183,12 @@ def parse_tensors(inputs: Sequence[Mapping[str, Any]]) -> list[Request]:
     Raises:
         RequestError: if they are none; the message says where.
     """
-    columns = dict(_read_tensor(number, tensor) for number, tensor in enumerate(inputs))
+    columns: dict[str, list[Any]] = {}
+    for number, tensor in enumerate(inputs):
+        name, values = _read_tensor(number, tensor)
+        if name in columns:
+            raise RequestError("wrong_type", f"the tensor {name!a} is given twice")
+        columns[name] = values
     if "input" not in columns:
         raise RequestError("missing_input", "the tensor 'input' is missing")
     check_count(len(columns["input"]))
@@ -221,14 +229,29 @@ def _read_tensor(number: int, tensor: Mapping[str, Any]) -> tuple[str, list[Any]
         if not isinstance(tensor.get(field), kind):
             raise RequestError("wrong_type", f"inputs.{number}: '{field}' is missing, or not a {kind.__name__}")
     name, shape, datatype, data = (tensor[field] for field in _TENSOR)
+    datatype = datatype.upper()
+    parameters = tensor.get("parameters")
+    check_parameters(f"inputs.{number}", parameters if isinstance(parameters, dict) else ())
+    if any(type(size) is not int for size in shape):  # true is equal to 1
+        raise RequestError("wrong_type", f"'{name}' has a shape that is no list of whole numbers")
+    if shape[1:] == [1] and all(isinstance(row, list) and len(row) == 1 for row in data):
+        data = [row[0] for row in data]  # nested as the shape is, which the protocol allows as well as flat
     if [len(data)] != [n for n in shape[:1] if shape[1:] in ([], [1])]:
         raise RequestError("wrong_type", f"'{name}' has shape {shape} and {len(data)} values; expected [n] or [n, 1]")
-    is_text = all(isinstance(x, str | bytes) for x in data)
-    if is_text != (datatype.upper() == "BYTES"):
-        raise RequestError("wrong_type", f"'{name}' has values that are not {datatype}")
-    if name == "input" and not is_text:
+    if name == "input" and datatype != "BYTES":
         raise RequestError("wrong_type", "'input' has to be of BYTES: images, in base64 or in the binary form")
+    tensors.check_values(name, datatype, data)
     return name, data
+
+
+def check_parameters(place: str, parameters: Collection[str]) -> None:
+    """Checks the names of a tensor's parameters; what is not known may be passed over, but for what changes its form.
+
+    Raises:
+        RequestError: if one asks for an extension of the protocol that is not here.
+    """
+    if extension := next((name for name in _EXTENSIONS if name in parameters), None):
+        raise RequestError("unknown_field", f"{place}: '{extension}' is not known here; it is an extension of Triton's")
 
 
 def _parse_v2_row(row: dict[str, Any]) -> Request:
@@ -239,19 +262,20 @@ def _parse_v2_row(row: dict[str, Any]) -> Request:
     return parse_instance({"input": {"b64": image}, **texts})
 
 
-def _read_wanted(parsed: Mapping[str, Any]) -> tuple[dict[str, bool], bool]:
+def _read_wanted(parsed: Mapping[str, Any], has_novelty: bool) -> tuple[dict[str, bool], bool]:
     """Returns the outputs that a request names, with whether each is wanted in binary, and whether those it doesn't."""
     parameters, outputs = parsed.get("parameters") or {}, parsed.get("outputs") or []
     if not isinstance(parameters, dict) or not isinstance(outputs, list):
         raise RequestError("wrong_type", "'parameters' has to be an object, and 'outputs' a list")
-    others, wanted = parameters.get("binary_data_output") is True, {}
+    others, names, wanted = parameters.get("binary_data_output") is True, [], {}
     for number, output in enumerate(outputs):
         settings = (output.get("parameters") or {}) if isinstance(output, dict) else None
         if not isinstance(settings, dict) or not isinstance(output.get("name"), str):
             raise RequestError("wrong_type", f'outputs.{number}: expected an object such as {{"name": "label"}}')
-        if form := next((name for name in _OTHER_FORMS if name in settings), None):
-            raise RequestError("unknown_field", f"outputs.{number}: '{form}' is not known; outputs take binary_data")
-        wanted[output["name"]] = settings.get("binary_data", others) is True
+        check_parameters(f"outputs.{number}", settings)
+        names.append(output["name"])
+        wanted[names[-1]] = settings.get("binary_data", others) is True
+    tensors.check_outputs(names, has_novelty)
     return wanted, others
 
 
@@ -268,9 +292,6 @@ def format_tensors(
         request_id: by default one of its own.
         wanted: the outputs, with whether each is in binary; all by default.
         others: whether those that are not named are in binary.
-
-    Raises:
-        RequestError: if an output is wanted that there is not.
     """
     outputs: list[dict[str, Any]] = []
     packed: list[bytes] = []

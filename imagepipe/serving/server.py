@@ -31,6 +31,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect
 
 from imagepipe.base.process import end_with_parent
@@ -46,7 +47,7 @@ from imagepipe.deploy.kserve_library import (
 )
 from imagepipe.serving import openapi, protocols, uploads
 from imagepipe.serving.access import EVERYBODY, Access, Guard
-from imagepipe.serving.answered import REQUEST_ID, Recorder, choose_request_id
+from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import BodyLimit, BodyTooLargeError, TooBusyError
 from imagepipe.serving.connections import Connection, allow_connections, format_address, join_port, listen
 from imagepipe.serving.ending import EndingServer, LateAnswers
@@ -56,7 +57,7 @@ from imagepipe.serving.handshakes import TlsServer
 from imagepipe.serving.limits import GRACE_SECONDS, MAX_BODY_SECONDS, MAX_ERROR_CHARACTERS
 from imagepipe.serving.middleware import AccessLog
 from imagepipe.serving.shadow_follower import FindShadow
-from imagepipe.serving.telemetry import BATCH_SIZES, REFUSED, configure_logging
+from imagepipe.serving.telemetry import BATCH_SIZES, configure_logging
 from imagepipe.serving.threads import limit_threads
 from imagepipe.serving.types import RequestError
 from imagepipe.serving.worker_metrics import read_metrics
@@ -76,9 +77,9 @@ class _Json(JSONResponse):
         return json.dumps(content, allow_nan=False).encode()
 
 
-def _make_binary(answers: protocols.BinaryBody, request_id: str) -> Response:
+def _make_binary(answers: protocols.BinaryBody) -> Response:
     header = _Json(answers.header).body
-    headers = {REQUEST_ID: request_id, _JSON_LENGTH: str(len(header))}
+    headers = {_JSON_LENGTH: str(len(header))}
     return Response(bytes(header) + answers.data, headers=headers, media_type="application/octet-stream")
 
 
@@ -97,11 +98,8 @@ def build_routes(handler: Handler) -> APIRouter:
             body = await asyncio.wait_for(request.body(), MAX_BODY_SECONDS)
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {MAX_BODY_SECONDS} seconds") from None
-        request_id = choose_request_id(request.headers.get(REQUEST_ID))
-        answers, request.state.instances = await handler.answer(body, parse, engine, request_id)
-        if isinstance(answers, protocols.BinaryBody):
-            return _make_binary(answers, request_id)
-        return _Json(answers, headers={REQUEST_ID: request_id})
+        answers, request.state.instances = await handler.answer(body, parse, engine, request.state.request_id)
+        return _make_binary(answers) if isinstance(answers, protocols.BinaryBody) else _Json(answers)
 
     async def predict(request: HttpRequest, name: str, version: str | None = None) -> Response:
         engine = handler.find_engine(name, version)
@@ -115,7 +113,9 @@ def build_routes(handler: Handler) -> APIRouter:
         size = None if length is None else int(length)
         engine = handler.find_engine(name, version)
         parse = _find_upload_parser(request, engine, protocols.format_tensors)
-        return await answer(request, parse or (lambda body: protocols.parse_v2(body, size)), engine)
+        return await answer(
+            request, parse or (lambda body: protocols.parse_v2(body, size, engine.model.has_novelty)), engine
+        )
 
     async def predict_for_vertex(request: HttpRequest) -> Response:
         return await predict(request, handler.name)
@@ -156,6 +156,9 @@ def build_routes(handler: Handler) -> APIRouter:
     async def docs() -> FileResponse:
         return FileResponse(_DOCS, headers={"Content-Security-Policy": _POLICY})
 
+    async def describe() -> dict[str, Any]:  # KServe's own names KServe, and an extension that is refused here
+        return openapi.SERVER
+
     async def is_ready(name: str, version: str | None = None) -> dict[str, Any]:
         handler.find_engine(name, version)
         return {"name": name, "ready": True}
@@ -172,6 +175,7 @@ def build_routes(handler: Handler) -> APIRouter:
         router.add_api_route(f"/v2/models/{path}", tensors, **openapi.TENSORS)
         router.add_api_route(f"/v2/models/{path}/ready", is_ready, **openapi.READY)
         router.add_api_route(f"/v2/models/{path}/infer", infer, methods=["POST"], **openapi.INFER)
+    router.add_api_route("/v2", describe, **openapi.ABOUT)
     router.add_api_route("/v1/models/{name}:explain", refuse_to_explain, methods=["POST"], include_in_schema=False)
     router.add_api_route("/v2/repository/{rest:path}", refuse_to_load, methods=["POST"], include_in_schema=False)
     router.add_api_route("/metrics", metrics, response_class=Response)
@@ -188,7 +192,7 @@ def build_routes(handler: Handler) -> APIRouter:
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
 
 
-async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
+async def _refuse(request: HttpRequest, error: Exception) -> JSONResponse:
     """Returns the response to a request that failed with an error."""
     match error:
         case RequestError():
@@ -200,11 +204,11 @@ async def _refuse(_: HttpRequest, error: Exception) -> JSONResponse:
         case ClientDisconnect():
             reason, status, headers = "gone", _CALLER_GONE, {}
         case HTTPException():
-            reason, status, headers = f"status_{error.status_code}", error.status_code, dict(error.headers or {})
+            reason, status, headers = "", error.status_code, dict(error.headers or {})
         case _:
             _log.error("a request could not be answered", exc_info=error)
             return JSONResponse({"error": "the model could not answer; see the server's log"}, 500)
-    REFUSED.labels(reason).inc()
+    request.state.refusal = reason
     message = error.detail if isinstance(error, HTTPException) else str(error)
     return _Json({"error": message[:MAX_ERROR_CHARACTERS]}, status, headers)
 
@@ -291,6 +295,9 @@ def serve(
         return documents[engine]
 
     app.openapi = describe_api
+    # The application's own handler of unexpected errors is outside of all middleware: its answer would have no id, and
+    # pages of other origins couldn't read it.
+    app.add_middleware(ExceptionMiddleware, handlers={Exception: _refuse})
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
     app.add_middleware(LateAnswers)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.capture.batch import ShardCapture
 from imagepipe.capture.rows import Answered, CaptureOptions
+from imagepipe.deploy.versions import is_version
 from imagepipe.serving.listing import Item
 from imagepipe.serving.predictor import Embedding, Predictor
 from imagepipe.serving.reading import read_items
@@ -59,7 +60,7 @@ def predict_shard(
     def observe(sent: Request, decoded: Request, answer: Prediction, embedding: Embedding) -> None:
         if capture:
             classes = [answer.classes[name] for name in predictor.model.labels]
-            answered = (version if version.isdigit() else "1", answer.label, answer.score, classes, answer.novelty)
+            answered = (version if is_version(version) else "1", answer.label, answer.score, classes, answer.novelty)
             capture.add(Answered(time.time(), None, sent.id, *answered, embedding, sent.image, decoded.image, None))
 
     items = read_shard(shard)

@@ -3,7 +3,7 @@
 Numbers are little-endian; of BYTES each element comes after its length, 4 bytes.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ _NUMBERS = {  # by datatype: numpy's name of the type
     **{f"UINT{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
     **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
 }
+_RANGES = {name: np.iinfo(dtype) for name, dtype in _NUMBERS.items() if np.dtype(dtype).kind in "iu"}
 
 
 def check_count(count: int) -> None:
@@ -47,6 +48,33 @@ def read_values(name: str, datatype: str, body: bytes, start: int, end: int) -> 
     return mark_missing(np.frombuffer(body[start:end], dtype).tolist())
 
 
+def check_values(name: str, datatype: str, values: Sequence[Any]) -> None:
+    """Checks that all values of a tensor are of its datatype; None is a missing number.
+
+    Raises:
+        RequestError: if one is not, or there is no such datatype.
+    """
+    if datatype == "BYTES":
+        wrong = [x for x in values if not isinstance(x, str | bytes)]
+    elif datatype == "BOOL":
+        wrong = [x for x in values if not isinstance(x, bool)]
+    elif datatype in _RANGES:
+        low, high = int(_RANGES[datatype].min), int(_RANGES[datatype].max)
+        wrong = [x for x in values if not (_is_number(x) and (x is None or (low <= x <= high and x % 1 == 0)))]
+    elif datatype in _NUMBERS:
+        wrong = [x for x in values if not _is_number(x)]
+    else:
+        raise RequestError("wrong_type", f"{name!a} has an unknown datatype: {datatype[:100]!a}")
+    if wrong:
+        # Lists in lists are not quoted, as they may be nested more deeply than Python can print.
+        quoted = str(wrong[0]) if wrong[0] is None or isinstance(wrong[0], int | float) else type(wrong[0]).__name__
+        raise RequestError("wrong_type", f"{name!a} has a value that is no {datatype}: {quoted}")
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
 def mark_missing(values: list[Any]) -> list[Any]:
     """Returns values with None for a missing number, for which tensors have NaN."""
     return [None if value != value else value for value in values]
@@ -64,12 +92,29 @@ def _split_elements(body: bytes, start: int, end: int) -> list[bytes]:
     return elements
 
 
-def choose_outputs(answers: Answers, wanted: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns the outputs that are wanted, all by default: float32, or text in an array of objects.
+def list_outputs(has_novelty: bool) -> list[str]:
+    """Returns the names of a model's outputs."""
+    return ["classes", "label", "score", "metadata", *(["novelty"] if has_novelty else [])]
+
+
+def check_outputs(wanted: Collection[str], has_novelty: bool) -> None:
+    """Checks the names of the outputs that a request asks for, before the model is asked.
 
     Raises:
-        RequestError: if one is wanted that there is not.
+        RequestError: if the model has none of a name, or one is asked for twice.
     """
+    outputs = list_outputs(has_novelty)
+    asked = set()
+    for name in wanted:
+        if name not in outputs:
+            raise RequestError("unknown_field", f"there is no output {name!a}; the model has {', '.join(outputs)}")
+        if name in asked:
+            raise RequestError("wrong_type", f"the output {name!a} is asked for twice")
+        asked.add(name)
+
+
+def choose_outputs(answers: Answers, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns the outputs that are wanted, all by default: float32, or text in an array of objects."""
     outputs = {
         "classes": np.asarray(answers.classes, np.float32),
         "label": np.array(answers.labels, object),
@@ -78,9 +123,6 @@ def choose_outputs(answers: Answers, wanted: Collection[str]) -> dict[str, np.nd
     }
     if answers.novelty is not None:
         outputs["novelty"] = np.asarray(answers.novelty, np.float32)
-    for name in wanted:
-        if name not in outputs:
-            raise RequestError("unknown_field", f"there is no output {name!a}; the model has {', '.join(outputs)}")
     return {name: outputs[name] for name in wanted} if wanted else outputs
 
 

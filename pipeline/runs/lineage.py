@@ -12,6 +12,7 @@ from imagepipe.base.names import REFERENCE
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import FINGERPRINT
 from imagepipe.deploy.signing import SIGNATURE
+from imagepipe.deploy.versions import is_version
 from pipeline.runs import metadata_store, provenance, summary
 from pipeline.runs.provenance import Origin
 from pipeline.runs.summary import Summary
@@ -100,7 +101,7 @@ def trace_model(path: str, workdir: Path | None = None) -> Lineage:
     name = PurePosixPath(model).name
     return Lineage(
         model=model,
-        version=name if name.isdigit() else "",
+        version=name if is_version(name) else "",
         live=summary.is_live(run) and name == run.pushed_version,
         verified=verified,
         run=run,

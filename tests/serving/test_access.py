@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -26,7 +26,9 @@ ANYWHERE = "192.0.2.1"  # an address that is reached from elsewhere
 HEALTH = "/v2/health/ready"
 
 
-async def answer(request: Request) -> JSONResponse:
+async def answer(request: Request) -> Response:
+    if "x-proxy" in request.headers:
+        return PlainTextResponse("no upstream", 502)
     model = {"model_spec": {"version": "1"}, "labels": ["a", "b"]}
     answers = {"/v1/models": {"models": ["m"]}, "/v1/models/m/metadata": model}
     prediction = {"predictions": [{"classes": [0.25, 0.75], "label": "b", "score": 0.75, "metadata": "x"}]}
@@ -123,7 +125,8 @@ def test_pages_of_other_origins_may_ask_only_if_they_are_listed():
     server = client(Access(WORD, origins=["https://app.example"]))
     preflight = {
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
+        "Access-Control-Request-Headers": "authorization,content-encoding,content-type,inference-header-content-length,"
+        "x-request-id",
     }
     for origin, status in (("https://app.example", 200), ("https://evil.example", 400)):
         headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
@@ -133,6 +136,8 @@ def test_pages_of_other_origins_may_ask_only_if_they_are_listed():
         posted = server.post("/v1/models/m:predict", headers=headers | bearer(WORD))
         assert posted.status_code == (200 if allowed else 403)
         assert posted.headers.get("Access-Control-Allow-Origin") == allowed
+        readable = posted.headers["Access-Control-Expose-Headers"].lower().split(", ")
+        assert {"inference-header-content-length", "x-request-id", "retry-after", "www-authenticate"} <= {*readable}
         refused = server.get("/v1/models", headers=headers)
         assert (refused.status_code, refused.headers.get("Access-Control-Allow-Origin")) == (401, allowed)
 
@@ -321,8 +326,14 @@ def test_the_client_sends_no_token_in_clear_and_says_which_file_is_unusable(tmp_
             imagepipe.Client("https://models.example", ca=tmp_path / file)
 
 
-def test_a_reason_in_plain_text_reaches_the_caller(tmp_path):
+def test_a_caller_is_told_of_the_name_that_the_server_lacks():
     with serve(Access(hosts=["models.example"])) as url:
-        with pytest.raises(ModelError, match="status 400: Invalid host header"):
+        reason = r"status 400: this server doesn't answer to the name 'other.example' \(--allow-host\)"
+        with pytest.raises(ModelError, match=reason):
             imagepipe.Client(url, headers={"Host": "other.example"})
         assert httpx.get(url, headers={"Host": "models.example"}).is_success
+
+
+def test_a_reason_in_plain_text_reaches_the_caller():
+    with serve(EVERYBODY) as url, pytest.raises(ModelError, match="status 502: no upstream"):
+        imagepipe.Client(url, headers={"X-Proxy": "1"})

@@ -69,7 +69,7 @@ def test_a_request_that_fails_is_a_row_without_an_image_if_it_is_drawn(tmp_path,
                 (lambda _: ([Request("", b"")] * (MAX_WAITING + 1), None), None),
             ]
         ):
-            engine = SimpleNamespace(version="41", check=check)
+            engine = SimpleNamespace(version="41", check=check, model=SimpleNamespace(has_novelty=True))
             with pytest.raises(Exception, match=r"input|instance|waiting|^$"):
                 await handler.answer(b"body", parse, engine, f"request-{number}")  # type: ignore[arg-type]
 

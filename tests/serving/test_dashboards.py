@@ -4,13 +4,19 @@ import json
 import re
 import shutil
 import subprocess
+from http import HTTPStatus
 
+import grpc
 import pytest
 import yaml
 from jsonschema import validate
 from prometheus_client.metrics import MetricWrapperBase
 
 from imagepipe.serving import telemetry
+from imagepipe.serving.answered import Recorder
+from imagepipe.serving.grpc_methods import build_methods
+from imagepipe.serving.handler import Handler
+from imagepipe.serving.server import build_routes
 from tests.docs.documents import ROOT
 
 ALERTS, DASHBOARD = ROOT / "kubeflow/monitoring/alerts.yaml", ROOT / "kubeflow/monitoring/dashboard.json"
@@ -150,6 +156,46 @@ def test_an_expression_asks_for_series_and_labels_that_there_are(expression):
         assert labels <= series[name] | {"job", "instance"}, name
     for opening, closing in ("()", "{}", "[]"):
         assert expression.count(opening) == expression.count(closing)
+
+
+def list_routes() -> set[str]:
+    """Values of the label ``route``, by both protocols."""
+    handler = Handler(None, "flowers", Recorder())  # type: ignore[arg-type]
+    by_grpc = {f"/{service.full_name}/{name}" for service, names in build_methods(handler).items() for name in names}
+    return by_grpc | {getattr(route, "path", "") for route in build_routes(handler).routes} | {"other"}
+
+
+OF_THE_MODEL = {  # routes that ask it about images
+    *(
+        f"/v1/{path}/{{name}}{rest}"
+        for path in ("models", "projects/{project}/models")
+        for rest in (":predict", "/versions/{version}:predict")
+    ),
+    *(f"/v2/models/{{name}}{rest}/infer" for rest in ("", "/versions/{version}")),
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/tensorflow.serving.PredictionService/Predict",
+}
+FAILED = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "DEADLINE_EXCEEDED"}  # by gRPC, not by the caller's fault
+STATUSES = {str(code.value) for code in HTTPStatus} | {code.name for code in grpc.StatusCode}
+
+
+def list_patterns(label: str) -> list[str]:
+    """The regular expressions that expressions hold a label against, as a whole."""
+    return re.findall(rf'{label}=~"([^"]*)"', " ".join(list_expressions()))
+
+
+def test_what_is_asked_of_the_model_is_in_the_expressions_by_both_protocols(monkeypatch):
+    monkeypatch.delenv("AIP_PREDICT_ROUTE", raising=False)  # of other tests
+    patterns = list_patterns("route")
+    assert len(patterns) == 4
+    for pattern in patterns:
+        assert {route for route in list_routes() if re.fullmatch(pattern, route)} == OF_THE_MODEL
+
+
+def test_what_the_server_could_not_answer_is_in_the_expressions_by_both_protocols():
+    (pattern,) = list_patterns("status")
+    matched = {status for status in STATUSES if re.fullmatch(pattern, status)}
+    assert matched == {status for status in STATUSES if status.startswith("5")} | FAILED
 
 
 def test_the_alerts_have_the_form_of_prometheus():

@@ -1,11 +1,13 @@
 """The gRPC port: by its own clients as they come, with the answers, limits and metrics of the HTTP port."""
 
 import asyncio
+import base64
 import contextlib
 import importlib
 import subprocess
 import sys
 import threading
+import time
 from random import Random
 
 import grpc
@@ -15,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as v2
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from prometheus_client import REGISTRY
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -24,13 +28,13 @@ from tensorflow_serving.apis import (
 )
 
 from imagepipe.base.errors import ConfigError, ModelError
-from imagepipe.serving import grpc_port, grpc_protocols, handler, limits, messages
+from imagepipe.serving import engine, grpc_port, grpc_protocols, handler, limits, messages
 from imagepipe.serving.access import Access
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.connections import PortHolder
 from imagepipe.serving.types import RequestError
-from tests.serving.test_server import PREDICT, gray, instance
+from tests.serving.test_server import INFER, PREDICT, gray, instance, list_logged, read_figures, wait_until
 
 NAME = "brightness"
 
@@ -168,6 +172,21 @@ def make_tensor(**fields) -> v2.ModelInferRequest:
     return request
 
 
+def ask_for(*names: str, **parameters: int) -> v2.ModelInferRequest:
+    request = make_infer(gray(250))
+    for name in names:
+        output = request.outputs.add(name=name)
+        for parameter, value in parameters.items():
+            output.parameters[parameter].int64_param = value
+    return request
+
+
+def make_shared() -> v2.ModelInferRequest:
+    request = make_infer(gray(250))
+    request.inputs[0].parameters["shared_memory_region"].string_param = "x"
+    return request
+
+
 REFUSALS = {
     "another model": (change(model_name="x"), "NOT_FOUND", "only 'brightness'"),
     "another version": (change(model_version="8"), "NOT_FOUND", "version 7 is"),
@@ -182,6 +201,21 @@ REFUSALS = {
         "INVALID_ARGUMENT",
         "'x' is not known",
     ),
+    "a number that the datatype doesn't hold": (
+        make_tensor(name="x", datatype="INT8", shape=[1], contents={"int_contents": [300]}),
+        "INVALID_ARGUMENT",
+        "'x' has a value that is no INT8: 300",
+    ),
+    "a tensor twice": (
+        make_tensor(name="input", datatype="BYTES", shape=[1], contents={"bytes_contents": [b"x"]}),
+        "INVALID_ARGUMENT",
+        "'input' is given twice",
+    ),
+    "an output that there is not": (ask_for("label", "logits"), "INVALID_ARGUMENT", "there is no output 'logits'"),
+    "an output without a name": (ask_for(""), "INVALID_ARGUMENT", "there is no output ''"),
+    "an output twice": (ask_for("label", "label"), "INVALID_ARGUMENT", "'label' is asked for twice"),
+    "Triton's classes": (ask_for("label", classification=2), "INVALID_ARGUMENT", "'classification' is not known"),
+    "shared memory": (make_shared(), "INVALID_ARGUMENT", "inputs.0: 'shared_memory_region' is not known"),
     "a long name of 4 bytes a letter": (change(model_name="\U0001d11e" * 5000), "NOT_FOUND", "there is no model"),
     "more values than a request has": (make_infer(*[b""] * 140_000), "INVALID_ARGUMENT", "more than 131,072 values"),
     "a large message": (make_infer(bytes(limits.MAX_MESSAGE_BYTES)), "RESOURCE_EXHAUSTED", "larger than max"),
@@ -193,6 +227,40 @@ def test_a_bad_call_is_refused_with_its_reason(inference, case):
     request, status, words = REFUSALS[case]
     code, details = refusal(inference.ModelInfer, request)
     assert (code, words in details) == (status, True), details
+
+
+def test_an_output_that_there_is_not_is_refused_before_the_model_is_asked(served, inference, predictions, monkeypatch):
+    asked = []
+    monkeypatch.setattr(engine.Engine, "check", lambda *_: asked.append(1))
+    by_tensorflow = make_predict(gray(250))
+    by_tensorflow.output_filter.append("logits")
+    image = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(gray(250)).decode()]}
+    answer = served.http.post(INFER, json={"inputs": [image], "outputs": [{"name": "logits"}]})
+    assert (answer.status_code, "no output 'logits'" in answer.json()["error"]) == (400, True)
+    for call, request in ((inference.ModelInfer, ask_for("logits")), (predictions.Predict, by_tensorflow)):
+        code, details = refusal(call, request)
+        assert (code, "no output 'logits'" in details) == ("INVALID_ARGUMENT", True)
+    assert not asked
+
+
+def test_tensors_of_every_type_of_tensorflow_are_read_or_refused(predictions):
+    for kind in types_pb2.DataType.values():
+        for fields in ({}, {"tensor_content": bytes(16)}, {"int_val": [1], "float_val": [1], "string_val": [b"a"]}):
+            tensor = tensor_pb2.TensorProto(dtype=kind, **fields)
+            tensor.tensor_shape.dim.add(size=1)
+            for name in ("metadata", "input"):
+                request = make_predict(gray(250))
+                request.inputs[name].CopyFrom(tensor)
+                with contextlib.suppress(RequestError):
+                    grpc_protocols.parse_predict(request.SerializeToString())
+    resource = make_predict(gray(250))
+    resource.inputs["metadata"].CopyFrom(tensor_pb2.TensorProto(dtype="DT_RESOURCE", tensor_content=bytes(16)))
+    resource.inputs["metadata"].tensor_shape.dim.add(size=1)
+    code, details = refusal(predictions.Predict, resource)
+    assert (code, "'metadata' can't be read: its values are of the type resource" in details) == (
+        "INVALID_ARGUMENT",
+        True,
+    ), details
 
 
 def test_tensors_of_tensorflow_are_not_taken_by_the_size_that_they_claim(predictions):
@@ -233,6 +301,45 @@ def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inferenc
     route = 'route="/inference.GRPCInferenceService/ModelInfer"'
     assert f'imagepipe_requests_total{{{route},status="UNAVAILABLE"}}' in figures
     assert f'imagepipe_requests_total{{{route},status="OK"}}' in figures
+
+
+def test_a_refused_call_counts_and_is_logged_as_the_caller_sees_it(served, channel, inference, caplog):
+    large = inference.ModelInfer, make_infer(bytes(limits.MAX_MESSAGE_BYTES))
+    unknown = channel.unary_unary("/nothing.Here/X"), b""
+    silent = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer"), iter(())
+    for (call, request), status, reason, route in (
+        (large, "RESOURCE_EXHAUSTED", "body_too_large", "/inference.GRPCInferenceService/ModelInfer"),
+        (unknown, "UNIMPLEMENTED", "status_404", "other"),
+        (silent, "INVALID_ARGUMENT", "wrong_type", "/inference.GRPCInferenceService/ModelInfer"),
+    ):
+        earlier = read_figures(served)
+        with caplog.at_level("INFO", "imagepipe.access"):
+            caplog.clear()
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request, timeout=60, metadata=[("x-request-id", "trace-1")])
+            wait_until(lambda: any(line["method"] == "gRPC" for line in list_logged(caplog)))
+        assert caught.value.code().name == status
+        (line,) = (line for line in list_logged(caplog) if line["method"] == "gRPC")
+        assert (line["status"], line["request_id"]) == (status, "trace-1")
+        figures = read_figures(served)
+        for name in (
+            f'imagepipe_requests_total{{route="{route}",status="{status}"}}',
+            f'imagepipe_refused_total{{reason="{reason}"}}',
+        ):
+            assert figures[name] == earlier.get(name, 0) + 1, name
+
+
+def test_a_caller_who_gives_up_before_its_message_is_not_said_to_have_sent_too_much(served, channel):
+    def send_late():
+        time.sleep(2)
+        yield b""
+
+    earlier = read_figures(served)
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(send_late(), timeout=0.3)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    cancelled = 'imagepipe_requests_total{route="/inference.GRPCInferenceService/ModelInfer",status="CANCELLED"}'
+    wait_until(lambda: read_figures(served).get(cancelled, 0) == earlier.get(cancelled, 0) + 1)
 
 
 def test_a_message_that_does_not_come_ends_its_call(channel, inference, monkeypatch):
@@ -294,17 +401,22 @@ def test_a_certificate_and_a_token_hold_for_grpc_too(certificates, tmp_path):
                 live = GRPCInferenceServiceStub(channel).ServerLive
                 health = health_pb2_grpc.HealthStub(channel)
                 await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
-                outcomes = []
+                outcomes, earlier = [], REGISTRY.get_sample_value(*refused) or 0
                 for shown in ("", "Bearer wrong", "Bearer secret"):
                     try:
                         await live(v2.ServerLiveRequest(), timeout=60, metadata=[("authorization", shown)])
                         outcomes.append("answered")
                     except grpc.aio.AioRpcError as error:
                         outcomes.append(error.details() or "")
+                assert REGISTRY.get_sample_value(*refused) == earlier + 2
                 return outcomes
         finally:
             await port.stop()
 
+    refused = (
+        "imagepipe_requests_total",
+        {"route": "/inference.GRPCInferenceService/ServerLive", "status": "UNAUTHENTICATED"},
+    )
     holder = PortHolder("127.0.0.1", 0)
     assert asyncio.run(run()) == [
         "a token is needed: Authorization: Bearer TOKEN",

@@ -60,6 +60,13 @@ def test_the_document_is_made_once_for_each_version(served, monkeypatch):
     assert served.http.get("/openapi.json").json() == first
 
 
+def test_the_outputs_of_a_request_are_those_of_the_model(served):
+    schemas = served.http.get("/openapi.json").json()["components"]["schemas"]
+    names = schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"]
+    assert names == [tensor["name"] for tensor in served.http.get("/v2/models/brightness").json()["outputs"]]
+    assert names == ["classes", "label", "score", "metadata", "novelty"]
+
+
 def test_the_examples_of_requests_are_answered(served):
     schemas = served.http.get("/openapi.json").json()["components"]["schemas"]
     for path, name in (
@@ -91,7 +98,7 @@ def test_what_is_sent_to_an_open_path_needs_the_token():
     app.add_api_route("/metrics", lambda: {})
     app.add_api_route("/alive", lambda: {})
     app.add_api_route("/alive", lambda: {}, methods=["POST"])  # AIP_PREDICT_ROUTE may be the same as AIP_HEALTH_ROUTE
-    engine = SimpleNamespace(name="m", version="1", side_types={})
+    engine = SimpleNamespace(name="m", version="1", side_types={}, model=SimpleNamespace(has_novelty=False))
     paths = openapi.describe_api(app.routes, engine, True, ["/alive"])["paths"]
     assert {name: "security" in operation for name, operation in paths["/alive"].items()} == {
         "get": False,

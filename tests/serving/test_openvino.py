@@ -23,7 +23,7 @@ from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
 from imagepipe.serving.predictor import load
 from imagepipe.serving.types import Failure, Request, RequestError
-from tests.serving.conftest import FORM_NOVELTY, add_form, look_twice, save_brightness
+from tests.serving.conftest import FORM_NOVELTY, look_twice
 from tests.serving.test_server import gray
 
 

@@ -160,14 +160,19 @@ ANSWERS = Answers(
 )
 
 
+def binary(inputs: dict[str, np.ndarray]) -> list[triton.InferInput]:
+    tensors = [triton.InferInput(name, list(x.shape), np_to_triton_dtype(x.dtype)) for name, x in inputs.items()]
+    for tensor, values in zip(tensors, inputs.values(), strict=True):
+        tensor.set_data_from_numpy(values)
+    return tensors
+
+
 def ask_as_triton(
     inputs: dict[str, np.ndarray], outputs: list | None = None
 ) -> tuple[list[Request], triton.InferResult]:
     """Returns the requests that Triton's client sends, all in binary as it does by default, and the answer it reads."""
-    tensors = [triton.InferInput(name, list(x.shape), np_to_triton_dtype(x.dtype)) for name, x in inputs.items()]
-    for tensor, values in zip(tensors, inputs.values(), strict=True):
-        tensor.set_data_from_numpy(values)
-    requests, format_answers = parse_v2(*triton.InferenceServerClient.generate_request_body(tensors, outputs=outputs))
+    body = triton.InferenceServerClient.generate_request_body(binary(inputs), outputs=outputs)
+    requests, format_answers = parse_v2(*body)
     body = format_answers(ANSWERS)
     head = json.dumps(body.header).encode()
     return requests, triton.InferenceServerClient.parse_response_body(head + body.data, header_length=len(head))
@@ -197,10 +202,18 @@ def test_tritons_client_is_answered_in_the_form_that_it_asks_for():
     score, label = answer.get_response()["outputs"]
     assert (score["parameters"], label["data"]) == ({"binary_data_size": 8}, ["ü", ""])
     assert answer.as_numpy("score").tolist() == [0.75, 1]
-    with pytest.raises(RequestError, match="no output 'logits'"):
-        ask_as_triton(asked, [triton.InferRequestedOutput("logits")])
-    with pytest.raises(RequestError, match="'classification' is not known"):
-        ask_as_triton(asked, [triton.InferRequestedOutput("classes", class_count=2)])
+    for outputs, words in (
+        ([triton.InferRequestedOutput("logits")], "no output 'logits'"),
+        ([triton.InferRequestedOutput("novelty")], "no output 'novelty'"),  # of another model
+        ([triton.InferRequestedOutput("label")] * 2, "the output 'label' is asked for twice"),
+        ([triton.InferRequestedOutput("classes", class_count=2)], "'classification' is not known"),
+    ):
+        with pytest.raises(RequestError, match=words):  # before the model is asked
+            parse_v2(*triton.InferenceServerClient.generate_request_body(binary(asked), outputs=outputs))
+    for extension in ("classification", "shared_memory_region"):
+        images = make_tensor() | {"parameters": {extension: 1}}
+        with pytest.raises(RequestError, match=f"inputs.0: '{extension}' is not known"):
+            parse_v2(json.dumps({"inputs": [images]}).encode())
 
 
 @pytest.mark.parametrize(
@@ -224,3 +237,84 @@ def test_what_is_no_list_of_outputs_is_refused(fields):
     inputs = [{"name": "input", "shape": [1], "datatype": "BYTES", "data": [""]}]
     with pytest.raises(RequestError, match="outputs"):
         parse_v2(json.dumps({"inputs": inputs, **fields}).encode())
+
+
+def make_tensor(data: object = ("",), datatype: str = "BYTES", shape: object = None, name: str = "input") -> dict:
+    """A tensor of v2 in JSON; by default the image of a request."""
+    return {"name": name, "shape": [len(data)] if shape is None else shape, "datatype": datatype, "data": data}
+
+
+def parse_number(data: list, datatype: str, shape: object = None) -> list:
+    """Returns the values of a tensor in JSON beside images."""
+    asked = [make_tensor([""] * len(data)), make_tensor(data, datatype, shape, "weight")]
+    return [request.side["weight"] for request in parse_v2(json.dumps({"inputs": asked}).encode())[0]]
+
+
+def test_data_is_taken_flat_or_nested_as_the_shape_says():
+    for nested, shape in ((["YQ==", "Yg=="], [2]), (["YQ==", "Yg=="], [2, 1]), ([["YQ=="], ["Yg=="]], [2, 1])):
+        requests, _ = parse_v2(json.dumps({"inputs": [make_tensor(nested, shape=shape)]}).encode())
+        assert [request.image for request in requests] == [b"a", b"b"]
+    assert parse_number([[1], [2]], "INT8", [2, 1]) == [1, 2]
+    for data, shape in (
+        ([["YQ=="], ["Yg=="]], [2]),
+        ([["YQ=="], "Yg=="], [2, 1]),
+        ([["YQ==", "Yg=="]], [2, 1]),
+        ([["YQ=="], []], [2, 1]),
+        ([[["YQ=="]], [["Yg=="]]], [2, 1]),
+        ([["YQ=="]], [2, 1]),
+    ):
+        with pytest.raises(RequestError, match="'input' has"):
+            parse_v2(json.dumps({"inputs": [make_tensor(data, shape=shape)]}).encode())
+
+
+def test_a_tensor_is_given_once():
+    twice = [make_tensor(), make_tensor([1], "INT64", name="weight"), make_tensor([2], "INT64", name="weight")]
+    with pytest.raises(RequestError, match="'weight' is given twice"):
+        parse_v2(json.dumps({"inputs": twice}).encode())
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("INT64", [-(2**63) + 1, 2**63 - 1]),
+        ("INT8", [-128, 127]),
+        ("uint8", [0, 255]),
+        ("INT64", [1.0]),  # as pandas writes whole numbers
+        ("FP32", [1, 1.5, -2]),
+        ("FP64", [None]),
+        ("INT64", [1, None]),  # of a feature that isn't of whole numbers
+        ("BYTES", ["a", ""]),
+    ],
+)
+def test_values_of_a_datatype_are_taken(datatype, data):
+    assert parse_number(data, datatype) == data
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "words"),
+    [
+        ("JUNK", [1], "unknown datatype: 'JUNK'"),
+        ("INT64", [1.5], "no INT64: 1.5"),
+        ("UINT8", [1, 300], "no UINT8: 300"),
+        ("UINT8", [-1], "no UINT8: -1"),
+        ("INT64", [2**63], "no INT64: 9223372036854775808"),
+        ("INT8", [True], "no INT8: True"),
+        ("BOOL", [1], "no BOOL: 1"),
+        ("FP32", [True], "no FP32: True"),
+        ("FP32", ["1"], "no FP32: str"),
+        ("FP32", [{"a": 1}], "no FP32: dict"),
+        ("BYTES", [1], "no BYTES: 1"),
+        ("BYTES", ["a", None], "no BYTES: None"),
+        ("BYTES", ["a", ["x" * 9999]], "no BYTES: list"),
+    ],
+)
+def test_values_of_another_datatype_are_refused(datatype, data, words):
+    with pytest.raises(RequestError, match=f"'weight' has .*{words}") as refused:
+        parse_number(data, datatype)
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("shape", [[True], [1.0], [1, True], ["1"], [[1]], [], [1, 1, 1], [-1]])
+def test_a_shape_has_whole_numbers(shape):
+    with pytest.raises(RequestError, match=r"'weight' has (a )?shape"):
+        parse_number([1], "INT64", shape)

@@ -182,6 +182,11 @@ def test_the_server_describes_the_model(served):
     assert [x["name"] for x in described["outputs"]] == ["classes", "label", "score", "metadata", "novelty"]
     assert served.http.get("/alive").status_code == 200
     assert served.http.get("/v1/models").json() == {"models": ["brightness"]}
+    assert served.http.get("/v2").json() == {
+        "name": "imagepipe",
+        "version": imagepipe.__version__,
+        "extensions": ["binary_tensor_data"],
+    }
 
 
 def large_png(height: int) -> bytes:
@@ -251,7 +256,7 @@ def test_a_large_body_without_a_length_is_refused_on_the_way(served):
         ([{"name": "input", "shape": [2], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
         ([{"name": "input", "shape": [1, 3], "datatype": "BYTES", "data": ["x"]}], "expected [n]"),
         ([{"name": "input", "shape": [1], "datatype": "FP32", "data": [1.0]}], "'input' has to be of BYTES"),
-        ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "are not BYTES"),
+        ([{"name": "input", "shape": [1], "datatype": "BYTES", "data": [1]}], "a value that is no BYTES: 1"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES"}], "inputs.0: 'data' is missing"),
         ([{"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": -1}}], "doesn't fit"),
     ],
@@ -364,15 +369,87 @@ def test_metrics_are_read_beside_the_thread_that_answers_probes(served, monkeypa
     assert kinds == KINDS
 
 
+def read_figures(served) -> dict[str, float]:
+    lines = served.http.get("/metrics").text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_every_refusal_counts_with_its_request(served):
+    own = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    asked = [
+        ("GET", "/v1/models", {"Host": "other.example"}, b"", 400, "unknown_host"),
+        ("POST", PREDICT, own, b"", 403, "foreign_page"),
+        ("POST", PREDICT, {}, b"{", 400, "not_json"),
+        ("POST", "/v2/repository/models/brightness/load", {}, b"", 403, "status_403"),
+        ("POST", "/v1/models/brightness:explain", {}, b"", 404, "status_404"),
+        ("GET", INFER, {}, b"", 405, "status_405"),
+        ("GET", "/nothing", {}, b"", 404, "status_404"),
+        ("POST", PREDICT, {"Content-Encoding": "br"}, b"x", 415, "status_415"),
+    ]
+    earlier = read_figures(served)
+    for method, path, headers, content, status, reason in asked:
+        answer = served.http.request(method, path, headers=headers, content=content)
+        assert (answer.status_code, "error" in answer.json()) == (status, True), path
+        figures = read_figures(served)
+        new = {name: value - earlier.get(name, 0) for name, value in figures.items() if value != earlier.get(name, 0)}
+        assert {name for name in new if name.startswith("imagepipe_refused_total")} == {
+            f'imagepipe_refused_total{{reason="{reason}"}}'
+        }
+        assert [name for name in new if name.startswith("imagepipe_requests_total") and f'status="{status}"' in name]
+        earlier = figures
+
+
+def test_every_answer_has_the_requests_id(served, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ValueError
+
+    body = {"instances": [instance(gray(10))]}
+    for method, path, json_body, headers, status in (
+        ("POST", PREDICT, body, {}, 200),
+        ("POST", PREDICT, {}, {}, 400),
+        ("GET", "/v1/models", None, {"Host": "other.example"}, 400),
+        ("POST", PREDICT, body, {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("GET", "/nothing", None, {}, 404),
+        ("GET", "/v2/health/ready", None, {}, 200),
+    ):
+        with caplog.at_level("INFO", "imagepipe.access"):
+            caplog.clear()
+            answer = served.http.request(method, path, json=json_body, headers=headers | {"X-Request-Id": "trace-1"})
+            assert (answer.status_code, answer.headers.get_list("X-Request-Id")) == (status, ["trace-1"]), path
+            wait_until(lambda: list_logged(caplog))
+            assert [line["request_id"] for line in list_logged(caplog)] == ["trace-1"]
+    monkeypatch.setattr(engine.Engine, "check", fail)
+    answer = httpx.post(served.url + PREDICT, json=body, headers={"X-Request-Id": "trace-2"}, timeout=60)
+    assert (answer.status_code, answer.headers.get_list("X-Request-Id")) == (500, ["trace-2"])
+    assert len(served.http.get("/v1/models").headers["X-Request-Id"]) == 32
+
+
+def list_logged(caplog) -> list[dict]:
+    """The lines of the access log, which are written after the answers."""
+    return [record.fields for record in caplog.records if record.name == "imagepipe.access"]
+
+
+def wait_until(holds) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_head_is_answered_as_get_is_without_the_content(served):
+    for path in ("/", "/docs", "/v2/health/live", "/v2/health/ready", "/alive", "/v1/models/brightness", "/v2"):
+        answer, whole = served.http.head(path), served.http.get(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+        assert answer.headers["Content-Length"] == str(len(whole.content)), path
+    assert served.http.head(INFER).status_code == 405
+    assert served.http.head("/nothing").status_code == 404
+
+
 def test_the_log_has_a_line_per_request_without_its_content(served, caplog):
     with caplog.at_level("INFO", "imagepipe.access"):
         served.http.post(f"{PREDICT}?secret=1", json={"instances": [instance(gray(1))] * 3})
-        deadline = time.monotonic() + 60
-        while not (lines := [line for line in caplog.records if line.name == "imagepipe.access"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # the line is written after the answer
-    (record,) = lines
-    fields = record.fields  # type: ignore[attr-defined]
+        wait_until(lambda: list_logged(caplog))
+    (fields,) = list_logged(caplog)
     assert {name: fields[name] for name in ("method", "path", "status", "instances")} == {
         "method": "POST",
         "path": PREDICT,
