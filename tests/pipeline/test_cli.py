@@ -100,7 +100,7 @@ def test_requests_for_a_model_have_the_columns_that_it_takes_in_its_types(tmp_pa
     instance = json.loads(out.read_text())
     assert instance.keys() - {"input", "metadata"} == {"iso"}
     assert isinstance(instance["iso"], float)
-    assert "the manifest's columns label, id" in result.stderr
+    assert "columns that the model does not take: label, id" in result.stderr
     runner.invoke(app, ["requests", source, "--out", str(out)])
     assert json.loads(out.read_text()).keys() - {"input", "metadata"} == {"id", "iso"}
 

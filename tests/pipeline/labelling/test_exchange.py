@@ -87,7 +87,7 @@ def test_an_image_that_is_excluded_and_has_a_label_too_can_not_be_used(name, tmp
 
 def test_numbers_are_read_as_ingest_reads_them(tmp_path):
     work, csv = make_work(tmp_path / "pictures", "regression", 2.0), tmp_path / "a.csv"
-    texts = ["1_000", "１２", "1e999", "nan", "-1.5e3", "2"]
+    texts = ["1_000", "\uff11\uff12", "1e999", "nan", "-1.5e3", "2"]
     csv.write_text("".join(["sha256,label\n", *(f"{h},{text}\n" for h, text in zip(HASHES, texts, strict=False))]))
     added, skipped = import_decisions(work, tmp_path / "labels.jsonl", csv)
     assert (added, skipped) == (2, {"with a label that can't be used": 4})
