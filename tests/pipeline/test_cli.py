@@ -189,6 +189,15 @@ def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
     assert table.stdout.count("live") == 2  # the heading and one run
 
 
+def test_runs_of_no_folder_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("nope", "file"):
+        result = runner.invoke(app, ["runs", str(tmp_path / name)])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "there is no folder" in result.stderr
+    assert runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout == "[]\n"
+
+
 def test_runs_show_the_metrics_of_their_task(tmp_path):
     make_run(tmp_path, "1", status="done", task="regression", metrics={"mean_absolute_error": 2.5, "r_squared": None})
     table = runner.invoke(app, ["runs", str(tmp_path)]).stdout
