@@ -88,7 +88,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     value = _make_override_absolute(key, value)
     *sections, last = key.split(".")
     for section in sections:
-        inner = values.setdefault(section, {})
+        inner = values[section] = {} if values.get(section) is None else values[section]  # null is a default
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: {section} has no keys of its own")
         values = inner

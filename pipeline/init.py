@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
+from imagepipe.base.labels import list_names
 from imagepipe.ingest import dataset
 from pipeline.columns import find_unsuitable_columns
 from pipeline.config import find_side_problems
@@ -87,12 +88,17 @@ def write_config(dataset_dir: str | Path, out: Path) -> list[str]:
         Notes for the user, one sentence each.
 
     Raises:
-        ConfigError: if ``out`` exists.
+        ConfigError: if ``out`` exists, or the dataset has no split called train or eval.
         IngestError: if there is no dataset, or it is damaged.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Delete it, or give another name with --out.")
     description = dataset.load(str(dataset_dir))
+    if missing := next((name for name in ("train", "eval") if name not in description.splits), None):
+        raise ConfigError(
+            f"{dataset_dir} has the splits {list_names(list(description.splits))}, and none called {missing}: a run "
+            "trains on train, and evaluates with eval. Ingest into another folder with splits of these names."
+        )
     task = description.options.task
     side = {
         name: kind

@@ -125,7 +125,8 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
         why = f"only {chosen} of {whole.count} images of the train split would be set aside to choose on, and "
         why += f"{_MIN_VALIDATION} are the minimum"
         if not chosen:
-            why = "no group of the train split can be set aside to choose on: a class or label, or all, would have none"
+            why = "no group of the train split can be set aside to choose on: a class or label, or all, would have "
+            why += "none, or less than half of the images"
         _log.warning(
             "trainer.validation: %s: the eval split is used instead, so the metrics on it flatter the model a little",
             why,
@@ -155,9 +156,10 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
     """Chooses the images of the train split that are set aside for validation, by the hash of their group.
 
     Those with a hash below the share are, so that the choice depends on nothing but the group itself: it is the same in
-    each run, and as the set grows. Few groups may have none there, or most images: if less than half of the share or
-    more than twice as much would be set aside, groups are taken by rising hash up to the share, without those that are
-    too large; or the smallest one, if all are. Of each class or label the group with the highest hash stays.
+    each run, and as the set grows. Of each class or label the group with the highest hash stays. Few groups may have
+    none below the share, or most images: if less than half of the share or more than twice as much would be set aside,
+    groups are taken by rising hash up to the share, without those that are too large. If all are, the smallest one is
+    taken that leaves something of each class or label, whatever its hash, unless it has more than half of the images.
 
     Args:
         task: of the targets.
@@ -166,11 +168,12 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
         share: of the images.
 
     Returns:
-        bool ``[n]``; no image if each group is the last one of a class or label.
+        bool ``[n]``; no image if each group is the last one of a class or label, or all that could be are too large.
     """
     is_free = ~np.isin(hashes, _list_last_groups(task, targets, hashes))
     groups, sizes = np.unique(hashes[is_free], return_counts=True)
-    wanted, most = share * len(hashes), 2 * share * len(hashes)
+    wanted = share * len(hashes)
+    most = min(2 * wanted, (len(hashes) + wanted) / 2)  # at least half as many are trained on as the share leaves
     is_low = groups < share * 2**_HASH_BITS
     chosen = groups[is_low].tolist()
     if len(groups) and not wanted / 2 <= sizes[is_low].sum() <= most:
@@ -179,8 +182,30 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
             if taken < wanted and taken + size <= most:
                 chosen.append(group)
                 taken += size
-        chosen = chosen or [groups[sizes.argmin()]]
+        chosen = chosen or _find_smallest_group(task, targets, hashes, max(most, len(hashes) / 2))
     return np.isin(hashes, chosen)
+
+
+def _find_smallest_group(task: Task, targets: np.ndarray, hashes: np.ndarray, most: float) -> list[int]:
+    """Returns the hash of the smallest group without which each class or label has images; none if it has too many."""
+    groups, sizes = np.unique(hashes, return_counts=True)
+    present = _list_present(task, targets)
+    for place in np.argsort(sizes, kind="stable"):
+        if sizes[place] > most:
+            break
+        if np.array_equal(_list_present(task, targets[hashes != groups[place]]), present):
+            return [int(groups[place])]
+    return []
+
+
+def _list_present(task: Task, targets: np.ndarray) -> np.ndarray:
+    """Returns what tells which classes or labels any of the images has; of a regression the number of outputs."""
+    match task.name:
+        case "classification":
+            return np.unique(targets)
+        case "multilabel":
+            return np.bitwise_or.reduce(targets, axis=0)
+    return np.array(targets.shape[1:])
 
 
 def _list_last_groups(task: Task, targets: np.ndarray, hashes: np.ndarray) -> list[int]:

@@ -1,6 +1,5 @@
 """Requests for the server that is checked, with the answers that it has to give."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from components.served_model import load_as_served
@@ -33,10 +32,10 @@ def build_expectations(model: Path, split: str, features: Features) -> list[Expe
     loaded = load_as_served(model)
     requests, records = [], []
     for index, record in enumerate(read_serialized(split).take(_MAX_EXAMPLES).as_numpy_iterator()):
-        request = parse_example(record, f"{SPLIT}/{index}", features)
+        request = parse_example(record, f"{SPLIT}/{index}", features, loaded.side)
         if isinstance(request, Failure) or loaded.find_problem(request) or not _is_served_unchanged(request.image):
             continue
-        requests.append(replace(request, side={name: request.side[name] for name in loaded.side}))
+        requests.append(request)
         records.append(record)
         if len(requests) == _REQUESTS:
             break

@@ -61,17 +61,20 @@ class Standing:
 
     Attributes:
         newest: by hash the decision that holds.
+        times: by hash and person, when the last line was written, also one that takes a decision back.
     """
 
     def __init__(self) -> None:
         """Makes it, without decisions."""
         self.newest: dict[str, Decision] = {}
+        self.times: dict[tuple[str, str], str] = {}
         self._people: dict[str, dict[str, Decision]] = {}  # by hash and person, the newest last
 
     def add(self, decision: Decision) -> None:
         """Takes the next line."""
         people = self._people.setdefault(decision.sha256, {})
         people.pop(decision.by, None)
+        self.times[decision.sha256, decision.by] = decision.at
         if not decision.undone:
             people[decision.by] = decision
         if people:
@@ -171,11 +174,14 @@ def parse_decision(line: bytes | str) -> Decision:
 def append_decision(path: Path, decision: Decision) -> None:
     """Adds a line, which is on the disk when this returns; several processes may do so at once.
 
+    The folder need not exist.
+
     Raises:
         OSError: it can't be written.
     """
     values = {name: value for name, value in asdict(decision).items() if name != "undone" or value}
     line = json.dumps(values, ensure_ascii=False).encode(errors="replace") + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)

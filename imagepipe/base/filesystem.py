@@ -42,6 +42,11 @@ def absolute(path: str) -> str:
     return os.path.abspath(path)  # noqa: PTH100
 
 
+def resolve(path: str) -> str:
+    """Returns an absolute path with all links in it followed; a URI stays unchanged."""
+    return path if is_uri(path) else os.path.realpath(path)
+
+
 def join(folder: str, path: str) -> str:
     """Returns ``path`` as seen from ``folder``; an absolute path or a URI stays unchanged."""
     if is_uri(path):

@@ -108,10 +108,13 @@ def ingest(
     if workers is not None and workers < 1:
         raise IngestError(f"workers is {workers}: give 1 or more.")
     source, out = filesystem.absolute(os.fspath(source)), filesystem.absolute(os.fspath(out))
-    if f"{out}/".startswith(f"{source}/") or f"{source}/".startswith(f"{out}/"):
-        raise IngestError(
-            f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another DIR."
-        )
+    for one, other in ((source, out), (filesystem.resolve(source), filesystem.resolve(out))):
+        if f"{other}/".startswith(f"{one}/") or f"{one}/".startswith(f"{other}/"):
+            raise IngestError(
+                f"SOURCE {source} and DIR {out} must not contain one another, or outputs become inputs: give another "
+                "DIR."
+            )
+    given, source = source, dataset.find_source(out, source)
     passed_over: Counter[str] = Counter()
     if split_folders is None:
         split_folders = dataset.recall_split_folders(out, source)
@@ -132,7 +135,7 @@ def ingest(
                 )
             if group is not None and not spool.grouped:
                 raise IngestError(f"No image of {source} has a group by --group {group}: is it the right one?")
-            read_as = dataset.Source(True if layout.splits else split_folders)
+            read_as = dataset.Source(True if layout.splits else split_folders, filesystem.resolve(source))
             current = dataset.remember(current, source, read_as, {split for _, split in spool.given})
             draw = plan_draw(options.splits, current.given)
             listing = Listing(source, list(current.sources).index(source), filesystem.is_folder(source), sync)
@@ -145,7 +148,8 @@ def ingest(
                     "--workers if memory ran out."
                 ) from error
             result = apply_outcomes(out, staging, current, spool, listing, check_lock, overrides)
-            notes = (*_describe_source(layout, spool, draw, result), *result.notes)
+            renamed = [f"{given} is {source} by another path, and was read by that one."] if given != source else []
+            notes = (*renamed, *_describe_source(layout, spool, draw, result), *result.notes)
             return dataclasses.replace(result, passed_over=dict(+passed_over), notes=notes)
 
 

@@ -93,9 +93,11 @@ class Source:
     Attributes:
         split_folders: True if its top folders are splits, False if they are to be classes whatever their names; None
             if that is found out each time.
+        real: its path without links when it was read last, or its URI; earlier versions left it out.
     """
 
     split_folders: bool | None = None
+    real: str | None = None
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,26 @@ def prepare(folder: str, options: Options) -> Dataset:
             "ingest everything into a new folder."
         )
     return dataclasses.replace(dataset, options=options)
+
+
+def find_source(folder: str, source: str) -> str:
+    """Returns the path by which a source was ingested before: links may lead to it by several, and it is one source.
+
+    Args:
+        folder: of the dataset, an absolute path or URI.
+        source: absolute path or URI; returned unchanged if it was not ingested before.
+    """
+    dataset = read_unchecked(folder)
+    if dataset is None or source in dataset.sources:
+        return source
+    real = filesystem.resolve(source)
+    # A link may lead elsewhere by now: what was ingested by it then is no part of this source.
+    same = (
+        name
+        for name, recorded in dataset.sources.items()
+        if filesystem.resolve(name) == real and recorded.real in (None, real)
+    )
+    return next(same, source)
 
 
 def recall_split_folders(folder: str, source: str) -> bool | None:

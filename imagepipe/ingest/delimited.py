@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +32,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP"}
 _OPEN = "a quote opens in it that is not closed as it should be"
 _INDEX = "Unnamed: 0"  # pandas' name of a column that it once wrote without one, its index
 
@@ -40,9 +41,30 @@ def read_lines(source: str) -> Iterator[str]:
     """Yields the lines of a text file, with their ends; one of more than MAX_LINE characters as TOO_LONG.
 
     Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
+
+    Raises:
+        IngestError: it is an archive.
     """
     # The head is read before: a store in memory has one position for all who read.
     yield from _decode_lines(source, _find_encoding(_read_head(source)))
+
+
+def find_packing(head: bytes) -> str | None:
+    """Returns what packed a file that begins so, gzip or ZIP; None if nothing has."""
+    return next((name for start, name in _PACKED.items() if head.startswith(start)), None)
+
+
+def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON, for ``object_pairs_hook``.
+
+    Raises:
+        ValueError: it has a key twice, of which Python takes the last one.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:100]!r} is there twice")
+    return values
 
 
 def _decode_lines(source: str, encoding: str) -> Iterator[str]:
@@ -72,7 +94,7 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
         The names of the columns, and the rows, blank ones left out.
 
     Raises:
-        IngestError: there is no header.
+        IngestError: there is no header, or it is an archive.
     """
     head = _read_head(source)
     encoding = _find_encoding(head)
@@ -106,7 +128,10 @@ def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list
 
 def _read_head(source: str) -> bytes:
     with filesystem.open_read(source) as file:
-        return file.read(_HEAD)
+        head = file.read(_HEAD)
+    if packed := find_packing(head):
+        raise IngestError(f"{source} is packed by {packed}: unpack it first.")
+    return head
 
 
 def _find_encoding(head: bytes) -> str:

@@ -12,7 +12,7 @@ from imagepipe.base.errors import IngestError
 from imagepipe.base.labels import find_fault, list_names
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
-from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, read_delimited, read_lines
+from imagepipe.ingest.delimited import MAX_LINE, TOO_LONG, Cells, Say, build_object, read_delimited, read_lines
 from imagepipe.ingest.parquet import is_plain, make_plain, open_parquet, read_class_names
 from imagepipe.ingest.rows import RESERVED, Row, make_row, reject
 
@@ -143,7 +143,9 @@ def _check_names(where: str, names: list[str]) -> None:
 
 def _read_json_lines(source: str, _needed: tuple[str, ...], _say: Say) -> Iterator[Cells]:
     checked: dict[tuple[str, ...], list[str]] = {}
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_read_constant)
+    decoder = json.JSONDecoder(
+        parse_int=str, parse_float=str, parse_constant=_read_constant, object_pairs_hook=build_object
+    )
     for number, line in enumerate(read_lines(source), start=1):
         if line.startswith(TOO_LONG):
             yield number, f"unreadable row: its line is longer than {MAX_LINE:,} characters"

@@ -74,7 +74,7 @@ def infer_type(value: Side) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) <= 20 and _INT.fullmatch(text):  # more digits than 64 bits have are an identifier
         return "int64" if -(2**63) <= int(text) < 2**63 else "bytes"
-    return "float" if _is_number(text) and not text.lstrip("-").isdigit() else "bytes"
+    return "float" if is_number(text) and not text.lstrip("-").isdigit() else "bytes"
 
 
 def widen(one: str, other: str) -> str:
@@ -151,8 +151,9 @@ def make_row(
     if not text or not labels:
         return reject(path, row, "missing label")
     if task == "regression":
-        if not _is_number(text):
-            return reject(path, row, f"label is not a number: {text[:100]}")
+        if not is_number(text):
+            remedy = " (write it with a point in place of the comma)" if _DECIMAL_COMMA.fullmatch(text) else ""
+            return reject(path, row, f"label is not a number: {text[:100]}{remedy}")
         labels = [repr(float(text))]
     if fault := next(filter(None, map(find_fault, labels)), None):
         return reject(path, row, f"label can't name a class: {text[:100]!r} holds {fault}")
@@ -235,7 +236,8 @@ def _spell(value: object) -> str:
     return str(restore_whole(value))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Returns whether text is a finite number as tables have it: digits of ASCII, and a point."""
     return bool(_FLOAT.fullmatch(text)) and any(c.isdigit() for c in text) and math.isfinite(float(text))
 
 

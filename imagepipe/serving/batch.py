@@ -49,7 +49,7 @@ class BatchResult:
         quarantined: images without one, each with its reason.
         already: inputs that an earlier run has done; not part of the sum.
         passed_over: files in folders that are no input, by why.
-        columns: of manifests, that the model doesn't take, and that were not kept.
+        columns: of manifests and files of requests, that the model doesn't take, and that were not kept.
     """
 
     predicted: int
@@ -134,7 +134,8 @@ def predict_source(
             )
         run.remove_attempts()
     passed_over = {reason: count for reason, count in listing.passed_over.items() if count}
-    return BatchResult(run.predicted, run.quarantined, done_before, passed_over, tuple(listing.columns))
+    columns = tuple(listing.columns | run.unused)
+    return BatchResult(run.predicted, run.quarantined, done_before, passed_over, columns)
 
 
 def _run_job(spool: Spool, run: Run, handler: "_ShardHandler", workers: int, beam_args: Sequence[str]) -> None:

@@ -31,17 +31,19 @@ from imagepipe.ingest.archives import is_archive, list_members
 from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_questions
 from imagepipe.ingest.parts import Part
-from imagepipe.ingest.rows import infer_type, widen
+from imagepipe.ingest.rows import infer_type, restore_whole, widen
 from imagepipe.ingest.sources import list_containers
 from imagepipe.ingest.webdataset import are_samples, read_samples
 from imagepipe.serving.request_files import holds_requests, is_request_file
+
+MAX_COLUMNS = 1000
+"""Maximum number of columns that are named as passed over: each row of a stranger's JSON lines may have others."""
 
 _EXPORT = ".json"
 _IN_FOLDERS = "tables, exports or files of requests in folders (name them by themselves)"
 _FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
 _IMAGES = tuple(f".{suffix}" for suffix in SUFFIXES)
 _FILES_OF_HEAD = 100  # by which a folder of a million photos is known as one without listing them all
-_MAX_COLUMNS = 1000  # that are named: each row of a stranger's JSON lines may have others
 _TYPES = {"bytes": "string", "int64": "int64", "float": "float32"}
 
 
@@ -81,7 +83,7 @@ class Listing:
     Attributes:
         items: the inputs, in the order of the names.
         passed_over: files in folders that are no input, by why.
-        columns: of manifests, that nothing asks for.
+        columns: of manifests and files of requests, that nothing asks for.
         folder: for what has to be unpacked; by default a temporary one, which goes with the listing.
     """
 
@@ -104,7 +106,7 @@ def describe_omissions(passed_over: Mapping[str, int], columns: Collection[str])
     """Returns what is no input, or was not asked with, as text; "" if there is nothing of that."""
     parts = [describe_passed_over(passed_over)] if any(passed_over.values()) else []
     if columns:
-        parts.append(f"the manifest's columns {', '.join(columns)}")
+        parts.append(f"columns that the model does not take: {', '.join(columns)}")
     return "; ".join(parts)
 
 
@@ -257,7 +259,7 @@ def _read_parquet(listing: Listing, table: str, columns: Collection[str] | None,
         key = _make_key(source, {**row.cells, "path": row.path or row.number}, copies)
         id_ = row.cells.pop("metadata", None)
         side, kept = _divide(listing, row.cells, columns, keep)
-        name = str(id_ or row.path or f"{table}/{row.number}")
+        name = _choose_id(id_, row.path or f"{table}/{row.number}")
         problem = row.reason and f"line {row.number}: {row.reason}"
         yield Item(f"{source}/{row.number}", name, key, problem, row.number, side, kept, row.at)
 
@@ -278,7 +280,7 @@ def _divide(
     for name, value in cells.items():
         is_asked = name not in _FOR_TRAINING if columns is None else name in columns
         (side if is_asked else others)[name] = value
-    if not keep and len(listing.columns) < _MAX_COLUMNS:
+    if not keep and len(listing.columns) < MAX_COLUMNS:
         listing.columns |= dict.fromkeys(others)
     return side, others if keep else {}
 
@@ -296,8 +298,12 @@ def _read_manifest(listing: Listing, manifest: str, columns: Collection[str] | N
         problem = None if isinstance(path, str) and path else f"{place}: no path"
         side, kept = _divide(listing, cells, columns, keep)
         image = source if problem else locate_image(source, str(path))
-        name = str(id_ or path or f"{manifest}:{line}")
+        name = _choose_id(id_, str(path or f"{manifest}:{line}"))
         yield Item(image, name, key, problem, line, side, kept)
+
+
+def _choose_id(given: Any, place: str) -> str:
+    return place if given is None or given == "" else str(restore_whole(given))
 
 
 def _read_export(export: str) -> Iterator[Item]:

@@ -11,9 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from imagepipe.base import filesystem
+from imagepipe.ingest.rows import RESERVED
 from imagepipe.serving.inputs import Admit, read_image
 from imagepipe.serving.instances import replace_surrogates
-from imagepipe.serving.listing import Item
+from imagepipe.serving.listing import MAX_COLUMNS, Item
 from imagepipe.serving.request_files import read_requests
 from imagepipe.serving.side import convert_value
 from imagepipe.serving.types import Failure, Request, RequestError
@@ -32,12 +33,16 @@ class _Waiting(NamedTuple):
     future: Future[tuple[_Answer, int]] | None
 
 
-def read_items(items: Iterable[Item], types: Mapping[str, str]) -> Iterator[Request | Failure]:
+def read_items(
+    items: Iterable[Item], types: Mapping[str, str], unused: dict[str, None] | None = None
+) -> Iterator[Request | Failure]:
     """Reads inputs: one request or failure for each, in their order; for a file of requests as many as it holds.
 
     Args:
         items: the inputs.
         types: ``string``, ``float32`` or ``int64`` of each side feature; text for others.
+        unused: gets what files of requests have beside these, as it goes on, such as a name that is misspelled; but for
+            what every record of a dataset has.
     """
     waiting: deque[_Waiting] = deque()
     budget, tickets = _Budget(_AHEAD_BYTES), 0
@@ -56,7 +61,11 @@ def read_items(items: Iterable[Item], types: Mapping[str, str]) -> Iterator[Requ
             if item.is_request_file:
                 while waiting:
                     yield take()
-                yield from _read_ahead(pool, item.path) if filesystem.is_uri(item.path) else read_requests(item.path)
+                answers = _read_ahead(pool, item.path) if filesystem.is_uri(item.path) else read_requests(item.path)
+                for answer in answers:
+                    if unused is not None and isinstance(answer, Request) and len(unused) < MAX_COLUMNS:
+                        unused |= dict.fromkeys(sorted(answer.side.keys() - types.keys() - RESERVED))
+                    yield answer
                 continue
             future = None
             if not item.problem and filesystem.is_uri(item.part[0] if item.part else item.path):

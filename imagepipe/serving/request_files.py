@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -23,7 +23,8 @@ from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features
 from imagepipe.base.filesystem import open_whole
-from imagepipe.ingest.delimited import MAX_LINE
+from imagepipe.ingest.delimited import MAX_LINE, build_object, find_packing
+from imagepipe.ingest.rows import restore_whole
 from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
 from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
 from imagepipe.serving.side import fill_missing
@@ -33,6 +34,9 @@ RequestFormat = Literal["jsonl", "npy", "tfrecord"]
 
 SUFFIXES: dict[RequestFormat, str] = {"jsonl": ".jsonl", "npy": ".npz", "tfrecord": ".tfrecord.gz"}
 """Suffix of a written file's name, by format."""
+
+EMPTY = "no request in it"
+"""Why a file of requests is a failure, the only one of its file."""
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _MAX_LINES_OF_HEAD = 100  # by which it is told what a file holds
@@ -82,7 +86,8 @@ def read_requests(path: str | Path) -> Iterator[Request | Failure]:
         path: of a local file, or the URI of one.
 
     Returns:
-        One per line, row or record, in their order. If the file itself is damaged, the last one is a failure.
+        One per line, row or record, in their order. If the file itself is damaged, the last one is a failure; and so is
+        the only one of a file that has none.
 
     Raises:
         ModelError: if the format can't be read.
@@ -90,9 +95,14 @@ def read_requests(path: str | Path) -> Iterator[Request | Failure]:
     reader = _find_reader(path)
     if not reader:
         raise ModelError(f"{path}: expected a file .jsonl, .ndjson, .npz, .tfrecord or .tfrecord.gz")
+    is_empty = True
     try:
         with filesystem.open_read(str(path)) as file:
-            yield from reader(file, str(path))
+            for request in reader(file, str(path)):
+                is_empty = False
+                yield request
+        if is_empty:
+            yield Failure(replace_surrogates(str(path)), EMPTY)
     except OSError as error:
         yield Failure(replace_surrogates(str(path)), error.strerror or str(error))
     except Exception as error:  # zlib, zipfile and numpy don't list what they raise on damaged bytes
@@ -121,30 +131,37 @@ def write_requests(requests: Iterable[Request], path: Path, kind: RequestFormat)
         return writer(requests, file)
 
 
-def parse_example(serialized: bytes, place: str, names: Features) -> Request | Failure:
+def parse_example(
+    serialized: bytes, place: str, names: Features, needed: Collection[str] | None = None
+) -> Request | Failure:
     """Returns the request in an Example.
 
     Args:
         serialized: the Example.
         place: the request's id if the Example has none.
         names: roles of the features; all but ``input``, ``metadata`` and ``label`` are side features.
+        needed: the side features to take; all by default.
     """
     try:
         features = tfrecord.decode_example(serialized)
     except ValueError as error:
         return Failure(place, str(error))
+    side = {
+        name: values
+        for name, values in features.items()
+        if name not in (names.input, names.metadata, names.label) and (needed is None or name in needed)
+    }
+    given = {names.input: features.get(names.input, ()), names.metadata: features.get(names.metadata, ()), **side}
+    if several := next((name for name, values in given.items() if len(values) > 1), None):
+        return Failure(place, f"the Example's feature {several!a} has {len(given[several])} values, and one is taken")
     (image, *_) = features.get(names.input) or [b""]
     (metadata, *_) = features.get(names.metadata) or [place.encode()]
     if not isinstance(image, bytes) or not image:
         return Failure(place, f"the Example has no bytes feature '{names.input}'")
     if not isinstance(metadata, bytes):
         return Failure(place, f"the Example's feature '{names.metadata}' is not of bytes")
-    side = {
-        name: _make_plain(values[0])
-        for name, values in features.items()
-        if values and name not in (names.input, names.metadata, names.label)
-    }
-    return check_request(Request(metadata.decode(errors="replace"), image, side))
+    plain = {name: _make_plain(values[0]) for name, values in side.items() if values}
+    return check_request(Request(metadata.decode(errors="replace"), image, plain))
 
 
 def _make_plain(value: bytes | Value) -> Value:
@@ -177,13 +194,15 @@ def _read_json_lines(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
         line = file.readline(MAX_LINE_BYTES + 1)
         if not line:
             return
+        if number == 1 and (packed := find_packing(line)):
+            raise ValueError(f"it is packed by {packed}; unpack it first")
         if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"line {number} is longer than {MAX_LINE_BYTES:,} bytes")
         if not line.strip():
             continue
         place = f"{path}:{number}"
         try:
-            yield parse_instance(json.loads(line), place)
+            yield parse_instance(json.loads(line, object_pairs_hook=build_object), place)
         except RequestError as error:
             yield Failure(place, str(error))
         except (ValueError, RecursionError) as error:
@@ -233,7 +252,8 @@ def _read_arrays(file: BinaryIO, path: str) -> Iterator[Request | Failure]:
         values = {name: array[row].item() for name, array in arrays.items()}
         image = values.pop("input")
         side = {name: _make_plain(value) for name, value in values.items()}
-        yield check_request(Request(str(side.pop("metadata", f"{path}:{row}")), image, side))
+        id_ = side.pop("metadata", None)
+        yield check_request(Request(f"{path}:{row}" if id_ is None else str(restore_whole(id_)), image, side))
 
 
 def _write_records(requests: Iterable[Request], file: BinaryIO) -> int:

@@ -5,7 +5,8 @@
   manifest also its ``line``, and ``kept``, the columns that the model doesn't take, if they are wanted;
 - ``quarantine-<id>.jsonl``, if there were any: images without a prediction, with the reason;
 - ``done/<id>.json``, which comes last: the shard's inputs. Without it the shard does not count: the next run deletes
-  its files and predicts it again. An input that no such file names is new;
+  its files and predicts it again. An input that no such file names is new; a file of requests without a request gets
+  none, as whoever writes it may not have begun;
 - ``.attempts/<run>/``: inputs of a run, and what attempts at its shards have written, see ``shards``.
 
 Only the process that holds the folder moves files into place, and of each shard those of one attempt. So whatever other
@@ -61,9 +62,10 @@ def recover(out: str, renew: Callable[[], bool]) -> DiskCounter:
         _check_held(out, renew)
         attempts = f"{out}/{_ATTEMPTS}/{run}"
         for name in filter(_is_record, filesystem.list_folder(attempts)):
-            keys = _read_record(f"{attempts}/{name}")["items"]
+            record = _read_record(f"{attempts}/{name}")
+            keys = record["items"]
             # A job that went on after its driver was killed may have done again what a later run has done.
-            if not any(key in done for key in keys):
+            if not record.get("is_empty") and not any(key in done for key in keys):
                 _settle(out, attempts, name)
                 finished.add(_find_shard(name))
                 for key in keys:
@@ -97,6 +99,7 @@ class Run:
         inputs: number of inputs whose shard is in place.
         predicted: images with a prediction there.
         quarantined: images without one.
+        unused: side features that files of requests have, and the model doesn't take.
     """
 
     def __init__(self, out: str, renew: Callable[[], bool]):
@@ -108,6 +111,7 @@ class Run:
         """
         self.folder = f"{out}/{_ATTEMPTS}/{uuid.uuid4().hex}"
         self.inputs = self.predicted = self.quarantined = 0
+        self.unused: dict[str, None] = {}
         self._out, self._renew = out, renew
         self._settled: set[str] = set()
         self._lock, self._looked = threading.Lock(), 0.0
@@ -144,6 +148,7 @@ class Run:
                 self.inputs += len(record["items"])
                 self.predicted += record["predicted"]
                 self.quarantined += record["quarantined"]
+                self.unused |= dict.fromkeys(record.get("unused", ()))
             self._looked = time.monotonic()
         if errors:
             raise errors[0]
@@ -171,7 +176,10 @@ def _settle(out: str, attempts: str, name: str) -> Record:
     else:
         filesystem.delete(f"{out}/quarantine-{shard}.jsonl")  # that of another attempt, which got no further
     filesystem.flush_folder(out)
-    filesystem.rename(f"{path}.json", f"{out}/{_DONE}/{shard}.json")
+    if record.get("is_empty"):
+        filesystem.delete(f"{path}.json")
+    else:
+        filesystem.rename(f"{path}.json", f"{out}/{_DONE}/{shard}.json")
     return record
 
 

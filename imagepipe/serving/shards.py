@@ -26,6 +26,7 @@ from imagepipe.deploy.versions import is_version
 from imagepipe.serving.listing import Item
 from imagepipe.serving.predictor import Embedding, Predictor
 from imagepipe.serving.reading import read_items
+from imagepipe.serving.request_files import EMPTY
 from imagepipe.serving.spool import Shard, read_shard
 from imagepipe.serving.types import Prediction, Request
 
@@ -66,10 +67,12 @@ def predict_shard(
     items = read_shard(shard)
     attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"
     predicted = quarantined = 0
+    is_empty = False
+    unused: dict[str, None] = {}
 
     def predict_rows(quarantine: BinaryIO) -> Iterator[Row]:
-        nonlocal predicted, quarantined
-        answers = predictor.predict_requests(read_items(items, predictor.model.side_types), observe)
+        nonlocal predicted, quarantined, is_empty
+        answers = predictor.predict_requests(read_items(items, predictor.model.side_types, unused), observe)
         # A file of requests, which is a shard of its own, has any number of answers; other items have one each.
         asked = repeat(items[0]) if items[0].is_request_file else iter(items)
         for answer, item in zip(answers, asked, strict=False):
@@ -78,6 +81,7 @@ def predict_shard(
                 yield _build_row(answer, predictor.model.labels, item)
             else:
                 quarantined += 1
+                is_empty = item.is_request_file and answer.error == EMPTY
                 quarantine.write(json.dumps({"metadata": answer.id, "reason": answer.error}).encode() + b"\n")
 
     with _create(f"{attempt}.predictions") as file, _create(f"{attempt}.quarantine") as quarantine:
@@ -90,6 +94,8 @@ def predict_shard(
         "format": kind,
         "predicted": predicted,
         "quarantined": quarantined,
+        "is_empty": is_empty,
+        "unused": list(unused),
     }
     filesystem.write_whole(f"{attempt}.json", json.dumps(record).encode())
 

@@ -1,6 +1,7 @@
 """The command label: a page on which a person corrects labels."""
 
 import getpass
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -117,4 +118,11 @@ def label_images(
             def announce(url: str) -> None:
                 ERR.print(escape(f"{url}, until Ctrl+C. Decisions go to {file}"))
 
-            server.serve(work, file, by or getpass.getuser(), host, port, announce, access)
+            server.serve(work, file, by or _find_user(), host, port, announce, access)
+
+
+def _find_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user that has no name
+        return f"uid {os.getuid()}"

@@ -148,7 +148,7 @@ def _ask_here(model: str, names: list[str]) -> "Iterator[Prediction | Failure]":
         predictor = load(folder)
     if predictor.model.note:
         print_note(predictor.model.note)
-    yield from predictor.predict_requests(read_items(listing.items, predictor.model.side_types))
+    yield from predictor.predict_requests(read_items(listing.items, predictor.model.side_types, listing.columns))
     _report_passed_over(listing.passed_over, listing.columns)
 
 

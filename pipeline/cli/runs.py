@@ -140,7 +140,10 @@ def runs(
     from pipeline.runs.summary import UNREADABLE, is_live, read_summaries
     from pipeline.workdir import Workdir
 
-    summaries = dict(read_summaries(Workdir(workdir).runs))
+    with report_errors():
+        if not workdir.is_dir():
+            raise typer.BadParameter(f"there is no folder {workdir}", param_hint="WORKDIR")
+        summaries = dict(read_summaries(Workdir(workdir).runs))
     if as_json:
         damaged = {"status": "damaged", "error": UNREADABLE}
         OUT.print_json(

@@ -9,7 +9,8 @@ import base64
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.base.filesystem import open_whole
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.json_items import read_items
+from imagepipe.ingest.rows import is_number
 from pipeline.labelling.work import Item, Ledger, Work, read_label
 
 EXCLUDED = "not an image of ours"
@@ -62,7 +64,7 @@ def export_decisions(work: Work, labels: Path, out: Path) -> int:
 
 
 def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Counter[str]]:
-    """Adds the decisions of a file; those that are there already are not added again.
+    """Adds the decisions of a file, but for those that are there already, or older than what that person did since.
 
     Returns:
         The number of decisions that were added, and how many others were not, by why.
@@ -81,10 +83,24 @@ def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Count
         if any((one.by, one.label) == (given.by, given.label) for one in present):
             skipped["there already"] += 1
             continue
+        last = ledger.standing.times.get((given.sha256, given.by))
+        if last is not None and not _is_later(given.at, last):
+            skipped["not later than the same person's last decision on the image"] += 1
+            continue
         item = work.find(given.sha256) or Item(given.sha256, "", None, (), "")
         ledger.decide(item, given.label, given.by, at=given.at)
         added += 1
     return added, skipped
+
+
+def _is_later(at: str, last: str) -> bool:
+    """Returns whether a decision was made after another one: without a time it is made now; False if none can tell."""
+    try:
+        times = [datetime.fromisoformat(text) for text in (last, at)]
+    except ValueError:
+        return not at
+    earlier, later = (time if time.tzinfo else time.replace(tzinfo=UTC) for time in times)
+    return later > earlier
 
 
 def _check_name(path: Path) -> None:
@@ -117,28 +133,47 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
             for row in rows:
                 text = (row["label"] or "").strip()
                 if (row.get("excluded") or "").strip().lower() in ("true", "1", "yes"):
-                    label: Any = None
+                    choices = [EXCLUDED]
                 elif not text:
                     skipped["without a label"] += 1
                     continue
                 else:
-                    label = text.split("|") if task == "multilabel" else text
-                yield from _check(row["sha256"], label, row.get("by"), row.get("at"), task, skipped)
+                    choices = text.split("|") if task == "multilabel" else [text]
+                yield from _check(row["sha256"], choices, row.get("by"), row.get("at"), task, skipped)
         except (csv.Error, UnicodeDecodeError) as error:
             raise ModelError(f"{source} can't be read as CSV in UTF-8: {error}") from error
 
 
 def _check(
-    sha256: object, label: Any, by: object, at: object, task: TaskName, skipped: Counter[str]
+    sha256: object, choices: Sequence[Any], by: object, at: object, task: TaskName, skipped: Counter[str]
 ) -> Iterator[_Given]:
     if not isinstance(sha256, str) or not HASH.fullmatch(sha256):
         skipped["without a sha256 of 64 small hexadecimal digits"] += 1
         return
     try:
-        value = float(label) if task == "regression" and label is not None else label
-        yield _Given(sha256, read_label(value, task), str(by or "import"), str(at or ""))
-    except (TypeError, ValueError):
+        yield _Given(sha256, _read_choices(choices, task), str(by or "import"), str(at or ""))
+    except ValueError:
         skipped["with a label that can't be used"] += 1
+
+
+def _read_choices(choices: Sequence[Any], task: TaskName) -> Label:
+    """Returns the label that choices make; None excludes the image.
+
+    Raises:
+        ValueError: they are none, or contradict one another.
+    """
+    if EXCLUDED in choices:
+        if any(choice != EXCLUDED for choice in choices):
+            raise ValueError("an image is excluded, or has a label")
+        return None
+    if task == "multilabel":
+        return read_label(list(choices), task)
+    (choice,) = choices
+    if task == "regression":
+        if not isinstance(choice, str) or not is_number(choice):
+            raise ValueError("the label has to be a number")
+        return float(choice)
+    return read_label(choice, task)
 
 
 # --- Label Studio
@@ -199,7 +234,6 @@ def _read_task(item: Any, task: TaskName, skipped: Counter[str]) -> Iterator[_Gi
             continue
         by = annotation.get("completed_by")
         person = by.get("email") if isinstance(by, dict) else by
-        label = None if choices == [EXCLUDED] else choices if task == "multilabel" or len(choices) > 1 else choices[0]
         yield from _check(
-            data.get("sha256"), label, person or data.get("by"), annotation.get("created_at"), task, skipped
+            data.get("sha256"), choices, person or data.get("by"), annotation.get("created_at"), task, skipped
         )

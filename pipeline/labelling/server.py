@@ -88,7 +88,7 @@ def make_app(work: Work, labels: Path, by: str, access: Access = EVERYBODY, host
             label = None if undone else read_label(values["label"], work.task)
             person = str(values.get("by") or by).strip()[:MAX_NAME]
             since = int(values.get("seen", 0))
-        except (KeyError, TypeError, AttributeError, RecursionError):
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return _answer({"error": "expected sha256, of an image in the queues, and label"}, 400)
         except ValueError as error:
             return _answer({"error": str(error)}, 400)

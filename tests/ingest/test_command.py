@@ -383,12 +383,16 @@ def test_what_cannot_be_ingested_is_one_clear_error_and_nothing_is_written(tmp_p
     put("source/a/1.jpg", b"x")
     put("headless.csv", b"a,b\n")
     out = tmp_path / "out"
+    (tmp_path / "link").symlink_to(tmp_path / "source")
     for source, target, options, message in (
         ("nowhere", out, {}, "no such folder or file"),
         ("empty", out, {}, "no file or row"),
         ("headless.csv", out, {}, "no column 'path'"),
         ("source", tmp_path / "full", {}, "is not a dataset, and not empty"),
         ("source", tmp_path / "source/out", {}, "must not contain one another"),
+        ("source", tmp_path / "link/out", {}, "must not contain one another"),
+        ("link", tmp_path / "source/out", {}, "must not contain one another"),
+        ("link/a", tmp_path / "source", {}, "must not contain one another"),
         ("source", out, {"splits": {"train": 0}}, "weights"),
         ("source", out, {"splits": {"../up": 1}}, "can't name a split"),
         ("source", out, {"max_side": 0}, "max_side is 0"),

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import datetime
+import gzip
 import io
 import json
 import re
@@ -315,3 +316,16 @@ def test_a_path_of_windows_that_is_too_long_costs_its_row_only(put):
     long = "ab" * 200 + "\\1.jpg"
     table = put("list.csv", f"path,label\n{long},a\nx\\1.jpg,b\n".encode())
     assert [Path(row["path"]).name for row in read_manifest(str(table), "classification")] == [long, "1.jpg"]
+
+
+def test_a_key_that_is_there_twice_in_a_line_makes_it_unreadable(put):
+    text = b'{"path": "a.jpg", "label": "a", "label": "b"}\n{"path": "a.jpg", "label": "a"}\n'
+    first, second = read_manifest(str(put("list.jsonl", text)), "classification")
+    assert (first["reason"], second["reason"]) == ("unreadable row: the key 'label' is there twice", None)
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.csv"])
+def test_a_table_that_is_packed_is_refused_as_a_whole(put, name):
+    for data, packed in ((gzip.compress(b"path,label\n"), "gzip"), (b"PK\3\4" + bytes(99), "ZIP")):
+        with pytest.raises(IngestError, match=rf"{name} is packed by {packed}: unpack it first"):
+            list(read_manifest(str(put(name, data)), "classification"))

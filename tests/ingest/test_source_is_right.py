@@ -121,6 +121,52 @@ def test_sync_touches_only_what_came_from_this_source(photos_of_two, put, crops,
     assert len(records(out)) == 13
 
 
+@pytest.mark.parametrize("has_record", [True, False])
+@pytest.mark.parametrize("is_table", [False, True])
+def test_a_source_by_another_path_that_links_lead_to_it_by_is_the_same(photos_of_two, records, has_record, is_table):
+    source, out = photos_of_two
+    link, out = source.with_name("link"), out.with_name("by link")
+    link.symlink_to(source)
+    by_link, by_path = link, source
+    if is_table:
+        (source / "list.csv").write_text("path,label\na/00.jpg,a\na/02.jpg,a\na/04.jpg,a\n")
+        by_link, by_path = link / "list.csv", source / "list.csv"
+    ingest(by_link, out)
+    if not has_record:  # as of earlier versions
+        description = json.loads((out / "dataset.json").read_text())
+        assert description["sources"].popitem()[1].pop("real") == str(by_path)
+        description["sources"] = {str(by_link): {"split_folders": None}}
+        (out / "dataset.json").write_text(json.dumps(description))
+    count = len(records(out))
+    if is_table:
+        (source / "list.csv").write_text("path,label\na/02.jpg,a\na/04.jpg,a\n")
+    else:
+        (source / "a/00.jpg").unlink()
+    assert ingest(by_path, out).gone == 1
+    result = ingest(by_path, out, sync=True)
+    assert result.removed == 1
+    assert f"{by_path} is {by_link} by another path, and was read by that one." in result.notes
+    assert len(records(out)) == count - 1
+    assert list(dataset.load(str(out)).sources) == [str(by_link)]
+
+
+def test_a_source_that_a_link_led_to_before_and_no_longer_does_is_another_one(photos_of_two, put, crops, records):
+    source, out = photos_of_two
+    link, other = source.with_name("link"), source.with_name("other")
+    for i, data in enumerate(crops(15)[12:]):
+        put(f"other/a/{i}.jpg", data)
+    link.symlink_to(other)
+    assert ingest(link, out).new == 3
+    link.unlink()
+    link.symlink_to(source.parent)
+    assert ingest(other, out, sync=True).gone == 0
+    link.unlink()
+    link.symlink_to(source.with_name("third"))
+    shutil.copytree(source, link.resolve())
+    assert ingest(source.with_name("third"), out, sync=True).gone == 0
+    assert len(records(out)) == 15
+
+
 def test_sync_keeps_what_another_source_has_until_that_one_loses_it_too(photos_of_two, records):
     source, out = photos_of_two
     other = source.with_name("other")

@@ -125,6 +125,11 @@ def test_regression_wants_finite_numbers(csv):
     assert [reason for _, reason in reasons(path, "regression")] == [
         f"label is not a number: {text}" for text in ("many", "nan", "inf", "1_0")
     ]
+    path = csv('path,label\na.jpg,"1,5"\nb.jpg,"1,5,0"\n')
+    assert [reason for _, reason in reasons(path, "regression")] == [
+        "label is not a number: 1,5 (write it with a point in place of the comma)",
+        "label is not a number: 1,5,0",
+    ]
 
 
 ENDS_OF_LINES = ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]

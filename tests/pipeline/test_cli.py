@@ -100,7 +100,7 @@ def test_requests_for_a_model_have_the_columns_that_it_takes_in_its_types(tmp_pa
     instance = json.loads(out.read_text())
     assert instance.keys() - {"input", "metadata"} == {"iso"}
     assert isinstance(instance["iso"], float)
-    assert "the manifest's columns label, id" in result.stderr
+    assert "columns that the model does not take: label, id" in result.stderr
     runner.invoke(app, ["requests", source, "--out", str(out)])
     assert json.loads(out.read_text()).keys() - {"input", "metadata"} == {"id", "iso"}
 
@@ -187,6 +187,15 @@ def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
     table = runner.invoke(app, ["runs", str(tmp_path)])
     assert "0.5000" in table.stdout
     assert table.stdout.count("live") == 2  # the heading and one run
+
+
+def test_runs_of_no_folder_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("nope", "file"):
+        result = runner.invoke(app, ["runs", str(tmp_path / name)])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "there is no folder" in result.stderr
+    assert runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout == "[]\n"
 
 
 def test_runs_show_the_metrics_of_their_task(tmp_path):

@@ -241,6 +241,13 @@ def test_an_override_that_makes_no_sense_is_refused(file, override, message):
         read_config(file(), (override,))
 
 
+def test_an_override_of_a_key_below_one_that_is_null_makes_its_section(file):
+    text = "name: x\ndata: {path: y}\ntuner: null\ntrainer: {class_weights: null}\n"
+    space = "tuner.space.dropout={min: 0.1, max: 0.5}"
+    config = read_config(file(text), ("tuner.trials=3", space, "trainer.class_weights.daisy=2"))
+    assert (config.tuner.trials, config.trainer.class_weights) == (3, {"daisy": 2})
+
+
 @pytest.mark.parametrize("text", ["- a list", "name: [", "!!python/object/apply:os.system ['true']", ""])
 def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, text):
     with pytest.raises(ConfigError):

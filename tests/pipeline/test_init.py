@@ -72,6 +72,16 @@ def test_any_task_gets_a_configuration_that_can_be_run(digits_folder, tmp_path, 
         find_examples(config.model_copy(update={"task": "classification"}))
 
 
+@pytest.mark.parametrize(
+    ("splits", "missing"), [({"fold1": 50, "fold2": 50}, "train"), ({"train": 50, "test": 50}, "eval")]
+)
+def test_a_dataset_without_a_split_that_a_run_needs_is_refused(digits_folder, tmp_path, splits, missing):
+    ingest.ingest(str(digits_folder), str(tmp_path / "dataset"), splits=splits)
+    with pytest.raises(ConfigError, match=f"has the splits {', '.join(splits)}, and none called {missing}"):
+        init.write_config(tmp_path / "dataset", tmp_path / "pipeline.yaml")
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
 def test_a_configuration_is_never_overwritten(dataset, tmp_path):
     path = tmp_path / "pipeline.yaml"
     path.write_text("mine")

@@ -136,6 +136,29 @@ def test_files_of_requests_and_tables_of_paths_are_read(model, images, tmp_path)
     }
 
 
+def test_a_file_without_a_request_is_listed_and_asked_again(model, tmp_path):
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out"
+    asked.touch()
+    for _ in range(2):
+        assert batch.predict_source(model, str(asked), out) == BatchResult(0, 1, 0)
+        assert lines(out, "quarantine") == [{"metadata": str(asked), "reason": "no request in it"}]
+    write_requests([Request("1", png(1), {"weight ": 1.0})], asked, "jsonl")
+    assert batch.predict_source(model, str(asked), out) == BatchResult(1, 0, 0, columns=("weight ",))
+    assert lines(out, "quarantine") == []
+    assert batch.predict_source(model, str(asked), out) == BatchResult(0, 0, 1)
+
+
+def test_a_file_without_a_request_that_a_killed_run_has_read_is_asked_again(model, tmp_path):
+    asked, out = tmp_path / "asked.jsonl", str(tmp_path / "out")
+    asked.touch()
+    run = results.Run(out, lambda: True)
+    (shard,) = spool.read_shards(*spool.spool_items(list_inputs([str(asked)]).items, run.folder).files)
+    shards.predict_shard(shard, load(model), run.folder, "jsonl", str(model))
+    write_requests([Request("1", png(1))], asked, "jsonl")
+    assert batch.predict_source(model, str(asked), out) == BatchResult(1, 0, 0)
+    assert lines(tmp_path / "out", "quarantine") == []
+
+
 def test_rows_of_a_manifest_are_inputs_of_their_own(model, images, tmp_path):
     table = images / "list.csv"
     table.write_text("name;path;label\nx;1.png;a\ny;2.png;b\nz;gone.png;c\nw;1.png;d\nw;1.png;d\n")

@@ -250,7 +250,7 @@ def test_a_manifest_is_asked_in_the_types_that_the_server_describes(scripted, mo
     result = CliRunner().invoke(app, ["predict", "--endpoint", f"{url}/v1/models/m", f"{tmp_path}/t.csv"])
     assert result.exit_code == 1, result.output
     assert "line 3: 'iso' is 'high'; the model needs a whole number there" in " ".join(result.stderr.split())
-    assert "Passed over: the manifest's columns id" in result.stderr
+    assert "Passed over: columns that the model does not take: id" in result.stderr
     ((_, body),) = asked
     (row,) = body["instances"]
     assert {name: row[name] for name in inputs if name != "input"} == {

@@ -128,7 +128,7 @@ def test_a_manifest_asks_with_its_side_features_in_the_types_of_the_model(folder
     else:
         (folder / name).write_text(TABLES[name])
     listing = list_inputs([str(folder / name)], TYPES)
-    assert describe(listing) == "the manifest's columns id"
+    assert describe(listing) == "columns that the model does not take: id"
     first, second, third, fourth = read_items(listing.items, TYPES)
     assert first == Request("a.jpg", PHOTO, {"iso": 100, "camera": "Café", "weight": 1.5})
     assert second == Request("a.jpg", PHOTO, {"iso": 200, "camera": "x", "weight": 2.0})
@@ -266,6 +266,25 @@ def test_a_folder_of_archives_or_parquet_is_read_as_ingest_reads_it_unless_image
     assert list(read_items(listing.items, {})) == [Request("a.jpg", PHOTO)]
 
 
+@pytest.mark.parametrize("images", ["path", "image"])
+def test_ids_of_parquet_may_be_numbers_0_too(folder, images):
+    column = ["a.jpg"] * 3 if images == "path" else [{"bytes": PHOTO, "path": "a.jpg"}] * 3
+    table = folder / "x.parquet"
+    for ids, expected in (([0, 1, 2], ["0", "1", "2"]), ([0.0, 1.5, None], ["0", "1.5", "a.jpg"])):
+        pq.write_table(pa.table({images: column, "metadata": ids}), table)
+        assert [item.id for item in list_inputs([str(table)], []).items] == expected
+
+
+def test_what_requests_have_and_the_model_does_not_take_is_named(folder):
+    requests = [Request(name, PHOTO, {"camera ": "x", "camera": "y", "width": 8}) for name in "ab"]
+    for kind, suffix in SUFFIXES.items():
+        path = folder / f"asked{suffix}"
+        write_requests(requests, path, kind)
+        unused = {}
+        assert list(read_items(list_inputs([str(path)]).items, {"camera": "string"}, unused)) == requests
+        assert list(unused) == ["camera "]
+
+
 def put_parquet(path: Path, **columns: list) -> str:
     pq.write_table(pa.table(columns), path)
     return str(path)
@@ -282,7 +301,7 @@ def test_parquet_with_images_asks_with_its_columns_labelled_or_not(tmp_path):
         assert first == Request("d/a.jpg", PHOTO, {"iso": 100, "weight": None})
         assert second == Failure("b.jpg", "line 2: no bytes of the image in the file")
         assert third == Request(f"{table}/3", PHOTO, {"iso": 300, "weight": 2.5})
-    assert describe(listing) == "the manifest's columns label"
+    assert describe(listing) == "columns that the model does not take: label"
     kept = [item.kept for item in list_inputs([labelled], [], keep=True).items]
     assert kept[0] == {"label": "x", "iso": 100, "weight": None}
 

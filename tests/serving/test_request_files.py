@@ -1,5 +1,6 @@
 """Files of requests: each format is read back as it was written, and an error fails only its own line."""
 
+import gzip
 import json
 import os
 
@@ -10,10 +11,11 @@ from PIL import Image
 
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import ModelError
+from imagepipe.base.features import Features
 from imagepipe.serving import request_files
 from imagepipe.serving.inputs import normalize_images, read_images
 from imagepipe.serving.instances import encode_instance, parse_instance
-from imagepipe.serving.request_files import SUFFIXES, is_request_file, read_requests, write_requests
+from imagepipe.serving.request_files import SUFFIXES, is_request_file, parse_example, read_requests, write_requests
 from imagepipe.serving.types import Failure, Request, RequestError
 from tests.conftest import encode_image
 
@@ -182,6 +184,55 @@ def test_damage_anywhere_in_a_file_is_a_failure_and_no_exception(tmp_path, kind)
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
         failed += any(isinstance(request, Failure) for request in read_requests(path))
     assert failed > 50
+
+
+def test_a_file_without_a_request_is_a_failure(tmp_path):
+    for name in ("x.jsonl", "x.tfrecord", "x.tfrecord.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "blank.ndjson").write_text("\n \n")
+    (tmp_path / "zipped.tfrecord.gz").write_bytes(gzip.compress(b""))
+    np.savez(tmp_path / "x.npz", input=np.array([], "S1"))
+    for path in tmp_path.iterdir():
+        assert list(read_requests(path)) == [Failure(str(path), "no request in it")]
+
+
+def test_what_is_packed_is_named_once(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(gzip.compress(json.dumps(encode_instance(REQUESTS[0])).encode() * 9))
+    (failure,) = read_requests(tmp_path / "x.jsonl")
+    assert failure == Failure(f"{tmp_path}/x.jsonl", "the rest can't be read: it is packed by gzip; unpack it first")
+
+
+def test_a_key_that_is_there_twice_is_refused_by_name(tmp_path):
+    (tmp_path / "x.jsonl").write_text(
+        '{"input": {"b64": "AAAA"}, "weight": 1, "weight": 2}\n{"input": {"b64": "AAAA", "b64": "BBBB"}}\n'
+    )
+    assert [failure.error for failure in read_requests(tmp_path / "x.jsonl")] == [
+        "not JSON: the key 'weight' is there twice",
+        "not JSON: the key 'b64' is there twice",
+    ]
+
+
+def test_an_example_with_several_values_of_a_feature_is_refused_by_name(tmp_path):
+    good = {"input": [PNG], "metadata": [b"1"], "weight": [1.5], "label": [b"a", b"b"]}
+    examples = [
+        good,
+        *(good | more for more in ({"input": [PNG, JPEG]}, {"metadata": [b"1", b"2"]}, {"weight": [1, 2, 3]})),
+    ]
+    records = [tfrecord.encode_example(example) for example in examples]
+    (tmp_path / "x.tfrecord").write_bytes(b"".join(map(tfrecord.frame_record, records)))
+    first, *failures = read_requests(tmp_path / "x.tfrecord")
+    assert first == Request("1", PNG, {"weight": 1.5})
+    assert [failure.error for failure in failures] == [
+        "the Example's feature 'input' has 2 values, and one is taken",
+        "the Example's feature 'metadata' has 2 values, and one is taken",
+        "the Example's feature 'weight' has 3 values, and one is taken",
+    ]
+    assert parse_example(records[3], "x", Features(), ()) == Request("1", PNG)
+
+
+def test_ids_that_are_numbers_are_written_as_whole_ones(tmp_path):
+    np.savez(tmp_path / "x.npz", input=[b"a"] * 2, metadata=[0, np.nan])
+    assert [request.id for request in read_requests(tmp_path / "x.npz")] == ["0", f"{tmp_path}/x.npz:1"]
 
 
 def test_ids_and_values_that_no_batch_could_hold_fail_alone(tmp_path):

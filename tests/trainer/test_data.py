@@ -96,6 +96,32 @@ def test_a_group_that_is_most_of_the_images_is_trained_on_though_its_hash_is_the
     assert set(hashes[chosen]) == {2**61}
 
 
+@pytest.mark.parametrize("task", [TWO, make_multilabel(2), make_regression("huber")])
+@pytest.mark.parametrize(
+    ("sizes", "smallest"), [([900, 100], 100), ([995, 5], 5), ([600, 390, 10], 10), ([500, 500], 500)]
+)
+def test_of_groups_that_are_all_too_large_the_smallest_is_set_aside_whichever_has_the_highest_hash(
+    task, sizes, smallest
+):
+    targets = {
+        "classification": np.tile(split(0, 1), 500),
+        "multilabel": np.packbits(np.eye(2, dtype=bool)[np.arange(1000) % 2], axis=1),
+        "regression": np.ones((1000, 1), np.float32),
+    }[task.name]
+    for drawn in (draw_hashes(9)[: len(sizes)], *np.random.default_rng(3).integers(0, 2**62, (20, len(sizes)))):
+        assert choose_validation(task, targets, np.repeat(drawn, sizes), 0.1).sum() == smallest
+
+
+def test_no_group_of_more_than_half_of_the_images_is_set_aside_though_the_smaller_one_can_not_be():
+    hashes = np.repeat([1, 2**61], [900, 100])
+    targets = np.repeat(split(0, 1, 2), [450, 450, 100])
+    assert not choose_validation(make_classification(3), targets, hashes, 0.1).any()
+    hashes = np.repeat([1, 2**61], [600, 400])
+    assert choose_validation(TWO, np.tile(split(0, 1), 500), hashes, 0.5).mean() == 0.6
+    hashes = np.repeat([1, 2**61], [900, 100])
+    assert choose_validation(TWO, np.tile(split(0, 1), 500), hashes, 0.5).mean() == 0.1
+
+
 def test_a_group_set_aside_of_few_stays_so_when_images_are_added_to_all():
     rng = np.random.default_rng(0)
     groups = draw_hashes(8)

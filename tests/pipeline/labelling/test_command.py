@@ -46,6 +46,18 @@ def test_images_are_not_left_behind_when_it_is_ended(capture, tmp_path):
     assert (tmp_path / "labels.jsonl").read_bytes() == b""
 
 
+def test_a_user_without_a_name_decides_by_number(capture, monkeypatch):
+    def fail():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    people = []
+    monkeypatch.setattr("getpass.getuser", fail)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    monkeypatch.setattr("pipeline.labelling.server.serve", lambda work, file, by, *rest: people.append(by))
+    CliRunner().invoke(app, ["label", str(capture)], catch_exceptions=False)
+    assert people == ["uid 12345"]
+
+
 def test_decisions_go_out_and_come_in(capture, tmp_path):
     (tmp_path / "given.csv").write_text(f"sha256,label\n{HASHES[0]},b\nx,b\n")
     out = str(tmp_path / "tasks.json")

@@ -46,6 +46,54 @@ def test_numbers_are_exchanged_by_csv(tmp_path):
     }
 
 
+def test_an_older_file_undoes_nothing_that_the_same_person_decided_since(tmp_path):
+    work, labels, csv = make_work(tmp_path / "pictures"), tmp_path / "new/labels.jsonl", tmp_path / "a.csv"
+    changed, undone, timeless, same = HASHES[:4]
+    for sha256 in (changed, undone, same):
+        append_decision(labels, Decision(sha256, "a", by="ann", at="2026-11-01T09:00:00+00:00"))
+    export_decisions(work, labels, csv)
+    append_decision(labels, Decision(changed, "b", by="ann", at="2026-11-02T09:00:00+00:00"))
+    append_decision(labels, Decision(undone, None, by="ann", at="2026-11-02T09:00:00+00:00", undone=True))
+    append_decision(labels, Decision(timeless, "b", by="ann"))
+    with csv.open("a") as file:
+        file.write(f'"{changed}",,"c",,,"ann","1.12.2026 9:00"\n"{timeless}",,"a",,,"ann","2026-11-01"\n')
+    older = "not later than the same person's last decision on the image"
+    assert import_decisions(work, labels, csv) == (0, {"there already": 1, older: 4})
+    assert list_labels(labels) == {0: "b", 2: "b", 3: "a"}
+    csv.write_text(
+        f"sha256,label,by,at\n{changed},c,ann,2026-11-02T10:30:00+01:00\n{undone},c,ann,2026-11-02T10:30:00.5Z\n"
+        f"{same},c,ann,\n{changed},d,bob,2026-10-01\n"
+    )
+    assert import_decisions(work, labels, csv) == (4, {})
+    assert list_labels(labels) == {0: "d", 1: "c", 2: "b", 3: "c"}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv"])
+def test_an_image_that_is_excluded_and_has_a_label_too_can_not_be_used(name, tmp_path):
+    choices = {HASHES[0]: [EXCLUDED, "daisy"], HASHES[1]: [EXCLUDED], HASHES[2]: ["daisy"]}
+    if name == "a.csv":
+        lines = [f"{sha256},{'|'.join(chosen)}\n" for sha256, chosen in choices.items()]
+        (tmp_path / name).write_text("".join(["sha256,label\n", *lines]))
+    else:
+        tasks = [
+            {"data": {"sha256": sha256}, "annotations": [{"result": [{"value": {"choices": chosen}}]}]}
+            for sha256, chosen in choices.items()
+        ]
+        (tmp_path / name).write_text(json.dumps(tasks))
+    work, labels = make_work(tmp_path / "pictures", "multilabel"), tmp_path / "labels.jsonl"
+    assert import_decisions(work, labels, tmp_path / name) == (2, {"with a label that can't be used": 1})
+    assert list_labels(labels) == {1: None, 2: ["daisy"]}
+
+
+def test_numbers_are_read_as_ingest_reads_them(tmp_path):
+    work, csv = make_work(tmp_path / "pictures", "regression", 2.0), tmp_path / "a.csv"
+    texts = ["1_000", "\uff11\uff12", "1e999", "nan", "-1.5e3", "2"]
+    csv.write_text("".join(["sha256,label\n", *(f"{h},{text}\n" for h, text in zip(HASHES, texts, strict=False))]))
+    added, skipped = import_decisions(work, tmp_path / "labels.jsonl", csv)
+    assert (added, skipped) == (2, {"with a label that can't be used": 4})
+    assert list_labels(tmp_path / "labels.jsonl") == {4: -1500, 5: 2}
+
+
 def test_annotators_who_disagree_are_both_kept_and_cancelled_ones_are_not(tmp_path):
     def annotate(choice, **more):
         result = [{"type": "choices", "from_name": "label", "to_name": "image", "value": {"choices": [choice]}}]

@@ -104,10 +104,14 @@ def test_an_undo_leaves_the_decisions_of_others(client, tmp_path):
         {"sha256": [HASHES[0]], "label": "a"},
         [],
         "x",
+        {"sha256": HASHES[0], "label": "a", "seen": float("inf")},
+        {"sha256": HASHES[0], "label": "a", "seen": float("nan")},
     ],
 )
 def test_what_is_no_decision_is_refused_and_writes_nothing(client, tmp_path, body):
-    assert client.post("/decisions", json=body).status_code == 400
+    content = json.dumps(body).replace("Infinity", "1e999")
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/decisions", content=content, headers=headers).status_code == 400
     assert not (tmp_path / "labels.jsonl").exists()
 
 
