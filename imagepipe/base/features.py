@@ -89,3 +89,8 @@ def parse_features(values: dict[str, Any]) -> Features:
 def read_group(values: Iterable[Any] | None) -> list[Any]:
     """Returns what names an Example's group, given the values of its feature; nothing if it has none, or empty text."""
     return [value for value in values or () if value != b""]
+
+
+def restore_whole(value: Any) -> Any:
+    """Returns the whole number that a float is, and other values as they are: pandas writes 3.0 if some are missing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

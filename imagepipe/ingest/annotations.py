@@ -13,11 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.features import restore_whole
 from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.json_items import read_items
-from imagepipe.ingest.rows import Row, make_row, reject, restore_whole
+from imagepipe.ingest.rows import Row, make_row, reject
 
 _COCO = {"images", "annotations", "categories"}
 _IMAGES = tuple(f".{suffix}" for suffix in SUFFIXES)

@@ -14,7 +14,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
-from imagepipe.ingest.rows import restore_whole
+from imagepipe.base.features import restore_whole
 
 _BUFFER = 2**20  # of a column that is read: else all images of a row group are in memory at once
 

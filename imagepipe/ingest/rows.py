@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
-from imagepipe.base.features import MISSING_NUMBERS, SIZE
+from imagepipe.base.features import MISSING_NUMBERS, SIZE, restore_whole
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
@@ -225,11 +225,6 @@ def make_folder_row(
 
 def _read_name(value: object) -> str | None:
     return None if value is None else _spell(value).strip() or None
-
-
-def restore_whole(value: Any) -> Any:
-    """Returns the whole number that a float is, and other values as they are: pandas writes 3.0 if some are missing."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _spell(value: object) -> str:

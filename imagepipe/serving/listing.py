@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError, ModelError
-from imagepipe.base.features import MISSING_NUMBERS
+from imagepipe.base.features import MISSING_NUMBERS, restore_whole
 from imagepipe.base.folders import describe_passed_over, explain_passing_over, list_files
 from imagepipe.base.kinds import SUFFIXES
 from imagepipe.base.on_disk import DiskCounter
@@ -31,7 +31,7 @@ from imagepipe.ingest.archives import is_archive, list_members
 from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_questions
 from imagepipe.ingest.parts import Part
-from imagepipe.ingest.rows import infer_type, restore_whole, widen
+from imagepipe.ingest.rows import infer_type, widen
 from imagepipe.ingest.sources import list_containers
 from imagepipe.ingest.webdataset import are_samples, read_samples
 from imagepipe.serving.request_files import holds_requests, is_request_file

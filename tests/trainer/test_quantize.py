@@ -48,6 +48,7 @@ def converted():
     x = keras.layers.Add()([x, keras.layers.Conv2D(8, 1, activation="relu")(x)])
     branches = [keras.layers.Conv2D(4, 1)(x), keras.layers.MaxPooling2D(3, 1, "same")(x)]
     x = keras.layers.Conv2D(8, 1, activation="relu")(keras.layers.Concatenate()(branches))
+    x = keras.layers.Conv2DTranspose(8, 2, strides=2, activation="relu")(x)
     embedding = keras.layers.GlobalAveragePooling2D()(x)
     logits = keras.layers.Dense(3, bias_initializer="ones")(embedding)
     return convert_network(keras.Model({IMAGE: image}, {"logits": logits, "embedding": embedding}))
@@ -70,7 +71,7 @@ def list_kinds(network) -> set[str]:
 @pytest.mark.slow
 def test_a_network_of_which_all_layers_are_restored_is_the_one_in_float32(converted, quantized, pixels):
     layers = list_layers(quantized)
-    assert len(layers) == 6  # the one behind the padding as well
+    assert len(layers) == 7  # the one behind the padding as well
     restored = restore_layers(converted, quantized, layers)
     assert "FakeQuantize" not in list_kinds(restored)
     for output in ("logits", "embedding"):

@@ -40,7 +40,7 @@ class Parts(NamedTuple):
     held_out: np.ndarray
 
 
-def compare_answers(
+def find_same_answers(
     task: TaskName,
     thresholds: Sequence[float],
     noise: float,

@@ -60,6 +60,13 @@ class Forms(NamedTuple):
     facts: dict[str, Any]
 
 
+class _Limit(NamedTuple):
+    """The time that TensorFlow takes for an image, in milliseconds, with a form in some precision."""
+
+    ms: float
+    precision: str
+
+
 class _Candidate(NamedTuple):
     """A form that may be tried.
 
@@ -129,10 +136,10 @@ def _choose_saved(judge: Judge, batch: Tensors) -> Form:
         prepared = recipe.prepare(judge.network)
         form, refusals, facts = judge.try_form(recipe.name, recipe, recipe.build(prepared, []), [])
         if form is None and wanted != "int8" and _may_be_better(judge, recipe, facts):
-            limit = measure_ms(compile_network(make_plain()), batch) if wanted == "auto" else None
+            limit = _Limit(measure_ms(compile_network(make_plain()), batch), "float32") if wanted == "auto" else None
             whole = _measure(recipe, prepared, recipe.name, [], batch)
-            if limit is not None and whole.ms >= limit:
-                judge.report(f"{whole.name}, in float32 {limit:.2f}: layers in float32 would not help")
+            if limit and whole.ms >= limit.ms:
+                judge.report(f"{whole.name}, in float32 {limit.ms:.2f}: layers in float32 would not help")
             else:
                 form = _try_fastest_first(judge, _restore_layers(judge, whole, batch), batch, limit)
         if form:
@@ -158,7 +165,7 @@ def _choose_openvino(saved: Form, judge: Judge, batch: Tensors) -> Form | None:
     if importlib.util.find_spec("openvino") is None:
         judge.report("OpenVINO is not installed (pip install 'imagepipe-tfx[openvino]'): TensorFlow serves")
         return None
-    limit = None if is_needed else measure_ms(compile_network(saved.network), batch)
+    limit = None if is_needed else _Limit(measure_ms(compile_network(saved.network), batch), saved.precision)
     if form := _try_fastest_first(judge, _list_candidates(judge, batch), batch, limit):
         return form
     if is_needed:
@@ -212,7 +219,7 @@ def _measure(recipe: Recipe, prepared: Any, name: str, kept: list[str], batch: T
 
 
 def _try_fastest_first(
-    judge: Judge, candidates: Iterable[_Candidate], batch: Tensors, limit: float | None
+    judge: Judge, candidates: Iterable[_Candidate], batch: Tensors, limit: _Limit | None
 ) -> Form | None:
     """Returns the fastest form that is accepted; where one is refused, it with layers in float32 is a candidate too.
 
@@ -220,14 +227,14 @@ def _try_fastest_first(
         judge: has the network.
         candidates: the forms to begin with.
         batch: inputs by which layers are compared, and time is measured.
-        limit: milliseconds an image, of TensorFlow's form; a slower one is of no use. None for no limit.
+        limit: a slower one is of no use; None for no limit.
     """
     left = list(candidates)
     while left:
         left.sort(key=lambda candidate: candidate.ms)
         candidate = left.pop(0)
-        if limit is not None and candidate.ms >= limit:
-            judge.report(f"{candidate.name}: not tried, as TensorFlow takes {limit:.2f}")
+        if limit and candidate.ms >= limit.ms:
+            judge.report(f"{candidate.name}: not tried, as TensorFlow in {limit.precision} takes {limit.ms:.2f}")
             continue
         recipe, kept = candidate.recipe, candidate.kept
         form, _, facts = judge.try_form(candidate.name, recipe, candidate.form, kept)
@@ -257,10 +264,13 @@ def _restore_layers(judge: Judge, candidate: _Candidate, batch: Tensors) -> Iter
         return measure_error(recipe.wrap(recipe.build(prepared, kept)), batch, expected)
 
     layers = recipe.list_layers(prepared)
-    ranked = rank_layers(layers, measure)
-    counts = {min(math.ceil(share * len(layers)), len(ranked)) for share in _SHARES_KEPT}
-    for count in sorted(counts - {0}):
-        name = f"{recipe.name} but for {count} of {len(layers)} layers"
-        if len(ranked) < len(layers):
-            name += f" (the effect of {len(ranked)} was measured)"
-        yield _measure(recipe, prepared, name, ranked[:count], batch)
+    try:
+        ranked = rank_layers(layers, measure)
+        counts = {min(math.ceil(share * len(layers)), len(ranked)) for share in _SHARES_KEPT}
+        for count in sorted(counts - {0}):
+            name = f"{recipe.name} but for {count} of {len(layers)} layers"
+            if len(ranked) < len(layers):
+                name += f" (the effect of {len(ranked)} was measured)"
+            yield _measure(recipe, prepared, name, ranked[:count], batch)
+    except (RuntimeError, TrainingError) as error:  # of OpenVINO, which can't compile it
+        judge.report(f"{recipe.name} with layers in float32: can't be made: {describe_error(error)}")

@@ -90,12 +90,12 @@ class Judge:
             self._list_thresholds(),
             cut(self._classify(self.outputs, self.others if others else None, self.fitted)),
             form,
-            (cut(self.fitted.unknown), cut(fitted.unknown)),
-            cut(self._number_groups()),
-            _encode_targets(data, data.validation) if data.is_set_aside else None,
-            self.noise,
-            Bounds(serving.max_loss, serving.min_agreement, serving.max_difference),
-            must_prove,
+            unknown=(cut(self.fitted.unknown), cut(fitted.unknown)),
+            groups=cut(self._number_groups()),
+            targets=_encode_targets(data, data.validation) if data.is_set_aside else None,
+            noise=self.noise,
+            bounds=Bounds(serving.max_loss, serving.min_agreement, serving.max_difference),
+            must_prove=must_prove,
         )
 
     def try_form(

@@ -48,7 +48,7 @@ def measure_loss(
         network: the network's answers, float32 ``[n, k]``.
         form: the form's.
         targets: float32 ``[n, k]``.
-        groups: numbers of the images' groups, int ``[n]``.
+        groups: numbers of the images' groups, int ``[n]``, more than two.
 
     Returns:
         ``metric``, its name; number of ``images``; ``value``, the loss, and ``low`` and ``high``, its interval.
@@ -131,9 +131,7 @@ def _compute_macro_f1(labels: np.ndarray, actual: np.ndarray, weights: np.ndarra
 def _compute_mean_interval(differences: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
     mean = float(np.mean(differences))
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], differences - mean)
-    if len(sums) < 2:
-        return mean, -math.inf, math.inf
-    degrees = max(count_independent(groups) * (1 - 1 / len(sums)), 1)
+    degrees = count_independent(groups) * (1 - 1 / len(sums))
     error = math.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / len(differences)
     half = error * float(stats.t.ppf((1 + LEVEL) / 2, degrees))
     return mean, mean - half, mean + half

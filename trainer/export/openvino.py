@@ -19,7 +19,13 @@ from trainer.export.answers import Tensors
 from trainer.export.optimize import freeze_network
 from trainer.export.signatures import save_model_around
 
-LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+LAYERS = (
+    "Convolution",
+    "ConvolutionBackpropData",
+    "GroupConvolution",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+)
 """OpenVINO's types of layers with weights."""
 
 _KEPT = {"name": "precise", "version": "0"}  # the attribute of an operation that no hint lowers the precision of

@@ -178,7 +178,9 @@ def restore_layers(network: openvino.Model, quantized: openvino.Model, names: Se
 
 def _restore_weights(layer: openvino.Node, originals: Mapping[str, openvino.Node]) -> None:
     """Gives a layer, and what is added to what it gives, the constants of the network before quantization."""
-    original = originals[layer.get_friendly_name()]
+    original = originals.get(layer.get_friendly_name())
+    if original is None or len(original.inputs()) != len(layer.inputs()):
+        raise TrainingError(f"NNCF has changed the layer {layer.get_friendly_name()}, which can't be taken back")
     for port, value in zip(layer.inputs(), original.input_values(), strict=True):
         if value.get_node().get_type_name() == "Constant":
             port.replace_source_output(value)
