@@ -70,8 +70,11 @@ def run(others: Others, grace: float = LONG) -> Iterator[uvicorn.Server]:
         server.address = listening.getsockname()  # type: ignore[attr-defined]
         thread = server.thread = threading.Thread(target=server.run, args=([listening],))  # type: ignore[attr-defined]
         thread.start()
-        yield server
-        others.finished.set()
+        try:
+            yield server
+        finally:
+            others.finished.set()
+            others.closable.set()
         thread.join(LONG)
         assert not thread.is_alive()
 
@@ -142,8 +145,7 @@ def test_ctrl_c_twice_ends_it_whatever_it_waits_for(waits_for):
         server.force_exit = True
         server.thread.join(LONG / 4)
         assert not server.thread.is_alive()
-    assert "closed" not in others.events
-    others.closable.set()
+        assert "closed" not in others.events
 
 
 class Later:
