@@ -44,6 +44,34 @@ def find_form(model: Path) -> Path | None:
     return folder if (folder / FORM).is_file() else None
 
 
+def find_usable_form(model: Path) -> Path | None:
+    """Returns the folder of a SavedModel's form for OpenVINO, None if it has none, before anything is loaded.
+
+    Raises:
+        ModelError: if it has one that can't be used here: OpenVINO isn't installed, ``form.json`` can't be read, or
+            this processor would give other answers.
+    """
+    if folder := find_form(model):
+        _read_usable_form(folder)
+    return folder
+
+
+def is_form_unused(model: Path, engine: str, note: str) -> bool:
+    """Returns whether a version that is loaded has a form for OpenVINO that came later, or can only be used by now.
+
+    Args:
+        model: the SavedModel's folder.
+        engine: that computes the network, see ``LoadedModel``; the note likewise.
+        note: the reason why it isn't the one of the form, '' if nobody has been told of any.
+    """
+    if engine.startswith("OpenVINO"):
+        return False
+    try:
+        return find_usable_form(model) is not None
+    except ModelError:
+        return not note  # who loads it again is told
+
+
 def read_form(folder: Path) -> dict[str, Any]:
     """Reads ``form.json``.
 
@@ -110,17 +138,27 @@ def _check_network(folder: Path, form: Mapping[str, Any]) -> None:
             )
 
 
-def _check_processor(folder: Path, form: Mapping[str, Any]) -> None:
-    """Checks that this processor gives the answers by which an int8 form was accepted.
+def _read_usable_form(folder: Path) -> dict[str, Any]:
+    """Reads ``form.json``, and checks that OpenVINO is here, and gives the answers by which an int8 form was accepted.
 
     Raises:
-        ModelError: if it doesn't.
+        ModelError: if it can't be read, or either is not so.
     """
-    if form.get("exact_int8") and not has_exact_int8():
+    if importlib.util.find_spec("openvino") is None:
+        raise ModelError(f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'")
+    form = read_form(folder)
+    was_exact = form.get("exact_int8")
+    if was_exact is None or was_exact == has_exact_int8():
+        return form
+    if was_exact:
         raise ModelError(
-            f"{folder}: int8 was accepted on a processor with VNNI, and without it, as here, OpenVINO gives other "
+            f"{folder}: int8 was accepted on a processor with VNNI, and without VNNI, as here, OpenVINO gives other "
             "answers: sums in 16 bits are cut off"
         )
+    raise ModelError(
+        f"{folder}: int8 was accepted on a processor without VNNI, and with VNNI, as here, OpenVINO gives other "
+        "answers: sums in 16 bits are not cut off"
+    )
 
 
 class OpenVinoNetwork:
@@ -142,10 +180,7 @@ class OpenVinoNetwork:
             ModelError: if it can't be loaded, is damaged, would give other answers on this machine's processor, or
                 OpenVINO isn't installed.
         """
-        if importlib.util.find_spec("openvino") is None:
-            raise ModelError(f"{folder} needs a package that is not installed: pip install 'imagepipe-tfx[openvino]'")
-        self.form = read_form(folder)
-        _check_processor(folder, self.form)
+        self.form = _read_usable_form(folder)
         _check_network(folder, self.form)
         try:
             self._compiled = compile_network(folder / NETWORK, self.form["precision"], options)

@@ -1,6 +1,12 @@
-"""Folders of models: TensorFlow Serving's layout, a folder per model and in it one per version, by number."""
+"""Folders of models: TensorFlow Serving's layout, a folder per model and in it one per version, by number.
+
+Who is given a folder of versions takes the newest: commands by ``find_model``, a server's start by ``find_servable``,
+which passes over copies under way. Servers and shadows follow it by ``list_servable_folders``; ``list_version_folders``
+is all that there is.
+"""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ NEWEST = "newest"
 """In place of a version: whichever is the newest one in shadow, now and later."""
 
 _MAX_VERSION = 2**63 - 1  # int64, as TensorFlow Serving and its messages have it
+_passed_over: set[Path] = set()  # of which a log has been told
 _MAX_DIGITS = len(str(_MAX_VERSION))  # int() refuses to read 5,000
 
 
@@ -61,9 +68,20 @@ def find_model(path: Path) -> Path:
     )
 
 
-def list_servable_folders(path: Path) -> list[Path]:
-    """Returns the version folders of a model that have a graph, oldest first: what lacks one is being copied."""
-    return [folder for folder in list_version_folders(path) if (folder / GRAPH).is_file()]
+def list_servable_folders(path: Path, log: logging.Logger | None = None) -> list[Path]:
+    """Returns the version folders of a model that have a graph, oldest first: what lacks one is being copied.
+
+    Args:
+        path: the folder of versions.
+        log: is told of each that lacks one, once.
+    """
+    folders = list_version_folders(path)
+    servable = [folder for folder in folders if (folder / GRAPH).is_file()]
+    if log:
+        for empty in set(folders) - {*servable, *_passed_over}:
+            _passed_over.add(empty)
+            log.warning("%s has no graph yet, and is passed over until it has", empty)
+    return servable
 
 
 def find_servable(path: Path) -> Path:

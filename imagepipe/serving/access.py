@@ -164,7 +164,7 @@ class Guard:
             await self._app(scope, receive, send)
         elif not self._has_name(host := Headers(scope=scope).get("host", "")):
             message = f"this server doesn't answer to the name {host[:_MAX_QUOTED]!a} (--allow-host)"
-            await _refuse(scope, "unknown_host", message, 400)(scope, receive, send)
+            await _build_refusal(scope, "unknown_host", message, 400)(scope, receive, send)
         else:
             await self._guarded(scope, receive, send)
 
@@ -183,10 +183,10 @@ class Guard:
         if self._is_foreign(scope["method"], headers):
             origin = headers.get("origin", "")[:_MAX_QUOTED].lower()
             message = f"pages of {origin!a} may not ask this server (--allow-origin)"
-            answering = _refuse(scope, "foreign_page", message, 403)
-        elif message := find_refusal(self._access, headers, self._login) or "":
+            answering = _build_refusal(scope, "foreign_page", message, 403)
+        elif reason := find_refusal(self._access, headers, self._login):
             asked = {"WWW-Authenticate": f'{self._login} realm="imagepipe"'}
-            answering = _refuse(scope, "unauthenticated", message, 401, asked)
+            answering = _build_refusal(scope, "unauthenticated", reason, 401, asked)
         await answering(scope, receive, send)
 
     def _is_foreign(self, method: str, headers: Headers) -> bool:
@@ -201,7 +201,7 @@ class Guard:
         return is_foreign and {origin, "*"}.isdisjoint(self._access.origins)
 
 
-def _refuse(
+def _build_refusal(
     scope: Scope, reason: str, message: str, status: int, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Returns the answer to a request that is refused, and leaves the reason for who counts."""

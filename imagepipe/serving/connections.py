@@ -172,7 +172,9 @@ class Connection(HttpToolsProtocol):
         """Ends the connection when it has its answer; for the rest of a request there is little time."""
         super().shutdown()
         self._is_ending = True
-        self._set_debt(self._debt)
+        is_due_later = self._deadline and self._deadline.when() > self.loop.time() + ENDING_BODY_SECONDS
+        if is_due_later and self._debt != "answer":  # who reads slowly has the time that it had
+            self._set_debt(self._debt)
 
     def data_received(self, data: bytes) -> None:
         """Reads a part of a request; what the parser holds back for the rest of a header or a line is bounded."""

@@ -6,11 +6,14 @@ would add up.
 
 import asyncio
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 
 import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_CHECK_SECONDS = 0.05
 
 
 class EndingServer(uvicorn.Server):
@@ -31,15 +34,25 @@ class EndingServer(uvicorn.Server):
         """Takes nothing new, and finishes what it has."""
         stopping = asyncio.ensure_future(self._stop_others())
         await super().shutdown(sockets)
+        await self._wait(stopping.done)
+        # In a thread that nobody waits for at the end, as those of asyncio are.
+        closing = threading.Thread(target=self._close, name="closing", daemon=True)
         if not self.force_exit:
-            try:
-                await stopping
-            finally:
-                await asyncio.to_thread(self._close)
+            closing.start()
+            await self._wait(lambda: not closing.is_alive())
+            await stopping  # which has ended, and may have failed
+
+    async def _wait(self, is_over: Callable[[], bool]) -> None:
+        """Waits until something is over, or the user has pressed Ctrl+C twice."""
+        while not (is_over() or self.force_exit):
+            await asyncio.sleep(_CHECK_SECONDS)
 
 
 class LateAnswers:
-    """ASGI middleware, inside of ``AccessLog``, that answers requests for which no time is left: they are cancelled."""
+    """ASGI middleware that answers requests for which no time is left: they are cancelled.
+
+    It is inside of ``AccessLog``, which counts the answer, and of ``Guard``, with whose headers pages can read it.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app

@@ -16,12 +16,18 @@ from PIL import Image
 from imagepipe.base.errors import ModelError
 from imagepipe.base.images import BadImage, TooManyPixels, check_kind, count_pixels, prepare_for_decoder
 from imagepipe.base.process import release_memory
-from imagepipe.deploy.openvino_form import find_form
-from imagepipe.deploy.versions import describe_files, find_model, is_version, list_version_folders
+from imagepipe.deploy.openvino_form import is_form_unused
+from imagepipe.deploy.versions import (
+    describe_files,
+    find_model,
+    is_version,
+    list_servable_folders,
+    list_version_folders,
+)
 from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
-from imagepipe.serving.openvino_model import OpenVinoModel, load_served
+from imagepipe.serving.openvino_model import load_served
 from imagepipe.serving.telemetry import VERSION
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
 
@@ -217,7 +223,7 @@ class ServedModel:
         last, self._seen = self._seen, {}
         for folder, version in candidates:
             live = self._engine and self._engine.model.folder
-            if folder == live and self._has_its_engine():
+            if folder == live and not is_form_unused(folder, self.engine.model.engine, self.engine.model.note):
                 return
             state = self._seen[folder] = describe_files(folder)
             is_complete = live is None or last.get(folder) == state
@@ -227,11 +233,6 @@ class ServedModel:
                 self._load(folder, version, state)
             if self._engine and self._engine.model.folder == folder:
                 return
-
-    def _has_its_engine(self) -> bool:
-        """Returns whether the live version's network is computed by the engine that it has a form for."""
-        model = self.engine.model
-        return isinstance(model, OpenVinoModel) or find_form(model.folder) is None
 
     def _load(self, folder: Path, version: str, state: object) -> None:
         """Makes a version live, or refuses it."""
@@ -248,8 +249,11 @@ class ServedModel:
         _log.info("version %s is live", version, extra={"fields": fields})
 
     def _list_candidates(self) -> list[tuple[Path, str]]:
-        """Returns folder and version of every version, newest first."""
-        folders = list_version_folders(self._path)
+        """Returns folder and version of every version that has a graph, newest first."""
+        live = self._engine and self._engine.model.folder
+        servable = list_servable_folders(self._path, _log)
+        # The graph of the live one may be replaced at this moment.
+        folders = [folder for folder in list_version_folders(self._path) if folder in servable or folder == live]
         if not folders:  # all versions may have been deleted: the one in memory stays live then
             if self._engine:
                 return [(self._engine.model.folder, self._engine.version)]

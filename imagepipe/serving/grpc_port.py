@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from imagepipe.base.errors import ConfigError
 from imagepipe.serving.access import Access, find_refusal
 from imagepipe.serving.answered import REQUEST_ID, choose_request_id
-from imagepipe.serving.bodies import BodyTooLargeError, TooBusyError
+from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.grpc_methods import Method, build_methods
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.limits import (
@@ -40,7 +40,6 @@ except ImportError as error:
     raise ConfigError("--grpc-port needs packages that are not installed: pip install 'imagepipe-tfx[grpc]'") from error
 
 _CANCEL_SECONDS = 0.1  # at most: gRPC cancels within a millisecond
-_MAX_LATE_SECONDS = 0.5  # between a caller's clock and ours
 _OPEN = "/grpc.health.v1.Health/Check"  # without a token, as probes have none
 _OPTIONS = {
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
@@ -119,7 +118,7 @@ class GrpcPort:
             context.add_done_callback(self._calls.discard)
             request_id = _choose_id(context)
             try:
-                message = await self._read(stream, context)
+                message = await self._read(stream)
                 # What a caller who gave up asked for is computed all the same, and counts until then.
                 answering = asyncio.ensure_future(self._answer(method, message, request_id))
                 answer, images = await asyncio.shield(answering)
@@ -138,27 +137,24 @@ class GrpcPort:
 
         return grpc.stream_unary_rpc_method_handler(serve)
 
-    async def _read(self, stream: AsyncIterator[bytes], context: Any) -> bytes:
+    async def _read(self, stream: AsyncIterator[bytes]) -> bytes:
         """Returns the message of a call.
+
+        gRPC itself ends a call with too large a message, and doesn't tell it from one whose caller left.
 
         Raises:
             RequestError: if there is none.
-            BodyTooLargeError: if it is too large.
+            CancelledError: if the message was too large, or its caller left before its end.
             TooBusyError: see ``Messages``.
         """
         try:
-            return await self._messages.read(stream.__anext__)
-        except StopAsyncIteration:
-            pass
-        # gRPC itself ends a call with too large a message, and does not say so: it is cancelled a moment later. So
-        # is one whose caller gave up; its time is mostly over then.
-        try:
-            await asyncio.sleep(_CANCEL_SECONDS)
+            try:
+                return await self._messages.read(stream.__anext__)
+            except StopAsyncIteration:
+                await asyncio.sleep(_CANCEL_SECONDS)  # gRPC cancels a moment later what it has ended itself
         except asyncio.CancelledError:
-            remaining = context.time_remaining()
-            if remaining is not None and remaining < _MAX_LATE_SECONDS:
-                raise
-            raise BodyTooLargeError(f"the message is larger than {MAX_MESSAGE_BYTES >> 20} MiB") from None
+            REFUSED.labels("unfinished").inc()
+            raise
         raise RequestError("wrong_type", "the call has no message")
 
     async def _answer(self, method: Method, message: bytes, request_id: str) -> tuple[Message, int | None]:
@@ -175,8 +171,6 @@ def _describe_refusal(error: Exception) -> tuple[grpc.StatusCode, str]:
             kind, status, reason = error.kind, grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case TooBusyError():
             kind, status, reason = "too_busy", grpc.StatusCode.UNAVAILABLE, str(error)
-        case BodyTooLargeError():
-            kind, status, reason = "body_too_large", grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
         case HTTPException(status_code=404):
             kind, status, reason = "status_404", grpc.StatusCode.NOT_FOUND, error.detail
         case _:

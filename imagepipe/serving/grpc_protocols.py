@@ -31,6 +31,9 @@ _CONTENTS = {  # by datatype: the field of InferTensorContents that has its valu
     "BYTES": "bytes_contents",
 }
 
+# By type of TensorFlow, those that are no numbers.
+_DATATYPES = {tf.string.as_datatype_enum: "BYTES", tf.bool.as_datatype_enum: "BOOL"}
+
 
 class Question(NamedTuple):
     """A message that asks the model.
@@ -169,5 +172,5 @@ def _read_tensor(name: str, tensor: Any) -> dict[str, Any]:
         raise RequestError("wrong_type", f"{name!a} can't be read: its values are of the type {kind}") from None
     except (TypeError, ValueError) as error:
         raise RequestError("wrong_type", f"{name!a} can't be read: {error}") from None
-    datatype = "BYTES" if tensor.dtype == tf.string.as_datatype_enum else "FP32"
+    datatype = _DATATYPES.get(tensor.dtype, "FP32")
     return _describe_tensor(name, shape, datatype, values)

@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imagepipe.serving.answered import REQUEST_ID, choose_request_id
 from imagepipe.serving.telemetry import REFUSED, REQUESTS, SECONDS
 
+_REQUEST_ID = REQUEST_ID.encode()
+
 _log = logging.getLogger("imagepipe.access")
 
 
@@ -37,7 +39,7 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID.encode(), request_id.encode())]
+                message["headers"] = [*message["headers"], (_REQUEST_ID, request_id.encode())]
             await send(message)
 
         try:

@@ -13,7 +13,7 @@ from typing import Literal, cast
 import tensorflow as tf
 
 from imagepipe.base.errors import ModelError, put_on_one_line
-from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form
+from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form, find_usable_form
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
 from imagepipe.serving.loaded_model import Arrays, LoadedModel
 from imagepipe.serving.streams import Compute, build_trial, choose_streams, compile_streams
@@ -70,7 +70,7 @@ class OpenVinoModel(LoadedModel):
         super().__init__(folder, key=key)
 
     def _load(self, files: Path, signature: str) -> Mapping[str, tf.TensorSpec]:
-        form = find_form(files)
+        form = find_usable_form(files)  # before anything is loaded or measured
         if form is None:
             raise ModelError(f"{files} has no form for OpenVINO")
         self.loaded = tf.saved_model.load(str(form))

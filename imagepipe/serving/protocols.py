@@ -45,6 +45,7 @@ _MARKS = (b",", b"[", b"{")  # a value follows each; those in strings count too
 _SLICE = 2**18
 _GZIP = b"\x1f\x8b"
 _EXTENSIONS = ("classification", "shared_memory_region")  # Triton's, of which we have neither
+_MAX_QUOTED_SIZES = 8  # of a shape, which has one or two if it is right
 _TENSOR = {"name": str, "shape": list, "datatype": str, "data": list}
 
 
@@ -229,7 +230,9 @@ def _read_tensor(number: int, tensor: Mapping[str, Any]) -> tuple[str, list[Any]
         if not isinstance(tensor.get(field), kind):
             raise RequestError("wrong_type", f"inputs.{number}: '{field}' is missing, or not a {kind.__name__}")
     name, shape, datatype, data = (tensor[field] for field in _TENSOR)
-    datatype = datatype.upper()
+    if data:  # what has too few is named below, with its shape
+        check_count(len(data))  # first, as looking at each takes time
+    datatype, shape = datatype.upper(), shape[:_MAX_QUOTED_SIZES]
     parameters = tensor.get("parameters")
     check_parameters(f"inputs.{number}", parameters if isinstance(parameters, dict) else ())
     if any(type(size) is not int for size in shape):  # true is equal to 1

@@ -299,8 +299,8 @@ def serve(
     # pages of other origins couldn't read it.
     app.add_middleware(ExceptionMiddleware, handlers={Exception: _refuse})
     app.add_middleware(BodyLimit)
-    app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
     app.add_middleware(LateAnswers)
+    app.add_middleware(Guard, access=access, host=host, open_paths=open_paths)
     app.add_middleware(AccessLog)  # the last one is the first that a request comes to
     for kind in (RequestError, BodyTooLargeError, TooBusyError, ClientDisconnect, HTTPException, tf.errors.OpError):
         app.add_exception_handler(kind, _refuse)

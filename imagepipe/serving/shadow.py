@@ -17,8 +17,9 @@ from typing import Literal
 import joblib
 
 from imagepipe.base.features import LABEL_SEPARATOR
+from imagepipe.deploy.openvino_form import is_form_unused
 from imagepipe.serving.limits import MAX_BODY_BYTES
-from imagepipe.serving.shadow_process import Failed, Reply, ShadowVersion, answer_forever
+from imagepipe.serving.shadow_process import Failed, Ready, Reply, ShadowVersion, answer_forever
 from imagepipe.serving.telemetry import METRICS_FOLDER, SHADOW_AGREED, SHADOW_IMAGES, SHADOW_SECONDS
 from imagepipe.serving.types import Answers, Request
 from imagepipe.serving.workers import CPUS
@@ -73,6 +74,7 @@ class Shadow:
         self._shadow, self._keep = shadow, keep
         self._queue: deque[Question] = deque()  # the first of them is being asked
         self._bytes = 0
+        self._loaded: Ready | None = None
         self._changed = threading.Condition()
         self._is_closing = self._is_over = False
         spawn = multiprocessing.get_context("spawn")
@@ -106,6 +108,10 @@ class Shadow:
     def is_over(self) -> bool:
         """Whether it can't be asked any more."""
         return self._is_over
+
+    def has_unused_form(self) -> bool:
+        """Returns whether it should be loaded again, see ``is_form_unused``; not before it is loaded."""
+        return self._loaded is not None and is_form_unused(self._shadow.folder, *self._loaded)
 
     def close(self) -> None:
         """Asks nothing more; what waits is dropped."""
@@ -145,6 +151,7 @@ class Shadow:
         loaded = self._connection.recv()
         if isinstance(loaded, Failed):
             return loaded.reason
+        self._loaded = loaded
         fields = {"engine": loaded.engine} | ({"note": loaded.note} if loaded.note else {})
         _log.info("version %s answers in shadow", self._shadow.version, extra={"fields": fields})
         has_failed = False

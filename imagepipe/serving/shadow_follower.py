@@ -50,12 +50,13 @@ class ShadowFollower:
             self._shadow.close()
 
     def _refresh(self, is_first: bool = False) -> None:
-        """Looks for another version, or for one that failed and is another one by now.
+        """Looks for another version, or for one that failed and is another one by now, or whose form came later.
 
         But for the first look it waits until the files have stayed the same for one: they may be copied one by one.
         """
         version = self._find()
-        if version == self._version and not (self._shadow and self._shadow.is_over):
+        shadow = self._shadow
+        if version == self._version and not (shadow and (shadow.is_over or shadow.has_unused_form())):
             return
         state = version and describe_files(version.folder)
         last, self._seen = self._seen, (version, state)

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.process import be_killed_first, end_with_parent
-from imagepipe.deploy.versions import SHADOW, find_shadow_folder, list_servable_folders, list_version_folders
+from imagepipe.deploy.versions import SHADOW, find_shadow_folder, list_servable_folders
 
 if TYPE_CHECKING:
     from imagepipe.serving.types import Answers
-
-_passed_over: set[Path] = set()  # of which the log has been told
 
 _log = logging.getLogger("imagepipe.shadow")
 
@@ -51,10 +49,7 @@ def find_shadow_version(path: Path, wanted: str, name: str, key: Path | None) ->
         name: see ``ShadowVersion``.
         key: see ``ShadowVersion``.
     """
-    in_shadow, servable = list_version_folders(path / SHADOW), list_servable_folders(path / SHADOW)
-    for empty in set(in_shadow) - {*servable, *_passed_over}:
-        _passed_over.add(empty)
-        _log.warning("%s has no graph yet, and is passed over until it has", empty)
+    list_servable_folders(path / SHADOW, _log)
     folder = find_shadow_folder(path, wanted)
     return ShadowVersion(folder, name, folder.name, key) if folder else None
 

@@ -1,14 +1,13 @@
 """How many threads TensorFlow computes with."""
 
 import contextlib
-import importlib.util
 from pathlib import Path
 
 import joblib
 import tensorflow as tf
 
 from imagepipe.base.errors import ModelError
-from imagepipe.deploy.openvino_form import find_form
+from imagepipe.deploy.openvino_form import find_usable_form
 from imagepipe.deploy.versions import find_servable
 
 
@@ -32,6 +31,6 @@ def limit_threads(model: Path) -> None:
 
 def _is_for_openvino(model: Path) -> bool:
     try:
-        return find_form(find_servable(model)) is not None and importlib.util.find_spec("openvino") is not None
+        return find_usable_form(find_servable(model)) is not None
     except ModelError:  # whoever loads it says so
         return False

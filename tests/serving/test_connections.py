@@ -233,6 +233,20 @@ def test_answers_that_nobody_reads_are_bounded_together(server, monkeypatch):
         assert len(clients[-1].recv(2**20)) > 1000
 
 
+def test_the_end_of_the_server_gives_a_slow_reader_no_more_time(server, monkeypatch):
+    monkeypatch.setattr(connections, "_SECONDS", dict.fromkeys(connections._SECONDS, 60.0))
+    with connect(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(GET.replace(b"now", b"much"))
+        wait_until(lambda: any(one._debt == "answer" for one in list(server.server_state.connections)))
+        (connection,) = server.server_state.connections
+        earlier = connection._deadline.when()
+        time.sleep(0.05)
+        server.should_exit = True
+        wait_until(lambda: connection._is_ending)
+        assert connection._deadline.when() == earlier
+
+
 def test_a_client_that_waits_for_the_server_is_not_cut(server):
     with connect(server) as client:
         client.sendall(GET.replace(b"now", b"later"))

@@ -175,7 +175,7 @@ OF_THE_MODEL = {  # routes that ask it about images
     "/inference.GRPCInferenceService/ModelInfer",
     "/tensorflow.serving.PredictionService/Predict",
 }
-FAILED = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "DEADLINE_EXCEEDED"}  # by gRPC, not by the caller's fault
+FAILED = {"INTERNAL", "UNAVAILABLE"}  # that the server records by gRPC, and that are not the caller's fault
 STATUSES = {str(code.value) for code in HTTPStatus} | {code.name for code in grpc.StatusCode}
 
 

@@ -15,13 +15,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from imagepipe.capture import writer
 from imagepipe.serving import connections, grpc_port, handler, limits, messages, shadow, shadow_follower
-from imagepipe.serving.access import Access
+from imagepipe.serving.access import Access, Guard
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.connections import Connection, PortHolder
 from imagepipe.serving.ending import EndingServer, LateAnswers
-from tests.serving.test_connections import BODY, GET, answer, read_all
+from tests.serving.test_connections import BODY, GET, answer, read_all, wait_until
 
 LONG = 60.0
+PAGES = Access(origins=["https://app.example"])
 
 
 def test_all_that_an_end_takes_fits_into_the_time_that_kubernetes_waits():
@@ -34,14 +35,17 @@ class Others:
 
     def __init__(self):
         self.events: list[str] = []
-        self.finished = threading.Event()
+        self.finished, self.closable = threading.Event(), threading.Event()
+        self.closable.set()
 
     async def stop(self) -> None:
         self.events.append("stopped")
-        await asyncio.to_thread(self.finished.wait, LONG)
+        while not self.finished.is_set():
+            await asyncio.sleep(0.01)
         self.events.append("finished")
 
     def close(self) -> None:
+        self.closable.wait(LONG)
         self.events.append("closed")
 
 
@@ -55,15 +59,22 @@ async def wait_for_ever(scope, receive, send):
 @contextmanager
 def run(others: Others, grace: float = LONG) -> Iterator[uvicorn.Server]:
     config = uvicorn.Config(
-        LateAnswers(wait_for_ever), http=Connection, log_config=None, lifespan="off", timeout_graceful_shutdown=grace
+        Guard(LateAnswers(wait_for_ever), PAGES, "192.0.2.1"),
+        http=Connection,
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=grace,
     )
     server = EndingServer(config, others.stop, others.close)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server.address = listening.getsockname()  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.run, args=([listening],))
+        thread = server.thread = threading.Thread(target=server.run, args=([listening],))  # type: ignore[attr-defined]
         thread.start()
-        yield server
-        others.finished.set()
+        try:
+            yield server
+        finally:
+            others.finished.set()
+            others.closable.set()
         thread.join(LONG)
         assert not thread.is_alive()
 
@@ -108,6 +119,33 @@ def test_a_request_for_which_there_is_no_time_left_is_refused(caplog):
     assert b"retry-after: 1" in head
     assert b"no time left" in body
     assert "Traceback" not in caplog.text
+
+
+def test_a_page_of_another_origin_can_read_that_there_is_no_time_left():
+    page = b"\r\nOrigin: https://app.example\r\n\r\n"
+    with run(Others(), grace=0.5) as server:
+        asked = GET.replace(b"now", b"ever").replace(b": x", b": 127.0.0.1").replace(b"\r\n\r\n", page)
+        with connect(server, asked) as client:
+            server.should_exit = True
+            head = read_all(client).partition(b"\r\n\r\n")[0]
+    assert head.startswith(b"HTTP/1.1 503")
+    assert b"access-control-allow-origin: https://app.example" in head
+
+
+@pytest.mark.parametrize("waits_for", ["another port", "capture"])
+def test_ctrl_c_twice_ends_it_whatever_it_waits_for(waits_for):
+    others = Others()
+    if waits_for == "capture":
+        others.closable.clear()
+        others.finished.set()
+    with run(others) as server:
+        server.should_exit = True
+        wait_until(lambda: others.events == (["stopped"] if waits_for == "another port" else ["stopped", "finished"]))
+        time.sleep(0.5)  # uvicorn's own part of the end takes less
+        server.force_exit = True
+        server.thread.join(LONG / 4)
+        assert not server.thread.is_alive()
+        assert "closed" not in others.events
 
 
 class Later:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from random import Random
 
 import grpc
@@ -263,6 +264,13 @@ def test_tensors_of_every_type_of_tensorflow_are_read_or_refused(predictions):
     ), details
 
 
+def test_truth_values_are_refused_as_what_they_are(predictions):
+    request = make_predict(gray(250))
+    request.inputs["iso"].CopyFrom(tf.make_tensor_proto([True]))
+    code, details = refusal(predictions.Predict, request)
+    assert (code, "'iso' has to be a number" in details) == ("INVALID_ARGUMENT", True), details
+
+
 def test_tensors_of_tensorflow_are_not_taken_by_the_size_that_they_claim(predictions):
     request = make_predict(gray(250))
     request.inputs["metadata"].CopyFrom(tf.make_tensor_proto(["x"]))
@@ -303,12 +311,10 @@ def test_calls_count_in_the_metrics_and_wait_with_those_by_http(served, inferenc
     assert f'imagepipe_requests_total{{{route},status="OK"}}' in figures
 
 
-def test_a_refused_call_counts_and_is_logged_as_the_caller_sees_it(served, channel, inference, caplog):
-    large = inference.ModelInfer, make_infer(bytes(limits.MAX_MESSAGE_BYTES))
+def test_a_refused_call_counts_and_is_logged_as_the_caller_sees_it(served, channel, caplog):
     unknown = channel.unary_unary("/nothing.Here/X"), b""
     silent = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer"), iter(())
     for (call, request), status, reason, route in (
-        (large, "RESOURCE_EXHAUSTED", "body_too_large", "/inference.GRPCInferenceService/ModelInfer"),
         (unknown, "UNIMPLEMENTED", "status_404", "other"),
         (silent, "INVALID_ARGUMENT", "wrong_type", "/inference.GRPCInferenceService/ModelInfer"),
     ):
@@ -329,17 +335,51 @@ def test_a_refused_call_counts_and_is_logged_as_the_caller_sees_it(served, chann
             assert figures[name] == earlier.get(name, 0) + 1, name
 
 
-def test_a_caller_who_gives_up_before_its_message_is_not_said_to_have_sent_too_much(served, channel):
+def send_too_much(channel) -> grpc.StatusCode:
+    code, _ = refusal(GRPCInferenceServiceStub(channel).ModelInfer, make_infer(bytes(limits.MAX_MESSAGE_BYTES)))
+    return grpc.StatusCode[code]
+
+
+def give_up(channel, cancels: bool) -> grpc.StatusCode:
+    """Sends nothing until its deadline, or until it is cancelled."""
+
     def send_late():
         time.sleep(2)
         yield b""
 
-    earlier = read_figures(served)
+    call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+    future = call.future(send_late(), timeout=60 if cancels else 0.3)
+    if cancels:
+        time.sleep(0.3)
+        future.cancel()
+        return grpc.StatusCode.CANCELLED
     with pytest.raises(grpc.RpcError) as caught:
-        channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(send_late(), timeout=0.3)
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    cancelled = 'imagepipe_requests_total{route="/inference.GRPCInferenceService/ModelInfer",status="CANCELLED"}'
-    wait_until(lambda: read_figures(served).get(cancelled, 0) == earlier.get(cancelled, 0) + 1)
+        future.result()
+    return caught.value.code()
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"),
+    [
+        (send_too_much, "RESOURCE_EXHAUSTED"),
+        (partial(give_up, cancels=False), "DEADLINE_EXCEEDED"),
+        (partial(give_up, cancels=True), "CANCELLED"),
+    ],
+    ids=["too large", "deadline", "cancelled"],
+)
+def test_a_call_that_ends_before_its_message_counts_as_unfinished_whoever_ended_it(served, channel, ask, status):
+    """gRPC doesn't tell a message that is too large from a caller who left."""
+    earlier = read_figures(served)
+    assert ask(channel).name == status
+    names = (
+        'imagepipe_requests_total{route="/inference.GRPCInferenceService/ModelInfer",status="CANCELLED"}',
+        'imagepipe_refused_total{reason="unfinished"}',
+    )
+    wait_until(lambda: all(read_figures(served).get(name, 0) == earlier.get(name, 0) + 1 for name in names))
+    assert read_figures(served).get(TOO_LARGE) == earlier.get(TOO_LARGE)
+
+
+TOO_LARGE = 'imagepipe_refused_total{reason="body_too_large"}'
 
 
 def test_a_message_that_does_not_come_ends_its_call(channel, inference, monkeypatch):

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import joblib
 import pytest
+import tensorflow as tf
 
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy import openvino_form
 from imagepipe.deploy.openvino_form import FOLDER, FORM, NETWORK, OpenVinoNetwork, read_form, write_form
 from imagepipe.deploy.saved_model import GRAPH
-from imagepipe.serving import batch, engine, openvino_model, streams
+from imagepipe.serving import batch, engine, openvino_model, streams, threads
 from imagepipe.serving.batch import predict_source
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
@@ -261,7 +262,7 @@ def test_threads_of_a_version_end_with_it(two_forms):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("what", ["missing", "damaged", "changed", "without VNNI"])
+@pytest.mark.parametrize("what", ["missing", "damaged", "changed", "without VNNI", "with VNNI"])
 def test_where_openvino_does_not_work_tensorflow_answers_and_that_is_said(two_forms, what, monkeypatch, tmp_path):
     folder = tmp_path / "7"
     shutil.copytree(two_forms, folder)
@@ -278,15 +279,55 @@ def test_where_openvino_does_not_work_tensorflow_answers_and_that_is_said(two_fo
         OpenVinoNetwork(pack_as_before(form, tmp_path / "before"))  # it parses
         reason = "network.xml is damaged: the bytes are not those that were written, see sha256_xml in form.json"
     else:
-        write_form(form, read_form(form) | {"exact_int8": True})
-        monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: False)
-        reason = "int8 was accepted on a processor with VNNI, and without it, as here, OpenVINO gives other answers"
+        was_exact = what == "without VNNI"
+        write_form(form, read_form(form) | {"exact_int8": was_exact})
+        monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: not was_exact)
+        reason = f"int8 was accepted on a processor {'with' if was_exact else 'without'} VNNI, and {what}, as here, "
+    if what not in ("damaged", "changed"):
+        load_graph = tf.saved_model.load
+        monkeypatch.setattr(tf.saved_model, "load", lambda path: load_graph(path) if path != str(form) else 1 / 0)
     predictor = load(folder)
     (answer,) = predictor.predict([gray(250)])
     assert (answer.label, answer.novelty != FORM_NOVELTY) == ("light", True)
     assert predictor.model.engine == "TensorFlow"
     assert reason in predictor.model.note
     assert "TensorFlow computes the network instead." in predictor.model.note
+
+
+@pytest.mark.parametrize("comes_later", [False, True])
+def test_a_form_that_cant_be_used_here_is_loaded_once_and_its_files_are_not_looked_at_each_second(
+    two_forms, model, tmp_path, monkeypatch, caplog, comes_later
+):
+    monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: False)
+    version = tmp_path / "brightness" / "8"
+    shutil.copytree(two_forms, version)
+    form = version / FOLDER
+    write_form(form, read_form(form) | {"exact_int8": True})
+    if comes_later:
+        form.rename(tmp_path / "form")
+    served = engine.ServedModel(version.parent, "brightness", lambda size: None)
+    if comes_later:
+        (tmp_path / "form").rename(form)
+        look_twice(served)
+    live = served.engine
+    assert "on a processor with VNNI" in live.model.note
+    assert caplog.text.count("on a processor with VNNI") == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "describe_files", lambda folder: pytest.fail("its files were looked at"))
+        look_twice(served)
+    assert served.engine is live
+    write_form(form, read_form(form) | {"exact_int8": False})
+    look_twice(served)
+    assert served.engine.model.engine.startswith("OpenVINO")
+
+
+def test_where_a_form_cant_be_used_tensorflow_has_all_cpus(two_forms, tmp_path, monkeypatch):
+    version = tmp_path / "8"
+    shutil.copytree(two_forms, version)
+    assert threads._is_for_openvino(version)
+    write_form(version / FOLDER, read_form(version / FOLDER) | {"exact_int8": True})
+    monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: False)
+    assert not threads._is_for_openvino(version)
 
 
 def pack_as_before(form: Path, copy: Path) -> Path:
@@ -299,7 +340,7 @@ def pack_as_before(form: Path, copy: Path) -> Path:
 
 
 @pytest.mark.parametrize("exact_int8", [True, False, None])
-def test_int8_is_computed_where_the_processor_is_as_good_or_nothing_is_written_about_it(
+def test_int8_is_computed_where_the_processor_is_of_the_same_kind_or_nothing_is_written_about_it(
     two_forms, exact_int8, monkeypatch, tmp_path
 ):
     folder = tmp_path / "7"

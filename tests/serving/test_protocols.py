@@ -14,7 +14,7 @@ import pytest
 from tritonclient import http as triton
 from tritonclient.utils import np_to_triton_dtype
 
-from imagepipe.serving import limits
+from imagepipe.serving import limits, protocols
 from imagepipe.serving.protocols import format_rows, format_tensors, parse_rest, parse_v2
 from imagepipe.serving.types import Answers, Request, RequestError
 
@@ -135,6 +135,21 @@ def test_more_features_than_models_have_are_refused_before_their_values_are_read
             parse(body)
         assert refused.value.kind == "too_many_features"
         assert time.thread_time() - start < SECONDS / 10
+
+
+@pytest.mark.parametrize(
+    ("datatype", "item", "shape"),
+    [("INT64", "1", [60_000]), ("BYTES", '""', [40_000]), ("INT64", "[1]", [30_000, 1]), ("INT64", "1", [1] * 60_000)],
+)
+def test_more_values_than_images_can_have_are_refused_before_they_are_looked_at(monkeypatch, datatype, item, shape):
+    monkeypatch.setattr(protocols.tensors, "check_values", lambda *_: pytest.fail("their values were checked"))
+    data = f"[{','.join([item] * shape[0])}]" if len(shape) < 3 else "[1, 1]"
+    head = json.dumps({"name": "x", "shape": shape, "datatype": datatype}, separators=(",", ":"))
+    body = f'{{"inputs": [{head[:-1]}, "data": {data}}}]}}'.encode()
+    assert len(body) < limits.SMALL_BODY_BYTES * 1.1
+    with pytest.raises(RequestError, match=r"at most 128|has shape") as refused:
+        parse_v2(body)
+    assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize("changes", [{"metadata": "x" * 4097}, {"side": "x" * 4097}, {"x" * 4097: 1}])

@@ -563,8 +563,32 @@ def test_at_the_start_the_newest_version_is_served_that_can_be(model, tmp_path, 
     (folder / "7").symlink_to(model)
     served_model = engine.ServedModel(folder, "brightness", lambda size: None)
     assert served_model.engine.version == "7"
+    for version in ("8", "10"):
+        (folder / version).mkdir()
+        look_twice(served_model)
+    assert served_model.engine.version == "7"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    assert caplog.text.count("9 has no graph yet, and is passed over") == 1
+
+
+def test_the_live_version_stays_while_its_graph_is_replaced(model, tmp_path, caplog):
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    (folder / "6").symlink_to(model)
+    shutil.copytree(model, folder / "7")
+    served_model = engine.ServedModel(folder, "brightness", lambda size: None)
+    (folder / "7" / "saved_model.pb").rename(tmp_path / "aside")
     look_twice(served_model)
-    assert caplog.text.count("version 9 is refused") == 1
+    assert served_model.engine.version == "7"
+    (folder / "6").unlink()
+    look_twice(served_model)
+    assert served_model.engine.version == "7"
+    assert "refused" not in caplog.text
+
+
+def test_a_refusal_passes_all_that_adds_to_answers(served):
+    names = [middleware.cls.__name__ for middleware in server.app.user_middleware]
+    assert names == ["AccessLog", "Guard", "LateAnswers", "BodyLimit", "ExceptionMiddleware"]
 
 
 def test_a_versions_own_folder_is_served_by_its_number(model):

@@ -1,5 +1,6 @@
 """A version in shadow: asked behind the live one, dropped where it is slow, and left alone where it fails."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
+from imagepipe.deploy import openvino_form
 from imagepipe.deploy.versions import find_shadow_folder
 from imagepipe.serving import shadow, shadow_follower
 from imagepipe.serving.shadow import Question, Shadow
@@ -217,6 +219,38 @@ def test_one_that_failed_is_tried_again_when_its_files_have_changed(start, monke
         states.append(2)
         look_again(5)
         assert len(started) == 2
+    finally:
+        follower.close()
+
+
+@pytest.mark.parametrize("is_usable", [True, False])
+def test_one_whose_form_for_openvino_comes_later_is_loaded_again(start, monkeypatch, tmp_path, is_usable):
+    monkeypatch.setattr(shadow_follower, "_FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(openvino_form, "has_exact_int8", lambda: is_usable)
+    started = []
+
+    def load(connection, version, environment):
+        form = openvino_form.find_form(version.folder)
+        engine = "OpenVINO, int8" if form and is_usable else "TensorFlow"
+        started.append(engine)
+        connection.send(Ready(engine, "other answers" if form and not is_usable else ""))
+        with contextlib.suppress(EOFError, OSError):  # when it is closed
+            connection.recv()
+
+    monkeypatch.setattr(shadow, "answer_forever", load)
+    follower = ShadowFollower(lambda: ShadowVersion(tmp_path, "m", "8"), lambda *kept: None)
+    try:
+        time.sleep(0.1)
+        assert started == ["TensorFlow"]
+        folder = tmp_path / openvino_form.FOLDER
+        folder.mkdir(parents=True)
+        for name in ("network.xml", "network.bin"):
+            (folder / name).touch()
+        form = {"precision": "int8", "inputs": ["x"], "outputs": ["y"], "exact_int8": True}
+        openvino_form.write_form(folder, form)
+        wait_until(lambda: len(started) == 2)
+        time.sleep(0.1)
+        assert started == ["TensorFlow", "OpenVINO, int8" if is_usable else "TensorFlow"]
     finally:
         follower.close()
 

@@ -1,11 +1,14 @@
 """Metrics of several processes: one live version for all, and totals that outlive those that have ended."""
 
+import errno
 import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
 from imagepipe.serving import worker_metrics
 from imagepipe.serving.worker_metrics import keep_totals, read_metrics
@@ -95,3 +98,33 @@ def test_nothing_is_moved_while_somebody_reads(start, folder):
         assert (folder / f"counter_{pids[0]}.db").exists()
     assert keep_totals(str(folder), pids) is True
     assert read_samples()['imagepipe_refused_total{reason="late"}'] == 1
+
+
+def test_an_error_loses_no_total_counts_none_twice_and_leaves_no_gauge_behind(start, folder, monkeypatch, caplog):
+    pids = [start("7", "late"), start("8", "late", "other")]
+    earlier = read_samples()
+    replace, has_space = os.replace, iter([True, False, False, True])
+
+    def replace_if_there_is_space(*files) -> None:
+        if not next(has_space):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(*files)
+
+    monkeypatch.setattr(os, "replace", replace_if_there_is_space)
+    keep_totals(str(folder), pids)
+    samples = read_samples()
+    for name in ('imagepipe_refused_total{reason="late"}', "imagepipe_batch_size_sum", "imagepipe_batch_size_count"):
+        assert samples[name] == earlier[name], name
+    assert not list(folder.glob("gauge_live*"))
+    assert not list(folder.glob("*.new"))
+    assert len(list(folder.glob("counter_*"))) == len(list(folder.glob("histogram_*"))) == 2
+    assert caplog.text.count("No space left") == 2
+
+
+def test_the_file_of_totals_has_all_its_blocks(start, folder):
+    """A worker's own file has holes: who writes there on a full disk is killed, and that is all workers' parent."""
+    keep_totals(str(folder), [start("7", "late")])
+    for file in folder.glob("*_ended.db"):
+        state = file.stat()
+        assert state.st_blocks * 512 >= state.st_size
+        assert list(MmapedDict.read_all_values_from_file(file))
