@@ -159,7 +159,8 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
     each run, and as the set grows. Of each class or label the group with the highest hash stays. Few groups may have
     none below the share, or most images: if less than half of the share or more than twice as much would be set aside,
     groups are taken by rising hash up to the share, without those that are too large. If all are, the smallest one is
-    taken that leaves something of each class or label, whatever its hash, unless it has more than half of the images.
+    taken that leaves something of each class or label, whatever its hash, unless it has more than half of the images,
+    or than twice the share.
 
     Args:
         task: of the targets.

@@ -31,6 +31,7 @@ RAW = "a camera's RAW photo, which is not read: convert it to JPEG"
 """The words for one, also for those that begin as a TIFF does."""
 
 _NO_IMAGE = "not an image, but "
+_ARCHIVE = f"{_NO_IMAGE}an archive ("
 _LFS = b"version https://git-lfs.github.com/spec/"
 _CR2 = b"II*\0\x10\0\0\0CR"  # Canon; begins as a TIFF does
 
@@ -69,15 +70,15 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"FLV\1", f"{_NO_IMAGE}a video (Flash)"),
     (0, b"ID3", f"{_NO_IMAGE}a sound file"),
     (0, b"OggS", f"{_NO_IMAGE}a sound file"),
-    (0, b"PK\3\4", f"{_NO_IMAGE}an archive (ZIP) or an Office document"),
-    (0, b"PK\5\6", f"{_NO_IMAGE}an archive (ZIP) without members"),
-    (257, b"ustar", f"{_NO_IMAGE}an archive (tar)"),
-    (0, b"\x1f\x8b", f"{_NO_IMAGE}an archive (gzip)"),
-    (0, b"BZh", f"{_NO_IMAGE}an archive (bzip2)"),
-    (0, b"\xfd7zXZ\0", f"{_NO_IMAGE}an archive (xz)"),
-    (0, b"\x28\xb5\x2f\xfd", f"{_NO_IMAGE}an archive (Zstandard)"),
-    (0, b"7z\xbc\xaf\x27\x1c", f"{_NO_IMAGE}an archive (7-Zip)"),
-    (0, b"Rar!\x1a\7", f"{_NO_IMAGE}an archive (RAR)"),
+    (0, b"PK\3\4", f"{_ARCHIVE}ZIP) or an Office document"),
+    (0, b"PK\5\6", f"{_ARCHIVE}ZIP) without members"),
+    (257, b"ustar", f"{_ARCHIVE}tar)"),
+    (0, b"\x1f\x8b", f"{_ARCHIVE}gzip)"),
+    (0, b"BZh", f"{_ARCHIVE}bzip2)"),
+    (0, b"\xfd7zXZ\0", f"{_ARCHIVE}xz)"),
+    (0, b"\x28\xb5\x2f\xfd", f"{_ARCHIVE}Zstandard)"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"{_ARCHIVE}7-Zip)"),
+    (0, b"Rar!\x1a\7", f"{_ARCHIVE}RAR)"),
     (0, b"PAR1", f"{_NO_IMAGE}a Parquet file"),
     (0, b"\x93NUMPY", f"{_NO_IMAGE}an array of numpy"),
     (0, b"\x89HDF\r\n\x1a\n", f"{_NO_IMAGE}an HDF5 file"),
@@ -122,6 +123,12 @@ def describe_content(data: bytes) -> str:
     """Returns what a file is that is no image, such as "an HTML page", with the remedy if any; '' for all else."""
     words = describe_other(data)
     return words.removeprefix(_NO_IMAGE) if words.startswith(_NO_IMAGE) else ""
+
+
+def find_packing(data: bytes) -> str | None:
+    """Returns what packed a file, such as gzip; None if nothing has."""
+    words = describe_other(data)
+    return words.removeprefix(_ARCHIVE).partition(")")[0] if words.startswith(_ARCHIVE) else None
 
 
 def _find_heif(data: bytes) -> str | None:

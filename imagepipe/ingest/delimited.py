@@ -10,6 +10,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
+from imagepipe.base.kinds import find_packing
 
 MAX_LINE = 2**20
 """Longest line of a table, in characters: a longer one is no row but an accident, or an attack on the memory."""
@@ -32,7 +33,6 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_PACKED = {b"\x1f\x8b": "gzip", b"PK\3\4": "ZIP"}
 _OPEN = "a quote opens in it that is not closed as it should be"
 _INDEX = "Unnamed: 0"  # pandas' name of a column that it once wrote without one, its index
 
@@ -47,11 +47,6 @@ def read_lines(source: str) -> Iterator[str]:
     """
     # The head is read before: a store in memory has one position for all who read.
     yield from _decode_lines(source, _find_encoding(_read_head(source)))
-
-
-def find_packing(head: bytes) -> str | None:
-    """Returns what packed a file that begins so, gzip or ZIP; None if nothing has."""
-    return next((name for start, name in _PACKED.items() if head.startswith(start)), None)
 
 
 def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ModelError
 from imagepipe.base.features import Features, restore_whole
 from imagepipe.base.filesystem import open_whole
-from imagepipe.ingest.delimited import MAX_LINE, build_object, find_packing
+from imagepipe.base.kinds import find_packing
+from imagepipe.ingest.delimited import MAX_LINE, build_object
 from imagepipe.serving.instances import check_request, encode_instance, parse_instance, replace_surrogates
 from imagepipe.serving.limits import MAX_ARRAYS_BYTES, MAX_LINE_BYTES
 from imagepipe.serving.side import fill_missing
