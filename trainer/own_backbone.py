@@ -105,12 +105,13 @@ def _locate(module: str) -> Path:
     spec: ModuleSpec | None = None
     parts = module.split(".")
     if all(part.isidentifier() for part in parts):
-        with suppress(ValueError):  # of what is no file, such as __main__
+        with suppress(ValueError):  # of what came from no file
             spec = importlib.util.find_spec(parts[0])
         for count in range(1, len(parts)):
             places = spec.submodule_search_locations if spec else None
             spec = PathFinder.find_spec(".".join(parts[: count + 1]), places) if places else None
-    if not (spec and spec.origin and spec.origin.endswith(".py")):
+    # __main__ is another module's other name: of whatever program runs this.
+    if not (spec and spec.name == module and spec.origin and spec.origin.endswith(".py")):
         raise ConfigError(
             f"there is no module '{module}' here: install its package in this environment, or put the folder that it "
             "is in on PYTHONPATH"
