@@ -24,6 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from imagepipe.base.code_closure import hash_code
 from imagepipe.base.errors import ConfigError, describe_error
 from imagepipe.base.labels import list_names
+from imagepipe.base.syntax import parse_source
 from trainer.backbones import Backbone, Scaling
 
 _SCALINGS = {
@@ -54,10 +55,7 @@ def read_backbone(name: str) -> Backbone:
     """
     module, _, function = name.partition(":")
     file = _locate(module)
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError(f"{file} is no Python: {describe_error(error)}") from error
+    tree = parse_source(file)
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     if function not in functions + _list_names(tree):
         raise ConfigError(f"{file} has no function '{function}', only {list_names(functions) or 'none'}")
@@ -93,11 +91,17 @@ def load_function(name: str) -> Callable[[tuple[int, int]], Any]:
 
 
 def hash_module(name: str) -> str:
-    """Returns a hash of a backbone's code: its module, what that imports of its own package, and their packages."""
+    """Returns a hash of a backbone's code: its module, what that imports, and the versions of packages.
+
+    Modules count as code that are of its package, or lie beside it and were not installed there.
+
+    Raises:
+        ConfigError: there is no such module, or one of them is no Python.
+    """
     module = name.partition(":")[0]
     package = module.partition(".")[0]
     folder = _locate(module).parents[module.count(".") + (_locate(module).name == "__init__.py")]
-    return hash_code([module], folder, (package,))
+    return hash_code([module], folder, (package,), with_others=True)
 
 
 def _locate(module: str) -> Path:

@@ -4,7 +4,7 @@ The code of a module is the module itself and, at any depth, whatever of ours it
 
 - modules that it imports, inside functions too;
 - modules and functions that a string names, as TFX, TFMA and ``python -m`` take them: ``trainer.run_fn.run_fn``;
-- templates, styles and scripts in its folder that a string names;
+- templates, styles, scripts and other files in its folder that a string names, or ends with as a path;
 - the packages from elsewhere that these modules import, by their versions.
 
 It is read from syntax trees, so nothing is imported for it, and words don't count; see ``imagepipe.base.syntax``. Names
@@ -13,6 +13,7 @@ that are put together when the code runs are not seen.
 
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from imagepipe.base.distributions import list_versions
+from imagepipe.base.distributions import is_installed, list_versions
 from imagepipe.base.syntax import read_syntax
 
 PACKAGES = ("components", "imagepipe", "pipeline", "trainer", "transform")
@@ -29,6 +30,10 @@ PACKAGES = ("components", "imagepipe", "pipeline", "trainer", "transform")
 SOURCES = Path(__file__).parents[2]
 """The folder of our packages."""
 
+_MAX_TEXT = 1 << 20  # bytes of a file that is searched for the names of others; no template is larger
+_MAX_NAME = 255  # characters
+_MAX_DEPTH = 3  # of folders below a module's
+_WORD = re.compile(r"[\w./-]+")
 _NAME = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 
 
@@ -51,7 +56,9 @@ class _Module(NamedTuple):
     package: str
 
 
-def hash_code(modules: Iterable[str], sources: Path = SOURCES, packages: tuple[str, ...] = PACKAGES) -> str:
+def hash_code(
+    modules: Iterable[str], sources: Path = SOURCES, packages: tuple[str, ...] = PACKAGES, *, with_others: bool = False
+) -> str:
     """Returns a hash of the code of modules, and of the versions of the packages that it imports.
 
     Args:
@@ -59,16 +66,22 @@ def hash_code(modules: Iterable[str], sources: Path = SOURCES, packages: tuple[s
             themselves counts.
         sources: the folder of our packages.
         packages: their names.
+        with_others: whether other modules in ``sources`` are ours too, unless they were installed there.
 
     Returns:
         16 hexadecimal digits.
+
+    Raises:
+        ConfigError: if one of ours is no Python.
     """
-    closure = find_closure(modules, sources, packages)
+    closure = find_closure(modules, sources, packages, with_others=with_others)
     content = [sorted(closure.digests.items()), sorted(list_versions(closure.imports).items())]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-def find_closure(modules: Iterable[str], sources: Path = SOURCES, packages: tuple[str, ...] = PACKAGES) -> Closure:
+def find_closure(
+    modules: Iterable[str], sources: Path = SOURCES, packages: tuple[str, ...] = PACKAGES, *, with_others: bool = False
+) -> Closure:
     """Returns the code of modules; see ``hash_code`` for the arguments.
 
     Of a package that is imported only on the way to its modules, functions don't count, as nobody calls them: those of
@@ -76,7 +89,8 @@ def find_closure(modules: Iterable[str], sources: Path = SOURCES, packages: tupl
     """
 
     def is_ours(name: str) -> bool:
-        return name.partition(".")[0] in packages
+        top = name.partition(".")[0]
+        return top in packages or (with_others and _locate(name, sources) is not None and not is_installed(top))
 
     closure = Closure()
     waiting = {(name, True) for name in modules if not is_ours(name) or _is_module(name, sources)}
@@ -89,7 +103,7 @@ def find_closure(modules: Iterable[str], sources: Path = SOURCES, packages: tupl
         elif module := _locate(name, sources):
             syntax = read_syntax(module.file, module.package, with_functions)
             closure.digests[module.name if with_functions else f"{module.name} on the way"] = syntax.digest
-            for file in _find_data(module, syntax.strings):
+            for file in _find_data(module.file.parent, frozenset(syntax.strings)):
                 closure.digests[str(file.relative_to(sources))] = _hash_file(file)
             closure.imports |= {name for name in syntax.imports if not is_ours(name)}
             named = (text for text in syntax.strings if _NAME.fullmatch(text) and _is_module(text, sources))
@@ -132,28 +146,38 @@ def _read_imports(name: str) -> frozenset[str]:
     return read_syntax(Path(spec.origin), str(spec.parent)).imports | {name}
 
 
-def _find_data(module: _Module, strings: Iterable[str]) -> Iterator[Path]:
-    """Yields the files in a module's folder that its strings name, and those that such a file names."""
-    texts = list(strings)
-    rest = set(_list_data(module.file.parent))
-    while named := {file for file in rest if any(file.name in text for text in texts)}:
-        yield from named
-        rest -= named
-        texts = [file.read_text(encoding="utf-8", errors="replace") for file in named]
-
-
 @functools.cache
-def _list_data(folder: Path) -> tuple[Path, ...]:
-    """Returns the files in a folder that are no modules, and those in folders below that are no packages."""
-    files: list[Path] = []
-    for path in folder.iterdir():
-        if path.is_file() and path.suffix not in (".py", ".pyc"):
-            files.append(path)
-        elif path.is_dir() and not (path / "__init__.py").exists():
-            files += _list_data(path)
-    return tuple(files)
+def _find_data(folder: Path, texts: frozenset[str]) -> frozenset[Path]:
+    """Returns the files in a module's folder that its strings name, and those that such a file names."""
+    files: set[Path] = set()
+    while new := set(_iterate_named(str(folder), {end for text in texts for end in _list_ends(text)})) - files:
+        files |= new
+        small = [file for file in new if file.stat().st_size <= _MAX_TEXT]
+        texts = texts.union(*(_WORD.findall(file.read_text(encoding="utf-8", errors="replace")) for file in small))
+    return frozenset(files)
+
+
+def _list_ends(text: str) -> list[str]:
+    """Returns the paths that a text may end with. Hidden files and folders are nobody's templates."""
+    parts = [part for part in text.split("/") if part] if len(text) <= _MAX_NAME else []
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return [end for end in ends if "/." not in f"/{end}" and not end.endswith((".py", ".pyc"))]
+
+
+def _iterate_named(folder: str, paths: set[str], depth: int = 0) -> Iterator[Path]:
+    """Yields the files to which paths lead from a folder, or from folders in it to which others of them lead.
+
+    Nothing is listed: beside a module of the user's may lie all of their images.
+    """
+    for path in paths:
+        place = os.path.join(folder, path)  # noqa: PTH118 (pathlib takes a second for all strings of ours)
+        if os.path.isfile(place):  # noqa: PTH113 (a text may be no path at all)
+            yield Path(place)
+        elif depth < _MAX_DEPTH and os.path.isdir(place):  # noqa: PTH112
+            yield from _iterate_named(place, paths, depth + 1)
 
 
 @functools.cache
 def _hash_file(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -37,6 +37,14 @@ def list_versions(imports: Iterable[str]) -> dict[str, str]:
     return versions
 
 
+def is_installed(module: str) -> bool:
+    """Returns whether an installer copied a module, so that its distribution's version tells its code.
+
+    It lists what it copies, but not what lies in a project's own folder (``pip install -e``).
+    """
+    return any(owner.read_text("RECORD") for owner in _find_owners(module, tuple(sys.path)))
+
+
 @functools.cache
 def _find_owners(name: str, path: tuple[str, ...]) -> list[Distribution]:
     """Returns the distributions that a dotted name comes from.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagepipe.base.errors import ConfigError, describe_error
+
 
 @dataclass(frozen=True)
 class Syntax:
@@ -25,6 +27,18 @@ class Syntax:
     strings: tuple[str, ...]
 
 
+def parse_source(file: Path) -> ast.Module:
+    """Returns the syntax tree of a source file.
+
+    Raises:
+        ConfigError: if it is no Python, with file and line.
+    """
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{file} is no Python: {describe_error(error)}") from error
+
+
 @functools.cache
 def read_syntax(file: Path, package: str, with_functions: bool = True) -> Syntax:
     """Reads a source file, once per process: if it is edited later, the process still runs the old code.
@@ -35,7 +49,7 @@ def read_syntax(file: Path, package: str, with_functions: bool = True) -> Syntax
         with_functions: whether functions count, or only what runs when the file is imported.
 
     Raises:
-        SyntaxError: if it is no Python.
+        ConfigError: see ``parse_source``.
     """
     parts: list[str] = []
     imports: set[str] = set()
@@ -78,7 +92,11 @@ def read_syntax(file: Path, package: str, with_functions: bool = True) -> Syntax
                 strings.append(text)
         return True
 
-    visit(ast.parse(file.read_bytes(), str(file)))
+    tree = parse_source(file)
+    try:
+        visit(tree)
+    except RecursionError as error:
+        raise ConfigError(f"{file} has code too deep in other code to be read") from error
     return Syntax(hashlib.sha256("\n".join(parts).encode()).hexdigest(), frozenset(imports), tuple(strings))
 
 

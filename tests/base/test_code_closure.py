@@ -6,6 +6,7 @@ import pytest
 from imagepipe.base import code_closure, syntax
 from imagepipe.base.code_closure import PACKAGES, find_closure, hash_code
 from imagepipe.base.distributions import list_versions
+from imagepipe.base.errors import ConfigError
 
 RUN_FN = '''"""Trains."""
 
@@ -25,6 +26,8 @@ EPOCHS = 3
 """Number of epochs."""
 
 PAGE = Path(__file__).with_name("page.html")
+HEAD = Path(__file__).parent / "parts" / "head.html"
+FOOT = f"{Path(__file__).parents[1]}/trainer/parts/foot.html"
 
 
 class Config:
@@ -63,6 +66,11 @@ FILES = {
     "trainer/page.html": "<link href='styles/page.css'>",
     "trainer/styles/page.css": "a {}",
     "trainer/notes.txt": "To do.",
+    "trainer/my_page.html": "",
+    "trainer/page": "",
+    "trainer/.git/page.html": "",
+    "trainer/parts/head.html": "",
+    "trainer/parts/foot.html": "",
     "transform/__init__.py": "",
     "transform/images.py": "def decode(image): return image",
 }
@@ -79,7 +87,7 @@ def sources(tmp_path) -> Path:
 
 def compute_key(sources: Path) -> str:
     """Returns the hash of ``trainer.run_fn`` as a new process would."""
-    for cached in (syntax.read_syntax, code_closure._locate, code_closure._list_data, code_closure._hash_file):
+    for cached in (syntax.read_syntax, code_closure._locate, code_closure._find_data, code_closure._hash_file):
         cached.cache_clear()
     return hash_code(["trainer.run_fn"], sources)
 
@@ -132,6 +140,8 @@ def test_words_and_layout_change_nothing(sources, file, old, new):
         ("components/metrics.py", "return 1", "return 0"),  # named by a string
         ("trainer/page.html", "page.css'", "page.css' rel='stylesheet'"),
         ("trainer/styles/page.css", "{}", "{color: red}"),  # named by the page
+        ("trainer/parts/head.html", "", "<p>"),  # by two strings
+        ("trainer/parts/foot.html", "", "<p>"),  # by the end of a path
     ],
 )
 def test_changed_code_that_it_uses_counts(sources, file, old, new):
@@ -148,6 +158,9 @@ def test_changed_code_that_it_uses_counts(sources, file, old, new):
         ("imagepipe/__init__.py", "from pipeline import dag", "import pipeline.dag"),  # in a function nobody calls
         ("trainer/typing.py", "", "Batch = list"),  # for type checkers
         ("trainer/notes.txt", "To do.", "Done."),
+        ("trainer/my_page.html", "", "<p>"),  # ends with a name, but not as a path
+        ("trainer/page", "", "<p>"),  # is in a name
+        ("trainer/.git/page.html", "", "<p>"),
     ],
 )
 def test_changed_code_elsewhere_does_not_count(sources, file, old, new):
@@ -160,6 +173,25 @@ def test_a_file_that_is_edited_while_the_process_runs_counts_as_it_was(sources):
     original = compute_key(sources)
     edit(sources / "trainer/run_fn.py", "EPOCHS = 3", "EPOCHS = 4")
     assert hash_code(["trainer.run_fn"], sources) == original
+    assert compute_key(sources) != original
+
+
+def test_a_module_that_is_no_python_is_named_with_the_line(sources):
+    (sources / "trainer/network.py").write_text("import keras\ndef build(:\n")
+    with pytest.raises(ConfigError, match=r"trainer/network\.py is no Python: SyntaxError: .* line 2"):
+        compute_key(sources)
+    (sources / "trainer/network.py").write_text(f"x = {'-' * 1500}1")
+    with pytest.raises(ConfigError, match=r"trainer/network\.py"):
+        compute_key(sources)
+
+
+def test_a_large_file_counts_without_being_read_as_text(sources):
+    page = sources / "trainer" / "page.html"
+    page.write_bytes(b" ".join([b"notes.txt", bytes(2 << 20)]))
+    original = compute_key(sources)
+    edit(sources / "trainer" / "notes.txt", "To do.", "Done.")
+    assert compute_key(sources) == original
+    page.write_bytes(b" ".join([b"notes.txt", bytes((2 << 20) + 1)]))
     assert compute_key(sources) != original
 
 

@@ -197,18 +197,51 @@ def test_what_training_saves_is_loaded_with_its_classes(transformer, tmp_path):
     np.testing.assert_allclose(loaded(image), network.model(image), rtol=1e-6)
 
 
-def test_a_change_of_its_code_or_of_what_it_imports_trains_again(put_module):
-    def compute_key() -> str:
-        for cached in (syntax.read_syntax, code_closure._locate, code_closure._list_data):
-            cached.cache_clear()
-        return hash_module(name)
+def compute_key(name: str) -> str:
+    """Returns the hash as a new process would."""
+    for cached in (syntax.read_syntax, code_closure._locate, code_closure._find_data, code_closure._hash_file):
+        cached.cache_clear()
+    return hash_module(name)
 
+
+def test_a_change_of_its_code_or_of_what_it_imports_trains_again(put_module):
     put_module("UNITS = 8", "blocks")
     name = put_module(f"from .blocks import UNITS\n{EMPTY}")
-    first = compute_key()
+    first = compute_key(name)
     put_module(f"from .blocks import UNITS  # a comment\n{EMPTY}")
-    assert compute_key() == first
+    assert compute_key(name) == first
     put_module("UNITS = 9", "blocks")
-    second = compute_key()
+    second = compute_key(name)
     put_module(f"from .blocks import UNITS\n{EMPTY.replace('...', 'return UNITS')}")
-    assert len({first, second, compute_key()}) == 3
+    assert len({first, second, compute_key(name)}) == 3
+
+
+def test_modules_beside_its_own_count_as_code_unless_they_were_installed_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    blocks, units, installed = (tmp_path / f"own_{name}.py" for name in ("blocks", "units", "installed"))
+    imports = "from own_blocks import make\nimport own_installed\n"
+    (tmp_path / "own_networks.py").write_text(f"{imports}{EMPTY}\nif __name__ == '__main__': build(SIZE)")
+    blocks.write_text("from own_units import UNITS\ndef make(): return UNITS")
+    info = tmp_path / "own_installed-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-installed\nVersion: 1.0\n")
+    (info / "RECORD").write_text("own_installed.py,,\n")
+
+    def compute(units_text: str = "UNITS = 8", installed_text: str = "") -> str:
+        units.write_text(units_text)
+        installed.write_text(installed_text)
+        return compute_key("own_networks:build")
+
+    original = compute()
+    (tmp_path / "main").write_text("of git")
+    assert compute("UNITS = 8  # a comment") == original
+    assert compute("UNITS = 9") != original
+    assert compute(installed_text="UNITS = 9") == original
+    blocks.write_text("from own_units import UNITS\ndef make(): return -UNITS")
+    assert compute() != original
+
+
+def test_a_module_that_it_imports_is_named_if_it_is_no_python(put_module):
+    put_module("\ndef make(size:", "blocks")
+    with pytest.raises(ConfigError, match=r"blocks\.py is no Python: SyntaxError: .*line 2"):
+        compute_key(put_module(f"from .blocks import make\n{EMPTY}"))
