@@ -23,7 +23,9 @@ def hash_given(key: Literal["backbone", "weights"], name: str) -> str:
     if key == "backbone":
         return hash_module(name)
     place = Path(fetch_weights(name))
-    files = sorted(place.rglob("*")) if place.is_dir() else [place, *map(Path, list_shards(str(place)))]
+    # Of a SavedModel nothing else is read; the folder of its variables may be a link.
+    saved = sorted(place.glob("variables/variables.*")) if place.is_dir() else []
+    files = saved or [place, *map(Path, list_shards(str(place)))]
     digest = hashlib.sha256()
     for file in files:
         if file.is_file():  # who reads it says that it is missing

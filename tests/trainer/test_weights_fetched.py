@@ -46,6 +46,22 @@ def test_the_folder_of_a_saved_model_is_fetched_whole(memory):  # noqa: F811
     assert Path(copy, "variables/variables.index").read_text() == "variables/variables.index"
 
 
+def test_variables_behind_links_count(tmp_path):
+    saved, store = tmp_path / "saved", tmp_path / "store"
+    for folder in (saved, store):
+        folder.mkdir()
+    (saved / "variables").symlink_to(store)
+    (store / "variables.data-00000-of-00001").symlink_to(tmp_path / "values")
+    (store / "loop").symlink_to(store)
+
+    def hash_values(index: str, values: str) -> str:
+        (store / "variables.index").write_text(index)
+        (tmp_path / "values").write_text(values)
+        return hash_given("weights", str(saved))
+
+    assert len({hash_values("a", "b"), hash_values("c", "b"), hash_values("a", "d")}) == 3
+
+
 def test_more_than_weights_can_be_is_not_fetched(memory, monkeypatch):  # noqa: F811
     monkeypatch.setattr(fetch, "_MAX_BYTES", 5)
     with pytest.raises(WeightsError, match=r"w\.h5 can't be fetched: it has 6 bytes in 1 files; at most 5 in"):
