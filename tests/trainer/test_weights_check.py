@@ -55,6 +55,18 @@ def test_a_file_that_crashes_the_library_is_refused(tmp_path, monkeypatch):
         check_readable(str(file))
 
 
+def test_the_variables_of_a_saved_model_have_a_time_limit_too(tmp_path, monkeypatch):
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "variables.index").write_bytes(b"of something")
+    check_readable(str(tmp_path))
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    with pytest.raises(WeightsError, match="is damaged.* the reader of variables did not finish reading it in 1 s"):
+        check_readable(str(tmp_path), seconds=1)
+
+
 def test_modules_beside_the_file_are_not_imported(tmp_path, monkeypatch):
     (tmp_path / "weights.h5").write_bytes(make_weights())
     (tmp_path / "h5py.py").write_text("import pathlib; pathlib.Path('imported').touch()")

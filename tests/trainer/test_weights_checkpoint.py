@@ -120,6 +120,16 @@ def test_an_index_of_few_bytes_for_many_names_is_refused(copy):
         pass
 
 
+def test_a_shape_of_many_sides_is_refused_at_once():
+    side = b"\x12\x02\x08\x01"  # 1
+    message = b"\x12" + bytes([8 * len(side)]) + 8 * side
+    assert checkpoint._parse_entry(message).shape == (1,) * 8
+    size = 3_000_000 * len(side)
+    varint = bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21])
+    with pytest.raises(OSError, match="a shape has more than 8 sides"):
+        checkpoint._parse_entry(b"\x12" + varint + 3_000_000 * side)
+
+
 def test_of_two_networks_with_the_same_names_none_is_taken(tmp_path):
     network = Network()
     network.layers = [Layer(1, tf.float32), Layer(1, tf.float32)]

@@ -86,6 +86,12 @@ def test_a_file_of_too_many_layers_is_refused(tmp_path, monkeypatch):
     refuse(write_weights(tmp_path / "w.h5", "mobilenet_v2"), "it has 105 layers")
 
 
+def test_a_file_that_claims_more_numbers_than_there_can_be_is_refused(tmp_path):
+    with h5py.File(tmp_path / "w.weights.h5", "w") as stored:
+        stored.create_dataset("layers/dense/vars/0", (1 << 20, 1 << 20), np.float32, chunks=(8, 8))
+    refuse(tmp_path / "w.weights.h5", "by its shapes it has more than 8,589,934,592 numbers")
+
+
 def test_a_file_of_a_network_of_your_own_is_of_no_backbone(tmp_path):
     with h5py.File(tmp_path / "w.weights.h5", "w") as stored:
         stored["layers/conv2d/vars/0"] = np.zeros((3, 3, 3, 8), np.float32)

@@ -1,4 +1,4 @@
-"""A check that HDF5's library survives a file of weights.
+"""A check that HDF5's library survives a file of weights, and that a SavedModel's variables are listed in time.
 
 The C library hangs or crashes on some damaged files, with Python's lock held, so that no time limit within the process
 helps: a process of its own reads the file first.
@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from imagepipe.base.errors import WeightsError
-from trainer.weights.checkpoint import is_saved_model
+from trainer.weights.checkpoint import Checkpoint, get_index, is_saved_model
 from trainer.weights.contents import list_shards, open_hdf5
 
 _BYTES_PER_SECOND = 5 << 20  # of a slow disk, and of compressed numbers
@@ -21,13 +21,13 @@ _READ, _WRONG = 0, 3  # exit statuses of the other process: read whole; wrong, b
 
 
 def check_readable(path: str, seconds: int = 30) -> None:
-    """Checks that a file of weights is there, and that HDF5's library survives it: another process reads it first.
+    """Checks that a file of weights is there, and that what reads it survives it: another process reads it first.
 
-    A file that is merely wrong passes: its reader says what is missing. An unchanged file is read once. A SavedModel's
-    folder passes: no library reads it.
+    A file that is merely wrong passes: its reader says what is missing. An unchanged file is read once. Of a
+    SavedModel's folder the list of its variables is read.
 
     Args:
-        path: the file.
+        path: the file or folder.
         seconds: limit for a small file; a large one has a second more for every 5 MiB.
 
     Raises:
@@ -35,6 +35,8 @@ def check_readable(path: str, seconds: int = 30) -> None:
             its work.
     """
     if is_saved_model(path):
+        stat = get_index(path).stat()
+        _read_elsewhere(path, seconds + stat.st_size // _BYTES_PER_SECOND, stat.st_mtime_ns)
         return
     if Path(path).is_dir():
         raise WeightsError(
@@ -53,17 +55,18 @@ def check_readable(path: str, seconds: int = 30) -> None:
 @cache
 def _read_elsewhere(path: str, seconds: int, modified: int) -> None:
     # -P: without it Python imports modules from the current folder, which may be the one that the file came in.
+    reader = "the reader of variables" if Path(path).is_dir() else "HDF5's library"
     command = [sys.executable, "-P", "-m", __spec__.name, path]
     try:
         done = subprocess.run(command, timeout=seconds, capture_output=True, text=True, check=False)  # noqa: S603 (our own command)
     except subprocess.TimeoutExpired:
-        problem = f"HDF5's library did not finish reading it in {seconds} s"
+        problem = f"{reader} did not finish reading it in {seconds} s"
     else:
         if done.returncode in (_READ, _WRONG):
             return
         if done.returncode > 0:
             raise WeightsError(f"{path} can't be checked: {done.stderr.strip()[-500:]}")
-        problem = f"reading it ended HDF5's library by signal {-done.returncode}"
+        problem = f"reading it ended {reader} by signal {-done.returncode}"
     raise WeightsError(f"{path} is damaged, or made to do harm: {problem}. Get it again.")
 
 
@@ -74,6 +77,9 @@ def _read_whole(path: str) -> None:
         if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual and item.nbytes <= _MAX_BYTES:
             item[()]
 
+    if Path(path).is_dir():
+        Checkpoint(path).list_contents()
+        return
     with open_hdf5(path) as file:
         read("", file)
         file.visititems(read)  # follows no link to another file

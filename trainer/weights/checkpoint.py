@@ -7,6 +7,7 @@ message ``BundleEntryProto`` for each variable; and the message ``TrackableObjec
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from imagepipe.base.tfrecord import compute_masked_crc
 from trainer.weights.layers import Contents, Shape, collect_layers, widen_bfloat16
 
 _VARIABLES = "variables/variables"
+_MAX_SIDES = 8  # of a shape; a convolution has 4, of volumes 5
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _OTHERS = ("optimizer/", "_optimizer/", "keras_api/")  # the state of an optimizer and of metrics
 _SLOT = "/.OPTIMIZER_SLOT/"  # in the key of such a state beside its variable
@@ -37,9 +39,14 @@ class _Entry(NamedTuple):
     checksum: bytes
 
 
+def get_index(path: str) -> Path:
+    """Returns the file that lists the variables of a SavedModel, given its folder."""
+    return Path(path, f"{_VARIABLES}.index")
+
+
 def is_saved_model(path: str) -> bool:
     """Returns whether a folder has the variables of a SavedModel."""
-    return Path(path, f"{_VARIABLES}.index").is_file()
+    return get_index(path).is_file()
 
 
 class Checkpoint:
@@ -54,7 +61,7 @@ class Checkpoint:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        index = Path(path, f"{_VARIABLES}.index")
+        index = get_index(path)
         if index.stat().st_size > _MAX_INDEX:
             raise OSError(f"{index} is larger than {_MAX_INDEX >> 20} MiB")
         self._entries: dict[str, _Entry] = {}
@@ -165,7 +172,10 @@ def _read_block(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _parse_entry(message: bytes) -> _Entry:
     fields = dict(_read_fields(message))
-    shape = tuple(_get_number(side, 1) for number, side in _read_fields(fields.get(2, b"")) if number == 2)
+    sides = (_get_number(side, 1) for number, side in _read_fields(fields.get(2, b"")) if number == 2)
+    shape = tuple(islice(sides, _MAX_SIDES + 1))
+    if len(shape) > _MAX_SIDES:
+        raise OSError(f"the index of its variables is damaged: a shape has more than {_MAX_SIDES} sides")
     dtype, shard, offset, size = (_get_number(message, number) for number in (1, 3, 4, 5))
     return _Entry(dtype, shape, shard, offset, size, fields.get(6, b""))
 

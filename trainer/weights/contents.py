@@ -126,6 +126,8 @@ def _extract_weights(path: str, copy: IO[bytes]) -> None:
 def _check_bounds(contents: Contents) -> Contents:
     if len(contents.layers) > _MAX_LAYERS:
         raise OSError(f"it has {len(contents.layers):,} layers; the largest backbone has less than 1,000")
+    if contents.count_numbers() > _MAX_WEIGHTS:
+        raise OSError(f"by its shapes it has more than {_MAX_WEIGHTS:,} numbers")
     return contents
 
 
