@@ -1,15 +1,17 @@
 """Which backbone suits a dataset: probes those whose weights are at hand, draws the results, configures the choice."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
-from imagepipe.base import filesystem
+from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.charts import Axis, Point, draw_chart
-from imagepipe.base.errors import ConfigError, WeightsError
+from imagepipe.base.errors import ConfigError, IngestError, WeightsError
 from imagepipe.ingest import dataset as datasets
+from imagepipe.ingest import shards
 from pipeline.config import Config
 from pipeline.config_file import parse_config, read_config
 from pipeline.staging import open_splits
@@ -59,7 +61,7 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
         on_start: called with a line about what is done.
 
     Raises:
-        IngestError: if there is no such dataset.
+        IngestError: if there is no such dataset, or it is damaged.
         WeightsError: if there is no such folder of weights, or none in it that can be used.
         TrainingError: if there is too little to learn from.
     """
@@ -83,12 +85,13 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
             problem += f", and {weights} has none of a backbone"
         raise WeightsError("\n".join([f"{problem}. Give a folder of files: --weights DIR", *passed_over]))
     with open_splits(dataset, ["train"]) as folder:
-        images = backbones.read_images(
-            [f"{folder}/{shard.file}" for shard in split.shards],
-            description.options.task,
-            split.records,
-            (description.options.compress or "").upper(),
-        )
+        options = description.options
+        files = {f"{folder}/{shard.file}": filesystem.join(dataset, shard.file) for shard in split.shards}
+        try:
+            images = backbones.read_images(list(files), options.task, split.records, (options.compress or "").upper())
+        except Exception:  # TensorFlow's own, which don't say in which file
+            _check_shards(files, options.compress)
+            raise
         results: list[Probed] = []
         for candidate in candidates:
             on_start(f"{candidate.backbone} at {candidate.size[0]} pixels, {len(images.targets):,} images …")
@@ -101,6 +104,22 @@ def probe(dataset: str, weights: Path | None, on_start: Callable[[str], None] = 
         chosen = backbones.choose_cheapest(results, images)
     metric = backbones.METRICS[images.task]
     return Outcome(metric, len(images.targets), images.total, results, chosen, passed_over)
+
+
+def _check_shards(files: Mapping[str, str], compress: datasets.Compression | None) -> None:
+    """Reads shards, given with their names for messages.
+
+    Raises:
+        IngestError: if one is damaged.
+    """
+    for file, name in files.items():
+        try:
+            for record in shards.read_records(file, compress):
+                tfrecord.decode_example(record)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise IngestError(
+                f"{name} is not a TFRecord file of tf.train.Examples ({error}). Ingest its source into a new folder."
+            ) from error
 
 
 def draw_outcome(outcome: Outcome, path: Path) -> None:

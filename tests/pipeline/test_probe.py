@@ -201,6 +201,19 @@ def test_what_is_missing_or_can_not_be_written_is_said_before_the_work(
     assert message in shown
 
 
+@pytest.mark.parametrize("compress", ["gzip", None])
+def test_a_damaged_file_of_the_dataset_is_named(folder, offline, tmp_path, compress):
+    ingest(str(folder / "images"), str(tmp_path / "dataset"), compress=compress)
+    (file,) = (tmp_path / "dataset" / "train").iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    weights = ["--weights", folder / "weights", "--picture", tmp_path / "p.svg"]
+    status, message = probe(tmp_path / "dataset", *weights)
+    assert status == 2
+    assert f"train/{file.name} is not a TFRecord file of tf.train.Examples (" in message.replace("- ", "-")
+
+
 @pytest.mark.parametrize(
     ("stated", "taken"), [((160, 160), (160, 160)), ((16, 16), (224, 224)), ((9999, 64), (224, 224))]
 )
