@@ -1,9 +1,12 @@
 """Which backbone suits a dataset: probes those whose weights are at hand, draws the results, configures the choice."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -166,7 +169,7 @@ def check_configuration(config: Path) -> None:
 
 
 def configure(chosen: "Probed", config: Path) -> list[str]:
-    """Sets backbone, weights and image size in a configuration file; its comments stay.
+    """Sets backbone, weights and image size in a configuration file, or the one that a link leads to; comments stay.
 
     Returns:
         Keys that were removed: they named layers that the backbone does not have.
@@ -175,7 +178,7 @@ def configure(chosen: "Probed", config: Path) -> list[str]:
         ConfigError: see ``check_configuration``.
     """
     text, removed = _set_choice(config, *chosen.candidate)
-    filesystem.write_whole(str(config), text.encode())
+    filesystem.write_whole(str(config.resolve()), text.encode())
     return removed
 
 
@@ -183,18 +186,36 @@ def _set_choice(config: Path, backbone: str, weights: str, size: tuple[int, int]
     """Returns the text of a configuration with another backbone, and the keys that were removed from it."""
     previous = read_config(config)  # says what is wrong with it
     text = config.read_text(encoding="utf-8")
-    removed: list[str] = []
+    layers = set(load_names()[backbone])
+    removed = [key for key, names in _list_layers(previous).items() if not layers.issuperset(names)]
+    values = {("trainer", "backbone"): backbone, ("trainer", "weights"): weights, ("image", "size"): list(size)}
+    wanted = _change(load_yaml(text, Config), values, removed)
+    problem = f"{config}: the choice of a backbone can't be set in it"
     try:
-        for key, layers in _list_layers(previous).items():
-            if not set(layers) <= set(load_names()[backbone]):
-                text = remove_value(text, key.split("."))
-                removed.append(key)
-        values = {("trainer", "backbone"): backbone, ("trainer", "weights"): weights, ("image", "size"): list(size)}
+        for key in removed:
+            text = remove_value(text, key.split("."))
         text = replace_values(text, values)
-        parse_config(load_yaml(text, Config), (), str(config), config.parent)
-    except (ConfigError, yaml.YAMLError) as error:
-        raise ConfigError(f"{config}: the choice of a backbone can't be set in it: {error}") from error
+        content = load_yaml(text, Config)
+        parse_config(content, (), str(config), config.parent)
+    except yaml.YAMLError:
+        content = None  # the text was YAML
+    except ConfigError as error:
+        raise ConfigError(f"{problem}: {error}") from error
+    if content != wanted:
+        choice = ", ".join(f"{section}.{key}: {value}" for (section, key), value in values.items())
+        raise ConfigError(f"{problem}, as its YAML is written: set {choice} by hand")
     return text, removed
+
+
+def _change(content: dict[str, Any], values: Mapping[tuple[str, str], Any], removed: Sequence[str]) -> dict[str, Any]:
+    """Returns the content of a configuration with other values, without keys."""
+    changed = deepcopy(content)
+    for key in removed:
+        *path, last = key.split(".")
+        del reduce(getitem, path, changed)[last]
+    for (section, key), value in values.items():
+        changed[section] = {**(changed.get(section) or {}), key: value}
+    return changed
 
 
 def _list_layers(config: Config) -> dict[str, list[str]]:

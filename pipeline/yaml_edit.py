@@ -16,7 +16,9 @@ def replace_values(text: str, values: Mapping[tuple[str, str], Any]) -> str:
         values: by section and key. What isn't there yet is added, at the start of its section or at the end.
 
     Raises:
-        ConfigError: if the text is no YAML, or a section is written in braces and lacks the key.
+        ConfigError: if a section or a key is there twice, a section is written in braces and lacks the key, or there
+            are comments between the lines of a value.
+        yaml.YAMLError: if the text is no YAML, or would be none.
     """
     for (section, key), value in values.items():
         text = _replace_value(text, section, key, value)
@@ -30,8 +32,14 @@ def _replace_value(text: str, section: str, key: str, value: Any) -> str:
         return f"{text.rstrip()}\n\n{section}:\n  {key}: {new}\n"
     section_key, content = pair
     if (place := _find(content, key)) is not None:
-        _, old = place
-        return text[: old.start_mark.index] + new + text[old.end_mark.index :]
+        name, old = place
+        is_block = isinstance(old, yaml.CollectionNode) and not old.flow_style
+        start = text.index(":", name.end_mark.index) + 1 if is_block else old.start_mark.index
+        written = text[start : _find_end(old).index].rstrip()
+        if is_block and "#" in written:
+            raise ConfigError(f"{section}.{key} has comments between its lines. Write it as {key}: {new}")
+        space = " " if is_block or not written else ""
+        return text[:start] + space + new + text[start + len(written) :]
     if getattr(content, "flow_style", False):
         raise ConfigError(f"{section}: is written in braces. Write each key on a line of its own, or add {key}: {new}")
     is_empty = not isinstance(content, yaml.MappingNode)
@@ -50,7 +58,8 @@ def remove_value(text: str, path: Sequence[str]) -> str:
             goes, others have to stay.
 
     Raises:
-        ConfigError: if the text is no YAML.
+        ConfigError: if a key of the path is there twice.
+        yaml.YAMLError: if the text is no YAML.
     """
     node = _compose(text)
     for section in path[:-1]:
@@ -80,12 +89,12 @@ def _find_end(node: yaml.Node) -> yaml.Mark:
 
 
 def _compose(text: str) -> yaml.Node | None:
-    try:
-        return yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"it is not YAML: {error}") from error
+    return yaml.compose(text, yaml.SafeLoader)
 
 
 def _find(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-    return next(((name, value) for name, value in pairs if name.value == key), None)
+    matching = [(name, value) for name, value in pairs if name.value == key]
+    if len(matching) > 1:
+        raise ConfigError(f"{key}: is there {len(matching)} times, and the last one counts. Keep one of them")
+    return matching[0] if matching else None

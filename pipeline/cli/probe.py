@@ -49,7 +49,7 @@ def probe(
         if write is not None:
             if not write.is_file():
                 raise typer.BadParameter(f"there is no file {write}: imagepipe init writes one", param_hint="--write")
-            _check_writable(write, write.parent, "--write")  # a new file takes its place
+            _check_writable(write, write.resolve().parent, "--write")  # a new file takes its place
             check_configuration(write)
         with redirect_output(Path(os.devnull)) as terminal:
             outcome = probe_backbones(dataset, weights, lambda line: print(line, file=terminal))

@@ -300,6 +300,48 @@ def test_layers_of_another_backbone_are_removed_from_the_configuration(tuner, re
     assert left is None or config.read_text().endswith(left)
 
 
+@pytest.mark.parametrize(
+    ("old", "text", "message"),
+    [
+        ("  epochs: 3\n", "  backbone: xception\n  backbone: xception\n", "backbone: is there 2 times"),
+        ("  epochs: 3\n", "  epochs: 3\nimage: {size: [160, 160]}\n", "image: is there 2 times"),
+        ("[299, 299]  # as trained", "\n    - 299  # high\n    - 299", r"comments .* Write it as size: \[\d+, \d+\]"),
+        (CONFIG[CONFIG.index("image") :], "trainer: {weights: none}\n...\n", "written in braces"),
+        (CONFIG[CONFIG.index("image") :], "...\n", "as its YAML is written: set trainer.backbone: xception, trainer.w"),
+        ("  epochs: 3\n", "  <<: {unfreeze_after: mixed7}\n", "as its YAML is written"),
+    ],
+)
+def test_a_configuration_in_which_something_else_would_be_set_is_refused_and_stays(old, text, message, tmp_path):
+    config = tmp_path / "pipeline.yaml"
+    content = CONFIG.replace(old, text)
+    config.write_text(content)
+    choice = Probed(Candidate("xception", "imagenet", (160, 160)), 1, (0, 1), 1, 1, np.ones(1))
+    with pytest.raises(ConfigError, match=rf"pipeline\.yaml: the choice of a backbone can't be set in it.*{message}"):
+        configure(choice, config)
+    assert config.read_text() == content
+
+
+def test_the_file_that_a_link_leads_to_is_written(tmp_path):
+    real, link = tmp_path / "real.yaml", tmp_path / "pipeline.yaml"
+    real.write_text(CONFIG)
+    link.symlink_to(real)
+    configure(Probed(Candidate("xception", "imagenet", (160, 160)), 1, (0, 1), 1, 1, np.ones(1)), link)
+    assert link.is_symlink()
+    assert "xception" in real.read_text()
+
+
+def test_a_value_on_several_lines_is_replaced_and_the_comments_behind_it_stay():
+    values = {("image", "size"): [1, 2]}
+    rest = "  # width\n# the next\ntrainer:\n  epochs: 3\n# the end\n"
+    for block in ("image:\n  size:\n    - 299\n    - 299", "image:\n  size:\n  - 299\n  - 299"):
+        assert replace_values(f"{block}{rest}", values) == f"image:\n  size: [1, 2]{rest}"
+        assert replace_values(f"{block}\n# the end", values) == "image:\n  size: [1, 2]\n# the end"
+    weights = {("trainer", "weights"): "none"}
+    folded = "trainer:\n  weights: >-\n    imagenet\n  epochs: 3\n"
+    assert replace_values(folded, weights) == "trainer:\n  weights: none\n  epochs: 3\n"
+    assert replace_values("trainer:\n  weights:\n  epochs: 3\n", weights) == "trainer:\n  weights: none\n  epochs: 3\n"
+
+
 def test_a_value_is_removed_where_it_stands():
     text = "a: {b: 1, c: {d: 2}, e: 3}\nf:\n  g:  # none\n  h: 4\n"
     assert remove_value(text, ["a", "b"]) == text.replace("b: 1, ", "")

@@ -63,7 +63,7 @@ def test_the_variables_of_a_saved_model_have_a_time_limit_too(tmp_path, monkeypa
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
-    with pytest.raises(WeightsError, match="is damaged.* the reader of variables did not finish reading it in 1 s"):
+    with pytest.raises(WeightsError, match=r"is damaged.* the reader of variables did not finish reading it in 1 s"):
         check_readable(str(tmp_path), seconds=1)
 
 

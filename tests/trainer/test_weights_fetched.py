@@ -47,15 +47,15 @@ def test_the_folder_of_a_saved_model_is_fetched_whole(memory):  # noqa: F811
 
 
 def test_variables_behind_links_count(tmp_path):
-    saved, store = tmp_path / "saved", tmp_path / "store"
-    for folder in (saved, store):
+    saved, linked = tmp_path / "saved", tmp_path / "linked"
+    for folder in (saved, linked):
         folder.mkdir()
-    (saved / "variables").symlink_to(store)
-    (store / "variables.data-00000-of-00001").symlink_to(tmp_path / "values")
-    (store / "loop").symlink_to(store)
+    (saved / "variables").symlink_to(linked)
+    (linked / "variables.data-00000-of-00001").symlink_to(tmp_path / "values")
+    (linked / "loop").symlink_to(linked)
 
     def hash_values(index: str, values: str) -> str:
-        (store / "variables.index").write_text(index)
+        (linked / "variables.index").write_text(index)
         (tmp_path / "values").write_text(values)
         return hash_given("weights", str(saved))
 
