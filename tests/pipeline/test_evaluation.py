@@ -1,9 +1,15 @@
 import json
 
 import pytest
-from tensorflow_model_analysis.proto import config_pb2
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_model_analysis.evaluators.metrics_validator import validate_metrics
+from tensorflow_model_analysis.metrics.metric_types import MetricKey
+from tensorflow_model_analysis.proto import config_pb2, validation_result_pb2
 
+from components.evaluator.evaluation import MetricValue, Slice
 from components.evaluator.executor import drop_constant_metrics, override_thresholds
+from components.evaluator.gate_rules import DEMANDED, read_outcomes
 from imagepipe.base.features import Features
 from pipeline.config import EvaluationConfig
 from pipeline.eval_config import build_eval_config, list_slice_columns
@@ -102,3 +108,46 @@ def test_each_kind_of_slice_is_computed_once():
         ["camera", "label"],
     ]
     assert list_slice_columns(config, Features()) == [["camera"]]
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """Returns the outcomes of rules by TFMA's own validation, given the accuracy of each slice by one column."""
+
+    def judge(column, accuracies, rules):
+        config = EvaluationConfig.model_validate({"thresholds": {}, "rules": rules})
+        demanded = build_eval_config("classification", config, Features())
+        values = {(): 0.8} | {((column, value),): accuracy for value, accuracy in accuracies.items()}
+        merged, slices = validation_result_pb2.ValidationResult(), {}
+        for key, accuracy in values.items():
+            metric = MetricKey("accuracy")
+            merged.MergeFrom(validate_metrics((key, {metric: accuracy}), demanded))
+            columns = {name: str(value) for name, value in key}
+            slices[key] = Slice(columns, 9, {"accuracy": MetricValue(accuracy)}, None, {}, None)
+        with tf.io.TFRecordWriter(str(tmp_path / "validations.tfrecord")) as writer:
+            writer.write(merged.SerializeToString())
+        (tmp_path / DEMANDED).write_text(json_format.MessageToJson(demanded))
+        return [(r.slice, r.value, r.verdict) for r in read_outcomes(str(tmp_path), slices) if r.slice]
+
+    return judge
+
+
+@pytest.mark.parametrize("column", ["label", "camera"])
+@pytest.mark.parametrize("values", [("7", "007"), ("007", "7"), ("1.0", "1.00"), ("1.00", "1.0"), ("7", "\uff17")])
+def test_a_rule_judges_the_slice_that_it_names_and_none_whose_text_is_the_same_number(judge, column, values):
+    rules = [{"metric": "accuracy", "slice": {column: value}, "min": 0.9} for value in values]
+    good, bad = values
+    assert judge(column, {good: 0.95, bad: 0.5}, rules) == [
+        ({column: good}, 0.95, "passed"),
+        ({column: bad}, 0.5, "refused"),
+    ]
+    assert judge(column, {good: 0.95}, rules[1:]) == [({column: bad}, None, "refused")]
+
+
+def test_a_rule_names_a_number_in_any_way_of_writing_it(judge):
+    rules = [{"metric": "accuracy", "slice": {"year": text}, "min": 0.9} for text in ("2020", "02020", "1.50")]
+    assert judge("year", {2020: 0.95, 1.5: 0.5}, rules) == [
+        ({"year": "2020"}, 0.95, "passed"),
+        ({"year": "02020"}, 0.95, "passed"),
+        ({"year": "1.50"}, 0.5, "refused"),
+    ]
