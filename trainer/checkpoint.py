@@ -167,6 +167,18 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
     return State(stored_identity, progress, arrays)
 
 
+def read_kept(folder: Path) -> list[str] | None:
+    """Returns the names of the outputs that the training of a state keeps, see ``trainer.frozen``; None if there is none.
+
+    A damaged state counts as none here; ``load_state`` reports it.
+    """
+    try:
+        with np.load(folder / STATE, allow_pickle=False) as stored:
+            return list(json.loads(str(stored["identity"]))["kept"])
+    except Exception:  # as many kinds as in load_state
+        return None
+
+
 def check_shapes(arrays: Arrays, variables: Mapping[str, Sequence[keras.Variable | np.ndarray]]) -> None:
     """Checks that all groups of arrays can be assigned to the variables of the same names, before any of them is.
 
