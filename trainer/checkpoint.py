@@ -168,7 +168,7 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
 
 
 def read_kept(folder: Path) -> list[str] | None:
-    """Returns the names of the outputs that the training of a state keeps, see ``trainer.frozen``; None if there is none.
+    """Returns the names of the outputs that a state's training keeps, see ``trainer.frozen``; None without a state.
 
     A damaged state counts as none here; ``load_state`` reports it.
     """
