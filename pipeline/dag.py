@@ -32,7 +32,7 @@ from pipeline.config import MACHINE_SECTIONS, Config
 from pipeline.demands import list_demands
 from pipeline.eval_config import build_eval_config, list_slice_columns
 from pipeline.source import SPLITS, Source
-from trainer.config import NO_WEIGHTS
+from trainer.config import EXPORT_SETTINGS, NO_WEIGHTS
 
 NEVER_CACHED = ("Pusher",)
 """Nodes that have to run each time."""
@@ -179,11 +179,16 @@ def create_pipeline(
         "state_dir": state_dir,
     }
 
-    # If a space is given, the best settings in it; they override those of the configuration.
+    # If a space is given, the best settings in it; they override those of the configuration. A search takes hours: its
+    # cache key has no settings that no trial depends on.
     tuner = config.tuner and Tuner(
         tuner_fn="trainer.tuner_fn.tuner_fn",
-        custom_config=training_config | {"tuner": config.tuner.model_dump(mode="json")},
-        **training,
+        custom_config=training_config
+        | {
+            "trainer": config.trainer.model_dump(mode="json", exclude=EXPORT_SETTINGS | {"refit", "epochs"}),
+            "tuner": config.tuner.model_dump(mode="json"),
+        },
+        **training | {"epochs": config.tuner.epochs or training["epochs"]},
     )
 
     # The network, and the graph that will serve it, optimized for serving.

@@ -13,6 +13,7 @@ from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import path_utils
 
+from components.evaluator.evaluation import Evaluation
 from components.evaluator.evaluation_reader import read_evaluation
 from components.pusher.executor import OUTCOME, VERSION
 from imagepipe.base import filesystem
@@ -156,9 +157,19 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
         page = Path(file).read_bytes()
     # The run's folder is written outside of _read: its errors are not the artifacts', which must not be deleted then.
     (run_dir / "curves.png").write_bytes(curves)
-    if evaluation.confusion:
-        run_metrics.draw_confusion_matrix(evaluation.confusion, labels, str(run_dir / "confusion_matrix.png"))
     (run_dir / PAGE).write_bytes(page)
+    if evaluation.confusion:
+        _draw_confusion_matrix(evaluation, labels, run_dir / "confusion_matrix.png")
+
+
+def _draw_confusion_matrix(evaluation: Evaluation, labels: list[str], path: Path) -> None:
+    """Draws it, or logs why not: the model is live by now, and the next run would fail likewise."""
+    try:
+        run_metrics.draw_confusion_matrix(evaluation.confusion, labels, str(path))
+    except OSError:
+        raise
+    except Exception:  # of the fonts, of their rasters, of memory: matplotlib has many kinds
+        logging.exception("the confusion matrix can't be drawn")
 
 
 @contextmanager

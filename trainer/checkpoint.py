@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 from imagepipe.base import filesystem
 from imagepipe.base.code_closure import hash_code
 from imagepipe.base.full_disk import measure_full_disk
-from trainer.config import FnArgs, list_given
+from trainer.config import EXPORT_SETTINGS, FnArgs, list_given
 from trainer.given import hash_given
 
 STATE = "state.npz"
@@ -73,9 +73,10 @@ def make_state_folder(fn_args: FnArgs, module: str) -> Path:
     """Returns the state folder of this very training or search, and removes those that nothing continues.
 
     It is ``<state_dir>/<data>/<training>``. The first is named by data and preprocessing, and has the pixels: trainings
-    with other settings use them again. The second is named by everything, and has the state. There is at most one of
-    each: folders of other data, and of other trainings on this data, are removed. Nobody else may use ``state_dir``
-    meanwhile. The names change with the code and the packages that read the data or train, too.
+    with other settings use them again. The second is named by everything that the weights depend on, and has the state:
+    after an export that was refused, the training need not be done again. There is at most one of each: folders of
+    other data, and of other trainings on this data, are removed. Nobody else may use ``state_dir`` meanwhile. The names
+    change with the code and the packages that read the data or train, too.
 
     Args:
         fn_args: the data and the configuration.
@@ -87,7 +88,9 @@ def make_state_folder(fn_args: FnArgs, module: str) -> Path:
     described = [(path, filesystem.size(path), filesystem.modified(path)) for path in (*files, *graph)]
     data = _hash([hash_code(["trainer.data"]), described, custom["task"], custom["features"], custom["image_size"]])
     given = [hash_given(key, name) for key, name in list_given(custom["trainer"])]
-    training = _hash([data, hash_code([module]), given, fn_args.hyperparameters, custom])
+    trainer = {key: value for key, value in custom["trainer"].items() if key not in EXPORT_SETTINGS}
+    settings = {key: value for key, value in custom.items() if key != "serving"} | {"trainer": trainer}
+    training = _hash([data, hash_code([module]), given, fn_args.hyperparameters, settings])
     folder = Path(custom["state_dir"]) / data / training
     folder.mkdir(parents=True, exist_ok=True)
     for kept in (folder, folder.parent):
@@ -162,6 +165,18 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
         changes = (f"{key} was {stored_identity.get(key)} and is {identity[key]}" for key in different)
         raise StateError(f"it is of another training: {', '.join(changes)}")
     return State(stored_identity, progress, arrays)
+
+
+def read_kept(folder: Path) -> list[str] | None:
+    """Returns the names of the outputs that a state's training keeps, see ``trainer.frozen``; None without a state.
+
+    A damaged state counts as none here; ``load_state`` reports it.
+    """
+    try:
+        with np.load(folder / STATE, allow_pickle=False) as stored:
+            return list(json.loads(str(stored["identity"]))["kept"])
+    except Exception:  # as many kinds as in load_state
+        return None
 
 
 def check_shapes(arrays: Arrays, variables: Mapping[str, Sequence[keras.Variable | np.ndarray]]) -> None:

@@ -258,6 +258,10 @@ class TrainerConfig(BaseModel):
         return distribution
 
 
+EXPORT_SETTINGS = {"calibration", "label_thresholds"}
+"""Keys of a ``TrainerConfig`` that only the export reads: the weights don't depend on them."""
+
+
 class UnknownConfig(BaseModel):
     """Which images get no label."""
 

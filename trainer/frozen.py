@@ -21,6 +21,7 @@ import tensorflow as tf
 from imagepipe.base.features import IMAGE
 from imagepipe.base.full_disk import is_full_disk, measure_full_disk
 from trainer.augmentation import augment_batches
+from trainer.checkpoint import read_kept
 from trainer.config import MAX_VIEWS, TrainerConfig
 from trainer.inputs import ArrayFile, LoadedSplit, make_batches
 from trainer.steps import format_duration
@@ -47,15 +48,21 @@ def count_views(config: TrainerConfig) -> int:
 def choose_kept(outputs: dict[str, tuple[keras.KerasTensor, int]], folder: Path) -> list[str]:
     """Chooses those outputs that fit into half of the room on a disk, and tells how much they take.
 
+    A training that has a state keeps what it has kept so far, whatever room there is by now: the weights depend on it.
+
     Args:
         outputs: by name, those that matter most first, each with the number of views of all images.
-        folder: where they will be kept; those that are there already count as room, also those of a refit below.
+        folder: where they will be kept, with the state; those that are there already count as room, also those of a
+            refit below, and are kept if they are whole.
     """
+    if (names := read_kept(folder)) is not None:
+        return [name for name in outputs if name in names]
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.rglob(f"*{_SUFFIX}"))
     room, kept, total = free // 2, dict[str, int](), 0
     for name, (output, rows) in outputs.items():
         size = rows * _HALF.itemsize * math.prod(output.shape[1:])
-        if total + size > room:
+        stored = sum(path.stat().st_size for path in folder.glob(f"*.{name}{_SUFFIX}"))
+        if total + size > room and stored < size:
             _log.warning(
                 "%s %.0f MB, and half of the room in %s is %.0f MB: they are computed in each epoch. Make room, or set "
                 "trainer.views to less",

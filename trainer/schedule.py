@@ -33,7 +33,7 @@ from trainer.checkpoint import (
     load_state,
     save_state,
 )
-from trainer.config import NO_WEIGHTS, TrainerConfig
+from trainer.config import EXPORT_SETTINGS, NO_WEIGHTS, TrainerConfig
 from trainer.devices import divide_epoch
 from trainer.inputs import LoadedSplit, make_batches, read_batches, shuffle_epochs
 from trainer.network import Network, set_batch_norm_momentum
@@ -117,7 +117,7 @@ def run_schedule(
         "examples": [train.count, validation.count],
         "kept": kept,
         "chosen": chosen and chosen._asdict(),
-        "configuration": config.model_dump(mode="json"),
+        "configuration": config.model_dump(mode="json", exclude=EXPORT_SETTINGS),
     }
 
     def run_phases(state: State | None) -> History:

@@ -6,16 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trainer.config import AugmentationConfig, TrainerConfig, override_settings
+from trainer.config import EXPORT_SETTINGS, AugmentationConfig, TrainerConfig, override_settings
 
 # The image size depends on the backbone, and the strategy is created once. Another loss, its smoothing or a lucky seed
 # would improve the objective and not the model; and loss and smoothing are part of the task, which is made once for all
-# trials. The others have no two plain values to choose from.
-_FIXED = {"backbone", "weights", "distribution", "loss", "label_smoothing", "seed", "epochs"}
-_NOT_SCALAR = {"augmentation", "class_weights", "label_thresholds"}
+# trials, as are the images that they are judged on. A refit and the export come after all trials, so that chance would
+# choose. The others have no two plain values to choose from.
+_FIXED = {"backbone", "weights", "distribution", "loss", "label_smoothing", "seed", "epochs", "validation", "refit"}
+_NOT_SCALAR = {"augmentation", "class_weights"}
 
 SEARCHABLE = (
-    *(key for key in TrainerConfig.model_fields if key not in _FIXED | _NOT_SCALAR),
+    *(key for key in TrainerConfig.model_fields if key not in _FIXED | _NOT_SCALAR | EXPORT_SETTINGS),
     *(f"augmentation.{key}" for key in AugmentationConfig.model_fields),
 )
 """Dotted keys of the ``trainer`` section that a search space may contain."""

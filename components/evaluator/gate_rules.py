@@ -42,8 +42,7 @@ def read_outcomes(folder: str, slices: Mapping[SliceKey, Slice]) -> Iterator[Rul
         name = options.get("name", "")
         for per_slice in metric.per_slice_thresholds:
             for spec in per_slice.slicing_specs:
-                is_applicable = slicer_lib.SingleSliceSpec(spec=spec).is_slice_applicable
-                slice_key = next((key for key in slices if is_applicable(key)), None)
+                slice_key = next((key for key in slices if _is_about(spec, key)), None)
                 for field in ("value_threshold", "change_threshold"):
                     if not per_slice.threshold.HasField(field):
                         continue
@@ -64,6 +63,15 @@ def read_outcomes(folder: str, slices: Mapping[SliceKey, Slice]) -> Iterator[Rul
                         verdict = "passed"
                     demand = _parse_threshold(name, threshold)
                     yield _judge(demand, dict(spec.feature_values), part, verdict, is_constant)
+
+
+def _is_about(spec: config_pb2.SlicingSpec, key: SliceKey) -> bool:
+    """Returns whether a rule is about a slice: numbers compare as TFMA compares them, texts exactly.
+
+    To TFMA, texts that are numbers are numbers: class 7 is class 007, and camera 1.0 is camera 1.00.
+    """
+    is_applicable = slicer_lib.SingleSliceSpec(spec=spec).is_slice_applicable(key)
+    return is_applicable and all(spec.feature_values[c] == value for c, value in key if isinstance(value, str))
 
 
 def _read_demanded_metrics(folder: str) -> list[config_pb2.MetricConfig]:

@@ -11,6 +11,9 @@ from components.evaluator.metric_names import EXAMPLE_COUNT
 from imagepipe.base import filesystem
 from pipeline.runs.summary import Metrics
 
+_MAX_COUNTED, _MAX_NAMED = 30, 150  # classes whose counts, or names, are legible
+_MAX_CELLS = 1000  # rows or columns of a picture; a class is then two or three pixels wide
+
 
 def collect_candidate_metrics(part: Slice) -> Metrics:
     """Returns the candidate's metrics on some images, and the number of images."""
@@ -47,26 +50,33 @@ def read_best_hyperparameters(folder: str) -> dict[str, Any]:
 
 
 def draw_confusion_matrix(confusion: dict[tuple[int, int], int], labels: list[str], path: str) -> None:
-    """Draws the confusion matrix as PNG: one row per actual class, one column per predicted one, shaded by share."""
+    """Draws the confusion matrix as PNG: one row per actual class, one column per predicted one, shaded by share.
+
+    Of many classes, neighbours share a row and a column, and the axes have numbers in place of names.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     rows = [*labels, *(["(unknown)"] if any(actual < 0 for actual, _ in confusion) else [])]
-    counts = np.zeros((len(rows), len(labels)))
+    width = -(-len(rows) // _MAX_CELLS)  # classes per row
+    counts = np.zeros((-(-len(rows) // width), -(-len(labels) // width)))
     for (actual, predicted), number in confusion.items():
-        counts[actual, predicted] = number
+        counts[actual % len(rows) // width, predicted // width] += number
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     side = min(4 + 0.4 * len(labels), 24)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(rows)), rows)
+    bottom, right = (size * width - 0.5 for size in counts.shape)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, extent=(-0.5, right, bottom, -0.5))
+    if len(labels) <= _MAX_NAMED:
+        # Between two $, matplotlib reads a formula.
+        axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(rows)), rows, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    if len(labels) <= 30:  # more would not be legible
+    if len(labels) <= _MAX_COUNTED:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"

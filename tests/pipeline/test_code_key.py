@@ -113,6 +113,33 @@ def test_decisions_are_in_data_checks_key_and_in_no_other(tmp_path):
     assert decide(None) == none
 
 
+@pytest.mark.parametrize(
+    ("changed", "tuner", "is_searched_again"),
+    [
+        ({"calibration": "none"}, {}, False),
+        ({"label_thresholds": {"rain": 0.3}}, {}, False),
+        ({"refit": True}, {}, False),
+        ({"epochs": 7}, {"epochs": 3}, False),
+        ({"epochs": 7}, {}, True),
+        ({"batch_size": 7}, {}, True),
+        ({"validation": 0.2}, {}, True),
+        ({"augmentation": {"rotation": 3}}, {}, True),
+    ],
+    ids=str,
+)
+def test_a_search_runs_again_for_what_its_trials_depend_on_alone(changed, tuner, is_searched_again):
+    def list_properties(trainer: dict) -> dict[str, dict]:
+        space = {"learning_rate": {"min": 1e-4, "max": 1e-2}}
+        config = Config(
+            name="keys", task="multilabel", data={"path": "/data"}, trainer=trainer, tuner={"space": space} | tuner
+        )
+        return {component.id: dict(component.exec_properties) for component in build(config)}
+
+    one, other = list_properties({}), list_properties(changed)
+    assert one["Trainer"] != other["Trainer"]
+    assert (one["Tuner"] != other["Tuner"]) == is_searched_again
+
+
 def build(config: Config):
     source = Source("/data", {split: f"{split}/*" for split in ("train", "eval")})
     return create_pipeline(config, source, "/artifacts", "/state", config.make_deployment("/serving"), []).components

@@ -65,6 +65,18 @@ def test_what_the_nodes_wrote_for_people_is_copied_into_the_folder_of_the_run(co
     assert (folder / "confusion_matrix.png").stat().st_size > 0
 
 
+def test_a_picture_that_can_not_be_drawn_fails_no_run_whose_model_is_live(collect, monkeypatch, caplog):
+    folder, run = collect
+
+    def fail(*_):
+        raise RuntimeError("raster overflow")
+
+    monkeypatch.setattr(execution.run_metrics, "draw_confusion_matrix", fail)
+    run()
+    assert (folder / PAGE).read_text() == "page"
+    assert "the confusion matrix can't be drawn" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["curves.png", "confusion_matrix.png", PAGE])
 def test_a_run_folder_that_can_not_be_written_is_never_blamed_on_an_artifact(collect, name):
     """Whoever obeyed would delete a model that is whole, and train it anew."""

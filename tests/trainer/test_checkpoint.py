@@ -146,19 +146,20 @@ def test_arrays_that_do_not_fit_are_refused(changed, reason):
 
 @pytest.fixture
 def make_arguments(tmp_path):
-    """Returns a function that makes TFX's arguments, with a learning rate."""
+    """Returns a function that makes TFX's arguments, with a learning rate and other settings."""
     for name in ("train.gz", "eval.gz", "graph/saved_model.pb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"one")
 
-    def make(learning_rate: float = 0.1) -> SimpleNamespace:
+    def make(learning_rate: float = 0.1, serving: dict | None = None, **trainer) -> SimpleNamespace:
         custom = {"task": "regression", "features": {}, "image_size": [8, 8], "state_dir": str(tmp_path / "states")}
         return SimpleNamespace(
             train_files=[str(tmp_path / "train*")],
             eval_files=[str(tmp_path / "eval*")],
             transform_graph_path=str(tmp_path / "graph"),
             hyperparameters=None,
-            custom_config=custom | {"trainer": {"learning_rate": learning_rate}},
+            custom_config=custom
+            | {"trainer": {"learning_rate": learning_rate} | trainer, "serving": serving or {"precision": "int8"}},
         )
 
     return make
@@ -187,6 +188,20 @@ def test_another_configuration_uses_the_pixels_again_and_the_state_that_nothing_
     assert second != first
     assert (second.parent / "train.pixels").read_bytes() == b"pixels"
     assert list_folders(tmp_path / "states") == {second, second.parent}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"serving": {"precision": "auto"}}, {"calibration": "none"}, {"label_thresholds": {"rain": 0.3}}],
+    ids=lambda changed: "".join(changed),
+)
+def test_what_only_the_export_reads_costs_no_state(make_arguments, changed):
+    """So that whoever follows a refusal's advice after hours of training need not train again."""
+    first = make_state_folder(make_arguments(), "trainer.run_fn")
+    (first / STATE).write_bytes(b"state")
+    assert make_state_folder(make_arguments(**changed), "trainer.run_fn") == first
+    assert (first / STATE).exists()
+    assert make_state_folder(make_arguments(0.2, **changed), "trainer.run_fn") != first
 
 
 @pytest.mark.parametrize("name", ["train.gz", "eval.gz", "graph/saved_model.pb"])

@@ -74,6 +74,10 @@ def test_what_does_not_fit_into_half_of_the_room_is_not_kept_and_the_log_says_so
     assert "the outputs of boundary for 100 views would take 0 MB" in caplog.text
     (tmp_path / "train.boundary.kept").write_bytes(bytes(60_000))
     assert choose_kept(outputs, tmp_path) == ["features", "boundary"]
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    assert choose_kept(outputs, tmp_path) == ["features", "boundary"], "what is there costs no room"
+    (tmp_path / "train.boundary.kept").write_bytes(bytes(50_000))
+    assert choose_kept(outputs, tmp_path) == ["features"], "what is there in part does"
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,30 @@ def test_what_was_trained_in_bfloat16_and_once_more_on_all_images_is_exported_in
     assert model.dtype_policy.name == keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.parametrize("refit", [False, True])
+def test_after_an_export_that_was_refused_only_the_export_is_done_again(
+    arguments, tmp_path, monkeypatch, caplog, refit
+):
+    def refuse(*_):
+        raise TrainingError("serving.precision: bfloat16 is refused. Try auto")
+
+    options = {"epochs": 2, "validation": 0.5, "refit": refit}
+    given = arguments(tmp_path, **options)
+    given["custom_config"]["serving"] = {"engine": "auto", "precision": "bfloat16"}
+    monkeypatch.setattr("trainer.run_fn.choose_forms", refuse)
+    with pytest.raises(TrainingError, match="bfloat16 is refused"):
+        run_fn(SimpleNamespace(**given))
+    monkeypatch.undo()
+    caplog.clear()
+    run_fn(SimpleNamespace(**arguments(tmp_path, **options, calibration="none")))
+    assert caplog.text.count("the training had ended, after 2 epochs") == 1 + refit
+    assert "epoch 1 of" not in caplog.text
+    assert len(history_of(tmp_path)) == 2
+    config = json.loads((tmp_path / "model" / "training" / "config.json").read_text())
+    assert (config["serving"], config["trainer"]["calibration"]) == ({}, "none")
+    assert not list((tmp_path / "state").iterdir())
+
+
 def test_a_backbone_of_ones_own_is_fine_tuned_exported_and_served(arguments, analyzed, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     options = {"backbone": "vision_transformer:build", "weights": str(tmp_path / "base.weights.h5")}

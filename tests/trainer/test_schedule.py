@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -199,6 +200,9 @@ def test_a_training_that_has_ended_is_restored_without_computing_anything_again(
     network, history = train(split, config, tmp_path / "state")
     remove_kept(tmp_path / "state")
     monkeypatch.setattr(transfer, "keep_what_fits", lambda *arguments: pytest.fail("computed again"))
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    # Settings that only the export reads may have changed, as after an export that was refused.
+    config = config.model_copy(update={"calibration": "none", "label_thresholds": {"a": 0.3}})
     restored, same = train(split, config, tmp_path / "state")
     assert same == history
     for one, other in zip(network.model.get_weights(), restored.model.get_weights(), strict=True):
@@ -247,6 +251,30 @@ def test_a_training_killed_in_its_third_epoch_resumes_there_and_ends_with_the_ve
     resumed, history = train(split, config, tmp_path / "killed")
     assert history[:2] == saved
     assert_same((resumed, history), (undisturbed, expected))
+
+
+@pytest.mark.parametrize(
+    ("room", "room_later", "epoch"),
+    [(10**9, 1, 2), (10**9, 1, 4), (1, 10**9, 4)],
+    ids=["filled in the head's phase", "filled later", "more room, as advised"],
+)
+def test_a_training_continues_whatever_room_the_disk_has_by_then(
+    split, tmp_path, monkeypatch, caplog, room, room_later, epoch
+):
+    def kill(row):
+        if row["epoch"] == epoch:
+            raise Killed
+
+    config, folder = TrainerConfig(**GIVEN), tmp_path / "state"
+    folder.mkdir()
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
+    with pytest.raises(Killed):
+        run_schedule(make_network(config), TASK, split, split, config, folder, ONE_DEVICE, on_epoch=kill)
+    saved = read_progress(folder).history
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=room_later))
+    _, history = train(split, config, folder)
+    assert (len(saved), len(history), history[: epoch - 1]) == (epoch - 1, 5, saved)
+    assert "starts over" not in caplog.text
 
 
 TIMINGS = ("images_per_second", "input_wait")
