@@ -1,8 +1,9 @@
 """Folders of models: TensorFlow Serving's layout, a folder per model and in it one per version, by number.
 
-Who is given a folder of versions takes the newest: commands by ``find_model``, a server's start by ``find_servable``,
-which passes over copies under way. Servers and shadows follow it by ``list_servable_folders``; ``list_version_folders``
-is all that there is.
+A version is complete if it has a graph, which comes last: what lacks one is being copied, or its copy was killed, and
+is passed over. Who is given a folder of versions takes the newest complete one, by ``find_model``; servers and shadows
+follow it by ``list_servable_folders``, and ``storage.list_complete_versions`` does the same on any file system.
+``list_version_folders`` is all that there is.
 """
 
 import json
@@ -43,8 +44,8 @@ def find_model(path: Path) -> Path:
     """Finds the SavedModel that a path stands for.
 
     Args:
-        path: a SavedModel, a folder of versions (its newest is meant) or the folder of a run (its model is meant,
-            blessed or not).
+        path: a SavedModel, a folder of versions (its newest complete one is meant) or the folder of a run (its model is
+            meant, blessed or not).
 
     Returns:
         The SavedModel's folder.
@@ -54,7 +55,7 @@ def find_model(path: Path) -> Path:
     """
     if (path / GRAPH).is_file():
         return path
-    if versions := list_version_folders(path):
+    if versions := list_servable_folders(path) or list_version_folders(path):
         return find_model(versions[-1])
     if (path / SUMMARY).is_file():
         model = read_run(path).get("model_dir")
@@ -82,16 +83,6 @@ def list_servable_folders(path: Path, log: logging.Logger | None = None) -> list
             _passed_over.add(empty)
             log.warning("%s has no graph yet, and is passed over until it has", empty)
     return servable
-
-
-def find_servable(path: Path) -> Path:
-    """Finds the SavedModel that a server tries first: of versions the newest that has a graph, see ``find_model``.
-
-    Raises:
-        ModelError: if there is none.
-    """
-    versions = list_servable_folders(path)
-    return versions[-1] if versions else find_model(path)
 
 
 def describe_files(folder: Path) -> object:
