@@ -1,6 +1,7 @@
 """Models on any file system: new versions are written whole, models on object stores are fetched to this machine."""
 
 import atexit
+import contextlib
 import shutil
 import tempfile
 import time
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.openvino_form import FOLDER, FORM
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
@@ -96,7 +97,8 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key:
         key: file with the private key that signs the version before it can be seen; None for no signature.
 
     Returns:
-        The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later. If the
+        The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later; on this
+        machine the next one that no other process is writing, or has written meanwhile. If the
         newest complete version is this very model already, and signed if it has to be, nothing is copied, and that
         version is returned.
 
@@ -109,18 +111,35 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key:
         newest = next(reversed(list_complete_versions(folder, inner)), None)
         if newest and is_deployed(model, _join(folder, newest, inner.format(version=newest)), key):
             return newest
-        version = str(max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0))
+        number = max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0)
         if filesystem.is_uri(folder):
+            version = str(number)
             _copy_signed(model, _join(folder, version, inner.format(version=version)), key)
         else:
+            version = _reserve_version(Path(folder), number)
             partial = f"{folder}/{filesystem.PARTIAL}{version}"
-            Path(partial).mkdir(parents=True, exist_ok=True)
             with hold_folder(Path(partial)):
                 _copy_signed(model, _join(partial, inner.format(version=version)), key)
             filesystem.rename(partial, f"{folder}/{version}")
     except OSError as error:
         raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
     return version
+
+
+def _reserve_version(folder: Path, number: int) -> str:
+    """Makes the folder that a version is written in, which nobody else has; returns the version, ``number`` or later.
+
+    Leftovers of a copy that was killed keep their number until `imagepipe clean`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        partial = folder / f"{filesystem.PARTIAL}{number}"
+        with contextlib.suppress(FileExistsError):
+            partial.mkdir()
+            if not (folder / str(number)).exists():  # nobody else can make it from now on
+                return str(number)
+            partial.rmdir()
+        number += 1
 
 
 def move_model(model: str, target: str) -> None:
@@ -130,15 +149,23 @@ def move_model(model: str, target: str) -> None:
 
     Args:
         model: the SavedModel's folder.
-        target: its new folder; a model that is there already is replaced.
+        target: its new folder. On this machine it may not exist: what is there may have been moved by another process.
+
+    Raises:
+        DeployError: if it can't be moved, as another process has moved it.
     """
-    if not filesystem.is_uri(model):
-        filesystem.delete_folder(target)
-        filesystem.rename(model, target)
-        return
-    _copy(model, target)
-    filesystem.delete(f"{model}/{GRAPH}")
-    filesystem.delete_folder(model)
+    try:
+        if not filesystem.is_uri(model):
+            filesystem.rename(model, target)
+            return
+        _copy(model, target)
+        filesystem.delete(f"{model}/{GRAPH}")
+        filesystem.delete_folder(model)
+    except OSError as error:
+        raise DeployError(
+            f"{model} can't be moved to {target}: {error.strerror or error}. Another process may have moved it: "
+            "`imagepipe status` shows what is where"
+        ) from error
 
 
 def _join(*parts: str) -> str:
