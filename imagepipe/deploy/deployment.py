@@ -21,7 +21,7 @@ class Version:
         state: ``ready``, or what it is doing or why it isn't ready, in the target's words.
         rolled_back: whether it was taken out of service by a rollback, or by giving all requests to an older version.
         in_shadow: whether it is newer than the live version, and kept from callers until it is deployed again.
-        passed_over: whether nobody takes it for a model that is or was live: its copy has not come to an end.
+        passed_over: whether it was never live: a newer version is since it was in shadow, or its copy is incomplete.
     """
 
     version: str

@@ -59,7 +59,8 @@ def status(config: DeployConfig) -> list[Version]:
     for version in in_shadow:
         is_newer = live is None or int(version) > int(live)
         state = "in shadow" if is_newer else "was in shadow"
-        versions.append(Version(version, f"{shadow}/{version}", 0, state, in_shadow=is_newer))
+        uri = f"{shadow}/{version}"
+        versions.append(Version(version, uri, 0, state, in_shadow=is_newer, passed_over=not is_newer))
     for folder, names in ((path, complete), (shadow, in_shadow)):
         copies = [version for version in storage.list_versions(folder) if version not in names]
         versions += [Version(v, f"{folder}/{v}", 0, "incomplete", passed_over=True) for v in copies]

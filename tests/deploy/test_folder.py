@@ -19,6 +19,7 @@ from imagepipe.deploy.pushing import push_model
 from imagepipe.deploy.saved_model import read_labels
 from imagepipe.serving.engine import ServedModel
 from pipeline.cli import app
+from pipeline.cli.deployments import _find_rivals
 from tests.deploy.test_signing import write_keys
 from tests.serving.conftest import look_twice, save_brightness
 
@@ -285,6 +286,17 @@ def test_a_copy_under_way_is_neither_live_nor_champion_and_a_rollback_leaves_it_
     with pytest.raises(DeployError, match="has only version 100: there is nothing to go back to"):
         folder.rollback(config)
     filesystem.delete_folder(root)
+
+
+def test_a_version_that_was_never_live_is_compared_with_nothing(tmp_path):
+    for version in ("100", "shadow/150", "200"):
+        for file in ("fingerprint.pb", "saved_model.pb"):
+            filesystem.write_whole(f"{tmp_path}/{version}/{file}", version.encode())
+    config = DeployConfig(name="digits", path=str(tmp_path))
+    newest, other = _find_rivals(folder.status(config), is_tried=False)
+    assert (newest.version, other.version) == ("200", "100")
+    assert [uri for uri, _ in list_models(config)] == [f"{tmp_path}/200", f"{tmp_path}/100"]
+    assert folder.rollback(config) == Version("100", other.uri, 100)
 
 
 def test_what_can_not_be_written_is_reported(models, tmp_path):
