@@ -31,6 +31,11 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS and int(name) <= _MAX_VERSION
 
 
+def is_same_version(one: str, other: str) -> bool:
+    """Returns whether two names are the same version's number: a folder may be called 007."""
+    return is_version(one) and is_version(other) and int(one) == int(other)
+
+
 def list_version_folders(serving_dir: str | Path) -> list[Path]:
     """Returns the version folders of a model, oldest first; none if ``serving_dir`` doesn't exist."""
     root = Path(serving_dir)
@@ -109,7 +114,7 @@ def find_shadow_folder(path: Path, version: str) -> Path | None:
     if version == NEWEST:  # what is older than the live one has been passed over
         wanted = [folder for folder in shadows if live is None or int(folder.name) > int(live.name)]
     else:
-        wanted = [folder for folder in (*others, *shadows) if folder.name == version]
+        wanted = [folder for folder in (*others, *shadows) if is_same_version(folder.name, version)]
     return wanted[-1] if wanted else None
 
 
@@ -124,7 +129,7 @@ def check_shadow(path: Path, version: str) -> None:
         raise ModelError(f"{path} is no folder of versions (serving/NAME), which --shadow needs")
     if version == NEWEST or find_shadow_folder(path, version):
         return
-    if version == folders[-1].name:
+    if is_same_version(version, folders[-1].name):
         raise ModelError(
             f"{path}: version {version} is live. `imagepipe deploy MODEL --traffic 0` puts one in shadow instead"
         )
