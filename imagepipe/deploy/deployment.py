@@ -21,6 +21,7 @@ class Version:
         state: ``ready``, or what it is doing or why it isn't ready, in the target's words.
         rolled_back: whether it was taken out of service by a rollback, or by giving all requests to an older version.
         in_shadow: whether it is newer than the live version, and kept from callers until it is deployed again.
+        passed_over: whether it was never live: a newer version is since it was in shadow, or its copy is incomplete.
     """
 
     version: str
@@ -29,6 +30,7 @@ class Version:
     state: str = "ready"
     rolled_back: bool = False
     in_shadow: bool = False
+    passed_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ def rank_by_traffic(version: Version) -> tuple[int, int]:
 def sort_by_traffic(versions: list[Version]) -> list[Version]:
     """Returns the versions in the order of ``rank_by_traffic``.
 
-    Those that were rolled back, or are in shadow, are left out: nothing is compared with them.
+    Those that were rolled back, are in shadow or were passed over are left out: nothing is compared with them.
     """
-    kept = [version for version in versions if version.traffic or not (version.rolled_back or version.in_shadow)]
+    kept = [v for v in versions if v.traffic or not (v.rolled_back or v.in_shadow or v.passed_over)]
     return sorted(kept, key=rank_by_traffic)
 
 

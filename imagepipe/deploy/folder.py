@@ -25,7 +25,7 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     # A server does not load a version number again that it has had: that of a rolled back version is not reused.
     folders = (path, shadow, f"{path}/{ROLLED_BACK}")
     minimum = max((int(version) + 1 for folder in folders for version in storage.list_versions(folder)), default=0)
-    if traffic == 0 and (live := storage.list_versions(path)[-1:]):
+    if traffic == 0 and (live := storage.list_complete_versions(path)[-1:]):
         if storage.is_deployed(model, f"{path}/{live[0]}", config.sign):
             raise ModelError(f"{model} is version {live[0]}, and live: `imagepipe rollback` takes it out of service")
         version = storage.add_version(model, shadow, minimum=minimum, key=config.sign)
@@ -48,23 +48,30 @@ def _find_in_shadow(model: str, config: DeployConfig) -> Version | None:
 
 
 def status(config: DeployConfig) -> list[Version]:
-    """Returns the versions in the folder, newest first: the live one, those before it, in shadow, and rolled back."""
-    names = storage.list_versions(str(config.path))
-    versions = [Version(name, f"{config.path}/{name}", 100 if name == names[-1] else 0) for name in names]
-    folder = f"{config.path}/{SHADOW}"
-    for version in storage.list_versions(folder):
-        is_newer = not names or int(version) > int(names[-1])
+    """Returns the versions in the folder, newest first: the live one, those before it, in shadow, and rolled back.
+
+    A copy that is under way, or was killed, is incomplete, and passed over, as servers do.
+    """
+    path, shadow, rolled_back = str(config.path), f"{config.path}/{SHADOW}", f"{config.path}/{ROLLED_BACK}"
+    complete, in_shadow = storage.list_complete_versions(path), storage.list_complete_versions(shadow)
+    live = complete[-1] if complete else None
+    versions = [Version(v, f"{path}/{v}", 100 if v == live else 0) for v in complete]
+    for version in in_shadow:
+        is_newer = live is None or int(version) > int(live)
         state = "in shadow" if is_newer else "was in shadow"
-        versions.append(Version(version, f"{folder}/{version}", 0, state, in_shadow=is_newer))
-    folder = f"{config.path}/{ROLLED_BACK}"
-    versions += [Version(v, f"{folder}/{v}", 0, "rolled back", True) for v in storage.list_versions(folder)]
+        uri = f"{shadow}/{version}"
+        versions.append(Version(version, uri, 0, state, in_shadow=is_newer, passed_over=not is_newer))
+    for folder, names in ((path, complete), (shadow, in_shadow)):
+        copies = [version for version in storage.list_versions(folder) if version not in names]
+        versions += [Version(v, f"{folder}/{v}", 0, "incomplete", passed_over=True) for v in copies]
+    versions += [Version(v, f"{rolled_back}/{v}", 0, "rolled back", True) for v in storage.list_versions(rolled_back)]
     return sorted(versions, key=lambda v: -int(v.version))
 
 
 def rollback(config: DeployConfig) -> Version:
-    """Moves the newest version to ``rolled_back/`` beside it, so that the previous one is live."""
+    """Moves the newest complete version to ``rolled_back/`` beside it, so that the previous one is live."""
     folder = str(config.path)
-    versions = [version for version in status(config) if version.uri == f"{folder}/{version.version}"]
+    versions = [v for v in status(config) if v.uri == f"{folder}/{v.version}" and not v.passed_over]
     if len(versions) < 2:
         there = f"only version {versions[0].version}" if versions else "no version"
         raise DeployError(f"{config.path} has {there}: there is nothing to go back to")

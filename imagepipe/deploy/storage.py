@@ -1,6 +1,7 @@
 """Models on any file system: new versions are written whole, models on object stores are fetched to this machine."""
 
 import atexit
+import contextlib
 import shutil
 import tempfile
 import time
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.openvino_form import FOLDER, FORM
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
@@ -25,6 +26,21 @@ def list_versions(folder: str) -> list[str]:
     return sorted((name for name in filesystem.list_folder(folder) if is_version(name)), key=int)
 
 
+def list_complete_versions(folder: str, inner: str = "") -> list[str]:
+    """Returns the names of the versions that have a graph, oldest first: what lacks one is on its way, or was killed.
+
+    Args:
+        folder: the folder of the versions.
+        inner: where in the version folder the SavedModel is, see ``add_version``.
+    """
+    folder = folder.rstrip("/")
+    graphs = {v: _join(folder, v, inner.format(version=v), GRAPH) for v in list_versions(folder)}
+    if not filesystem.is_uri(folder):
+        return [version for version, graph in graphs.items() if filesystem.size(graph) is not None]
+    paths = {path for path, _ in filesystem.walk(folder)}  # in one request, instead of one for each version
+    return [version for version, graph in graphs.items() if graph in paths]
+
+
 def find_model(path: str) -> str:
     """Finds the SavedModel that a path or URI stands for, see ``versions.find_model``; absolute.
 
@@ -36,15 +52,17 @@ def find_model(path: str) -> str:
         return str(find_local_model(Path(path)))
     if filesystem.size(f"{path}/{GRAPH}") is not None:
         return path
-    if numbers := list_versions(path):
+    if numbers := list_complete_versions(path) or list_versions(path):
         return find_model(f"{path}/{numbers[-1]}")
     raise ModelError(f"{path} is neither a SavedModel nor a folder of its versions (serving/NAME)")
 
 
 def read_fingerprint(model: str) -> bytes:
-    """Returns the bytes that tell a model, in all its forms, from others; b'' if it has none, or isn't there."""
+    """Returns the bytes that tell a model, in all its forms, from others; b'' if it has none, or isn't complete."""
     fingerprint = _read_if_there(f"{model}/{FINGERPRINT}")
-    return fingerprint and fingerprint + _read_if_there(f"{model}/{FOLDER}/{FORM}")
+    if not fingerprint or filesystem.size(f"{model}/{GRAPH}") is None:  # which comes last
+        return b""
+    return fingerprint + _read_if_there(f"{model}/{FOLDER}/{FORM}")
 
 
 def _read_if_there(path: str) -> bytes:
@@ -79,9 +97,10 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key:
         key: file with the private key that signs the version before it can be seen; None for no signature.
 
     Returns:
-        The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later. If the
-        newest version is this very model already, and signed if it has to be, nothing is copied, and that version is
-        returned.
+        The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later; on this
+        machine the next one that no other process is writing, or has written meanwhile. If the
+        newest complete version is this very model already, and signed if it has to be, nothing is copied, and that
+        version is returned.
 
     Raises:
         ModelError: if it can't be written there, or can't be signed.
@@ -89,20 +108,38 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key:
     """
     try:
         versions = list_versions(folder)
-        if versions and is_deployed(model, _join(folder, versions[-1], inner.format(version=versions[-1])), key):
-            return versions[-1]
-        version = str(max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0))
+        newest = next(reversed(list_complete_versions(folder, inner)), None)
+        if newest and is_deployed(model, _join(folder, newest, inner.format(version=newest)), key):
+            return newest
+        number = max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0)
         if filesystem.is_uri(folder):
+            version = str(number)
             _copy_signed(model, _join(folder, version, inner.format(version=version)), key)
         else:
+            version = _reserve_version(Path(folder), number)
             partial = f"{folder}/{filesystem.PARTIAL}{version}"
-            Path(partial).mkdir(parents=True, exist_ok=True)
             with hold_folder(Path(partial)):
                 _copy_signed(model, _join(partial, inner.format(version=version)), key)
             filesystem.rename(partial, f"{folder}/{version}")
     except OSError as error:
         raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
     return version
+
+
+def _reserve_version(folder: Path, number: int) -> str:
+    """Makes the folder that a version is written in, which nobody else has; returns the version, ``number`` or later.
+
+    Leftovers of a copy that was killed keep their number until `imagepipe clean`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        partial = folder / f"{filesystem.PARTIAL}{number}"
+        with contextlib.suppress(FileExistsError):
+            partial.mkdir()
+            if not (folder / str(number)).exists():  # nobody else can make it from now on
+                return str(number)
+            partial.rmdir()
+        number += 1
 
 
 def move_model(model: str, target: str) -> None:
@@ -112,15 +149,23 @@ def move_model(model: str, target: str) -> None:
 
     Args:
         model: the SavedModel's folder.
-        target: its new folder; a model that is there already is replaced.
+        target: its new folder. On this machine it may not exist: what is there may have been moved by another process.
+
+    Raises:
+        DeployError: if it can't be moved, as another process has moved it.
     """
-    if not filesystem.is_uri(model):
-        filesystem.delete_folder(target)
-        filesystem.rename(model, target)
-        return
-    _copy(model, target)
-    filesystem.delete(f"{model}/{GRAPH}")
-    filesystem.delete_folder(model)
+    try:
+        if not filesystem.is_uri(model):
+            filesystem.rename(model, target)
+            return
+        _copy(model, target)
+        filesystem.delete(f"{model}/{GRAPH}")
+        filesystem.delete_folder(model)
+    except OSError as error:
+        raise DeployError(
+            f"{model} can't be moved to {target}: {error.strerror or error}. Another process may have moved it: "
+            "`imagepipe status` shows what is where"
+        ) from error
 
 
 def _join(*parts: str) -> str:
@@ -168,7 +213,7 @@ def fetch_folder(model: str) -> Path:
 def fetch_newest(model: str) -> Path:
     """Returns a SavedModel, or a folder of its versions, on this machine: itself, or a copy, of versions of the newest.
 
-    A version without a graph is on its way, and passed over. The copy lives as long as the process.
+    The copy lives as long as the process.
 
     Raises:
         ModelError: if there is no model, or it can't be read.
@@ -176,9 +221,7 @@ def fetch_newest(model: str) -> Path:
     if not filesystem.is_uri(model):
         return Path(model)
     model = filesystem.absolute(model)
-    folders = (f"{model}/{version}" for version in reversed(list_versions(model)))  # of which one may be on its way
-    newest = next((folder for folder in folders if filesystem.size(f"{folder}/{GRAPH}") is not None), None)
-    newest = newest or find_model(model)
+    newest = find_model(model)
     copy = _create_temporary_folder() / PurePosixPath(model).name
     fetch(newest, copy / newest.removeprefix(model).strip("/"))
     return copy

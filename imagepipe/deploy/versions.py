@@ -1,8 +1,9 @@
 """Folders of models: TensorFlow Serving's layout, a folder per model and in it one per version, by number.
 
-Who is given a folder of versions takes the newest: commands by ``find_model``, a server's start by ``find_servable``,
-which passes over copies under way. Servers and shadows follow it by ``list_servable_folders``; ``list_version_folders``
-is all that there is.
+A version is complete if it has a graph, which comes last: what lacks one is being copied, or its copy was killed, and
+is passed over. Who is given a folder of versions takes the newest complete one, by ``find_model``; servers and shadows
+follow it by ``list_servable_folders``, and ``storage.list_complete_versions`` does the same on any file system.
+``list_version_folders`` is all that there is.
 """
 
 import json
@@ -30,6 +31,11 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and len(name) <= _MAX_DIGITS and int(name) <= _MAX_VERSION
 
 
+def is_same_version(one: str, other: str) -> bool:
+    """Returns whether two names are the same version's number: a folder may be called 007."""
+    return is_version(one) and is_version(other) and int(one) == int(other)
+
+
 def list_version_folders(serving_dir: str | Path) -> list[Path]:
     """Returns the version folders of a model, oldest first; none if ``serving_dir`` doesn't exist."""
     root = Path(serving_dir)
@@ -43,8 +49,8 @@ def find_model(path: Path) -> Path:
     """Finds the SavedModel that a path stands for.
 
     Args:
-        path: a SavedModel, a folder of versions (its newest is meant) or the folder of a run (its model is meant,
-            blessed or not).
+        path: a SavedModel, a folder of versions (its newest complete one is meant) or the folder of a run (its model is
+            meant, blessed or not).
 
     Returns:
         The SavedModel's folder.
@@ -54,7 +60,7 @@ def find_model(path: Path) -> Path:
     """
     if (path / GRAPH).is_file():
         return path
-    if versions := list_version_folders(path):
+    if versions := list_servable_folders(path) or list_version_folders(path):
         return find_model(versions[-1])
     if (path / SUMMARY).is_file():
         model = read_run(path).get("model_dir")
@@ -84,16 +90,6 @@ def list_servable_folders(path: Path, log: logging.Logger | None = None) -> list
     return servable
 
 
-def find_servable(path: Path) -> Path:
-    """Finds the SavedModel that a server tries first: of versions the newest that has a graph, see ``find_model``.
-
-    Raises:
-        ModelError: if there is none.
-    """
-    versions = list_servable_folders(path)
-    return versions[-1] if versions else find_model(path)
-
-
 def describe_files(folder: Path) -> object:
     """Returns names, sizes and times of all files of a version, to tell whether any has changed."""
     try:
@@ -118,7 +114,7 @@ def find_shadow_folder(path: Path, version: str) -> Path | None:
     if version == NEWEST:  # what is older than the live one has been passed over
         wanted = [folder for folder in shadows if live is None or int(folder.name) > int(live.name)]
     else:
-        wanted = [folder for folder in (*others, *shadows) if folder.name == version]
+        wanted = [folder for folder in (*others, *shadows) if is_same_version(folder.name, version)]
     return wanted[-1] if wanted else None
 
 
@@ -133,7 +129,7 @@ def check_shadow(path: Path, version: str) -> None:
         raise ModelError(f"{path} is no folder of versions (serving/NAME), which --shadow needs")
     if version == NEWEST or find_shadow_folder(path, version):
         return
-    if version == folders[-1].name:
+    if is_same_version(version, folders[-1].name):
         raise ModelError(
             f"{path}: version {version} is live. `imagepipe deploy MODEL --traffic 0` puts one in shadow instead"
         )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import joblib
 from starlette.exceptions import HTTPException
 
+from imagepipe.deploy.versions import is_same_version
 from imagepipe.serving.answered import Recorder
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.engine import Engine, ServedModel, count_request_pixels
@@ -53,7 +54,7 @@ class Handler:
         engine = self._served.engine
         if name != self.name:
             raise HTTPException(404, f"there is no model '{name}' here, only '{self.name}'")
-        if version not in (None, engine.version):
+        if version is not None and not is_same_version(version, engine.version):
             raise HTTPException(404, f"version {version} is not served; version {engine.version} is")
         return engine
 

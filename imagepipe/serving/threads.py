@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from imagepipe.base.errors import ModelError
 from imagepipe.deploy.openvino_form import find_usable_form
-from imagepipe.deploy.versions import find_servable
+from imagepipe.deploy.versions import find_model
 
 
 def limit_threads(model: Path) -> None:
@@ -20,7 +20,7 @@ def limit_threads(model: Path) -> None:
     Does nothing in a process that has used TensorFlow already.
 
     Args:
-        model: what is going to be loaded, see ``versions.find_servable``. A version for TensorFlow that takes over
+        model: what is going to be loaded, see ``versions.find_model``. A version for TensorFlow that takes over
             later computes as many batches at once as there are CPUs, see ``LoadedModel.at_once``.
     """
     cpus = joblib.cpu_count()
@@ -31,6 +31,6 @@ def limit_threads(model: Path) -> None:
 
 def _is_for_openvino(model: Path) -> bool:
     try:
-        return find_usable_form(find_servable(model)) is not None
+        return find_usable_form(find_model(model)) is not None
     except ModelError:  # whoever loads it says so
         return False

@@ -92,7 +92,7 @@ def serve(
         from imagepipe.base.filesystem import is_uri
         from imagepipe.capture.rows import CaptureOptions
         from imagepipe.deploy import signing, storage
-        from imagepipe.deploy.versions import check_shadow, find_model_name, find_servable
+        from imagepipe.deploy.versions import check_shadow, find_model, find_model_name
 
         access = read_access_options(host, token_file, certificate, key, allow_host, allow_origin)
         if verify:
@@ -104,7 +104,7 @@ def serve(
         if shadow and is_uri(given):
             raise typer.BadParameter("--shadow needs a folder of versions on this machine, of a URI one is copied")
         path = storage.fetch_newest(given)
-        find_servable(path)  # refused at once if there is none, and not after the imports
+        find_model(path)  # refused at once if there is none, and not after the imports
         options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
         if shadow:
             check_shadow(path, shadow)

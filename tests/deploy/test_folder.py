@@ -15,9 +15,11 @@ from imagepipe.deploy import folder, storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.deploy.live import list_models
+from imagepipe.deploy.pushing import push_model
 from imagepipe.deploy.saved_model import read_labels
 from imagepipe.serving.engine import ServedModel
 from pipeline.cli import app
+from pipeline.cli.deployments import _find_rivals
 from tests.deploy.test_signing import write_keys
 from tests.serving.conftest import look_twice, save_brightness
 
@@ -215,6 +217,86 @@ def test_a_rollback_on_an_object_store_keeps_the_version(store, models):
         (first.version, "ready"),
     ]
     assert read_labels(storage.fetch_assets(f"{config.path}/rolled_back/{second.version}")) == ["black", "white"]
+
+
+class KilledError(BaseException):
+    """Stands for the end of a process."""
+
+
+def kill_while_copying_weights(monkeypatch, act) -> None:
+    copy = filesystem.copy
+
+    def die(source, target):
+        if "/variables/" in source:
+            raise KilledError
+        copy(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filesystem, "copy", die)
+        with pytest.raises(KilledError):
+            act()
+
+
+def test_a_push_to_a_store_that_was_killed_is_done_again(store, models, monkeypatch):
+    config = DeployConfig(name="digits", path=f"{store.uri}/digits")
+    first = folder.deploy(models[0], config)
+    kill_while_copying_weights(monkeypatch, lambda: push_model(models[1], config))
+    killed = storage.list_versions(str(config.path))[-1]
+    assert int(killed) > int(first.version)
+    assert storage.read_fingerprint(f"{config.path}/{killed}") == b""
+    assert folder.deploy(models[0], config) == first  # which is live, and not copied again
+    assert [(v.version, v.traffic, v.state) for v in folder.status(config)] == [
+        (killed, 0, "incomplete"),
+        (first.version, 100, "ready"),
+    ]
+    pushed = push_model(models[1], config)
+    assert (pushed.outcome, pushed.version.traffic) == ("pushed", 100)
+    assert int(pushed.version.version) > int(killed)
+    served = storage.fetch_newest(str(config.path)) / pushed.version.version
+    assert read_labels(served) == ["black", "white"]
+    assert push_model(models[1], config).outcome == "already_deployed"
+
+
+def test_for_kserve_too_a_version_that_was_killed_is_copied_again(store, models, monkeypatch):
+    root = f"{store.uri}/digits"
+    kill_while_copying_weights(monkeypatch, lambda: storage.add_version(models[0], root, "{version}"))
+    (killed,) = storage.list_versions(root)
+    version = storage.add_version(models[0], root, "{version}")
+    assert int(version) > int(killed)
+    assert storage.add_version(models[0], root, "{version}") == version
+    assert storage.is_same_model(models[0], f"{root}/{version}/{version}")
+
+
+@pytest.mark.parametrize("place", ["folder", "memory://bucket-of-copies"])
+def test_a_copy_under_way_is_neither_live_nor_champion_and_a_rollback_leaves_it_alone(place, tmp_path):
+    root = str(tmp_path) if place == "folder" else place
+    for version in ("100", "200", "300", "shadow/250"):
+        filesystem.write_whole(f"{root}/{version}/fingerprint.pb", version.encode())
+        if version in ("100", "200"):
+            filesystem.write_whole(f"{root}/{version}/saved_model.pb", b"graph")
+    config = DeployConfig(name="digits", path=root)
+    states = [(v.version, v.traffic, v.state, v.in_shadow) for v in folder.status(config)]
+    copies = [("300", 0, "incomplete", False), ("250", 0, "incomplete", False)]
+    assert states == [*copies, ("200", 100, "ready", False), ("100", 0, "ready", False)]
+    assert [uri for uri, _ in list_models(config)] == [f"{root}/200", f"{root}/100"]
+    assert storage.find_model(root) == f"{root}/200"
+    assert folder.rollback(config) == Version("100", f"{root}/100", 100)
+    assert filesystem.exists(f"{root}/300/fingerprint.pb")
+    assert not filesystem.exists(f"{root}/200")
+    with pytest.raises(DeployError, match="has only version 100: there is nothing to go back to"):
+        folder.rollback(config)
+    filesystem.delete_folder(root)
+
+
+def test_a_version_that_was_never_live_is_compared_with_nothing(tmp_path):
+    for version in ("100", "shadow/150", "200"):
+        for file in ("fingerprint.pb", "saved_model.pb"):
+            filesystem.write_whole(f"{tmp_path}/{version}/{file}", version.encode())
+    config = DeployConfig(name="digits", path=str(tmp_path))
+    newest, other = _find_rivals(folder.status(config), is_tried=False)
+    assert (newest.version, other.version) == ("200", "100")
+    assert [uri for uri, _ in list_models(config)] == [f"{tmp_path}/200", f"{tmp_path}/100"]
+    assert folder.rollback(config) == Version("100", other.uri, 100)
 
 
 def test_what_can_not_be_written_is_reported(models, tmp_path):

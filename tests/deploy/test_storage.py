@@ -1,11 +1,12 @@
 """Models that are not on this machine: in an object store."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import ModelError
+from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy import saved_model, storage
 from tests.serving.conftest import save_brightness
@@ -90,3 +91,64 @@ def test_a_version_that_is_being_copied_is_marked_as_in_use(model, tmp_path, mon
     assert marks
     assert all(marks)
     assert not is_in_use(tmp_path / version)
+
+
+def test_two_deploys_at_once_take_two_numbers_and_each_version_is_of_one_model(model, tmp_path, monkeypatch):
+    other = str(save_brightness(tmp_path / "other", tmp_path / "assets", ("night", "day")))
+    root = tmp_path / "serving"
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    copy, versions = filesystem.copy, []
+
+    def let_the_other_go_first(source, target):
+        if not versions:
+            versions.append("")
+            versions[0] = storage.add_version(other, str(root))
+        copy(source, target)
+
+    monkeypatch.setattr(filesystem, "copy", let_the_other_go_first)
+    versions.append(storage.add_version(str(model), str(root)))
+    assert sorted(versions) == sorted(path.name for path in root.iterdir())
+    assert len(set(versions)) == 2
+    for source, version in zip((other, str(model)), versions, strict=True):
+        names = {path.relative_to(source): path.read_bytes() for path in Path(source).rglob("*") if path.is_file()}
+        folder = root / version
+        assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == names
+
+
+def test_a_number_that_another_deploy_has_taken_meanwhile_is_passed_over(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    version = storage.add_version(str(model), str(tmp_path))
+    monkeypatch.setattr(storage, "list_versions", lambda folder: [])  # as it was listed before that
+    assert storage.add_version(str(model), str(tmp_path)) == str(int(version) + 1)
+    assert storage.read_fingerprint(f"{tmp_path}/{version}")
+
+
+def test_the_leftovers_of_a_killed_copy_get_into_no_version(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    leftover = tmp_path / f"{filesystem.PARTIAL}1700000000" / "variables" / "stray"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"of another model")
+    version = storage.add_version(str(model), str(tmp_path))
+    assert not (tmp_path / version / "variables" / "stray").exists()
+    assert leftover.exists()  # until `imagepipe clean`: it may be another's that is under way
+
+
+def test_a_move_deletes_no_version_that_another_process_has_moved_or_put_there(model, tmp_path):
+    version = storage.add_version(str(model), str(tmp_path))
+    source, target = f"{tmp_path}/{version}", f"{tmp_path}/rolled_back/{version}"
+    storage.move_model(source, target)
+    with pytest.raises(DeployError, match=rf"{source} can't be moved to {target}: No such file"):
+        storage.move_model(source, target)
+    assert storage.is_same_model(str(model), target)
+    filesystem.copy_folder(target, source)
+    with pytest.raises(DeployError, match=rf"{target}: Directory not empty.*`imagepipe status`"):
+        storage.move_model(source, target)
+    assert storage.is_same_model(source, target)
+
+
+def test_a_move_in_a_store_that_another_process_has_done_fails_and_keeps_the_version(store, stored):
+    target = f"{store.uri}/rolled_back/1"
+    storage.move_model(stored[0], target)
+    with pytest.raises(DeployError, match=f"{stored[0]} can't be moved"):
+        storage.move_model(stored[0], target)
+    assert storage.is_same_model(stored[1], target)

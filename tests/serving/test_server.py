@@ -12,12 +12,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from PIL import Image
+from starlette.exceptions import HTTPException
 
 import imagepipe
 from imagepipe.base.errors import ModelError
@@ -301,6 +303,16 @@ def test_other_models_and_versions_are_not_found(served):
     assert served.http.post("/v1/models/brightness:explain", content=b"{").status_code == 404
     assert served.http.post("/v2/repository/models/brightness/unload").status_code == 403
     assert served.http.get("/v1/models/brightness").status_code == 200
+
+
+def test_a_version_is_asked_for_by_its_number_whatever_zeros_its_folder_has():
+    live = SimpleNamespace(version="007")
+    asked_of = handler.Handler(SimpleNamespace(engine=live), "m", SimpleNamespace())  # type: ignore[arg-type]
+    for version in (None, "7", "007"):
+        assert asked_of.find_engine("m", version) is live
+    for version in ("8", "-7", "x", "", "9" * 5000):
+        with pytest.raises(HTTPException):
+            asked_of.find_engine("m", version)
 
 
 @pytest.fixture
