@@ -185,7 +185,25 @@ def _expand(name: str) -> list[str]:
         return [name]
     if has_braces(name):
         return expand_pattern(name)
-    return filesystem.glob(name) if glob.has_magic(name) else [name]
+    return _match(name) if glob.has_magic(name) else [name]
+
+
+def _match(pattern: str) -> list[str]:
+    """Returns the paths that match, but of a folder and what lies in it only one: each image is an input once."""
+    paths = filesystem.glob(pattern)
+    if "**" not in pattern:  # they lie in folders of one depth
+        return paths
+    paths = list(dict.fromkeys(path.rstrip("/") for path in paths))
+    if pattern.rpartition("/")[2].strip("*"):
+        matches = set(paths)
+        return [path for path in paths if matches.isdisjoint(_list_parents(path))]
+    folders = {path.rpartition("/")[0] for path in paths}  # all that is in them matches as well
+    return [path for path in paths if path not in folders]
+
+
+def _list_parents(path: str) -> list[str]:
+    steps = path.split("/")
+    return ["/".join(steps[:count]) for count in range(1, len(steps))]
 
 
 def _read_path(path: str, listing: Listing, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
