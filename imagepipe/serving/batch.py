@@ -48,7 +48,7 @@ class BatchResult:
         predicted: images with a prediction.
         quarantined: images without one, each with its reason.
         already: inputs that an earlier run has done; not part of the sum.
-        passed_over: files in folders that are no input, by why.
+        passed_over: files in folders and archives that are no input, by why.
         columns: of manifests and files of requests, that the model doesn't take, and that were not kept.
     """
 
@@ -107,8 +107,8 @@ def predict_source(
         nonlocal done_before
         for item in stream_inputs(source, listing, read_side_features(folder), keep):
             if listed.add(item.key) > 1:
-                continue
-            if item.key in done:
+                listing.passed_over["named twice"] += 1
+            elif item.key in done:
                 done_before += 1
             else:
                 yield item

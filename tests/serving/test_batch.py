@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import tracemalloc
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,26 @@ def test_what_is_passed_over_is_in_the_result(model, images, tmp_path):
     result = batch.predict_source(model, str(images), tmp_path / "out")
     assert (result.predicted, result.quarantined) == (7, 1)
     assert sorted(result.passed_over.values()) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_of_a_member_that_is_twice_in_an_archive_the_last_is_asked_and_the_other_counted(model, tmp_path, kind):
+    archive = tmp_path / f"images.{kind}"
+    for name, value in ("a/1.png", 0), ("2.png", 0), ("./a/1.png", 250):
+        (tmp_path / "image.png").write_bytes(png(value))
+        if kind == "tar":
+            with tarfile.open(archive, "a") as tar:
+                tar.add(tmp_path / "image.png", name)
+        else:
+            with zipfile.ZipFile(archive, "a") as file:
+                file.write(tmp_path / "image.png", name)
+    result = batch.predict_source(model, str(archive), tmp_path / "out")
+    assert (result.predicted, sum(result.passed_over.values())) == (2, 1), result
+    labels = {row["metadata"]: row["label"] for row in lines(tmp_path / "out", "predictions")}
+    assert labels == {f"{archive}/a/1.png": "light", f"{archive}/2.png": "dark"}
+    listing = list_inputs([str(archive)])
+    assert [item.id for item in listing.items] == list(labels)
+    assert dict(listing.passed_over) == result.passed_over
 
 
 def test_a_file_in_the_place_of_the_folder_of_results_is_named(model, images, tmp_path):
