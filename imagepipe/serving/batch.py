@@ -146,7 +146,7 @@ def _run_job(spool: Spool, run: Run, handler: "_ShardHandler", workers: int, bea
             explain_job_errors(options.view_as(StandardOptions).runner, _KEPT),
             name_full_disk(run.folder),
             hide_step_errors(),
-            progress.show_progress(spool.inputs, "files", run.count),
+            progress.show_progress(spool.inputs, "files", run.count, run.count_outcomes),
             beam.Pipeline(options=options) as pipeline,
         ):
             _ = (

@@ -123,7 +123,11 @@ class Run:
                 self.settle()
             except (OSError, ModelError):  # it is tried again, and the last time it counts
                 self._looked = time.monotonic()
-        return {"predicted": self.inputs}
+        return {"done": self.inputs}
+
+    def count_outcomes(self) -> dict[str, int]:
+        """Returns how many images have a prediction, and how many have none; a file of requests has any number."""
+        return {"predicted": self.predicted, "quarantined": self.quarantined}
 
     def settle(self) -> None:
         """Moves into place what is done by now: of each shard one attempt.

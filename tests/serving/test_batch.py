@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from imagepipe.base import filesystem
+from imagepipe.base import filesystem, progress
 from imagepipe.base.errors import IngestError, ModelError, UnavailableError
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
@@ -91,6 +92,21 @@ def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
     (bad,) = lines(out, "quarantine")
     assert bad["metadata"] == str(images / "bad.jpg")
     assert "not an image" in bad["reason"]
+
+
+def test_progress_counts_what_is_quarantined_as_such(model, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(results, "_SECONDS", 0.0)
+    monkeypatch.setattr(spool, "_IMAGES_IN_SHARD", 1)
+    (tmp_path / "bad").mkdir()
+    for number in range(30):
+        (tmp_path / "bad" / f"{number}.png").write_bytes(b"no image")
+    batch.predict_source(model, f"{tmp_path}/*/*", tmp_path / "out")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("of 38 files ")]
+    assert " left" not in told[0]
+    for line in told:
+        done, predicted, quarantined = map(int, re.findall(r"(\d+) (?:done|predicted|quarantined)", line))
+        assert (done, predicted <= 7) == (predicted + quarantined, True), line
 
 
 def test_a_second_run_asks_only_about_new_images(model, images, tmp_path):
