@@ -89,7 +89,7 @@ def predict_source(
         workers: processes, 1 or more; each holds the model in its memory.
         beam_args: Beam pipeline options, which override those of a local run.
         keep: whether the results have the manifest's further columns too.
-        options: of the capture of the answers; None for no capture. Workers on other machines must reach its folder.
+        options: of the capture of the answers; None for no capture.
 
     Raises:
         ModelError: if there is no model or no input, or ``out`` is a file.

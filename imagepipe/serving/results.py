@@ -28,6 +28,7 @@ from imagepipe.base.errors import ModelError, UnavailableError
 from imagepipe.base.filesystem import PARTIAL
 from imagepipe.base.on_disk import DiskCounter
 from imagepipe.base.workers import map_in_order
+from imagepipe.capture.batch import move_files
 
 _ATTEMPTS, _DONE = ".attempts", "done"
 _RESULT_FILE = re.compile(r"(predictions|quarantine)-([0-9a-f]{32})\.(jsonl|parquet|tfrecord)")
@@ -174,6 +175,8 @@ def _settle(out: str, attempts: str, name: str) -> Record:
     """Moves the files of an attempt into place, from wherever that was interrupted, and returns its record."""
     shard, path = _find_shard(name), f"{attempts}/{name.removesuffix('.json')}"
     record = _read_record(f"{path}.json")
+    if capture := record.get("capture"):
+        move_files(f"{path}.capture", capture)
     _move(f"{path}.predictions", f"{out}/predictions-{shard}.{record['format']}")
     if record["quarantined"]:
         _move(f"{path}.quarantine", f"{out}/quarantine-{shard}.jsonl")

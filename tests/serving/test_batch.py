@@ -1,5 +1,6 @@
 """Batch prediction: every input once, whatever happens on the way."""
 
+import io
 import json
 import os
 import re
@@ -71,10 +72,35 @@ def test_answers_are_captured_as_they_are_written(model, images, tmp_path):
         assert Path(row["metadata"].decode()).read_bytes() == row["image"]
 
 
+@pytest.mark.parametrize("place", ["here", "store"])
+def test_an_attempt_that_was_killed_leaves_no_rows_in_the_capture(model, images, tmp_path, place, request, monkeypatch):
+    folder = str(tmp_path / "traffic") if place == "here" else f"{request.getfixturevalue('memory').uri}/traffic"
+    options = CaptureOptions(folder, rate=1.0, images="original")
+    run, shard = spool_one(images, str(tmp_path / "out"))
+    write = filesystem.write_whole
+
+    def die(path: str, data: bytes) -> None:
+        if path.endswith(".json"):
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(filesystem, "write_whole", die)
+        with pytest.raises(KeyboardInterrupt):
+            shards.predict_shard(shard, load(model), run.folder, "parquet", str(model), options)
+    for _ in range(2):
+        shards.predict_shard(shard, load(model), run.folder, "jsonl", str(model), options)
+    assert list(files.list_parts(folder)) == []
+    assert batch.predict_source(model, str(images), tmp_path / "out", options=options).already == 8  # which moves them
+    copies = [filesystem.read_bytes(part) for part in files.list_parts(folder)]
+    assert sum(pq.read_table(io.BytesIO(copy)).num_rows for copy in copies) == 7
+
+
 def test_embeddings_are_captured_of_a_model_that_gives_them(two_forms, images, tmp_path):
     run, shard = spool_one(images, str(tmp_path / "out"))
     options = CaptureOptions(str(tmp_path / "traffic"), rate=1.0)
     shards.predict_shard(shard, load(two_forms), run.folder, "jsonl", str(two_forms), options)
+    run.settle()
     rows = read_captured(tmp_path / "traffic")
     embeddings = {Path(row["metadata"].decode()).name: row["embedding"] for row in rows}
     assert embeddings == {f"{number}.png": [pytest.approx(30 * number / 255, abs=1e-3)] for number in range(7)}
