@@ -20,17 +20,20 @@ def print_note(note: str) -> None:
 
 
 @contextlib.contextmanager
-def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterator[None]:
+def show_progress(
+    total: int, unit: str, counts: Callable[[], Counts], outcomes: Callable[[], Counts] = dict
+) -> Iterator[None]:
     """Shows progress until the block ends.
 
     Args:
         total: number of units of each kind of work.
         unit: their name, such as ``images``.
         counts: returns the present counts, always of the same kinds of work.
+        outcomes: returns how many of what is done ended how; these need not add up to ``total``.
     """
     stop = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _print_lines
-    thread = threading.Thread(target=show, args=(total, unit, counts, stop), name="progress", daemon=True)
+    thread = threading.Thread(target=show, args=(total, unit, counts, outcomes, stop), name="progress", daemon=True)
     thread.start()
     try:
         yield
@@ -39,7 +42,9 @@ def show_progress(total: int, unit: str, counts: Callable[[], Counts]) -> Iterat
         thread.join(timeout=5)
 
 
-def _show_bar(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _show_bar(
+    total: int, unit: str, counts: Callable[[], Counts], outcomes: Callable[[], Counts], stop: threading.Event
+) -> None:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -57,26 +62,37 @@ def _show_bar(total: int, unit: str, counts: Callable[[], Counts], stop: threadi
         TextColumn("{task.fields[rate]:,.0f} " + f"{unit}/s"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[outcomes]}"),
     )
     start = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars = {name: progress.add_task(name, total=total, rate=0.0) for name in counts()}
+        bars = {name: progress.add_task(name, total=total, rate=0.0, outcomes="") for name in counts()}
         while True:
             ended = stop.wait(_BAR_SECONDS)
             seconds = time.monotonic() - start
             for name, done in counts().items():
-                progress.update(bars[name], completed=done, rate=done / seconds)
+                progress.update(bars[name], completed=done, rate=done / seconds, outcomes=_list_counts(outcomes()))
             if ended:
                 return
 
 
-def _print_lines(total: int, unit: str, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _print_lines(
+    total: int, unit: str, counts: Callable[[], Counts], outcomes: Callable[[], Counts], stop: threading.Event
+) -> None:
     start = time.monotonic()
     while not stop.wait(_LINE_SECONDS):
         seconds = time.monotonic() - start
-        rates = ", ".join(f"{done:,} {name}, {done / seconds:,.0f}/s" for name, done in counts().items())
-        left = max(((total - done) * seconds / done for done in counts().values() if done), default=0)
-        print(f"of {total:,} {unit} {rates}; about {_format_time(left)} left", file=sys.stderr, flush=True)
+        done = counts()
+        rates = ", ".join(f"{count:,} {name}, {count / seconds:,.0f}/s" for name, count in done.items())
+        parts = [f"of {total:,} {unit} {rates}", _list_counts(outcomes())]
+        if all(done.values()):
+            left = max((total - count) * seconds / count for count in done.values())
+            parts.append(f"about {_format_time(left)} left")
+        print("; ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+
+def _list_counts(counts: Counts) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _format_time(seconds: float) -> str:

@@ -12,16 +12,17 @@ _ROW_BYTES = 4096  # beside the image: scores and an embedding
 
 
 class ShardCapture:
-    """Writes the answers to a shard; another attempt at it within the same hour replaces the files."""
+    """Writes the answers to a shard, in one attempt at it."""
 
-    def __init__(self, options: CaptureOptions, shard: str):
+    def __init__(self, options: CaptureOptions, shard: str, folder: str):
         """Makes it.
 
         Args:
-            options: the part of the images that is captured, and where to; old rows are not deleted.
+            options: the part of the images that is captured; old rows are not deleted.
             shard: its id, for the names of the files.
+            folder: the attempt's, from which the files are moved into the capture, see ``move_files``.
         """
-        self._options, self._shard = options, shard
+        self._options, self._shard, self._folder = options, shard, folder
         self._rows: list[dict[str, Any]] = []
         self._size = self._files = 0
 
@@ -46,5 +47,20 @@ class ShardCapture:
             OSError: if the file can't be written.
         """
         if self._rows:
-            write_rows(filesystem.absolute(self._options.folder), self._rows, f"{self._shard}-{self._files}")
+            write_rows(self._folder, self._rows, f"{self._shard}-{self._files}")
             self._rows, self._size, self._files = [], 0, self._files + 1
+
+
+def move_files(folder: str, capture: str) -> None:
+    """Moves the files of an attempt into the capture, which may lie elsewhere; those that are there are replaced.
+
+    Raises:
+        OSError: if one can't be read or written.
+    """
+    for path, _ in filesystem.walk(folder):
+        target = f"{capture}{path.removeprefix(folder)}"
+        if filesystem.is_uri(target):
+            filesystem.copy(path, target)
+        else:
+            filesystem.write_whole(target, filesystem.read_bytes(path))
+        filesystem.delete(path)

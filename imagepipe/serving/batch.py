@@ -48,7 +48,7 @@ class BatchResult:
         predicted: images with a prediction.
         quarantined: images without one, each with its reason.
         already: inputs that an earlier run has done; not part of the sum.
-        passed_over: files in folders that are no input, by why.
+        passed_over: files in folders and archives that are no input, by why.
         columns: of manifests and files of requests, that the model doesn't take, and that were not kept.
     """
 
@@ -89,7 +89,7 @@ def predict_source(
         workers: processes, 1 or more; each holds the model in its memory.
         beam_args: Beam pipeline options, which override those of a local run.
         keep: whether the results have the manifest's further columns too.
-        options: of the capture of the answers; None for no capture. Workers on other machines must reach its folder.
+        options: of the capture of the answers; None for no capture.
 
     Raises:
         ModelError: if there is no model or no input, or ``out`` is a file.
@@ -107,8 +107,8 @@ def predict_source(
         nonlocal done_before
         for item in stream_inputs(source, listing, read_side_features(folder), keep):
             if listed.add(item.key) > 1:
-                continue
-            if item.key in done:
+                listing.passed_over["named twice"] += 1
+            elif item.key in done:
                 done_before += 1
             else:
                 yield item
@@ -146,7 +146,7 @@ def _run_job(spool: Spool, run: Run, handler: "_ShardHandler", workers: int, bea
             explain_job_errors(options.view_as(StandardOptions).runner, _KEPT),
             name_full_disk(run.folder),
             hide_step_errors(),
-            progress.show_progress(spool.inputs, "files", run.count),
+            progress.show_progress(spool.inputs, "files", run.count, run.count_outcomes),
             beam.Pipeline(options=options) as pipeline,
         ):
             _ = (

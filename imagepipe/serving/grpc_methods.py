@@ -11,10 +11,9 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from imagepipe.deploy.kserve_library import grpc_predict_v2_pb2 as v2
 from imagepipe.serving.grpc_protocols import Question, decode, find_version, parse_infer, parse_predict
 from imagepipe.serving.handler import Handler
+from imagepipe.serving.limits import MAX_PLAIN_BYTES
 from imagepipe.serving.openapi import SERVER, describe_tensors
 from imagepipe.serving.types import RequestError
-
-_MAX_PLAIN_BYTES = 2**16  # of a message that asks about the server, which is parsed in the thread that answers probes
 
 Method = Callable[[bytes, str], Awaitable[tuple[Message, int | None]]]
 """Makes an answer of a message and the request's id, and says how many images were in it."""
@@ -77,8 +76,8 @@ async def _ask(
 
 def _reply(kind: Any, reply: Callable[[Any], Message]) -> Method:
     async def answer(body: bytes, _: str) -> tuple[Message, None]:
-        if len(body) > _MAX_PLAIN_BYTES:
-            raise RequestError("wrong_type", f"the message has {len(body):,} bytes, and takes {_MAX_PLAIN_BYTES:,}")
+        if len(body) > MAX_PLAIN_BYTES:
+            raise RequestError("wrong_type", f"the message has {len(body):,} bytes, and takes {MAX_PLAIN_BYTES:,}")
         return reply(decode(kind, body)), None
 
     return answer

@@ -19,6 +19,7 @@ from imagepipe.serving.access import Access, find_refusal
 from imagepipe.serving.answered import REQUEST_ID, choose_request_id
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.grpc_methods import Method, build_methods
+from imagepipe.serving.grpc_services import bound_method
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.limits import (
     GRACE_SECONDS,
@@ -75,8 +76,9 @@ class GrpcPort:
         self._calls: set[Any] = set()  # that are being answered
         services = build_methods(self._handler)
         routes = {f"/{service.full_name}/{name}" for service, methods in services.items() for name in methods}
+        self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[_Door(self._access, routes)],
+            interceptors=[_Door(self._access, routes, self._messages, self._health)],
             options=list(_OPTIONS.items()),
             maximum_concurrent_rpcs=MAX_CONNECTIONS,
         )
@@ -84,7 +86,6 @@ class GrpcPort:
         for service, methods in services.items():
             handlers = {name: self._serve(f"/{service.full_name}/{name}", method) for name, method in methods.items()}
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
-        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -208,8 +209,8 @@ def _record(
 class _Door(grpc.aio.ServerInterceptor):
     """Refuses callers without the token, before their message is read, and calls of methods that there are not."""
 
-    def __init__(self, access: Access, routes: Collection[str]):
-        self._access, self._routes = access, routes
+    def __init__(self, access: Access, routes: Collection[str], messages: Messages, health: Any):
+        self._access, self._routes, self._messages, self._health = access, routes, messages, health
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Passes a call on, or refuses it."""
@@ -217,9 +218,11 @@ class _Door(grpc.aio.ServerInterceptor):
         reason = find_refusal(self._access, headers, "Bearer")
         path = handler_call_details.method
         kind, status = "unauthenticated", grpc.StatusCode.UNAUTHENTICATED
-        if reason is None or path == _OPEN:
+        if reason and path == _OPEN:
+            return grpc.stream_unary_rpc_method_handler(self._tell_health)
+        if reason is None:
             if (method := await continuation(handler_call_details)) is not None:
-                return method
+                return method if path in self._routes else bound_method(method, self._messages)
             kind, status, reason = "status_404", grpc.StatusCode.UNIMPLEMENTED, "there is no such method"
 
         async def refuse(_: Any, context: Any) -> None:
@@ -229,6 +232,10 @@ class _Door(grpc.aio.ServerInterceptor):
             await context.abort(status, reason)
 
         return grpc.stream_unary_rpc_method_handler(refuse)
+
+    async def _tell_health(self, _: Any, context: Any) -> bytes:
+        """Answers for the server as a whole: a message that isn't read holds no more than its stream's window."""
+        return (await self._health.Check(health_pb2.HealthCheckRequest(), context)).SerializeToString()
 
 
 def _read_credentials(access: Access) -> grpc.ServerCredentials:

@@ -24,6 +24,9 @@ MAX_MESSAGE_BYTES = MAX_BODY_BYTES // 2
 MAX_MESSAGES = 16
 """Messages by gRPC that arrive at once; further ones wait, or take the place of the slowest."""
 
+MAX_PLAIN_BYTES = 2**16
+"""Size of a message by gRPC that asks about the server: it is parsed in the thread that answers probes."""
+
 MAX_BODY_SECONDS = 60
 """Time for a body to arrive: a caller who stops in the middle holds a part of MAX_BODIES_BYTES."""
 

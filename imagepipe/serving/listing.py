@@ -27,7 +27,7 @@ from imagepipe.base.patterns import expand_pattern, has_braces
 from imagepipe.base.progress import print_note
 from imagepipe.deploy.saved_model import read_inputs
 from imagepipe.ingest.annotations import read_named_images
-from imagepipe.ingest.archives import is_archive, list_members
+from imagepipe.ingest.archives import Member, is_archive, list_members
 from imagepipe.ingest.manifests import is_manifest, locate_image, read_table
 from imagepipe.ingest.parquet_images import holds_images, read_questions
 from imagepipe.ingest.parts import Part
@@ -41,6 +41,7 @@ MAX_COLUMNS = 1000
 
 _EXPORT = ".json"
 _IN_FOLDERS = "tables, exports or files of requests in folders (name them by themselves)"
+_REPLACED = "in archives, replaced by a later member of the same name"
 _FOR_TRAINING = ("label", "split")  # columns of a manifest that no model asks for
 _IMAGES = tuple(f".{suffix}" for suffix in SUFFIXES)
 _FILES_OF_HEAD = 100  # by which a folder of a million photos is known as one without listing them all
@@ -185,7 +186,25 @@ def _expand(name: str) -> list[str]:
         return [name]
     if has_braces(name):
         return expand_pattern(name)
-    return filesystem.glob(name) if glob.has_magic(name) else [name]
+    return _match(name) if glob.has_magic(name) else [name]
+
+
+def _match(pattern: str) -> list[str]:
+    """Returns the paths that match, but of a folder and what lies in it only one: each image is an input once."""
+    paths = filesystem.glob(pattern)
+    if "**" not in pattern:  # they lie in folders of one depth
+        return paths
+    paths = list(dict.fromkeys(path.rstrip("/") for path in paths))
+    if pattern.rpartition("/")[2].strip("*"):
+        matches = set(paths)
+        return [path for path in paths if matches.isdisjoint(_list_parents(path))]
+    folders = {path.rpartition("/")[0] for path in paths}  # all that is in them matches as well
+    return [path for path in paths if path not in folders]
+
+
+def _list_parents(path: str) -> list[str]:
+    steps = path.split("/")
+    return ["/".join(steps[:count]) for count in range(1, len(steps))]
 
 
 def _read_path(path: str, listing: Listing, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
@@ -243,11 +262,15 @@ def _is_named_by_itself(path: str) -> bool:
 
 def _read_archive(listing: Listing, archive: str) -> Iterator[Item]:
     source = filesystem.absolute(archive)
-    members = list(list_members(source, listing.staging, listing.passed_over))
-    if are_samples(members):  # whose images have files of text beside them
-        entries = ((member.path, member.part, reason) for member, _, reason in read_samples(members))
+    members: dict[str, Member] = {}
+    for member in list_members(source, listing.staging, listing.passed_over):
+        if member.path in members:
+            listing.passed_over[_REPLACED] += 1  # as it is where an archive is unpacked
+        members[member.path] = member
+    if are_samples(members.values()):  # whose images have files of text beside them
+        entries = ((member.path, member.part, reason) for member, _, reason in read_samples(members.values()))
     else:
-        entries = ((member.path, member.part, member.reason) for member in members)
+        entries = ((member.path, member.part, member.reason) for member in members.values())
     for name, part, problem in entries:
         yield Item(f"{source}/{name}", f"{archive}/{name}", f"{source}#{name}", problem, part=part)
 

@@ -28,6 +28,7 @@ from imagepipe.base.errors import ModelError, UnavailableError
 from imagepipe.base.filesystem import PARTIAL
 from imagepipe.base.on_disk import DiskCounter
 from imagepipe.base.workers import map_in_order
+from imagepipe.capture.batch import move_files
 
 _ATTEMPTS, _DONE = ".attempts", "done"
 _RESULT_FILE = re.compile(r"(predictions|quarantine)-([0-9a-f]{32})\.(jsonl|parquet|tfrecord)")
@@ -123,7 +124,11 @@ class Run:
                 self.settle()
             except (OSError, ModelError):  # it is tried again, and the last time it counts
                 self._looked = time.monotonic()
-        return {"predicted": self.inputs}
+        return {"done": self.inputs}
+
+    def count_outcomes(self) -> dict[str, int]:
+        """Returns how many images have a prediction, and how many have none; a file of requests has any number."""
+        return {"predicted": self.predicted, "quarantined": self.quarantined}
 
     def settle(self) -> None:
         """Moves into place what is done by now: of each shard one attempt.
@@ -170,6 +175,8 @@ def _settle(out: str, attempts: str, name: str) -> Record:
     """Moves the files of an attempt into place, from wherever that was interrupted, and returns its record."""
     shard, path = _find_shard(name), f"{attempts}/{name.removesuffix('.json')}"
     record = _read_record(f"{path}.json")
+    if capture := record.get("capture"):
+        move_files(f"{path}.capture", capture)
     _move(f"{path}.predictions", f"{out}/predictions-{shard}.{record['format']}")
     if record["quarantined"]:
         _move(f"{path}.quarantine", f"{out}/quarantine-{shard}.jsonl")

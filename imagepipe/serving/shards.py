@@ -55,7 +55,8 @@ def predict_shard(
         model: where the model comes from, for the record.
         options: of the capture of the answers; None for no capture.
     """
-    capture = ShardCapture(options, shard.id) if options else None
+    attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"
+    capture = ShardCapture(options, shard.id, f"{attempt}.capture") if options else None
     version = PurePosixPath(model).name
 
     def observe(sent: Request, decoded: Request, answer: Prediction, embedding: Embedding) -> None:
@@ -65,7 +66,6 @@ def predict_shard(
             capture.add(Answered(time.time(), None, sent.id, *answered, embedding, sent.image, decoded.image, None))
 
     items = read_shard(shard)
-    attempt = f"{attempts}/{shard.id}-{uuid.uuid4().hex}"
     predicted = quarantined = 0
     is_empty = False
     unused: dict[str, None] = {}
@@ -96,6 +96,7 @@ def predict_shard(
         "quarantined": quarantined,
         "is_empty": is_empty,
         "unused": list(unused),
+        "capture": filesystem.absolute(options.folder) if options else None,
     }
     filesystem.write_whole(f"{attempt}.json", json.dumps(record).encode())
 

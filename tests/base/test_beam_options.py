@@ -7,7 +7,14 @@ from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.runners.runner import PipelineState
 
-from imagepipe.base.beam_options import check_options, hide_step_errors, make_arguments
+from imagepipe.base.beam_options import (
+    LOCAL_ARGUMENTS,
+    LOCAL_RUNNER,
+    check_options,
+    explain_job_errors,
+    hide_step_errors,
+    make_arguments,
+)
 from imagepipe.base.errors import UnavailableError
 
 
@@ -102,3 +109,26 @@ def test_a_job_that_fails_on_its_server_says_why_in_one_line(error, message):
         raise RuntimeError(f"Pipeline job-1 failed in state FAILED: {error}")
     with pytest.raises(RuntimeError, match="ours"), hide_step_errors():
         raise RuntimeError("ours")
+
+
+def test_a_workers_death_fails_the_job_at_once_whatever_others_are_at():
+    def work(number: int) -> int:
+        import os
+        import signal
+        import time
+
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+        return number
+
+    arguments = [*LOCAL_ARGUMENTS, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    start = time.monotonic()
+    with (
+        pytest.raises(UnavailableError, match=r"^a worker process was killed \(SIGKILL\).* Run it again\.$"),
+        explain_job_errors(LOCAL_RUNNER, "Run it again."),
+        hide_step_errors(),
+        beam.Pipeline(options=PipelineOptions(arguments)) as pipeline,
+    ):
+        _ = pipeline | beam.Create(range(20)) | beam.Reshuffle() | beam.Map(work)
+    assert time.monotonic() - start < 30

@@ -1,12 +1,16 @@
 """Batch prediction: every input once, whatever happens on the way."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import tracemalloc
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from imagepipe.base import filesystem
+from imagepipe.base import filesystem, progress
 from imagepipe.base.errors import IngestError, ModelError, UnavailableError
 from imagepipe.base.locks import lock_folder
 from imagepipe.base.tfrecord import decode_example
@@ -68,10 +72,35 @@ def test_answers_are_captured_as_they_are_written(model, images, tmp_path):
         assert Path(row["metadata"].decode()).read_bytes() == row["image"]
 
 
+@pytest.mark.parametrize("place", ["here", "store"])
+def test_an_attempt_that_was_killed_leaves_no_rows_in_the_capture(model, images, tmp_path, place, request, monkeypatch):
+    folder = str(tmp_path / "traffic") if place == "here" else f"{request.getfixturevalue('memory').uri}/traffic"
+    options = CaptureOptions(folder, rate=1.0, images="original")
+    run, shard = spool_one(images, str(tmp_path / "out"))
+    write = filesystem.write_whole
+
+    def die(path: str, data: bytes) -> None:
+        if path.endswith(".json"):
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(filesystem, "write_whole", die)
+        with pytest.raises(KeyboardInterrupt):
+            shards.predict_shard(shard, load(model), run.folder, "parquet", str(model), options)
+    for _ in range(2):
+        shards.predict_shard(shard, load(model), run.folder, "jsonl", str(model), options)
+    assert list(files.list_parts(folder)) == []
+    assert batch.predict_source(model, str(images), tmp_path / "out", options=options).already == 8  # which moves them
+    copies = [filesystem.read_bytes(part) for part in files.list_parts(folder)]
+    assert sum(pq.read_table(io.BytesIO(copy)).num_rows for copy in copies) == 7
+
+
 def test_embeddings_are_captured_of_a_model_that_gives_them(two_forms, images, tmp_path):
     run, shard = spool_one(images, str(tmp_path / "out"))
     options = CaptureOptions(str(tmp_path / "traffic"), rate=1.0)
     shards.predict_shard(shard, load(two_forms), run.folder, "jsonl", str(two_forms), options)
+    run.settle()
     rows = read_captured(tmp_path / "traffic")
     embeddings = {Path(row["metadata"].decode()).name: row["embedding"] for row in rows}
     assert embeddings == {f"{number}.png": [pytest.approx(30 * number / 255, abs=1e-3)] for number in range(7)}
@@ -89,6 +118,21 @@ def test_each_image_has_a_prediction_or_a_reason(model, images, tmp_path):
     (bad,) = lines(out, "quarantine")
     assert bad["metadata"] == str(images / "bad.jpg")
     assert "not an image" in bad["reason"]
+
+
+def test_progress_counts_what_is_quarantined_as_such(model, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(results, "_SECONDS", 0.0)
+    monkeypatch.setattr(spool, "_IMAGES_IN_SHARD", 1)
+    (tmp_path / "bad").mkdir()
+    for number in range(30):
+        (tmp_path / "bad" / f"{number}.png").write_bytes(b"no image")
+    batch.predict_source(model, f"{tmp_path}/*/*", tmp_path / "out")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("of 38 files ")]
+    assert " left" not in told[0]
+    for line in told:
+        done, predicted, quarantined = map(int, re.findall(r"(\d+) (?:done|predicted|quarantined)", line))
+        assert (done, predicted <= 7) == (predicted + quarantined, True), line
 
 
 def test_a_second_run_asks_only_about_new_images(model, images, tmp_path):
@@ -203,6 +247,26 @@ def test_what_is_passed_over_is_in_the_result(model, images, tmp_path):
     result = batch.predict_source(model, str(images), tmp_path / "out")
     assert (result.predicted, result.quarantined) == (7, 1)
     assert sorted(result.passed_over.values()) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_of_a_member_that_is_twice_in_an_archive_the_last_is_asked_and_the_other_counted(model, tmp_path, kind):
+    archive = tmp_path / f"images.{kind}"
+    for name, value in ("a/1.png", 0), ("2.png", 0), ("./a/1.png", 250):
+        (tmp_path / "image.png").write_bytes(png(value))
+        if kind == "tar":
+            with tarfile.open(archive, "a") as tar:
+                tar.add(tmp_path / "image.png", name)
+        else:
+            with zipfile.ZipFile(archive, "a") as file:
+                file.write(tmp_path / "image.png", name)
+    result = batch.predict_source(model, str(archive), tmp_path / "out")
+    assert (result.predicted, sum(result.passed_over.values())) == (2, 1), result
+    labels = {row["metadata"]: row["label"] for row in lines(tmp_path / "out", "predictions")}
+    assert labels == {f"{archive}/a/1.png": "light", f"{archive}/2.png": "dark"}
+    listing = list_inputs([str(archive)])
+    assert [item.id for item in listing.items] == list(labels)
+    assert dict(listing.passed_over) == result.passed_over
 
 
 def test_a_file_in_the_place_of_the_folder_of_results_is_named(model, images, tmp_path):

@@ -399,6 +399,58 @@ def test_a_message_that_does_not_come_ends_its_call(channel, inference, monkeypa
     assert inference.ServerLive(v2.ServerLiveRequest(), timeout=60).live
 
 
+INFO = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+
+
+@pytest.mark.parametrize("route", [CHECK, WATCH, INFO])
+def test_messages_of_health_and_reflection_are_bounded_as_all_others(channel, route, monkeypatch):
+    def ask(messages) -> tuple[str, str]:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(channel.stream_stream(route)(messages, timeout=60))
+        return caught.value.code().name, caught.value.details()
+
+    code, details = ask(iter([b"\x0a\x80\x80\x06" + b"a" * 98_304]))
+    assert (code, "98,308 bytes" in details) == ("INVALID_ARGUMENT", True)
+    monkeypatch.setattr(messages, "MAX_BODY_SECONDS", 0.2)
+    ended = threading.Event()
+    try:
+        code, details = ask(iter(lambda: ended.wait(60) or b"", b""))
+    finally:
+        ended.set()
+    assert (code, "slow" in details) == ("UNAVAILABLE", True)
+
+
+def test_without_the_token_health_is_told_without_a_message_being_read():
+    async def run() -> list[int]:
+        port = grpc_port.GrpcPort(handler.Handler(None, NAME, Recorder()), Access("secret"), holder.address)  # type: ignore[arg-type]
+        await port.start()
+        read, reading = [], messages.Messages.read
+
+        async def watch(*arguments) -> bytes:
+            read.append(message := await reading(*arguments))
+            return message
+
+        asked = health_pb2.HealthCheckRequest(service="inference.GRPCInferenceService")
+        try:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                monkeypatch.setattr(messages.Messages, "read", watch)
+                async with grpc.aio.insecure_channel(holder.address) as channel:
+                    check = health_pb2_grpc.HealthStub(channel).Check
+                    assert (await check(asked, timeout=60)).status == health_pb2.HealthCheckResponse.SERVING
+                    sent = len(read)
+                    answer = await check(asked, timeout=60, metadata=[("authorization", "Bearer secret")])
+                    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                    nothing = channel.stream_unary(CHECK)(timeout=60)  # whose message never comes
+                    assert await nothing == answer.SerializeToString()
+        finally:
+            await port.stop()
+        return [sent, len(read)]
+
+    holder = PortHolder("127.0.0.1", 0)
+    assert asyncio.run(run()) == [0, 1]
+
+
 def test_the_slowest_message_makes_room_and_what_is_held_is_bounded(monkeypatch):
     monkeypatch.setattr(messages, "MAX_MESSAGES", 2)
     monkeypatch.setattr(messages, "_PATIENCE_SECONDS", 0.02)

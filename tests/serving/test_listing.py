@@ -74,6 +74,28 @@ def test_files_folders_and_patterns_are_expanded_in_order(folder):
     assert list_paths(f"{folder}/missing.png") == [f"{folder}/missing.png"]
 
 
+@pytest.mark.parametrize("pattern", ["**", "**/*", "**/**", "**/sub*", "**/*.jpg"])
+@pytest.mark.parametrize("place", ["here", "store"])
+def test_a_pattern_that_matches_folders_and_what_is_in_them_asks_about_each_image_once(
+    tmp_path, place, pattern, request
+):
+    paths = ["a.jpg", "sub/b.jpg", "sub/deep/sub.jpg", "sub-c.jpg"]
+    root = str(tmp_path) if place == "here" else f"{request.getfixturevalue('memory').uri}/in"
+    for path in paths:
+        filesystem.write_whole(f"{root}/{path}", b"")
+    expected = sorted(f"{root}/{path}" for path in paths if path != "a.jpg" or pattern != "**/sub*")
+    assert sorted(list_paths(f"{root}/{pattern}")) == expected
+
+
+def test_tables_and_files_of_requests_that_a_pattern_names_in_any_folder_are_read(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for path in ("a.jsonl", "sub/b.jsonl"):
+        (tmp_path / path).write_text('{"metadata": "1", "input": {"b64": ""}}\n')
+    listing = list_inputs([f"{tmp_path}/**"])
+    assert [item.path for item in listing.items] == [f"{tmp_path}/a.jsonl", f"{tmp_path}/sub/b.jsonl"]
+    assert not listing.passed_over
+
+
 def test_that_a_folder_has_inputs_is_seen_by_its_first_image(folder, monkeypatch):
     def fail(*_: object) -> None:
         raise AssertionError("all of it is listed")
