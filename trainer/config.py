@@ -207,7 +207,9 @@ class TrainerConfig(BaseModel):
         AugmentationConfig(), description="Random changes to the training images; validation sees the originals."
     )
     loss: Literal["mean_squared_error", "huber"] = Field(
-        "mean_squared_error", description="Loss of a regression; huber is less sensitive to outliers."
+        "mean_squared_error",
+        description="Loss of a regression, in standard deviations of the train split's target; huber is less sensitive "
+        "to errors of more than one.",
     )
     calibration: Literal["temperature", "none"] = Field(
         "temperature",

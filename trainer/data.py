@@ -18,7 +18,7 @@ from imagepipe.base.features import MISSING_FLAG, TARGET, TRANSFORMED, Features,
 from imagepipe.base.labels import describe_unknown, list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
-from trainer.tasks import Task, make_task
+from trainer.tasks import Task, make_task, measure_targets
 from transform.examples import Transformed, load_graph, make_parser, read_output_names, read_shards
 
 _log = logging.getLogger("trainer")
@@ -110,6 +110,8 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
         "eval": np.concatenate([whole.targets[:0], *eval_targets.as_numpy_iterator()]),
     }
     check_targets(task, output_names, targets, lambda split: _count_raw_labels(patterns[split], features.label, spec))
+    task = measure_targets(task, whole.targets)
+    whole = replace(whole, task=task)
     side: dict[str, int | None] = {TRANSFORMED + name: None for name in features.numeric}
     outputs = transform_output.transformed_feature_spec()
     side |= {MISSING_FLAG + name: None for name in features.numeric if MISSING_FLAG + name in outputs}

@@ -21,13 +21,12 @@ from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import check_engine, choose_training_precision, set_up_process
-from trainer.export.fitting import fold_calibration
 from trainer.export.forms import choose_forms
 from trainer.export.novelty import save_novelty
 from trainer.export.signatures import save_model
 from trainer.frozen import remove_kept
 from trainer.inputs import LoadedSplit, make_batches
-from trainer.network import Network, build_network, get_head_units
+from trainer.network import Network, build_network, get_head_units, scale_outputs
 from trainer.phase import Chosen
 from trainer.pictures import draw_curves, draw_preview
 from trainer.schedule import History, count_chosen, run_schedule
@@ -189,7 +188,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
         save_form(form.network, form.precision, form.fitted.answers, *around, form.facts, folder_of_form)
     # Last: novelty is of the logits without it.
     save_novelty(forms.fitted.novelty, forms.fitted.calibration, folder / NOVELTY)
-    fold_calibration(forms.fitted.calibration, network.head.get_layer("logits"))
+    scale_outputs(network.head.get_layer("logits"), *forms.fitted.calibration)
     network.model.save(folder / "model.keras")
 
 
