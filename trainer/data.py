@@ -171,7 +171,7 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
         share: of the images.
 
     Returns:
-        bool ``[n]``; no image if each group is the last one of a class or label, or all that could be are too large.
+        bool ``[n]``; no image if each group has all images of a class or label, or all that could be are too large.
     """
     is_free = ~np.isin(hashes, _list_last_groups(task, targets, hashes))
     groups, sizes = np.unique(hashes[is_free], return_counts=True)
@@ -179,7 +179,7 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
     most = min(2 * wanted, (len(hashes) + wanted) / 2)  # at least half as many are trained on as the share leaves
     is_low = groups < share * 2**_HASH_BITS
     chosen = groups[is_low].tolist()
-    if len(groups) and not wanted / 2 <= sizes[is_low].sum() <= most:
+    if not wanted / 2 <= sizes[is_low].sum() <= most:
         chosen, taken = [], 0
         for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
             if taken < wanted and taken + size <= most:
