@@ -202,7 +202,9 @@ class TrainerConfig(BaseModel):
         description="Devices to train on: none (one device), mirrored (all devices of this machine); auto: mirrored "
         "where there are several GPUs.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the initial weights, shuffling and augmentation.")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        0, description="Seed of the initial weights, shuffling and augmentation."
+    )
     augmentation: AugmentationConfig = Field(
         AugmentationConfig(), description="Random changes to the training images; validation sees the originals."
     )
