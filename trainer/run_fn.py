@@ -22,7 +22,7 @@ from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import check_engine, choose_training_precision, set_up_process
 from trainer.export.forms import choose_forms
-from trainer.export.novelty import save_novelty
+from trainer.export.novelty import explain_few, save_novelty
 from trainer.export.signatures import save_model
 from trainer.frozen import remove_kept
 from trainer.inputs import LoadedSplit, make_batches
@@ -163,14 +163,23 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     if config.augmentation.is_on:
         _draw_preview(data.train, config.augmentation, folder / "augmentation.png")
     chosen_on = {"split": "train" if data.is_set_aside else "eval", "images": data.validation.count}
-    used_config = custom | {"trainer": config.model_dump(mode="json"), "chosen_on": chosen_on}
+    serving = ServingConfig(**custom["serving"])
+    if doubt := explain_few(data.validation.count):
+        doubt += ". serving.unknown is not applied: all images get a label" if serving.unknown else ""
+        serving = serving.model_copy(update={"unknown": None})
+        _log.warning("%s", doubt)
+    used_config = custom | {
+        "trainer": config.model_dump(mode="json"),
+        "serving": serving.model_dump(mode="json"),
+        "chosen_on": chosen_on,
+        "novelty_doubt": doubt,
+    }
     (folder / "config.json").write_text(json.dumps(used_config, indent=1) + "\n")
     with (folder / "summary.txt").open("w") as file:
         for part in (network.base, network.head, network.model):
             part.summary(print_fn=lambda line: file.write(f"{line}\n"))
     network.base.save_weights(folder / "base.weights.h5")
 
-    serving = ServingConfig(**custom["serving"])
     # Without a refit both are the same; then the network in float32 answers for it.
     chosen = network.served if trained.chosen is trained.network else trained.chosen.served
     forms = choose_forms(network.served, chosen, config, serving, data)
