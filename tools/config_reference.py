@@ -133,7 +133,7 @@ def _describe_type(schema: dict[str, Any], link: str = "") -> str:
 def _describe_range(schema: dict[str, Any]) -> str:
     lowest, highest = schema.get("minimum"), schema.get("maximum")
     if lowest is not None and highest is not None:
-        return f" ({lowest:g} to {highest:g})"
+        return f" ({lowest:.10g} to {highest:.10g})"
     limits = [
         text.format(schema[key])
         for key, text in (

@@ -202,12 +202,16 @@ class TrainerConfig(BaseModel):
         description="Devices to train on: none (one device), mirrored (all devices of this machine); auto: mirrored "
         "where there are several GPUs.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the initial weights, shuffling and augmentation.")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        0, description="Seed of the initial weights, shuffling and augmentation."
+    )
     augmentation: AugmentationConfig = Field(
         AugmentationConfig(), description="Random changes to the training images; validation sees the originals."
     )
     loss: Literal["mean_squared_error", "huber"] = Field(
-        "mean_squared_error", description="Loss of a regression; huber is less sensitive to outliers."
+        "mean_squared_error",
+        description="Loss of a regression, in standard deviations of the train split's target; huber is less sensitive "
+        "to errors of more than one.",
     )
     calibration: Literal["temperature", "none"] = Field(
         "temperature",

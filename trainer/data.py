@@ -18,7 +18,7 @@ from imagepipe.base.features import MISSING_FLAG, TARGET, TRANSFORMED, Features,
 from imagepipe.base.labels import describe_unknown, list_names
 from trainer.config import FnArgs, TrainerConfig, list_thresholds
 from trainer.inputs import LoadedSplit, load_split
-from trainer.tasks import Task, make_task
+from trainer.tasks import Task, make_task, measure_targets
 from transform.examples import Transformed, load_graph, make_parser, read_output_names, read_shards
 
 _log = logging.getLogger("trainer")
@@ -110,6 +110,8 @@ def load_data(fn_args: FnArgs, config: TrainerConfig, folder: Path) -> TrainingD
         "eval": np.concatenate([whole.targets[:0], *eval_targets.as_numpy_iterator()]),
     }
     check_targets(task, output_names, targets, lambda split: _count_raw_labels(patterns[split], features.label, spec))
+    task = measure_targets(task, whole.targets)
+    whole = replace(whole, task=task)
     side: dict[str, int | None] = {TRANSFORMED + name: None for name in features.numeric}
     outputs = transform_output.transformed_feature_spec()
     side |= {MISSING_FLAG + name: None for name in features.numeric if MISSING_FLAG + name in outputs}
@@ -169,7 +171,7 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
         share: of the images.
 
     Returns:
-        bool ``[n]``; no image if each group is the last one of a class or label, or all that could be are too large.
+        bool ``[n]``; no image if each group has all images of a class or label, or all that could be are too large.
     """
     is_free = ~np.isin(hashes, _list_last_groups(task, targets, hashes))
     groups, sizes = np.unique(hashes[is_free], return_counts=True)
@@ -177,7 +179,7 @@ def choose_validation(task: Task, targets: np.ndarray, hashes: np.ndarray, share
     most = min(2 * wanted, (len(hashes) + wanted) / 2)  # at least half as many are trained on as the share leaves
     is_low = groups < share * 2**_HASH_BITS
     chosen = groups[is_low].tolist()
-    if len(groups) and not wanted / 2 <= sizes[is_low].sum() <= most:
+    if not wanted / 2 <= sizes[is_low].sum() <= most:
         chosen, taken = [], 0
         for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
             if taken < wanted and taken + size <= most:

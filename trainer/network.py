@@ -1,6 +1,6 @@
 """The network: a backbone on pixels, and a head on its features and on the side features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -207,6 +207,12 @@ def get_head_units(config: TrainerConfig, has_side: bool) -> int:
     if config.head_units is None:
         return _HIDDEN_UNITS if has_side or config.weights == NO_WEIGHTS else 0
     return config.head_units
+
+
+def scale_outputs(layer: keras.layers.Dense, factors: Sequence[float], offsets: Sequence[float]) -> None:
+    """Changes the weights of a layer so that its outputs are multiplied by factors, and offsets are added to them."""
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel * factors, bias * factors + offsets])
 
 
 def set_batch_norm_momentum(base: keras.Model, steps_per_epoch: int) -> None:

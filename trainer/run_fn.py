@@ -21,13 +21,12 @@ from trainer.checkpoint import make_state_folder
 from trainer.config import NO_WEIGHTS, AugmentationConfig, FnArgs, ServingConfig, TrainerConfig, override_settings
 from trainer.data import PixelStatistics, TrainingData, compute_class_weights, compute_pixel_statistics, load_data
 from trainer.devices import check_engine, choose_training_precision, set_up_process
-from trainer.export.fitting import fold_calibration
 from trainer.export.forms import choose_forms
-from trainer.export.novelty import save_novelty
+from trainer.export.novelty import explain_few, save_novelty
 from trainer.export.signatures import save_model
 from trainer.frozen import remove_kept
 from trainer.inputs import LoadedSplit, make_batches
-from trainer.network import Network, build_network, get_head_units
+from trainer.network import Network, build_network, get_head_units, scale_outputs
 from trainer.phase import Chosen
 from trainer.pictures import draw_curves, draw_preview
 from trainer.schedule import History, count_chosen, run_schedule
@@ -164,14 +163,23 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     if config.augmentation.is_on:
         _draw_preview(data.train, config.augmentation, folder / "augmentation.png")
     chosen_on = {"split": "train" if data.is_set_aside else "eval", "images": data.validation.count}
-    used_config = custom | {"trainer": config.model_dump(mode="json"), "chosen_on": chosen_on}
+    serving = ServingConfig(**custom["serving"])
+    if doubt := explain_few(data.validation.count):
+        doubt += ". serving.unknown is not applied: all images get a label" if serving.unknown else ""
+        serving = serving.model_copy(update={"unknown": None})
+        _log.warning("%s", doubt)
+    used_config = custom | {
+        "trainer": config.model_dump(mode="json"),
+        "serving": serving.model_dump(mode="json"),
+        "chosen_on": chosen_on,
+        "novelty_doubt": doubt,
+    }
     (folder / "config.json").write_text(json.dumps(used_config, indent=1) + "\n")
     with (folder / "summary.txt").open("w") as file:
         for part in (network.base, network.head, network.model):
             part.summary(print_fn=lambda line: file.write(f"{line}\n"))
     network.base.save_weights(folder / "base.weights.h5")
 
-    serving = ServingConfig(**custom["serving"])
     # Without a refit both are the same; then the network in float32 answers for it.
     chosen = network.served if trained.chosen is trained.network else trained.chosen.served
     forms = choose_forms(network.served, chosen, config, serving, data)
@@ -189,7 +197,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
         save_form(form.network, form.precision, form.fitted.answers, *around, form.facts, folder_of_form)
     # Last: novelty is of the logits without it.
     save_novelty(forms.fitted.novelty, forms.fitted.calibration, folder / NOVELTY)
-    fold_calibration(forms.fitted.calibration, network.head.get_layer("logits"))
+    scale_outputs(network.head.get_layer("logits"), *forms.fitted.calibration)
     network.model.save(folder / "model.keras")
 
 

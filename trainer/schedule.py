@@ -36,7 +36,7 @@ from trainer.checkpoint import (
 from trainer.config import EXPORT_SETTINGS, NO_WEIGHTS, TrainerConfig
 from trainer.devices import divide_epoch
 from trainer.inputs import LoadedSplit, make_batches, read_batches, shuffle_epochs
-from trainer.network import Network, set_batch_norm_momentum
+from trainer.network import Network, scale_outputs, set_batch_norm_momentum
 from trainer.phase import Chosen, Phase
 from trainer.steps import (
     Batches,
@@ -179,10 +179,13 @@ def run_schedule(
         return progress.history
 
     try:
-        return run_phases(load_state(folder, identity))
+        history = run_phases(load_state(folder, identity))
     except StateError as error:
         _log.warning("the state in %s can't be used (%s): the training starts over", folder / STATE, error)
-        return run_phases(None)
+        history = run_phases(None)
+    # From standardized targets to their unit.
+    scale_outputs(network.head.get_layer("logits"), [task.deviation], [task.mean])
+    return history
 
 
 def _start_all(

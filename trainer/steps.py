@@ -33,7 +33,7 @@ class RunningMetrics:
         self.metrics = task.make_metrics()
 
     def update(self, target: tf.Tensor, outputs: tf.Tensor, losses: tf.Tensor) -> None:
-        """Adds a batch: targets and outputs ``[n, outputs]``, losses ``[n]``."""
+        """Adds a batch: targets and outputs in their unit ``[n, outputs]``, losses ``[n]``."""
         self.loss.update_state(losses)
         for metric in self.metrics.values():
             metric.update_state(target, outputs)
@@ -91,7 +91,7 @@ def make_train_step(
 
     Args:
         strategy: the strategy that distributes the step.
-        model: the model to train, from inputs to outputs.
+        model: the model to train, from inputs to outputs for standardized targets.
         task: gives the loss.
         optimizer: built for the model's trainable weights.
         metrics: updated with loss and metrics of the step.
@@ -103,14 +103,14 @@ def make_train_step(
     def run_replica(inputs: Any, target: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
-            losses = task.loss(target, outputs)
+            losses = task.loss(task.standardize(target), outputs)
             if class_weights is not None:
                 losses *= tf.linalg.matvec(target, class_weights)
             # The mean over the whole batch; the optimizer adds up the gradients of the replicas.
             loss = optimizer.scale_loss(tf.reduce_sum(losses) / batch_size)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
-        metrics.update(target, outputs, losses)
+        metrics.update(target, task.restore(outputs), losses)
 
     return _compile_step(strategy, run_replica, spec)
 
@@ -122,8 +122,8 @@ def make_eval_step(
 
     def run_replica(inputs: Any, target: tf.Tensor) -> tf.Tensor:
         outputs = model(inputs, training=False)
-        losses = task.loss(target, outputs)
-        metrics.update(target, outputs, losses)
+        losses = task.loss(task.standardize(target), outputs)
+        metrics.update(target, task.restore(outputs), losses)
         return losses
 
     return _compile_step(strategy, run_replica, spec)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import keras
@@ -23,9 +23,11 @@ class Task:
         name: the task.
         outputs: number of classes or labels; 1 for regression.
         activation: of the output layer.
-        loss: from targets and outputs, float32 ``[n, outputs]`` each, to losses float32 ``[n]``.
+        loss: from standardized targets and outputs, float32 ``[n, outputs]`` each, to losses float32 ``[n]``.
         make_metrics: returns new metrics by name; the first is the main one. They take targets and outputs like the
-            loss.
+            loss, but in the targets' own unit.
+        mean: of a regression's targets in training; 0 in other tasks.
+        deviation: their standard deviation; 1 in other tasks, and if all are the same.
     """
 
     name: TaskName
@@ -33,6 +35,16 @@ class Task:
     activation: Literal["softmax", "sigmoid", "linear"]
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     make_metrics: Callable[[], dict[str, keras.Metric]]
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def standardize(self, target: tf.Tensor) -> tf.Tensor:
+        """Returns encoded targets as the network learns them, whatever their unit."""
+        return (target - self.mean) / self.deviation
+
+    def restore(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns the outputs of a network in training in the unit of its targets."""
+        return outputs * self.deviation + self.mean
 
     def compact(self, target: tf.Tensor) -> tf.Tensor:
         """Returns the transform graph's target in the form in which a split keeps it in memory.
@@ -91,6 +103,18 @@ def make_task(name: TaskName, outputs: int, config: TrainerConfig) -> Task:
     return make(outputs, config.label_smoothing)
 
 
+def measure_targets(task: Task, targets: np.ndarray) -> Task:
+    """Returns the task with mean and deviation of the train split's compact targets, if they are numbers.
+
+    An optimizer moves each weight by about the learning rate: with numbers in the hundreds of thousands, or in the ten
+    thousandths, a head with random weights would never come near them.
+    """
+    if task.name != "regression":
+        return task
+    numbers = targets.astype(np.float64)  # in which equal ones have a deviation of exactly 0
+    return replace(task, mean=float(numbers.mean()), deviation=float(numbers.std()) or 1.0)
+
+
 def make_classification(classes: int, label_smoothing: float = 0.0) -> Task:
     """Returns the task of choosing one of several classes: softmax and categorical cross-entropy.
 
@@ -126,7 +150,7 @@ def make_multilabel(labels: int, label_smoothing: float = 0.0) -> Task:
 
 
 def make_regression(loss: Literal["mean_squared_error", "huber"]) -> Task:
-    """Returns the task of predicting a number: a linear output."""
+    """Returns the task of predicting a number: a linear output; see ``measure_targets``."""
     loss_function = {"mean_squared_error": keras.losses.mean_squared_error, "huber": keras.losses.huber}[loss]
     return Task(
         "regression",

@@ -141,4 +141,6 @@ def start_from_probe(
     importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
     groups = None if train.groups is None else train.groups[rows]
     probe = fit_probe(read_features(rows), targets, task.name, task.outputs, groups, importance)
-    head.get_layer("logits").set_weights([probe.weights, probe.bias])
+    head.get_layer("logits").set_weights(
+        [probe.weights / task.deviation, (probe.bias - task.mean) / task.deviation]  # for standardized targets
+    )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +143,18 @@ def test_a_gate_that_checked_nothing_says_so_beside_the_verdict(inputs):
     rendered = render_page(replace(inputs, evaluation=replace(inputs.evaluation, rules=skipped)))
     assert "Blessed: it may go live" in rendered
     assert "The gate checked nothing (there is no champion" in rendered
+
+
+def test_that_novelty_is_fitted_to_few_images_is_said_among_the_limits(inputs):
+    training = inputs.model.parent / "training"
+    training.mkdir()
+    settings = {"trainer": {"backbone": "mobilenet_v2"}, "image_size": [8, 8], "novelty_doubt": "Novelty is chance"}
+    settings["chosen_on"] = {"split": "eval", "images": 5}
+    (training / "config.json").write_text(json.dumps(settings))
+    try:
+        assert "Novelty is chance. The metrics" in render_page(inputs)
+    finally:
+        shutil.rmtree(training)
 
 
 def test_mistakes_are_the_surest_wrong_answers_and_each_cell_has_images_of_its_own(inputs, monkeypatch):

@@ -103,6 +103,7 @@ def test_a_backbone_of_ones_own_gives_size_and_minimum_too(file, monkeypatch):
     ("override", "message"),
     [
         ("trainer.batch_size=0", r"trainer\.batch_size: .*greater than or equal to 1 \(it is 0\)"),
+        ("trainer.seed=4294967296", r"trainer\.seed: .*less than or equal to 4294967295 \(it is 4294967296\)"),
         ("trainer.batchsize=8", r"trainer\.batchsize: unknown key; known are backbone, weights"),
         (
             "image.size=[64, 299]",

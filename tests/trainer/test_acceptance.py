@@ -296,6 +296,21 @@ def test_with_several_labels_the_loss_is_of_macro_f1_in_which_rare_labels_count_
     )
 
 
+@pytest.mark.parametrize(("value", "spread"), [(1e6, 0), (0.1, 0), (1e6, 1)])
+def test_rounding_of_a_large_value_is_nothing_that_a_form_does(value, spread):
+    network = (value + spread * np.random.default_rng(0).normal(size=(100, 1))).astype(np.float32)
+    form = network.copy()
+    form[::3] = np.nextafter(form[::3], np.float32(np.inf))
+    judgement = judge(
+        Parts(network[:0], network), Parts(network[:0], form), network, must_prove=False, task="regression"
+    )
+    assert judgement.refusals == []
+    wrong = judge(
+        Parts(network[:0], network), Parts(network[:0], network * 1.01), network, must_prove=False, task="regression"
+    )
+    assert wrong.refusals
+
+
 def test_a_regression_agrees_within_a_tenth_of_its_own_noise():
     rng = np.random.default_rng(0)
     targets = rng.normal(0, 10, (1000, 1)).astype(np.float32)

@@ -10,8 +10,9 @@ from trainer.config import TrainerConfig
 from trainer.data import TrainingData
 from trainer.export.answers import compute_classes
 from trainer.export.calibration import NO_CALIBRATION, Calibration, compute_log_loss, fit_calibration
-from trainer.export.fitting import calibrate, fold_calibration
+from trainer.export.fitting import calibrate
 from trainer.inputs import ArrayFile, LoadedSplit
+from trainer.network import scale_outputs
 from trainer.tasks import Task, make_classification, make_multilabel, make_regression
 
 
@@ -95,5 +96,5 @@ def test_the_keras_model_that_is_kept_gives_calibrated_logits(calibration):
     layer = keras.layers.Dense(3, bias_initializer="random_normal")
     features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     logits = layer(features).numpy()
-    fold_calibration(calibration, layer)
+    scale_outputs(layer, *calibration)
     np.testing.assert_allclose(layer(features), logits * calibration.factors + calibration.offsets, rtol=1e-5)

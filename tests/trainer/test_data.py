@@ -112,6 +112,12 @@ def test_of_groups_that_are_all_too_large_the_smallest_is_set_aside_whichever_ha
         assert choose_validation(task, targets, np.repeat(drawn, sizes), 0.1).sum() == smallest
 
 
+def test_a_group_is_set_aside_though_each_is_the_last_one_of_a_class_as_long_as_others_have_its_classes():
+    hashes = np.repeat([1, 2**61, 2**61 + 5], 40)  # of the classes 0 and 1, 1 and 2, and 2
+    targets = np.repeat(split(0, 1, 1, 2, 2), [20, 20, 20, 20, 40])
+    assert set(hashes[choose_validation(make_classification(3), targets, hashes, 0.1)]) == {2**61}
+
+
 def test_no_group_of_more_than_half_of_the_images_is_set_aside_though_the_smaller_one_can_not_be():
     hashes = np.repeat([1, 2**61], [900, 100])
     targets = np.repeat(split(0, 1, 2), [450, 450, 100])

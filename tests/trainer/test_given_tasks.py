@@ -78,11 +78,13 @@ def test_several_labels_from_given_weights(arguments, analyzed_multilabel, weigh
 
 
 @pytest.mark.slow
-def test_a_number_from_given_weights(arguments, analyzed_regression, weights, tmp_path, caplog):
-    records = [serialize_example(png, [100.0 + 10 * digit]) for digit, png in DIGITS]
+def test_a_large_number_from_given_weights(arguments, analyzed_regression, weights, tmp_path, caplog):
+    records = [serialize_example(png, [1e5 + 1e4 * digit]) for digit, png in DIGITS]
     given = arguments(tmp_path, weights=str(weights), **OPTIONS)
     given = set_task(given, "regression", analyzed_regression[0], records, tmp_path)
     answers = train(given, tmp_path, weights, caplog)
-    numbers = np.array([100 + 10 * digit for digit, _ in DIGITS])
+    numbers = np.array([1e5 + 1e4 * digit for digit, _ in DIGITS])
     errors = np.abs(answers["score"] - numbers)
     assert errors.mean() < 0.7 * np.abs(numbers - numbers.mean()).mean()
+    history = json.loads((tmp_path / "model" / "training" / "history.json").read_text())
+    assert all(row["val_loss"] < 10 < 1000 < row["val_mean_absolute_error"] < 60_000 for row in history)

@@ -11,7 +11,6 @@ from imagepipe.base.errors import TrainingError
 from imagepipe.base.features import IMAGE
 from imagepipe.base.names import NOVELTY
 from trainer.export.calibration import Calibration
-from trainer.export.fitting import fold_calibration
 from trainer.export.novelty import fit_novelty, save_novelty
 from trainer.export.portable import (
     load_network,
@@ -22,6 +21,7 @@ from trainer.export.portable import (
     write_openvino,
     write_tflite,
 )
+from trainer.network import scale_outputs
 
 _RANDOM = np.random.default_rng(0)
 # Of one colour each, or nearly: to the network images of noise alone are all alike, and novelty is of what differs.
@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
     calibration = Calibration((4.0,), (0.0,))
     save_novelty(novelty, calibration, folder / NOVELTY)
     expected = {"novelty": novelty(outputs).numpy(), "embedding": outputs["embedding"]}
-    fold_calibration(calibration, head.get_layer("logits"))
+    scale_outputs(head.get_layer("logits"), *calibration)
     model.save(folder / "model.keras")
     return folder, expected | {"classes": model.predict({IMAGE: PIXELS}, verbose=0)}
 

@@ -62,7 +62,8 @@ def test_the_results_for_people_are_beside_the_model(trained):
         "summary.txt",
     }
     assert "hidden" in (training / "summary.txt").read_text()
-    assert json.loads((training / "config.json").read_text())["trainer"]["head_units"] == 8
+    settings = json.loads((training / "config.json").read_text())
+    assert (settings["trainer"]["head_units"], settings["novelty_doubt"]) == (8, "")
     assert list((folder / "model_run").glob("events.out.tfevents.*"))
     assert not list((folder / "state").iterdir())
 
@@ -147,6 +148,28 @@ def test_after_an_export_that_was_refused_only_the_export_is_done_again(
     config = json.loads((tmp_path / "model" / "training" / "config.json").read_text())
     assert (config["serving"], config["trainer"]["calibration"]) == ({}, "none")
     assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_limit_that_too_few_images_could_show_is_not_applied_which_the_log_and_the_settings_say(
+    arguments, analyzed, tmp_path, caplog
+):
+    given = arguments(tmp_path, epochs=1)
+    with tf.io.TFRecordWriter(str(tmp_path / "few.tfrecord")) as writer:
+        for record in analyzed[2][:5]:
+            writer.write(record)
+    given["eval_files"] = [str(tmp_path / "few.tfrecord")]
+    given["custom_config"]["serving"] = {"optimize": "off", "unknown": {"novelty": 0.01}}
+    run_fn(SimpleNamespace(**given))
+    settings = json.loads((tmp_path / "model" / "training" / "config.json").read_text())
+    doubt = "Novelty is fitted to 5 held-out images, and 20 are the minimum"
+    assert doubt in caplog.text
+    assert doubt in settings["novelty_doubt"]
+    assert "serving.unknown is not applied" in settings["novelty_doubt"]
+    assert settings["serving"]["unknown"] is None
+    served = tf.saved_model.load(str(tmp_path / "model" / "Format-Serving"))
+    answers = served.signatures["tf_examples"](examples=tf.constant(analyzed[2]))
+    assert (answers["novelty"].numpy() > 0.01).any()
+    assert all(answers["label"].numpy())
 
 
 def test_a_backbone_of_ones_own_is_fine_tuned_exported_and_served(arguments, analyzed, tmp_path, monkeypatch):

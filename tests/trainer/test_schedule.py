@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from trainer.network import Network, join_parts
 from trainer.phase import Chosen
 from trainer.schedule import count_chosen, find_best, is_better, run_schedule
 from trainer.steps import ProgressLog
-from trainer.tasks import Task, make_classification
+from trainer.tasks import Task, make_classification, make_regression, measure_targets
 
 OFF = AugmentationConfig(horizontal_flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0)
 SCRATCH = {"weights": "none", "batch_size": 8, "learning_rate": 0.02, "patience": 99}
@@ -33,7 +34,7 @@ ONE_DEVICE = tf.distribute.get_strategy()
 
 
 def make_network(
-    config: TrainerConfig, dropout: float = 0.2, hidden: bool = False, lower_dropout: float = 0
+    config: TrainerConfig, dropout: float = 0.2, hidden: bool = False, lower_dropout: float = 0, outputs: int = 2
 ) -> Network:
     keras.utils.set_random_seed(3)
     base = keras.Sequential(
@@ -49,8 +50,9 @@ def make_network(
     image = keras.Input((8, 8, 3), dtype="uint8", name=IMAGE)
     features = keras.Input((4,), name=IMAGE)
     x = keras.layers.Dense(4, name="hidden")(features) if hidden else features
-    logits = keras.layers.Dense(2, name="logits")(keras.layers.Dropout(dropout)(x))
-    head = keras.Model({IMAGE: features}, keras.layers.Softmax()(logits))
+    logits = keras.layers.Dense(outputs, name="logits")(keras.layers.Dropout(dropout)(x))
+    outcome = keras.layers.Softmax()(logits) if outputs > 1 else keras.layers.Identity()(logits)
+    head = keras.Model({IMAGE: features}, outcome)
     scaling = keras.Model(image, keras.layers.Rescaling(1 / 255)(image))
     return join_parts(scaling, base, keras.layers.GlobalAveragePooling2D(), head)
 
@@ -170,6 +172,32 @@ def test_the_epochs_of_a_refit_are_those_that_led_to_the_weights_that_were_kept(
 
     assert count_chosen(list_rows([True, True, False], [True, True, False])) == {"head": 2, "upper": 2}
     assert count_chosen(list_rows([True, True, False], [False, False])) == {"head": 2, "upper": 0}
+
+
+@pytest.mark.parametrize("head", ["at random", "from a probe"])
+def test_numbers_are_learned_alike_in_any_unit(tmp_path, head):
+    options = {**SCRATCH, "epochs": 3} if head == "at random" else GIVEN
+    config = TrainerConfig(**options, augmentation=OFF)
+    pixels = make_split(tmp_path)
+    brightness = pixels.images.read(np.arange(pixels.count)).mean(axis=(1, 2, 3))
+
+    def learn(unit: float, offset: float) -> tuple[np.ndarray, float, float]:
+        targets = (brightness * unit + offset).astype(np.float32)[:, None]
+        task = measure_targets(make_regression("mean_squared_error"), targets)
+        split = replace(pixels, targets=targets, task=task)
+        network = make_network(config, dropout=0, hidden=head == "at random", outputs=1)
+        for _ in ("trains", "had ended"):
+            network, history = train(split, config, tmp_path / f"{unit}", task=task, network=network)
+        values = network.model.predict(make_batches(split, 60), verbose=0)
+        best = find_best(history)
+        assert np.abs(values - targets).mean() == pytest.approx(best["val_mean_absolute_error"], rel=1e-3)
+        return (values - offset) / unit, best["val_mean_absolute_error"] / unit, best["val_loss"]
+
+    values, error, loss = learn(1.0, 0.0)
+    for unit, offset in ((3e3, 1e5), (1e-6, 0.0)):
+        scaled = learn(unit, offset)
+        np.testing.assert_allclose(scaled[0], values, atol=0.2)
+        assert scaled[1:] == (pytest.approx(error, rel=0.02), pytest.approx(loss, rel=0.02))
 
 
 def test_a_training_of_chosen_epochs_ends_with_its_last_weights_whatever_validation_says(split, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.config import TrainerConfig, list_thresholds
-from trainer.tasks import make_classification, make_multilabel, make_regression, make_task
+from trainer.tasks import make_classification, make_multilabel, make_regression, make_task, measure_targets
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,23 @@ def test_a_task_is_made_by_name_and_has_one_loss_per_row(name, outputs, activati
     assert (task.activation, next(iter(task.make_metrics()))) == (activation, metric)
     targets = tf.one_hot([0, outputs - 1], outputs)
     assert task.loss(targets, tf.fill([2, outputs], 0.3)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "mean", "deviation"), [((200_000, 600_000), 400_000, 200_000), ((0.1,) * 7, np.float32(0.1), 1)]
+)
+def test_numbers_are_learned_in_deviations_from_their_mean_and_given_in_their_unit(numbers, mean, deviation):
+    compact = np.array(numbers, np.float32)[:, None]
+    task = measure_targets(make_regression("huber"), compact)
+    assert (task.mean, task.deviation) == (pytest.approx(mean), deviation)
+    standardized = task.standardize(task.encode(tf.constant(compact)))
+    np.testing.assert_allclose(standardized, (compact - mean) / deviation, atol=1e-6)
+    np.testing.assert_allclose(task.restore(standardized), compact)
+
+
+def test_the_targets_of_other_tasks_are_learned_unchanged():
+    task = measure_targets(make_classification(2), np.array([0, 1, 1], np.int32))
+    assert (task.mean, task.deviation) == (0, 1)
 
 
 def test_each_label_has_its_threshold():

@@ -27,9 +27,9 @@ def settings(**changes) -> TunerConfig:
     return TunerConfig(**{"trials": 6, "space": SPACE} | changes)
 
 
-def run_search(folder, train, tuner_settings=None):
+def run_search(folder, train, tuner_settings=None, config=CONFIG):
     folder.mkdir(exist_ok=True)
-    search = tuner.Search(tuner_settings or settings(), CONFIG, folder)
+    search = tuner.Search(tuner_settings or settings(), config, folder)
     search.search(train_trial=train)
     return search
 
@@ -72,6 +72,15 @@ def test_the_same_seed_tries_the_same_values(tmp_path):
     for name in ("a", "b"):
         run_search(tmp_path / name, lambda values, _: tried.append(json.dumps(values)) or 1.0)
     assert tried[:6] == tried[6:]
+
+
+def test_the_highest_seed_is_one_of_a_search_too(tmp_path):
+    tried = []
+    config = TrainerConfig(seed=2**32 - 1)
+    run_search(
+        tmp_path, lambda values, _: tried.append(values) or 1.0, settings(search="bayesian", trials=4), config=config
+    )
+    assert len(tried) == 4
 
 
 def test_a_trial_that_can_not_be_trained_is_ignored(tmp_path):

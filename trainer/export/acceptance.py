@@ -41,6 +41,7 @@ from trainer.export.loss import draw_weights, measure_loss
 _MAX_CALIBRATION_RISE = 0.01
 _MIN_GROUPS = 5  # or single images, set aside: the fewest that a loss is measured by
 _ROUNDING = 1e-3  # of a probability, or of a target's standard deviation: the order of computation depends on the batch
+_ROUNDING_OF_VALUE = 1e-6  # as a share of a regression's values: some steps of float32
 
 
 class Bounds(NamedTuple):
@@ -91,9 +92,11 @@ def judge_form(
         bounds: what is allowed.
         must_prove: whether the form is refused, too, if the images are too few to show that it agrees.
     """
-    unit = 1.0
+    unit, rounding = 1.0, _ROUNDING
     if task == "regression":
-        unit = float(np.std(network.held_out if targets is None else targets)) or 1.0
+        unit = float(np.std(network.held_out if targets is None else targets, dtype=np.float64)) or 1.0
+        highest = float(max(np.abs(values).max(initial=0.0) for values in network))
+        rounding = max(rounding, _ROUNDING_OF_VALUE * highest / unit)
     difference = max(_measure_difference(a, b) / unit for a, b in zip(network, form, strict=True))
     facts: dict[str, Any] = {"max_difference": difference}
     facts |= dict.fromkeys(("agreement", "loss", "calibration_error", "few_groups"))
@@ -104,7 +107,7 @@ def judge_form(
         refusals.append(
             f"an answer differs by {difference:.3g}, and serving.max_difference is {bounds.max_difference:g}"
         )
-    if difference <= _ROUNDING and all(map(np.array_equal, *unknown)):  # nothing but rounding: nothing is to be proven
+    if difference <= rounding and all(map(np.array_equal, *unknown)):  # nothing but rounding: nothing is to be proven
         return Judgement(refusals, facts)
 
     compared = zip(network, form, *unknown, strict=True)

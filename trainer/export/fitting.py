@@ -142,9 +142,3 @@ def calibrate(config: TrainerConfig, data: TrainingData, logits: np.ndarray) -> 
     }
     _log.info("calibrated on %d images: log loss %.3f, %.3f without", len(logits), calibrated, plain)
     return calibration, facts
-
-
-def fold_calibration(calibration: Calibration, logits: keras.layers.Dense) -> None:
-    """Changes the weights of the layer that gives the logits, so that it gives calibrated ones."""
-    kernel, bias = logits.get_weights()
-    logits.set_weights([kernel * calibration.factors, bias * calibration.factors + calibration.offsets])

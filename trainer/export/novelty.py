@@ -40,6 +40,9 @@ from trainer.export.calibration import Calibration
 MAX_REFERENCES = 4096
 """Maximum number of training images among which the nearest neighbour is looked for."""
 
+MIN_IMAGES = 20
+"""Held-out images that novelty takes: one of fewer is more than the twentieth part that a limit of 0.95 is about."""
+
 LAYER = "novelty"
 """Name of the layer that computes novelty in a network for other programs."""
 
@@ -189,6 +192,16 @@ def fit_novelty(
     beyond = sums[sums > knots[-1]] - knots[-1]
     scale = max(float(beyond.mean()) if beyond.size else 0.0, _MIN_SPREAD)
     return Novelty(**vars(measure), means=means, spreads=spreads, knots=knots, widths=widths, scale=np.float32(scale))
+
+
+def explain_few(images: int) -> str:
+    """Returns what it means that novelty is fitted to so few held-out images; '' if they are enough."""
+    if images >= MIN_IMAGES:
+        return ""
+    return (
+        f"Novelty is fitted to {images} held-out images, and {MIN_IMAGES} are the minimum for it to be more than "
+        "chance: many images of the kinds that were trained on may have a high one"
+    )
 
 
 def _make_measure(task: TaskName, references: np.ndarray) -> _Measure:
