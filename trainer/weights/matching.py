@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from trainer.weights.layers import Contents, StoredLayer, TakenLayer
+from trainer.weights.layers import Contents, StoredLayer, TakenLayer, sort_weights
 
 _MAX_ROOTS = 4  # models within models, in which the network is looked for
 
@@ -53,6 +53,7 @@ def match_layers(taken: Sequence[TakenLayer], contents: Contents) -> Match:
 
 
 def _judge(taken: Sequence[TakenLayer], pairs: Pairs, contents: Contents) -> Match:
+    pairs = [stored and sort_weights(stored, layer) for layer, stored in zip(taken, pairs, strict=True)]
     for index, (layer, stored) in enumerate(zip(taken, pairs, strict=True)):
         if not _fits(layer, stored):
             return Match(pairs, index, None)
@@ -60,7 +61,7 @@ def _judge(taken: Sequence[TakenLayer], pairs: Pairs, contents: Contents) -> Mat
 
 
 def _fits(layer: TakenLayer, stored: StoredLayer | None) -> bool:
-    return stored is not None and stored.shapes == layer.shapes
+    return stored is not None and sort_weights(stored, layer).shapes == layer.shapes
 
 
 def _find_extra(pairs: Pairs, contents: Contents) -> StoredLayer | None:
@@ -79,9 +80,9 @@ def _find_extra(pairs: Pairs, contents: Contents) -> StoredLayer | None:
 
 def _pair_in_order(taken: Sequence[TakenLayer], stored: Sequence[StoredLayer]) -> Iterator[Pairs]:
     """Yields the pairs for each place at which the network's first layer may be: one of its kind."""
-    kind = [len(shape) for shape in taken[0].shapes]
+    kind = sorted(len(shape) for shape in taken[0].shapes)
     for start, first in enumerate(stored):
-        if start == 0 or [len(shape) for shape in first.shapes] == kind:
+        if start == 0 or sorted(len(shape) for shape in first.shapes) == kind:
             run: Pairs = list(stored[start : start + len(taken)])
             yield run + [None] * (len(taken) - len(run))
 
