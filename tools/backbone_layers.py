@@ -22,13 +22,14 @@ def build_tables(backbone: str) -> tuple[list[TakenLayer], list[str]]:
     row = BACKBONES[backbone]
     application = getattr(keras.applications, row.application)
     base = application(include_top=False, weights=None, input_shape=(row.min_side, row.min_side, 3))
-    return [taken for _, taken in list_layers(base.layers)], [layer.name for layer in base.layers]
+    taken = [layer._replace(variables=()) for _, layer in list_layers(base.layers)]  # Keras's, in Keras's order
+    return taken, [layer.name for layer in base.layers]
 
 
 def main() -> None:
     """Writes the files; the same layers give the same bytes."""
     tables = {backbone: build_tables(backbone) for backbone in BACKBONES}
-    _write(LAYERS, {backbone: taken for backbone, (taken, _) in tables.items()})
+    _write(LAYERS, {backbone: [layer[:3] for layer in taken] for backbone, (taken, _) in tables.items()})
     _write(NAMES, {backbone: names for backbone, (_, names) in tables.items()})
 
 

@@ -48,7 +48,7 @@ METRICS: dict[TaskName, str] = {
 _BATCH = 32
 _MAX_SIDE = 1024  # in pixels; what a file says above is not believed, as such images fill the memory
 _RESAMPLES = 2000
-_SUFFIXES = (".h5", ".keras", ".weights.json")
+_SUFFIXES = (".h5", ".hdf5", ".keras", ".weights.json")
 
 _log = logging.getLogger("trainer")
 
@@ -118,7 +118,7 @@ def list_candidates(folder: Path | None) -> tuple[list[Candidate], list[str]]:
     """
     candidates, passed_over = [], []
     for path in sorted(folder.iterdir()) if folder else ():
-        if not path.name.endswith(_SUFFIXES) and not is_saved_model(str(path)):
+        if not path.name.lower().endswith(_SUFFIXES) and not is_saved_model(str(path)):
             continue
         try:
             check_readable(str(path))

@@ -236,6 +236,13 @@ def test_the_results_are_shown_though_the_picture_can_not_be_drawn(folder, offli
     assert "No space left on device" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["v3.hdf5", "V3.H5"])
+def test_files_of_weights_are_taken_by_any_of_their_usual_endings(name, tmp_path, offline):
+    file = write_weights(tmp_path / name, "inception_v3")
+    candidates, passed_over = backbones.list_candidates(tmp_path)
+    assert (candidates, passed_over) == ([Candidate("inception_v3", str(file), (299, 299))], [])
+
+
 def test_a_size_that_the_backbone_does_not_take_is_not_believed(tmp_path, offline):
     file = write_weights(tmp_path / "v3.h5", "inception_v3")
     layers = [

@@ -1,13 +1,14 @@
 """Which layers of a file are a network's: all of them are found, or the file is refused."""
 
 import time
+from collections import Counter
 
 import pytest
 
 from imagepipe.base.errors import WeightsError
 from trainer.weights import matching
 from trainer.weights.identify import describe_contents, find_layers, identify_backbone, load_layers
-from trainer.weights.layers import Contents, StoredLayer, TakenLayer
+from trainer.weights.layers import Contents, StoredLayer, TakenLayer, number_class
 from trainer.weights.matching import match_layers
 
 TABLES = load_layers()
@@ -34,6 +35,17 @@ def number(layers: list[TakenLayer], shift: int) -> list[TakenLayer]:
     return [count_on(layer) for layer in layers]
 
 
+def stack(blocks: int, name: str = "block_{}_", kind: str = "", first: int = 0) -> list[TakenLayer]:
+    """A small transformer's layers: of Keras, or each block in a layer of one's own, of this class."""
+    layers, counts = [TakenLayer("layers/conv2d", "patches", ((8, 8, 3, 8), (8,)))], Counter()
+    for block in range(first, first + blocks):
+        for part, shapes in {"norm": ((8,), (8,)), "wide": ((8, 16), (16,)), "narrow": ((16, 8), (8,))}.items():
+            inner = "layer_normalization" if part == "norm" else "dense"
+            path = number_class(kind, Counter({kind: block})) + f"/{part}" if kind else number_class(inner, counts)
+            layers.append(TakenLayer(f"layers/{path}", name.format(block) + part, shapes))
+    return [*layers, TakenLayer(f"layers/{number_class('layer_normalization', counts)}", "final", ((8,), (8,)))]
+
+
 @pytest.mark.parametrize("backbone", TABLES)
 @pytest.mark.parametrize(("is_ordered", "has_names"), [(True, True), (True, False), (False, True), (False, False)])
 def test_every_backbone_is_told_from_all_others(backbone, is_ordered, has_names):
@@ -50,6 +62,13 @@ def test_a_convolution_before_the_network_is_not_its_classifier_and_one_behind_i
     assert describe_contents(store([front, *taken], is_ordered)).top is None
     assert describe_contents(store([front, *taken, behind], is_ordered)).top == 7
     assert describe_contents(store([*taken, TakenLayer("layers/dense", "out", ((1280, 5), (5,)))], is_ordered)).top == 5
+
+
+@pytest.mark.parametrize("other", [("lstm/cell", ((8, 256), (64, 256), (256,))), ("embedding", ((1000, 48),))])
+def test_the_classifier_is_the_dense_layer_and_no_other_of_two_dimensions(other):
+    layers = [*TABLES["mobilenet_v2"], TakenLayer("layers/dense", "out", ((1280, 5), (5,)))]
+    layers.append(TakenLayer(f"layers/{other[0]}", other[0], other[1]))
+    assert describe_contents(store(layers, is_ordered=False)).top == 5
 
 
 def test_files_of_thousands_of_layers_are_told_in_a_moment():
@@ -78,6 +97,52 @@ def test_a_smaller_network_is_not_taken_out_of_a_larger_one_with_the_same_names(
         match = match_layers(taken, store(larger, is_ordered))
         assert not match.is_whole
         assert match.extra.name.startswith("conv4_block")
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+@pytest.mark.parametrize("own", [{}, {"kind": "block", "name": "block_{}/"}], ids=["flat", "in layers of one's own"])
+def test_the_first_blocks_and_the_last_layer_of_a_deeper_network_are_not_a_shallower_one(own, is_ordered):
+    with pytest.raises(WeightsError, match=r"\nthe file has a layer 'block_6[_/]norm' among its layers") as caught:
+        find_layers("FILE", store(stack(12, **own), is_ordered), "mine", stack(6, **own))
+    assert str(caught.value).count("\n") == 2
+    assert match_layers(stack(6, **own), store(stack(6, **own), is_ordered)).is_whole
+
+
+def test_an_order_that_most_names_contradict_is_no_match():
+    taken = stack(6)
+    layers = [*taken[:-1], taken[-1]._replace(name="renamed")]
+    assert match_layers(taken, store(layers)).is_whole
+    layers[2], layers[5] = layers[5], layers[2]
+    match = match_layers(taken, store(layers))
+    assert taken[match.wrong].name == "final"
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_a_network_whose_layers_have_other_names_is_found_with_one_of_its_names_in_the_head(is_ordered):
+    taken = stack(2)
+    renamed = [layer._replace(name=f"{layer.name}_x") for layer in taken]
+    head = TakenLayer("layers/layer_normalization_9", "final", ((3,), (3,)))
+    match = match_layers(taken, store([*renamed, head], is_ordered))
+    assert match.is_whole
+    assert [pair.name for pair in match.pairs] == [layer.name for layer in renamed]
+
+
+def test_two_layers_of_a_network_never_get_the_weights_of_one():
+    taken = [TakenLayer("layers/block/norm", "block/norm", ((8,),)), TakenLayer("layers/rescaling", "norm", ((8,),))]
+    assert not match_layers(
+        taken, store([taken[0], taken[1]._replace(path="layers/other", name="other")], False)
+    ).is_whole
+
+
+def test_the_very_names_are_taken_where_the_head_has_one_more_of_a_class():
+    taken = [layer._replace(name=layer.path.removeprefix("layers/")) for layer in stack(2)]
+    more = taken[-1]._replace(path="layers/layer_normalization_3", name="layer_normalization_3")
+    assert taken[-1].name == "layer_normalization_2"
+    match = match_layers(taken, store([*taken, more], is_ordered=False))
+    assert match.is_whole
+    assert [pair.path for pair in match.pairs] == [layer.path for layer in taken]
+    with pytest.raises(WeightsError, match="the file has 4 such layers for 3 of the network: which are meant can't"):
+        find_layers("FILE", store([*taken, more], is_ordered=False, has_names=False), "mine", taken)
 
 
 def test_numbers_in_names_may_begin_anywhere_and_the_order_be_another():

@@ -51,6 +51,48 @@ def test_a_file_of_any_layout_gives_all_of_them(kind, network, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(network.get_weights(), loaded.get_weights(), strict=True))
 
 
+class Affine(keras.layers.Layer):
+    """ResMLP's (Touvron et al. 2021), and weights whose names Keras's layers have in another order."""
+
+    def build(self, shape):
+        self.alpha = self.add_weight(shape=(shape[-1],), name="alpha")
+        self.beta = self.add_weight(shape=(shape[-1],), name="beta")
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma")
+
+    def call(self, x):
+        return (x * self.alpha + self.beta) * self.gamma
+
+
+class Swapped(Affine):
+    """The same, made in another order, and saved by its names."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma")
+        self.alpha = self.add_weight(shape=(shape[-1],), name="alpha")
+        self.beta = self.add_weight(shape=(shape[-1],), name="beta")
+
+    def save_own_variables(self, store):
+        for name in ("beta", "alpha", "gamma"):
+            store[name] = getattr(self, name)
+
+
+@pytest.mark.parametrize("layer", [Affine, Swapped])
+@pytest.mark.parametrize("kind", ["w.h5", "w.keras", "w.weights.h5", "saved"])
+def test_weights_of_one_shape_in_a_layer_of_ones_own_go_by_their_names(layer, kind, tmp_path):
+    def build() -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), layer(name="affine")])
+
+    model, loaded = build(), build()
+    model.set_weights([np.full(4, number, np.float32) for number in range(3)])
+    if kind == "saved":
+        model.export(tmp_path / kind, verbose=False)
+    else:
+        (model.save_weights if ".weights" in kind else model.save)(tmp_path / kind)
+    load_weights(loaded, str(tmp_path / kind), "mine")
+    for name in ("alpha", "beta", "gamma"):
+        np.testing.assert_array_equal(getattr(loaded.layers[0], name), getattr(model.layers[0], name))
+
+
 def test_attention_in_a_file_of_keras_2_is_found_by_its_nested_names(network, tmp_path):
     names = ("query", "key", "value", "attention_output")
     attention = network.layers[1]

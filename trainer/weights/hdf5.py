@@ -97,7 +97,8 @@ def _list_keras_3(shards: Sequence[Mapping[str, h5py.Group]]) -> list[StoredLaye
                 raise OSError(f"{path} is in more than one of its files")
             datasets = [next(group[key] for group in groups if key in group) for key in keys]
             shapes, places = tuple(weight.shape for weight in datasets), tuple(weight.name for weight in datasets)
-            layers.append(StoredLayer(path, _read_name(shards, path), shapes, places))
+            variables = () if all(key.isdecimal() for key in keys) else tuple(keys)  # of a layer that saves its own
+            layers.append(StoredLayer(path, _read_name(shards, path), shapes, places, variables=variables))
     if not layers:
         raise OSError("it has no layers with weights")
     return layers

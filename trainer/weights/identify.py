@@ -17,6 +17,8 @@ from trainer.weights.matching import Match, get_number, match_layers, strip_numb
 LAYERS = Path(__file__).with_name("backbones.json.gz")
 """The layers of the built-in backbones: so a file is checked without TensorFlow. tools/backbone_layers.py writes it."""
 
+_DENSE = re.compile(r"(layers/[^/]+/)*layers/dense(_\d+)?")  # in Keras 3's layout, where the path has the class
+
 
 class Description(NamedTuple):
     """Says what a file of weights is.
@@ -117,17 +119,23 @@ def find_layers(path: str, contents: Contents, backbone: str, taken: Sequence[Ta
     else:
         remedy = f"It is of no backbone that comes with imagepipe. Give a file of {backbone}'s weights."
     raise WeightsError(
-        f"{path} does not hold the weights of {backbone}:\n{_describe_difference(taken, match)}\n{remedy}"
+        f"{path} does not hold the weights of {backbone}:\n{_describe_difference(taken, match, contents)}\n{remedy}"
     )
 
 
-def _describe_difference(taken: Sequence[TakenLayer], match: Match) -> str:
+def _describe_difference(taken: Sequence[TakenLayer], match: Match, contents: Contents) -> str:
     if match.wrong is not None:
         layer, stored = taken[match.wrong], match.pairs[match.wrong]
-        has = f"{format_shapes(stored.shapes)} in '{get_name(stored)}'" if stored else "none"
+        needed, available = (_count_shapes(layers)[layer.shapes] for layers in (taken, contents.layers))
+        if stored:
+            has = f"{format_shapes(stored.shapes)} in '{get_name(stored)}'"
+        elif available > needed:
+            has = f"{available} such layers for {needed} of the network: which are meant can't be told"
+        else:
+            has = "none"
         return f"its layer '{layer.name}' takes {format_shapes(layer.shapes)}, and the file has {has}."
     if match.extra:
-        return f"the file has a layer '{get_name(match.extra)}' in the midst of its layers, which it does not have."
+        return f"the file has a layer '{get_name(match.extra)}' among its layers, which it does not have."
     return "the file holds such a network more than once, and which one is meant can't be told."
 
 
@@ -141,16 +149,26 @@ def get_name(layer: StoredLayer) -> str:
     return show_text(layer.name or re.sub("(^|/)layers/", r"\1", layer.path))
 
 
+def _is_dense(layer: StoredLayer) -> bool:
+    """Returns whether a layer has the weights of a dense one: no recurrent kernel besides, as an LSTM has."""
+    kernel, *others = layer.shapes
+    return len(kernel) == 2 and others in ([], [kernel[1:]])
+
+
 def _count_outputs(contents: Contents, base: Sequence[StoredLayer]) -> int | None:
     """Returns the outputs of the last layer besides the backbone that may be a classifier's, None without one.
 
     That is a dense one, wherever the file lists it, or else a convolution behind the backbone; without an order, one
-    with a higher number than those of the backbone.
+    with a higher number than those of the backbone. Of dense ones in models within models, the outermost is the last.
     """
     paths = {layer.path for layer in base}
     rest = [layer for layer in contents.layers if layer.path not in paths and layer.shapes]
-    if dense := [layer.shapes[0] for layer in rest if len(layer.shapes[0]) == 2]:
-        return dense[-1][-1]
+    dense = [layer for layer in rest if _is_dense(layer)]
+    if not contents.is_ordered:
+        dense = [layer for layer in dense if _DENSE.fullmatch(layer.path)]
+        dense.sort(key=lambda layer: (-layer.path.count("/"), get_number(layer.path)))
+    if dense:
+        return dense[-1].shapes[0][-1]
     places = {layer.path: place for place, layer in enumerate(contents.layers)}
     end = max(places[path] for path in paths)
     last = {strip_number(path): get_number(path) for path in sorted(paths, key=get_number)}

@@ -16,7 +16,8 @@ Shape = tuple[int, ...]
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-# The order in which Keras's layers create their weights; some files list them in another one.
+# The order in which Keras's layers create their weights; some files list them in another one. So they are sorted where
+# the network's own names are not at hand, see TakenLayer.
 _ORDER = (
     "kernel", "depthwise_kernel", "pointwise_kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance",
 )  # fmt: skip
@@ -30,11 +31,13 @@ class TakenLayer(NamedTuple):
             ``layers/sequential/layers/conv2d`` of a layer within a layer.
         name: its name; of a layer within a layer that is no model, after the name of that one and a slash.
         shapes: of its weights.
+        variables: their names; none in the list of built-in backbones, whose layers are all Keras's.
     """
 
     path: str
     name: str
     shapes: tuple[Shape, ...]
+    variables: tuple[str, ...] = ()
 
 
 Part = tuple[list[Any], TakenLayer]
@@ -54,6 +57,7 @@ class StoredLayer(NamedTuple):
         shapes: of its weights, in the order in which Keras creates them.
         keys: where the weights are in the file.
         size: of the images that the model takes whose layer it is, or None if the file does not say it.
+        variables: names of the weights; none if the file does not have them.
     """
 
     path: str
@@ -61,6 +65,7 @@ class StoredLayer(NamedTuple):
     shapes: tuple[Shape, ...]
     keys: tuple[str, ...]
     size: Size | None = None
+    variables: tuple[str, ...] = ()
 
 
 class ConfiguredLayer(NamedTuple):
@@ -141,7 +146,8 @@ def _walk(value: Any, path: str, above: str, seen: set[int]) -> Iterator[Part]:
     ]
     others = {id(weight) for weights, _ in inner for weight in weights}
     if own := [weight for weight in value.weights if id(weight) not in others]:
-        yield own, TakenLayer(path, name, tuple(tuple(weight.shape) for weight in own))
+        shapes, variables = tuple(tuple(weight.shape) for weight in own), tuple(weight.name for weight in own)
+        yield own, TakenLayer(path, name, shapes, variables)
     order = {id(weight): place for place, weight in enumerate(value.weights)}
     yield from sorted(inner, key=lambda part: order[id(part[0][0])])
 
@@ -175,10 +181,21 @@ def collect_layers(weights: Sequence[tuple[str, Shape, str]]) -> list[StoredLaye
         layers.setdefault(layer, []).append((variable.split(":")[0], shape, key))
     stored = []
     for layer, members in layers.items():
-        members.sort(key=lambda member: _ORDER.index(member[0]) if member[0] in _ORDER else len(_ORDER))
-        shapes, keys = tuple(shape for _, shape, _ in members), tuple(key for *_, key in members)
-        stored.append(StoredLayer(layer, layer, shapes, keys))
+        if all(variable in _ORDER for variable, *_ in members):
+            members.sort(key=lambda member: _ORDER.index(member[0]))
+        variables, shapes, keys = (tuple(column) for column in zip(*members, strict=True))
+        stored.append(StoredLayer(layer, layer, shapes, keys, variables=variables))
     return stored
+
+
+def sort_weights(stored: StoredLayer, taken: TakenLayer) -> StoredLayer:
+    """Returns a layer of a file with its weights in the order of the network's, if they have the same names."""
+    names, wanted = stored.variables, taken.variables
+    if names == wanted or len(set(names)) < len(names) or sorted(names) != sorted(wanted):
+        return stored
+    order = [names.index(name) for name in wanted]
+    shapes, keys = tuple(stored.shapes[i] for i in order), tuple(stored.keys[i] for i in order)
+    return stored._replace(shapes=shapes, keys=keys, variables=wanted)
 
 
 def list_configured(
