@@ -146,7 +146,7 @@ def test_after_an_export_that_was_refused_only_the_export_is_done_again(
     assert "epoch 1 of" not in caplog.text
     assert len(history_of(tmp_path)) == 2
     config = json.loads((tmp_path / "model" / "training" / "config.json").read_text())
-    assert (config["serving"], config["trainer"]["calibration"]) == ({}, "none")
+    assert (config["serving"]["precision"], config["trainer"]["calibration"]) == ("auto", "none")
     assert not list((tmp_path / "state").iterdir())
 
 
