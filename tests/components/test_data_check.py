@@ -32,6 +32,7 @@ from imagepipe.base.features import Features
 from imagepipe.base.names import FINDINGS, TRAIN_STATISTICS
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.live import list_statistics
+from imagepipe.deploy.saved_model import GRAPH
 from tests.components.reading import read_split
 from tests.conftest import encode_image, make_digit_images, make_example
 
@@ -428,9 +429,12 @@ def test_data_is_compared_with_the_live_models_training_data_but_not_with_itself
         file = tmp_path / version / TRAIN_STATISTICS
         file.parent.mkdir(parents=True)
         file.write_bytes(content)
+        (tmp_path / version / GRAPH).touch()
     assert find_baseline(b"now") == str(tmp_path / "7" / TRAIN_STATISTICS)
     assert find_baseline(b"tomorrow's") == str(tmp_path / "9" / TRAIN_STATISTICS)
-    (tmp_path / "10").mkdir()  # made elsewhere
+    (tmp_path / "10").mkdir()  # a copy under way
+    assert find_baseline(b"tomorrow's") == str(tmp_path / "9" / TRAIN_STATISTICS)
+    (tmp_path / "10" / GRAPH).touch()  # made elsewhere
     assert find_baseline(b"now") == ""
 
 

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagepipe.deploy import storage
+from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import listing
 from pipeline import logs
 from pipeline.cli import app
@@ -177,11 +179,12 @@ def test_runs_are_listed_newest_first_with_what_is_live(tmp_path):
     make_run(tmp_path, "20260104-000000-000", status="failed", error="Trainer failed")
     for version in ("1", "2"):
         (tmp_path / "serving" / "x" / version).mkdir(parents=True)
+        (tmp_path / "serving" / "x" / version / GRAPH).touch()
     rows = json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout)
     assert [row["run_id"][:8] for row in rows] == ["20260104", "20260103", "20260102", "20260101"]
     assert [row["live"] for row in rows] == [False, False, True, False]
     assert [row["blessed"] for row in rows] == [None, False, None, True]
-    (tmp_path / "serving" / "x" / "2").rmdir()  # rolled back by hand
+    shutil.rmtree(tmp_path / "serving" / "x" / "2")  # rolled back by hand
     rows = json.loads(runner.invoke(app, ["runs", str(tmp_path), "--json"]).stdout)
     assert [row["live"] for row in rows] == [False, False, False, True]
     table = runner.invoke(app, ["runs", str(tmp_path)])
