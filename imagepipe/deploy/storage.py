@@ -17,6 +17,9 @@ from imagepipe.deploy.signing import SIGNATURE, is_signed, sign_model
 from imagepipe.deploy.versions import find_model as find_local_model
 from imagepipe.deploy.versions import is_version
 
+LAYOUTS = ("", "{version}")
+"""Where in a version's folder its SavedModel may be: right in it, or in a folder called as the version, for KServe."""
+
 REMOVED = ".removed-"
 """Start of the name of a version's folder that is being removed."""
 
@@ -26,19 +29,35 @@ def list_versions(folder: str) -> list[str]:
     return sorted((name for name in filesystem.list_folder(folder) if is_version(name)), key=int)
 
 
-def list_complete_versions(folder: str, inner: str = "") -> list[str]:
+def list_complete_versions(folder: str) -> list[str]:
     """Returns the names of the versions that have a graph, oldest first: what lacks one is on its way, or was killed.
+
+    Who wants the newest only asks ``find_newest_version``, which lists no files.
+    """
+    versions = list_versions(folder)
+    if not versions or not filesystem.is_uri(folder):
+        return [version for version in versions if is_complete(folder, version)]
+    folder = folder.rstrip("/")
+    paths = {path for path, _ in filesystem.walk(folder)}  # in one request, instead of one for each version
+    return [version for version in versions if f"{folder}/{version}/{GRAPH}" in paths]
+
+
+def find_newest_version(folder: str, layouts: Sequence[str] = ("",)) -> str | None:
+    """Returns the name of the newest complete version, see ``is_complete``; None if there is none."""
+    newest_first = reversed(list_versions(folder))
+    return next((version for version in newest_first if is_complete(folder, version, layouts)), None)
+
+
+def is_complete(folder: str, version: str, layouts: Sequence[str] = ("",)) -> bool:
+    """Returns whether a version has a graph, which comes last.
 
     Args:
         folder: the folder of the versions.
-        inner: where in the version folder the SavedModel is, see ``add_version``.
+        version: its name.
+        layouts: where in the version's folder the SavedModel may be, each as ``inner`` of ``add_version``.
     """
-    folder = folder.rstrip("/")
-    graphs = {v: _join(folder, v, inner.format(version=v), GRAPH) for v in list_versions(folder)}
-    if not filesystem.is_uri(folder):
-        return [version for version, graph in graphs.items() if filesystem.size(graph) is not None]
-    paths = {path for path, _ in filesystem.walk(folder)}  # in one request, instead of one for each version
-    return [version for version, graph in graphs.items() if graph in paths]
+    folders = (_join(folder.rstrip("/"), version, inner.format(version=version)) for inner in layouts)
+    return any(filesystem.size(f"{model}/{GRAPH}") is not None for model in folders)
 
 
 def find_model(path: str) -> str:
@@ -52,8 +71,8 @@ def find_model(path: str) -> str:
         return str(find_local_model(Path(path)))
     if filesystem.size(f"{path}/{GRAPH}") is not None:
         return path
-    if numbers := list_complete_versions(path) or list_versions(path):
-        return find_model(f"{path}/{numbers[-1]}")
+    if newest := find_newest_version(path, LAYOUTS) or max(list_versions(path), key=int, default=None):
+        return find_model(f"{path}/{newest}")
     raise ModelError(f"{path} is neither a SavedModel nor a folder of its versions (serving/NAME)")
 
 
@@ -108,7 +127,7 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key:
     """
     try:
         versions = list_versions(folder)
-        newest = next(reversed(list_complete_versions(folder, inner)), None)
+        newest = find_newest_version(folder, [inner])
         if newest and is_deployed(model, _join(folder, newest, inner.format(version=newest)), key):
             return newest
         number = max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0)

@@ -59,6 +59,22 @@ def test_of_versions_the_newest_is_found_and_fetched(stored, store):
         storage.fetch_newest(f"{store.uri}/none")
 
 
+def test_the_newest_version_is_found_without_a_list_of_all_files(model, s3, monkeypatch):
+    for version in ("100", "200", "300/300", "400"):
+        s3.put(f"photos/{version}/{saved_model.GRAPH if version != '400' else 'fingerprint.pb'}", b"x")
+
+    def walk(folder):
+        raise AssertionError(f"all below {folder} is listed")
+
+    monkeypatch.setattr(filesystem, "walk", walk)
+    with pytest.raises(ModelError, match="neither a SavedModel"):
+        storage.find_model(s3.uri)
+    assert storage.find_newest_version(f"{s3.uri}/photos") == "200"
+    assert storage.find_newest_version(f"{s3.uri}/none") is None
+    assert storage.list_complete_versions(s3.uri) == []
+    assert storage.find_model(f"{s3.uri}/photos") == f"{s3.uri}/photos/300/300"  # as KServe has it
+
+
 def test_a_model_with_another_form_is_another_model(stored, store):
     assert storage.is_same_model(stored[0], stored[1])
     filesystem.write_whole(f"{stored[0]}/assets.extra/openvino/form.json", b'{"sha256": "1"}')
