@@ -7,10 +7,7 @@ from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.deploy.signing import is_signed
-from imagepipe.deploy.versions import SHADOW
-
-ROLLED_BACK = "rolled_back"
-"""Folder for versions that were rolled back; model servers ignore folders whose name isn't a number."""
+from imagepipe.deploy.versions import ROLLED_BACK, SHADOW
 
 
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
@@ -22,19 +19,16 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     if traffic not in (0, 100):
         raise ModelError("a folder has no share of the requests: --traffic needs another target")
     path, shadow = str(config.path), f"{config.path}/{SHADOW}"
-    # A server does not load a version number again that it has had: that of a rolled back version is not reused.
-    folders = (path, shadow, f"{path}/{ROLLED_BACK}")
-    minimum = max((int(version) + 1 for folder in folders for version in storage.list_versions(folder)), default=0)
     if traffic == 0 and (live := storage.find_newest_version(path)):
         if storage.is_deployed(model, f"{path}/{live}", config.sign):
             raise ModelError(f"{model} is version {live}, and live: `imagepipe rollback` takes it out of service")
-        added = storage.add_version(model, shadow, minimum=minimum, key=config.sign)
+        added = storage.add_version(model, path, place=SHADOW, key=config.sign)
         return Version(added, f"{shadow}/{added}", 0, "in shadow", in_shadow=True)
     version = _find_in_shadow(model, config)
     if version:
         storage.move_model(f"{shadow}/{version}", f"{path}/{version}")
     else:
-        version = storage.add_version(model, path, minimum=minimum, key=config.sign)
+        version = storage.add_version(model, path, key=config.sign)
     return Version(version, f"{path}/{version}", 100)
 
 

@@ -14,8 +14,7 @@ from imagepipe.base.errors import ConfigError, ModelError
 from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.folder import ROLLED_BACK
-from imagepipe.deploy.versions import SHADOW
+from imagepipe.deploy.versions import ROLLED_BACK, SHADOW
 from pipeline.config_file import read_config
 from pipeline.runs import provenance
 from pipeline.workdir import Workdir
