@@ -21,7 +21,8 @@ class Version:
         state: ``ready``, or what it is doing or why it isn't ready, in the target's words.
         rolled_back: whether it was taken out of service by a rollback, or by giving all requests to an older version.
         in_shadow: whether it is newer than the live version, and kept from callers until it is deployed again.
-        passed_over: whether it was never live: a newer version is since it was in shadow, or its copy is incomplete.
+        passed_over: whether nothing is compared with it: its copy is incomplete, or a newer version went live while it
+            was in shadow.
     """
 
     version: str

@@ -7,10 +7,7 @@ from imagepipe.deploy import storage
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.deployment import Version
 from imagepipe.deploy.signing import is_signed
-from imagepipe.deploy.versions import SHADOW
-
-ROLLED_BACK = "rolled_back"
-"""Folder for versions that were rolled back; model servers ignore folders whose name isn't a number."""
+from imagepipe.deploy.versions import ROLLED_BACK, SHADOW
 
 
 def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
@@ -22,27 +19,28 @@ def deploy(model: str, config: DeployConfig, traffic: int = 100) -> Version:
     if traffic not in (0, 100):
         raise ModelError("a folder has no share of the requests: --traffic needs another target")
     path, shadow = str(config.path), f"{config.path}/{SHADOW}"
-    # A server does not load a version number again that it has had: that of a rolled back version is not reused.
-    folders = (path, shadow, f"{path}/{ROLLED_BACK}")
-    minimum = max((int(version) + 1 for folder in folders for version in storage.list_versions(folder)), default=0)
-    if traffic == 0 and (live := storage.list_complete_versions(path)[-1:]):
-        if storage.is_deployed(model, f"{path}/{live[0]}", config.sign):
-            raise ModelError(f"{model} is version {live[0]}, and live: `imagepipe rollback` takes it out of service")
-        version = storage.add_version(model, shadow, minimum=minimum, key=config.sign)
-        return Version(version, f"{shadow}/{version}", 0, "in shadow", in_shadow=True)
-    if shadowed := _find_in_shadow(model, config):
-        storage.move_model(shadowed.uri, f"{path}/{shadowed.version}")
-        version = shadowed.version
+    if traffic == 0 and (live := storage.find_newest_version(path)):
+        if storage.is_deployed(model, f"{path}/{live}", config.sign):
+            raise ModelError(f"{model} is version {live}, and live: `imagepipe rollback` takes it out of service")
+        added = storage.add_version(model, path, place=SHADOW, key=config.sign)
+        return Version(added, f"{shadow}/{added}", 0, "in shadow", in_shadow=True)
+    version = _find_in_shadow(model, config)
+    if version:
+        storage.move_model(f"{shadow}/{version}", f"{path}/{version}")
     else:
-        version = storage.add_version(model, path, minimum=minimum, key=config.sign)
+        version = storage.add_version(model, path, key=config.sign)
     return Version(version, f"{path}/{version}", 100)
 
 
-def _find_in_shadow(model: str, config: DeployConfig) -> Version | None:
+def _find_in_shadow(model: str, config: DeployConfig) -> str | None:
     """Returns the version in shadow that a SavedModel is, or is a copy of; None if it has to be copied to be live."""
-    for version in status(config):
-        is_it = version.in_shadow and (model == version.uri or storage.is_same_model(model, version.uri))
-        if is_it and (config.sign is None or is_signed(version.uri, config.sign)):
+    path, shadow = str(config.path), f"{config.path}/{SHADOW}"
+    live = storage.find_newest_version(path)
+    for version in reversed(storage.list_complete_versions(shadow)):
+        uri = f"{shadow}/{version}"
+        is_newer = live is None or int(version) > int(live)
+        is_it = is_newer and (model == uri or storage.is_same_model(model, uri))
+        if is_it and (config.sign is None or is_signed(uri, config.sign)):
             return version
     return None
 

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import shutil
 import tempfile
 import time
@@ -14,8 +15,13 @@ from imagepipe.base.in_use import hold_folder
 from imagepipe.deploy.openvino_form import FOLDER, FORM
 from imagepipe.deploy.saved_model import FINGERPRINT, GRAPH, read_labels
 from imagepipe.deploy.signing import SIGNATURE, is_signed, sign_model
+from imagepipe.deploy.versions import ROLLED_BACK, SHADOW, is_version
 from imagepipe.deploy.versions import find_model as find_local_model
-from imagepipe.deploy.versions import is_version
+
+LAYOUTS = ("", "{version}")
+"""Where in a version's folder its SavedModel may be: right in it, or in a folder called as the version, for KServe."""
+
+_PLACES = (SHADOW, "", ROLLED_BACK)  # of a model's versions in its folder, in the order in which one comes to them
 
 REMOVED = ".removed-"
 """Start of the name of a version's folder that is being removed."""
@@ -26,19 +32,35 @@ def list_versions(folder: str) -> list[str]:
     return sorted((name for name in filesystem.list_folder(folder) if is_version(name)), key=int)
 
 
-def list_complete_versions(folder: str, inner: str = "") -> list[str]:
+def list_complete_versions(folder: str) -> list[str]:
     """Returns the names of the versions that have a graph, oldest first: what lacks one is on its way, or was killed.
+
+    Who wants the newest only asks ``find_newest_version``, which lists no files.
+    """
+    versions = list_versions(folder)
+    if not versions or not filesystem.is_uri(folder):
+        return [version for version in versions if is_complete(folder, version)]
+    folder = folder.rstrip("/")
+    paths = {path for path, _ in filesystem.walk(folder)}  # in one request, instead of one for each version
+    return [version for version in versions if f"{folder}/{version}/{GRAPH}" in paths]
+
+
+def find_newest_version(folder: str, layouts: Sequence[str] = ("",)) -> str | None:
+    """Returns the name of the newest complete version, see ``is_complete``; None if there is none."""
+    newest_first = reversed(list_versions(folder))
+    return next((version for version in newest_first if is_complete(folder, version, layouts)), None)
+
+
+def is_complete(folder: str, version: str, layouts: Sequence[str] = ("",)) -> bool:
+    """Returns whether a version has a graph, which comes last.
 
     Args:
         folder: the folder of the versions.
-        inner: where in the version folder the SavedModel is, see ``add_version``.
+        version: its name.
+        layouts: where in the version's folder the SavedModel may be, each as ``inner`` of ``add_version``.
     """
-    folder = folder.rstrip("/")
-    graphs = {v: _join(folder, v, inner.format(version=v), GRAPH) for v in list_versions(folder)}
-    if not filesystem.is_uri(folder):
-        return [version for version, graph in graphs.items() if filesystem.size(graph) is not None]
-    paths = {path for path, _ in filesystem.walk(folder)}  # in one request, instead of one for each version
-    return [version for version, graph in graphs.items() if graph in paths]
+    folders = (_join(folder.rstrip("/"), version, inner.format(version=version)) for inner in layouts)
+    return any(filesystem.size(f"{model}/{GRAPH}") is not None for model in folders)
 
 
 def find_model(path: str) -> str:
@@ -52,8 +74,8 @@ def find_model(path: str) -> str:
         return str(find_local_model(Path(path)))
     if filesystem.size(f"{path}/{GRAPH}") is not None:
         return path
-    if numbers := list_complete_versions(path) or list_versions(path):
-        return find_model(f"{path}/{numbers[-1]}")
+    if newest := find_newest_version(path, LAYOUTS) or max(list_versions(path), key=int, default=None):
+        return find_model(f"{path}/{newest}")
     raise ModelError(f"{path} is neither a SavedModel nor a folder of its versions (serving/NAME)")
 
 
@@ -83,7 +105,7 @@ def is_deployed(model: str, version: str, key: str | None) -> bool:
     return is_same_model(model, version) and (key is None or is_signed(version, key))
 
 
-def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key: str | None = None) -> str:
+def add_version(model: str, folder: str, inner: str = "", place: str = "", key: str | None = None) -> str:
     """Copies a SavedModel into a new version folder.
 
     On this machine the folder appears at once and whole: the copy is written under another name. An object store has no
@@ -93,34 +115,35 @@ def add_version(model: str, folder: str, inner: str = "", minimum: int = 0, key:
         model: the SavedModel's folder.
         folder: the folder of the versions; created if missing.
         inner: where in the version folder the SavedModel goes, if not right into it; ``{version}`` is its name.
-        minimum: smallest number that the version may have.
+        place: the folder below it that the version goes into, such as SHADOW; right into it by default.
         key: file with the private key that signs the version before it can be seen; None for no signature.
 
     Returns:
-        The version: seconds since 1970, or ``minimum`` or one more than the last version if that is later; on this
-        machine the next one that no other process is writing, or has written meanwhile. If the
-        newest complete version is this very model already, and signed if it has to be, nothing is copied, and that
-        version is returned.
+        The version: seconds since 1970, or one more than the last version, be it in shadow or rolled back, if that is
+        later, as a server does not load a number again that it has had; on this machine the next one that no other
+        process is writing, or has written meanwhile. If the newest complete version in ``place`` is this very model
+        already, and signed if it has to be, nothing is copied, and that version is returned.
 
     Raises:
         ModelError: if it can't be written there, or can't be signed.
         ConfigError: if the key can't be used.
     """
     try:
-        versions = list_versions(folder)
-        newest = next(reversed(list_complete_versions(folder, inner)), None)
-        if newest and is_deployed(model, _join(folder, newest, inner.format(version=newest)), key):
+        root = _join(folder, place)
+        newest = find_newest_version(root, [inner])
+        if newest and is_deployed(model, _join(root, newest, inner.format(version=newest)), key):
             return newest
-        number = max(int(time.time()), minimum, int(versions[-1]) + 1 if versions else 0)
+        taken = [int(version) for name in _PLACES for version in list_versions(_join(folder, name))]
+        number = max(int(time.time()), max(taken, default=0) + 1)
         if filesystem.is_uri(folder):
             version = str(number)
-            _copy_signed(model, _join(folder, version, inner.format(version=version)), key)
+            _copy_signed(model, _join(root, version, inner.format(version=version)), key)
         else:
             version = _reserve_version(Path(folder), number)
             partial = f"{folder}/{filesystem.PARTIAL}{version}"
             with hold_folder(Path(partial)):
                 _copy_signed(model, _join(partial, inner.format(version=version)), key)
-            filesystem.rename(partial, f"{folder}/{version}")
+            filesystem.rename(partial, f"{root}/{version}")
     except OSError as error:
         raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
     return version
@@ -136,7 +159,7 @@ def _reserve_version(folder: Path, number: int) -> str:
         partial = folder / f"{filesystem.PARTIAL}{number}"
         with contextlib.suppress(FileExistsError):
             partial.mkdir()
-            if not (folder / str(number)).exists():  # nobody else can make it from now on
+            if not any((folder / place / str(number)).exists() for place in _PLACES):  # nobody else can make it now
                 return str(number)
             partial.rmdir()
         number += 1
@@ -152,7 +175,7 @@ def move_model(model: str, target: str) -> None:
         target: its new folder. On this machine it may not exist: what is there may have been moved by another process.
 
     Raises:
-        DeployError: if it can't be moved, as another process has moved it.
+        DeployError: if it can't be moved, such as when another process has moved it.
     """
     try:
         if not filesystem.is_uri(model):
@@ -162,10 +185,9 @@ def move_model(model: str, target: str) -> None:
         filesystem.delete(f"{model}/{GRAPH}")
         filesystem.delete_folder(model)
     except OSError as error:
-        raise DeployError(
-            f"{model} can't be moved to {target}: {error.strerror or error}. Another process may have moved it: "
-            "`imagepipe status` shows what is where"
-        ) from error
+        was_moved = isinstance(error, FileNotFoundError | FileExistsError) or error.errno == errno.ENOTEMPTY
+        hint = ". Another process may have moved it: `imagepipe status` shows what is where" if was_moved else ""
+        raise DeployError(f"{model} can't be moved to {target}: {error.strerror or error}{hint}") from error
 
 
 def _join(*parts: str) -> str:

@@ -18,6 +18,9 @@ from imagepipe.deploy.saved_model import GRAPH
 SHADOW = "shadow"
 """Folder for versions that only ``imagepipe serve --shadow`` asks; model servers ignore it, as it is no number."""
 
+ROLLED_BACK = "rolled_back"
+"""Folder for versions that were rolled back; model servers ignore it as well."""
+
 NEWEST = "newest"
 """In place of a version: whichever is the newest one in shadow, now and later."""
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,8 +14,7 @@ from imagepipe.base.errors import ConfigError, ModelError
 from imagepipe.base.in_use import is_in_use
 from imagepipe.deploy import storage, targets
 from imagepipe.deploy.config import DeployConfig
-from imagepipe.deploy.folder import ROLLED_BACK
-from imagepipe.deploy.versions import SHADOW
+from imagepipe.deploy.versions import ROLLED_BACK, SHADOW
 from pipeline.config_file import read_config
 from pipeline.runs import provenance
 from pipeline.workdir import Workdir
@@ -36,6 +36,7 @@ class VersionFolder:
         path: its path or URI.
         pushed_to: the folder of the model's versions: itself, or the one above ``rolled_back/`` or ``shadow/``.
         versions: the versions in it, oldest first.
+        newest: those of them that stay in any case: the newest complete ones, and copies that came later.
         reasons: why a version has to stay, and the run that made it, by version.
         fallbacks: versions that their target may go back to: only their folders have to stay.
         models: fingerprints of the versions.
@@ -45,6 +46,7 @@ class VersionFolder:
     path: str
     pushed_to: str
     versions: list[str] = field(default_factory=list)
+    newest: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     fallbacks: set[str] = field(default_factory=set)
     models: dict[str, bytes] = field(default_factory=dict)
@@ -88,7 +90,7 @@ def list_folders(
         workdir: the pipeline's folder.
         runs: all runs, by id.
         pushes: the versions that they pushed.
-        keep: number of the newest versions of a folder that stay.
+        keep: number of the newest complete versions of a folder that stay.
         parameters: of the nodes of runs that stay; the versions that they name stay.
     """
     deployments = _read_deployments(workdir, runs)
@@ -142,6 +144,7 @@ def _add_live_versions(folder: VersionFolder, deploy: DeployConfig) -> None:
 def _add_other_reasons(folder: VersionFolder, keep: int, parameters: str) -> None:
     try:
         folder.versions = storage.list_versions(folder.path)
+        folder.newest = _list_newest(folder, keep)
     except OSError as error:
         folder.problem = folder.problem or f"{folder.path} can't be read ({error}): all versions in it stay"
     is_local = not filesystem.is_uri(folder.path)
@@ -151,9 +154,16 @@ def _add_other_reasons(folder: VersionFolder, keep: int, parameters: str) -> Non
             folder.reasons.setdefault(version, "a newer model was compared with it")
         if is_local and is_in_use(Path(path)):
             folder.reasons.setdefault(version, "a process is using it")
-    for version in folder.versions[-keep:]:
+    for version in folder.newest:
         folder.reasons.setdefault(version, f"it is one of the {keep} newest" if keep > 1 else "it is the newest")
     for version in folder.versions:
         if is_local or folder.explain(version):  # a store is asked for each of them
             path = folder.locate(version)
             folder.models[version] = read_fingerprint(path) or read_fingerprint(f"{path}/{version}")  # as for KServe
+
+
+def _list_newest(folder: VersionFolder, keep: int) -> list[str]:
+    """Returns the newest complete versions and all that are newer than the oldest of them: they may be on their way."""
+    complete = (v for v in reversed(folder.versions) if storage.is_complete(folder.path, v, storage.LAYOUTS))
+    oldest = next(islice(complete, keep - 1, None), "0")
+    return [version for version in folder.versions if int(version) >= int(oldest)]

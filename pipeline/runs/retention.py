@@ -35,7 +35,7 @@ class Plan:
     """The folders to remove, and those that stay besides the newest runs and versions.
 
     Attributes:
-        keep: number of runs of a pipeline, and of versions in a folder, that stay in any case.
+        keep: number of runs of a pipeline, and of complete versions in a folder, that stay in any case.
         removals: the folders that are removed, artifacts last.
         artifacts: ids of the artifacts that are then gone, in ML Metadata.
         kept: the older runs, and the folders, that stay all the same, with the reason.
@@ -96,7 +96,7 @@ def plan_removal(workdir: Workdir, keep: int | None = None) -> Plan:
 
     kept = {f"run {run}": reason for run, reason in reasons.items()}
     artifacts, ids = _choose_artifacts(workdir, runs, staying, parameters, kept)
-    versions = _choose_versions(workdir, folders, pushes, keep, kept)
+    versions = _choose_versions(workdir, folders, pushes, kept)
     leftovers = find_leftovers(
         workdir,
         serving=[folder.path for folder in folders],
@@ -210,13 +210,15 @@ def _find_obstacle(folder: Path, workdir: Workdir, parameters: str) -> str:
 
 
 def _choose_versions(
-    workdir: Workdir, folders: list[VersionFolder], pushes: set[PushedVersion], keep: int, kept: dict[str, str]
+    workdir: Workdir, folders: list[VersionFolder], pushes: set[PushedVersion], kept: dict[str, str]
 ) -> list[Removal]:
     """Returns the versions that are removed, outside the workdir only those that a run pushed; adds to ``kept``."""
     removals = []
     for folder in folders:
-        for version in folder.versions[:-keep]:
+        for version in folder.versions:
             path = Path(folder.locate(version))
+            if version in folder.newest:
+                continue
             if reason := folder.explain(version):
                 if not folder.problem:
                     kept[folder.locate(version)] = reason

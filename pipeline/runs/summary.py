@@ -187,5 +187,5 @@ def is_live(summary: Summary) -> bool:
 def find_newest_version(folder: str) -> str | None:
     """Returns the newest complete version in a folder, by path or URI; None if it has none, or can't be read."""
     with contextlib.suppress(OSError):
-        return next(iter(storage.list_complete_versions(folder)[-1:]), None)
+        return storage.find_newest_version(folder)
     return None

@@ -8,7 +8,8 @@ import pytest
 from imagepipe.base import filesystem
 from imagepipe.base.errors import DeployError, ModelError
 from imagepipe.base.in_use import is_in_use
-from imagepipe.deploy import saved_model, storage
+from imagepipe.deploy import saved_model, storage, targets
+from imagepipe.deploy.config import DeployConfig
 from tests.serving.conftest import save_brightness
 
 
@@ -57,6 +58,22 @@ def test_of_versions_the_newest_is_found_and_fetched(stored, store):
     assert (storage.fetch_newest(stored[0]) / saved_model.GRAPH).is_file()
     with pytest.raises(ModelError, match=f"{store.uri}/none is neither a SavedModel nor a folder of its versions"):
         storage.fetch_newest(f"{store.uri}/none")
+
+
+def test_the_newest_version_is_found_without_a_list_of_all_files(model, s3, monkeypatch):
+    for version in ("100", "200", "300/300", "400"):
+        s3.put(f"photos/{version}/{saved_model.GRAPH if version != '400' else 'fingerprint.pb'}", b"x")
+
+    def walk(folder):
+        raise AssertionError(f"all below {folder} is listed")
+
+    monkeypatch.setattr(filesystem, "walk", walk)
+    with pytest.raises(ModelError, match="neither a SavedModel"):
+        storage.find_model(s3.uri)
+    assert storage.find_newest_version(f"{s3.uri}/photos") == "200"
+    assert storage.find_newest_version(f"{s3.uri}/none") is None
+    assert storage.list_complete_versions(s3.uri) == []
+    assert storage.find_model(f"{s3.uri}/photos") == f"{s3.uri}/photos/300/300"  # as KServe has it
 
 
 def test_a_model_with_another_form_is_another_model(stored, store):
@@ -113,6 +130,46 @@ def test_two_deploys_at_once_take_two_numbers_and_each_version_is_of_one_model(m
         names = {path.relative_to(source): path.read_bytes() for path in Path(source).rglob("*") if path.is_file()}
         folder = root / version
         assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == names
+
+
+def test_a_deploy_in_shadow_takes_another_number_than_one_to_be_live_that_is_under_way(model, tmp_path, monkeypatch):
+    names = ("night", "day"), ("black", "white")
+    live, shadowed = (str(save_brightness(tmp_path / pair[0], tmp_path / "assets", pair)) for pair in names)
+    config = DeployConfig(name="digits", path=str(tmp_path / "serving"))
+    target = targets.load_target(config)
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    target.deploy(str(model), config)
+    copy, versions = filesystem.copy, []
+
+    def let_the_other_go_first(*paths):
+        if not versions:
+            versions.append(None)
+            versions[0] = target.deploy(shadowed, config, 0)
+        copy(*paths)
+
+    monkeypatch.setattr(filesystem, "copy", let_the_other_go_first)
+    versions.append(target.deploy(live, config))
+    assert [version.version for version in versions] == ["1700000002", "1700000001"]
+    assert target.status(config)[:2] == versions
+    assert [storage.is_same_model(shadowed, versions[0].uri), storage.is_same_model(live, versions[1].uri)] == [
+        True
+    ] * 2
+
+
+def test_a_number_of_a_version_that_was_rolled_back_meanwhile_is_not_used_again(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    (tmp_path / "rolled_back" / "1700000000").mkdir(parents=True)
+    monkeypatch.setattr(storage, "list_versions", lambda folder: [])  # as it was listed before that
+    assert storage.add_version(str(model), str(tmp_path)) == "1700000001"
+
+
+def test_a_move_that_the_system_refuses_blames_no_other_process(model, tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(filesystem, "rename", refuse)
+    with pytest.raises(DeployError, match=r"Permission denied$"):
+        storage.move_model(str(model), f"{tmp_path}/target")
 
 
 def test_a_number_that_another_deploy_has_taken_meanwhile_is_passed_over(model, tmp_path, monkeypatch):

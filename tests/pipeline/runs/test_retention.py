@@ -264,6 +264,22 @@ def test_of_the_versions_in_shadow_the_newest_stay_as_of_the_live_ones(nights, r
     assert list_versions(root) == [2]
 
 
+@pytest.mark.parametrize("layout", ["{version}", "{version}/{version}"])
+def test_an_incomplete_copy_is_not_one_of_the_versions_that_stay_but_may_be_on_its_way(nights, root, layout):
+    serving = root / "serving" / "digits"
+    for number in range(5):
+        nights.add(number)
+        version = version_of(number)
+        files = serving.joinpath(layout.format(version=version))
+        (serving / version).rename(root / "files")
+        files.parent.mkdir(exist_ok=True)
+        (root / "files").rename(files)
+        if number in (0, 4):
+            (files / "saved_model.pb").unlink()
+    clean(root, 2)
+    assert list_versions(root) == [2, 3, 4]  # of which two can be live
+
+
 def test_weights_in_an_old_artifact_that_a_configuration_names_stay(nights, root):
     fill(nights, 5)
     files = list_files(nights.workdir)
