@@ -118,17 +118,17 @@ def test_a_workers_death_fails_the_job_at_once_whatever_others_are_at():
         import time
 
         if number == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(600)
         return number
 
     arguments = [*LOCAL_ARGUMENTS, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     start = time.monotonic()
     with (
-        pytest.raises(UnavailableError, match=r"^a worker process was killed \(SIGKILL\).* Run it again\.$"),
+        pytest.raises(UnavailableError, match=r"^a worker process was ended by signal 11 \(.*\)\. Run it again\.$"),
         explain_job_errors(LOCAL_RUNNER, "Run it again."),
         hide_step_errors(),
         beam.Pipeline(options=PipelineOptions(arguments)) as pipeline,
     ):
         _ = pipeline | beam.Create(range(20)) | beam.Reshuffle() | beam.Map(work)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300
