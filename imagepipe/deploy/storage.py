@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import shutil
 import tempfile
 import time
@@ -152,7 +153,7 @@ def move_model(model: str, target: str) -> None:
         target: its new folder. On this machine it may not exist: what is there may have been moved by another process.
 
     Raises:
-        DeployError: if it can't be moved, as another process has moved it.
+        DeployError: if it can't be moved, such as after another process has moved it.
     """
     try:
         if not filesystem.is_uri(model):
@@ -162,10 +163,10 @@ def move_model(model: str, target: str) -> None:
         filesystem.delete(f"{model}/{GRAPH}")
         filesystem.delete_folder(model)
     except OSError as error:
-        raise DeployError(
-            f"{model} can't be moved to {target}: {error.strerror or error}. Another process may have moved it: "
-            "`imagepipe status` shows what is where"
-        ) from error
+        hint = ". Another process may have moved it: `imagepipe status` shows what is where"
+        is_moved = error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+        reason = f"{error.strerror or error}{hint if is_moved else ''}"
+        raise DeployError(f"{model} can't be moved to {target}: {reason}") from error
 
 
 def _join(*parts: str) -> str:
