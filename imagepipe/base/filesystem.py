@@ -338,7 +338,8 @@ def glob(pattern: str) -> list[str]:
         return sorted(local_glob.glob(pattern, recursive=True))  # noqa: PTH207 (a pattern may be absolute)
     with plain_errors(pattern):
         keys = connect(pattern).glob(pattern)
-    start = pattern[: len(pattern) - len(find_key(pattern))]
+    whole = pattern.rstrip("/")
+    start = whole[: len(whole) - len(find_key(pattern))]
     return sorted(start + key for key in keys)
 
 

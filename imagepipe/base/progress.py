@@ -85,7 +85,7 @@ def _print_lines(
         done = counts()
         rates = ", ".join(f"{count:,} {name}, {count / seconds:,.0f}/s" for name, count in done.items())
         parts = [f"of {total:,} {unit} {rates}", _list_counts(outcomes())]
-        if all(done.values()):
+        if done and all(done.values()):
             left = max((total - count) * seconds / count for count in done.values())
             parts.append(f"about {_format_time(left)} left")
         print("; ".join(filter(None, parts)), file=sys.stderr, flush=True)

@@ -93,7 +93,7 @@ class _WorkerProcess(SubprocessSdkWorkerHandler):
 
     def _watch(self) -> None:
         status = self._process.wait()
-        if not self._is_closing:
+        if not self._is_closing and not self.death:  # the first, of which the others' are a consequence
             _WorkerProcess.death = _describe_death(status)
         while not self._is_closing:
             for worker in list(self._running):
@@ -111,7 +111,7 @@ class _WorkerProcess(SubprocessSdkWorkerHandler):
 def _describe_death(status: int) -> str:
     if status == -signal.SIGKILL:
         return "a worker process was killed (SIGKILL), as the system does if memory is short: use fewer workers"
-    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    how = f"by signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"with status {status}"
     return f"a worker process was ended {how}"
 
 

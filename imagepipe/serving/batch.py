@@ -8,9 +8,10 @@ machine.
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from imagepipe.serving.threads import limit_threads
 # Of fewer images: measuring how many batches to compute at once takes some 4 s, as 400 of InceptionV3 do on two cores,
 # and gains a tenth of the others' time, if anything.
 _TOO_FEW_TO_MEASURE = 4096
+_TWICE = "inputs that are there twice"
 _KEPT = "What is done is kept: run it again to go on from there."
 
 
@@ -48,7 +50,7 @@ class BatchResult:
         predicted: images with a prediction.
         quarantined: images without one, each with its reason.
         already: inputs that an earlier run has done; not part of the sum.
-        passed_over: files in folders and archives that are no input, by why.
+        passed_over: files in folders and archives that are no input, and inputs that are there twice, by why.
         columns: of manifests and files of requests, that the model doesn't take, and that were not kept.
     """
 
@@ -92,13 +94,16 @@ def predict_source(
         options: of the capture of the answers; None for no capture.
 
     Raises:
-        ModelError: if there is no model or no input, or ``out`` is a file.
+        ModelError: if there is no model or no input, ``out`` is a file, or the capture can't be written.
         UnavailableError: if another run is writing into ``out``, a worker or the job fails, or inputs are left over.
     """
     folder = storage.find_model(os.fspath(model))
     out = filesystem.absolute(os.fspath(out))
     if not filesystem.is_uri(out) and Path(out).is_file():
         raise ModelError(f"{out} is a file: give a folder for the results")
+    if options:  # which workers in other folders read
+        options = replace(options, folder=filesystem.absolute(options.folder))
+        _check_writable(options.folder)
     listing = Listing()
     done_before = 0
     listed = DiskCounter()
@@ -107,7 +112,7 @@ def predict_source(
         nonlocal done_before
         for item in stream_inputs(source, listing, read_side_features(folder), keep):
             if listed.add(item.key) > 1:
-                listing.passed_over["named twice"] += 1
+                listing.passed_over[_TWICE] += 1
             elif item.key in done:
                 done_before += 1
             else:
@@ -136,6 +141,16 @@ def predict_source(
     passed_over = {reason: count for reason, count in listing.passed_over.items() if count}
     columns = tuple(listing.columns | run.unused)
     return BatchResult(run.predicted, run.quarantined, done_before, passed_over, columns)
+
+
+def _check_writable(folder: str) -> None:
+    """Fails before the job if nothing can be captured: what its shards have captured would be left to the next run."""
+    probe = f"{folder}/{filesystem.PARTIAL}{uuid.uuid4().hex}"
+    try:
+        filesystem.write_whole(probe, b"")
+        filesystem.delete(probe)
+    except OSError as error:
+        raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
 
 
 def _run_job(spool: Spool, run: Run, handler: "_ShardHandler", workers: int, beam_args: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -191,15 +192,16 @@ def _expand(name: str) -> list[str]:
 
 def _match(pattern: str) -> list[str]:
     """Returns the paths that match, but of a folder and what lies in it only one: each image is an input once."""
+    pattern = re.sub(r"(^|/)\*\*/$", r"\1**", pattern)  # folders: to a store, without the one at the top
     paths = filesystem.glob(pattern)
     if "**" not in pattern:  # they lie in folders of one depth
         return paths
     paths = list(dict.fromkeys(path.rstrip("/") for path in paths))
-    if pattern.rpartition("/")[2].strip("*"):
-        matches = set(paths)
-        return [path for path in paths if matches.isdisjoint(_list_parents(path))]
-    folders = {path.rpartition("/")[0] for path in paths}  # all that is in them matches as well
-    return [path for path in paths if path not in folders]
+    if re.search(r"(^|/)\*\*(/\*)?$", pattern):  # all that is in a folder matches as well
+        folders = {path.rpartition("/")[0] for path in paths}
+        return [path for path in paths if path not in folders]
+    matches = set(paths)
+    return [path for path in paths if matches.isdisjoint(_list_parents(path))]
 
 
 def _list_parents(path: str) -> list[str]:

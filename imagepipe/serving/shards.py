@@ -96,7 +96,7 @@ def predict_shard(
         "quarantined": quarantined,
         "is_empty": is_empty,
         "unused": list(unused),
-        "capture": filesystem.absolute(options.folder) if options else None,
+        "capture": options.folder if options else None,
     }
     filesystem.write_whole(f"{attempt}.json", json.dumps(record).encode())
 

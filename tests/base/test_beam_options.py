@@ -111,24 +111,32 @@ def test_a_job_that_fails_on_its_server_says_why_in_one_line(error, message):
         raise RuntimeError("ours")
 
 
-def test_a_workers_death_fails_the_job_at_once_whatever_others_are_at():
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [("SIGKILL", r"killed \(SIGKILL\).*"), ("SIGSEGV", r"ended by signal 11 \(.*\)\.")],
+)
+def test_a_workers_death_fails_the_job_at_once_whatever_others_are_at(tmp_path, death, reason):
+    mark = str(tmp_path / "dead")
+
     def work(number: int) -> int:
         import os
         import signal
         import time
 
-        if number == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # the first of all to be worked on
+            os.kill(os.getpid(), getattr(signal, death))
+        except FileExistsError:
+            time.sleep(600)
         return number
 
     arguments = [*LOCAL_ARGUMENTS, "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     start = time.monotonic()
     with (
-        pytest.raises(UnavailableError, match=r"^a worker process was killed \(SIGKILL\).* Run it again\.$"),
+        pytest.raises(UnavailableError, match=rf"^a worker process was {reason} Run it again\.$"),
         explain_job_errors(LOCAL_RUNNER, "Run it again."),
         hide_step_errors(),
         beam.Pipeline(options=PipelineOptions(arguments)) as pipeline,
     ):
         _ = pipeline | beam.Create(range(20)) | beam.Reshuffle() | beam.Map(work)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300

@@ -72,6 +72,28 @@ def test_answers_are_captured_as_they_are_written(model, images, tmp_path):
         assert Path(row["metadata"].decode()).read_bytes() == row["image"]
 
 
+def test_a_capture_that_can_not_be_written_is_refused_before_the_job(model, images, tmp_path):
+    (tmp_path / "file").touch()
+    options = CaptureOptions(str(tmp_path / "file" / "traffic"), rate=1.0)
+    with pytest.raises(ModelError, match="file/traffic can't be written: "):
+        batch.predict_source(model, str(images), tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_capture_by_a_relative_path_is_of_the_folder_of_the_command(model, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ask = shards.predict_shard
+
+    def ask_elsewhere(*args: Any) -> None:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            ask(*args)
+
+    monkeypatch.setattr(batch, "predict_shard", ask_elsewhere)
+    batch.predict_source(model, str(images), tmp_path / "out", options=CaptureOptions("traffic", rate=1.0))
+    assert len(read_captured(tmp_path / "traffic")) == 7
+
+
 @pytest.mark.parametrize("place", ["here", "store"])
 def test_an_attempt_that_was_killed_leaves_no_rows_in_the_capture(model, images, tmp_path, place, request, monkeypatch):
     folder = str(tmp_path / "traffic") if place == "here" else f"{request.getfixturevalue('memory').uri}/traffic"

@@ -74,16 +74,17 @@ def test_files_folders_and_patterns_are_expanded_in_order(folder):
     assert list_paths(f"{folder}/missing.png") == [f"{folder}/missing.png"]
 
 
-@pytest.mark.parametrize("pattern", ["**", "**/*", "**/**", "**/sub*", "**/*.jpg"])
+@pytest.mark.parametrize("pattern", ["**", "**/", "**/*", "**/**", "**/sub*", "**/sub/", "**/sub/*", "**/*.jpg"])
 @pytest.mark.parametrize("place", ["here", "store"])
 def test_a_pattern_that_matches_folders_and_what_is_in_them_asks_about_each_image_once(
     tmp_path, place, pattern, request
 ):
-    paths = ["a.jpg", "sub/b.jpg", "sub/deep/sub.jpg", "sub-c.jpg"]
+    paths = ["a.jpg", "sub/b.jpg", "sub/deep/sub.jpg", "sub/sub/d.jpg", "sub-c.jpg"]
     root = str(tmp_path) if place == "here" else f"{request.getfixturevalue('memory').uri}/in"
     for path in paths:
         filesystem.write_whole(f"{root}/{path}", b"")
-    expected = sorted(f"{root}/{path}" for path in paths if path != "a.jpg" or pattern != "**/sub*")
+    start = pattern.removesuffix(".jpg").replace("**/", "").strip("*")
+    expected = sorted(f"{root}/{path}" for path in paths if path.startswith(start))
     assert sorted(list_paths(f"{root}/{pattern}")) == expected
 
 

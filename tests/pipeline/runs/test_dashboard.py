@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from imagepipe.base import tfrecord
+from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import page_server
 from imagepipe.serving.access import EVERYBODY
 from imagepipe.serving.connections import Connection
@@ -69,7 +70,9 @@ def test_five_hundred_runs_are_listed_newest_first_in_under_a_second(recorder, r
         artifacts = recorder.record(number, cached=cached if number % 3 else None)
         recorder.summarize(number, pushed_version=str(1000 + number))
         recorder.originate(number)
-        (recorder.workdir.serving("digits") / str(1000 + number)).mkdir(parents=True)
+        version = recorder.workdir.serving("digits") / str(1000 + number)
+        version.mkdir(parents=True)
+        (version / GRAPH).touch()
     asked = client(root)
     last, previous = run_id(499), run_id(498)
     asked.get("/missing")  # compiles the templates
