@@ -105,20 +105,20 @@ def run_schedule(
         Stopped: after SIGTERM or Ctrl+C, once the state is saved, see ``imagepipe.base.signals``.
     """
     per_epoch = chosen.images if chosen else train.count
-    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config, per_epoch)]
-    kept: list[str] = []
-    if config.weights != NO_WEIGHTS:
-        phase_starters, kept = list_transfer_phases(network, train, validation, config, folder, class_weights)
     identity = {
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "precision": network.model.dtype_policy.name,
         "devices": strategy.num_replicas_in_sync,
         "examples": [train.count, validation.count],
-        "kept": kept,
         "chosen": chosen and chosen._asdict(),
         "configuration": config.model_dump(mode="json", exclude=EXPORT_SETTINGS),
     }
+    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config, per_epoch)]
+    kept: list[str] = []
+    if config.weights != NO_WEIGHTS:
+        phase_starters, kept = list_transfer_phases(network, train, validation, config, folder, class_weights, identity)
+    identity["kept"] = kept
 
     def run_phases(state: State | None) -> History:
         progress, arrays = (state.progress, state.arrays) if state else (Progress(), {})
