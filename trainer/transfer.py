@@ -142,7 +142,7 @@ def start_from_probe(
     targets = train.targets[rows]
     importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
     groups = None if train.groups is None else train.groups[rows]
+    if task.name == "regression":
+        targets = task.standardize(targets.astype(np.float64))
     probe = fit_probe(read_features(rows), targets, task.name, task.outputs, groups, importance)
-    head.get_layer("logits").set_weights(
-        [probe.weights / task.deviation, (probe.bias - task.mean) / task.deviation]  # for standardized targets
-    )
+    head.get_layer("logits").set_weights([probe.weights, probe.bias])

@@ -15,7 +15,8 @@ from trainer.frozen import choose_kept, count_views, keep_outputs, remove_kept
 from trainer.inputs import make_batches
 from trainer.linear_probe import fit_probe
 from trainer.network import split_base
-from trainer.transfer import list_transfer_phases
+from trainer.tasks import make_regression, measure_targets
+from trainer.transfer import list_transfer_phases, start_from_probe
 
 
 def keep_two_views(tmp_path):
@@ -160,6 +161,18 @@ def test_the_probe_that_a_linear_head_starts_from_knows_the_groups(tmp_path):
     probe = fit_probe(rows, split.targets, "classification", 2, grouped.groups)
     assert np.allclose(network.head({IMAGE: rows}), probe.predict(rows), atol=1e-5)
     assert not np.allclose(probe.predict(rows), fit_probe(rows, split.targets, "classification", 2).predict(rows))
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1e8 + 4, 10), (0.1, 0)])
+def test_a_linear_head_starts_as_well_whatever_the_unit_of_the_numbers(tmp_path, mean, deviation):
+    config = TrainerConfig(**GIVEN)
+    network, split = make_network(config, outputs=1), make_split(tmp_path)
+    targets = (mean + deviation * np.random.default_rng(0).normal(size=(60, 1))).astype(np.float32)
+    task = measure_targets(make_regression("mean_squared_error"), targets)
+    features = np.concatenate([task.standardize(targets.astype(np.float64)), np.ones((60, 3))], axis=1)
+    start_from_probe(network.head, replace(split, targets=targets, task=task), features.__getitem__, None)
+    weights, bias = network.head.get_layer("logits").get_weights()
+    assert np.allclose(features @ weights + bias, features[:, :1], atol=0.05)
 
 
 def test_a_head_with_a_hidden_layer_starts_at_random_and_learns_from_all_views(tmp_path):
