@@ -75,7 +75,10 @@ def run_schedule(
 ) -> History:
     """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
-    That is the last epoch whose loss was not higher, by more than chance gives, than the lowest: on few images the
+    A regression is trained on standardized targets, which its losses are of. At the end its last layer is changed, so
+    that the network answers in the targets' own unit.
+
+    Best is the last epoch whose loss was not higher, by more than chance gives, than the lowest: on few images the
     lowest is a matter of chance, and late epochs have seen more views at a lower rate.
 
     From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
@@ -183,7 +186,7 @@ def run_schedule(
     except StateError as error:
         _log.warning("the state in %s can't be used (%s): the training starts over", folder / STATE, error)
         history = run_phases(None)
-    # From standardized targets to their unit.
+    # The outputs are brought from standardized targets to their own unit; of other tasks they stay as they are.
     scale_outputs(network.head.get_layer("logits"), [task.deviation], [task.mean])
     return history
 
