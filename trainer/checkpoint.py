@@ -167,14 +167,20 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
     return State(stored_identity, progress, arrays)
 
 
-def read_kept(folder: Path) -> list[str] | None:
+def read_kept(folder: Path, identity: Mapping[str, Any]) -> list[str] | None:
     """Returns the names of the outputs that a state's training keeps, see ``trainer.frozen``; None without a state.
 
-    A damaged state counts as none here; ``load_state`` reports it.
+    A damaged state, or one of another training, counts as none here; ``load_state`` reports it.
+
+    Args:
+        folder: see ``load_state``.
+        identity: likewise, but for these names.
     """
     try:
         with np.load(folder / STATE, allow_pickle=False) as stored:
-            return list(json.loads(str(stored["identity"]))["kept"])
+            stored_identity = json.loads(str(stored["identity"]))
+            kept = stored_identity.pop("kept")
+            return list(kept) if stored_identity == identity else None
     except Exception:  # as many kinds as in load_state
         return None
 

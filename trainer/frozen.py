@@ -9,10 +9,11 @@ import math
 import operator
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,7 +46,9 @@ def count_views(config: TrainerConfig) -> int:
     return min(config.epochs, MAX_VIEWS) if config.views is None else config.views
 
 
-def choose_kept(outputs: dict[str, tuple[keras.KerasTensor, int]], folder: Path) -> list[str]:
+def choose_kept(
+    outputs: dict[str, tuple[keras.KerasTensor, int]], folder: Path, identity: Mapping[str, Any]
+) -> list[str]:
     """Chooses those outputs that fit into half of the room on a disk, and tells how much they take.
 
     A training that has a state keeps what it has kept so far, whatever room there is by now: the weights depend on it.
@@ -54,8 +57,9 @@ def choose_kept(outputs: dict[str, tuple[keras.KerasTensor, int]], folder: Path)
         outputs: by name, those that matter most first, each with the number of views of all images.
         folder: where they will be kept, with the state; those that are there already count as room, also those of a
             refit below, and are kept if they are whole.
+        identity: of the training, see ``checkpoint.read_kept``.
     """
-    if (names := read_kept(folder)) is not None:
+    if (names := read_kept(folder, identity)) is not None:
         return [name for name in outputs if name in names]
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.rglob(f"*{_SUFFIX}"))
     room, kept, total = free // 2, dict[str, int](), 0

@@ -224,10 +224,9 @@ def _prepare(
     elif task == "multilabel":
         encoded = np.unpackbits(targets, axis=1, count=outputs).astype(np.float32)
     else:
-        encoded = targets.reshape(-1, outputs).astype(np.float32)
-    if task == "regression":
-        target_mean, target_deviation = float(encoded.mean()), float(encoded.std()) or 1.0
-        encoded = (encoded - target_mean) / target_deviation
+        numbers = targets.reshape(-1, outputs).astype(np.float64)  # in which equal ones have a deviation of exactly 0
+        target_mean, target_deviation = float(numbers.mean()), float(numbers.std()) or 1.0
+        encoded = ((numbers - target_mean) / target_deviation).astype(np.float32)
     rows = _Rows(inputs, encoded, (importance / importance.mean()).astype(np.float32), groups)
     return rows, _Scaler(mean, length, basis, target_mean, target_deviation)
 

@@ -75,7 +75,10 @@ def run_schedule(
 ) -> History:
     """Trains a network in place and leaves it with the weights of its best epoch, by loss on the validation images.
 
-    That is the last epoch whose loss was not higher, by more than chance gives, than the lowest: on few images the
+    A regression is trained on standardized targets, which its losses are of. At the end its last layer is changed, so
+    that the network answers in the targets' own unit.
+
+    Best is the last epoch whose loss was not higher, by more than chance gives, than the lowest: on few images the
     lowest is a matter of chance, and late epochs have seen more views at a lower rate.
 
     From scratch all layers are trained at once. With pretrained weights, first the head on the frozen base, then the
@@ -105,20 +108,20 @@ def run_schedule(
         Stopped: after SIGTERM or Ctrl+C, once the state is saved, see ``imagepipe.base.signals``.
     """
     per_epoch = chosen.images if chosen else train.count
-    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config, per_epoch)]
-    kept: list[str] = []
-    if config.weights != NO_WEIGHTS:
-        phase_starters, kept = list_transfer_phases(network, train, validation, config, folder, class_weights)
     identity = {
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "precision": network.model.dtype_policy.name,
         "devices": strategy.num_replicas_in_sync,
         "examples": [train.count, validation.count],
-        "kept": kept,
         "chosen": chosen and chosen._asdict(),
         "configuration": config.model_dump(mode="json", exclude=EXPORT_SETTINGS),
     }
+    phase_starters: list[Callable[[], Phase]] = [partial(_start_all, network, train, validation, config, per_epoch)]
+    kept: list[str] = []
+    if config.weights != NO_WEIGHTS:
+        phase_starters, kept = list_transfer_phases(network, train, validation, config, folder, class_weights, identity)
+    identity["kept"] = kept
 
     def run_phases(state: State | None) -> History:
         progress, arrays = (state.progress, state.arrays) if state else (Progress(), {})
@@ -183,7 +186,7 @@ def run_schedule(
     except StateError as error:
         _log.warning("the state in %s can't be used (%s): the training starts over", folder / STATE, error)
         history = run_phases(None)
-    # From standardized targets to their unit.
+    # The outputs are brought from standardized targets to their own unit; of other tasks they stay as they are.
     scale_outputs(network.head.get_layer("logits"), [task.deviation], [task.mean])
     return history
 

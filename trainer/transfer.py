@@ -4,8 +4,9 @@ Neither runs the layers that it doesn't train: their outputs are kept, see ``tra
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,8 +30,9 @@ def list_transfer_phases(
     config: TrainerConfig,
     folder: Path,
     class_weights: np.ndarray | None,
+    identity: Mapping[str, Any],
 ) -> tuple[list[Callable[[], Phase]], list[str]]:
-    """Lists the phases; see ``schedule.run_schedule`` for the arguments.
+    """Lists the phases; see ``schedule.run_schedule`` for the arguments, and ``checkpoint.read_kept`` for the identity.
 
     Returns:
         Functions that start each phase: they freeze the layers that the phase doesn't train. And the names of the
@@ -47,7 +49,7 @@ def list_transfer_phases(
     # longer than all that comes before, and the upper blocks learn from these views anyhow.
     views = {"features": min(1, all_views) if is_linear else all_views, "boundary": all_views}
     rows = {name: (output, views[name] * train.count + validation.count) for name, output in outputs.items()}
-    chosen = choose_kept(rows, folder) if all_views else []
+    chosen = choose_kept(rows, folder, identity) if all_views else []
 
     def keep(names: list[str], count: int) -> dict[str, tuple[LoadedSplit, LoadedSplit]]:
         model_outputs = {name: outputs[name] for name in names}
@@ -140,7 +142,7 @@ def start_from_probe(
     targets = train.targets[rows]
     importance = None if class_weights is None else task.encode(targets).numpy() @ class_weights
     groups = None if train.groups is None else train.groups[rows]
+    if task.name == "regression":
+        targets = task.standardize(targets.astype(np.float64))
     probe = fit_probe(read_features(rows), targets, task.name, task.outputs, groups, importance)
-    head.get_layer("logits").set_weights(
-        [probe.weights / task.deviation, (probe.bias - task.mean) / task.deviation]  # for standardized targets
-    )
+    head.get_layer("logits").set_weights([probe.weights, probe.bias])

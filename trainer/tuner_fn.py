@@ -78,7 +78,7 @@ class Search(BaseTuner):
             oracle = _ORACLES[settings.search](
                 objective=keras_tuner.Objective("val_loss", "min"),
                 max_trials=settings.trials,
-                seed=config.seed or 1,  # keras-tuner replaces 0 by a random seed
+                seed=config.seed or 2**31,  # keras-tuner replaces 0 by a random seed; 1 is another one of the user's
                 hyperparameters=make_hyperparameters(settings.space, config),
                 max_consecutive_failed_trials=settings.trials + 1,  # all of them may fail, see on_search_end
             )

@@ -90,7 +90,9 @@ def find_closure(
 
     def is_ours(name: str) -> bool:
         top = name.partition(".")[0]
-        return top in packages or (with_others and _locate(name, sources) is not None and not is_installed(top))
+        if top in packages:
+            return True
+        return with_others and _locate(name, sources) is not None and not is_installed(top, sources)
 
     closure = Closure()
     waiting = {(name, True) for name in modules if not is_ours(name) or _is_module(name, sources)}

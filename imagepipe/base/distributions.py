@@ -4,6 +4,7 @@ import functools
 import sys
 from collections.abc import Iterable
 from importlib.metadata import Distribution, distributions
+from pathlib import Path
 
 # Libraries that leave the work to others, whose versions they hardly limit: TensorFlow runs their graphs, tfx-bsl reads
 # their Examples.
@@ -37,12 +38,17 @@ def list_versions(imports: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def is_installed(module: str) -> bool:
-    """Returns whether an installer copied a module, so that its distribution's version tells its code.
+def is_installed(module: str, folder: Path) -> bool:
+    """Returns whether an installer copied a module into a folder, so that its distribution's version tells its code.
 
     It lists what it copies, but not what lies in a project's own folder (``pip install -e``).
     """
-    return any(owner.read_text("RECORD") for owner in _find_owners(module, tuple(sys.path)))
+    owners = _find_owners(module, tuple(sys.path))
+    return any(owner.read_text("RECORD") and _find_folder(owner) == folder.resolve() for owner in owners)
+
+
+def _find_folder(distribution: Distribution) -> Path:
+    return Path(str(distribution.locate_file(""))).resolve()
 
 
 @functools.cache

@@ -224,6 +224,15 @@ def test_the_version_is_that_of_the_distribution_that_has_the_module(tmp_path, m
     assert list_versions(["nowherex.y"]) == {"nowherex": ""}
 
 
+def test_a_module_counts_as_code_though_another_of_its_name_was_installed_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "mainx.py").write_text("import ownx")
+    (tmp_path / "ownx.py").write_text("UNITS = 8")
+    for folder, counts in ((tmp_path / "elsewhere", True), (tmp_path, False)):
+        install(folder, "own-x", "1.0", "ownx.py,,")
+        monkeypatch.syspath_prepend(folder)
+        assert ("ownx" in find_closure(["mainx"], tmp_path, ("mainx",), with_others=True).digests) is counts
+
+
 def test_of_two_versions_the_one_that_python_imports_counts(tmp_path, monkeypatch):
     installed = list_versions(["keras.layers"])
     assert set(installed) == {"keras"}

@@ -311,6 +311,18 @@ def test_rounding_of_a_large_value_is_nothing_that_a_form_does(value, spread):
     assert wrong.refusals
 
 
+@pytest.mark.parametrize("highest", [1e6, 1e9], ids=["all large", "one far larger"])
+def test_half_a_deviation_of_large_values_is_no_rounding(highest):
+    network = (1e6 + np.random.default_rng(0).normal(size=(100, 1))).astype(np.float32)
+    targets = network.copy()
+    network[0] = highest
+    form = network + np.float32(0.5)
+    parts = Parts(network[:0], network), Parts(network[:0], form)
+    judgement = judge(*parts, targets, must_prove=False, task="regression", noise=1.0)
+    assert judgement.facts["agreement"] is not None
+    assert judgement.refusals
+
+
 def test_a_regression_agrees_within_a_tenth_of_its_own_noise():
     rng = np.random.default_rng(0)
     targets = rng.normal(0, 10, (1000, 1)).astype(np.float32)

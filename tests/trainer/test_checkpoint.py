@@ -17,6 +17,7 @@ from trainer.checkpoint import (
     check_shapes,
     load_state,
     make_state_folder,
+    read_kept,
     save_state,
 )
 
@@ -235,3 +236,9 @@ def test_other_code_or_another_version_of_keras_does_not_continue_a_state(make_a
     second = make_state_folder(make_arguments(), "trainer.run_fn")
     code["trainer.data"] = "new"
     assert make_state_folder(make_arguments(), "trainer.run_fn").parent != second.parent
+
+
+def test_what_a_state_keeps_counts_for_its_own_training_alone(tmp_path):
+    save_state(tmp_path, State({"devices": 1, "kept": ["features"]}, Progress(), {}))
+    assert read_kept(tmp_path, {"devices": 1}) == ["features"]
+    assert read_kept(tmp_path, {"devices": 2}) is None

@@ -15,7 +15,8 @@ from trainer.frozen import choose_kept, count_views, keep_outputs, remove_kept
 from trainer.inputs import make_batches
 from trainer.linear_probe import fit_probe
 from trainer.network import split_base
-from trainer.transfer import list_transfer_phases
+from trainer.tasks import make_regression, measure_targets
+from trainer.transfer import list_transfer_phases, start_from_probe
 
 
 def keep_two_views(tmp_path):
@@ -70,14 +71,14 @@ def test_views_that_are_whole_are_used_again_and_others_computed(tmp_path):
 def test_what_does_not_fit_into_half_of_the_room_is_not_kept_and_the_log_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
     outputs = {"features": (keras.Input((10,)), 100), "boundary": (keras.Input((8, 8, 4)), 100)}
-    assert choose_kept(outputs, tmp_path) == ["features"]
+    assert choose_kept(outputs, tmp_path, {}) == ["features"]
     assert "the outputs of boundary for 100 views would take 0 MB" in caplog.text
     (tmp_path / "train.boundary.kept").write_bytes(bytes(60_000))
-    assert choose_kept(outputs, tmp_path) == ["features", "boundary"]
+    assert choose_kept(outputs, tmp_path, {}) == ["features", "boundary"]
     monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
-    assert choose_kept(outputs, tmp_path) == ["features", "boundary"], "what is there costs no room"
+    assert choose_kept(outputs, tmp_path, {}) == ["features", "boundary"], "what is there costs no room"
     (tmp_path / "train.boundary.kept").write_bytes(bytes(50_000))
-    assert choose_kept(outputs, tmp_path) == ["features"], "what is there in part does"
+    assert choose_kept(outputs, tmp_path, {}) == ["features"], "what is there in part does"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_where_a_connection_leads_round_a_layer_the_base_is_split_before_it():
 def test_a_linear_head_starts_from_the_probe(tmp_path):
     config = TrainerConfig(**GIVEN)
     network, split = make_network(config), make_split(tmp_path)
-    starters, kept = list_transfer_phases(network, split, split, config, tmp_path, None)
+    starters, kept = list_transfer_phases(network, split, split, config, tmp_path, None, {})
     assert kept == ["features", "boundary"]
     phase = starters[0]()
     assert (phase.views, phase.train.count, phase.model) == (1, split.count, network.head)
@@ -128,7 +129,7 @@ def test_a_linear_head_starts_from_the_probe_where_nothing_is_kept(tmp_path, mon
     if why == "no room":
         monkeypatch.setattr(frozen.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     network, split = make_network(config), make_split(tmp_path)
-    starters, kept = list_transfer_phases(network, split, split, config, tmp_path, None)
+    starters, kept = list_transfer_phases(network, split, split, config, tmp_path, None, {})
     assert not kept
     phase = starters[0]()
     assert (phase.train, phase.augmented, phase.learning_rate) == (split, True, config.fine_tune_learning_rate)
@@ -147,7 +148,7 @@ def test_all_phases_compute_in_the_precision_of_the_network_by_which_losses_are_
     finally:
         keras.config.set_dtype_policy("float32")
     split = make_split(tmp_path)
-    starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None)
+    starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None, {})
     assert {start().model.dtype_policy.name for start in starters} == {"mixed_float16"}
 
 
@@ -155,18 +156,30 @@ def test_the_probe_that_a_linear_head_starts_from_knows_the_groups(tmp_path):
     config = TrainerConfig(**GIVEN)
     network, split = make_network(config), make_split(tmp_path)
     grouped = replace(split, groups=split.targets.astype(np.int64))  # nothing tells a class of another group
-    phase = list_transfer_phases(network, grouped, split, config, tmp_path, None)[0][0]()
+    phase = list_transfer_phases(network, grouped, split, config, tmp_path, None, {})[0][0]()
     rows = phase.train.images.read(np.arange(60))
     probe = fit_probe(rows, split.targets, "classification", 2, grouped.groups)
     assert np.allclose(network.head({IMAGE: rows}), probe.predict(rows), atol=1e-5)
     assert not np.allclose(probe.predict(rows), fit_probe(rows, split.targets, "classification", 2).predict(rows))
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1e8 + 4, 10), (0.1, 0)])
+def test_a_linear_head_starts_as_well_whatever_the_unit_of_the_numbers(tmp_path, mean, deviation):
+    config = TrainerConfig(**GIVEN)
+    network, split = make_network(config, outputs=1), make_split(tmp_path)
+    targets = (mean + deviation * np.random.default_rng(0).normal(size=(60, 1))).astype(np.float32)
+    task = measure_targets(make_regression("mean_squared_error"), targets)
+    features = np.concatenate([task.standardize(targets.astype(np.float64)), np.ones((60, 3))], axis=1)
+    start_from_probe(network.head, replace(split, targets=targets, task=task), features.__getitem__, None)
+    weights, bias = network.head.get_layer("logits").get_weights()
+    assert np.allclose(features @ weights + bias, features[:, :1], atol=0.05)
+
+
 def test_a_head_with_a_hidden_layer_starts_at_random_and_learns_from_all_views(tmp_path):
     config = TrainerConfig(**GIVEN, views=2)
     network, split = make_network(config, hidden=True), make_split(tmp_path)
     initial = network.head.get_layer("logits").get_weights()[0]
-    starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None)
+    starters, _ = list_transfer_phases(network, split, split, config, tmp_path, None, {})
     phase = starters[0]()
     assert (phase.views, phase.train.count) == (2, 2 * split.count)
     assert np.array_equal(initial, network.head.get_layer("logits").get_weights()[0])
@@ -206,7 +219,7 @@ def test_a_refit_keeps_what_the_first_training_kept_on_a_disk_with_room_for_one_
     monkeypatch.setattr(frozen.shutil, "disk_usage", measure)
 
     def keep(images, place) -> list[str]:
-        starters, kept = list_transfer_phases(network, images, split, config, place, None)
+        starters, kept = list_transfer_phases(network, images, split, config, place, None, {})
         for start in starters:
             start()
         return kept

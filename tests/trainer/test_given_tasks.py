@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from imagepipe.base.features import Features
+from imagepipe.base.features import IMAGE, Features
 from tests.conftest import SIZE, make_digit_images, serialize_example
 from tests.small_backbone import build
 from trainer.run_fn import run_fn
@@ -78,9 +78,12 @@ def test_several_labels_from_given_weights(arguments, analyzed_multilabel, weigh
 
 
 @pytest.mark.slow
-def test_a_large_number_from_given_weights(arguments, analyzed_regression, weights, tmp_path, caplog):
+@pytest.mark.parametrize(
+    "more", [{}, {"precision": "mixed_bfloat16", "refit": True}], ids=["once", "in bfloat16, twice"]
+)
+def test_a_large_number_from_given_weights(arguments, analyzed_regression, weights, tmp_path, caplog, more):
     records = [serialize_example(png, [1e5 + 1e4 * digit]) for digit, png in DIGITS]
-    given = arguments(tmp_path, weights=str(weights), **OPTIONS)
+    given = arguments(tmp_path, weights=str(weights), **OPTIONS, **more)
     given = set_task(given, "regression", analyzed_regression[0], records, tmp_path)
     answers = train(given, tmp_path, weights, caplog)
     numbers = np.array([1e5 + 1e4 * digit for digit, _ in DIGITS])
@@ -88,3 +91,7 @@ def test_a_large_number_from_given_weights(arguments, analyzed_regression, weigh
     assert errors.mean() < 0.7 * np.abs(numbers - numbers.mean()).mean()
     history = json.loads((tmp_path / "model" / "training" / "history.json").read_text())
     assert all(row["val_loss"] < 10 < 1000 < row["val_mean_absolute_error"] < 60_000 for row in history)
+    model = keras.models.load_model(tmp_path / "model" / "training" / "model.keras")
+    images = tf.image.resize([tf.io.decode_png(png, channels=3) for _, png in DIGITS], SIZE)
+    unserved = np.ravel(model({IMAGE: tf.cast(images, tf.uint8)}))
+    assert unserved.mean() == pytest.approx(answers["score"].mean(), rel=0.1)  # in the target's unit

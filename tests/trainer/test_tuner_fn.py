@@ -74,6 +74,14 @@ def test_the_same_seed_tries_the_same_values(tmp_path):
     assert tried[:6] == tried[6:]
 
 
+def test_seeds_0_and_1_try_other_values(tmp_path):
+    tried = []
+    for seed in (0, 1):
+        config = TrainerConfig(seed=seed)
+        run_search(tmp_path / str(seed), lambda values, _: tried.append(json.dumps(values)) or 1.0, config=config)
+    assert len(set(tried)) == 12
+
+
 def test_the_highest_seed_is_one_of_a_search_too(tmp_path):
     tried = []
     config = TrainerConfig(seed=2**32 - 1)

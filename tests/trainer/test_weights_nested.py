@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from imagepipe.base.errors import WeightsError
 from trainer.pretrained import load_weights
 
 
@@ -107,3 +108,28 @@ def test_attention_in_a_file_of_keras_2_is_found_by_its_nested_names(network, tm
     base = keras.Model(tokens, keras.layers.MultiHeadAttention(2, 4)(tokens, tokens))
     load_weights(base, str(tmp_path / "w.h5"), "mine")
     assert all(np.array_equal(a, b) for a, b in zip(attention.get_weights(), base.get_weights(), strict=True))
+
+
+def make_transformer(blocks: int) -> keras.Model:
+    """Of Keras's layers alone, to which Keras gives the names."""
+    x = tokens = keras.Input((16, 8))
+    for _ in range(blocks):
+        x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(2, 4)(x, x)])
+        x = keras.layers.LayerNormalization()(x)
+        wide = keras.layers.Dense(16, activation="gelu")(x)
+        x = keras.layers.Add()([x, keras.layers.Dense(8)(wide)])
+    return keras.Model(tokens, keras.layers.LayerNormalization()(x))
+
+
+@pytest.mark.parametrize("kind", ["w.weights.h5", "w.keras"])
+def test_attention_in_the_head_is_no_further_block(kind, tmp_path):
+    base = make_transformer(3)
+    base.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in base.weights])
+    pooled = keras.layers.MultiHeadAttention(2, 4)(base.output, base.output)
+    whole = keras.Model(base.input, keras.layers.Dense(3)(pooled))
+    (whole.save_weights if ".weights" in kind else whole.save)(tmp_path / kind)
+    loaded = make_transformer(3)
+    load_weights(loaded, str(tmp_path / kind), "mine")
+    assert all(np.array_equal(a, b) for a, b in zip(base.get_weights(), loaded.get_weights(), strict=True))
+    with pytest.raises(WeightsError, match="does not hold the weights"):
+        load_weights(make_transformer(2), str(tmp_path / kind), "mine")

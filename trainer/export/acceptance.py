@@ -41,7 +41,7 @@ from trainer.export.loss import draw_weights, measure_loss
 _MAX_CALIBRATION_RISE = 0.01
 _MIN_GROUPS = 5  # or single images, set aside: the fewest that a loss is measured by
 _ROUNDING = 1e-3  # of a probability, or of a target's standard deviation: the order of computation depends on the batch
-_ROUNDING_OF_VALUE = 1e-6  # as a share of a regression's values: some steps of float32
+_ROUNDING_STEPS = 4  # of float32 at the answer, where the values of a regression are large
 
 
 class Bounds(NamedTuple):
@@ -92,11 +92,9 @@ def judge_form(
         bounds: what is allowed.
         must_prove: whether the form is refused, too, if the images are too few to show that it agrees.
     """
-    unit, rounding = 1.0, _ROUNDING
+    unit = 1.0
     if task == "regression":
         unit = float(np.std(network.held_out if targets is None else targets, dtype=np.float64)) or 1.0
-        highest = float(max(np.abs(values).max(initial=0.0) for values in network))
-        rounding = max(rounding, _ROUNDING_OF_VALUE * highest / unit)
     difference = max(_measure_difference(a, b) / unit for a, b in zip(network, form, strict=True))
     facts: dict[str, Any] = {"max_difference": difference}
     facts |= dict.fromkeys(("agreement", "loss", "calibration_error", "few_groups"))
@@ -107,7 +105,9 @@ def judge_form(
         refusals.append(
             f"an answer differs by {difference:.3g}, and serving.max_difference is {bounds.max_difference:g}"
         )
-    if difference <= rounding and all(map(np.array_equal, *unknown)):  # nothing but rounding: nothing is to be proven
+    if all(_is_rounding(a, b, unit) for a, b in zip(network, form, strict=True)) and all(
+        map(np.array_equal, *unknown)
+    ):  # nothing is to be proven
         return Judgement(refusals, facts)
 
     compared = zip(network, form, *unknown, strict=True)
@@ -165,6 +165,12 @@ def _describe_interval(agreement: Mapping[str, Any]) -> str:
 
 def _measure_difference(network: np.ndarray, form: np.ndarray) -> float:
     return float(np.nan_to_num(np.abs(network - form), nan=np.inf).max(initial=0.0))
+
+
+def _is_rounding(network: np.ndarray, form: np.ndarray, unit: float) -> bool:
+    """Returns whether no answer differs by more than rounding: each is judged by its own size."""
+    steps = np.spacing(np.abs(network).astype(np.float32))
+    return bool(np.all(np.abs(network - form) <= np.maximum(_ROUNDING * unit, _ROUNDING_STEPS * steps)))
 
 
 def compare_calibration(

@@ -131,6 +131,8 @@ def _describe_difference(taken: Sequence[TakenLayer], match: Match, contents: Co
             has = f"{format_shapes(stored.shapes)} in '{get_name(stored)}'"
         elif available > needed:
             has = f"{available} such layers for {needed} of the network: which are meant can't be told"
+        elif available == needed:
+            has = "as many such layers as the network, but none has this name, nor does their order fit the names"
         else:
             has = "none"
         return f"its layer '{layer.name}' takes {format_shapes(layer.shapes)}, and the file has {has}."

@@ -115,23 +115,30 @@ def _find_extra(pairs: Pairs, contents: Contents) -> StoredLayer | None:
 def _find_next(taken: Sequence[TakenLayer], pairs: Pairs, contents: Contents) -> StoredLayer | None:
     """Returns a layer that continues a row of blocks, behind which the network has others; in Keras 3's layout.
 
-    The order of different classes is not in the file, so the layer may be in the midst. Layers that Keras named and
-    that lie in no other layer are left out: a head may have those as well.
+    The order of different classes is not in the file, so the layer may be in the midst. A head may have layers that
+    Keras named as well. So those that lie in no other layer are left out, and those that do, such as the parts of an
+    attention, count only if the block since the last one of their row is there once more.
     """
     if contents.is_ordered or not pairs[0]:
         return None
     depth = taken[0].path.count("/") + 1
     root = "/".join([*pairs[0].path.split("/")[:-depth], ""])
-    last: dict[tuple[Hashable, ...], int] = {}
-    for index, (layer, stored) in enumerate(zip(taken, pairs, strict=True)):
-        if stored and ("/" in layer.name or (stored.name and _has_own_name(layer))):
-            last[_get_row(stored)] = index
+    stored = [pair for pair in pairs if pair]
+    paired = {layer.path for layer in stored}
+    others = [layer for layer in contents.layers if layer.path.startswith(root) and layer.path not in paired]
+    rows, other_rows = list(map(_get_row, stored)), set(map(_get_row, others))
+    named = [bool(pair.name and _has_own_name(layer)) for layer, pair in zip(taken, stored, strict=True)]
+    places: defaultdict[tuple[Hashable, ...], list[int]] = defaultdict(list)
+    for index, layer in enumerate(taken):
+        if named[index] or "/" in layer.name:
+            places[rows[index]].append(index)
     tops = [layer.name.partition("/")[0] for layer in taken]
-    paired = {stored.path for stored in pairs if stored}
-    for other in contents.layers:
-        place = last.get(_get_row(other)) if other.path.startswith(root) and other.path not in paired else None
-        if place is not None and set(tops[place:]) != {tops[place]}:
-            return other
+    for other in others:
+        if indices := places.get(_get_row(other)):
+            start, place = indices[-2:][0], indices[-1]
+            is_continued = named[place] or other_rows.issuperset(rows[start:place])
+            if is_continued and set(tops[place:]) != {tops[place]}:
+                return other
     return None
 
 
