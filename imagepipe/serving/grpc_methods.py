@@ -11,7 +11,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from imagepipe.deploy.kserve_library import grpc_predict_v2_pb2 as v2
 from imagepipe.serving.grpc_protocols import Question, decode, find_version, parse_infer, parse_predict
 from imagepipe.serving.handler import Handler
-from imagepipe.serving.limits import MAX_PLAIN_BYTES
+from imagepipe.serving.messages import check_plain
 from imagepipe.serving.openapi import SERVER, describe_tensors
 from imagepipe.serving.types import RequestError
 
@@ -76,8 +76,7 @@ async def _ask(
 
 def _reply(kind: Any, reply: Callable[[Any], Message]) -> Method:
     async def answer(body: bytes, _: str) -> tuple[Message, None]:
-        if len(body) > MAX_PLAIN_BYTES:
-            raise RequestError("wrong_type", f"the message has {len(body):,} bytes, and takes {MAX_PLAIN_BYTES:,}")
+        check_plain(body)
         return reply(decode(kind, body)), None
 
     return answer

@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 
 from imagepipe.serving.bodies import TooBusyError
-from imagepipe.serving.limits import MAX_PLAIN_BYTES
-from imagepipe.serving.messages import Messages
+from imagepipe.serving.messages import Messages, check_plain
+from imagepipe.serving.types import RequestError
 
 
 def bound_method(method: Any, messages: Messages) -> Any:
@@ -48,9 +48,10 @@ async def _read(
         except TooBusyError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         try:
-            if len(message) > MAX_PLAIN_BYTES:
-                reason = f"the message has {len(message):,} bytes, and takes {MAX_PLAIN_BYTES:,}"
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+            try:
+                check_plain(message)
+            except RequestError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             yield method.request_deserializer(message)
         finally:
             messages.release(message)

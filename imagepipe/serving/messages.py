@@ -8,9 +8,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from imagepipe.serving.bodies import TooBusyError
-from imagepipe.serving.limits import ENDING_BODY_SECONDS, MAX_BODIES_BYTES, MAX_BODY_SECONDS, MAX_MESSAGES
+from imagepipe.serving.limits import (
+    ENDING_BODY_SECONDS,
+    MAX_BODIES_BYTES,
+    MAX_BODY_SECONDS,
+    MAX_MESSAGES,
+    MAX_PLAIN_BYTES,
+)
+from imagepipe.serving.types import RequestError
 
 _PATIENCE_SECONDS = 1.0  # for places; a common message takes milliseconds
+
+
+def check_plain(message: bytes) -> None:
+    """Checks the size of a message that asks about the server.
+
+    Raises:
+        RequestError: if it is larger than such a message may be.
+    """
+    if len(message) > MAX_PLAIN_BYTES:
+        raise RequestError("wrong_type", f"the message has {len(message):,} bytes, and takes {MAX_PLAIN_BYTES:,}")
 
 
 class Messages:
