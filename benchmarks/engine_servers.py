@@ -1,13 +1,15 @@
 """The server as `imagepipe serve` starts it, and callers of it, for a benchmark."""
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
@@ -20,6 +22,7 @@ from benchmarks.common import read_memory
 NAME = "bench"
 START_SECONDS = 300
 LENGTH = "Inference-Header-Content-Length"
+_STEADY_SECONDS = 1.5
 
 
 class Server:
@@ -122,3 +125,37 @@ def _read_listening(log: Path) -> list[dict[str, Any]]:
             if isinstance(entry, dict) and "port" in entry:
                 entries.append(entry)
     return entries
+
+
+def ask_steadily(ask: Callable[[bytes], float], callers: int, jpegs: list[bytes]) -> tuple[float, list[float]]:
+    """Lets callers ask one image after the other, and counts what is answered while all of them do.
+
+    Returns:
+        Images/s, and the milliseconds that each answer took.
+    """
+    answers: list[tuple[float, float]] = []  # when one came, and its seconds
+    is_over = threading.Event()
+
+    def ask_on(first: int) -> None:
+        for number in itertools.count(first, callers):
+            if is_over.is_set():
+                return
+            seconds = ask(jpegs[number % len(jpegs)])
+            answers.append((time.perf_counter(), seconds))
+
+    with ThreadPoolExecutor(callers) as pool:
+        asking = [pool.submit(ask_on, first) for first in range(callers)]
+
+        def wait(count: int) -> float:
+            while len(answers) < count and not any(caller.done() for caller in asking):  # which only an error ends
+                time.sleep(0.01)
+            return time.perf_counter()
+
+        start = wait(2 * callers)  # all have connected
+        time.sleep(_STEADY_SECONDS)
+        end = wait(4 * callers)
+        is_over.set()
+    for caller in asking:
+        caller.result()
+    counted = [1000 * seconds for came, seconds in answers if start < came <= end]
+    return len(counted) / (end - start), counted

@@ -4,7 +4,8 @@
 - ours: each version, its SavedModel by TensorFlow, and its form by OpenVINO
 - bare: the same form by OpenVINO in LATENCY mode behind the same decoding, as TensorFlow runs it by default, and
   nothing else
-- server: `imagepipe serve`, asked by 1, 8 and 32 callers in the binary form over HTTP, by gRPC, and with two workers
+- server: `imagepipe serve`, asked by 1, 8 and 32 callers in the binary form over HTTP, by gRPC, and with two workers;
+  what is answered while all callers are connected and ask
 
 Each side is a process of its own, and all of a network take turns. What counts is the median of the turns: of a side's
 images/s, and of the ratios within each turn; a server is held against the best batch of the graph that it serves.
@@ -30,14 +31,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import IO, Any, cast
 
 from benchmarks.common import measure_in_turns, next_turn, read_memory
-from benchmarks.engine_servers import serving
+from benchmarks.engine_servers import ask_steadily, serving
 from benchmarks.results import Claim, at_most, make_parser, report
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import OPTIMIZED, TRAINING_FOLDER
@@ -48,7 +48,7 @@ from trainer.config import ServingConfig
 MEASURES = ("imagepipe/base", "imagepipe/deploy", "imagepipe/serving", "trainer/export", "transform")
 SIZES = (1, 8, 32)  # of batches, or numbers of callers
 KEYS = [str(size) for size in SIZES]
-IMAGES = {1: 32, 8: 64, 32: 128}  # asked about in a turn
+IMAGES = {1: 32, 8: 64, 32: 128}  # asked about in a turn, of a graph
 BARE_GOAL, SERVER_GOAL, TENSORFLOW_SERVER_GOAL = 0.97, 0.9, 0.85
 HAND_GOALS = {"inception_v3": {"1": 3.0, "8": 3.5, "32": 3.5}}  # of int8, with VNNI, by backbone
 LONE_GOAL = 3.0  # milliseconds by which a lone caller of the server waits longer than for the bare engine
@@ -353,13 +353,10 @@ def measure_server(
         with serving(version, *options) as server:
             for turn in range(turns + 1):
                 for way, callers in itertools.product(ways, SIZES):
-                    bodies = [batch[0] for batch in make_batches(jpegs, 1)] * (IMAGES[callers] // IMAGES[1])
-                    start = time.perf_counter()
-                    with ThreadPoolExecutor(callers) as pool:
-                        times = list(pool.map(server.ask if way == "HTTP" else server.ask_by_grpc, bodies))
+                    rate, times = ask_steadily(server.ask if way == "HTTP" else server.ask_by_grpc, callers, jpegs)
                     if turn:  # the first warms
-                        results[way][str(callers)].append(len(bodies) / (time.perf_counter() - start))
-                        results[way][f"{callers}, ms"] += [1000 * seconds for seconds in times]
+                        results[way][str(callers)].append(rate)
+                        results[way][f"{callers}, ms"] += times
                 if turn < turns:
                     next_turn()
             for measured in results.values():

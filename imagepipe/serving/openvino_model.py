@@ -23,6 +23,10 @@ _log = logging.getLogger("imagepipe.serve")
 Load = Literal["one batch", "many batches", "callers"]
 """Of a model: one batch after the other, many at any time, or callers of whom there may be many or one."""
 
+# By which it is measured how many batches to compute at once. Eight callers share batches of 2 to 3 images
+# (benchmarks/serving.py), of which several at once gain most; with larger ones they lose nothing.
+_MEASURED_SIZES: dict[Load, int] = {"many batches": NETWORK_BATCH_SIZE, "callers": 2}
+
 
 def load_served(folder: Path, key: Path | None = None, load: Load = "one batch") -> LoadedModel:
     """Loads a version for the engine that it was exported for, or for TensorFlow where that doesn't work.
@@ -75,7 +79,8 @@ class OpenVinoModel(LoadedModel):
             raise ModelError(f"{files} has no form for OpenVINO")
         self.loaded = tf.saved_model.load(str(form))
         self.has_novelty = "novelty" in self.loaded.answers.structured_outputs
-        self.at_once = 1 if self._for == "one batch" else choose_streams(form)
+        size = _MEASURED_SIZES.get(self._for)
+        self.at_once = choose_streams(form, size) if size else 1
         self._network = compile_streams(form, self.at_once)
         self._free = self._free_for_one = _open_requests(self._network, self.at_once)
         if self._for == "callers" and self.at_once > 1:

@@ -1,6 +1,7 @@
 """How many batches OpenVINO should compute at once on this machine: each stream has a part of the CPUs.
 
-``python -m imagepipe.serving.streams FORM`` prints it; FORM is a folder, see ``imagepipe.deploy.openvino_form``.
+``python -m imagepipe.serving.streams FORM SIZE`` prints it; FORM is a folder, see ``imagepipe.deploy.openvino_form``,
+SIZE the number of images in a batch.
 """
 
 import subprocess
@@ -15,7 +16,6 @@ import numpy as np
 
 from imagepipe.base.process import end_with_parent
 from imagepipe.deploy.openvino_form import OpenVinoNetwork
-from imagepipe.serving.limits import NETWORK_BATCH_SIZE
 
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Makes a network's outputs by name of its inputs, each with a row per image."""
@@ -24,13 +24,13 @@ _GAIN = 1.1  # of images in a second, for which more streams are taken
 _MEASURED_SECONDS = 0.3
 
 
-def choose_streams(form: Path) -> int:
-    """Returns the number of streams with which a network computes most images in a second.
+def choose_streams(form: Path, size: int) -> int:
+    """Returns the number of streams with which a network computes most images in a second, in batches of a size.
 
     It is measured by a process of its own: what OpenVINO holds for networks that are not taken, 100 MB for InceptionV3,
     would stay in this one. 1 if it can't be measured.
     """
-    command = [sys.executable, "-m", __name__, str(form)]
+    command = [sys.executable, "-m", __name__, str(form), str(size)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own module)
     words = result.stdout.split()  # libraries may write there, too
     return int(words[-1]) if result.returncode == 0 and words and words[-1].isdecimal() else 1
@@ -55,21 +55,21 @@ def build_trial(network: OpenVinoNetwork, size: int) -> dict[str, np.ndarray]:
     return {name: np.zeros([size, *shape], dtype) for name, (shape, dtype) in network.inputs.items()}
 
 
-def _measure_streams(form: Path) -> int:
+def _measure_streams(form: Path, size: int) -> int:
     """Doubles the number of streams while that gains a tenth.
 
     Dividing a batch among CPUs costs time, and computing more batches at once takes memory.
     """
-    streams, rate = 1, _measure_rate(form, 1)
-    while 2 * streams <= joblib.cpu_count() and (other := _measure_rate(form, 2 * streams)) >= _GAIN * rate:
+    streams, rate = 1, _measure_rate(form, size, 1)
+    while 2 * streams <= joblib.cpu_count() and (other := _measure_rate(form, size, 2 * streams)) >= _GAIN * rate:
         streams, rate = 2 * streams, other
     return streams
 
 
-def _measure_rate(form: Path, streams: int) -> float:
+def _measure_rate(form: Path, size: int, streams: int) -> float:
     """Returns a network's images per second."""
     network = compile_streams(form, streams)
-    trial = build_trial(network, NETWORK_BATCH_SIZE)
+    trial = build_trial(network, size)
 
     def repeat(compute: Compute) -> float:
         start = time.perf_counter()
@@ -77,7 +77,7 @@ def _measure_rate(form: Path, streams: int) -> float:
         while (seconds := time.perf_counter() - start) < _MEASURED_SECONDS:
             compute(trial)
             batches += 1
-        return batches * NETWORK_BATCH_SIZE / seconds
+        return batches * size / seconds
 
     computes = [network.open_request() for _ in range(streams)]
     with ThreadPoolExecutor(streams) as pool:
@@ -87,4 +87,4 @@ def _measure_rate(form: Path, streams: int) -> float:
 
 if __name__ == "__main__":
     end_with_parent()
-    print(_measure_streams(Path(sys.argv[1])))
+    print(_measure_streams(Path(sys.argv[1]), int(sys.argv[2])))

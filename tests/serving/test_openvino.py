@@ -30,7 +30,7 @@ from tests.serving.test_server import gray
 
 @pytest.fixture(autouse=True)
 def measured_quickly(monkeypatch):
-    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 1)
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form, size: 1)
 
 
 def test_a_predictor_asks_openvino_where_the_version_has_a_form_for_it(two_forms):
@@ -46,7 +46,7 @@ def test_a_predictor_asks_openvino_where_the_version_has_a_form_for_it(two_forms
 
 
 def test_a_batch_prediction_computes_as_many_batches_at_once_as_is_best_here(two_forms, tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 2)
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form, size: 2)
     both_compute = threading.Barrier(2, timeout=60)
     open_request = OpenVinoNetwork.open_request
 
@@ -73,7 +73,7 @@ def test_a_batch_prediction_computes_as_many_batches_at_once_as_is_best_here(two
 def test_a_batch_prediction_of_few_images_does_not_wait_for_a_measurement(two_forms, tmp_path, monkeypatch, source):
     """Of a file of requests nobody knows how many images it has."""
     measured = []
-    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: measured.append(form) or 1)
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form, size: measured.append(form) or 1)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.png").write_bytes(gray(10))
     content = base64.b64encode(gray(10)).decode()
@@ -84,8 +84,8 @@ def test_a_batch_prediction_of_few_images_does_not_wait_for_a_measurement(two_fo
 
 def test_how_many_batches_are_computed_at_once_is_measured_and_one_where_that_fails(two_forms, tmp_path):
     form = two_forms / FOLDER
-    assert streams.choose_streams(form) in [1 << n for n in range(joblib.cpu_count().bit_length())]
-    assert streams.choose_streams(tmp_path) == 1
+    assert streams.choose_streams(form, 2) in [1 << n for n in range(joblib.cpu_count().bit_length())]
+    assert streams.choose_streams(tmp_path, 2) == 1
 
 
 def test_the_network_of_the_savedmodel_is_not_loaded_and_its_signatures_are_described(two_forms, model):
@@ -150,7 +150,7 @@ def test_common_images_are_answered_while_all_threads_decode_large_ones(two_form
 
 
 def test_a_caller_who_is_alone_gets_all_cpus_and_several_get_a_stream_each(two_forms, monkeypatch):
-    monkeypatch.setattr(openvino_model, "choose_streams", lambda form: 2)
+    monkeypatch.setattr(openvino_model, "choose_streams", lambda form, size: 2)
     computed: list[tuple[OpenVinoNetwork, int]] = []
     open_request = OpenVinoNetwork.open_request
 
