@@ -41,13 +41,19 @@ def compile_config(
 ) -> None:
     """Compile a pipeline for Kubeflow Pipelines or Vertex AI."""
     with report_errors():
+        from imagepipe.base.errors import ConfigError
         from pipeline.config_file import read_config
         from pipeline.kubeflow.compilation_check import check_and_compile
+        from pipeline.kubeflow.submit import counts_at_submission
 
         settings = read_config(config, overrides or ())
+        if out.exists() and out.samefile(config):
+            raise ConfigError(f"--out {out}: that is the configuration; give the compiled pipeline another name")
         out.write_text(check_and_compile(settings, target, monitor))
     _warn_of_mutable_image(settings.kubeflow)
     command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
+    for override in filter(counts_at_submission, overrides or ()):
+        command += ["--set", override]
     OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))
 
 

@@ -33,8 +33,7 @@ def prepare_package(
     """
     if package := find_package(file):
         for override in overrides:
-            section, _, key = override.partition("=")[0].partition(".")
-            if section != "kubeflow" or key.partition(".")[0] not in _AT_SUBMISSION:
+            if not counts_at_submission(override):
                 raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
         if monitor:
             raise ConfigError(
@@ -43,6 +42,12 @@ def prepare_package(
         return package, _read_settings(config, overrides)
     settings = read_config(file, overrides)
     return parse_package(check_and_compile(settings, cluster, monitor), str(file)), settings.kubeflow
+
+
+def counts_at_submission(override: str) -> bool:
+    """Returns whether an override, ``key.path=value``, has an effect on what is compiled already."""
+    section, _, key = override.partition("=")[0].partition(".")
+    return section == "kubeflow" and key.partition(".")[0] in _AT_SUBMISSION
 
 
 def _read_settings(config: Path | None, overrides: tuple[str, ...]) -> KubeflowConfig:

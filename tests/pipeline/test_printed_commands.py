@@ -99,8 +99,9 @@ def test_the_command_that_deploys_a_rolled_back_model_names_run_configuration_an
 def test_what_compile_says_is_next_can_be_pasted(folder):
     config = folder / "a config.yaml"
     config.write_text("name: x\ndata: {path: /data/x}\ndeploy: {path: /models}\nkubeflow: {image: x}\n")
-    compiled = invoke("compile", str(config), "--out", str(folder / "compiled.yaml"))
+    sets = ["--set", "kubeflow.experiment=a team", "--set", "trainer.epochs=3"]  # the second is compiled in
+    compiled = invoke("compile", str(config), "--out", str(folder / "compiled.yaml"), *sets)
     assert shlex.split(find_command(compiled.stdout)) == [
         *["imagepipe", "submit", str(folder / "compiled.yaml")],
-        *["--config", str(config), "--target", "kubeflow"],
+        *["--config", str(config), "--target", "kubeflow", *sets[:2]],
     ]

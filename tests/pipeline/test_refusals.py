@@ -114,6 +114,7 @@ def test_so_is_every_other_command(project):
         "noise exists": ["schema", "empty", "--freeze", "noise"],
         "kubeflow.image: has to be given": ["compile", "pipeline.yaml"],
         "deploy.path: has to be given": ["compile", "pipeline.yaml", "--set", image],
+        "that is the configuration": ["compile", "--out", "./pipeline.yaml"],
         "in its train split": ["compile", *["--set", image, "--set", "deploy.path=m", "--set", "data.path=empty"]],
         "names of pipelines have no underscores": ["submit", "--set", image, "--set", "name=x_y"],
         "missing is neither a SavedModel": ["predict", "missing", "x.jpg"],
