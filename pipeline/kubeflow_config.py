@@ -1,8 +1,8 @@
 """The ``kubeflow`` section of the configuration: where and how the pipeline runs on a cluster."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from imagepipe.deploy.config import GoogleConfig, Quantity, Section
 
@@ -57,6 +57,11 @@ class ResourcesConfig(Section):
         "time; by default 2 for DataLookup, TargetLookup, Champion and Pusher, which ask others, and 0 for what costs "
         "more or refuses data.",
     )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run's config.yaml that had them would give a component its own instead of those of `default`.
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
 
 
 class VolumeConfig(Section):

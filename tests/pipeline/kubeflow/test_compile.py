@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,8 +13,9 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from imagepipe.base.beam_options import SERVER_RUNNER
 from imagepipe.base.errors import ConfigError
 from pipeline import demo
-from pipeline.config_file import read_config
+from pipeline.config_file import parse_config, read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
+from pipeline.kubeflow.component_settings import find_settings
 from pipeline.kubeflow_config import KubeflowConfig
 from tests.weight_files import write_weights
 
@@ -232,6 +234,16 @@ def test_the_trainer_alone_can_go_to_other_nodes_and_each_task_be_tried_again(co
     tasks = spec["root"]["dag"]["tasks"]
     retries = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items() if task.get("retryPolicy")}
     assert retries == {"trainer": 1, "pusher": 3}
+
+
+def test_the_configuration_that_a_run_writes_gives_each_component_the_same_settings(config):
+    settings = config("kubeflow.resources={default: {memory: 64Gi, retries: 1}, Trainer: {cpu: 8}}")
+    again = parse_config(settings.model_dump(mode="json"), (), "config.yaml", Path("/")).kubeflow
+    for component in ("Trainer", "Pusher", "Evaluator"):
+        chosen = find_settings(again, component)
+        assert (chosen.memory, chosen.retries) == ("64Gi", 1)
+        assert chosen == find_settings(settings.kubeflow, component)
+    assert find_settings(again, "Trainer").gpu == settings.kubeflow.gpu is not None
 
 
 def test_what_asks_others_is_tried_again_and_a_refusal_of_the_data_is_not(documents):
