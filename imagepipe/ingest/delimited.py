@@ -66,12 +66,16 @@ def _decode_lines(source: str, encoding: str) -> Iterator[str]:
     with filesystem.open_read(source) as file:
         errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
         text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+        is_open = False  # whether the last part read ends between "\r" and what may be its "\n"
         while line := text.readline(MAX_LINE):
-            if len(line) == MAX_LINE and not line.endswith("\n"):
-                while (rest := text.readline(MAX_LINE)) and not rest.endswith("\n"):
-                    pass
-                line = f"{TOO_LONG}\n"
-            yield line
+            if is_open and line == "\n":
+                is_open = False
+                continue
+            part = line
+            while len(part) == MAX_LINE and not part.endswith(("\n", "\r")):
+                part = text.readline(MAX_LINE)
+            is_open = len(part) == MAX_LINE and part.endswith("\r")
+            yield line if part is line else f"{TOO_LONG}\n"
 
 
 def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list[str], Iterator[Cells]]:

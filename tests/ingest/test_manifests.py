@@ -131,6 +131,17 @@ def test_a_quote_that_is_never_closed_takes_neither_memory_nor_rows(put, monkeyp
     }
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("length", [98, 99, 100, 101, 199, 200, 201, 250])
+def test_a_line_that_is_too_long_costs_its_own_row_only(length, end, put, monkeypatch):
+    monkeypatch.setattr(delimited, "MAX_LINE", 100)
+    lines = ["path,label", "a.jpg,x", f"b.jpg,{'x' * (length - 6)}", "", "c.jpg,x"]
+    rows = dict(read_table(str(put("list.csv", end.join([*lines, ""]).encode())), ("path",)))
+    assert "x" * 80 in rows[3]["label"] if length < 100 else rows[3].endswith("line 3: longer than 100 characters")
+    del rows[3]
+    assert rows == {number: {"path": f"{name}.jpg", "label": "x"} for number, name in ((2, "a"), (5, "c"))}
+
+
 @pytest.mark.parametrize("line", ["a.jpg,x", 'a.jpg,5"'])
 def test_a_quote_that_is_not_closed_in_the_header_is_one_short_message(line, put):
     table = 'path,"label\n' + "b.jpg,y\n" * 1000 + f"{line}\n"
