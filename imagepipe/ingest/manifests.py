@@ -219,7 +219,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
     if any(map(_is_not_utf8, (path, label, split, unit, *values.values()))):
-        return reject(source, number, f"unreadable row: not UTF-8. {_REMEDY}")
+        return reject(source, number, f"unreadable row: not UTF-8, or damaged. {_REMEDY}")
     image = locate_image(source, path)
     side = {}
     for name, value in values.items():

@@ -191,10 +191,26 @@ def test_true_and_false_are_classes_as_a_csv_of_pandas_has_them(put, tmp_path):
 def test_a_table_of_another_encoding_says_how_to_save_it(put):
     path = put("list.csv", "path,label\na.jpg,café\nb.jpg,tea\n".encode("cp1252"))
     first, second = read_manifest(str(path), "classification")
-    assert "not UTF-8. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
+    assert "not UTF-8, or damaged. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
     assert (first["row"], second["labels"]) == (2, ["tea"])
     with pytest.raises(IngestError, match=r"in UTF-8.*Save the manifest as UTF-8, as by: iconv"):
         list(read_table(str(put("header.csv", "path,größe\n".encode("cp1252"))), ("path",)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("column", ["path", "label", "split", "camera"])
+def test_bytes_that_are_no_text_in_the_tables_encoding_cost_their_row(column, encoding, put):
+    good = {"path": "a.jpg", "label": "tea", "split": "", "camera": "y"}
+    table = [good, {**good, column: "x\udcff"}, good]
+    texts = {
+        "list.csv": "".join(",".join(row) + "\n" for row in (good, *(row.values() for row in table))),
+        "list.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table),
+    }
+    for name, text in texts.items():
+        path = put(name, text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass"))
+        above, row, below = read_manifest(str(path), "classification")
+        assert "unreadable row: not UTF-8" in row["reason"]
+        assert above["labels"] == below["labels"] == ["tea"]
 
 
 def test_paths_of_windows_are_read_where_there_are_such_files(put, tmp_path):
