@@ -351,6 +351,17 @@ def test_a_key_that_is_there_twice_in_a_line_makes_it_unreadable(put):
     assert (first["reason"], second["reason"]) == ("unreadable row: the key 'label' is there twice", None)
 
 
+@pytest.mark.parametrize("key", ["", "a\nb", "\ud800", "Path"])
+def test_a_key_that_can_not_name_a_column_costs_its_line_only(key, put):
+    good = {"path": "a.jpg", "label": "a"}
+    bad = {"PATH" if key == "Path" else "path": "b.jpg", "label": "b", key: 1}
+    text = "".join(json.dumps(row) + "\n" for row in (good, bad, good))
+    rows = list(read_manifest(str(put("list.jsonl", text.encode())), "classification"))
+    assert [row["labels"] for row in rows] == [["a"], [], ["a"]]
+    assert rows[1]["row"] == 2
+    assert rows[1]["reason"].startswith("unreadable row: every column needs a name of its own")
+
+
 @pytest.mark.parametrize("name", ["list.jsonl", "list.csv"])
 def test_a_table_that_is_packed_is_refused_as_a_whole(put, name):
     for data, packed in ((gzip.compress(b"path,label\n"), "gzip"), (b"PK\3\4" + bytes(99), "ZIP")):
