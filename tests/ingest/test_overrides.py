@@ -155,6 +155,10 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
         [b"a", b"b"],
         [b"3"],
     ]
+    put("tags.jsonl", json.dumps({"path": "0.jpg", "label": ["a|b"]}).encode())
+    labels = write_labels(tmp_path / "labels.jsonl", (hashes[0], ["a", "b"]))
+    result = ingest(tmp_path / "tags.jsonl", tmp_path / "barred", task="multilabel", labels=labels)
+    assert "1 give another label than the source" in " ".join(result.notes)
     put("prices.csv", b"path,label\n0.jpg,1\n1.jpg,2\n2.jpg,3\n3.jpg,4\n")
     labels = write_labels(tmp_path / "prices.jsonl", (hashes[0], 2.5), (hashes[1], "dear"))
     result = ingest(tmp_path / "prices.csv", tmp_path / "prices", task="regression", labels=labels)
