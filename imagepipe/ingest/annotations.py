@@ -7,6 +7,7 @@ folder. COCO: https://cocodataset.org/#format-data; Label Studio: its "JSON" exp
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -219,6 +220,7 @@ def _list_ends(path: str) -> list[str]:
 
 
 _MAX_STEPS = 32  # folders of a path, of which each may be the first below the export
+_FOLDERS = 1000  # of which it is kept whether they are there
 
 
 class _Finder:
@@ -229,7 +231,7 @@ class _Finder:
         self._folder, _, name = path.rpartition("/")
         is_stored = filesystem.is_uri(path)
         self._bucket = "/".join(path.split("/", 3)[:3]) + "/" if is_stored else "\0"  # such as s3://photos/; or none
-        self._last = 0  # which of the candidates the last image was
+        self._may_hold = lru_cache(_FOLDERS)(_may_hold)
         self._others = ["images"]
         if self._folder.endswith("/annotations"):  # COCO's own instances_val2017.json, beside val2017/
             self._folder = self._folder.rpartition("/")[0]
@@ -240,16 +242,16 @@ class _Finder:
         return [name, *(f"{folder}/{name}" for folder in self._others)]
 
     def find(self, candidates: list[str]) -> str | None:
-        """Returns the path of the first candidate that is there, else of any; None if the first leaves the folder."""
+        """Returns the path of the first candidate that is there, else the first; None if that one leaves the folder."""
         paths = [self._resolve(candidate) for candidate in candidates]
         if paths[0] is None or filesystem.is_uri(candidates[0]):
             return paths[0]
-        order = [*paths[self._last : self._last + 1], *paths]
-        for path in filter(None, order):
-            if _is_file(path):
-                self._last = paths.index(path)
-                return path
-        return order[0]
+        return next(filter(self._holds, filter(None, paths)), paths[0])
+
+    def _holds(self, path: str) -> bool:
+        with contextlib.suppress(OSError):  # a name of thousands of characters, a folder that isn't ours to read
+            return self._may_hold(path.rpartition("/")[0]) and filesystem.size(path) is not None
+        return False
 
     def _resolve(self, place: str) -> str | None:
         if filesystem.is_uri(place):  # read with the user's rights, of which the export's author has no say
@@ -259,10 +261,11 @@ class _Finder:
         return filesystem.join(self._folder, place)
 
 
-def _is_file(path: str) -> bool:
-    with contextlib.suppress(OSError):  # a name of thousands of characters, a folder that isn't ours to read
-        return filesystem.size(path) is not None
-    return False
+def _may_hold(folder: str) -> bool:
+    """Returns whether an image may be in a folder: in one that is not there a store is not asked for each."""
+    with contextlib.suppress(OSError):  # who may not list a store's folder may read what is in it
+        return filesystem.exists(folder)
+    return True
 
 
 def _locate(finder: _Finder, number: int, entry: _Entry) -> NamedImage:

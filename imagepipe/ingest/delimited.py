@@ -40,7 +40,7 @@ _INDEX = "Unnamed: 0"  # pandas' name of a column that it once wrote without one
 def read_lines(source: str) -> Iterator[str]:
     """Yields the lines of a text file, with their ends; one of more than MAX_LINE characters as TOO_LONG.
 
-    Bytes that are not UTF-8 become surrogates, so that only their own rows are refused.
+    Bytes that are not text in the file's encoding become surrogates, so that only their own rows are refused.
 
     Raises:
         IngestError: it is an archive.
@@ -64,14 +64,21 @@ def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _decode_lines(source: str, encoding: str) -> Iterator[str]:
     with filesystem.open_read(source) as file:
-        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        is_utf8 = encoding.startswith("utf-8")
+        errors = "surrogateescape" if is_utf8 else "replace"  # UTF-16 and UTF-32 know no surrogateescape
         text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+        is_open = False  # whether the last part read ends between "\r" and what may be its "\n"
         while line := text.readline(MAX_LINE):
-            if len(line) == MAX_LINE and not line.endswith("\n"):
-                while (rest := text.readline(MAX_LINE)) and not rest.endswith("\n"):
-                    pass
+            if is_open and line == "\n":
+                is_open = False
+                continue
+            part = line
+            while len(part) == MAX_LINE and not part.endswith(("\n", "\r")):
+                part = text.readline(MAX_LINE)
+            is_open = len(part) == MAX_LINE and part.endswith("\r")
+            if part is not line:
                 line = f"{TOO_LONG}\n"
-            yield line
+            yield line if is_utf8 else line.replace("\ufffd", "\udcff")
 
 
 def read_delimited(source: str, needed: tuple[str, ...], say: Say) -> tuple[list[str], Iterator[Cells]]:

@@ -116,7 +116,8 @@ def _read_csv(source: str, needed: tuple[str, ...], say: Say) -> Iterator[Cells]
 def _read_header(source: str, header: list[str], needed: tuple[str, ...]) -> list[str]:
     """Returns the names of a table's columns, those with a meaning in small letters."""
     names = _fold_names(header)
-    _check_names(source, names)
+    if fault := _explain_names(names):
+        raise IngestError(f"{source}: {fault}")
     if missing := [name for name in needed if name not in names]:
         meanings = {other: name for name in missing for other in _OTHER_NAMES.get(name, "").split()}
         renames = [f"'{column}' to '{meanings[column.lower()]}'" for column in names if column.lower() in meanings]
@@ -132,13 +133,16 @@ def _fold_names(names: list[str]) -> list[str]:
     return [name.lower() if name.lower() in _NAMES and name.lower() not in names else name for name in names]
 
 
-def _check_names(where: str, names: list[str]) -> None:
+def _explain_names(names: list[str]) -> str | None:
+    """Returns why columns can't have these names; None if they can."""
     counts = Counter(names)
-    if odd := [name[:100] for name in counts if not name or counts[name] > 1 or find_fault(name)]:
-        raise IngestError(
-            f"{where}: every column needs a name of its own, in UTF-8 and on one line, and these are none: "
-            f"{list_names(list(map(repr, odd)))}." + (f" {_REMEDY}." if any(map(_is_not_utf8, odd)) else "")
-        )
+    odd = [name[:100] for name in counts if not name or counts[name] > 1 or find_fault(name)]
+    if not odd:
+        return None
+    return (
+        "every column needs a name of its own, in UTF-8 and on one line, and these are none: "
+        f"{list_names(list(map(repr, odd)))}." + (f" {_REMEDY}." if any(map(_is_not_utf8, odd)) else "")
+    )
 
 
 def _read_json_lines(source: str, _needed: tuple[str, ...], _say: Say) -> Iterator[Cells]:
@@ -162,7 +166,10 @@ def _read_json_lines(source: str, _needed: tuple[str, ...], _say: Say) -> Iterat
             continue
         keys = tuple(values)
         if keys not in checked:
-            _check_names(f"{source}, line {number}", names := _fold_names(list(keys)))
+            names = _fold_names(list(keys))
+            if fault := _explain_names(names):
+                yield number, f"unreadable row: {fault}"
+                continue
             checked = {keys: names}  # of the last rows alone: a stranger's may each have others
         yield number, {name: _strip(value) for name, value in zip(checked[keys], values.values(), strict=True)}
 
@@ -219,7 +226,7 @@ def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, 
         return reject(source, number, "unreadable row: no path")
     label, split = values.pop("label", None), values.pop("split", None)
     if any(map(_is_not_utf8, (path, label, split, unit, *values.values()))):
-        return reject(source, number, f"unreadable row: not UTF-8. {_REMEDY}")
+        return reject(source, number, f"unreadable row: not UTF-8, or damaged. {_REMEDY}")
     image = locate_image(source, path)
     side = {}
     for name, value in values.items():

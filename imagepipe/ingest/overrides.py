@@ -50,6 +50,18 @@ class Overrides:
         """Folder of the images beside the file, of which no source may have a copy."""
         return locate_images(self.path)
 
+    def explain_misnaming(self, path: str, sha256: str) -> str | None:
+        """Returns why no decision is about a file beside this one, whose name is another hash; None if that is right.
+
+        Args:
+            path: of an image, wherever it lies.
+            sha256: of its bytes.
+        """
+        name = path.removeprefix(f"{self.folder}/")
+        if name == sha256 or name not in self.labels:
+            return None
+        return f"its name is the hash of another image, its own is {sha256}: copy the image here again"
+
 
 def read_overrides(path: str, task: TaskName) -> Overrides:
     """Reads a file of decisions.

@@ -47,8 +47,8 @@ def override(rows: dict[str, list[HashedRow]], index: Mapping[str, IndexEntry], 
         if sha256 not in overrides.labels:
             continue
         labels, copies = overrides.labels[sha256], rows.get(sha256, [])
-        others = (row for row in copies if not row["path"].startswith(f"{overrides.folder}/"))
-        was = sorted({"|".join(row["labels"]) for row in others})
+        others = [row["labels"] for row in copies if not row["path"].startswith(f"{overrides.folder}/")]
+        was = sorted(set(map("|".join, others)))
         if labels is None:
             effect = "excluded"
             reason = f"excluded by a person: {overrides.path}"
@@ -58,7 +58,8 @@ def override(rows: dict[str, list[HashedRow]], index: Mapping[str, IndexEntry], 
                 yield {"kind": "excluded", "entry": index[sha256]}
         elif copies:
             rows[sha256] = [cast(HashedRow, {**row, "labels": labels}) for row in copies]
-            effect = "added" if not was else "confirmed" if was == ["|".join(labels)] else "corrected"
+            # Lists are compared, as a label in one of JSON may hold a bar itself.
+            effect = "added" if not others else "corrected" if any(other != labels for other in others) else "confirmed"
         else:
             effect = "elsewhere"
         yield {"kind": "override", "sha256": sha256, "effect": effect, "was": was}

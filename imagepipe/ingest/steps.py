@@ -196,8 +196,10 @@ def decide(plan: Plan, count: Count, bucket: int, lists: Iterable[bytes]) -> Dec
     for entry in (entry for some in lists for entry in json.loads(some)):
         if "size" not in entry:
             index[entry["sha256"]] = entry
-        elif entry["reason"]:
-            outcomes.append(quarantine(entry["path"], entry["row"], entry["reason"], entry["group"] is not None))
+        elif reason := entry["reason"] or (
+            plan.overrides and plan.overrides.explain_misnaming(entry["path"], entry["sha256"])
+        ):
+            outcomes.append(quarantine(entry["path"], entry["row"], reason, entry["group"] is not None))
         else:
             rows[entry["sha256"]].append(entry)
 

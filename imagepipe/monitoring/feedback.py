@@ -200,9 +200,9 @@ def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
     except UnicodeDecodeError as error:
         raise ModelError(f"{file} is not text in UTF-8: {error}") from None
     if not text.lstrip().startswith("{"):
-        yield from csv.DictReader(io.StringIO(text))
+        yield from csv.DictReader(io.StringIO(text, newline=""))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):  # splitlines also ends at U+2028
         if line.strip():
             try:
                 row = json.loads(line)

@@ -47,12 +47,12 @@ def test_coco_names_an_image_and_its_category(read, put):
     assert read("set/labels.json", content) == [
         ("a.jpg", ["cat"]),
         ("images/b.jpg", ["dog"]),
-        ("images/c.jpg", "several classes: cat, dog (--task multilabel takes them)"),
-        ("images/d.jpg", "its category has no name in the file: 9"),
-        ("images/e.jpg", "missing label"),
+        ("c.jpg", "several classes: cat, dog (--task multilabel takes them)"),
+        ("d.jpg", "its category has no name in the file: 9"),
+        ("e.jpg", "missing label"),
     ]
     assert read.passed_over == {"annotated images that are not listed": 1}
-    assert read("set/labels.json", content, "multilabel")[2] == ("images/c.jpg", ["cat", "dog"])
+    assert read("set/labels.json", content, "multilabel")[2] == ("c.jpg", ["cat", "dog"])
 
 
 def test_repeated_and_missing_ids_of_coco_cost_their_rows_and_are_counted(read):
@@ -128,6 +128,19 @@ def test_label_studio_names_an_image_by_what_it_calls_it(read, put):
         ("missing.jpg", ["dog"]),
         ("x" * 5000, ["dog"]),
     ]
+
+
+@pytest.mark.parametrize("order", [("a.jpg", "b.jpg"), ("b.jpg", "a.jpg")])
+def test_which_file_a_name_means_does_not_depend_on_the_images_before_it(order, read, put):
+    for name in ("b.jpg", "images/a.jpg", "images/b.jpg"):
+        put(f"set/{name}", b"x")
+    images = [{"id": number, "file_name": name} for number, name in enumerate(order)]
+    content = {"images": images, "annotations": annotate((0, 1), (1, 1)), "categories": CATEGORIES}
+    assert sorted(read("set/coco.json", content)) == [("b.jpg", ["cat"]), ("images/a.jpg", ["cat"])]
+    for name in ("p/q/c.jpg", "q/d.jpg", "d.jpg"):
+        put(f"set/{name}", b"x")
+    tasks = [make_task(f"/data/local-files/?d=p/q/{name}", "cat") for name in ("d.jpg", "c.jpg", "d.jpg")]
+    assert read("set/export.json", tasks) == [(name, ["cat"]) for name in ("q/d.jpg", "p/q/c.jpg", "q/d.jpg")]
 
 
 def test_annotators_that_disagree_and_cancelled_ones(read):

@@ -131,6 +131,17 @@ def test_a_quote_that_is_never_closed_takes_neither_memory_nor_rows(put, monkeyp
     }
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("length", [98, 99, 100, 101, 199, 200, 201, 250])
+def test_a_line_that_is_too_long_costs_its_own_row_only(length, end, put, monkeypatch):
+    monkeypatch.setattr(delimited, "MAX_LINE", 100)
+    lines = ["path,label", "a.jpg,x", f"b.jpg,{'x' * (length - 6)}", "", "c.jpg,x"]
+    rows = dict(read_table(str(put("list.csv", end.join([*lines, ""]).encode())), ("path",)))
+    assert "x" * 80 in rows[3]["label"] if length < 100 else rows[3].endswith("line 3: longer than 100 characters")
+    del rows[3]
+    assert rows == {number: {"path": f"{name}.jpg", "label": "x"} for number, name in ((2, "a"), (5, "c"))}
+
+
 @pytest.mark.parametrize("line", ["a.jpg,x", 'a.jpg,5"'])
 def test_a_quote_that_is_not_closed_in_the_header_is_one_short_message(line, put):
     table = 'path,"label\n' + "b.jpg,y\n" * 1000 + f"{line}\n"
@@ -180,10 +191,26 @@ def test_true_and_false_are_classes_as_a_csv_of_pandas_has_them(put, tmp_path):
 def test_a_table_of_another_encoding_says_how_to_save_it(put):
     path = put("list.csv", "path,label\na.jpg,café\nb.jpg,tea\n".encode("cp1252"))
     first, second = read_manifest(str(path), "classification")
-    assert "not UTF-8. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
+    assert "not UTF-8, or damaged. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8" in first["reason"]
     assert (first["row"], second["labels"]) == (2, ["tea"])
     with pytest.raises(IngestError, match=r"in UTF-8.*Save the manifest as UTF-8, as by: iconv"):
         list(read_table(str(put("header.csv", "path,größe\n".encode("cp1252"))), ("path",)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("column", ["path", "label", "split", "camera"])
+def test_bytes_that_are_no_text_in_the_tables_encoding_cost_their_row(column, encoding, put):
+    good = {"path": "a.jpg", "label": "tea", "split": "", "camera": "y"}
+    table = [good, {**good, column: "x\udcff"}, good]
+    texts = {
+        "list.csv": "".join(",".join(row) + "\n" for row in (good, *(row.values() for row in table))),
+        "list.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table),
+    }
+    for name, text in texts.items():
+        path = put(name, text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass"))
+        above, row, below = read_manifest(str(path), "classification")
+        assert "unreadable row: not UTF-8" in row["reason"]
+        assert above["labels"] == below["labels"] == ["tea"]
 
 
 def test_paths_of_windows_are_read_where_there_are_such_files(put, tmp_path):
@@ -322,6 +349,17 @@ def test_a_key_that_is_there_twice_in_a_line_makes_it_unreadable(put):
     text = b'{"path": "a.jpg", "label": "a", "label": "b"}\n{"path": "a.jpg", "label": "a"}\n'
     first, second = read_manifest(str(put("list.jsonl", text)), "classification")
     assert (first["reason"], second["reason"]) == ("unreadable row: the key 'label' is there twice", None)
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "\ud800", "Path"])
+def test_a_key_that_can_not_name_a_column_costs_its_line_only(key, put):
+    good = {"path": "a.jpg", "label": "a"}
+    bad = {"PATH" if key == "Path" else "path": "b.jpg", "label": "b", key: 1}
+    text = "".join(json.dumps(row) + "\n" for row in (good, bad, good))
+    rows = list(read_manifest(str(put("list.jsonl", text.encode())), "classification"))
+    assert [row["labels"] for row in rows] == [["a"], [], ["a"]]
+    assert rows[1]["row"] == 2
+    assert rows[1]["reason"].startswith("unreadable row: every column needs a name of its own")
 
 
 @pytest.mark.parametrize("name", ["list.jsonl", "list.csv"])

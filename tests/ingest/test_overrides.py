@@ -66,6 +66,20 @@ def test_corrections_exclusions_and_additions_override_the_source(photos_of_two,
     assert "Classes that only decisions give, of no source: d." in result.notes
 
 
+def test_a_file_that_is_named_by_the_hash_of_another_image_is_quarantined(photos_of_two, crops, put, lines, tmp_path):  # noqa: F811
+    source, out = photos_of_two
+    present = hash_file(source / "a/00.jpg")
+    put(f"labels.images/{'a' * 64}", crops(14)[13])
+    put(f"labels.images/{'b' * 64}", (source / "a/00.jpg").read_bytes())
+    decisions = (("a" * 64, "a"), ("b" * 64, "b"), (present, "a"))
+    result = ingest(source, out, labels=write_labels(tmp_path / "labels.jsonl", *decisions))
+    assert (result.read, result.already, result.quarantined, result.new, result.relabelled) == (14, 12, 2, 0, 0)
+    reasons = {entry["path"].rpartition("/")[2]: entry["reason"] for entry in lines(out / "quarantine.jsonl")}
+    assert reasons.keys() == {"a" * 64, "b" * 64}
+    assert reasons["b" * 64].startswith(f"its name is the hash of another image, its own is {present}: ")
+    assert count_effects(lines, out) == {"nowhere": 2, "confirmed": 1}
+
+
 def test_the_dataset_remembers_the_file_until_it_is_told_otherwise(photos_of_two, tmp_path, lines):  # noqa: F811
     source, out = photos_of_two
     wrong, bad = hash_file(source / "a/00.jpg"), hash_file(source / "b/01.jpg")
@@ -141,6 +155,10 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
         [b"a", b"b"],
         [b"3"],
     ]
+    put("tags.jsonl", json.dumps({"path": "0.jpg", "label": ["a|b"]}).encode())
+    labels = write_labels(tmp_path / "labels.jsonl", (hashes[0], ["a", "b"]))
+    result = ingest(tmp_path / "tags.jsonl", tmp_path / "barred", task="multilabel", labels=labels)
+    assert "1 give another label than the source" in " ".join(result.notes)
     put("prices.csv", b"path,label\n0.jpg,1\n1.jpg,2\n2.jpg,3\n3.jpg,4\n")
     labels = write_labels(tmp_path / "prices.jsonl", (hashes[0], 2.5), (hashes[1], "dear"))
     result = ingest(tmp_path / "prices.csv", tmp_path / "prices", task="regression", labels=labels)

@@ -83,7 +83,7 @@ def test_unreadable_csv_rows_are_reported_by_line_and_the_rest_is_read(csv):
     assert reasons(path) == [
         (3, "unreadable row: line 3: 2 columns, the header has 3"),
         (4, "unreadable row: line 4: 4 columns, the header has 3"),
-        (5, "unreadable row: not UTF-8. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8"),
+        (5, "unreadable row: not UTF-8, or damaged. Save the manifest as UTF-8, as by: iconv -f WINDOWS-1252 -t UTF-8"),
         (6, "unreadable row: no path"),
         (7, "missing label"),
         (8, "unreadable row: line 8: field larger than field limit (131072)"),

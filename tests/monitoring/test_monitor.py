@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from imagepipe.capture.files import list_parts, write_rows
 from imagepipe.monitoring import report, traffic
 from imagepipe.monitoring.comparison import Limits
+from imagepipe.monitoring.feedback import read_truths
 from imagepipe.monitoring.measures import MEASURES
 from imagepipe.monitoring.reference import read_reference
 from imagepipe.monitoring.reference_rows import write_reference
@@ -330,6 +331,17 @@ def test_feedback_that_lacks_a_column_names_the_row(tmp_path, capture):
     status, text = ask("feedback", str(tmp_path / "truth.csv"), capture)
     assert status == 2
     assert "row 1 needs 'metadata' or 'request_id', and 'label'" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_feedback_has_a_row_for_each_line_whatever_ends_it_and_whatever_is_in_it(end, tmp_path):
+    ids = ("a\u2028b", "c\u0085d")  # at which str.splitlines would end a line
+    for name, rows in (
+        ("truth.jsonl", [json.dumps({"metadata": id_, "label": "x"}, ensure_ascii=False) for id_ in ids]),
+        ("truth.csv", ["metadata,label", *(f"{id_},x" for id_ in ids)]),
+    ):
+        (tmp_path / name).write_bytes("".join(row + end for row in rows).encode())
+        assert read_truths(str(tmp_path / name), "classification").labels == dict.fromkeys(ids, "x")
 
 
 def test_a_reference_is_read_as_it_was_written(reference):
