@@ -26,13 +26,13 @@ def load_yaml(text: str, kind: Any) -> Any:
         kind: annotation of the value: a pydantic model, a type, or what typing makes of them.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or holds tags other than YAML's own.
+        yaml.YAMLError: it is not YAML, has a key twice, or holds tags other than YAML's own.
     """
     with _open(text) as loader:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_size(node)
+        _check_nodes(node)
         _keep_text(loader, node, kind)
         return loader.construct_document(node)
 
@@ -46,7 +46,7 @@ def load_documents(text: str) -> Iterator[Any]:
     with _open(text) as loader:
         while loader.check_node():
             node = cast(yaml.Node, loader.get_node())
-            _check_size(node)
+            _check_nodes(node)
             yield loader.construct_document(node)
 
 
@@ -61,8 +61,8 @@ def _open(text: str) -> Iterator[yaml.SafeLoader]:
         loader.dispose()
 
 
-def _check_size(root: yaml.Node) -> None:
-    """Refuses a value that holds itself, or by its aliases far more than is written."""
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuses a key that is there twice, a value that holds itself, and one with far more, by aliases, than is written."""
     count, pending = 0, [(root, 1)]
     while pending:
         node, depth = pending.pop()
@@ -72,9 +72,23 @@ def _check_size(root: yaml.Node) -> None:
         if count > _MAX_NODES:
             raise yaml.YAMLError(f"with its aliases (*name) it has more than {_MAX_NODES:,} values")
         if isinstance(node, yaml.MappingNode):
+            _refuse_duplicates(node)
             pending += ((part, depth + 1) for pair in node.value for part in pair)
         elif isinstance(node, yaml.SequenceNode):
             pending += ((item, depth + 1) for item in node.value)
+
+
+def _refuse_duplicates(mapping: yaml.MappingNode) -> None:
+    """Refuses a key that is there twice: PyYAML takes the last, and the first would have no effect."""
+    lines: dict[str, int] = {}
+    for key, _ in mapping.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"the key '{key.value}' is there twice, in line {lines[key.value]} and in line {line}; keep one"
+                )
+            lines[key.value] = line
 
 
 def find_kind(kind: Any, key: str) -> Any:

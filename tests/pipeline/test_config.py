@@ -258,6 +258,31 @@ def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, tex
         read_config(file(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"{MINIMAL}trainer: {{epochs: 3}}\nrun: {{keep: 1}}\ntrainer:\n",
+            "'trainer' is there twice, in line 3 and in line 5",
+        ),
+        (
+            f"{MINIMAL}evaluation:\n  thresholds:\n    accuracy: 0.9\n    accuracy: 0.1\n",
+            "'accuracy' .* line 5 and in line 6",
+        ),
+        (f"{MINIMAL}trainer: {{class_weights: {{1: 2, '1': 3}}}}\n", "'1' .* line 3 and in line 3"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_lines(file, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(file(text))
+
+
+def test_a_key_may_override_one_that_is_merged(file):
+    text = f"{MINIMAL}trainer: &a {{epochs: 3, seed: 1}}\ntuner: {{space: {{dropout: &b {{min: 0.1, max: 0.3}}, \
+ema: {{<<: *b, max: 0.5}}}}}}\n"
+    assert read_config(file(text)).tuner.space["ema"].max == 0.5
+
+
 def test_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(ConfigError, match="imagepipe init"):
         read_config(tmp_path / "none.yaml")
