@@ -252,6 +252,18 @@ def test_an_override_of_a_key_below_one_that_is_null_makes_its_section(file):
     assert (config.tuner.trials, config.trainer.class_weights) == (3, {"daisy": 2})
 
 
+def test_an_override_changes_no_other_key_that_has_its_value_by_an_alias(file):
+    text = f"{MINIMAL}kubeflow: {{resources: {{default: &a {{memory: 8Gi, gpu: &b {{count: 1}}}}, Trainer: *a, Tuner: {{gpu: *b}}}}}}\n"
+    resources = read_config(
+        file(text), ("kubeflow.resources.Trainer.memory=64Gi", "kubeflow.resources.Trainer.gpu.count=4")
+    ).kubeflow.resources
+    assert {name: (one.memory, one.gpu.count) for name, one in resources.items()} == {
+        "default": ("8Gi", 1),
+        "Trainer": ("64Gi", 4),
+        "Tuner": ("8Gi", 1),
+    }
+
+
 @pytest.mark.parametrize("text", ["- a list", "name: [", "!!python/object/apply:os.system ['true']", ""])
 def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, text):
     with pytest.raises(ConfigError):
