@@ -15,7 +15,23 @@ from pydantic import BaseModel
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH, _MAX_NODES = 100, 1_000_000  # a configuration has five levels; one with weights of classes, many values
 _TOO_DEEP = f"its values lie more than {_MAX_DEPTH} deep in one another, or one holds itself (&name, *name)"
+_MAX_INTEGER = 2**63 - 1  # of ML Metadata, TFX's store
 _TAKEN_FOR_OTHERS = {f"{_TAG}{kind}" for kind in ("bool", "float", "int", "null", "timestamp", "value")}
+
+
+class _Loader(yaml.SafeLoader):
+    """Says of a value in what line it can't be what its form says, such as the date 2024-02-30."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+                raise ValueError(f"whole numbers go up to {_MAX_INTEGER}")
+        except (ValueError, AttributeError, KeyError) as error:  # the latter two of !!timestamp x and !!bool x
+            kind = node.tag.removeprefix(_TAG)
+            problem = f"{str(node.value)[:50]!r} can't be read as {kind}: {error}; put text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        return value
 
 
 def load_yaml(text: str, kind: Any) -> Any:
@@ -26,7 +42,7 @@ def load_yaml(text: str, kind: Any) -> Any:
         kind: annotation of the value: a pydantic model, a type, or what typing makes of them.
 
     Raises:
-        yaml.YAMLError: it is not YAML, has a key twice, or holds tags other than YAML's own.
+        yaml.YAMLError: it is not YAML, has a key twice or a value that can't be, or holds tags other than YAML's own.
     """
     with _open(text) as loader:
         node = loader.get_single_node()
@@ -51,8 +67,8 @@ def load_documents(text: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _open(text: str) -> Iterator[yaml.SafeLoader]:
-    loader = yaml.SafeLoader(text)
+def _open(text: str) -> Iterator[_Loader]:
+    loader = _Loader(text)
     try:
         yield loader
     except RecursionError:

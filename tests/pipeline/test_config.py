@@ -289,6 +289,17 @@ def test_a_key_that_is_there_twice_is_refused_with_its_lines(file, text, message
         read_config(file(text))
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["2024-02-30", "2024-13-45", "9" * 30, "9" * 5000, "0x" + "f" * 5000, "!!timestamp foo", "!!bool foo", "!!int foo"],
+)
+def test_a_value_that_can_not_be_what_its_form_says_is_refused_with_its_line(file, value):
+    with pytest.raises(ConfigError, match=r"can't be read as \w+: (?s:.*)line 4, column 11"):
+        read_config(file(f"{MINIMAL}trainer:\n  epochs: {value}\n"))
+    with pytest.raises(ConfigError, match=r"--set trainer\.epochs=.* can't be read as"):
+        read_config(file(), (f"trainer.epochs={value}",))
+
+
 def test_a_key_may_override_one_that_is_merged(file):
     text = f"{MINIMAL}trainer: &a {{epochs: 3, seed: 1}}\ntuner: {{space: {{dropout: &b {{min: 0.1, max: 0.3}}, \
 ema: {{<<: *b, max: 0.5}}}}}}\n"
