@@ -68,7 +68,9 @@ def run(
         settings = make_paths_absolute(config, Path.cwd())
     else:
         settings = read_config(Path(config), overrides)
-        workdir = workdir or Path(config).resolve().parent
+        workdir = (
+            workdir or Path(config).absolute().parent
+        )  # the file may be a link: as for its paths, its place counts
     folders = Workdir(Path(workdir).resolve())
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
