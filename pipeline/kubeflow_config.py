@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from imagepipe.deploy.config import GoogleConfig, Quantity, Section
 
@@ -25,8 +25,11 @@ class TolerationConfig(Section):
     """A taint of nodes that the components tolerate, as Kubernetes describes it."""
 
     key: Name | None = Field(None, description="The taint's key; by default any.")
-    operator: Literal["Equal", "Exists"] = Field(
-        "Equal", description="Whether the taint's value must be equal to value, or the key only has to exist."
+    operator: Literal["Equal", "Exists"] | None = Field(
+        None,
+        validate_default=True,
+        description="Whether the taint's value must be equal to value, or the key only has to exist; by default Equal, "
+        "or without a key Exists.",
     )
     value: str | None = Field(None, description="The taint's value, with operator: Equal.")
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = Field(
@@ -35,6 +38,22 @@ class TolerationConfig(Section):
     seconds: int | None = Field(
         None, description="With effect: NoExecute, seconds that a component stays on the node; by default for good."
     )
+
+    @field_validator("operator")
+    @classmethod
+    def _fill_in_operator(cls, operator: str | None, info: ValidationInfo) -> str:
+        return operator or ("Equal" if info.data.get("key") else "Exists")
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> "TolerationConfig":
+        # As Kubernetes does, which would refuse each pod of the run.
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("operator: Equal needs a key; without one, only Exists can be")
+        if self.operator == "Exists" and self.value:
+            raise ValueError("value: goes with operator: Equal")
+        if self.seconds is not None and self.effect != "NoExecute":
+            raise ValueError("seconds: goes with effect: NoExecute")
+        return self
 
 
 class ResourcesConfig(Section):

@@ -252,6 +252,28 @@ def test_an_override_of_a_key_below_one_that_is_null_makes_its_section(file):
     assert (config.tuner.trials, config.trainer.class_weights) == (3, {"daisy": 2})
 
 
+@pytest.mark.parametrize(
+    ("toleration", "operator"), [("{effect: NoSchedule}", "Exists"), ("{key: gpu}", "Equal"), ("{}", "Exists")]
+)
+def test_a_toleration_without_a_key_is_of_all_that_exist(file, toleration, operator):
+    (read,) = read_config(file(), (f"kubeflow.tolerations=[{toleration}]",)).kubeflow.tolerations
+    assert read.operator == operator
+
+
+@pytest.mark.parametrize(
+    ("toleration", "message"),
+    [
+        ("{operator: Equal, value: a}", "operator: Equal needs a key"),
+        ("{value: a}", "value: goes with operator: Equal"),
+        ("{key: gpu, operator: Exists, value: a}", "value: goes with operator: Equal"),
+        ("{key: gpu, seconds: 3}", "seconds: goes with effect: NoExecute"),
+    ],
+)
+def test_a_toleration_that_kubernetes_refuses_is_refused(file, toleration, message):
+    with pytest.raises(ConfigError, match=f"kubeflow.tolerations.0: {message}"):
+        read_config(file(), (f"kubeflow.tolerations=[{toleration}]",))
+
+
 def test_an_override_changes_no_other_key_that_has_its_value_by_an_alias(file):
     text = f"{MINIMAL}kubeflow: {{resources: {{default: &a {{memory: 8Gi, gpu: &b {{count: 1}}}}, Trainer: *a, Tuner: {{gpu: *b}}}}}}\n"
     resources = read_config(
