@@ -2,6 +2,7 @@
 
 YAML 1.1 takes a plain ``007`` for the number 7, ``no`` for false, ``12:30`` for 750 and ``0x1F`` for 31, and a rule
 about the class 010 would be one about the class 8. Where a model of the configuration has text, it is taken as text.
+Where it has a number, so are ``yes``, ``on`` and ``true``, and pydantic refuses them: it would take true for 1.
 """
 
 import types
@@ -131,8 +132,15 @@ def _keep_text(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> None:
             if get_origin(option) in (tuple, list):
                 for item in node.value:
                     _keep_text(loader, item, get_args(option)[0])
+    elif node.tag == f"{_TAG}bool" and _is_number(options):
+        node.tag = f"{_TAG}str"
     elif node.tag in _TAKEN_FOR_OTHERS and _is_text(options, is_null=node.tag == f"{_TAG}null", text=node.value):
         node.tag = f"{_TAG}str"
+
+
+def _is_number(options: list[Any]) -> bool:
+    """Returns whether one of these types is a number, and none is a truth value or text."""
+    return any(option in (int, float) for option in options) and not any(option in (bool, str) for option in options)
 
 
 def _is_text(options: list[Any], *, is_null: bool, text: str) -> bool:

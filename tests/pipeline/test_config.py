@@ -316,10 +316,32 @@ def test_a_key_that_is_there_twice_is_refused_with_its_lines(file, text, message
     ["2024-02-30", "2024-13-45", "9" * 30, "9" * 5000, "0x" + "f" * 5000, "!!timestamp foo", "!!bool foo", "!!int foo"],
 )
 def test_a_value_that_can_not_be_what_its_form_says_is_refused_with_its_line(file, value):
-    with pytest.raises(ConfigError, match=r"can't be read as \w+: (?s:.*)line 4, column 11"):
-        read_config(file(f"{MINIMAL}trainer:\n  epochs: {value}\n"))
-    with pytest.raises(ConfigError, match=r"--set trainer\.epochs=.* can't be read as"):
-        read_config(file(), (f"trainer.epochs={value}",))
+    with pytest.raises(ConfigError, match=r"can't be read as \w+: (?s:.*)line 4, column 10"):
+        read_config(file(f"{MINIMAL}trainer:\n  refit: {value}\n"))
+    with pytest.raises(ConfigError, match=r"--set trainer\.refit=.* can't be read as"):
+        read_config(file(), (f"trainer.refit={value}",))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.augmentation.rotation=true",
+        "trainer.epochs=yes",
+        "evaluation.thresholds.accuracy=on",
+        "deploy.traffic=off",
+        "image.size.0=no",
+        "run.keep=True",
+        "tuner.space.dropout.min=true",
+        "evaluation.rules.0.min=true",
+    ],
+)
+def test_yes_and_true_are_no_numbers(file, override):
+    key, _, word = override.partition("=")
+    parts = key.split(".")
+    text = "".join("[" if part == "0" else f"{{{part}: " for part in parts[1:]) + word
+    text += "".join("]" if part == "0" else "}" for part in reversed(parts[1:]))
+    with pytest.raises(ConfigError, match=rf"{re.escape(key)}\S*: .* \(it is '{word}'\)"):
+        read_config(file(f"{MINIMAL}{parts[0]}: {text}\n"))
 
 
 def test_a_key_may_override_one_that_is_merged(file):
