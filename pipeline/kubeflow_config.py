@@ -1,8 +1,15 @@
 """The ``kubeflow`` section of the configuration: where and how the pipeline runs on a cluster."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from imagepipe.deploy.config import GoogleConfig, Quantity, Section
 
@@ -76,6 +83,11 @@ class ResourcesConfig(Section):
         "time; by default 2 for DataLookup, TargetLookup, Champion and Pusher, which ask others, and 0 for what costs "
         "more or refuses data.",
     )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Read again, as from runs/RUN/config.yaml, a default would count as given, before the component ``default``.
+        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
 
 
 class VolumeConfig(Section):

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 _TAG = "tag:yaml.org,2002:"
+_BOOL, _NULL, _TEXT = f"{_TAG}bool", f"{_TAG}null", f"{_TAG}str"
 _MAX_DEPTH, _MAX_NODES = 100, 1_000_000  # a configuration has five levels; one with weights of classes, many values
 _TOO_DEEP = f"its values lie more than {_MAX_DEPTH} deep in one another, or one holds itself (&name, *name)"
 _MAX_INTEGER = 2**63 - 1  # of ML Metadata, TFX's store
@@ -79,7 +80,7 @@ def _open(text: str) -> Iterator[_Loader]:
 
 
 def _check_nodes(root: yaml.Node) -> None:
-    """Refuses a key that is there twice, a value that holds itself, and one with far more, by aliases, than is written."""
+    """Refuses a key that is there twice, and a value that holds itself, or by its aliases far more than is written."""
     count, pending = 0, [(root, 1)]
     while pending:
         node, depth = pending.pop()
@@ -132,10 +133,10 @@ def _keep_text(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> None:
             if get_origin(option) in (tuple, list):
                 for item in node.value:
                     _keep_text(loader, item, get_args(option)[0])
-    elif node.tag == f"{_TAG}bool" and _is_number(options):
-        node.tag = f"{_TAG}str"
-    elif node.tag in _TAKEN_FOR_OTHERS and _is_text(options, is_null=node.tag == f"{_TAG}null", text=node.value):
-        node.tag = f"{_TAG}str"
+    elif (node.tag == _BOOL and _is_number(options)) or (
+        node.tag in _TAKEN_FOR_OTHERS and _is_text(options, is_null=node.tag == _NULL, text=node.value)
+    ):
+        node.tag = _TEXT
 
 
 def _is_number(options: list[Any]) -> bool:

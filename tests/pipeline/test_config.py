@@ -275,7 +275,8 @@ def test_a_toleration_that_kubernetes_refuses_is_refused(file, toleration, messa
 
 
 def test_an_override_changes_no_other_key_that_has_its_value_by_an_alias(file):
-    text = f"{MINIMAL}kubeflow: {{resources: {{default: &a {{memory: 8Gi, gpu: &b {{count: 1}}}}, Trainer: *a, Tuner: {{gpu: *b}}}}}}\n"
+    given = "{default: &a {memory: 8Gi, gpu: &b {count: 1}}, Trainer: *a, Tuner: {gpu: *b}}"
+    text = f"{MINIMAL}kubeflow: {{resources: {given}}}\n"
     resources = read_config(
         file(text), ("kubeflow.resources.Trainer.memory=64Gi", "kubeflow.resources.Trainer.gpu.count=4")
     ).kubeflow.resources

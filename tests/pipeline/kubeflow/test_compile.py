@@ -14,7 +14,9 @@ from imagepipe.base.errors import ConfigError
 from pipeline import demo
 from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
+from pipeline.kubeflow.component_settings import find_settings
 from pipeline.kubeflow_config import KubeflowConfig
+from pipeline.runs.provenance import to_yaml
 from tests.weight_files import write_weights
 
 KUBEFLOW = """\
@@ -214,6 +216,18 @@ def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):
     assert (volume["constant"], volume["mountPath"]) == ("data", "/data")
     (secret,) = trainer["secretAsEnv"]
     assert (secret["secretName"], secret["keyToEnv"]) == ("store", [{"secretKey": "key", "envVar": "STORE_KEY"}])
+
+
+def test_the_configuration_that_a_run_leaves_gives_components_the_same_settings(config, tmp_path):
+    written = config(
+        "kubeflow.resources={default: {memory: 64Gi}, Trainer: {cpu: 8}, Pusher: {gpu: null}}", "kubeflow.gpu.count=2"
+    )
+    (tmp_path / "config.yaml").write_text(to_yaml(written.model_dump(mode="json")))
+    again = read_config(tmp_path / "config.yaml")
+    for component in ("Trainer", "Pusher", "Evaluator"):
+        settings = find_settings(written.kubeflow, component)
+        assert settings == find_settings(again.kubeflow, component)
+        assert settings.memory == "64Gi"
 
 
 def test_the_trainer_alone_can_go_to_other_nodes_and_each_task_be_tried_again(config):
