@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.deploy.config import DeployConfig
-from pipeline.config import BeamConfig, Config
+from pipeline.config import BeamConfig, Config, EvaluationConfig
 from pipeline.config_file import read_config
 from pipeline.kubeflow.package import find_package
 
@@ -183,6 +183,18 @@ batch_size: {values: [16, 32]}, unfreeze_after: {values: [mixed7, mixed9]}}"
     assert (tuner.trials, tuner.search, tuner.epochs) == (4, "random", None)
     assert tuner.space["learning_rate"].min == 1e-5
     assert tuner.space["augmentation.mixup"].values == (0, 0.2)
+
+
+def test_the_gate_of_a_configuration_that_is_made_of_sections_has_the_default_too():
+    def make(task: str = "classification", **given) -> Config:
+        return Config(name="x", task=task, data={"path": "y"}, evaluation=EvaluationConfig(**given))
+
+    rules = ({"metric": "accuracy", "min": 0.5},)
+    config = make(margin=0.02, rules=rules)
+    assert (config.evaluation.thresholds, config.evaluation.margin) == ({"accuracy": 0.8}, 0.02)
+    assert config == Config(name="x", data={"path": "y"}, evaluation={"margin": 0.02, "rules": rules})
+    assert make(thresholds={}).evaluation.thresholds == {}
+    assert make("regression").evaluation.thresholds == {}
 
 
 def test_each_task_has_its_own_metrics(file):
