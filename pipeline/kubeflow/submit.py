@@ -9,8 +9,11 @@ from pipeline.kubeflow.package import Package, find_package, parse_package
 from pipeline.kubeflow.submission import Cluster, Submission, SubmittedRun
 from pipeline.kubeflow_config import KubeflowConfig
 
-# Keys of the section kubeflow that still have an effect once a pipeline is compiled.
-_AT_SUBMISSION = ("host", "namespace", "experiment", "pipeline_root", "labels", "vertex")
+# Keys of the section kubeflow that still have an effect once a pipeline is compiled. Labels of pods are compiled.
+_AT_SUBMISSION: dict[Cluster, tuple[str, ...]] = {
+    "kubeflow": ("host", "namespace", "experiment", "pipeline_root"),
+    "vertex": ("pipeline_root", "labels", "vertex"),
+}
 
 _CONFIG = Path("pipeline.yaml")
 
@@ -34,8 +37,11 @@ def prepare_package(
     if package := find_package(file):
         for override in overrides:
             section, _, key = override.partition("=")[0].partition(".")
-            if section != "kubeflow" or key.partition(".")[0] not in _AT_SUBMISSION:
-                raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
+            if section != "kubeflow" or key.partition(".")[0] not in _AT_SUBMISSION[cluster]:
+                raise ConfigError(
+                    f"--set {override}: {file} is compiled already; on {cluster} the keys of kubeflow that still count "
+                    f"are {', '.join(_AT_SUBMISSION[cluster])}. Compile it again, or see --param"
+                )
         if monitor:
             raise ConfigError(
                 f"--monitor: {file} is compiled already. `imagepipe compile --monitor` makes that pipeline"

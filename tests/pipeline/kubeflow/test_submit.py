@@ -102,10 +102,10 @@ def test_what_has_not_changed_is_no_new_version_and_what_has_is_one(kfp, submit,
 
 def test_a_compiled_pipeline_needs_no_configuration_beside_it(kfp, submit, project):
     (project / "pipeline.yaml").unlink()
-    submit("--host", kfp.url, "--set", "kubeflow.labels={team: vision}")
+    submit("--host", kfp.url, "--set", "kubeflow.pipeline_root=gs://bucket/runs")
     assert len(kfp.runs) == 1
-    _, lines = submit("--host", kfp.url, "--set", "kubeflow.labels=[vision]", status=2)
-    assert "--set: kubeflow.labels: Input should be a valid dictionary" in lines
+    _, lines = submit("--host", kfp.url, "--set", "kubeflow.pipeline_root=[a]", status=2)
+    assert "--set: kubeflow.pipeline_root: Input should be a valid string" in lines
 
 
 def test_waiting_shows_each_task_begin_and_end(kfp, submit):
@@ -320,6 +320,7 @@ def test_a_login_page_in_front_of_kubeflow_is_recognised(kfp, submit):
         (["--every", "1d", "--wait"], "there is no end to wait for"),
         (["--set", "trainer.epochs=5"], "is compiled already"),
         (["--set", "kubeflow.image=x"], "is compiled already"),
+        (["--set", "kubeflow.labels.team=blue"], "is compiled already"),
         (["--monitor"], "--monitor: "),
         (["--host", "kubeflow.example"], "kubeflow.example is no address such as https://"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
