@@ -1,8 +1,8 @@
 """The code of a component in its cache key. TFX's key has the name of the component's class, but not what it does.
 
 Each component gets a hash of its code as one more execution property: TFX puts all of them into the key, and executors
-ignore those that they don't know. The hash covers what a training is given by name as well: the code of a backbone of
-the user's own, and the files of weights.
+ignore those that they don't know. The hash covers what a run is given by name as well: the code of a backbone of the
+user's own, the files of weights, and the curated schema.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from imagepipe.base.code_closure import SOURCES, find_names, hash_code
+from pipeline.source import hash_schema
 from trainer.config import list_given
 from trainer.given import hash_given
 
@@ -22,15 +23,21 @@ CODE = "code"
 _BASES = ("tfx.dsl.", "tfx.orchestration.")  # TFX's base classes of executors and drivers, which compute nothing
 
 
-def add_code_keys(components: Iterable[BaseComponent], trainer: Mapping[str, Any]) -> None:
+def add_code_keys(components: Iterable[BaseComponent], trainer: Mapping[str, Any], schema: str | None) -> None:
     """Puts into the cache key of each component the code that it runs, as it is on this machine.
 
     Args:
         components: all of a pipeline.
         trainer: settings of a ``TrainerConfig``. A backbone of the user's own, and a file of weights, count for the
             components whose properties name them.
+        schema: file of the curated schema, if there is one; it counts likewise.
+
+    Raises:
+        OSError: if the schema can't be read.
     """
     given = {name: hash_given(key, name) for key, name in list_given(trainer)}
+    if schema:
+        given[schema] = hash_schema(schema)
     for component in components:
         properties = component.spec.exec_properties
         text = " ".join(map(str, properties.values()))

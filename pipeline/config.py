@@ -188,8 +188,7 @@ class EvaluationConfig(Section):
         "DataCheck stops a run with more before anything is trained.",
     )
     intervals: Literal["jackknife", "none"] = Field(
-        "jackknife",
-        description="Method for the metrics' 95 % confidence intervals.",
+        "jackknife", description="Method for the metrics' 95 % confidence intervals."
     )
     top_k: Annotated[int, Field(ge=2)] = Field(
         5,
@@ -326,10 +325,12 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_thresholds(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("evaluation", {}), dict):
+        given = values.get("evaluation", {}) if isinstance(values, dict) else None
+        given = given.model_dump(exclude_unset=True) if isinstance(given, EvaluationConfig) else given
+        if not isinstance(given, dict):
             return values  # which is then refused
         default = DEFAULT_THRESHOLDS.get(str(values.get("task", "classification")), {})
-        return values | {"evaluation": {"thresholds": default} | values.get("evaluation", {})}
+        return values | {"evaluation": {"thresholds": default} | given}
 
     @model_validator(mode="after")
     def _check_task(self) -> "Config":

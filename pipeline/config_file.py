@@ -88,10 +88,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     value = _make_override_absolute(key, value)
     *sections, last = key.split(".")
     for section in sections:
-        inner = values[section] = {} if values.get(section) is None else values[section]  # null is a default
+        inner = {} if values.get(section) is None else values[section]  # null is a default
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: {section} has no keys of its own")
-        values = inner
+        values[section] = values = dict(inner)  # other keys may have the same one, by an alias
     values[last] = value
 
 

@@ -278,7 +278,7 @@ def create_pipeline(
         model_report,
     ]
     if not is_compiled:
-        add_code_keys(components, config.trainer.model_dump())
+        add_code_keys(components, config.trainer.model_dump(), config.data.curated_schema)
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,

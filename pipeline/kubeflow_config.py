@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from imagepipe.deploy.config import GoogleConfig, Quantity, Section
 
@@ -25,8 +32,11 @@ class TolerationConfig(Section):
     """A taint of nodes that the components tolerate, as Kubernetes describes it."""
 
     key: Name | None = Field(None, description="The taint's key; by default any.")
-    operator: Literal["Equal", "Exists"] = Field(
-        "Equal", description="Whether the taint's value must be equal to value, or the key only has to exist."
+    operator: Literal["Equal", "Exists"] | None = Field(
+        None,
+        validate_default=True,
+        description="Whether the taint's value must be equal to value, or the key only has to exist; by default Equal, "
+        "or without a key Exists.",
     )
     value: str | None = Field(None, description="The taint's value, with operator: Equal.")
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = Field(
@@ -35,6 +45,22 @@ class TolerationConfig(Section):
     seconds: int | None = Field(
         None, description="With effect: NoExecute, seconds that a component stays on the node; by default for good."
     )
+
+    @field_validator("operator")
+    @classmethod
+    def _fill_in_operator(cls, operator: str | None, info: ValidationInfo) -> str:
+        return operator or ("Equal" if info.data.get("key") else "Exists")
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> "TolerationConfig":
+        # As Kubernetes does, which would refuse each pod of the run.
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("operator: Equal needs a key; without one, only Exists can be")
+        if self.operator == "Exists" and self.value:
+            raise ValueError("value: goes with operator: Equal")
+        if self.seconds is not None and self.effect != "NoExecute":
+            raise ValueError("seconds: goes with effect: NoExecute")
+        return self
 
 
 class ResourcesConfig(Section):
@@ -59,9 +85,9 @@ class ResourcesConfig(Section):
     )
 
     @model_serializer(mode="wrap")
-    def _leave_out_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A run's config.yaml that had them would give a component its own instead of those of `default`.
-        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+    def _leave_out_what_is_not_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Read again, as from runs/RUN/config.yaml, a default would count as given, before the component ``default``.
+        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
 
 
 class VolumeConfig(Section):

@@ -68,7 +68,7 @@ def run(
         settings = make_paths_absolute(config, Path.cwd())
     else:
         settings = read_config(Path(config), overrides)
-        workdir = workdir or Path(config).resolve().parent
+        workdir = workdir or Path(config).absolute().parent  # not of what it leads to, if it is a link: as its paths
     folders = Workdir(Path(workdir).resolve())
     console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 

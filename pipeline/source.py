@@ -159,6 +159,11 @@ def compute_fingerprint(path: str, source: Source) -> provenance.DatasetOrigin:
     return provenance.DatasetOrigin(path=path, fingerprint=digest.hexdigest(), of="files")
 
 
+def hash_schema(path: str) -> str:
+    """Returns a hash of the curated schema: its name stays when a person corrects it."""
+    return hashlib.sha256(filesystem.read_bytes(path)).hexdigest()
+
+
 def list_label_types(task: TaskName) -> list[str]:
     """Returns the types that a label may have in an Example, of ``bytes``, ``int64`` and ``float``."""
     return sorted(_FLOATS | _INTEGERS if task == "regression" else _BYTES | _INTEGERS)

@@ -12,12 +12,12 @@ def replace_values(text: str, values: Mapping[tuple[str, str], Any]) -> str:
     """Returns a YAML text with other values.
 
     Args:
-        text: sections with keys.
+        text: sections with keys, none of them twice.
         values: by section and key. What isn't there yet is added, at the start of its section or at the end.
 
     Raises:
-        ConfigError: if a section or a key is there twice, a section is written in braces and lacks the key, or there
-            are comments between the lines of a value.
+        ConfigError: if a section is written in braces and lacks the key, or there are comments between the lines of a
+            value.
         yaml.YAMLError: if the text is no YAML, or would be none.
     """
     for (section, key), value in values.items():
@@ -53,12 +53,11 @@ def remove_value(text: str, path: Sequence[str]) -> str:
     """Returns a YAML text without a key and its value; the same text if it isn't there.
 
     Args:
-        text: mappings in one another.
+        text: mappings in one another, without a key that is there twice.
         path: the keys from the outermost one to the one that goes, with what is behind it on its lines. Above one that
             goes, others have to stay.
 
     Raises:
-        ConfigError: if a key of the path is there twice.
         yaml.YAMLError: if the text is no YAML.
     """
     node = _compose(text)
@@ -94,7 +93,4 @@ def _compose(text: str) -> yaml.Node | None:
 
 def _find(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-    matching = [(name, value) for name, value in pairs if name.value == key]
-    if len(matching) > 1:
-        raise ConfigError(f"{key}: is there {len(matching)} times, and the last one counts. Keep one of them")
-    return matching[0] if matching else None
+    return next(((name, value) for name, value in pairs if name.value == key), None)

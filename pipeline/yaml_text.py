@@ -2,6 +2,7 @@
 
 YAML 1.1 takes a plain ``007`` for the number 7, ``no`` for false, ``12:30`` for 750 and ``0x1F`` for 31, and a rule
 about the class 010 would be one about the class 8. Where a model of the configuration has text, it is taken as text.
+Where it has a number, so are ``yes``, ``on`` and ``true``, and pydantic refuses them: it would take true for 1.
 """
 
 import types
@@ -13,9 +14,26 @@ import yaml
 from pydantic import BaseModel
 
 _TAG = "tag:yaml.org,2002:"
+_BOOL, _NULL, _TEXT = f"{_TAG}bool", f"{_TAG}null", f"{_TAG}str"
 _MAX_DEPTH, _MAX_NODES = 100, 1_000_000  # a configuration has five levels; one with weights of classes, many values
 _TOO_DEEP = f"its values lie more than {_MAX_DEPTH} deep in one another, or one holds itself (&name, *name)"
+_MAX_INTEGER = 2**63 - 1  # of ML Metadata, TFX's store
 _TAKEN_FOR_OTHERS = {f"{_TAG}{kind}" for kind in ("bool", "float", "int", "null", "timestamp", "value")}
+
+
+class _Loader(yaml.SafeLoader):
+    """Says of a value in what line it can't be what its form says, such as the date 2024-02-30."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+                raise ValueError(f"whole numbers go up to {_MAX_INTEGER}")
+        except (ValueError, AttributeError, KeyError) as error:  # the latter two of !!timestamp x and !!bool x
+            kind = node.tag.removeprefix(_TAG)
+            problem = f"{str(node.value)[:50]!r} can't be read as {kind}: {error}; put text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        return value
 
 
 def load_yaml(text: str, kind: Any) -> Any:
@@ -26,13 +44,13 @@ def load_yaml(text: str, kind: Any) -> Any:
         kind: annotation of the value: a pydantic model, a type, or what typing makes of them.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or holds tags other than YAML's own.
+        yaml.YAMLError: it is not YAML, has a key twice or a value that can't be, or holds tags other than YAML's own.
     """
     with _open(text) as loader:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_size(node)
+        _check_nodes(node)
         _keep_text(loader, node, kind)
         return loader.construct_document(node)
 
@@ -46,13 +64,13 @@ def load_documents(text: str) -> Iterator[Any]:
     with _open(text) as loader:
         while loader.check_node():
             node = cast(yaml.Node, loader.get_node())
-            _check_size(node)
+            _check_nodes(node)
             yield loader.construct_document(node)
 
 
 @contextmanager
-def _open(text: str) -> Iterator[yaml.SafeLoader]:
-    loader = yaml.SafeLoader(text)
+def _open(text: str) -> Iterator[_Loader]:
+    loader = _Loader(text)
     try:
         yield loader
     except RecursionError:
@@ -61,8 +79,8 @@ def _open(text: str) -> Iterator[yaml.SafeLoader]:
         loader.dispose()
 
 
-def _check_size(root: yaml.Node) -> None:
-    """Refuses a value that holds itself, or by its aliases far more than is written."""
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuses a key that is there twice, and a value that holds itself, or by its aliases far more than is written."""
     count, pending = 0, [(root, 1)]
     while pending:
         node, depth = pending.pop()
@@ -72,9 +90,23 @@ def _check_size(root: yaml.Node) -> None:
         if count > _MAX_NODES:
             raise yaml.YAMLError(f"with its aliases (*name) it has more than {_MAX_NODES:,} values")
         if isinstance(node, yaml.MappingNode):
+            _refuse_duplicates(node)
             pending += ((part, depth + 1) for pair in node.value for part in pair)
         elif isinstance(node, yaml.SequenceNode):
             pending += ((item, depth + 1) for item in node.value)
+
+
+def _refuse_duplicates(mapping: yaml.MappingNode) -> None:
+    """Refuses a key that is there twice: PyYAML takes the last, and the first would have no effect."""
+    lines: dict[str, int] = {}
+    for key, _ in mapping.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"the key '{key.value}' is there twice, in line {lines[key.value]} and in line {line}; keep one"
+                )
+            lines[key.value] = line
 
 
 def find_kind(kind: Any, key: str) -> Any:
@@ -101,8 +133,15 @@ def _keep_text(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> None:
             if get_origin(option) in (tuple, list):
                 for item in node.value:
                     _keep_text(loader, item, get_args(option)[0])
-    elif node.tag in _TAKEN_FOR_OTHERS and _is_text(options, is_null=node.tag == f"{_TAG}null", text=node.value):
-        node.tag = f"{_TAG}str"
+    elif (node.tag == _BOOL and _is_number(options)) or (
+        node.tag in _TAKEN_FOR_OTHERS and _is_text(options, is_null=node.tag == _NULL, text=node.value)
+    ):
+        node.tag = _TEXT
+
+
+def _is_number(options: list[Any]) -> bool:
+    """Returns whether one of these types is a number, and none is a truth value or text."""
+    return any(option in (int, float) for option in options) and not any(option in (bool, str) for option in options)
 
 
 def _is_text(options: list[Any], *, is_null: bool, text: str) -> bool:

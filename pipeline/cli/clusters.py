@@ -52,8 +52,9 @@ def compile_config(
         out.write_text(check_and_compile(settings, target, monitor))
     _warn_of_mutable_image(settings.kubeflow)
     command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
-    for override in filter(counts_at_submission, overrides or ()):
-        command += ["--set", override]
+    for override in overrides or ():
+        if counts_at_submission(override, target):
+            command += ["--set", override]
     OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))
 
 

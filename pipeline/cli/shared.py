@@ -142,7 +142,8 @@ def fill_in_deployment(settings: "Config", config: Path) -> "DeployConfig":
     """Returns the section ``deploy`` of a file's configuration; name and folder are filled in."""
     from pipeline.workdir import Workdir
 
-    return settings.make_deployment(str(Workdir(config.resolve().parent).serving(settings.name)))
+    workdir = Workdir(config.absolute().parent.resolve())  # as of a run: the file itself may be a link
+    return settings.make_deployment(str(workdir.serving(settings.name)))
 
 
 def read_access_options(

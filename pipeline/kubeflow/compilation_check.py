@@ -104,6 +104,13 @@ def _check_settings(config: Config, cluster: Cluster) -> None:
                 f"{key}: {path}: components read no {scheme[0]}. Use a volume (kubeflow.volumes), or "
                 f"{' or '.join(stores)}"
             )
+        if not scheme and not any(Path(path).is_relative_to(volume.path) for volume in settings.volumes):
+            _log.warning(  # no error: the image may have it, or the cluster mounts volumes by itself
+                "%s: %s is on none of kubeflow.volumes: unless it is in the image, components don't find it, and what "
+                "they write there is gone with the pod",
+                key,
+                path,
+            )
 
 
 def _check_beam(config: Config) -> None:

@@ -21,7 +21,7 @@ from imagepipe.base.errors import DataError, describe_error
 from imagepipe.base.names import DECISIONS_HASH, LIVE_MODELS, LIVE_STATISTICS
 from imagepipe.deploy.config import DeployConfig
 from imagepipe.deploy.live import list_models, list_statistics
-from pipeline.source import Source, compute_fingerprint, list_examples
+from pipeline.source import Source, compute_fingerprint, hash_schema, list_examples
 from trainer.given import hash_given
 
 DATA, SCHEMA, WEIGHTS = "data_hash", "schema_hash", "weights_hash"
@@ -45,11 +45,6 @@ def hash_data(source: Source) -> str:
         raise DataError(f"data_path: no file matches {source.base}/{empty}")
     fingerprint = compute_fingerprint(filesystem.unescape(source.base), source).fingerprint
     return hashlib.sha256(json.dumps([fingerprint, files], sort_keys=True).encode()).hexdigest()
-
-
-def hash_schema(path: str) -> str:
-    """Returns a hash of the curated schema."""
-    return hashlib.sha256(filesystem.read_bytes(path)).hexdigest()
 
 
 def _look_at_data(settings: dict[str, Any], data_path: str) -> dict[str, Callable[[], str]]:

@@ -11,9 +11,14 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
+from pydantic import BaseModel, ValidationError
 
 from imagepipe.base.errors import ConfigError
+from imagepipe.base.metrics import METRICS
+from pipeline.config import DataConfig
+from pipeline.monitoring_config import MonitoringConfig
 from pipeline.yaml_text import load_documents
+from trainer.config import TrainerConfig
 
 _Types = ir.ParameterType
 
@@ -101,7 +106,8 @@ def parse_parameters(package: Package, arguments: Iterable[str]) -> dict[str, An
         The values by name, in the declared types.
 
     Raises:
-        ConfigError: if a name is unknown, a value is not of its type, or a parameter without a default is missing.
+        ConfigError: if a name is unknown, a value is not of its type or one that the configuration refuses, or a
+            parameter without a default is missing.
     """
     declared = package.spec.root.input_definitions.parameters
     values: dict[str, Any] = {}
@@ -117,10 +123,38 @@ def parse_parameters(package: Package, arguments: Iterable[str]) -> dict[str, An
             values[name] = _PARSERS[type_](text)
         except ValueError as error:
             raise ConfigError(f"--param {argument}: {text} is no {_TYPE_NAMES[type_]}") from error
+        if fault := _find_fault(name, values[name]):
+            raise ConfigError(f"--param {argument}: {fault}")
     optional = {name for name, spec in declared.items() if spec.is_optional or spec.HasField("default_value")}
     if missing := sorted(set(declared) - optional - set(values)):
         raise ConfigError(f"--param: {', '.join(missing)} has to be given, as it has no default")
     return values
+
+
+def _find_fault(name: str, value: Any) -> str | None:
+    """Returns why the configuration would refuse a parameter's value, None if it would not, or has no such key."""
+    thresholds = {f"threshold_{metric}": bounds for metrics in METRICS.values() for metric, bounds in metrics.items()}
+    bounds = thresholds.get(name)
+    if bounds and not bounds.lowest <= value <= bounds.highest:
+        return f"it can't be reached; it lies between {bounds.lowest:g} and {bounds.highest:g}"
+    if name in _KEYS:
+        section, key = _KEYS[name]
+        try:
+            section(**{key: value})
+        except ValidationError as error:
+            return str(error.errors()[0]["msg"])
+    return None
+
+
+# Sections and keys of the configuration that a run's parameters stand for, where these have limits.
+_KEYS: dict[str, tuple[type[BaseModel], str]] = {
+    "data_path": (DataConfig, "path"),
+    "epochs": (TrainerConfig, "epochs"),
+    "batch_size": (TrainerConfig, "batch_size"),
+    "since": (MonitoringConfig, "since"),
+    "max_divergence": (MonitoringConfig, "max_divergence"),
+    "max_share": (MonitoringConfig, "max_share"),
+}
 
 
 def _parse_double(text: str) -> float:

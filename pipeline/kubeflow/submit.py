@@ -9,8 +9,11 @@ from pipeline.kubeflow.package import Package, find_package, parse_package
 from pipeline.kubeflow.submission import Cluster, Submission, SubmittedRun
 from pipeline.kubeflow_config import KubeflowConfig
 
-# Keys of the section kubeflow that still have an effect once a pipeline is compiled.
-_AT_SUBMISSION = ("host", "namespace", "experiment", "pipeline_root", "labels", "vertex")
+# Keys of the section kubeflow that still have an effect once a pipeline is compiled. Labels of pods are compiled.
+_AT_SUBMISSION: dict[Cluster, tuple[str, ...]] = {
+    "kubeflow": ("host", "namespace", "experiment", "pipeline_root"),
+    "vertex": ("pipeline_root", "labels", "vertex"),
+}
 
 _CONFIG = Path("pipeline.yaml")
 
@@ -33,8 +36,11 @@ def prepare_package(
     """
     if package := find_package(file):
         for override in overrides:
-            if not counts_at_submission(override):
-                raise ConfigError(f"--set {override}: {file} is compiled already. Compile it again, or see --param")
+            if not counts_at_submission(override, cluster):
+                raise ConfigError(
+                    f"--set {override}: {file} is compiled already; on {cluster} the keys of kubeflow that still count "
+                    f"are {', '.join(_AT_SUBMISSION[cluster])}. Compile it again, or see --param"
+                )
         if monitor:
             raise ConfigError(
                 f"--monitor: {file} is compiled already. `imagepipe compile --monitor` makes that pipeline"
@@ -44,10 +50,10 @@ def prepare_package(
     return parse_package(check_and_compile(settings, cluster, monitor), str(file)), settings.kubeflow
 
 
-def counts_at_submission(override: str) -> bool:
+def counts_at_submission(override: str, cluster: Cluster) -> bool:
     """Returns whether an override, ``key.path=value``, has an effect on what is compiled already."""
     section, _, key = override.partition("=")[0].partition(".")
-    return section == "kubeflow" and key.partition(".")[0] in _AT_SUBMISSION
+    return section == "kubeflow" and key.partition(".")[0] in _AT_SUBMISSION[cluster]
 
 
 def _read_settings(config: Path | None, overrides: tuple[str, ...]) -> KubeflowConfig:

@@ -101,6 +101,22 @@ def test_a_configuration_in_place_of_a_file_needs_a_workdir(tmp_path, monkeypatc
         run(config, workdir=tmp_path / "work")
 
 
+def test_of_a_configuration_that_is_a_link_all_is_beside_the_link(tmp_path):
+    from imagepipe.base.errors import ConfigError
+    from pipeline.cli.shared import read_deployment
+    from pipeline.run import run
+
+    (tmp_path / "shared.yaml").write_text("name: x\ndata: {path: missing}\n")
+    (tmp_path / "a").mkdir()
+    link = tmp_path / "a" / "pipeline.yaml"
+    link.symlink_to(tmp_path / "shared.yaml")
+    with pytest.raises(ConfigError, match=re.escape(f"no file matches {tmp_path}/a/missing")):
+        run(link, overrides=["trainer.weights=none"])
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "shared.yaml"}
+    assert (tmp_path / "a" / "runs").is_dir()
+    assert read_deployment(link, None, None).path == str(tmp_path / "a" / "serving" / "x")
+
+
 @pytest.mark.slow  # a minute or more without a cache: mypy reads half of the project
 def test_type_checkers_see_the_signatures(tmp_path):
     script = tmp_path / "script.py"

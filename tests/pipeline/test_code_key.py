@@ -238,10 +238,19 @@ def test_all_that_is_imported_by_another_reading_of_the_sources_is_in_the_keys(c
         assert imported <= {name.removesuffix(" on the way") for name in find_closure(names).digests}
 
 
-def test_a_curated_schema_has_the_code_of_what_imports_it_in_its_key():
-    config = Config(name="keys", data={"path": "/data", "curated_schema": "/schema.pbtxt"})
-    ids = {component.id: component.exec_properties.get(CODE) for component in build(config)}
-    assert ids["ImportSchemaGen"]
+def test_a_curated_schema_has_its_content_and_the_code_of_what_imports_it_in_its_key(tmp_path):
+    schema = tmp_path / "schema.pbtxt"
+    config = Config(name="keys", data={"path": "/data", "curated_schema": str(schema)})
+
+    def list_keys(text: str) -> dict[str, str]:
+        schema.write_text(text)
+        return {component.id: component.exec_properties[CODE] for component in build(config)}
+
+    one, other = list_keys("min_images.train=10"), list_keys("min_images.train=500")
+    changed = {name for name in one if one[name] != other[name]}
+    assert changed == {"ImportSchemaGen", "ModelReport"}  # the report has the configuration, and so the name
+    assert list_keys("min_images.train=10") == one
+    assert len(one["ImportSchemaGen"]) > len(one["ExampleValidator"])
 
 
 def test_a_change_of_a_backbone_of_ones_own_changes_the_keys_of_the_nodes_that_use_it(tmp_path, monkeypatch):

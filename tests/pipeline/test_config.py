@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
 from imagepipe.deploy.config import DeployConfig
-from pipeline.config import BeamConfig, Config
+from pipeline.config import BeamConfig, Config, EvaluationConfig
 from pipeline.config_file import read_config
 from pipeline.kubeflow.package import find_package
 
@@ -185,6 +185,18 @@ batch_size: {values: [16, 32]}, unfreeze_after: {values: [mixed7, mixed9]}}"
     assert tuner.space["augmentation.mixup"].values == (0, 0.2)
 
 
+def test_the_gate_of_a_configuration_that_is_made_of_sections_has_the_default_too():
+    def make(task: str = "classification", **given) -> Config:
+        return Config(name="x", task=task, data={"path": "y"}, evaluation=EvaluationConfig(**given))
+
+    rules = ({"metric": "accuracy", "min": 0.5},)
+    config = make(margin=0.02, rules=rules)
+    assert (config.evaluation.thresholds, config.evaluation.margin) == ({"accuracy": 0.8}, 0.02)
+    assert config == Config(name="x", data={"path": "y"}, evaluation={"margin": 0.02, "rules": rules})
+    assert make(thresholds={}).evaluation.thresholds == {}
+    assert make("regression").evaluation.thresholds == {}
+
+
 def test_each_task_has_its_own_metrics(file):
     assert read_config(file()).evaluation.thresholds == {"accuracy": 0.8}
     assert read_config(file(), ("evaluation.margin=0.5",)).evaluation.thresholds == {"accuracy": 0.8}
@@ -252,10 +264,103 @@ def test_an_override_of_a_key_below_one_that_is_null_makes_its_section(file):
     assert (config.tuner.trials, config.trainer.class_weights) == (3, {"daisy": 2})
 
 
+@pytest.mark.parametrize(
+    ("toleration", "operator"), [("{effect: NoSchedule}", "Exists"), ("{key: gpu}", "Equal"), ("{}", "Exists")]
+)
+def test_a_toleration_without_a_key_is_of_all_that_exist(file, toleration, operator):
+    (read,) = read_config(file(), (f"kubeflow.tolerations=[{toleration}]",)).kubeflow.tolerations
+    assert read.operator == operator
+
+
+@pytest.mark.parametrize(
+    ("toleration", "message"),
+    [
+        ("{operator: Equal, value: a}", "operator: Equal needs a key"),
+        ("{value: a}", "value: goes with operator: Equal"),
+        ("{key: gpu, operator: Exists, value: a}", "value: goes with operator: Equal"),
+        ("{key: gpu, seconds: 3}", "seconds: goes with effect: NoExecute"),
+    ],
+)
+def test_a_toleration_that_kubernetes_refuses_is_refused(file, toleration, message):
+    with pytest.raises(ConfigError, match=f"kubeflow.tolerations.0: {message}"):
+        read_config(file(), (f"kubeflow.tolerations=[{toleration}]",))
+
+
+def test_an_override_changes_no_other_key_that_has_its_value_by_an_alias(file):
+    given = "{default: &a {memory: 8Gi, gpu: &b {count: 1}}, Trainer: *a, Tuner: {gpu: *b}}"
+    text = f"{MINIMAL}kubeflow: {{resources: {given}}}\n"
+    resources = read_config(
+        file(text), ("kubeflow.resources.Trainer.memory=64Gi", "kubeflow.resources.Trainer.gpu.count=4")
+    ).kubeflow.resources
+    assert {name: (one.memory, one.gpu.count) for name, one in resources.items()} == {
+        "default": ("8Gi", 1),
+        "Trainer": ("64Gi", 4),
+        "Tuner": ("8Gi", 1),
+    }
+
+
 @pytest.mark.parametrize("text", ["- a list", "name: [", "!!python/object/apply:os.system ['true']", ""])
 def test_a_file_that_is_no_configuration_is_refused_and_never_executed(file, text):
     with pytest.raises(ConfigError):
         read_config(file(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"{MINIMAL}trainer: {{epochs: 3}}\nrun: {{keep: 1}}\ntrainer:\n",
+            "'trainer' is there twice, in line 3 and in line 5",
+        ),
+        (
+            f"{MINIMAL}evaluation:\n  thresholds:\n    accuracy: 0.9\n    accuracy: 0.1\n",
+            "'accuracy' .* line 5 and in line 6",
+        ),
+        (f"{MINIMAL}trainer: {{class_weights: {{1: 2, '1': 3}}}}\n", "'1' .* line 3 and in line 3"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_lines(file, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(file(text))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2024-02-30", "2024-13-45", "9" * 30, "9" * 5000, "0x" + "f" * 5000, "!!timestamp foo", "!!bool foo", "!!int foo"],
+)
+def test_a_value_that_can_not_be_what_its_form_says_is_refused_with_its_line(file, value):
+    with pytest.raises(ConfigError, match=r"can't be read as \w+: (?s:.*)line 4, column 10"):
+        read_config(file(f"{MINIMAL}trainer:\n  refit: {value}\n"))
+    with pytest.raises(ConfigError, match=r"--set trainer\.refit=.* can't be read as"):
+        read_config(file(), (f"trainer.refit={value}",))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.augmentation.rotation=true",
+        "trainer.epochs=yes",
+        "evaluation.thresholds.accuracy=on",
+        "deploy.traffic=off",
+        "image.size.0=no",
+        "run.keep=True",
+        "tuner.space.dropout.min=true",
+        "evaluation.rules.0.min=true",
+    ],
+)
+def test_yes_and_true_are_no_numbers(file, override):
+    key, _, word = override.partition("=")
+    parts = key.split(".")
+    text = "".join("[" if part == "0" else f"{{{part}: " for part in parts[1:]) + word
+    text += "".join("]" if part == "0" else "}" for part in reversed(parts[1:]))
+    with pytest.raises(ConfigError, match=rf"{re.escape(key)}\S*: .* \(it is '{word}'\)"):
+        read_config(file(f"{MINIMAL}{parts[0]}: {text}\n"))
+
+
+def test_a_key_may_override_one_that_is_merged(file):
+    text = f"{MINIMAL}trainer: &a {{epochs: 3, seed: 1}}\ntuner: {{space: {{dropout: &b {{min: 0.1, max: 0.3}}, \
+ema: {{<<: *b, max: 0.5}}}}}}\n"
+    assert read_config(file(text)).tuner.space["ema"].max == 0.5
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):

@@ -310,8 +310,6 @@ def test_layers_of_another_backbone_are_removed_from_the_configuration(tuner, re
 @pytest.mark.parametrize(
     ("old", "text", "message"),
     [
-        ("  epochs: 3\n", "  backbone: xception\n  backbone: xception\n", "backbone: is there 2 times"),
-        ("  epochs: 3\n", "  epochs: 3\nimage: {size: [160, 160]}\n", "image: is there 2 times"),
         ("[299, 299]  # as trained", "\n    - 299  # high\n    - 299", r"comments .* Write it as size: \[\d+, \d+\]"),
         (CONFIG[CONFIG.index("image") :], "trainer: {weights: none}\n...\n", "written in braces"),
         (CONFIG[CONFIG.index("image") :], "...\n", "as its YAML is written: set trainer.backbone: xception, trainer.w"),

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,10 +12,11 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from imagepipe.base.beam_options import SERVER_RUNNER
 from imagepipe.base.errors import ConfigError
 from pipeline import demo
-from pipeline.config_file import parse_config, read_config
+from pipeline.config_file import read_config
 from pipeline.kubeflow.compilation_check import check_and_compile
 from pipeline.kubeflow.component_settings import find_settings
 from pipeline.kubeflow_config import KubeflowConfig
+from pipeline.runs.provenance import to_yaml
 from tests.weight_files import write_weights
 
 KUBEFLOW = """\
@@ -218,6 +218,26 @@ def test_kubernetes_gives_every_component_volumes_secrets_and_nodes(documents):
     assert (secret["secretName"], secret["keyToEnv"]) == ("store", [{"secretKey": "key", "envVar": "STORE_KEY"}])
 
 
+def test_a_path_that_no_volume_holds_is_warned_of(config, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.kubeflow.compile.compile_pipeline", lambda *_: "compiled")
+    check_and_compile(config("deploy.path=gs://bucket/serving"), "kubeflow")
+    assert not any("deploy.path" in message for message in caplog.messages)
+    check_and_compile(config("deploy.path=/data/../home/serving"), "kubeflow")
+    assert any("deploy.path: /home/serving is on none of kubeflow.volumes" in message for message in caplog.messages)
+
+
+def test_the_configuration_that_a_run_leaves_gives_components_the_same_settings(config, tmp_path):
+    written = config(
+        "kubeflow.resources={default: {memory: 64Gi}, Trainer: {cpu: 8}, Pusher: {gpu: null}}", "kubeflow.gpu.count=2"
+    )
+    (tmp_path / "config.yaml").write_text(to_yaml(written.model_dump(mode="json")))
+    again = read_config(tmp_path / "config.yaml")
+    for component in ("Trainer", "Pusher", "Evaluator"):
+        settings = find_settings(written.kubeflow, component)
+        assert settings == find_settings(again.kubeflow, component)
+        assert settings.memory == "64Gi"
+
+
 def test_the_trainer_alone_can_go_to_other_nodes_and_each_task_be_tried_again(config):
     trainer = "{memory: 32Gi, node_selector: {pool: gpu}, tolerations: [{key: gpu}], retries: 1}"
     resources = f"kubeflow.resources={{default: {{cpu: 1, retries: 0}}, Pusher: {{retries: 3}}, Trainer: {trainer}}}"
@@ -234,16 +254,6 @@ def test_the_trainer_alone_can_go_to_other_nodes_and_each_task_be_tried_again(co
     tasks = spec["root"]["dag"]["tasks"]
     retries = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items() if task.get("retryPolicy")}
     assert retries == {"trainer": 1, "pusher": 3}
-
-
-def test_the_configuration_that_a_run_writes_gives_each_component_the_same_settings(config):
-    settings = config("kubeflow.resources={default: {memory: 64Gi, retries: 1}, Trainer: {cpu: 8}}")
-    again = parse_config(settings.model_dump(mode="json"), (), "config.yaml", Path("/")).kubeflow
-    for component in ("Trainer", "Pusher", "Evaluator"):
-        chosen = find_settings(again, component)
-        assert (chosen.memory, chosen.retries) == ("64Gi", 1)
-        assert chosen == find_settings(settings.kubeflow, component)
-    assert find_settings(again, "Trainer").gpu == settings.kubeflow.gpu is not None
 
 
 def test_what_asks_others_is_tried_again_and_a_refusal_of_the_data_is_not(documents):
@@ -397,9 +407,8 @@ def test_the_pipeline_that_monitors_has_no_work_for_beam_and_runs_whatever_its_w
 
 def test_it_is_said_that_runs_there_are_not_recorded_in_mlflow(config, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.kubeflow.compile.compile_pipeline", lambda *_: "compiled")
+    message = "tracking.mlflow: only runs on this machine are recorded there; those of a cluster are not"
     check_and_compile(config(), "kubeflow")
-    assert not caplog.messages
+    assert message not in caplog.messages
     check_and_compile(config("tracking.mlflow=http://mlflow"), "kubeflow")
-    assert caplog.messages == [
-        "tracking.mlflow: only runs on this machine are recorded there; those of a cluster are not"
-    ]
+    assert message in caplog.messages

@@ -13,8 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from kfp import compiler, dsl
 from typer.testing import CliRunner
 
+from imagepipe.base.errors import ConfigError
 from pipeline import cli
 from pipeline.demo import write_config
+from pipeline.kubeflow.package import parse_package, parse_parameters
 from tests.standins import google, vertex_pipelines
 from tests.standins import kfp as kubeflow
 
@@ -100,10 +102,10 @@ def test_what_has_not_changed_is_no_new_version_and_what_has_is_one(kfp, submit,
 
 def test_a_compiled_pipeline_needs_no_configuration_beside_it(kfp, submit, project):
     (project / "pipeline.yaml").unlink()
-    submit("--host", kfp.url, "--set", "kubeflow.labels={team: vision}")
+    submit("--host", kfp.url, "--set", "kubeflow.pipeline_root=gs://bucket/runs")
     assert len(kfp.runs) == 1
-    _, lines = submit("--host", kfp.url, "--set", "kubeflow.labels=[vision]", status=2)
-    assert "--set: kubeflow.labels: Input should be a valid dictionary" in lines
+    _, lines = submit("--host", kfp.url, "--set", "kubeflow.pipeline_root=[a]", status=2)
+    assert "--set: kubeflow.pipeline_root: Input should be a valid string" in lines
 
 
 def test_waiting_shows_each_task_begin_and_end(kfp, submit):
@@ -318,6 +320,7 @@ def test_a_login_page_in_front_of_kubeflow_is_recognised(kfp, submit):
         (["--every", "1d", "--wait"], "there is no end to wait for"),
         (["--set", "trainer.epochs=5"], "is compiled already"),
         (["--set", "kubeflow.image=x"], "is compiled already"),
+        (["--set", "kubeflow.labels.team=blue"], "is compiled already"),
         (["--monitor"], "--monitor: "),
         (["--host", "kubeflow.example"], "kubeflow.example is no address such as https://"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
@@ -328,6 +331,36 @@ def test_impossible_requests_are_refused_before_anything_is_created(kfp, submit,
     _, lines = submit(*args, status=2)
     assert message in lines.replace("│ ", "")
     assert not [call for call in kfp.calls if not call.startswith("GET")]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("epochs=0", "greater than or equal to 1"),
+        ("batch_size=-3", "greater than or equal to 1"),
+        ("threshold_accuracy=90", "it can't be reached; it lies between 0 and 1"),
+        ("data_path=", "at least 1 character"),
+        ("since=week", "match pattern"),
+        ("max_share=2", "less than or equal to 1"),
+        ("epochs=1", None),
+        ("threshold_accuracy=0.9", None),
+        ("threshold_log_loss=3", None),
+        ("since=12h", None),
+    ],
+)
+def test_a_parameter_that_the_configuration_would_refuse_is_refused(argument, message):
+    types = {
+        **dict.fromkeys(("epochs", "batch_size"), "NUMBER_INTEGER"),
+        **dict.fromkeys(("threshold_accuracy", "threshold_log_loss", "max_share"), "NUMBER_DOUBLE"),
+        **dict.fromkeys(("data_path", "since"), "STRING"),
+    }
+    parameters = {name: {"parameterType": type_, "isOptional": True} for name, type_ in types.items()}
+    package = parse_package(json.dumps({"root": {"inputDefinitions": {"parameters": parameters}}}), "compiled.yaml")
+    if message is None:
+        assert parse_parameters(package, [argument])
+        return
+    with pytest.raises(ConfigError, match=rf"--param {argument}: .*{message}"):
+        parse_parameters(package, [argument])
 
 
 def test_parameters_have_the_types_that_the_pipeline_declares(kfp, submit):
