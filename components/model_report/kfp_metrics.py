@@ -65,7 +65,7 @@ def collect_classification_metrics(evaluation: Evaluation, names: list[str]) -> 
     if evaluation.confusion:
         kfp_metrics.log_confusion_matrix(*_build_matrix(evaluation.confusion, names))
     if curves := evaluation.curves.get(CANDIDATE):
-        two_classes = bool(evaluation.confusion) and len(names) == 2
+        two_classes = bool(evaluation.confusion) and len(names) == 2 and 1 in curves  # there is none without images
         kfp_metrics.log_roc_curve(*_average_roc([curves[1]] if two_classes else list(curves.values())))
         kfp_metrics.metadata["roc_of"] = names[1] if two_classes else f"mean of {len(curves)}, each against the rest"
     return kfp_metrics.metadata

@@ -171,27 +171,43 @@ def read_truths(file: str, task: TaskName) -> Truths:
     Raises:
         ModelError: if the file can't be read as such.
     """
-    key, truths = "", {}
+    rows = list(_read_lines(file))
+    if not rows:
+        raise ModelError(f"{file}: there are no labels")
+    key = next((name for name in _IDS if all(_is_given(row.get(name)) for row in rows)), "")
+    truths: dict[str, str] = {}
     columns: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(_read_lines(file), start=1):
-        key = key or next((name for name in _IDS if row.get(name)), "")
-        identity, label = row.get(key), row.get("label")
-        if not key or identity in (None, "") or label is None:
+    for number, row in enumerate(rows, start=1):
+        if not any(_is_given(row.get(name)) for name in _IDS) or row.get(_LABEL) is None:
             raise ModelError(f"{file}: row {number} needs 'metadata' or 'request_id', and 'label'; it has {list(row)}")
-        if task == "regression":
-            try:
-                float(label)
-            except (TypeError, ValueError):
-                raise ModelError(f"{file}: row {number}: the label {label!r} is no number") from None
-        truths[str(identity)] = "|".join(map(str, label)) if isinstance(label, list) else str(label)
+        identity, label = str(row.get(key)), row[_LABEL]
+        truths[identity] = "|".join(map(str, label)) if isinstance(label, list) else str(label)
+        if fault := _explain_label(truths[identity], task):
+            raise ModelError(f"{file}: row {number}: {fault}")
         for by_id in columns.values():
-            by_id.pop(str(identity), None)
+            by_id.pop(identity, None)
         for column, value in row.items():
             if column and column not in (_LABEL, *_IDS):  # not cells beyond the header's, nor a column without a name
-                columns.setdefault(column, {})[str(identity)] = "" if value is None else str(value)
-    if not truths:
-        raise ModelError(f"{file}: there are no labels")
+                columns.setdefault(column, {})[identity] = "" if value is None else str(value)
+    if not key:
+        raise ModelError(f"{file}: some rows have no 'metadata', others no 'request_id': one of them has to be in all")
     return Truths(key, truths, columns)
+
+
+def _is_given(value: Any) -> bool:
+    return value not in (None, "")
+
+
+def _explain_label(label: str, task: TaskName) -> str | None:
+    """Returns why a true label can't be one; None if it can."""
+    if task == "regression":
+        try:
+            return None if math.isfinite(float(label)) else f"the label {label!r} is no number"
+        except ValueError:
+            return f"the label {label!r} is no number"
+    if task == "classification" and not label:
+        return "the label is empty; leave out rows whose label is not there yet"
+    return None
 
 
 def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
@@ -200,7 +216,11 @@ def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
     except UnicodeDecodeError as error:
         raise ModelError(f"{file} is not text in UTF-8: {error}") from None
     if not text.lstrip().startswith("{"):
-        yield from csv.DictReader(io.StringIO(text, newline=""))
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        try:
+            yield from table
+        except csv.Error as error:
+            raise ModelError(f"{file}: line {table.line_num} is no CSV: {error}. Is there a quote too many?") from None
         return
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):  # splitlines also ends at U+2028
         if line.strip():

@@ -203,7 +203,10 @@ def _judge(pairs: list[tuple[_Answer, _Answer]], truths: Mapping[str, str], task
         changes = table[:, 1] - table[:, 0]
         error = float(changes.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
         half = float(stats.t.ppf((1 + _LEVEL) / 2, max(count - 1, 1))) * error
-        p = float(stats.ttest_1samp(changes, 0).pvalue) if 0 < error < math.inf else 1.0
+        if 0 < error < math.inf:
+            p = float(stats.ttest_1samp(changes, 0).pvalue)
+        else:  # always the same change is no chance; a single one says nothing
+            p = 0.0 if error == 0 and difference else 1.0
         interval = (difference - half, difference + half)
     else:
         lost, won = (int((table[:, 0] > table[:, 1]).sum()), int((table[:, 1] > table[:, 0]).sum()))

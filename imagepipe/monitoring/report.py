@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from imagepipe.monitoring.comparison import Comparison, Limits, Moved, compare, find_limit, find_moved
+from imagepipe.monitoring.comparison import Comparison, Limits, Moved, Sample, compare, find_limit, find_moved
 from imagepipe.monitoring.feedback import Feedback
 from imagepipe.monitoring.measures import EMBEDDING, LABEL
 from imagepipe.monitoring.reference import Reference
@@ -105,7 +105,7 @@ def describe_moved(moved: Moved) -> str:
 
 def describe_other_versions(monitored: Monitored) -> str:
     """Returns a sentence if the reference is of a version that gave none of the answers; '' if it gave some."""
-    answered = {part.version for part in monitored.traffic}
+    answered = {part.version for part, traffic in monitored.traffic.items() if traffic.images}
     if monitored.reference.version in ("", *answered):
         return ""
     return (
@@ -141,6 +141,12 @@ def _join_days(by_day: Mapping[Part, Traffic]) -> dict[Part, Traffic]:
 
 
 def _compare(part: Part, traffic: Traffic, reference: Reference) -> list[Comparison]:
-    is_its_own = reference.version in ("", part.version)
     sample = make_sample(traffic, reference.task)
+    is_its_own = reference.version in ("", part.version) and _may_be_of_one_model(sample, reference.evaluated)
     return compare(sample, reference.trained, reference.evaluated if is_its_own else None)
+
+
+def _may_be_of_one_model(sample: Sample, other: Sample) -> bool:
+    """Returns whether embeddings have as many numbers, if both samples have some."""
+    sizes = {some.embedding.shape[1] for some in (sample, other) if some.embedding is not None}
+    return len(sizes) <= 1

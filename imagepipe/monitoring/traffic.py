@@ -136,9 +136,20 @@ def join(parts: Sequence[Traffic]) -> Traffic:
 
 
 def make_sample(traffic: Traffic, task: TaskName) -> Sample:
-    """Returns a part of the traffic as it is compared."""
+    """Returns a part of the traffic as it is compared.
+
+    Raises:
+        ModelError: if it is of several models.
+    """
     table = traffic.sample
     vectors = table[EMBEDDING].drop_null()
+    if len(sizes := pc.unique(pc.list_value_length(vectors)).to_pylist()) > 1:
+        version = table["version"][0].as_py()
+        raise ModelError(
+            f"embeddings of version {version} have {' and '.join(map(str, sorted(sizes)))} numbers: several models "
+            "answered under that number. Each needs a folder of captured traffic of its own; --since leaves out older "
+            "answers"
+        )
     embedding = np.stack([np.asarray(row.as_py(), np.float32) for row in vectors]) if len(vectors) else None
     labels = [] if task == "regression" else [split_label(label, task) for label in table["label"].to_pylist()]
     return Sample({name: to_numbers(table[name]) for name in _NUMBERS}, labels, embedding)

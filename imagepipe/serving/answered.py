@@ -4,10 +4,11 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.capture.rows import Answered, CaptureOptions, Failed
-from imagepipe.capture.writer import Capture
+from imagepipe.capture.writer import Capture, Outcome
 from imagepipe.serving.bodies import TooBusyError
 from imagepipe.serving.shadow import Question
 from imagepipe.serving.shadow_follower import FindShadow, ShadowFollower
@@ -42,6 +43,8 @@ class Recorder:
         self._capture = (
             Capture(options, lambda outcome, images: CAPTURED.labels(outcome).inc(images)) if options else None
         )
+        for outcome in get_args(Outcome) if options else ():
+            CAPTURED.labels(outcome)  # at 0: of a series that begins with its first loss, no alert sees an increase
         self._shadow = ShadowFollower(find_shadow, self._capture_shadow) if find_shadow else None
 
     def record(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import list_parts, write_rows
 from imagepipe.monitoring import report, traffic
 from imagepipe.monitoring.comparison import Limits
@@ -123,6 +124,27 @@ def test_that_only_other_versions_than_the_references_answered_is_said(capture, 
     write_rows(others, make_rows(50, version="4"), "p")
     shown = " ".join(ask("monitor", others, "--against", reference)[1].split())
     assert "None of these answers is version 3's, which they are compared with, but 4's" in shown
+
+
+def test_a_version_that_only_failed_gave_no_answers(reference, tmp_path):
+    others = str(tmp_path / "others")
+    write_rows(others, make_rows(50, version="4"), "p")
+    write_rows(others, [{"time": NOW, "request_id": "f", "version": "3", "error": "too_busy"}], "failed")
+    shown = " ".join(ask("monitor", others, "--against", reference)[1].split())
+    assert "None of these answers is version 3's" in shown
+
+
+def test_answers_with_embeddings_of_another_length_are_another_models(capture, tmp_path):
+    short = [row | {"embedding": np.zeros(3, np.float16)} for row in make_rows(50)]
+    rows = [row | {"split": split} for split in ("train", "eval") for row in short]
+    unnamed = str(tmp_path / "reference.parquet")  # of a run that pushed nothing
+    write_reference(unnamed, rows, "classification", "", RUN)
+    _, figures = read_json("monitor", capture, "--against", unnamed)
+    assert {comparison["versus"] for part in figures["parts"] for comparison in part["comparisons"]} == {"train"}
+    write_rows(capture, short, "other")
+    status, shown = ask("monitor", capture, "--against", unnamed)
+    assert status == 2
+    assert "embeddings of version 3 have 3 and 4 numbers: several models" in " ".join(shown.split())
 
 
 def test_text_of_callers_is_text_on_the_page(capture, reference, tmp_path):
@@ -331,6 +353,33 @@ def test_feedback_that_lacks_a_column_names_the_row(tmp_path, capture):
     status, text = ask("feedback", str(tmp_path / "truth.csv"), capture)
     assert status == 2
     assert "row 1 needs 'metadata' or 'request_id', and 'label'" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "words"),
+    [
+        ("regression", "metadata,label\na,1\nb,nan\n", "row 2: the label 'nan' is no number"),
+        ("regression", '{"metadata": "a", "label": true}\n', "row 1: the label 'True' is no number"),
+        ("classification", "metadata,label\na,cat\nb,\n", "row 2: the label is empty"),
+        ("classification", "metadata,request_id,label\n,r1,x\nm2,,x\n", "some rows have no 'metadata'"),
+        ("classification", 'metadata,label\n"12 inch.jpg,x\nb,y\n', "is no CSV"),
+        ("classification", 'metadata,label\n"12 inch.jpg,x\n' + "b,y\n" * 50_000, "is no CSV"),
+    ],
+)
+def test_true_labels_that_can_not_be_are_refused_with_their_place(task, text, words, tmp_path):
+    (tmp_path / "truth").write_text(text)
+    with pytest.raises(ModelError, match=words):
+        read_truths(str(tmp_path / "truth"), task)
+
+
+def test_true_labels_are_known_by_the_column_that_all_rows_have(tmp_path):
+    file = tmp_path / "truth.csv"
+    file.write_text("metadata,request_id,label\n,r1,x\nm2,r2,y\n")
+    assert read_truths(str(file), "classification")[:2] == ("request_id", {"r1": "x", "r2": "y"})
+    file.write_text('{"metadata": 0, "label": "x"}\n')
+    assert read_truths(str(file), "classification")[:2] == ("metadata", {"0": "x"})
+    file.write_text("metadata,label\na,\n")
+    assert read_truths(str(file), "multilabel").labels == {"a": ""}  # of none of the classes
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -106,6 +106,17 @@ def test_a_regression_is_judged_by_its_errors(tmp_path):
     assert "version 2 is better" in shown
 
 
+def test_a_regression_that_is_worse_by_the_same_everywhere_is_worse(tmp_path):
+    folder = str(tmp_path / "traffic")
+    changes = {"1": 0.0, "2": 5.0, "3": 5.0}
+    write_rows(folder, [make_row(n, name, "", n + by) for name, by in changes.items() for n in range(9)], "a")
+    truth = write_truth(tmp_path / "truth.csv", [(f"id-{n}", n) for n in range(9)])
+    judgement = compare_versions(folder, ("1", "2"), "regression", truth).judgement
+    assert (judgement.difference, judgement.p) == (5, 0)
+    same = compare_versions(folder, ("2", "3"), "regression", truth).judgement
+    assert (same.difference, same.p) == (0, 1)
+
+
 def test_versions_without_a_common_image_are_refused_with_what_gives_one(capture):
     with pytest.raises(ModelError, match=r"1 \(101 images\) and 3 \(0 images\).*no image in common.*batch-predict"):
         compare_versions(capture, ("1", "3"), "classification")
