@@ -106,7 +106,7 @@ def describe_moved(moved: Moved) -> str:
 def describe_other_versions(monitored: Monitored) -> str:
     """Returns a sentence if the reference is of a version that gave none of the answers; '' if it gave some."""
     answered = {part.version for part, traffic in monitored.traffic.items() if traffic.images}
-    if monitored.reference.version in ("", *answered):
+    if not answered or monitored.reference.version in ("", *answered):
         return ""
     return (
         f"None of these answers is version {monitored.reference.version}'s, which they are compared with, but "

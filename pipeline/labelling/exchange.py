@@ -78,7 +78,7 @@ def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Count
     skipped: Counter[str] = Counter()
     added = 0
     read = _read_csv if source.suffix.lower() == ".csv" else _read_tasks
-    for given in read(source, work.task, skipped):
+    for given in list(read(source, work.task, skipped)):  # all or, if the file can't be read to its end, none
         present = ledger.standing.list_decisions(given.sha256)
         if any((one.by, one.label) == (given.by, given.label) for one in present):
             skipped["there already"] += 1
@@ -127,7 +127,7 @@ def _spell(label: Label) -> str:
 def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_Given]:
     with source.open(encoding="utf-8-sig", newline="") as file:
         try:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(file, strict=True)
             if not {"sha256", "label"} <= set(rows.fieldnames or ()):
                 raise ModelError(f"{source} needs the columns sha256 and label")
             for row in rows:
@@ -140,8 +140,11 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
                 else:
                     choices = text.split("|") if task == "multilabel" else [text]
                 yield from _check(row["sha256"], choices, row.get("by"), row.get("at"), task, skipped)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ModelError(f"{source} can't be read as CSV in UTF-8: {error}") from error
+        except csv.Error as error:
+            place = f"line {rows.line_num}: {error}"
+            raise ModelError(f"{source} can't be read as CSV: {place}. Is there a quote too many?") from error
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{source} is not text in UTF-8: {error}") from error
 
 
 def _check(

@@ -131,7 +131,7 @@ def test_a_version_that_only_failed_gave_no_answers(reference, tmp_path):
     write_rows(others, make_rows(50, version="4"), "p")
     write_rows(others, [{"time": NOW, "request_id": "f", "version": "3", "error": "too_busy"}], "failed")
     shown = " ".join(ask("monitor", others, "--against", reference)[1].split())
-    assert "None of these answers is version 3's" in shown
+    assert "None of these answers is version 3's, which they are compared with, but 4's" in shown
 
 
 def test_answers_with_embeddings_of_another_length_are_another_models(capture, tmp_path):

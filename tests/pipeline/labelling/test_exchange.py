@@ -46,6 +46,16 @@ def test_numbers_are_exchanged_by_csv(tmp_path):
     }
 
 
+def test_of_a_csv_with_a_quote_too_many_nothing_is_imported(tmp_path):
+    work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
+    (tmp_path / "a.csv").write_text(f'sha256,label\n{HASHES[0]},a\n{HASHES[1]},"b\n{HASHES[2]},c\n')
+    with pytest.raises(
+        ModelError, match=r"can't be read as CSV: line \d+: unexpected end of data\. Is there a quote too many"
+    ):
+        import_decisions(work, labels, tmp_path / "a.csv")
+    assert not labels.exists()
+
+
 def test_an_older_file_undoes_nothing_that_the_same_person_decided_since(tmp_path):
     work, labels, csv = make_work(tmp_path / "pictures"), tmp_path / "new/labels.jsonl", tmp_path / "a.csv"
     changed, undone, timeless, same = HASHES[:4]
