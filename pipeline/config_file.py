@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
-from pipeline.yaml_text import find_kind, load_yaml
+from pipeline.yaml_text import find_kind, is_model, load_yaml
 from trainer.config import IMAGENET, NO_WEIGHTS
 
 _PATHS = (
@@ -69,6 +69,7 @@ def parse_config(values: dict[str, Any], overrides: Sequence[str], source: str, 
     """
     for override in overrides:
         _apply_override(values, override)
+    _drop_empty_sections(values, Config)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -93,6 +94,17 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {section} has no keys of its own")
         values[section] = values = dict(inner)  # other keys may have the same one, by an alias
     values[last] = value
+
+
+def _drop_empty_sections(values: dict[str, Any], kind: Any) -> None:
+    """Removes the sections of which no key is left, as all are comments: YAML has null there."""
+    for key, value in list(values.items()):
+        section = find_kind(kind, key)
+        if value is None and is_model(section):
+            del values[key]
+        elif isinstance(value, dict):
+            values[key] = inner = dict(value)  # other keys may have the same one, by an alias
+            _drop_empty_sections(inner, section)
 
 
 def _is_of_another_kind(error: Any) -> bool:

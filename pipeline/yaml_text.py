@@ -8,7 +8,7 @@ Where it has a number, so are ``yes``, ``on`` and ``true``, and pydantic refuses
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -112,11 +112,16 @@ def _refuse_duplicates(mapping: yaml.MappingNode) -> None:
 def find_kind(kind: Any, key: str) -> Any:
     """Returns the annotation of a key of a model or a dict, None if it has no such key."""
     for option in _list_options(kind):
-        if isinstance(option, type) and issubclass(option, BaseModel) and key in option.model_fields:
+        if is_model(option) and key in option.model_fields:
             return option.model_fields[key].annotation
         if get_origin(option) is dict:
             return get_args(option)[1]
     return None
+
+
+def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
+    """Returns whether an annotation is that of a section which always is there."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _keep_text(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> None:

@@ -257,6 +257,13 @@ def test_an_override_that_makes_no_sense_is_refused(file, override, message):
         read_config(file(), (override,))
 
 
+def test_a_section_whose_keys_are_all_comments_has_the_default_ones(file):
+    text = f"{MINIMAL}trainer:\n  # epochs: 3\n  augmentation:\n    # zoom: 0\nimage:\nbeam:\n  # runner: x\n"
+    assert read_config(file(text)) == read_config(file())
+    with pytest.raises(ConfigError, match=r"data: has to be given"):
+        read_config(file("name: flowers\ndata:\n  # path: dataset\n"))
+
+
 def test_an_override_of_a_key_below_one_that_is_null_makes_its_section(file):
     text = "name: x\ndata: {path: y}\ntuner: null\ntrainer: {class_weights: null}\n"
     space = "tuner.space.dropout={min: 0.1, max: 0.5}"
