@@ -74,7 +74,7 @@ class FeaturesConfig(Section):
         None,
         description="Feature with the group that an image belongs to, such as the patient: text or a whole number; "
         "empty text is none. Intervals and paired tests count groups. TFRecords that aren't split already are split by "
-        "it, and each needs one. By default group, where `ingest --group` wrote it.",
+        "it, and an image without one by itself. By default group, where `ingest --group` wrote it.",
     )
     numeric: tuple[Column, ...] = Field(
         (), description="Features with a number that enter the network next to the image."

@@ -16,6 +16,7 @@ from components.data_check.component import DataCheck
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
 from components.example_gen.component import ImportExampleGen
+from components.example_gen.executor import SPLIT_KEY
 from components.feature_check.component import FeatureCheck
 from components.features.component import Features
 from components.model_report.component import ModelReport
@@ -83,6 +84,7 @@ def create_pipeline(
     reading = {"input_base": parameter("data_path", source.base), **_make_split_config(config, source)}
     if source.is_foreign:
         names = {"input": features.input, "label": features.label, "metadata": features.metadata}
+        names["group"] = config.data.features.group or ""
         example_gen = ImportExampleGen(names=names, label_names=source.label_names, **reading)
     else:
         example_gen = tfx.ImportExampleGen(**reading)
@@ -298,7 +300,7 @@ def _make_split_config(config: Config, source: Source) -> dict[str, Any]:
         for name in SPLITS
         if name in config.data.split
     ]
-    split_config = example_gen_pb2.SplitConfig(splits=buckets, partition_feature_name=config.data.features.group)
+    split_config = example_gen_pb2.SplitConfig(splits=buckets, partition_feature_name=SPLIT_KEY)
     return {
         "input_config": example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=source.all)]),
         "output_config": example_gen_pb2.Output(split_config=split_config),

@@ -13,10 +13,10 @@ class ImportExampleGen(FileBasedExampleGen):
 
     Args:
         input_base: the folder that the patterns are relative to.
-        names: of the features ``input``, ``label`` and ``metadata``.
+        names: of the features, see ``components.example_gen.executor.encode_conversion``.
         label_names: of labels that are whole numbers, see ``components.example_gen.convert``.
         input_config: the splits and their patterns.
-        output_config: the splits to make, if the records aren't split.
+        output_config: the splits to make by SPLIT_KEY, if the records aren't split.
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)

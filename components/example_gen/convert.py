@@ -1,9 +1,12 @@
 """Makes an Example that another program wrote into one that the rest of the pipeline takes."""
 
+import hashlib
+
 import tensorflow as tf
 
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import DataError
+from imagepipe.base.features import read_group
 from imagepipe.base.images import normalize
 from imagepipe.base.kinds import find_format
 
@@ -50,6 +53,24 @@ def convert_example(
         if find_format(image) not in _DECODED:
             images[place] = normalize(image).data
     return example
+
+
+def find_split_key(example: tf.train.Example, input: str, group: str) -> tf.train.Feature:
+    """Returns by what an Example's split is drawn: its group or, where it has none, its image as it was written.
+
+    Of the Example as a whole, a label's new name or another version of what encodes images would draw it anew: into the
+    eval split, for one, with images that the live model was trained on.
+
+    Args:
+        example: that isn't converted yet.
+        input: name of the feature with the image.
+        group: name of the feature with the group, "" if there is none.
+    """
+    feature = example.features.feature
+    if group in feature and read_group([*feature[group].bytes_list.value, *feature[group].int64_list.value]):
+        return feature[group]
+    digest = hashlib.sha256(b"".join(feature[input].bytes_list.value) if input in feature else b"").digest()
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[digest]))
 
 
 def read_metadata(example: tf.train.Example, metadata: str) -> str:

@@ -17,19 +17,22 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from components.example_gen.convert import convert_example, read_metadata
+from components.example_gen.convert import convert_example, find_split_key, read_metadata
 from components.example_gen.left_out import describe_left_out, read_left_out
 from imagepipe.base.errors import DataError
 from imagepipe.base.images import BadImage
 from imagepipe.base.names import LEFT_OUT
 from transform.examples import read_serialized
 
+SPLIT_KEY = "_split_key"
+"""Feature of an Example while it is on the way to its split, see ``find_split_key``: TFX draws splits by a feature."""
+
 
 def encode_conversion(names: dict[str, str], label_names: dict[int, str] | None) -> example_gen_pb2.CustomConfig:
-    """Returns the arguments of ``convert_example`` as ImportExampleGen's ``custom_config``.
+    """Returns the arguments of ``convert_example`` and ``find_split_key`` as ImportExampleGen's ``custom_config``.
 
     Args:
-        names: of the features: ``input``, ``label`` and ``metadata``.
+        names: of the features: ``input``, ``label``, ``metadata`` and ``group``, "" if there is none.
         label_names: see ``convert_example``.
     """
     pairs = None if label_names is None else sorted(label_names.items())
@@ -47,13 +50,21 @@ def decode_conversion(config: str) -> dict[str, Any]:
     return arguments | {"label_names": None if pairs is None else dict(pairs)}
 
 
-def _convert(example: tf.train.Example, **conversion: Any) -> Iterator[Any]:
-    """Yields the converted Example, or for LEFT_OUT a line of JSON with its id and the reason."""
+def _convert(example: tf.train.Example, group: str, **conversion: Any) -> Iterator[Any]:
+    """Yields the converted Example with its SPLIT_KEY, or for LEFT_OUT a line of JSON with its id and the reason."""
+    key = find_split_key(example, conversion["input"], group)
     try:
-        yield convert_example(example, **conversion)
+        converted = convert_example(example, **conversion)
+        converted.features.feature[SPLIT_KEY].CopyFrom(key)
+        yield converted
     except BadImage as error:
         line = {"id": read_metadata(example, conversion["metadata"]), "reason": str(error)}
         yield beam.pvalue.TaggedOutput(LEFT_OUT, json.dumps(line))
+
+
+def _drop_split_key(example: tf.train.Example) -> tf.train.Example:
+    del example.features.feature[SPLIT_KEY]
+    return example
 
 
 class Executor(executor.Executor):
@@ -72,6 +83,14 @@ class Executor(executor.Executor):
         for name in artifact_utils.decode_split_names(examples[0].split_names) if left_out else ():
             if not any(True for _ in read_serialized(artifact_utils.get_split_uri(examples, name)).take(1)):
                 raise DataError(f"data.path: no image is left for the split {name}: {describe_left_out(left_out)}")
+
+    def GenerateExamplesByBeam(  # noqa: N802 (TFX's name)
+        self, pipeline: beam.Pipeline, exec_properties: dict[str, Any]
+    ) -> dict[str, beam.PCollection]:
+        """Returns the Examples by split."""
+        splits = super().GenerateExamplesByBeam(pipeline, exec_properties)
+        dropping = beam.Map(_drop_split_key).with_output_types(tf.train.Example)
+        return {name: examples | f"Drop the key of {name}" >> dropping for name, examples in splits.items()}
 
     def GetInputSourceToExamplePTransform(self) -> beam.PTransform:  # noqa: N802 (TFX's name)
         """Returns the transform from a pattern of files to Examples."""

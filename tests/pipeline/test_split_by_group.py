@@ -3,6 +3,7 @@
 import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 
+from components.example_gen.executor import SPLIT_KEY
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
 from pipeline.source import find_examples
@@ -10,32 +11,48 @@ from tests.conftest import make_example
 from tests.evaluated import make_artifact
 
 
-def split_records(config: Config, folder) -> dict[str, list[str]]:
-    """Runs the first node of the pipeline; returns the groups of each split's records."""
+def split_records(data: dict, folder, feature: str) -> dict[str, list[bytes]]:
+    """Runs the first node of the pipeline; returns what each split's records have in a feature."""
+    config = Config(name="x", data=data)
     deploy = config.make_deployment(str(folder))
     example_gen = create_pipeline(config, find_examples(config), str(folder), str(folder), deploy, []).components[0]
     context = example_gen.executor_spec.executor_class.Context(beam_pipeline_args=config.beam.make_arguments())
     examples = make_artifact(standard_artifacts.Examples, folder / "examples")
     example_gen.executor_spec.executor_class(context).Do({}, {"examples": [examples]}, example_gen.exec_properties)
-    groups = {}
+    values = {}
     for name in artifact_utils.decode_split_names(examples.split_names):
         files = tf.io.gfile.glob(f"{artifact_utils.get_split_uri([examples], name)}/*")
         records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
-        parsed = [tf.train.Example.FromString(record) for record in records]
-        groups[name] = [example.features.feature["patient"].bytes_list.value[0].decode() for example in parsed]
-    return groups
+        parsed = [tf.train.Example.FromString(record).features.feature for record in records]
+        assert not any(SPLIT_KEY in features for features in parsed)
+        values[name] = sorted(features[feature].bytes_list.value[0] for features in parsed)
+    return values
+
+
+def write_records(folder, examples) -> None:
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "0.tfrecord")) as writer:
+        for example in examples:
+            writer.write(example.SerializeToString())
 
 
 def test_tfrecords_made_elsewhere_are_split_by_their_group(tmp_path):
-    (tmp_path / "records").mkdir()
-    with tf.io.TFRecordWriter(str(tmp_path / "records" / "0.tfrecord")) as writer:
-        for number in range(600):
-            example = make_example(b"\xff\xd8\xff%d" % number, "ab"[number % 2], patient=f"p{number % 60}")
-            writer.write(example.SerializeToString())
-    data = {"path": str(tmp_path / "records"), "features": {"group": "patient"}}
-    splits = split_records(Config(name="x", data=data), tmp_path / "grouped")
+    records = tmp_path / "records"
+    groups = [f"p{number % 60}" if number % 3 else "" for number in range(600)]
+    write_records(records, (make_example(b"\xff\xd8\xff%d" % n, "ab"[n % 2], patient=g) for n, g in enumerate(groups)))
+    splits = split_records({"path": str(records), "features": {"group": "patient"}}, tmp_path / "grouped", "patient")
     assert sum(map(len, splits.values())) == 600
-    assert all(splits.values())
-    assert sum(len(set(groups)) for groups in splits.values()) == 60
-    ungrouped = split_records(Config(name="x", data=data | {"features": {}}), tmp_path / "ungrouped")
-    assert sum(len(set(groups)) for groups in ungrouped.values()) > 60
+    assert sum(len(set(given) - {b""}) for given in splits.values()) == 40
+    assert all(given.count(b"") >= 10 for given in splits.values())  # of 200, which are drawn one by one
+    ungrouped = split_records({"path": str(records)}, tmp_path / "ungrouped", "patient")
+    assert sum(len(set(given) - {b""}) for given in ungrouped.values()) > 40
+
+
+def test_neither_a_new_name_nor_a_new_feature_moves_an_image_to_another_split(tmp_path):
+    images = [b"\xff\xd8\xff%d" % number for number in range(200)]
+    write_records(tmp_path / "first", (make_example(image, "tulip") for image in images))
+    write_records(tmp_path / "second", (make_example(image, "tulips", patient="") for image in images))
+    first = split_records({"path": str(tmp_path / "first")}, tmp_path / "of_first", "input")
+    second = split_records({"path": str(tmp_path / "second")}, tmp_path / "of_second", "input")
+    assert first == second
+    assert all(first.values())
