@@ -21,13 +21,13 @@ from PIL import (
     ImageChops,
     ImageFile,
     JpegImagePlugin,
-    PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from imagepipe.base.appearance import THUMBNAIL_SIDE, make_thumbnail
 from imagepipe.base.kinds import RAW, describe_other, find_format
+from imagepipe.base.samples import has_unknown_range, open_png, reduce_to_8_bits
 
 MAX_PIXELS = 100_000_000
 """Default limit on an image's width x height: 300 MB as RGB. More than cameras have, less than a decompression bomb."""
@@ -217,7 +217,7 @@ def _open_tiff(file: io.BytesIO) -> ImageFile.ImageFile:
 # ours, and would try every format that Pillow knows, some of which run other programs (EPS).
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "jpeg": JpegImagePlugin.jpeg_factory,
-    "png": PngImagePlugin.PngImageFile,
+    "png": open_png,
     "webp": WebPImagePlugin.WebPImageFile,
     "gif": GifImagePlugin.GifImageFile,
     "tiff": _open_tiff,
@@ -363,8 +363,13 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(_reduce_to_8_bits(np.asarray(image)))
+    if has_unknown_range(image):
+        reason = (
+            "pixels of 32 bits, or with a sign, whose range is not known: convert it to 8 or 16 bits without a sign"
+        )
+        raise BadImage(reason)
+    if image.mode.startswith("I;16"):
+        image = reduce_to_8_bits(image)
     if image.mode == "CMYK" and isinstance(image, JpegImagePlugin.JpegImageFile) and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow takes the ink of every JPEG for inverted, as Adobe writes it
     if image.has_transparency_data:
@@ -373,13 +378,6 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image.convert("RGB")
-
-
-def _reduce_to_8_bits(gray: np.ndarray) -> np.ndarray:
-    """Returns the upper 8 of 16 bits, as libpng does; other ranges are unknown, and a wrong guess changes the image."""
-    if gray.dtype.kind == "f" or gray.min() < 0 or gray.max() > 0xFFFF:
-        raise BadImage("pixels of 32 bits, whose range is not known: convert it to 8 or 16 bits")
-    return (gray >> 8).astype(np.uint8)
 
 
 def _explain(error: Exception) -> str:
