@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from imagepipe.base.errors import TrainingError
 from imagepipe.base.processor import read_cpu_flags
+from imagepipe.deploy.openvino_form import get_core
 from trainer.config import Distribution, Precision, ServingConfig, TrainerConfig, find_backbone
 
 _MIN_TENSOR_CORES = 7  # NVIDIA's compute capability since which there are tensor cores (Volta)
@@ -57,9 +58,7 @@ def check_engine(serving: ServingConfig) -> None:
 
 def has_openvino_bfloat16() -> bool:
     """Returns whether OpenVINO, which has to be installed, computes in bfloat16 here without emulating it."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in get_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:

@@ -12,6 +12,7 @@
   versions have neither ``sha256_xml`` nor ``exact_int8``.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -106,6 +107,18 @@ def _hash_network(folder: Path) -> dict[str, str]:
     return hashes
 
 
+@functools.cache
+def get_core() -> Any:
+    """Returns OpenVINO's ``Core``, which stays as long as the process.
+
+    With the last one goes a stack that its CPU plugin gave the thread that made the first (``sigaltstack``): in a
+    server that had replaced a version, SIGTERM, which Python handles on it, was a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping[str, Any] | None = None) -> Any:
     """Returns OpenVINO's ``CompiledModel`` of a network.
 
@@ -114,10 +127,8 @@ def compile_network(network: Any, precision: OpenVinoPrecision, options: Mapping
         precision: in which it was accepted.
         options: OpenVINO's properties, such as ``PERFORMANCE_HINT``, besides the precision.
     """
-    import openvino
-
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision]} | dict(options or {})
-    return openvino.Core().compile_model(network, "CPU", settings)
+    return get_core().compile_model(network, "CPU", settings)
 
 
 def _check_network(folder: Path, form: Mapping[str, Any]) -> None:

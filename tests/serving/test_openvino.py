@@ -4,6 +4,7 @@ import base64
 import gc
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -203,6 +204,27 @@ def test_versions_of_both_engines_take_over_from_each_other_and_no_answer_is_los
         finally:
             ended.set()
         assert all(FORM_NOVELTY in future.result(60) and len(future.result()) == 2 for future in asked)
+
+
+def test_a_signal_is_handled_after_a_version_was_replaced():
+    program = """
+import gc, signal, threading, openvino
+from openvino import opset13
+from imagepipe.deploy.openvino_form import compile_network
+pixels = opset13.parameter([1, 4])
+network = openvino.Model([opset13.relu(pixels)], [pixels])
+live = [compile_network(network, "float32")]
+def follow():
+    live[:] = [compile_network(network, "float32")]
+    gc.collect()
+thread = threading.Thread(target=follow)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("finishes what it has"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (ended.returncode, ended.stdout) == (0, "finishes what it has\n"), ended.stderr
 
 
 @pytest.mark.parametrize("is_folder_of_versions", [True, False])

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 from imagepipe.base.features import Features
 from imagepipe.base.names import TaskName
 from imagepipe.base.processor import has_exact_int8
-from imagepipe.deploy.openvino_form import NETWORK, OpenVinoPrecision, write_form
+from imagepipe.deploy.openvino_form import NETWORK, OpenVinoPrecision, get_core, write_form
 from trainer.export.answers import Tensors
 from trainer.export.optimize import freeze_network
 from trainer.export.signatures import save_model_around
@@ -45,7 +45,7 @@ def convert_network(model: keras.Model) -> openvino.Model:
         # Not openvino.convert_model: it fails on grouped convolutions, and sends statistics of its use to its makers.
         file = Path(folder) / "graph.pb"
         file.write_bytes(frozen.graph.SerializeToString())
-        converted = openvino.Core().read_model(file)
+        converted = get_core().read_model(file)
     for ports, tensors in ((converted.inputs, frozen.inputs), (converted.outputs, frozen.outputs)):
         for port in ports:
             port.get_tensor().set_names({name for name, tensor in tensors.items() if tensor in port.get_names()})
@@ -76,7 +76,7 @@ def keep_in_float32(network: openvino.Model, names: Sequence[str]) -> openvino.M
                 info = layer.find("rt_info")
                 ET.SubElement(ET.SubElement(layer, "rt_info") if info is None else info, "attribute", _KEPT)
         tree.write(file)
-        return openvino.Core().read_model(file)
+        return get_core().read_model(file)
 
 
 def save_form(

@@ -19,6 +19,7 @@ import tensorflow as tf
 from imagepipe.base.errors import TrainingError, put_on_one_line
 from imagepipe.base.features import IMAGE, MISSING_FLAG, TRANSFORMED
 from imagepipe.base.names import NOVELTY
+from imagepipe.deploy.openvino_form import get_core
 from trainer.export.novelty import LAYER, Novelty, is_of_novelty, load_novelty
 from trainer.trained import load_trained
 
@@ -171,9 +172,7 @@ def open_onnx(file: Path) -> Ask:
 
 def open_openvino(file: Path) -> Ask:
     """Opens a file with OpenVINO; what isn't quantized is computed in float32."""
-    import openvino
-
-    network = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = get_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: {port.any_name: array for port, array in network({IMAGE: pixels}).items()}
 
 
