@@ -96,10 +96,10 @@ def test_a_journal_that_leads_out_of_its_folder_or_is_malformed_is_refused_befor
     for path in (tmp_path / "kept", folder / "old"):
         path.write_bytes(b"2")
     (folder / "journal.json").write_text(json.dumps(journal).replace("{root}", str(tmp_path)))
-    before = content(tmp_path)
+    contents = content(tmp_path)
     with pytest.raises(IngestError, match=r"journal\.json is damaged: restore it"):
         commit.recover(str(folder))
-    assert content(tmp_path) == before
+    assert content(tmp_path) == contents
 
 
 def test_a_refused_ingest_leaves_the_lock_of_the_running_one(tmp_path):

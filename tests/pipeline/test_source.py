@@ -95,7 +95,10 @@ def make_numbered(label: int) -> tf.train.Example:
         (b"garbage", r"val/0\.tfrecord is not a TFRecord file"),
         (b"", r"no record at the start of .*val/0\.tfrecord has a feature 'input'.*there are no features at all"),
         ([make_example(b"image")], r"no record at the start of .*val/0\.tfrecord has a feature 'label'"),
-        ([make_numbered(1)], r"val/0\.tfrecord has a feature 'label' of type bytes, as in .*train/0\.tfrecord; .*int64"),
+        (
+            [make_numbered(1)],
+            r"val/0\.tfrecord has a feature 'label' of type bytes, as in .*train/0\.tfrecord; .*int64",
+        ),
         ([make_example(b"image", "a", age="old")], r"val/0\.tfrecord has a feature 'age' of type float, as in .*train"),
     ],
 )
@@ -181,6 +184,14 @@ def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path):
         find_examples(config(tmp_path / "missing"))
     (tmp_path / "notes.txt").write_text("these are not records")
     with pytest.raises(ConfigError, match=r"notes\.txt is not a TFRecord file"):
+        find_examples(config(tmp_path))
+
+
+@pytest.mark.parametrize("content", ['{"name": "flowers"}', '{"version": "1.0.0"}', "[]"])
+def test_a_dataset_json_of_another_program_is_to_be_moved_away(tmp_path, content):
+    write(tmp_path / "0.tfrecord", make_example(b"image", "a"))
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"dataset\.json describes no dataset of imagepipe's: .*move it out of the"):
         find_examples(config(tmp_path))
 
 
