@@ -7,7 +7,7 @@ import itertools
 import json
 import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
@@ -18,7 +18,7 @@ from imagepipe.base.label_map import read_label_map
 from imagepipe.base.labels import describe_ids, describe_unknown
 from imagepipe.base.metrics import TOP_K_METRIC
 from imagepipe.base.names import TaskName
-from imagepipe.base.splits import TRAIN
+from imagepipe.base.splits import TEST, TRAIN
 from imagepipe.ingest import dataset
 from pipeline.config import Config
 from pipeline.demands import list_demands
@@ -126,14 +126,10 @@ def _find_records(path: str) -> Source:
         # A name that exists is a file, even with a [ in it.
         base, _, name = (escaped if filesystem.exists(path) else path).rpartition("/")
         source = Source(base, {}, name, is_foreign=True)
-    if not _list_first_files(source):
+    if not next(list_examples(source), None):
         command = shlex.join(["imagepipe", "ingest", "FOLDER", "--out", path])
         raise ConfigError(f"data.path: no file matches {path}. A dataset is made by: {command}")
     return source
-
-
-def _list_first_files(source: Source) -> list[str]:
-    return _list_files(source, next(iter(source.patterns.values()), source.all))
 
 
 def _list_files(source: Source, pattern: str) -> list[str]:
@@ -170,11 +166,51 @@ def list_label_types(task: TaskName) -> list[str]:
 
 
 def _check_features(source: Source, config: Config) -> None:
-    """Compares the first records with the names that the configuration gives."""
+    """Compares the first records of each split with the names that the configuration gives.
+
+    What is trained and evaluated on needs images and labels; side features may be rare, and are looked for in the first
+    split only. What is there has one type in all splits.
+    """
+    features = config.data.features
+    first, first_types = "", dict[str, str]()
+    for split, pattern in (source.patterns or {"": source.all}).items():
+        file, types, counts = _describe_first_records(_list_files(source, pattern))
+        if not types and split == TEST:
+            continue
+        required = {features.input} if split == TEST else {features.input, features.label}
+        for key, name, allowed in _list_wanted_features(config):
+            kinds = {first_types[name]} if name in first_types else allowed
+            is_missing = name not in types and (not first or name in required)
+            if is_missing or types.get(name) not in {None, *kinds}:
+                present = ", ".join(f"{n} ({kind})" for n, kind in sorted(types.items()))
+                task = f" (task: {config.task})" if key == "data.features.label" else ""
+                reason = f", as in {first}" if name in first_types else task
+                raise ConfigError(
+                    f"{key}: no record at the start of {file} has a feature '{name}' of type "
+                    f"{' or '.join(sorted(kinds))}{reason}; there are {present or 'no features at all'}"
+                )
+        if not first:
+            first, first_types = file, types
+        if counts[features.input] != 1:
+            raise ConfigError(
+                f"data.features.input: in {file} a record has {counts[features.input]} values of '{features.input}'. "
+                "A record has one image: write one record for each"
+            )
+        if config.task != "multilabel" and (count := counts.get(features.label, 0)) > 1:
+            raise ConfigError(
+                f"task: {config.task}, but in {file} an image has {count} values of '{features.label}'. "
+                "Images with several labels are for task: multilabel."
+            )
+
+
+def _describe_first_records(files: Sequence[str]) -> tuple[str, dict[str, str], dict[str, int]]:
+    """Returns the first file that has records, and types and maximum counts of values of their features by name.
+
+    Raises:
+        ConfigError: a file is none of Examples.
+    """
     types: dict[str, str] = {}
     counts: dict[str, int] = {}
-    files = _list_first_files(source)
-    file = files[0]
     for file in files:
         try:
             for record in itertools.islice(_read_records(file), _RECORDS_CHECKED):
@@ -184,32 +220,24 @@ def _check_features(source: Source, config: Config) -> None:
         except (ValueError, OSError, EOFError, zlib.error) as error:
             raise ConfigError(f"data.path: {file} is not a TFRecord file of tf.train.Examples ({error})") from error
         if types:  # else a shard without records
-            break
+            return file, types, counts
+    return files[0], types, counts
 
+
+def _list_wanted_features(config: Config) -> list[tuple[str, str, set[str]]]:
+    """Returns key of the configuration, name and allowed types of each feature that it names."""
     features = config.data.features
-    demands = [("data.features.input", features.input, _BYTES)]
     allowed_labels = _INTEGERS if features.label_map else set(list_label_types(config.task))
-    demands += [("data.features.label", features.label, allowed_labels)]
-    demands += [("data.features.group", name, _BYTES | _INTEGERS) for name in [features.group] if name]
-    demands += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
-    demands += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
-    demands += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]
+    wanted = [("data.features.input", features.input, _BYTES)]
+    wanted += [("data.features.label", features.label, allowed_labels)]
+    wanted += [("data.features.group", name, _BYTES | _INTEGERS) for name in [features.group] if name]
+    wanted += [("data.features.numeric", name, _FLOATS | _INTEGERS) for name in features.numeric]
+    wanted += [("data.features.categorical", name, _BYTES | _INTEGERS) for name in features.categorical]
+    wanted += [("evaluation.slices", name, _BYTES | _INTEGERS) for name in config.evaluation.slices]
     for number, rule in enumerate(config.evaluation.rules):
         columns = sorted(rule.slice.keys() - {SIZE})
-        demands += [(f"evaluation.rules.{number}.slice", name, _BYTES | _INTEGERS) for name in columns]
-    for key, name, allowed in demands:
-        if types.get(name) not in allowed:
-            present = ", ".join(f"{n} ({kind})" for n, kind in sorted(types.items()))
-            task = f" (task: {config.task})" if key == "data.features.label" else ""
-            raise ConfigError(
-                f"{key}: no record at the start of {file} has a feature '{name}' of type "
-                f"{' or '.join(sorted(allowed))}{task}; there are {present or 'no features at all'}"
-            )
-    if config.task != "multilabel" and counts[features.label] > 1:
-        raise ConfigError(
-            f"task: {config.task}, but in {file} an image has {counts[features.label]} values of '{features.label}'. "
-            "Images with several labels are for task: multilabel."
-        )
+        wanted += [(f"evaluation.rules.{number}.slice", name, _BYTES | _INTEGERS) for name in columns]
+    return wanted
 
 
 def _read_records(path: str) -> Iterator[bytes]:

@@ -103,7 +103,8 @@ def _read_items(text: str) -> Iterator[tuple[str, int, str]]:
             if depth == 0:
                 yield f"item {count}", _read_id(item, count), item.get("display_name") or item.get("name", "")
         elif depth == 1:
-            item[match["key"]] = _unescape(match["value"].strip("\"'"))
+            value = match["value"]
+            item[match["key"]] = _unescape(value[1:-1] if value[0] in "\"'" else value)
     if depth or not _END.fullmatch(text, at):
         line = text.count("\n", 0, at) + 1
         raise ValueError(f"line {line} is not of a label map: item {{ id: 1 name: 'rose' }}")

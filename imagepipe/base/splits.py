@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from imagepipe.base.errors import IngestError
 
-TRAIN, EVAL = "train", "eval"
+TRAIN, EVAL, TEST = "train", "eval", "test"
 
 NAMES = {
     "train": TRAIN,
@@ -17,8 +17,8 @@ NAMES = {
     "eval": EVAL,
     "evaluation": EVAL,
     "dev": EVAL,
-    "test": "test",
-    "testing": "test",
+    "test": TEST,
+    "testing": TEST,
 }
 """Lower-case name to the split that it means."""
 

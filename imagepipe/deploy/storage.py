@@ -6,7 +6,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from imagepipe.base import filesystem
@@ -140,13 +140,28 @@ def add_version(model: str, folder: str, inner: str = "", place: str = "", key: 
             _copy_signed(model, _join(root, version, inner.format(version=version)), key)
         else:
             version = _reserve_version(Path(folder), number)
-            partial = f"{folder}/{filesystem.PARTIAL}{version}"
-            with hold_folder(Path(partial)):
-                _copy_signed(model, _join(partial, inner.format(version=version)), key)
-            filesystem.rename(partial, f"{root}/{version}")
+            partial = Path(folder, f"{filesystem.PARTIAL}{version}")
+            with _delete_on_failure(partial):
+                with hold_folder(partial):
+                    _copy_signed(model, _join(str(partial), inner.format(version=version)), key)
+                filesystem.rename(str(partial), f"{root}/{version}")
     except OSError as error:
         raise ModelError(f"{folder} can't be written: {error.strerror or error}") from error
     return version
+
+
+@contextlib.contextmanager
+def _delete_on_failure(folder: Path) -> Iterator[None]:
+    """Deletes a folder that is being written if that fails or is interrupted: a disk that is full would stay so.
+
+    It is for folders that nobody else writes into. In a store nothing reserves a version: what is there may be of
+    another push.
+    """
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # the first error is the one to report
+        raise
 
 
 def _reserve_version(folder: Path, number: int) -> str:

@@ -49,13 +49,18 @@ def lock(folder: str) -> Iterator[Callable[[], None]]:
 
 
 def recover(folder: str) -> None:
-    """Finishes an ingest that was interrupted after its journal was written, and deletes what any other one left."""
+    """Finishes an ingest that was interrupted after its journal was written, and deletes what any other one left.
+
+    Raises:
+        IngestError: the journal is damaged; then nothing is changed.
+    """
     journal = filesystem.join(folder, JOURNAL)
     if filesystem.size(journal) is not None:
         try:
             content = json.loads(filesystem.read_bytes(journal))
-            moves, deletions = content["moves"], content["deletions"]
-        except (KeyError, TypeError, ValueError) as error:
+            moves = [(_check_path(source), _check_path(target)) for source, target in content["moves"]]
+            deletions = [_check_path(path) for path in content["deletions"]]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise IngestError(
                 f"{journal} is damaged: restore it from a copy, or ingest all sources into a new folder."
             ) from error
@@ -107,6 +112,19 @@ def _move(folder: str, moves: list[tuple[str, str]], deletions: list[str]) -> No
         if filesystem.size(staged) is not None:  # else it was moved already
             filesystem.rename(staged, filesystem.join(folder, target))
     filesystem.delete(filesystem.join(folder, JOURNAL))
+
+
+def _check_path(path: object) -> str:
+    """Returns a path of a journal, which a dataset that was received from others may lead out of its folder.
+
+    Raises:
+        ValueError: it is no path below the folder.
+    """
+    if not isinstance(path, str) or "\0" in path or filesystem.is_uri(path):
+        raise ValueError(f"{path!r} is no path")
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError(f"{path!r} leads out of the folder")
+    return path
 
 
 def _are_equal(folder: str, source: str, target: str) -> bool:

@@ -219,13 +219,17 @@ def read_unchecked(folder: str) -> Dataset | None:
     data = filesystem.read_bytes(path)
     try:
         content = json.loads(data)
-        if not isinstance(content, dict) or "version" not in content:
-            raise ValueError("it has no version")
-        if (version := content["version"]) == VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        if version == VERSION:
             return _decode(data)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise IngestError(f"{path} is damaged ({reason}): restore it, or ingest into a new folder.") from error
+    if not isinstance(version, int):
+        raise IngestError(
+            f"{path} describes no dataset of imagepipe's: if another program made it, move it out of the folder; else "
+            "restore it, or ingest into a new folder."
+        )
     raise IngestError(
         f"{path} has version {str(version)[:20]}, and this imagepipe reads version {VERSION}: ingest into a new folder."
     )

@@ -214,6 +214,8 @@ def _read_path(path: str, listing: Listing, columns: Collection[str] | None, kee
         if shards := _list_shards(listing, path):
             return chain.from_iterable(_read_path(shard, listing, columns, keep) for shard in shards)
         return _read_folder(listing, path)
+    if not filesystem.is_uri(path) and Path(path).exists() and not Path(path).is_file():  # a pipe may never be written
+        return iter([_make_item(path, "not an ordinary file")])
     if is_archive(path) and filesystem.exists(path):
         return _read_archive(listing, path)
     if path.lower().endswith(".parquet") and filesystem.exists(path) and holds_images(path):

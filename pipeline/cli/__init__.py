@@ -24,11 +24,12 @@ from pipeline.cli import (
 )
 
 
-def _refuse_uri(path: Any) -> Any:
+def _refuse_uri(value: Any) -> Any:
     """Refuses a URI where a path was expected: as a path it is a folder of this machine by the name of ``s3:``."""
-    if isinstance(path, Path) and re.match(r"[a-z][a-z0-9+.-]+:/.", str(path)):
-        raise typer.BadParameter(f"expected a path of this machine, and not {str(path).replace(':/', '://', 1)}")
-    return path
+    for path in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(path, Path) and re.match(r"[a-z][a-z0-9+.-]+:/.", str(path)):
+            raise typer.BadParameter(f"expected a path of this machine, and not {str(path).replace(':/', '://', 1)}")
+    return value
 
 
 class _Commands(TyperGroup):

@@ -23,6 +23,7 @@ item { name: "daisy", id: 2; keypoints { id: 7 label: "petal" } }
         ("names.txt", "3 of hearts\nace\n", {0: "3 of hearts", 1: "ace"}),
         ("map.pbtxt", ITEMS, {1: 'it\'s a "rose" {red}', 2: "daisy"}),
         ("map.pbtxt", ITEMS + "# " + "#" * 60 + "\n# the end", {1: 'it\'s a "rose" {red}', 2: "daisy"}),
+        ("map.pbtxt", r"""item { id: 1 name: "girls'" } item { id: 2 name: "6\"" }""", {1: "girls'", 2: '6"'}),
         ("map.pbtxt", r"item { id: 1 name: 'caf\303\251' }", {1: "caf\u00e9"}),
     ],
 )

@@ -1,5 +1,6 @@
 """Models that are not on this machine: in an object store."""
 
+import errno
 import time
 from pathlib import Path
 
@@ -170,6 +171,25 @@ def test_a_move_that_the_system_refuses_blames_no_other_process(model, tmp_path,
     monkeypatch.setattr(filesystem, "rename", refuse)
     with pytest.raises(DeployError, match=r"Permission denied$"):
         storage.move_model(str(model), f"{tmp_path}/target")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_copy_that_fails_is_deleted_and_nothing_else_is(model, tmp_path, monkeypatch, error):
+    root = f"{tmp_path}/serving"
+    leftover = f"{root}/{filesystem.PARTIAL}1/variables/stray"
+    filesystem.write_whole(leftover, b"of another process")
+    copy = filesystem.copy
+
+    def fail_at_the_graph(source, target):
+        if target.endswith(saved_model.GRAPH):
+            raise error
+        copy(source, target)
+
+    monkeypatch.setattr(filesystem, "copy", fail_at_the_graph)
+    with pytest.raises((ModelError, KeyboardInterrupt)):
+        storage.add_version(str(model), root)
+    assert [path for path, _ in filesystem.walk(root)] == [leftover]
+    assert len(filesystem.list_folder(root)) == 1
 
 
 def test_a_number_that_another_deploy_has_taken_meanwhile_is_passed_over(model, tmp_path, monkeypatch):

@@ -576,7 +576,6 @@ def without(keys):
         (lambda d: d["options"].update(task="sorting"), "options.task: Input should be 'classification', "),
         (lambda d: d["splits"]["train"].update(records="7"), "splits.train.records: Input should be a valid integer"),
         (without(["splits", "train", "shards", 0, "bytes"]), "splits.train.shards.0.bytes: Field required"),
-        (without(["version"]), "it has no version"),
         (lambda d: d["splits"].update({"../up": {}}), "'../up' can't name a split"),
     ],
 )

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -68,6 +69,37 @@ def test_a_file_that_would_replace_an_equal_one_is_left_alone(tmp_path):
     commit.commit(str(tmp_path), stage(tmp_path, same=b"1"), [])
     assert (tmp_path / "same").stat().st_mtime_ns == 5
     assert not (tmp_path / "journal.json").exists()
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        {"moves": [], "deletions": ["../kept"]},
+        {"moves": [], "deletions": ["train/../../kept"]},
+        {"moves": [], "deletions": ["{root}/kept"]},
+        {"moves": [], "deletions": ["file://{root}/kept"]},
+        {"moves": [["../kept", "stolen"]], "deletions": []},
+        {"moves": [[".staging-1/new", "../kept"]], "deletions": ["old"]},
+        {"moves": [1], "deletions": []},
+        {"moves": [["a"]], "deletions": []},
+        {"moves": [["a", None]], "deletions": []},
+        {"moves": [], "deletions": [1]},
+        {"moves": [], "deletions": [""]},
+        {"moves": [], "deletions": ["a\0b"]},
+        {"moves": [], "deletions": 1},
+        [],
+    ],
+)
+def test_a_journal_that_leads_out_of_its_folder_or_is_malformed_is_refused_before_anything_changes(tmp_path, journal):
+    folder = tmp_path / "dataset"
+    stage(folder, new=b"1")
+    for path in (tmp_path / "kept", folder / "old"):
+        path.write_bytes(b"2")
+    (folder / "journal.json").write_text(json.dumps(journal).replace("{root}", str(tmp_path)))
+    contents = content(tmp_path)
+    with pytest.raises(IngestError, match=r"journal\.json is damaged: restore it"):
+        commit.recover(str(folder))
+    assert content(tmp_path) == contents
 
 
 def test_a_refused_ingest_leaves_the_lock_of_the_running_one(tmp_path):

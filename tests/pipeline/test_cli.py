@@ -79,6 +79,9 @@ def test_wrong_use_is_a_message_with_status_2(tmp_path):
         ["demo", "--workdir", "gs://bucket/demo"],
         ["requests", "x.jpg", "--out", "file:///x.jsonl"],
         ["dashboard", "--export", "s3://bucket/pages"],
+        ["export", "runs/x", "--format", "saved_model", "--out", "s3://bucket/m"],
+        ["export", "runs/x", "--format", "onnx", "--out", "s3://bucket/m.onnx"],
+        ["track", "runs/x", "s3://bucket/runs/y"],
     ],
 )
 def test_a_uri_for_a_path_of_this_machine_is_refused_and_makes_no_folder_by_the_name_of_its_scheme(

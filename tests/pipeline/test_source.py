@@ -83,6 +83,47 @@ def test_shards_without_records_are_none_to_judge_by(tmp_path):
         find_examples(config(tmp_path))
 
 
+def make_numbered(label: int) -> tf.train.Example:
+    record = make_example(b"image")
+    record.features.feature["label"].int64_list.value.append(label)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (b"garbage", r"val/0\.tfrecord is not a TFRecord file"),
+        (b"", r"no record at the start of .*val/0\.tfrecord has a feature 'input'.*there are no features at all"),
+        ([make_example(b"image")], r"no record at the start of .*val/0\.tfrecord has a feature 'label'"),
+        (
+            [make_numbered(1)],
+            r"val/0\.tfrecord has a feature 'label' of type bytes, as in .*train/0\.tfrecord; .*int64",
+        ),
+        ([make_example(b"image", "a", age="old")], r"val/0\.tfrecord has a feature 'age' of type float, as in .*train"),
+    ],
+)
+def test_each_split_is_read_before_the_run(tmp_path, records, message):
+    write(tmp_path / "train" / "0.tfrecord", make_example(b"image", "a", age=30))
+    write(tmp_path / "val" / "0.tfrecord", make_example(b"image", "a"))  # where a side feature may be rare
+    write(tmp_path / "test" / "0.tfrecord", make_example(b"image"))
+    assert find_examples(config(tmp_path, numeric=["age"]))
+    if isinstance(records, bytes):
+        (tmp_path / "val" / "0.tfrecord").write_bytes(records)
+    else:
+        write(tmp_path / "val" / "0.tfrecord", *records)
+    with pytest.raises(ConfigError, match=message):
+        find_examples(config(tmp_path, numeric=["age"]))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_record_has_one_image(tmp_path, count):
+    record = make_example(b"image", "a")
+    record.features.feature["input"].bytes_list.value[:] = [b"image"] * count
+    write(tmp_path / "0.tfrecord", record)
+    with pytest.raises(ConfigError, match=rf"data\.features\.input: in .*0\.tfrecord a record has {count} values"):
+        find_examples(config(tmp_path))
+
+
 def test_a_label_map_is_for_labels_that_are_whole_numbers(tmp_path):
     (tmp_path / "names.txt").write_text("daisy\nrose\n")
     write(tmp_path / "text" / "0.tfrecord", make_example(b"image", "a"))
@@ -143,6 +184,14 @@ def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path):
         find_examples(config(tmp_path / "missing"))
     (tmp_path / "notes.txt").write_text("these are not records")
     with pytest.raises(ConfigError, match=r"notes\.txt is not a TFRecord file"):
+        find_examples(config(tmp_path))
+
+
+@pytest.mark.parametrize("content", ['{"name": "flowers"}', '{"version": "1.0.0"}', "[]"])
+def test_a_dataset_json_of_another_program_is_to_be_moved_away(tmp_path, content):
+    write(tmp_path / "0.tfrecord", make_example(b"image", "a"))
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"dataset\.json describes no dataset of imagepipe's: .*move it out of the"):
         find_examples(config(tmp_path))
 
 

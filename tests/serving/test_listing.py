@@ -396,6 +396,14 @@ def test_tasks_of_label_studio_are_asked_about_whatever_their_annotators_say(fol
     assert set(again) > set(keys)  # a later run asks about the new ones alone
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tar", ".zip", ".parquet", ".json", ".npz", ".jpg"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (answer,) = read_items(list_inputs([f"{tmp_path}/pipe{suffix}"]).items, {})
+    assert isinstance(answer, Failure)
+    assert "not an ordinary file" in answer.error
+
+
 def test_json_that_is_no_export_costs_itself_alone(folder):
     (folder / "a.jpg.json").write_text('{"title": "a.jpg", "views": 3}')  # as Google Takeout writes them
     (folder / "bad.json").write_text('[{"data": {"image": "c"}}')
