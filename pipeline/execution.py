@@ -152,7 +152,7 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
         summary.model_dir = str(model)
         labels, training = read_labels(model), model.parent / TRAINING_FOLDER
         curves = (training / "curves.png").read_bytes()
-        summary.served = Served.model_validate_json((training / OPTIMIZED).read_text())
+        summary.served = Served.model_validate_json((training / OPTIMIZED).read_text(encoding="utf-8"))
     with _read(outputs, "ModelReport", "report") as file:
         page = Path(file).read_bytes()
     # The run's folder is written outside of _read: its errors are not the artifacts', which must not be deleted then.

@@ -56,7 +56,7 @@ def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[Cal
 def _hold_file(path: Path, busy: Exception) -> Iterator[Callable[[], bool]]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:  # which leaves the time of its last change
+        with path.open("ab") as file:  # which leaves the time of its last change
             if not _try_lock(file):
                 time.sleep(_LOOK_SECONDS)
                 if not _try_lock(file):

@@ -49,7 +49,7 @@ def compile_config(
         settings = read_config(config, overrides or ())
         if out.exists() and out.samefile(config):
             raise ConfigError(f"--out {out}: that is the configuration; give the compiled pipeline another name")
-        out.write_text(check_and_compile(settings, target, monitor))
+        out.write_text(check_and_compile(settings, target, monitor), encoding="utf-8")
     _warn_of_mutable_image(settings.kubeflow)
     command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
     for override in overrides or ():

@@ -70,7 +70,7 @@ def monitor(
         limits = Limits(divergence=max_divergence, share=max_share)
         monitored = report.monitor(capture, reference, limits, start, joined)
         if out:
-            out.write_text(page.render_page(monitored))
+            out.write_text(page.render_page(monitored), encoding="utf-8")
     if note := report.describe_other_versions(monitored):
         print_note(note)
     if as_json:

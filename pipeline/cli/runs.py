@@ -214,7 +214,7 @@ def report(
         with hide_output():
             page = load_page(run)
         file = out or run / PAGE
-        file.write_text(page)
+        file.write_text(page, encoding="utf-8")
     OUT.print(f"The report: {escape(str(file))}")
 
 

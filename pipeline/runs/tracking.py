@@ -125,7 +125,7 @@ def record_run(settings: TrackingConfig, workdir: Workdir, summary: Summary) -> 
     except metadata_store.BusyError as error:
         raise UnavailableError(str(error)) from error
     history = Path(summary.model_dir or "").parent / TRAINING_FOLDER / "history.json"
-    rows = json.loads(history.read_text()) if summary.model_dir and history.is_file() else []
+    rows = json.loads(history.read_text(encoding="utf-8")) if summary.model_dir and history.is_file() else []
     with _open_server(settings) as client:
         from pipeline.runs import mlflow_server
 

@@ -250,3 +250,14 @@ def test_a_pattern_that_the_shell_has_expanded_loses_no_image(tmp_path):
     )
     assert result.exit_code == 2
     assert "b.jpg is a second one" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_page_is_in_utf_8_whatever_the_locale_is(tmp_path):
+    code = (
+        "import sys; from unittest import mock; from pipeline.cli import app\n"
+        "with mock.patch('pipeline.runs.report_page.load_page', lambda run: '\\u2026'): app(sys.argv[1:])"
+    )
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, "report", str(tmp_path)]
+    subprocess.run(command, env=os.environ | locale, check=True)  # noqa: S603 (our own command)
+    assert (tmp_path / "report.html").read_bytes() == "…".encode()
