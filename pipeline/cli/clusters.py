@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
+from imagepipe.base.console import quote
 from pipeline.cli.shared import ERR, FAILED, OUT, ConfigArgument, JsonOption, SetOption, print_note, report_errors
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def compile_config(
     for override in overrides or ():
         if counts_at_submission(override, target):
             command += ["--set", override]
-    OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))
+    OUT.print(quote(f"Wrote {out}. Next: {shlex.join(command)}"))
 
 
 @app.command()
@@ -134,7 +135,7 @@ def submit(
         progress_at_end = dataclasses.asdict(ended) if ended else {"state": None}
         OUT.print_json(data={"pipeline": package.name, "version": package.version} | run | progress_at_end)
     if ended and ended.state != "succeeded":
-        ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {escape(submitted.logs)}")
+        ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {quote(submitted.logs)}")
         raise typer.Exit(FAILED)
 
 

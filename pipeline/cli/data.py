@@ -10,6 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote
 from imagepipe.base.names import TaskName
 from pipeline.cli.ingested import describe_dataset, print_ingested
 from pipeline.cli.shared import (
@@ -136,7 +137,7 @@ def init(
         path = out or (Path() if is_uri(dataset) else Path(dataset).resolve().parent) / "pipeline.yaml"
         for note in write_config(dataset, path):
             ERR.print(escape(note))
-    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
+    OUT.print(quote(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
 
 
 @app.command("schema")
@@ -170,7 +171,7 @@ def show_schema(
         table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
         for column in columns:
             required = "yes" if column.required else ""
-            table.add_row(escape(column.name), column.type, required, escape(column.values))
+            table.add_row(quote(column.name), column.type, required, quote(column.values))
         print_table(table)
     if freeze:
-        ERR.print(f"Wrote {escape(str(freeze))}. Curate it, and name it in the configuration: data.curated_schema")
+        ERR.print(f"Wrote {quote(freeze)}. Curate it, and name it in the configuration: data.curated_schema")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote
 from pipeline.cli.shared import ERR, OUT, JsonOption, print_note, print_table, report_errors
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _print_outcome(outcome: "Outcome") -> None:
     images = f"{outcome.images:,} of {outcome.total:,}, a sample by hash," if outcome.images < outcome.total else ""
     ERR.print(f"Judged on {images or f'{outcome.images:,}'} images of the train split.")
     chosen = outcome.chosen.candidate
-    OUT.print(f"The cheapest within noise of the best: {chosen.backbone} ({escape(Path(chosen.weights).name)})")
+    OUT.print(f"The cheapest within noise of the best: {chosen.backbone} ({quote(Path(chosen.weights).name)})")
 
 
 def _tabulate(outcome: "Outcome") -> Table:
@@ -106,7 +106,7 @@ def _tabulate(outcome: "Outcome") -> Table:
             f"{result.milliseconds:.1f}",
             f"{_count_megabytes(result):.0f}",
             str(result.candidate.size[0]),
-            escape(Path(result.candidate.weights).name),
+            quote(Path(result.candidate.weights).name),
         )
     return table
 

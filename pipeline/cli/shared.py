@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from imagepipe.base.console import PlainConsole
 
 if TYPE_CHECKING:
     from imagepipe.deploy import targets
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 # Results go to stdout, progress and messages to stderr.
-OUT = Console(highlight=False, soft_wrap=True)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+OUT = PlainConsole()
+ERR = PlainConsole(stderr=True)
 
 FAILED, WRONG_USE, NOT_BLESSED, MOVED = 1, 2, 3, 3
 """Exit statuses."""
@@ -123,7 +124,7 @@ def print_note(note: object) -> None:
 
 def print_table(table: Table, min_width: int = 100) -> None:
     """Prints a table to stdout, at least ``min_width`` characters wide also into a pipe: a cut row is useless."""
-    Console(width=max(OUT.width, min_width), highlight=False).print(table)
+    PlainConsole(width=max(OUT.width, min_width), soft_wrap=False).print(table)
 
 
 def read_deployment(config: Path, target: str | None, overrides: list[str] | None) -> "DeployConfig":

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import listing
+from imagepipe.serving.types import Prediction
 from pipeline import logs
-from pipeline.cli import app
+from pipeline.cli import app, models
 from pipeline.runs.summary import Summary, write_summary
 from tests.conftest import make_digit_images
 
@@ -261,3 +262,25 @@ def test_a_page_is_in_utf_8_whatever_the_locale_is(tmp_path):
     command = [sys.executable, "-c", code, "report", str(tmp_path)]
     subprocess.run(command, env=os.environ | locale, check=True)  # noqa: S603 (our own command)
     assert (tmp_path / "report.html").read_bytes() == "…".encode()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_prediction_is_one_line_whatever_its_image_is_called(capsys, as_json):
+    name = "a\nrose 0.9999  b\x1b[2J.jpg"
+    assert models._show_result(
+        Prediction(name, "animal:cat:", 0.5, {"animal:cat:": 0.5}, ("animal:cat:",)), None, as_json
+    )
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [shown.removesuffix("\n")]
+    assert "\x1b" not in shown
+    assert "animal:cat:" in shown
+    assert (json.loads(shown)["id"] == name) if as_json else (r"a\nrose 0.9999  b\x1b[2J.jpg" in shown)
+
+
+def test_a_refused_image_is_one_line_whatever_it_is_called(tmp_path):
+    folder = tmp_path / "evil:cat:"
+    folder.mkdir()
+    (folder / "a\n[/x]\x1b[2J.jpg").write_bytes(b"no image")
+    result = runner.invoke(app, ["requests", str(folder), "--out", str(tmp_path / "out.jsonl")])
+    (line,) = [line for line in result.output.splitlines() if "2J" in line]
+    assert r"evil:cat:/a\n[/x]\x1b[2J.jpg: " in line
