@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.console import quote
-from pipeline.cli.shared import ERR, FAILED, OUT, JsonOption, print_note, report_errors
+from pipeline.cli.shared import ERR, FAILED, OUT, JsonOption, print_json, print_note, report_errors
 
 if TYPE_CHECKING:
     from pipeline.clean import Cleaning
@@ -43,7 +43,7 @@ def clean(
         with hide_output():
             cleaning = clean(workdir, keep, dry_run)
     if as_json:
-        OUT.print_json(data=cleaning.to_json())
+        print_json(cleaning.to_json())
     else:
         for line in describe_cleaning(cleaning):
             OUT.print(quote(line))

@@ -10,7 +10,17 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.console import quote
-from pipeline.cli.shared import ERR, FAILED, OUT, ConfigArgument, JsonOption, SetOption, print_note, report_errors
+from pipeline.cli.shared import (
+    ERR,
+    FAILED,
+    OUT,
+    ConfigArgument,
+    JsonOption,
+    SetOption,
+    print_json,
+    print_note,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from pipeline.kubeflow_config import KubeflowConfig
@@ -133,7 +143,7 @@ def submit(
     if as_json:
         run = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
         progress_at_end = dataclasses.asdict(ended) if ended else {"state": None}
-        OUT.print_json(data={"pipeline": package.name, "version": package.version} | run | progress_at_end)
+        print_json({"pipeline": package.name, "version": package.version} | run | progress_at_end)
     if ended and ended.state != "succeeded":
         ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {quote(submitted.logs)}")
         raise typer.Exit(FAILED)

@@ -18,6 +18,7 @@ from pipeline.cli.shared import (
     OUT,
     BeamConfigOption,
     JsonOption,
+    print_json,
     print_table,
     read_beam_arguments,
     report_errors,
@@ -100,7 +101,7 @@ def ingest(
     if as_json:
         counts = dataclasses.asdict(result)
         del counts["dataset"]
-        OUT.print_json(data=counts | {"written": result.written} | describe_dataset(result.dataset))
+        print_json(counts | {"written": result.written} | describe_dataset(result.dataset))
     else:
         OUT.print(escape(str(result)))
     print_ingested(result, out)
@@ -166,7 +167,7 @@ def show_schema(
             data_schema.freeze_schema(schema, freeze)
     columns = data_schema.list_columns(schema)
     if as_json:
-        OUT.print_json(data=[dataclasses.asdict(column) for column in columns])
+        print_json([dataclasses.asdict(column) for column in columns])
     else:
         table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
         for column in columns:

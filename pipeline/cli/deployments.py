@@ -20,6 +20,7 @@ from pipeline.cli.shared import (
     TargetOption,
     fill_in_deployment,
     load_deploy_target,
+    print_json,
     print_note,
     print_table,
     read_deployment,
@@ -77,7 +78,7 @@ def deploy(
         with add_reference(folder, _find_run_reference(Path(model))) as complete:
             version = load_deploy_target(deployment).deploy(complete, deployment, share)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(version))
+        print_json(dataclasses.asdict(version))
     else:
         OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {quote(version.uri)}")
     _report_live(settings, deployment)
@@ -95,7 +96,7 @@ def status(
         deployment = read_deployment(config, target, overrides)
         versions = load_deploy_target(deployment).status(deployment)
     if as_json:
-        OUT.print_json(data=[dataclasses.asdict(version) for version in versions])
+        print_json([dataclasses.asdict(version) for version in versions])
         return
     table = Table("version", "requests", "state", "model", box=box.SIMPLE_HEAD)
     for version in versions:
@@ -171,7 +172,7 @@ def rollback(
                 raise typer.Exit(NOT_BLESSED)
         version = module.rollback(deployment)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(version))
+        print_json(dataclasses.asdict(version))
     else:
         OUT.print(f"Version {version.version} is live: {quote(version.uri)}")
     _report_live(settings, deployment)

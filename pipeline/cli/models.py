@@ -22,9 +22,11 @@ from pipeline.cli.shared import (
     JsonOption,
     TargetName,
     load_deploy_target,
+    print_json,
     print_note,
     read_beam_arguments,
     read_deployment,
+    replace_non_finite,
     report_errors,
 )
 
@@ -174,7 +176,8 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
     classes = {name: result.classes[name] for name in names}
     if as_json:
         answer = {"id": result.id, "label": result.label, "score": result.score, "classes": classes}
-        print(json.dumps(answer if result.novelty is None else answer | {"novelty": result.novelty}))
+        answer |= {} if result.novelty is None else {"novelty": result.novelty}
+        print(json.dumps(replace_non_finite(answer)))
     else:
         line = "  ".join(f"{name} {score:.4f}" for name, score in classes.items()) or "(no label)"
         print(show_controls(f"{line}  {result.id}"))
@@ -287,7 +290,7 @@ def batch_predict(
                 options = CaptureOptions(capture, capture_rate, capture_images)
             result = _batch_here(model, source, out, kind, workers or 1, beam_args, keep, options)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(result))
+        print_json(dataclasses.asdict(result))
     else:
         OUT.print(escape(str(result)))
     if not target:

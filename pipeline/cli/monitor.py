@@ -12,7 +12,17 @@ from rich.table import Table
 
 from imagepipe.base.console import quote
 from imagepipe.base.periods import parse_start
-from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_note, print_table, report_errors
+from pipeline.cli.shared import (
+    ERR,
+    MOVED,
+    OUT,
+    JsonOption,
+    WorkdirOption,
+    print_json,
+    print_note,
+    print_table,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from imagepipe.monitoring.feedback import Accuracy, Feedback
@@ -74,7 +84,7 @@ def monitor(
     if note := report.describe_other_versions(monitored):
         print_note(note)
     if as_json:
-        OUT.print_json(data=report.to_json(monitored))
+        print_json(report.to_json(monitored))
     else:
         _show(monitored)
         if joined:
@@ -105,7 +115,7 @@ def feedback(
 
         joined = join_feedback(file, capture, task, start)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(joined))
+        print_json(dataclasses.asdict(joined))
     else:
         _show_feedback(joined)
 
@@ -137,7 +147,7 @@ def compare(
         first, second = versions or find_shadow(capture, start)
         pairs = compare_versions(capture, (first, second), task, feedback, start)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(pairs))
+        print_json(dataclasses.asdict(pairs))
     else:
         show_pairs(pairs, OUT)
 

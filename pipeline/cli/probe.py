@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from imagepipe.base.console import quote
-from pipeline.cli.shared import ERR, OUT, JsonOption, print_note, print_table, report_errors
+from pipeline.cli.shared import ERR, OUT, JsonOption, print_json, print_note, print_table, report_errors
 
 if TYPE_CHECKING:
     from pipeline.probe import Outcome
@@ -54,7 +54,7 @@ def probe(
         with redirect_output(Path(os.devnull)) as terminal:
             outcome = probe_backbones(dataset, weights, lambda line: print(line, file=terminal))
         if as_json:
-            OUT.print_json(data=_describe(outcome))
+            print_json(_describe(outcome))
         else:
             _print_outcome(outcome)
         draw_outcome(outcome, picture)

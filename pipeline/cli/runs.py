@@ -1,6 +1,5 @@
 """Commands for runs on this machine: run, runs, lineage, report, dashboard, track."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +25,7 @@ from pipeline.cli.shared import (
     TokenFileOption,
     WorkdirOption,
     fill_in_deployment,
+    print_json,
     print_table,
     read_access_options,
     read_settings,
@@ -51,7 +51,7 @@ def run(
 
         summary = run_pipeline(config, overrides=overrides or (), workdir=workdir, console=ERR)
     if as_json:
-        OUT.print_json(data=summary.model_dump())
+        print_json(summary.model_dump())
     raise typer.Exit(print_outcome(summary))
 
 
@@ -147,8 +147,8 @@ def runs(
         summaries = dict(read_summaries(Workdir(workdir).runs))
     if as_json:
         damaged = {"status": "damaged", "error": UNREADABLE}
-        OUT.print_json(
-            data=[
+        print_json(
+            [
                 summary.model_dump() | {"live": is_live(summary)} if summary else {"run_id": run_id} | damaged
                 for run_id, summary in summaries.items()
             ]
@@ -197,7 +197,7 @@ def lineage(
 
         model_lineage = trace_model(version, workdir)
     if as_json:
-        print(json.dumps(model_lineage.to_json(), indent=1))
+        print_json(model_lineage.to_json())
     else:
         print(show_controls(describe_lineage(model_lineage), "\n"))
 

@@ -1,5 +1,6 @@
 """The consoles, options, and handling of errors and configurations that the commands share."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,20 @@ def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str,
 def print_note(note: object) -> None:
     """Prints to stderr; text that looks like markup is printed unchanged."""
     ERR.print(escape(str(note)))
+
+
+def print_json(data: object) -> None:
+    """Prints results for programs to stdout; numbers that are not finite, which JSON lacks, are null."""
+    OUT.print_json(data=replace_non_finite(data), allow_nan=False)
+
+
+def replace_non_finite(data: object) -> object:
+    """Returns data of lists, tuples and dicts with None for each number in it that is infinite or not a number."""
+    if isinstance(data, dict):
+        return {key: replace_non_finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [replace_non_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def print_table(table: Table, min_width: int = 100) -> None:

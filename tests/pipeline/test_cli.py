@@ -1,5 +1,6 @@
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import listing
 from imagepipe.serving.types import Prediction
 from pipeline import logs
-from pipeline.cli import app, models
+from pipeline.cli import app, models, shared
 from pipeline.runs.summary import Summary, write_summary
 from tests.conftest import make_digit_images
 
@@ -280,7 +281,15 @@ def test_a_prediction_is_one_line_whatever_its_image_is_called(capsys, as_json):
 def test_a_refused_image_is_one_line_whatever_it_is_called(tmp_path):
     folder = tmp_path / "evil:cat:"
     folder.mkdir()
-    (folder / "a\n[/x]\x1b[2J.jpg").write_bytes(b"no image")
+    (folder / "a\n[red]\x1b[2J.jpg").write_bytes(b"no image")
     result = runner.invoke(app, ["requests", str(folder), "--out", str(tmp_path / "out.jsonl")])
     (line,) = [line for line in result.output.splitlines() if "2J" in line]
-    assert r"evil:cat:/a\n[/x]\x1b[2J.jpg: " in line
+    assert r"evil:cat:/a\n[red]\x1b[2J.jpg: " in line
+
+
+def test_json_has_null_for_numbers_that_it_lacks(capsys):
+    models._show_result(Prediction("a", "x", math.nan, {"x": math.inf}, ("x",)), None, as_json=True)
+    shared.print_json({"a": (1.5, math.nan), "b": [{"c": -math.inf}]})
+    line, _, text = capsys.readouterr().out.partition("\n")
+    assert json.loads(line) == {"id": "a", "label": "x", "score": None, "classes": {"x": None}}
+    assert json.loads(text) == {"a": [1.5, None], "b": [{"c": None}]}
