@@ -17,8 +17,8 @@ Counts = Mapping[str, int]
 
 
 def print_note(note: str) -> None:
-    """Prints a sentence for the user on stderr, such as what was found out about the input."""
-    print(show_controls(note, "\n\t"), file=sys.stderr, flush=True)
+    """Prints a sentence for the user on stderr, on one line, such as what was found out about the input."""
+    print(show_controls(note), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ def submit(
             _warn_of_mutable_image(settings)
         submission = Submission(parse_parameters(package, parameters or ()), run_name, schedule, create_experiment)
         submitted = submit_package(package, settings, target, submission)
-        (ERR if as_json else OUT).print(escape(str(submitted)))
+        (ERR if as_json else OUT).print(quote(submitted))
         ended = None
         if wait and submitted.poll:
             ERR.print("waiting for its end; the run continues if you stop waiting (Ctrl-C) …")

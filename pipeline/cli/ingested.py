@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from imagepipe.base.console import quote
@@ -53,7 +52,7 @@ def print_ingested(result: "IngestResult", out: str) -> None:
     if result.overview:
         ERR.print(quote(f"A picture of the dataset: {result.overview}"))
     for warning in result.warnings:
-        ERR.print(f"[yellow]{escape(warning)}[/]")
+        ERR.print(f"[yellow]{quote(warning)}[/]")
     if result.quarantined:
         ERR.print(f"Quarantined files, with reasons: {quote(out)}/quarantine.jsonl")
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from imagepipe.base.console import PlainConsole
+from imagepipe.base.console import PlainConsole, quote
 
 if TYPE_CHECKING:
     from imagepipe.deploy import targets
@@ -119,8 +119,8 @@ def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str,
 
 
 def print_note(note: object) -> None:
-    """Prints to stderr; text that looks like markup is printed unchanged."""
-    ERR.print(escape(str(note)))
+    """Prints a sentence to stderr, on one line; text that looks like markup is printed unchanged."""
+    ERR.print(quote(note))
 
 
 def print_json(data: object) -> None:
