@@ -71,7 +71,7 @@ def make_source(kind: str, path: Path, count: int) -> Path:
     names = (f"{number * 7919 % count:09}.jpg" for number in range(count))
     if kind == "manifest":
         table = path.with_suffix(".csv")
-        with table.open("w") as file:
+        with table.open("w", encoding="utf-8") as file:
             file.write("path,camera\n")
             file.writelines(f"photos/{name},a\n" for name in names)
         return table
@@ -93,10 +93,10 @@ def write_done(source: str, out: str) -> None:
     while keys := [item.key for item in islice(inputs, SHARD)]:
         is_done = not is_done
         if is_done:
-            (done / f"{uuid.uuid4().hex}.json").write_text(json.dumps({"items": keys}))
+            (done / f"{uuid.uuid4().hex}.json").write_text(json.dumps({"items": keys}), encoding="utf-8")
         else:
             left += len(keys)
-    Path(out, "left").write_text(str(left))
+    Path(out, "left").write_text(str(left), encoding="utf-8")
 
 
 def spool(source: str, out: str) -> None:
@@ -109,7 +109,7 @@ def spool(source: str, out: str) -> None:
     done, listed = recover(out, lambda: True), DiskCounter()
     inputs = stream_inputs(source, Listing(), ())
     new = (item for item in inputs if listed.add(item.key) == 1 and item.key not in done)
-    if spool_items(new, f"{out}/.attempts/run").inputs != int(Path(out, "left").read_text()):
+    if spool_items(new, f"{out}/.attempts/run").inputs != int(Path(out, "left").read_text(encoding="utf-8")):
         sys.exit("what is done was not told from what is new")
 
 

@@ -61,7 +61,9 @@ def main() -> None:
     if not (find_form(version) and find_network(version).is_file()):
         sys.exit(f"{version} has no form for OpenVINO, or no Keras model: give a run with serving.engine: openvino")
     if arguments.side == "waits":
-        (arguments.folder.parent / "waits.json").write_text(json.dumps(measure_waits(version, arguments.folder)))
+        (arguments.folder.parent / "waits.json").write_text(
+            json.dumps(measure_waits(version, arguments.folder)), encoding="utf-8"
+        )
         return
     if arguments.side:
         loop(version, arguments.side, arguments.folder)
@@ -91,7 +93,7 @@ def main() -> None:
                 # Of the mixed ones it is the waiting that has a goal: they are few, and the start-up is half of it.
                 claims.append(at_least(what, ratio, goal) if name == "small" else Claim(what, f"{ratio:.2f}"))
         measure([*own, "--side", "waits", "--folder", str(folder)])
-        waits = json.loads((Path(temporary) / "waits.json").read_text())
+        waits = json.loads((Path(temporary) / "waits.json").read_text(encoding="utf-8"))
     claims.append(claim_waits(**waits))
     report(
         arguments,

@@ -121,13 +121,13 @@ def serving(model: Path, folder: Path, side: str) -> Iterator[tuple[psutil.Proce
     log = folder / f"{side}.log"
     capture = ["--capture", str(folder / "traffic" / side)] if OPTIONS[side] else []
     command = [sys.executable, "-m", "imagepipe", "serve", str(model), "--name", "bench", "--port", "0"]
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen([*command, *capture, *OPTIONS[side]], stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not (port := re.search(r'"listening on .*"port": (\d+)', log.read_text())):
+        while not (port := re.search(r'"listening on .*"port": (\d+)', log.read_text(encoding="utf-8"))):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(log.read_text())
+                raise RuntimeError(log.read_text(encoding="utf-8"))
             time.sleep(0.2)
         running = psutil.Process(process.pid)
         running.suspend()

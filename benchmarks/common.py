@@ -134,7 +134,7 @@ class _Program:
     def __init__(self, command: list[str]):
         self._command = command
         self._start = time.perf_counter()
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the program has ended)
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (read when the program has ended)
         self._process = subprocess.Popen(  # noqa: S603 (our own command)
             command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
         )
@@ -191,5 +191,5 @@ class _Program:
 
 def read_memory(pid: int) -> dict[str, int]:
     """Returns a process's memory in bytes, by kind; a page shared by n processes counts 1/n in each."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     return {name.rstrip(":"): 1024 * int(size) for name, size, _ in map(str.split, lines)}

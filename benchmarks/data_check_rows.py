@@ -60,10 +60,10 @@ def main() -> None:
         for rows in sorted(arguments.rows):
             command = [sys.executable, "-m", "benchmarks.data_check_rows", name, "--check", str(rows)]
             memory[rows] = measure(command).peak / 2**20
-            seconds[rows], copies[rows] = json.loads((folder / f"{rows}" / RESULT).read_text())
+            seconds[rows], copies[rows] = json.loads((folder / f"{rows}" / RESULT).read_text(encoding="utf-8"))
     small, large = min(seconds), max(seconds)
     if arguments.draw:
-        arguments.draw.write_text(draw_lines(seconds, memory))
+        arguments.draw.write_text(draw_lines(seconds, memory), encoding="utf-8")
     report(
         arguments,
         "data_check_rows",
@@ -202,7 +202,7 @@ def check_rows(folder: Path, rows: int) -> None:
         )
     schema = make_artifact(standard_artifacts.Schema, "schema", ())
     (here / "schema").mkdir()
-    (here / "schema" / "schema.pbtxt").write_text(text_format.MessageToString(schema_pb2.Schema()))
+    (here / "schema" / "schema.pbtxt").write_text(text_format.MessageToString(schema_pb2.Schema()), encoding="utf-8")
     findings = make_artifact(standard_artifacts.ExampleAnomalies, "findings", ())
     start = time.process_time()
     Executor().Do(
@@ -218,10 +218,10 @@ def check_rows(folder: Path, rows: int) -> None:
         },
     )
     seconds = time.process_time() - start
-    content = json.loads((here / "findings" / FINDINGS).read_text())
+    content = json.loads((here / "findings" / FINDINGS).read_text(encoding="utf-8"))
     (message,) = [finding["message"] for finding in content["findings"] if finding["kind"] == "near_duplicates"]
     copies = f"{message.partition(' ')[0]} of {rows // (10 * COPIED_EVERY):,}"
-    (here / RESULT).write_text(json.dumps([seconds, copies]))
+    (here / RESULT).write_text(json.dumps([seconds, copies]), encoding="utf-8")
 
 
 def draw_lines(seconds: dict[int, float], memory: dict[int, float]) -> str:

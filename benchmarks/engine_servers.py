@@ -103,13 +103,13 @@ def serving(version: Path, *options: str) -> Iterator[Server]:
     """Serves a version inside the block, over HTTP and gRPC."""
     command = [sys.executable, "-m", "imagepipe", "serve", str(version), "--name", NAME, "--port", "0"]
     command += ["--grpc-port", "0", *options]
-    with tempfile.NamedTemporaryFile("w") as log:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 (our own command)
         try:
             workers = int(options[options.index("--workers") + 1]) if "--workers" in options else 1
             while len(lines := _read_listening(Path(log.name))) < workers:
                 if process.poll() is not None:
-                    raise RuntimeError(Path(log.name).read_text())
+                    raise RuntimeError(Path(log.name).read_text(encoding="utf-8"))
                 time.sleep(0.1)
             yield Server(process.pid, lines[0]["port"], lines[0]["grpc"])
         finally:
@@ -119,7 +119,7 @@ def serving(version: Path, *options: str) -> Iterator[Server]:
 
 def _read_listening(log: Path) -> list[dict[str, Any]]:
     entries = []
-    for line in log.read_text().splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(ValueError):  # of a library
             entry = json.loads(line)
             if isinstance(entry, dict) and "port" in entry:

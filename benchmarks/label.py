@@ -139,7 +139,9 @@ def write_run(place: Path, errors: list[dict[str, Any]]) -> None:
     run = place / "runs" / "20260101-000000-000"
     run.mkdir(parents=True)
     (place / "checked").mkdir()
-    (place / "checked" / "findings.json").write_text(json.dumps({"label_errors": errors, "near_duplicates": []}))
+    (place / "checked" / "findings.json").write_text(
+        json.dumps({"label_errors": errors, "near_duplicates": []}), encoding="utf-8"
+    )
     summary.write_summary(
         summary.Summary(
             run_id=run.name,
@@ -153,7 +155,7 @@ def write_run(place: Path, errors: list[dict[str, Any]]) -> None:
     )
     data = provenance.DatasetOrigin(path=str(place / "data"), fingerprint="", of="content")
     origin = provenance.Origin(run_id=run.name, started="", config={}, commit=None, packages={}, dataset=data, dag={})
-    (run / provenance.FILENAME).write_text(origin.model_dump_json())
+    (run / provenance.FILENAME).write_text(origin.model_dump_json(), encoding="utf-8")
 
 
 def label_by_keyboard(place: Path, truth: dict[str, str]) -> None:

@@ -43,7 +43,7 @@ def main() -> None:
         train, evaluation = (load(arguments.folder / name) for name in ("train", "val"))
         train_one = {"plain": plain, "ours": ours}[arguments.side]
         accuracy, seconds = train_one(train, evaluation, arguments.epochs, arguments.seeds)
-        arguments.result.write_text(json.dumps([accuracy, seconds]))
+        arguments.result.write_text(json.dumps([accuracy, seconds]), encoding="utf-8")
         return
 
     accuracies: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -56,7 +56,7 @@ def main() -> None:
                 command = [sys.executable, "-m", "benchmarks.quality", str(arguments.folder.resolve())]
                 command += ["--epochs", str(arguments.epochs), "--seeds", str(seed)]
                 peak = measure([*command, "--side", side, "--result", str(result)]).peak
-                accuracy, seconds = json.loads(result.read_text())
+                accuracy, seconds = json.loads(result.read_text(encoding="utf-8"))
                 accuracies[side].append(accuracy)
                 seconds_of[side].append(seconds)
                 memory[side] = max(memory[side], peak / 2**20)

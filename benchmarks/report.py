@@ -104,7 +104,7 @@ def _models(folder: Path) -> None:
     built.model.save(folder / TRAINING_FOLDER / "model.keras")
     assets = {"labels": "\n".join(_NAMES), "task": "classification"}
     for name, text in assets.items():
-        (folder / name).write_text(f"{text}\n")
+        (folder / name).write_text(f"{text}\n", encoding="utf-8")
 
     class Drawn(tf.Module):
         def __init__(self) -> None:
@@ -147,7 +147,7 @@ def make_page(folder: Path) -> None:
         name="benchmark",
         config={},
     )
-    (folder / "report.html").write_text(html)
+    (folder / "report.html").write_text(html, encoding="utf-8")
 
 
 if __name__ == "__main__":

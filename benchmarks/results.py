@@ -96,7 +96,7 @@ def report(
         }
         records = [other for other in read(name) if other["processor"] != record["processor"]]
         text = json.dumps({"records": [*records, record]}, indent=1, ensure_ascii=False)
-        (FOLDER / f"{name}.json").write_text(f"{text}\n")
+        (FOLDER / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _table_lines(header: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _table_lines(header: list[str], rows: list[list[str]]) -> Iterator[str]:
 def read(name: str) -> list[dict[str, Any]]:
     """Returns a benchmark's records; none if it has not been recorded."""
     path = FOLDER / f"{name}.json"
-    return json.loads(path.read_text())["records"] if path.is_file() else []
+    return json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
 
 
 def processor() -> str:
@@ -121,7 +121,7 @@ def processor() -> str:
     By that variable (https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html) TensorFlow and
     OpenVINO compute as on an older processor, such as one with VNNI and without AMX: `AVX512_CORE_VNNI`.
     """
-    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
     values = {name.strip(): value.strip() for name, _, value in reversed(lines)}
     flags = set(values.get("flags", "").split())
     shown = [title for flag, title in (("avx512_bf16", "AVX512-BF16"), ("amx_bf16", "AMX")) if flag in flags]
@@ -136,7 +136,7 @@ def hash_code(measures: Sequence[str]) -> str:
     for measured in measures:
         path = ROOT / measured
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(ast.dump(_strip_docstrings(ast.parse(file.read_text()))).encode())
+            digest.update(ast.dump(_strip_docstrings(ast.parse(file.read_text(encoding="utf-8")))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -170,7 +170,9 @@ def render_tables() -> str:
     for path in sorted(FOLDER.glob("*.json")):
         records = read(path.stem)
         script = ROOT / "benchmarks" / f"{path.stem}.py"
-        title = (ast.get_docstring(ast.parse(script.read_text())) if script.is_file() else None) or _OTHER
+        title = (
+            ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) if script.is_file() else None
+        ) or _OTHER
         parts += [f"## {path.stem}", title.partition("\n\n    python")[0].strip()]
         if script.is_file():
             parts.append(f"    python -m benchmarks.{path.stem}")

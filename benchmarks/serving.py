@@ -73,7 +73,7 @@ def main() -> None:
         sys.exit(f"{arguments.photos} has no photos: give a folder with <class>/*.jpg")
     if arguments.side:
         sides = list_sides([find_version(run) for run in arguments.runs])
-        arguments.result.write_text(json.dumps(sides[arguments.side](photos, arguments.turns)))
+        arguments.result.write_text(json.dumps(sides[arguments.side](photos, arguments.turns)), encoding="utf-8")
         return
     networks: dict[str, list[Path]] = {}
     for run in arguments.runs:
@@ -111,7 +111,9 @@ def measure_sides(arguments: argparse.Namespace, runs: list[Path]) -> Results:
         results: Results = {}
         for (side, file), usage in zip(files.items(), usages, strict=True):
             # A server's memory is its own, without its callers.
-            results[side] = {"anonymous MiB": usage.peak_anonymous / 2**20} | json.loads(file.read_text())
+            results[side] = {"anonymous MiB": usage.peak_anonymous / 2**20} | json.loads(
+                file.read_text(encoding="utf-8")
+            )
             if by_grpc := results[side].pop("gRPC", None):
                 results[f"{side}, gRPC"] = by_grpc
     return results
@@ -229,7 +231,7 @@ def find_version(run: Path) -> Path:
 def read_saved_precision(version: Path) -> str:
     """Returns the precision of a version's SavedModel, bfloat16 only if the run's training says so."""
     file = version.parent / TRAINING_FOLDER / OPTIMIZED
-    tried = json.loads(file.read_text())["tried"] if file.is_file() else []
+    tried = json.loads(file.read_text(encoding="utf-8"))["tried"] if file.is_file() else []
     return (
         "bfloat16"
         if any(line.startswith("TensorFlow, bfloat16") and ": accepted" in line for line in tried)
@@ -239,7 +241,11 @@ def read_saved_precision(version: Path) -> str:
 
 def read_backbone(version: Path) -> str:
     """Returns the backbone that a version was trained from."""
-    return str(json.loads((version.parent / TRAINING_FOLDER / "config.json").read_text())["trainer"]["backbone"])
+    return str(
+        json.loads((version.parent / TRAINING_FOLDER / "config.json").read_text(encoding="utf-8"))["trainer"][
+            "backbone"
+        ]
+    )
 
 
 def copy_without_form(version: Path, folder: Path) -> Path:

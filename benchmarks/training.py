@@ -50,7 +50,7 @@ def main() -> None:
     if arguments.case:
         run_case = CASES[arguments.case.pop("kind")]
         path = Path(arguments.case.pop("result"))
-        path.write_text(json.dumps(run_case(folder=path.parent, **arguments.case)))
+        path.write_text(json.dumps(run_case(folder=path.parent, **arguments.case)), encoding="utf-8")
         return
 
     figures: dict[str, float] = {}
@@ -115,7 +115,7 @@ def run(cases: dict[str, Case]) -> tuple[dict[str, Any], dict[str, float]]:
             ]
         )
         peaks = {name: usage.peak / 2**20 for name, usage in zip(cases, usages, strict=True)}
-        return {name: json.loads(path.read_text()) for name, path in paths.items()}, peaks
+        return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}, peaks
 
 
 def _network(side: int, frozen: bool, precision: str = "float32") -> tuple[Any, Any]:

@@ -54,7 +54,7 @@ def main() -> None:
         if not path.exists():
             sys.exit(f"{path} does not exist: give a folder with train/ and val/, and a file of weights")
     if arguments.side:
-        arguments.result.write_text(json.dumps(run_side(arguments)))
+        arguments.result.write_text(json.dumps(run_side(arguments)), encoding="utf-8")
         return
 
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in (*SIDES, *SPEEDS)}
@@ -68,7 +68,7 @@ def main() -> None:
                     given += ["--unfreeze-after", arguments.unfreeze_after]
                 command = [sys.executable, "-m", "benchmarks.transfer", *given, "--side", side, "--result", str(result)]
                 peak = measure(command).peak / 2**20
-                runs[side].append(json.loads(result.read_text()) | {"peak_mib": peak})
+                runs[side].append(json.loads(result.read_text(encoding="utf-8")) | {"peak_mib": peak})
                 print(f"seed {seed}, {side}: {describe(runs[side][-1])}", file=sys.stderr)
     summarize(arguments, runs)
 

@@ -60,7 +60,7 @@ def main() -> None:
         else:
             materialize = {side: functools.partial(materialized, side=side) for side in MATERIALIZED}
             times = ({"ours": ours, "plain": plain} | materialize)[arguments.side](arguments.folder)
-            (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(times))
+            (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(times), encoding="utf-8")
         os._exit(0)  # a process that ran TensorFlow Transform here crashes when it is torn down; all is written by now
 
     rates: dict[str, dict[str, list[float]]] = {side: {"first": [], "later": []} for side in SIDES}
@@ -74,7 +74,7 @@ def main() -> None:
                 usage = measure([*command, "--side", side])
                 memory[side] = max(memory.get(side, 0), usage.peak / 2**20)
                 anonymous[side] = max(anonymous.get(side, 0), usage.peak_anonymous / 2**20)
-                result = json.loads((Path(folder) / f"{side}.json").read_text())
+                result = json.loads((Path(folder) / f"{side}.json").read_text(encoding="utf-8"))
                 for which, seconds in result.items():
                     rates[side][which].append(arguments.images / seconds)
 

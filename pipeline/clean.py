@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from imagepipe.base.console import quote
 from imagepipe.base.errors import ConfigError, UnavailableError, describe_error
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
@@ -113,7 +114,7 @@ def keep_newest(workdir: Workdir, keep: int, console: Console) -> None:
     console.print(f"run.keep: kept the {keep} newest runs and versions, freed {format_size(cleaning.freed)}")
     stopped = [cleaning.stopped] if cleaning.stopped else []
     for problem in (*cleaning.plan.problems, *cleaning.failures.values(), *stopped):
-        console.print(f"  {escape(problem)}")
+        console.print(f"  {quote(problem)}")
 
 
 def format_size(size: int) -> str:

@@ -11,7 +11,8 @@ from imagepipe.base.beam_options import OptionValue, RunnerName, check_options, 
 from imagepipe.base.features import IMAGE, MAX_SIDE_FEATURES, SIZE, TARGET, Features
 from imagepipe.base.metrics import DEFAULT_THRESHOLDS, METRICS
 from imagepipe.base.names import TaskName
-from imagepipe.deploy.config import DeployConfig, Section, is_service_name
+from imagepipe.base.section import Section, Share
+from imagepipe.deploy.config import DeployConfig, is_service_name
 from imagepipe.ingest import dataset
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.monitoring_config import MonitoringConfig
@@ -24,8 +25,6 @@ _MAX_SIDE = 4096
 # "self" is the first argument of TensorFlow's own functions.
 _OWN_NAMES = {IMAGE, TARGET, SIZE, "self", *dataset.list_features("classification", has_groups=True)}
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Column = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
 
@@ -143,9 +142,9 @@ class RuleConfig(Section):
     slice: dict[Column, str] = Field(
         {}, description="Images that the rule is about, by column and value, such as {label: tulips}; by default all."
     )
-    min: Number | None = Field(None, description="Minimum of the metric.")
-    max: Number | None = Field(None, description="Maximum of the metric.")
-    not_worse_than_champion: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+    min: float | None = Field(None, description="Minimum of the metric.")
+    max: float | None = Field(None, description="Maximum of the metric.")
+    not_worse_than_champion: Annotated[float, Field(ge=0)] | None = Field(
         None,
         description="How much worse the metric may be than the live model's: a difference, or a share for the "
         "errors of a regression.",
@@ -171,7 +170,7 @@ class EvaluationConfig(Section):
     """How a model is measured, and the gate: what it must reach to be pushed."""
 
     rules: tuple[RuleConfig, ...] = Field((), description="Rules that a model must keep to be pushed.")
-    thresholds: dict[str, Number] = Field(
+    thresholds: dict[str, float] = Field(
         {},
         description="Shorthand for rules on all images, by metric: a minimum, or for errors and losses a maximum. By "
         "default {accuracy: 0.8} for a classification, none for the other tasks.",
@@ -215,7 +214,7 @@ class EvaluationConfig(Section):
 class ServedConfig(ServingConfig):
     """The graph that is exported for serving, and how fast it has to answer."""
 
-    latency_budget_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    latency_budget_ms: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Maximum time of a request with one image in milliseconds: 95th percentile, on the machine that "
         "runs the pipeline. By default there is none.",

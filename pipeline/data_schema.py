@@ -93,7 +93,7 @@ def freeze_schema(schema: schema_pb2.Schema, out: Path) -> None:
         ConfigError: if the file exists: somebody may have curated it.
     """
     refuse_existing(out)
-    out.write_text(text_format.MessageToString(schema, as_utf8=True))
+    out.write_text(text_format.MessageToString(schema, as_utf8=True), encoding="utf-8")
 
 
 def refuse_existing(out: Path) -> None:

@@ -70,7 +70,7 @@ def write_config(root: Path) -> Path:
     """Writes ``pipeline.yaml`` unless it exists: it may have been edited."""
     path = root / "pipeline.yaml"
     if not path.exists():
-        path.write_text(_CONFIG)
+        path.write_text(_CONFIG, encoding="utf-8")
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import logging
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from tfx import types
 from tfx.orchestration import metadata as mlmd
 from tfx.utils import path_utils
@@ -17,6 +18,7 @@ from components.evaluator.evaluation import Evaluation
 from components.evaluator.evaluation_reader import read_evaluation
 from components.pusher.executor import OUTCOME, VERSION
 from imagepipe.base import filesystem
+from imagepipe.base.console import quote
 from imagepipe.base.errors import ModelError, describe_error
 from imagepipe.base.full_disk import is_full_disk
 from imagepipe.base.names import FINDERS, OPTIMIZED, SERVING_REPORT, TRAINING_FOLDER
@@ -76,12 +78,12 @@ def execute_dag(
         dag={node.id: sorted(upstream.id for upstream in node.upstream_nodes) for node in pipeline.components},
     )
 
-    console.print(f"run {summary.run_id}, its log: {summary.log}")
+    console.print(f"run {summary.run_id}, its log: {quote(summary.log)}")
     with (
         console.status("") as status,
         logs.show_training(
             line=lambda text: console.print(f"    {escape(workdir.name_artifacts(text))}"),
-            moment=lambda text: status.update(f"{current_node} … {escape(text)}"),
+            moment=lambda text: status.update(Text(f"{current_node} … {text}")),
         ),
     ):
 
@@ -152,7 +154,7 @@ def _collect_results(summary: Summary, outputs: Outputs, label: str, run_dir: Pa
         summary.model_dir = str(model)
         labels, training = read_labels(model), model.parent / TRAINING_FOLDER
         curves = (training / "curves.png").read_bytes()
-        summary.served = Served.model_validate_json((training / OPTIMIZED).read_text())
+        summary.served = Served.model_validate_json((training / OPTIMIZED).read_text(encoding="utf-8"))
     with _read(outputs, "ModelReport", "report") as file:
         page = Path(file).read_bytes()
     # The run's folder is written outside of _read: its errors are not the artifacts', which must not be deleted then.

@@ -120,7 +120,7 @@ def write_config(dataset_dir: str | Path, out: Path) -> list[str]:
         gate=_GATE[task],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    out.write_text(text, encoding="utf-8")
     out.with_name(SCHEMA_FILE).write_text(render_json_schema(), encoding="utf-8")
     notes = [f"This column was left out of data.features: {problem}." for problem in problems.values()]
     if not is_reachable:

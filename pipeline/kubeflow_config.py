@@ -11,7 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-from imagepipe.deploy.config import GoogleConfig, Quantity, Section
+from imagepipe.base.section import Section
+from imagepipe.deploy.config import GoogleConfig, Quantity
 
 _ENVIRONMENT = r"^[A-Za-z_][A-Za-z0-9_]*$"
 

@@ -1,7 +1,9 @@
 """The ``monitoring`` section of the configuration: the traffic that is compared with what a model was trained on.
 
 It is for the pipeline of ``compile --monitor``, whose runs can override each of these values. ``imagepipe monitor`` has
-options instead.
+options instead, with the same defaults.
+
+The measures, and what "moved" means, are in ``imagepipe.monitoring.comparison``.
 """
 
 from typing import Annotated
@@ -9,9 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from imagepipe.base.periods import PERIOD
-from imagepipe.deploy.config import Section
-
-Limit = Annotated[float, Field(ge=0, le=1)]
+from imagepipe.base.section import Section, Share
 
 
 class MonitoringConfig(Section):
@@ -27,5 +27,5 @@ class MonitoringConfig(Section):
     feedback: str | None = Field(
         None, description="File with true labels that came later, see `imagepipe feedback`. By default none."
     )
-    max_divergence: Limit = Field(0.02, description="Divergence of a number or embedding up to which it has not moved.")
-    max_share: Limit = Field(0.05, description="Change of a label's share up to which it has not moved.")
+    max_divergence: Share = Field(0.02, description="Divergence of a number or embedding up to which it has not moved.")
+    max_share: Share = Field(0.05, description="Change of a label's share up to which it has not moved.")

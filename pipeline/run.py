@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from imagepipe.base.console import PlainConsole
 from imagepipe.base.errors import ConfigError, describe_error
 from imagepipe.base.full_disk import name_full_disk
 from imagepipe.base.locks import lock_folder
@@ -70,7 +71,7 @@ def run(
         settings = read_config(Path(config), overrides)
         workdir = workdir or Path(config).absolute().parent  # not of what it leads to, if it is a link: as its paths
     folders = Workdir(Path(workdir).resolve())
-    console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    console = console or PlainConsole(stderr=True)
 
     busy = ConfigError(
         f"another run, or `imagepipe clean`, is using {folders.root}; wait for it, or give another --workdir"
@@ -91,9 +92,7 @@ def run(
         )
         log = Path(summary.log)
         with _record_run(summary, folders.runs / run_id), end_on_signals(), redirect_output(log) as terminal:
-            shown = Console(
-                file=terminal, force_terminal=console.is_terminal, width=console.width, highlight=False, soft_wrap=True
-            )
+            shown = PlainConsole(file=terminal, force_terminal=console.is_terminal, width=console.width)
             source = check_run(settings, deploy)
             shown.print("loading TFX …")
             with hide_output():  # only now, as it takes some 20 s

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from imagepipe.deploy.config import Section
+from imagepipe.base.section import Section
 
 
 class TrackingConfig(Section):

@@ -25,7 +25,7 @@ _PREPOSITIONS = ("of_", "without_")  # a function is called by a verb, a value b
 
 def check_file(path: Path) -> Iterator[str]:
     """Yields a line per finding in one file: ``path:line: what is wrong``."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), start=1):
         if match := _PHRASES.search(line):
             yield f"{path}:{number}: say it in the words of the glossary: {match[0]!r}"
@@ -44,9 +44,19 @@ def check_file(path: Path) -> Iterator[str]:
             and str(node.value.value).startswith("What ")
         ):
             yield f"{path}:{start}: a docstring that begins with 'What': begin with what the thing does or is"
+        if path.parts[0] in _PRODUCT and _has_no_encoding(node):
+            yield f'{path}:{start}: a text in the encoding of the machine: give encoding="utf-8"'
         name = _bound_name(node)
         if name is not None and (name.strip("_") in _NAMES or name.strip("_").startswith(_PREPOSITIONS)):
             yield f"{path}:{start}: '{name}' says how it came to be, or how it relates: call it by what it is or does"
+
+
+def _has_no_encoding(node: ast.AST) -> bool:
+    """Returns whether a node reads or writes a text file by pathlib, and leaves its encoding to the locale."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    is_text = node.func.attr == "write_text" or (node.func.attr == "read_text" and not node.args)
+    return is_text and all(keyword.arg != "encoding" for keyword in node.keywords)
 
 
 def _bound_name(node: ast.AST) -> str | None:

@@ -161,5 +161,5 @@ def _as_markdown(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(write_page())
+    PAGE.write_text(write_page(), encoding="utf-8")
     print(f"wrote {PAGE}")

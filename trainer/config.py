@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from imagepipe.base.labels import describe_unknown
+from imagepipe.base.section import Section, Share
 from trainer import backbones, own_backbone
 
 IMAGENET = "imagenet"
@@ -16,7 +17,7 @@ HIGHEST_F1 = "highest_f1"
 MAX_VIEWS = 5
 FINE_TUNING_EPOCHS, SCRATCH_EPOCHS = 10, 20
 
-LabelThresholds = Literal["highest_f1"] | dict[str, Annotated[float, Field(ge=0, le=1)]]
+LabelThresholds = Literal["highest_f1"] | dict[str, Share]
 Distribution = Literal["auto", "none", "mirrored"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
@@ -45,13 +46,11 @@ class FnArgs(Protocol):
     custom_config: dict[str, Any]
 
 
-class AugmentationConfig(BaseModel):
+class AugmentationConfig(Section):
     """Random changes to the training images, drawn anew for each image each time it is read.
 
     The defaults suit photographs of things that have no preferred side. Options at 0 or false cost nothing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     horizontal_flip: bool = Field(True, description="Mirror half of the images left to right.")
     vertical_flip: bool = Field(False, description="Mirror half of the images top to bottom.")
@@ -64,18 +63,12 @@ class AugmentationConfig(BaseModel):
     shift: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.1, description="Maximum shift as a share of width and height, in either direction."
     )
-    brightness: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="Maximum change of brightness as a share of full white, up or down."
-    )
-    contrast: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="Maximum change of contrast as a share of it, up or down."
-    )
+    brightness: Share = Field(0.1, description="Maximum change of brightness as a share of full white, up or down.")
+    contrast: Share = Field(0.2, description="Maximum change of contrast as a share of it, up or down.")
     blur_sigma: Annotated[float, Field(ge=0, le=5)] = Field(
         0, description="Standard deviation of the strongest Gaussian blur, in pixels."
     )
-    rand_augment: Annotated[float, Field(ge=0, le=1)] = Field(
-        0, description="Magnitude of the two RandAugment operations applied to each image."
-    )
+    rand_augment: Share = Field(0, description="Magnitude of the two RandAugment operations applied to each image.")
     mixup: Annotated[float, Field(ge=0)] = Field(
         0, description="Alpha of the beta distribution of MixUp's share: images are blended in pairs."
     )
@@ -91,13 +84,11 @@ class AugmentationConfig(BaseModel):
         return any(self.model_dump().values())
 
 
-class TrainerConfig(BaseModel):
+class TrainerConfig(Section):
     """The ``trainer`` section.
 
     With pretrained weights the head is trained first, on a frozen base; without, all layers are trained at once.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: str = Field(
         backbones.DEFAULT,
@@ -266,10 +257,8 @@ EXPORT_SETTINGS = {"calibration", "label_thresholds"}
 """Keys of a ``TrainerConfig`` that only the export reads: the weights don't depend on them."""
 
 
-class UnknownConfig(BaseModel):
+class UnknownConfig(Section):
     """Which images get no label."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     novelty: Annotated[float, Field(gt=0, le=1)] = Field(
         description="The novelty from which on the label is '': 0.99 leaves about one in a hundred images of the kinds "
@@ -277,10 +266,8 @@ class UnknownConfig(BaseModel):
     )
 
 
-class ServingConfig(BaseModel):
+class ServingConfig(Section):
     """The ``serving`` section, as far as it concerns the exported model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimize: Literal["auto", "off"] = Field(
         "auto",
@@ -299,7 +286,7 @@ class ServingConfig(BaseModel):
         "OpenVINO's alone, and needs nncf. One that is named is refused only if it is shown to do harm; then "
         "the run ends.",
     )
-    max_loss: Annotated[float, Field(ge=0, le=1)] = Field(
+    max_loss: Share = Field(
         0.005,
         description="Loss of the main metric (accuracy; macro F1; of a regression, a share of its mean absolute error) "
         "up to which a faster form is not refused, on the images set aside for validation.",

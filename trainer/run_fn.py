@@ -158,7 +158,7 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     custom = fn_args.custom_config
     folder = Path(fn_args.serving_model_dir).parent / TRAINING_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "history.json").write_text(json.dumps(trained.history, indent=1) + "\n")
+    (folder / "history.json").write_text(json.dumps(trained.history, indent=1) + "\n", encoding="utf-8")
     draw_curves(trained.history, next(iter(data.task.make_metrics())), folder / "curves.png")
     if config.augmentation.is_on:
         _draw_preview(data.train, config.augmentation, folder / "augmentation.png")
@@ -174,8 +174,8 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
         "chosen_on": chosen_on,
         "novelty_doubt": doubt,
     }
-    (folder / "config.json").write_text(json.dumps(used_config, indent=1) + "\n")
-    with (folder / "summary.txt").open("w") as file:
+    (folder / "config.json").write_text(json.dumps(used_config, indent=1) + "\n", encoding="utf-8")
+    with (folder / "summary.txt").open("w", encoding="utf-8") as file:
         for part in (network.base, network.head, network.model):
             part.summary(print_fn=lambda line: file.write(f"{line}\n"))
     network.base.save_weights(folder / "base.weights.h5")
@@ -183,10 +183,12 @@ def _export(fn_args: FnArgs, config: TrainerConfig, data: TrainingData, trained:
     # Without a refit both are the same; then the network in float32 answers for it.
     chosen = network.served if trained.chosen is trained.network else trained.chosen.served
     forms = choose_forms(network.served, chosen, config, serving, data)
-    (folder / CALIBRATION).write_text(json.dumps(forms.saved.fitted.facts, indent=1) + "\n")
-    (folder / OPTIMIZED).write_text(json.dumps(forms.facts, indent=1) + "\n")
+    (folder / CALIBRATION).write_text(json.dumps(forms.saved.fitted.facts, indent=1) + "\n", encoding="utf-8")
+    (folder / OPTIMIZED).write_text(json.dumps(forms.facts, indent=1) + "\n", encoding="utf-8")
     if forms.thresholds:
-        (folder / THRESHOLDS).write_text(json.dumps(forms.thresholds, indent=1, ensure_ascii=False) + "\n")
+        (folder / THRESHOLDS).write_text(
+            json.dumps(forms.thresholds, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     transform_output, features = tft.TFTransformOutput(fn_args.transform_graph_path), parse_features(custom["features"])
     around = (transform_output, features, data.task.name)
     save_model(forms.saved.network, forms.saved.fitted.answers, *around, fn_args.serving_model_dir)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from imagepipe.base.section import Section
 from trainer.config import EXPORT_SETTINGS, AugmentationConfig, TrainerConfig, override_settings
 
 # The image size depends on the backbone, and the strategy is created once. Another loss, its smoothing or a lucky seed
@@ -22,16 +23,13 @@ SEARCHABLE = (
 """Dotted keys of the ``trainer`` section that a search space may contain."""
 
 Value = bool | int | float | str
-_Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class SpanConfig(BaseModel):
+class SpanConfig(Section):
     """The values that are tried for one key: a range of numbers, or a list."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min: _Number | None = Field(None, description="Minimum of the range, inclusive.")
-    max: _Number | None = Field(None, description="Maximum of the range, inclusive.")
+    min: float | None = Field(None, description="Minimum of the range, inclusive.")
+    max: float | None = Field(None, description="Maximum of the range, inclusive.")
     log: bool = Field(
         False, description="Sample the range logarithmically: as many trials from 0.001 to 0.01 as from 0.01 to 0.1."
     )
@@ -53,10 +51,8 @@ class SpanConfig(BaseModel):
         return self
 
 
-class TunerConfig(BaseModel):
+class TunerConfig(Section):
     """The ``tuner`` section: if given, trials search for the settings with which the model is then trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     trials: Annotated[int, Field(ge=1)] = Field(10, description="Maximum number of trials; each is a whole training.")
     epochs: Annotated[int, Field(ge=1)] | None = Field(

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from imagepipe.base.section import Section
 
 SplitName = Literal["train", "eval", "test"]
 StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "leak"]
@@ -11,14 +13,12 @@ StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "leak"]
 _MIN_IMAGES: dict[SplitName, int] = {"train": 10, "eval": 1}
 
 
-class ValidationConfig(BaseModel):
+class ValidationConfig(Section):
     """The ``data.validation`` section.
 
     Images without a label, labels and categories that no model can hold, unseen labels, classes with too few images
     and missing columns stop the run whatever it says.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_images: dict[SplitName, Annotated[int, Field(ge=0)]] = Field(
         _MIN_IMAGES,

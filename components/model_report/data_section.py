@@ -29,6 +29,7 @@ def describe_data(
     groups = findings.get("near_duplicates", [])[:_MAX_GROUPS]
     shown = [*suspects, *(image for group in groups for image in group[:_MAX_IN_GROUP])]
     urls = _load_pictures(shown, splits, features)
+    labels = _count_labels(statistics)
 
     def add_picture(image: dict[str, Any]) -> dict[str, Any]:
         return image | {"image": urls.get((image["split"], image["id"]))}
@@ -48,7 +49,8 @@ def describe_data(
         "groups_all": len(findings.get("near_duplicates", [])),
         "not_listed": _describe_not_listed(findings.get("not_listed", {})),
         "splits": {name: split["count"] for name, split in statistics.items()},
-        "labels": _count_labels(statistics),
+        "labels": labels[:_MAX_LABELS],
+        "labels_left": max(0, len(labels) - _MAX_LABELS),
         "columns": _list_columns(statistics),
     }
 
@@ -79,7 +81,7 @@ def _load_pictures(
 def _count_labels(statistics: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     """Returns (label, number of images in each split)."""
     names = sorted({label for split in statistics.values() for label in split["labels"]})
-    return [(name, [split["labels"].get(name, 0) for split in statistics.values()]) for name in names[:_MAX_LABELS]]
+    return [(name, [split["labels"].get(name, 0) for split in statistics.values()]) for name in names]
 
 
 def _list_columns(statistics: Mapping[str, Any]) -> list[dict[str, Any]]:

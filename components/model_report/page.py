@@ -81,7 +81,7 @@ def render_page(inputs: PageInputs) -> str:
     picks = pick_images(table)
     training = inputs.model.parent / TRAINING_FOLDER
     urls = _load_pictures(inputs, table, picks, training)
-    script = (_HERE / "script.js").read_text()
+    script = (_HERE / "script.js").read_text(encoding="utf-8")
     return _load_template().render(
         name=inputs.name,
         task=table.task,
@@ -115,7 +115,7 @@ def render_page(inputs: PageInputs) -> str:
         settings=_read_json(training / "config.json"),
         versions=dict(_list_versions()),
         island=json.dumps(_collect_cells(table, picks, urls)).translate(_NO_MARKUP),
-        style=(_HERE / "style.css").read_text(),
+        style=(_HERE / "style.css").read_text(encoding="utf-8"),
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -200,7 +200,7 @@ def _describe_data(inputs: PageInputs) -> dict[str, Any] | None:
 
 
 def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text()) if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _list_versions() -> Iterator[tuple[str, str]]:

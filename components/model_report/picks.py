@@ -99,7 +99,7 @@ class Picks:
 
 def read_predictions(folder: Path) -> PredictionTable:
     """Reads the files of the component Predictions; text stays in Arrow's memory."""
-    names = json.loads((folder / NAMES).read_text())
+    names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
     outputs = len(names["candidate"])
     chunks: dict[str, list[pa.Array]] = {"id": [], "labels": [], "candidate_label": []}
     with pq.ParquetFile(folder / ROWS) as file:

@@ -71,7 +71,7 @@ def write_predictions(split: str, candidate: Path, champion: Path | None, featur
         "champion": models["champion"].labels if champion else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAMES).write_text(json.dumps(names) + "\n")
+    (folder / NAMES).write_text(json.dumps(names) + "\n", encoding="utf-8")
     schema = pa.schema(columns.items())
     with pq.ParquetWriter(folder / ROWS, schema) as writer:
         batches = _batch(enumerate(records.as_numpy_iterator()), _BATCH_SIZE)

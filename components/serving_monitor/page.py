@@ -56,7 +56,7 @@ def render_page(monitored: Monitored) -> str:
         labels=_tabulate_labels(monitored),
         versions=sorted({part.version for part in monitored.traffic}),
         feedback=monitored.feedback,
-        style=_STYLE.read_text(),
+        style=_STYLE.read_text(encoding="utf-8"),
     )
 
 

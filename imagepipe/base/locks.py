@@ -56,7 +56,7 @@ def lock_folder(folder: str | os.PathLike[str], busy: Exception) -> Iterator[Cal
 def _hold_file(path: Path, busy: Exception) -> Iterator[Callable[[], bool]]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:  # which leaves the time of its last change
+        with path.open("ab") as file:  # which leaves the time of its last change
             if not _try_lock(file):
                 time.sleep(_LOOK_SECONDS)
                 if not _try_lock(file):
@@ -74,7 +74,7 @@ def is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

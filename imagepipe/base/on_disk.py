@@ -66,7 +66,7 @@ def sort_on_disk(items: Iterable[Any], key: Callable[[Any], Any]) -> Iterator[An
 
 
 def _spill(files: ExitStack, run: list[Any]) -> IO[str]:
-    file = files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (the stack closes it)
+    file = files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))  # noqa: SIM115 (the stack closes it)
     file.writelines(f"{json.dumps(item)}\n" for item in run)
     file.seek(0)
     return file

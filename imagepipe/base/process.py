@@ -61,7 +61,7 @@ def read_private_memory(pid: int) -> int | None:
 def be_killed_first() -> None:
     """Lets the kernel kill this process before others where memory runs out."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL)
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL, encoding="utf-8")
 
 
 def end_with_parent() -> None:

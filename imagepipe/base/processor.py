@@ -13,7 +13,7 @@ _LIMITS_WITHOUT_VNNI = ("sse41", "avx", "avx2", "avx512_core")  # of ONEDNN_MAX_
 def read_cpu_flags() -> set[str]:
     """Returns the processor's features in Linux's names; none where they can't be read."""
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
     return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

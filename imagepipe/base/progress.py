@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from imagepipe.base.console import PlainConsole, show_controls
+
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 
@@ -15,8 +17,8 @@ Counts = Mapping[str, int]
 
 
 def print_note(note: str) -> None:
-    """Prints a sentence for the user on stderr, such as what was found out about the input."""
-    print(note, file=sys.stderr, flush=True)
+    """Prints a sentence for the user on stderr, on one line, such as what was found out about the input."""
+    print(show_controls(note), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -45,7 +47,6 @@ def show_progress(
 def _show_bar(
     total: int, unit: str, counts: Callable[[], Counts], outcomes: Callable[[], Counts], stop: threading.Event
 ) -> None:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -65,7 +66,7 @@ def _show_bar(
         TextColumn("{task.fields[outcomes]}"),
     )
     start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=PlainConsole(stderr=True), transient=True) as progress:
         bars = {name: progress.add_task(name, total=total, rate=0.0, outcomes="") for name in counts()}
         while True:
             ended = stop.wait(_BAR_SECONDS)

@@ -7,7 +7,7 @@ one folder.
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -34,14 +34,34 @@ def write_rows(folder: str, rows: Sequence[Row], name: str) -> None:
     Raises:
         OSError: if a file can't be written.
     """
+    for where, part in split_rows(rows).items():
+        write_part(folder, where, part, name)
+
+
+def split_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns the rows of each file by its folder, relative to the capture's: one per hour and version."""
     parts: dict[str, list[Row]] = {}
     for row in rows:
         where = f"{row['time']:date=%Y-%m-%d/hour=%H}/version={quote(row['version'], safe='')}"
         parts.setdefault(where, []).append(row)
-    for where, part in parts.items():
-        content = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(part, SCHEMA), content, compression="zstd")
-        filesystem.write_whole(f"{folder}/{where}/part-{name}.parquet", content.getvalue())
+    return parts
+
+
+def write_part(folder: str, where: str, rows: Sequence[Row], name: str) -> None:
+    """Writes the rows of one hour and version; a file of the same name is replaced.
+
+    Args:
+        folder: the capture's.
+        where: the file's folder, as ``split_rows`` gives it.
+        rows: as of ``write_rows``.
+        name: of the file.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), content, compression="zstd")
+    filesystem.write_whole(f"{folder}/{where}/part-{name}.parquet", content.getvalue())
 
 
 def list_parts(folder: str, since: datetime | None = None) -> Iterator[str]:
@@ -62,16 +82,20 @@ def list_parts(folder: str, since: datetime | None = None) -> Iterator[str]:
 
 
 def delete_old(folder: str, days: int, today: date) -> None:
-    """Deletes the rows of days that are longer ago than so many.
+    """Deletes the rows of the oldest days, those beyond a number of days with rows.
+
+    Days without rows don't count, so that a clock that is far ahead can't delete all: each day on which it writes
+    displaces one. Days after ``today``, as of another server whose clock is ahead, are left alone.
 
     Args:
         folder: the capture's.
-        days: number of days before today that are kept.
+        days: number of days with rows before today that are kept.
         today: in UTC.
 
     Raises:
         OSError: if a folder can't be deleted.
     """
-    for name in filesystem.list_subfolders(folder):
-        if (match := _DATE.fullmatch(name)) and match[1] < f"{today - timedelta(days)}":
-            filesystem.delete_folder(f"{folder}/{name}")
+    names = filesystem.list_subfolders(folder)
+    dates = sorted(match[1] for match in map(_DATE.fullmatch, names) if match and match[1] < f"{today}")
+    for day in dates[:-days]:
+        filesystem.delete_folder(f"{folder}/date={day}")

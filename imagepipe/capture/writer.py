@@ -12,14 +12,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from imagepipe.base import filesystem
-from imagepipe.base.errors import UnavailableError
+from imagepipe.base.errors import UnavailableError, describe_error
 from imagepipe.base.stores import connect
-from imagepipe.capture.files import delete_old, write_rows
+from imagepipe.capture.files import delete_old, split_rows, write_part
 from imagepipe.capture.rows import Answered, CaptureOptions, Failed, build_row
 
 Outcome = Literal["written", "dropped", "lost"]
@@ -56,6 +57,7 @@ class Capture:
         self._changed = threading.Condition()
         self._is_closing = False
         self._cleaned: date | None = None
+        self._reason = ""  # of the last loss, which is logged once
         self._thread = threading.Thread(target=self._write_forever, name="capture", daemon=True)
         self._thread.start()
 
@@ -97,7 +99,8 @@ class Capture:
             self._count("lost", late)
 
     def _write_forever(self) -> None:
-        os.nice(_NICE)  # on Linux, of the thread alone
+        with suppress(OSError):  # where a sandbox forbids it
+            os.nice(_NICE)  # on Linux, of the thread alone
         rows: list[dict[str, Any]] = []
         size, due = 0, 0.0
         while True:
@@ -105,9 +108,8 @@ class Capture:
             if image:
                 try:
                     row = build_row(image, self._options.images)
-                except Exception:  # whatever it is: the next ones may be sound
-                    _log.exception("an image that was answered can't be captured")
-                    self._settle("lost", 1)
+                except Exception as error:  # whatever it is: the next ones may be sound
+                    self._lose(1, error)
                     continue
                 due = due if rows else time.monotonic() + _FILE_SECONDS
                 rows.append(row)
@@ -129,19 +131,28 @@ class Capture:
             return image
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        try:
-            write_rows(self._folder, rows, uuid.uuid4().hex)
-            self._settle("written", len(rows))
-        except Exception as error:  # the store is away or full, or its client fails in a way of its own
-            _log.error("%d captured images are lost, as their file can't be written: %s", len(rows), error)
-            self._settle("lost", len(rows))
-            return
+        for where, part in split_rows(rows).items():
+            try:
+                write_part(self._folder, where, part, uuid.uuid4().hex)
+            except Exception as error:  # the store is away or full, or its client fails in a way of its own
+                self._lose(len(part), error)
+            else:
+                self._reason = ""
+                self._settle("written", len(part))
         if self._cleaned != (today := datetime.now(UTC).date()):
             self._cleaned = today
             try:
                 delete_old(self._folder, self._options.days, today)
-            except OSError as error:
-                _log.error("captured images of more than %d days ago can't be deleted: %s", self._options.days, error)
+            except Exception as error:  # as above
+                _log.error("captured images of old days can't be deleted: %s", describe_error(error))
+
+    def _lose(self, images: int, error: Exception) -> None:
+        """Counts images that can't be captured, and logs why, once until a file is written again."""
+        reason = describe_error(error)
+        if reason != self._reason:
+            self._reason = reason
+            _log.error("%d captured images are lost: %s", images, reason)
+        self._settle("lost", images)
 
     def _settle(self, outcome: Outcome, images: int) -> None:
         """Counts the end of images, unless ``close`` has waited for them in vain."""

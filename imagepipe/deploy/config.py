@@ -4,7 +4,9 @@ import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from imagepipe.base.section import Section, Share
 
 TargetName = Literal["filesystem", "kserve", "vertex", "ml_engine"]
 Replicas = Annotated[int, Field(ge=0)]
@@ -16,7 +18,7 @@ Quantity = Annotated[  # Kubernetes's; YAML reads cpu: 4 as a number
         json_schema_extra={"type": ["string", "number"]},
     ),
 ]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0)]
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 _PROJECT = r"^[a-z][a-z0-9:.-]*[a-z0-9]$"
 _PREBUILT = "docker.pkg.dev/vertex-ai/"
@@ -26,12 +28,6 @@ _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/.*)?")
 def is_private(address: str) -> bool:
     """Returns whether credentials may be sent to an address: it is encrypted, or on this machine."""
     return address.startswith("https://") or bool(_LOOPBACK.fullmatch(address))
-
-
-class Section(BaseModel):
-    """A section of the file. Unknown keys are refused, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class GoogleConfig(Section):
@@ -102,9 +98,7 @@ class KServeConfig(Section):
         description="Folder in a store, s3://… or gs://…, to which our own server captures traffic; needs runtime: "
         "imagepipe. By default nothing is captured.",
     )
-    capture_rate: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.01, description="Share of the requests that is captured, drawn at random."
-    )
+    capture_rate: Share = Field(0.01, description="Share of the requests that is captured, drawn at random.")
     timeout: Seconds = Field(600, description="Seconds until a new version has to be ready.")
 
     @field_validator("ingress")

@@ -95,7 +95,7 @@ def write_form(folder: Path, form: Mapping[str, Any]) -> None:
         folder: the form's folder, which has the network.
         form: what it says, but for the hashes.
     """
-    (folder / FORM).write_text(json.dumps({**form, **_hash_network(folder)}, indent=1) + "\n")
+    (folder / FORM).write_text(json.dumps({**form, **_hash_network(folder)}, indent=1) + "\n", encoding="utf-8")
 
 
 def _hash_network(folder: Path) -> dict[str, str]:

@@ -69,7 +69,7 @@ def check_model(model: Path, expected: Sequence[Expected], budget_ms: float | No
                 problems = [*_find_wrong_answers(http, expected), *_find_wrong_refusals(http, bad)]
                 median, p95 = _measure_latency(http, expected)
         except (StartError, httpx.HTTPError) as error:
-            tail = log.read_text(errors="replace")[-_LOG_CHARACTERS:]
+            tail = log.read_text(errors="replace", encoding="utf-8")[-_LOG_CHARACTERS:]
             return CheckReport([f"the server failed ({error or type(error).__name__}); its log ends with: {tail}"])
     if budget_ms is not None and p95 > budget_ms:
         problems.append(f"an image takes {p95:.0f} ms (95th percentile), more than the budget of {budget_ms:g} ms")
@@ -109,7 +109,7 @@ def _read_port(process: subprocess.Popen, log: Path) -> int:
     """Waits until the server logs the port that it listens on."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        for line in log.read_text(errors="replace").splitlines():
+        for line in log.read_text(errors="replace", encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line of a library, or half a line
                 return int(json.loads(line)["port"])
         time.sleep(0.1)

@@ -10,7 +10,7 @@
 
 import codecs
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -205,7 +205,7 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
     check_feature_count(len(inputs))
     end = len(body) if json_length is None else min(json_length, len(body))
     elements = 0
-    for tensor in inputs:
+    for number, tensor in enumerate(inputs):
         parameters = tensor.get("parameters")
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
         if size is None:
@@ -214,8 +214,8 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
         if not isinstance(size, int) or not 0 <= size <= len(body) - start or "data" in tensor:
             raise RequestError("wrong_type", "a tensor's 'binary_data_size' doesn't fit the body")
         end += size
-        name, datatype = str(tensor.get("name")), str(tensor.get("datatype")).upper()
-        tensor["data"] = tensors.read_values(name, datatype, body, start, end)
+        _check_fields(number, tensor, ("name", "datatype"))
+        tensor["data"] = tensors.read_values(tensor["name"], tensor["datatype"].upper(), body, start, end)
         elements += len(tensor["data"])
         if elements > MAX_VALUES:
             raise RequestError("too_many_values", f"the tensors have more than {MAX_VALUES:,} values together")
@@ -224,11 +224,15 @@ def _insert_binary_data(body: bytes, json_length: int | None) -> dict[str, Any]:
     return parsed
 
 
+def _check_fields(number: int, tensor: Mapping[str, Any], fields: Iterable[str]) -> None:
+    for field in fields:
+        if not isinstance(tensor.get(field), kind := _TENSOR[field]):
+            raise RequestError("wrong_type", f"inputs.{number}: '{field}' is missing, or not a {kind.__name__}")
+
+
 def _read_tensor(number: int, tensor: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """Returns a tensor's name and its values."""
-    for field, kind in _TENSOR.items():
-        if not isinstance(tensor.get(field), kind):
-            raise RequestError("wrong_type", f"inputs.{number}: '{field}' is missing, or not a {kind.__name__}")
+    _check_fields(number, tensor, _TENSOR)
     name, shape, datatype, data = (tensor[field] for field in _TENSOR)
     if data:  # what has too few is named below, with its shape
         check_count(len(data))  # first, as looking at each takes time

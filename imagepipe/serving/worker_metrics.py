@@ -40,7 +40,7 @@ def read_metrics(accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)
     registry.register(PRIVATE_MEMORY)
-    with Path(folder, LOCK).open("a") as lock:
+    with Path(folder, LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         return encode(registry), kind
 
@@ -57,7 +57,7 @@ def keep_totals(folder: str, pids: Iterable[int]) -> bool:
     """
     pids = list(pids)
     try:
-        with Path(folder, LOCK).open("a") as lock:
+        with Path(folder, LOCK).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for pid in pids:  # first, as it needs no space
                 multiprocess.mark_process_dead(pid, folder)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipeline.cli.shared import ERR, FAILED, OUT, JsonOption, print_note, report_errors
+from imagepipe.base.console import quote
+from pipeline.cli.shared import ERR, FAILED, OUT, JsonOption, print_json, print_note, report_errors
 
 if TYPE_CHECKING:
     from pipeline.clean import Cleaning
@@ -42,16 +43,16 @@ def clean(
         with hide_output():
             cleaning = clean(workdir, keep, dry_run)
     if as_json:
-        OUT.print_json(data=cleaning.to_json())
+        print_json(cleaning.to_json())
     else:
         for line in describe_cleaning(cleaning):
-            OUT.print(escape(line))
+            OUT.print(quote(line))
         size = sum(cleaning.sizes.values()) if dry_run else cleaning.freed
         OUT.print(f"{'would free' if dry_run else 'freed'} {format_size(size)}")
     for note in cleaning.plan.problems:
         print_note(note)
     for path, reason in cleaning.failures.items():
-        ERR.print(f"[red]{escape(path)} can't be removed: {escape(reason)}[/]")
+        ERR.print(f"[red]{quote(path)} can't be removed: {quote(reason)}[/]")
     if cleaning.stopped:
         ERR.print(f"[red]{escape(cleaning.stopped)}[/]")
     if cleaning.failures or cleaning.stopped:

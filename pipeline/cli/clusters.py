@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pipeline.cli.shared import ERR, FAILED, OUT, ConfigArgument, JsonOption, SetOption, print_note, report_errors
+from imagepipe.base.console import quote
+from pipeline.cli.shared import (
+    ERR,
+    FAILED,
+    OUT,
+    ConfigArgument,
+    JsonOption,
+    SetOption,
+    print_json,
+    print_note,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from pipeline.kubeflow_config import KubeflowConfig
@@ -49,13 +60,13 @@ def compile_config(
         settings = read_config(config, overrides or ())
         if out.exists() and out.samefile(config):
             raise ConfigError(f"--out {out}: that is the configuration; give the compiled pipeline another name")
-        out.write_text(check_and_compile(settings, target, monitor))
+        out.write_text(check_and_compile(settings, target, monitor), encoding="utf-8")
     _warn_of_mutable_image(settings.kubeflow)
     command = ["imagepipe", "submit", str(out), "--config", str(config), "--target", target]
     for override in overrides or ():
         if counts_at_submission(override, target):
             command += ["--set", override]
-    OUT.print(escape(f"Wrote {out}. Next: {shlex.join(command)}"))
+    OUT.print(quote(f"Wrote {out}. Next: {shlex.join(command)}"))
 
 
 @app.command()
@@ -124,7 +135,7 @@ def submit(
             _warn_of_mutable_image(settings)
         submission = Submission(parse_parameters(package, parameters or ()), run_name, schedule, create_experiment)
         submitted = submit_package(package, settings, target, submission)
-        (ERR if as_json else OUT).print(escape(str(submitted)))
+        (ERR if as_json else OUT).print(quote(submitted))
         ended = None
         if wait and submitted.poll:
             ERR.print("waiting for its end; the run continues if you stop waiting (Ctrl-C) …")
@@ -132,9 +143,9 @@ def submit(
     if as_json:
         run = {name: getattr(submitted, name) for name in ("id", "name", "url", "replaced")}
         progress_at_end = dataclasses.asdict(ended) if ended else {"state": None}
-        OUT.print_json(data={"pipeline": package.name, "version": package.version} | run | progress_at_end)
+        print_json({"pipeline": package.name, "version": package.version} | run | progress_at_end)
     if ended and ended.state != "succeeded":
-        ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {escape(submitted.logs)}")
+        ERR.print(f"[red]imagepipe:[/] the run {escape(str(ended))}\nIts logs: {quote(submitted.logs)}")
         raise typer.Exit(FAILED)
 
 

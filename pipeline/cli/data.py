@@ -10,6 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote
 from imagepipe.base.names import TaskName
 from pipeline.cli.ingested import describe_dataset, print_ingested
 from pipeline.cli.shared import (
@@ -17,6 +18,7 @@ from pipeline.cli.shared import (
     OUT,
     BeamConfigOption,
     JsonOption,
+    print_json,
     print_table,
     read_beam_arguments,
     report_errors,
@@ -99,7 +101,7 @@ def ingest(
     if as_json:
         counts = dataclasses.asdict(result)
         del counts["dataset"]
-        OUT.print_json(data=counts | {"written": result.written} | describe_dataset(result.dataset))
+        print_json(counts | {"written": result.written} | describe_dataset(result.dataset))
     else:
         OUT.print(escape(str(result)))
     print_ingested(result, out)
@@ -136,7 +138,7 @@ def init(
         path = out or (Path() if is_uri(dataset) else Path(dataset).resolve().parent) / "pipeline.yaml"
         for note in write_config(dataset, path):
             ERR.print(escape(note))
-    OUT.print(escape(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
+    OUT.print(quote(f"Wrote {path}. Next: {shlex.join(['imagepipe', 'run', str(path)])}"))
 
 
 @app.command("schema")
@@ -165,12 +167,12 @@ def show_schema(
             data_schema.freeze_schema(schema, freeze)
     columns = data_schema.list_columns(schema)
     if as_json:
-        OUT.print_json(data=[dataclasses.asdict(column) for column in columns])
+        print_json([dataclasses.asdict(column) for column in columns])
     else:
         table = Table("column", "type", "required", "values", box=box.SIMPLE_HEAD)
         for column in columns:
             required = "yes" if column.required else ""
-            table.add_row(escape(column.name), column.type, required, escape(column.values))
+            table.add_row(quote(column.name), column.type, required, quote(column.values))
         print_table(table)
     if freeze:
-        ERR.print(f"Wrote {escape(str(freeze))}. Curate it, and name it in the configuration: data.curated_schema")
+        ERR.print(f"Wrote {quote(freeze)}. Curate it, and name it in the configuration: data.curated_schema")

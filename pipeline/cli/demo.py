@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote
 from pipeline.cli.runs import print_outcome
 from pipeline.cli.shared import ERR, OUT, report_errors
 
@@ -26,10 +27,10 @@ def demo(
         root = workdir.resolve()
         ERR.print("[bold]1. Images[/]: scikit-learn's handwritten digits, as files")
         images = steps.write_images(root)
-        ERR.print(f"[bold]2. Ingest[/]: {escape(str(images))}")
+        ERR.print(f"[bold]2. Ingest[/]: {quote(images)}")
         ERR.print(escape(str(steps.ingest_images(root))))
         config = steps.write_config(root)
-        ERR.print(f"[bold]3. Run[/]: {escape(str(config))}")
+        ERR.print(f"[bold]3. Run[/]: {quote(config)}")
         summary = run(config, console=ERR)
         status = print_outcome(summary)
         if status == 0:
@@ -39,7 +40,7 @@ def demo(
             for image in tested:
                 table.add_row(image.id, image.actual, image.label, f"{image.score:.3f}")
             OUT.print(table)
-            OUT.print(escape(f"test accuracy {accuracy:.4f}; picture: {picture}"))
+            OUT.print(quote(f"test accuracy {accuracy:.4f}; picture: {picture}"))
             command = ["imagepipe", "predict", summary.serving_dir, f"{images}/7"]
-            OUT.print(escape(f"Ask it yourself: {shlex.join(command)}"))
+            OUT.print(quote(f"Ask it yourself: {shlex.join(command)}"))
     raise typer.Exit(status)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import PlainConsole, quote
 from pipeline.cli.monitor import SinceOption, parse_since, show_pairs
 from pipeline.cli.shared import (
     ERR,
@@ -21,6 +20,7 @@ from pipeline.cli.shared import (
     TargetOption,
     fill_in_deployment,
     load_deploy_target,
+    print_json,
     print_note,
     print_table,
     read_deployment,
@@ -78,9 +78,9 @@ def deploy(
         with add_reference(folder, _find_run_reference(Path(model))) as complete:
             version = load_deploy_target(deployment).deploy(complete, deployment, share)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(version))
+        print_json(dataclasses.asdict(version))
     else:
-        OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {escape(version.uri)}")
+        OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {quote(version.uri)}")
     _report_live(settings, deployment)
 
 
@@ -96,12 +96,12 @@ def status(
         deployment = read_deployment(config, target, overrides)
         versions = load_deploy_target(deployment).status(deployment)
     if as_json:
-        OUT.print_json(data=[dataclasses.asdict(version) for version in versions])
+        print_json([dataclasses.asdict(version) for version in versions])
         return
     table = Table("version", "requests", "state", "model", box=box.SIMPLE_HEAD)
     for version in versions:
-        table.add_row(version.version, f"{version.traffic}%", escape(version.state), escape(version.uri))
-    full_width = Console(width=_MAX_WIDTH).measure(table).maximum  # a path or a reason that is cut is useless
+        table.add_row(version.version, f"{version.traffic}%", quote(version.state), quote(version.uri))
+    full_width = PlainConsole(width=_MAX_WIDTH).measure(table).maximum  # a path or a reason that is cut is useless
     print_table(table, full_width)
 
 
@@ -133,7 +133,7 @@ def promote(
             OUT.print(f"Version {newest.version} {kept}")
             raise typer.Exit(NOT_BLESSED)
         version = module.deploy(newest.uri, deployment, 100)
-    OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {escape(version.uri)}")
+    OUT.print(f"Version {version.version} gets {version.traffic}% of the requests: {quote(version.uri)}")
     _report_live(settings, deployment)
 
 
@@ -172,9 +172,9 @@ def rollback(
                 raise typer.Exit(NOT_BLESSED)
         version = module.rollback(deployment)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(version))
+        print_json(dataclasses.asdict(version))
     else:
-        OUT.print(f"Version {version.version} is live: {escape(version.uri)}")
+        OUT.print(f"Version {version.version} is live: {quote(version.uri)}")
     _report_live(settings, deployment)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote
 from imagepipe.base.labels import sum_counts
 from pipeline.cli.shared import ERR, print_note
 
@@ -50,11 +50,11 @@ def print_ingested(result: "IngestResult", out: str) -> None:
     for note in result.notes:
         print_note(note)
     if result.overview:
-        ERR.print(escape(f"A picture of the dataset: {result.overview}"))
+        ERR.print(quote(f"A picture of the dataset: {result.overview}"))
     for warning in result.warnings:
-        ERR.print(f"[yellow]{escape(warning)}[/]")
+        ERR.print(f"[yellow]{quote(warning)}[/]")
     if result.quarantined:
-        ERR.print(f"Quarantined files, with reasons: {escape(out)}/quarantine.jsonl")
+        ERR.print(f"Quarantined files, with reasons: {quote(out)}/quarantine.jsonl")
 
 
 def _tabulate_splits(splits: dict[str, Any]) -> Table:
@@ -66,7 +66,7 @@ def _tabulate_splits(splits: dict[str, Any]) -> Table:
     ranked = sorted(totals, key=lambda label: (-totals[label], label))
     for label in ranked[:_MAX_ROWS]:
         counts = [split["labels"].get(label, 0) for split in splits.values()]
-        table.add_row(escape(label), *(f"{count:,}" for count in (*counts, totals[label])))
+        table.add_row(quote(label), *(f"{count:,}" for count in (*counts, totals[label])))
     if len(ranked) > _MAX_ROWS:
         table.add_row(f"… and {len(ranked) - _MAX_ROWS:,} more")
     images = [split["images"] for split in splits.values()]
@@ -79,7 +79,7 @@ def _tabulate_columns(columns: dict[str, Any]) -> Table:
     table = Table("column", "type", "role", box=box.SIMPLE_HEAD)
     told = [name for name, column in columns.items() if column["role"] != _MEASURED]
     for name in told[:_MAX_ROWS]:
-        table.add_row(escape(name), columns[name]["type"], columns[name]["role"])
+        table.add_row(quote(name), columns[name]["type"], columns[name]["role"])
     if len(told) > _MAX_ROWS:
         table.add_row(f"… and {len(told) - _MAX_ROWS:,} more")
     table.add_row(", ".join(name for name in columns if name not in told), "", _MEASURED)
@@ -91,7 +91,7 @@ def _tabulate_reasons(reasons: Mapping[str, int]) -> Table:
     table = Table("quarantined, as", "rows", box=box.SIMPLE_HEAD)
     ranked = sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0]))
     for reason, count in ranked[:_MAX_ROWS]:
-        table.add_row(escape(reason), f"{count:,}")
+        table.add_row(quote(reason), f"{count:,}")
     if len(ranked) > _MAX_ROWS:
         table.add_row(f"… and {len(ranked) - _MAX_ROWS:,} more")
     return table

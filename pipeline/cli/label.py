@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
+from imagepipe.base.console import quote
 from pipeline.cli.shared import (
     ERR,
     OUT,
@@ -99,16 +99,16 @@ def label_images(
             place = Path(source).resolve()
             file = labels or (place if is_run else place.parent) / "labels.jsonl"
             for queue in work.queues:
-                ERR.print(escape(f"{len(queue.items):,} images: {queue.title}"))
+                ERR.print(quote(f"{len(queue.items):,} images: {queue.title}"))
             for note in work.notes:
                 print_note(note)
             if add:
                 count, skipped = import_decisions(work, file, add)
-                OUT.print(escape(f"Added {count:,} decisions to {file}"))
+                OUT.print(quote(f"Added {count:,} decisions to {file}"))
                 for reason, number in sorted(skipped.items()):
                     print_note(f"Not added: {number:,} {reason}")
             if export:
-                OUT.print(escape(f"Wrote {export_decisions(work, file, export):,} images to {export}"))
+                OUT.print(quote(f"Wrote {export_decisions(work, file, export):,} images to {export}"))
             if add or export:
                 return
             if not work.queues:
@@ -116,7 +116,7 @@ def label_images(
                 return
 
             def announce(url: str) -> None:
-                ERR.print(escape(f"{url}, until Ctrl+C. Decisions go to {file}"))
+                ERR.print(quote(f"{url}, until Ctrl+C. Decisions go to {file}"))
 
             server.serve(work, file, by or _find_user(), host, port, announce, access)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from imagepipe.base.console import quote, show_controls
 from pipeline.cli.shared import (
     ERR,
     FAILED,
@@ -21,9 +22,11 @@ from pipeline.cli.shared import (
     JsonOption,
     TargetName,
     load_deploy_target,
+    print_json,
     print_note,
     read_beam_arguments,
     read_deployment,
+    replace_non_finite,
     report_errors,
 )
 
@@ -167,16 +170,17 @@ def _show_result(result: "Prediction | Failure", top: int | None, as_json: bool)
         if as_json:
             print(json.dumps({"id": result.id, "error": result.error}))
         else:
-            ERR.print(f"[red]{escape(result.id)}: {escape(result.error)}[/]")
+            ERR.print(f"[red]{quote(result.id)}: {quote(result.error)}[/]")
         return False
     names = list(result.classes)[:top] if top else result.labels
     classes = {name: result.classes[name] for name in names}
     if as_json:
         answer = {"id": result.id, "label": result.label, "score": result.score, "classes": classes}
-        print(json.dumps(answer if result.novelty is None else answer | {"novelty": result.novelty}))
+        answer |= {} if result.novelty is None else {"novelty": result.novelty}
+        print(json.dumps(replace_non_finite(answer)))
     else:
         line = "  ".join(f"{name} {score:.4f}" for name, score in classes.items()) or "(no label)"
-        print(f"{line}  {result.id}")
+        print(show_controls(f"{line}  {result.id}"))
     return True
 
 
@@ -213,7 +217,7 @@ def export(
 
         with hide_output(), end_on_signals():  # so that SIGTERM, too, leaves no half an export
             exported = export_model(model, out, kind, precision)
-    OUT.print(escape(f"Wrote {exported.file} and {exported.card}"))
+    OUT.print(quote(f"Wrote {exported.file} and {exported.card}"))
     OUT.print(escape(str(exported)))
 
 
@@ -286,13 +290,13 @@ def batch_predict(
                 options = CaptureOptions(capture, capture_rate, capture_images)
             result = _batch_here(model, source, out, kind, workers or 1, beam_args, keep, options)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(result))
+        print_json(dataclasses.asdict(result))
     else:
         OUT.print(escape(str(result)))
     if not target:
         _report_passed_over(result.passed_over, result.columns)
         if result.quarantined:
-            ERR.print(f"Quarantined images, with reasons: {escape(str(out))}/quarantine-*.jsonl")
+            ERR.print(f"Quarantined images, with reasons: {quote(out)}/quarantine-*.jsonl")
 
 
 def _batch_here(
@@ -379,9 +383,9 @@ def write_requests(
                     yield request
                 else:
                     failed = True
-                    ERR.print(f"[red]{escape(request.id)}: {escape(request.error)}[/]")
+                    ERR.print(f"[red]{quote(request.id)}: {quote(request.error)}[/]")
 
         count = request_files.write_requests(report_failures(), out, kind)
-    OUT.print(f"Wrote {count} request{'s' if count != 1 else ''} to {escape(str(out))}")
+    OUT.print(f"Wrote {count} request{'s' if count != 1 else ''} to {quote(out)}")
     _report_passed_over(listing.passed_over, listing.columns)
     raise typer.Exit(FAILED if failed else 0)

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote
 from imagepipe.base.periods import parse_start
-from pipeline.cli.shared import ERR, MOVED, OUT, JsonOption, WorkdirOption, print_note, print_table, report_errors
+from pipeline.cli.shared import (
+    ERR,
+    MOVED,
+    OUT,
+    JsonOption,
+    WorkdirOption,
+    print_json,
+    print_note,
+    print_table,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from imagepipe.monitoring.feedback import Accuracy, Feedback
@@ -70,17 +80,17 @@ def monitor(
         limits = Limits(divergence=max_divergence, share=max_share)
         monitored = report.monitor(capture, reference, limits, start, joined)
         if out:
-            out.write_text(page.render_page(monitored))
+            out.write_text(page.render_page(monitored), encoding="utf-8")
     if note := report.describe_other_versions(monitored):
         print_note(note)
     if as_json:
-        OUT.print_json(data=report.to_json(monitored))
+        print_json(report.to_json(monitored))
     else:
         _show(monitored)
         if joined:
             _show_feedback(joined)
     if out:
-        ERR.print(f"The page: {escape(str(out))}")
+        ERR.print(f"The page: {quote(out)}")
     raise typer.Exit(MOVED if monitored.moved else 0)
 
 
@@ -105,7 +115,7 @@ def feedback(
 
         joined = join_feedback(file, capture, task, start)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(joined))
+        print_json(dataclasses.asdict(joined))
     else:
         _show_feedback(joined)
 
@@ -137,7 +147,7 @@ def compare(
         first, second = versions or find_shadow(capture, start)
         pairs = compare_versions(capture, (first, second), task, feedback, start)
     if as_json:
-        OUT.print_json(data=dataclasses.asdict(pairs))
+        print_json(dataclasses.asdict(pairs))
     else:
         show_pairs(pairs, OUT)
 
@@ -161,14 +171,14 @@ def _show(monitored: "Monitored") -> None:
         latency = measure_latency(traffic) or {}
         times = [f"{value:.1f}" for value in latency.values()] or ["", ""]
         errors = f"{traffic.errors.total():,}"
-        table.add_row(part.day, escape(part.version), f"{traffic.images:,}", *times, errors, verdict)
+        table.add_row(part.day, quote(part.version), f"{traffic.images:,}", *times, errors, verdict)
     print_table(table)
     for part, traffic in monitored.traffic.items():
         if traffic.errors:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in traffic.errors.most_common())
-            OUT.print(escape(f"{part}: requests that were not answered: {reasons}"))
+            OUT.print(quote(f"{part}: requests that were not answered: {reasons}"))
     for measure in monitored.moved:
-        OUT.print(escape(describe_moved(measure)))
+        OUT.print(quote(describe_moved(measure)))
 
 
 def _show_feedback(joined: "Feedback") -> None:
@@ -177,15 +187,15 @@ def _show_feedback(joined: "Feedback") -> None:
         f" + {joined.ambiguous:,} of requests with several images"
     )
     for accuracy in joined.accuracies:
-        OUT.print(escape(f"version {accuracy.version}: {_format(accuracy)} over {accuracy.images:,} images"))
+        OUT.print(quote(f"version {accuracy.version}: {_format(accuracy)} over {accuracy.images:,} images"))
     if joined.slices:
         table = Table("slice", "version", "images", "value", box=box.SIMPLE)
         for part in joined.slices:
-            name = escape(f"{part.column}: {part.slice or '(none)'}")
-            table.add_row(name, escape(part.version), f"{part.images:,}", _format(part))
+            name = quote(f"{part.column}: {part.slice or '(none)'}")
+            table.add_row(name, quote(part.version), f"{part.images:,}", _format(part))
         print_table(table)
     for column, count in joined.values_left_out.items():
-        OUT.print(escape(f"{column}: {count:,} more values, with fewer images, are left out"))
+        OUT.print(quote(f"{column}: {count:,} more values, with fewer images, are left out"))
 
 
 def _format(accuracy: "Accuracy") -> str:
@@ -197,7 +207,7 @@ def show_pairs(pairs: "Pairs", console: Console) -> None:
     """Prints to a console how two versions compare."""
     from imagepipe.monitoring.pairs import find_better
 
-    first, second = (escape(version) for version in pairs.versions)
+    first, second = (quote(version) for version in pairs.versions)
     alone = f"{pairs.alone[0]:,} that only {first} was asked about, {pairs.alone[1]:,} only {second}"
     console.print(f"{pairs.images:,} images that both were asked about (left out: {alone})")
     if pairs.same is not None and pairs.same_interval:
@@ -218,7 +228,7 @@ def show_pairs(pairs: "Pairs", console: Console) -> None:
         f"{measure} over {judged.images:,} images: {first} {judged.values[0]:.4f}, {second} {judged.values[1]:.4f}"
     )
     better = find_better(pairs)
-    verdict = f"version {escape(better)} is better" if better else "no difference could be shown"
+    verdict = f"version {quote(better)} is better" if better else "no difference could be shown"
     low, high = judged.interval
     console.print(
         f"{verdict}: the difference is {judged.difference:+.4f} ({low:+.4f} to {high:+.4f}), p = {judged.p:.2g}"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from pipeline.cli.shared import ERR, OUT, JsonOption, print_note, print_table, report_errors
+from imagepipe.base.console import quote
+from pipeline.cli.shared import ERR, OUT, JsonOption, print_json, print_note, print_table, report_errors
 
 if TYPE_CHECKING:
     from pipeline.probe import Outcome
@@ -54,7 +54,7 @@ def probe(
         with redirect_output(Path(os.devnull)) as terminal:
             outcome = probe_backbones(dataset, weights, lambda line: print(line, file=terminal))
         if as_json:
-            OUT.print_json(data=_describe(outcome))
+            print_json(_describe(outcome))
         else:
             _print_outcome(outcome)
         draw_outcome(outcome, picture)
@@ -88,7 +88,7 @@ def _print_outcome(outcome: "Outcome") -> None:
     images = f"{outcome.images:,} of {outcome.total:,}, a sample by hash," if outcome.images < outcome.total else ""
     ERR.print(f"Judged on {images or f'{outcome.images:,}'} images of the train split.")
     chosen = outcome.chosen.candidate
-    OUT.print(f"The cheapest within noise of the best: {chosen.backbone} ({escape(Path(chosen.weights).name)})")
+    OUT.print(f"The cheapest within noise of the best: {chosen.backbone} ({quote(Path(chosen.weights).name)})")
 
 
 def _tabulate(outcome: "Outcome") -> Table:
@@ -106,7 +106,7 @@ def _tabulate(outcome: "Outcome") -> Table:
             f"{result.milliseconds:.1f}",
             f"{_count_megabytes(result):.0f}",
             str(result.candidate.size[0]),
-            escape(Path(result.candidate.weights).name),
+            quote(Path(result.candidate.weights).name),
         )
     return table
 

@@ -1,6 +1,5 @@
 """Commands for runs on this machine: run, runs, lineage, report, dashboard, track."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from imagepipe.base.console import quote, show_controls
 from pipeline.cli.shared import (
     ERR,
     FAILED,
@@ -25,6 +25,7 @@ from pipeline.cli.shared import (
     TokenFileOption,
     WorkdirOption,
     fill_in_deployment,
+    print_json,
     print_table,
     read_access_options,
     read_settings,
@@ -50,20 +51,20 @@ def run(
 
         summary = run_pipeline(config, overrides=overrides or (), workdir=workdir, console=ERR)
     if as_json:
-        OUT.print_json(data=summary.model_dump())
+        print_json(summary.model_dump())
     raise typer.Exit(print_outcome(summary))
 
 
 def print_outcome(summary: "Summary") -> int:
     """Prints to stderr how a run ended, and returns the exit status."""
     if summary.status == "failed":
-        ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {escape(summary.log)}")
+        ERR.print(f"[red]{escape(str(summary.error))}[/]\nThe whole log: {quote(summary.log)}")
         ERR.print("Results of the nodes before are kept: the next run continues from there.")
         if summary.push:
             from pipeline.runs.push_outcome import describe_push, describe_traffic
 
-            ERR.print(f"Before it failed, the model was {escape(describe_push(summary))}.")
-            ERR.print(f"{summary.target}: {escape(describe_traffic(summary))}")
+            ERR.print(f"Before it failed, the model was {quote(describe_push(summary))}.")
+            ERR.print(f"{summary.target}: {quote(describe_traffic(summary))}")
         return FAILED
     from imagepipe.base.metrics import CHAMPION_METRIC
 
@@ -72,7 +73,7 @@ def print_outcome(summary: "Summary") -> int:
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
             for key, value in summary.hyperparameters.items()
         )
-        ERR.print(f"the best of the search: {escape(settings)}")
+        ERR.print(f"the best of the search: {quote(settings)}")
     metrics = []
     for name, value in summary.metrics.items():
         if name != "example_count":
@@ -89,14 +90,14 @@ def print_outcome(summary: "Summary") -> int:
         name = CHAMPION_METRIC[summary.task]
         ERR.print(f"champion's {name} on it: {_format_metric(summary.champion_metrics[name])}")
     if summary.champion_note:
-        ERR.print(f"[yellow]champion: {escape(summary.champion_note)}[/]")
+        ERR.print(f"[yellow]champion: {quote(summary.champion_note)}[/]")
     if serving and serving.p95_ms is not None:
         ERR.print(
             ("" if serving.problems else "a server answers as the graph does; ")
             + f"an image takes it {serving.median_ms:.0f} ms, 95th percentile {serving.p95_ms:.0f}"
         )
     if summary.unchecked:
-        ERR.print(f"[yellow]{escape(summary.unchecked)}[/]")
+        ERR.print(f"[yellow]{quote(summary.unchecked)}[/]")
     return _print_push(summary)
 
 
@@ -112,17 +113,17 @@ def _print_push(summary: "Summary") -> int:
 
     problems = summary.serving.problems if summary.serving else ()
     if reasons := [*summary.not_blessed_because, *problems]:
-        ERR.print(f"[yellow]Not blessed, not pushed:[/] {escape('; '.join(reasons))}")
+        ERR.print(f"[yellow]Not blessed, not pushed:[/] {quote('; '.join(reasons))}")
     elif not summary.push and not summary.pushed_version:
         ERR.print("[yellow]Blessed, but not pushed:[/] the Pusher left no result")
     elif not summary.pushed_version:
-        ERR.print(f"[yellow]Blessed, but {escape(describe_push(summary))}.[/] A run does not undo that. To deploy it:")
-        ERR.print(escape(make_deploy_command(summary)))
+        ERR.print(f"[yellow]Blessed, but {quote(describe_push(summary))}.[/] A run does not undo that. To deploy it:")
+        ERR.print(quote(make_deploy_command(summary)))
     else:
-        ERR.print(f"[green]Blessed[/] and {escape(describe_push(summary))}: {escape(summary.serving_dir)}")
+        ERR.print(f"[green]Blessed[/] and {quote(describe_push(summary))}: {quote(summary.serving_dir)}")
         if trial := describe_trial(summary):
-            ERR.print(f"It is {trial}. To give it all requests:\n{escape(make_deploy_command(summary, 100))}")
-    ERR.print(f"{summary.target}: {escape(describe_traffic(summary))}")
+            ERR.print(f"It is {trial}. To give it all requests:\n{quote(make_deploy_command(summary, 100))}")
+    ERR.print(f"{summary.target}: {quote(describe_traffic(summary))}")
     return 0 if is_in_service(summary) else NOT_BLESSED
 
 
@@ -146,8 +147,8 @@ def runs(
         summaries = dict(read_summaries(Workdir(workdir).runs))
     if as_json:
         damaged = {"status": "damaged", "error": UNREADABLE}
-        OUT.print_json(
-            data=[
+        print_json(
+            [
                 summary.model_dump() | {"live": is_live(summary)} if summary else {"run_id": run_id} | damaged
                 for run_id, summary in summaries.items()
             ]
@@ -158,16 +159,16 @@ def runs(
     table = Table("run", "status", "time", *headings, "blessed", "version", "live", box=box.SIMPLE_HEAD)
     for run_id, summary in summaries.items():
         if not summary:
-            table.add_row(escape(run_id), "damaged")
+            table.add_row(quote(run_id), "damaged")
             continue
         values = [summary.metrics.get(name) for name in metrics]
         table.add_row(
-            escape(run_id),
+            quote(run_id),
             summary.status,
             f"{summary.seconds:.0f} s",
             *("" if value is None else f"{value:.4f}" for value in values),
             {True: "yes", False: "no", None: ""}[summary.blessed],
-            escape(summary.pushed_version or ""),
+            quote(summary.pushed_version or ""),
             "live" if is_live(summary) else "",
         )
     print_table(table)
@@ -196,9 +197,9 @@ def lineage(
 
         model_lineage = trace_model(version, workdir)
     if as_json:
-        print(json.dumps(model_lineage.to_json(), indent=1))
+        print_json(model_lineage.to_json())
     else:
-        print(describe_lineage(model_lineage))
+        print(show_controls(describe_lineage(model_lineage), "\n"))
 
 
 @app.command()
@@ -214,8 +215,8 @@ def report(
         with hide_output():
             page = load_page(run)
         file = out or run / PAGE
-        file.write_text(page)
-    OUT.print(f"The report: {escape(str(file))}")
+        file.write_text(page, encoding="utf-8")
+    OUT.print(f"The report: {quote(file)}")
 
 
 @app.command()
@@ -251,7 +252,7 @@ def dashboard(
             )
             return
         count = server.export_pages(workdir.resolve(), out)
-    OUT.print(f"Wrote {count} files; open {escape(str(out))}/index.html")
+    OUT.print(f"Wrote {count} files; open {quote(out)}/index.html")
 
 
 @app.command()
@@ -268,4 +269,4 @@ def track(
 
         settings = read_settings(config, None, overrides)
         for run, page in track_runs(settings.tracking, fill_in_deployment(settings, config), runs):
-            OUT.print(escape(f"{run}: {page}"))
+            OUT.print(quote(f"{run}: {page}"))

@@ -76,7 +76,10 @@ def serve(
     capture_rate: CaptureRateOption = 0.01,
     capture_images: CaptureImagesOption = "none",
     capture_days: Annotated[
-        int, typer.Option(min=1, help="With --capture: delete what is older than so many days.")
+        int,
+        typer.Option(
+            min=1, max=36_500, help="With --capture: delete the oldest days, beyond this number of days with rows."
+        ),
     ] = 30,
     shadow: Annotated[
         str | None,

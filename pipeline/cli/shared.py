@@ -1,14 +1,16 @@
 """The consoles, options, and handling of errors and configurations that the commands share."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from imagepipe.base.console import PlainConsole, quote
 
 if TYPE_CHECKING:
     from imagepipe.deploy import targets
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 # Results go to stdout, progress and messages to stderr.
-OUT = Console(highlight=False, soft_wrap=True)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+OUT = PlainConsole()
+ERR = PlainConsole(stderr=True)
 
 FAILED, WRONG_USE, NOT_BLESSED, MOVED = 1, 2, 3, 3
 """Exit statuses."""
@@ -117,13 +119,27 @@ def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str,
 
 
 def print_note(note: object) -> None:
-    """Prints to stderr; text that looks like markup is printed unchanged."""
-    ERR.print(escape(str(note)))
+    """Prints a sentence to stderr, on one line; text that looks like markup is printed unchanged."""
+    ERR.print(quote(note))
+
+
+def print_json(data: object) -> None:
+    """Prints results for programs to stdout; numbers that are not finite, which JSON lacks, are null."""
+    OUT.print_json(data=replace_non_finite(data), allow_nan=False)
+
+
+def replace_non_finite(data: object) -> object:
+    """Returns data of lists, tuples and dicts with None for each number in it that is infinite or not a number."""
+    if isinstance(data, dict):
+        return {key: replace_non_finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [replace_non_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def print_table(table: Table, min_width: int = 100) -> None:
     """Prints a table to stdout, at least ``min_width`` characters wide also into a pipe: a cut row is useless."""
-    Console(width=max(OUT.width, min_width), highlight=False).print(table)
+    PlainConsole(width=max(OUT.width, min_width), soft_wrap=False).print(table)
 
 
 def read_deployment(config: Path, target: str | None, overrides: list[str] | None) -> "DeployConfig":

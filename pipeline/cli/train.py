@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from imagepipe.base.console import quote
 from imagepipe.base.names import TaskName
 from pipeline.cli.ingested import print_ingested
 from pipeline.cli.runs import print_outcome
@@ -39,11 +40,11 @@ def train(
             raise typer.BadParameter("expected a folder of this machine", param_hint="--out")
         root = Path(out).resolve()
         dataset, config = root / "dataset", root / "pipeline.yaml"
-        ERR.print(f"[bold]1. Ingest[/]: {escape(source)}")
+        ERR.print(f"[bold]1. Ingest[/]: {quote(source)}")
         result = ingest(source, str(dataset), task=task)
         OUT.print(escape(str(result)))
         print_ingested(result, str(dataset))
-        ERR.print(f"[bold]2. Init[/]: {escape(str(config))}")
+        ERR.print(f"[bold]2. Init[/]: {quote(config)}")
         if config.exists():
             ERR.print("It was there, and is kept.")
         else:
@@ -60,7 +61,7 @@ def _print_next(config: Path, summary: "Summary", status: int) -> None:
     """Prints to stdout the report's path, and the commands that come next."""
     report = config.parent / "runs" / summary.run_id / "report.html"
     if report.exists():
-        OUT.print(escape(f"Its report: {report}"))
+        OUT.print(quote(f"Its report: {report}"))
     commands = [("Change the configuration, and run it again", ["imagepipe", "run", str(config)])]
     if status == 0 and summary.target == "filesystem":
         commands = [
@@ -69,4 +70,4 @@ def _print_next(config: Path, summary: "Summary", status: int) -> None:
             *commands,
         ]
     for words, command in commands:
-        OUT.print(escape(f"{words}: {shlex.join(command)}"))
+        OUT.print(quote(f"{words}: {shlex.join(command)}"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipeline.cli.shared import OUT, JsonOption, report_errors
+from pipeline.cli.shared import OUT, JsonOption, print_json, report_errors
 
 if TYPE_CHECKING:
     from trainer.weights.identify import Description
@@ -37,7 +37,7 @@ def describe_weights(
             with open_weights(path) as (contents, _):
                 description = describe_contents(contents)
     if as_json:
-        OUT.print_json(data=description._asdict())
+        print_json(description._asdict())
     else:
         OUT.print(escape(_render(description)))
 

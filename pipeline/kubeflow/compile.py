@@ -131,7 +131,7 @@ def _compile(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         pipeline_spec_builder.write_pipeline_spec_to_file(spec, spec.pipeline_info.description, platform, str(file))
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
 
 
 def _rename_as_kfp(spec: dict[str, Any]) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def _upload_version(client: kfp.Client, package: Package, namespace: str | None)
         return page.pipeline_versions[0]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        file.write_text(package.text)
+        file.write_text(package.text, encoding="utf-8")
         return client.upload_pipeline_version(str(file), package.version, pipeline_id=pipeline.pipeline_id)
 
 

@@ -68,7 +68,7 @@ def find_package(path: Path) -> Package | None:
         ConfigError: if it is a compiled pipeline that violates KFP's schema.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         first = next(load_documents(text), None)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None

@@ -121,7 +121,7 @@ class _Answers:
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / ROWS
-        names = json.loads((Path(folder) / NAMES).read_text())
+        names = json.loads((Path(folder) / NAMES).read_text(encoding="utf-8"))
         self.task, self.names = names["task"], names["candidate"] or []
 
     def read(self) -> Iterator[tuple[dict[str, Any], list[tuple[str, float]]]]:

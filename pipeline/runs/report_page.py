@@ -40,7 +40,7 @@ def load_page(run: Path) -> str:
         ConfigError: if it is no run, or did not get as far as an evaluation.
     """
     if (run / PAGE).is_file():
-        return (run / PAGE).read_text()
+        return (run / PAGE).read_text(encoding="utf-8")
     if not (run / SUMMARY).is_file():
         raise ConfigError(f"{run} is no run; `imagepipe runs` lists them, give runs/RUN")
     return _make_page(run)
@@ -73,7 +73,9 @@ def _make_page(run: Path) -> str:
         splits={split.name.removeprefix("Split-"): str(split) for split in uris["examples"].glob("Split-*")},
         model=uris["model"] / "Format-Serving",
         findings=Path(findings.uri) if findings and _is_there(findings) else None,
-        serving=CheckReport(**json.loads((Path(outputs["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text())),
+        serving=CheckReport(
+            **json.loads((Path(outputs["ServingCheck", "blessing"].uri) / SERVING_REPORT).read_text(encoding="utf-8"))
+        ),
         features=settings.data.features.make_features(),
         name=name,
         config=settings.model_dump(mode="json", exclude={*MACHINE_SECTIONS}),

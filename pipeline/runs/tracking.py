@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 
 from imagepipe.base import filesystem
+from imagepipe.base.console import quote
 from imagepipe.base.errors import ConfigError, ModelError, UnavailableError, describe_error
 from imagepipe.base.names import TRAINING_FOLDER
 from imagepipe.deploy import targets
@@ -66,10 +66,10 @@ def track_after_run(
     except Exception as error:  # the run is done, whatever happens here
         missing = f"the run {run_id} is not recorded" if run_id not in written else "not all is recorded"
         shown.print(
-            f"[yellow]MLflow:[/] {missing}: {escape(describe_error(error))}. The next run does it, or imagepipe track"
+            f"[yellow]MLflow:[/] {missing}: {quote(describe_error(error))}. The next run does it, or imagepipe track"
         )
     for run, address in written.items():
-        shown.print(f"MLflow: {escape(address if run == run_id else f'{address}, the earlier run {run}')}")
+        shown.print(f"MLflow: {quote(address if run == run_id else f'{address}, the earlier run {run}')}")
 
 
 def _list_missing(workdir: Workdir, run_id: str) -> Iterator[Summary]:
@@ -125,7 +125,7 @@ def record_run(settings: TrackingConfig, workdir: Workdir, summary: Summary) -> 
     except metadata_store.BusyError as error:
         raise UnavailableError(str(error)) from error
     history = Path(summary.model_dir or "").parent / TRAINING_FOLDER / "history.json"
-    rows = json.loads(history.read_text()) if summary.model_dir and history.is_file() else []
+    rows = json.loads(history.read_text(encoding="utf-8")) if summary.model_dir and history.is_file() else []
     with _open_server(settings) as client:
         from pipeline.runs import mlflow_server
 

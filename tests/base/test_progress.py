@@ -47,3 +47,8 @@ def test_a_terminal_gets_a_bar_with_the_rate(capsys, monkeypatch):
     assert "7 bad" in shown
     assert "1500/2000" in shown
     assert "images/s" in shown
+
+
+def test_a_note_is_one_line_whatever_names_are_in_it(capsys):
+    progress.print_note("passed over: a\nforged\x1b[2J")
+    assert capsys.readouterr().err == "passed over: a\\nforged\\x1b[2J\n"

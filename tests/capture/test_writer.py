@@ -1,5 +1,6 @@
 """Captured traffic: rows, files, and all that may go wrong without the caller noticing."""
 
+import errno
 import io
 import os
 import signal
@@ -9,14 +10,14 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imagepipe.base import tfrecord
+from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import UnavailableError
 from imagepipe.base.images import prepare_for_decoder
 from imagepipe.capture import files, writer
@@ -50,6 +51,13 @@ def answered(value: int = 100, *, version: str = "7", at: float = NOON, size: tu
 
 def read_capture(folder) -> list[dict]:
     return [row for part in files.list_parts(str(folder)) for row in pq.read_table(part, partitioning=None).to_pylist()]
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -177,7 +185,7 @@ def test_what_is_not_written_in_time_at_the_end_is_lost_and_counted_and_what_com
 ):
     """Each image once: also those of the file that is being written."""
     release = threading.Event()
-    monkeypatch.setattr(writer, "write_rows", lambda *arguments: release.wait(60))
+    monkeypatch.setattr(writer, "write_part", lambda *arguments: release.wait(60))
     monkeypatch.setattr(writer, "_FILE_BYTES", 1)  # a file per image
     monkeypatch.setattr(writer, "_CLOSE_SECONDS", 0.05)
     capture = start(tmp_path / "traffic", counts)
@@ -191,16 +199,74 @@ def test_what_is_not_written_in_time_at_the_end_is_lost_and_counted_and_what_com
     assert counts == {"lost": 5, "dropped": 1}
 
 
-def test_days_that_are_too_long_ago_are_deleted_and_nothing_else(tmp_path, counts):
-    today = datetime.now(UTC).timestamp()
-    folder = tmp_path / "traffic"
-    for row in (build_row(answered(at=today - days * 86400), "none") for days in (0, 2, 3, 40)):
-        files.write_rows(str(folder), [row], "x")
-    (folder / "date=never").mkdir()
-    (folder / "notes.txt").write_text("mine")
-    files.delete_old(str(folder), 2, date.today())
-    assert len(read_capture(folder)) == 2
-    assert {entry.name for entry in folder.iterdir()} >= {"date=never", "notes.txt"}
+def write_days(folder, *days_ago: int) -> None:
+    now = datetime.now(UTC).timestamp()
+    for days in days_ago:
+        files.write_rows(str(folder), [build_row(answered(at=now - days * 86400), "none")], "x")
+
+
+def list_days_ago(folder) -> list[int]:
+    today = datetime.now(UTC).date()
+    days = (date.fromisoformat(entry.name[5:]) for entry in folder.iterdir() if entry.name[5:6].isdigit())
+    return sorted((today - day).days for day in days)
+
+
+def test_days_beyond_the_number_before_today_are_deleted_and_nothing_else(tmp_path):
+    write_days(tmp_path, -3, 0, 1, 2, 40)
+    (tmp_path / "date=never").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    files.delete_old(str(tmp_path), 2, datetime.now(UTC).date())
+    assert list_days_ago(tmp_path) == [-3, 0, 1, 2]  # another server's clock may be ahead
+    assert {entry.name for entry in tmp_path.iterdir()} >= {"date=never", "notes.txt"}
+
+
+@pytest.mark.parametrize("ahead", [40, 10_000])
+def test_a_clock_that_jumps_forward_deletes_no_more_than_the_days_it_adds(tmp_path, ahead):
+    write_days(tmp_path, -ahead, 0, 1, 2, 3)
+    files.delete_old(str(tmp_path), 3, datetime.now(UTC).date() + timedelta(ahead))
+    assert list_days_ago(tmp_path) == [-ahead, 0, 1, 2]
+
+
+def test_any_number_of_days_may_be_kept(tmp_path):
+    write_days(tmp_path, 0, 40)
+    files.delete_old(str(tmp_path), 999_999, datetime.now(UTC).date())
+    assert list_days_ago(tmp_path) == [0, 40]
+
+
+def test_of_a_flush_only_the_rows_whose_file_fails_are_lost(tmp_path, counts, monkeypatch):
+    write = filesystem.write_whole
+
+    def write_but_version_8(path, content):
+        if "version=8" in path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(filesystem, "write_whole", write_but_version_8)
+    capture = start(tmp_path / "traffic", counts)
+    capture.offer([answered(10), answered(20, version="8"), answered(30, version="8"), answered(40, version="9")])
+    capture.close()
+    assert counts == {"written": 2, "lost": 2}
+    assert len(read_capture(tmp_path / "traffic")) == 2
+
+
+@pytest.mark.parametrize("broken", ["build_row", "write_part", "delete_old"])
+def test_the_thread_survives_any_error_and_logs_its_reason_once(tmp_path, counts, monkeypatch, caplog, broken):
+    def fail(*arguments):
+        raise OverflowError("date value out of range")
+
+    sound = getattr(writer, broken)
+    monkeypatch.setattr(writer, "_FILE_BYTES", 1)
+    monkeypatch.setattr(writer, broken, fail)
+    capture = start(tmp_path / "traffic", counts)
+    for _ in range(3):
+        capture.offer([answered(10)])
+        wait_for(lambda: not capture._queue)
+    wait_for(lambda: counts.total() == 3)
+    monkeypatch.setattr(writer, broken, sound)
+    capture.offer([answered(20)])
+    capture.close()
+    assert counts == ({"written": 4} if broken == "delete_old" else {"lost": 3, "written": 1})
+    assert caplog.text.count("date value out of range") == 1
 
 
 def test_only_the_hours_since_a_time_are_listed(tmp_path):

@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from components.evaluator.evaluation import Evaluation, McNemarResult, MetricValue, Slice
 from components.evaluator.evaluation_reader import read_evaluation
 from components.model_report import grad_cam
+from components.model_report.data_section import describe_data
 from components.model_report.evaluation_sections import tabulate_confusion, tabulate_labels
 from components.model_report.page import PageInputs, render_page
 from components.model_report.picks import Picks, PredictionTable, pick_images, read_predictions, sample_values
@@ -351,3 +352,13 @@ def test_in_a_browser_axe_finds_nothing_in_the_images_behind_a_cell(browser, rep
     page.locator("button[data-cell]").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert find_violations(page) == []
+
+
+def test_labels_beyond_those_of_the_table_are_counted(inputs, tmp_path):
+    statistics = {"train": {"count": 203, "labels": {f"label {n:03}": 1 for n in range(203)}, "columns": {}}}
+    data = describe_data({}, statistics, {}, Features())
+    assert (len(data["labels"]), data["labels"][-1], data["labels_left"]) == (200, ("label 199", [1]), 3)
+    (tmp_path / "findings.json").write_text("{}")
+    (tmp_path / "statistics.json").write_text(json.dumps(statistics))
+    page = render_page(replace(inputs, findings=tmp_path))
+    assert "<caption>3 more labels are in DataCheck's statistics.json.</caption>" in page

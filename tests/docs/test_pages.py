@@ -1,5 +1,6 @@
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -115,3 +116,13 @@ def test_the_readme_says_why_each_dependency_is_there():
 def test_the_documents_speak_the_glossary(document, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert not list(check_file(document.relative_to(ROOT)))
+
+
+def test_text_in_the_encoding_of_the_machine_is_a_lapse_of_style(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("tools/save.py")
+    file.parent.mkdir()
+    file.write_text("page.write_text(text)\npage.read_text()\nfilesystem.read_text(uri)\n" + "\n" * 30)
+    assert [line.split(": ")[0] for line in check_file(file)] == ["tools/save.py:1", "tools/save.py:2"]
+    file.write_text(file.read_text().replace("text)", "text, encoding='utf-8')").replace("t()", "t(encoding='utf-8')"))
+    assert not list(check_file(file))

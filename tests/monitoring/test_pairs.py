@@ -216,3 +216,12 @@ def test_a_version_is_rolled_back_if_it_is_worse_and_else_stays(act):
     status, output, done = act(Target(100, 0), "rollback", range(100))
     assert (status, done) == (3, [])
     assert "Version 2 stays" in output
+
+
+def test_what_one_image_cant_tell_is_null_in_json(tmp_path):
+    folder = str(tmp_path / "traffic")
+    write_rows(folder, [make_row(0, "1", "", 1.0), make_row(0, "2", "", 2.0)], "a")
+    truth = write_truth(tmp_path / "truth.csv", [("id-0", 1)])
+    arguments = ["compare", folder, "1", "2", "--feedback", truth, "--task", "regression", "--json"]
+    judged = json.loads(CliRunner().invoke(app, arguments).stdout, parse_constant=pytest.fail)["judgement"]
+    assert (judged["images"], judged["interval"]) == (1, [None, None])

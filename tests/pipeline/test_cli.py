@@ -1,5 +1,6 @@
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 from imagepipe.deploy import storage
 from imagepipe.deploy.saved_model import GRAPH
 from imagepipe.serving import listing
+from imagepipe.serving.types import Prediction
 from pipeline import logs
-from pipeline.cli import app
+from pipeline.cli import app, models, shared
 from pipeline.runs.summary import Summary, write_summary
 from tests.conftest import make_digit_images
 
@@ -253,3 +255,44 @@ def test_a_pattern_that_the_shell_has_expanded_loses_no_image(tmp_path):
     )
     assert result.exit_code == 2
     assert "b.jpg is a second one" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_page_is_in_utf_8_whatever_the_locale_is(tmp_path):
+    code = (
+        "import sys; from unittest import mock; from pipeline.cli import app\n"
+        "with mock.patch('pipeline.runs.report_page.load_page', lambda run: '\\u2026'): app(sys.argv[1:])"
+    )
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, "report", str(tmp_path)]
+    subprocess.run(command, env=os.environ | locale, check=True)  # noqa: S603 (our own command)
+    assert (tmp_path / "report.html").read_bytes() == "…".encode()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_prediction_is_one_line_whatever_its_image_is_called(capsys, as_json):
+    name = "a\nrose 0.9999  b\x1b[2J.jpg"
+    assert models._show_result(
+        Prediction(name, "animal:cat:", 0.5, {"animal:cat:": 0.5}, ("animal:cat:",)), None, as_json
+    )
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [shown.removesuffix("\n")]
+    assert "\x1b" not in shown
+    assert "animal:cat:" in shown
+    assert (json.loads(shown)["id"] == name) if as_json else (r"a\nrose 0.9999  b\x1b[2J.jpg" in shown)
+
+
+def test_a_refused_image_is_one_line_whatever_it_is_called(tmp_path):
+    folder = tmp_path / "evil:cat:"
+    folder.mkdir()
+    (folder / "a\n[red]\x1b[2J.jpg").write_bytes(b"no image")
+    result = runner.invoke(app, ["requests", str(folder), "--out", str(tmp_path / "out.jsonl")])
+    (line,) = [line for line in result.output.splitlines() if "2J" in line]
+    assert r"evil:cat:/a\n[red]\x1b[2J.jpg: " in line
+
+
+def test_json_has_null_for_numbers_that_it_lacks(capsys):
+    models._show_result(Prediction("a", "x", math.nan, {"x": math.inf}, ("x",)), None, as_json=True)
+    shared.print_json({"a": (1.5, math.nan), "b": [{"c": -math.inf}]})
+    line, _, text = capsys.readouterr().out.partition("\n")
+    assert json.loads(line) == {"id": "a", "label": "x", "score": None, "classes": {"x": None}}
+    assert json.loads(text) == {"a": [1.5, None], "b": [{"c": None}]}

@@ -6,10 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from imagepipe.base.errors import ConfigError
+from imagepipe.base.section import Section
 from imagepipe.deploy.config import DeployConfig
 from pipeline.config import BeamConfig, Config, EvaluationConfig
 from pipeline.config_file import read_config
 from pipeline.kubeflow.package import find_package
+from tools.config_reference import list_sections
 
 MINIMAL = "name: flowers\ndata: {path: dataset}\n"
 
@@ -560,3 +562,14 @@ def test_values_that_hold_themselves_or_far_more_than_is_written_are_one_message
         key, _, value = text.partition(": ")
         with pytest.raises(ConfigError, match=message):
             read_config(tmp_path / "pipeline.yaml", [f"{key}={value}"])
+
+
+def test_every_section_refuses_numbers_that_are_not_finite(file):
+    models = [model for _, model in list_sections("", Config)]
+    assert all(issubclass(model, Section) and model.model_config["allow_inf_nan"] is False for model in models)
+    keys = ["learning_rate", "fine_tune_learning_rate", "warmup_epochs", "weight_decay", "clip_norm"]
+    keys = [f"trainer.{key}" for key in [*keys, "augmentation.mixup", "augmentation.cutmix", "class_weights.a"]]
+    for key in [*keys, "serving.max_difference", "evaluation.thresholds.accuracy", "deploy.kserve.timeout"]:
+        for number in (".inf", ".nan"):
+            with pytest.raises(ConfigError, match=rf"{re.escape(key)}: .*finite"):
+                read_config(file(), (f"{key}={number}",))

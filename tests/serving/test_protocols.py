@@ -1,6 +1,7 @@
 """Parsers of requests: what a body may cost, whatever is in it."""
 
 import base64
+import contextlib
 import json
 import struct
 import time
@@ -333,3 +334,40 @@ def test_values_of_another_datatype_are_refused(datatype, data, words):
 def test_a_shape_has_whole_numbers(shape):
     with pytest.raises(RequestError, match=r"'weight' has (a )?shape"):
         parse_number([1], "INT64", shape)
+
+
+# A request of each protocol in which any value may be another one, and one whose contents are binary.
+REST_BODY = {"instances": [{"input": {"b64": "aGk="}, "metadata": "a", "x": 1}], "signature_name": "serving_default"}
+COLUMNS_BODY = {"inputs": {"input": [{"b64": "aGk="}], "x": [1]}}
+V2_BODY = {
+    "id": "a",
+    "parameters": {"binary_data_output": False},
+    "outputs": [{"name": "label", "parameters": {"binary_data": False}}],
+    "inputs": [
+        {"name": "input", "shape": [1], "datatype": "BYTES", "data": ["aGk="], "parameters": {}},
+        {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["hi"], "parameters": {"content_type": "str"}},
+    ],
+}
+BINARY_BODY = {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 0}}]}
+
+
+def replace_each(value, by):
+    """Yields a value with one of what is in it replaced, for all that is in it."""
+    yield by
+    for key in range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ():
+        for changed in replace_each(value[key], by):
+            copy = value.copy()
+            copy[key] = changed
+            yield copy
+
+
+@pytest.mark.parametrize(
+    ("parse", "body"),
+    [(parse_rest, REST_BODY), (parse_rest, COLUMNS_BODY), (parse_v2, V2_BODY), (parse_v2, BINARY_BODY)],
+)
+def test_deeply_nested_values_are_refused_wherever_they_are(parse, body):
+    mark, deep = "@", ("[" * 1000 + "]" * 1000).encode()
+    for changed in replace_each(body, mark):
+        data = json.dumps(changed).encode().replace(b'"@"', deep)
+        with contextlib.suppress(RequestError):  # what nobody reads may be there
+            parse(data)

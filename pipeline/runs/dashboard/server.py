@@ -104,7 +104,7 @@ def export_pages(root: Path, out: Path) -> int:
             f"{_MARKER} exported are taken for somebody else's, too: remove them first.)"
         )
     out.mkdir(parents=True, exist_ok=True)
-    marker.write_text("The files in this folder are written anew by imagepipe dashboard --export.\n")
+    marker.write_text("The files in this folder are written anew by imagepipe dashboard --export.\n", encoding="utf-8")
     waiting, seen = deque(["index.html"]), {"index.html"}
     count = 0
     while waiting:
