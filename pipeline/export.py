@@ -18,7 +18,7 @@ from imagepipe.base.errors import ConfigError, ModelError, describe_error
 from imagepipe.base.names import NOVELTY, OPTIMIZED, THRESHOLDS, TRAINING_FOLDER
 from imagepipe.base.signals import hold_signals
 from imagepipe.deploy import storage
-from imagepipe.deploy.saved_model import read_labels, read_task
+from imagepipe.deploy.saved_model import read_inputs, read_labels, read_task
 from pipeline.export_figures import Batches, compare_answers, describe_figures
 from pipeline.runs.lineage import Lineage, trace_model
 
@@ -357,6 +357,7 @@ def _describe(
         outputs += [{"name": "novelty", "type": "float32 [n]"}]
     if has_novelty and not is_saved_model:
         outputs += [{"name": "embedding", "type": "float32 [n, d]"}]
+    further = read_inputs(source.model) if is_saved_model else {}
     limit = source.read_limit() if has_novelty else None
     note = "" if has_novelty or is_saved_model else _WITHOUT_NOVELTY
     content = {
@@ -367,6 +368,7 @@ def _describe(
         "labels": read_labels(assets),
         "label_thresholds": source.read_thresholds(),
         "input": takes,
+        "further_inputs": [{"name": name, "type": f"{kind} [n]"} for name, kind in further.items() if name != "input"],
         "outputs": outputs,
         "unknown": {"novelty_from": limit, "rule": _UNKNOWN} if limit is not None else None,
         "note": note or None,

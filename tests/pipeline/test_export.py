@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tensorflow.core.protobuf import saved_model_pb2
 from typer.testing import CliRunner
 
 from imagepipe.base.errors import ConfigError, ModelError
@@ -17,6 +18,15 @@ from imagepipe.base.labels import encode_names
 from pipeline import export
 from pipeline.cli import app
 from pipeline.export_figures import compare_answers, describe_figures
+
+
+def write_graph(folder: Path) -> None:
+    """Writes a SavedModel's file with nothing but the inputs of its signature."""
+    graph = saved_model_pb2.SavedModel()
+    inputs = graph.meta_graphs.add().signature_def["serving_default"].inputs
+    for name, dtype in (("input", 7), ("metadata", 7), ("weight", 1)):
+        inputs[name].dtype = dtype
+    (folder / "saved_model.pb").write_bytes(graph.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def model(tmp_path, monkeypatch) -> str:
     folder = tmp_path / "trained" / "Format-Serving"
     (folder / "assets").mkdir(parents=True)
     (folder / "assets" / "labels").write_bytes(encode_names(["rain", "snow"]))
-    (folder / "saved_model.pb").touch()
+    write_graph(folder)
     (tmp_path / "trained" / "training").mkdir()
     (tmp_path / "trained" / "training" / "model.keras").touch()
     source = export._Source(str(folder), "today", str(tmp_path / "examples"))
@@ -326,6 +336,7 @@ def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
     assets, training = tmp_path / "Format-Serving" / "assets", tmp_path / "training"
     assets.mkdir(parents=True)
     training.mkdir()
+    write_graph(assets.parent)
     (assets / "labels").write_bytes(encode_names(["rain", "snow"]))
     (assets / "task").write_text("multilabel\n")
     (training / "config.json").write_text(json.dumps({"serving": {"unknown": {"novelty": 0.99}}}))
@@ -347,6 +358,12 @@ def test_the_file_beside_has_what_makes_labels_of_the_answers(tmp_path):
     )
     assert [output["name"] for output in saved["outputs"]] == ["classes", "label", "score", "metadata", "novelty"]
     assert saved["unknown"]["novelty_from"] == 0.99
+    assert saved["input"]["name"] == "input"
+    assert saved["further_inputs"] == [
+        {"name": "metadata", "type": "string [n]"},
+        {"name": "weight", "type": "float32 [n]"},
+    ]
+    assert card["further_inputs"] == []
     (training / "novelty.npz").unlink()  # of an earlier version
     card, text = describe()
     assert ([output["name"] for output in card["outputs"]], card["unknown"]) == (["classes"], None)
