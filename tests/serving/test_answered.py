@@ -91,6 +91,27 @@ def test_a_request_that_fails_is_a_row_without_an_image_if_it_is_drawn(tmp_path,
     ]
 
 
+def test_an_answer_that_is_no_number_is_a_failure_and_spoils_no_sum(tmp_path):
+    requests = [Request("mine", gray(100))]
+    recorder = Recorder(CaptureOptions(str(tmp_path), rate=1.0, images="none"))
+    handler = Handler(SimpleNamespace(engine=None), "m", recorder)  # type: ignore[arg-type]
+    for field in ("classes", "scores", "novelty"):
+        answers = make_answers("nan", ["a"])
+        getattr(answers, field)[0] = np.nan
+        engine = SimpleNamespace(
+            version="nan",
+            check=lambda requests: requests,
+            answer=lambda *_, answers=answers, **__: answers,
+            model=SimpleNamespace(has_novelty=True, task="classification"),
+        )
+        with pytest.raises(ArithmeticError):
+            asyncio.run(handler.ask(requests, engine, "request"))  # type: ignore[arg-type]
+    recorder.close()
+    (part,) = files.list_parts(str(tmp_path))
+    assert pq.read_table(part, partitioning=None)["error"].to_pylist() == ["failed"] * 3
+    assert sample("imagepipe_score_sum", version="nan") is None
+
+
 @pytest.mark.parametrize(
     ("task", "labels", "counted"),
     [
