@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from imagepipe.capture import files
 from imagepipe.capture.rows import CaptureOptions
+from imagepipe.serving import engine
 from imagepipe.serving.answered import Recorder, choose_request_id
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.limits import MAX_WAITING
@@ -129,6 +130,32 @@ def test_metrics_count_answers_by_version_and_class(task, labels, counted):
     assert sample("imagepipe_novelty_count", version=version) == 2
     assert sample("imagepipe_novelty_bucket", version=version, le="0.1") == 1
     assert sample("imagepipe_score_count", version=version) == (None if task == "regression" else 2)
+
+
+def test_series_of_versions_that_are_no_longer_served_are_removed(tmp_path, monkeypatch):
+    def load(folder, name, version, *_):
+        return SimpleNamespace(model=SimpleNamespace(folder=folder, engine="TensorFlow", note=""), version=version)
+
+    def push(version: str) -> None:
+        (tmp_path / version).mkdir(parents=True)
+        (tmp_path / version / "saved_model.pb").write_bytes(b"")
+
+    def answer(version: str) -> list[float | None]:
+        Recorder().record([], [], make_answers(version, ["a"]), "classification", "", 0)
+        names = ("imagepipe_answers_total", "imagepipe_score_count", "imagepipe_novelty_count")
+        return [sample(name, version=version, **({"label": "a"} if "answers" in name else {})) for name in names]
+
+    monkeypatch.setattr(engine, "Engine", load)
+    push("9001")
+    served = engine.ServedModel(tmp_path, "m", lambda *_: None)
+    assert answer("9001") == [1, 1, 1]
+    for version, earlier in (("9002", 2), ("9003", 1)):  # the version before may still answer, without a jump
+        push(version)
+        served.refresh()
+        served.refresh()
+        assert served.engine.version == version
+        assert answer("9001") == [earlier] * 3
+        assert answer(version) == [1, 1, 1]
 
 
 def test_a_callers_request_id_is_kept_if_it_is_short_and_printable(served):
