@@ -108,6 +108,8 @@ def serve(
         options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
         if shadow:
             check_shadow(path, shadow)
+        # Another program's folder may be missing, or have its metrics; of its own workers, run_workers makes one.
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # first: Prometheus' client reads it at its import
         from imagepipe.serving.connections import PortHolder
         from imagepipe.serving.shadow_process import find_shadow_version
 

@@ -254,6 +254,16 @@ def test_closed_streams_are_no_reason_to_fail(tmp_path):
         assert subprocess.run(command, check=False).returncode == 0  # noqa: S603
 
 
+def test_a_folder_for_the_metrics_of_another_program_is_not_the_servers(tmp_path):
+    (tmp_path / GRAPH).write_bytes(b"none")
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "missing")}
+    command = [sys.executable, "-m", "imagepipe", "serve", str(tmp_path), "--port", "0"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    output = ended.stdout + ended.stderr
+    assert (ended.returncode, "Traceback" in ended.stderr, "missing" in output) == (2, False, False), output
+    assert f"{tmp_path} can't be" in output
+
+
 def test_an_unknown_file_system_is_a_message_with_status_1(tmp_path):
     for arguments in (["foo://images", "--out", str(tmp_path / "out")], [str(tmp_path), "--out", "foo://dataset"]):
         result = runner.invoke(app, ["ingest", *arguments])
