@@ -179,6 +179,7 @@ def test_text_of_callers_is_text_on_the_page(capture, reference, tmp_path):
     assert "<script" not in page.read_text()
     assert "<b>" in page.read_text().replace("<b>&lt;b&gt;</b>", "<b>")
     assert "&lt;script&gt;" in page.read_text()
+    assert "b, code, a, strong, span { unicode-bidi: isolate; }" in page.read_text()  # and turns nothing beside it
 
 
 def test_what_is_older_is_left_out(capture, reference):
