@@ -43,7 +43,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: if the file or an override can't be read, or has a value that can't be.
+        TypeError: if ``overrides`` is a single one.
     """
+    if isinstance(overrides, str):  # of characters
+        raise TypeError("expected several overrides; put a single one into a list")
     try:
         values = load_yaml(path.read_text(encoding="utf-8"), Config)
     except OSError as error:

@@ -57,6 +57,7 @@ def run(
 
     Raises:
         ConfigError: if the pipeline can't be run as configured; nothing is left behind.
+        TypeError: if ``overrides`` is a single one.
         UnavailableError: if the target that serves the live model can't be asked.
         OSError: if files can't be read or written. After this and any error but ConfigError, the run's summary, in
             ``runs/<run_id>``, has the status ``failed`` and the reason.

@@ -82,6 +82,11 @@ def test_the_text_of_an_override_is_taken_whole_unless_it_is_quoted(file, writte
         assert read_config(file(), (f"data.path={written}",)).data.path == path
 
 
+def test_a_single_override_in_place_of_several_is_refused(file):
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        read_config(file(), "trainer.epochs=2")
+
+
 def test_an_override_that_is_a_comment_to_yaml_is_text(file, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert read_config(file(), ("data.path=#2",)).data.path == str(tmp_path / "#2")
