@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
-from pipeline.yaml_text import find_kind, is_model, load_yaml
+from pipeline.yaml_text import find_kind, is_model, load_argument, load_yaml
 from trainer.config import IMAGENET, NO_WEIGHTS
 
 _PATHS = (
@@ -43,7 +43,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: if the file or an override can't be read, or has a value that can't be.
+        TypeError: if ``overrides`` is a single one.
     """
+    if isinstance(overrides, str):  # of characters
+        raise TypeError("expected several overrides; put a single one into a list")
     try:
         values = load_yaml(path.read_text(encoding="utf-8"), Config)
     except OSError as error:
@@ -83,7 +86,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, such as trainer.batch_size=64")
     try:
-        value = load_yaml(text, reduce(find_kind, key.split("."), Config))
+        value = load_argument(text, reduce(find_kind, key.split("."), Config))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
     value = _make_override_absolute(key, value)

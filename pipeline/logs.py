@@ -12,6 +12,28 @@ MARK = "---- imagepipe node "
 """Start of the line that precedes a node's part of a log; the node's name follows."""
 
 
+def open_closed_streams() -> None:
+    """Opens standard output and error that whoever started this process has closed, as some daemons do; nobody reads.
+
+    Without them, the next files that are opened get their numbers, and what native code prints.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.set_inheritable(descriptor, True)  # it may be ``null`` itself
+            setattr(sys, name, open(descriptor, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+            if null != descriptor:
+                os.close(null)
+
+
+def discard_output() -> None:
+    """Discards what is printed from now on, and what waits: Python would try to write that when it ends, and fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 @contextmanager
 def redirect_output(log: Path) -> Iterator[TextIO]:
     """Redirects everything that this process prints to a file; also C++ code, which bypasses Python's streams.

@@ -14,7 +14,7 @@ from rich.console import Console
 from imagepipe.base.console import PlainConsole
 from imagepipe.base.errors import ConfigError, describe_error
 from imagepipe.base.full_disk import name_full_disk
-from imagepipe.base.locks import lock_folder
+from imagepipe.base.locks import LOCK, lock_folder
 from imagepipe.base.names import SUMMARY
 from imagepipe.base.signals import end_on_signals
 from pipeline.clean import keep_newest
@@ -58,6 +58,7 @@ def run(
 
     Raises:
         ConfigError: if the pipeline can't be run as configured; nothing is left behind.
+        TypeError: if ``overrides`` is a single one.
         UnavailableError: if the target that serves the live model can't be asked.
         OSError: if files can't be read or written. After this and any error but ConfigError, the run's summary, in
             ``runs/<run_id>``, has the status ``failed`` and the reason.
@@ -76,7 +77,8 @@ def run(
     busy = ConfigError(
         f"another run, or `imagepipe clean`, is using {folders.root}; wait for it, or give another --workdir"
     )
-    with name_full_disk(str(folders.root)), lock_folder(folders.root, busy):
+    new = [path for path in (folders.root / LOCK, folders.root) if not path.exists()]
+    with name_full_disk(str(folders.root)), lock_folder(folders.root, busy), _remove_if_refused(new):
         _close_killed_runs(folders)
         run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         deploy = settings.make_deployment(str(folders.serving(settings.name)))
@@ -106,6 +108,21 @@ def run(
 
 
 @contextmanager
+def _remove_if_refused(new: Sequence[Path]) -> Iterator[None]:
+    """Removes the workdir and the file of its lock, as far as a run that is refused has made them.
+
+    Only the holder of a lock may remove its file: who waits for it looks whether it is still there.
+    """
+    try:
+        yield
+    except ConfigError:
+        with suppress(OSError):  # a folder with results stays
+            for path in new:
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+@contextmanager
 def _record_run(summary: Summary, run_dir: Path) -> Iterator[None]:
     """Creates a run's folder with its summary; if the run fails, the summary says why.
 
@@ -118,6 +135,8 @@ def _record_run(summary: Summary, run_dir: Path) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, ConfigError) and not summary.nodes:
             shutil.rmtree(run_dir, ignore_errors=True)
+            with suppress(OSError):  # other runs are there
+                run_dir.parent.rmdir()
             raise
         if summary.status == "running" or not isinstance(error, KeyboardInterrupt):  # a signal may come at the end
             summary.status, summary.error = "failed", describe_error(error)

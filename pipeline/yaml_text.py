@@ -55,6 +55,28 @@ def load_yaml(text: str, kind: Any) -> Any:
         return loader.construct_document(node)
 
 
+def load_argument(text: str, kind: Any) -> Any:
+    """Returns the value of a YAML document that is an argument of a command.
+
+    As of ``load_yaml``, but plain text of a key that takes text is the argument unchanged: ``/photos #2`` is no path
+    with a comment, and ``~`` is a folder. ``null`` is none, if there may be none.
+
+    Raises:
+        yaml.YAMLError: as of ``load_yaml``.
+    """
+    value = load_yaml(text, kind)
+    written, options = text.strip(), list(_list_options(kind))
+    if not written or str not in options or (type(None) in options and written == "null"):
+        return value
+    with _open(text) as loader:
+        node = loader.get_single_node()
+    if node is None:
+        return written
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None or isinstance(value, int | float):
+        return value
+    return written if written.startswith(node.value) else value  # else it has a tag, or several lines
+
+
 def load_documents(text: str) -> Iterator[Any]:
     """Yields the values of the documents of a YAML file, read as YAML 1.1 has them.
 

@@ -17,7 +17,15 @@ from imagepipe.base.templates import load_templates
 from imagepipe.capture.rows import make_preview
 from imagepipe.monitoring.comparison import Moved, find_limit
 from imagepipe.monitoring.measures import ANSWERS, EMBEDDING, LABEL, MEASURES
-from imagepipe.monitoring.report import ALL_DAYS, MIN_IMAGES, Monitored, describe_moved, list_rows, measure_latency
+from imagepipe.monitoring.report import (
+    ALL_DAYS,
+    MIN_IMAGES,
+    Monitored,
+    describe_moved,
+    describe_nothing_compared,
+    list_rows,
+    measure_latency,
+)
 from imagepipe.monitoring.traffic import load_images, split_label, to_numbers
 
 _HERE = Path(__file__).parent
@@ -35,6 +43,7 @@ def render_page(monitored: Monitored) -> str:
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         limits=monitored.limits,
         min_images=MIN_IMAGES,
+        nothing_compared=describe_nothing_compared(monitored),
         moved=[describe_moved(m) for m in monitored.moved],
         parts=[
             {

@@ -19,6 +19,9 @@ _NAME_HEIGHT = 16  # of the name of an axis
 _LETTER = 8  # width of a digit, at the 13 px of the larger style sheet
 _MAX_DOTS = 30  # on a line, unless they have tooltips: more would hide it
 _MAX_LARGE_DOTS = 60
+_MAX_VALUE = 1e300  # the difference of larger ones may be no number
+_SMALLEST = 1e-300  # distance of ticks: a fraction of a smaller one may be 0
+_MAX_DIGITS = 9  # of a tick; longer ones are written with an exponent, as they would leave no room for the drawing
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def draw_chart(
     joined: bool = True,
     summary: str = "",
 ) -> Chart | None:
-    """Draws series of points; points that are not finite are left out.
+    """Draws series of points; points that are not finite, or beyond 1e300, are left out.
 
     Args:
         title: what the chart shows.
@@ -121,13 +124,13 @@ def draw_chart(
     Returns:
         The chart; None if there is nothing to draw.
     """
-    finite = {name: [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)] for name, points in series.items()}
-    drawn = {name: points for name, points in finite.items() if points}
+    in_reach = {name: [p for p in points if _is_drawable(p.x, p.y)] for name, points in series.items()}
+    drawn = {name: points for name, points in in_reach.items() if points}
     if not drawn:
         return None
     points = [point for drawn_points in drawn.values() for point in drawn_points]
     x_low, x_high, x_step = _scale(x, [point.x for point in points])
-    y_low, y_high, y_step = _scale(y, [value for p in points for value in (p.y, *(p.interval or ()))])
+    y_low, y_high, y_step = _scale(y, [value for p in points for value in (p.y, *(_find_whisker(p) or ()))])
     x_texts, y_texts = x.labels or _list_ticks(x_low, x_high, x_step), y.labels or _list_ticks(y_low, y_high, y_step)
     frame = _place_frame(size, x, y, x_texts, y_texts)
 
@@ -138,7 +141,8 @@ def draw_chart(
         return round(frame.bottom - (frame.bottom - frame.top) * (value - y_low) / (y_high - y_low), 1)
 
     def place_point(point: Point) -> Dot:
-        whisker = (place_y(point.interval[0]), place_y(point.interval[1])) if point.interval else None
+        interval = _find_whisker(point)
+        whisker = (place_y(interval[0]), place_y(interval[1])) if interval else None
         return Dot(place_x(point.x), place_y(point.y), whisker, point.title, point.css_class)
 
     lines = [Line(name, [place_point(point) for point in points]) for name, points in drawn.items()]
@@ -159,6 +163,14 @@ def draw_chart(
     return Chart(title, lines, x_ticks, y_ticks, summary, svg)
 
 
+def _is_drawable(*values: float) -> bool:
+    return all(abs(value) <= _MAX_VALUE for value in values)  # NaN isn't
+
+
+def _find_whisker(point: Point) -> tuple[float, float] | None:
+    return point.interval if point.interval and _is_drawable(*point.interval) else None
+
+
 def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, float]:
     """Returns the ends of an axis and the distance of its ticks.
 
@@ -166,8 +178,9 @@ def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, float]:
     given are such round numbers too.
     """
     low, high = axis.ends or (min(values), max(values))
-    if low == high:
-        half = abs(high) / 10 or 1.0
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, _SMALLEST):  # equal but for rounding, which would be the ends' too
+        half = size / 10 if size > _SMALLEST else 1.0
         low, high = low - half, high + half
     spread = high - low
     step = 10.0 ** math.floor(math.log10(spread / 4))
@@ -180,7 +193,9 @@ def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, float]:
 def _list_ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
     digits = max(0, -math.floor(math.log10(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [(number * step, f"{number * step:.{digits}f}") for number in range(first, last + 1)]
+    is_long = digits > _MAX_DIGITS or max(abs(low), abs(high)) >= 10.0**_MAX_DIGITS
+    form = ".4g" if is_long else f".{digits}f"
+    return [(number * step, f"{number * step:{form}}") for number in range(first, last + 1)]
 
 
 class _Frame(NamedTuple):

@@ -6,6 +6,7 @@ one folder.
 
 import io
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -82,20 +83,22 @@ def list_parts(folder: str, since: datetime | None = None) -> Iterator[str]:
 
 
 def delete_old(folder: str, days: int, today: date) -> None:
-    """Deletes the rows of the oldest days, those beyond a number of days with rows.
+    """Deletes the rows of days that are longer ago than so many.
 
-    Days without rows don't count, so that a clock that is far ahead can't delete all: each day on which it writes
-    displaces one. Days after ``today``, as of another server whose clock is ahead, are left alone.
+    Nothing is deleted where all days but today are: the clock may have jumped ahead, as it does until it is set by the
+    network's. On the next day with rows it is taken at its word.
 
     Args:
         folder: the capture's.
-        days: number of days with rows before today that are kept.
+        days: number of days before today that are kept.
         today: in UTC.
 
     Raises:
         OSError: if a folder can't be deleted.
     """
+    first_kept = f"{date.fromordinal(max(1, today.toordinal() - days))}"
     names = filesystem.list_subfolders(folder)
     dates = sorted(match[1] for match in map(_DATE.fullmatch, names) if match and match[1] < f"{today}")
-    for day in dates[:-days]:
-        filesystem.delete_folder(f"{folder}/date={day}")
+    if dates and dates[-1] >= first_kept:
+        for day in dates[: bisect_left(dates, first_kept)]:
+            filesystem.delete_folder(f"{folder}/date={day}")

@@ -68,7 +68,7 @@ class CaptureOptions:
         folder: path or URI.
         rate: share of the requests that are captured, drawn at random, 0 to 1.
         images: the images that rows hold.
-        days: number of days with rows before today that are kept.
+        days: days after which rows are deleted, see ``files.delete_old``.
     """
 
     folder: str

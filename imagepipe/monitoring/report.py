@@ -68,6 +68,7 @@ def to_json(monitored: Monitored) -> dict[str, Any]:
         "run": monitored.reference.run,
         "version": monitored.reference.version,
         "limits": vars(monitored.limits),
+        "compared": not describe_nothing_compared(monitored),
         "moved": sorted({m.comparison.measure for m in monitored.moved}),
         "parts": [
             {
@@ -101,6 +102,13 @@ def describe_moved(moved: Moved) -> str:
     measure, difference = moved.comparison.measure, moved.comparison.difference
     other = "the training images" if moved.comparison.versus == "train" else "the model's answers about the eval split"
     return f"{moved.part}: {measure} differs from {other}: distance {difference.distance:.3f}, p = {moved.p:.2g}"
+
+
+def describe_nothing_compared(monitored: Monitored) -> str:
+    """Returns a sentence if no measure of any day and version was compared; '' if some were."""
+    if any(monitored.comparisons.values()):
+        return ""
+    return f"Nothing could be compared: a day and version needs at least {MIN_IMAGES} answered images"
 
 
 def describe_other_versions(monitored: Monitored) -> str:

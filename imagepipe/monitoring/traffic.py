@@ -107,9 +107,12 @@ def read_tables(
         with_errors: whether requests that were not answered are.
 
     Raises:
-        ModelError: if one can't be read.
+        ModelError: if there is none, of whatever time, or one can't be read.
     """
-    for file in list_parts(folder, since):
+    parts = list(list_parts(folder, since))
+    if not parts and next(list_parts(folder), None) is None:
+        raise ModelError(f"{folder}: no captured traffic. Give the folder of `serve --capture`")
+    for file in parts:
         try:
             with filesystem.open_read(file) as opened:
                 later = [name for name in pq.read_schema(opened).names if name in _LATER]

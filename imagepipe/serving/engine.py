@@ -28,7 +28,7 @@ from imagepipe.serving.batching import SharedNetwork, SharedThreads
 from imagepipe.serving.inputs import normalize_images
 from imagepipe.serving.limits import LARGE_PIXELS, MAX_ONLINE_PIXELS, MAX_REQUEST_PIXELS
 from imagepipe.serving.openvino_model import load_served
-from imagepipe.serving.telemetry import VERSION
+from imagepipe.serving.telemetry import LIVE_SERIES, VERSION, RecentVersions
 from imagepipe.serving.types import Answers, Failure, Request, RequestError
 
 _FOLLOW_SECONDS = 1.0
@@ -200,6 +200,7 @@ class ServedModel:
         self._seen: dict[Path, object] = {}  # by folder: the state of its files at the last look
         self._engine: Engine | None = None
         self._live_state: object = None  # of the live version's files when it was loaded
+        self._recent = RecentVersions(LIVE_SERIES)
         self.refresh()
         if self._engine is None:
             raise ModelError(next((reason for _, reason in self._refused.values()), f"{path}: no model to serve"))
@@ -245,6 +246,7 @@ class ServedModel:
             return
         self._live_state = state
         VERSION.set(int(version))
+        self._recent.add(version)
         fields = {"engine": self._engine.model.engine}
         _log.info("version %s is live", version, extra={"fields": fields})
 

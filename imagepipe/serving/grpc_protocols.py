@@ -170,7 +170,7 @@ def _read_tensor(name: str, tensor: Any) -> dict[str, Any]:
     except KeyError:  # of a type whose values are objects of TensorFlow's own
         kind = tf.as_dtype(tensor.dtype).name
         raise RequestError("wrong_type", f"{name!a} can't be read: its values are of the type {kind}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RequestError("wrong_type", f"{name!a} can't be read: {error}") from None
     datatype = _DATATYPES.get(tensor.dtype, "FP32")
     return _describe_tensor(name, shape, datatype, values)

@@ -13,6 +13,7 @@ from imagepipe.base import filesystem
 from imagepipe.base.images import MAX_BYTES, BadImage, normalize
 from imagepipe.ingest.parts import Part, read_part
 from imagepipe.serving.instances import check_request, replace_surrogates
+from imagepipe.serving.tensors import mark_missing
 from imagepipe.serving.types import Failure, Request, Value
 
 Image = str | os.PathLike[str] | bytes | np.ndarray
@@ -60,7 +61,8 @@ def build_requests(
 
     Args:
         images: paths, encoded images or arrays. The id is the path, or the image's number as text, from 0.
-        side: side features of each image by name; None if the model needs none.
+        side: side features of each image by name, None or NaN for a number that is missing; None if the model needs
+            none.
 
     Returns:
         One per image, in their order; a file that can't be read, or an array that is not an image, is a failure.
@@ -83,8 +85,9 @@ def build_requests(
         else:
             raise TypeError(f"image {number}: expected a path, bytes or a numpy array, not {type(image).__name__}")
         if isinstance(request, Request) and features:
-            plain = {name: x.item() if isinstance(x, np.generic) else x for name, x in features.items()}
-            request = check_request(replace(request, side=plain))
+            plain = [value.item() if isinstance(value, np.generic) else value for value in features.values()]
+            side_of_image = dict(zip(features, mark_missing(plain), strict=True))  # pandas has NaN, as tensors have
+            request = check_request(replace(request, side=side_of_image))
         yield request
 
 

@@ -75,7 +75,8 @@ class Predictor:
         Args:
             images: paths, encoded images (any format that ``imagepipe ingest`` takes) or arrays uint8
                 ``[height, width, 3]`` in RGB. The id of an answer is the path, or the image's number as text, from 0.
-            side: side features of each image by name; None if the model needs none.
+            side: side features of each image by name, None or NaN for a number that is missing; None if the model
+                needs none.
 
         Returns:
             One answer per image, in their order; an image that can't be read, decoded or asked about is a ``Failure``

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from imagepipe.deploy.versions import describe_files
 from imagepipe.serving.shadow import Keep, Question, Shadow
 from imagepipe.serving.shadow_process import ShadowVersion
+from imagepipe.serving.telemetry import SHADOW_SERIES, RecentVersions
 
 _FOLLOW_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
@@ -32,6 +33,7 @@ class ShadowFollower:
         self._shadow: Shadow | None = None
         self._seen: object = None  # version and state of its files at the last look
         self._state: object = None  # of the files of the version in shadow when it was loaded
+        self._recent = RecentVersions(SHADOW_SERIES)
         self._is_closing = threading.Event()
         self._refresh(is_first=True)
         self._thread = threading.Thread(target=self._follow, name="shadows", daemon=True)
@@ -68,6 +70,8 @@ class ShadowFollower:
         if old:
             old.close()  # first, as two copies of a model may not fit
         self._version, self._state = version, state
+        if version:
+            self._recent.add(version.version)
         self._shadow = Shadow(version, self._keep) if version else None
 
     def _follow(self) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -73,6 +73,36 @@ SHADOW_SECONDS = Histogram(
     ["version"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+
+
+LIVE_SERIES = (ANSWERS, SCORES, NOVELTY)
+"""Metrics of the live version."""
+
+SHADOW_SERIES = (SHADOW_IMAGES, SHADOW_AGREED, SHADOW_SECONDS)
+"""Metrics of the version in shadow."""
+
+_RECENT = 2  # versions: the one before may still answer
+
+
+class RecentVersions:
+    """Removes the series of versions that are no longer served: with a version a night they grow without end.
+
+    Not where a server has several workers: prometheus_client can't remove series from their files. There they go when
+    the server starts again.
+    """
+
+    def __init__(self, metrics: Sequence[Counter | Histogram]):
+        """Starts with no version; ``metrics`` are those whose series have the label ``version``."""
+        self._metrics = metrics
+        self._versions: list[str] = []
+
+    def add(self, version: str) -> None:
+        """Keeps the series of a version, which is served from now on, and of the one before."""
+        versions = [*(other for other in self._versions if other != version), version]
+        self._versions = versions[-_RECENT:]
+        for other in versions[:-_RECENT] if METRICS_FOLDER not in os.environ else ():
+            for metric in self._metrics:
+                metric.remove_by_labels({"version": other})
 
 
 class PrivateMemory(Collector):

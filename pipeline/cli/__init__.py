@@ -1,6 +1,8 @@
 """The command line, one module per group of commands. What a command needs is imported when it runs."""
 
 import re
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,8 @@ from pipeline.cli import (
     train,
     weights,
 )
+from pipeline.cli.shared import FAILED
+from pipeline.logs import discard_output, open_closed_streams
 
 
 def _refuse_uri(value: Any) -> Any:
@@ -72,5 +76,21 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line."""
-    app()
+    """Runs the command line. If its results can't be printed, the status is 1, with a line that says why."""
+    open_closed_streams()
+    try:
+        try:
+            app()
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+    except OSError as error:
+        discard_output()
+        ended = error.__context__
+        is_reported = isinstance(ended, SystemExit) and ended.code
+        if not (is_reported or isinstance(error, BrokenPipeError)):  # of a pipe, the reader wants no more
+            from imagepipe.base.errors import describe_error
+
+            with suppress(OSError):
+                print(f"imagepipe: {describe_error(error)}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -161,7 +161,7 @@ def parse_since(text: str) -> datetime:
 
 
 def _show(monitored: "Monitored") -> None:
-    from imagepipe.monitoring.report import MIN_IMAGES, describe_moved, measure_latency
+    from imagepipe.monitoring.report import MIN_IMAGES, describe_moved, describe_nothing_compared, measure_latency
 
     table = Table("day (UTC)", "version", "images", "ms, median", "ms, 95 %", "errors", "moved", box=box.SIMPLE)
     for part, traffic in monitored.traffic.items():
@@ -177,6 +177,8 @@ def _show(monitored: "Monitored") -> None:
         if traffic.errors:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in traffic.errors.most_common())
             OUT.print(quote(f"{part}: requests that were not answered: {reasons}"))
+    if sentence := describe_nothing_compared(monitored):
+        OUT.print(sentence)
     for measure in monitored.moved:
         OUT.print(quote(describe_moved(measure)))
 

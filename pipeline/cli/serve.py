@@ -76,10 +76,7 @@ def serve(
     capture_rate: CaptureRateOption = 0.01,
     capture_images: CaptureImagesOption = "none",
     capture_days: Annotated[
-        int,
-        typer.Option(
-            min=1, max=36_500, help="With --capture: delete the oldest days, beyond this number of days with rows."
-        ),
+        int, typer.Option(min=1, max=36_500, help="With --capture: delete what is older than so many days.")
     ] = 30,
     shadow: Annotated[
         str | None,
@@ -111,6 +108,8 @@ def serve(
         options = CaptureOptions(capture, capture_rate, capture_images, capture_days) if capture else None
         if shadow:
             check_shadow(path, shadow)
+        # Another program's folder may be missing, or have its metrics; of its own workers, run_workers makes one.
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # first: Prometheus' client reads it at its import
         from imagepipe.serving.connections import PortHolder
         from imagepipe.serving.shadow_process import find_shadow_version
 

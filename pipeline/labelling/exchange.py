@@ -27,6 +27,7 @@ EXCLUDED = "not an image of ours"
 """The choice in Label Studio that excludes an image."""
 
 _COLUMNS = ("sha256", "metadata", "label", "excluded", "was", "by", "at")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _KINDS = ((b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
@@ -117,7 +118,19 @@ def _write_row(decision: Decision) -> str:
         decision.sha256, decision.metadata, _spell(decision.label), excluded, _spell(decision.was), decision.by,
         decision.at,
     )  # fmt: skip
-    return ",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if cell else "" for cell in cells)
+    return ",".join(f'"{_guard(cell).replace(chr(34), chr(34) * 2)}"' if cell else "" for cell in cells)
+
+
+def _guard(cell: str) -> str:
+    """Returns a cell that no spreadsheet takes for a formula: metadata, and perhaps labels, are from strangers.
+
+    Numbers stay. So that ``_unguard`` is the reverse, a quote before such a cell is doubled.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) and not is_number(cell) else cell
+
+
+def _unguard(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 def _spell(label: Label) -> str:
@@ -131,7 +144,7 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
             if not {"sha256", "label"} <= set(rows.fieldnames or ()):
                 raise ModelError(f"{source} needs the columns sha256 and label")
             for row in rows:
-                text = (row["label"] or "").strip()
+                text = _unguard((row["label"] or "").strip())
                 if (row.get("excluded") or "").strip().lower() in ("true", "1", "yes"):
                     choices = [EXCLUDED]
                 elif not text:
@@ -139,7 +152,7 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
                     continue
                 else:
                     choices = text.split("|") if task == "multilabel" else [text]
-                yield from _check(row["sha256"], choices, row.get("by"), row.get("at"), task, skipped)
+                yield from _check(row["sha256"], choices, _unguard(row.get("by") or ""), row.get("at"), task, skipped)
         except csv.Error as error:
             place = f"line {rows.line_num}: {error}"
             raise ModelError(f"{source} can't be read as CSV: {place}. Is there a quote too many?") from error

@@ -3,6 +3,8 @@
 import html
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from imagepipe.base.charts import Axis, Point, draw_chart
 
 MARKUP = "</svg><img src=x onerror=\"document.title='owned'\"><b>"
@@ -38,3 +40,30 @@ def test_an_interval_is_a_whisker_within_the_axis():
     (lowest, _), *_, (highest, _) = chart.y_ticks
     assert lowest > dot.whisker[0] > dot.y > dot.whisker[1] > highest  # heights grow downwards
     assert 'class="whisker"' in chart.svg
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.9, 0.9000000000000001),
+        (0.7, 0.7000000000000001),
+        (5e-324, 0.0),
+        (1e-310, 3e-310),
+        (1.0, 1.7e308),
+        (-1e300, 1e300),
+        (1e300, 1e300),
+        (3e20, 4e25),
+    ],
+)
+def test_any_two_values_are_drawn_within_a_chart_whose_ticks_can_be_read(values):
+    points = [Point(float(number), value) for number, value in enumerate(values)]
+    chart = draw_chart("t", {"a": points}, Axis("x"), Axis("y"))
+    heights = [dot.y for dot in chart.lines[0].dots]
+    assert all(chart.y_ticks[-1][0] <= height <= chart.y_ticks[0][0] for height in heights)
+    assert all(len(text) <= 12 for _, text in chart.y_ticks)
+    ET.fromstring(chart.svg)  # noqa: S314 (our own text)
+
+
+def test_an_interval_that_is_not_finite_is_not_drawn():
+    chart = draw_chart("t", {"a": [Point(0, 0.5, interval=(0.1, float("inf")))]}, Axis(), Axis())
+    assert chart.lines[0].dots[0].whisker is None

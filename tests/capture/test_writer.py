@@ -221,10 +221,16 @@ def test_days_beyond_the_number_before_today_are_deleted_and_nothing_else(tmp_pa
 
 
 @pytest.mark.parametrize("ahead", [40, 10_000])
-def test_a_clock_that_jumps_forward_deletes_no_more_than_the_days_it_adds(tmp_path, ahead):
-    write_days(tmp_path, -ahead, 0, 1, 2, 3)
-    files.delete_old(str(tmp_path), 3, datetime.now(UTC).date() + timedelta(ahead))
-    assert list_days_ago(tmp_path) == [-ahead, 0, 1, 2]
+def test_a_clock_that_jumps_forward_deletes_nothing_until_it_has_written_for_a_day(tmp_path, ahead):
+    write_days(tmp_path, 0, 1, 2, 3)
+    today = datetime.now(UTC).date()
+    files.delete_old(str(tmp_path), 3, today + timedelta(ahead))
+    assert list_days_ago(tmp_path) == [0, 1, 2, 3]
+    write_days(tmp_path, -ahead)
+    files.delete_old(str(tmp_path), 3, today)
+    assert list_days_ago(tmp_path) == [-ahead, 0, 1, 2, 3]
+    files.delete_old(str(tmp_path), 3, today + timedelta(ahead + 1))
+    assert list_days_ago(tmp_path) == [-ahead]
 
 
 def test_any_number_of_days_may_be_kept(tmp_path):

@@ -87,7 +87,7 @@ def read_json(*arguments: str) -> tuple[int, dict]:
 def test_traffic_like_the_reference_is_quiet_and_counted(capture, reference):
     status, figures = read_json("monitor", capture, "--against", reference)
     assert status == 0
-    assert figures["moved"] == []
+    assert (figures["compared"], figures["moved"]) == (True, [])
     parts = {(part["day"], part["version"]): part for part in figures["parts"]}
     today, yesterday = (f"{NOW - timedelta(days=days):%Y-%m-%d}" for days in (0, 1))
     expected = {(yesterday, "3"): 300, (today, "3"): 300, (today, "4"): 5, ("all days", "3"): 600}
@@ -134,6 +134,30 @@ def test_a_version_that_only_failed_gave_no_answers(reference, tmp_path):
     assert "None of these answers is version 3's, which they are compared with, but 4's" in shown
 
 
+def test_traffic_that_is_too_little_to_compare_is_not_called_unmoved(reference, tmp_path):
+    folder, page = str(tmp_path / "few"), tmp_path / "monitor.html"
+    failed = {"time": NOW, "version": "3", "error": "failed"}
+    write_rows(folder, [*make_rows(5), *(failed | {"request_id": f"f{number}"} for number in range(100))], "p")
+    options = ("monitor", folder, "--against", reference, "--out", str(page))
+    status, shown = ask(*options)
+    assert (status, "Nothing could be compared" in shown) == (0, True)
+    assert read_json(*options)[1]["compared"] is False
+    text = page.read_text()
+    assert "Nothing could be compared: a day and version needs at least 30 answered images" in text
+    assert "Nothing has moved" not in text
+    assert 'class="verdict yes"' not in text
+
+
+def test_a_capture_that_is_not_there_is_refused_and_one_that_is_older_is_not(capture, tmp_path):
+    truth = tmp_path / "truth.csv"
+    truth.write_text("request_id,label\nr0-3-0,cat\n")
+    for arguments in (("feedback", str(truth)), ("compare",)):
+        versions = ("1", "2") if arguments[0] == "compare" else ()
+        status, shown = ask(*arguments, str(tmp_path / "traffick"), *versions)
+        assert (status, "traffick: no captured traffic" in " ".join(shown.split())) == (2, True)
+    assert ask("feedback", str(truth), capture, "--since", f"{NOW + timedelta(days=1):%Y-%m-%d}")[0] == 0
+
+
 def test_answers_with_embeddings_of_another_length_are_another_models(capture, tmp_path):
     short = [row | {"embedding": np.zeros(3, np.float16)} for row in make_rows(50)]
     rows = [row | {"split": split} for split in ("train", "eval") for row in short]
@@ -155,6 +179,7 @@ def test_text_of_callers_is_text_on_the_page(capture, reference, tmp_path):
     assert "<script" not in page.read_text()
     assert "<b>" in page.read_text().replace("<b>&lt;b&gt;</b>", "<b>")
     assert "&lt;script&gt;" in page.read_text()
+    assert "b, code, a, strong, span { unicode-bidi: isolate; }" in page.read_text()  # and turns nothing beside it
 
 
 def test_what_is_older_is_left_out(capture, reference):

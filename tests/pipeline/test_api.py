@@ -83,7 +83,22 @@ print([name for name in {HEAVY[:4]} if name in sys.modules])
     error, heavy = run_python(code, tmp_path).splitlines()
     assert error.startswith(f"ConfigError data.path: no file matches {tmp_path}/missing.")
     assert heavy == "[]"
-    assert list((tmp_path / "work" / "runs").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
+
+
+def test_a_run_that_is_refused_leaves_what_was_there(tmp_path):
+    from imagepipe.base.errors import ConfigError
+    from pipeline.run import run
+
+    (tmp_path / "pipeline.yaml").write_text("name: x\ndata: {path: missing}\n")
+    (tmp_path / "work" / "runs" / "1").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for workdir, left in ((None, ["empty", "pipeline.yaml", "work"]), ("work", ["runs"]), ("empty", [])):
+        folder = tmp_path / (workdir or ".")
+        with pytest.raises(ConfigError, match="no file matches"):
+            run(tmp_path / "pipeline.yaml", workdir=workdir and folder)
+        assert sorted(path.name for path in folder.iterdir()) == left
+    assert (tmp_path / "work" / "runs" / "1").exists()
 
 
 def test_a_configuration_in_place_of_a_file_needs_a_workdir(tmp_path, monkeypatch):
@@ -103,6 +118,7 @@ def test_a_configuration_in_place_of_a_file_needs_a_workdir(tmp_path, monkeypatc
 
 def test_of_a_configuration_that_is_a_link_all_is_beside_the_link(tmp_path):
     from imagepipe.base.errors import ConfigError
+    from imagepipe.base.locks import lock_folder
     from pipeline.cli.shared import read_deployment
     from pipeline.run import run
 
@@ -113,7 +129,11 @@ def test_of_a_configuration_that_is_a_link_all_is_beside_the_link(tmp_path):
     with pytest.raises(ConfigError, match=re.escape(f"no file matches {tmp_path}/a/missing")):
         run(link, overrides=["trainer.weights=none"])
     assert {path.name for path in tmp_path.iterdir()} == {"a", "shared.yaml"}
-    assert (tmp_path / "a" / "runs").is_dir()
+    with (
+        lock_folder(tmp_path / "a", RuntimeError()),
+        pytest.raises(ConfigError, match=re.escape(f"is using {tmp_path}/a;")),
+    ):
+        run(link, overrides=["trainer.weights=none"])
     assert read_deployment(link, None, None).path == str(tmp_path / "a" / "serving" / "x")
 
 

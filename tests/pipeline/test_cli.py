@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -231,6 +232,41 @@ def test_what_native_code_prints_goes_to_the_log_and_the_terminal_stays_usable(t
     assert captured.err == "for a person\n"
     assert "native out" in log.read_text()
     assert "native err" in log.read_text()
+
+
+@pytest.mark.parametrize("command", ["runs {} --json", "runs {}", "--version"])
+def test_results_that_cannot_be_printed_are_one_line_and_status_1(tmp_path, command):
+    make_run(tmp_path, "20260101-000000-000", status="done", pushed_version="1")
+    program = [sys.executable, "-m", "imagepipe", *command.format(tmp_path).split()]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended.stderr
+    assert "No space left on device" in ended.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, check=False)  # noqa: S603
+    os.close(writer)
+    assert ended.stderr == b""
+
+
+def test_closed_streams_are_no_reason_to_fail(tmp_path):
+    code = "from pipeline import logs; logs.open_closed_streams()\nwith logs.hide_output(): print(1)\nprint(2, end='')"
+    for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "" if ">&-" in closed.split() else "2", "")
+        command = ["sh", "-c", f'exec "$0" -m imagepipe runs "$1" {closed}', sys.executable, str(tmp_path)]
+        assert subprocess.run(command, check=False).returncode == 0  # noqa: S603
+
+
+def test_a_folder_for_the_metrics_of_another_program_is_not_the_servers(tmp_path):
+    (tmp_path / GRAPH).write_bytes(b"none")
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "missing")}
+    command = [sys.executable, "-m", "imagepipe", "serve", str(tmp_path), "--port", "0"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    output = ended.stdout + ended.stderr
+    assert (ended.returncode, "Traceback" in ended.stderr, "missing" in output) == (2, False, False), output
+    assert f"{tmp_path} can't be" in output
 
 
 def test_an_unknown_file_system_is_a_message_with_status_1(tmp_path):

@@ -63,6 +63,37 @@ def test_a_path_in_an_override_is_relative_to_the_folder_that_one_stands_in(file
         read_config(file(), ("data.path=[a]",))
 
 
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/photos #2", "/photos #2"),
+        ("/#2", "/#2"),
+        ("'/photos' # a comment", "/photos"),
+        ('"/a: b"', "/a: b"),
+        ("~", str(Path.home())),
+        (" /a ", "/a"),
+        ("!!str /a", "/a"),
+        ("null", None),
+        ("", None),
+    ],
+)
+def test_the_text_of_an_override_is_taken_whole_unless_it_is_quoted(file, written, path):
+    given = f"{MINIMAL}deploy: {{path: /live}}\n"
+    assert read_config(file(given), (f"deploy.path={written}",)).deploy.path == path
+    if path:
+        assert read_config(file(), (f"data.path={written}",)).data.path == path
+
+
+def test_a_single_override_in_place_of_several_is_refused(file):
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        read_config(file(), "trainer.epochs=2")
+
+
+def test_an_override_that_is_a_comment_to_yaml_is_text(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert read_config(file(), ("data.path=#2",)).data.path == str(tmp_path / "#2")
+
+
 @pytest.mark.parametrize("key", ["data.path", "data.curated_schema", "deploy.path", "trainer.weights"])
 @pytest.mark.parametrize(
     ("path", "reason"),

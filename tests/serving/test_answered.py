@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from imagepipe.capture import files
 from imagepipe.capture.rows import CaptureOptions
+from imagepipe.serving import engine
 from imagepipe.serving.answered import Recorder, choose_request_id
 from imagepipe.serving.handler import Handler
 from imagepipe.serving.limits import MAX_WAITING
@@ -91,6 +92,27 @@ def test_a_request_that_fails_is_a_row_without_an_image_if_it_is_drawn(tmp_path,
     ]
 
 
+def test_an_answer_that_is_no_number_is_a_failure_and_spoils_no_sum(tmp_path):
+    requests = [Request("mine", gray(100))]
+    recorder = Recorder(CaptureOptions(str(tmp_path), rate=1.0, images="none"))
+    handler = Handler(SimpleNamespace(engine=None), "m", recorder)  # type: ignore[arg-type]
+    for field in ("classes", "scores", "novelty"):
+        answers = make_answers("nan", ["a"])
+        getattr(answers, field)[0] = np.nan
+        engine = SimpleNamespace(
+            version="nan",
+            check=lambda requests: requests,
+            answer=lambda *_, answers=answers, **__: answers,
+            model=SimpleNamespace(has_novelty=True, task="classification"),
+        )
+        with pytest.raises(ArithmeticError):
+            asyncio.run(handler.ask(requests, engine, "request"))  # type: ignore[arg-type]
+    recorder.close()
+    (part,) = files.list_parts(str(tmp_path))
+    assert pq.read_table(part, partitioning=None)["error"].to_pylist() == ["failed"] * 3
+    assert sample("imagepipe_score_sum", version="nan") is None
+
+
 @pytest.mark.parametrize(
     ("task", "labels", "counted"),
     [
@@ -108,6 +130,32 @@ def test_metrics_count_answers_by_version_and_class(task, labels, counted):
     assert sample("imagepipe_novelty_count", version=version) == 2
     assert sample("imagepipe_novelty_bucket", version=version, le="0.1") == 1
     assert sample("imagepipe_score_count", version=version) == (None if task == "regression" else 2)
+
+
+def test_series_of_versions_that_are_no_longer_served_are_removed(tmp_path, monkeypatch):
+    def load(folder, name, version, *_):
+        return SimpleNamespace(model=SimpleNamespace(folder=folder, engine="TensorFlow", note=""), version=version)
+
+    def push(version: str) -> None:
+        (tmp_path / version).mkdir(parents=True)
+        (tmp_path / version / "saved_model.pb").write_bytes(b"")
+
+    def answer(version: str) -> list[float | None]:
+        Recorder().record([], [], make_answers(version, ["a"]), "classification", "", 0)
+        names = ("imagepipe_answers_total", "imagepipe_score_count", "imagepipe_novelty_count")
+        return [sample(name, version=version, **({"label": "a"} if "answers" in name else {})) for name in names]
+
+    monkeypatch.setattr(engine, "Engine", load)
+    push("9001")
+    served = engine.ServedModel(tmp_path, "m", lambda *_: None)
+    assert answer("9001") == [1, 1, 1]
+    for version, earlier in (("9002", 2), ("9003", 1)):  # the version before may still answer, without a jump
+        push(version)
+        served.refresh()
+        served.refresh()
+        assert served.engine.version == version
+        assert answer("9001") == [earlier] * 3
+        assert answer(version) == [1, 1, 1]
 
 
 def test_a_callers_request_id_is_kept_if_it_is_short_and_printable(served):

@@ -264,6 +264,24 @@ def test_tensors_of_every_type_of_tensorflow_are_read_or_refused(predictions):
     ), details
 
 
+@pytest.mark.parametrize(
+    ("dtype", "field", "value"),
+    [
+        *((dtype, "int_val", 70_000) for dtype in (tf.uint8, tf.int8, tf.int16, tf.uint16)),
+        (tf.half, "half_val", 2**31 - 1),
+        (tf.bfloat16, "half_val", 2**31 - 1),
+    ],
+)
+def test_numbers_that_their_type_does_not_hold_are_refused(dtype, field, value):
+    request = make_predict(gray(250))
+    tensor = request.inputs["iso"]
+    tensor.dtype = dtype.as_datatype_enum
+    tensor.tensor_shape.dim.add().size = 1
+    getattr(tensor, field).append(value)
+    with pytest.raises(RequestError, match="'iso' can't be read"):
+        grpc_protocols.parse_predict(request.SerializeToString())
+
+
 def test_truth_values_are_refused_as_what_they_are(predictions):
     request = make_predict(gray(250))
     request.inputs["iso"].CopyFrom(tf.make_tensor_proto([True]))

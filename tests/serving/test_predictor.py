@@ -18,7 +18,7 @@ from imagepipe.deploy.storage import is_same_model
 from imagepipe.deploy.versions import find_model
 from imagepipe.serving import batch
 from imagepipe.serving.engine import Engine, ServedModel
-from imagepipe.serving.inputs import normalize_images, read_images
+from imagepipe.serving.inputs import build_requests, normalize_images, read_images
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openapi import describe_tensors
 from imagepipe.serving.predictor import load
@@ -233,14 +233,20 @@ def test_a_side_feature_may_be_called_like_the_input_of_another_signature(tmp_pa
 
 def test_the_api_takes_side_features_and_an_image_that_lacks_one_fails_alone(weighted):
     predictor = imagepipe.load(weighted)
-    side = [{"weight": 1}, {"weight": np.float32(0.5)}, {}, {"weight": "heavy"}, {"weight": float("nan")}]
-    whole, half, none, text, nan = predictor.predict([gray(0)] * 5, side)
+    side = [{"weight": 1}, {"weight": np.float32(0.5)}, {}, {"weight": "heavy"}, {"weight": float("inf")}]
+    whole, half, none, text, infinite = predictor.predict([gray(0)] * 5, side)
     assert (whole.score, half.score) == (1, 0.5)
     assert none == Failure("2", "the model needs 'weight' next to the image")
     assert text == Failure("3", "'weight' is 'heavy'; the model needs a float32 there")
-    assert nan == Failure("4", "'weight' has to be a number (of 64 bits) or a string")
+    assert infinite == Failure("4", "'weight' has to be a number (of 64 bits) or a string")
     with pytest.raises(ValueError, match="shorter"):
         predictor.predict([gray(0)] * 2, side[:1])
+
+
+def test_a_number_that_is_missing_to_numpy_and_pandas_is_missing():
+    values = (float("nan"), np.float32("nan"), None, 1.5)
+    requests = build_requests([gray(0)] * 4, [{"iso": value, "camera": "old"} for value in values])
+    assert [request.side for request in requests] == [{"iso": iso, "camera": "old"} for iso in (None, None, None, 1.5)]
 
 
 def test_a_model_in_a_folder_whose_name_looks_like_a_pattern_answers(model, photo, tmp_path):

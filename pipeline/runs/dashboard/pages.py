@@ -54,26 +54,30 @@ class Page:
     status: int = 200
 
 
-def find_page(workdir: Workdir, path: str, exported: bool = False) -> Page | None:
+ReadRuns = Callable[[Workdir], tuple[list[data.Run], str]]
+
+
+def find_page(workdir: Workdir, path: str, exported: bool = False, read_runs: ReadRuns = data.read_runs) -> Page | None:
     """Returns the content of a path; None if there is none.
 
     Args:
         workdir: the pipeline's folder.
         path: the path without a leading slash. It is compared with existing names, and never opened.
         exported: whether the page becomes a file, without the parts that need a server.
+        read_runs: reads the runs, see ``data.read_runs``.
     """
     match path.split("/"):
         case [""] | ["index.html"]:
-            return Page(_render_index(workdir, exported))
+            return Page(_render_index(workdir, *read_runs(workdir), exported))
         case [name] if name in _ASSETS:
             return Page((_HERE / name).read_text(encoding="utf-8"), _ASSETS[name])
         case ["runs", run_id, name]:
-            runs = {run.id: run for run in data.read_runs(workdir)[0]}
+            runs = {run.id: run for run in read_runs(workdir)[0]}
             return _find_run_page(workdir, runs, run_id, name, exported) if run_id in runs else None
         case ["versions", pipeline, version, "index.html"]:
-            return _make_version_page(workdir, pipeline, version, exported)
+            return _make_version_page(workdir, read_runs(workdir)[0], pipeline, version, exported)
         case ["compare", one, other, name]:
-            runs = {run.id: run for run in data.read_runs(workdir)[0]}
+            runs = {run.id: run for run in read_runs(workdir)[0]}
             return (
                 _make_comparison_page(workdir, runs[one], runs[other], name, exported)
                 if {one, other} <= set(runs)
@@ -123,8 +127,7 @@ def find_inside(workdir: Workdir, file: Path) -> Path | None:
     return resolved if resolved.is_file() and resolved.is_relative_to(workdir.root.resolve()) else None
 
 
-def _render_index(workdir: Workdir, exported: bool) -> str:
-    runs, problem = data.read_runs(workdir)
+def _render_index(workdir: Workdir, runs: list[data.Run], problem: str, exported: bool) -> str:
     summaries = [run.summary for run in runs if run.summary]
     return render(
         "index.html",
@@ -233,8 +236,9 @@ def _list_metrics(summary: Summary | None) -> list[dict[str, Any]]:
     ]
 
 
-def _make_version_page(workdir: Workdir, pipeline: str, version: str, exported: bool) -> Page | None:
-    runs, _ = data.read_runs(workdir)
+def _make_version_page(
+    workdir: Workdir, runs: list[data.Run], pipeline: str, version: str, exported: bool
+) -> Page | None:
     pushed = [
         run.summary
         for run in runs

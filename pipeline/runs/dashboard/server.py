@@ -1,5 +1,6 @@
 """Serves the pages, or writes them as files. Read-only: it answers GET and HEAD, and changes nothing."""
 
+import functools
 import html
 import re
 import shutil
@@ -107,9 +108,10 @@ def export_pages(root: Path, out: Path) -> int:
     marker.write_text("The files in this folder are written anew by imagepipe dashboard --export.\n", encoding="utf-8")
     waiting, seen = deque(["index.html"]), {"index.html"}
     count = 0
+    read_runs = functools.cache(data.read_runs)  # once: there are several pages per run
     while waiting:
         path = waiting.popleft()
-        page = pages.find_page(workdir, path, exported=True)
+        page = pages.find_page(workdir, path, exported=True, read_runs=read_runs)
         if page is None:
             continue
         file = out / path

