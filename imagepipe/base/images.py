@@ -7,8 +7,7 @@ import contextlib
 import io
 import re
 import struct
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -27,6 +26,7 @@ from PIL import (
 
 from imagepipe.base.appearance import THUMBNAIL_SIDE, make_thumbnail
 from imagepipe.base.kinds import RAW, describe_other, find_format
+from imagepipe.base.png import PNG_MAX_SIDE, is_plain_png
 from imagepipe.base.samples import has_unknown_range, open_png, reduce_to_8_bits
 
 MAX_PIXELS = 100_000_000
@@ -59,8 +59,6 @@ _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_END = 0xD9
 # A marker with a segment: neither padding, nor a byte of 0xFF in the data, nor one of those that stand alone.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-
-_PNG_PLAIN = bytes((8, 2, 0, 0, 0))  # IHDR: 8 bits, RGB, deflate, filters of one kind, not interlaced
 
 
 class BadImage(ValueError):  # noqa: N818 (the reason why an image is bad, also as a value)
@@ -281,6 +279,8 @@ def _convert(data: bytes, name: str, image: ImageFile.ImageFile, max_side: int |
     # In lossy WebP the word is there by chance only: then it becomes PNG, which is harmless.
     if name in _LOSSY or (name == "webp" and b"VP8L" not in data):
         rgb.save(encoded, "JPEG", quality=95, subsampling=0)
+    elif max(rgb.size) > PNG_MAX_SIDE:
+        raise BadImage(f"a side of {max(rgb.size):,} pixels, and decoders take {PNG_MAX_SIDE:,}")
     else:
         rgb.save(encoded, "PNG")
     return NormalizedImage(encoded.getvalue(), *rgb.size, _name_format(name, image), make_thumbnail(rgb))
@@ -299,13 +299,7 @@ def _is_common(data: bytes, name: str, image: ImageFile.ImageFile) -> bool:
     if name == "jpeg":
         return _read_jpeg_frame(data) in _COMMON_FRAMES and image.mode in ("L", "RGB")
     if name == "png":
-        pixels = [content for chunk, content in _read_png_chunks(data) if chunk == b"IDAT"]
-        return (
-            data[24:29] == _PNG_PLAIN
-            and not image.has_transparency_data
-            and not getattr(image, "is_animated", False)
-            and _inflates(pixels, (1 + 3 * image.width) * image.height)  # a byte at the start of each row: its filter
-        )
+        return not (image.has_transparency_data or getattr(image, "is_animated", False)) and is_plain_png(data)
     return False
 
 
@@ -323,37 +317,6 @@ def _read_jpeg_frame(data: bytes) -> int | None:
             frame = marker
         at += int.from_bytes(data[at : at + 2], "big")
     raise BadImage("truncated image")
-
-
-def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yields name and content of a PNG's chunks, to the end; Pillow doesn't check the checksums of pixel data."""
-    view, at = memoryview(data), len(b"\x89PNG\r\n\x1a\n")
-    while at + 12 <= len(data):
-        length = int.from_bytes(view[at : at + 4], "big")
-        name, end = data[at + 4 : at + 8], at + 12 + length
-        if end > len(data):
-            break
-        # The case of the first letter tells whether an image can be decoded without the chunk.
-        if name[:1].isupper() and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise BadImage("broken image: a checksum is wrong")
-        yield name, view[at + 8 : end - 4]
-        if name == b"IEND":
-            return
-        at = end
-    raise BadImage("truncated image")
-
-
-def _inflates(chunks: Iterable[memoryview], size: int) -> bool:
-    """Returns whether compressed chunks give exactly ``size`` bytes and the right checksum, as libpng demands."""
-    unzip, total = zlib.decompressobj(), 0
-    with contextlib.suppress(zlib.error):
-        for chunk in chunks:
-            rest: bytes | memoryview = chunk
-            while rest and total <= size:
-                total += len(unzip.decompress(rest, 2**20))
-                rest = unzip.unconsumed_tail
-        return unzip.eof and total == size
-    return False
 
 
 def _read_orientation(image: Image.Image) -> int:

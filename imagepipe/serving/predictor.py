@@ -137,15 +137,26 @@ class Predictor:
         try:
             predictions = iter(self._predict(prepared))
         except tf.errors.InvalidArgumentError:  # broken pixels: the graph finds them, and doesn't say in which image
-            normalized = list(normalize_images(prepared))
-            if normalized == prepared:
-                raise
-            prepared = normalized
+            prepared = [self._try_alone(request) for request in normalize_images(prepared)]
             predictions = iter(self._predict(prepared))
         return [
             (one, decoded, *((decoded, None) if isinstance(decoded, Failure) else next(predictions)))
             for one, decoded in zip(sent, prepared, strict=True)
         ]
+
+    def _try_alone(self, request: Request | Failure) -> Request | Failure:
+        """Returns a request that the model answers, or a failure if it is the image that it refuses.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if it refuses the request with a sound image, too.
+        """
+        try:
+            self._predict([request])
+        except tf.errors.InvalidArgumentError:
+            sound = tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy()
+            self._predict([replace(cast(Request, request), image=sound)])
+            return Failure(request.id, "broken image: the model can't decode it")
+        return request
 
     def _predict(self, batch: list[Request | Failure]) -> list[_Answer]:
         requests = [request for request in batch if isinstance(request, Request)]

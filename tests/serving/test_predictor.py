@@ -78,6 +78,21 @@ def test_an_image_that_only_the_graph_finds_broken_fails_alone(model, images):
     assert [answer.label for answer in (dark, light)] == ["dark", "light"]
 
 
+def test_an_image_that_the_graph_refuses_and_nobody_else_fails_alone(model, images, monkeypatch):
+    refused, preprocess = (images / "c.jpg").read_bytes(), LoadedModel.preprocess
+
+    def refuse_one(self, requests):
+        if any(request.image == refused for request in requests):
+            raise tf.errors.InvalidArgumentError(None, None, "Invalid JPEG data")
+        return preprocess(self, requests)
+
+    monkeypatch.setattr(LoadedModel, "preprocess", refuse_one)
+    expected = Failure(str(images / "c.jpg"), "broken image: the model can't decode it")
+    dark, failure, light = predict_files(model, [images / "a.png", images / "c.jpg", images / "sub" / "é b.webp"])
+    assert (dark.label, failure, light.label) == ("dark", expected, "light")
+    assert predict_files(model, [images / "c.jpg"]) == [expected]
+
+
 def test_a_model_that_cannot_answer_about_sound_images_is_no_failure_of_theirs(model, images, monkeypatch):
     def fail(*_):
         raise tf.errors.InvalidArgumentError(None, None, "a bug")
