@@ -75,7 +75,9 @@ def locate_image(manifest: str, path: str) -> str:
     return image
 
 
-def read_table(source: str, needed: tuple[str, ...], say: Say = lambda _: None) -> Iterator[Cells]:
+def read_table(
+    source: str, needed: tuple[str, ...], say: Say = lambda _: None, pass_over: Say | None = None
+) -> Iterator[Cells]:
     """Reads a manifest, row by row, whatever its columns mean.
 
     Values are text, without blanks around it, also numbers of JSON, which are written in several ways; or they are
@@ -85,14 +87,19 @@ def read_table(source: str, needed: tuple[str, ...], say: Say = lambda _: None) 
         source: absolute path or URI; its name says its format.
         needed: columns without which it is of no use. In small letters; in the file they may have capitals.
         say: is told what was found out about the file.
+        pass_over: is told the names of Parquet's columns that are not read: those that aren't needed, and hold neither
+            text nor numbers. None refuses them.
 
     Raises:
-        IngestError: a column is missing, or can't be called so.
+        IngestError: a column is missing, can't be called so, or can't be read.
     """
     reader = _find_reader(source)
     if reader is None:
         raise IngestError(f"{source} is not a manifest ({SUFFIXES}).")
-    yield from reader(source, needed, say)
+    if reader is _read_parquet:
+        yield from _read_parquet(source, needed, say, pass_over)
+    else:
+        yield from reader(source, needed, say)
 
 
 def _find_reader(source: str) -> Callable[[str, tuple[str, ...], Say], Iterator[Cells]] | None:
@@ -182,36 +189,45 @@ def _strip(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-def _read_parquet(source: str, needed: tuple[str, ...], _say: Say) -> Iterator[Cells]:
+def _read_parquet(source: str, needed: tuple[str, ...], _say: Say, pass_over: Say | None = None) -> Iterator[Cells]:
     with open_parquet(source) as table:
         schema = table.schema_arrow
         columns = [name for name in schema.names if name != "__index_level_0__"]  # pandas' index
         names = _read_header(source, columns, needed)
-        named = read_class_names(schema)
-        classes = [named.get(name, []) for name in columns]
-        for name in columns:
-            _check_type(source, name, schema.field(name).type)
+        read = {}
+        for name, column in zip(names, columns, strict=True):
+            kind = schema.field(column).type
+            if _is_readable(name, kind):
+                read[column] = name
+            elif pass_over is None or name in (*needed, "metadata"):
+                reason = "which is neither text nor a number: leave it out."
+                raise IngestError(f"{source}: column '{column}' holds {kind}, {reason}")
+            else:
+                pass_over(column)
+        class_names = read_class_names(schema)
+        classes = [class_names.get(column, []) for column in read]
         for group in range(table.num_row_groups):
             description = table.metadata.row_group(group)
             for column in range(description.num_columns):
-                if (unpacked := description.column(column).total_uncompressed_size) > _MAX_PAGES:
+                path = description.column(column).path_in_schema  # "label.list.element" of a list
+                is_read = path in read or path.partition(".")[0] in read
+                if is_read and (unpacked := description.column(column).total_uncompressed_size) > _MAX_PAGES:
                     raise IngestError(
                         f"{source}: a row group has {unpacked:,} bytes of one column; at most {_MAX_PAGES:,} are "
                         "read. Write it with smaller row groups."
                     )
         number = 0
-        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
-            for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=list(read), use_threads=False):
+            for values in zip(*(batch.column(column).to_pylist() for column in read), strict=True):
                 number += 1
-                yield number, dict(zip(names, map(make_plain, values, classes), strict=True))
+                yield number, dict(zip(read.values(), map(make_plain, values, classes), strict=True))
 
 
-def _check_type(source: str, name: str, kind: Any) -> None:
+def _is_readable(name: str, kind: Any) -> bool:
     import pyarrow.types as pt
 
-    is_labels = name.lower() == "label" and (pt.is_list(kind) or pt.is_large_list(kind))
-    if not is_plain(kind.value_type if is_labels else kind):
-        raise IngestError(f"{source}: column '{name}' holds {kind}, which is neither text nor a number: leave it out.")
+    is_labels = name == "label" and (pt.is_list(kind) or pt.is_large_list(kind))
+    return is_plain(kind.value_type if is_labels else kind)
 
 
 def _make_row(source: str, number: int, values: dict[str, Any], task: TaskName, group: str | None) -> Row:

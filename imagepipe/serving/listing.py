@@ -315,7 +315,14 @@ def _divide(
 def _read_manifest(listing: Listing, manifest: str, columns: Collection[str] | None, keep: bool) -> Iterator[Item]:
     source = filesystem.absolute(manifest)
     copies = DiskCounter()
-    for line, cells in read_table(source, ("path", *sorted(columns or ())), print_note):
+
+    def pass_over(column: str) -> None:
+        if len(listing.columns) < MAX_COLUMNS:
+            listing.columns[column] = None
+
+    needed = ("path", *sorted(columns or ()))
+    # Without a model that says what it takes, all columns are asked with.
+    for line, cells in read_table(source, needed, print_note, None if columns is None else pass_over):
         place = f"{manifest}, line {line}"
         if isinstance(cells, str):
             yield Item(source, f"{manifest}:{line}", f"{source}#{line}", f"{place}: {cells}", line)

@@ -160,6 +160,25 @@ def test_a_manifest_asks_with_its_side_features_in_the_types_of_the_model(folder
     assert fourth == Failure("c", f"line {line + 3}: 'iso' is missing, and the model needs a whole number there")
 
 
+def test_columns_of_parquet_that_are_neither_text_nor_numbers_are_passed_over_unless_they_are_asked_with(
+    folder, monkeypatch
+):
+    paths = ["a.jpg", "b.jfif"]
+    others = {"raw": [b"x" * 5000, b"y" * 5000], "vector": [[0.5], None], "box.x": [{"x": 1}] * 2}
+    table = put_parquet(folder / "x.parquet", path=paths, iso=[1, 2], **others, label=[{"a": 1}] * 2)
+    monkeypatch.setattr("imagepipe.ingest.manifests._MAX_PAGES", 5000)
+    listing = list_inputs([table], ["iso"])
+    assert [(item.id, item.side) for item in listing.items] == [("a.jpg", {"iso": 1}), ("b.jfif", {"iso": 2})]
+    assert describe(listing) == "columns that the model does not take: raw, vector, box.x, label"
+    with pytest.raises(IngestError, match=r"column 'vector' holds list<.*leave it out"):
+        list(list_inputs([table], ["vector"]).items)
+    with pytest.raises(IngestError, match="column 'raw' holds binary"):
+        list(list_inputs([table]).items)
+    table = put_parquet(folder / "x.parquet", path=paths, metadata=[b"1", b"2"])
+    with pytest.raises(IngestError, match="column 'metadata' holds binary"):
+        list(list_inputs([table], []).items)
+
+
 def test_a_manifest_without_a_feature_of_the_model_is_refused_at_once(folder):
     (folder / "a.csv").write_text("path,iso\na.jpg,100\n")
     with pytest.raises(IngestError, match="no column 'camera'"):
@@ -308,7 +327,7 @@ def test_what_requests_have_and_the_model_does_not_take_is_named(folder):
         assert list(unused) == ["camera "]
 
 
-def put_parquet(path: Path, **columns: list) -> str:
+def put_parquet(path: Path, /, **columns: list) -> str:
     pq.write_table(pa.table(columns), path)
     return str(path)
 
