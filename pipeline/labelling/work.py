@@ -32,6 +32,7 @@ class Item:
         why: why it is in the queue, a sentence.
         model: the run or version whose guesses these are; None if there are none.
         beside: hashes of images to compare it with, each with a caption.
+        answer: of several labels those that the model gave it, each from a threshold of its own on; empty if unknown.
     """
 
     sha256: str
@@ -41,6 +42,7 @@ class Item:
     why: str
     model: str | None = None
     beside: tuple[tuple[str, str], ...] = ()
+    answer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -251,6 +251,15 @@ def test_several_labels_and_numbers_by_keyboard(browser, work, tmp_path):
     assert [one.label for one in read_decisions(str(tmp_path / "numbers.jsonl")).newest.values()] == [2.0, 3.5]
 
 
+def test_of_several_labels_those_that_the_model_answered_are_proposed(browser, work, tmp_path):
+    one = replace(work.queues[0].items[0], label=None, guesses=(("daisy", 0.6), ("roses", 0.3)), answer=("roses",))
+    several = replace(work, task="multilabel", queues=[Queue("a", "A", "", [one])])
+    with serve(several, tmp_path / "labels.jsonl") as url, open_page(browser, url) as page:
+        page.keyboard.press("Enter")
+        settle(page)
+    assert [one.label for one in read_decisions(str(tmp_path / "labels.jsonl")).newest.values()] == [["roses"]]
+
+
 def test_a_token_is_asked_for_and_sent(browser, work, tmp_path):
     access = Access(token="secret")  # noqa: S106
     with serve(work, tmp_path / "labels.jsonl", access) as url:

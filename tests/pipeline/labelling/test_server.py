@@ -205,13 +205,29 @@ def test_a_class_that_no_answer_has_named_can_not_be_taken_for_a_label(tmp_path)
     work = read_capture_work(str(tmp_path / "one"), tmp_path / "pictures")
     names = {item.sha256: [name for name, _ in item.guesses] for item in work.queues[0].items}
     assert names == {HASHES[0]: ["cat", "dog"], HASHES[1]: [], HASHES[2]: ["dog", "cat"]}
-    several = [[0.9, 0.2, 0.1], [0.1, 0.8, 0.7], [0.1, 0.8, 0.1]]
-    capture(
-        tmp_path / "two", classes=several, label=["night", "rain|snow", "rain"], sha256=HASHES[:3], image=[b"a"] * 3
-    )
-    work = read_capture_work(str(tmp_path / "two"), tmp_path / "pictures")
-    names = {item.sha256: [name for name, _ in item.guesses] for item in work.queues[0].items}
-    assert names == {HASHES[0]: ["night", "rain"], HASHES[1]: [], HASHES[2]: ["rain", "night"]}
+
+
+def test_of_several_labels_with_own_thresholds_names_are_on_their_scores_and_the_answer_is_proposed(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    # Of night, rain and sun, from 0.9, 0.2 and 0.5 on.
+    scores = [[0.6, 0.3, 0.1], [0.95, 0.4, 0.2], [0.1, 0.1, 0.9], [0.92, 0.1, 0.1], [0.85, 0.05, 0.3]]
+    labels = ["rain", "night|rain", "sun", "night", ""]
+    images = [bytes([number]) for number in range(5)]
+    capture(tmp_path / "all", classes=scores, label=labels, sha256=HASHES[:5], image=images)
+    work = read_capture_work(str(tmp_path / "all"), tmp_path / "pictures")
+    items = {HASHES.index(item.sha256): item for item in work.queues[0].items}
+    assert work.classes == ["night", "rain", "sun"]
+    assert [name for name, _ in items[0].guesses] == ["night", "rain", "sun"]
+    assert {number: item.answer for number, item in items.items()} == {
+        0: ("rain",), 1: ("night", "rain"), 2: ("sun",), 3: ("night",), 4: (),
+    }  # fmt: skip
+    # Of these two answers nobody can tell which score is whose.
+    capture(tmp_path / "few", classes=scores[:2], label=labels[:2], sha256=HASHES[:2], image=images[:2])
+    work = read_capture_work(str(tmp_path / "few"), tmp_path / "pictures")
+    assert work.classes == ["night", "rain"]
+    assert {item.sha256: (item.guesses, item.answer) for item in work.queues[0].items} == {
+        HASHES[0]: ((), ("rain",)), HASHES[1]: ((), ("night", "rain")),
+    }  # fmt: skip
 
 
 def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
