@@ -103,7 +103,7 @@ def read_capture_work(folder: str, pictures: Path, trained: TrainedImages | None
         notes.append("No nearest training images are shown: --against runs/RUN names the run of the served model.")
     classes = sorted(_list_classes(seen, candidate) | (trained.classes if trained else set()))
     work = [queue for queue in shown if queue.items]
-    return Work(filesystem.absolute(folder), seen.task, classes, work, pictures, originals, notes)
+    return Work(filesystem.absolute(folder), seen.task, classes, work, pictures, originals, notes, is_captured=True)
 
 
 def _list_classes(seen: _Seen, candidate: _Candidate) -> set[str]:

@@ -74,6 +74,7 @@ class Work:
         pictures: folder with the encoded images, each named by its hash.
         originals: hashes of the images whose files no source has, and that are kept when they get a label.
         notes: what else a person should know, a sentence each.
+        is_captured: whether the images are of a capture, so that no source may have them.
     """
 
     source: str
@@ -83,6 +84,7 @@ class Work:
     pictures: Path
     originals: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    is_captured: bool = False
 
     def find(self, sha256: str) -> Item | None:
         """Returns an image's item in the first queue that has it."""
@@ -120,7 +122,9 @@ class Ledger:
                 self.standing.add(decision)
                 self.changed.append(decision.sha256)
 
-    def decide(self, item: Item, label: Label, by: str, undone: bool = False, at: str = "") -> None:
+    def decide(
+        self, item: Item, label: Label, by: str, undone: bool = False, at: str = "", image: bytes | None = None
+    ) -> None:
         """Writes a decision, unless it is what this person has decided already, as when an answer got lost.
 
         Likewise, nothing is written to take back what this person has not decided.
@@ -131,6 +135,7 @@ class Ledger:
             by: who decides.
             undone: whether this person takes back what they decided.
             at: when, by default now.
+            image: its file, to be kept with a label if the queues have it no longer.
 
         Raises:
             OSError: it can't be written.
@@ -141,9 +146,10 @@ class Ledger:
             people = {one.by for one in self.standing.list_decisions(item.sha256)}
             if (by not in people) if undone else (last is not None and (last.label, last.by) == (label, by)):
                 return
-            if label is not None and not undone and item.sha256 in self._work.originals:
-                data = (self._work.pictures / item.sha256).read_bytes()
-                filesystem.write_whole(f"{locate_images(str(self.path))}/{item.sha256}", data)
+            if item.sha256 in self._work.originals:
+                image = (self._work.pictures / item.sha256).read_bytes()
+            if label is not None and not undone and image:
+                filesystem.write_whole(f"{locate_images(str(self.path))}/{item.sha256}", image)
             at = at or datetime.now(UTC).isoformat(timespec="milliseconds")
             decision = Decision(
                 item.sha256, label, item.id, item.label, by, at, item.model, self._work.source, undone=undone

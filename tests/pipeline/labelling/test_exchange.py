@@ -1,6 +1,7 @@
 """Decisions to and from Label Studio's JSON and CSV."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -76,6 +77,26 @@ def test_an_older_file_undoes_nothing_that_the_same_person_decided_since(tmp_pat
     )
     assert import_decisions(work, labels, csv) == (4, {})
     assert list_labels(labels) == {0: "d", 1: "c", 2: "b", 3: "c"}
+
+
+def test_images_that_have_left_a_captures_queues_come_with_their_decisions(tmp_path, capsys):
+    work, labels = replace(make_work(tmp_path / "pictures"), is_captured=True), tmp_path / "labels.jsonl"
+    for sha256 in HASHES[:3]:
+        append_decision(tmp_path / "old.jsonl", Decision(sha256, "roses", by="ann"))
+    export_decisions(work, tmp_path / "old.jsonl", tmp_path / "a.json")
+    tasks = json.loads((tmp_path / "a.json").read_text())
+    tasks[1]["data"]["image"] = tasks[0]["data"]["image"]  # as of a thumbnail
+    tasks[2]["data"]["image"] = "data:image/png;base64,a"
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    (tmp_path / "a.csv").write_text(f"sha256,metadata,label\n{HASHES[3]},daisy/3.jpg,roses\n{HASHES[4]},4,\n")
+    later = replace(work, queues=[], originals=set())
+    assert import_decisions(later, labels, tmp_path / "a.json")[0] == 3
+    assert "2 decisions are about images that the queues have no longer" in capsys.readouterr().err
+    assert import_decisions(later, labels, tmp_path / "a.csv")[0] == 1
+    assert [path.name for path in (tmp_path / "labels.images").iterdir()] == [HASHES[0]]
+    assert (tmp_path / "labels.images" / HASHES[0]).read_bytes() == bytes([0])
+    ids = {HASHES.index(sha256): one.metadata for sha256, one in read_decisions(str(labels)).newest.items()}
+    assert ids == {number: f"daisy/{number}.jpg" for number in (0, 1, 2, 3)}
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv"])
