@@ -1,5 +1,6 @@
 """The work that there is: queues of images, what is known of each, and the decisions so far."""
 
+import io
 import math
 import threading
 from collections.abc import Mapping
@@ -101,20 +102,26 @@ class Ledger:
         self.changed: list[str] = []
         """Hashes in the order of their decisions, so that a page can ask for those since it last looked."""
         self._work = work
-        self._end = 0
+        self._end, self._last = 0, b""  # of what was read: where it ends, and its last line
         self._lock = threading.RLock()  # requests are answered in several threads
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the lines that came since the last time; one that is not whole yet waits for the next time."""
-        if not self.path.exists():
-            return
-        with self._lock, self.path.open("rb") as file:
-            file.seek(self._end)
+        """Reads the lines that came since the last time; one that is not whole yet waits for the next time.
+
+        If the file is another one by now, such as an older state of it, or is gone, all of it is read again.
+        """
+        with self._lock, self.path.open("rb") if self.path.exists() else io.BytesIO() as file:
+            file.seek(self._end - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                self.changed += self.standing.newest  # a page that has seen these learns what became of them
+                self.standing, self._end, self._last = Standing(), 0, b""
+                file.seek(0)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self._end += len(line)
+                self._last = line
                 try:
                     decision = parse_decision(line)
                 except ValueError:  # ingest names it

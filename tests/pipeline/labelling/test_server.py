@@ -79,6 +79,30 @@ def test_what_another_process_decides_is_seen(client, tmp_path):
     assert len(list_lines(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("way", ["removed", "emptied", "replaced"])
+def test_a_file_that_is_another_one_by_now_is_read_again(client, tmp_path, way):
+    labels = tmp_path / "labels.jsonl"
+    decide(client, HASHES[0], label="roses")
+    decide(client, HASHES[1], label="roses")
+    if way == "removed":
+        labels.unlink()
+    else:
+        labels.write_bytes(b"")
+    if way == "replaced":  # by a longer one
+        for sha256 in HASHES[2:]:
+            append_decision(labels, Decision(sha256, "daisy", by="bob", at="2026-11-01"))
+    now = client.get("/decisions?since=2").json()
+    bob = {"label": "daisy", "by": "bob"}
+    assert now["decided"] == {
+        sha256: bob if way == "replaced" and number > 1 else None
+        for number, sha256 in enumerate(HASHES)
+        if way == "replaced" or number < 2
+    }
+    answer = decide(client, HASHES[0], label="roses", seen=now["seen"])
+    assert answer.json()["decided"] == {HASHES[0]: {"label": "roses", "by": "ann"}}
+    assert read_decisions(str(labels)).newest[HASHES[0]].label == "roses"
+
+
 def test_an_undo_leaves_the_decisions_of_others(client, tmp_path):
     decide(client, HASHES[0], label="roses")
     decide(client, HASHES[0], label="daisy", by="bob")
