@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -207,11 +207,18 @@ def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, A
             if (value := measure(row, guesses)) is not None:
                 yield value, -number, row, _keep_named(guesses, seen.task)
 
-    best: dict[str, tuple[dict[str, Any], _Guesses]] = {}
-    # One image may have been asked about many times.
-    for _, _, row, guesses in heapq.nlargest(4 * MAX_ITEMS, weigh(), key=lambda one: one[:2]):
-        best.setdefault(row["sha256"], (row, guesses))
-    return list(best.values())[:MAX_ITEMS]
+    best: dict[str, tuple[float, int, dict[str, Any], _Guesses]] = {}
+    for one in weigh():  # of which many may be about one image
+        sha256 = one[2]["sha256"]
+        if sha256 not in best or one[:2] > best[sha256][:2]:
+            best[sha256] = one
+        if len(best) > 4 * MAX_ITEMS:
+            best = {kept[2]["sha256"]: kept for kept in _select_best(best.values())}
+    return [(row, guesses) for _, _, row, guesses in _select_best(best.values())]
+
+
+def _select_best(weighed: Iterable[Any]) -> list[Any]:
+    return heapq.nlargest(MAX_ITEMS, weighed, key=lambda one: one[:2])
 
 
 def _keep_named(guesses: _Guesses, task: TaskName) -> _Guesses:

@@ -199,6 +199,16 @@ def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
         read_capture_work(str(tmp_path), tmp_path / "pictures")
 
 
+def test_an_image_that_is_asked_about_all_the_time_takes_no_place_from_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.labelling.capture_work.MAX_ITEMS", 2)
+    scores = [[0.5, 0.5]] * 20 + [[0.45, 0.55], [0.4, 0.6], *([1 - n / 100, n / 100] for n in range(11))]
+    hashes = [HASHES[0]] * 20 + HASHES[1:3] + [f"{number:064x}" for number in range(11)]
+    capture(tmp_path / "capture", classes=scores, label=["a"] * 33, sha256=hashes, image=[b"a"] * 33)
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(tmp_path / "capture"), tmp_path / "pictures")
+    assert [item.sha256 for item in work.queues[0].items] == HASHES[:2]
+
+
 def test_a_capture_has_a_queue_of_what_the_version_in_shadow_answers_otherwise(tmp_path):
     folder = tmp_path / "capture"
     live = [[0.9, 0.1], [0.1, 0.9]] * 2
