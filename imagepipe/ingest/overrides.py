@@ -11,6 +11,7 @@ from typing import Any
 from imagepipe.base import filesystem
 from imagepipe.base.decisions import Decisions, locate_images, read_decisions
 from imagepipe.base.errors import IngestError, describe_error
+from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.rows import Row, make_row
@@ -83,8 +84,11 @@ def read_overrides(path: str, task: TaskName) -> Overrides:
             labels[sha256] = None
             continue
         row = make_row(path, None, decision.metadata, decision.label, {}, task)
+        joined = [label for label in row["labels"] if task == "multilabel" and LABEL_SEPARATOR in label]
         if row["reason"]:
             refused[sha256] = row["reason"]
+        elif joined:  # of a source DataGate refuses it, and a decision can correct it
+            refused[sha256] = f"label can't name one of several: {joined[0][:100]!r} holds a {LABEL_SEPARATOR}"
         else:
             labels[sha256] = row["labels"]
     return Overrides(path, labels, refused, decisions)

@@ -11,6 +11,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.decisions import Decision, Label, Standing, append_decision, locate_images, parse_decision
+from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 
@@ -200,6 +201,8 @@ def read_label(value: Any, task: TaskName) -> Label:
     names = sorted({name.strip() for name in names})
     for name in names:
         fault = f"more than {MAX_NAME} characters" if len(name) > MAX_NAME else find_fault(name)
+        if task == "multilabel" and LABEL_SEPARATOR in name:
+            fault = f"a {LABEL_SEPARATOR}, which separates several"
         if fault:
             raise ValueError(f"a class can't be called {name[:50]!r}: it holds {fault}")
     return names if task == "multilabel" else names[0]

@@ -146,9 +146,10 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
         put(f"{number}.jpg", data)
     hashes = [hash_file(tmp_path / f"{number}.jpg") for number in range(4)]
     put("tags.csv", b"path,label\n0.jpg,a\n1.jpg,a|b\n2.jpg,b\n3.jpg,b\n")
-    labels = write_labels(tmp_path / "labels.jsonl", (hashes[0], ["b", "a"]), (hashes[1], []), (hashes[2], 3))
+    decisions = [(hashes[0], ["b", "a"]), (hashes[1], []), (hashes[2], 3), (hashes[3], ["a|b"])]
+    labels = write_labels(tmp_path / "labels.jsonl", *decisions)
     result = ingest(tmp_path / "tags.csv", tmp_path / "tags", task="multilabel", labels=labels)
-    assert "1 have a label that can't be used" in " ".join(result.notes)
+    assert "2 have a label that can't be used" in " ".join(result.notes)
     by_hash = records(tmp_path / "tags")
     assert [[*by_hash[some][1]["label"].bytes_list.value] for some in hashes[:3]] == [
         [b"a", b"b"],

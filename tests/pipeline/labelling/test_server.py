@@ -160,6 +160,9 @@ def test_several_labels_and_numbers(tmp_path):
     for value, task in (([], "multilabel"), ("a", "multilabel"), (["a", 1], "multilabel"), ("3", "regression")):
         with pytest.raises(ValueError, match="the label has to be"):
             server.read_label(value, task)
+    with pytest.raises(ValueError, match=r"holds a \|, which separates several"):
+        server.read_label(["a|b"], "multilabel")
+    assert server.read_label("a|b", "classification") == "a|b"
     for value in (True, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="a number"):
             server.read_label(value, "regression")
