@@ -166,6 +166,53 @@ def test_search_undo_skip_and_names_of_strangers(browser, work, tmp_path):
         expect(page.locator("#id")).to_contain_text("of 3")
 
 
+def test_a_held_key_decides_on_one_image_and_a_word_in_the_making_names_no_class(browser, work, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    with serve(work, labels) as url, open_page(browser, url) as page:
+        for _ in range(5):
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        for _ in range(5):
+            page.keyboard.down("3")
+        page.keyboard.up("3")
+        page.keyboard.press("/")
+        page.keyboard.insert_text("ni")
+        page.locator("#search").dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
+        page.keyboard.insert_text("hongo")
+        for _ in range(5):
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        settle(page)
+        expect(page.locator("#id")).to_contain_text("<b>3</b>.jpg")
+    assert [one.label for one in read_decisions(str(labels)).newest.values()] == ["daisy", "roses", "nihongo"]
+
+
+def test_a_new_class_leaves_the_others_their_keys(browser, work, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    with serve(work, labels) as url, open_page(browser, url) as page:
+        page.keyboard.press("/")
+        page.keyboard.type("a new one")
+        page.keyboard.press("Enter")
+        page.keyboard.press("3")
+        page.keyboard.press("6")
+        settle(page)
+    assert [one.label for one in read_decisions(str(labels)).newest.values()] == ["a new one", "roses", "a new one"]
+
+
+def test_an_image_that_browsers_do_not_know_is_shown_and_a_broken_one_said_to_be(browser, tmp_path):
+    images = []
+    for number in range(2):
+        written = io.BytesIO()
+        Image.new("RGB", (120, 80)).save(written, "TIFF")
+        (tmp_path / (str(number) * 64)).write_bytes(written.getvalue()[: None if number == 0 else 100])
+        images.append(Item(str(number) * 64, f"{number}.tif", "a", (), ""))
+    work = Work("capture", "classification", ["a"], [Queue("a", "A", "", images)], tmp_path)
+    with serve(work, tmp_path / "labels.jsonl") as url, open_page(browser, url) as page:
+        expect(page.locator("#image")).to_have_js_property("naturalWidth", 120)
+        page.keyboard.press("Space")
+        expect(page.locator("#image")).to_have_attribute("alt", "This browser can't show the image 1.tif")
+
+
 def test_an_undo_leaves_what_another_person_decided(browser, work, tmp_path):
     labels = tmp_path / "labels.jsonl"
     first = work.queues[0].items[0]
