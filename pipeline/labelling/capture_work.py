@@ -2,8 +2,9 @@
 
 import hashlib
 import heapq
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -119,7 +120,13 @@ def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
         with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
                 answers = (row for row in batch.to_pylist() if not row.get("shadow"))  # no column of older servers
-                yield from (row for row in answers if HASH.fullmatch(row["sha256"] or "") and row["classes"])
+                yield from (
+                    row for row in answers if HASH.fullmatch(row["sha256"] or "") and _are_scores(row["classes"])
+                )
+
+
+def _are_scores(classes: Sequence[float | None] | None) -> bool:
+    return bool(classes) and all(score is not None and math.isfinite(score) for score in classes or ())
 
 
 def _read_candidate(folder: str) -> _Candidate:

@@ -212,6 +212,21 @@ def test_an_image_that_is_asked_about_all_the_time_takes_no_place_from_others(tm
     assert [item.sha256 for item in work.queues[0].items] == HASHES[:2]
 
 
+def test_what_no_json_can_carry_is_not_shown(client, tmp_path):
+    nan = float("nan")
+    scores = [[0.6, 0.4], [nan, nan], [0.4, 0.6]]
+    capture(tmp_path / "capture", classes=scores, label=["a", "b", "b"], sha256=HASHES[:3], image=[b"a"] * 3)
+    (tmp_path / "captured").mkdir()
+    work = read_capture_work(str(tmp_path / "capture"), tmp_path / "captured")
+    assert [item.sha256 for item in work.queues[0].items] == [HASHES[0], HASHES[2]]
+    line = {"sha256": HASHES[0], "label": "roses", "by": "\ud800", "metadata": "\ud800"}
+    (tmp_path / "labels.jsonl").write_text(
+        "".join(json.dumps(line | more) + "\n" for more in ({}, {"label": nan}, {"label": "\ud800"}))
+    )
+    assert client.get("/decisions").json()["decided"] == {HASHES[0]: {"label": "roses", "by": "?"}}
+    assert client.get("/work").json()["classes"] == ["daisy", "roses"]
+
+
 def test_a_capture_has_a_queue_of_what_the_version_in_shadow_answers_otherwise(tmp_path):
     folder = tmp_path / "capture"
     live = [[0.9, 0.1], [0.1, 0.9]] * 2
