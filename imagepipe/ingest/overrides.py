@@ -4,7 +4,7 @@ The dataset remembers the file, so that the next ingest of any of its sources ta
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.rows import Row, make_row
+from imagepipe.ingest.shards import IndexEntry
 
 EFFECTS = {
     "corrected": "give another label than the source",
@@ -100,6 +101,22 @@ def read_additions(overrides: Overrides, task: TaskName) -> Iterator[Row]:
         if overrides.labels.get(sha256):
             decision = overrides.decisions.newest[sha256]
             yield make_row(f"{overrides.folder}/{sha256}", None, decision.metadata or sha256, decision.label, {}, task)
+
+
+def describe_left(gone: Iterable[IndexEntry]) -> list[str]:
+    """Returns a sentence if images are in the dataset that only a decision had added, which holds no longer.
+
+    Args:
+        gone: entries of the records that this ingest has not read, and the last one had.
+    """
+    beside = locate_images("")
+    count = sum(path.endswith(f"{beside}/{entry['sha256']}") for entry in gone for path in entry["copies"])
+    if not count:
+        return []
+    return [
+        f"{count:,} images were added by decisions that hold no longer, and stay with the labels of those: --sync "
+        "takes them out."
+    ]
 
 
 def list_effects(overrides: Overrides, outcomes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:

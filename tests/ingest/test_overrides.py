@@ -66,6 +66,21 @@ def test_corrections_exclusions_and_additions_override_the_source(photos_of_two,
     assert "Classes that only decisions give, of no source: d." in result.notes
 
 
+def test_an_image_of_a_decision_that_was_taken_back_is_named_and_leaves_by_sync(photos_of_two, crops, put, tmp_path):  # noqa: F811
+    source, out = photos_of_two
+    new = put("new.jpg", crops(14)[13])
+    sha256 = hash_file(new)
+    new.rename(put(f"labels.images/{sha256}", b""))
+    labels = write_labels(tmp_path / "labels.jsonl", (sha256, "a"))
+    assert ingest(source, out, labels=labels).new == 1
+    labels.write_text("")
+    told = "1 images were added by decisions that hold no longer, and stay with the labels of those: --sync takes them out."
+    assert told in " ".join(ingest(source, out).notes)
+    assert told in " ".join(ingest(source, out, labels="none").notes)
+    result = ingest(source, out, sync=True)
+    assert (result.removed, told in " ".join(result.notes)) == (1, False)
+
+
 def test_a_file_that_is_named_by_the_hash_of_another_image_is_quarantined(photos_of_two, crops, put, lines, tmp_path):  # noqa: F811
     source, out = photos_of_two
     present = hash_file(source / "a/00.jpg")
