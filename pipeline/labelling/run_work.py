@@ -108,7 +108,7 @@ def _list_findings(findings: Mapping[str, Any]) -> list[Queue]:
             others = [other for other in group if other is not image]
             beside = tuple((other["sha256"], f"{other['split']}: {other['id']}") for other in others[:4])
             named = ", ".join(f"{other['id']} ({other['split']})" for other in others[:3])
-            why = f"in {image['split']}, nearly the same as {named}: exclude one of them"
+            why = f"in {image['split']}, nearly the same as {named}: keep one of them"
             copies.append(Item(image["sha256"], image["id"], None, (), why, beside=beside))
     return [
         Queue("errors", "Likely label errors", "Images that look more like another class than their own.", errors),

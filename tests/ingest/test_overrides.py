@@ -74,7 +74,7 @@ def test_an_image_of_a_decision_that_was_taken_back_is_named_and_leaves_by_sync(
     labels = write_labels(tmp_path / "labels.jsonl", (sha256, "a"))
     assert ingest(source, out, labels=labels).new == 1
     labels.write_text("")
-    told = "1 images were added by decisions that hold no longer, and stay with the labels of those: --sync takes them out."
+    told = "1 images were added by decisions that hold no longer, and stay with the labels of those: --sync takes them"
     assert told in " ".join(ingest(source, out).notes)
     assert told in " ".join(ingest(source, out, labels="none").notes)
     result = ingest(source, out, sync=True)

@@ -166,6 +166,12 @@ def test_search_undo_skip_and_names_of_strangers(browser, work, tmp_path):
         expect(page.locator("#id")).to_contain_text("of 3")
 
 
+def test_what_was_decided_on_a_copy_stands_beside_the_other(browser, work, tmp_path):
+    with serve(work, tmp_path / "labels.jsonl") as url, open_page(browser, url) as page:
+        page.keyboard.press("Delete")
+        expect(page.locator("#beside figcaption")).to_have_text("daisy; decided: not an image of ours")
+
+
 def test_a_held_key_decides_on_one_image_and_a_word_in_the_making_names_no_class(browser, work, tmp_path):
     labels = tmp_path / "labels.jsonl"
     with serve(work, labels) as url, open_page(browser, url) as page:

@@ -87,6 +87,7 @@ def test_queues_of_a_run_have_the_present_labels_and_their_images(run, tmp_path)
         (hashes["train"][0], hashes["eval"][0]),
         (hashes["eval"][0], hashes["train"][0]),
     ]
+    assert queues["copies"][0].why == "in train, nearly the same as eval.jpg (eval): keep one of them"
     assert [item.sha256 for item in queues["uncertain"]] == hashes["eval"][::-1]
     assert [item.sha256 for item in queues["novel"]] == hashes["eval"][:0:-1]
     assert [item.sha256 for item in queues["disputed"]] == [hashes["eval"][1]]
