@@ -164,7 +164,7 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
                     skipped["without a label"] += 1
                     continue
                 else:
-                    choices = text.split("|") if task == "multilabel" else [text]
+                    choices = list(filter(str.strip, text.split("|"))) if task == "multilabel" else [text]
                 facts = {"by": row.get("by"), "at": row.get("at"), "id": row.get("metadata")}
                 yield from _check(row["sha256"], choices, facts, task, skipped)
         except csv.Error as error:
@@ -249,13 +249,13 @@ def _read_tasks(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator
 
 def _read_task(item: Any, task: TaskName, skipped: Counter[str]) -> Iterator[_Given]:
     try:
-        data = item["data"]
+        data = dict(item["data"])
         answers = [
             (annotation, [choice for result in annotation["result"] for choice in result["value"].get("choices", ())])
             for annotation in item.get("annotations") or ()
             if not annotation.get("was_cancelled")
         ]
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         skipped["no tasks with data and annotations"] += 1
         return
     if not any(choices for _, choices in answers):

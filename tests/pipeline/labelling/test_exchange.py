@@ -47,6 +47,14 @@ def test_numbers_are_exchanged_by_csv(tmp_path):
     }
 
 
+def test_separators_too_many_are_read_as_ingest_reads_them(tmp_path):
+    work = make_work(tmp_path / "pictures", "multilabel")
+    (tmp_path / "a.csv").write_text(f"sha256,label\n{HASHES[0]},a||b|\n{HASHES[1]},|\n")
+    added, skipped = import_decisions(work, tmp_path / "labels.jsonl", tmp_path / "a.csv")
+    assert (added, skipped) == (1, {"with a label that can't be used": 1})
+    assert list_labels(tmp_path / "labels.jsonl") == {0: ["a", "b"]}
+
+
 def test_of_a_csv_with_a_quote_too_many_nothing_is_imported(tmp_path):
     work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
     (tmp_path / "a.csv").write_text(f'sha256,label\n{HASHES[0]},a\n{HASHES[1]},"b\n{HASHES[2]},c\n')
@@ -142,13 +150,14 @@ def test_annotators_who_disagree_are_both_kept_and_cancelled_ones_are_not(tmp_pa
         {"data": {"sha256": HASHES[1]}, "annotations": [annotate(EXCLUDED)]},
         {"data": {"image": "x.jpg"}, "annotations": [annotate("a")]},
         {"annotations": 7},
+        {"data": "x", "annotations": [annotate("a")]},
         7,
     ]
     (tmp_path / "a.json").write_text(json.dumps(tasks))
     work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
     added, skipped = import_decisions(work, labels, tmp_path / "a.json")
     assert (added, list_labels(labels)) == (3, {0: "b", 1: None})
-    assert skipped == {"without a sha256 of 64 small hexadecimal digits": 1, "no tasks with data and annotations": 2}
+    assert skipped == {"without a sha256 of 64 small hexadecimal digits": 1, "no tasks with data and annotations": 3}
     (disputed,) = read_decisions(str(labels)).disputes.values()
     assert [(one.by, one.label) for one in disputed] == [("ann@example.com", "a"), ("7", "b")]
     assert import_decisions(work, labels, tmp_path / "a.json")[0] == 0
