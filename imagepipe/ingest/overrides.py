@@ -129,6 +129,8 @@ def list_effects(overrides: Overrides, outcomes: Mapping[str, dict[str, Any]]) -
     effects = []
     for sha256, decision in sorted(overrides.decisions.newest.items()):
         entry: dict[str, Any] = {name: getattr(decision, name) for name in ("metadata", "label", "by", "at")}
+        if isinstance(decision.label, str | list) and (labels := overrides.labels.get(sha256)):
+            entry["label"] = labels if len(labels) > 1 else labels[0]  # as the records have it, for the data checks
         if sha256 in overrides.refused:
             entry |= {"effect": "refused", "reason": overrides.refused[sha256]}
         elif sha256 in outcomes:

@@ -182,6 +182,16 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
     assert records(tmp_path / "prices")[hashes[0]][1]["label"].float_list.value[0] == 2.5
 
 
+def test_decisions_are_listed_as_the_records_have_them(photos_of_two, tmp_path):  # noqa: F811
+    source, out = photos_of_two
+    one, two = hash_file(source / "a/00.jpg"), hash_file(source / "a/02.jpg")
+    ingest(source, out, labels=write_labels(tmp_path / "labels.jsonl", (one, "e\u0301"), (two, " b")))
+    assert read_given_labels(str(out)) == {one: "\u00e9", two: "b"}
+    labels = write_labels(tmp_path / "labels.jsonl", (one, "b| a"), (two, ["b"]))
+    ingest(source, tmp_path / "several", task="multilabel", labels=labels)
+    assert read_given_labels(str(tmp_path / "several")) == {one: ["a", "b"], two: "b"}
+
+
 def test_lineage_names_the_file_of_decisions(photos_of_two, tmp_path):  # noqa: F811
     source, out = photos_of_two
     sha256, other = hash_file(source / "a/00.jpg"), hash_file(source / "a/02.jpg")
