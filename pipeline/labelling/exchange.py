@@ -225,9 +225,11 @@ def _make_task(work: Work, item: Item, decision: Decision | None) -> dict[str, A
         choices = [EXCLUDED] if decision.label is None else _list_choices(decision.label)
         data["by"] = decision.by
         task["annotations"] = [{"result": _make_result(choices), "created_at": decision.at}]
-    if item.guesses and work.task != "regression":
-        name, score = item.guesses[0]
-        task["predictions"] = [{"model_version": item.model or "", "score": score, "result": _make_result([name])}]
+    names = list(item.answer) if work.task == "multilabel" else [name for name, _ in item.guesses[:1]]
+    if names and work.task != "regression":
+        prediction = {"model_version": item.model or "", "result": _make_result(names)}
+        scores = [score for name, score in item.guesses if name in names]
+        task["predictions"] = [prediction | ({"score": min(scores)} if scores else {})]
     return task
 
 

@@ -3,6 +3,7 @@
 import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,11 @@ class Answers:
                     scores = zip(self.names, row["candidate"] or (), strict=False)
                     yield row, sorted(scores, key=lambda pair: -pair[1])
 
+    def read_answer(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the labels of a row that the candidate gave, of several; else none."""
+        text = row["candidate_label"] if self.task == "multilabel" else None
+        return tuple(split_label(text, self.task)) if text else ()
+
 
 def list_uncertain(answers: Answers, run: str) -> Iterator[Queue]:
     """Yields the queues that follow from a run's answers, without the images' labels."""
@@ -179,7 +185,10 @@ def _rank(answers: Answers, run: str, named: tuple[str, str, str], measure: _Ran
                 yield float(value), -number, row, guesses
 
     ranked = heapq.nlargest(MAX_ITEMS, weigh(), key=lambda one: one[:2])
-    items = [Item(row["sha256"], row["id"], None, tuple(guesses[:_GUESSES]), why, run) for _, _, row, guesses in ranked]
+    items = [
+        Item(row["sha256"], row["id"], None, tuple(guesses[:_GUESSES]), why, run, answer=answers.read_answer(row))
+        for _, _, row, guesses in ranked
+    ]
     return Queue(*named, items)
 
 
@@ -211,7 +220,7 @@ def _complete_queue(
         label = now if is_several else float(now[0]) if is_number else now[0]
         near = tuple((one, "|".join(labels[one])) for one in beside.get(item.sha256, ()) if one in labels)
         kept = tuple(one for one in item.beside if one[0] in labels)
-        items.append(Item(item.sha256, item.id, label, item.guesses, item.why, run, kept or near))
+        items.append(replace(item, label=label, model=run, beside=kept or near))
     return Queue(queue.name, queue.title, queue.about, items)
 
 

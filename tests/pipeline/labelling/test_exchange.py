@@ -8,6 +8,7 @@ import pytest
 from imagepipe.base.decisions import Decision, append_decision, read_decisions
 from imagepipe.base.errors import ModelError
 from pipeline.labelling.exchange import EXCLUDED, export_decisions, import_decisions
+from pipeline.labelling.work import Queue
 from tests.pipeline.labelling.test_server import HASHES, make_work
 
 
@@ -105,6 +106,18 @@ def test_images_that_have_left_a_captures_queues_come_with_their_decisions(tmp_p
     assert (tmp_path / "labels.images" / HASHES[0]).read_bytes() == bytes([0])
     ids = {HASHES.index(sha256): one.metadata for sha256, one in read_decisions(str(labels)).newest.items()}
     assert ids == {number: f"daisy/{number}.jpg" for number in (0, 1, 2, 3)}
+
+
+def test_all_labels_that_a_model_answered_go_to_label_studio_and_no_other(tmp_path):
+    work = make_work(tmp_path / "pictures", "multilabel")
+    answers = (("roses", "daisy"), ("tulips",), ())
+    items = [replace(item, answer=answer) for item, answer in zip(work.queues[0].items, answers, strict=False)]
+    several = replace(work, queues=[Queue("errors", "", "", items)])
+    export_decisions(several, tmp_path / "labels.jsonl", tmp_path / "a.json")
+    predictions = [task["predictions"] for task in json.loads((tmp_path / "a.json").read_text())]
+    choices = [[result["value"]["choices"] for one in some for result in one["result"]] for some in predictions]
+    assert choices == [[["roses", "daisy"]], [["tulips"]], []]
+    assert [one.get("score") for some in predictions for one in some] == [0.1, None]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv"])

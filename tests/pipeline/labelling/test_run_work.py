@@ -109,9 +109,14 @@ def test_a_live_model_that_gives_no_label_disagrees_and_numbers_do_not(tmp_path)
     pq.write_table(pa.Table.from_pylist(several), path)
     for task, places in (("multilabel", ["1", "2"]), ("regression", [])):
         (tmp_path / "predictions" / NAMES).write_text(json.dumps({"task": task, "candidate": ["a", "b"]}))
-        answered = list_uncertain(Answers(str(tmp_path / "predictions")), "run-1")
+        answered = [*list_uncertain(Answers(str(tmp_path / "predictions")), "run-1")]
         disputed = [item.sha256 for queue in answered if queue.name == "disputed" for item in queue.items]
         assert disputed == places
+        if task == "multilabel":
+            (item,) = [
+                item for queue in answered for item in queue.items if (queue.name, item.sha256) == ("disputed", "1")
+            ]
+            assert item.answer == ("a",)
 
 
 def test_a_workdir_without_a_run_that_checked_its_data_is_refused(tmp_path):
