@@ -164,10 +164,11 @@ def _look(parts: list[str]) -> _Seen:
         rows += 1
         is_single &= len(scores) == 1
         sums &= abs(sum(scores) - 1) < 0.01
-        answers[_identify_model(row)].add(row["label"] or "", scores)
+        if len(scores) > 1:  # a regression has another text in each row, and no names
+            answers[_identify_model(row)].add(row["label"] or "", scores)
     task: TaskName = "classification" if sums and not is_single else "regression" if is_single else "multilabel"
     names = {model: answered.name_places(task) for model, answered in answers.items()}
-    classes = {name for answered in answers.values() for text in answered.ranges for name in split_label(text, task)}
+    classes = {name for answered in answers.values() for text in answered.texts for name in split_label(text, task)}
     return _Seen(names, task, classes, rows)
 
 
@@ -208,7 +209,7 @@ def _date_dispute(row: Mapping[str, Any], _: object, candidate: _Candidate, task
 def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, Any], _Guesses]]:
     def weigh() -> Iterator[tuple[float, int, dict[str, Any], _Guesses]]:
         for number, row in enumerate(_read_rows(parts)):
-            names = seen.names[_identify_model(row)]
+            names = seen.names.get(_identify_model(row), {})
             named = [(names.get(place, ""), score) for place, score in enumerate(row["classes"])]
             guesses = sorted(named, key=lambda pair: -pair[1])
             if (value := measure(row, guesses)) is not None:

@@ -7,12 +7,20 @@ import numpy as np
 from imagepipe.base.names import TaskName
 from imagepipe.monitoring.traffic import split_label
 
+_MAX_TEXTS = 10_000  # of 1,000 labels 80 MB; fewer answers leave more names out, and name none wrongly
+
 
 class AnsweredScores:
-    """Scores that one model gave, by the text that it answered: of each class the lowest and the highest."""
+    """Scores that one model gave, by the text that it answered: of each class the lowest and the highest.
+
+    Attributes:
+        texts: all that were answered.
+        ranges: of the first 10,000 the lowest and the highest scores, float32 ``[k]``.
+    """
 
     def __init__(self) -> None:
         """Makes it, without answers."""
+        self.texts: set[str] = set()
         self.ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._best: dict[int, str] = {}
 
@@ -21,8 +29,10 @@ class AnsweredScores:
         if text:
             row = np.asarray(scores, np.float32)
             self._best.setdefault(int(row.argmax()), text)
-            lowest, highest = self.ranges.get(text, (row, row))
-            self.ranges[text] = (np.minimum(lowest, row), np.maximum(highest, row))
+            self.texts.add(text)
+            if text in self.ranges or len(self.ranges) < _MAX_TEXTS:
+                lowest, highest = self.ranges.get(text, (row, row))
+                self.ranges[text] = (np.minimum(lowest, row), np.maximum(highest, row))
 
     def name_places(self, task: TaskName) -> dict[int, str]:
         """Returns the names of those places among the scores of which it is certain."""

@@ -14,6 +14,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import write_rows
 from pipeline.labelling import server
 from pipeline.labelling.capture_work import read_capture_work
+from pipeline.labelling.class_names import AnsweredScores
 from pipeline.labelling.work import Item, Ledger, Queue, Work
 
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(6)]
@@ -280,6 +281,19 @@ def test_of_several_labels_with_own_thresholds_names_are_on_their_scores_and_the
     assert {item.sha256: (item.guesses, item.answer) for item in work.queues[0].items} == {
         HASHES[0]: ((), ("rain",)), HASHES[1]: ((), ("night", "rain")),
     }  # fmt: skip
+
+
+def test_of_many_different_answers_some_are_enough_for_the_names(monkeypatch):
+    monkeypatch.setattr("pipeline.labelling.class_names._MAX_TEXTS", 2)
+    answers = AnsweredScores()
+    for text, scores in (
+        ("a", [0.9, 0.1, 0.1]),
+        ("b", [0.1, 0.2, 0.1]),
+        ("a|c", [0.8, 0.3, 0.7]),
+        ("a", [0.7, 0.1, 0]),
+    ):
+        answers.add(text, scores)
+    assert (answers.name_places("multilabel"), answers.texts) == ({0: "a", 1: "b"}, {"a", "b", "a|c"})
 
 
 def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
