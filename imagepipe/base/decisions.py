@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ OVERRIDES = "overrides.jsonl"
 """File of a dataset that lists the decisions that ingest was given, and what became of each."""
 
 _MAX_LINE = 2**20
+_HALF = re.compile("[\ud800-\udfff]")  # of a pair, which JSON can escape alone, and UTF-8 can't have
 HASH = re.compile(r"[0-9a-f]{64}")
 """How a hash is written, so that it can name a file."""
 
@@ -162,9 +164,11 @@ def parse_decision(line: bytes | str) -> Decision:
     if not isinstance(sha256, str) or not HASH.fullmatch(sha256):
         raise ValueError("its sha256 is no hash of 64 small hexadecimal digits")
     if not _is_label(values["label"]) or not _is_label(values.get("was")):
-        raise ValueError("its label is neither text, a list of texts, a number nor null")
+        raise ValueError("its label is neither text, a list of texts, a finite number nor null")
     model, source = (value if isinstance(value := values.get(name), str) else None for name in ("model", "source"))
-    further = {name: text if isinstance(text, str) else "" for name, text in texts.items()}
+    further = {
+        name: text.encode(errors="replace").decode() if isinstance(text, str) else "" for name, text in texts.items()
+    }
     undone = values.get("undone") is True
     return Decision(
         sha256, values["label"], was=values.get("was"), model=model, source=source, undone=undone, **further
@@ -204,8 +208,14 @@ def locate_images(path: str) -> str:
 
 def _is_label(value: object) -> bool:
     if isinstance(value, list):
-        return all(isinstance(one, str) for one in value)
-    return value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
+        return all(map(_is_text, value))
+    if isinstance(value, int | float):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max  # which NaN is not, nor a huge int
+    return value is None or _is_text(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not _HALF.search(value)
 
 
 def _read_lines(path: str) -> Iterator[bytes]:

@@ -51,7 +51,7 @@ from imagepipe.ingest.dataset import (
 )
 from imagepipe.ingest.findings import explain_nothing
 from imagepipe.ingest.holders import Listing, describe_kept, find_torn, list_above, list_unseen, select_gone
-from imagepipe.ingest.overrides import Overrides, describe_effects, list_effects
+from imagepipe.ingest.overrides import Overrides, describe_effects, describe_left, list_effects
 from imagepipe.ingest.rows import Spool
 from imagepipe.ingest.shards import IndexEntry
 
@@ -232,6 +232,7 @@ def apply_outcomes(
             *describe_surprises(changes.counts),
             *([f"{lost:,} edited images can't be written any more, and left the dataset."] if lost else []),
             *([describe_kept(kept, listing.source, list(dataset.sources))] if kept else []),
+            *([] if listing.sync else describe_left(gone)),
         ),
     )
     if result.read != result.written + result.quarantined + result.duplicates:

@@ -4,16 +4,18 @@ The dataset remembers the file, so that the next ingest of any of its sources ta
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.decisions import Decisions, locate_images, read_decisions
 from imagepipe.base.errors import IngestError, describe_error
+from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import list_names
 from imagepipe.base.names import TaskName
 from imagepipe.ingest.rows import Row, make_row
+from imagepipe.ingest.shards import IndexEntry
 
 EFFECTS = {
     "corrected": "give another label than the source",
@@ -83,8 +85,11 @@ def read_overrides(path: str, task: TaskName) -> Overrides:
             labels[sha256] = None
             continue
         row = make_row(path, None, decision.metadata, decision.label, {}, task)
+        joined = [label for label in row["labels"] if task == "multilabel" and LABEL_SEPARATOR in label]
         if row["reason"]:
             refused[sha256] = row["reason"]
+        elif joined:  # of a source DataGate refuses it, and a decision can correct it
+            refused[sha256] = f"label can't name one of several: {joined[0][:100]!r} holds a {LABEL_SEPARATOR}"
         else:
             labels[sha256] = row["labels"]
     return Overrides(path, labels, refused, decisions)
@@ -98,6 +103,22 @@ def read_additions(overrides: Overrides, task: TaskName) -> Iterator[Row]:
             yield make_row(f"{overrides.folder}/{sha256}", None, decision.metadata or sha256, decision.label, {}, task)
 
 
+def describe_left(gone: Iterable[IndexEntry]) -> list[str]:
+    """Returns a sentence if images are in the dataset that only a decision had added, which holds no longer.
+
+    Args:
+        gone: entries of the records that this ingest has not read, and the last one had.
+    """
+    beside = locate_images("")
+    count = sum(path.endswith(f"{beside}/{entry['sha256']}") for entry in gone for path in entry["copies"])
+    if not count:
+        return []
+    return [
+        f"{count:,} images were added by decisions that hold no longer, and stay with the labels of those: --sync "
+        "takes them out."
+    ]
+
+
 def list_effects(overrides: Overrides, outcomes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns what became of each decision, for the list in the dataset.
 
@@ -108,6 +129,8 @@ def list_effects(overrides: Overrides, outcomes: Mapping[str, dict[str, Any]]) -
     effects = []
     for sha256, decision in sorted(overrides.decisions.newest.items()):
         entry: dict[str, Any] = {name: getattr(decision, name) for name in ("metadata", "label", "by", "at")}
+        if isinstance(decision.label, str | list) and (labels := overrides.labels.get(sha256)):
+            entry["label"] = labels if len(labels) > 1 else labels[0]  # as the records have it, for the data checks
         if sha256 in overrides.refused:
             entry |= {"effect": "refused", "reason": overrides.refused[sha256]}
         elif sha256 in outcomes:

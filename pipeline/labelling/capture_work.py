@@ -2,7 +2,9 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from imagepipe.base.names import TaskName
 from imagepipe.capture.files import list_parts
 from imagepipe.monitoring.pairs import find_shadow
 from imagepipe.monitoring.traffic import read_tables, split_label
+from pipeline.labelling.class_names import AnsweredScores
 from pipeline.labelling.run_work import measure_doubt, measure_doubts
 from pipeline.labelling.trained import TrainedImages
 from pipeline.labelling.work import MAX_ITEMS, Item, Queue, Work
@@ -28,15 +31,24 @@ _COLUMNS = ["time", "metadata", "version", "label", "score", "classes", "novelty
 _ROWS_AT_ONCE = 1024
 _NOVEL = 0.95  # from which on an image is in the queue of novel ones
 _GUESSES = 5
-_CERTAIN = 0.5  # from which on the page proposes one of several labels
+
+_Guesses = list[tuple[str, float]]
 
 
 @dataclass
 class _Seen:
-    """Findings of a first reading of a capture: names of classes by version and place, and the task."""
+    """Findings of a first reading of a capture.
 
-    names: dict[tuple[str, int], str]
+    Attributes:
+        names: of classes by place, by version and number of scores.
+        task: as the scores look.
+        classes: all that were answered.
+        rows: number of answers.
+    """
+
+    names: dict[tuple[str, int], dict[int, str]]
     task: TaskName
+    classes: set[str]
     rows: int
 
 
@@ -92,14 +104,14 @@ def read_capture_work(folder: str, pictures: Path, trained: TrainedImages | None
         notes.append("No nearest training images are shown: --against runs/RUN names the run of the served model.")
     classes = sorted(_list_classes(seen, candidate) | (trained.classes if trained else set()))
     work = [queue for queue in shown if queue.items]
-    return Work(filesystem.absolute(folder), seen.task, classes, work, pictures, originals, notes)
+    return Work(filesystem.absolute(folder), seen.task, classes, work, pictures, originals, notes, is_captured=True)
 
 
 def _list_classes(seen: _Seen, candidate: _Candidate) -> set[str]:
     if seen.task == "regression":
         return set()
-    answered = {name for label in {*candidate.labels.values()} for name in split_label(label, seen.task)}
-    return {*seen.names.values(), *answered} - {""}
+    disputed = {name for label in {*candidate.labels.values()} for name in split_label(label, seen.task)}
+    return {*seen.classes, *disputed} - {""}
 
 
 def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
@@ -108,7 +120,13 @@ def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
         with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
                 answers = (row for row in batch.to_pylist() if not row.get("shadow"))  # no column of older servers
-                yield from (row for row in answers if HASH.fullmatch(row["sha256"] or "") and row["classes"])
+                yield from (
+                    row for row in answers if HASH.fullmatch(row["sha256"] or "") and _are_scores(row["classes"])
+                )
+
+
+def _are_scores(classes: Sequence[float | None] | None) -> bool:
+    return bool(classes) and all(score is not None and math.isfinite(score) for score in classes or ())
 
 
 def _read_candidate(folder: str) -> _Candidate:
@@ -138,7 +156,7 @@ def _read_embeddings(parts: list[str], wanted: set[str], version: str) -> dict[s
 
 
 def _look(parts: list[str]) -> _Seen:
-    names: dict[tuple[str, int], str] = {}
+    answers: defaultdict[tuple[str, int], AnsweredScores] = defaultdict(AnsweredScores)
     rows, is_single = 0, True
     sums = True
     for row in _read_rows(parts):
@@ -146,11 +164,16 @@ def _look(parts: list[str]) -> _Seen:
         rows += 1
         is_single &= len(scores) == 1
         sums &= abs(sum(scores) - 1) < 0.01
-        best = max(range(len(scores)), key=scores.__getitem__)
-        if row["label"] and "|" not in row["label"]:
-            names.setdefault((row["version"] or "", best), row["label"])
+        if len(scores) > 1:  # a regression has another text in each row, and no names
+            answers[_identify_model(row)].add(row["label"] or "", scores)
     task: TaskName = "classification" if sums and not is_single else "regression" if is_single else "multilabel"
-    return _Seen({} if task == "regression" else names, task, rows)
+    names = {model: answered.name_places(task) for model, answered in answers.items()}
+    classes = {name for answered in answers.values() for text in answered.texts for name in split_label(text, task)}
+    return _Seen(names, task, classes, rows)
+
+
+def _identify_model(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["version"] or "", len(row["classes"])  # several models may have answered under one number
 
 
 def _list_queues(parts: list[str], seen: _Seen, candidate: _Candidate) -> Iterator[Queue]:
@@ -158,18 +181,18 @@ def _list_queues(parts: list[str], seen: _Seen, candidate: _Candidate) -> Iterat
     if seen.task != "regression":
         about = "Images that the served model was least sure of."
         ranked = _rank(parts, seen, measure)
-        yield Queue("uncertain", "Most uncertain", about, _make_items(ranked, "the model is unsure"))
+        yield Queue("uncertain", "Most uncertain", about, _make_items(ranked, "the model is unsure", seen.task))
     about = f"The newest images with a novelty of {_NOVEL:.0%} or more: unlike what the model was trained on."
     ranked = _rank(parts, seen, lambda row, _: row["time"].timestamp() if (row["novelty"] or 0) >= _NOVEL else None)
-    yield Queue("novel", "Newest novel ones", about, _make_items(ranked, "unlike the training images"))
+    yield Queue("novel", "Newest novel ones", about, _make_items(ranked, "unlike the training images", seen.task))
     if seen.task != "regression":
         about = f"The newest images that version {candidate.version}, in shadow, answers otherwise."
-        items = _make_items(_rank(parts, seen, partial(_date_dispute, candidate=candidate, task=seen.task)), "")
+        ranked = _rank(parts, seen, partial(_date_dispute, candidate=candidate, task=seen.task))
         disputed = [
             replace(
                 item, why=f"version {candidate.version}, in shadow, says {candidate.labels[item.sha256] or 'nothing'}"
             )
-            for item in items
+            for item in _make_items(ranked, "", seen.task)
         ]
         yield Queue("disputed", "Candidate and champion disagree", about, disputed)
 
@@ -183,34 +206,42 @@ def _date_dispute(row: Mapping[str, Any], _: object, candidate: _Candidate, task
     return None if is_same else row["time"].timestamp()
 
 
-def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, Any], list[tuple[str, float]]]]:
-    def weigh() -> Iterator[tuple[float, int, dict[str, Any], list[tuple[str, float]]]]:
+def _rank(parts: list[str], seen: _Seen, measure: Any) -> list[tuple[dict[str, Any], _Guesses]]:
+    def weigh() -> Iterator[tuple[float, int, dict[str, Any], _Guesses]]:
         for number, row in enumerate(_read_rows(parts)):
-            version = row["version"] or ""
-            named = [(seen.names.get((version, i), ""), score) for i, score in enumerate(row["classes"])]
+            names = seen.names.get(_identify_model(row), {})
+            named = [(names.get(place, ""), score) for place, score in enumerate(row["classes"])]
             guesses = sorted(named, key=lambda pair: -pair[1])
             if (value := measure(row, guesses)) is not None:
                 yield value, -number, row, _keep_named(guesses, seen.task)
 
-    best: dict[str, tuple[dict[str, Any], list[tuple[str, float]]]] = {}
-    # One image may have been asked about many times.
-    for _, _, row, guesses in heapq.nlargest(4 * MAX_ITEMS, weigh(), key=lambda one: one[:2]):
-        best.setdefault(row["sha256"], (row, guesses))
-    return list(best.values())[:MAX_ITEMS]
+    best: dict[str, tuple[float, int, dict[str, Any], _Guesses]] = {}
+    for one in weigh():  # of which many may be about one image
+        sha256 = one[2]["sha256"]
+        if sha256 not in best or one[:2] > best[sha256][:2]:
+            best[sha256] = one
+        if len(best) > 4 * MAX_ITEMS:
+            best = {kept[2]["sha256"]: kept for kept in _select_best(best.values())}
+    return [(row, guesses) for _, _, row, guesses in _select_best(best.values())]
 
 
-def _keep_named(guesses: list[tuple[str, float]], task: TaskName) -> list[tuple[str, float]]:
-    """Returns the guesses with a name: a class that no answer has named yet is called nothing that could be a label.
+def _select_best(weighed: Iterable[Any]) -> list[Any]:
+    return heapq.nlargest(MAX_ITEMS, weighed, key=lambda one: one[:2])
 
-    If the answer itself is one of these, there is none left that a person could accept by mistake.
+
+def _keep_named(guesses: _Guesses, task: TaskName) -> _Guesses:
+    """Returns the guesses with a name: a class of which none is certain is called nothing that could be a label.
+
+    If the best of a classification is such a class, there is none left that a person could accept by mistake.
     """
     if task == "regression":
         return guesses
-    answered = guesses[:1] if task == "classification" else [guess for guess in guesses if guess[1] >= _CERTAIN]
-    return [guess for guess in guesses if guess[0]] if all(name for name, _ in answered) else []
+    if task == "classification" and not guesses[0][0]:
+        return []
+    return [guess for guess in guesses if guess[0]]
 
 
-def _make_items(ranked: list[tuple[dict[str, Any], list[tuple[str, float]]]], why: str) -> list[Item]:
+def _make_items(ranked: list[tuple[dict[str, Any], _Guesses]], why: str, task: TaskName) -> list[Item]:
     return [
         Item(
             row["sha256"],
@@ -219,6 +250,7 @@ def _make_items(ranked: list[tuple[dict[str, Any], list[tuple[str, float]]]], wh
             tuple(guesses[:_GUESSES]),
             why,
             f"version {row['version']}" if row["version"] else None,
+            answer=tuple(split_label(row["label"], task)) if row["label"] and task == "multilabel" else (),
         )
         for row, guesses in ranked
     ]

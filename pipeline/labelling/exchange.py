@@ -7,9 +7,10 @@ hash in ``data.sha256``, the model's answers under ``predictions`` and decisions
 
 import base64
 import csv
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from imagepipe.base.decisions import HASH, Decision, Label, read_decisions
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.base.filesystem import open_whole
 from imagepipe.base.names import TaskName
+from imagepipe.base.progress import print_note
 from imagepipe.ingest.json_items import read_items
 from imagepipe.ingest.rows import is_number
 from pipeline.labelling.work import Item, Ledger, Work, read_label
@@ -32,12 +34,14 @@ _KINDS = ((b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
 class _Given(NamedTuple):
-    """A decision in a file: the image's hash, its label, and who decided when, if the file says."""
+    """A decision in a file: the image's hash and label; who decided when, the image's id and its URI if it says so."""
 
     sha256: str
     label: Label
     by: str
     at: str
+    id: str
+    image: str
 
 
 def export_decisions(work: Work, labels: Path, out: Path) -> int:
@@ -67,6 +71,8 @@ def export_decisions(work: Work, labels: Path, out: Path) -> int:
 def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Counter[str]]:
     """Adds the decisions of a file, but for those that are there already, or older than what that person did since.
 
+    An image that a capture's queues have no longer is taken from the file. How many have none there is printed.
+
     Returns:
         The number of decisions that were added, and how many others were not, by why.
 
@@ -77,9 +83,11 @@ def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Count
     _check_name(source)
     ledger = Ledger(labels, work)
     skipped: Counter[str] = Counter()
-    added = 0
+    added = without = 0
     read = _read_csv if source.suffix.lower() == ".csv" else _read_tasks
-    for given in list(read(source, work.task, skipped)):  # all or, if the file can't be read to its end, none
+    for _ in read(source, work.task, Counter()):  # all or, if the file can't be read to its end, none
+        pass
+    for given in read(source, work.task, skipped):
         present = ledger.standing.list_decisions(given.sha256)
         if any((one.by, one.label) == (given.by, given.label) for one in present):
             skipped["there already"] += 1
@@ -88,10 +96,28 @@ def import_decisions(work: Work, labels: Path, source: Path) -> tuple[int, Count
         if last is not None and not _is_later(given.at, last):
             skipped["not later than the same person's last decision on the image"] += 1
             continue
-        item = work.find(given.sha256) or Item(given.sha256, "", None, (), "")
-        ledger.decide(item, given.label, given.by, at=given.at)
+        item = work.find(given.sha256)
+        image = _decode_image(given) if work.is_captured and not item and given.label is not None else None
+        without += work.is_captured and not item and given.label is not None and not image
+        item = item or Item(given.sha256, given.id, None, (), "")
+        ledger.decide(item, given.label, given.by, at=given.at, image=image)
         added += 1
+    if without:
+        print_note(
+            f"{without:,} decisions are about images that the queues have no longer, and that {source} has not as they "
+            "were sent: they correct what a source has, but add no image."
+        )
     return added, skipped
+
+
+def _decode_image(given: _Given) -> bytes | None:
+    """Returns the image in a ``data:`` URI, if it is the one that was decided on."""
+    start, _, content = given.image.partition(";base64,")
+    try:
+        data = base64.b64decode(content) if start.startswith("data:") else b""
+    except ValueError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == given.sha256 else None
 
 
 def _is_later(at: str, last: str) -> bool:
@@ -151,8 +177,13 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
                     skipped["without a label"] += 1
                     continue
                 else:
-                    choices = text.split("|") if task == "multilabel" else [text]
-                yield from _check(row["sha256"], choices, _unguard(row.get("by") or ""), row.get("at"), task, skipped)
+                    choices = list(filter(str.strip, text.split("|"))) if task == "multilabel" else [text]
+                facts = {
+                    "by": _unguard(row.get("by") or ""),
+                    "at": row.get("at"),
+                    "id": _unguard(row.get("metadata") or ""),
+                }
+                yield from _check(row["sha256"], choices, facts, task, skipped)
         except csv.Error as error:
             place = f"line {rows.line_num}: {error}"
             raise ModelError(f"{source} can't be read as CSV: {place}. Is there a quote too many?") from error
@@ -161,13 +192,14 @@ def _read_csv(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator[_
 
 
 def _check(
-    sha256: object, choices: Sequence[Any], by: object, at: object, task: TaskName, skipped: Counter[str]
+    sha256: object, choices: Sequence[Any], facts: Mapping[str, object], task: TaskName, skipped: Counter[str]
 ) -> Iterator[_Given]:
     if not isinstance(sha256, str) or not HASH.fullmatch(sha256):
         skipped["without a sha256 of 64 small hexadecimal digits"] += 1
         return
     try:
-        yield _Given(sha256, _read_choices(choices, task), str(by or "import"), str(at or ""))
+        texts = {name: str(facts.get(name) or "") for name in ("by", "at", "id", "image")}
+        yield _Given(sha256, _read_choices(choices, task), **texts | {"by": texts["by"] or "import"})
     except ValueError:
         skipped["with a label that can't be used"] += 1
 
@@ -210,9 +242,11 @@ def _make_task(work: Work, item: Item, decision: Decision | None) -> dict[str, A
         choices = [EXCLUDED] if decision.label is None else _list_choices(decision.label)
         data["by"] = decision.by
         task["annotations"] = [{"result": _make_result(choices), "created_at": decision.at}]
-    if item.guesses and work.task != "regression":
-        name, score = item.guesses[0]
-        task["predictions"] = [{"model_version": item.model or "", "score": score, "result": _make_result([name])}]
+    names = list(item.answer) if work.task == "multilabel" else [name for name, _ in item.guesses[:1]]
+    if names and work.task != "regression":
+        prediction = {"model_version": item.model or "", "result": _make_result(names)}
+        scores = [score for name, score in item.guesses if name in names]
+        task["predictions"] = [prediction | ({"score": min(scores)} if scores else {})]
     return task
 
 
@@ -234,13 +268,13 @@ def _read_tasks(source: Path, task: TaskName, skipped: Counter[str]) -> Iterator
 
 def _read_task(item: Any, task: TaskName, skipped: Counter[str]) -> Iterator[_Given]:
     try:
-        data = item["data"]
+        data = dict(item["data"])
         answers = [
             (annotation, [choice for result in annotation["result"] for choice in result["value"].get("choices", ())])
             for annotation in item.get("annotations") or ()
             if not annotation.get("was_cancelled")
         ]
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         skipped["no tasks with data and annotations"] += 1
         return
     if not any(choices for _, choices in answers):
@@ -250,6 +284,5 @@ def _read_task(item: Any, task: TaskName, skipped: Counter[str]) -> Iterator[_Gi
             continue
         by = annotation.get("completed_by")
         person = by.get("email") if isinstance(by, dict) else by
-        yield from _check(
-            data.get("sha256"), choices, person or data.get("by"), annotation.get("created_at"), task, skipped
-        )
+        facts = data | {"by": person or data.get("by"), "at": annotation.get("created_at")}
+        yield from _check(data.get("sha256"), choices, facts, task, skipped)

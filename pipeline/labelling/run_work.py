@@ -3,6 +3,8 @@
 import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pyarrow.parquet as pq
 
 from imagepipe.base import filesystem, tfrecord
 from imagepipe.base.errors import ModelError
-from imagepipe.base.names import FEATURES, FINDINGS, NAMES, ROWS
+from imagepipe.base.names import FEATURES, FINDINGS, NAMES, ROWS, TaskName
 from imagepipe.ingest import dataset, shards
+from imagepipe.monitoring.traffic import split_label
 from pipeline.labelling.neighbours import find_neighbours
 from pipeline.labelling.work import MAX_ITEMS, Item, Queue, Work
 from pipeline.runs import metadata_store, provenance
@@ -50,8 +53,8 @@ def read_run_work(workdir: Workdir, pictures: Path) -> Work:
     data = dataset.load(origin.dataset.path)
     artifacts = _find_artifacts(workdir, run)
     findings = json.loads(filesystem.read_text(f"{run.data_dir}/{FINDINGS}"))
-    answers = _Answers(artifacts["predictions"]) if "predictions" in artifacts else None
-    queues = [*_list_findings(findings), *(_list_uncertain(answers, run.run_id) if answers else ())]
+    answers = Answers(artifacts["predictions"]) if "predictions" in artifacts else None
+    queues = [*_list_findings(findings), *(list_uncertain(answers, run.run_id) if answers else ())]
     folder = filesystem.absolute(origin.dataset.path)
     labels = _read_labels(folder, {item.sha256 for queue in queues for item in queue.items})
     notes = [] if answers else ["The run left no predictions, so there is no queue of uncertain images."]
@@ -108,7 +111,7 @@ def _list_findings(findings: Mapping[str, Any]) -> list[Queue]:
             others = [other for other in group if other is not image]
             beside = tuple((other["sha256"], f"{other['split']}: {other['id']}") for other in others[:4])
             named = ", ".join(f"{other['id']} ({other['split']})" for other in others[:3])
-            why = f"in {image['split']}, nearly the same as {named}: exclude one of them"
+            why = f"in {image['split']}, nearly the same as {named}: keep one of them"
             copies.append(Item(image["sha256"], image["id"], None, (), why, beside=beside))
     return [
         Queue("errors", "Likely label errors", "Images that look more like another class than their own.", errors),
@@ -116,10 +119,11 @@ def _list_findings(findings: Mapping[str, Any]) -> list[Queue]:
     ]
 
 
-class _Answers:
+class Answers:
     """The rows of the component Predictions."""
 
     def __init__(self, folder: str) -> None:
+        """Reads the task and the names of the classes; ``folder`` is the component's output."""
         self.path = Path(folder) / ROWS
         names = json.loads((Path(folder) / NAMES).read_text(encoding="utf-8"))
         self.task, self.names = names["task"], names["candidate"] or []
@@ -132,8 +136,14 @@ class _Answers:
                     scores = zip(self.names, row["candidate"] or (), strict=False)
                     yield row, sorted(scores, key=lambda pair: -pair[1])
 
+    def read_answer(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the labels of a row that the candidate gave, of several; else none."""
+        text = row["candidate_label"] if self.task == "multilabel" else None
+        return tuple(split_label(text, self.task)) if text else ()
 
-def _list_uncertain(answers: _Answers, run: str) -> Iterator[Queue]:
+
+def list_uncertain(answers: Answers, run: str) -> Iterator[Queue]:
+    """Yields the queues that follow from a run's answers, without the images' labels."""
     if answers.task != "regression":
         yield _rank(
             answers, run, ("uncertain", "Most uncertain", "Images of the eval split that the model is least sure of."),
@@ -143,11 +153,19 @@ def _list_uncertain(answers: _Answers, run: str) -> Iterator[Queue]:
         answers, run, ("novel", "Most novel", "Images of the eval split that are least like the training images."),
         lambda row, _: row.get("candidate_novelty"), "unlike the training images",
     )  # fmt: skip
-    yield _rank(
-        answers, run, ("disputed", "Candidate and champion disagree", "Images that the live model answers otherwise."),
-        lambda row, _: row["candidate_label"] != row["champion_label"] if row.get("champion_label") else None,
-        "the live model and this one disagree",
-    )  # fmt: skip
+    if answers.task != "regression":  # numbers are hardly ever the same
+        yield _rank(
+            answers, run,
+            ("disputed", "Candidate and champion disagree", "Images that the live model answers otherwise."),
+            partial(_is_disputed, task=answers.task), "the live model and this one disagree",
+        )  # fmt: skip
+
+
+def _is_disputed(row: Mapping[str, Any], _: object, task: TaskName) -> bool:
+    candidate, champion = row["candidate_label"], row.get("champion_label")
+    if champion is None:  # nothing was live; of several labels "" is an answer
+        return False
+    return set(split_label(candidate or "", task)) != set(split_label(champion, task))
 
 
 def measure_doubt(_: Mapping[str, Any], guesses: list[tuple[str, float]]) -> float | None:
@@ -160,14 +178,17 @@ def measure_doubts(_: Mapping[str, Any], guesses: list[tuple[str, float]]) -> fl
     return 1 - 2 * min(abs(score - 0.5) for _, score in guesses) if guesses else None
 
 
-def _rank(answers: _Answers, run: str, named: tuple[str, str, str], measure: _Rank, why: str) -> Queue:
+def _rank(answers: Answers, run: str, named: tuple[str, str, str], measure: _Rank, why: str) -> Queue:
     def weigh() -> Iterator[tuple[float, int, dict[str, Any], list[tuple[str, float]]]]:
         for number, (row, guesses) in enumerate(answers.read()):
             if row["sha256"] and (value := measure(row, guesses)):
                 yield float(value), -number, row, guesses
 
     ranked = heapq.nlargest(MAX_ITEMS, weigh(), key=lambda one: one[:2])
-    items = [Item(row["sha256"], row["id"], None, tuple(guesses[:_GUESSES]), why, run) for _, _, row, guesses in ranked]
+    items = [
+        Item(row["sha256"], row["id"], None, tuple(guesses[:_GUESSES]), why, run, answer=answers.read_answer(row))
+        for _, _, row, guesses in ranked
+    ]
     return Queue(*named, items)
 
 
@@ -185,7 +206,7 @@ def _complete_queue(
     queue: Queue,
     labels: Mapping[str, list[str]],
     beside: Mapping[str, list[str]],
-    answers: _Answers | None,
+    answers: Answers | None,
     run: str,
     is_several: bool,
 ) -> Queue:
@@ -199,7 +220,7 @@ def _complete_queue(
         label = now if is_several else float(now[0]) if is_number else now[0]
         near = tuple((one, "|".join(labels[one])) for one in beside.get(item.sha256, ()) if one in labels)
         kept = tuple(one for one in item.beside if one[0] in labels)
-        items.append(Item(item.sha256, item.id, label, item.guesses, item.why, run, kept or near))
+        items.append(replace(item, label=label, model=run, beside=kept or near))
     return Queue(queue.name, queue.title, queue.about, items)
 
 

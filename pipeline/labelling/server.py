@@ -10,6 +10,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from imagepipe.base.errors import ModelError, describe_error
+from imagepipe.base.images import BadImage, normalize
+from imagepipe.base.kinds import find_format
 from imagepipe.serving.access import EVERYBODY, Access, Guard
 from imagepipe.serving.page_server import serve_app
 from pipeline.labelling.work import MAX_NAME, Ledger, Work, list_labels, read_label
@@ -70,7 +72,7 @@ def make_app(work: Work, labels: Path, by: str, access: Access = EVERYBODY, host
         if sha256 not in {file.name for file in work.pictures.iterdir()}:
             return _answer({"error": "there is no such image"}, 404)
         # Whatever the bytes are, they are shown as an image or not at all.
-        return Response(path.read_bytes(), headers=_HEADERS, media_type="application/octet-stream")
+        return Response(_convert(path.read_bytes()), headers=_HEADERS, media_type="application/octet-stream")
 
     @app.post("/decisions")
     async def decide(request: Request) -> Response:
@@ -99,6 +101,16 @@ def make_app(work: Work, labels: Path, by: str, access: Access = EVERYBODY, host
         return _answer(ledger.describe(max(0, since)))
 
     return app
+
+
+def _convert(data: bytes) -> bytes:
+    """Returns an image as browsers show it: most know neither TIFF nor HEIC."""
+    if find_format(data) not in ("tiff", "heif"):
+        return data
+    try:
+        return normalize(data).data
+    except BadImage:  # the page says so
+        return data
 
 
 def _answer(content: Any, status: int = 200) -> JSONResponse:

@@ -1,5 +1,6 @@
 """The work that there is: queues of images, what is known of each, and the decisions so far."""
 
+import io
 import math
 import threading
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from imagepipe.base import filesystem
 from imagepipe.base.decisions import Decision, Label, Standing, append_decision, locate_images, parse_decision
+from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.labels import find_fault
 from imagepipe.base.names import TaskName
 
@@ -32,6 +34,7 @@ class Item:
         why: why it is in the queue, a sentence.
         model: the run or version whose guesses these are; None if there are none.
         beside: hashes of images to compare it with, each with a caption.
+        answer: of several labels those that the model gave it, each from a threshold of its own on; empty if unknown.
     """
 
     sha256: str
@@ -41,6 +44,7 @@ class Item:
     why: str
     model: str | None = None
     beside: tuple[tuple[str, str], ...] = ()
+    answer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Work:
         pictures: folder with the encoded images, each named by its hash.
         originals: hashes of the images whose files no source has, and that are kept when they get a label.
         notes: what else a person should know, a sentence each.
+        is_captured: whether the images are of a capture, so that no source may have them.
     """
 
     source: str
@@ -81,6 +86,7 @@ class Work:
     pictures: Path
     originals: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    is_captured: bool = False
 
     def find(self, sha256: str) -> Item | None:
         """Returns an image's item in the first queue that has it."""
@@ -97,20 +103,26 @@ class Ledger:
         self.changed: list[str] = []
         """Hashes in the order of their decisions, so that a page can ask for those since it last looked."""
         self._work = work
-        self._end = 0
+        self._end, self._last = 0, b""  # of what was read: where it ends, and its last line
         self._lock = threading.RLock()  # requests are answered in several threads
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the lines that came since the last time; one that is not whole yet waits for the next time."""
-        if not self.path.exists():
-            return
-        with self._lock, self.path.open("rb") as file:
-            file.seek(self._end)
+        """Reads the lines that came since the last time; one that is not whole yet waits for the next time.
+
+        If the file is another one by now, such as an older state of it, or is gone, all of it is read again.
+        """
+        with self._lock, self.path.open("rb") if self.path.exists() else io.BytesIO() as file:
+            file.seek(self._end - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                self.changed += self.standing.newest  # a page that has seen these learns what became of them
+                self.standing, self._end, self._last = Standing(), 0, b""
+                file.seek(0)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self._end += len(line)
+                self._last = line
                 try:
                     decision = parse_decision(line)
                 except ValueError:  # ingest names it
@@ -118,7 +130,9 @@ class Ledger:
                 self.standing.add(decision)
                 self.changed.append(decision.sha256)
 
-    def decide(self, item: Item, label: Label, by: str, undone: bool = False, at: str = "") -> None:
+    def decide(
+        self, item: Item, label: Label, by: str, undone: bool = False, at: str = "", image: bytes | None = None
+    ) -> None:
         """Writes a decision, unless it is what this person has decided already, as when an answer got lost.
 
         Likewise, nothing is written to take back what this person has not decided.
@@ -129,6 +143,7 @@ class Ledger:
             by: who decides.
             undone: whether this person takes back what they decided.
             at: when, by default now.
+            image: its file, to be kept with a label if the queues have it no longer.
 
         Raises:
             OSError: it can't be written.
@@ -139,9 +154,10 @@ class Ledger:
             people = {one.by for one in self.standing.list_decisions(item.sha256)}
             if (by not in people) if undone else (last is not None and (last.label, last.by) == (label, by)):
                 return
-            if label is not None and not undone and item.sha256 in self._work.originals:
-                data = (self._work.pictures / item.sha256).read_bytes()
-                filesystem.write_whole(f"{locate_images(str(self.path))}/{item.sha256}", data)
+            if item.sha256 in self._work.originals:
+                image = (self._work.pictures / item.sha256).read_bytes()
+            if label is not None and not undone and image:
+                filesystem.write_whole(f"{locate_images(str(self.path))}/{item.sha256}", image)
             at = at or datetime.now(UTC).isoformat(timespec="milliseconds")
             decision = Decision(
                 item.sha256, label, item.id, item.label, by, at, item.model, self._work.source, undone=undone
@@ -185,6 +201,8 @@ def read_label(value: Any, task: TaskName) -> Label:
     names = sorted({name.strip() for name in names})
     for name in names:
         fault = f"more than {MAX_NAME} characters" if len(name) > MAX_NAME else find_fault(name)
+        if task == "multilabel" and LABEL_SEPARATOR in name:
+            fault = f"a {LABEL_SEPARATOR}, which separates several"
         if fault:
             raise ValueError(f"a class can't be called {name[:50]!r}: it holds {fault}")
     return names if task == "multilabel" else names[0]

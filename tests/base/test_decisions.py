@@ -78,6 +78,10 @@ def test_who_takes_a_decision_back_takes_back_no_one_elses(tmp_path):
         b'{"sha256": "' + b"0" * 64 + b'", "label": {}}',
         b'{"sha256": "' + b"0" * 64 + b'", "label": true}',
         b'{"sha256": "' + b"0" * 64 + b'", "label": [1]}',
+        *(
+            b'{"sha256": "' + b"0" * 64 + b'", "label": ' + label + b"}"
+            for label in (b"NaN", b"-Infinity", b"1e999", b"9" * 400, rb'"\ud800"', rb'["a", "\udfff"]')
+        ),
         b"[" * 100_000,
         b"x" * 3_000_000,
         b"\xff\xfe",

@@ -66,6 +66,21 @@ def test_corrections_exclusions_and_additions_override_the_source(photos_of_two,
     assert "Classes that only decisions give, of no source: d." in result.notes
 
 
+def test_an_image_of_a_decision_that_was_taken_back_is_named_and_leaves_by_sync(photos_of_two, crops, put, tmp_path):  # noqa: F811
+    source, out = photos_of_two
+    new = put("new.jpg", crops(14)[13])
+    sha256 = hash_file(new)
+    new.rename(put(f"labels.images/{sha256}", b""))
+    labels = write_labels(tmp_path / "labels.jsonl", (sha256, "a"))
+    assert ingest(source, out, labels=labels).new == 1
+    labels.write_text("")
+    told = "1 images were added by decisions that hold no longer, and stay with the labels of those: --sync takes them"
+    assert told in " ".join(ingest(source, out).notes)
+    assert told in " ".join(ingest(source, out, labels="none").notes)
+    result = ingest(source, out, sync=True)
+    assert (result.removed, told in " ".join(result.notes)) == (1, False)
+
+
 def test_a_file_that_is_named_by_the_hash_of_another_image_is_quarantined(photos_of_two, crops, put, lines, tmp_path):  # noqa: F811
     source, out = photos_of_two
     present = hash_file(source / "a/00.jpg")
@@ -146,9 +161,10 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
         put(f"{number}.jpg", data)
     hashes = [hash_file(tmp_path / f"{number}.jpg") for number in range(4)]
     put("tags.csv", b"path,label\n0.jpg,a\n1.jpg,a|b\n2.jpg,b\n3.jpg,b\n")
-    labels = write_labels(tmp_path / "labels.jsonl", (hashes[0], ["b", "a"]), (hashes[1], []), (hashes[2], 3))
+    decisions = [(hashes[0], ["b", "a"]), (hashes[1], []), (hashes[2], 3), (hashes[3], ["a|b"])]
+    labels = write_labels(tmp_path / "labels.jsonl", *decisions)
     result = ingest(tmp_path / "tags.csv", tmp_path / "tags", task="multilabel", labels=labels)
-    assert "1 have a label that can't be used" in " ".join(result.notes)
+    assert "2 have a label that can't be used" in " ".join(result.notes)
     by_hash = records(tmp_path / "tags")
     assert [[*by_hash[some][1]["label"].bytes_list.value] for some in hashes[:3]] == [
         [b"a", b"b"],
@@ -164,6 +180,16 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
     result = ingest(tmp_path / "prices.csv", tmp_path / "prices", task="regression", labels=labels)
     assert "1 give another label than the source; 1 have a label that can't be used" in " ".join(result.notes)
     assert records(tmp_path / "prices")[hashes[0]][1]["label"].float_list.value[0] == 2.5
+
+
+def test_decisions_are_listed_as_the_records_have_them(photos_of_two, tmp_path):  # noqa: F811
+    source, out = photos_of_two
+    one, two = hash_file(source / "a/00.jpg"), hash_file(source / "a/02.jpg")
+    ingest(source, out, labels=write_labels(tmp_path / "labels.jsonl", (one, "e\u0301"), (two, " b")))
+    assert read_given_labels(str(out)) == {one: "\u00e9", two: "b"}
+    labels = write_labels(tmp_path / "labels.jsonl", (one, "b| a"), (two, ["b"]))
+    ingest(source, tmp_path / "several", task="multilabel", labels=labels)
+    assert read_given_labels(str(tmp_path / "several")) == {one: ["a", "b"], two: "b"}
 
 
 def test_lineage_names_the_file_of_decisions(photos_of_two, tmp_path):  # noqa: F811

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
 from imagepipe.base.decisions import Decision, append_decision, read_decisions
 from imagepipe.base.errors import ModelError
 from pipeline.labelling.exchange import EXCLUDED, export_decisions, import_decisions
+from pipeline.labelling.work import Queue
 from tests.pipeline.labelling.test_server import HASHES, make_work
 
 
@@ -63,6 +65,14 @@ def test_numbers_are_exchanged_by_csv(tmp_path):
     }
 
 
+def test_separators_too_many_are_read_as_ingest_reads_them(tmp_path):
+    work = make_work(tmp_path / "pictures", "multilabel")
+    (tmp_path / "a.csv").write_text(f"sha256,label\n{HASHES[0]},a||b|\n{HASHES[1]},|\n")
+    added, skipped = import_decisions(work, tmp_path / "labels.jsonl", tmp_path / "a.csv")
+    assert (added, skipped) == (1, {"with a label that can't be used": 1})
+    assert list_labels(tmp_path / "labels.jsonl") == {0: ["a", "b"]}
+
+
 def test_of_a_csv_with_a_quote_too_many_nothing_is_imported(tmp_path):
     work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
     (tmp_path / "a.csv").write_text(f'sha256,label\n{HASHES[0]},a\n{HASHES[1]},"b\n{HASHES[2]},c\n')
@@ -93,6 +103,38 @@ def test_an_older_file_undoes_nothing_that_the_same_person_decided_since(tmp_pat
     )
     assert import_decisions(work, labels, csv) == (4, {})
     assert list_labels(labels) == {0: "d", 1: "c", 2: "b", 3: "c"}
+
+
+def test_images_that_have_left_a_captures_queues_come_with_their_decisions(tmp_path, capsys):
+    work, labels = replace(make_work(tmp_path / "pictures"), is_captured=True), tmp_path / "labels.jsonl"
+    for sha256 in HASHES[:3]:
+        append_decision(tmp_path / "old.jsonl", Decision(sha256, "roses", by="ann"))
+    export_decisions(work, tmp_path / "old.jsonl", tmp_path / "a.json")
+    tasks = json.loads((tmp_path / "a.json").read_text())
+    tasks[1]["data"]["image"] = tasks[0]["data"]["image"]  # as of a thumbnail
+    tasks[2]["data"]["image"] = "data:image/png;base64,a"
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    (tmp_path / "a.csv").write_text(f"sha256,metadata,label\n{HASHES[3]},daisy/3.jpg,roses\n{HASHES[4]},4,\n")
+    later = replace(work, queues=[], originals=set())
+    assert import_decisions(later, labels, tmp_path / "a.json")[0] == 3
+    assert "2 decisions are about images that the queues have no longer" in capsys.readouterr().err
+    assert import_decisions(later, labels, tmp_path / "a.csv")[0] == 1
+    assert [path.name for path in (tmp_path / "labels.images").iterdir()] == [HASHES[0]]
+    assert (tmp_path / "labels.images" / HASHES[0]).read_bytes() == bytes([0])
+    ids = {HASHES.index(sha256): one.metadata for sha256, one in read_decisions(str(labels)).newest.items()}
+    assert ids == {number: f"daisy/{number}.jpg" for number in (0, 1, 2, 3)}
+
+
+def test_all_labels_that_a_model_answered_go_to_label_studio_and_no_other(tmp_path):
+    work = make_work(tmp_path / "pictures", "multilabel")
+    answers = (("roses", "daisy"), ("tulips",), ())
+    items = [replace(item, answer=answer) for item, answer in zip(work.queues[0].items, answers, strict=False)]
+    several = replace(work, queues=[Queue("errors", "", "", items)])
+    export_decisions(several, tmp_path / "labels.jsonl", tmp_path / "a.json")
+    predictions = [task["predictions"] for task in json.loads((tmp_path / "a.json").read_text())]
+    choices = [[result["value"]["choices"] for one in some for result in one["result"]] for some in predictions]
+    assert choices == [[["roses", "daisy"]], [["tulips"]], []]
+    assert [one.get("score") for some in predictions for one in some] == [0.1, None]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv"])
@@ -138,13 +180,14 @@ def test_annotators_who_disagree_are_both_kept_and_cancelled_ones_are_not(tmp_pa
         {"data": {"sha256": HASHES[1]}, "annotations": [annotate(EXCLUDED)]},
         {"data": {"image": "x.jpg"}, "annotations": [annotate("a")]},
         {"annotations": 7},
+        {"data": "x", "annotations": [annotate("a")]},
         7,
     ]
     (tmp_path / "a.json").write_text(json.dumps(tasks))
     work, labels = make_work(tmp_path / "pictures"), tmp_path / "labels.jsonl"
     added, skipped = import_decisions(work, labels, tmp_path / "a.json")
     assert (added, list_labels(labels)) == (3, {0: "b", 1: None})
-    assert skipped == {"without a sha256 of 64 small hexadecimal digits": 1, "no tasks with data and annotations": 2}
+    assert skipped == {"without a sha256 of 64 small hexadecimal digits": 1, "no tasks with data and annotations": 3}
     (disputed,) = read_decisions(str(labels)).disputes.values()
     assert [(one.by, one.label) for one in disputed] == [("ann@example.com", "a"), ("7", "b")]
     assert import_decisions(work, labels, tmp_path / "a.json")[0] == 0

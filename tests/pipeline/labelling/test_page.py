@@ -166,6 +166,59 @@ def test_search_undo_skip_and_names_of_strangers(browser, work, tmp_path):
         expect(page.locator("#id")).to_contain_text("of 3")
 
 
+def test_what_was_decided_on_a_copy_stands_beside_the_other(browser, work, tmp_path):
+    with serve(work, tmp_path / "labels.jsonl") as url, open_page(browser, url) as page:
+        page.keyboard.press("Delete")
+        expect(page.locator("#beside figcaption")).to_have_text("daisy; decided: not an image of ours")
+
+
+def test_a_held_key_decides_on_one_image_and_a_word_in_the_making_names_no_class(browser, work, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    with serve(work, labels) as url, open_page(browser, url) as page:
+        for _ in range(5):
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        for _ in range(5):
+            page.keyboard.down("3")
+        page.keyboard.up("3")
+        page.keyboard.press("/")
+        page.keyboard.insert_text("ni")
+        page.locator("#search").dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
+        page.keyboard.insert_text("hongo")
+        for _ in range(5):
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        settle(page)
+        expect(page.locator("#id")).to_contain_text("<b>3</b>.jpg")
+    assert [one.label for one in read_decisions(str(labels)).newest.values()] == ["daisy", "roses", "nihongo"]
+
+
+def test_a_new_class_leaves_the_others_their_keys(browser, work, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    with serve(work, labels) as url, open_page(browser, url) as page:
+        page.keyboard.press("/")
+        page.keyboard.type("a new one")
+        page.keyboard.press("Enter")
+        page.keyboard.press("3")
+        page.keyboard.press("6")
+        settle(page)
+    assert [one.label for one in read_decisions(str(labels)).newest.values()] == ["a new one", "roses", "a new one"]
+
+
+def test_an_image_that_browsers_do_not_know_is_shown_and_a_broken_one_said_to_be(browser, tmp_path):
+    images = []
+    for number in range(2):
+        written = io.BytesIO()
+        Image.new("RGB", (120, 80)).save(written, "TIFF")
+        (tmp_path / (str(number) * 64)).write_bytes(written.getvalue()[: None if number == 0 else 100])
+        images.append(Item(str(number) * 64, f"{number}.tif", "a", (), ""))
+    work = Work("capture", "classification", ["a"], [Queue("a", "A", "", images)], tmp_path)
+    with serve(work, tmp_path / "labels.jsonl") as url, open_page(browser, url) as page:
+        expect(page.locator("#image")).to_have_js_property("naturalWidth", 120)
+        page.keyboard.press("Space")
+        expect(page.locator("#image")).to_have_attribute("alt", "This browser can't show the image 1.tif")
+
+
 def test_an_undo_leaves_what_another_person_decided(browser, work, tmp_path):
     labels = tmp_path / "labels.jsonl"
     first = work.queues[0].items[0]
@@ -249,6 +302,15 @@ def test_several_labels_and_numbers_by_keyboard(browser, work, tmp_path):
         page.keyboard.press("Enter")
         settle(page)
     assert [one.label for one in read_decisions(str(tmp_path / "numbers.jsonl")).newest.values()] == [2.0, 3.5]
+
+
+def test_of_several_labels_those_that_the_model_answered_are_proposed(browser, work, tmp_path):
+    one = replace(work.queues[0].items[0], label=None, guesses=(("daisy", 0.6), ("roses", 0.3)), answer=("roses",))
+    several = replace(work, task="multilabel", queues=[Queue("a", "A", "", [one])])
+    with serve(several, tmp_path / "labels.jsonl") as url, open_page(browser, url) as page:
+        page.keyboard.press("Enter")
+        settle(page)
+    assert [one.label for one in read_decisions(str(tmp_path / "labels.jsonl")).newest.values()] == [["roses"]]
 
 
 def test_a_token_is_asked_for_and_sent(browser, work, tmp_path):

@@ -15,7 +15,7 @@ from imagepipe.base.names import FINDINGS, NAMES, ROWS
 from imagepipe.ingest import dataset, shards
 from imagepipe.ingest.command import ingest
 from pipeline.labelling.neighbours import find_neighbours
-from pipeline.labelling.run_work import read_run_work
+from pipeline.labelling.run_work import Answers, list_uncertain, read_run_work
 from pipeline.runs.provenance import FILENAME
 from pipeline.workdir import Workdir
 from tests.ingest.conftest import put  # noqa: F401 (a fixture)
@@ -87,6 +87,7 @@ def test_queues_of_a_run_have_the_present_labels_and_their_images(run, tmp_path)
         (hashes["train"][0], hashes["eval"][0]),
         (hashes["eval"][0], hashes["train"][0]),
     ]
+    assert queues["copies"][0].why == "in train, nearly the same as eval.jpg (eval): keep one of them"
     assert [item.sha256 for item in queues["uncertain"]] == hashes["eval"][::-1]
     assert [item.sha256 for item in queues["novel"]] == hashes["eval"][:0:-1]
     assert [item.sha256 for item in queues["disputed"]] == [hashes["eval"][1]]
@@ -96,6 +97,26 @@ def test_queues_of_a_run_have_the_present_labels_and_their_images(run, tmp_path)
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == shown
     assert "1 images that the run lists are no longer in the dataset" in work.notes[1]
     assert work.notes[0].startswith("No nearest training images are shown")
+
+
+@pytest.mark.usefixtures("run")
+def test_a_live_model_that_gives_no_label_disagrees_and_numbers_do_not(tmp_path):
+    path = tmp_path / "predictions" / ROWS
+    row = pq.read_table(path).to_pylist()[0]
+    answers = [("a|b", "b|a"), ("a", ""), ("", "a"), ("", ""), ("a", None)]
+    several = [row | {"sha256": str(number), "candidate_label": candidate, "champion_label": champion}
+               for number, (candidate, champion) in enumerate(answers)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(several), path)
+    for task, places in (("multilabel", ["1", "2"]), ("regression", [])):
+        (tmp_path / "predictions" / NAMES).write_text(json.dumps({"task": task, "candidate": ["a", "b"]}))
+        answered = [*list_uncertain(Answers(str(tmp_path / "predictions")), "run-1")]
+        disputed = [item.sha256 for queue in answered if queue.name == "disputed" for item in queue.items]
+        assert disputed == places
+        if task == "multilabel":
+            (item,) = [
+                item for queue in answered for item in queue.items if (queue.name, item.sha256) == ("disputed", "1")
+            ]
+            assert item.answer == ("a",)
 
 
 def test_a_workdir_without_a_run_that_checked_its_data_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import write_rows
 from pipeline.labelling import server
 from pipeline.labelling.capture_work import read_capture_work
+from pipeline.labelling.class_names import AnsweredScores
 from pipeline.labelling.work import Item, Ledger, Queue, Work
 
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(6)]
@@ -79,6 +80,30 @@ def test_what_another_process_decides_is_seen(client, tmp_path):
     assert len(list_lines(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("way", ["removed", "emptied", "replaced"])
+def test_a_file_that_is_another_one_by_now_is_read_again(client, tmp_path, way):
+    labels = tmp_path / "labels.jsonl"
+    decide(client, HASHES[0], label="roses")
+    decide(client, HASHES[1], label="roses")
+    if way == "removed":
+        labels.unlink()
+    else:
+        labels.write_bytes(b"")
+    if way == "replaced":  # by a longer one
+        for sha256 in HASHES[2:]:
+            append_decision(labels, Decision(sha256, "daisy", by="bob", at="2026-11-01"))
+    now = client.get("/decisions?since=2").json()
+    bob = {"label": "daisy", "by": "bob"}
+    assert now["decided"] == {
+        sha256: bob if way == "replaced" and number > 1 else None
+        for number, sha256 in enumerate(HASHES)
+        if way == "replaced" or number < 2
+    }
+    answer = decide(client, HASHES[0], label="roses", seen=now["seen"])
+    assert answer.json()["decided"] == {HASHES[0]: {"label": "roses", "by": "ann"}}
+    assert read_decisions(str(labels)).newest[HASHES[0]].label == "roses"
+
+
 def test_an_undo_leaves_the_decisions_of_others(client, tmp_path):
     decide(client, HASHES[0], label="roses")
     decide(client, HASHES[0], label="daisy", by="bob")
@@ -136,6 +161,9 @@ def test_several_labels_and_numbers(tmp_path):
     for value, task in (([], "multilabel"), ("a", "multilabel"), (["a", 1], "multilabel"), ("3", "regression")):
         with pytest.raises(ValueError, match="the label has to be"):
             server.read_label(value, task)
+    with pytest.raises(ValueError, match=r"holds a \|, which separates several"):
+        server.read_label(["a|b"], "multilabel")
+    assert server.read_label("a|b", "classification") == "a|b"
     for value in (True, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="a number"):
             server.read_label(value, "regression")
@@ -175,6 +203,31 @@ def test_a_capture_has_queues_of_uncertain_and_novel_images(tmp_path):
         read_capture_work(str(tmp_path), tmp_path / "pictures")
 
 
+def test_an_image_that_is_asked_about_all_the_time_takes_no_place_from_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.labelling.capture_work.MAX_ITEMS", 2)
+    scores = [[0.5, 0.5]] * 20 + [[0.45, 0.55], [0.4, 0.6], *([1 - n / 100, n / 100] for n in range(11))]
+    hashes = [HASHES[0]] * 20 + HASHES[1:3] + [f"{number:064x}" for number in range(11)]
+    capture(tmp_path / "capture", classes=scores, label=["a"] * 33, sha256=hashes, image=[b"a"] * 33)
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(tmp_path / "capture"), tmp_path / "pictures")
+    assert [item.sha256 for item in work.queues[0].items] == HASHES[:2]
+
+
+def test_what_no_json_can_carry_is_not_shown(client, tmp_path):
+    nan = float("nan")
+    scores = [[0.6, 0.4], [nan, nan], [0.4, 0.6]]
+    capture(tmp_path / "capture", classes=scores, label=["a", "b", "b"], sha256=HASHES[:3], image=[b"a"] * 3)
+    (tmp_path / "captured").mkdir()
+    work = read_capture_work(str(tmp_path / "capture"), tmp_path / "captured")
+    assert [item.sha256 for item in work.queues[0].items] == [HASHES[0], HASHES[2]]
+    line = {"sha256": HASHES[0], "label": "roses", "by": "\ud800", "metadata": "\ud800"}
+    (tmp_path / "labels.jsonl").write_text(
+        "".join(json.dumps(line | more) + "\n" for more in ({}, {"label": nan}, {"label": "\ud800"}))
+    )
+    assert client.get("/decisions").json()["decided"] == {HASHES[0]: {"label": "roses", "by": "?"}}
+    assert client.get("/work").json()["classes"] == ["daisy", "roses"]
+
+
 def test_a_capture_has_a_queue_of_what_the_version_in_shadow_answers_otherwise(tmp_path):
     folder = tmp_path / "capture"
     live = [[0.9, 0.1], [0.1, 0.9]] * 2
@@ -205,13 +258,42 @@ def test_a_class_that_no_answer_has_named_can_not_be_taken_for_a_label(tmp_path)
     work = read_capture_work(str(tmp_path / "one"), tmp_path / "pictures")
     names = {item.sha256: [name for name, _ in item.guesses] for item in work.queues[0].items}
     assert names == {HASHES[0]: ["cat", "dog"], HASHES[1]: [], HASHES[2]: ["dog", "cat"]}
-    several = [[0.9, 0.2, 0.1], [0.1, 0.8, 0.7], [0.1, 0.8, 0.1]]
-    capture(
-        tmp_path / "two", classes=several, label=["night", "rain|snow", "rain"], sha256=HASHES[:3], image=[b"a"] * 3
-    )
-    work = read_capture_work(str(tmp_path / "two"), tmp_path / "pictures")
-    names = {item.sha256: [name for name, _ in item.guesses] for item in work.queues[0].items}
-    assert names == {HASHES[0]: ["night", "rain"], HASHES[1]: [], HASHES[2]: ["rain", "night"]}
+
+
+def test_of_several_labels_with_own_thresholds_names_are_on_their_scores_and_the_answer_is_proposed(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    # Of night, rain and sun, from 0.9, 0.2 and 0.5 on.
+    scores = [[0.6, 0.3, 0.1], [0.95, 0.4, 0.2], [0.1, 0.1, 0.9], [0.92, 0.1, 0.1], [0.85, 0.05, 0.3]]
+    labels = ["rain", "night|rain", "sun", "night", ""]
+    images = [bytes([number]) for number in range(5)]
+    capture(tmp_path / "all", classes=scores, label=labels, sha256=HASHES[:5], image=images)
+    work = read_capture_work(str(tmp_path / "all"), tmp_path / "pictures")
+    items = {HASHES.index(item.sha256): item for item in work.queues[0].items}
+    assert work.classes == ["night", "rain", "sun"]
+    assert [name for name, _ in items[0].guesses] == ["night", "rain", "sun"]
+    assert {number: item.answer for number, item in items.items()} == {
+        0: ("rain",), 1: ("night", "rain"), 2: ("sun",), 3: ("night",), 4: (),
+    }  # fmt: skip
+    # Of these two answers nobody can tell which score is whose.
+    capture(tmp_path / "few", classes=scores[:2], label=labels[:2], sha256=HASHES[:2], image=images[:2])
+    work = read_capture_work(str(tmp_path / "few"), tmp_path / "pictures")
+    assert work.classes == ["night", "rain"]
+    assert {item.sha256: (item.guesses, item.answer) for item in work.queues[0].items} == {
+        HASHES[0]: ((), ("rain",)), HASHES[1]: ((), ("night", "rain")),
+    }  # fmt: skip
+
+
+def test_of_many_different_answers_some_are_enough_for_the_names(monkeypatch):
+    monkeypatch.setattr("pipeline.labelling.class_names._MAX_TEXTS", 2)
+    answers = AnsweredScores()
+    for text, scores in (
+        ("a", [0.9, 0.1, 0.1]),
+        ("b", [0.1, 0.2, 0.1]),
+        ("a|c", [0.8, 0.3, 0.7]),
+        ("a", [0.7, 0.1, 0]),
+    ):
+        answers.add(text, scores)
+    assert (answers.name_places("multilabel"), answers.texts) == ({0: "a", 1: "b"}, {"a", "b", "a|c"})
 
 
 def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
