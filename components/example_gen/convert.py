@@ -7,16 +7,14 @@ import tensorflow as tf
 from imagepipe.base import tfrecord
 from imagepipe.base.errors import DataError
 from imagepipe.base.features import read_group
-from imagepipe.base.images import normalize
+from imagepipe.base.images import BadImage, prepare_for_decoder
 from imagepipe.base.kinds import find_format
-
-_DECODED = ("jpeg", "png")  # by the Transform graph, as ``normalize`` does; of a GIF it decodes no transparency
 
 
 def convert_example(
     example: tf.train.Example, input: str, label: str, metadata: str, label_names: dict[int, str] | None
 ) -> tf.train.Example:
-    """Names the labels of an Example, and converts its image if the Transform graph would not decode it.
+    """Names the labels of an Example, and makes its image one that the Transform graph decodes.
 
     Args:
         example: changed in place.
@@ -30,7 +28,7 @@ def convert_example(
 
     Raises:
         DataError: if a label has no name.
-        BadImage: if the image can't be converted; the message is the reason.
+        BadImage: if the image can't be decoded; the message is the reason.
     """
     feature = example.features.feature
     if label_names is not None and label in feature:
@@ -50,9 +48,25 @@ def convert_example(
         feature[label].bytes_list.value[:] = [label_names[number].encode() for number in numbers]
     images = feature[input].bytes_list.value if input in feature else []
     for place, image in enumerate(images):
-        if find_format(image) not in _DECODED:
-            images[place] = normalize(image).data
+        images[place] = _make_decodable(image)
     return example
+
+
+def _make_decodable(image: bytes) -> bytes:
+    """Returns an image as the server hands it to the graph, which decodes it: later a broken one ends the training.
+
+    Raises:
+        BadImage: if the graph can't.
+    """
+    decodable, *_ = prepare_for_decoder(image, decoder_turns=True)
+    try:
+        if find_format(decodable) == "jpeg":
+            tf.io.decode_jpeg(decodable, ratio=8)  # what can be wrong with one is met at any size
+        else:
+            tf.io.decode_image(decodable, expand_animations=False)
+    except tf.errors.InvalidArgumentError as error:
+        raise BadImage("broken image: TensorFlow can't decode it") from error
+    return decodable
 
 
 def find_split_key(example: tf.train.Example, input: str, group: str) -> tf.train.Feature:

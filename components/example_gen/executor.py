@@ -1,6 +1,6 @@
 """TFX's executor of ImportExampleGen, with a conversion of each Example.
 
-An Example whose image can't be converted is left out, and named in the folder LEFT_OUT of the Examples: for DataCheck.
+An Example whose image can't be decoded is left out, and named in the folder LEFT_OUT of the Examples: for DataCheck.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Tells of the Examples that ImportExampleGen has left out, as their images can't be converted."""
+"""Tells of the Examples that ImportExampleGen has left out, as their images can't be decoded."""
 
 import json
 from collections.abc import Sequence
@@ -29,4 +29,4 @@ def describe_left_out(left_out: Sequence[dict[str, str]]) -> str:
         left_out: one or more, as ``read_left_out`` returns them.
     """
     named = [f"{line['id'] or 'one without a name'} ({line['reason']})" for line in left_out]
-    return f"{len(left_out):,} records were left out, as their images can't be converted: {list_names(named)}"
+    return f"{len(left_out):,} records were left out, as their images can't be decoded: {list_names(named)}"

@@ -60,6 +60,15 @@ def test_a_label_without_a_name_and_what_is_no_image_are_named():
         convert_example(make_foreign(b"%PDF-1.7", 1, "x.jpg"), **NAMES, label_names=None)
 
 
+def test_an_image_that_would_end_the_training_is_refused_before():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    for kind in ("JPEG", "PNG"):
+        data = encode_image(noise, kind)
+        assert convert_example(make_foreign(data, 1), **NAMES, label_names=None)
+        with pytest.raises(BadImage):
+            convert_example(make_foreign(data[: len(data) // 2], 1), **NAMES, label_names=None)
+
+
 @pytest.mark.parametrize("label", [tf.train.Feature(bytes_list={"value": [b"rose"]}),
                                    tf.train.Feature(float_list={"value": [1.0]})])  # fmt: skip
 def test_a_label_that_no_map_can_name_is_refused_by_name(label):
@@ -122,7 +131,7 @@ def test_a_foreign_set_of_shards_becomes_examples_with_names(tmp_path, monkeypat
             assert image.startswith((b"\xff\xd8\xff", b"\x89PNG"))
     [finding] = find_left_out([examples])
     assert finding.message.startswith(
-        "2 records were left out, as their images can't be converted: train 6 (not an image"
+        "2 records were left out, as their images can't be decoded: train 6 (not an image"
     )
     assert finding.examples == ["train 6", "valid 3"]
     # TFX packs itself for Beam's workers elsewhere, 52 MB a component, and leaves it.

@@ -1,13 +1,14 @@
 """ImportExampleGen, as the pipeline configures it, on TFRecords that aren't split."""
 
 import tensorflow as tf
+from PIL import Image
 from tfx.types import artifact_utils, standard_artifacts
 
 from components.example_gen.executor import SPLIT_KEY
 from pipeline.config import Config
 from pipeline.dag import create_pipeline
 from pipeline.source import find_examples
-from tests.conftest import make_example
+from tests.conftest import encode_image, make_example
 from tests.evaluated import make_artifact
 
 
@@ -29,6 +30,10 @@ def split_records(data: dict, folder, feature: str) -> dict[str, list[bytes]]:
     return values
 
 
+def make_image(number: int) -> bytes:
+    return encode_image(Image.new("RGB", (4, 4), (number % 256, number // 256, 0)), "PNG")
+
+
 def write_records(folder, examples) -> None:
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "0.tfrecord")) as writer:
@@ -39,7 +44,7 @@ def write_records(folder, examples) -> None:
 def test_tfrecords_made_elsewhere_are_split_by_their_group(tmp_path):
     records = tmp_path / "records"
     groups = [f"p{number % 60}" if number % 3 else "" for number in range(600)]
-    write_records(records, (make_example(b"\xff\xd8\xff%d" % n, "ab"[n % 2], patient=g) for n, g in enumerate(groups)))
+    write_records(records, (make_example(make_image(n), "ab"[n % 2], patient=g) for n, g in enumerate(groups)))
     splits = split_records({"path": str(records), "features": {"group": "patient"}}, tmp_path / "grouped", "patient")
     assert sum(map(len, splits.values())) == 600
     assert sum(len(set(given) - {b""}) for given in splits.values()) == 40
@@ -49,7 +54,7 @@ def test_tfrecords_made_elsewhere_are_split_by_their_group(tmp_path):
 
 
 def test_neither_a_new_name_nor_a_new_feature_moves_an_image_to_another_split(tmp_path):
-    images = [b"\xff\xd8\xff%d" % number for number in range(200)]
+    images = [make_image(number) for number in range(200)]
     write_records(tmp_path / "first", (make_example(image, "tulip") for image in images))
     write_records(tmp_path / "second", (make_example(image, "tulips", patient="") for image in images))
     first = split_records({"path": str(tmp_path / "first")}, tmp_path / "of_first", "input")
