@@ -24,7 +24,7 @@ from components.data_check.drift import judge_distances
 from components.data_check.driver import choose_baseline
 from components.data_check.labels import MAX_LABELS, check_labels
 from components.data_check.split import MAX_SLICES, Split
-from components.data_check.tfdv_statistics import measure_distances
+from components.data_check.tfdv_statistics import measure_distances, summarize_columns
 from components.data_gate.component import DataGate
 from components.tfdv import tfdv
 from imagepipe.base.errors import DataError
@@ -215,6 +215,25 @@ def test_a_frozen_schema_has_ranges_values_and_minima_and_gives_the_minima_back(
     assert read_min_images(schema, "label") == {"train": 7, "eval": 2}
     again = freeze_ranges(schema, [train], "label", {"train": 1})
     assert read_min_images(again, "label") == {"train": 7, "eval": 2}
+
+
+def test_columns_with_infinite_numbers_are_summarized_and_frozen_without_them():
+    """Such as the logarithm of 0 in TFRecords made elsewhere; the model takes it for a missing value."""
+    infinity = float("inf")
+    statistics = compute_statistics(
+        high=[1.0, 2.0, infinity] * 5, low=[1.0, -infinity, 2.0] * 5, none=[infinity, infinity, -infinity] * 5
+    )
+    columns = summarize_columns(statistics)
+    json.dumps(columns, allow_nan=False)
+    assert {name: (column["min"], column["max"]) for name, column in columns.items()} == {
+        "high": (1, None),
+        "low": (None, 2),
+        "none": (None, None),
+    }
+    for name, count in {"high": 10, "low": 10, "none": 0}.items():
+        assert sum(bucket[2] for bucket in columns[name]["histogram"]) == pytest.approx(count)
+    frozen = freeze_ranges(tfdv.infer_schema(statistics), [statistics], "label", {})
+    assert not any(feature.HasField("float_domain") for feature in frozen.feature)
 
 
 def test_labels_that_look_like_numbers_are_frozen_as_the_classes_that_they_are():
