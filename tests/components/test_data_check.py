@@ -90,6 +90,25 @@ def test_an_empty_label_beside_others_stops_the_run_by_the_image_that_has_it():
         assert "with an empty label in 'tags', such as id-2, id-3, id-4, id-5. Correct or remove it" in finding.message
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_images_with_several_labels_are_for_a_task_that_has_them(task):
+    """Transform takes the first of the labels."""
+    splits = {
+        name: Split(ids=[f"id-{i}" for i in range(4)], labels=[["1"], ["1", "2"], ["2"], ["2", "1"]])
+        for name in ("train", "test")
+    }
+    findings = check_labels(task, splits, "label", {})
+    assert [(f.severity, f.kind, f.split, f.examples) for f in findings] == [
+        ("error", "several_labels", "train", ["id-1", "id-3"]),
+        ("warning", "several_labels", "test", ["id-1", "id-3"]),
+    ]
+    assert findings[0].message.startswith(
+        "2 images in the split train with several labels in 'label', such as id-1, id-3. Give each "
+    )
+    assert ("task: multilabel" in findings[0].message) == (task == "classification")
+    assert check_labels("multilabel", splits, "label", {}) == []
+
+
 def test_labels_and_categories_that_no_vocabulary_can_hold_stop_the_run_by_name(tmp_path):
     features = Features(categorical=("camera", "lens"))
     with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
