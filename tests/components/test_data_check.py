@@ -292,6 +292,16 @@ def test_a_group_of_near_duplicates_starts_with_one_of_each_split():
     assert group == [("train", 0), ("eval", 0), ("train", 1), ("eval", 1)]
 
 
+def test_only_copies_of_training_images_are_said_to_be_such():
+    splits = {name: Split(["a", "b"], [None] * 2, [["x"]] * 2) for name in ("train", "eval", "test")}
+    held_out = [[("eval", 0), ("test", 0)]]
+    (finding,) = near_duplicates.describe_near_duplicates(splits, held_out, ["near_duplicates"])
+    assert finding.severity == "error"
+    assert finding.message == "1 group of near-duplicates across splits, such as a and a. Keep one image of each group"
+    (finding,) = near_duplicates.describe_near_duplicates(splits, [*held_out, [("train", 1), ("eval", 1)]], [])
+    assert "a and a; b and b: 1 image outside the training split has a copy in it" in finding.message
+
+
 def test_images_whose_hashes_are_alike_by_chance_are_no_duplicates():
     photo = np.random.default_rng(0).integers(0, 255, (1, 64))
     other = np.random.default_rng(1).integers(0, 255, (1, 64))
