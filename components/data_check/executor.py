@@ -115,10 +115,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             findings += describe_near_duplicates(splits, undecided, config.stop_on, bits, not_listed["near_duplicates"])
             label_errors: list[dict[str, Any]] = []
             if judges_labels:
-                label_errors, judged, not_listed["label_errors"] = find_label_errors(
-                    splits, near_duplicates, config.label_errors, predict_out_of_sample, decided
-                )
-                findings += describe_label_errors(label_errors, judged, total, not_listed["label_errors"])
+                errors = find_label_errors(splits, near_duplicates, config.label_errors, predict_out_of_sample, decided)
+                findings += describe_label_errors(errors, total)
+                label_errors, not_listed["label_errors"] = errors.listed, errors.left_out
             listed = undecided[:MAX_EXAMPLES]
             identified = identify_images(splits, (image for group in listed for image in group))
             summary = {name: _summarize_split(statistics[name], splits[name], task) for name in statistics}

@@ -1,4 +1,4 @@
-"""Labels that are missing, several, can't name a class, are ids, that training lacks, or of which there are few images."""
+"""Labels that are missing, several, can't name a class, are ids, that training lacks, or that few images have."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -76,7 +76,7 @@ def _find_missing(splits: Mapping[str, Split], feature: str, is_label: Callable[
 
 def _find_several(splits: Mapping[str, Split], feature: str, is_label: Callable[[str], bool]) -> list[Finding]:
     """Finds images with different labels where one is learned: Transform takes the first, whichever that is."""
-    remedy = "a single number" if is_label is is_number else "a single one, or set task: multilabel to learn all of them"
+    remedy = "one number" if is_label is is_number else "one of them, or set task: multilabel to learn them all"
     findings = []
     for name, split in splits.items():
         count, ids = _find_first(split, lambda labels: len(set(filter(is_label, labels))) > 1)

@@ -143,8 +143,8 @@ def _read_labels(splits: Mapping[str, Split], groups: Iterable[Iterable[ImageRef
 
 
 def _describe_leaked(count: int) -> str:
-    verbs = ("has", "says") if count == 1 else ("have", "say")
-    return f"{count_images(count)} outside the training split {verbs[0]} a copy in it, and {verbs[1]} little about a model"
+    verbs = "has a copy in it, and says" if count == 1 else "have a copy in it, and say"
+    return f"{count_images(count)} outside the training split {verbs} little about a model"
 
 
 def match_hashes(hashes: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, int]:

@@ -39,9 +39,9 @@ def summarize_columns(statistics: Statistics) -> dict[str, dict[str, Any]]:
     """Summarizes each column, for JSON.
 
     Returns:
-        By name ``present`` and ``missing``, numbers of Examples; of numbers ``min``, ``mean``, ``max``, ``std`` and a
-        ``histogram``, rows of (low, high, count), both without what is not finite; of text ``unique`` and the most frequent ``values``, rows of (value,
-        count), at most 100.
+        By name ``present`` and ``missing``, numbers of Examples; of numbers ``min``, ``mean``, ``max``, ``std``, each
+        None if it is not finite, and a ``histogram`` of those that are, rows of (low, high, count); of text ``unique``
+        and the most frequent ``values``, rows of (value, count), at most 100.
     """
     summary = {}
     for feature in statistics.datasets[0].features:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -352,16 +353,21 @@ def test_wrong_labels_of_plain_colours_are_listed_and_rare_classes_are_left_out(
     split = Split(
         [f"{i}" for i in range(43)], [None] * 43, [[name] for name in names], descriptors=dict(enumerate(descriptors))
     )
-    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
-    assert judged == 40
-    assert {error["id"] for error in errors} == {"5", "10"}
-    assert {error["suggested"] for error in errors} == {"red", "blue"}
-    find = label_errors.find_label_errors
-    (other,), judged, left_out = find(
-        {"train": split}, [], 40, label_errors.predict_out_of_sample, {("train", 5), ("train", 7)}
+    errors = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    assert (errors.judged, errors.count) == (40, 2)
+    assert {error["id"] for error in errors.listed} == {"5", "10"}
+    assert {error["suggested"] for error in errors.listed} == {"red", "blue"}
+    first = label_errors.find_label_errors({"train": split}, [], 1, label_errors.predict_out_of_sample)
+    assert first == dataclasses.replace(errors, listed=errors.listed[:1])
+    (finding,) = label_errors.describe_label_errors(first, 43)
+    assert finding.message.startswith(
+        "2 of 40 checked images (43 in all) look more like another class than their own, 2 of them clearly; "
+        "listed: 1 (data.validation.label_errors). The likeliest label errors: "
     )
-    assert (other["id"], judged, left_out) == ("10", 40, 1)
-    (finding,) = label_errors.describe_label_errors([other], 40, 43, 1)
+    find = label_errors.find_label_errors
+    errors = find({"train": split}, [], 40, label_errors.predict_out_of_sample, {("train", 5), ("train", 7)})
+    assert (errors.listed[0]["id"], errors.count, errors.judged, errors.left_out) == ("10", 1, 40, 1)
+    (finding,) = label_errors.describe_label_errors(errors, 43)
     assert finding.message.endswith(": 10 (blue, or red?). Not listed: 1 image on which a person has decided")
 
 
@@ -396,15 +402,15 @@ def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
 
 def test_the_images_of_a_group_do_not_confirm_each_others_wrong_label():
     split = make_groups(["b", "b", *["a", "b"] * 5], 10)
-    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
-    assert judged == 120
-    assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors}
+    errors = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    assert errors.judged == 120
+    assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors.listed}
 
 
 def test_a_class_of_few_groups_is_not_judged_by_forests_that_have_not_seen_it():
     split = make_groups(["a", "b"] * 5 + ["c"] * 3, 10)
-    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
-    assert (judged, {error["label"] for error in errors} & {"c"}) == (100, set())
+    errors = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    assert (errors.judged, {error["label"] for error in errors.listed} & {"c"}) == (100, set())
 
 
 @pytest.fixture
