@@ -108,6 +108,9 @@ def list_effects(overrides: Overrides, outcomes: Mapping[str, dict[str, Any]]) -
     effects = []
     for sha256, decision in sorted(overrides.decisions.newest.items()):
         entry: dict[str, Any] = {name: getattr(decision, name) for name in ("metadata", "label", "by", "at")}
+        labels = overrides.labels.get(sha256)
+        if labels and not isinstance(decision.label, int | float):  # as the record has it, however it was spelled
+            entry["label"] = labels if len(labels) > 1 else labels[0]
         if sha256 in overrides.refused:
             entry |= {"effect": "refused", "reason": overrides.refused[sha256]}
         elif sha256 in outcomes:

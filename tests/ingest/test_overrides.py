@@ -166,6 +166,19 @@ def test_several_labels_and_numbers_are_read_as_the_task_wants_them(put, crops, 
     assert records(tmp_path / "prices")[hashes[0]][1]["label"].float_list.value[0] == 2.5
 
 
+def test_decisions_are_listed_with_the_labels_that_the_records_have(put, crops, tmp_path):
+    """DataCheck asks again about images whose labels are others than those that people decided on."""
+    for number, data in enumerate(crops(4)):
+        put(f"{number}.jpg", data)
+    hashes = [hash_file(tmp_path / f"{number}.jpg") for number in range(4)]
+    put("tags.csv", b"path,label\n0.jpg,x\n1.jpg,x\n2.jpg,x\n3.jpg,x\n")
+    spelled = ["b|a", " cafe\u0301", [" b", "a"], 7]
+    labels = write_labels(tmp_path / "labels.jsonl", *zip(hashes, spelled, strict=True))
+    ingest(tmp_path / "tags.csv", tmp_path / "tags", task="multilabel", labels=labels)
+    given = read_given_labels(str(tmp_path / "tags"))
+    assert [given[some] for some in hashes] == [["a", "b"], "caf\u00e9", ["a", "b"], 7]
+
+
 def test_lineage_names_the_file_of_decisions(photos_of_two, tmp_path):  # noqa: F811
     source, out = photos_of_two
     sha256, other = hash_file(source / "a/00.jpg"), hash_file(source / "a/02.jpg")
