@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SplitName = Literal["train", "eval", "test"]
-StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "leak"]
+StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "groups", "leak"]
 """Kinds of findings that stop the run if the configuration says so."""
 
 _MIN_IMAGES: dict[SplitName, int] = {"train": 10, "eval": 1}

@@ -1,6 +1,7 @@
 """The schema that a person curates: made from the statistics, and read back."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 
@@ -25,7 +26,7 @@ def freeze_ranges(
     splits = list(statistics)
     summaries = [summarize_columns(split) for split in splits]
     for feature in frozen.feature:
-        bounds = [
+        bounds: list[Any] = [
             bound
             for columns in summaries
             if columns.get(feature.name, {}).get("present")

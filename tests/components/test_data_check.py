@@ -23,6 +23,7 @@ from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.decided import find_decided, list_undecided
 from components.data_check.drift import judge_distances
 from components.data_check.driver import choose_baseline
+from components.data_check.groups import find_torn_groups
 from components.data_check.labels import MAX_LABELS, check_labels
 from components.data_check.split import MAX_SLICES, Split
 from components.data_check.tfdv_statistics import measure_distances, summarize_columns
@@ -291,6 +292,30 @@ def test_a_group_of_near_duplicates_starts_with_one_of_each_split():
     }
     (group,), _ = near_duplicates.find_near_duplicates(splits, lambda wanted: lambda image: photo)
     assert group == [("train", 0), ("eval", 0), ("train", 1), ("eval", 1)]
+
+
+def test_groups_in_several_splits_are_named_and_can_stop_the_run():
+    splits = {
+        name: Split([f"{name}/{i}" for i in range(4)], [None] * 4, [["x"]] * 4, groups)
+        for name, groups in {
+            "train": ["p1", "p2", None, "p2"],
+            "eval": ["p3", "p1", "p1", None],
+            "test": ["p4", "p3", "p5", None],
+        }.items()
+    }
+    (finding,) = find_torn_groups(splits, "patient", [])
+    assert (finding.severity, finding.kind, finding.feature) == ("warning", "groups", "patient")
+    assert finding.message == (
+        "2 values of 'patient' have images in several splits: p1 (train, eval), p3 (eval, test); 2 images outside the "
+        "training split are of groups that it has, and say little about a model. Give all images of a group one split; "
+        "of TFRecords in one set, data.features.group does so"
+    )
+    assert finding.examples == ["eval/0", "eval/1", "eval/2", "test/1"]
+    (finding,) = find_torn_groups({name: splits[name] for name in ("eval", "test")}, "patient", ["groups"])
+    assert finding.severity == "error"
+    assert finding.message.startswith("1 value of 'patient' has images in several splits: p3 (eval, test). Give all")
+    assert find_torn_groups({"train": splits["train"], "test": splits["test"]}, "patient", []) == []
+    assert find_torn_groups({"train": make_split({"a": 3}), "eval": make_split({"a": 3})}, "group", []) == []
 
 
 def test_only_copies_of_training_images_are_said_to_be_such():
