@@ -128,8 +128,7 @@ def list_errors(folder: Path, hashes: list[str], features: np.ndarray, labels: l
     ids, values = [sha256[:8] for sha256 in hashes], [[label] for label in labels]
     splits = {"train": Split(ids, hashes, values, descriptors=dict(enumerate(features)))}
     decided = find_decided(splits, read_given_labels(str(folder)))
-    errors, _, _ = find_label_errors(splits, [], LISTED, predict_twice, decided)
-    return errors
+    return find_label_errors(splits, [], LISTED, predict_twice, decided).listed
 
 
 def write_run(place: Path, errors: list[dict[str, Any]]) -> None:

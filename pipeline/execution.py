@@ -105,6 +105,10 @@ def execute_dag(
             summary.seconds = round(time.monotonic() - start, 2)
             write_summary(summary, run_dir)
             console.print(f"  {node.id:<20} {'cached' if node.cached else f'{node.seconds:6.1f} s'}")
+            # A run does not hold the dataset: an ingest may have changed what the lineage says was trained on.
+            if node.id == "ImportExampleGen" and compute_fingerprint(config.data.path, source) != data:
+                problem = f"the data at {config.data.path} changed while it was read, as by an ingest. Run again"
+                raise local_runner.NodeError(node.id, problem)
 
         try:
             local_runner.run_nodes(pipeline, f"{config.name}.{summary.run_id}", NEVER_CACHED, on_start, on_end)

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from imagepipe.base.section import Section
 
 SplitName = Literal["train", "eval", "test"]
-StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "leak"]
+StoppingKind = Literal["drift", "skew", "anomaly", "near_duplicates", "groups", "leak"]
 """Kinds of findings that stop the run if the configuration says so."""
 
 _MIN_IMAGES: dict[SplitName, int] = {"train": 10, "eval": 1}

@@ -1,6 +1,7 @@
 """The schema that a person curates: made from the statistics, and read back."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 
@@ -25,15 +26,17 @@ def freeze_ranges(
     splits = list(statistics)
     summaries = [summarize_columns(split) for split in splits]
     for feature in frozen.feature:
-        bounds = [
-            (columns[feature.name]["min"], columns[feature.name]["max"])
+        bounds: list[Any] = [
+            bound
             for columns in summaries
-            if columns.get(feature.name, {}).get("min") is not None and columns[feature.name]["present"]
+            if columns.get(feature.name, {}).get("present")
+            for bound in (columns[feature.name].get("min"), columns[feature.name].get("max"))
         ]
-        if bounds and feature.WhichOneof("domain_info") is None:
+        # Of text there are none, and of numbers some of which are infinite not both.
+        if bounds and None not in bounds and feature.WhichOneof("domain_info") is None:
             domain = feature.int_domain if feature.type == schema_pb2.INT else feature.float_domain
             kind = int if feature.type == schema_pb2.INT else float
-            domain.min, domain.max = kind(min(low for low, _ in bounds)), kind(max(high for _, high in bounds))
+            domain.min, domain.max = kind(min(bounds)), kind(max(bounds))
         if feature.name == label and feature.type == schema_pb2.BYTES and feature.WhichOneof("domain_info") != "domain":
             # TFDV takes names such as 7 for numbers; it is a class like any other.
             feature.string_domain.CopyFrom(schema_pb2.StringDomain(name=label, value=_list_values(splits, label)))

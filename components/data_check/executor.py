@@ -32,6 +32,7 @@ from components.data_check.decided import find_decided, list_undecided
 from components.data_check.drift import check_drift, check_skew
 from components.data_check.driver import Driver
 from components.data_check.findings import MAX_EXAMPLES, Finding
+from components.data_check.groups import find_torn_groups
 from components.data_check.label_errors import describe_label_errors, find_label_errors, predict_out_of_sample
 from components.data_check.labels import check_labels
 from components.data_check.leaks import MAX_ROWS, find_leaks
@@ -97,6 +98,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 *find_unknown_values(splits, json.loads(exec_properties["demands"]), features.label),
                 *find_unreadable_images(splits),
                 *find_left_out(input_dict["examples"]),
+                *find_torn_groups(splits, features.group, config.stop_on),
                 *describe_anomalies(anomalies, features.label, config.stop_on, needed),
                 *check_drift(statistics["train"], baseline, schema, config),
                 *check_skew(statistics, schema, config),
@@ -115,10 +117,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             findings += describe_near_duplicates(splits, undecided, config.stop_on, bits, not_listed["near_duplicates"])
             label_errors: list[dict[str, Any]] = []
             if judges_labels:
-                label_errors, judged, not_listed["label_errors"] = find_label_errors(
-                    splits, near_duplicates, config.label_errors, predict_out_of_sample, decided
-                )
-                findings += describe_label_errors(label_errors, judged, total, not_listed["label_errors"])
+                errors = find_label_errors(splits, near_duplicates, config.label_errors, predict_out_of_sample, decided)
+                findings += describe_label_errors(errors, total)
+                label_errors, not_listed["label_errors"] = errors.listed, errors.left_out
             listed = undecided[:MAX_EXAMPLES]
             identified = identify_images(splits, (image for group in listed for image in group))
             summary = {name: _summarize_split(statistics[name], splits[name], task) for name in statistics}

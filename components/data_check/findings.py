@@ -16,9 +16,9 @@ class Finding:
 
     Attributes:
         severity: an error stops the run.
-        kind: missing_label, unusable_label, unseen_label, too_few_images, missing_column, faulty_value,
-            too_many_slices, unknown_value, leak, unreadable, left_out, anomaly, drift, skew, near_duplicates,
-            label_errors, outliers or sampled.
+        kind: missing_label, several_labels, unusable_label, unseen_label, too_few_images, missing_column,
+            faulty_value, too_many_slices, unknown_value, leak, unreadable, left_out, anomaly, drift, skew,
+            near_duplicates, groups, label_errors, outliers or sampled.
         split: the split that it is about; '' if several.
         feature: the column that it is about; '' if none.
         message: a sentence with numbers, and what to do.

@@ -57,26 +57,42 @@ class Candidate:
     confident: bool
 
 
+@dataclass(frozen=True)
+class LabelErrors:
+    """Images whose labels are likely to be wrong.
+
+    Attributes:
+        listed: the likeliest errors first, for JSON.
+        count: number of all of them, listed or not.
+        confident: how many of them confident learning counts among the errors, see ``Candidate``.
+        judged: number of images that were judged.
+        left_out: number of further ones on which a person has decided.
+    """
+
+    listed: list[dict[str, Any]]
+    count: int
+    confident: int
+    judged: int
+    left_out: int
+
+
 def find_label_errors(
     splits: Mapping[str, Split],
     near_duplicates: Sequence[Sequence[ImageRef]],
     maximum: int,
     predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     decided: Collection[ImageRef] = (),
-) -> tuple[list[dict[str, Any]], int, int]:
+) -> LabelErrors:
     """Finds images whose label is likely to be wrong.
 
     Args:
         splits: by name; images with descriptors and one label are judged. Those of one group, such as a patient, are
             never on both sides of a fold: they are alike, and would confirm each other's wrong label.
         near_duplicates: sets of images that aren't either.
-        maximum: maximum number of images to return.
+        maximum: maximum number of images to list.
         predict: returns out-of-sample probabilities, ``[n, k]``, of descriptors, labels and groups, as
             ``predict_out_of_sample`` does.
         decided: images that are left out, as a person has decided on their labels; others learn from them.
-
-    Returns:
-        The images, the likeliest errors first, for JSON; how many images were judged; and how many were left out.
     """
     images = [
         (name, index)
@@ -91,7 +107,7 @@ def find_label_errors(
         label for label, count in Counter(names).items() if count >= MIN_IMAGES and groups_by_label[label] >= FOLDS
     )
     if len(classes) < 2:
-        return [], 0, 0
+        return LabelErrors([], 0, 0, 0, 0)
     numbers = {label: number for number, label in enumerate(classes)}
     places = [place for place, label in enumerate(names) if label in numbers]
     judged = [(images[place], names[place]) for place in places]
@@ -103,10 +119,10 @@ def find_label_errors(
     undecided = [candidate for candidate in ranked if judged[candidate.index][0] not in decided]
     candidates = undecided[:maximum]
     identified = identify_images(splits, (judged[candidate.index][0] for candidate in candidates))
-    errors = []
+    listed = []
     for candidate in candidates:
         image, label = judged[candidate.index]
-        errors.append(
+        listed.append(
             identified[image]
             | {
                 "label": label,
@@ -116,7 +132,8 @@ def find_label_errors(
                 "confident": candidate.confident,
             }
         )
-    return errors, len(judged), len(ranked) - len(undecided)
+    confident = sum(candidate.confident for candidate in undecided)
+    return LabelErrors(listed, len(undecided), confident, len(judged), len(ranked) - len(undecided))
 
 
 def _number_groups(
@@ -135,28 +152,26 @@ def _number_groups(
     return np.asarray(connected_components(graph, directed=False)[1])
 
 
-def describe_label_errors(
-    errors: Sequence[Mapping[str, Any]], judged: int, total: int, left_out: int = 0
-) -> list[Finding]:
+def describe_label_errors(errors: LabelErrors, total: int) -> list[Finding]:
     """Returns one finding about all likely label errors, if there are any.
 
     Args:
-        errors: as ``find_label_errors`` returns them.
-        judged: number of images that were judged.
+        errors: from ``find_label_errors``.
         total: number of all images.
-        left_out: number of further ones on which a person has decided.
     """
-    if not errors:
+    listed, one = errors.listed, errors.count == 1
+    if not listed:
         return []
-    confident = sum(error["confident"] for error in errors)
-    examples = ", ".join(f"{error['id']} ({error['label']}, or {error['suggested']}?)" for error in errors[:3])
-    images = "checked images" if judged >= total else f"checked images ({total:,} in all)"
+    examples = ", ".join(f"{error['id']} ({error['label']}, or {error['suggested']}?)" for error in listed[:3])
+    images = "checked images" if errors.judged >= total else f"checked images ({total:,} in all)"
     message = (
-        f"{len(errors):,} of {judged:,} {images} look{'s' if len(errors) == 1 else ''} more like another class than "
-        f"{'its' if len(errors) == 1 else 'their'} own, {confident:,} of them clearly. The likeliest label errors: "
-        f"{examples}"
-    ) + describe_left_out(left_out, "image")
-    return [Finding("warning", "label_errors", "", "label", message, [error["id"] for error in errors[:MAX_EXAMPLES]])]
+        f"{errors.count:,} of {errors.judged:,} {images} look{'s' if one else ''} more like another class than "
+        f"{'its' if one else 'their'} own, {errors.confident:,} of them clearly"
+        + (f"; listed: {len(listed):,} (data.validation.label_errors)" if len(listed) < errors.count else "")
+        + f". The likeliest label errors: {examples}"
+        + describe_left_out(errors.left_out, "image")
+    )
+    return [Finding("warning", "label_errors", "", "label", message, [error["id"] for error in listed[:MAX_EXAMPLES]])]
 
 
 def compute_descriptors(images: np.ndarray) -> np.ndarray:

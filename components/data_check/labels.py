@@ -1,4 +1,4 @@
-"""Labels that are missing, can't name a class, are ids, that training lacks, or of which there are too few images."""
+"""Labels that are missing, several, can't name a class, are ids, that training lacks, or that few images have."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,21 +13,24 @@ MAX_LABELS = 20
 
 
 def check_labels(task: str, splits: Mapping[str, Split], feature: str, min_images: Mapping[str, int]) -> list[Finding]:
-    """Finds images without a label, and labels that no model can learn.
+    """Finds images without a label or with several where the task has one, and labels that no model can learn.
 
     Args:
-        task: of a regression, numbers that are missing or not finite are found.
+        task: of a regression, numbers that are missing, not finite or several are found.
         splits: by name.
         feature: name of the label's feature.
         min_images: minimum number of images per label, by split.
     """
     if task == "regression":
-        return _find_missing(splits, feature, is_number)
+        return [*_find_missing(splits, feature, is_number), *_find_several(splits, feature, is_number)]
     counts = {
         name: {label: count for label, count in split.label_counts.items() if _is_name(label)}
         for name, split in splits.items()
     }
-    findings = _find_nameless(splits, feature) if task == "multilabel" else _find_missing(splits, feature, _is_name)
+    if task == "multilabel":
+        findings = _find_nameless(splits, feature)
+    else:
+        findings = [*_find_missing(splits, feature, _is_name), *_find_several(splits, feature, _is_name)]
     findings += _find_unusable(task, splits, counts, feature)
     if message := describe_ids(sum(len(split.ids) for split in splits.values()), counts.values()):
         return [*findings, Finding("error", "too_few_images", "", feature, f"'{feature}' {message}")]
@@ -68,6 +71,21 @@ def _find_missing(splits: Mapping[str, Split], feature: str, is_label: Callable[
                 f"{list_names(ids, count)}. Label them, or leave them out of the TFRecords"
             )
             findings.append(_make_finding("missing_label", name, feature, message, ids))
+    return findings
+
+
+def _find_several(splits: Mapping[str, Split], feature: str, is_label: Callable[[str], bool]) -> list[Finding]:
+    """Finds images with different labels where one is learned: Transform takes the first, whichever that is."""
+    remedy = "one number" if is_label is is_number else "one of them, or set task: multilabel to learn them all"
+    findings = []
+    for name, split in splits.items():
+        count, ids = _find_first(split, lambda labels: len(set(filter(is_label, labels))) > 1)
+        if count:
+            message = (
+                f"{count_images(count)} in the split {name} with several labels in '{feature}', such as "
+                f"{list_names(ids, count)}. Give each {remedy}"
+            )
+            findings.append(_make_finding("several_labels", name, feature, message, ids))
     return findings
 
 

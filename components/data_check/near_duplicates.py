@@ -119,7 +119,7 @@ def describe_near_duplicates(
     where = {0: "within a split", len(groups): "across splits"}.get(across, f"({across:,} of them across splits)")
     message = (
         f"{len(groups):,} group{'s' if len(groups) > 1 else ''} of near-duplicates {where}, such as {examples}"
-        + (f": {_describe_leaked(leaked)}" if across else "")
+        + (f": {_describe_leaked(leaked)}" if leaked else "")
         + (f"; in {conflicting:,} of the groups the labels differ" if conflicting else "")
         + (f"; of so many images not all pairs beyond {max(bits, 0)} bits were compared" if bits < RADIUS else "")
         + ". Keep one image of each group"
@@ -143,7 +143,8 @@ def _read_labels(splits: Mapping[str, Split], groups: Iterable[Iterable[ImageRef
 
 
 def _describe_leaked(count: int) -> str:
-    return f"{count_images(count)} outside the training split have a copy in it, and say little about a model"
+    verbs = "has a copy in it, and says" if count == 1 else "have a copy in it, and say"
+    return f"{count_images(count)} outside the training split {verbs} little about a model"
 
 
 def match_hashes(hashes: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, int]:

@@ -6,6 +6,7 @@ They run on this machine or on Beam's workers, and give the same files.
 import gzip
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,10 @@ def _read_measurements(example: Mapping[str, list[Any]]) -> tuple[int, float] | 
 
 
 def _read_value(example: Mapping[str, list[Any]], name: str) -> ColumnValue:
+    """Returns a value of a side feature; None, as if it were missing, of a number that is not finite."""
     value = next(iter(example.get(name, [])), None)
+    if isinstance(value, float) and not math.isfinite(value):  # no quantiles come of it, and Transform drops it
+        return None
     return tfrecord.to_text(value) if isinstance(value, bytes) else value
 
 

@@ -39,9 +39,9 @@ def summarize_columns(statistics: Statistics) -> dict[str, dict[str, Any]]:
     """Summarizes each column, for JSON.
 
     Returns:
-        By name ``present`` and ``missing``, numbers of Examples; of numbers ``min``, ``mean``, ``max``, ``std`` and a
-        ``histogram``, rows of (low, high, count); of text ``unique`` and the most frequent ``values``, rows of (value,
-        count), at most 100.
+        By name ``present`` and ``missing``, numbers of Examples; of numbers ``min``, ``mean``, ``max``, ``std``, each
+        None if it is not finite, and a ``histogram`` of those that are, rows of (low, high, count); of text ``unique``
+        and the most frequent ``values``, rows of (value, count), at most 100.
     """
     summary = {}
     for feature in statistics.datasets[0].features:
@@ -52,7 +52,8 @@ def summarize_columns(statistics: Statistics) -> dict[str, dict[str, Any]]:
             numbers = feature.num_stats
             plain = [h for h in numbers.histograms if h.type == statistics_pb2.Histogram.STANDARD]
             column |= {"min": numbers.min, "mean": numbers.mean, "max": numbers.max, "std": numbers.std_dev}
-            column["histogram"] = [(b.low_value, b.high_value, b.sample_count) for h in plain for b in h.buckets]
+            buckets = [(b.low_value, b.high_value, b.sample_count) for h in plain for b in h.buckets]
+            column["histogram"] = [bucket for bucket in buckets if all(map(math.isfinite, bucket))]
         elif kind in ("string_stats", "bytes_stats"):
             texts = getattr(feature, kind)
             column["unique"] = texts.unique

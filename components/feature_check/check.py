@@ -66,10 +66,9 @@ def check_features(
     if task == "classification" and config.label_errors:
         for (name, index), row in zip(images, features, strict=True):
             splits[name].descriptors[index] = row
-        label_errors, judged, not_listed["label_errors"] = find_label_errors(
-            splits, copies, config.label_errors, predict_twice, decided
-        )
-        findings += describe_label_errors(label_errors, judged, total, not_listed["label_errors"])
+        errors = find_label_errors(splits, copies, config.label_errors, predict_twice, decided)
+        findings += describe_label_errors(errors, total)
+        label_errors, not_listed["label_errors"] = errors.listed, errors.left_out
     identified = identify_images(splits, (image for group in undecided[:MAX_EXAMPLES] for image in group))
     listed = [[identified[image] for image in group] for group in undecided[:MAX_EXAMPLES]]
     return findings, {"near_duplicates": listed, "label_errors": label_errors, "not_listed": not_listed}

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import re
 import unicodedata
@@ -34,6 +33,7 @@ _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images o
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _EXACT = 2**53  # whole numbers below are floats exactly
+_INFINITE = (2 - 2**-24) * 2.0**127  # from here on a float of 32 bits, which is what a record holds
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _WIDER = ("int64", "float", "bytes")  # a value of one type can be written as any type after it
 
@@ -232,8 +232,8 @@ def _spell(value: object) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Returns whether text is a finite number as tables have it: digits of ASCII, and a point."""
-    return bool(_FLOAT.fullmatch(text)) and any(c.isdigit() for c in text) and math.isfinite(float(text))
+    """Returns whether text is a number as tables have it, digits of ASCII and a point, and finite in 32 bits."""
+    return bool(_FLOAT.fullmatch(text)) and any(c.isdigit() for c in text) and abs(float(text)) < _INFINITE
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from components.data_check.curated_schema import freeze_ranges, read_min_images
 from components.data_check.decided import find_decided, list_undecided
 from components.data_check.drift import judge_distances
 from components.data_check.driver import choose_baseline
+from components.data_check.groups import find_torn_groups
 from components.data_check.labels import MAX_LABELS, check_labels
 from components.data_check.split import MAX_SLICES, Split
-from components.data_check.tfdv_statistics import measure_distances
+from components.data_check.tfdv_statistics import measure_distances, summarize_columns
 from components.data_gate.component import DataGate
 from components.tfdv import tfdv
 from imagepipe.base.errors import DataError
@@ -88,6 +90,25 @@ def test_an_empty_label_beside_others_stops_the_run_by_the_image_that_has_it():
         assert finding.examples == ["id-2", "id-3", "id-4", "id-5"]
         assert "4 images in the split" in finding.message
         assert "with an empty label in 'tags', such as id-2, id-3, id-4, id-5. Correct or remove it" in finding.message
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_images_with_several_labels_are_for_a_task_that_has_them(task):
+    """Transform takes the first of the labels."""
+    splits = {
+        name: Split(ids=[f"id-{i}" for i in range(4)], labels=[["1"], ["1", "2"], ["2"], ["2", "1"]])
+        for name in ("train", "test")
+    }
+    findings = check_labels(task, splits, "label", {})
+    assert [(f.severity, f.kind, f.split, f.examples) for f in findings] == [
+        ("error", "several_labels", "train", ["id-1", "id-3"]),
+        ("warning", "several_labels", "test", ["id-1", "id-3"]),
+    ]
+    assert findings[0].message.startswith(
+        "2 images in the split train with several labels in 'label', such as id-1, id-3. Give each "
+    )
+    assert ("task: multilabel" in findings[0].message) == (task == "classification")
+    assert check_labels("multilabel", splits, "label", {}) == []
 
 
 def test_labels_and_categories_that_no_vocabulary_can_hold_stop_the_run_by_name(tmp_path):
@@ -217,6 +238,25 @@ def test_a_frozen_schema_has_ranges_values_and_minima_and_gives_the_minima_back(
     assert read_min_images(again, "label") == {"train": 7, "eval": 2}
 
 
+def test_columns_with_infinite_numbers_are_summarized_and_frozen_without_them():
+    """Such as the logarithm of 0 in TFRecords made elsewhere; the model takes it for a missing value."""
+    infinity = float("inf")
+    statistics = compute_statistics(
+        high=[1.0, 2.0, infinity] * 5, low=[1.0, -infinity, 2.0] * 5, none=[infinity, infinity, -infinity] * 5
+    )
+    columns = summarize_columns(statistics)
+    json.dumps(columns, allow_nan=False)
+    assert {name: (column["min"], column["max"]) for name, column in columns.items()} == {
+        "high": (1, None),
+        "low": (None, 2),
+        "none": (None, None),
+    }
+    for name, count in {"high": 10, "low": 10, "none": 0}.items():
+        assert sum(bucket[2] for bucket in columns[name]["histogram"]) == pytest.approx(count)
+    frozen = freeze_ranges(tfdv.infer_schema(statistics), [statistics], "label", {})
+    assert not any(feature.HasField("float_domain") for feature in frozen.feature)
+
+
 def test_labels_that_look_like_numbers_are_frozen_as_the_classes_that_they_are():
     train, evaluation = compute_statistics(label=["7", "9", "10"]), compute_statistics(label=["7"])
     inferred = tfdv.infer_schema(train)
@@ -252,6 +292,40 @@ def test_a_group_of_near_duplicates_starts_with_one_of_each_split():
     }
     (group,), _ = near_duplicates.find_near_duplicates(splits, lambda wanted: lambda image: photo)
     assert group == [("train", 0), ("eval", 0), ("train", 1), ("eval", 1)]
+
+
+def test_groups_in_several_splits_are_named_and_can_stop_the_run():
+    splits = {
+        name: Split([f"{name}/{i}" for i in range(4)], [None] * 4, [["x"]] * 4, groups)
+        for name, groups in {
+            "train": ["p1", "p2", None, "p2"],
+            "eval": ["p3", "p1", "p1", None],
+            "test": ["p4", "p3", "p5", None],
+        }.items()
+    }
+    (finding,) = find_torn_groups(splits, "patient", [])
+    assert (finding.severity, finding.kind, finding.feature) == ("warning", "groups", "patient")
+    assert finding.message == (
+        "2 values of 'patient' have images in several splits: p1 (train, eval), p3 (eval, test); 2 images outside the "
+        "training split are of groups that it has, and say little about a model. Give all images of a group one split; "
+        "of TFRecords in one set, data.features.group does so"
+    )
+    assert finding.examples == ["eval/0", "eval/1", "eval/2", "test/1"]
+    (finding,) = find_torn_groups({name: splits[name] for name in ("eval", "test")}, "patient", ["groups"])
+    assert finding.severity == "error"
+    assert finding.message.startswith("1 value of 'patient' has images in several splits: p3 (eval, test). Give all")
+    assert find_torn_groups({"train": splits["train"], "test": splits["test"]}, "patient", []) == []
+    assert find_torn_groups({"train": make_split({"a": 3}), "eval": make_split({"a": 3})}, "group", []) == []
+
+
+def test_only_copies_of_training_images_are_said_to_be_such():
+    splits = {name: Split(["a", "b"], [None] * 2, [["x"]] * 2) for name in ("train", "eval", "test")}
+    held_out = [[("eval", 0), ("test", 0)]]
+    (finding,) = near_duplicates.describe_near_duplicates(splits, held_out, ["near_duplicates"])
+    assert finding.severity == "error"
+    assert finding.message == "1 group of near-duplicates across splits, such as a and a. Keep one image of each group"
+    (finding,) = near_duplicates.describe_near_duplicates(splits, [*held_out, [("train", 1), ("eval", 1)]], [])
+    assert "a and a; b and b: 1 image outside the training split has a copy in it" in finding.message
 
 
 def test_images_whose_hashes_are_alike_by_chance_are_no_duplicates():
@@ -304,16 +378,21 @@ def test_wrong_labels_of_plain_colours_are_listed_and_rare_classes_are_left_out(
     split = Split(
         [f"{i}" for i in range(43)], [None] * 43, [[name] for name in names], descriptors=dict(enumerate(descriptors))
     )
-    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
-    assert judged == 40
-    assert {error["id"] for error in errors} == {"5", "10"}
-    assert {error["suggested"] for error in errors} == {"red", "blue"}
-    find = label_errors.find_label_errors
-    (other,), judged, left_out = find(
-        {"train": split}, [], 40, label_errors.predict_out_of_sample, {("train", 5), ("train", 7)}
+    errors = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    assert (errors.judged, errors.count) == (40, 2)
+    assert {error["id"] for error in errors.listed} == {"5", "10"}
+    assert {error["suggested"] for error in errors.listed} == {"red", "blue"}
+    first = label_errors.find_label_errors({"train": split}, [], 1, label_errors.predict_out_of_sample)
+    assert first == dataclasses.replace(errors, listed=errors.listed[:1])
+    (finding,) = label_errors.describe_label_errors(first, 43)
+    assert finding.message.startswith(
+        "2 of 40 checked images (43 in all) look more like another class than their own, 2 of them clearly; "
+        "listed: 1 (data.validation.label_errors). The likeliest label errors: "
     )
-    assert (other["id"], judged, left_out) == ("10", 40, 1)
-    (finding,) = label_errors.describe_label_errors([other], 40, 43, 1)
+    find = label_errors.find_label_errors
+    errors = find({"train": split}, [], 40, label_errors.predict_out_of_sample, {("train", 5), ("train", 7)})
+    assert (errors.listed[0]["id"], errors.count, errors.judged, errors.left_out) == ("10", 1, 40, 1)
+    (finding,) = label_errors.describe_label_errors(errors, 43)
     assert finding.message.endswith(": 10 (blue, or red?). Not listed: 1 image on which a person has decided")
 
 
@@ -348,15 +427,15 @@ def make_groups(labels: list[str], images_each: int, seed: int = 0) -> Split:
 
 def test_the_images_of_a_group_do_not_confirm_each_others_wrong_label():
     split = make_groups(["b", "b", *["a", "b"] * 5], 10)
-    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
-    assert judged == 120
-    assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors}
+    errors = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    assert errors.judged == 120
+    assert {f"{i}" for i in range(10)} <= {error["id"] for error in errors.listed}
 
 
 def test_a_class_of_few_groups_is_not_judged_by_forests_that_have_not_seen_it():
     split = make_groups(["a", "b"] * 5 + ["c"] * 3, 10)
-    errors, judged, _ = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
-    assert (judged, {error["label"] for error in errors} & {"c"}) == (100, set())
+    errors = label_errors.find_label_errors({"train": split}, [], 40, label_errors.predict_out_of_sample)
+    assert (errors.judged, {error["label"] for error in errors.listed} & {"c"}) == (100, set())
 
 
 @pytest.fixture

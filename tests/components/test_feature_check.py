@@ -105,7 +105,7 @@ def test_copies_within_and_across_splits_are_listed_and_only_those_across_can_st
     assert finding.severity == "error"
     assert finding.message.startswith(
         "2 groups of near-duplicates (1 of them across splits), such as train/20 and train/90; train/21 and eval/0: 1 "
-        "image outside the training split have a copy in it"
+        "image outside the training split has a copy in it"
     )
     assert "in 1 of the groups the labels differ" in finding.message
 

@@ -1,5 +1,7 @@
 """Columns that give the label away."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -99,3 +101,14 @@ def test_side_features_of_every_nth_example_are_read(tmp_path):
     assert split.columns == {"camera": ["c0", None, "c6"], "weight": [0.0, None, 3.0]}
     assert split.column_labels == [["a"]] * 3
     assert not read_split(tmp_path, "train", features).columns
+
+
+def test_a_number_that_is_none_or_infinite_is_missing_and_hides_no_leak(tmp_path):
+    """The model takes it for missing, too."""
+    with tf.io.TFRecordWriter(str(tmp_path / "data.gz"), "GZIP") as writer:
+        for number in range(300):
+            weight = {7: math.nan, 8: math.inf, 9: -math.inf}.get(number, number % 3 + number / 1000)
+            writer.write(make_example(b"", f"class {number % 3}", weight=weight).SerializeToString())
+    split = read_split(tmp_path, "train", Features(numeric=("weight",)), columns_every=1)
+    assert split.columns["weight"][6:11] == [pytest.approx(0.006), None, None, None, pytest.approx(1.01)]
+    assert set(find(split.columns, split.column_labels)) == {"weight"}

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -78,6 +79,15 @@ def test_a_value_that_makes_a_column_of_numbers_one_of_text_is_named_with_its_li
     assert (
         "Column 'age' is text, as line 4 has 'unknown', though 3 of its values are numbers." in capsys.readouterr().err
     )
+
+
+def test_a_number_that_32_bits_do_not_hold_is_named_and_not_written_as_infinity(grow):
+    read = grow("first", largest=["3.4028235e38", "-3.4028235e38"], beyond=["1.5", "-1e39"])
+    assert read("largest", "float")["img/first0.jpg"] == [float(np.finfo(np.float32).max)]
+    assert read("beyond", "bytes")["img/first1.jpg"] == [b"-1e39"]
+    grow("second", largest=["1", "2"], beyond=["1", "2"])
+    with pytest.raises(IngestError, match=r"Column 'largest' is float in the dataset, and line 3 has '1e39' now"):
+        grow("third", largest=["1", "1e39"])
 
 
 def test_numbers_with_a_decimal_comma_are_named_with_the_remedy(grow, capsys):

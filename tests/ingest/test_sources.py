@@ -120,10 +120,10 @@ def test_multilabel_splits_at_bars(csv):
 
 
 def test_regression_wants_finite_numbers(csv):
-    path = csv("path,label\na.jpg,1.50\nb.jpg,-2e3\nc.jpg,many\nd.jpg,nan\ne.jpg,inf\nf.jpg,1_0\n")
+    path = csv("path,label\na.jpg,1.50\nb.jpg,-2e3\nc.jpg,many\nd.jpg,nan\ne.jpg,inf\nf.jpg,1_0\ng.jpg,1e39\n")
     assert [row["labels"] for row in read(path, "regression")][:2] == [["1.5"], ["-2000.0"]]
     assert [reason for _, reason in reasons(path, "regression")] == [
-        f"label is not a number: {text}" for text in ("many", "nan", "inf", "1_0")
+        f"label is not a number: {text}" for text in ("many", "nan", "inf", "1_0", "1e39")
     ]
     path = csv('path,label\na.jpg,"1,5"\nb.jpg,"1,5,0"\n')
     assert [reason for _, reason in reasons(path, "regression")] == [

@@ -120,3 +120,27 @@ def test_a_run_that_fails_after_the_push_asks_the_target_what_is_live(tmp_path, 
     written = recorder.read(0)
     assert (written.status, written.error) == ("failed", "ModelReport failed: the disk is full")
     assert (written.push.version, written.traffic) == ("7", {"7": 100})
+
+
+def test_data_that_changes_while_it_is_read_ends_the_run(tmp_path, monkeypatch):
+    """Else its lineage would name other data than the model was trained on."""
+    fingerprints = iter(["before", "after"])
+
+    def run_nodes(pipeline, run_id, never_cached, on_start, on_end):
+        on_end(NodeResult("ImportExampleGen", 1, False, {}))
+        raise AssertionError("the next node was run")
+
+    monkeypatch.setattr(execution.local_runner, "run_nodes", run_nodes)
+    monkeypatch.setattr(execution.provenance, "write_origin", lambda *_, **__: None)
+    monkeypatch.setattr(execution, "compute_fingerprint", lambda *_: next(fingerprints))
+    recorder = Recorder(tmp_path)
+    summary = recorder.summarize(0)
+    config = Config.model_validate({"name": "digits", "data": {"path": str(tmp_path)}})
+    source = Source(str(tmp_path), {"train": "a*", "eval": "b*"}, {})
+    deploy = config.make_deployment(str(tmp_path / "live"))
+    execution.execute_dag(config, source, deploy, recorder.workdir, summary, Console(quiet=True))
+    written = recorder.read(0)
+    assert (written.status, written.nodes[-1].id) == ("failed", "ImportExampleGen")
+    assert written.error == (
+        f"ImportExampleGen failed: the data at {tmp_path} changed while it was read, as by an ingest. Run again"
+    )
