@@ -12,7 +12,7 @@ from scipy import stats
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import TaskName
-from imagepipe.monitoring.feedback import measure_error, read_truths
+from imagepipe.monitoring.feedback import measure_error, read_truths, warn_of_other_labels
 from imagepipe.monitoring.traffic import read_tables, split_label
 from imagepipe.monitoring.two_samples import estimate_share
 
@@ -103,6 +103,7 @@ def compare_versions(
             "ask each about the same images"
         )
     pairs = [(first[image], second[image]) for image in common]
+    warn_of_other_labels(truths.values(), {a.label for answers in (first, second) for a in answers.values()}, task)
     same = None
     if task != "regression":
         same = sum(set(split_label(a.label, task)) == set(split_label(b.label, task)) for a, b in pairs)
