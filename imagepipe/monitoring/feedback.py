@@ -69,7 +69,7 @@ class Feedback:
         lines: ids in the file, each counted once; of several lines the last holds.
         joined: those with an answer.
         unmatched: those whose answer was not captured.
-        ambiguous: requests that had several images, so that their id says nothing of one.
+        ambiguous: ids under which several images were asked about, so that they say nothing of one.
         accuracies: by version.
         slices: by column, value and version: of each column the MAX_VALUES values with the most images.
         values_left_out: of columns with more values, how many are not among the slices.
@@ -101,25 +101,26 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     """
     key, truths, columns = read_truths(file, task)
     answers: dict[tuple[str, str], tuple[Any, ...]] = {}  # by id and version
+    images: dict[str, str] = {}
     several: set[str] = set()
     answered: set[str] = set()
-    for _, table in read_tables(capture, ["time", "version", "label", "score", *_IDS], since):
+    for _, table in read_tables(capture, ["time", "version", "label", "score", "sha256", key], since):
         answered.update(table[_LABEL].to_pylist())
         for row in table.to_pylist():
-            identity = row[key].decode(errors="replace") if key == "metadata" and row[key] else row[key]
+            identity = read_id(row, key)
             if identity not in truths:
                 continue
-            answer = (row["time"], row["metadata"], row["label"], row["score"])
-            previous = answers.get((identity, row["version"]))
-            if key == "request_id" and previous:
+            if images.setdefault(identity, row["sha256"]) != row["sha256"]:
                 several.add(identity)
+            answer = (row["time"], row["label"], row["score"])
+            previous = answers.get((identity, row["version"]))
             if previous is None or previous[0] < answer[0]:
                 answers[identity, row["version"]] = answer
     warn_of_other_labels(truths.values(), answered, task)
     joined = {place: answer for place, answer in answers.items() if place[0] not in several}
     matched = {identity for identity, _ in joined}
     slices: dict[tuple[str, str], dict[str, list[float]]] = {}  # errors by column, value and version
-    for (identity, version), (_, _, label, score) in joined.items():
+    for (identity, version), (_, label, score) in joined.items():
         truth = truths[identity]
         error = measure_error(label, score, truth, task)
         labels = set() if task == "regression" else set(split_labels(truth, task) or [""])
@@ -137,6 +138,12 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
         [_estimate(version, *at, errors, task) for at in shown for version, errors in sorted(slices[at].items())],
         left_out,
     )
+
+
+def read_id(row: Mapping[str, Any], key: str) -> str:
+    """Returns the id of a captured row in the column that true labels are known by."""
+    value = row[key]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _choose_slices(

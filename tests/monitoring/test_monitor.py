@@ -37,6 +37,7 @@ def make_rows(count: int, *, day: int = 0, version: str = "3", brighter: float =
             "request_id": f"r{day}-{version}-{number}",
             "metadata": f"{day}-{version}-{number}".encode(),
             "version": version,
+            "sha256": f"hash-{day}-{version}-{number}",
             "label": ["cat", "dog"][int(rng.random() < 0.5)],
             "score": float(rng.beta(5, 2)),
             "novelty": float(rng.random()),
@@ -344,6 +345,21 @@ def test_feedback_by_request_leaves_out_requests_with_several_images(capture, tm
     assert status == 0
     assert [figures[name] for name in ("lines", "joined", "unmatched", "ambiguous")] == [2, 1, 0, 1]
     assert [(a["images"], a["value"]) for a in figures["accuracies"]] == [(1, 1)]
+
+
+def test_feedback_leaves_out_ids_of_several_images_and_takes_an_image_that_was_sent_again(tmp_path):
+    again, photo, other = make_rows(3)
+    later = {"time": NOW + timedelta(hours=1)}
+    rows = [again | {"label": "dog"}, again | later | {"label": "cat"}]
+    rows += [photo | {"request_id": "p"}, other | {"metadata": photo["metadata"], "request_id": "o", "version": "4"}]
+    write_rows(str(tmp_path / "traffic"), rows, "several")
+    for key in ("metadata", "request_id"):
+        ids = [again[key], photo[key]] if key == "request_id" else [row[key].decode() for row in (again, photo)]
+        (tmp_path / "truth.csv").write_text("\n".join([f"{key},label", *(f"{id_},cat" for id_ in ids)]))
+        _, figures = read_json("feedback", str(tmp_path / "truth.csv"), str(tmp_path / "traffic"))
+        ambiguous = int(key == "metadata")
+        assert [figures[name] for name in ("joined", "unmatched", "ambiguous")] == [1, 1 - ambiguous, ambiguous]
+        assert [(a["version"], a["images"], a["value"]) for a in figures["accuracies"]] == [("3", 1, 1)]
 
 
 def test_feedback_that_lacks_a_column_names_the_row(tmp_path, capture):
