@@ -105,7 +105,7 @@ def compare_versions(
     pairs = [(first[image], second[image]) for image in common]
     warn_of_other_labels(truths.values(), {a.label for answers in (first, second) for a in answers.values()}, task)
     # Of an id with several images nobody knows which of them it means.
-    known = {image: truths[identity] for identity, images in owners.items() if len(images) == 1 for image in images}
+    by_image = {image: truths[identity] for identity, images in owners.items() if len(images) == 1 for image in images}
     same = None
     if task != "regression":
         same = sum(set(split_label(a.label, task)) == set(split_label(b.label, task)) for a, b in pairs)
@@ -118,7 +118,9 @@ def compare_versions(
         fmean(abs(a.score - b.score) for a, b in pairs),
         (_count_shadow(first), _count_shadow(second)),
         (_measure_time(first), _measure_time(second)),
-        _judge([(*pair, known[image]) for image, pair in zip(common, pairs, strict=True) if image in known], task),
+        _judge(
+            [(*pair, by_image[image]) for image, pair in zip(common, pairs, strict=True) if image in by_image], task
+        ),
     )
 
 
@@ -182,7 +184,7 @@ def _measure_time(answers: Mapping[str, _Answer]) -> float | None:
     return fmean(times) if times else None
 
 
-def _judge(known: list[tuple[_Answer, _Answer, str]], task: TaskName) -> Judgement | None:
+def _judge(cases: list[tuple[_Answer, _Answer, str]], task: TaskName) -> Judgement | None:
     """Returns which version is better, by a paired test of its answers to images with true labels; None without any.
 
     Right and wrong answers: McNemar's exact test (Fagerland, M. W., Lydersen, S., Laake, P. (2013): The McNemar test
@@ -190,7 +192,7 @@ def _judge(known: list[tuple[_Answer, _Answer, str]], task: TaskName) -> Judgeme
     R. M. (2012): Adjusted Wald confidence interval for a difference of binomial proportions based on paired data.
     Journal of Educational and Behavioral Statistics 37 (4), 479-488. Errors of a regression: a paired t-test.
     """
-    errors = [[measure_error(a.label, a.score, truth, task) for a in pair] for *pair, truth in known]
+    errors = [[measure_error(a.label, a.score, truth, task) for a in pair] for *pair, truth in cases]
     if not errors:
         return None
     count, table = len(errors), np.array(errors)
