@@ -8,11 +8,14 @@ all classes after it. Everything of ours that writes or reads such a file does i
 import difflib
 import heapq
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from imagepipe.base.errors import DataError
+from imagepipe.base.features import LABEL_SEPARATOR, restore_whole
 from imagepipe.base.kinds import SUFFIXES
+from imagepipe.base.names import TaskName
 from imagepipe.base.splits import NAMES, are_several, guess_split
 
 _FAULT = re.compile("(?P<bytes>[\ud800-\udfff\ufffd])|(?P<control>[\x00-\x1f\x7f-\x9f])|(?P<separator>[\u2028\u2029])")
@@ -27,11 +30,59 @@ _MAX_COMPARED = 3  # names with all labels, of which there may be 100,000: that 
 _MIN_SIMILARITY = 0.5  # that of 7 and 007
 _MIN_IDS = 50  # fewer labels with a single image can each be named
 
+DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
+"""A number but for a comma in place of the point."""
+
+_INFINITE = (2 - 2**-24) * 2.0**127  # from here on a float of 32 bits, which is what a record holds
+_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")  # 007 is a name
+
 
 def find_fault(name: str) -> str | None:
     """Returns why a text can't name a class, such as "a control character (U+000A)"; None if it can."""
     match = _FAULT.search(name)
     return f"{_FAULTS[str(match.lastgroup)]} (U+{ord(match[0]):04X})" if match else None
+
+
+def is_number(text: str) -> bool:
+    """Returns whether text is a number as tables have it, digits of ASCII and a point, and finite in 32 bits."""
+    return bool(_FLOAT.fullmatch(text)) and any(c.isdigit() for c in text) and abs(float(text)) < _INFINITE
+
+
+def split_labels(label: object, task: TaskName) -> list[str]:
+    """Returns the labels in a table's value or a model's answer, each once, sorted, spelled alike; none if it is empty.
+
+    A whole number that is a float is the whole number's text, and true and false are ``True`` and ``False``, as pandas
+    writes them.
+    """
+    parts = label if isinstance(label, list) and task == "multilabel" else [label]
+    # macOS decomposes accents.
+    texts = [unicodedata.normalize("NFC", str(restore_whole(part))) for part in parts if part is not None]
+    if task == "multilabel" and parts is not label:
+        texts = [part for text in texts for part in text.split(LABEL_SEPARATOR)]
+    return sorted({text.strip() for text in texts} - {""})
+
+
+def read_labels(label: object, task: TaskName) -> list[str]:
+    """Returns the labels of an image as a table has them, see ``split_labels``; of a regression the number's text.
+
+    Args:
+        label: text, a number, None, or several of these: a list, or text with separators.
+        task: one has several in a multilabel task only.
+
+    Raises:
+        ValueError: it can't be a label; says why.
+    """
+    parts = label if isinstance(label, list) and task == "multilabel" else [label]
+    if any(isinstance(part, list | dict) for part in parts):
+        raise ValueError("label is neither text nor a number")
+    labels = split_labels(label, task)
+    for text in labels:
+        if task == "regression" and not is_number(text):
+            remedy = " (write it with a point in place of the comma)" if DECIMAL_COMMA.fullmatch(text) else ""
+            raise ValueError(f"label is not a number: {text[:100]}{remedy}")
+        if fault := find_fault(text):
+            raise ValueError(f"label can't name a class: {text[:100]!r} holds {fault}")
+    return [repr(float(text)) for text in labels] if task == "regression" else labels
 
 
 def encode_names(names: Iterable[str]) -> bytes:

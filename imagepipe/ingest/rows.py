@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TypedDict
 from imagepipe.base import filesystem
 from imagepipe.base.errors import IngestError
 from imagepipe.base.features import MISSING_NUMBERS, SIZE, restore_whole
-from imagepipe.base.labels import find_fault
+from imagepipe.base.labels import DECIMAL_COMMA, is_number, read_labels
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.base.splits import Layout, list_split_names, resolve_split
@@ -31,10 +30,7 @@ _ROWS_IN_FILE = 10_000  # one unit of work for a remote worker: 1 GB of images o
 
 # No leading zeros: 007 and 02139 are names, not numbers.
 _INT = re.compile(r"-?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _EXACT = 2**53  # whole numbers below are floats exactly
-_INFINITE = (2 - 2**-24) * 2.0**127  # from here on a float of 32 bits, which is what a record holds
-_DECIMAL_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 _WIDER = ("int64", "float", "bytes")  # a value of one type can be written as any type after it
 
 Side = str | int | float
@@ -132,31 +128,19 @@ def make_row(
         path: of the image.
         row: line of the manifest.
         metadata: the path as the user wrote it.
-        label: as the source has it; a whole number that is a float is the whole number's text, and true and false are
-            ``True`` and ``False``, as pandas writes them.
+        label: as the source has it, see ``imagepipe.base.labels.read_labels``.
         side: side features.
         task: how the label is read.
         split: the split as the source calls it; None or blank if it gives none.
         group: the group as the source calls it; None or blank if it gives none.
         at: where the image lies if it is a part of a larger file.
     """
-    parts = label if isinstance(label, list) and task == "multilabel" else [label]
-    if any(isinstance(part, list | dict) for part in parts):
-        return reject(path, row, "label is neither text nor a number")
-    # macOS decomposes accents.
-    labels = [unicodedata.normalize("NFC", _spell(part)).strip() for part in parts if part is not None]
-    text = "|".join(labels)
-    if task == "multilabel":
-        labels = sorted({part.strip() for part in (labels if parts is label else text.split("|"))} - {""})
-    if not text or not labels:
+    try:
+        labels = read_labels(label, task)
+    except ValueError as error:
+        return reject(path, row, str(error))
+    if not labels:
         return reject(path, row, "missing label")
-    if task == "regression":
-        if not is_number(text):
-            remedy = " (write it with a point in place of the comma)" if _DECIMAL_COMMA.fullmatch(text) else ""
-            return reject(path, row, f"label is not a number: {text[:100]}{remedy}")
-        labels = [repr(float(text))]
-    if fault := next(filter(None, map(find_fault, labels)), None):
-        return reject(path, row, f"label can't name a class: {text[:100]!r} holds {fault}")
     return Row(
         path=path,
         row=row,
@@ -224,16 +208,7 @@ def make_folder_row(
 
 
 def _read_name(value: object) -> str | None:
-    return None if value is None else _spell(value).strip() or None
-
-
-def _spell(value: object) -> str:
-    return str(restore_whole(value))
-
-
-def is_number(text: str) -> bool:
-    """Returns whether text is a number as tables have it, digits of ASCII and a point, and finite in 32 bits."""
-    return bool(_FLOAT.fullmatch(text)) and any(c.isdigit() for c in text) and abs(float(text)) < _INFINITE
+    return None if value is None else str(restore_whole(value)).strip() or None
 
 
 @dataclass(frozen=True)
@@ -367,7 +342,7 @@ class _Column:
         is_text = type_ == "bytes"
         self.texts += is_text
         self.numbers += not is_text
-        self.commas += is_text and bool(_DECIMAL_COMMA.fullmatch(str(value)))
+        self.commas += is_text and bool(DECIMAL_COMMA.fullmatch(str(value)))
         if is_text and not self.text:
             self.text = f"{where} has {str(value)[:100]!r}"
         if self.fixed and not self.misfit and widen(self.fixed, type_) != self.fixed:

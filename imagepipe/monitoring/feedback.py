@@ -5,15 +5,18 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ModelError
+from imagepipe.base.features import LABEL_SEPARATOR, restore_whole
+from imagepipe.base.labels import list_names, read_labels, split_labels
 from imagepipe.base.names import TaskName
-from imagepipe.monitoring.traffic import read_tables, split_label
+from imagepipe.base.progress import print_note
+from imagepipe.monitoring.traffic import read_tables
 from imagepipe.monitoring.two_samples import estimate_share
 
 MAX_VALUES = 20
@@ -28,7 +31,7 @@ class Truths(NamedTuple):
 
     Attributes:
         key: the column that its lines are known by.
-        labels: the true label by id.
+        labels: the true label by id, several joined by LABEL_SEPARATOR.
         columns: by the name of each further column its values by id.
     """
 
@@ -66,7 +69,7 @@ class Feedback:
         lines: ids in the file, each counted once; of several lines the last holds.
         joined: those with an answer.
         unmatched: those whose answer was not captured.
-        ambiguous: requests that had several images, so that their id says nothing of one.
+        ambiguous: ids under which several images were asked about, so that they say nothing of one.
         accuracies: by version.
         slices: by column, value and version: of each column the MAX_VALUES values with the most images.
         values_left_out: of columns with more values, how many are not among the slices.
@@ -85,8 +88,8 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     """Joins true labels with captured answers.
 
     Args:
-        file: CSV or JSON lines with ``metadata`` or ``request_id``, and ``label`` (several of one image joined by |);
-            path or URI. Further columns are slices by which the accuracy is given, as the label is of all tasks but a
+        file: CSV or JSON lines with ``metadata`` or ``request_id``, and ``label`` as ``read_labels`` reads it; path or
+            URI. Further columns are slices by which the accuracy is given, as the label is of all tasks but a
             regression.
         capture: folder of captured traffic. Of an image that a version was asked about more than once, its last answer
             counts.
@@ -98,25 +101,29 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     """
     key, truths, columns = read_truths(file, task)
     answers: dict[tuple[str, str], tuple[Any, ...]] = {}  # by id and version
+    images: dict[str, str] = {}
     several: set[str] = set()
-    for _, table in read_tables(capture, ["time", "version", "label", "score", *_IDS], since):
+    answered: set[str] = set()
+    for _, table in read_tables(capture, ["time", "version", "label", "score", "sha256", key], since):
+        answered.update(table[_LABEL].to_pylist())
         for row in table.to_pylist():
-            identity = row[key].decode(errors="replace") if key == "metadata" and row[key] else row[key]
+            identity = read_id(row, key)
             if identity not in truths:
                 continue
-            answer = (row["time"], row["metadata"], row["label"], row["score"])
-            previous = answers.get((identity, row["version"]))
-            if key == "request_id" and previous:
+            if images.setdefault(identity, row["sha256"]) != row["sha256"]:
                 several.add(identity)
+            answer = (row["time"], row["label"], row["score"])
+            previous = answers.get((identity, row["version"]))
             if previous is None or previous[0] < answer[0]:
                 answers[identity, row["version"]] = answer
+    warn_of_other_labels(truths.values(), answered, task)
     joined = {place: answer for place, answer in answers.items() if place[0] not in several}
     matched = {identity for identity, _ in joined}
     slices: dict[tuple[str, str], dict[str, list[float]]] = {}  # errors by column, value and version
-    for (identity, version), (_, _, label, score) in joined.items():
+    for (identity, version), (_, label, score) in joined.items():
         truth = truths[identity]
         error = measure_error(label, score, truth, task)
-        labels = set() if task == "regression" else set(split_label(truth, task))
+        labels = set() if task == "regression" else set(split_labels(truth, task) or [""])
         values = {(name, by_id.get(identity, "")) for name, by_id in columns.items()}
         for place in {("", ""), *((_LABEL, one) for one in labels), *values}:
             slices.setdefault(place, {}).setdefault(version, []).append(error)
@@ -131,6 +138,12 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
         [_estimate(version, *at, errors, task) for at in shown for version, errors in sorted(slices[at].items())],
         left_out,
     )
+
+
+def read_id(row: Mapping[str, Any], key: str) -> str:
+    """Returns the id of a captured row in the column that true labels are known by."""
+    value = row[key]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _choose_slices(
@@ -152,7 +165,19 @@ def measure_error(label: str, score: float, truth: str, task: TaskName) -> float
     """Returns the absolute error of a regression's value, else 1 for a wrong answer and 0 for a right one."""
     if task == "regression":
         return abs(score - float(truth))
-    return float(set(split_label(label, task)) != set(split_label(truth, task)))
+    return float(split_labels(label, task) != split_labels(truth, task))
+
+
+def warn_of_other_labels(truths: Iterable[str], answers: Iterable[str], task: TaskName) -> None:
+    """Says it to the user if no true label is among the labels that were answered: they may be spelled otherwise."""
+    if task == "regression":
+        return
+    given, answered = ({one for text in texts for one in split_labels(text, task)} for texts in (truths, answers))
+    if given and answered and not given & answered:
+        print_note(
+            f"No true label ({list_names(sorted(given))}) is among the labels that were answered "
+            f"({list_names(sorted(answered))}), so none is counted as right. Write them as the model does."
+        )
 
 
 def _estimate(version: str, column: str, value: str, errors: list[float], task: TaskName) -> Accuracy:
@@ -178,12 +203,16 @@ def read_truths(file: str, task: TaskName) -> Truths:
     truths: dict[str, str] = {}
     columns: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
-        if not any(_is_given(row.get(name)) for name in _IDS) or row.get(_LABEL) is None:
+        if not any(_is_given(row.get(name)) for name in _IDS) or _LABEL not in row:
             raise ModelError(f"{file}: row {number} needs 'metadata' or 'request_id', and 'label'; it has {list(row)}")
-        identity, label = str(row.get(key)), row[_LABEL]
-        truths[identity] = "|".join(map(str, label)) if isinstance(label, list) else str(label)
-        if fault := _explain_label(truths[identity], task):
-            raise ModelError(f"{file}: row {number}: {fault}")
+        try:
+            labels = read_labels(row[_LABEL], task)
+        except ValueError as error:
+            raise ModelError(f"{file}: row {number}: {error}") from None
+        if not labels and (task != "multilabel" or row[_LABEL] is None):  # an image may have none of several labels
+            raise ModelError(f"{file}: row {number}: the label is empty; leave out rows whose label is not there yet")
+        identity = str(restore_whole(row.get(key)))
+        truths[identity] = LABEL_SEPARATOR.join(labels)
         for by_id in columns.values():
             by_id.pop(identity, None)
         for column, value in row.items():
@@ -198,23 +227,13 @@ def _is_given(value: Any) -> bool:
     return value not in (None, "")
 
 
-def _explain_label(label: str, task: TaskName) -> str | None:
-    """Returns why a true label can't be one; None if it can."""
-    if task == "regression":
-        try:
-            return None if math.isfinite(float(label)) else f"the label {label!r} is no number"
-        except ValueError:
-            return f"the label {label!r} is no number"
-    if task == "classification" and not label:
-        return "the label is empty; leave out rows whose label is not there yet"
-    return None
-
-
 def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
     try:
         text = filesystem.read_text(file).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ModelError(f"{file} is not text in UTF-8: {error}") from None
+    if text.lstrip().startswith("["):
+        raise ModelError(f"{file} is one JSON array: write a JSON object per line")
     if not text.lstrip().startswith("{"):
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -225,7 +244,11 @@ def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):  # splitlines also ends at U+2028
         if line.strip():
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_read_constant)
             except ValueError as error:
                 raise ModelError(f"{file}: line {number} is not JSON: {error}") from None
             yield row if isinstance(row, dict) else {}
+
+
+def _read_constant(text: str) -> float | None:
+    return None if text == "NaN" else float(text)  # pandas writes NaN for what is missing

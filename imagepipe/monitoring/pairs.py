@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 
@@ -12,7 +12,7 @@ from scipy import stats
 
 from imagepipe.base.errors import ModelError
 from imagepipe.base.names import TaskName
-from imagepipe.monitoring.feedback import measure_error, read_truths
+from imagepipe.monitoring.feedback import measure_error, read_id, read_truths, warn_of_other_labels
 from imagepipe.monitoring.traffic import read_tables, split_label
 from imagepipe.monitoring.two_samples import estimate_share
 
@@ -74,7 +74,6 @@ class _Answer:
     score: float
     milliseconds: float | None
     in_shadow: bool
-    id: str | None
 
 
 def compare_versions(
@@ -94,7 +93,8 @@ def compare_versions(
         ModelError: if no image was asked of both, or a file can't be read.
     """
     key, truths, _ = read_truths(truth, task) if truth else ("metadata", {}, {})
-    first, second = (_read_answers(capture, version, key, since) for version in versions)
+    owners: dict[str, set[str]] = {identity: set() for identity in truths}  # hashes of images by id
+    first, second = (_read_answers(capture, version, key, owners, since) for version in versions)
     common = sorted(first.keys() & second.keys())
     if not common:
         raise ModelError(
@@ -103,6 +103,9 @@ def compare_versions(
             "ask each about the same images"
         )
     pairs = [(first[image], second[image]) for image in common]
+    warn_of_other_labels(truths.values(), {a.label for answers in (first, second) for a in answers.values()}, task)
+    # Of an id with several images nobody knows which of them it means.
+    by_image = {image: truths[identity] for identity, images in owners.items() if len(images) == 1 for image in images}
     same = None
     if task != "regression":
         same = sum(set(split_label(a.label, task)) == set(split_label(b.label, task)) for a, b in pairs)
@@ -115,7 +118,9 @@ def compare_versions(
         fmean(abs(a.score - b.score) for a, b in pairs),
         (_count_shadow(first), _count_shadow(second)),
         (_measure_time(first), _measure_time(second)),
-        _judge(pairs, truths, task),
+        _judge(
+            [(*pair, by_image[image]) for image, pair in zip(common, pairs, strict=True) if image in by_image], task
+        ),
     )
 
 
@@ -153,23 +158,21 @@ def find_better(pairs: Pairs) -> str | None:
     return pairs.versions[0 if (judged.difference < 0) != is_error else 1]
 
 
-def _read_answers(capture: str, version: str, key: str, since: datetime | None) -> dict[str, _Answer]:
-    """Returns the last answer of a version by the image's hash; an id that several images have is left out."""
+def _read_answers(
+    capture: str, version: str, key: str, owners: Mapping[str, set[str]], since: datetime | None
+) -> dict[str, _Answer]:
+    """Returns the last answer of a version by the image's hash, and adds the hash to those of its id's owners."""
     answers: dict[str, _Answer] = {}
-    owners: dict[str | None, str] = {}
-    shared: set[str | None] = set()
     columns = dict.fromkeys(["time", "version", "sha256", "label", "score", "milliseconds", key])
     for _, table in read_tables(capture, list(columns), since, with_shadow=True):
         for row in table.filter(pc.equal(table["version"], version)).to_pylist():
             image = row["sha256"]
-            identity = row[key].decode(errors="replace") if key == "metadata" and row[key] else row[key]
-            if owners.setdefault(identity, image) != image:
-                shared.add(identity)
-            told = (row["label"], row["score"], row["milliseconds"], bool(row["shadow"]))
-            answer = _Answer(row["time"], *told, identity)
+            if (identity := read_id(row, key)) in owners:
+                owners[identity].add(image)
+            answer = _Answer(row["time"], row["label"], row["score"], row["milliseconds"], bool(row["shadow"]))
             if image not in answers or answers[image].time < answer.time:
                 answers[image] = answer
-    return {image: replace(a, id=None) if a.id in shared else a for image, a in answers.items()}
+    return answers
 
 
 def _count_shadow(answers: Mapping[str, _Answer]) -> int:
@@ -181,18 +184,15 @@ def _measure_time(answers: Mapping[str, _Answer]) -> float | None:
     return fmean(times) if times else None
 
 
-def _judge(pairs: list[tuple[_Answer, _Answer]], truths: Mapping[str, str], task: TaskName) -> Judgement | None:
-    """Returns which version is better, by a paired test.
+def _judge(cases: list[tuple[_Answer, _Answer, str]], task: TaskName) -> Judgement | None:
+    """Returns which version is better, by a paired test of its answers to images with true labels; None without any.
 
     Right and wrong answers: McNemar's exact test (Fagerland, M. W., Lydersen, S., Laake, P. (2013): The McNemar test
     for binary matched-pairs data. BMC Medical Research Methodology 13:91), and the interval of Bonett, D. G., Price,
     R. M. (2012): Adjusted Wald confidence interval for a difference of binomial proportions based on paired data.
     Journal of Educational and Behavioral Statistics 37 (4), 479-488. Errors of a regression: a paired t-test.
     """
-    errors = []
-    for pair in pairs:
-        if (truth := next((truths[a.id] for a in pair if a.id is not None and a.id in truths), None)) is not None:
-            errors.append([measure_error(answer.label, answer.score, truth, task) for answer in pair])
+    errors = [[measure_error(a.label, a.score, truth, task) for a in pair] for *pair, truth in cases]
     if not errors:
         return None
     count, table = len(errors), np.array(errors)

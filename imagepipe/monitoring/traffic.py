@@ -1,5 +1,6 @@
 """Captured traffic, read part by part: by day and version, with a bounded sample of each."""
 
+import contextlib
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,6 +91,24 @@ def read_traffic(folder: str, since: datetime | None = None) -> dict[Part, Traff
     return {part: traffic[part] for part in sorted(traffic)}
 
 
+@contextlib.contextmanager
+def explain_damage(path: str) -> Iterator[None]:
+    """Names the file of a capture that is read within the block, if it is damaged or none.
+
+    Raises:
+        ModelError: if it is.
+        OSError: if it can't be reached.
+    """
+    try:
+        yield
+    except (pa.ArrowException, KeyError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Arrow's, of damaged pages, have none
+            raise
+        raise ModelError(
+            f"{path} is no file of captured traffic, or is damaged: {error}. Remove it if it stays so"
+        ) from error
+
+
 def read_tables(
     folder: str,
     columns: Sequence[str],
@@ -113,7 +132,7 @@ def read_tables(
     if not parts and next(list_parts(folder), None) is None:
         raise ModelError(f"{folder}: no captured traffic. Give the folder of `serve --capture`")
     for file in parts:
-        try:
+        with explain_damage(file):
             with filesystem.open_read(file) as opened:
                 later = [name for name in pq.read_schema(opened).names if name in _LATER]
                 opened.seek(0)
@@ -127,8 +146,6 @@ def read_tables(
                 table = table.filter(pc.is_null(table[_ERROR]))
             if since:
                 table = table.filter(pc.greater_equal(table["time"], pa.scalar(since, table["time"].type)))
-        except (pa.ArrowException, KeyError) as error:
-            raise ModelError(f"{file} is no file of captured traffic, or is damaged: {error}. Remove it") from error
         yield file, table
 
 
@@ -175,7 +192,7 @@ def load_images(places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], byte
         by_file.setdefault(file, []).append(row)
     images: dict[tuple[str, int], bytes] = {}
     for file, rows in by_file.items():
-        with filesystem.open_read(file) as opened:
+        with explain_damage(file), filesystem.open_read(file) as opened:
             column = pq.read_table(opened, columns=["image"], partitioning=None)["image"]
         images |= {(file, row): image for row in rows if (image := column[row].as_py()) is not None}
     return images

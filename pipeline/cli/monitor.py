@@ -186,7 +186,7 @@ def _show(monitored: "Monitored") -> None:
 def _show_feedback(joined: "Feedback") -> None:
     OUT.print(
         f"{joined.lines:,} labels = {joined.joined:,} joined + {joined.unmatched:,} whose answer was not captured"
-        f" + {joined.ambiguous:,} of requests with several images"
+        f" + {joined.ambiguous:,} with several images under one id"
     )
     for accuracy in joined.accuracies:
         OUT.print(quote(f"version {accuracy.version}: {_format(accuracy)} over {accuracy.images:,} images"))

@@ -21,7 +21,7 @@ from imagepipe.base.errors import ModelError
 from imagepipe.base.names import TaskName
 from imagepipe.capture.files import list_parts
 from imagepipe.monitoring.pairs import find_shadow
-from imagepipe.monitoring.traffic import read_tables, split_label
+from imagepipe.monitoring.traffic import explain_damage, read_tables, split_label
 from pipeline.labelling.class_names import AnsweredScores
 from pipeline.labelling.run_work import measure_doubt, measure_doubts
 from pipeline.labelling.trained import TrainedImages
@@ -117,7 +117,7 @@ def _list_classes(seen: _Seen, candidate: _Candidate) -> set[str]:
 def _read_rows(parts: list[str]) -> Iterator[dict[str, Any]]:
     """Yields the answers that callers got."""
     for part in parts:
-        with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
+        with explain_damage(part), filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
                 answers = (row for row in batch.to_pylist() if not row.get("shadow"))  # no column of older servers
                 yield from (
@@ -145,7 +145,7 @@ def _read_embeddings(parts: list[str], wanted: set[str], version: str) -> dict[s
     """Returns by an image's hash the embedding that a version gave it."""
     vectors = {}
     for part in parts:
-        with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
+        with explain_damage(part), filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(_ROWS_AT_ONCE, columns=["version", "sha256", "embedding"]):
                 chosen = pc.and_(pc.equal(batch["version"], version), pc.is_valid(batch["embedding"]))
                 for row in batch.filter(
@@ -260,7 +260,7 @@ def _extract(parts: list[str], wanted: set[str], pictures: Path) -> set[str]:
     """Writes images to files; returns the hashes of those that are as they were sent."""
     originals = set()
     for part in parts:
-        with filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
+        with explain_damage(part), filesystem.open_read(part) as file, pq.ParquetFile(file) as table:
             for batch in table.iter_batches(64, columns=["sha256", "image"]):
                 for sha256, image in zip(
                     *(batch.column(name).to_pylist() for name in ("sha256", "image")), strict=True

@@ -19,10 +19,10 @@ from imagepipe.base import filesystem
 from imagepipe.base.decisions import HASH, Decision, Label, read_decisions
 from imagepipe.base.errors import IngestError, ModelError
 from imagepipe.base.filesystem import open_whole
+from imagepipe.base.labels import is_number
 from imagepipe.base.names import TaskName
 from imagepipe.base.progress import print_note
 from imagepipe.ingest.json_items import read_items
-from imagepipe.ingest.rows import is_number
 from pipeline.labelling.work import Item, Ledger, Work, read_label
 
 EXCLUDED = "not an image of ours"

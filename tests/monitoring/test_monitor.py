@@ -10,11 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from imagepipe.base.errors import ModelError
 from imagepipe.capture.files import list_parts, write_rows
 from imagepipe.monitoring import report, traffic
 from imagepipe.monitoring.comparison import Limits
-from imagepipe.monitoring.feedback import read_truths
 from imagepipe.monitoring.measures import MEASURES
 from imagepipe.monitoring.reference import read_reference
 from imagepipe.monitoring.reference_rows import write_reference
@@ -39,6 +37,7 @@ def make_rows(count: int, *, day: int = 0, version: str = "3", brighter: float =
             "request_id": f"r{day}-{version}-{number}",
             "metadata": f"{day}-{version}-{number}".encode(),
             "version": version,
+            "sha256": f"hash-{day}-{version}-{number}",
             "label": ["cat", "dog"][int(rng.random() < 0.5)],
             "score": float(rng.beta(5, 2)),
             "novelty": float(rng.random()),
@@ -373,49 +372,26 @@ def test_feedback_by_request_leaves_out_requests_with_several_images(capture, tm
     assert [(a["images"], a["value"]) for a in figures["accuracies"]] == [(1, 1)]
 
 
+def test_feedback_leaves_out_ids_of_several_images_and_takes_an_image_that_was_sent_again(tmp_path):
+    again, photo, other = make_rows(3)
+    later = {"time": NOW + timedelta(hours=1)}
+    rows = [again | {"label": "dog"}, again | later | {"label": "cat"}]
+    rows += [photo | {"request_id": "p"}, other | {"metadata": photo["metadata"], "request_id": "o", "version": "4"}]
+    write_rows(str(tmp_path / "traffic"), rows, "several")
+    for key in ("metadata", "request_id"):
+        ids = [again[key], photo[key]] if key == "request_id" else [row[key].decode() for row in (again, photo)]
+        (tmp_path / "truth.csv").write_text("\n".join([f"{key},label", *(f"{id_},cat" for id_ in ids)]))
+        _, figures = read_json("feedback", str(tmp_path / "truth.csv"), str(tmp_path / "traffic"))
+        ambiguous = int(key == "metadata")
+        assert [figures[name] for name in ("joined", "unmatched", "ambiguous")] == [1, 1 - ambiguous, ambiguous]
+        assert [(a["version"], a["images"], a["value"]) for a in figures["accuracies"]] == [("3", 1, 1)]
+
+
 def test_feedback_that_lacks_a_column_names_the_row(tmp_path, capture):
     (tmp_path / "truth.csv").write_text("id,label\n1,cat\n")
     status, text = ask("feedback", str(tmp_path / "truth.csv"), capture)
     assert status == 2
     assert "row 1 needs 'metadata' or 'request_id', and 'label'" in " ".join(text.split())
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "words"),
-    [
-        ("regression", "metadata,label\na,1\nb,nan\n", "row 2: the label 'nan' is no number"),
-        ("regression", '{"metadata": "a", "label": true}\n', "row 1: the label 'True' is no number"),
-        ("classification", "metadata,label\na,cat\nb,\n", "row 2: the label is empty"),
-        ("classification", "metadata,request_id,label\n,r1,x\nm2,,x\n", "some rows have no 'metadata'"),
-        ("classification", 'metadata,label\n"12 inch.jpg,x\nb,y\n', "is no CSV"),
-        ("classification", 'metadata,label\n"12 inch.jpg,x\n' + "b,y\n" * 50_000, "is no CSV"),
-    ],
-)
-def test_true_labels_that_can_not_be_are_refused_with_their_place(task, text, words, tmp_path):
-    (tmp_path / "truth").write_text(text)
-    with pytest.raises(ModelError, match=words):
-        read_truths(str(tmp_path / "truth"), task)
-
-
-def test_true_labels_are_known_by_the_column_that_all_rows_have(tmp_path):
-    file = tmp_path / "truth.csv"
-    file.write_text("metadata,request_id,label\n,r1,x\nm2,r2,y\n")
-    assert read_truths(str(file), "classification")[:2] == ("request_id", {"r1": "x", "r2": "y"})
-    file.write_text('{"metadata": 0, "label": "x"}\n')
-    assert read_truths(str(file), "classification")[:2] == ("metadata", {"0": "x"})
-    file.write_text("metadata,label\na,\n")
-    assert read_truths(str(file), "multilabel").labels == {"a": ""}  # of none of the classes
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_feedback_has_a_row_for_each_line_whatever_ends_it_and_whatever_is_in_it(end, tmp_path):
-    ids = ("a\u2028b", "c\u0085d")  # at which str.splitlines would end a line
-    for name, rows in (
-        ("truth.jsonl", [json.dumps({"metadata": id_, "label": "x"}, ensure_ascii=False) for id_ in ids]),
-        ("truth.csv", ["metadata,label", *(f"{id_},x" for id_ in ids)]),
-    ):
-        (tmp_path / name).write_bytes("".join(row + end for row in rows).encode())
-        assert read_truths(str(tmp_path / name), "classification").labels == dict.fromkeys(ids, "x")
 
 
 def test_a_reference_is_read_as_it_was_written(reference):

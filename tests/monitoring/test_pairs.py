@@ -91,6 +91,21 @@ def test_the_last_answer_counts_and_a_request_with_several_images_says_nothing_o
     assert (pairs.images, pairs.same, pairs.judgement.images) == (3, 3, 1)
 
 
+def test_an_image_is_judged_if_one_of_its_ids_has_a_true_label_and_no_other_image(tmp_path):
+    folder = str(tmp_path / "traffic")
+    rows = [
+        *(make_row(0, "1", "cat", seconds=n, metadata=name) for n, name in enumerate([b"known", b"other"])),
+        make_row(0, "2", "cat", metadata=b"third"),
+        make_row(1, "1", "cat", metadata=b"photo.jpg"),
+        make_row(1, "2", "cat", metadata=b"unknown"),
+        make_row(2, "2", "cat", metadata=b"photo.jpg"),
+    ]
+    write_rows(folder, rows, "a")
+    truth = write_truth(tmp_path / "truth.csv", [("known", "cat"), ("photo.jpg", "dog")])
+    judged = compare_versions(folder, ("1", "2"), "classification", truth).judgement
+    assert (judged.images, judged.values) == (1, (1, 1))
+
+
 def test_a_regression_is_judged_by_its_errors(tmp_path):
     folder = str(tmp_path / "traffic")
     first = [make_row(n, "1", "", n + 1.0) for n in range(20)]
