@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from imagepipe.base import filesystem
 from imagepipe.base.decisions import HASH
 from imagepipe.base.errors import ModelError
+from imagepipe.base.features import LABEL_SEPARATOR
 from imagepipe.base.names import TaskName
 from imagepipe.capture.files import list_parts
 from imagepipe.monitoring.pairs import find_shadow
@@ -139,6 +140,7 @@ def _read_embeddings(parts: list[str], wanted: set[str], version: str) -> dict[s
 
 def _look(parts: list[str]) -> _Seen:
     names: dict[tuple[str, int], str] = {}
+    joint: dict[tuple[str, int], str] = {}
     rows, is_single = 0, True
     sums = True
     for row in _read_rows(parts):
@@ -147,9 +149,12 @@ def _look(parts: list[str]) -> _Seen:
         is_single &= len(scores) == 1
         sums &= abs(sum(scores) - 1) < 0.01
         best = max(range(len(scores)), key=scores.__getitem__)
-        if row["label"] and "|" not in row["label"]:
-            names.setdefault((row["version"] or "", best), row["label"])
+        if row["label"]:
+            places = joint if LABEL_SEPARATOR in row["label"] else names
+            places.setdefault((row["version"] or "", best), row["label"])
     task: TaskName = "classification" if sums and not is_single else "regression" if is_single else "multilabel"
+    if task == "classification":  # a bar in an answer belongs to the name
+        names = joint | names
     return _Seen({} if task == "regression" else names, task, rows)
 
 

@@ -214,6 +214,15 @@ def test_a_class_that_no_answer_has_named_can_not_be_taken_for_a_label(tmp_path)
     assert names == {HASHES[0]: ["night", "rain"], HASHES[1]: [], HASHES[2]: ["rain", "night"]}
 
 
+def test_a_class_whose_name_holds_a_bar_is_named(tmp_path):
+    scores, labels = [[0.6, 0.4], [0.3, 0.7]], ["a|b", "c"]
+    capture(tmp_path / "one", classes=scores, label=labels, sha256=HASHES[:2], image=[b"a", b"b"])
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(tmp_path / "one"), tmp_path / "pictures")
+    assert work.classes == ["a|b", "c"]
+    assert [item.guesses[0][0] for item in work.queues[0].items] == ["a|b", "c"]
+
+
 def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
     def parse(line):
         time.sleep(0.001)  # another thread's turn
