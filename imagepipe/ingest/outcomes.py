@@ -232,7 +232,7 @@ def apply_outcomes(
             *describe_surprises(changes.counts),
             *([f"{lost:,} edited images can't be written any more, and left the dataset."] if lost else []),
             *([describe_kept(kept, listing.source, list(dataset.sources))] if kept else []),
-            *([] if listing.sync else describe_left(gone)),
+            *(describe_left(gone) if gone and not listing.sync else []),
         ),
     )
     if result.read != result.written + result.quarantined + result.duplicates:

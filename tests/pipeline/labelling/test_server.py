@@ -296,6 +296,15 @@ def test_of_many_different_answers_some_are_enough_for_the_names(monkeypatch):
     assert (answers.name_places("multilabel"), answers.texts) == ({0: "a", 1: "b"}, {"a", "b", "a|c"})
 
 
+def test_a_class_whose_name_holds_a_bar_is_named(tmp_path):
+    scores, labels = [[0.6, 0.4], [0.3, 0.7]], ["a|b", "c"]
+    capture(tmp_path / "one", classes=scores, label=labels, sha256=HASHES[:2], image=[b"a", b"b"])
+    (tmp_path / "pictures").mkdir()
+    work = read_capture_work(str(tmp_path / "one"), tmp_path / "pictures")
+    assert work.classes == ["a|b", "c"]
+    assert [item.guesses[0][0] for item in work.queues[0].items] == ["a|b", "c"]
+
+
 def test_threads_that_look_at_once_read_each_line_once(tmp_path, monkeypatch):
     def parse(line):
         time.sleep(0.001)  # another thread's turn
