@@ -10,13 +10,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, cast
 
+import joblib
 import tensorflow as tf
 
 from imagepipe.base.errors import ModelError, put_on_one_line
 from imagepipe.deploy.openvino_form import OpenVinoNetwork, find_form, find_usable_form
 from imagepipe.serving.limits import NETWORK_BATCH_SIZE
 from imagepipe.serving.loaded_model import Arrays, LoadedModel
-from imagepipe.serving.streams import Compute, build_trial, choose_streams, compile_streams
+from imagepipe.serving.streams import Compute, build_trial, choose_streams, compile_streams, count_all_cpus
 
 _log = logging.getLogger("imagepipe.serve")
 
@@ -64,7 +65,7 @@ class OpenVinoModel(LoadedModel):
             folder: the SavedModel's folder.
             key: see ``LoadedModel``.
             load: for many batches or callers it measures how many batches to compute at once, which takes some seconds.
-                All CPUs compute the image of a caller who is alone.
+                All CPUs compute the image of a caller who is alone, also those of other workers, who may be idle.
 
         Raises:
             ModelError: see ``LoadedModel``; also if the version has no form for OpenVINO, or that isn't installed.
@@ -83,8 +84,9 @@ class OpenVinoModel(LoadedModel):
         self.at_once = choose_streams(form, size) if size else 1
         self._network = compile_streams(form, self.at_once)
         self._free = self._free_for_one = _open_requests(self._network, self.at_once)
-        if self._for == "callers" and self.at_once > 1:
-            self._free_for_one = _open_requests(compile_streams(form, 1), 1)
+        all_cpus = count_all_cpus()
+        if self._for == "callers" and (self.at_once > 1 or all_cpus > joblib.cpu_count()):
+            self._free_for_one = _open_requests(compile_streams(form, 1, all_cpus), 1)
         self.engine = f"OpenVINO, {self._network.form['precision']}, batches at once: {self.at_once}"
         return cast(Mapping[str, tf.TensorSpec], self.loaded.preprocess.structured_input_signature[1])
 

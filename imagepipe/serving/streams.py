@@ -4,6 +4,7 @@
 SIZE the number of images in a batch.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,9 @@ from imagepipe.deploy.openvino_form import OpenVinoNetwork
 
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Makes a network's outputs by name of its inputs, each with a row per image."""
+
+ALL_CPUS = "IMAGEPIPE_ALL_CPUS"
+"""Environment variable of a process that has a share of the CPUs: how many it has together with those beside it."""
 
 _GAIN = 1.1  # of images in a second, for which more streams are taken
 _MEASURED_SECONDS = 0.3
@@ -36,15 +40,25 @@ def choose_streams(form: Path, size: int) -> int:
     return int(words[-1]) if result.returncode == 0 and words and words[-1].isdecimal() else 1
 
 
-def compile_streams(form: Path, streams: int) -> OpenVinoNetwork:
+def count_all_cpus() -> int:
+    """Returns how many CPUs this process has, together with those beside it."""
+    return int(os.environ.get(ALL_CPUS) or joblib.cpu_count())
+
+
+def compile_streams(form: Path, streams: int, cpus: int | None = None) -> OpenVinoNetwork:
     """Compiles a network that computes as many batches at once as it has streams.
+
+    Args:
+        form: the form's folder.
+        streams: their number.
+        cpus: that they divide among them; by default this process's share.
 
     Raises:
         ModelError: see ``OpenVinoNetwork``.
     """
     options = {
         "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": str(joblib.cpu_count()),
+        "INFERENCE_NUM_THREADS": str(cpus or joblib.cpu_count()),
         "ENABLE_CPU_PINNING": "NO",
     }
     return OpenVinoNetwork(form, options)

@@ -22,6 +22,7 @@ from typing import cast
 import joblib
 
 from imagepipe.base.process import end_with_parent
+from imagepipe.serving.streams import ALL_CPUS
 from imagepipe.serving.telemetry import METRICS_FOLDER
 from imagepipe.serving.worker_metrics import keep_totals
 
@@ -75,7 +76,8 @@ def run_workers(count: int, work: Work) -> int:
     Returns:
         The exit status: 0, or that of the last worker if all have ended by themselves.
     """
-    os.environ[CPUS] = str(math.ceil(joblib.cpu_count() / count))
+    cpus = joblib.cpu_count()
+    os.environ |= {ALL_CPUS: str(cpus), CPUS: str(math.ceil(cpus / count))}
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: ending.append(received))

@@ -24,7 +24,9 @@ from imagepipe.serving.batch import predict_source
 from imagepipe.serving.loaded_model import LoadedModel
 from imagepipe.serving.openvino_model import OpenVinoModel
 from imagepipe.serving.predictor import load
+from imagepipe.serving.streams import ALL_CPUS
 from imagepipe.serving.types import Failure, Request, RequestError
+from imagepipe.serving.workers import CPUS
 from tests.serving.conftest import FORM_NOVELTY, look_twice
 from tests.serving.test_server import gray
 
@@ -176,6 +178,24 @@ def test_a_caller_who_is_alone_gets_all_cpus_and_several_get_a_stream_each(two_f
     assert ask(1, is_alone=True) == [(False, 1)]
     assert ask(1, is_alone=False) == [(True, 1)]
     assert ask(7, is_alone=True) == [(True, 1), (True, 2), (True, 4)]  # the streams share them
+
+
+def test_a_caller_who_is_alone_with_a_worker_gets_the_cpus_of_all_workers(two_forms, monkeypatch):
+    threads = []
+    compile_network = openvino_form.compile_network
+
+    def compile_watched(network, precision, options):
+        threads.append(options["INFERENCE_NUM_THREADS"])
+        return compile_network(network, precision, options)
+
+    monkeypatch.setattr(openvino_form, "compile_network", compile_watched)
+    monkeypatch.setenv(CPUS, "1")
+    OpenVinoModel(two_forms, load="callers")
+    monkeypatch.setenv(ALL_CPUS, "2")
+    model = OpenVinoModel(two_forms, load="callers")
+    assert threads == ["1", "1", "2"]
+    inputs = model.preprocess([Request("", gray(250))])
+    assert model.answer_alone(inputs)["label"] == model.answer(inputs)["label"] == [b"light"]
 
 
 def test_versions_of_both_engines_take_over_from_each_other_and_no_answer_is_lost(two_forms, model, tmp_path):

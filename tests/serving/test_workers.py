@@ -19,7 +19,7 @@ from imagepipe.serving.workers import ReportReady, run_workers
 @pytest.fixture(autouse=True)
 def kept(monkeypatch):
     """Restores what belongs to the whole process."""
-    for name in ("LOKY_MAX_CPU_COUNT", "PROMETHEUS_MULTIPROC_DIR"):
+    for name in ("LOKY_MAX_CPU_COUNT", "IMAGEPIPE_ALL_CPUS", "PROMETHEUS_MULTIPROC_DIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
