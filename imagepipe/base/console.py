@@ -13,7 +13,7 @@ from rich.text import Text
 
 # Controls of ASCII and Latin-1, further ends of lines, marks that reverse what follows, and halves of characters, which
 # no encoding takes.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def show_controls(text: str, kept: str = "") -> str:

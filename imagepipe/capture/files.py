@@ -85,20 +85,20 @@ def list_parts(folder: str, since: datetime | None = None) -> Iterator[str]:
 def delete_old(folder: str, days: int, today: date) -> None:
     """Deletes the rows of days that are longer ago than so many.
 
-    Nothing is deleted where all days but today are: the clock may have jumped ahead, as it does until it is set by the
-    network's. On the next day with rows it is taken at its word.
+    Today is taken for the day after the last one with rows: the clock may have jumped ahead, until it is set by the
+    network's. So after a pause less is deleted, and the rest on the next day with rows.
 
     Args:
         folder: the capture's.
         days: number of days before today that are kept.
-        today: in UTC.
+        today: in UTC, by this machine's clock; what is later, as by another's, is left alone.
 
     Raises:
         OSError: if a folder can't be deleted.
     """
-    first_kept = f"{date.fromordinal(max(1, today.toordinal() - days))}"
     names = filesystem.list_subfolders(folder)
     dates = sorted(match[1] for match in map(_DATE.fullmatch, names) if match and match[1] < f"{today}")
-    if dates and dates[-1] >= first_kept:
-        for day in dates[: bisect_left(dates, first_kept)]:
+    if dates:
+        first_kept = date.fromordinal(max(1, date.fromisoformat(dates[-1]).toordinal() + 1 - days))
+        for day in dates[: bisect_left(dates, f"{first_kept}")]:
             filesystem.delete_folder(f"{folder}/date={day}")

@@ -57,7 +57,7 @@ class Capture:
         self._changed = threading.Condition()
         self._is_closing = False
         self._cleaned: date | None = None
-        self._reason = ""  # of the last loss, which is logged once
+        self._failure: tuple[type[Exception], int | None] | None = None  # the last one, which is logged once
         self._thread = threading.Thread(target=self._write_forever, name="capture", daemon=True)
         self._thread.start()
 
@@ -137,7 +137,7 @@ class Capture:
             except Exception as error:  # the store is away or full, or its client fails in a way of its own
                 self._lose(len(part), error)
             else:
-                self._reason = ""
+                self._failure = None
                 self._settle("written", len(part))
         if self._cleaned != (today := datetime.now(UTC).date()):
             self._cleaned = today
@@ -148,10 +148,11 @@ class Capture:
 
     def _lose(self, images: int, error: Exception) -> None:
         """Counts images that can't be captured, and logs why, once until a file is written again."""
-        reason = describe_error(error)
-        if reason != self._reason:
-            self._reason = reason
-            _log.error("%d captured images are lost: %s", images, reason)
+        failure = (type(error), getattr(error, "errno", None))  # not the text, which names a file of its own each time
+        if failure != self._failure:
+            self._failure = failure
+            own = None if isinstance(error, OSError) else error  # else it may be our mistake
+            _log.error("%d captured images are lost: %s", images, describe_error(error), exc_info=own)
         self._settle("lost", images)
 
     def _settle(self, outcome: Outcome, images: int) -> None:

@@ -112,7 +112,8 @@ def get_core() -> Any:
     """Returns OpenVINO's ``Core``, which stays as long as the process.
 
     With the last one goes a stack that its CPU plugin gave the thread that made the first (``sigaltstack``): in a
-    server that had replaced a version, SIGTERM, which Python handles on it, was a segmentation fault.
+    server that had replaced a version, SIGTERM, which Python handles on it, was a segmentation fault. Call it first
+    where no other thread does: two that came at once would make two.
     """
     import openvino
 

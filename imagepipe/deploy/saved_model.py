@@ -119,6 +119,6 @@ def read_labels(model: Path) -> list[str]:
 def read_task(model: Path) -> str:
     """Returns the task of a SavedModel: classification, multilabel or regression."""
     file = model / "assets" / TASK_ASSET
-    return (
-        file.read_text(encoding="utf-8").strip() if file.is_file() else "classification"
-    )  # as old models, which don't say, all are
+    if not file.is_file():  # old models don't say, and all are this
+        return "classification"
+    return file.read_text(encoding="utf-8").strip()

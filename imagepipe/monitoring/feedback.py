@@ -250,5 +250,7 @@ def _read_lines(file: str) -> Iterator[Mapping[str, Any]]:
             yield row if isinstance(row, dict) else {}
 
 
-def _read_constant(text: str) -> float | None:
-    return None if text == "NaN" else float(text)  # pandas writes NaN for what is missing
+def _read_constant(text: str) -> None:
+    """Reads NaN, which pandas writes for what is missing, as null."""
+    if text != "NaN":
+        raise ValueError(f"{text} is no number")

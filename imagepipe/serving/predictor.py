@@ -137,8 +137,12 @@ class Predictor:
         try:
             predictions = iter(self._predict(prepared))
         except tf.errors.InvalidArgumentError:  # broken pixels: the graph finds them, and doesn't say in which image
-            prepared = [self._try_alone(request) for request in normalize_images(prepared)]
-            predictions = iter(self._predict(prepared))
+            prepared = list(normalize_images(prepared))
+            try:
+                predictions = iter(self._predict(prepared))
+            except tf.errors.InvalidArgumentError:  # one that Pillow decodes
+                prepared = [self._try_alone(request) for request in prepared]
+                predictions = iter(self._predict(prepared))
         return [
             (one, decoded, *((decoded, None) if isinstance(decoded, Failure) else next(predictions)))
             for one, decoded in zip(sent, prepared, strict=True)

@@ -77,7 +77,7 @@ def _is_number(value: Any) -> bool:
 
 def mark_missing(values: list[Any]) -> list[Any]:
     """Returns values with None for a missing number, for which tensors have NaN."""
-    return [None if value != value else value for value in values]
+    return [None if isinstance(value, float) and value != value else value for value in values]
 
 
 def _split_elements(body: bytes, start: int, end: int) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -212,7 +213,7 @@ def list_days_ago(folder) -> list[int]:
 
 
 def test_days_beyond_the_number_before_today_are_deleted_and_nothing_else(tmp_path):
-    write_days(tmp_path, -3, 0, 1, 2, 40)
+    write_days(tmp_path, -3, 0, 1, 2, 3, 40)
     (tmp_path / "date=never").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     files.delete_old(str(tmp_path), 2, datetime.now(UTC).date())
@@ -221,16 +222,22 @@ def test_days_beyond_the_number_before_today_are_deleted_and_nothing_else(tmp_pa
 
 
 @pytest.mark.parametrize("ahead", [40, 10_000])
-def test_a_clock_that_jumps_forward_deletes_nothing_until_it_has_written_for_a_day(tmp_path, ahead):
+def test_a_clock_that_jumps_forward_deletes_nothing_more_until_it_has_written_for_a_day(tmp_path, ahead):
     write_days(tmp_path, 0, 1, 2, 3)
     today = datetime.now(UTC).date()
-    files.delete_old(str(tmp_path), 3, today + timedelta(ahead))
-    assert list_days_ago(tmp_path) == [0, 1, 2, 3]
+    files.delete_old(str(tmp_path), 2, today + timedelta(ahead))
+    assert list_days_ago(tmp_path) == [0, 1]
     write_days(tmp_path, -ahead)
-    files.delete_old(str(tmp_path), 3, today)
-    assert list_days_ago(tmp_path) == [-ahead, 0, 1, 2, 3]
-    files.delete_old(str(tmp_path), 3, today + timedelta(ahead + 1))
+    files.delete_old(str(tmp_path), 2, today)
+    assert list_days_ago(tmp_path) == [-ahead, 0, 1]
+    files.delete_old(str(tmp_path), 2, today + timedelta(ahead + 1))
     assert list_days_ago(tmp_path) == [-ahead]
+
+
+def test_days_are_deleted_also_where_traffic_is_rarer_than_they_are_kept(tmp_path):
+    write_days(tmp_path, 0, 7, 14, 21)
+    files.delete_old(str(tmp_path), 5, datetime.now(UTC).date())
+    assert list_days_ago(tmp_path) == [0, 7]
 
 
 def test_any_number_of_days_may_be_kept(tmp_path):
@@ -255,10 +262,13 @@ def test_of_a_flush_only_the_rows_whose_file_fails_are_lost(tmp_path, counts, mo
     assert len(read_capture(tmp_path / "traffic")) == 2
 
 
+@pytest.mark.parametrize("kind", [OverflowError, OSError])
 @pytest.mark.parametrize("broken", ["build_row", "write_part", "delete_old"])
-def test_the_thread_survives_any_error_and_logs_its_reason_once(tmp_path, counts, monkeypatch, caplog, broken):
+def test_the_thread_survives_any_error_and_logs_its_reason_once(tmp_path, counts, monkeypatch, caplog, broken, kind):
+    numbers = itertools.count()
+
     def fail(*arguments):
-        raise OverflowError("date value out of range")
+        raise kind(5, "date value out of range", f"part-{next(numbers)}.parquet")
 
     sound = getattr(writer, broken)
     monkeypatch.setattr(writer, "_FILE_BYTES", 1)
@@ -272,7 +282,7 @@ def test_the_thread_survives_any_error_and_logs_its_reason_once(tmp_path, counts
     capture.offer([answered(20)])
     capture.close()
     assert counts == ({"written": 4} if broken == "delete_old" else {"lost": 3, "written": 1})
-    assert caplog.text.count("date value out of range") == 1
+    assert sum("date value out of range" in record.message for record in caplog.records) == 1
 
 
 def test_only_the_hours_since_a_time_are_listed(tmp_path):
