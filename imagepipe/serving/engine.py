@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import joblib
+import numpy as np
 import tensorflow as tf
 from PIL import Image
 
@@ -128,6 +129,7 @@ class Engine:
 
         Raises:
             RequestError: if an image can't be decoded; the message names it.
+            ArithmeticError: if the model answered with what is no finite number.
         """
         try:
             if is_alone and len(requests) == 1:
@@ -141,6 +143,9 @@ class Engine:
                     if isinstance(decoded, Failure):
                         raise RequestError("broken_image", f"instance {number}: {decoded.error}") from None
             raise RequestError("broken_image", f"an image can't be decoded: {error.message}") from None
+        if not all(np.isfinite(outputs[name]).all() for name in ("classes", "score", "novelty") if name in outputs):
+            # No JSON has it, and counted it would make a sum of the metrics NaN for ever.
+            raise ArithmeticError("the model answered with what is no finite number")
         return Answers(
             outputs["classes"],
             [label.decode() for label in outputs["label"]],

@@ -1,6 +1,7 @@
 """Records of answered requests: metrics by version, and captured rows."""
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,17 +97,20 @@ def test_an_answer_that_is_no_number_is_a_failure_and_spoils_no_sum(tmp_path):
     requests = [Request("mine", gray(100))]
     recorder = Recorder(CaptureOptions(str(tmp_path), rate=1.0, images="none"))
     handler = Handler(SimpleNamespace(engine=None), "m", recorder)  # type: ignore[arg-type]
-    for field in ("classes", "scores", "novelty"):
-        answers = make_answers("nan", ["a"])
-        getattr(answers, field)[0] = np.nan
-        engine = SimpleNamespace(
-            version="nan",
-            check=lambda requests: requests,
-            answer=lambda *_, answers=answers, **__: answers,
-            model=SimpleNamespace(has_novelty=True, task="classification"),
+    for field in ("classes", "score", "novelty"):
+        outputs = {"classes": np.ones((1, 1)), "label": [b"a"], "score": np.ones(1), "novelty": np.ones(1)}
+        outputs[field][0] = np.nan
+        model = SimpleNamespace(
+            has_novelty=True,
+            task="classification",
+            preprocess=lambda requests: requests,
+            answer_alone=lambda _, outputs=outputs: outputs,
         )
+        served = SimpleNamespace(model=model, name="m", version="nan", check=lambda requests: requests)
+        served._observe = lambda count: None
+        served.answer = partial(engine.Engine.answer, served)
         with pytest.raises(ArithmeticError):
-            asyncio.run(handler.ask(requests, engine, "request"))  # type: ignore[arg-type]
+            asyncio.run(handler.ask(requests, served, "request"))  # type: ignore[arg-type]
     recorder.close()
     (part,) = files.list_parts(str(tmp_path))
     assert pq.read_table(part, partitioning=None)["error"].to_pylist() == ["failed"] * 3

@@ -48,7 +48,7 @@ def test_without_the_extra_a_run_is_refused_with_what_to_install(tmp_path, monke
     result = CliRunner().invoke(app, ["run", str(tmp_path / "pipeline.yaml")])
     assert result.exit_code == 2
     assert "tracking.mlflow needs a package that is not installed: pip install 'imagepipe-tfx[mlflow]'" in result.output
-    assert not list((tmp_path / "runs").iterdir())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_parameters_are_the_configuration_without_machines_and_credentials():
