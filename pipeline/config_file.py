@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from imagepipe.base import filesystem
 from imagepipe.base.errors import ConfigError
 from pipeline.config import Config
-from pipeline.yaml_text import find_kind, is_model, load_argument, load_yaml
+from pipeline.yaml_text import find_kind, has_parts, load_argument, load_yaml
 from trainer.config import IMAGENET, NO_WEIGHTS
 
 _PATHS = (
@@ -100,10 +100,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _drop_empty_sections(values: dict[str, Any], kind: Any) -> None:
-    """Removes the sections of which no key is left, as all are comments: YAML has null there."""
+    """Removes the sections and lists of which nothing is left, as all is comments: YAML has null there."""
     for key, value in list(values.items()):
         section = find_kind(kind, key)
-        if value is None and is_model(section):
+        if value is None and has_parts(section):
             del values[key]
         elif isinstance(value, dict):
             values[key] = inner = dict(value)  # other keys may have the same one, by an alias

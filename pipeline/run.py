@@ -77,7 +77,7 @@ def run(
     busy = ConfigError(
         f"another run, or `imagepipe clean`, is using {folders.root}; wait for it, or give another --workdir"
     )
-    new = [path for path in (folders.root / LOCK, folders.root) if not path.exists()]
+    new = [path for path in (folders.root / LOCK, folders.root, *folders.root.parents) if not path.exists()]
     with name_full_disk(str(folders.root)), lock_folder(folders.root, busy), _remove_if_refused(new):
         _close_killed_runs(folders)
         run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
@@ -109,7 +109,7 @@ def run(
 
 @contextmanager
 def _remove_if_refused(new: Sequence[Path]) -> Iterator[None]:
-    """Removes the workdir and the file of its lock, as far as a run that is refused has made them.
+    """Removes the file of the lock, the workdir and what is above it, as far as a run that is refused has made them.
 
     Only the holder of a lock may remove its file: who waits for it looks whether it is still there.
     """

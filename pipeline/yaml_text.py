@@ -66,7 +66,7 @@ def load_argument(text: str, kind: Any) -> Any:
     """
     value = load_yaml(text, kind)
     written, options = text.strip(), list(_list_options(kind))
-    if not written or str not in options or (type(None) in options and written == "null"):
+    if not written or str not in options or (type(None) in options and written in ("null", "Null", "NULL")):
         return value
     with _open(text) as loader:
         node = loader.get_single_node()
@@ -144,6 +144,11 @@ def find_kind(kind: Any, key: str) -> Any:
 def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
     """Returns whether an annotation is that of a section which always is there."""
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def has_parts(kind: Any) -> bool:
+    """Returns whether an annotation is that of a section, a list or keys of one's own, which are always there."""
+    return is_model(kind) or get_origin(kind) in (dict, list, tuple)
 
 
 def _keep_text(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> None:

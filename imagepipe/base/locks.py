@@ -1,7 +1,8 @@
 """One writer at a time for a folder, on this machine or on an object store.
 
 The folder holds a file ``.lock``. It stays when the lock is released: a process that deletes a lock's file may delete
-the one that another process has locked in the meantime, and a third then locks a new file of that name.
+the one that another process has locked in the meantime, and a third then locks a new file of that name. While it holds
+the lock it may: who waits looks whether the file that it has locked is still there.
 """
 
 import contextlib

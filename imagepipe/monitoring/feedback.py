@@ -105,7 +105,7 @@ def join_feedback(file: str, capture: str, task: TaskName, since: datetime | Non
     several: set[str] = set()
     answered: set[str] = set()
     for _, table in read_tables(capture, ["time", "version", "label", "score", "sha256", key], since):
-        answered.update(table[_LABEL].to_pylist())
+        answered.update(table[_LABEL].to_pylist() if task != "regression" else ())  # numbers are no names
         for row in table.to_pylist():
             identity = read_id(row, key)
             if identity not in truths:

@@ -109,7 +109,7 @@ def serve(
         if shadow:
             check_shadow(path, shadow)
         # Another program's folder may be missing, or have its metrics; of its own workers, run_workers makes one.
-        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # first: Prometheus' client reads it at its import
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # before Prometheus' client is imported, which reads it
         from imagepipe.serving.connections import PortHolder
         from imagepipe.serving.shadow_process import find_shadow_version
 

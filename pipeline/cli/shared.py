@@ -124,8 +124,11 @@ def print_note(note: object) -> None:
 
 
 def print_json(data: object) -> None:
-    """Prints results for programs to stdout; numbers that are not finite, which JSON lacks, are null."""
-    OUT.print_json(data=replace_non_finite(data), allow_nan=False)
+    """Prints results for programs to stdout; numbers that are not finite, which JSON lacks, are null.
+
+    All in ASCII: a file's name that is no text has characters that no encoding takes.
+    """
+    OUT.print_json(data=replace_non_finite(data), allow_nan=False, ensure_ascii=True)
 
 
 def replace_non_finite(data: object) -> object:

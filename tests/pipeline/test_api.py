@@ -75,7 +75,7 @@ def test_a_run_that_can_not_be_is_refused_without_tensorflow_and_leaves_nothing(
     code = f"""
 import sys, imagepipe
 try:
-    imagepipe.run("pipeline.yaml", overrides=["trainer.weights=none"], workdir="work")
+    imagepipe.run("pipeline.yaml", overrides=["trainer.weights=none"], workdir="new/work")
 except ValueError as error:
     print(type(error).__name__, error)
 print([name for name in {HEAVY[:4]} if name in sys.modules])

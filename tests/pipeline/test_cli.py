@@ -328,7 +328,8 @@ def test_a_refused_image_is_one_line_whatever_it_is_called(tmp_path):
 
 def test_json_has_null_for_numbers_that_it_lacks(capsys):
     models._show_result(Prediction("a", "x", math.nan, {"x": math.inf}, ("x",)), None, as_json=True)
-    shared.print_json({"a": (1.5, math.nan), "b": [{"c": -math.inf}]})
+    shared.print_json({"a": (1.5, math.nan), "b": [{"c": -math.inf}], "d": "\udc80"})  # a name that is no text
     line, _, text = capsys.readouterr().out.partition("\n")
     assert json.loads(line) == {"id": "a", "label": "x", "score": None, "classes": {"x": None}}
-    assert json.loads(text) == {"a": [1.5, None], "b": [{"c": None}]}
+    assert text.isascii()
+    assert json.loads(text) == {"a": [1.5, None], "b": [{"c": None}], "d": "\udc80"}

@@ -74,6 +74,7 @@ def test_a_path_in_an_override_is_relative_to_the_folder_that_one_stands_in(file
         (" /a ", "/a"),
         ("!!str /a", "/a"),
         ("null", None),
+        ("NULL", None),
         ("", None),
     ],
 )
@@ -292,6 +293,7 @@ def test_an_override_that_makes_no_sense_is_refused(file, override, message):
 
 def test_a_section_whose_keys_are_all_comments_has_the_default_ones(file):
     text = f"{MINIMAL}trainer:\n  # epochs: 3\n  augmentation:\n    # zoom: 0\nimage:\nbeam:\n  # runner: x\n"
+    text += "evaluation:\n  rules:\n    # - metric: accuracy\n  thresholds:\n    # accuracy: 0.9\n"
     assert read_config(file(text)) == read_config(file())
     with pytest.raises(ConfigError, match=r"data: has to be given"):
         read_config(file("name: flowers\ndata:\n  # path: dataset\n"))
