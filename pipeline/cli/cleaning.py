@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.console import quote
-from pipeline.cli.shared import ERR, FAILED, OUT, JsonOption, print_json, print_note, report_errors
+from imagepipe.base.progress import print_note
+from pipeline.cli.shared import ERR, FAILED, OUT, JsonOption, print_json, report_errors
 
 if TYPE_CHECKING:
     from pipeline.clean import Cleaning

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.console import quote
+from imagepipe.base.progress import print_note
 from pipeline.cli.shared import (
     ERR,
     FAILED,
@@ -18,7 +19,6 @@ from pipeline.cli.shared import (
     JsonOption,
     SetOption,
     print_json,
-    print_note,
     report_errors,
 )
 

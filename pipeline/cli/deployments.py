@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from imagepipe.base.console import PlainConsole, quote
+from imagepipe.base.progress import print_note
 from pipeline.cli.monitor import SinceOption, parse_since, show_pairs
 from pipeline.cli.shared import (
     ERR,
@@ -21,7 +22,6 @@ from pipeline.cli.shared import (
     fill_in_deployment,
     load_deploy_target,
     print_json,
-    print_note,
     print_table,
     read_deployment,
     read_settings,

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from imagepipe.base.console import quote
 from imagepipe.base.labels import sum_counts
-from pipeline.cli.shared import ERR, print_note
+from imagepipe.base.progress import print_note
+from pipeline.cli.shared import ERR
 
 if TYPE_CHECKING:
     from imagepipe.ingest.dataset import Dataset

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from imagepipe.base.console import quote
+from imagepipe.base.progress import print_note
 from pipeline.cli.shared import (
     ERR,
     OUT,
@@ -17,7 +18,6 @@ from pipeline.cli.shared import (
     HostOption,
     KeyOption,
     TokenFileOption,
-    print_note,
     read_access_options,
     report_errors,
 )

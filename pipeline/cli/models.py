@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from imagepipe.base.console import quote, show_controls
+from imagepipe.base.progress import print_note
 from pipeline.cli.shared import (
     ERR,
     FAILED,
@@ -23,7 +24,6 @@ from pipeline.cli.shared import (
     TargetName,
     load_deploy_target,
     print_json,
-    print_note,
     read_beam_arguments,
     read_deployment,
     replace_non_finite,
@@ -333,12 +333,16 @@ def _batch_job(
     with hide_output():
         from imagepipe.deploy import ml_engine_jobs as jobs
     deployment = read_deployment(config, target, None)
+
+    def report(asked: jobs.Job) -> None:
+        print_note(str(asked))
+
     if job:
-        return jobs.wait_for_job(job, deployment, print_note) if wait else jobs.find_job(job, deployment)
+        return jobs.wait_for_job(job, deployment, report) if wait else jobs.find_job(job, deployment)
     started = jobs.start_job(inputs, str(out), deployment, workers)
     command = ["imagepipe", "batch-predict", "--config", str(config), "--target", target, "--job", started.id]
     print_note(f"Started. Ask for it again: {shlex.join(command)}")
-    return jobs.wait_for_job(started.id, deployment, print_note) if wait else started
+    return jobs.wait_for_job(started.id, deployment, report) if wait else started
 
 
 @app.command("requests")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from imagepipe.base.console import quote
 from imagepipe.base.periods import parse_start
+from imagepipe.base.progress import print_note
 from pipeline.cli.shared import (
     ERR,
     MOVED,
@@ -19,7 +20,6 @@ from pipeline.cli.shared import (
     JsonOption,
     WorkdirOption,
     print_json,
-    print_note,
     print_table,
     report_errors,
 )

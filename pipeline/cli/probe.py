@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from imagepipe.base.console import quote
-from pipeline.cli.shared import ERR, OUT, JsonOption, print_json, print_note, print_table, report_errors
+from imagepipe.base.progress import print_note
+from pipeline.cli.shared import ERR, OUT, JsonOption, print_json, print_table, report_errors
 
 if TYPE_CHECKING:
     from pipeline.probe import Outcome

@@ -10,7 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from imagepipe.base.console import PlainConsole, quote
+from imagepipe.base.console import PlainConsole
+from imagepipe.base.progress import print_note
 
 if TYPE_CHECKING:
     from imagepipe.deploy import targets
@@ -116,11 +117,6 @@ def read_beam_arguments(arguments: list[str], config: Path | None) -> tuple[str,
     beam = read_config(config).beam
     configured = make_arguments(beam.runner, beam.options) if beam != BeamConfig() else []
     return (*configured, *arguments)
-
-
-def print_note(note: object) -> None:
-    """Prints a sentence to stderr, on one line; text that looks like markup is printed unchanged."""
-    ERR.print(quote(note))
 
 
 def print_json(data: object) -> None:
